@@ -1,0 +1,1 @@
+"""The YAML file as typed models, with overrides and errors that name the line."""

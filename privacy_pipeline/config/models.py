@@ -1,0 +1,224 @@
+"""The whole YAML file as frozen pydantic models.
+
+Every key that a config may hold is declared here; anything else is refused. The models know nothing of files, data
+or backends: they check shapes and ranges, and the layers above check the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class KeyedUnit(Section):
+    """A privacy unit that owns several rows, named by a key column."""
+
+    key: Annotated[str, Field(min_length=1, description="Column that names the unit; it never enters the model.")]
+    contribution_bound: Annotated[
+        int, Field(ge=1, description="At most this many rows of one unit are trained on.")
+    ] = 1
+
+
+PrivacyUnit = Literal["row"] | KeyedUnit
+
+
+class DatasetConfig(Section):
+    """Where the data is, how it is split, and whose privacy is at stake."""
+
+    name: Annotated[Name, Field(description="Name under which the ledger knows the dataset.")]
+    path: Annotated[Path, Field(description="Folder that holds the spans.")]
+    format: Literal["csv", "tfrecord"] = "csv"
+    input: Annotated[
+        str | dict[Literal["train", "eval"], str],
+        Field(
+            description="Glob below `path`, with {SPAN} and {VERSION} where wanted: one pattern for each split, or a "
+            "single pattern that `hash_split` divides."
+        ),
+    ] = {"train": "span-{SPAN}/train/*", "eval": "span-{SPAN}/eval/*"}
+    hash_split: Annotated[
+        dict[Literal["train", "eval"], Annotated[int, Field(ge=1)]] | None,
+        Field(description="Buckets for each split of a single source, by hash of the privacy unit's key."),
+    ] = None
+    span: Annotated[Literal["latest"] | Annotated[int, Field(ge=0)], Field(description="Span to train on.")] = "latest"
+    version: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
+    schema_path: Annotated[
+        Path | Literal["infer"],
+        Field(
+            alias="schema",
+            description="Curated public schema (TFDV text format), or `infer` for runs that claim no privacy.",
+        ),
+    ]
+    label: Annotated[str, Field(min_length=1)]
+    positive_class: Annotated[str | int, Field(description="Value of the label that counts as positive.")]
+    privacy_unit: PrivacyUnit = "row"
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> DatasetConfig:
+        if isinstance(self.input, str) and self.hash_split is None:
+            raise ValueError("a single `input` pattern needs `hash_split`, for example {train: 4, eval: 1}")
+        if not isinstance(self.input, str) and self.hash_split is not None:
+            raise ValueError("`hash_split` divides a single `input` pattern; give one pattern, or drop `hash_split`")
+        if not isinstance(self.input, str) and set(self.input) != {"train", "eval"}:
+            raise ValueError("`input` needs a pattern for `train` and one for `eval`")
+        if self.hash_split is not None and set(self.hash_split) != {"train", "eval"}:
+            raise ValueError("`hash_split` needs buckets for `train` and for `eval`")
+        return self
+
+
+def _from_name(value: object) -> object:
+    return {"use": value} if isinstance(value, str) else value
+
+
+class ModelSection(Section):
+    """The model: the framework's tabular network, or importable functions of the user's.
+
+    A user's module may define `preprocessing_fn(inputs, custom_config)` and `build_model(context)`; whichever it does
+    not define is the framework's.
+    """
+
+    use: Annotated[DottedName, Field(description="`tabular`, or an importable module of yours.")] = "tabular"
+    hidden_units: Annotated[list[Annotated[int, Field(ge=1)]], Field(description="Widths of the hidden layers.")] = [
+        64,
+        32,
+    ]
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    params: Annotated[dict[str, JsonValue], Field(description="Handed to your functions as they are.")] = {}
+
+
+class DpSgdSection(Section):
+    """DP-SGD: clipping and noise. Give either `target_epsilon` or `noise_multiplier`."""
+
+    target_epsilon: PositiveFloat | None = None
+    noise_multiplier: PositiveFloat | None = None
+    delta: Delta
+    clipping_norm: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _one_source_of_noise(self) -> DpSgdSection:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        return self
+
+
+class TrainingSection(Section):
+    """Which backend trains, and for how long."""
+
+    backend: Literal["plain", "dp_sgd"]
+    epochs: Annotated[int, Field(ge=1)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    learning_rate: PositiveFloat = 1e-3
+    optimizer: Literal["adam", "sgd"] = "adam"
+    seed: Annotated[
+        int | None,
+        Field(ge=0, description="Fixes initial weights and shuffling. In a DP run it voids the guarantee."),
+    ] = None
+    dp_sgd: DpSgdSection | None = None
+
+    @model_validator(mode="after")
+    def _block_of_the_backend(self) -> TrainingSection:
+        if self.backend == "dp_sgd" and self.dp_sgd is None:
+            raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
+        if self.backend != "dp_sgd" and self.dp_sgd is not None:
+            raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
+        return self
+
+
+class Threshold(Section):
+    """Bounds of one metric: an absolute one, and one against the last blessed model of the same privacy class."""
+
+    min: Annotated[float | None, Field(ge=0, le=1)] = None
+    max_decrease: Annotated[
+        float | None, Field(ge=0, le=1, description="Largest drop below the last blessed model that is accepted.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Threshold:
+        if self.min is None and self.max_decrease is None:
+            raise ValueError("give `min`, `max_decrease` or both")
+        return self
+
+
+Metric = Literal["accuracy", "auc", "precision", "recall"]
+
+
+class EvaluationSection(Section):
+    """Metrics, slices and the thresholds that a model has to meet."""
+
+    slices: Annotated[
+        list[Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]],
+        Field(description="Columns to slice by; a list of columns is a crossed slice."),
+    ] = []
+    thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
+
+
+class PolicySection(Section):
+    """What PrivacyGate demands beside the quality thresholds."""
+
+    max_epsilon: PositiveFloat | None = None
+    max_delta: Delta | None = None
+
+
+class PushSection(Section):
+    """Where blessed models go, each in a numbered folder of its own."""
+
+    directory: Path | None = None
+
+
+class SqliteMetadata(Section):
+    """ML Metadata in a SQLite file (default: `metadata.db` in the workspace)."""
+
+    kind: Literal["sqlite"] = "sqlite"
+    path: Path | None = None
+
+
+class ServerMetadata(Section):
+    """ML Metadata in a MySQL or PostgreSQL server; the password comes from the environment."""
+
+    kind: Literal["mysql", "postgresql"]
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    database: str
+    user: str
+    password_env: Annotated[str, Field(description="Environment variable that holds the password.")]
+
+
+class BeamSection(Section):
+    """How Beam runs the data work. Without arguments: one in-memory worker in the node's own process."""
+
+    args: Annotated[list[str], Field(description="Beam pipeline options, for example --runner=DataflowRunner.")] = []
+
+
+class PipelineConfig(Section):
+    """One YAML file. Relative paths are relative to the folder the command runs in."""
+
+    pipeline: Annotated[Name, Field(description="Name of the pipeline; its runs share baselines and cache.")]
+    dataset: DatasetConfig
+    model: Annotated[ModelSection, BeforeValidator(_from_name)] = ModelSection()
+    training: TrainingSection
+    evaluation: EvaluationSection
+    policy: PolicySection = PolicySection()
+    push: PushSection = PushSection()
+    workspace: Path = Path("workspace")
+    metadata: Annotated[SqliteMetadata | ServerMetadata, Field(discriminator="kind")] = SqliteMetadata()
+    ledger: Annotated[str, Field(description="SQLAlchemy URL of the budget ledger.")] = "sqlite:///ledger/ledger.db"
+    beam: BeamSection = BeamSection()
+    cache: Annotated[bool, Field(description="Reuse results of nodes whose inputs and code did not change.")] = True
+
+    @model_validator(mode="after")
+    def _dp_needs_a_public_schema(self) -> PipelineConfig:
+        if self.training.backend == "dp_sgd" and self.dataset.schema_path == "infer":
+            raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
+        return self
