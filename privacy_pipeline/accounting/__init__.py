@@ -1,0 +1,1 @@
+"""Privacy events, accountants, calibration, the record and the budget ledger. No TensorFlow in here."""

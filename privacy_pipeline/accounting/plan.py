@@ -1,0 +1,93 @@
+"""The plan: what a training run will do to the data, and the DpEvent that this implies, in one frozen object.
+
+After jax_privacy's execution plan: `check`, the reservation and the trainer all take their numbers from the same
+object, so what is forecast, what is reserved and what runs cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+class Relation(str, Enum):
+    """Neighbouring relation: how two datasets that differ in one privacy unit differ.
+
+    ZERO_OUT replaces a unit's rows by rows that contribute nothing (`REPLACE_SPECIAL` in dp_accounting), so the
+    number of units is public. ADD_OR_REMOVE_ONE keeps that number secret.
+    """
+
+    ZERO_OUT = "zero_out"
+    ADD_OR_REMOVE_ONE = "add_or_remove_one"
+
+
+class Sampler(str, Enum):
+    """How batches are drawn."""
+
+    FULL_PASS = "fixed_partition"  # every row in one batch of each epoch; shuffled independently of the data
+    POISSON = "poisson"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MechanismPlan:
+    """Parameters of a private training run, before any data is read.
+
+    Attributes:
+        backend: name of the backend.
+        mechanism: what adds the noise, in words of the field, e.g. "DP-SGD (Gaussian)".
+        unit: "row", or the key column that names the unit.
+        contribution_bound: rows of one unit that training may use.
+        relation: neighbouring relation of the guarantee.
+        sampler: how batches are drawn.
+        units: registered number of units in the training split (public under ZERO_OUT).
+        epochs: passes over the training split.
+        batch_size: rows per step; fixed and public.
+        steps: optimizer updates.
+        clipping_norm: bound on one example's gradient, L2.
+        noise_multiplier: standard deviation of the noise, in multiples of `clipping_norm`.
+        delta: delta of the guarantee.
+        event: the DpEvent that these parameters imply under `relation` and `sampler`.
+    """
+
+    backend: str
+    mechanism: str
+    unit: str
+    contribution_bound: int
+    relation: Relation
+    sampler: Sampler
+    units: int
+    epochs: int
+    batch_size: int
+    steps: int
+    clipping_norm: float
+    noise_multiplier: float
+    delta: float
+    event: DpEvent
+
+    def parameters(self) -> dict[str, str | int | float]:
+        """The plan's numbers and names without the event, ready for JSON."""
+        return {
+            "backend": self.backend,
+            "mechanism": self.mechanism,
+            "unit": self.unit,
+            "contribution_bound": self.contribution_bound,
+            "relation": self.relation.value,
+            "sampler": self.sampler.value,
+            "units": self.units,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "steps": self.steps,
+            "clipping_norm": self.clipping_norm,
+            "noise_multiplier": self.noise_multiplier,
+            "delta": self.delta,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over the parameters: part of the reservation's idempotency key."""
+        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""The PrivacyRecord: what one run did to the privacy of its data, as schema-validated, versioned JSON.
+
+The points follow the reporting lists of "How to DP-fy ML" (Ponomareva et al. 2023, section 5.3.3), NIST SP 800-226 and
+the OpenDP deployments registry. Epsilon never stands alone: it comes with delta, unit, relation and accountant.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+RECORD_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Assumption(_Part):
+    """Something the guarantee rests on, and whether it held in this run."""
+
+    name: str
+    held: bool
+    detail: str
+
+
+class DataAccess(_Part):
+    """One use of the dataset; what is not covered by the guarantee says who can see it."""
+
+    what: str
+    covered: bool
+    detail: str
+
+
+class Guarantee(_Part):
+    """(epsilon, delta) of one event by two accountants.
+
+    `epsilon` is the headline: PLD where it supports the event, else RDP. `assuming_amplification` is what the same
+    parameters would give if the sampler were a Poisson sampler; it is information, never the headline, unless the
+    sampler is one.
+    """
+
+    epsilon: Annotated[float, Field(ge=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    accountant: Literal["pld", "rdp"]
+    accountant_version: str
+    epsilon_pld: float | None
+    epsilon_rdp: float | None
+    epsilon_missing: str | None = None
+    curve: list[tuple[float, float]] = Field(default=[], description="(epsilon, delta) points of this event")
+    epsilon_if_poisson_sampled: float | None = None
+
+
+class Mechanism(_Part):
+    """The mechanism and its parameters as executed (lengths in units of `clipping_norm`)."""
+
+    name: str
+    sampler: str
+    clipping_norm: float
+    noise_multiplier: float
+    batch_size: int
+    epochs: int
+    steps: int
+    units: int
+    dp_event: JsonValue
+
+
+class Randomness(_Part):
+    """Where the noise came from. The seed itself is never stored: it would remove the noise."""
+
+    generator: str
+    cryptographic: bool
+    seed_fixed: bool
+
+
+class Versions(_Part):
+    """Hashes that tie the record to code, dependencies and data."""
+
+    code: str
+    lock: str
+    data: str
+    packages: dict[str, str]
+
+
+class Composition(_Part):
+    """This run among all that the ledger holds for the same budget."""
+
+    ledger_entry: int
+    budget: str
+    entries_before: int
+    epsilon_before: float
+    epsilon_after: float
+    epsilon_cap: float
+    delta: float
+    accountant: Literal["rdp"] = "rdp"
+
+
+class PrivacyRecord(_Part):
+    """What a run guarantees, what it does not, and how far to trust either."""
+
+    record_version: Literal[1] = RECORD_VERSION
+    run_id: str
+    pipeline: str
+    created: str
+    backend: str
+    dataset: str
+    span: int | None
+    training_guarantee: Literal["dp", "none"]
+    inference_protection: Literal["none", "encrypted", "simulated"] = "none"
+    unit: str
+    unit_in_words: str
+    contribution_bound: int | None = None
+    relation: str | None = None
+    mechanism: Mechanism | None = None
+    guarantee: Guarantee | None = None
+    assumptions: list[Assumption] = []
+    data_accesses: list[DataAccess]
+    composition: Composition | None = None
+    randomness: Randomness
+    versions: Versions
+    audits: list[JsonValue] = []
+
+    @model_validator(mode="after")
+    def _dp_states_everything(self) -> PrivacyRecord:
+        stated = (self.guarantee, self.mechanism, self.relation, self.contribution_bound)
+        if self.training_guarantee == "dp" and any(part is None for part in stated):
+            raise ValueError("a DP record states guarantee, mechanism, relation and contribution bound")
+        if self.training_guarantee == "none" and self.guarantee is not None:
+            raise ValueError("a record without a training guarantee carries no epsilon")
+        if self.training_guarantee == "dp" and self.randomness.seed_fixed:
+            raise ValueError("a run with a fixed seed has no guarantee: its noise can be computed again")
+        if self.training_guarantee == "dp" and not all(a.held for a in self.assumptions):
+            raise ValueError("a guarantee is not stated on an assumption that did not hold")
+        return self
+
+    @property
+    def privacy_class(self) -> str:
+        """Runs are compared only within one class: training guarantee, unit and relation."""
+        return privacy_class(guarantee=self.training_guarantee, unit=self.unit, relation=self.relation)
+
+
+def privacy_class(*, guarantee: str, unit: str, relation: str | None) -> str:
+    """Name of the class of runs that may serve as each other's baseline."""
+    return f"{guarantee}/{unit}/{relation or '-'}"

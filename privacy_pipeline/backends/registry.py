@@ -1,0 +1,28 @@
+"""Which module holds which backend. A backend is added by its module and one line here."""
+
+from __future__ import annotations
+
+import importlib
+
+from privacy_pipeline.backends.base import Backend
+
+_BACKENDS = {
+    "plain": "privacy_pipeline.backends.plain:PlainBackend",
+    "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
+}
+
+
+def names() -> list[str]:
+    """Names that a config may give as `training.backend`."""
+    return sorted(_BACKENDS)
+
+
+def load(name: str) -> Backend:
+    """The backend of that name; its module is imported only now.
+
+    Raises:
+        KeyError: no such backend.
+    """
+    module, _, cls = _BACKENDS[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), cls)()
+    return backend

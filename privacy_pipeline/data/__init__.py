@@ -1,0 +1,1 @@
+"""Datasets and their provenance, schema, spans and splits."""
