@@ -1,0 +1,1 @@
+"""Federated simulation on TensorFlow Federated."""

@@ -1,0 +1,1 @@
+"""Privacy-preserving machine-learning pipelines on TFX."""

@@ -84,7 +84,7 @@ class Versions(_Part):
 
 
 class Composition(_Part):
-    """This run among all that the ledger holds for the same budget."""
+    """One run among all that the ledger holds for the same budget."""
 
     ledger_entry: int
     budget: str

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib
 
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends.base import Backend
 
 _BACKENDS = {
     "plain": "privacy_pipeline.backends.plain:PlainBackend",
     "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
 }
+
+
+# Backends that never claim a training guarantee, and so never ask the ledger.
+WITHOUT_GUARANTEE = frozenset({"plain"})
+
+# Neighbouring relation under which a backend states its guarantee.
+RELATIONS = {"dp_sgd": Relation.ZERO_OUT.value}
 
 
 def names() -> list[str]:

@@ -1,0 +1,62 @@
+# All set-up goes through uv, which is itself fetched from PyPI into a private folder.
+UV := .tools/uv/bin/uv
+PYTHON ?= python3
+RUN := .venv/bin
+CLI := $(RUN)/privacy-pipeline
+SETUP := .venv/.set-up
+
+export UV_PYTHON_PREFERENCE ?= managed
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+
+.PHONY: help setup setup-encrypted demo test test-slow lint bench clean
+
+help:
+	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
+	@echo "make test             all tests but the slow ones"
+	@echo "make test-slow        the slow ones"
+	@echo "make lint             ruff, mypy --strict, import-linter"
+	@echo "make bench            speed against stock TFX (benchmarks/)"
+	@echo "make setup            the environment alone"
+	@echo "make setup-encrypted  the environment of encrypted inference"
+	@echo "make clean            removes environments, caches and the workspace; keeps data and ledger"
+
+$(UV):
+	@echo "fetching uv"
+	@$(PYTHON) -m venv .tools/uv
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+
+$(SETUP): $(UV) pyproject.toml uv.lock
+	@$(UV) sync --locked --quiet --extra pipeline
+	@touch $@
+
+setup: $(SETUP)
+
+setup-encrypted: $(UV)
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-encrypted $(UV) sync --locked --quiet --extra encrypted
+
+demo: setup
+	@$(CLI) data adult
+	@$(CLI) budget register configs/adult_dp_sgd.yaml --epsilon 10 --delta 1e-5
+	@$(CLI) run configs/adult_plain.yaml
+	@$(CLI) run configs/adult_dp_sgd.yaml
+	@$(CLI) diff adult-plain adult-dp-sgd
+
+test: setup
+	@$(RUN)/python -m pytest -m "not slow" tests
+
+test-slow: setup
+	@$(RUN)/python -m pytest -m slow tests
+
+lint: setup
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/mypy
+	@$(RUN)/lint-imports
+
+bench: setup
+	@$(RUN)/python benchmarks/pipeline_overhead.py
+
+clean:
+	rm -rf .venv .venv-encrypted .tools workspace .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "kept: data/ (privacy-pipeline data adult) and ledger/ (spent budget stays spent)"

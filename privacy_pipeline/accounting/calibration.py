@@ -1,0 +1,80 @@
+"""The least noise that meets a target epsilon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from privacy_pipeline.accounting.accountants import epsilon_of
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+_LEAST_NOISE = 2.0**-6
+_MOST_NOISE = 2.0**20
+
+
+def calibrate_noise_multiplier(
+    make_event: Callable[[float], DpEvent],
+    *,
+    target_epsilon: float,
+    delta: float,
+    relation: Relation,
+    tolerance: float = 1e-3,
+) -> float:
+    """The smallest noise multiplier, to within `tolerance`, whose headline epsilon is at most the target.
+
+    Bisection. The number given back was itself put to the accountant, so its epsilon is never above the target, even
+    where rounding makes the accountant's epsilon not quite monotone in the noise.
+
+    Args:
+        make_event: the event that a noise multiplier implies; more noise must mean less epsilon.
+        target_epsilon: epsilon that may not be exceeded.
+        delta: delta of the guarantee.
+        relation: neighbouring relation.
+        tolerance: width at which the search stops, in units of the noise multiplier.
+
+    Raises:
+        BadInputError: the numbers are out of range, or no noise multiplier meets the target.
+        AccountingError: no accountant supports the event.
+    """
+    for name, value in (("target_epsilon", target_epsilon), ("tolerance", tolerance)):
+        if not (value > 0 and math.isfinite(value)):
+            raise BadInputError(f"{name} must be a positive number, found {value!r}")
+
+    def meets(noise: float) -> bool:
+        return epsilon_of(make_event(noise), delta=delta, relation=relation) <= target_epsilon
+
+    low, high = _bracket(meets, target_epsilon=target_epsilon, delta=delta)
+    while high - low > tolerance:
+        middle = (low + high) / 2
+        if meets(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _bracket(meets: Callable[[float], bool], *, target_epsilon: float, delta: float) -> tuple[float, float]:
+    """Two noise multipliers, a factor of 2 apart, of which only the larger one meets the target."""
+    noise = 1.0
+    if meets(noise):
+        while meets(noise / 2):
+            noise /= 2
+            if noise <= _LEAST_NOISE:
+                raise BadInputError(
+                    f"target_epsilon {target_epsilon:g} at delta {delta:g} is met with next to no noise",
+                    fix="lower target_epsilon, or give noise_multiplier yourself",
+                )
+        return noise / 2, noise
+    while not meets(noise * 2):
+        noise *= 2
+        if noise >= _MOST_NOISE:
+            raise BadInputError(
+                f"no noise multiplier reaches epsilon {target_epsilon:g} at delta {delta:g}",
+                fix="raise target_epsilon or delta, or train for fewer epochs",
+            )
+    return noise, noise * 2

@@ -1,0 +1,359 @@
+"""The budget ledger: what each registered dataset may spend over all runs, and what it has spent.
+
+One budget covers one dataset, its train split and its privacy unit. All spans of a dataset share that budget: a unit
+may be in several spans, and nothing here proves that it is not. Events are stored with their Renyi vectors, and
+epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting import renyi_filter
+from privacy_pipeline.accounting.accountants import ORDERS, AccountingError, epsilon_from_rdp
+from privacy_pipeline.accounting.ledger_entries import (
+    BudgetStatus,
+    Entry,
+    Forecast,
+    State,
+    budget_key,
+    counted_rows,
+    decode_rdp,
+    entry_of,
+    now,
+    price,
+)
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.registration import TRAIN, Registration, differences, from_row, span_key, to_row
+from privacy_pipeline.accounting.reservation import Grant, Request, check_plan, checked_registration, reserve, weigh
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.record import Composition
+
+
+class Ledger:
+    """A budget ledger in SQLite or PostgreSQL. Safe to use from several processes at once."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = False) -> Ledger:
+        """Opens a ledger.
+
+        Args:
+            url: SQLAlchemy URL.
+            create: makes the ledger, and its folder, where there is none.
+
+        Raises:
+            BadInputError: there is no ledger at the URL, or the URL is not usable.
+            LedgerError: the database is corrupt, cannot be written, or is of another version.
+        """
+        return cls(schema.open_engine(url, create=create))
+
+    def register(self, registration: Registration, *, epsilon: float, delta: float) -> None:
+        """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
+
+        Args:
+            registration: the facts; splits are fixed from here on.
+            epsilon: cap that all runs on the dataset together may reach.
+            delta: delta of the cap.
+
+        Raises:
+            BadInputError: the span is registered with other facts, the dataset has another unit, relation or cap, the
+                data is registered under another dataset, or the cap is out of range.
+            LedgerError: the ledger cannot be written.
+        """
+        _check_cap(epsilon, delta)
+        with schema.transaction(self._engine, write=True) as connection:
+            _refuse_foreign_data(connection, registration)
+            known = _find(connection, registration.dataset, registration.span)
+            if known is not None and (changed := differences(known, registration)):
+                raise BadInputError(
+                    f"{known.name} is registered already, with other values of: {', '.join(changed)}",
+                    fix="what is registered stays; register new data under a new span or another name",
+                )
+            budget = _budget(connection, registration.dataset)
+            if budget is None:
+                connection.execute(schema.budgets.insert().values(**_budget_row(registration, epsilon, delta)))
+            else:
+                _check_budget(budget, registration, epsilon, delta)
+            if known is None:
+                connection.execute(schema.registrations.insert().values(**to_row(registration)))
+
+    def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
+        """Changes the cap of a dataset's budget. What is spent stays spent.
+
+        A change is a person's decision, taken after results were seen, so it lies outside the filter's guarantee: the
+        filter starts anew with all earlier entries counted, and each change may add the cap's delta once. It is
+        counted in `BudgetStatus.cap_changes`.
+
+        Args:
+            dataset: name of the dataset.
+            epsilon: new cap.
+            delta: delta of the new cap.
+
+        Raises:
+            BadInputError: the dataset is not registered, or the cap is out of range.
+            LedgerError: the ledger cannot be written.
+        """
+        _check_cap(epsilon, delta)
+        table = schema.budgets
+        with schema.transaction(self._engine, write=True) as connection:
+            budget = _budget(connection, dataset)
+            if budget is None:
+                raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
+            if (budget["epsilon"], budget["delta"]) == (epsilon, delta):
+                return
+            changes = {"epsilon": epsilon, "delta": delta, "filter_order": None}
+            changes["cap_changes"] = budget["cap_changes"] + 1
+            connection.execute(table.update().where(table.c.id == budget["id"]).values(**changes))
+
+    def registration(self, name: str, span: int | None) -> Registration | None:
+        """What is registered for a span of a dataset, or None."""
+        with schema.transaction(self._engine, write=False) as connection:
+            return _find(connection, name, span)
+
+    def registrations(self) -> list[Registration]:
+        """All registered spans, in the order of their registration."""
+        table = schema.registrations
+        with schema.transaction(self._engine, write=False) as connection:
+            return [from_row(row) for row in connection.execute(sa.select(table).order_by(table.c.id)).mappings()]
+
+    @contextmanager
+    def spend(
+        self,
+        *,
+        dataset: str,
+        span: int | None,
+        data_digest: str,
+        split: str,
+        run_id: str,
+        node: str,
+        plan: MechanismPlan,
+    ) -> Iterator[Grant]:
+        """Reserves the cost of a plan for the length of a `with` block.
+
+        In the block: `grant.start()` right before the first read of data, `grant.commit(event)` after the run. A block
+        that is left without a start gives its reservation back; once started, the entry counts in full for ever. The
+        same run, node and plan again goes on with a reservation that was never started, and is charged anew otherwise:
+        fresh noise on the same data costs again.
+
+        Args:
+            dataset: registered name of the dataset.
+            span: registered span.
+            data_digest: SHA-256 of the data that the run will read.
+            split: split that the run will read.
+            run_id: the run.
+            node: the node of the run.
+            plan: the plan whose event is charged.
+
+        Raises:
+            BudgetRefusedError: unregistered or different data, a plan that does not fit the registration, or a budget
+                that does not suffice.
+            AccountingError: the plan's event cannot be added by RDP.
+            LedgerError: the ledger cannot be read or written.
+        """
+        request = Request(
+            dataset=dataset,
+            span=span,
+            data_digest=data_digest,
+            split=split,
+            run_id=run_id,
+            node=node,
+            plan=plan,
+        )
+        grant = reserve(self._engine, request)
+        try:
+            yield grant
+        except BaseException:
+            # The block's own error matters more than one of the release: then the reservation just goes on counting.
+            with suppress(schema.LedgerError):
+                grant.release()
+            raise
+        grant.release()
+
+    def expire_reserved(self, run_id: str) -> int:
+        """Gives back what a dead run reserved and never started; it counts until then.
+
+        Args:
+            run_id: the run. Should it be alive after all, it can no longer start.
+
+        Returns:
+            The number of entries that expired.
+        """
+        table = schema.entries
+        idle = (table.c.run_id == run_id, table.c.state == State.RESERVED.value)
+        with schema.transaction(self._engine, write=True) as connection:
+            expired = table.update().where(*idle).values(state=State.EXPIRED.value, expired_at=now())
+            return connection.execute(expired).rowcount
+
+    def status(self, dataset: str | None = None) -> list[BudgetStatus]:
+        """All budgets, or that of one dataset; empty where the dataset is not registered."""
+        table = schema.budgets
+        query = sa.select(table).order_by(table.c.dataset)
+        if dataset is not None:
+            query = query.where(table.c.dataset == dataset)
+        with schema.transaction(self._engine, write=False) as connection:
+            return [_status(connection, budget) for budget in connection.execute(query).mappings().all()]
+
+    def entries(self, dataset: str) -> list[Entry]:
+        """All entries of a dataset's budget, the oldest first, expired ones included."""
+        table = schema.entries
+        with schema.transaction(self._engine, write=False) as connection:
+            budget = _budget(connection, dataset)
+            if budget is None:
+                return []
+            query = sa.select(table).where(table.c.budget_id == budget["id"]).order_by(table.c.id)
+            return [entry_of(row, budget) for row in connection.execute(query).mappings()]
+
+    def composition(self, entry_id: int) -> Composition:
+        """An entry among the counted ones that were reserved before it, by RDP at the cap's delta.
+
+        Raises:
+            BadInputError: there is no such entry, or it expired.
+            AccountingError: an entry before it, or it itself, has no finite epsilon.
+        """
+        from privacy_pipeline.accounting.record import Composition
+
+        table = schema.entries
+        with schema.transaction(self._engine, write=False) as connection:
+            query = sa.select(table.c.budget_id).where(table.c.id == entry_id)
+            budget_id = connection.scalar(query.where(table.c.state != State.EXPIRED.value))
+            if budget_id is None:
+                raise BadInputError(f"the ledger has no entry {entry_id} that counts")
+            budgets = schema.budgets
+            budget = connection.execute(sa.select(budgets).where(budgets.c.id == budget_id)).mappings().one()
+            vectors = [decode_rdp(row) for row in counted_rows(connection, budget_id, table.c.id <= entry_id)]
+        before, after = (_epsilon(part, budget["delta"]) for part in (vectors[:-1], vectors))
+        if math.isinf(after):
+            raise AccountingError(
+                f"budget {budget_key(budget)} has no finite epsilon: a run could not be accounted for"
+            )
+        return Composition(
+            ledger_entry=entry_id,
+            budget=budget_key(budget),
+            entries_before=len(vectors) - 1,
+            epsilon_before=before,
+            epsilon_after=after,
+            epsilon_cap=budget["epsilon"],
+            delta=budget["delta"],
+        )
+
+    def forecast(self, plan: MechanismPlan, *, dataset: str, span: int | None, split: str) -> Forecast:
+        """What a plan would do to the budget, by the same rule as a reservation; nothing is written.
+
+        Raises:
+            BudgetRefusedError: the data is not registered, or the plan does not fit the registration.
+            AccountingError: the plan's event cannot be added by RDP.
+        """
+        cost = price(plan.event, plan.relation)
+        with schema.transaction(self._engine, write=False) as connection:
+            registered = checked_registration(connection, dataset=dataset, span=span, split=split)
+            check_plan(plan, registered, split=split)
+            weighed = weigh(connection, dataset, split, cost)
+        cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
+        at = ORDERS.index(weighed.order)
+        room = renyi_filter.allowance(weighed.order, epsilon=cap, delta=delta)
+        return Forecast(
+            epsilon_run=epsilon_from_rdp(ORDERS, cost.values, delta),
+            epsilon_before=epsilon_from_rdp(ORDERS, weighed.spent, delta),
+            epsilon_after=epsilon_from_rdp(ORDERS, weighed.after, delta),
+            cap=cap,
+            delta=delta,
+            fits=weighed.fits,
+            runs_that_fit=renyi_filter.runs_that_fit(weighed.spent[at], cost.values[at], room=room),
+        )
+
+
+def _check_cap(epsilon: float, delta: float) -> None:
+    if not (epsilon > 0 and math.isfinite(epsilon)) or not 0 < delta < 1:
+        raise BadInputError(f"a cap needs epsilon above 0 and delta between 0 and 1, found {epsilon!r} and {delta!r}")
+
+
+def _budget_row(registration: Registration, epsilon: float, delta: float) -> dict[str, Any]:
+    return {
+        "dataset": registration.dataset,
+        "split": TRAIN,
+        "unit": registration.unit,
+        "relation": registration.relation.value,
+        "epsilon": epsilon,
+        "delta": delta,
+        "cap_changes": 0,
+    }
+
+
+def _check_budget(budget: sa.RowMapping, registration: Registration, epsilon: float, delta: float) -> None:
+    if (budget["unit"], budget["relation"]) != (registration.unit, registration.relation.value):
+        raise BadInputError(
+            f"the spans of dataset {registration.dataset} share one budget, for unit {budget['unit']!r} under "
+            f"{budget['relation']}; span {registration.span} has unit {registration.unit!r} under "
+            f"{registration.relation.value}"
+        )
+    if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
+        raise BadInputError(
+            f"dataset {registration.dataset} has a cap of epsilon {budget['epsilon']:g} at delta {budget['delta']:g} "
+            f"for all its spans; registering does not change it to {epsilon:g} at {delta:g}",
+            fix="register with the same cap, and change the cap as a step of its own",
+        )
+
+
+def _refuse_foreign_data(connection: sa.Connection, registration: Registration) -> None:
+    table = schema.registrations
+    foreign = sa.select(table.c.dataset).where(
+        table.c.digest == registration.digest, table.c.dataset != registration.dataset
+    )
+    owner = connection.scalar(foreign)
+    if owner is not None:
+        raise BadInputError(
+            f"this data is registered already, as dataset {owner}: a second name would give it a second budget",
+            fix=f"set dataset.name to {owner}",
+        )
+
+
+def _find(connection: sa.Connection, name: str, span: int | None) -> Registration | None:
+    table = schema.registrations
+    query = sa.select(table).where(table.c.dataset == name, table.c.span_key == span_key(span))
+    row = connection.execute(query).mappings().first()
+    return None if row is None else from_row(row)
+
+
+def _budget(connection: sa.Connection, dataset: str) -> sa.RowMapping | None:
+    table = schema.budgets
+    query = sa.select(table).where(table.c.dataset == dataset, table.c.split == TRAIN)
+    return connection.execute(query).mappings().first()
+
+
+def _epsilon(vectors: list[tuple[float, ...]], delta: float) -> float:
+    return epsilon_from_rdp(ORDERS, renyi_filter.total(vectors, length=len(ORDERS)), delta)
+
+
+def _status(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
+    table = schema.entries
+    rows = connection.execute(sa.select(table).where(table.c.budget_id == budget["id"])).mappings().all()
+    vectors = [decode_rdp(row) for row in rows if row["state"] != State.EXPIRED.value]
+    spent = _epsilon(vectors, budget["delta"])
+    return BudgetStatus(
+        budget=budget_key(budget),
+        dataset=budget["dataset"],
+        split=budget["split"],
+        unit=budget["unit"],
+        relation=Relation(budget["relation"]),
+        cap_epsilon=budget["epsilon"],
+        cap_delta=budget["delta"],
+        spent_epsilon=spent,
+        remaining_epsilon=max(0.0, budget["epsilon"] - spent),
+        simple_epsilon=math.fsum(_epsilon([vector], budget["delta"]) for vector in vectors),
+        entries={state: sum(row["state"] == state.value for row in rows) for state in State},
+        overruns=sum(bool(row["overrun"]) for row in rows),
+        filter_order=budget["filter_order"],
+        cap_changes=budget["cap_changes"],
+    )

@@ -1,0 +1,122 @@
+"""What the ledger knows of a registered dataset span. Facts, fixed once they are registered."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.errors import BadInputError
+
+TRAIN = "train"
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCount:
+    """Size of one split; public under zero-out.
+
+    Attributes:
+        rows: rows of the split.
+        units: privacy units that own them.
+    """
+
+    rows: int
+    units: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.units <= self.rows:
+            raise BadInputError(f"a split of {self.rows} rows cannot have {self.units} privacy units")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """One span of a dataset as it was registered.
+
+    Attributes:
+        dataset: name of the dataset; its spans share one budget.
+        span: number of the span, or None for a dataset without spans.
+        unit: "row", or the key column that names the privacy unit.
+        contribution_bound: rows of one unit that training may use.
+        relation: neighbouring relation of every guarantee on this dataset.
+        splits: size of each split; fixed from here on.
+        columns: columns of the data.
+        digest: SHA-256 of the data, hexadecimal.
+        registered: time of registration, UTC, ISO 8601.
+    """
+
+    dataset: str
+    span: int | None
+    unit: str
+    contribution_bound: int
+    relation: Relation
+    splits: Mapping[str, SplitCount]
+    columns: tuple[str, ...]
+    digest: str
+    registered: str = field(compare=False)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.dataset):
+            raise BadInputError(f"dataset name {self.dataset!r} is not of the form {_NAME.pattern}")
+        if not _DIGEST.fullmatch(self.digest):
+            raise BadInputError(f"digest of dataset {self.dataset} is not a hexadecimal SHA-256")
+        if self.span is not None and self.span < 0:
+            raise BadInputError(f"span {self.span} of dataset {self.dataset} is negative")
+        if self.contribution_bound < 1 or (self.unit == "row" and self.contribution_bound != 1):
+            raise BadInputError(f"contribution bound {self.contribution_bound} does not fit the unit {self.unit!r}")
+        if not self.unit or TRAIN not in self.splits or self.splits[TRAIN].units < 1:
+            raise BadInputError(f"dataset {self.dataset} needs a privacy unit and a train split with at least one unit")
+        if self.unit == "row" and any(split.rows != split.units for split in self.splits.values()):
+            raise BadInputError(f"dataset {self.dataset}: where the unit is a row, a split has as many units as rows")
+
+    @property
+    def name(self) -> str:
+        """Dataset and span, for messages."""
+        return self.dataset if self.span is None else f"{self.dataset} (span {self.span})"
+
+
+def differences(old: Registration, new: Registration) -> list[str]:
+    """Names of the facts, the time of registration aside, in which two registrations differ."""
+    facts = ("dataset", "span", "unit", "contribution_bound", "relation", "splits", "columns", "digest")
+    return [name for name in facts if getattr(old, name) != getattr(new, name)]
+
+
+def span_key(span: int | None) -> str:
+    """A span as part of a unique key; SQL treats NULLs as distinct."""
+    return "" if span is None else str(span)
+
+
+def to_row(registration: Registration) -> dict[str, Any]:
+    """The registration as columns of its table."""
+    splits = {name: [split.rows, split.units] for name, split in registration.splits.items()}
+    return {
+        "dataset": registration.dataset,
+        "span_key": span_key(registration.span),
+        "unit": registration.unit,
+        "contribution_bound": registration.contribution_bound,
+        "relation": registration.relation.value,
+        "splits": json.dumps(splits, sort_keys=True),
+        "columns": json.dumps(list(registration.columns)),
+        "digest": registration.digest,
+        "registered": registration.registered,
+    }
+
+
+def from_row(row: Mapping[Any, Any]) -> Registration:
+    """The registration that `to_row` wrote."""
+    splits = json.loads(row["splits"])
+    return Registration(
+        dataset=row["dataset"],
+        span=int(row["span_key"]) if row["span_key"] else None,
+        unit=row["unit"],
+        contribution_bound=row["contribution_bound"],
+        relation=Relation(row["relation"]),
+        splits={name: SplitCount(rows=rows, units=units) for name, (rows, units) in splits.items()},
+        columns=tuple(json.loads(row["columns"])),
+        digest=row["digest"],
+        registered=row["registered"],
+    )

@@ -1,0 +1,37 @@
+"""Files that are either whole or absent."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from privacy_pipeline.errors import BadInputError
+
+
+def write_atomically(*, path: Path, text: str) -> None:
+    """Writes `text` (UTF-8) to `path` through a temporary file beside it; makes missing folders.
+
+    Args:
+        path: the file; replaced as a whole if it exists.
+        text: its content.
+
+    Raises:
+        BadInputError: the folder or the file cannot be written (no permission, disk full, ...).
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from the rest of a team
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise BadInputError(
+            f"{path}: cannot be written ({error.strerror})", fix="choose another folder, or free space and rights"
+        ) from None

@@ -1,0 +1,123 @@
+"""Hashes of the code that shapes a model, for the cache key and the privacy record.
+
+TFX's cache does not see the source of importable functions. Sources are read and parsed here, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.machinery
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from privacy_pipeline.errors import BadInputError
+
+_SHAPING = ("accounting", "backends", "components", "data", "dp")
+_NOT_THE_USERS = ("site-packages", "dist-packages")
+
+
+def hash_of_user_code(dotted: str, *, root: Path) -> str:
+    """SHA-256 over a module and all it imports, directly or not, from the user's own folders.
+
+    The user's own folders are `root` and the folder that the module's top-level package lies in. Bytes count, so a
+    changed comment changes the hash; where the folders lie does not.
+
+    Args:
+        dotted: module name as the config gives it.
+        root: folder that the command runs in.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        BadInputError: the module has no source file, or one of the sources does not parse.
+    """
+    folders = _folders(dotted, root.resolve())
+    sources: dict[str, bytes] = {}
+    waiting = [dotted]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name, folders)
+        if name in sources or path is None:
+            continue
+        sources[name] = path.read_bytes()
+        is_package = path.name == "__init__.py"
+        waiting += _parents(name)
+        waiting += _imports(name, sources[name], is_package=is_package)
+    if dotted not in sources:
+        raise BadInputError(
+            f"model: no source file of module '{dotted}' was found",
+            fix="use `tabular`, or a module that is importable from the folder the command runs in",
+        )
+    return _digest(sources)
+
+
+@functools.cache
+def hash_of_framework() -> str:
+    """SHA-256 over the sources of this package that shape a trained model; read once a process."""
+    package = Path(__file__).parents[1]
+    paths = [path for folder in _SHAPING for path in (package / folder).rglob("*.py")]
+    paths.append(package / "config" / "models.py")
+    return _digest({path.relative_to(package).as_posix(): path.read_bytes() for path in paths})
+
+
+def _digest(sources: dict[str, bytes]) -> str:
+    total = hashlib.sha256()
+    for name, content in sorted(sources.items()):
+        total.update(f"{name}\0{len(content)}\0".encode())  # lengths keep two files from sharing a boundary
+        total.update(content)
+    return total.hexdigest()
+
+
+def _folders(dotted: str, root: Path) -> list[Path]:
+    """Where the user's modules are looked for: `root`, and the folder of an installed or PYTHONPATH module."""
+    folders = [root]
+    spec = importlib.machinery.PathFinder.find_spec(dotted.partition(".")[0], [str(root), *sys.path])
+    if spec is not None and spec.origin is not None:
+        origin = Path(spec.origin).resolve()
+        base = origin.parents[1] if origin.name == "__init__.py" else origin.parent
+        if not set(_NOT_THE_USERS) & set(base.parts):
+            folders.append(base)
+    return folders
+
+
+def _source(name: str, folders: list[Path]) -> Path | None:
+    relative = Path(*name.split("."))
+    for folder in folders:
+        for path in (folder / relative / "__init__.py", folder / relative.with_suffix(".py")):
+            if path.is_file() and not set(_NOT_THE_USERS) & set(path.parts):
+                return path
+    return None
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _imports(name: str, content: bytes, *, is_package: bool) -> Iterator[str]:
+    """Every dotted name that the source may import; what is no module of the user's is found nowhere and dropped."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError) as error:
+        raise BadInputError(f"model: module '{name}' does not parse: {error}", fix="correct the module") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(name, node, is_package=is_package)
+            if base:
+                yield base
+            # `from a import b` imports module a.b where there is one.
+            yield from (f"{base}.{alias.name}" if base else alias.name for alias in node.names if alias.name != "*")
+
+
+def _absolute(name: str, node: ast.ImportFrom, *, is_package: bool) -> str:
+    if node.level == 0:
+        return node.module or ""
+    package = name.split(".") if is_package else name.split(".")[:-1]
+    kept = package[: len(package) - (node.level - 1)]
+    return ".".join([*kept, node.module] if node.module else kept)

@@ -1,0 +1,217 @@
+"""What the Keras backends share: reading transformed rows, building, checking and saving a model, progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+from numpy.typing import NDArray
+
+from privacy_pipeline.backends.base import ReportProgress, TrainingInputs
+from privacy_pipeline.backends.tabular import InputSpec, ModelContext
+from privacy_pipeline.backends.user_code import resolve
+from privacy_pipeline.config.models import TrainingSection
+from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.data.features import FeaturePlan
+
+_PARSED_AT_ONCE = 4096  # rows; one parse_example call for each row costs 20 times as much
+_SECONDS_BETWEEN_REPORTS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one split, in memory.
+
+    Attributes:
+        inputs: the model's inputs by name, each [rows, ...].
+        labels: 1 for the positive class, 0 for any other; float32, [rows, 1].
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+        """Inputs and labels of the rows at `index`, in that order."""
+        return {name: values[index] for name, values in self.inputs.items()}, self.labels[index]
+
+
+class Progress:
+    """Passes steps on to `report_progress`, at most twice a second and at the end."""
+
+    def __init__(self, report: ReportProgress, *, total: int) -> None:
+        self._report = report
+        self._total = total
+        self._reported = 0.0
+
+    def step(self, done: int) -> None:
+        """Says that `done` steps are done in all."""
+        now = time.monotonic()
+        if done == self._total or now - self._reported >= _SECONDS_BETWEEN_REPORTS:
+            self._reported = now
+            self._report(done, self._total, "steps")
+
+
+def input_specs(transform_graph: Path) -> dict[str, InputSpec]:
+    """The transformed features that may enter the model, by name.
+
+    Raises:
+        BadInputError: one of them is not dense.
+    """
+    spec = tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec()
+    chosen = {name: feature for name, feature in spec.items() if name not in (LABEL_FEATURE, UNIT_KEY_FEATURE)}
+    for name, feature in chosen.items():
+        if not isinstance(feature, tf.io.FixedLenFeature):
+            raise BadInputError(
+                f"model: preprocessing_fn makes feature '{name}' sparse, and models take dense features",
+                fix="give it a fixed shape, for example with tf.sparse.to_dense",
+            )
+    return {name: InputSpec(shape=tuple(f.shape), dtype=f.dtype.name) for name, f in chosen.items()}
+
+
+def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
+    """Reads a split of transformed examples.
+
+    The privacy unit's key is not even parsed, so that it cannot enter a model.
+
+    Args:
+        patterns: gzipped TFRecord files, or globs of such.
+        transform_graph: the tf.Transform output that made them.
+
+    Raises:
+        BadInputError: no row, no label, or a label outside the public domain.
+    """
+    spec = dict(tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec())
+    spec.pop(UNIT_KEY_FEATURE, None)
+    if LABEL_FEATURE not in spec:
+        raise BadInputError(
+            f"model: preprocessing_fn makes no feature '{LABEL_FEATURE}'",
+            fix=f"output '{LABEL_FEATURE}': 1 for the positive class, 0 for any other",
+        )
+    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+    parts = _parse(files, spec)
+    if not parts:
+        raise BadInputError(
+            "dataset.input: the split has no rows", fix="check the pattern of the split and the files it matches"
+        )
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in spec}
+    labels = columns.pop(LABEL_FEATURE).reshape(-1, 1).astype(np.float32)
+    if not np.isin(labels, (0, 1)).all():
+        raise BadInputError(
+            "dataset.label: some rows have no label, or one outside the domain that the schema gives",
+            fix="correct those rows, or the label's domain in the schema",
+        )
+    return Rows(inputs=columns, labels=labels)
+
+
+def _parse(files: list[str], spec: dict[str, Any]) -> list[dict[str, NDArray[Any]]]:
+    if not files:
+        return []
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_PARSED_AT_ONCE)
+    parsed = records.map(lambda batch: tf.io.parse_example(batch, spec), num_parallel_calls=tf.data.AUTOTUNE)
+    return list(parsed.prefetch(1).as_numpy_iterator())
+
+
+def build_model(inputs: TrainingInputs) -> Any:
+    """The uncompiled Keras model of the config, checked against what a backend expects.
+
+    Raises:
+        BadInputError: `build_model` does not return a functional Keras model with one logit as output.
+    """
+    section = inputs.config.model
+    context = ModelContext(
+        features=inputs.features,
+        inputs=input_specs(inputs.transform_graph),
+        hidden_units=tuple(section.hidden_units),
+        dropout=section.dropout,
+        params=section.params,
+    )
+    model = resolve(section.use).build_model(context)
+    what = f"model: build_model of '{section.use}'"
+    if not isinstance(model, tf.keras.Model) or not getattr(model, "inputs", None):
+        raise BadInputError(f"{what} returns no functional or built sequential Keras model", fix="return one")
+    if tuple(model.output_shape) != (None, 1):
+        raise BadInputError(f"{what} has output shape {model.output_shape}, not (None, 1)", fix="end in Dense(1)")
+    if getattr(model.layers[-1], "activation", None) is tf.keras.activations.sigmoid:
+        raise BadInputError(f"{what} ends in a sigmoid; backends expect the logit", fix="drop the last activation")
+    unknown = sorted(set(model.input_names) - set(context.inputs))
+    if unknown:
+        raise BadInputError(
+            f"{what} has inputs {unknown} that preprocessing_fn does not make",
+            fix=f"name the model's inputs after the features: {sorted(context.inputs)}",
+        )
+    return model
+
+
+def make_optimizer(training: TrainingSection) -> Any:
+    """The optimizer that the config names."""
+    make = {"adam": tf.keras.optimizers.Adam, "sgd": tf.keras.optimizers.SGD}[training.optimizer]
+    return make(learning_rate=training.learning_rate)
+
+
+def require_finite_weights(model: Any, *, epoch: int) -> None:
+    """Stops a training that diverged.
+
+    Raises:
+        PipelineError: a weight is not a number.
+    """
+    if not all(np.isfinite(weight).all() for weight in model.get_weights()):
+        raise PipelineError(f"training diverged in epoch {epoch}", fix="lower training.learning_rate")
+
+
+def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, model_dir: Path) -> None:
+    """Writes a SavedModel that takes raw serialized tf.Examples.
+
+    Signatures: `serving_default` gives `probability` (float32, [batch, 1]); `transform_features` gives every
+    transformed feature, the label included (-1 for an example without one). The label and the privacy unit's key are
+    no part of what `serving_default` parses.
+
+    Args:
+        model: trained Keras model; its output is the logit.
+        transform_graph: the tf.Transform output that made its inputs.
+        features: the columns that a raw example has.
+        model_dir: where the SavedModel goes.
+    """
+    output = tft.TFTransformOutput(str(transform_graph))
+    model.transform_layer = output.transform_features_layer()  # tracked: its tables and assets are saved along
+    raw = output.raw_feature_spec()
+    columns = {column.name: raw[column.name] for column in features.columns}
+    labelled = {**columns, features.label: _optional(raw[features.label])}
+    if features.unit_key is not None:
+        labelled[features.unit_key] = _optional(raw[features.unit_key])
+
+    def serve(examples: Any) -> dict[str, Any]:
+        transformed = model.transform_layer(tf.io.parse_example(examples, columns))
+        logits = model({name: transformed[name] for name in model.input_names}, training=False)
+        return {"probability": tf.sigmoid(logits)}
+
+    def transform(examples: Any) -> dict[str, Any]:
+        return dict(model.transform_layer(tf.io.parse_example(examples, labelled)))
+
+    examples_spec = [tf.TensorSpec([None], tf.string, name="examples")]
+    signatures = {
+        "serving_default": tf.function(serve, input_signature=examples_spec),
+        "transform_features": tf.function(transform, input_signature=examples_spec),
+    }
+    model.save(str(model_dir), save_format="tf", include_optimizer=False, signatures=signatures)
+
+
+def _optional(feature: Any) -> Any:
+    """A feature that an example may lack; the default is what preprocessing takes for missing."""
+    if not isinstance(feature, tf.io.FixedLenFeature):
+        return feature
+    default: Any = b"" if feature.dtype == tf.string else float("nan")
+    if feature.dtype.is_integer:
+        default = feature.dtype.min
+    return tf.io.FixedLenFeature(feature.shape, feature.dtype, default_value=np.full(feature.shape, default).tolist())

@@ -1,0 +1,110 @@
+"""The plain backend: Keras as it is, no guarantee. TensorFlow is imported only to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.config.models import PipelineConfig
+
+GENERATOR = "TensorFlow Philox4x32-10 and NumPy PCG64 (weights, shuffling); no noise"
+
+
+class PlainBackend:
+    """Trains without a privacy guarantee."""
+
+    name = "plain"
+
+    def plan(self, *, config: PipelineConfig, units: int | None) -> None:
+        """No mechanism: a plain run claims nothing."""
+        return None
+
+    def train(self, inputs: TrainingInputs) -> Executed:
+        """Trains with mini-batches of every row once an epoch, and writes the SavedModel.
+
+        The eval split is watched for its curves alone: nothing is selected by it.
+
+        Raises:
+            BadInputError: the train split is empty, or the model is not usable.
+            PipelineError: the training diverged.
+        """
+        import tensorflow as tf
+
+        from privacy_pipeline.backends import keras_io
+
+        training = inputs.config.training
+        if training.seed is not None:
+            tf.keras.utils.set_random_seed(training.seed)
+        rows = keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
+        held_out = _held_out(inputs)
+        model = keras_io.build_model(inputs)
+        model.compile(
+            optimizer=keras_io.make_optimizer(training),
+            loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
+            # The output is a logit, so 0 and not 0.5 divides the classes.
+            metrics=[
+                tf.keras.metrics.BinaryAccuracy("accuracy", threshold=0.0),
+                tf.keras.metrics.AUC(name="auc", from_logits=True),
+            ],
+        )
+        batches = -(-len(rows) // training.batch_size)
+        counter = _counter(inputs, total=batches * training.epochs)
+        history = model.fit(
+            dict(rows.inputs),
+            rows.labels,
+            batch_size=training.batch_size,
+            epochs=training.epochs,
+            validation_data=held_out,
+            validation_batch_size=8192,
+            callbacks=[
+                counter,
+                tf.keras.callbacks.TensorBoard(str(inputs.log_dir), write_graph=False, profile_batch=0),
+            ],
+            verbose=0,
+        )
+        keras_io.save_model(
+            model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
+        )
+        return Executed(
+            steps=counter.steps,
+            epochs=counter.epochs,
+            examples=len(rows),
+            largest_participation=1,  # `fit` on arrays permutes the rows and deals each out once
+            seed_fixed=training.seed is not None,
+            generator=GENERATOR,
+            cryptographic=False,
+            history={name: [float(value) for value in values] for name, values in history.history.items()},
+        )
+
+
+def _held_out(inputs: TrainingInputs) -> tuple[dict[str, Any], Any] | None:
+    from privacy_pipeline.backends import keras_io
+
+    if not inputs.eval_files:
+        return None
+    rows = keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
+    return dict(rows.inputs), rows.labels
+
+
+def _counter(inputs: TrainingInputs, *, total: int) -> Any:
+    """A Keras callback that counts steps and epochs, reports progress and stops a training that diverged."""
+    import tensorflow as tf
+
+    from privacy_pipeline.backends import keras_io
+
+    class Counter(tf.keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps = 0
+            self.epochs = 0
+            self._progress = keras_io.Progress(inputs.report_progress, total=total)
+
+        def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+            self.steps += 1
+            self._progress.step(self.steps)
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            self.epochs += 1
+            keras_io.require_finite_weights(self.model, epoch=self.epochs)
+
+    return Counter()

@@ -1,0 +1,75 @@
+"""`budget register` and `budget status`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
+
+app = typer.Typer(help="The privacy budget of each dataset.", no_args_is_help=True)
+
+
+@app.command()
+def register(
+    config: ConfigPath,
+    epsilon: Annotated[float, typer.Option(min=0.0, help="Cap of the dataset's budget over all runs.")],
+    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Delta at which the cap is held.")] = 1e-5,
+    set_: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Register the dataset of a config: its splits, its number of units, and its budget.
+
+    Reads the data once, to count it and to fix its digest. Splits cannot change after this.
+    """
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines.register import register_dataset
+
+    with errors_as_exit_codes(as_json=as_json):
+        registration = register_dataset(config=load_config(config, overrides=set_), epsilon=epsilon, delta=delta)
+        if as_json:
+            print_json(dataclasses.asdict(registration))
+            return
+        counts = ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.splits.items())
+        out.print(
+            f"[green]✓[/] dataset {registration.name}: {counts}; unit {registration.unit}; "
+            f"budget epsilon {epsilon:g} at delta {delta:g}"
+        )
+
+
+@app.command()
+def status(
+    ledger: Annotated[str, typer.Option(help="SQLAlchemy URL of the ledger, as in the config.")] = (
+        "sqlite:///ledger/ledger.db"
+    ),
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is spent and what is left of each budget."""
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        budgets = Ledger.open(ledger).status(dataset=dataset)
+        if as_json:
+            print_json([dataclasses.asdict(b) for b in budgets])
+            return
+        table = Table(title="budgets (epsilon by RDP at the cap's delta)", title_justify="left")
+        for column in ("dataset", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
+            table.add_column(column, justify="left" if column in ("dataset", "unit") else "right")
+        for b in budgets:
+            entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
+            table.add_row(
+                b.dataset,
+                b.unit,
+                f"{b.spent_epsilon:.3f}",
+                f"{b.cap_epsilon:.3f}",
+                f"{b.remaining_epsilon:.3f}",
+                f"{b.cap_delta:.0e}",
+                entries,
+                f"{b.simple_epsilon:.3f}",
+            )
+        out.print(table)

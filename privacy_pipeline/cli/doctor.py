@@ -1,0 +1,69 @@
+"""What a machine needs, what it has, and the command that closes the gap."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+_GIB = 2**30
+_PIPELINE_PACKAGES = ("tfx", "tensorflow", "tensorflow-privacy", "apache-beam", "ml-metadata")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    detail: str
+    fix: str = ""
+    required: bool = True
+
+
+def diagnose() -> list[Finding]:
+    """Looks at interpreter, packages, data, disk, memory and the encrypted environment; changes nothing."""
+    return [_python(), *_packages(), _demo_data(), _disk(), _memory(), _encrypted(), _randomness()]
+
+
+def _python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Finding("Python", sys.version_info[:2] == (3, 10), version, "install Python 3.10, then `make setup`")
+
+
+def _packages() -> Iterator[Finding]:
+    for package in _PIPELINE_PACKAGES:
+        try:
+            yield Finding(package, True, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, False, "not installed: runs need it, budgets and reports do not", "make setup")
+
+
+def _demo_data() -> Finding:
+    if Path("data/adult/provenance.json").exists():
+        return Finding("demo data", True, "data/adult", required=False)
+    return Finding("demo data", False, "data/adult is not there", "privacy-pipeline data adult", required=False)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free
+    return Finding("disk", free > _GIB, f"{free / _GIB:.1f} GiB free here", "free at least 1 GiB")
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Finding("memory", total > 3 * _GIB, f"{total / _GIB:.1f} GiB", "runs want at least 4 GiB")
+
+
+def _encrypted() -> Finding:
+    there = Path(".venv-encrypted/bin/python").exists()
+    detail = ".venv-encrypted" if there else "not made yet (needed for encrypted inference only)"
+    return Finding("encrypted environment", there, detail, "make setup-encrypted", required=False)
+
+
+def _randomness() -> Finding:
+    return Finding("operating system randomness", len(os.urandom(16)) == 16, "available")

@@ -1,0 +1,112 @@
+"""`runs`, `show` and `diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_run
+from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.workspace import RunState
+    from privacy_pipeline.reports.summary import RunSummary
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, a prefix of it, or a pipeline (its newest run).")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(runs)
+    app.command()(show)
+    app.command()(diff)
+
+
+def runs(workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
+    """List all runs with their utility and privacy."""
+    from privacy_pipeline.cli.tables import runs_table
+    from privacy_pipeline.pipelines.workspace import run_folders
+
+    with errors_as_exit_codes(as_json=as_json):
+        rows = [(folder.read_state(), folder.read_summary()) for folder in run_folders(workspace.absolute())]
+        if as_json:
+            print_json([_row(state, summary) for state, summary in rows])
+        elif rows:
+            out.print(runs_table(rows))
+        else:
+            out.print(f"no runs in {workspace}; start one: privacy-pipeline run CONFIG")
+
+
+def _row(state: RunState, summary: RunSummary | None) -> dict[str, object]:
+    from privacy_pipeline.reports.properties import metric_properties
+
+    empty = dict.fromkeys(("accuracy", "auc", "epsilon", "delta", "unit", "relation", "accountant"))
+    found = metric_properties(summary) if summary else {}
+    head = {
+        "run_id": state.run_id,
+        "pipeline": state.pipeline,
+        "backend": state.backend,
+        "status": state.status,
+        "started": state.started,
+        "ended": state.ended,
+        "cached_from": state.cached_from,
+    }
+    return empty | found | head
+
+
+def show(name: RunName, workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
+    """Show one run: nodes, metrics, slices, privacy record, files."""
+    from privacy_pipeline.cli.live import node_text
+    from privacy_pipeline.cli.tables import privacy_table, run_table
+    from privacy_pipeline.pipelines.workspace import find_run
+
+    with errors_as_exit_codes(as_json=as_json):
+        folder = find_run(workspace.absolute(), name)
+        state, summary = folder.read_state(), folder.read_summary()
+    if as_json:
+        print_run(state, summary)
+        return
+    out.print(f"run [bold]{state.run_id}[/], {state.status}, {state.started} to {state.ended or '-'}")
+    for node_name, node in state.nodes.items():
+        seconds = "" if node.seconds is None else f"{node.seconds:.1f} s"
+        text = node_text(node_name, node)
+        out.print(f"  {node_name:<17} {node.status:<8} {seconds:>8}  [dim]{escape(text)}[/]", soft_wrap=True)
+    if state.failure:
+        out.print(f"[red]{escape(state.failure.message)}[/]", soft_wrap=True)
+    if summary:
+        out.print(run_table(summary))
+        out.print(privacy_table(summary.record))
+        verdict = "[green]blessed[/]" if summary.blessed else f"[red]not blessed[/]: {'; '.join(summary.reasons)}"
+        out.print(f"{verdict}\nmodel {escape(summary.model_uri)}", soft_wrap=True)
+    out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
+
+
+def diff(left: RunName, right: RunName, workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
+    """Compare two runs: utility and privacy side by side."""
+    from privacy_pipeline.cli.tables import diff_table
+
+    with errors_as_exit_codes(as_json=as_json):
+        a, b = _summary(workspace, left), _summary(workspace, right)
+        if as_json:
+            print_json({"left": a.model_dump(mode="json"), "right": b.model_dump(mode="json")})
+            return
+        out.print(diff_table(a, b))
+        if a.record.guarantee and b.record.guarantee and a.record.privacy_class != b.record.privacy_class:
+            out.print("[yellow]unit or relation differ: the two epsilons cannot be compared[/]")
+
+
+def _summary(workspace: Path, name: str) -> RunSummary:
+    from privacy_pipeline.pipelines.workspace import find_run
+
+    folder = find_run(workspace.absolute(), name)
+    summary = folder.read_summary()
+    if summary is None:
+        raise BadInputError(
+            f"run {folder.run_id} has no metrics yet ({folder.read_state().status})",
+            fix=f"privacy-pipeline show {folder.run_id}",
+        )
+    return summary

@@ -1,0 +1,104 @@
+"""One live line for each node of a run."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from privacy_pipeline.pipelines import events
+from privacy_pipeline.pipelines.nodes import NODES
+from privacy_pipeline.pipelines.workspace import NodeState, RunState
+
+_MARKS = {
+    "waiting": "[dim]·[/]",
+    "running": "[cyan]>[/]",
+    "done": "[green]✓[/]",
+    "cached": "[green]=[/]",
+    "failed": "[red]✗[/]",
+    "skipped": "[dim]-[/]",
+}
+
+
+def node_text(name: str, node: NodeState) -> str:
+    """What is said of a node behind its name."""
+    if node.status == "cached":
+        spent = "; spends no budget" if name == "Trainer" else ""
+        return f"cached{spent}" + (f" ({node.detail})" if node.detail else "")
+    return node.detail
+
+
+class RunView:
+    """Shows a run's progress: redrawn in a terminal, one line for each finished node elsewhere."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+        self._began = time.monotonic()
+        self._node_began: dict[str, float] = {}
+        self._progress: dict[str, str] = {}
+        self._state: RunState | None = None
+        self._loaded = False
+        self._live = Live(self, console=console, refresh_per_second=5, transient=False)
+
+    def __enter__(self) -> RunView:
+        if self._animated:
+            self._live.start()
+        elif not self._quiet:
+            self._console.print("starting TFX ...")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._animated:
+            self._live.stop()
+
+    @property
+    def _animated(self) -> bool:
+        return self._console.is_terminal and not self._quiet
+
+    def on_event(self, event: events.Event, state: RunState) -> None:
+        """Takes in one event of the worker."""
+        self._state = state
+        if isinstance(event, events.Loaded):
+            self._loaded = True
+        elif isinstance(event, events.NodeStarted):
+            self._node_began[event.node] = time.monotonic()
+        elif isinstance(event, events.Progress):
+            self._progress[event.node] = f"{event.done:,} of {event.total:,} {event.unit}"
+        if not self._animated and not self._quiet:
+            self._print_line(event, state)
+
+    def _print_line(self, event: events.Event, state: RunState) -> None:
+        if isinstance(event, events.Loaded):
+            self._console.print(f"  TFX ready after {event.seconds:.1f} s")
+        elif isinstance(event, (events.NodeEnded, events.NodeFailed)) and event.node:
+            node = state.nodes[event.node]
+            seconds = "" if node.seconds is None else f"{node.seconds:.1f} s"
+            text = "failed" if node.status == "failed" else node_text(event.node, node)
+            self._console.print(
+                f"  {_MARKS[node.status]} {event.node:<17} {seconds:>8}  {escape(text)}", soft_wrap=True
+            )
+
+    def __rich__(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        now = time.monotonic()
+        if not self._loaded:
+            table.add_row("", "[cyan]starting TFX[/]", f"{now - self._began:.0f} s", "")
+        nodes = self._state.nodes if self._state else {}
+        for name in NODES:
+            node = nodes.get(name, NodeState())
+            text = node_text(name, node)
+            seconds = "" if node.seconds is None else f"{node.seconds:.1f} s"
+            if node.status == "running":
+                seconds = f"{now - self._node_began.get(name, now):.0f} s"
+                text = self._progress.get(name, "")
+            if node.status == "failed":
+                text = "failed"
+            table.add_row(_MARKS[node.status], name, seconds, f"[dim]{escape(text)}[/]")
+        return table

@@ -1,0 +1,27 @@
+"""Entry point of `privacy-pipeline`. Imports stay light: `--help` answers in under a second."""
+
+from __future__ import annotations
+
+import typer
+
+from privacy_pipeline.cli import budget_commands, data_commands, inspect_commands, project_commands, run_commands
+
+app = typer.Typer(
+    name="privacy-pipeline",
+    help="Privacy-preserving ML pipelines: one YAML file, swappable privacy backends, a budget ledger.\n\n"
+    "Exit codes: 0 done, 1 error, 2 bad input or config, 3 not blessed, 4 budget refused.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+run_commands.add_to(app)
+inspect_commands.add_to(app)
+project_commands.add_to(app)
+app.add_typer(data_commands.app, name="data")
+app.add_typer(budget_commands.app, name="budget")
+app.add_typer(project_commands.config_app, name="config")
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

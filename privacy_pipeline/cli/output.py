@@ -1,0 +1,57 @@
+"""Where commands print to, and how they end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from privacy_pipeline.errors import ExitCode, PipelineError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.workspace import RunState
+    from privacy_pipeline.reports.summary import RunSummary
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_run(state: RunState, summary: RunSummary | None) -> None:
+    """Prints a run's state and summary as JSON."""
+    print_json({"run": state.model_dump(mode="json"), "summary": summary.model_dump(mode="json") if summary else None})
+
+
+@contextmanager
+def errors_as_exit_codes(*, as_json: bool) -> Iterator[None]:
+    """Turns a PipelineError into its message, the fix, and its exit code."""
+    try:
+        yield
+    except PipelineError as error:
+        tell(message=error.message, fix=error.fix, exit_code=int(error.exit_code), as_json=as_json)
+        raise typer.Exit(int(error.exit_code)) from error
+    except KeyboardInterrupt:
+        tell(message="interrupted", fix="privacy-pipeline runs", exit_code=int(ExitCode.ERROR), as_json=as_json)
+        raise typer.Exit(int(ExitCode.ERROR)) from None
+
+
+def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) -> None:
+    """Says what went wrong: as text on standard error, or as JSON on standard output."""
+    if as_json:
+        print_json({"error": message, "fix": fix, "exit_code": exit_code, **more})
+        return
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    if fix:
+        err.print(f"  [bold]fix:[/] {escape(fix)}", soft_wrap=True)
+    for name, value in more.items():
+        err.print(f"  [bold]{name}:[/] {escape(value)}", soft_wrap=True)

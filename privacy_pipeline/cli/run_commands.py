@@ -1,0 +1,181 @@
+"""`run`, `resume` and `check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run, tell
+from privacy_pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.workspace import RunFolder, RunState
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="a.b=c", help="Override one value of the config; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Workspace folder, as in the config.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(run)
+    app.command()(resume)
+    app.command()(check)
+
+
+def run(
+    config: ConfigPath,
+    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    from_: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node of a partial run.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node of a partial run.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every node; a DP training spends again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline."""
+    from privacy_pipeline.cli.live import RunView
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines import runs
+
+    with errors_as_exit_codes(as_json=as_json):
+        loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
+        with RunView(out, quiet=as_json) as view:
+            folder, state = runs.start(
+                config=loaded,
+                config_path=config,
+                from_nodes=[from_] if from_ else [],
+                to_nodes=[to] if to else [],
+                on_start=_announce if not as_json else _say_nothing,
+                on_event=view.on_event,
+            )
+    _finish(folder, state, as_json=as_json)
+
+
+def resume(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, or a prefix of it.")],
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: AsJson = False,
+) -> None:
+    """Continue a run that failed or was killed."""
+    from privacy_pipeline.cli.live import RunView
+    from privacy_pipeline.pipelines import runs
+    from privacy_pipeline.pipelines.workspace import find_run
+
+    with errors_as_exit_codes(as_json=as_json):
+        folder = find_run(workspace.absolute(), name)
+        with RunView(out, quiet=as_json) as view:
+            state = runs.resume(
+                folder=folder, on_start=_announce if not as_json else _say_nothing, on_event=view.on_event
+            )
+    _finish(folder, state, as_json=as_json)
+
+
+def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Validate a config and forecast its privacy cost; reads no data."""
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.data import source
+    from privacy_pipeline.pipelines import preflight
+    from privacy_pipeline.pipelines.announce import announced_class
+
+    with errors_as_exit_codes(as_json=as_json):
+        loaded = load_config(config, overrides=set_)
+        span = source.resolve(dataset=loaded.dataset).span
+        checked = preflight.check(loaded, span=span)
+        plan, forecast = checked.plan, checked.forecast
+        facts: dict[str, object] = {
+            "config": str(config),
+            "pipeline": loaded.pipeline,
+            "backend": loaded.training.backend,
+            "span": span,
+            "privacy_class": announced_class(loaded),
+            "plan": plan.parameters() if plan else None,
+            "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
+        }
+        if as_json:
+            print_json(facts)
+        else:
+            _print_check(facts)
+        if forecast is not None and not forecast.fits:
+            raise preflight.over_budget(loaded, forecast)
+
+
+def _print_check(facts: dict[str, object]) -> None:
+    out.print(f"[green]✓[/] {facts['config']}: pipeline {facts['pipeline']}, backend {facts['backend']}")
+    plan, forecast = facts["plan"], facts["forecast"]
+    if not isinstance(plan, dict) or not isinstance(forecast, dict):
+        out.print("  no training guarantee: this run spends no budget, and its model may reveal single rows")
+        return
+    out.print(
+        f"  forecast: epsilon {forecast['epsilon']:.3f} at delta {plan['delta']:.0e} ({forecast['accountant']}), "
+        f"unit {plan['unit']}, relation {plan['relation']}"
+    )
+    out.print(
+        f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
+        f"{plan['steps']:,} steps of {plan['batch_size']:,} rows over {plan['units']:,} registered units"
+    )
+    out.print(
+        f"  budget: {forecast['epsilon_after']:.3f} of {forecast['cap']:.3f} after this run "
+        f"(RDP); {forecast['runs_that_fit']} such run(s) fit"
+    )
+
+
+def _announce(folder: RunFolder) -> None:
+    out.print(f"run [bold]{folder.run_id}[/]  [dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
+
+
+def _say_nothing(folder: RunFolder) -> None:
+    del folder
+
+
+def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
+    """Prints the result and ends with the exit code that tells it."""
+    if state.failure is not None:
+        tell(
+            message=state.failure.message,
+            fix=state.failure.fix,
+            exit_code=state.failure.exit_code,
+            as_json=as_json,
+            log=str(folder.log),
+            resume=f"privacy-pipeline resume {state.run_id}{_workspace_option(folder)}",
+        )
+        raise typer.Exit(state.failure.exit_code)
+    _print_result(folder, state, as_json=as_json)
+    if state.status == "not_blessed":
+        raise typer.Exit(int(ExitCode.NOT_BLESSED))
+
+
+def _workspace_option(folder: RunFolder) -> str:
+    root = folder.path.parent.parent
+    return "" if root == Path("workspace").absolute() else f" --workspace {root}"
+
+
+def _print_result(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
+    from privacy_pipeline.cli.live import node_text
+    from privacy_pipeline.cli.tables import privacy_table, run_table
+
+    summary = folder.read_summary()
+    if as_json:
+        print_run(state, summary)
+        return
+    if state.cached_from:
+        out.print(f"nothing changed since run {state.cached_from}:")
+        for name, node in state.nodes.items():
+            text = "decided anew" if node.status == "done" else node_text(name, node)
+            out.print(f"  [green]=[/] {name:<17} {escape(text)}")
+    if summary is None:
+        out.print(f"run {state.run_id}: done as far as it was asked to go")
+        return
+    out.print(run_table(summary))
+    out.print(privacy_table(summary.record))
+    if summary.blessed:
+        out.print(f"[green]blessed[/]; model {escape(summary.model_uri)}", soft_wrap=True)
+    else:
+        err.print("[red]not blessed[/], nothing was pushed:", soft_wrap=True)
+        for reason in summary.reasons:
+            err.print(f"  {escape(reason)}", soft_wrap=True)
+    out.print(f"[dim]tensorboard --logdir {escape(summary.tensorboard)}[/]", soft_wrap=True)

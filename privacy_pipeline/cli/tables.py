@@ -1,0 +1,127 @@
+"""Tables of runs, metrics and privacy, made to be pasted into a report."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.pipelines.workspace import RunState
+from privacy_pipeline.reports.summary import METRICS, RunSummary
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A metric, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
+    """The privacy record as label and text; an epsilon always comes with its delta, unit and relation."""
+    rows = [("training guarantee", "(epsilon, delta)-DP" if record.training_guarantee == "dp" else "none")]
+    if record.guarantee is not None:
+        g = record.guarantee
+        rows += [
+            ("epsilon", f"{g.epsilon:.3f} at delta {g.delta:.0e} ({g.accountant.upper()})"),
+            ("epsilon by RDP", number(g.epsilon_rdp, 3)),
+            ("epsilon had batches been Poisson-sampled", f"{number(g.epsilon_if_poisson_sampled, 3)} (not claimed)"),
+        ]
+    rows.append(("privacy unit", record.unit_in_words))
+    if record.relation is not None:
+        rows.append(("neighbouring relation", f"{record.relation}, at most {record.contribution_bound} row(s) a unit"))
+    if record.mechanism is not None:
+        m = record.mechanism
+        rows += [
+            ("mechanism", f"{m.name}, noise multiplier {m.noise_multiplier:.4g}, clipping norm {m.clipping_norm:g}"),
+            ("batches", f"{m.sampler}, {m.batch_size:,} rows, {m.epochs} epochs, {m.steps:,} steps"),
+        ]
+    if record.composition is not None:
+        c = record.composition
+        rows.append(
+            (
+                "budget of the dataset",
+                f"{c.epsilon_after:.3f} of {c.epsilon_cap:.3f} spent at delta {c.delta:.0e} (RDP), "
+                f"ledger entry {c.ledger_entry}",
+            )
+        )
+    not_covered = ", ".join(a.what for a in record.data_accesses if not a.covered)
+    rows.append(("not covered", not_covered))
+    rows.append(("inference", f"{record.inference_protection} protection"))
+    return rows
+
+
+def privacy_cell(record: PrivacyRecord) -> str:
+    """The guarantee in one cell."""
+    if record.guarantee is None:
+        return "none"
+    return f"({record.guarantee.epsilon:.3f}, {record.guarantee.delta:.0e})-DP"
+
+
+def run_table(summary: RunSummary) -> Table:
+    """Metrics of a run, overall and by slice."""
+    table = Table(title=f"{summary.pipeline} ({summary.backend})", title_justify="left")
+    table.add_column("slice")
+    table.add_column("rows", justify="right")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    for part in summary.slices:
+        table.add_row(
+            escape(part.name), f"{part.examples:,}", *(number(part.metrics.get(metric)) for metric in METRICS)
+        )
+    return table
+
+
+def privacy_table(record: PrivacyRecord) -> Table:
+    """The privacy record of a run."""
+    table = Table(title="privacy record", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for label, text in privacy_rows(record):
+        table.add_row(label, escape(text))
+    return table
+
+
+def runs_table(rows: list[tuple[RunState, RunSummary | None]]) -> Table:
+    """All runs, newest last."""
+    table = Table(title="runs", title_justify="left")
+    for column in ("run", "pipeline", "backend", "status"):
+        table.add_column(column, no_wrap=column == "run")
+    for column in ("accuracy", "AUC"):
+        table.add_column(column, justify="right")
+    for column in ("guarantee", "unit"):
+        table.add_column(column)
+    for state, summary in rows:
+        metrics = summary.overall.metrics if summary else {}
+        table.add_row(
+            state.run_id,
+            state.pipeline,
+            state.backend,
+            state.status + (" (cached)" if state.cached_from else ""),
+            number(metrics.get("accuracy")),
+            number(metrics.get("auc")),
+            privacy_cell(summary.record) if summary else "-",
+            summary.record.unit if summary else "-",
+        )
+    return table
+
+
+def diff_table(left: RunSummary, right: RunSummary) -> Table:
+    """Two runs side by side: utility on every slice, then privacy."""
+    table = Table(title=f"{left.pipeline} against {right.pipeline}", title_justify="left")
+    table.add_column("")
+    table.add_column(f"{left.backend}\n[dim]{left.run_id}[/]", justify="right")
+    table.add_column(f"{right.backend}\n[dim]{right.run_id}[/]", justify="right")
+    table.add_column("difference", justify="right")
+    others = {part.name: part for part in right.slices}
+    for part in left.slices:
+        other = others.get(part.name)
+        for metric in METRICS if part.name == "overall" else ("accuracy", "auc"):
+            a, b = part.metrics.get(metric), other.metrics.get(metric) if other else None
+            gap = "-" if a is None or b is None else f"{b - a:+.4f}"
+            table.add_row(escape(f"{metric}, {part.name}"), number(a), number(b), gap)
+        if part.name == "overall":
+            table.add_section()
+    table.add_section()
+    lefts, rights = dict(privacy_rows(left.record)), dict(privacy_rows(right.record))
+    for label in [*rights, *(x for x in lefts if x not in rights)]:
+        table.add_row(label, escape(lefts.get(label, "-")), escape(rights.get(label, "-")), "")
+    return table

@@ -1,0 +1,1 @@
+"""TFX components, one folder each: component.py declares, executor.py runs."""

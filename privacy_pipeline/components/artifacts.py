@@ -1,0 +1,59 @@
+"""Artifact types of our own. Scalars are MLMD properties, so that one query reads them without opening a file."""
+
+from __future__ import annotations
+
+from tfx.types import artifact, system_artifacts
+
+_STRING = artifact.Property(type=artifact.PropertyType.STRING)
+_FLOAT = artifact.Property(type=artifact.PropertyType.FLOAT)
+_INT = artifact.Property(type=artifact.PropertyType.INT)
+
+RECORD_FILE = "privacy_record.json"
+SUMMARY_FILE = "summary.json"
+
+
+class PrivacyRecordArtifact(artifact.Artifact):
+    """The privacy record of one training; `privacy_record.json` below its URI holds the whole of it."""
+
+    TYPE_NAME = "PrivacyRecord"
+    TYPE_ANNOTATION = system_artifacts.Metrics
+    PROPERTIES = {
+        "backend": _STRING,
+        "training_guarantee": _STRING,
+        "unit": _STRING,
+        "relation": _STRING,
+        "epsilon": _FLOAT,
+        "delta": _FLOAT,
+        "accountant": _STRING,
+        "noise_multiplier": _FLOAT,
+        "sampler": _STRING,
+        "ledger_entry": _INT,
+    }
+
+
+class RunMetricsArtifact(artifact.Artifact):
+    """Utility and privacy of one run; `summary.json` below its URI adds slices and the whole record.
+
+    A run without a DP guarantee has no `epsilon` property: its epsilon is not zero, it does not exist.
+    """
+
+    TYPE_NAME = "RunMetrics"
+    TYPE_ANNOTATION = system_artifacts.Metrics
+    PROPERTIES = {
+        "run_id": _STRING,
+        "pipeline": _STRING,
+        "backend": _STRING,
+        "training_guarantee": _STRING,
+        "unit": _STRING,
+        "relation": _STRING,
+        "accountant": _STRING,
+        "epsilon": _FLOAT,
+        "delta": _FLOAT,
+        "accuracy": _FLOAT,
+        "auc": _FLOAT,
+        "precision": _FLOAT,
+        "recall": _FLOAT,
+        "examples": _INT,
+        "blessed": _INT,
+        "cached_training": _INT,
+    }

@@ -1,0 +1,1 @@
+"""PrivacyGate: evaluation, privacy record and policy become one blessing."""

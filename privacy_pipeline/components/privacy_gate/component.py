@@ -1,0 +1,65 @@
+"""Declares PrivacyGate."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import component_spec, standard_artifacts
+
+from privacy_pipeline.components import artifacts
+from privacy_pipeline.components.privacy_gate import executor
+
+
+class PrivacyGateSpec(component_spec.ComponentSpec):
+    """Inputs, outputs and parameters of PrivacyGate."""
+
+    PARAMETERS = {
+        "policy": component_spec.ExecutionParameter(type=str),
+        "privacy_class": component_spec.ExecutionParameter(type=str),
+        "run_id": component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
+    }
+    OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing)}
+
+
+class PrivacyGate(base_component.BaseComponent):
+    """Evaluator's blessing, the privacy record and the policy become the blessing that Pusher trusts.
+
+    Never served from cache: `run_id` is a parameter, so that policy and ledger are looked at anew in every run.
+
+    Args:
+        model: the candidate.
+        evaluation_blessing: Evaluator's verdict.
+        privacy_record: record of the training.
+        policy: JSON of the config's `policy` section.
+        privacy_class: class of runs that the config announces.
+        run_id: the run, to keep the node out of the cache.
+    """
+
+    SPEC_CLASS = PrivacyGateSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        *,
+        model: types.BaseChannel,
+        evaluation_blessing: types.BaseChannel,
+        privacy_record: types.BaseChannel,
+        policy: str,
+        privacy_class: str,
+        run_id: str,
+    ) -> None:
+        spec = PrivacyGateSpec(
+            model=model,
+            evaluation_blessing=evaluation_blessing,
+            privacy_record=privacy_record,
+            policy=policy,
+            privacy_class=privacy_class,
+            run_id=run_id,
+            blessing=types.Channel(type=standard_artifacts.ModelBlessing),
+        )
+        super().__init__(spec=spec)

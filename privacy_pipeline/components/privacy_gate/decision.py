@@ -1,0 +1,47 @@
+"""The gate's decision, as a plain function of what it looks at. No TFX in here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.config.models import PolicySection
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a model may be pushed, and every reason why not."""
+
+    blessed: bool
+    reasons: tuple[str, ...]
+
+
+def decide(*, evaluation_blessed: bool, record: PrivacyRecord, expected_class: str, policy: PolicySection) -> Decision:
+    """Blesses a model whose evaluation, privacy record and policy all agree.
+
+    Args:
+        evaluation_blessed: Evaluator's verdict on the quality thresholds.
+        record: the privacy record of the training that made the model.
+        expected_class: privacy class that the config announced; a record of another class is a broken promise.
+        policy: bounds of the config.
+    """
+    reasons = []
+    if not evaluation_blessed:
+        reasons.append("the evaluation missed a threshold")
+    if record.privacy_class != expected_class:
+        reasons.append(f"the config announces privacy class {expected_class}, the record states {record.privacy_class}")
+    reasons += _policy_reasons(record, policy)
+    return Decision(blessed=not reasons, reasons=tuple(reasons))
+
+
+def _policy_reasons(record: PrivacyRecord, policy: PolicySection) -> list[str]:
+    bounds = (("epsilon", policy.max_epsilon), ("delta", policy.max_delta))
+    if all(bound is None for _, bound in bounds):
+        return []
+    if record.guarantee is None:
+        return ["the policy bounds epsilon or delta, and this model has no DP guarantee"]
+    return [
+        f"{name} {getattr(record.guarantee, name):.4g} is above the policy's {bound:.4g}"
+        for name, bound in bounds
+        if bound is not None and getattr(record.guarantee, name) > bound
+    ]

@@ -1,0 +1,1 @@
+"""Resolver strategy: the last blessed model of the same privacy class."""

@@ -1,0 +1,79 @@
+"""Reads TFMA's metrics and the privacy record, and publishes both."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
+from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE
+from privacy_pipeline.reports.properties import metric_properties
+from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
+
+# TFMA's name of a metric, and ours.
+_NAMES = {"binary_accuracy": "accuracy", "auc": "auc", "precision": "precision", "recall": "recall"}
+
+
+class Executor(base_executor.BaseExecutor):
+    """Executor of RunMetrics."""
+
+    def Do(  # noqa: N802 (TFX names it)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the summary to the artifact and to the run's folder, and sets the MLMD properties."""
+        single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items()}
+        record = PrivacyRecord.model_validate_json(Path(single["privacy_record"].uri, RECORD_FILE).read_text())
+        summary = RunSummary(
+            run_id=exec_properties["run_id"],
+            pipeline=self._context.pipeline_info.id,
+            backend=record.backend,
+            training_run=record.run_id,
+            evaluation_blessed=single["evaluation_blessing"].get_int_custom_property("blessed") == 1,
+            blessed=single["blessing"].get_int_custom_property("blessed") == 1,
+            reasons=json.loads(Path(single["blessing"].uri, REASONS_FILE).read_text()),
+            slices=read_slices(single["evaluation"].uri),
+            model_uri=path_utils.serving_model_dir(single["model"].uri),
+            tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
+            record=record,
+        )
+        target = artifact_utils.get_single_instance(output_dict["run_metrics"])
+        for name, value in metric_properties(summary).items():
+            setattr(target, name, value)
+        text = summary.model_dump_json(indent=2)
+        Path(target.uri, SUMMARY_FILE).write_text(text)
+        Path(exec_properties["run_dir"], SUMMARY_FILE).write_text(text)
+
+
+def read_slices(evaluation_uri: str) -> list[SliceMetrics]:
+    """Metrics of every slice of a TFMA result, the overall one first."""
+    result = tfma.load_eval_result(evaluation_uri)
+    slices = [_slice(key, values) for key, values in result.slicing_metrics]
+    return sorted(slices, key=lambda s: (s.name != "overall", s.name))
+
+
+def _slice(key: Any, values: Any) -> SliceMetrics:
+    named = {name: value for name, value in values[""][""].items() if isinstance(value, dict)}
+    numbers = {name: value["doubleValue"] for name, value in named.items() if "doubleValue" in value}
+    return SliceMetrics(
+        name=", ".join(f"{column}={value}" for column, value in key) or "overall",
+        examples=int(numbers["example_count"]),
+        metrics={ours: _finite(numbers.get(theirs)) for theirs, ours in _NAMES.items()},
+    )
+
+
+def _finite(value: float | str | None) -> float | None:
+    # TFMA writes "NaN" where a slice has only one class.
+    number = None if value is None else float(value)
+    return number if number is not None and math.isfinite(number) else None

@@ -1,0 +1,1 @@
+"""PrivateTrainer: trains with any backend and charges the ledger."""

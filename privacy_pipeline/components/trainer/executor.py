@@ -1,0 +1,139 @@
+"""Reserves budget, trains, commits, and writes model, logs and privacy record."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.backends import registry
+from privacy_pipeline.backends.base import Backend, TrainingInputs
+from privacy_pipeline.components import progress
+from privacy_pipeline.components.artifacts import RECORD_FILE
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.reports.build import RunFacts, build_record
+
+
+class Executor(base_executor.BaseExecutor):
+    """Executor of PrivateTrainer."""
+
+    def Do(  # noqa: N802 (TFX names it)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Trains one model.
+
+        Raises:
+            BudgetRefusedError: the ledger does not grant what the plan costs; no data was read.
+            PipelineError: the training failed, or did not run as planned.
+        """
+        config = PipelineConfig.model_validate_json(exec_properties["config"])
+        features = FeaturePlan.model_validate_json(exec_properties["features"])
+        backend = registry.load(config.training.backend)
+        facts = RunFacts(
+            run_id=self._context.pipeline_run_id,
+            pipeline=self._context.pipeline_info.id,
+            code=exec_properties["code"],
+            lock=exec_properties["lock"],
+            data=exec_properties["data_digest"],
+        )
+        with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
+            inputs = self._inputs(input_dict, output_dict, config, features, Path(work))
+            node = self._context.pipeline_node.node_info.id
+            record = train_charged(backend=backend, inputs=inputs, facts=facts, node=node)
+        _publish(artifact_utils.get_single_instance(output_dict["privacy_record"]), record)
+
+    def _inputs(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        config: PipelineConfig,
+        features: FeaturePlan,
+        work: Path,
+    ) -> TrainingInputs:
+        node = self._context.pipeline_node.node_info.id
+        examples = input_dict["examples"]
+        model = artifact_utils.get_single_instance(output_dict["model"])
+        return TrainingInputs(
+            train_files=_files(examples, "train"),
+            eval_files=_files(examples, "eval"),
+            transform_graph=Path(artifact_utils.get_single_uri(input_dict["transform_graph"])),
+            features=features,
+            config=config,
+            plan=None,
+            work_dir=work,
+            model_dir=Path(path_utils.serving_model_dir(model.uri)),
+            log_dir=Path(artifact_utils.get_single_uri(output_dict["model_run"])) / "tensorboard",
+            report_progress=lambda done, total, unit: progress.report(node=node, done=done, total=total, unit=unit),
+        )
+
+
+def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, node: str) -> PrivacyRecord:
+    """Trains, with the budget reserved before the first read of data and never given back after it.
+
+    Args:
+        backend: what trains.
+        inputs: what it trains on; its `plan` is filled in here, from the registration.
+        facts: the run.
+        node: the node that spends.
+
+    Raises:
+        BudgetRefusedError: the ledger refuses.
+    """
+    config = inputs.config
+    if backend.name in registry.WITHOUT_GUARANTEE:
+        executed = backend.train(inputs)
+        return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
+    span = config.dataset.span if isinstance(config.dataset.span, int) else None
+    ledger = Ledger.open(config.ledger)
+    registration = ledger.registration(config.dataset.name, span)
+    units = registration.splits["train"].units if registration else None
+    plan = backend.plan(config=config, units=units)
+    if plan is None:
+        raise ValueError(f"backend {backend.name} claims a guarantee but plans no mechanism")
+    with ledger.spend(
+        dataset=config.dataset.name,
+        span=span,
+        data_digest=facts.data,
+        split="train",
+        run_id=facts.run_id,
+        node=node,
+        plan=plan,
+    ) as grant:
+        composition = ledger.composition(grant.entry_id)
+        grant.start()
+        executed = backend.train(dataclasses.replace(inputs, plan=plan))
+        grant.commit(plan.event)
+    return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
+
+
+def _files(examples: list[types.Artifact], split: str) -> tuple[str, ...]:
+    return tuple(io_utils.all_files_pattern(uri) for uri in artifact_utils.get_split_uris(examples, split))
+
+
+def _publish(artifact: types.Artifact, record: PrivacyRecord) -> None:
+    Path(artifact.uri, RECORD_FILE).write_text(record.model_dump_json(indent=2))
+    artifact.backend = record.backend
+    artifact.training_guarantee = record.training_guarantee
+    artifact.unit = record.unit
+    if record.relation is not None:
+        artifact.relation = record.relation
+    if record.guarantee is not None and record.mechanism is not None:
+        artifact.epsilon = record.guarantee.epsilon
+        artifact.delta = record.guarantee.delta
+        artifact.accountant = record.guarantee.accountant
+        artifact.noise_multiplier = record.mechanism.noise_multiplier
+        artifact.sampler = record.mechanism.sampler
+    if record.composition is not None:
+        artifact.ledger_entry = record.composition.ledger_entry

@@ -1,0 +1,62 @@
+"""Runs tf.Transform, after having looked for analyzers where they are forbidden."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import tensorflow_transform as tft
+from tfx import types
+from tfx.components.transform import executor as stock
+from tfx.types import artifact_utils
+from tfx.utils import import_utils, io_utils
+
+from privacy_pipeline.errors import BadInputError
+
+FORBID_ANALYZERS = "forbid_analyzers"
+
+
+class Executor(stock.Executor):
+    """Executor of PublicTransform."""
+
+    def Do(  # noqa: N802 (TFX names it)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Transforms all splits.
+
+        Raises:
+            BadInputError: the run is private and the `preprocessing_fn` would read the data to set itself up.
+        """
+        config = json.loads(exec_properties["custom_config"])
+        if config[FORBID_ANALYZERS]:
+            schema = artifact_utils.get_single_uri(input_dict["schema"])
+            refuse_analyzers(path=exec_properties["preprocessing_fn"], config=config, schema_uri=schema)
+        super().Do(input_dict, output_dict, exec_properties)
+
+
+def refuse_analyzers(*, path: str, config: dict[str, str], schema_uri: str) -> None:
+    """Traces a `preprocessing_fn` and looks whether any column feeds an analyzer.
+
+    Args:
+        path: dotted path of the function.
+        config: its `custom_config`.
+        schema_uri: folder of the schema.
+
+    Raises:
+        BadInputError: it does: means, vocabularies and the like of private data are a release that nobody charged.
+    """
+    module, _, name = path.rpartition(".")
+    function = functools.partial(import_utils.import_func_from_module(module, name), custom_config=config)
+    schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
+    specs = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
+    columns = tft.get_analyze_input_columns(function, specs)
+    if columns:
+        raise BadInputError(
+            f"{path} analyzes {', '.join(sorted(columns))}: what tf.Transform computes from private data is not covered "
+            "by the guarantee",
+            fix="use constants that are publicly known (the schema's ranges and domains) in place of analyzers",
+        )

@@ -1,0 +1,145 @@
+"""The framework's `preprocessing_fn`: raw columns to one float vector, from public facts alone.
+
+No tf.Transform analyzer is used. Every bound, domain and bucket edge comes from the feature plan, that is from the
+curated public schema, so that the transform graph holds nothing that was computed from the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
+
+FEATURES = "features"  # the model's one input: float32, [batch, width]
+BUCKETS = 32  # equal-width buckets of the linear and of the logarithmic scale
+NO_LABEL = -1  # a row without label, or with one outside the public domain
+
+_MISSING_INT = -(2**63)
+_MISSING_BYTES = b""
+
+
+def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Transforms a batch of raw columns.
+
+    Args:
+        inputs: raw columns by name, each a dense tensor of shape [batch] or [batch, 1] or a SparseTensor with at most
+            one value a row; int64, float32 or string.
+        custom_config: holds the feature plan as JSON under `feature_plan`.
+
+    Returns:
+        `features` (float32, [batch, width]); `label` (int64, [batch, 1]: 1 positive, 0 other, -1 none) where the label
+        is among the inputs; `privacy_unit_key` (int64 or string, [batch, 1]) where the plan has one and it is among
+        the inputs.
+    """
+    plan = FeaturePlan.model_validate_json(custom_config["feature_plan"])
+    outputs = {FEATURES: tf.concat([encode(column, inputs[column.name]) for column in plan.columns], axis=1)}
+    if plan.label in inputs:
+        outputs[LABEL_FEATURE] = tf.expand_dims(_label(plan, inputs[plan.label]), 1)
+    if plan.unit_key is not None and plan.unit_key in inputs:
+        outputs[UNIT_KEY_FEATURE] = tf.expand_dims(_univalent(inputs[plan.unit_key]), 1)
+    return outputs
+
+
+def encode(column: Column, raw: Any) -> Any:
+    """One column as floats, all zero where the value is missing or outside the public domain.
+
+    Args:
+        column: what the plan says of it.
+        raw: its values, as in `preprocessing_fn`.
+
+    Returns:
+        float32, [batch, width_of(column)].
+    """
+    values = _univalent(raw)
+    parts = _categorical(column, values) if column.kind == "categorical" else _numeric(column, values)
+    encoded = tf.concat(parts, axis=1)
+    return tf.ensure_shape(encoded, [None, width_of(column)])
+
+
+def width_of(column: Column) -> int:
+    """How many floats `encode` makes of the column."""
+    if column.kind == "categorical":
+        return len(column.domain) + column.optional
+    if column.minimum is None or column.maximum is None:
+        return 1 + column.optional
+    return 2 + 2 * BUCKETS + column.optional
+
+
+def _univalent(raw: Any) -> Any:
+    """Values as a dense vector, shape [batch]; a missing one is "", the smallest int64 or NaN."""
+    if not isinstance(raw, tf.SparseTensor):
+        return tf.reshape(raw, [-1])
+    default: Any = _MISSING_BYTES
+    if raw.dtype.is_floating:
+        default = math.nan
+    elif raw.dtype.is_integer:
+        default = _MISSING_INT
+    # The width of a sparse batch is that of its longest row, so it is 0 where every value is missing.
+    one_wide = tf.SparseTensor(raw.indices, raw.values, [raw.dense_shape[0], 1])
+    return tf.squeeze(tf.sparse.to_dense(one_wide, default_value=default), axis=1)
+
+
+def _categorical(column: Column, values: Any) -> list[Any]:
+    missing = _is_missing(values)
+    text = values if values.dtype == tf.string else _as_text(values)
+    # A comparison with the whole domain is the one-hot code itself: no table, hence no asset in the graph.
+    one_hot = tf.cast(tf.equal(text[:, tf.newaxis], tf.constant([column.domain])), tf.float32)
+    return [one_hot, _flag(missing)] if column.optional else [one_hot]
+
+
+def _numeric(column: Column, values: Any) -> list[Any]:
+    missing = _is_missing(values)
+    numbers = tf.where(missing, tf.zeros_like(values, tf.float32), tf.cast(values, tf.float32))
+    present = _flag(~missing)
+    if column.minimum is None or column.maximum is None:
+        # Without a public range: a scale that any magnitude fits on.
+        parts = [present * (tf.sign(numbers) * tf.math.log1p(tf.abs(numbers)))[:, tf.newaxis]]
+        return [*parts, 1 - present] if column.optional else parts
+    span = (column.maximum - column.minimum) or 1.0
+    offset = tf.clip_by_value(numbers - column.minimum, 0.0, span)
+    linear = offset / span
+    logarithmic = tf.math.log1p(offset) / math.log1p(span)  # spreads the low end of heavy tails
+    parts = []
+    for scaled in (linear, logarithmic):
+        bucket = tf.minimum(tf.cast(scaled * BUCKETS, tf.int32), BUCKETS - 1)
+        parts += [present * scaled[:, tf.newaxis], present * tf.one_hot(bucket, BUCKETS)]
+    return [*parts, 1 - present] if column.optional else parts
+
+
+def _label(plan: FeaturePlan, raw: Any) -> Any:
+    """1 for the positive class, 0 for any other label of the domain, -1 else: int64, [batch]."""
+    values = _univalent(raw)
+    if plan.label_dtype == "bytes":
+        positive = tf.equal(values, plan.positive_class)
+        known = tf.reduce_any(tf.equal(values[:, tf.newaxis], tf.constant([plan.label_domain])), axis=1)
+    else:
+        numbers = tf.cast(values, tf.float64)
+        positive = tf.equal(numbers, float(plan.positive_class))
+        domain = tf.constant([[float(value) for value in plan.label_domain]], tf.float64)
+        known = tf.reduce_any(tf.equal(numbers[:, tf.newaxis], domain), axis=1)
+    known = known if plan.label_domain else ~_is_missing(values)
+    negative = tf.where(known, tf.constant(0, tf.int64), tf.constant(NO_LABEL, tf.int64))
+    return tf.where(positive, tf.constant(1, tf.int64), negative)
+
+
+def _is_missing(values: Any) -> Any:
+    if values.dtype == tf.string:
+        return tf.equal(values, _MISSING_BYTES)
+    return tf.math.is_nan(values) if values.dtype.is_floating else tf.equal(values, _MISSING_INT)
+
+
+def _as_text(values: Any) -> Any:
+    """Numbers as the public domain spells them: 3 and 3.0 are both "3"."""
+    if values.dtype.is_integer:
+        return tf.strings.as_string(values)
+    whole = tf.equal(values, tf.round(values))
+    rounded = tf.cast(tf.where(whole, values, tf.zeros_like(values)), tf.int64)
+    return tf.where(whole, tf.strings.as_string(rounded), tf.strings.as_string(values, shortest=True))
+
+
+def _flag(condition: Any) -> Any:
+    return tf.cast(condition, tf.float32)[:, tf.newaxis]

@@ -1,0 +1,39 @@
+"""Reads a YAML file with overrides into a `PipelineConfig`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from privacy_pipeline.config.messages import explain
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.source import apply_overrides, read_document
+
+
+def load_config(path: Path, *, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """Loads a config; the same content gives an equal config, whatever the comments and layout.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` each, applied in order; the value is YAML.
+
+    Raises:
+        BadInputError: the file, an override or a value is not usable; one line for each error, each naming the line
+            of the file or the override.
+    """
+    document = read_document(path=path)
+    apply_overrides(document=document, overrides=overrides)
+    try:
+        # Through JSON, strict mode still takes texts as paths and whole numbers as floats, and refuses the rest:
+        # `true` is no 1, "5" is no 5.
+        return PipelineConfig.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        raise explain(error=error, document=document) from None
+
+
+def config_json_schema() -> dict[str, object]:
+    """JSON schema of the YAML file, for editors and documentation."""
+    return PipelineConfig.model_json_schema(by_alias=True)

@@ -1,0 +1,250 @@
+"""The YAML text as plain data that remembers where each value came from: a line of the file, or an override."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from privacy_pipeline.errors import BadInputError
+
+Key = str | int
+KeyPath = tuple[Key, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader whose plain scalars mean what their writers expect."""
+
+
+# YAML 1.1 reads `1e-5` as text, `1:30` as 90, `010` as 8 and `2020-01-01` as a date: none of these is what is meant.
+_OWN_RESOLVERS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OWN_RESOLVERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"""^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+            |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+            |[0-9][0-9_]*[eE][-+]?[0-9]+
+            |\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$""",
+        re.VERBOSE,
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
+
+_QUOTE_FIX = "put quotes around a value that starts with one of > | & * ! % @ { [ or holds ': ' or ' #'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a value was written: a line of the file, or an override (then `line` is 0)."""
+
+    line: int = 0
+    override: str = ""
+
+
+@dataclass(kw_only=True)
+class Document:
+    """A mapping with the origin of every key and item in it.
+
+    Attributes:
+        name: the file, as the user named it.
+        data: plain Python values.
+        origins: origin by path of keys; the root's path is ().
+        overrides: (path, text) of each override, in order.
+    """
+
+    name: str
+    data: dict[str, object]
+    origins: dict[KeyPath, Origin]
+    overrides: list[tuple[KeyPath, str]] = field(default_factory=list)
+
+    def origin(self, path: KeyPath) -> Origin:
+        """Origin of the nearest written ancestor of `path`, itself included."""
+        while path and path not in self.origins:
+            path = path[:-1]
+        return self.origins[path]
+
+    def where(self, path: KeyPath) -> str:
+        """Start of an error line: `configs/x.yaml:12`, or the override."""
+        origin = self.origin(path)
+        return f"override '{origin.override}'" if origin.override else f"{self.name}:{origin.line}"
+
+
+def read_document(*, path: Path) -> Document:
+    """Reads a YAML file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        BadInputError: the file cannot be read, is not YAML, or is not a mapping with distinct text keys.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such file", fix="check the path to the config") from None
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: not a UTF-8 text file ({error.reason})") from None
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
+    name = str(path)
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        if not isinstance(node, yaml.MappingNode):
+            what = "is empty" if node is None else "holds no mapping at the top level"
+            raise BadInputError(f"{name}: {what}", fix="start from one of configs/*.yaml")
+        origins: dict[KeyPath, Origin] = {(): Origin(line=node.start_mark.line + 1)}
+        data = _Builder(name=name, origins=origins).mapping(node, ())
+    except yaml.YAMLError as error:
+        raise BadInputError(f"{name}{_yaml_problem(error)}", fix=_QUOTE_FIX) from None
+    return Document(name=name, data=data, origins=origins)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f":{mark.line + 1}" if mark else ""
+        return f"{where}: not valid YAML: {error.problem or error.context}"
+    return f": not valid YAML: {' '.join(str(error).split())}"
+
+
+class _Builder:
+    """Turns YAML nodes into plain values and notes the line of each."""
+
+    def __init__(self, *, name: str, origins: dict[KeyPath, Origin]) -> None:
+        self._name = name
+        self._origins = origins
+        self._loader = _Loader("")
+        self._open: list[yaml.Node] = []
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, object]:
+        self._refuse_duplicates(node)
+        self._loader.flatten_mapping(node)  # resolves `<<`; what is merged in comes first, so own keys win
+        result: dict[str, object] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node)
+            here = (*path, key)
+            self._origins[here] = Origin(line=key_node.start_mark.line + 1)
+            result[key] = self.value(value_node, here)
+        return result
+
+    def value(self, node: yaml.Node, path: KeyPath) -> object:
+        if any(node is parent for parent in self._open):
+            raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: an alias refers to what contains it")
+        self._open.append(node)
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self.mapping(node, path)
+            if isinstance(node, yaml.SequenceNode):
+                return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._scalar(node)
+        finally:
+            self._open.pop()
+
+    def _item(self, node: yaml.Node, path: KeyPath) -> object:
+        self._origins[path] = Origin(line=node.start_mark.line + 1)
+        return self.value(node, path)
+
+    def _scalar(self, node: yaml.Node) -> object:
+        try:
+            value: object = self._loader.construct_object(node)
+        except ValueError as error:
+            raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: {error}") from None
+        if value is not None and not isinstance(value, (str, int, float)):
+            raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: values of type {node.tag} are not supported")
+        return value
+
+    def _key(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
+            shown = f" '{node.value}'" if isinstance(node, yaml.ScalarNode) else ""
+            raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: key{shown} is not a text; put it in quotes")
+        return str(node.value)
+
+    def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
+        seen: dict[str, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = self._key(key_node), key_node.start_mark.line + 1
+            if key in seen:
+                raise BadInputError(
+                    f"{self._name}:{line}: key '{key}' is given twice (first on line {seen[key]})",
+                    fix="keep one of the two",
+                )
+            seen[key] = line
+
+
+def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:
+    """Sets values in `document` from texts like `training.epochs=5`, in order.
+
+    Args:
+        document: changed in place.
+        overrides: `a.b.c=value` each; the value is YAML.
+
+    Raises:
+        BadInputError: an override has no `=`, an empty key, a value that is not YAML, or a parent that is no mapping.
+    """
+    for text in overrides:
+        path, value = _parse_override(text)
+        parent = _parent_mapping(document, path, text)
+        parent[str(path[-1])] = value
+        for stale in [known for known in document.origins if known[: len(path)] == path]:
+            del document.origins[stale]
+        for below in _paths(value, path):
+            document.origins[below] = Origin(override=text)
+        document.overrides.append((path, text))
+
+
+def _parse_override(text: str) -> tuple[KeyPath, object]:
+    dotted, equals, raw = text.partition("=")
+    keys = tuple(part.strip() for part in dotted.split("."))
+    if not equals:
+        raise BadInputError(f"override '{text}': '=' is missing", fix="write it as section.key=value")
+    if not all(keys):
+        raise BadInputError(f"override '{text}': a key is empty", fix="write it as section.key=value")
+    try:
+        node = yaml.compose(raw, Loader=_Loader)
+        value = None if node is None else _Builder(name=f"override '{text}'", origins={}).value(node, ())
+    except yaml.YAMLError as error:
+        problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else " ".join(str(error).split())
+        raise BadInputError(f"override '{text}': the value is not valid YAML: {problem}", fix=_QUOTE_FIX) from None
+    return keys, value
+
+
+def _parent_mapping(document: Document, path: KeyPath, text: str) -> dict[str, object]:
+    current = document.data
+    for depth, key in enumerate(path[:-1], start=1):
+        here = path[:depth]
+        if str(key) not in current:
+            current[str(key)] = {}
+            document.origins[here] = Origin(override=text)
+        below = current[str(key)]
+        if not isinstance(below, dict):
+            dotted = ".".join(map(str, here))
+            raise BadInputError(
+                f"override '{text}': `{dotted}` is not a mapping ({document.where(here)})",
+                fix=f"replace it as a whole: {dotted}={{{path[depth]}: ...}}",
+            )
+        current = below
+    return current
+
+
+def _paths(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    yield path
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _paths(below, (*path, key))
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _paths(below, (*path, index))

@@ -1,0 +1,210 @@
+"""Counts rows and privacy units of each split before a run: the numbers that a dataset is registered with."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.data.csv_rows import Row, read_header, rows
+from privacy_pipeline.data.files import ALL, ResolvedSource
+from privacy_pipeline.data.tfrecord import count_records
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+# Order of the buckets in ExampleGen's output config; another order would put other rows into each split.
+SPLIT_ORDER: tuple[Literal["train"], Literal["eval"]] = ("train", "eval")
+
+KeyType = Literal["int", "bytes"]
+_INT64 = range(-(2**63), 2**63)
+
+
+class NeedsExampleGen(PipelineError):  # noqa: N818 - says what is needed, not what is wrong
+    """Only TFX's ExampleGen can tell which row goes to which split, or read the key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCount:
+    """Rows of a split, and how many privacy units own them."""
+
+    rows: int
+    units: int
+
+
+def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, SplitCount]:
+    """Counts the rows and units of `train` and `eval`.
+
+    Args:
+        source: the files.
+        dataset: the config's section.
+
+    Raises:
+        BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
+        NeedsExampleGen: rows are split by the hash of the whole example, or keys are inside TFRecord files.
+    """
+    if isinstance(dataset.privacy_unit, KeyedUnit):
+        if dataset.format != "csv":
+            raise NeedsExampleGen("the keys of a TFRecord dataset are known only after ExampleGen has read it")
+        counts = _keyed(source, dataset, dataset.privacy_unit.key)
+    else:
+        if dataset.hash_split is not None:
+            raise NeedsExampleGen("rows split by hash are counted only after ExampleGen has divided them")
+        count = _count_rows if dataset.format == "csv" else count_records
+        numbers = {split: sum(count(file=file) for file in files) for split, files in source.files.items()}
+        counts = {split: SplitCount(rows=number, units=number) for split, number in numbers.items()}
+    for split, found in counts.items():
+        if not found.rows:
+            raise BadInputError(
+                f"{dataset.path}: split '{split}' has no rows", fix="check dataset.input and hash_split"
+            )
+    return counts
+
+
+def partition_bytes(*, value: int | str) -> bytes:
+    """The tf.train.Feature of one key, serialized: what ExampleGen hashes for `partition_feature_name`.
+
+    Written out here (length-delimited protobuf fields) so that counting needs no TensorFlow.
+    """
+    if isinstance(value, int):
+        packed = _varint(value % 2**64)
+        return _field(3, _field(1, packed))  # Feature.int64_list { packed value }
+    return _field(1, _field(1, value.encode("utf-8")))  # Feature.bytes_list { value }
+
+
+def split_of(*, value: int | str, buckets: Mapping[Literal["train", "eval"], int]) -> str:
+    """The split that ExampleGen puts a key into.
+
+    Args:
+        value: the key, an int where ExampleGen reads the column as int64.
+        buckets: `hash_split` of the config.
+    """
+    limits = list(accumulate(buckets[split] for split in SPLIT_ORDER))
+    bucket = int(hashlib.sha256(partition_bytes(value=value)).hexdigest(), 16) % limits[-1]
+    return SPLIT_ORDER[bisect.bisect(limits, bucket)]
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _count_rows(*, file: Path) -> int:
+    width = len(read_header(file=file))
+    count = 0
+    for row in rows(file=file):
+        _check_row(file, row, width)
+        count += 1
+    return count
+
+
+def _check_row(file: Path, row: Row, width: int) -> None:
+    if row.problem:
+        raise BadInputError(f"{file}:{row.line}: {row.problem}", fix="correct the row")
+    if not row.decodes:
+        raise BadInputError(f"{file}:{row.line}: the row is not UTF-8 text", fix="save the file as UTF-8")
+    if len(row.cells) != width:
+        raise BadInputError(
+            f"{file}:{row.line}: the row has {len(row.cells)} fields, the header has {width}",
+            fix="quote values that hold commas",
+        )
+
+
+def _keyed(source: ResolvedSource, dataset: DatasetConfig, key: str) -> dict[str, SplitCount]:
+    texts = {split: _count_keys(files, key) for split, files in source.files.items()}
+    typed = {split: _typed(found, key, dataset.path) for split, found in texts.items()}
+    if dataset.hash_split is not None:
+        typed = _divide(typed[ALL], dataset.hash_split)
+    else:
+        _refuse_overlap(texts, key)
+    return {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
+
+
+def _divide(keys: Counter[int | str], buckets: Mapping[Literal["train", "eval"], int]) -> dict[str, Counter[int | str]]:
+    divided: dict[str, Counter[int | str]] = {split: Counter() for split in SPLIT_ORDER}
+    for value, count in keys.items():
+        divided[split_of(value=value, buckets=buckets)][value] = count
+    return divided
+
+
+def _count_keys(files: tuple[Path, ...], key: str) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for file in files:
+        header = read_header(file=file)
+        if key not in header:
+            raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
+        index = header.index(key)
+        for row in rows(file=file):
+            _check_row(file, row, len(header))
+            value = row.cells[index]
+            if not value:
+                raise BadInputError(
+                    f"{file}:{row.line}: '{key}' is empty: the row has no privacy unit",
+                    fix="give the row a key, or remove it",
+                )
+            found[value] += 1
+    return found
+
+
+def _as_int(text: str) -> int | None:
+    """As TFX: what Python reads as an integer from ASCII and fits 64 bits."""
+    try:
+        value = int(text.encode("utf-8"))
+    except ValueError:
+        return None
+    return value if value in _INT64 else None
+
+
+def _typed(texts: Counter[str], key: str, folder: Path) -> Counter[int | str]:
+    """Keys as ExampleGen types the column: int64 if all are integers, else bytes; 07 and 7 are one int, two texts."""
+    integers = {text: value for text in texts if (value := _as_int(text)) is not None}
+    others = [text for text in texts if text not in integers]
+    typed: Counter[int | str] = Counter()
+    if not others:
+        for text, value in integers.items():
+            typed[value] += texts[text]
+        return typed
+    if all(_is_float(text) for text in others):
+        raise BadInputError(
+            f"{folder}: ExampleGen reads the key column '{key}' as floating point, because all its values look like "
+            f"numbers and one is '{others[0]}'",
+            fix="let the keys be integers, or start them with a letter",
+        )
+    typed.update(texts)
+    return typed
+
+
+def _is_float(text: str) -> bool:
+    """As TFX: integers too large for 64 bits are texts, other numbers are floats."""
+    try:
+        int(text.encode("utf-8"))
+    except ValueError:
+        try:
+            float(text.encode("utf-8"))
+        except ValueError:
+            return False
+        return True
+    return False
+
+
+def _refuse_overlap(texts: Mapping[str, Counter[str]], key: str) -> None:
+    # Compared as integers where they look like ones, whatever the type in each split: 07 and 7 may be one person.
+    seen = [{text if (value := _as_int(text)) is None else value for text in found} for found in texts.values()]
+    shared = set.intersection(*seen)
+    if shared:
+        raise BadInputError(
+            f"{len(shared)} units ('{key}') have rows in both train and eval: evaluation would see trained-on units",
+            fix="move each unit's rows to one side, or use one `input` pattern with `hash_split`",
+        )

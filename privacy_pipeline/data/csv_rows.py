@@ -1,0 +1,116 @@
+"""CSV files read as TFX's CsvExampleGen reads them, but row by row and with line numbers."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from privacy_pipeline.data.files import unreadable
+from privacy_pipeline.errors import BadInputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One record.
+
+    Attributes:
+        line: line of the file that it starts on, from 1.
+        cells: its fields; bytes that are not UTF-8 are kept as surrogates.
+        problem: why the record cannot be read at all (then it is the file's last), or "".
+        decodes: whether all of it is UTF-8.
+    """
+
+    line: int
+    cells: Sequence[str]
+    problem: str = ""
+    decodes: bool = True
+
+
+class _Lines:
+    """Lines of a file for csv.reader, noting what the reader does not tell of the record they make up."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.read = 0
+        self.quotes = 0
+        self.decodes = True
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._stream:  # ends at \n only, as in TFX: a lone \r starts no row
+            self.read += 1
+            self.quotes += line.count(b'"')
+            try:
+                yield line.decode("utf-8")
+            except UnicodeDecodeError:
+                self.decodes = False
+                yield line.decode("utf-8", "surrogateescape")
+
+    def start_record(self) -> None:
+        self.quotes = 0
+        self.decodes = True
+
+
+def read_header(*, file: Path) -> list[str]:
+    """Column names as TFX reads them: the first line, stripped, split at every comma; quotes stay in the names.
+
+    Raises:
+        BadInputError: the file cannot be read or its first line is not UTF-8.
+    """
+    try:
+        with file.open("rb") as stream:
+            first = stream.readline()
+    except OSError as error:
+        raise unreadable(file=file, error=error) from None
+    try:
+        return first.decode("utf-8").strip().split(",")
+    except UnicodeDecodeError:
+        raise BadInputError(
+            f"{file}:1: the header is not UTF-8 text", fix="save the file as plain (not compressed) UTF-8 CSV"
+        ) from None
+
+
+def rows(*, file: Path) -> Iterator[Row]:
+    """Records after the header; blank lines are skipped. A record that is not CSV is the last, with its `problem`.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            stream.readline()
+            yield from _records(_Lines(stream))
+    except OSError as error:
+        raise unreadable(file=file, error=error) from None
+
+
+def _records(lines: _Lines) -> Iterator[Row]:
+    line = 2
+    try:
+        for cells in csv.reader(lines):
+            if lines.quotes % 2:
+                # csv.reader tolerates a stray quote, TFX joins lines until the quotes are balanced.
+                yield Row(line=line, cells=(), problem='the quotes (") in this row are not balanced')
+                return
+            if cells:
+                yield Row(line=line, cells=cells, decodes=lines.decodes)
+            lines.start_record()
+            line = lines.read + 2
+    except csv.Error as error:
+        yield Row(line=line, cells=(), problem=f"not valid CSV: {error}")
+
+
+def has_rows(*, file: Path) -> bool:
+    """Whether any line after the header is not blank.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            stream.readline()
+            return any(line.strip() for line in stream)
+    except OSError as error:
+        raise unreadable(file=file, error=error) from None

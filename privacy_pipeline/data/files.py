@@ -1,0 +1,200 @@
+"""Which files a dataset's splits are made of: globs, spans and versions as TFX's ExampleGen reads them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.errors import BadInputError
+
+ALL = "all"  # the one source that `hash_split` divides
+
+_PLACEHOLDER = re.compile(r"\{(?P<name>[^{}:]*)(?::(?P<width>[^{}]*))?\}")
+_GLOB_CHARACTERS = re.compile(r"\[[^]]+\]|[*?]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedSource:
+    """The files behind one span and version of a dataset.
+
+    Attributes:
+        span: number of the span, or None where no pattern has {SPAN}.
+        version: number of the version, or None where no pattern has {VERSION}.
+        patterns: globs by split, relative to the dataset's folder, with span and version filled in; the split of a
+            single source that `hash_split` divides is `ALL`.
+        files: the files by split, sorted.
+    """
+
+    span: int | None
+    version: int | None
+    patterns: Mapping[str, str]
+    files: Mapping[str, tuple[Path, ...]]
+
+    def digest(self) -> str:
+        """SHA-256 over the content of all files by split; names and folders play no part.
+
+        Raises:
+            BadInputError: a file cannot be read.
+        """
+        entries = sorted((split, _content_digest(file)) for split, files in self.files.items() for file in files)
+        return hashlib.sha256("".join(f"{split}\0{digest}\n" for split, digest in entries).encode()).hexdigest()
+
+
+def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
+    """Finds the files of the span and version that the config asks for.
+
+    Args:
+        dataset: the config's section.
+
+    Raises:
+        BadInputError: a folder, span, version or file is missing, empty or cannot be read, or a pattern is malformed.
+    """
+    if not dataset.path.is_dir():
+        raise BadInputError(
+            f"{dataset.path}: no such folder (dataset.path)", fix="check dataset.path, or write the demo's data first"
+        )
+    patterns = {ALL: dataset.input} if isinstance(dataset.input, str) else {str(k): v for k, v in dataset.input.items()}
+    _check_patterns(patterns)
+    span, patterns = _choose("span", patterns, dataset.span, dataset.path)
+    version, patterns = _choose("version", patterns, dataset.version, dataset.path)
+    files = {split: _files(dataset.path, split, pattern) for split, pattern in patterns.items()}
+    return ResolvedSource(span=span, version=version, patterns=patterns, files=files)
+
+
+def _check_patterns(patterns: Mapping[str, str]) -> None:
+    for split, pattern in patterns.items():
+        names = [match["name"] for match in _PLACEHOLDER.finditer(pattern)]
+        unknown = [name for name in names if name not in ("SPAN", "VERSION")]
+        if unknown:
+            raise BadInputError(
+                f"dataset.input: '{pattern}' has an unknown placeholder {{{unknown[0]}}}",
+                fix="use {SPAN} and {VERSION}",
+            )
+        if len(names) != len(set(names)):
+            raise BadInputError(f"dataset.input: '{pattern}' has a placeholder twice")
+        if "VERSION" in names and "SPAN" not in names:
+            raise BadInputError(f"dataset.input: '{pattern}' has {{VERSION}} without {{SPAN}}")
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise BadInputError(f"dataset.input: '{pattern}' ({split}) must stay below dataset.path")
+        for match in _PLACEHOLDER.finditer(pattern):
+            if match["width"] is not None and not re.fullmatch(r"[1-9]\d*", match["width"]):
+                raise BadInputError(f"dataset.input: the width in '{match[0]}' is not a positive integer")
+    for name in ("SPAN", "VERSION"):
+        if len({_placeholder(pattern, name) is None for pattern in patterns.values()}) > 1:
+            raise BadInputError(f"dataset.input: either all patterns have {{{name}}} or none has")
+
+
+def _placeholder(pattern: str, name: str) -> re.Match[str] | None:
+    return next((match for match in _PLACEHOLDER.finditer(pattern) if match["name"] == name), None)
+
+
+def _choose(
+    what: Literal["span", "version"], patterns: Mapping[str, str], wanted: int | str, folder: Path
+) -> tuple[int | None, dict[str, str]]:
+    """The number asked for, or the latest, with the patterns that name it."""
+    name = what.upper()
+    if all(_placeholder(pattern, name) is None for pattern in patterns.values()):
+        if wanted != "latest":
+            raise BadInputError(f"dataset.{what} is {wanted}, but no `input` pattern has {{{name}}}")
+        return None, dict(patterns)
+    present = {split: _numbers(folder, pattern, name) for split, pattern in patterns.items()}
+    numbers = sorted(set().union(*present.values()))
+    if not numbers:
+        shown = " and ".join(f"'{pattern}'" for pattern in dict.fromkeys(patterns.values()))
+        raise BadInputError(f"{folder}: no {what} found for {shown}", fix="check dataset.path and dataset.input")
+    number = numbers[-1] if wanted == "latest" else int(wanted)
+    listed = ", ".join(map(str, numbers))
+    if number not in numbers:
+        raise BadInputError(f"{folder}: {what} {number} is absent; present: {listed}", fix=f"set dataset.{what}")
+    for split, found in present.items():
+        if number not in found:
+            raise BadInputError(
+                f"{folder}: split '{split}' has no files in {what} {number} (pattern '{patterns[split]}'); "
+                f"it has: {', '.join(map(str, sorted(found))) or 'none'}",
+                fix=f"add the files, or set dataset.{what} to one that all splits have",
+            )
+    return number, {split: _fill(pattern, name, present[split][number]) for split, pattern in patterns.items()}
+
+
+def _numbers(folder: Path, pattern: str, name: str) -> dict[int, str]:
+    """Numbers at the placeholder among existing files, with their spelling (`01`)."""
+    expression = re.compile(_as_regex(pattern, name))
+    found: dict[int, str] = {}
+    for file in glob.glob(_PLACEHOLDER.sub("*", pattern), root_dir=folder):
+        match = expression.fullmatch(file)
+        if match is None:
+            continue  # `span-old` next to `span-1`: not a number, not ours
+        token = match[name]
+        other = found.setdefault(int(token), token)
+        if other != token:
+            raise BadInputError(
+                f"{folder}: '{other}' and '{token}' are the same {name.lower()} (pattern '{pattern}')",
+                fix="rename one of the two",
+            )
+    return found
+
+
+def _as_regex(pattern: str, capture: str) -> str:
+    """A glob with placeholders as a regular expression that captures one of them."""
+    parts: list[str] = []
+    position = 0
+    tokens = re.compile(f"(?P<hole>{_PLACEHOLDER.pattern})|(?P<glob>{_GLOB_CHARACTERS.pattern})")
+    for match in tokens.finditer(pattern):
+        parts.append(re.escape(pattern[position : match.start()]))
+        position = match.end()
+        if match["hole"] is not None:
+            digits = "[0-9]+" if match["width"] is None else f"[0-9]{{{match['width']}}}"
+            parts.append(f"(?P<{capture}>{digits})" if match["name"] == capture else digits)
+        else:
+            token = match["glob"]
+            parts.append({"*": "[^/]*", "?": "[^/]"}.get(token, token.replace("[!", "[^", 1)))
+    return "".join(parts) + re.escape(pattern[position:])
+
+
+def _fill(pattern: str, name: str, token: str) -> str:
+    match = _placeholder(pattern, name)
+    return pattern if match is None else pattern[: match.start()] + token + pattern[match.end() :]
+
+
+def _files(folder: Path, split: str, pattern: str) -> tuple[Path, ...]:
+    files = tuple(folder / name for name in sorted(glob.glob(pattern, root_dir=folder)))
+    if not files:
+        label = "the data" if split == ALL else f"split '{split}'"
+        raise BadInputError(f"{folder}: {label} has no files (pattern '{pattern}')", fix="check dataset.input")
+    for file in files:
+        _check_readable(file)
+    return files
+
+
+def _check_readable(file: Path) -> None:
+    if file.is_dir():
+        raise BadInputError(f"{file}: is a folder, not a file", fix="let the pattern in dataset.input match files only")
+    try:
+        with file.open("rb") as stream:
+            empty = not stream.read(1)
+    except OSError as error:
+        raise unreadable(file=file, error=error) from None
+    if empty:
+        raise BadInputError(f"{file}: is empty (0 bytes)", fix="remove the file, or write it again")
+
+
+def unreadable(*, file: Path, error: OSError) -> BadInputError:
+    """The error for a file that the system does not let us read."""
+    return BadInputError(f"{file}: cannot be read ({error.strerror})", fix="check the file's permissions")
+
+
+def _content_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise unreadable(file=file, error=error) from None
+    return digest.hexdigest()

@@ -1,0 +1,19 @@
+"""Everything that is asked of a dataset's files before TFX reads them."""
+
+from privacy_pipeline.data.cells import BadCell, locate
+from privacy_pipeline.data.counts import SPLIT_ORDER, NeedsExampleGen, SplitCount, count_units
+from privacy_pipeline.data.files import ALL, ResolvedSource, resolve
+from privacy_pipeline.data.headers import check_headers
+
+__all__ = [
+    "ALL",
+    "SPLIT_ORDER",
+    "BadCell",
+    "NeedsExampleGen",
+    "ResolvedSource",
+    "SplitCount",
+    "check_headers",
+    "count_units",
+    "locate",
+    "resolve",
+]

@@ -1,0 +1,1 @@
+"""From a config to a TFX pipeline, and the runner that executes it."""

@@ -1,0 +1,19 @@
+"""The privacy class that a config promises. No TFX in here."""
+
+from __future__ import annotations
+
+from privacy_pipeline.accounting.record import privacy_class
+from privacy_pipeline.backends import registry
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+
+
+def announced_class(config: PipelineConfig) -> str:
+    """The privacy class that the config promises; PrivacyGate refuses a record that does not keep it."""
+    backend = config.training.backend
+    unit = config.dataset.privacy_unit
+    private = backend not in registry.WITHOUT_GUARANTEE and config.training.seed is None
+    return privacy_class(
+        guarantee="dp" if private else "none",
+        unit=unit.key if isinstance(unit, KeyedUnit) else "row",
+        relation=registry.RELATIONS[backend] if private else None,
+    )

@@ -1,0 +1,200 @@
+"""A run's spec as a TFX pipeline."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from tfx import types
+from tfx.components import CsvExampleGen, Evaluator, ImportExampleGen, Pusher, SchemaGen, StatisticsGen
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.dsl.components.base.base_node import BaseNode
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import example_gen_pb2, pusher_pb2, range_config_pb2
+from tfx.types import standard_artifacts
+
+from privacy_pipeline.backends import registry, user_code
+from privacy_pipeline.components.example_validator.component import GatingExampleValidator
+from privacy_pipeline.components.privacy_gate.component import PrivacyGate
+from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
+from privacy_pipeline.components.run_metrics.component import RunMetrics
+from privacy_pipeline.components.trainer.component import PrivateTrainer
+from privacy_pipeline.components.transform.component import PublicTransform
+from privacy_pipeline.components.transform.executor import FORBID_ANALYZERS
+from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.pipelines.announce import announced_class
+from privacy_pipeline.pipelines.eval_config import eval_config
+from privacy_pipeline.pipelines.metadata import connection_config
+from privacy_pipeline.pipelines.nodes import GATE
+from privacy_pipeline.pipelines.views import training_view
+from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
+
+INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
+
+
+def build(spec: RunSpec) -> Pipeline:
+    """The DAG of one run.
+
+    Args:
+        spec: what to run.
+    """
+    config = spec.config
+    workspace = Workspace(config)
+    examples = example_gen(config.dataset, span=spec.span)
+    statistics = StatisticsGen(examples=examples.outputs["examples"])
+    schema = _schema_gen(config.dataset, statistics)
+    validator = GatingExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+    ).with_id("ExampleValidator")
+    transform = _transform(spec, examples, schema)
+    trainer = _trainer(spec, transform)
+    trainer.add_upstream_node(validator)
+    tail = _after_training(spec, workspace, examples, trainer)
+    return Pipeline(
+        pipeline_name=config.pipeline,
+        pipeline_root=str(workspace.pipeline_root),
+        components=[examples, statistics, schema, validator, transform, trainer, *tail],
+        metadata_connection_config=connection_config(config),
+        enable_cache=config.cache,
+        beam_pipeline_args=list(config.beam.args),
+    )
+
+
+def example_gen(dataset: DatasetConfig, *, span: int | None) -> BaseComponent:
+    """CsvExampleGen, or ImportExampleGen for TFRecord files, on one span.
+
+    Args:
+        dataset: names files, splits and versions.
+        span: the span to read; None where the patterns have no {SPAN}.
+    """
+    inputs = {"all": dataset.input} if isinstance(dataset.input, str) else {str(k): v for k, v in dataset.input.items()}
+    splits = [
+        example_gen_pb2.Input.Split(name=name, pattern=_with_version(dataset, pattern))
+        for name, pattern in sorted(inputs.items())
+    ]
+    given: dict[str, Any] = {
+        "input_base": str(dataset.path.absolute()),
+        "input_config": example_gen_pb2.Input(splits=splits),
+    }
+    if span is not None:
+        static = range_config_pb2.StaticRange(start_span_number=span, end_span_number=span)
+        given["range_config"] = range_config_pb2.RangeConfig(static_range=static)
+    if dataset.hash_split is not None:
+        given["output_config"] = example_gen_pb2.Output(split_config=_split_config(dataset))
+    kind = CsvExampleGen if dataset.format == "csv" else ImportExampleGen
+    return kind(**given).with_id("ExampleGen")
+
+
+def _with_version(dataset: DatasetConfig, pattern: str) -> str:
+    # TFX itself knows only the latest version of a span.
+    if dataset.version == "latest":
+        return pattern
+
+    def number(match: re.Match[str]) -> str:
+        return str(dataset.version).zfill(int(match["width"] or 0))
+
+    return re.sub(r"\{VERSION(:(?P<width>\d+))?\}", number, pattern)
+
+
+def _split_config(dataset: DatasetConfig) -> example_gen_pb2.SplitConfig:
+    buckets = dataset.hash_split or {}
+    splits = [example_gen_pb2.SplitConfig.Split(name=n, hash_buckets=b) for n, b in sorted(buckets.items())]
+    unit = dataset.privacy_unit
+    feature = unit.key if isinstance(unit, KeyedUnit) else None
+    return example_gen_pb2.SplitConfig(splits=splits, partition_feature_name=feature)
+
+
+def _schema_gen(dataset: DatasetConfig, statistics: BaseComponent) -> BaseComponent:
+    if dataset.schema_path == "infer":
+        return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True).with_id("SchemaGen")
+    return ImportSchemaGen(schema_file=str(dataset.schema_path.absolute())).with_id("SchemaGen")
+
+
+def transform_config(spec: RunSpec) -> dict[str, str]:
+    """What `preprocessing_fn` gets as `custom_config`; all of it is part of TFX's cache key."""
+    dataset = spec.config.dataset
+    unit = dataset.privacy_unit
+    return {
+        "feature_plan": spec.features.model_dump_json() if spec.features else "",
+        "label": dataset.label,
+        "positive_class": str(dataset.positive_class),
+        "unit_key": unit.key if isinstance(unit, KeyedUnit) else "",
+        "params": json.dumps(spec.config.model.params, sort_keys=True),
+        "code": spec.code,
+        FORBID_ANALYZERS: "" if spec.config.training.backend in registry.WITHOUT_GUARANTEE else "yes",
+    }
+
+
+def _preprocessing(spec: RunSpec) -> str:
+    """Dotted path of the preprocessing function: the user's, or the framework's for a public or inferred schema."""
+    if spec.config.dataset.schema_path == "infer" and spec.config.model.use == "tabular":
+        return INFERRED
+    return user_code.resolve(spec.config.model.use).preprocessing_fn
+
+
+def _transform(spec: RunSpec, examples: BaseComponent, schema: BaseComponent) -> BaseComponent:
+    return PublicTransform(
+        examples=examples.outputs["examples"],
+        schema=schema.outputs["schema"],
+        preprocessing_fn=_preprocessing(spec),
+        custom_config=transform_config(spec),
+    )
+
+
+def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
+    view = training_view(spec.config, span=spec.span)
+    return PrivateTrainer(
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        config=view.model_dump_json(by_alias=True),
+        features=spec.features.model_dump_json() if spec.features else "",
+        code=spec.code,
+        lock=spec.lock,
+        data_digest=spec.data_digest,
+    ).with_id("Trainer")
+
+
+def _after_training(
+    spec: RunSpec, workspace: Workspace, examples: BaseComponent, trainer: BaseComponent
+) -> list[BaseNode]:
+    config = spec.config
+    baseline = Resolver(
+        strategy_class=LatestBlessedOfClass,
+        config={PRIVACY_CLASS: announced_class(config)},
+        model=types.Channel(type=standard_artifacts.Model, producer_component_id="Trainer"),
+        model_blessing=types.Channel(type=standard_artifacts.ModelBlessing, producer_component_id=GATE),
+    ).with_id("Resolver")
+    evaluator = Evaluator(
+        examples=examples.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        eval_config=eval_config(config.evaluation),
+    )
+    gate = PrivacyGate(
+        model=trainer.outputs["model"],
+        evaluation_blessing=evaluator.outputs["blessing"],
+        privacy_record=trainer.outputs["privacy_record"],
+        policy=config.policy.model_dump_json(),
+        privacy_class=announced_class(config),
+        run_id=spec.run_id,
+    )
+    metrics = RunMetrics(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        evaluation=evaluator.outputs["evaluation"],
+        evaluation_blessing=evaluator.outputs["blessing"],
+        blessing=gate.outputs["blessing"],
+        privacy_record=trainer.outputs["privacy_record"],
+        run_id=spec.run_id,
+        run_dir=str(spec.run_dir),
+    )
+    destination = pusher_pb2.PushDestination.Filesystem(base_directory=str(workspace.push_directory))
+    pusher = Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=gate.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(filesystem=destination),
+    )
+    return [baseline, evaluator, gate, metrics, pusher]

@@ -1,0 +1,89 @@
+"""Connections to ML Metadata, and the query that compares runs. `ml_metadata` alone; no TFX in here."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines.workspace import Workspace
+
+
+def connection_config(config: PipelineConfig) -> Any:
+    """An `ml_metadata` ConnectionConfig for the config's `metadata` section.
+
+    Raises:
+        BadInputError: the password's environment variable is not set.
+    """
+    from ml_metadata.proto import metadata_store_pb2
+
+    connection = metadata_store_pb2.ConnectionConfig()
+    path = Workspace(config).metadata_path
+    metadata = config.metadata
+    if metadata.kind == "sqlite":
+        connection.sqlite.filename_uri = str(path)
+        connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+        return connection
+    password = os.environ.get(metadata.password_env)
+    if password is None:
+        raise BadInputError(
+            f"metadata.password_env: the environment variable {metadata.password_env} is not set",
+            fix=f"export {metadata.password_env}=...",
+        )
+    if metadata.kind == "mysql":
+        server = connection.mysql
+        server.host, server.port, server.database = metadata.host, metadata.port, metadata.database
+        server.user, server.password = metadata.user, password
+    else:
+        postgres = connection.postgresql
+        postgres.host, postgres.port, postgres.dbname = metadata.host, str(metadata.port), metadata.database
+        postgres.user, postgres.password = metadata.user, password
+    return connection
+
+
+def run_metrics(connection: Any) -> list[dict[str, Any]]:
+    """Properties of every RunMetrics artifact: one query, one row a run."""
+    from ml_metadata.metadata_store import metadata_store
+
+    store = metadata_store.MetadataStore(connection)
+    rows = store.get_artifacts_by_type("RunMetrics")
+    return [{name: _value(value) for name, value in row.properties.items()} for row in rows]
+
+
+def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str | int | float]) -> None:
+    """Publishes the metrics of a run in which nothing had to be executed, under the run's own context.
+
+    Args:
+        connection: an `ml_metadata` ConnectionConfig.
+        run_id: the new run.
+        properties: its RunMetrics properties.
+    """
+    from ml_metadata.metadata_store import metadata_store
+    from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+    store = metadata_store.MetadataStore(connection)
+    execution = mlmd.Execution(
+        type_id=store.put_execution_type(mlmd.ExecutionType(name="RunMetricsCopy")),
+        last_known_state=mlmd.Execution.CACHED,
+    )
+    artifact = mlmd.Artifact(type_id=store.get_artifact_type("RunMetrics").id, state=mlmd.Artifact.LIVE)
+    for name, value in properties.items():
+        _set(artifact.properties[name], value)
+    context = mlmd.Context(type_id=store.get_context_type("pipeline_run").id, name=run_id)
+    event = mlmd.Event(type=mlmd.Event.OUTPUT)
+    store.put_execution(execution, [(artifact, event)], [context])
+
+
+def _set(target: Any, value: str | int | float) -> None:
+    if isinstance(value, str):
+        target.string_value = value
+    elif isinstance(value, int):
+        target.int_value = value
+    else:
+        target.double_value = value
+
+
+def _value(value: Any) -> str | int | float:
+    found: str | int | float = getattr(value, value.WhichOneof("value"))
+    return found

@@ -1,0 +1,20 @@
+"""Names of the pipeline's nodes, in the order in which they are shown. No TFX in here."""
+
+from __future__ import annotations
+
+TRAINER = "Trainer"
+GATE = "PrivacyGate"
+
+NODES = (
+    "ExampleGen",
+    "StatisticsGen",
+    "SchemaGen",
+    "ExampleValidator",
+    "Transform",
+    TRAINER,
+    "Resolver",
+    "Evaluator",
+    GATE,
+    "RunMetrics",
+    "Pusher",
+)

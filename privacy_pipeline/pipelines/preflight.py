@@ -1,0 +1,178 @@
+"""Everything that can be checked before TFX is imported: files, schema, columns, code and budget."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privacy_pipeline.backends import registry
+from privacy_pipeline.backends.code_hash import hash_of_user_code
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.data import schema_reader, source
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.ledger_entries import Forecast
+    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.registration import Registration
+    from privacy_pipeline.data.features import FeaturePlan
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a run without having read its data.
+
+    Attributes:
+        features: the feature plan; None where the schema is inferred.
+        plan: the mechanism; None for a backend without a guarantee.
+        forecast: what the ledger says of the plan.
+        registration: the registered dataset.
+    """
+
+    features: FeaturePlan | None
+    plan: MechanismPlan | None
+    forecast: Forecast | None
+    registration: Registration | None
+
+
+def check(config: PipelineConfig, *, span: int | None) -> Checked:
+    """Validates config, schema, user code and budget; reads no data.
+
+    Args:
+        config: the config.
+        span: the span that a run would take.
+
+    Raises:
+        BadInputError: something is missing or contradicts itself.
+        BudgetRefusedError: the dataset is not registered, or its budget does not hold this run.
+    """
+    features = read_features(config)
+    if config.model.use != "tabular":
+        hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
+    _check_slices(config, features)
+    if config.training.backend in registry.WITHOUT_GUARANTEE:
+        return Checked(features=features, plan=None, forecast=None, registration=None)
+    return _with_budget(config, span, features)
+
+
+def _with_budget(config: PipelineConfig, span: int | None, features: FeaturePlan | None) -> Checked:
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    _refuse_unreviewed(config)
+    dataset = config.dataset
+    ledger = Ledger.open(config.ledger)
+    registration = ledger.registration(dataset.name, span)
+    if registration is None:
+        raise BudgetRefusedError(
+            f"dataset {dataset.name!r}, span {span}, is not registered in {config.ledger}",
+            fix="privacy-pipeline budget register CONFIG --epsilon E --delta D",
+        )
+    _check_registered_columns(features, registration)
+    units = registration.splits["train"].units
+    plan = registry.load(config.training.backend).plan(config=config, units=units)
+    if plan is None:
+        return Checked(features=features, plan=None, forecast=None, registration=registration)
+    forecast = ledger.forecast(plan, dataset=dataset.name, span=span, split="train")
+    return Checked(features=features, plan=plan, forecast=forecast, registration=registration)
+
+
+def read_features(config: PipelineConfig) -> FeaturePlan | None:
+    """The feature plan of the config's schema; None where the schema is inferred."""
+    dataset = config.dataset
+    if dataset.schema_path == "infer":
+        return None
+    unit = dataset.privacy_unit
+    return schema_reader.read_feature_plan(
+        schema_path=dataset.schema_path,
+        label=dataset.label,
+        positive_class=dataset.positive_class,
+        unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+    )
+
+
+def _check_slices(config: PipelineConfig, features: FeaturePlan | None) -> None:
+    if features is None:
+        return
+    known = {c.name for c in features.columns} | {features.label}
+    for keys in config.evaluation.slices:
+        for key in keys:
+            if key not in known:
+                raise BadInputError(
+                    f"evaluation.slices: {key!r} is not a column of the schema",
+                    fix=f"one of {', '.join(sorted(known))}",
+                )
+
+
+def _refuse_unreviewed(config: PipelineConfig) -> None:
+    if config.dataset.schema_path == "infer":
+        return
+    names = schema_reader.unreviewed(config.dataset.schema_path)
+    if names:
+        raise BadInputError(
+            f"{config.dataset.schema_path}: features not reviewed yet: {', '.join(names)}",
+            fix="replace ranges and domains that were read off the data by public ones, then drop the tag `unreviewed`",
+        )
+
+
+def _check_registered_columns(features: FeaturePlan | None, registration: Registration) -> None:
+    if features is None or not registration.columns:
+        return
+    missing = [c.name for c in features.columns if c.name not in registration.columns and not c.optional]
+    if missing:
+        raise BadInputError(
+            f"the registered dataset {registration.dataset} has no column {', '.join(missing)}",
+            fix="correct the schema, or register the data that has these columns",
+        )
+
+
+def forecast_facts(plan: MechanismPlan, forecast: Forecast) -> dict[str, object]:
+    """The forecast of a plan as plain values; the run's own epsilon by PLD at its own delta."""
+    from privacy_pipeline.accounting import accountants
+
+    guarantee = accountants.guarantee(plan.event, delta=plan.delta, relation=plan.relation)
+    return {
+        "epsilon": guarantee.epsilon,
+        "accountant": guarantee.accountant.upper(),
+        "epsilon_rdp": guarantee.epsilon_rdp,
+        "epsilon_after": forecast.epsilon_after,
+        "cap": forecast.cap,
+        "fits": forecast.fits,
+        "runs_that_fit": forecast.runs_that_fit,
+    }
+
+
+def over_budget(config: PipelineConfig, forecast: Forecast) -> BudgetRefusedError:
+    """The refusal of a run that its dataset's budget does not hold."""
+    return BudgetRefusedError(
+        f"budget of dataset {config.dataset.name!r} refused: this run costs epsilon {forecast.epsilon_run:.3f}, "
+        f"which would take the total to {forecast.epsilon_after:.3f}; the cap is {forecast.cap:.3f}",
+        fix="more noise or fewer epochs (`training`), or ask whoever sets the budget; `privacy-pipeline budget status`",
+    )
+
+
+def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source.ResolvedSource:
+    """Finds the files of the run's span and looks at their first lines.
+
+    Raises:
+        BadInputError: a file is missing, unreadable or empty, or lacks a column.
+    """
+    dataset = config.dataset
+    resolved = source.resolve(dataset=dataset)
+    if dataset.format == "csv":
+        unit = dataset.privacy_unit
+        columns = [c.name for c in features.columns if not c.optional] if features else []
+        source.check_headers(
+            source=resolved,
+            dataset=dataset,
+            columns=columns,
+            label=dataset.label,
+            unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+        )
+    return resolved
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,57 @@
+"""Registers a dataset with the ledger: its splits, units and digest."""
+
+from __future__ import annotations
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.backends import registry
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.data import source
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines import preflight
+from privacy_pipeline.pipelines.execute import now
+
+
+def register_dataset(*, config: PipelineConfig, epsilon: float, delta: float) -> Registration:
+    """Counts rows and units of every split, and writes them down with the data's digest.
+
+    Args:
+        config: names the dataset, its files, split and privacy unit.
+        epsilon: cap of the budget over all runs.
+        delta: delta at which the cap is held, between 0 and 1.
+
+    Raises:
+        BadInputError: the cap is not usable, files are missing, or the dataset is registered with other facts.
+    """
+    if not epsilon > 0:
+        raise BadInputError(f"--epsilon must be greater than 0 (got {epsilon:g})", fix="--epsilon 10")
+    if not 0 < delta < 1:
+        raise BadInputError(f"--delta must lie between 0 and 1 (got {delta:g})", fix="--delta 1e-5")
+    features = preflight.read_features(config)
+    resolved = preflight.check_source(config, features)
+    unit = config.dataset.privacy_unit
+    registration = Registration(
+        dataset=config.dataset.name,
+        span=resolved.span,
+        unit=unit.key if isinstance(unit, KeyedUnit) else "row",
+        contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
+        relation=Relation(registry.RELATIONS.get(config.training.backend, Relation.ZERO_OUT.value)),
+        splits=_count(config, resolved),
+        columns=tuple(c.name for c in features.columns) if features else (),
+        digest=resolved.digest(),
+        registered=now(),
+    )
+    Ledger.open(config.ledger, create=True).register(registration, epsilon=epsilon, delta=delta)
+    return registration
+
+
+def _count(config: PipelineConfig, resolved: source.ResolvedSource) -> dict[str, SplitCount]:
+    try:
+        counts = source.count_units(source=resolved, dataset=config.dataset)
+    except source.NeedsExampleGen:
+        # Rows without a key are split by the hash of the serialized example, which only ExampleGen makes.
+        from privacy_pipeline.pipelines.count_rows import count_hashed_rows
+
+        return count_hashed_rows(config, resolved)
+    return {name: SplitCount(rows=c.rows, units=c.units) for name, c in counts.items()}

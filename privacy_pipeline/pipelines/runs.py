@@ -1,0 +1,220 @@
+"""Starting, resuming and skipping runs. No TFX in here: that is the worker's business."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from privacy_pipeline.components.privacy_gate.decision import Decision, decide
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.source import ResolvedSource
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.pipelines import metadata, preflight, views
+from privacy_pipeline.pipelines.announce import announced_class
+from privacy_pipeline.pipelines.execute import OnEvent, execute, now
+from privacy_pipeline.pipelines.nodes import GATE, NODES, TRAINER
+from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, run_folders
+from privacy_pipeline.reports.properties import metric_properties
+from privacy_pipeline.reports.summary import RunSummary
+
+OnStart = Callable[[RunFolder], None]
+
+
+def start(
+    *,
+    config: PipelineConfig,
+    config_path: Path,
+    from_nodes: list[str],
+    to_nodes: list[str],
+    on_start: OnStart,
+    on_event: OnEvent,
+) -> tuple[RunFolder, RunState]:
+    """Runs a pipeline, or finds that nothing changed since an earlier run of it.
+
+    Args:
+        config: what to run.
+        config_path: file it came from, for messages.
+        from_nodes, to_nodes: ends of a partial run; both empty for a whole one.
+        on_start: called with the run's folder before TFX starts.
+        on_event: called after each event of the worker.
+
+    Raises:
+        BadInputError: config, schema or files are not usable.
+        BudgetRefusedError: the ledger would not grant the run; nothing was started.
+    """
+    _check_names([*from_nodes, *to_nodes])
+    workspace = Workspace(config)
+    workspace.prepare()
+    features = preflight.read_features(config)
+    source = preflight.check_source(config, features)
+    spec = _spec(config, source, features).model_copy(update={"from_nodes": from_nodes, "to_nodes": to_nodes})
+    state = _state(spec, config_path)
+    earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
+    if earlier is None:
+        _refuse_over_budget(workspace, spec, state)
+    folder = workspace.new_run()
+    spec = spec.model_copy(update={"run_id": folder.run_id, "run_dir": folder.path})
+    state.run_id = folder.run_id
+    folder.write_spec(spec)
+    if earlier is not None:
+        return folder, _nothing_to_do(config, folder, state, earlier)
+    on_start(folder)
+    return folder, execute(folder=folder, state=state, on_event=on_event)
+
+
+def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunState:
+    """Continues a run that failed or was killed; nodes that are done are not run again.
+
+    A training that had started charged its budget; training again reads the data again and is charged again.
+
+    Args:
+        folder: the run.
+        on_start: called before TFX starts.
+        on_event: called after each event.
+
+    Raises:
+        BadInputError: the run is finished, or its data or code changed since it started.
+    """
+    state = folder.read_state()
+    if state.status in ("done", "not_blessed"):
+        raise BadInputError(
+            f"run {state.run_id} is finished ({state.status})",
+            fix=f"privacy-pipeline show {state.run_id}",
+        )
+    spec = folder.read_spec()
+    features = preflight.read_features(spec.config)
+    source = preflight.check_source(spec.config, features)
+    _refuse_changed(spec, _spec(spec.config, source, features))
+    Workspace(spec.config).prepare()
+    on_start(folder)
+    return execute(folder=folder, state=state, on_event=on_event)
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if name not in NODES:
+            near = difflib.get_close_matches(name, NODES, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(NODES)}"
+            raise BadInputError(f"no node {name!r} in the pipeline", fix=hint)
+
+
+def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan | None) -> RunSpec:
+    return RunSpec(
+        run_id="",
+        run_dir=Path("."),
+        config=config,
+        features=features,
+        code=views.code_hash(config),
+        lock=views.environment_hash(),
+        data_digest=source.digest(),
+        span=source.span,
+        version=source.version,
+    )
+
+
+def _state(spec: RunSpec, config_path: Path) -> RunState:
+    schema = spec.config.dataset.schema_path
+    parts = {
+        "data_digest": spec.data_digest,
+        "schema_digest": "" if schema == "infer" else preflight.file_digest(schema),
+        "code": spec.code,
+        "lock": spec.lock,
+    }
+    return RunState(
+        run_id="",
+        pipeline=spec.config.pipeline,
+        config_path=str(config_path),
+        backend=spec.config.training.backend,
+        fingerprint=views.fingerprint(config=spec.config, **parts),
+        training_fingerprint=views.fingerprint(config=views.training_view(spec.config, span=spec.span), **parts),
+        started=now(),
+        partial=bool(spec.from_nodes or spec.to_nodes),
+        from_nodes=spec.from_nodes,
+        to_nodes=spec.to_nodes,
+    )
+
+
+def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
+    """The newest executed run with the same fingerprint whose model is still there."""
+    for folder in reversed(run_folders(workspace.root)):
+        known = folder.read_state()
+        if known.fingerprint != state.fingerprint or known.cached_from or known.partial:
+            continue
+        summary = folder.read_summary()
+        finished = known.status in ("done", "not_blessed")
+        if finished and summary is not None and Path(summary.model_uri, "saved_model.pb").exists():
+            decided = _decide_again(summary, folder.read_spec().config)
+            # Another verdict than the recorded one has to reach the Resolver and Pusher: run the pipeline.
+            return folder if decided.blessed == summary.blessed else None
+    return None
+
+
+def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
+    return decide(
+        evaluation_blessed=summary.evaluation_blessed,
+        record=summary.record,
+        expected_class=announced_class(config),
+        policy=config.policy,
+    )
+
+
+def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> None:
+    checked = preflight.check(spec.config, span=spec.span)
+    if checked.registration is not None and checked.registration.digest != spec.data_digest:
+        raise BudgetRefusedError(
+            f"the files of dataset {spec.config.dataset.name!r} are not the ones that were registered",
+            fix="restore the registered files, or register the new ones as a span of their own",
+        )
+    if checked.forecast is None or checked.forecast.fits or _trained_before(workspace, state):
+        return
+    raise preflight.over_budget(spec.config, checked.forecast)
+
+
+def _trained_before(workspace: Workspace, state: RunState) -> bool:
+    # Then the trainer is served from cache and spends nothing; if it is not, the ledger still refuses it.
+    for folder in run_folders(workspace.root):
+        known = folder.read_state()
+        trained = TRAINER in known.nodes and known.nodes[TRAINER].status in ("done", "cached")
+        if trained and known.training_fingerprint == state.training_fingerprint:
+            return True
+    return False
+
+
+def _refuse_changed(old: RunSpec, new: RunSpec) -> None:
+    changed = [
+        what
+        for what, same in (
+            ("data", old.data_digest == new.data_digest),
+            ("code", old.code == new.code),
+            ("installed packages", old.lock == new.lock),
+        )
+        if not same
+    ]
+    if changed:
+        raise BadInputError(
+            f"run {old.run_id} cannot be resumed: {' and '.join(changed)} changed since it started",
+            fix="start a new run; what did not change is served from cache",
+        )
+
+
+def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, earlier: RunFolder) -> RunState:
+    summary = earlier.read_summary()
+    if summary is None:
+        raise BadInputError(f"run {earlier.run_id} lost its summary", fix="run again with --no-cache")
+    before = earlier.read_state()
+    copied = summary.model_copy(update={"run_id": folder.run_id})
+    with folder.lock():
+        for name in NODES:
+            detail = before.nodes[name].detail if name in before.nodes else ""
+            state.nodes[name] = NodeState(status="cached", seconds=0.0, detail=detail)
+        state.nodes[GATE].status = "done"  # decided anew, from the policy as it is now
+        state.cached_from = earlier.run_id
+        state.status = "done" if copied.blessed else "not_blessed"
+        state.ended = now()
+        properties = metric_properties(copied)
+        metadata.copy_run_metrics(metadata.connection_config(config), run_id=folder.run_id, properties=properties)
+        folder.write_summary(copied)
+        folder.write_state(state)
+    return state

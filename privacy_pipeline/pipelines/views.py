@@ -1,0 +1,71 @@
+"""What a run depends on: the part of the config that shapes a model, and the fingerprint of a whole run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sysconfig
+from pathlib import Path
+
+from privacy_pipeline.backends.code_hash import hash_of_framework, hash_of_user_code
+from privacy_pipeline.config.models import (
+    BeamSection,
+    DatasetConfig,
+    EvaluationSection,
+    PipelineConfig,
+    PolicySection,
+    PushSection,
+    SqliteMetadata,
+    Threshold,
+)
+
+
+def canonical(config: PipelineConfig) -> str:
+    """The config as JSON with sorted keys: equal for files that differ in comments or layout only."""
+    return json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)
+
+
+def training_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig:
+    """The config with everything fixed that cannot change a trained model.
+
+    TFX's cache key holds this view, so that a new threshold or slice does not train (and spend) again.
+
+    Args:
+        config: the whole config.
+        span: the span that "latest" stands for in this run.
+    """
+    fixed_span: dict[str, object] = {} if span is None else {"span": span}
+    dataset: DatasetConfig = config.dataset.model_copy(update=fixed_span)
+    return config.model_copy(
+        update={
+            "dataset": dataset,
+            "evaluation": EvaluationSection(thresholds={"accuracy": Threshold(min=0.0)}),
+            "policy": PolicySection(),
+            "push": PushSection(),
+            "metadata": SqliteMetadata(),
+            "beam": BeamSection(),
+            "workspace": Path("."),
+            "cache": True,
+        }
+    )
+
+
+def environment_hash() -> str:
+    """SHA-256 over the names and versions of all installed distributions."""
+    installed = sorted(p.name for p in Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info"))
+    return hashlib.sha256("\n".join(installed).encode()).hexdigest()
+
+
+def code_hash(config: PipelineConfig) -> str:
+    """SHA-256 over the framework's and the user's code that shapes a model."""
+    user = "" if config.model.use == "tabular" else hash_of_user_code(config.model.use, root=Path.cwd())
+    return hashlib.sha256(f"{hash_of_framework()}\n{user}".encode()).hexdigest()
+
+
+def fingerprint(*, config: PipelineConfig, data_digest: str, schema_digest: str, code: str, lock: str) -> str:
+    """SHA-256 over all that a run (or, with `training_view`, a training) depends on.
+
+    Equal fingerprints mean that nothing changed.
+    """
+    parts = (canonical(config), data_digest, schema_digest, code, lock)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,47 @@
+"""The process that imports TFX and executes one run: `python -m privacy_pipeline.pipelines.worker RUN_DIR FD`.
+
+Its standard streams go to the run's log; events go to the descriptor FD.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def main(run_dir: str, fd: int) -> int:
+    """Executes the run whose spec lies in `run_dir`.
+
+    Args:
+        run_dir: folder of the run.
+        fd: descriptor for events.
+
+    Returns:
+        0 where every node succeeded, else 1.
+    """
+    began = time.monotonic()
+    from privacy_pipeline.components.progress import PROGRESS_FD
+
+    os.environ[PROGRESS_FD] = str(fd)
+    from privacy_pipeline.pipelines import scheduler
+
+    scheduler.die_with_parent()
+    emit = scheduler.fd_emitter(fd)
+    from privacy_pipeline.pipelines.compiled import compile_run
+    from privacy_pipeline.pipelines.events import Loaded
+    from privacy_pipeline.pipelines.workspace import RunFolder
+
+    folder = RunFolder(Path(run_dir))
+    spec = folder.read_spec()
+    done = frozenset(n for n, s in folder.read_state().nodes.items() if s.status in ("done", "cached"))
+    with scheduler.failure_told("", emit):
+        pipeline = compile_run(spec)
+    emit(Loaded(seconds=time.monotonic() - began))
+    succeeded = scheduler.run_nodes(pipeline=pipeline, done=done, workers=os.cpu_count() or 1, emit=emit)
+    return 0 if succeeded else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

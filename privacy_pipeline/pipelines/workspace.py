@@ -1,0 +1,240 @@
+"""The workspace on disk: ML Metadata, artifacts, pushed models, and one folder for each run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.reports.summary import RunSummary
+
+STATE_FILE = "run.json"
+SPEC_FILE = "spec.json"
+LOG_FILE = "log.txt"
+SUMMARY_FILE = "summary.json"
+
+NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
+RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
+
+
+class NodeState(BaseModel):
+    """One node of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: NodeStatus = "waiting"
+    seconds: float | None = None
+    detail: str = ""
+
+
+class Failure(BaseModel):
+    """Why a run failed, and what to do about it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str | None
+    message: str
+    fix: str
+    exit_code: int
+
+
+class RunState(BaseModel):
+    """State of a run, rewritten whenever a node starts or ends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    pipeline: str
+    config_path: str
+    backend: str
+    fingerprint: str
+    training_fingerprint: str
+    started: str
+    ended: str | None = None
+    status: RunStatus = "running"
+    nodes: dict[str, NodeState] = {}
+    failure: Failure | None = None
+    cached_from: str | None = None
+    partial: bool = False
+    from_nodes: list[str] = []
+    to_nodes: list[str] = []
+
+
+class RunSpec(BaseModel):
+    """All that the worker process needs to execute a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    run_dir: Path
+    config: PipelineConfig
+    features: FeaturePlan | None
+    code: str
+    lock: str
+    data_digest: str
+    span: int | None
+    version: int | None
+    from_nodes: list[str] = []
+    to_nodes: list[str] = []
+
+
+class RunFolder:
+    """Folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / LOG_FILE
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    def read_state(self) -> RunState:
+        """State on disk; a run whose process is gone reads as interrupted."""
+        state = RunState.model_validate_json((self.path / STATE_FILE).read_text())
+        if state.status == "running" and not self.is_locked():
+            state.status = "interrupted"
+        return state
+
+    def write_state(self, state: RunState) -> None:
+        """Replaces the state on disk in one step."""
+        _replace(self.path / STATE_FILE, state.model_dump_json(indent=2))
+
+    def read_spec(self) -> RunSpec:
+        """The spec the run was started with."""
+        return RunSpec.model_validate_json((self.path / SPEC_FILE).read_text())
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Writes the spec."""
+        _replace(self.path / SPEC_FILE, spec.model_dump_json(indent=2, by_alias=True))
+
+    def read_summary(self) -> RunSummary | None:
+        """Summary of a run that got as far as RunMetrics."""
+        path = self.path / SUMMARY_FILE
+        return RunSummary.model_validate_json(path.read_text()) if path.exists() else None
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Writes the summary."""
+        _replace(self.path / SUMMARY_FILE, summary.model_dump_json(indent=2))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the operating system lets go when the process ends, however it ends.
+
+        Raises:
+            PipelineError: another process executes this run.
+        """
+        with open(self.path / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PipelineError(
+                    f"run {self.run_id} is being executed by another process", fix="wait for it, or stop it first"
+                ) from None
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a living process executes this run."""
+        try:
+            with self.lock():
+                return False
+        except PipelineError:
+            return True
+        except PermissionError:
+            return False
+
+
+class Workspace:
+    """Everything that runs leave behind, below one folder."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.root = config.workspace.absolute()
+        self.runs = self.root / "runs"
+        self._config = config
+
+    @property
+    def pipeline_root(self) -> Path:
+        """Artifacts of the pipeline."""
+        return self.root / "pipelines" / self._config.pipeline
+
+    @property
+    def push_directory(self) -> Path:
+        """Where blessed models go."""
+        directory = self._config.push.directory
+        return directory.absolute() if directory else self.root / "pushed" / self._config.pipeline
+
+    @property
+    def metadata_path(self) -> Path | None:
+        """The SQLite file of ML Metadata, where it is one."""
+        metadata = self._config.metadata
+        if metadata.kind != "sqlite":
+            return None
+        return metadata.path.absolute() if metadata.path else self.root / "metadata.db"
+
+    def prepare(self) -> None:
+        """Makes the folders and proves that they can be written.
+
+        Raises:
+            BadInputError: they cannot.
+        """
+        for folder in (self.runs, self.pipeline_root, self.push_directory):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                probe = folder / f".probe-{secrets.token_hex(4)}"
+                probe.write_bytes(b"x" * 4096)
+                probe.unlink()
+            except OSError as error:
+                raise BadInputError(
+                    f"{folder}: cannot be written ({error.strerror})",
+                    fix="free space or give write permission, or set another `workspace`",
+                ) from error
+
+    def new_run(self) -> RunFolder:
+        """A fresh run folder with a name that sorts by time."""
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = self.runs / f"{stamp}-{secrets.token_hex(2)}"
+        path.mkdir(parents=True)
+        return RunFolder(path)
+
+
+def run_folders(root: Path) -> list[RunFolder]:
+    """Run folders of a workspace, oldest first."""
+    runs = root / "runs"
+    if not runs.is_dir():
+        return []
+    return [RunFolder(p) for p in sorted(runs.iterdir()) if (p / STATE_FILE).exists()]
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """A run by its id, by a prefix of it that no other run has, or by a pipeline's name (its newest run).
+
+    Raises:
+        BadInputError: no run, or more than one, fits.
+    """
+    folders = run_folders(root)
+    exact = [f for f in folders if f.run_id == name]
+    found = exact or [f for f in folders if f.run_id.startswith(name)]
+    if not found:
+        found = [f for f in folders if f.read_state().pipeline == name][-1:]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadInputError(f"{name!r} fits {len(found)} runs", fix="give more of the run id; `privacy-pipeline runs`")
+    raise BadInputError(f"no run {name!r} in {root}", fix="`privacy-pipeline runs` lists them")
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

@@ -1,0 +1,193 @@
+"""Builds the PrivacyRecord of a run from its plan and from what was executed."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from importlib import metadata
+
+from privacy_pipeline.accounting import accountants, events
+from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
+from privacy_pipeline.accounting.record import (
+    Assumption,
+    Composition,
+    DataAccess,
+    Guarantee,
+    Mechanism,
+    PrivacyRecord,
+    Randomness,
+    Versions,
+)
+from privacy_pipeline.backends.base import Executed
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+
+_PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """Where a record comes from: run, pipeline, and hashes of code, lock and data."""
+
+    run_id: str
+    pipeline: str
+    code: str
+    lock: str
+    data: str
+
+
+def build_record(
+    *,
+    config: PipelineConfig,
+    facts: RunFacts,
+    executed: Executed,
+    plan: MechanismPlan | None,
+    composition: Composition | None,
+) -> PrivacyRecord:
+    """States what the run guarantees.
+
+    Args:
+        config: the config that was run.
+        facts: identity of the run.
+        executed: what the backend counted while it ran.
+        plan: the mechanism that was reserved; None for a run that claims nothing.
+        composition: the run among all that the ledger holds.
+
+    Raises:
+        AccountingError: the accountants contradict each other.
+    """
+    private = plan is not None and not executed.seed_fixed
+    return PrivacyRecord(
+        run_id=facts.run_id,
+        pipeline=facts.pipeline,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        backend=config.training.backend,
+        dataset=config.dataset.name,
+        span=config.dataset.span if isinstance(config.dataset.span, int) else None,
+        training_guarantee="dp" if private else "none",
+        unit=_unit(config),
+        unit_in_words=_unit_in_words(config),
+        contribution_bound=plan.contribution_bound if plan else None,
+        relation=plan.relation.value if plan and private else None,
+        mechanism=_mechanism(plan, executed) if plan else None,
+        guarantee=_guarantee(plan) if plan and private else None,
+        assumptions=_assumptions(plan, executed) if plan else [],
+        data_accesses=_data_accesses(config, private),
+        composition=composition,
+        randomness=Randomness(
+            generator=executed.generator, cryptographic=executed.cryptographic, seed_fixed=executed.seed_fixed
+        ),
+        versions=Versions(code=facts.code, lock=facts.lock, data=facts.data, packages=_versions()),
+    )
+
+
+def _unit(config: PipelineConfig) -> str:
+    unit = config.dataset.privacy_unit
+    return unit.key if isinstance(unit, KeyedUnit) else "row"
+
+
+def _unit_in_words(config: PipelineConfig) -> str:
+    unit = config.dataset.privacy_unit
+    if isinstance(unit, KeyedUnit):
+        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`"
+    return f"one row of {config.dataset.name}; a person with several rows is protected row by row only"
+
+
+def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
+    return Mechanism(
+        name=plan.mechanism,
+        sampler=plan.sampler.value,
+        clipping_norm=plan.clipping_norm,
+        noise_multiplier=plan.noise_multiplier,
+        batch_size=plan.batch_size,
+        epochs=executed.epochs,
+        steps=executed.steps,
+        units=plan.units,
+        dp_event=events.to_json(plan.event),
+    )
+
+
+def _guarantee(plan: MechanismPlan) -> Guarantee:
+    poisson = events.poisson_gaussian(
+        sampling_probability=min(1.0, plan.batch_size / plan.units),
+        noise_multiplier=plan.noise_multiplier,
+        steps=plan.steps,
+    )
+    return accountants.guarantee(plan.event, delta=plan.delta, relation=plan.relation, poisson_event=poisson)
+
+
+def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
+    found = [
+        Assumption(
+            name="the executed steps are the planned ones",
+            held=executed.steps == plan.steps and executed.epochs == plan.epochs,
+            detail=f"{executed.steps} steps in {executed.epochs} epochs; planned {plan.steps} in {plan.epochs}",
+        )
+    ]
+    if plan.sampler is Sampler.FULL_PASS:
+        found.append(
+            Assumption(
+                name="each row is in at most one batch of an epoch",
+                held=executed.largest_participation <= 1,
+                detail=f"counted: at most {executed.largest_participation}; no amplification by sampling is claimed",
+            )
+        )
+    if plan.relation is Relation.ZERO_OUT:
+        found.append(
+            Assumption(
+                name="the number of units is public",
+                held=executed.examples == plan.units,
+                detail=f"{executed.examples} rows trained on; {plan.units} units registered",
+            )
+        )
+    return found
+
+
+def _data_accesses(config: PipelineConfig, private: bool) -> list[DataAccess]:
+    schema = config.dataset.schema_path
+    inferred = schema == "infer"
+    return [
+        DataAccess(
+            what="training",
+            covered=private,
+            detail="the final model and everything computed from it"
+            if private
+            else "no noise was added, or a fixed seed voids it: the model may reveal single rows",
+        ),
+        DataAccess(
+            what="schema and vocabularies",
+            covered=not inferred,
+            detail="read off the private data" if inferred else f"public, from {schema}: reads no private data",
+        ),
+        DataAccess(
+            what="preprocessing",
+            covered=config.model.use == "tabular" and not inferred,
+            detail="fixed by the schema's public ranges and domains; no analyzer reads the data"
+            if config.model.use == "tabular" and not inferred
+            else "not checked: your preprocessing_fn, or an inferred schema, may use the data",
+        ),
+        DataAccess(
+            what="statistics and anomalies",
+            covered=False,
+            detail="exact, on both splits; whoever can read the workspace sees them",
+        ),
+        DataAccess(
+            what="evaluation metrics, blessing and slices",
+            covered=False,
+            detail="exact, on the eval split; whoever can read the workspace sees them",
+        ),
+        DataAccess(
+            what="choice of hyperparameters",
+            covered=False,
+            detail="not known: earlier trials are in the ledger only if they were runs of this pipeline",
+        ),
+    ]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

@@ -1,0 +1,27 @@
+"""The flat values of a summary that ML Metadata stores as properties."""
+
+from __future__ import annotations
+
+from privacy_pipeline.reports.summary import METRICS, RunSummary
+
+
+def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
+    """Names and values of the `RunMetrics` properties; what does not exist (an epsilon without DP) is left out."""
+    record = summary.record
+    overall = summary.overall
+    found: dict[str, str | int | float | None] = {
+        "run_id": summary.run_id,
+        "pipeline": summary.pipeline,
+        "backend": summary.backend,
+        "training_guarantee": record.training_guarantee,
+        "unit": record.unit,
+        "relation": record.relation,
+        "accountant": record.guarantee.accountant if record.guarantee else None,
+        "epsilon": record.guarantee.epsilon if record.guarantee else None,
+        "delta": record.guarantee.delta if record.guarantee else None,
+        "examples": overall.examples,
+        "blessed": int(summary.blessed),
+        "cached_training": int(summary.training_run != summary.run_id),
+    }
+    found |= {name: overall.metrics.get(name) for name in METRICS}
+    return {name: value for name, value in found.items() if value is not None}

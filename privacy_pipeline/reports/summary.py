@@ -1,0 +1,51 @@
+"""The summary of a run: utility, slices and privacy side by side. Written by RunMetrics, read by the command line."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from privacy_pipeline.accounting.record import PrivacyRecord
+
+METRICS = ("accuracy", "auc", "precision", "recall")
+
+
+class SliceMetrics(BaseModel):
+    """Metrics of one slice of the eval split; `name` is "overall", or "column=value" joined by commas."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    examples: int
+    metrics: dict[str, float | None]
+
+
+class RunSummary(BaseModel):
+    """What came out of one run.
+
+    Attributes:
+        evaluation_blessed: Evaluator's verdict on the thresholds.
+        blessed: PrivacyGate's verdict, the one that counts.
+        reasons: why a model was not blessed.
+        model_uri: folder of the SavedModel.
+        record: the privacy record of the training that made the model.
+        training_run: run that trained the model; another one than `run_id` where training came from the cache.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_id: str
+    pipeline: str
+    backend: str
+    training_run: str
+    evaluation_blessed: bool
+    blessed: bool
+    reasons: list[str]
+    slices: list[SliceMetrics]
+    model_uri: str
+    tensorboard: str
+    record: PrivacyRecord
+
+    @property
+    def overall(self) -> SliceMetrics:
+        """Metrics over the whole eval split."""
+        return next(s for s in self.slices if s.name == "overall")

@@ -1,0 +1,161 @@
+"""The private step: noise of the right size, clipping of single examples, and models it must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from privacy_pipeline.backends.tfp_engine import clips_fast, private_step, require_private, without_state
+from privacy_pipeline.errors import BadInputError
+
+WIDTH = 5
+ALMOST_NO_NOISE = 1e-9
+layers = tf.keras.layers
+
+
+def perceptron(*, between: Callable[[], Any] | None = None, width: int = WIDTH) -> Any:
+    source = tf.keras.Input((width,), name="features")
+    hidden = layers.Dense(4, activation="relu")(source)
+    if between is not None:
+        hidden = between()(hidden)
+    return tf.keras.Model(source, layers.Dense(1)(hidden))
+
+
+def with_shared_layer() -> Any:
+    source = tf.keras.Input((WIDTH,), name="features")
+    shared = layers.Dense(WIDTH, activation="relu")
+    return tf.keras.Model(source, layers.Dense(1)(shared(shared(source))))
+
+
+def batch(rows: int) -> tuple[dict[str, Any], Any]:
+    random = np.random.default_rng(3)
+    features = (random.normal(size=(rows, WIDTH)) * np.linspace(0.01, 20, rows)[:, None]).astype(np.float32)
+    return {"features": features}, (np.arange(rows) % 2).astype(np.float32)[:, None]
+
+
+def clipped_mean(model: Any, inputs: dict[str, Any], labels: Any, *, bound: float) -> tuple[list[Any], list[float]]:
+    """One gradient for each example, one after the other: what the fast forms must agree with."""
+    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
+    total = [np.zeros(v.shape) for v in model.trainable_variables]
+    norms = []
+    for row in range(len(labels)):
+        with tf.GradientTape() as tape:
+            value = loss(labels[row : row + 1], model(inputs["features"][row : row + 1], training=True))
+        gradient = [g.numpy() for g in tape.gradient(value, model.trainable_variables)]
+        norms.append(float(np.sqrt(sum((g**2).sum() for g in gradient))))
+        factor = min(1.0, bound / max(norms[-1], 1e-12))
+        total = [t + g * factor for t, g in zip(total, gradient, strict=True)]
+    return [t / len(labels) for t in total], norms
+
+
+@pytest.mark.parametrize(
+    ("make", "fast"),
+    [(perceptron, True), (lambda: perceptron(between=layers.LeakyReLU), False), (with_shared_layer, False)],
+)
+def test_the_update_is_the_mean_of_clipped_gradients(make: Callable[[], Any], fast: bool) -> None:
+    model = make()
+    assert clips_fast(model) is fast
+    inputs, labels = batch(16)
+    bound = 1.0
+    expected, norms = clipped_mean(model, inputs, labels, bound=bound)
+    assert min(norms) < bound < max(norms)  # else the comparison would say nothing about clipping
+    before = [v.numpy() for v in model.trainable_variables]
+    optimizer = tf.keras.optimizers.SGD(learning_rate=1.0)
+
+    private_step(model, optimizer, clipping_norm=bound, noise_multiplier=ALMOST_NO_NOISE)(inputs, labels)
+
+    for old, new, gradient in zip(before, model.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(old - new.numpy(), gradient, atol=2e-6)
+
+
+@pytest.mark.parametrize("between", [None, layers.LeakyReLU])
+def test_an_outlier_moves_the_weights_by_no_more_than_the_clipping_norm(between: Callable[[], Any] | None) -> None:
+    model = perceptron(between=between)
+    inputs, labels = {"features": np.full((1, WIDTH), 1e4, np.float32)}, np.ones((1, 1), np.float32)
+    model.layers[-1].bias.assign([-1e6])  # as wrong as can be
+    before = [v.numpy() for v in model.trainable_variables]
+    step = private_step(model, tf.keras.optimizers.SGD(1.0), clipping_norm=0.25, noise_multiplier=ALMOST_NO_NOISE)
+    step(inputs, labels)
+    moved = np.sqrt(sum(((a - b.numpy()) ** 2).sum() for a, b in zip(before[:-1], model.trainable_variables[:-1])))
+    assert moved <= 0.25 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("between", [None, lambda: layers.Dropout(0.5)])
+def test_noise_has_the_planned_size(between: Callable[[], Any] | None) -> None:
+    width, rows, noise_multiplier, bound = 1500, 8, 1.3, 0.7
+    source = tf.keras.Input((width,), name="features")
+    hidden = source if between is None else between()(source)
+    model = tf.keras.Model(source, layers.Dense(1)(hidden))
+    assert clips_fast(model) is (between is None)
+    # A row of zeros that the model is sure of has a zero gradient, so that the update is the noise alone.
+    model.layers[-1].bias.assign([1000.0])
+    inputs, labels = {"features": np.zeros((rows, width), np.float32)}, np.ones((rows, 1), np.float32)
+    step = private_step(model, tf.keras.optimizers.SGD(1.0), clipping_norm=bound, noise_multiplier=noise_multiplier)
+    updates = []
+    for _ in range(4):
+        before = model.layers[-1].kernel.numpy()
+        step(inputs, labels)
+        updates.append((model.layers[-1].kernel.numpy() - before).ravel())
+    noise = np.concatenate(updates) / (noise_multiplier * bound / rows)
+
+    # 6,000 draws: the right size is refused once in 10^6 runs, the wrong ones are accepted less often than that.
+    assert stats.kstest(noise, "norm").pvalue > 1e-6
+    assert stats.kstest(noise / 0.8, "norm").pvalue < 1e-6
+    assert stats.kstest(noise / 1.25, "norm").pvalue < 1e-6
+    assert abs(np.corrcoef(updates[0], updates[1])[0, 1]) < 0.15  # steps do not share their noise
+
+
+def test_dropout_never_takes_the_two_pass_form() -> None:
+    assert not clips_fast(perceptron(between=lambda: layers.Dropout(0.5)))
+
+
+def regularized() -> Any:
+    source = tf.keras.Input((WIDTH,))
+    return tf.keras.Model(source, layers.Dense(1, kernel_regularizer="l2")(source))
+
+
+def activity_regularized() -> Any:
+    source = tf.keras.Input((WIDTH,))
+    return tf.keras.Model(source, layers.Dense(1, activity_regularizer="l2")(source))
+
+
+def with_added_loss() -> Any:
+    model = perceptron()
+    model.add_loss(tf.reduce_sum(model.outputs[0]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: perceptron(between=layers.BatchNormalization), "BatchNormalization"),
+        (regularized, "losses"),
+        (activity_regularized, "losses"),
+        (with_added_loss, "losses"),
+    ],
+)
+def test_models_that_clipping_does_not_bound_are_refused(make: Callable[[], Any], says: str) -> None:
+    with pytest.raises(BadInputError, match=says):
+        require_private(make())
+
+
+def test_a_nested_batch_normalization_is_found() -> None:
+    source = tf.keras.Input((WIDTH,))
+    inner = perceptron(between=layers.BatchNormalization)
+    with pytest.raises(BadInputError, match="BatchNormalization"):
+        require_private(tf.keras.Model(source, inner(source)))
+
+
+def test_untrained_variables_are_put_back() -> None:
+    model = perceptron(between=layers.BatchNormalization)
+    before = [v.numpy() for v in model.non_trainable_variables]
+    with without_state(model):
+        model(np.full((4, WIDTH), 9.0, np.float32), training=True)
+        assert any((a != b.numpy()).any() for a, b in zip(before, model.non_trainable_variables, strict=True))
+    for old, new in zip(before, model.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new.numpy())

@@ -1,0 +1,116 @@
+"""Finding a user's functions, and hashing the code that shapes a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from privacy_pipeline.backends import tabular, user_code
+from privacy_pipeline.backends.code_hash import hash_of_framework, hash_of_user_code
+from privacy_pipeline.errors import BadInputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def test_tabular_is_the_frameworks() -> None:
+    code = user_code.resolve("tabular")
+    assert code.build_model is tabular.build_model
+    module, _, function = code.preprocessing_fn.rpartition(".")
+    assert hasattr(__import__(module, fromlist=[function]), function)
+
+
+def test_a_module_beside_the_config_brings_what_it_defines(folder: Path) -> None:
+    (folder / "only_builds.py").write_text("def build_model(context): return 'model'\n")
+    (folder / "only_prepares.py").write_text("def preprocessing_fn(inputs, custom_config): return {}\n")
+    builds, prepares = user_code.resolve("only_builds"), user_code.resolve("only_prepares")
+    assert builds.build_model(None) == "model"  # type: ignore[arg-type]
+    assert builds.preprocessing_fn == user_code.resolve("tabular").preprocessing_fn
+    assert prepares.preprocessing_fn == "only_prepares.preprocessing_fn"
+    assert prepares.build_model is tabular.build_model
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (None, "cannot be imported"),
+        ("import no_such_thing_at_all\n", "no_such_thing_at_all"),
+        ("x = 1\n", "defines neither"),
+        ("def build_model(:\n", "syntax error in .*line 1"),
+    ],
+)
+def test_an_unusable_module_is_bad_input(folder: Path, source: str | None, says: str) -> None:
+    name = f"unusable_{abs(hash(source))}"
+    if source is not None:
+        (folder / f"{name}.py").write_text(source)
+    with pytest.raises(BadInputError, match=f"^model: .*{says}"):
+        user_code.resolve(name)
+
+
+@pytest.fixture
+def package(folder: Path) -> Path:
+    (folder / "mine").mkdir()
+    (folder / "mine" / "__init__.py").write_text("")
+    (folder / "mine" / "model.py").write_text("import numpy\nfrom . import layers\ndef build_model(context): ...\n")
+    (folder / "mine" / "layers.py").write_text("def f():\n    from helper import g\n")
+    (folder / "helper.py").write_text("import mine.model  # a cycle\ndef g(): ...\n")
+    (folder / "stranger.py").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("changed", ["mine/model.py", "mine/__init__.py", "mine/layers.py", "helper.py"])
+def test_every_source_that_is_imported_counts(package: Path, changed: str) -> None:
+    before = hash_of_user_code("mine.model", root=package)
+    with (package / changed).open("a") as file:
+        file.write("# a comment\n")
+    assert hash_of_user_code("mine.model", root=package) != before
+
+
+def test_what_is_not_imported_does_not_count(package: Path) -> None:
+    before = hash_of_user_code("mine.model", root=package)
+    (package / "stranger.py").write_text("x = 1\n")
+    assert hash_of_user_code("mine.model", root=package) == before
+
+
+def test_the_hash_does_not_depend_on_the_folder(package: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = tmp_path_factory.mktemp("copy")
+    for path in package.rglob("*.py"):
+        target = copy / path.relative_to(package)
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    assert hash_of_user_code("mine.model", root=package) == hash_of_user_code("mine.model", root=copy)
+
+
+def test_modules_on_the_python_path_count(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "far_model.py").write_text("import far_helper\n")
+    (elsewhere / "far_helper.py").write_text("")
+    monkeypatch.syspath_prepend(str(elsewhere))
+    before = hash_of_user_code("far_model", root=folder)
+    (elsewhere / "far_helper.py").write_text("x = 1\n")
+    assert hash_of_user_code("far_model", root=folder) != before
+
+
+def test_hashing_imports_nothing(folder: Path) -> None:
+    (folder / "explosive.py").write_text("raise SystemExit('imported')\n")
+    assert len(hash_of_user_code("explosive", root=folder)) == 64
+
+
+def test_a_missing_or_broken_source_is_bad_input(folder: Path) -> None:
+    (folder / "broken.py").write_text("def (\n")
+    for name in ("absent", "broken"):
+        with pytest.raises(BadInputError, match=f"^model: .*'{name}'"):
+            hash_of_user_code(name, root=folder)
+
+
+def test_the_framework_has_one_hash_a_process() -> None:
+    assert len(hash_of_framework()) == 64
+    assert hash_of_framework() is hash_of_framework()

@@ -1,0 +1,113 @@
+"""The framework's preprocessing: bounded, from the plan alone, and tolerant of missing values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from privacy_pipeline.components.transform.preprocessing import BUCKETS, FEATURES, encode, preprocessing_fn, width_of
+from privacy_pipeline.data.features import Column, FeaturePlan
+
+COLOUR = Column(name="colour", kind="categorical", dtype="bytes", domain=("red", "green"))
+LEVEL = Column(name="level", kind="categorical", dtype="int", domain=("1", "2", "3"), optional=True)
+GAIN = Column(name="gain", kind="numeric", dtype="int", minimum=0, maximum=1000)
+SIZE = Column(name="size", kind="numeric", dtype="float", minimum=-1.0, maximum=1.0, optional=True)
+
+
+def sparse(values: list[Any], dtype: Any) -> tf.SparseTensor:
+    """A column as VarLenFeature parses it: None is missing."""
+    present = [(row, value) for row, value in enumerate(values) if value is not None]
+    return tf.SparseTensor(
+        indices=np.array([[row, 0] for row, _ in present], np.int64).reshape(-1, 2),
+        values=tf.constant([value for _, value in present], dtype),
+        dense_shape=[len(values), 1 if present else 0],
+    )
+
+
+def test_categories_are_one_hot_and_unknown_ones_are_zero() -> None:
+    coded = encode(COLOUR, tf.constant([b"green", b"red", b"mauve", b""]))
+    np.testing.assert_array_equal(coded, [[0, 1], [1, 0], [0, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_integer_categories_and_both_dense_shapes(shape: tuple[int, ...]) -> None:
+    coded = encode(LEVEL, tf.constant([3, 1, 7], tf.int64, shape=shape))
+    np.testing.assert_array_equal(coded, [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_float_categories_match_how_the_domain_spells_them() -> None:
+    column = Column(name="x", kind="categorical", dtype="float", domain=("1", "0.5"))
+    np.testing.assert_array_equal(encode(column, tf.constant([1.0, 0.5, np.nan])), [[1, 0], [0, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "dtype"),
+    [(LEVEL, [None, 2], tf.int64), (SIZE, [None, 0.5], tf.float32), (LEVEL, [None, None], tf.int64)],
+)
+def test_a_missing_optional_value_is_all_zero_but_for_its_flag(column: Column, values: list[Any], dtype: Any) -> None:
+    coded = encode(column, sparse(values, dtype)).numpy()
+    assert coded.shape == (2, width_of(column))
+    assert coded[0, -1] == 1 and not coded[0, :-1].any()
+    assert coded[1, -1] == (values[1] is None)
+
+
+def test_numbers_are_scaled_by_the_public_range_and_clipped_to_it() -> None:
+    coded = encode(GAIN, tf.constant([0, 1000, 500, 10**9, -5], tf.int64)).numpy()
+    np.testing.assert_allclose(coded[:, 0], [0, 1, 0.5, 1, 0])
+    np.testing.assert_allclose(coded[:, 1 + BUCKETS], np.log1p([0, 1000, 500, 1000, 0]) / np.log1p(1000), atol=1e-6)
+    one_hots = coded[:, [i for i in range(2 + 2 * BUCKETS) if i not in (0, 1 + BUCKETS)]]
+    np.testing.assert_array_equal(one_hots.sum(axis=1), np.full(5, 2))
+    assert coded.min() >= 0 and coded.max() <= 1
+
+
+def test_nan_and_infinity_stay_bounded() -> None:
+    coded = encode(SIZE, tf.constant([np.nan, np.inf, -np.inf])).numpy()
+    assert np.isfinite(coded).all() and coded[0, :-1].sum() == 0 and coded[0, -1] == 1
+    assert coded[1, 0] == 1 and coded[2, 0] == 0
+
+
+def test_a_range_of_one_point_and_no_range_at_all() -> None:
+    point = Column(name="x", kind="numeric", dtype="float", minimum=3, maximum=3)
+    free = Column(name="x", kind="numeric", dtype="float")
+    assert np.isfinite(encode(point, tf.constant([3.0])).numpy()).all()
+    np.testing.assert_allclose(encode(free, tf.constant([0.0, -9.0])), [[0], [-np.log(10)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "domain", "positive", "raw", "labels"),
+    [
+        ("bytes", ("yes", "no"), "yes", tf.constant([b"yes", b"no", b"maybe", b""]), [1, 0, -1, -1]),
+        ("int", ("0", "1"), "1", tf.constant([1, 0, 7, -(2**63)], tf.int64), [1, 0, -1, -1]),
+        ("float", (), "1", tf.constant([1.0, 0.0, 2.0, np.nan]), [1, 0, 0, -1]),
+    ],
+)
+def test_labels(dtype: Any, domain: tuple[str, ...], positive: str, raw: Any, labels: list[int]) -> None:
+    plan = FeaturePlan(
+        columns=(COLOUR,), label="y", label_domain=domain, label_dtype=dtype, positive_class=positive, unit_key=None
+    )
+    inputs = {"colour": tf.constant([b"red"] * 4), "y": raw}
+    outputs = preprocessing_fn(inputs, {"feature_plan": plan.model_dump_json()})
+    assert outputs["label"].dtype == tf.int64
+    np.testing.assert_array_equal(outputs["label"], np.array(labels)[:, None])
+
+
+def test_the_unit_key_passes_through_beside_the_features() -> None:
+    plan = FeaturePlan(
+        columns=(COLOUR, GAIN),
+        label="y",
+        label_domain=("a", "b"),
+        label_dtype="bytes",
+        positive_class="a",
+        unit_key="person",
+        unit_key_dtype="int",
+    )
+    columns = {"colour": tf.constant([b"red"]), "gain": tf.constant([5], tf.int64), "ignored": tf.constant([1.0])}
+    config = {"feature_plan": plan.model_dump_json()}
+    assert set(preprocessing_fn(columns, config)) == {FEATURES}  # as when serving
+    outputs = preprocessing_fn({**columns, "y": tf.constant([b"a"]), "person": tf.constant([42], tf.int64)}, config)
+    assert set(outputs) == {FEATURES, "label", "privacy_unit_key"}
+    np.testing.assert_array_equal(outputs["privacy_unit_key"], [[42]])
+    assert outputs[FEATURES].shape == (1, width_of(COLOUR) + width_of(GAIN))

@@ -1,0 +1,284 @@
+"""Configs load, and every mistake in one is named with its line or override."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from privacy_pipeline.config.loader import config_json_schema, load_config
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig, ServerMetadata
+from privacy_pipeline.errors import BadInputError, ExitCode
+
+BASE = """\
+pipeline: adult
+dataset:
+  name: adult
+  path: data/adult
+  schema: configs/schemas/adult.pbtxt
+  label: income
+  positive_class: ">50K"
+training:
+  backend: dp_sgd
+  epochs: 3
+  learning_rate: 1e-3
+  dp_sgd:
+    target_epsilon: 3
+    delta: 1e-5
+evaluation:
+  thresholds:
+    auc: {min: 0.8}
+"""
+
+Fails = Callable[..., BadInputError]
+
+
+@pytest.fixture
+def fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fails:
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+
+    def load(text: str | bytes, *, overrides: Sequence[str] = ()) -> BadInputError:
+        path = Path("configs/x.yaml")
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(BadInputError) as caught:
+            load_config(path, overrides=overrides)
+        assert caught.value.exit_code == ExitCode.BAD_INPUT
+        assert "pydantic" not in caught.value.message.lower()
+        return caught.value
+
+    return load
+
+
+def load(tmp_path: Path, text: str, *, overrides: Sequence[str] = ()) -> PipelineConfig:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    return load_config(path, overrides=overrides)
+
+
+def test_loads_with_exponent_floats_and_alias(tmp_path: Path) -> None:
+    config = load(tmp_path, BASE)
+    assert config.training.learning_rate == 1e-3
+    assert config.training.dp_sgd is not None
+    assert config.training.dp_sgd.delta == 1e-5
+    assert config.dataset.schema_path == Path("configs/schemas/adult.pbtxt")
+
+
+def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
+    other = "# a comment\n" + BASE.replace("{min: 0.8}", "\n      min: 8.0e-1  # why not").replace(
+        "  epochs: 3\n  learning_rate: 1e-3\n", "  learning_rate: 0.001\n  epochs: 3\n"
+    )
+    assert load(tmp_path, BASE) == load(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "fix"),
+    [
+        ("epochs:", "epocs:", "configs/x.yaml:10: unknown key 'epocs' in `training`", "did you mean 'epochs'?"),
+        ("  schema:", "  shema:", "configs/x.yaml:5: unknown key 'shema' in `dataset`", "did you mean 'schema'?"),
+        (
+            "target_epsilon: 3",
+            "target_epsilon: -1",
+            "configs/x.yaml:13: training.dp_sgd.target_epsilon: must be greater than 0 (got -1)",
+            "",
+        ),
+        ("epochs: 3", "epochs: true", "configs/x.yaml:10: training.epochs: must be an integer (got true)", ""),
+        (
+            "epochs: 3",
+            'epochs: "3"',
+            "configs/x.yaml:10: training.epochs: must be an integer (got '3')",
+            "remove the quotes",
+        ),
+        ("epochs: 3", "epochs:", "configs/x.yaml:10: training.epochs: must be an integer (got nothing)", ""),
+        ("epochs: 3", "seed: yes", "configs/x.yaml:10: training.seed: must be an integer (got true)", ""),
+        ("delta: 1e-5", "delta: .nan", "configs/x.yaml:14: training.dp_sgd.delta: must be less than 1 (got nan)", ""),
+        (
+            '">50K"',
+            "no",
+            "configs/x.yaml:7: dataset.positive_class: must be a text or an integer (got false)",
+            "put the value in quotes if it is a text",
+        ),
+        (
+            "  label: income\n",
+            "",
+            "configs/x.yaml:2: `dataset` lacks the required key 'label'",
+            "",
+        ),
+        (
+            "    target_epsilon: 3\n",
+            "",
+            "configs/x.yaml:12: training.dp_sgd: give exactly one of `target_epsilon` and `noise_multiplier`",
+            "",
+        ),
+        (
+            "backend: dp_sgd",
+            "backend: dpsgd",
+            "configs/x.yaml:9: training.backend: must be 'plain' or 'dp_sgd' (got 'dpsgd')",
+            "did you mean 'dp_sgd'?",
+        ),
+        (
+            "auc: {min: 0.8}",
+            "acuracy: {min: 0.8}",
+            "configs/x.yaml:17: unknown key 'acuracy' in `evaluation.thresholds`",
+            "did you mean 'accuracy'?",
+        ),
+        (
+            "configs/schemas/adult.pbtxt",
+            "infer",
+            "configs/x.yaml:1: a DP run needs a curated public schema: `schema: infer` reads it off the private data",
+            "",
+        ),
+        ("pipeline: adult", "pipeline: Adult", "configs/x.yaml:1: pipeline: must match ^[a-z]", ""),
+    ],
+)
+def test_one_line_for_one_mistake(fails: Fails, old: str, new: str, message: str, fix: str) -> None:
+    error = fails(BASE.replace(old, new, 1))
+    assert error.message.startswith(message)
+    assert "\n" not in error.message
+    assert error.fix == fix
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("  privacy_unit: rows\n", "dataset.privacy_unit: must be 'row' or a mapping (got 'rows')"),
+        ("  privacy_unit: {kye: id, key: id}\n", "unknown key 'kye' in `dataset.privacy_unit`"),
+        ("  privacy_unit: {kye: id}\n", "unknown key 'kye' in `dataset.privacy_unit`"),
+        (
+            "  privacy_unit: {key: id, contribution_bound: 0}\n",
+            "dataset.privacy_unit.contribution_bound: must be at least 1 (got 0)",
+        ),
+        ("  span: -1\n", "dataset.span: must be at least 0 (got -1)"),
+        ("  span: lates\n", "dataset.span: must be 'latest' or an integer (got 'lates')"),
+        ("  span: 2024-01-01\n", "dataset.span: must be 'latest' or an integer (got '2024-01-01')"),
+        ("  input: 3\n", "dataset.input: must be a text or a mapping (got 3)"),
+        ("  input: {tran: a, eval: b}\n", "unknown key 'tran' in `dataset.input`"),
+    ],
+)
+def test_unions_give_one_line(fails: Fails, extra: str, message: str) -> None:
+    error = fails(BASE.replace("training:\n", extra + "training:\n", 1))
+    assert error.message == f"configs/x.yaml:8: {message}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "message", "fix"),
+    [
+        ("metadata: {path: m.db}\n", "configs/x.yaml:18: `metadata` lacks the required key 'kind'", ""),
+        (
+            "metadata:\n  kind: sqlit\n",
+            "configs/x.yaml:19: metadata.kind: must be one of 'sqlite', 'mysql', 'postgresql' (got 'sqlit')",
+            "did you mean 'sqlite'?",
+        ),
+        (
+            "metadata: {kind: sqlite, host: h}\n",
+            "configs/x.yaml:18: unknown key 'host' in `metadata`",
+            "valid keys: kind, path",
+        ),
+        ("metadata: 3\n", "configs/x.yaml:18: metadata: must be a mapping (got 3)", ""),
+    ],
+)
+def test_metadata_branches(fails: Fails, extra: str, message: str, fix: str) -> None:
+    error = fails(BASE + extra)
+    assert (error.message, error.fix) == (message, fix)
+
+
+def test_several_mistakes_give_a_line_each_in_file_order(fails: Fails) -> None:
+    text = BASE.replace("epochs: 3", "epocs: 3").replace("label: income", "label: 3").replace("auc:", "auk:")
+    assert fails(text).message.splitlines() == [
+        "configs/x.yaml:6: dataset.label: must be a text (got 3) (put the value in quotes if it is a text)",
+        "configs/x.yaml:10: unknown key 'epocs' in `training` (did you mean 'epochs'?)",
+        "configs/x.yaml:17: unknown key 'auk' in `evaluation.thresholds` (did you mean 'auc'?)",
+    ]
+
+
+def test_misspelt_section_is_one_mistake(fails: Fails) -> None:
+    error = fails(BASE.replace("evaluation:", "evalution:"))
+    assert error.message == "configs/x.yaml:15: unknown key 'evalution' at the top level"
+    assert error.fix == "did you mean 'evaluation'?"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BASE + "pipeline: again\n", "configs/x.yaml:18: key 'pipeline' is given twice (first on line 1)"),
+        ("", "configs/x.yaml: is empty"),
+        ("- a\n", "configs/x.yaml: holds no mapping at the top level"),
+        ("a: b: c\n", "configs/x.yaml:1: not valid YAML: mapping values are not allowed here"),
+        ("a: 1\n\tb: 2\n", "configs/x.yaml:2: not valid YAML: "),
+        ("a: >50K\n", "configs/x.yaml:1: not valid YAML: "),
+        ("a: 1\n---\nb: 1\n", "configs/x.yaml:2: not valid YAML: "),
+        ("1: 2\n", "configs/x.yaml:1: key '1' is not a text"),
+        ("a: &x {b: *x}\n", "configs/x.yaml:1: an alias refers to what contains it"),
+        ("a: !thing 3\n", "configs/x.yaml:1: not valid YAML: could not determine a constructor"),
+        ("a: !!binary aGk=\n", "configs/x.yaml:1: values of type tag:yaml.org,2002:binary are not supported"),
+        (b"a: \xff\n", "configs/x.yaml: not a UTF-8 text file"),
+        (b"a: \x07\n", "configs/x.yaml: not valid YAML: "),
+    ],
+)
+def test_unreadable_yaml(fails: Fails, text: str | bytes, message: str) -> None:
+    assert fails(text).message.startswith(message)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(BadInputError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_overrides_are_yaml_and_make_missing_sections(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        BASE,
+        overrides=[
+            "training.epochs=7",
+            "training.dp_sgd.delta=1e-6",
+            "dataset.privacy_unit={key: patient, contribution_bound: 4}",
+            "model.hidden_units=[8]",
+            "metadata={kind: mysql, host: h, port: 1, database: d, user: u, password_env: P}",
+            "policy.max_epsilon=4",
+        ],
+    )
+    assert config.training.epochs == 7
+    assert config.training.dp_sgd is not None
+    assert config.training.dp_sgd.delta == 1e-6
+    assert config.dataset.privacy_unit == KeyedUnit(key="patient", contribution_bound=4)
+    assert config.model.hidden_units == [8]
+    assert isinstance(config.metadata, ServerMetadata)
+    assert config.policy.max_epsilon == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs", "override 'training.epochs': '=' is missing"),
+        ("=3", "override '=3': a key is empty"),
+        ("training..epochs=3", "override 'training..epochs=3': a key is empty"),
+        ("dataset.positive_class=>50K", "override 'dataset.positive_class=>50K': the value is not valid YAML: "),
+        ("pipeline.x=3", "override 'pipeline.x=3': `pipeline` is not a mapping (configs/x.yaml:1)"),
+        ("training.epochs=-1", "override 'training.epochs=-1': training.epochs: must be at least 1 (got -1)"),
+        ("training.epocs=1", "override 'training.epocs=1': unknown key 'epocs' in `training`"),
+        ("training.dp_sgd={}", "override 'training.dp_sgd={}': `training.dp_sgd` lacks the required key 'delta'"),
+        (
+            "training.backend=plain",
+            "configs/x.yaml:8: training: backend plain takes no `dp_sgd` block; remove it, or set backend: dp_sgd "
+            "(with override 'training.backend=plain')",
+        ),
+    ],
+)
+def test_errors_of_overrides_name_the_override(fails: Fails, override: str, message: str) -> None:
+    assert fails(BASE, overrides=[override]).message.startswith(message)
+
+
+def test_merge_keys_and_anchors(tmp_path: Path) -> None:
+    text = BASE.replace("auc: {min: 0.8}", "auc: &a {min: 0.8}\n    recall: {<<: *a, max_decrease: 0.1}")
+    assert load(tmp_path, text).evaluation.thresholds["recall"].min == 0.8
+
+
+def test_json_schema_speaks_the_names_of_the_yaml() -> None:
+    schema = config_json_schema()
+    definitions = schema["$defs"]
+    assert isinstance(definitions, dict)
+    assert "schema" in definitions["DatasetConfig"]["properties"]
+    assert "schema_path" not in definitions["DatasetConfig"]["properties"]

@@ -1,0 +1,111 @@
+"""`init` writes a config and a schema that load as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privacy_pipeline.config.loader import load_config
+from privacy_pipeline.config.starter import write_starter
+from privacy_pipeline.data.schema_reader import read_feature_plan, unreviewed
+from privacy_pipeline.data.source import resolve
+from privacy_pipeline.errors import BadInputError
+
+ROWS = """\
+id,age,weight,note,color,same,empty,outcome
+1,30,0.1,a b,red,5,,yes
+2,41,2.5,c,"gr""een\\",5,,no
+3,,3,d,red,5,,no
+"""
+
+
+def written(tmp_path: Path, text: str, name: str = "My Data 1.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_config_and_schema_load(tmp_path: Path) -> None:
+    csv = written(tmp_path, ROWS)
+    config_path, schema_path = write_starter(csv=csv, folder=tmp_path / "configs", label="outcome")
+    assert config_path == tmp_path / "configs" / "my_data_1.yaml"
+    config = load_config(config_path)
+    assert config.dataset.positive_class == "yes"
+    assert config.training.backend == "plain"
+    assert resolve(dataset=config.dataset).files == {"all": (csv,)}
+    assert config.dataset.schema_path == schema_path
+    plan = read_feature_plan(schema_path=schema_path, label="outcome", positive_class="yes")
+    columns = {column.name: column for column in plan.columns}
+    assert list(columns) == ["id", "age", "weight", "note", "color"]  # constant and empty columns are ignored
+    assert (columns["age"].minimum, columns["age"].maximum, columns["age"].optional) == (30, 41, True)
+    assert columns["weight"].dtype == "float"
+    assert columns["color"].domain == ('gr"een\\', "red")
+    assert not columns["color"].optional
+    assert set(unreviewed(schema_path)) == {"id", "age", "weight", "note", "color", "same", "empty", "outcome"}
+
+
+def test_commented_dp_block_is_valid_once_uncommented(tmp_path: Path) -> None:
+    csv = written(tmp_path, "x,y\n1,0\n2,0\n3,1\n")
+    config_path, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    text = config_path.read_text().replace("backend: plain", "backend: dp_sgd")
+    for line in ("dp_sgd:", "  target_epsilon", "  delta", "  clipping_norm"):
+        text = text.replace(f"  # {line}", f"  {line}")
+    config_path.write_text(text)
+    config = load_config(config_path)
+    assert config.dataset.positive_class == 1
+    assert config.training.dp_sgd is not None
+    assert config.training.dp_sgd.delta < 1 / 3
+
+
+def test_int_label_has_its_values_as_domain(tmp_path: Path) -> None:
+    csv = written(tmp_path, "x,y\n1,0\n2,0\n3,1\n")
+    _, schema_path = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    plan = read_feature_plan(schema_path=schema_path, label="y", positive_class=1)
+    assert (plan.label_domain, plan.label_dtype) == (("0", "1"), "int")
+
+
+def test_free_text_is_ignored(tmp_path: Path) -> None:
+    lines = "".join(f"t{i},{i % 7},{'a' if i % 3 else 'b'}\n" for i in range(300))
+    csv = written(tmp_path, "t,x,y\n" + lines)
+    _, schema_path = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    plan = read_feature_plan(schema_path=schema_path, label="y", positive_class="b")
+    assert [column.name for column in plan.columns] == ["x"]
+
+
+def test_refuses_to_overwrite_unless_forced(tmp_path: Path) -> None:
+    csv = written(tmp_path, "x,y\n1,a\n2,b\n")
+    write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    with pytest.raises(BadInputError, match="mine.yaml: exists already"):
+        write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    write_starter(csv=csv, folder=tmp_path, label="y", name="mine", force=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "message"),
+    [
+        ("x,y\n1,a\n2,b\n3,c\n", "y", "label 'y' has 3 distinct values; only binary labels are supported"),
+        ("x,y\n1,a\n", "y", "label 'y' has 1 distinct values"),
+        ("x,y\n1,a\n2,\n", "y", "1 rows have no label 'y'"),
+        ("x,y\n1,0.5\n2,1\n", "y", "label 'y' is floating point"),
+        ("x,y\n1,a\n2,b\n", "z", "there is no label column 'z'"),
+        ("x,y\n1,a\n2,b,c\n", "y", ":3: the row has 3 fields, the header has 2"),
+        ('x,y\n1,"a\n2,b\n', "y", "not valid CSV"),
+        ("x,x\n1,a\n", "x", "column 'x' is named twice"),
+        ('"x",y\n1,a\n', "y", "is not plain"),
+        ("x,y\n", "y", "has no rows"),
+        ("", "y", "has no header"),
+    ],
+)
+def test_unusable_files(tmp_path: Path, text: str, label: str, message: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        write_starter(csv=written(tmp_path, text), folder=tmp_path / "out", label=label)
+    assert message in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_name_and_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="name 'My'"):
+        write_starter(csv=tmp_path / "a.csv", folder=tmp_path, label="y", name="My")
+    with pytest.raises(BadInputError, match="no such file"):
+        write_starter(csv=tmp_path / "a.csv", folder=tmp_path, label="y")

@@ -1,0 +1,100 @@
+"""Schemas become feature plans, or errors that name the feature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.schema_reader import read_feature_plan, unreviewed
+from privacy_pipeline.errors import BadInputError
+
+pytest.importorskip("tensorflow_metadata")
+
+SCHEMA = """
+string_domain { name: "yn" value: "no" value: "yes" }
+feature { name: "age" type: INT presence { min_fraction: 1 } int_domain { min: 0 max: 120 } }
+feature { name: "w" type: FLOAT float_domain { min: 0 max: 0.5 } annotation { tag: "unreviewed" } }
+feature { name: "site" type: INT int_domain { min: 2 max: 4 is_categorical: true } }
+feature { name: "c" type: BYTES string_domain { value: "a" value: "b" } }
+feature { name: "note" type: BYTES annotation { tag: "ignore" } }
+feature { name: "person" type: INT }
+feature { name: "y" type: BYTES domain: "yn" }
+"""
+
+
+def read(tmp_path: Path, text: str, **changes: object) -> FeaturePlan:
+    path = tmp_path / "s.pbtxt"
+    path.write_text(text)
+    arguments: dict[str, object] = {"label": "y", "positive_class": "yes", "unit_key": "person", **changes}
+    return read_feature_plan(schema_path=path, **arguments)  # type: ignore[arg-type]
+
+
+def test_plan(tmp_path: Path) -> None:
+    plan = read(tmp_path, SCHEMA)
+    age, weight, site, category = plan.columns
+    assert (age.kind, age.dtype, age.minimum, age.maximum, age.optional) == ("numeric", "int", 0, 120, False)
+    assert (weight.kind, weight.dtype, weight.maximum, weight.optional) == ("numeric", "float", 0.5, True)
+    assert (site.kind, site.dtype, site.domain) == ("categorical", "int", ("2", "3", "4"))
+    assert (category.kind, category.dtype, category.domain) == ("categorical", "bytes", ("a", "b"))
+    assert (plan.label, plan.label_domain, plan.positive_class) == ("y", ("no", "yes"), "yes")
+    assert (plan.unit_key, plan.unit_key_dtype) == ("person", "int")
+    assert FeaturePlan.model_validate_json(plan.model_dump_json()) == plan
+    assert unreviewed(tmp_path / "s.pbtxt") == ["w"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (" int_domain { min: 0 max: 120 }", "", "feature 'age': a numeric feature needs a public range"),
+        ("min: 0 max: 120", "min: 0", "feature 'age': a numeric feature needs a public range"),
+        ("min: 0 max: 0.5", "max: 0.5", "feature 'w': a numeric feature needs a public range"),
+        ("min: 0 max: 120", "min: 9 max: 9", "feature 'age': min 9 is not below max 9"),
+        (' string_domain { value: "a" value: "b" }', "", "feature 'c': a BYTES feature needs a domain"),
+        ('value: "a" value: "b"', 'value: "a" value: "a"', "feature 'c': 'a' is twice in the domain"),
+        ('domain: "yn" }', 'domain: "ny" }', "feature 'y': there is no string_domain named 'ny'"),
+        ('"c"', '"age"', "feature 'age': is described twice"),
+        ('"c"', '"label"', "feature 'label': this name is reserved"),
+        ("min: 2 max: 4", "min: 2 max: 400000", "feature 'site': 399999 categories are too many"),
+        ("type: FLOAT", "type: STRUCT", "feature 'w': type STRUCT is not supported"),
+        ('"person" type: INT', '"person" type: FLOAT', "feature 'person': the key of the privacy unit cannot be FLOAT"),
+        ('name: "person"', 'name: "people"', "dataset.privacy_unit.key 'person' is not in the schema"),
+        ('name: "y"', 'name: "z"', "dataset.label 'y' is not in the schema"),
+        ('value: "no" value: "yes"', 'value: "yes"', "feature 'y': the label's domain needs at least two values"),
+        ('name: "c"', 'nam: "c"', 's.pbtxt:6: Message type "tensorflow.metadata.v0.Feature" has no field named "nam"'),
+        ("presence { min_fraction: 1 }", "value_count { max: 3 }", "feature 'age': a row may hold one value only"),
+    ],
+)
+def test_mistakes_name_the_feature(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in SCHEMA
+    with pytest.raises(BadInputError) as caught:
+        read(tmp_path, SCHEMA.replace(old, new, 1))
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_positive_class_must_be_in_the_domain(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"'maybe' \(dataset.positive_class\) is not in the domain: no, yes"):
+        read(tmp_path, SCHEMA, positive_class="maybe")
+
+
+def test_integer_label(tmp_path: Path) -> None:
+    text = SCHEMA.replace('"y" type: BYTES domain: "yn"', '"y" type: INT int_domain { min: 0 max: 1 }')
+    plan = read(tmp_path, text, positive_class=1)
+    assert (plan.label_domain, plan.label_dtype, plan.positive_class) == (("0", "1"), "int", "1")
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such file"):
+        unreviewed(tmp_path / "none.pbtxt")
+    with pytest.raises(BadInputError, match="cannot be read"):
+        unreviewed(tmp_path)
+    (tmp_path / "s").write_bytes(b"\xff")
+    with pytest.raises(BadInputError, match="not a UTF-8 text file"):
+        unreviewed(tmp_path / "s")
+
+
+def test_unit_key_and_ignored_features_may_lack_a_domain(tmp_path: Path) -> None:
+    names = [column.name for column in read(tmp_path, SCHEMA).columns]
+    assert names == ["age", "w", "site", "c"]
