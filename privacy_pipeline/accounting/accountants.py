@@ -72,8 +72,9 @@ def _without_order_warnings() -> Iterator[None]:
 def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Renyi divergence of an event at each of `ORDERS` (Mironov 2017).
 
-    Where dp_accounting's series does not converge at an order, the value of the next higher order stands in: Renyi
-    divergence does not fall with the order (van Erven and Harremoes 2014, theorem 3), so it is an upper bound.
+    Between whole orders dp_accounting's series for sampled Gaussians may not converge (infinite), or end far too high.
+    The value of a higher order then stands in where it is lower: Renyi divergence does not fall with the order (van
+    Erven and Harremoes 2014, theorem 3), so it is an upper bound too.
 
     Args:
         event: the event.
@@ -102,8 +103,7 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
     if any(math.isnan(value) or value < -_ROUNDING for value in values):
         raise AccountingError(f"RDP gives a negative or undefined divergence for {text}")
     for index in range(len(values) - 2, -1, -1):
-        if math.isinf(values[index]):
-            values[index] = values[index + 1]
+        values[index] = min(values[index], values[index + 1])
     return ORDERS, tuple(max(0.0, value) for value in values)
 
 

@@ -111,6 +111,7 @@ class DpSgdBackend:
         import tensorflow as tf
 
         from privacy_pipeline.backends import keras_io
+        from privacy_pipeline.backends.tfp_engine import require_private
 
         plan = inputs.plan
         if plan is None:
@@ -118,8 +119,9 @@ class DpSgdBackend:
         seed = inputs.config.training.seed
         if seed is not None:
             tf.keras.utils.set_random_seed(seed)
-        # Before the first read: a model that is refused then has not touched the data.
+        # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
+        require_private(model)
         optimizer = keras_io.make_optimizer(inputs.config.training)
         rows = keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
         require_units(plan, examples=len(rows))

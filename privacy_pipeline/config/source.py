@@ -42,6 +42,8 @@ _Loader.add_implicit_resolver(
     list("-+0123456789"),
 )
 
+# The password of a URL such as the ledger's must not end up in an error line.
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*(@)")
 _QUOTE_FIX = "put quotes around a value that starts with one of > | & * ! % @ { [ or holds ': ' or ' #'"
 
 
@@ -108,6 +110,8 @@ def read_document(*, path: Path) -> Document:
         data = _Builder(name=name, origins=origins).mapping(node, ())
     except yaml.YAMLError as error:
         raise BadInputError(f"{name}{_yaml_problem(error)}", fix=_QUOTE_FIX) from None
+    except RecursionError:
+        raise BadInputError(f"{name}: is nested too deeply") from None
     return Document(name=name, data=data, origins=origins)
 
 
@@ -195,8 +199,9 @@ def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:
     Raises:
         BadInputError: an override has no `=`, an empty key, a value that is not YAML, or a parent that is no mapping.
     """
-    for text in overrides:
-        path, value = _parse_override(text)
+    for override in overrides:
+        text = _PASSWORD.sub(r"\1***\2", override)
+        path, value = _parse_override(override, text)
         parent = _parent_mapping(document, path, text)
         parent[str(path[-1])] = value
         for stale in [known for known in document.origins if known[: len(path)] == path]:
@@ -206,8 +211,8 @@ def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:
         document.overrides.append((path, text))
 
 
-def _parse_override(text: str) -> tuple[KeyPath, object]:
-    dotted, equals, raw = text.partition("=")
+def _parse_override(override: str, text: str) -> tuple[KeyPath, object]:
+    dotted, equals, raw = override.partition("=")
     keys = tuple(part.strip() for part in dotted.split("."))
     if not equals:
         raise BadInputError(f"override '{text}': '=' is missing", fix="write it as section.key=value")

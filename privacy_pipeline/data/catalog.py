@@ -28,6 +28,6 @@ def available() -> tuple[CatalogEntry, ...]:
             rows=adult.ROWS,
             unit="row (one person each)",
             licence=adult.LICENCE,
-            command="privacy-pipeline data fetch adult",
+            command="privacy-pipeline data adult",
         ),
     )

@@ -141,7 +141,7 @@ def _transform(spec: RunSpec, examples: BaseComponent, schema: BaseComponent) ->
         schema=schema.outputs["schema"],
         preprocessing_fn=_preprocessing(spec),
         custom_config=transform_config(spec),
-    )
+    ).with_id("Transform")
 
 
 def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
@@ -175,6 +175,7 @@ def _after_training(
     )
     gate = PrivacyGate(
         model=trainer.outputs["model"],
+        evaluation=evaluator.outputs["evaluation"],
         evaluation_blessing=evaluator.outputs["blessing"],
         privacy_record=trainer.outputs["privacy_record"],
         policy=config.policy.model_dump_json(),
@@ -185,7 +186,6 @@ def _after_training(
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
         evaluation=evaluator.outputs["evaluation"],
-        evaluation_blessing=evaluator.outputs["blessing"],
         blessing=gate.outputs["blessing"],
         privacy_record=trainer.outputs["privacy_record"],
         run_id=spec.run_id,

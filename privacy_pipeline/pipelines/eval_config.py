@@ -34,13 +34,14 @@ def eval_config(section: EvaluationSection) -> tfma.EvalConfig:
 def _metrics(section: EvaluationSection) -> list[tfma.MetricConfig]:
     bounds: dict[str, Threshold] = {str(name): bound for name, bound in section.thresholds.items()}
     configured = [
-        tfma.MetricConfig(class_name=cls, threshold=_threshold(bounds[name]) if name in bounds else None)
+        tfma.MetricConfig(class_name=cls, per_slice_thresholds=_thresholds(bounds[name]) if name in bounds else [])
         for name, cls in _CLASSES.items()
     ]
     return [*configured, tfma.MetricConfig(class_name="ExampleCount")]
 
 
-def _threshold(bound: Threshold) -> tfma.MetricThreshold:
+def _thresholds(bound: Threshold) -> list[tfma.PerSliceMetricThreshold]:
+    # A plain `threshold` would hold for every slice; the config's is about the whole eval split.
     given: dict[str, Any] = {}
     if bound.min is not None:
         given["value_threshold"] = tfma.GenericValueThreshold(lower_bound={"value": bound.min})
@@ -48,4 +49,4 @@ def _threshold(bound: Threshold) -> tfma.MetricThreshold:
         given["change_threshold"] = tfma.GenericChangeThreshold(
             direction=tfma.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -bound.max_decrease}
         )
-    return tfma.MetricThreshold(**given)
+    return [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**given))]

@@ -153,7 +153,7 @@ def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
 
 def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
     return decide(
-        evaluation_blessed=summary.evaluation_blessed,
+        evaluation_reasons=summary.evaluation_reasons,
         record=summary.record,
         expected_class=announced_class(config),
         policy=config.policy,

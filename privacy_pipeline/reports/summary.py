@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 
-METRICS = ("accuracy", "auc", "precision", "recall")
+# TFMA's name of a metric, and ours.
+METRIC_NAMES = {"binary_accuracy": "accuracy", "auc": "auc", "precision": "precision", "recall": "recall"}
+METRICS = tuple(METRIC_NAMES.values())
 
 
 class SliceMetrics(BaseModel):
@@ -23,7 +25,7 @@ class RunSummary(BaseModel):
     """What came out of one run.
 
     Attributes:
-        evaluation_blessed: Evaluator's verdict on the thresholds.
+        evaluation_reasons: thresholds that Evaluator saw missed.
         blessed: PrivacyGate's verdict, the one that counts.
         reasons: why a model was not blessed.
         model_uri: folder of the SavedModel.
@@ -37,7 +39,7 @@ class RunSummary(BaseModel):
     pipeline: str
     backend: str
     training_run: str
-    evaluation_blessed: bool
+    evaluation_reasons: list[str]
     blessed: bool
     reasons: list[str]
     slices: list[SliceMetrics]

@@ -17,7 +17,12 @@ DIGEST = hashlib.sha256(b"adult").hexdigest()
 
 
 def make_plan(
-    noise: float = 10.0, epochs: int = 1, *, relation: Relation = Relation.ZERO_OUT, unit: str = "row", units: int = UNITS
+    noise: float = 10.0,
+    epochs: int = 1,
+    *,
+    relation: Relation = Relation.ZERO_OUT,
+    unit: str = "row",
+    units: int = UNITS,
 ) -> MechanismPlan:
     """A plan of full passes."""
     return MechanismPlan(

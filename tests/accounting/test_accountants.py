@@ -68,17 +68,16 @@ def test_golden_full_passes_without_amplification(relation: Relation) -> None:
 
 
 @given(noise=noises, epochs=passes, delta=deltas)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_pld_of_gaussian_passes_is_the_exact_epsilon(noise: float, epochs: int, delta: float) -> None:
     exact = exact_gaussian_epsilon(math.sqrt(epochs) / noise, delta)
-    stated = epsilon_of(
-        gaussian_passes(noise_multiplier=noise, epochs=epochs), delta=delta, relation=Relation.ZERO_OUT
-    )
+    stated = epsilon_of(gaussian_passes(noise_multiplier=noise, epochs=epochs), delta=delta, relation=Relation.ZERO_OUT)
     assert stated == pytest.approx(exact, rel=1e-3, abs=1e-4)
     assert stated >= exact - 1e-6
 
 
 @given(noise=noises, epochs=passes, delta=deltas)
+@settings(deadline=None)
 def test_rdp_conversion_equals_the_library_and_bounds_the_exact_epsilon(
     noise: float, epochs: int, delta: float
 ) -> None:
@@ -90,12 +89,14 @@ def test_rdp_conversion_equals_the_library_and_bounds_the_exact_epsilon(
 
 
 @given(values=st.lists(st.floats(min_value=0, max_value=100), min_size=len(ORDERS), max_size=len(ORDERS)), delta=deltas)
+@settings(deadline=None)
 def test_rdp_conversion_equals_the_library_on_any_vector(values: list[float], delta: float) -> None:
     theirs = rdp_privacy_accountant.compute_epsilon(list(ORDERS), values, delta)[0]
     assert epsilon_from_rdp(ORDERS, values, delta) == pytest.approx(theirs, rel=1e-12, abs=1e-12)
 
 
 @given(noise=noises, epochs=passes, delta=deltas, factor=st.floats(min_value=1.0, max_value=3.0))
+@settings(deadline=None)
 def test_monotone_in_passes_noise_and_delta(noise: float, epochs: int, delta: float, factor: float) -> None:
     here = rdp_epsilon(gaussian_passes(noise_multiplier=noise, epochs=epochs), delta)
     assert rdp_epsilon(gaussian_passes(noise_multiplier=noise, epochs=epochs + 1), delta) >= here
@@ -108,7 +109,7 @@ def test_monotone_in_passes_noise_and_delta(noise: float, epochs: int, delta: fl
     noise=st.floats(min_value=0.6, max_value=20),
     steps=st.integers(min_value=1, max_value=5000),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_poisson_is_tighter_by_pld_and_never_above_full_participation(
     probability: float, noise: float, steps: int
 ) -> None:
@@ -121,19 +122,21 @@ def test_poisson_is_tighter_by_pld_and_never_above_full_participation(
 
 
 @given(st.lists(st.tuples(noises, passes), min_size=1, max_size=5))
+@settings(deadline=None)
 def test_composition_is_never_above_simple_addition(runs: list[tuple[float, int]]) -> None:
     parts = [gaussian_passes(noise_multiplier=noise, epochs=epochs) for noise, epochs in runs]
     simple = sum(rdp_epsilon(part, DELTA) for part in parts)
     assert rdp_epsilon(d.ComposedDpEvent(parts), DELTA) <= simple + 1e-9
 
 
-def test_orders_that_do_not_converge_are_bounded_by_the_next_higher_one() -> None:
+def test_orders_where_the_series_fails_are_bounded_by_a_higher_order() -> None:
     orders, values = rdp_vector(
         poisson_gaussian(sampling_probability=0.5, noise_multiplier=50, steps=50), Relation.ZERO_OUT
     )
     assert all(math.isfinite(value) for value in values)
     assert list(values) == sorted(values)
-    assert values[orders.index(1.5)] == values[orders.index(3.0)] or values[orders.index(1.5)] < 0.01
+    assert values[orders.index(1.5)] <= values[orders.index(2.0)] < 0.01
+    assert values[orders.index(2.1)] == values[orders.index(3.0)] < 0.01
 
 
 @BOTH

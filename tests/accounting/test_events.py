@@ -119,9 +119,9 @@ def test_malformed_json_is_refused(value: Any) -> None:
 
 def test_builders() -> None:
     assert events.gaussian_passes(noise_multiplier=2.0, epochs=3) == d.SelfComposedDpEvent(d.GaussianDpEvent(2.0), 3)
-    assert events.poisson_gaussian(
-        sampling_probability=0.1, noise_multiplier=2.0, steps=5
-    ) == d.SelfComposedDpEvent(d.PoissonSampledDpEvent(0.1, d.GaussianDpEvent(2.0)), 5)
+    assert events.poisson_gaussian(sampling_probability=0.1, noise_multiplier=2.0, steps=5) == d.SelfComposedDpEvent(
+        d.PoissonSampledDpEvent(0.1, d.GaussianDpEvent(2.0)), 5
+    )
     for noise, epochs in ((0.0, 1), (-1.0, 1), (1.0, -1)):
         with pytest.raises(BadInputError):
             events.gaussian_passes(noise_multiplier=noise, epochs=epochs)

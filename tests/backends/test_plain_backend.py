@@ -123,3 +123,19 @@ def test_planning_imports_no_tensorflow() -> None:
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_sequential_model_of_the_users_is_served_too(
+    split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sequential_model.py").write_text(
+        "import tensorflow as tf\n"
+        "def build_model(context):\n"
+        "    source = tf.keras.Input(context.inputs['features'].shape, name='features')\n"
+        "    return tf.keras.Sequential([source, tf.keras.layers.Dense(context.params['width']), "
+        "tf.keras.layers.Dense(1)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    PlainBackend().train(make_inputs(split, tmp_path, model={"use": "sequential_model", "params": {"width": 3}}))
+    model = tf.saved_model.load(str(tmp_path / "model"))
+    assert model.signatures["serving_default"](split.serialized()[:2])["probability"].shape == (2, 1)

@@ -271,6 +271,16 @@ def test_errors_of_overrides_name_the_override(fails: Fails, override: str, mess
     assert fails(BASE, overrides=[override]).message.startswith(message)
 
 
+def test_passwords_of_urls_are_not_shown(fails: Fails) -> None:
+    error = fails(BASE, overrides=["ledger=postgresql://me:secret@host/db", "dataset.schema=infer"])
+    assert "override 'ledger=postgresql://me:***@host/db', 'dataset.schema=infer'" in error.message
+    assert "secret" not in error.message
+
+
+def test_deep_nesting_is_refused(fails: Fails) -> None:
+    assert fails("a: " + "[" * 3000).message == "configs/x.yaml: is nested too deeply"
+
+
 def test_merge_keys_and_anchors(tmp_path: Path) -> None:
     text = BASE.replace("auc: {min: 0.8}", "auc: &a {min: 0.8}\n    recall: {<<: *a, max_decrease: 0.1}")
     assert load(tmp_path, text).evaluation.thresholds["recall"].min == 0.8

@@ -76,7 +76,7 @@ def test_free_text_is_ignored(tmp_path: Path) -> None:
 def test_refuses_to_overwrite_unless_forced(tmp_path: Path) -> None:
     csv = written(tmp_path, "x,y\n1,a\n2,b\n")
     write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
-    with pytest.raises(BadInputError, match="mine.yaml: exists already"):
+    with pytest.raises(BadInputError, match=r"mine\.yaml: exists already"):
         write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
     write_starter(csv=csv, folder=tmp_path, label="y", name="mine", force=True)
 

@@ -20,6 +20,7 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
     }
     INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
+        "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
     }
@@ -33,6 +34,7 @@ class PrivacyGate(base_component.BaseComponent):
 
     Args:
         model: the candidate.
+        evaluation: Evaluator's metrics and validation result, which name the thresholds that were missed.
         evaluation_blessing: Evaluator's verdict.
         privacy_record: record of the training.
         policy: JSON of the config's `policy` section.
@@ -47,6 +49,7 @@ class PrivacyGate(base_component.BaseComponent):
         self,
         *,
         model: types.BaseChannel,
+        evaluation: types.BaseChannel,
         evaluation_blessing: types.BaseChannel,
         privacy_record: types.BaseChannel,
         policy: str,
@@ -55,6 +58,7 @@ class PrivacyGate(base_component.BaseComponent):
     ) -> None:
         spec = PrivacyGateSpec(
             model=model,
+            evaluation=evaluation,
             evaluation_blessing=evaluation_blessing,
             privacy_record=privacy_record,
             policy=policy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy_pipeline.accounting.record import PrivacyRecord
@@ -16,18 +17,18 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(*, evaluation_blessed: bool, record: PrivacyRecord, expected_class: str, policy: PolicySection) -> Decision:
+def decide(
+    *, evaluation_reasons: Sequence[str], record: PrivacyRecord, expected_class: str, policy: PolicySection
+) -> Decision:
     """Blesses a model whose evaluation, privacy record and policy all agree.
 
     Args:
-        evaluation_blessed: Evaluator's verdict on the quality thresholds.
+        evaluation_reasons: quality thresholds that were missed; none where Evaluator blessed the model.
         record: the privacy record of the training that made the model.
         expected_class: privacy class that the config announced; a record of another class is a broken promise.
         policy: bounds of the config.
     """
-    reasons = []
-    if not evaluation_blessed:
-        reasons.append("the evaluation missed a threshold")
+    reasons = list(evaluation_reasons)
     if record.privacy_class != expected_class:
         reasons.append(f"the config announces privacy class {expected_class}, the record states {record.privacy_class}")
     reasons += _policy_reasons(record, policy)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tensorflow_model_analysis as tfma
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
@@ -15,6 +16,7 @@ from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.reports.summary import METRIC_NAMES
 
 REASONS_FILE = "reasons.json"
 
@@ -33,9 +35,13 @@ class Executor(base_executor.BaseExecutor):
         evaluation = artifact_utils.get_single_instance(input_dict["evaluation_blessing"])
         folder = Path(artifact_utils.get_single_uri(input_dict["privacy_record"]))
         record = PrivacyRecord.model_validate_json((folder / RECORD_FILE).read_text())
-        decision = decide(
-            evaluation_blessed=evaluation.get_int_custom_property("blessed") == 1
+        reasons = evaluation_reasons(
+            blessed=evaluation.get_int_custom_property("blessed") == 1
             and evaluation.get_int_custom_property("current_model_id") == model.id,
+            evaluation_uri=artifact_utils.get_single_uri(input_dict["evaluation"]),
+        )
+        decision = decide(
+            evaluation_reasons=reasons,
             record=record,
             expected_class=exec_properties["privacy_class"],
             policy=PolicySection.model_validate_json(exec_properties["policy"]),
@@ -47,4 +53,29 @@ class Executor(base_executor.BaseExecutor):
         blessing.set_string_custom_property(PRIVACY_CLASS, record.privacy_class)
         target = Path(blessing.uri)
         (target / ("BLESSED" if decision.blessed else "NOT_BLESSED")).touch()
-        (target / REASONS_FILE).write_text(json.dumps(list(decision.reasons)))
+        (target / REASONS_FILE).write_text(json.dumps({"evaluation": reasons, "all": list(decision.reasons)}))
+
+
+def evaluation_reasons(*, blessed: bool, evaluation_uri: str) -> list[str]:
+    """Why Evaluator did not bless a model: the thresholds that it missed, with the values.
+
+    Args:
+        blessed: Evaluator's verdict on this model.
+        evaluation_uri: folder of the TFMA result.
+    """
+    if blessed:
+        return []
+    validation = tfma.load_validation_result(evaluation_uri)
+    missed = [_missed(failure) for part in validation.metric_validations_per_slice for failure in part.failures]
+    return missed or ["Evaluator did not bless the model and named no threshold"]
+
+
+def _missed(failure: Any) -> str:
+    name = METRIC_NAMES.get(failure.metric_key.name, failure.metric_key.name)
+    number = failure.metric_value.double_value.value
+    if failure.metric_key.is_diff:
+        allowed = failure.metric_threshold.change_threshold.absolute.value
+        return f"{name} is {-number:.4f} below the last blessed model; at most {-allowed:.4f} is allowed"
+    return (
+        f"{name} {number:.4f} is below the threshold {failure.metric_threshold.value_threshold.lower_bound.value:.4f}"
+    )

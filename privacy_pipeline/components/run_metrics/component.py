@@ -21,7 +21,6 @@ class RunMetricsSpec(component_spec.ComponentSpec):
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "model_run": component_spec.ChannelParameter(type=standard_artifacts.ModelRun),
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
     }
@@ -34,7 +33,7 @@ class RunMetrics(base_component.BaseComponent):
     Never served from cache: each run gets an artifact of its own.
 
     Args:
-        model, model_run, evaluation, evaluation_blessing, blessing, privacy_record: what the run made.
+        model, model_run, evaluation, blessing, privacy_record: what the run made.
         run_id: the run.
         run_dir: folder of the run, which gets a copy of the summary.
     """
@@ -48,7 +47,6 @@ class RunMetrics(base_component.BaseComponent):
         model: types.BaseChannel,
         model_run: types.BaseChannel,
         evaluation: types.BaseChannel,
-        evaluation_blessing: types.BaseChannel,
         blessing: types.BaseChannel,
         privacy_record: types.BaseChannel,
         run_id: str,
@@ -58,7 +56,6 @@ class RunMetrics(base_component.BaseComponent):
             model=model,
             model_run=model_run,
             evaluation=evaluation,
-            evaluation_blessing=evaluation_blessing,
             blessing=blessing,
             privacy_record=privacy_record,
             run_id=run_id,

@@ -17,10 +17,7 @@ from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE
 from privacy_pipeline.reports.properties import metric_properties
-from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
-
-# TFMA's name of a metric, and ours.
-_NAMES = {"binary_accuracy": "accuracy", "auc": "auc", "precision": "precision", "recall": "recall"}
+from privacy_pipeline.reports.summary import METRIC_NAMES, RunSummary, SliceMetrics
 
 
 class Executor(base_executor.BaseExecutor):
@@ -35,14 +32,15 @@ class Executor(base_executor.BaseExecutor):
         """Writes the summary to the artifact and to the run's folder, and sets the MLMD properties."""
         single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items()}
         record = PrivacyRecord.model_validate_json(Path(single["privacy_record"].uri, RECORD_FILE).read_text())
+        decision = json.loads(Path(single["blessing"].uri, REASONS_FILE).read_text())
         summary = RunSummary(
             run_id=exec_properties["run_id"],
             pipeline=self._context.pipeline_info.id,
             backend=record.backend,
             training_run=record.run_id,
-            evaluation_blessed=single["evaluation_blessing"].get_int_custom_property("blessed") == 1,
+            evaluation_reasons=decision["evaluation"],
             blessed=single["blessing"].get_int_custom_property("blessed") == 1,
-            reasons=json.loads(Path(single["blessing"].uri, REASONS_FILE).read_text()),
+            reasons=decision["all"],
             slices=read_slices(single["evaluation"].uri),
             model_uri=path_utils.serving_model_dir(single["model"].uri),
             tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
@@ -69,7 +67,7 @@ def _slice(key: Any, values: Any) -> SliceMetrics:
     return SliceMetrics(
         name=", ".join(f"{column}={value}" for column, value in key) or "overall",
         examples=int(numbers["example_count"]),
-        metrics={ours: _finite(numbers.get(theirs)) for theirs, ours in _NAMES.items()},
+        metrics={ours: _finite(numbers.get(theirs)) for theirs, ours in METRIC_NAMES.items()},
     )
 
 

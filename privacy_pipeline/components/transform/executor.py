@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import tensorflow_transform as tft
+from tensorflow_transform import impl_helper
 from tfx import types
 from tfx.components.transform import executor as stock
 from tfx.types import artifact_utils
@@ -52,11 +53,12 @@ def refuse_analyzers(*, path: str, config: dict[str, str], schema_uri: str) -> N
     module, _, name = path.rpartition(".")
     function = functools.partial(import_utils.import_func_from_module(module, name), custom_config=config)
     schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
-    specs = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
+    features = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
+    specs = impl_helper.get_type_specs_from_feature_specs(features)
     columns = tft.get_analyze_input_columns(function, specs)
     if columns:
         raise BadInputError(
-            f"{path} analyzes {', '.join(sorted(columns))}: what tf.Transform computes from private data is not covered "
-            "by the guarantee",
+            f"{path} analyzes {', '.join(sorted(columns))}: what it computes from private data is not covered by the "
+            "guarantee",
             fix="use constants that are publicly known (the schema's ranges and domains) in place of analyzers",
         )
