@@ -7,6 +7,8 @@ returns. The SQLite file belongs on a local disk: the write-ahead log does not w
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -216,12 +218,20 @@ def _create(engine: sa.Engine, file: Path | None) -> None:
 
 
 def _use_write_ahead_log(engine: sa.Engine) -> None:
-    """Sets the file's journal mode once; it stays. Outside a transaction, as SQLite demands."""
-    try:
-        connection = engine.raw_connection()
+    """Sets the file's journal mode once; it stays. Outside a transaction, as SQLite demands.
+
+    SQLite does not wait for the lock that this takes, so processes that create a ledger at once try again.
+    """
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
         try:
-            connection.cursor().execute("PRAGMA journal_mode=WAL")
-        finally:
-            connection.close()
-    except (SQLAlchemyError, engine.dialect.loaded_dbapi.Error) as error:
-        raise LedgerError(f"ledger {_name(engine.url)}: {error}") from error
+            connection = engine.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")
+            finally:
+                connection.close()
+            return
+        except sqlite3.Error as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise LedgerError(f"ledger {_name(engine.url)}: {error}") from error
+            time.sleep(0.05)

@@ -10,8 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-RECORD_VERSION = 1
-
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -99,7 +97,7 @@ class Composition(_Part):
 class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either."""
 
-    record_version: Literal[1] = RECORD_VERSION
+    record_version: Literal[1] = 1
     run_id: str
     pipeline: str
     created: str

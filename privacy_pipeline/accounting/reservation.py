@@ -148,8 +148,8 @@ class Grant:
             moved = self._update(connection, expected, changes)
         if moved != 1:
             raise BudgetRefusedError(
-                f"ledger entry {self.entry_id} is no longer {expected.value} for this attempt: it expired, moved on, or "
-                "another attempt of the run took it over",
+                f"ledger entry {self.entry_id} is no longer {expected.value} for this attempt: it expired, moved "
+                "on, or another attempt of the run took it over",
                 fix="run again; a new attempt reserves anew",
             )
 

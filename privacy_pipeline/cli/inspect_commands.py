@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_run
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run
 from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
 from privacy_pipeline.errors import BadInputError
 
@@ -29,16 +29,27 @@ def add_to(app: typer.Typer) -> None:
 def runs(workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
     """List all runs with their utility and privacy."""
     from privacy_pipeline.cli.tables import runs_table
-    from privacy_pipeline.pipelines.workspace import run_folders
 
     with errors_as_exit_codes(as_json=as_json):
-        rows = [(folder.read_state(), folder.read_summary()) for folder in run_folders(workspace.absolute())]
+        rows = _rows(workspace)
         if as_json:
             print_json([_row(state, summary) for state, summary in rows])
         elif rows:
             out.print(runs_table(rows))
         else:
             out.print(f"no runs in {workspace}; start one: privacy-pipeline run CONFIG")
+
+
+def _rows(workspace: Path) -> list[tuple[RunState, RunSummary | None]]:
+    from privacy_pipeline.pipelines.workspace import run_folders
+
+    rows = []
+    for folder in run_folders(workspace.absolute()):
+        try:
+            rows.append((folder.read_state(), folder.read_summary()))
+        except BadInputError as error:  # one broken folder must not hide the other runs
+            err.print(f"[yellow]left out:[/] {escape(error.message)}", soft_wrap=True)
+    return rows
 
 
 def _row(state: RunState, summary: RunSummary | None) -> dict[str, object]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from privacy_pipeline.pipelines import events
 from privacy_pipeline.pipelines.nodes import NODES
-from privacy_pipeline.pipelines.workspace import NodeState, RunState
+from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
 
 _MARKS = {
     "waiting": "[dim]·[/]",
@@ -46,11 +46,18 @@ class RunView:
         self._live = Live(self, console=console, refresh_per_second=5, transient=False)
 
     def __enter__(self) -> RunView:
+        return self
+
+    def start(self, folder: RunFolder) -> None:
+        """Names the run and its log, and begins to show its nodes."""
+        if self._quiet:
+            return
+        where = f"run [bold]{folder.run_id}[/]  [dim]log {escape(str(folder.log))}[/]"
+        self._console.print(where, soft_wrap=True)
         if self._animated:
             self._live.start()
-        elif not self._quiet:
-            self._console.print("starting TFX ...")
-        return self
+        else:
+            self._console.print("  starting TFX ...")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

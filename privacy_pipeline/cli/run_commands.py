@@ -50,7 +50,7 @@ def run(
                 config_path=config,
                 from_nodes=[from_] if from_ else [],
                 to_nodes=[to] if to else [],
-                on_start=_announce if not as_json else _say_nothing,
+                on_start=view.start,
                 on_event=view.on_event,
             )
     _finish(folder, state, as_json=as_json)
@@ -69,9 +69,7 @@ def resume(
     with errors_as_exit_codes(as_json=as_json):
         folder = find_run(workspace.absolute(), name)
         with RunView(out, quiet=as_json) as view:
-            state = runs.resume(
-                folder=folder, on_start=_announce if not as_json else _say_nothing, on_event=view.on_event
-            )
+            state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
     _finish(folder, state, as_json=as_json)
 
 
@@ -122,14 +120,6 @@ def _print_check(facts: dict[str, object]) -> None:
         f"  budget: {forecast['epsilon_after']:.3f} of {forecast['cap']:.3f} after this run "
         f"(RDP); {forecast['runs_that_fit']} such run(s) fit"
     )
-
-
-def _announce(folder: RunFolder) -> None:
-    out.print(f"run [bold]{folder.run_id}[/]  [dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
-
-
-def _say_nothing(folder: RunFolder) -> None:
-    del folder
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:

@@ -45,7 +45,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         )
     not_covered = ", ".join(a.what for a in record.data_accesses if not a.covered)
     rows.append(("not covered", not_covered))
-    rows.append(("inference", f"{record.inference_protection} protection"))
+    rows.append(("inference protection", record.inference_protection))
     return rows
 
 

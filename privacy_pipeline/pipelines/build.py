@@ -25,6 +25,7 @@ from privacy_pipeline.components.trainer.component import PrivateTrainer
 from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import FORBID_ANALYZERS
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
@@ -101,7 +102,8 @@ def _with_version(dataset: DatasetConfig, pattern: str) -> str:
 
 def _split_config(dataset: DatasetConfig) -> example_gen_pb2.SplitConfig:
     buckets = dataset.hash_split or {}
-    splits = [example_gen_pb2.SplitConfig.Split(name=n, hash_buckets=b) for n, b in sorted(buckets.items())]
+    # In this order the buckets are counted at registration.
+    splits = [example_gen_pb2.SplitConfig.Split(name=n, hash_buckets=buckets[n]) for n in SPLIT_ORDER if n in buckets]
     unit = dataset.privacy_unit
     feature = unit.key if isinstance(unit, KeyedUnit) else None
     return example_gen_pb2.SplitConfig(splits=splits, partition_feature_name=feature)

@@ -9,9 +9,9 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
@@ -25,6 +25,9 @@ SUMMARY_FILE = "summary.json"
 
 NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
 RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class NodeState(BaseModel):
@@ -102,7 +105,7 @@ class RunFolder:
 
     def read_state(self) -> RunState:
         """State on disk; a run whose process is gone reads as interrupted."""
-        state = RunState.model_validate_json((self.path / STATE_FILE).read_text())
+        state = _read(RunState, self.path / STATE_FILE)
         if state.status == "running" and not self.is_locked():
             state.status = "interrupted"
         return state
@@ -113,7 +116,7 @@ class RunFolder:
 
     def read_spec(self) -> RunSpec:
         """The spec the run was started with."""
-        return RunSpec.model_validate_json((self.path / SPEC_FILE).read_text())
+        return _read(RunSpec, self.path / SPEC_FILE)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Writes the spec."""
@@ -122,7 +125,7 @@ class RunFolder:
     def read_summary(self) -> RunSummary | None:
         """Summary of a run that got as far as RunMetrics."""
         path = self.path / SUMMARY_FILE
-        return RunSummary.model_validate_json(path.read_text()) if path.exists() else None
+        return _read(RunSummary, path) if path.exists() else None
 
     def write_summary(self, summary: RunSummary) -> None:
         """Writes the summary."""
@@ -232,6 +235,16 @@ def find_run(root: Path, name: str) -> RunFolder:
     if found:
         raise BadInputError(f"{name!r} fits {len(found)} runs", fix="give more of the run id; `privacy-pipeline runs`")
     raise BadInputError(f"no run {name!r} in {root}", fix="`privacy-pipeline runs` lists them")
+
+
+def _read(kind: type[_Model], path: Path) -> _Model:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadInputError(
+            f"{path}: cannot be read as a {kind.__name__} of this version",
+            fix=f"remove the folder {path.parent} if the run is not needed any more",
+        ) from error
 
 
 def _replace(path: Path, text: str) -> None:

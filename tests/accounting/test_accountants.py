@@ -188,7 +188,8 @@ def test_curve_falls_and_passes_through_the_headline() -> None:
     stated = guarantee(gaussian_passes(noise_multiplier=4.0, epochs=5), delta=1e-9, relation=Relation.ZERO_OUT)
     epsilons = [epsilon for epsilon, _ in stated.curve]
     assert len(epsilons) == 20 and epsilons == sorted(epsilons, reverse=True)
-    assert stated.curve[0] == (pytest.approx(stated.epsilon), pytest.approx(1e-9))
+    assert stated.curve[0][0] == pytest.approx(stated.epsilon)
+    assert stated.curve[0][1] == pytest.approx(1e-9)
 
 
 def test_bad_vectors_and_deltas_are_refused() -> None:
