@@ -31,8 +31,9 @@ ORDERS: tuple[float, ...] = (
     *(80.0, 96.0, 128.0, 160.0, 192.0, 256.0, 384.0, 512.0, 768.0, 1024.0),
 )
 CROSS_CHECK_TOLERANCE = 1e-3  # relative room for discretisation when PLD is held against RDP
-_FINEST_REFINEMENT = 2  # times that the interval may shrink tenfold before a disagreement is an error
+_MOST_BUCKETS = 10_000  # epsilon over interval, up to which a disagreement may be due to a wide interval
 _INTERVAL = 1e-4
+_FINEST_INTERVAL = 5e-5  # narrower ones are not narrowed again
 _CURVE_DELTAS: tuple[float, ...] = tuple(10 ** (-9 + 7 * point / 19) for point in range(20))
 _ROUNDING = 1e-9  # a Renyi divergence this little below zero is rounding; anything lower is an error
 
@@ -167,12 +168,13 @@ def _checked_pld(event: DpEvent, relation: Relation, delta: float, epsilon_rdp: 
         AccountingError: PLD stays above RDP by more than the tolerance.
     """
     interval = _INTERVAL * max(1.0, epsilon_rdp / 2)
-    epsilon = math.inf
-    for _ in range(_FINEST_REFINEMENT + 1):
+    while True:
         accountant = _pld(event, relation, interval)
         epsilon = float(accountant.get_epsilon(delta))
         if epsilon <= epsilon_rdp * (1 + CROSS_CHECK_TOLERANCE):
             return accountant, interval
+        if epsilon_rdp <= 0 or epsilon_rdp / interval > _MOST_BUCKETS or interval < _FINEST_INTERVAL:
+            break
         interval /= 10
     raise AccountingError(
         f"the accountants disagree: PLD gives epsilon {epsilon:.6g}, above RDP's {epsilon_rdp:.6g}, at delta {delta:g}",

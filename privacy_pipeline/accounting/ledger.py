@@ -18,6 +18,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting import renyi_filter
 from privacy_pipeline.accounting.accountants import ORDERS, AccountingError, epsilon_from_rdp
 from privacy_pipeline.accounting.ledger_entries import (
+    COUNTED,
     BudgetStatus,
     Entry,
     Forecast,
@@ -227,7 +228,7 @@ class Ledger:
         table = schema.entries
         with schema.transaction(self._engine, write=False) as connection:
             query = sa.select(table.c.budget_id).where(table.c.id == entry_id)
-            budget_id = connection.scalar(query.where(table.c.state != State.EXPIRED.value))
+            budget_id = connection.scalar(query.where(table.c.state.in_(COUNTED)))
             if budget_id is None:
                 raise BadInputError(f"the ledger has no entry {entry_id} that counts")
             budgets = schema.budgets
@@ -339,7 +340,7 @@ def _epsilon(vectors: list[tuple[float, ...]], delta: float) -> float:
 def _status(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
     table = schema.entries
     rows = connection.execute(sa.select(table).where(table.c.budget_id == budget["id"])).mappings().all()
-    vectors = [decode_rdp(row) for row in rows if row["state"] != State.EXPIRED.value]
+    vectors = [decode_rdp(row) for row in rows if row["state"] in COUNTED]
     spent = _epsilon(vectors, budget["delta"])
     return BudgetStatus(
         budget=budget_key(budget),

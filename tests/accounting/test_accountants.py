@@ -177,11 +177,18 @@ def test_accountants_that_disagree_give_no_epsilon(monkeypatch: pytest.MonkeyPat
         return orders, tuple(value / 4 for value in values)
 
     monkeypatch.setattr(accountants, "rdp_vector", too_small)
-    event = gaussian_passes(noise_multiplier=2.0, epochs=2)
+    event = gaussian_passes(noise_multiplier=10.0, epochs=2)
     with pytest.raises(AccountingError, match="disagree"):
         guarantee(event, delta=DELTA, relation=Relation.ZERO_OUT)
     with pytest.raises(AccountingError, match="disagree"):
         epsilon_of(event, delta=DELTA, relation=Relation.ZERO_OUT)
+
+
+def test_the_interval_is_narrowed_where_rounding_adds_over_many_steps() -> None:
+    event = poisson_gaussian(sampling_probability=1e-4, noise_multiplier=10, steps=10**6)
+    stated = guarantee(event, delta=DELTA, relation=Relation.ZERO_OUT)
+    assert "interval 1e-05" in stated.accountant_version
+    assert stated.epsilon_rdp is not None and stated.epsilon <= stated.epsilon_rdp
 
 
 def test_curve_falls_and_passes_through_the_headline() -> None:

@@ -342,6 +342,19 @@ def test_reusing_a_reservation_does_not_count_it_twice(ledger: Ledger) -> None:
     assert states(ledger) == [State.COMMITTED]
 
 
+@pytest.mark.parametrize("state", [State.RESERVED, State.STARTED, State.COMMITTED])
+def test_whatever_did_not_expire_stands_in_the_way_of_the_next(ledger: Ledger, state: State) -> None:
+    plan = make_plan(noise=1.8)
+    grant = abandon(ledger, plan, start=state is not State.RESERVED)
+    if state is State.COMMITTED:
+        grant.commit(plan.event)
+    assert states(ledger) == [state]
+    assert spent(ledger) == ledger.entries("adult")[0].epsilon
+    assert not ledger.forecast(plan, dataset="adult", span=None, split="train").fits
+    with pytest.raises(BudgetRefusedError), spend(ledger, plan, run_id="next"):
+        pass
+
+
 @pytest.mark.parametrize("commit", [False, True])
 def test_a_second_attempt_after_a_start_is_charged_anew(ledger: Ledger, commit: bool) -> None:
     plan = make_plan()

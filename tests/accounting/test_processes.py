@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
@@ -31,9 +32,15 @@ def create(url: str) -> int:
     return 0
 
 
+def dawdle(*_details: object) -> None:
+    """Leaves time between reading and writing, in which another process could read the same."""
+    time.sleep(0.005)
+
+
 def train(url: str, run_ids: list[str], noise: float, die_at: State | None) -> int:
     """Trains under each run id until one is refused; returns how many trained."""
     ledger = Ledger.open(url)
+    sa.event.listen(ledger._engine, "after_cursor_execute", dawdle)
     plan = make_plan(noise)
 
     def reached(state: State) -> None:
@@ -124,8 +131,6 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a database without a ledger."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger/ledger.db"
-    import sqlalchemy as sa
-
     url: str = request.getfixturevalue("postgresql")
     name = "db_" + "".join(letter for letter in tmp_path.name.lower() if letter.isalnum())
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
@@ -160,6 +165,12 @@ def test_a_race_for_the_last_of_the_budget_never_overspends(ready: str) -> None:
     assert sum(trained or 0 for _, trained in results) == status.entries[State.COMMITTED] == alone
     assert status.spent_epsilon <= 3.0
     assert not ledger.forecast(make_plan(NOISE), dataset="adult", span=None, split="train").fits
+
+
+def test_room_for_one_is_given_to_one(ready: str) -> None:
+    results = together([partial(train, ready, [f"racer-{racer}"], 1.8, None) for racer in range(4)])
+    assert sorted(results) == [(0, 0)] * 3 + [(0, 1)]
+    assert Ledger.open(ready).status()[0].spent_epsilon <= 3.0
 
 
 def test_two_live_processes_of_one_run_never_share_a_charge(ready: str) -> None:
