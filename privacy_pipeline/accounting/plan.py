@@ -70,6 +70,11 @@ class MechanismPlan:
     delta: float
     event: DpEvent
 
+    def __post_init__(self) -> None:
+        if self.sampler is Sampler.FULL_PASS and self.relation is not Relation.ZERO_OUT:
+            # Adding a row would move others to other batches; only a row that is blanked leaves the partition as it is.
+            raise ValueError("a fixed partition into batches has a guarantee under the zero-out relation only")
+
     def parameters(self) -> dict[str, str | int | float]:
         """The plan's numbers and names without the event, ready for JSON."""
         return {

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run
-from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run, print_table
+from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, WorkspacePath
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def add_to(app: typer.Typer) -> None:
     app.command()(diff)
 
 
-def runs(workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
+def runs(
+    workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False, as_markdown: AsMarkdown = False
+) -> None:
     """List all runs with their utility and privacy."""
     from privacy_pipeline.cli.tables import runs_table
 
@@ -35,7 +37,7 @@ def runs(workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) 
         if as_json:
             print_json([_row(state, summary) for state, summary in rows])
         elif rows:
-            out.print(runs_table(rows))
+            print_table(runs_table(rows), as_markdown=as_markdown)
         else:
             out.print(f"no runs in {workspace}; start one: privacy-pipeline run CONFIG")
 
@@ -69,7 +71,12 @@ def _row(state: RunState, summary: RunSummary | None) -> dict[str, object]:
     return empty | found | head
 
 
-def show(name: RunName, workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
+def show(
+    name: RunName,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
     """Show one run: nodes, metrics, slices, privacy record, files."""
     from privacy_pipeline.cli.live import node_text
     from privacy_pipeline.cli.tables import privacy_table, run_table
@@ -80,6 +87,10 @@ def show(name: RunName, workspace: WorkspacePath = Path("workspace"), as_json: A
         state, summary = folder.read_state(), folder.read_summary()
     if as_json:
         print_run(state, summary)
+        return
+    if as_markdown and summary:
+        print_table(run_table(summary), as_markdown=True)
+        print_table(privacy_table(summary.record), as_markdown=True)
         return
     out.print(f"run [bold]{state.run_id}[/], {state.status}, {state.started} to {state.ended or '-'}")
     for node_name, node in state.nodes.items():
@@ -96,7 +107,13 @@ def show(name: RunName, workspace: WorkspacePath = Path("workspace"), as_json: A
     out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
 
 
-def diff(left: RunName, right: RunName, workspace: WorkspacePath = Path("workspace"), as_json: AsJson = False) -> None:
+def diff(
+    left: RunName,
+    right: RunName,
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
     """Compare two runs: utility and privacy side by side."""
     from privacy_pipeline.cli.tables import diff_table
 
@@ -105,7 +122,7 @@ def diff(left: RunName, right: RunName, workspace: WorkspacePath = Path("workspa
         if as_json:
             print_json({"left": a.model_dump(mode="json"), "right": b.model_dump(mode="json")})
             return
-        out.print(diff_table(a, b))
+        print_table(diff_table(a, b), as_markdown=as_markdown)
         if a.record.guarantee and b.record.guarantee and a.record.privacy_class != b.record.privacy_class:
             out.print("[yellow]unit or relation differ: the two epsilons cannot be compared[/]")
 

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
+from privacy_pipeline.cli.markdown import to_markdown
 from privacy_pipeline.errors import ExitCode, PipelineError
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.workspace import RunState
     from privacy_pipeline.reports.summary import RunSummary
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# A pipe or a log file has no width of its own; tables need room.
+_WIDTH = None if sys.stdout.isatty() else 120
+
+out = Console(highlight=False, width=_WIDTH)
+err = Console(stderr=True, highlight=False, width=_WIDTH)
 
 
 def print_json(value: Any) -> None:
@@ -30,6 +35,14 @@ def print_json(value: Any) -> None:
 def print_run(state: RunState, summary: RunSummary | None) -> None:
     """Prints a run's state and summary as JSON."""
     print_json({"run": state.model_dump(mode="json"), "summary": summary.model_dump(mode="json") if summary else None})
+
+
+def print_table(table: Table, *, as_markdown: bool) -> None:
+    """Prints a table, drawn or as Markdown."""
+    if as_markdown:
+        sys.stdout.write(to_markdown(table) + "\n\n")
+    else:
+        out.print(table)
 
 
 @contextmanager

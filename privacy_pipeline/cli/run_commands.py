@@ -19,6 +19,7 @@ Overrides = Annotated[
     list[str], typer.Option("--set", metavar="a.b=c", help="Override one value of the config; may be repeated.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, to paste into a report.")]
 WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Workspace folder, as in the config.")]
 
 

@@ -108,8 +108,8 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     """Two runs side by side: utility on every slice, then privacy."""
     table = Table(title=f"{left.pipeline} against {right.pipeline}", title_justify="left")
     table.add_column("")
-    table.add_column(f"{left.backend}\n[dim]{left.run_id}[/]", justify="right")
-    table.add_column(f"{right.backend}\n[dim]{right.run_id}[/]", justify="right")
+    for side in (left, right):
+        table.add_column(f"{side.backend}\n[dim]{side.run_id}[/]", justify="right", overflow="fold")
     table.add_column("difference", justify="right")
     others = {part.name: part for part in right.slices}
     for part in left.slices:

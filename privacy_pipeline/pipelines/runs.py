@@ -9,8 +9,8 @@ from pathlib import Path
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.data.source import ResolvedSource
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.data.source import ResolvedSource, locate
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, ExitCode
 from privacy_pipeline.pipelines import metadata, preflight, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
@@ -18,6 +18,8 @@ from privacy_pipeline.pipelines.nodes import GATE, NODES, TRAINER
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, run_folders
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
+
+_DATA_NODES = ("ExampleGen", "StatisticsGen", "ExampleValidator", "Transform")
 
 OnStart = Callable[[RunFolder], None]
 
@@ -61,7 +63,8 @@ def start(
     if earlier is not None:
         return folder, _nothing_to_do(config, folder, state, earlier)
     on_start(folder)
-    return folder, execute(folder=folder, state=state, on_event=on_event)
+    state = execute(folder=folder, state=state, on_event=on_event)
+    return folder, _with_bad_cells(folder, state, spec, source)
 
 
 def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunState:
@@ -89,7 +92,23 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     _refuse_changed(spec, _spec(spec.config, source, features))
     Workspace(spec.config).prepare()
     on_start(folder)
-    return execute(folder=folder, state=state, on_event=on_event)
+    state = execute(folder=folder, state=state, on_event=on_event)
+    return _with_bad_cells(folder, state, spec, source)
+
+
+def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:
+    """Adds to a failure over the data where in the files it comes from; TFX's own messages know no lines."""
+    failure = state.failure
+    if failure is None or failure.node not in _DATA_NODES or spec.features is None:
+        return state
+    cells = locate(source=source, dataset=spec.config.dataset, features=spec.features)
+    if cells:
+        where = [f"  {c.file}:{c.line}: {f'column {c.column!r}: ' if c.column else ''}{c.why}" for c in cells]
+        failure.message = "\n".join([failure.message, "for example:", *where])
+        failure.fix = failure.fix or "correct these rows"
+        failure.exit_code = int(ExitCode.BAD_INPUT)
+        folder.write_state(state)
+    return state
 
 
 def _check_names(names: list[str]) -> None:
