@@ -22,11 +22,14 @@ def compile_run(spec: RunSpec) -> Any:
         pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: spec.run_id}
     )
     if spec.from_nodes or spec.to_nodes:
+        settings = partial_run_utils.latest_pipeline_snapshot_settings()
+        if spec.base_run is not None:
+            partial_run_utils.set_base_pipeline_run_strategy(settings, spec.base_run)
         partial_run_utils.mark_pipeline(
             pipeline,
             from_nodes=spec.from_nodes or None,
             to_nodes=spec.to_nodes or None,
-            snapshot_settings=partial_run_utils.latest_pipeline_snapshot_settings(),
+            snapshot_settings=settings,
         )
     _import_executors(pipeline)
     return pipeline

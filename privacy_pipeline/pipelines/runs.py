@@ -52,6 +52,8 @@ def start(
     features = preflight.read_features(config)
     source = preflight.check_source(config, features)
     spec = _spec(config, source, features).model_copy(update={"from_nodes": from_nodes, "to_nodes": to_nodes})
+    if from_nodes:
+        spec.base_run = _base_run(workspace, spec)
     state = _state(spec, config_path)
     earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
     if earlier is None:
@@ -130,6 +132,29 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
         data_digest=source.digest(),
         span=source.span,
         version=source.version,
+    )
+
+
+def _base_run(workspace: Workspace, spec: RunSpec) -> str:
+    """The run whose results a partial run builds on: the newest one that executed the whole pipeline.
+
+    Its data has to be the data of today: else the ledger would be told of other data than what is trained on.
+    """
+    for folder in reversed(run_folders(workspace.root)):
+        state = folder.read_state()
+        whole = state.status in ("done", "not_blessed") and not state.cached_from and not state.to_nodes
+        if not whole or state.pipeline != spec.config.pipeline:
+            continue
+        base = folder.read_spec()
+        same = (base.data_digest, base.span, base.features) == (spec.data_digest, spec.span, spec.features)
+        if not same or base.config.dataset != spec.config.dataset:
+            raise BadInputError(
+                f"run {state.run_id}, which --from would build on, read other data or another schema",
+                fix="run the whole pipeline; nodes that did not change are served from cache",
+            )
+        return state.run_id
+    raise BadInputError(
+        f"--from needs an earlier whole run of pipeline {spec.config.pipeline!r}", fix="run the whole pipeline first"
     )
 
 

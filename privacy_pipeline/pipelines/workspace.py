@@ -89,6 +89,7 @@ class RunSpec(BaseModel):
     version: int | None
     from_nodes: list[str] = []
     to_nodes: list[str] = []
+    base_run: str | None = None
 
 
 class RunFolder:
