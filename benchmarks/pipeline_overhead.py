@@ -2,8 +2,8 @@
 
     make bench        (or: python benchmarks/pipeline_overhead.py --repeats 3)
 
-Stock TFX: LocalDagRunner, user code as `module_file`, one process; imports are counted for both. Each command is a fresh
-process. Prints a table of seconds and ratios, and writes them to `benchmarks/results/pipeline_overhead.json`.
+Stock TFX: LocalDagRunner, user code as `module_file`, one process; imports are counted for both. Each command is a
+fresh process. Prints a table of seconds and ratios, and writes them to `benchmarks/results/pipeline_overhead.json`.
 """
 
 from __future__ import annotations

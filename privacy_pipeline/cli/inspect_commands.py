@@ -113,8 +113,11 @@ def diff(
     workspace: WorkspacePath = Path("workspace"),
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the table as a picture.")] = None,
 ) -> None:
     """Compare two runs: utility and privacy side by side."""
+    from privacy_pipeline.atomic import write_atomically
+    from privacy_pipeline.cli.export import to_svg
     from privacy_pipeline.cli.tables import diff_table
 
     with errors_as_exit_codes(as_json=as_json):
@@ -122,7 +125,10 @@ def diff(
         if as_json:
             print_json({"left": a.model_dump(mode="json"), "right": b.model_dump(mode="json")})
             return
-        print_table(diff_table(a, b), as_markdown=as_markdown)
+        table = diff_table(a, b)
+        if svg is not None:
+            write_atomically(path=svg, text=to_svg(table))
+        print_table(table, as_markdown=as_markdown)
         if a.record.guarantee and b.record.guarantee and a.record.privacy_class != b.record.privacy_class:
             out.print("[yellow]unit or relation differ: the two epsilons cannot be compared[/]")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from privacy_pipeline.cli.markdown import to_markdown
+from privacy_pipeline.cli.export import to_markdown
 from privacy_pipeline.errors import ExitCode, PipelineError
 
 if TYPE_CHECKING:

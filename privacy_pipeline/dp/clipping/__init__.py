@@ -1,0 +1,1 @@
+"""Per-example clipping without per-example gradients: norms from activations and the gradients of pre-activations."""

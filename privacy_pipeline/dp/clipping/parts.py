@@ -1,0 +1,245 @@
+"""What one variable's per-example gradients are made of, and the two things clipping needs of them.
+
+A part holds the per-example gradients of one variable in whatever form is cheap: their squared norms and their
+weighted sum come out of it, most often without forming a gradient for each example (Goodfellow 2015, arXiv 1510.01799;
+Li et al. 2022, arXiv 2110.05679, section 4; Bu et al. 2023, "Differentially Private Optimization on Large Model at
+Small Cost", arXiv 2210.00038, section 2, which names the one-backward form book-keeping).
+
+Letters in shapes: B examples, T positions, P inputs and Q outputs of a linear map, V rows and E columns of an
+embedding. All tensors are floats of the model's dtype unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+# One materialised gradient of P*Q numbers is written and read once more; this is what that costs in multiplications.
+_MEMORY_COST = 4
+# Room for rounding in inner products of inner products, in units of the float's epsilon; see `MatrixPart`.
+_GRAM_ROUNDING = 2.0
+
+
+class Part(Protocol):
+    """Per-example gradients of one variable."""
+
+    def squared_norm(self) -> Any:
+        """Squared L2 norm of each example's gradient, [B]."""
+
+    def weighted_sum(self, weights: Any) -> Any:
+        """Sum of the gradients times `weights` [B], in the variable's shape. Weight 0 removes NaN and infinity too."""
+
+    def per_example(self) -> Any:
+        """The gradients themselves, [B, *variable.shape]."""
+
+
+def _by_example(weights: Any, rank: int) -> Any:
+    return tf.reshape(weights, [-1] + [1] * (rank - 1))
+
+
+def scaled(values: Any, weights: Any) -> Any:
+    """Rows of `values` [B, ...] times `weights` [B]; a row of weight 0 is 0 whatever it held."""
+    return tf.math.multiply_no_nan(values, _by_example(weights, values.shape.rank))
+
+
+def kept(values: Any, weights: Any) -> Any:
+    """Rows of `values` [B, ...] whose weight is not 0, unchanged; the others as zeros."""
+    return scaled(values, tf.cast(weights > 0, values.dtype))
+
+
+def row_norms(values: Any) -> Any:
+    """Squared L2 norm of each row of `values` [B, ...], [B]."""
+    return tf.reduce_sum(tf.square(values), axis=list(range(1, values.shape.rank)))
+
+
+@dataclass(frozen=True)
+class VectorPart:
+    """Gradients in full. For variables that are small (biases, scales), and for all that has no cheaper form.
+
+    Attributes:
+        gradients: [B, *variable.shape].
+    """
+
+    gradients: Any
+
+    def squared_norm(self) -> Any:
+        return row_norms(self.gradients)
+
+    def weighted_sum(self, weights: Any) -> Any:
+        rows = tf.shape(self.gradients)[0]
+        safe = kept(self.gradients, weights)
+        summed = tf.linalg.matvec(tf.reshape(safe, [rows, -1]), weights, transpose_a=True)
+        return tf.reshape(summed, tf.shape(self.gradients)[1:])
+
+    def per_example(self) -> Any:
+        return self.gradients
+
+
+@dataclass(frozen=True)
+class OuterPart:
+    """Gradients that are outer products: a linear map of one position. Nothing of size P*Q is formed per example.
+
+    Attributes:
+        inputs: [B, P].
+        outputs: gradients of the pre-activations, [B, Q].
+        shape: the variable's shape; P*Q numbers, P slow and Q fast.
+    """
+
+    inputs: Any
+    outputs: Any
+    shape: Any
+
+    def squared_norm(self) -> Any:
+        return row_norms(self.inputs) * row_norms(self.outputs)
+
+    def weighted_sum(self, weights: Any) -> Any:
+        product = tf.matmul(kept(self.inputs, weights), scaled(self.outputs, weights), transpose_a=True)
+        return tf.reshape(product, self.shape)
+
+    def per_example(self) -> Any:
+        product = self.inputs[:, :, None] * self.outputs[:, None, :]
+        return tf.reshape(product, tf.concat([tf.shape(product)[:1], self.shape], 0))
+
+
+@dataclass(frozen=True)
+class MatrixPart:
+    """Gradients that are sums of outer products over positions: linear maps on sequences, convolutions.
+
+    The norm comes from T x T inner products (ghost norm: |sum_t a_t d_t'|^2 = sum_ts <a_t,a_s><d_t,d_s>) or from the
+    gradient itself, whichever needs less work; the gradient, once formed, serves the weighted sum as well.
+
+    The ghost form can cancel: a gradient that is small beside its terms may seem smaller than it is, and clipping
+    would let it pass. The rounding it may suffer, at most a small multiple of eps * (sum_t |a_t||d_t|)^2, is added to
+    the norm, so that the norm errs upwards.
+
+    Attributes:
+        inputs: [B, T, P].
+        outputs: gradients of the pre-activations, [B, T, Q].
+        shape: the variable's shape; P*Q numbers, P slow and Q fast.
+    """
+
+    inputs: Any
+    outputs: Any
+    shape: Any
+    _cache: dict[str, Any] = field(default_factory=dict)
+
+    def _is_direct(self) -> bool:
+        positions, width = self.inputs.shape[1], self.inputs.shape[2] * self.outputs.shape[2]
+        if positions is None:
+            return False
+        ghost = positions**2 * (self.inputs.shape[2] + self.outputs.shape[2])
+        return bool(ghost > _MEMORY_COST * width and width <= 16 * max(positions**2, 4096))
+
+    def _gradients(self) -> Any:
+        if "gradients" not in self._cache:
+            self._cache["gradients"] = tf.matmul(self.inputs, self.outputs, transpose_a=True)
+        return self._cache["gradients"]
+
+    def squared_norm(self) -> Any:
+        if self._is_direct():
+            return row_norms(self._gradients())
+        left = tf.matmul(self.inputs, self.inputs, transpose_b=True)
+        right = tf.matmul(self.outputs, self.outputs, transpose_b=True)
+        terms = tf.sqrt(tf.linalg.diag_part(left) * tf.linalg.diag_part(right))
+        eps = tf.experimental.numpy.finfo(self.inputs.dtype.as_numpy_dtype).eps
+        room = _GRAM_ROUNDING * float(eps) * tf.square(tf.reduce_sum(terms, axis=1))
+        return tf.maximum(tf.reduce_sum(left * right, axis=[1, 2]), 0.0) + room
+
+    def weighted_sum(self, weights: Any) -> Any:
+        if self._is_direct():
+            return tf.reshape(VectorPart(self._gradients()).weighted_sum(weights), self.shape)
+        inputs, outputs = kept(self.inputs, weights), scaled(self.outputs, weights)
+        flat = [tf.reshape(side, [-1, side.shape[2]]) for side in (inputs, outputs)]
+        return tf.reshape(tf.matmul(flat[0], flat[1], transpose_a=True), self.shape)
+
+    def per_example(self) -> Any:
+        gradients = self._gradients()
+        return tf.reshape(gradients, tf.concat([tf.shape(gradients)[:1], self.shape], 0))
+
+
+@dataclass(frozen=True)
+class EmbeddingPart:
+    """Gradients of an embedding: rows that were looked up get the sum of the gradients of their positions.
+
+    Attributes:
+        ids: rows looked up, int64, [B, T].
+        outputs: gradients of what was looked up, [B, T, E].
+        rows: V, rows of the embedding.
+    """
+
+    ids: Any
+    outputs: Any
+    rows: int
+
+    def squared_norm(self) -> Any:
+        if self.ids.shape[1] == 1:
+            return row_norms(self.outputs)
+        # Gradients of the same row in the same example add up before they are squared.
+        examples = tf.shape(self.ids, out_type=tf.int64)[0]
+        owner = tf.broadcast_to(tf.range(examples)[:, None], tf.shape(self.ids))
+        keys, place = tf.unique(tf.reshape(owner * self.rows + self.ids, [-1]), out_idx=tf.int64)
+        flat = tf.reshape(self.outputs, [-1, self.outputs.shape[2]])
+        rows = tf.math.unsorted_segment_sum(flat, place, tf.size(keys, out_type=tf.int64))
+        return tf.math.unsorted_segment_sum(row_norms(rows), keys // self.rows, examples)
+
+    def weighted_sum(self, weights: Any) -> Any:
+        flat = tf.reshape(scaled(self.outputs, weights), [-1, self.outputs.shape[2]])
+        return tf.math.unsorted_segment_sum(flat, tf.reshape(self.ids, [-1]), self.rows)
+
+    def per_example(self) -> Any:
+        picked = tf.one_hot(self.ids, self.rows, dtype=self.outputs.dtype)
+        return tf.einsum("btv,bte->bve", picked, self.outputs)
+
+
+@dataclass(frozen=True)
+class LazyPart:
+    """Gradients that functions compute, for what has no closed form (see `fallback`).
+
+    Attributes:
+        norm: gives squared norms, [B].
+        weigh: gives the sum under weights [B], in the variable's shape.
+        full: gives the gradients, [B, *variable.shape].
+    """
+
+    norm: Callable[[], Any]
+    weigh: Callable[[Any], Any]
+    full: Callable[[], Any]
+
+    def squared_norm(self) -> Any:
+        return self.norm()
+
+    def weighted_sum(self, weights: Any) -> Any:
+        return self.weigh(weights)
+
+    def per_example(self) -> Any:
+        return self.full()
+
+
+def _sequence(part: OuterPart | MatrixPart) -> MatrixPart:
+    if isinstance(part, MatrixPart):
+        return part
+    return MatrixPart(part.inputs[:, None, :], part.outputs[:, None, :], part.shape)
+
+
+def combine(parts: Sequence[Part], *, same_layer: bool) -> Part:
+    """One part for a variable that was used several times: gradients add up before any norm is taken.
+
+    Args:
+        parts: one for each use of the variable.
+        same_layer: whether all uses are calls of one layer, so that their layouts agree.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    linear = [part for part in parts if isinstance(part, (OuterPart, MatrixPart))]
+    if same_layer and len(linear) == len(parts):
+        sequences = [_sequence(part) for part in linear]
+        joined = [tf.concat([getattr(part, side) for part in sequences], 1) for side in ("inputs", "outputs")]
+        return MatrixPart(joined[0], joined[1], sequences[0].shape)
+    lookups = [part for part in parts if isinstance(part, EmbeddingPart)]
+    if same_layer and len(lookups) == len(parts):
+        ids, outputs = (tf.concat([getattr(part, side) for part in lookups], 1) for side in ("ids", "outputs"))
+        return EmbeddingPart(ids, outputs, lookups[0].rows)
+    return VectorPart(tf.add_n([part.per_example() for part in parts]))

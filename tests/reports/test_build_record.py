@@ -1,0 +1,176 @@
+"""The record of a run: what it claims, on what grounds, and what it says is not covered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from privacy_pipeline.accounting import accountants
+from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.reports.build import build_record
+from tests.reports.records import (
+    COMPOSITION,
+    FACTS,
+    dp_record,
+    make_config,
+    make_executed,
+    make_plan,
+    plain_record,
+)
+
+
+def test_the_headline_claims_no_amplification_by_sampling() -> None:
+    plan = make_plan()
+    guarantee = dp_record().guarantee
+    assert guarantee is not None
+    unamplified = accountants.epsilon_of(plan.event, delta=plan.delta, relation=plan.relation)
+    assert guarantee.epsilon == pytest.approx(unamplified)
+    assert guarantee.epsilon_if_poisson_sampled is not None
+    assert guarantee.epsilon_if_poisson_sampled < guarantee.epsilon / 2
+    assert guarantee.accountant == "pld" and guarantee.epsilon == guarantee.epsilon_pld
+    assert guarantee.epsilon_rdp is not None and guarantee.epsilon_rdp >= guarantee.epsilon
+
+
+def test_the_mechanism_is_the_executed_one() -> None:
+    mechanism = dp_record().mechanism
+    assert mechanism is not None
+    assert (mechanism.steps, mechanism.epochs, mechanism.units) == (20, 2, 1000)
+    assert (mechanism.noise_multiplier, mechanism.clipping_norm) == (8.0, 1.0)
+    assert "8.0" in json.dumps(mechanism.dp_event)
+
+
+def test_every_assumption_is_named_and_held() -> None:
+    names = {a.name for a in dp_record().assumptions}
+    assert names == {
+        "the executed steps are the planned ones",
+        "each row is in at most one batch of an epoch",
+        "the number of units is public",
+    }
+    assert all(a.held and a.detail for a in dp_record().assumptions)
+
+
+@pytest.mark.parametrize(
+    "broken", [{"steps": 19}, {"epochs": 3}, {"largest_participation": 2}, {"examples": 999}], ids=str
+)
+def test_no_record_claims_dp_on_an_assumption_that_did_not_hold(broken: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="assumption that did not hold"):
+        build_record(
+            config=make_config(),
+            facts=FACTS,
+            executed=make_executed(**broken),
+            plan=make_plan(),
+            composition=COMPOSITION,
+        )
+
+
+def test_a_fixed_seed_leaves_no_guarantee_but_the_mechanism_and_the_charge() -> None:
+    record = build_record(
+        config=make_config(training={"seed": 3}),
+        facts=FACTS,
+        executed=make_executed(seed_fixed=True),
+        plan=make_plan(),
+        composition=COMPOSITION,
+    )
+    assert record.training_guarantee == "none"
+    assert record.guarantee is None and record.relation is None
+    assert record.mechanism is not None and record.composition == COMPOSITION
+    assert record.randomness.seed_fixed
+    assert "3" not in record.randomness.generator  # never the seed itself
+
+
+def covered(record: PrivacyRecord) -> dict[str, bool]:
+    return {a.what: a.covered for a in record.data_accesses}
+
+
+def test_a_dp_record_says_what_is_not_covered() -> None:
+    assert covered(dp_record()) == {
+        "training": True,
+        "schema and vocabularies": True,
+        "preprocessing": True,
+        "statistics and anomalies": False,
+        "evaluation metrics, blessing and slices": False,
+        "choice of hyperparameters": False,
+    }
+
+
+def test_a_users_preprocessing_is_not_called_covered() -> None:
+    record = build_record(
+        config=make_config(model={"use": "my.module"}),
+        facts=FACTS,
+        executed=make_executed(),
+        plan=make_plan(),
+        composition=COMPOSITION,
+    )
+    assert not covered(record)["preprocessing"]
+
+
+def test_a_plain_record_covers_no_training_and_an_inferred_schema_nothing_at_all() -> None:
+    assert not covered(plain_record())["training"]
+    inferred = build_record(
+        config=make_config("plain", dataset={"schema": "infer"}),
+        facts=FACTS,
+        executed=make_executed(),
+        plan=None,
+        composition=None,
+    )
+    assert not any(covered(inferred).values())
+
+
+def test_a_plain_record_holds_no_epsilon_anywhere() -> None:
+    record = plain_record()
+    assert record.training_guarantee == "none"
+    stated = record.model_dump(mode="json", exclude_none=True)
+    assert "guarantee" not in stated and "mechanism" not in stated and "relation" not in stated
+    assert "epsilon" not in json.dumps(stated)
+
+
+def test_the_unit_is_told_in_words() -> None:
+    assert "person with several rows" in dp_record().unit_in_words
+    keyed = build_record(
+        config=make_config("plain", dataset={"privacy_unit": {"key": "person"}}),
+        facts=FACTS,
+        executed=make_executed(),
+        plan=None,
+        composition=None,
+    )
+    assert keyed.unit == "person" and "`person`" in keyed.unit_in_words
+
+
+@pytest.mark.parametrize("record", [dp_record, plain_record])
+def test_json_round_trip(record: Any) -> None:
+    text = record().model_dump_json(indent=2)
+    assert PrivacyRecord.model_validate_json(text) == record()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"guarantee": None}, "states guarantee"),
+        ({"mechanism": None}, "states guarantee"),
+        ({"relation": None}, "states guarantee"),
+        ({"contribution_bound": None}, "states guarantee"),
+        ({"training_guarantee": "none"}, "carries no epsilon"),
+        ({"randomness": {"generator": "g", "cryptographic": True, "seed_fixed": True}}, "fixed seed"),
+        ({"assumptions": [{"name": "a", "held": False, "detail": ""}]}, "did not hold"),
+        ({"record_version": 2}, "record_version"),
+        ({"surprise": 1}, "surprise"),
+        ({"inference_protection": "epsilon 3"}, "inference_protection"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_the_schema_refuses_records_that_claim_too_much(change: dict[str, Any], says: str) -> None:
+    document = json.loads(dp_record().model_dump_json())
+    PrivacyRecord.model_validate(document)
+    with pytest.raises(ValidationError, match=says):
+        PrivacyRecord.model_validate(document | change)
+
+
+@pytest.mark.parametrize("bad", [{"epsilon": -1.0}, {"delta": 0.0}, {"delta": 1.0}], ids=str)
+def test_a_guarantee_out_of_range_is_refused(bad: dict[str, float]) -> None:
+    document = json.loads(dp_record().model_dump_json())
+    document["guarantee"] |= bad
+    with pytest.raises(ValidationError, match=next(iter(bad))):
+        PrivacyRecord.model_validate(document)

@@ -1,0 +1,30 @@
+"""The flat values that ML Metadata stores."""
+
+from __future__ import annotations
+
+from privacy_pipeline.reports.properties import metric_properties
+from tests.reports.records import dp_record, make_summary, plain_record
+
+
+def test_a_dp_run_has_epsilon_with_all_that_belongs_to_it() -> None:
+    record = dp_record()
+    assert record.guarantee is not None
+    found = metric_properties(make_summary(record))
+    assert found["epsilon"] == record.guarantee.epsilon
+    assert (found["delta"], found["unit"], found["relation"], found["accountant"]) == (1e-5, "row", "zero_out", "pld")
+    assert (found["accuracy"], found["examples"], found["blessed"], found["cached_training"]) == (0.8, 200, 1, 0)
+
+
+def test_a_plain_run_has_no_epsilon_key_rather_than_a_zero() -> None:
+    found = metric_properties(make_summary(plain_record()))
+    assert not {"epsilon", "delta", "accountant", "relation"} & set(found)
+    assert found["training_guarantee"] == "none"
+
+
+def test_what_a_slice_could_not_measure_is_left_out() -> None:
+    assert "recall" not in metric_properties(make_summary(plain_record()))
+
+
+def test_training_from_the_cache_is_told() -> None:
+    found = metric_properties(make_summary(dp_record(), run_id="run-2", blessed=False))
+    assert (found["cached_training"], found["blessed"], found["run_id"]) == (1, 0, "run-2")
