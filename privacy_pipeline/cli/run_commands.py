@@ -117,6 +117,10 @@ def _print_check(facts: dict[str, object]) -> None:
         f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
         f"{plan['steps']:,} steps of {plan['batch_size']:,} rows over {plan['units']:,} registered units"
     )
+    if plan["delta"] * plan["units"] >= 1:
+        out.print(
+            f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]"
+        )
     out.print(
         f"  budget: {forecast['epsilon_after']:.3f} of {forecast['cap']:.3f} after this run "
         f"(RDP); {forecast['runs_that_fit']} such run(s) fit"

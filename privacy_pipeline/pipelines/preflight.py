@@ -62,7 +62,10 @@ def _with_budget(config: PipelineConfig, span: int | None, features: FeaturePlan
 
     _refuse_unreviewed(config)
     dataset = config.dataset
-    ledger = Ledger.open(config.ledger)
+    try:
+        ledger = Ledger.open(config.ledger)
+    except BadInputError as error:  # no ledger: no budget, and so no run
+        raise BudgetRefusedError(error.message, fix=error.fix) from error
     registration = ledger.registration(dataset.name, span)
     if registration is None:
         raise BudgetRefusedError(

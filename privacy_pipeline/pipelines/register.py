@@ -53,5 +53,5 @@ def _count(config: PipelineConfig, resolved: source.ResolvedSource) -> dict[str,
         # Rows without a key are split by the hash of the serialized example, which only ExampleGen makes.
         from privacy_pipeline.pipelines.count_rows import count_hashed_rows
 
-        return count_hashed_rows(config, resolved)
+        return count_hashed_rows(config)
     return {name: SplitCount(rows=c.rows, units=c.units) for name, c in counts.items()}

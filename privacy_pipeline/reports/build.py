@@ -20,6 +20,7 @@ from privacy_pipeline.accounting.record import (
 )
 from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.data.schema_reader import unreviewed
 
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
 
@@ -144,7 +145,7 @@ def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
 
 def _data_accesses(config: PipelineConfig, private: bool) -> list[DataAccess]:
     schema = config.dataset.schema_path
-    inferred = schema == "infer"
+    public = schema != "infer" and not unreviewed(schema)
     return [
         DataAccess(
             what="training",
@@ -155,15 +156,15 @@ def _data_accesses(config: PipelineConfig, private: bool) -> list[DataAccess]:
         ),
         DataAccess(
             what="schema and vocabularies",
-            covered=not inferred,
-            detail="read off the private data" if inferred else f"public, from {schema}: reads no private data",
+            covered=public,
+            detail=f"public, from {schema}: reads no private data" if public else "read off the private data",
         ),
         DataAccess(
             what="preprocessing",
-            covered=config.model.use == "tabular" and not inferred,
+            covered=config.model.use == "tabular" and public,
             detail="fixed by the schema's public ranges and domains; no analyzer reads the data"
-            if config.model.use == "tabular" and not inferred
-            else "not checked: your preprocessing_fn, or an inferred schema, may use the data",
+            if config.model.use == "tabular" and public
+            else "not checked: your preprocessing_fn, or a schema that is not public, may use the data",
         ),
         DataAccess(
             what="statistics and anomalies",
