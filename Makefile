@@ -26,12 +26,14 @@ $(UV):
 	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 
 $(SETUP): $(UV) pyproject.toml uv.lock
+	@echo "setting up .venv (about a minute)"
 	@$(UV) sync --locked --quiet --extra pipeline
 	@touch $@
 
 setup: $(SETUP)
 
 setup-encrypted: $(UV)
+	@echo "setting up .venv-encrypted (about a minute)"
 	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-encrypted $(UV) sync --locked --quiet --extra encrypted
 
 demo: setup

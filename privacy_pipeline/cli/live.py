@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -32,6 +33,13 @@ def node_text(name: str, node: NodeState) -> str:
     return node.detail
 
 
+def resume_command(folder: RunFolder) -> str:
+    """The command that continues a run."""
+    root = folder.path.parent.parent
+    option = "" if root == Path("workspace").absolute() else f" --workspace {root}"
+    return f"privacy-pipeline resume {folder.run_id}{option}"
+
+
 class RunView:
     """Shows a run's progress: redrawn in a terminal, one line for each finished node elsewhere."""
 
@@ -43,6 +51,7 @@ class RunView:
         self._progress: dict[str, str] = {}
         self._state: RunState | None = None
         self._loaded = False
+        self._folder: RunFolder | None = None
         self._live = Live(self, console=console, refresh_per_second=5, transient=False)
 
     def __enter__(self) -> RunView:
@@ -50,6 +59,7 @@ class RunView:
 
     def start(self, folder: RunFolder) -> None:
         """Names the run and its log, and begins to show its nodes."""
+        self._folder = folder
         if self._quiet:
             return
         where = f"run [bold]{folder.run_id}[/]  [dim]log {escape(str(folder.log))}[/]"
@@ -64,6 +74,10 @@ class RunView:
     ) -> None:
         if self._animated:
             self._live.stop()
+
+    def resume_command(self) -> str:
+        """The command that continues the run; "" before it was started."""
+        return resume_command(self._folder) if self._folder else ""
 
     @property
     def _animated(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -46,15 +47,28 @@ def print_table(table: Table, *, as_markdown: bool) -> None:
 
 
 @contextmanager
-def errors_as_exit_codes(*, as_json: bool) -> Iterator[None]:
-    """Turns a PipelineError into its message, the fix, and its exit code."""
+def errors_as_exit_codes(*, as_json: bool, resume: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turns an error that a person can act on into its message, the fix, and its exit code.
+
+    Args:
+        as_json: tell it as JSON.
+        resume: gives the command that goes on with what was interrupted; "" where nothing was started.
+    """
+    again = resume or (lambda: "")
     try:
         yield
     except PipelineError as error:
         tell(message=error.message, fix=error.fix, exit_code=int(error.exit_code), as_json=as_json)
         raise typer.Exit(int(error.exit_code)) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its permissions"
+        fix = ", then ".join(part for part in (hint, again()) if part)
+        tell(message=f"{where}{error.strerror or error}", fix=fix, exit_code=int(ExitCode.ERROR), as_json=as_json)
+        raise typer.Exit(int(ExitCode.ERROR)) from error
     except KeyboardInterrupt:
-        tell(message="interrupted", fix="privacy-pipeline runs", exit_code=int(ExitCode.ERROR), as_json=as_json)
+        fix = again() or "privacy-pipeline runs"
+        tell(message="interrupted", fix=fix, exit_code=int(ExitCode.ERROR), as_json=as_json)
         raise typer.Exit(int(ExitCode.ERROR)) from None
 
 

@@ -43,9 +43,10 @@ def run(
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.pipelines import runs
 
-    with errors_as_exit_codes(as_json=as_json):
+    view = RunView(out, quiet=as_json)
+    with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
-        with RunView(out, quiet=as_json) as view:
+        with view:
             folder, state = runs.start(
                 config=loaded,
                 config_path=config,
@@ -67,9 +68,10 @@ def resume(
     from privacy_pipeline.pipelines import runs
     from privacy_pipeline.pipelines.workspace import find_run
 
-    with errors_as_exit_codes(as_json=as_json):
+    view = RunView(out, quiet=as_json)
+    with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
-        with RunView(out, quiet=as_json) as view:
+        with view:
             state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
     _finish(folder, state, as_json=as_json)
 
@@ -129,6 +131,8 @@ def _print_check(facts: dict[str, object]) -> None:
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
     """Prints the result and ends with the exit code that tells it."""
+    from privacy_pipeline.cli.live import resume_command
+
     if state.failure is not None:
         tell(
             message=state.failure.message,
@@ -136,17 +140,12 @@ def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
             exit_code=state.failure.exit_code,
             as_json=as_json,
             log=str(folder.log),
-            resume=f"privacy-pipeline resume {state.run_id}{_workspace_option(folder)}",
+            resume=resume_command(folder),
         )
         raise typer.Exit(state.failure.exit_code)
     _print_result(folder, state, as_json=as_json)
     if state.status == "not_blessed":
         raise typer.Exit(int(ExitCode.NOT_BLESSED))
-
-
-def _workspace_option(folder: RunFolder) -> str:
-    root = folder.path.parent.parent
-    return "" if root == Path("workspace").absolute() else f" --workspace {root}"
 
 
 def _print_result(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
