@@ -37,7 +37,8 @@ def register(
         counts = ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.splits.items())
         out.print(
             f"[green]✓[/] dataset {registration.name}: {counts}; unit {registration.unit}; "
-            f"budget epsilon {epsilon:g} at delta {delta:g}"
+            f"budget epsilon {epsilon:g} at delta {delta:g}",
+            soft_wrap=True,
         )
 
 

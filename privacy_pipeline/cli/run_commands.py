@@ -71,6 +71,10 @@ def resume(
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
+        if runs.trains_again(folder):
+            err.print(
+                "training starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
+            )
         with view:
             state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
     _finish(folder, state, as_json=as_json)
@@ -113,26 +117,28 @@ def _print_check(facts: dict[str, object]) -> None:
         return
     out.print(
         f"  forecast: epsilon {forecast['epsilon']:.3f} at delta {plan['delta']:.0e} ({forecast['accountant']}), "
-        f"unit {plan['unit']}, relation {plan['relation']}"
+        f"unit {plan['unit']}, relation {plan['relation']}",
+        soft_wrap=True,
     )
     out.print(
         f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
-        f"{plan['steps']:,} steps of {plan['batch_size']:,} rows over {plan['units']:,} registered units"
+        f"{plan['steps']:,} steps of {plan['batch_size']:,} rows over {plan['units']:,} registered units",
+        soft_wrap=True,
     )
     if plan["delta"] * plan["units"] >= 1:
         out.print(
-            f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]"
+            f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]",
+            soft_wrap=True,
         )
     out.print(
         f"  budget: {forecast['epsilon_after']:.3f} of {forecast['cap']:.3f} after this run "
-        f"(RDP); {forecast['runs_that_fit']} such run(s) fit"
+        f"(RDP); {forecast['runs_that_fit']} such run(s) fit",
+        soft_wrap=True,
     )
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
     """Prints the result and ends with the exit code that tells it."""
-    from privacy_pipeline.cli.live import resume_command
-
     if state.failure is not None:
         tell(
             message=state.failure.message,
@@ -140,12 +146,21 @@ def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
             exit_code=state.failure.exit_code,
             as_json=as_json,
             log=str(folder.log),
-            resume=resume_command(folder),
+            **_next_command(folder, state),
         )
         raise typer.Exit(state.failure.exit_code)
     _print_result(folder, state, as_json=as_json)
     if state.status == "not_blessed":
         raise typer.Exit(int(ExitCode.NOT_BLESSED))
+
+
+def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
+    """How to go on: bad input is corrected first, and corrected data is another run's data."""
+    from privacy_pipeline.cli.live import resume_command
+
+    if state.failure is not None and state.failure.exit_code == ExitCode.BAD_INPUT:
+        return {"then": f"privacy-pipeline run {state.config_path}"}
+    return {"resume": resume_command(folder)}
 
 
 def _print_result(folder: RunFolder, state: RunState, *, as_json: bool) -> None:

@@ -7,18 +7,19 @@ import re
 from typing import Any
 
 from tfx import types
-from tfx.components import CsvExampleGen, Evaluator, ImportExampleGen, Pusher, SchemaGen, StatisticsGen
+from tfx.components import CsvExampleGen, Evaluator, ImportExampleGen, SchemaGen, StatisticsGen
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.base_node import BaseNode
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import example_gen_pb2, pusher_pb2, range_config_pb2
+from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.backends import registry, user_code
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
+from privacy_pipeline.components.pusher.component import AtomicPusher
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
 from privacy_pipeline.components.run_metrics.component import RunMetrics
 from privacy_pipeline.components.trainer.component import PrivateTrainer
@@ -193,10 +194,9 @@ def _after_training(
         run_id=spec.run_id,
         run_dir=str(spec.run_dir),
     )
-    destination = pusher_pb2.PushDestination.Filesystem(base_directory=str(workspace.push_directory))
-    pusher = Pusher(
+    pusher = AtomicPusher(
         model=trainer.outputs["model"],
         model_blessing=gate.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(filesystem=destination),
-    )
+        directory=str(workspace.push_directory),
+    ).with_id("Pusher")
     return [baseline, evaluator, gate, metrics, pusher]

@@ -70,7 +70,8 @@ def _follow(folder: RunFolder, state: RunState, on_event: OnEvent) -> list[event
 
 
 def _start(folder: RunFolder, channel: socket.socket, log: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "privacy_pipeline.pipelines.worker", str(folder.path), str(channel.fileno())]
+    arguments = [str(folder.path), str(channel.fileno()), str(os.getpid())]
+    command = [sys.executable, "-m", "privacy_pipeline.pipelines.worker", *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "-1"}
     # The user's modules are importable from where the command was typed.
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if p)

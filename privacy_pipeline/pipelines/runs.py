@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from privacy_pipeline.backends import registry
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
@@ -92,10 +93,20 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     features = preflight.read_features(spec.config)
     source = preflight.check_source(spec.config, features)
     _refuse_changed(spec, _spec(spec.config, source, features))
-    Workspace(spec.config).prepare()
+    workspace = Workspace(spec.config)
+    workspace.prepare()
+    if state.nodes[TRAINER].status not in ("done", "cached"):
+        _refuse_over_budget(workspace, spec, state)
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
     return _with_bad_cells(folder, state, spec, source)
+
+
+def trains_again(folder: RunFolder) -> bool:
+    """Whether resuming a run repeats a training that had begun, and that spends privacy budget."""
+    state = folder.read_state()
+    begun = state.nodes.get(TRAINER, NodeState()).status in ("running", "failed")
+    return begun and state.backend not in registry.WITHOUT_GUARANTEE
 
 
 def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:

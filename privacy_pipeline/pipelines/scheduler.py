@@ -7,7 +7,6 @@ The parent must not have started TensorFlow's runtime, nor hold a connection to 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import multiprocessing
 import multiprocessing.connection
@@ -26,16 +25,13 @@ from tfx.orchestration.portable import launcher, partial_run_utils
 
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pipelines.details import describe
+from privacy_pipeline.pipelines.die_with_parent import die_with_parent
 from privacy_pipeline.pipelines.events import Event, NodeEnded, NodeFailed, NodeStarted
 
-_PR_SET_PDEATHSIG = 1
+# As the operating system and as SQLite below ML Metadata say it.
+_FULL = ("No space left", "disk is full")
 _FORK = multiprocessing.get_context("fork")
 Emit = Callable[[Event], None]
-
-
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when its parent ends, however that ends (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) -> bool:
@@ -67,6 +63,8 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) 
                 waiting.remove(name)
                 process = _start(name, nodes[name], pipeline, emit)
                 running[process.sentinel] = (name, process)
+        if not running:
+            break  # what is left waits for nodes that failed
         for sentinel in multiprocessing.connection.wait(list(running)):
             name, process = running.pop(sentinel)
             process.join()
@@ -78,7 +76,7 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) 
 
 def _start(name: str, node: Any, pipeline: Any, emit: Emit) -> ForkProcess:
     emit(NodeStarted(node=name))
-    process = _FORK.Process(target=_child, args=(name, node, pipeline, emit), name=name)
+    process = _FORK.Process(target=_child, args=(name, node, pipeline, emit, os.getpid()), name=name)
     process.start()
     return process
 
@@ -89,8 +87,8 @@ def _killed(name: str, code: int | None) -> NodeFailed:
     return NodeFailed(node=name, message=f"{name} was {why}{hint}", fix="", exit_code=int(ExitCode.ERROR))
 
 
-def _child(name: str, node: Any, pipeline: Any, emit: Emit) -> None:
-    die_with_parent()
+def _child(name: str, node: Any, pipeline: Any, emit: Emit, parent: int) -> None:
+    die_with_parent(parent)
     started = time.monotonic()
     with failure_told(name, emit):
         info, cached = _launch(name, node, pipeline)
@@ -160,7 +158,9 @@ def failure(node: str, error: BaseException) -> NodeFailed:
     if isinstance(cause, PipelineError):
         return NodeFailed(node=node, message=cause.message, fix=cause.fix, exit_code=int(cause.exit_code))
     text = str(error)
-    if (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in text:
+    if (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
+        sign in text for sign in _FULL
+    ):
         return NodeFailed(
             node=node,
             message=f"{node}: no space left on the disk",

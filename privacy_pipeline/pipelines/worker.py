@@ -1,4 +1,4 @@
-"""The process that imports TFX and executes one run: `python -m privacy_pipeline.pipelines.worker RUN_DIR FD`.
+"""The process that imports TFX and executes one run: `python -m privacy_pipeline.pipelines.worker RUN_DIR FD PARENT`.
 
 Its standard streams go to the run's log; events go to the descriptor FD.
 """
@@ -11,17 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+from privacy_pipeline.pipelines.die_with_parent import die_with_parent
 
-def main(run_dir: str, fd: int) -> int:
+
+def main(run_dir: str, fd: int, parent: int) -> int:
     """Executes the run whose spec lies in `run_dir`.
 
     Args:
         run_dir: folder of the run.
         fd: descriptor for events.
+        parent: process id of the command; the worker ends with it.
 
     Returns:
         0 where every node succeeded, else 1.
     """
+    die_with_parent(parent)
     began = time.monotonic()
     gc.disable()  # the imports make a million objects and no garbage
     from privacy_pipeline.components.progress import PROGRESS_FD
@@ -29,7 +33,6 @@ def main(run_dir: str, fd: int) -> int:
     os.environ[PROGRESS_FD] = str(fd)
     from privacy_pipeline.pipelines import scheduler
 
-    scheduler.die_with_parent()
     emit = scheduler.fd_emitter(fd)
     from privacy_pipeline.pipelines.compiled import compile_run
     from privacy_pipeline.pipelines.events import Loaded
@@ -49,4 +52,4 @@ def main(run_dir: str, fd: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import tensorflow_transform as tft
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
@@ -18,7 +19,8 @@ from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.base import Backend, TrainingInputs
 from privacy_pipeline.components import progress
 from privacy_pipeline.components.artifacts import RECORD_FILE
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.components.transform.inferred import observed_plan
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.reports.build import RunFacts, build_record
 
@@ -39,7 +41,8 @@ class Executor(base_executor.BaseExecutor):
             PipelineError: the training failed, or did not run as planned.
         """
         config = PipelineConfig.model_validate_json(exec_properties["config"])
-        features = FeaturePlan.model_validate_json(exec_properties["features"])
+        transform_graph = artifact_utils.get_single_uri(input_dict["transform_graph"])
+        features = _features(exec_properties["features"], config, transform_graph)
         backend = registry.load(config.training.backend)
         facts = RunFacts(
             run_id=self._context.pipeline_run_id,
@@ -116,6 +119,20 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         executed = backend.train(dataclasses.replace(inputs, plan=plan))
         grant.commit(plan.event)
     return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
+
+
+def _features(stated: str, config: PipelineConfig, transform_graph: str) -> FeaturePlan:
+    """The plan of the curated schema; where the schema was inferred, the columns as Transform found them."""
+    if stated:
+        return FeaturePlan.model_validate_json(stated)
+    unit = config.dataset.privacy_unit
+    raw = tft.TFTransformOutput(transform_graph).raw_feature_spec()
+    return observed_plan(
+        {name: feature.dtype for name, feature in raw.items()},
+        label=config.dataset.label,
+        positive_class=str(config.dataset.positive_class),
+        unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+    )
 
 
 def _files(examples: list[types.Artifact], split: str) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE
+from privacy_pipeline.components.transform.preprocessing import FEATURES, is_missing, label_of, univalent
+from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
 
 _TOP_VALUES = 100
 
@@ -20,29 +21,56 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, str]) -> d
     Args:
         inputs: raw columns, dense or sparse, any scalar dtype.
         custom_config: `label`, `positive_class` and `unit_key` of the config.
+
+    Returns:
+        The same features, shapes and dtypes as `preprocessing.preprocessing_fn`.
     """
-    label, key = custom_config["label"], custom_config["unit_key"]
+    plan = observed_plan(
+        {name: column.dtype for name, column in inputs.items()},
+        label=custom_config["label"],
+        positive_class=custom_config["positive_class"],
+        unit_key=custom_config["unit_key"] or None,
+    )
+    columns = {name: univalent(column) for name, column in inputs.items()}
     parts = [
-        _one_hot(_dense(column, ""), name) if column.dtype == tf.string else _scaled(_dense(column, 0))
-        for name, column in sorted(inputs.items())
-        if name not in (label, key)
+        _one_hot(columns[c.name], c.name) if c.kind == "categorical" else _scaled(columns[c.name]) for c in plan.columns
     ]
-    outputs = {"features": tf.concat(parts, axis=1)}
-    if label in inputs:
-        found = (
-            tf.as_string(_dense(inputs[label], "")) if inputs[label].dtype != tf.string else _dense(inputs[label], "")
-        )
-        outputs[LABEL_FEATURE] = tf.cast(tf.equal(found, custom_config["positive_class"]), tf.float32)
-    if key:
-        outputs[UNIT_KEY_FEATURE] = _dense(inputs[key], "" if inputs[key].dtype == tf.string else 0)
+    outputs = {FEATURES: tf.concat(parts, axis=1)}
+    if plan.label in inputs:
+        outputs[LABEL_FEATURE] = tf.expand_dims(label_of(plan, inputs[plan.label]), 1)
+    if plan.unit_key is not None:
+        outputs[UNIT_KEY_FEATURE] = tf.expand_dims(columns[plan.unit_key], 1)
     return outputs
 
 
-def _dense(column: Any, default: str | int) -> Any:
-    if isinstance(column, tf.sparse.SparseTensor):
-        shape = [column.dense_shape[0], 1]
-        column = tf.sparse.to_dense(tf.sparse.SparseTensor(column.indices, column.values, shape), default)
-    return tf.reshape(column, [-1])
+def observed_plan(dtypes: dict[str, tf.DType], *, label: str, positive_class: str, unit_key: str | None) -> FeaturePlan:
+    """A feature plan without public knowledge: names and types of the columns as they were found.
+
+    Args:
+        dtypes: type of each raw column.
+        label: the label's column.
+        positive_class: its positive value.
+        unit_key: the column that names the privacy unit.
+    """
+    columns = [
+        Column(name=name, kind="categorical" if dtype == tf.string else "numeric", dtype=_kind(dtype))
+        for name, dtype in sorted(dtypes.items())
+        if name not in (label, unit_key)
+    ]
+    return FeaturePlan(
+        columns=tuple(columns),
+        label=label,
+        label_domain=(),
+        label_dtype=_kind(dtypes[label]) if label in dtypes else "bytes",
+        positive_class=positive_class,
+        unit_key=unit_key,
+    )
+
+
+def _kind(dtype: tf.DType) -> Literal["int", "float", "bytes"]:
+    if dtype == tf.string:
+        return "bytes"
+    return "int" if dtype.is_integer else "float"
 
 
 def _one_hot(column: Any, name: str) -> Any:
@@ -51,4 +79,5 @@ def _one_hot(column: Any, name: str) -> Any:
 
 
 def _scaled(column: Any) -> Any:
-    return tf.expand_dims(tft.scale_to_0_1(tf.cast(column, tf.float32)), 1)
+    present = tf.where(is_missing(column), tf.zeros_like(column), column)
+    return tf.expand_dims(tft.scale_to_0_1(tf.cast(present, tf.float32)), 1)

@@ -38,9 +38,9 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
     plan = FeaturePlan.model_validate_json(custom_config["feature_plan"])
     outputs = {FEATURES: tf.concat([encode(column, inputs[column.name]) for column in plan.columns], axis=1)}
     if plan.label in inputs:
-        outputs[LABEL_FEATURE] = tf.expand_dims(_label(plan, inputs[plan.label]), 1)
+        outputs[LABEL_FEATURE] = tf.expand_dims(label_of(plan, inputs[plan.label]), 1)
     if plan.unit_key is not None and plan.unit_key in inputs:
-        outputs[UNIT_KEY_FEATURE] = tf.expand_dims(_univalent(inputs[plan.unit_key]), 1)
+        outputs[UNIT_KEY_FEATURE] = tf.expand_dims(univalent(inputs[plan.unit_key]), 1)
     return outputs
 
 
@@ -54,7 +54,7 @@ def encode(column: Column, raw: Any) -> Any:
     Returns:
         float32, [batch, width_of(column)].
     """
-    values = _univalent(raw)
+    values = univalent(raw)
     parts = _categorical(column, values) if column.kind == "categorical" else _numeric(column, values)
     encoded = tf.concat(parts, axis=1)
     return tf.ensure_shape(encoded, [None, width_of(column)])
@@ -69,7 +69,7 @@ def width_of(column: Column) -> int:
     return 2 + 2 * BUCKETS + column.optional
 
 
-def _univalent(raw: Any) -> Any:
+def univalent(raw: Any) -> Any:
     """Values as a dense vector, shape [batch]; a missing one is "", the smallest int64 or NaN."""
     if not isinstance(raw, tf.SparseTensor):
         return tf.reshape(raw, [-1])
@@ -84,7 +84,7 @@ def _univalent(raw: Any) -> Any:
 
 
 def _categorical(column: Column, values: Any) -> list[Any]:
-    missing = _is_missing(values)
+    missing = is_missing(values)
     text = values if values.dtype == tf.string else _as_text(values)
     # A comparison with the whole domain is the one-hot code itself: no table, hence no asset in the graph.
     one_hot = tf.cast(tf.equal(text[:, tf.newaxis], tf.constant([column.domain])), tf.float32)
@@ -92,7 +92,7 @@ def _categorical(column: Column, values: Any) -> list[Any]:
 
 
 def _numeric(column: Column, values: Any) -> list[Any]:
-    missing = _is_missing(values)
+    missing = is_missing(values)
     numbers = tf.where(missing, tf.zeros_like(values, tf.float32), tf.cast(values, tf.float32))
     present = _flag(~missing)
     if column.minimum is None or column.maximum is None:
@@ -110,9 +110,9 @@ def _numeric(column: Column, values: Any) -> list[Any]:
     return [*parts, 1 - present] if column.optional else parts
 
 
-def _label(plan: FeaturePlan, raw: Any) -> Any:
+def label_of(plan: FeaturePlan, raw: Any) -> Any:
     """1 for the positive class, 0 for any other label of the domain, -1 else: int64, [batch]."""
-    values = _univalent(raw)
+    values = univalent(raw)
     if plan.label_dtype == "bytes":
         positive = tf.equal(values, plan.positive_class)
         known = tf.reduce_any(tf.equal(values[:, tf.newaxis], tf.constant([plan.label_domain])), axis=1)
@@ -121,12 +121,13 @@ def _label(plan: FeaturePlan, raw: Any) -> Any:
         positive = tf.equal(numbers, float(plan.positive_class))
         domain = tf.constant([[float(value) for value in plan.label_domain]], tf.float64)
         known = tf.reduce_any(tf.equal(numbers[:, tf.newaxis], domain), axis=1)
-    known = known if plan.label_domain else ~_is_missing(values)
+    known = known if plan.label_domain else ~is_missing(values)
     negative = tf.where(known, tf.constant(0, tf.int64), tf.constant(NO_LABEL, tf.int64))
     return tf.where(positive, tf.constant(1, tf.int64), negative)
 
 
-def _is_missing(values: Any) -> Any:
+def is_missing(values: Any) -> Any:
+    """Where a dense column, as `univalent` gives it, has no value: bool, shape [batch]."""
     if values.dtype == tf.string:
         return tf.equal(values, _MISSING_BYTES)
     return tf.math.is_nan(values) if values.dtype.is_floating else tf.equal(values, _MISSING_INT)

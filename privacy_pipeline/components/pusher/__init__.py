@@ -1,0 +1,1 @@
+"""Pusher that shows a model to servers only when it is whole."""

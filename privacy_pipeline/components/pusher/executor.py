@@ -1,0 +1,85 @@
+"""Copies a blessed model to a numbered folder in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tfx import types
+from tfx.components.pusher import executor as stock
+from tfx.proto import pusher_pb2
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, proto_utils
+
+
+class Executor(stock.Executor):
+    """Executor of AtomicPusher."""
+
+    def Do(  # noqa: N802 (TFX names it)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Pushes the model if it is blessed.
+
+        Raises:
+            OSError: the folder cannot be written; nothing was pushed.
+        """
+        pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        destination = pusher_pb2.PushDestination()
+        proto_utils.json_to_proto(exec_properties["push_destination"], destination)
+        model = self.GetModelPath(input_dict)
+        io_utils.copy_dir(model, pushed.uri)
+        target = push(model=Path(model), base=Path(destination.filesystem.base_directory))
+        self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
+
+
+def push(*, model: Path, base: Path) -> Path:
+    """Copies a model below `base` under a number that no other version has; servers never see a part of it.
+
+    The copy is made under a name that is no number, which servers pass over, and renamed when it is whole and on disk.
+
+    Args:
+        model: folder of the SavedModel.
+        base: folder of the versions.
+
+    Returns:
+        The new version's folder: its name is the time in seconds, or the next free number.
+
+    Raises:
+        OSError: the copy failed, and nothing is left of it.
+    """
+    base.mkdir(parents=True, exist_ok=True)
+    part = base / f".part-{uuid.uuid4().hex}"
+    try:
+        shutil.copytree(model, part)
+        for path in part.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+        return _publish(part, base)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _publish(part: Path, base: Path) -> Path:
+    version = int(time.time())
+    while True:
+        target = base / str(version)
+        try:
+            os.rename(part, target)
+            return target
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+            version += 1
