@@ -22,8 +22,11 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         g = record.guarantee
         rows += [
             ("epsilon", f"{g.epsilon:.3f} at delta {g.delta:.0e} ({g.accountant.upper()})"),
-            ("epsilon by RDP", number(g.epsilon_rdp, 3)),
-            ("epsilon had batches been Poisson-sampled", f"{number(g.epsilon_if_poisson_sampled, 3)} (not claimed)"),
+            ("epsilon by RDP", f"{number(g.epsilon_rdp, 3)} at delta {g.delta:.0e}"),
+            (
+                "epsilon had batches been Poisson-sampled",
+                f"{number(g.epsilon_if_poisson_sampled, 3)} at delta {g.delta:.0e} (not claimed)",
+            ),
         ]
     rows.append(("privacy unit", record.unit_in_words))
     if record.relation is not None:
@@ -111,17 +114,16 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     for side in (left, right):
         table.add_column(f"{side.backend}\n[dim]{side.run_id}[/]", justify="right", overflow="fold")
     table.add_column("difference", justify="right")
-    others = {part.name: part for part in right.slices}
-    for part in left.slices:
-        other = others.get(part.name)
-        for metric in METRICS if part.name == "overall" else ("accuracy", "auc"):
-            a, b = part.metrics.get(metric), other.metrics.get(metric) if other else None
+    lefts, rights = ({part.name: part for part in side.slices} for side in (left, right))
+    for name in [*lefts, *(name for name in rights if name not in lefts)]:
+        for metric in METRICS if name == "overall" else ("accuracy", "auc"):
+            a, b = (side[name].metrics.get(metric) if name in side else None for side in (lefts, rights))
             gap = "-" if a is None or b is None else f"{b - a:+.4f}"
-            table.add_row(escape(f"{metric}, {part.name}"), number(a), number(b), gap)
-        if part.name == "overall":
+            table.add_row(escape(f"{metric}, {name}"), number(a), number(b), gap)
+        if name == "overall":
             table.add_section()
     table.add_section()
-    lefts, rights = dict(privacy_rows(left.record)), dict(privacy_rows(right.record))
-    for label in [*rights, *(x for x in lefts if x not in rights)]:
-        table.add_row(label, escape(lefts.get(label, "-")), escape(rights.get(label, "-")), "")
+    said, says = dict(privacy_rows(left.record)), dict(privacy_rows(right.record))
+    for label in [*says, *(label for label in said if label not in says)]:
+        table.add_row(label, escape(said.get(label, "-")), escape(says.get(label, "-")), "")
     return table

@@ -154,11 +154,15 @@ class Threshold(Section):
 Metric = Literal["accuracy", "auc", "precision", "recall"]
 
 
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
 class EvaluationSection(Section):
     """Metrics, slices and the thresholds that a model has to meet."""
 
     slices: Annotated[
-        list[Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]],
+        list[Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]],
         Field(description="Columns to slice by; a list of columns is a crossed slice."),
     ] = []
     thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
@@ -206,7 +210,9 @@ class PipelineConfig(Section):
 
     pipeline: Annotated[Name, Field(description="Name of the pipeline; its runs share baselines and cache.")]
     dataset: DatasetConfig
-    model: Annotated[ModelSection, BeforeValidator(_from_name)] = ModelSection()
+    model: Annotated[ModelSection, BeforeValidator(_from_name, json_schema_input_type=DottedName | ModelSection)] = (
+        ModelSection()
+    )
     training: TrainingSection
     evaluation: EvaluationSection
     policy: PolicySection = PolicySection()

@@ -112,6 +112,9 @@ def _silent_death(code: int) -> events.NodeFailed:
 def _conclude(folder: RunFolder, state: RunState, failures: list[events.NodeFailed]) -> None:
     state.ended = now()
     if failures:
+        for node in state.nodes.values():
+            if node.status == "running":  # it died with the worker
+                node.status = "failed"
         # The node that comes first in the pipeline explains the ones behind it.
         first = min(failures, key=lambda f: NODES.index(f.node) if f.node in NODES else -1)
         state.status = "failed"

@@ -51,7 +51,7 @@ def check(config: PipelineConfig, *, span: int | None) -> Checked:
     features = read_features(config)
     if config.model.use != "tabular":
         hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
-    _check_slices(config, features)
+    _check_slices(config)
     if config.training.backend in registry.WITHOUT_GUARANTEE:
         return Checked(features=features, plan=None, forecast=None, registration=None)
     return _with_budget(config, span, features)
@@ -95,10 +95,12 @@ def read_features(config: PipelineConfig) -> FeaturePlan | None:
     )
 
 
-def _check_slices(config: PipelineConfig, features: FeaturePlan | None) -> None:
-    if features is None:
+def _check_slices(config: PipelineConfig) -> None:
+    path = config.dataset.schema_path
+    if path == "infer":
         return
-    known = {c.name for c in features.columns} | {features.label}
+    # Also columns that the model must not see: fairness is measured on them.
+    known = {feature.name for feature in schema_reader.parse_schema(schema_path=path).feature}
     for keys in config.evaluation.slices:
         for key in keys:
             if key not in known:

@@ -16,7 +16,7 @@ from privacy_pipeline.pipelines import metadata, preflight, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
 from privacy_pipeline.pipelines.nodes import GATE, NODES, TRAINER
-from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, run_folders
+from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
 
@@ -133,6 +133,7 @@ def _check_names(names: list[str]) -> None:
 
 
 def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan | None) -> RunSpec:
+    schema = config.dataset.schema_path
     return RunSpec(
         run_id="",
         run_dir=Path("."),
@@ -141,6 +142,7 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
         code=views.code_hash(config),
         lock=views.environment_hash(),
         data_digest=source.digest(),
+        schema_digest="" if schema == "infer" else preflight.file_digest(schema),
         span=source.span,
         version=source.version,
     )
@@ -151,8 +153,7 @@ def _base_run(workspace: Workspace, spec: RunSpec) -> str:
 
     Its data has to be the data of today: else the ledger would be told of other data than what is trained on.
     """
-    for folder in reversed(run_folders(workspace.root)):
-        state = folder.read_state()
+    for folder, state in reversed(readable_runs(workspace.root)):
         whole = state.status in ("done", "not_blessed") and not state.cached_from and not state.to_nodes
         if not whole or state.pipeline != spec.config.pipeline:
             continue
@@ -170,10 +171,9 @@ def _base_run(workspace: Workspace, spec: RunSpec) -> str:
 
 
 def _state(spec: RunSpec, config_path: Path) -> RunState:
-    schema = spec.config.dataset.schema_path
     parts = {
         "data_digest": spec.data_digest,
-        "schema_digest": "" if schema == "infer" else preflight.file_digest(schema),
+        "schema_digest": spec.schema_digest,
         "code": spec.code,
         "lock": spec.lock,
     }
@@ -193,8 +193,7 @@ def _state(spec: RunSpec, config_path: Path) -> RunState:
 
 def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
     """The newest executed run with the same fingerprint whose model is still there."""
-    for folder in reversed(run_folders(workspace.root)):
-        known = folder.read_state()
+    for folder, known in reversed(readable_runs(workspace.root)):
         if known.fingerprint != state.fingerprint or known.cached_from or known.partial:
             continue
         summary = folder.read_summary()
@@ -229,8 +228,7 @@ def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) ->
 
 def _trained_before(workspace: Workspace, state: RunState) -> bool:
     # Then the trainer is served from cache and spends nothing; if it is not, the ledger still refuses it.
-    for folder in run_folders(workspace.root):
-        known = folder.read_state()
+    for _, known in readable_runs(workspace.root):
         trained = TRAINER in known.nodes and known.nodes[TRAINER].status in ("done", "cached")
         if trained and known.training_fingerprint == state.training_fingerprint:
             return True
@@ -242,6 +240,7 @@ def _refuse_changed(old: RunSpec, new: RunSpec) -> None:
         what
         for what, same in (
             ("data", old.data_digest == new.data_digest),
+            ("schema", old.schema_digest == new.schema_digest),
             ("code", old.code == new.code),
             ("installed packages", old.lock == new.lock),
         )

@@ -30,6 +30,7 @@ from privacy_pipeline.pipelines.events import Event, NodeEnded, NodeFailed, Node
 
 # As the operating system and as SQLite below ML Metadata say it.
 _FULL = ("No space left", "disk is full")
+_LONGEST = 10_000  # a message has to fit the socket's buffer
 _FORK = multiprocessing.get_context("fork")
 Emit = Callable[[Event], None]
 
@@ -177,6 +178,8 @@ def fd_emitter(fd: int) -> Emit:
     """Sends events through a SOCK_SEQPACKET socket: one message an event, so that children may share it."""
 
     def emit(event: Event) -> None:
+        if isinstance(event, NodeFailed) and len(event.message) > _LONGEST:
+            event = event.model_copy(update={"message": event.message[:_LONGEST] + "\n  ... (more in the log)"})
         os.write(fd, event.model_dump_json().encode())
 
     return emit

@@ -85,6 +85,7 @@ class RunSpec(BaseModel):
     code: str
     lock: str
     data_digest: str
+    schema_digest: str = ""
     span: int | None
     version: int | None
     from_nodes: list[str] = []
@@ -220,6 +221,15 @@ def run_folders(root: Path) -> list[RunFolder]:
     return [RunFolder(p) for p in sorted(runs.iterdir()) if (p / STATE_FILE).exists()]
 
 
+def readable_runs(root: Path) -> list[tuple[RunFolder, RunState]]:
+    """Run folders with their states, oldest first; a broken folder must not stand in the way of the others."""
+    found = []
+    for folder in run_folders(root):
+        with contextlib.suppress(BadInputError):
+            found.append((folder, folder.read_state()))
+    return found
+
+
 def find_run(root: Path, name: str) -> RunFolder:
     """A run by its id, by a prefix of it that no other run has, or by a pipeline's name (its newest run).
 
@@ -230,7 +240,7 @@ def find_run(root: Path, name: str) -> RunFolder:
     exact = [f for f in folders if f.run_id == name]
     found = exact or [f for f in folders if f.run_id.startswith(name)]
     if not found:
-        found = [f for f in folders if f.read_state().pipeline == name][-1:]
+        found = [folder for folder, state in readable_runs(root) if state.pipeline == name][-1:]
     if len(found) == 1:
         return found[0]
     if found:

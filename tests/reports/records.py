@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.accounting.events import gaussian_passes
@@ -15,6 +16,7 @@ from privacy_pipeline.reports.build import RunFacts, build_record
 from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
 
 UNITS = 1000
+SCHEMA = Path(__file__).parents[2] / "configs" / "schemas" / "adult.pbtxt"  # a public one, fully reviewed
 FACTS = RunFacts(run_id="run-1", pipeline="things", code="c0de", lock="10c4", data="da7a")
 COMPOSITION = Composition(
     ledger_entry=7,
@@ -35,7 +37,7 @@ def make_config(backend: str = "dp_sgd", **sections: Any) -> PipelineConfig:
         "dataset": {
             "name": "things",
             "path": "data/things",
-            "schema": "schemas/things.pbtxt",
+            "schema": str(SCHEMA),
             "label": "bought",
             "positive_class": "yes",
         },
@@ -94,9 +96,7 @@ def dp_record() -> PrivacyRecord:
 @functools.cache
 def plain_record() -> PrivacyRecord:
     """The record of a plain run."""
-    return build_record(
-        config=make_config("plain"), facts=FACTS, executed=make_executed(), plan=None, composition=None
-    )
+    return build_record(config=make_config("plain"), facts=FACTS, executed=make_executed(), plan=None, composition=None)
 
 
 def make_summary(record: PrivacyRecord, **changes: Any) -> RunSummary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,6 +118,19 @@ def test_a_plain_record_covers_no_training_and_an_inferred_schema_nothing_at_all
         composition=None,
     )
     assert not any(covered(inferred).values())
+
+
+def test_a_schema_that_was_read_off_the_data_is_not_called_public(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.pbtxt"
+    schema.write_text('feature { name: "age" type: INT annotation { tag: "unreviewed" } }')
+    record = build_record(
+        config=make_config("plain", dataset={"schema": str(schema)}),
+        facts=FACTS,
+        executed=make_executed(),
+        plan=None,
+        composition=None,
+    )
+    assert not covered(record)["schema and vocabularies"] and not covered(record)["preprocessing"]
 
 
 def test_a_plain_record_holds_no_epsilon_anywhere() -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import tensorflow_transform as tft
-from tensorflow_transform import impl_helper
+from tensorflow_transform import analyzer_nodes, impl_helper
 from tfx import types
 from tfx.components.transform import executor as stock
 from tfx.types import artifact_utils
@@ -55,8 +55,10 @@ def refuse_analyzers(*, path: str, config: dict[str, str], schema_uri: str) -> N
     schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
     features = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
     specs = impl_helper.get_type_specs_from_feature_specs(features)
-    columns = tft.get_analyze_input_columns(function, specs)
-    if columns:
+    graph, _, _ = impl_helper.trace_preprocessing_function(function, specs, use_tf_compat_v1=False)
+    # Every analyzer leaves its result here; assertions and lookup tables, which read no data to set up, do not.
+    if graph.get_collection(analyzer_nodes.TENSOR_REPLACEMENTS):
+        columns = tft.get_analyze_input_columns(function, specs)
         raise BadInputError(
             f"{path} analyzes {', '.join(sorted(columns))}: what it computes from private data is not covered by the "
             "guarantee",

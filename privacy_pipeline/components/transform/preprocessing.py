@@ -113,15 +113,16 @@ def _numeric(column: Column, values: Any) -> list[Any]:
 def label_of(plan: FeaturePlan, raw: Any) -> Any:
     """1 for the positive class, 0 for any other label of the domain, -1 else: int64, [batch]."""
     values = univalent(raw)
+    known = ~is_missing(values)
     if plan.label_dtype == "bytes":
         positive = tf.equal(values, plan.positive_class)
-        known = tf.reduce_any(tf.equal(values[:, tf.newaxis], tf.constant([plan.label_domain])), axis=1)
+        domain = tf.constant([list(plan.label_domain)], tf.string)
     else:
-        numbers = tf.cast(values, tf.float64)
-        positive = tf.equal(numbers, float(plan.positive_class))
+        values = tf.cast(values, tf.float64)
+        positive = tf.equal(values, float(plan.positive_class))
         domain = tf.constant([[float(value) for value in plan.label_domain]], tf.float64)
-        known = tf.reduce_any(tf.equal(numbers[:, tf.newaxis], domain), axis=1)
-    known = known if plan.label_domain else ~is_missing(values)
+    if plan.label_domain:
+        known = tf.reduce_any(tf.equal(values[:, tf.newaxis], domain), axis=1)
     negative = tf.where(known, tf.constant(0, tf.int64), tf.constant(NO_LABEL, tf.int64))
     return tf.where(positive, tf.constant(1, tf.int64), negative)
 

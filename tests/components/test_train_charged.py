@@ -1,0 +1,215 @@
+"""Training and its charge: reserved, started before the first read, committed after, and never given back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_entries import Entry, State
+from privacy_pipeline.accounting.plan import MechanismPlan, Relation
+from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.components.trainer import executor
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.reports.build import RunFacts
+from tests.reports.records import UNITS, make_config, make_executed, make_plan
+
+DIGEST = "d" * 64
+FEATURES = FeaturePlan(
+    columns=(), label="y", label_domain=("a", "b"), label_dtype="bytes", positive_class="a", unit_key=None
+)
+
+
+class FakeBackend:
+    """Plans like DP-SGD and does what the test says instead of training."""
+
+    def __init__(self, name: str = "dp_sgd", *, plan: MechanismPlan | None = None) -> None:
+        self.name = name
+        self.trained: list[TrainingInputs] = []
+        self.units: list[int | None] = []
+        self.on_train: Callable[[TrainingInputs], Executed] = lambda inputs: make_executed()
+        self._plan = plan or make_plan()
+
+    def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan:
+        self.units.append(units)
+        return self._plan
+
+    def train(self, inputs: TrainingInputs) -> Executed:
+        self.trained.append(inputs)
+        return self.on_train(inputs)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger/ledger.db"
+
+
+@pytest.fixture
+def ledger(url: str) -> Ledger:
+    made = Ledger.open(url, create=True)
+    made.register(
+        Registration(
+            dataset="things",
+            span=1,
+            unit="row",
+            contribution_bound=1,
+            relation=Relation.ZERO_OUT,
+            splits={"train": SplitCount(rows=UNITS, units=UNITS), "eval": SplitCount(rows=10, units=10)},
+            columns=(),
+            digest=DIGEST,
+            registered="2026-01-01T00:00:00+00:00",
+        ),
+        epsilon=3.0,
+        delta=1e-5,
+    )
+    return made
+
+
+def train(backend: FakeBackend, url: str, *, run_id: str = "run-1", digest: str = DIGEST, **sections: Any) -> Any:
+    config = make_config("plain" if backend.name == "plain" else "dp_sgd", ledger=url, **sections)
+    config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"span": 1})})
+    inputs = TrainingInputs(
+        train_files=(),
+        eval_files=(),
+        transform_graph=Path("graph"),
+        features=FEATURES,
+        config=config,
+        plan=None,
+        work_dir=Path("work"),
+        model_dir=Path("model"),
+        log_dir=Path("logs"),
+        report_progress=lambda done, total, unit: None,
+    )
+    facts = RunFacts(run_id=run_id, pipeline="things", code="c", lock="l", data=digest)
+    return executor.train_charged(backend=backend, inputs=inputs, facts=facts, node="Trainer")
+
+
+def only_entry(ledger: Ledger) -> Entry:
+    (entry,) = ledger.entries("things")
+    return entry
+
+
+def test_a_plain_run_never_opens_the_ledger(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the ledger was opened")
+
+    monkeypatch.setattr(executor.Ledger, "open", opened)
+    backend = FakeBackend("plain")
+    record = train(backend, url)
+    assert record.training_guarantee == "none" and record.guarantee is None and record.composition is None
+    assert len(backend.trained) == 1 and backend.trained[0].plan is None
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_the_entry_is_started_on_disk_before_the_backend_may_read_and_committed_after(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+    seen: list[State] = []
+
+    def on_train(inputs: TrainingInputs) -> Executed:
+        seen.append(only_entry(Ledger.open(url)).state)  # what a process that looks from outside would see
+        return make_executed()
+
+    backend.on_train = on_train
+    record = train(backend, url)
+    assert seen == [State.STARTED]
+    entry = only_entry(ledger)
+    assert entry.state is State.COMMITTED and entry.event == entry.executed_event and not entry.overrun
+    assert record.training_guarantee == "dp"
+    assert record.composition is not None and record.composition.ledger_entry == entry.id
+    assert record.composition.epsilon_after == pytest.approx(ledger.status()[0].spent_epsilon)
+
+
+def test_the_backend_trains_by_the_plan_that_was_charged_on_the_registered_units(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+    train(backend, url)
+    assert backend.units == [UNITS]
+    assert backend.trained[0].plan is not None
+    assert backend.trained[0].plan.parameters() == only_entry(ledger).plan
+
+
+@pytest.mark.parametrize("error", [RuntimeError("diverged"), KeyboardInterrupt(), SystemExit(1)], ids=repr)
+def test_a_training_that_breaks_off_stays_charged_in_full(url: str, ledger: Ledger, error: BaseException) -> None:
+    def on_train(inputs: TrainingInputs) -> Executed:
+        raise error
+
+    backend = FakeBackend()
+    backend.on_train = on_train
+    with pytest.raises(type(error)):
+        train(backend, url)
+    entry = only_entry(ledger)
+    assert entry.state is State.STARTED
+    assert ledger.status()[0].spent_epsilon == pytest.approx(entry.epsilon) and entry.epsilon > 0
+
+
+def test_training_again_after_a_failure_is_charged_again(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+    backend.on_train = lambda inputs: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        train(backend, url)
+    train(FakeBackend(), url)
+    assert [(e.attempt, e.state) for e in ledger.entries("things")] == [(1, State.STARTED), (2, State.COMMITTED)]
+
+
+def test_a_fixed_seed_voids_the_guarantee_but_is_charged(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+    backend.on_train = lambda inputs: make_executed(seed_fixed=True)
+    record = train(backend, url, training={"seed": 5})
+    assert record.training_guarantee == "none" and record.guarantee is None
+    assert only_entry(ledger).state is State.COMMITTED and ledger.status()[0].spent_epsilon > 0
+
+
+@pytest.mark.parametrize(
+    "what", [{"steps": 21}, {"epochs": 3}, {"examples": 999}, {"largest_participation": 2}], ids=str
+)
+def test_no_record_is_made_of_a_backend_that_did_something_else(url: str, ledger: Ledger, what: dict[str, int]) -> None:
+    backend = FakeBackend()
+    backend.on_train = lambda inputs: make_executed(**what)
+    with pytest.raises(ValidationError, match="assumption that did not hold"):
+        train(backend, url)
+    assert ledger.status()[0].spent_epsilon > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"digest": "e" * 64}, "not what was registered"),
+        ({"dataset": {"name": "others"}}, "not registered"),
+    ],
+)
+def test_nothing_is_read_where_the_ledger_refuses(url: str, ledger: Ledger, given: dict[str, Any], says: str) -> None:
+    backend = FakeBackend()
+    with pytest.raises(BudgetRefusedError, match=says):
+        train(backend, url, **given)
+    assert not backend.trained and not ledger.entries("things")
+
+
+def test_nothing_is_read_once_the_budget_is_spent(url: str, ledger: Ledger) -> None:
+    ledger.set_cap("things", epsilon=0.8, delta=1e-5)
+    train(FakeBackend(), url, run_id="run-1")
+    second = FakeBackend()
+    with pytest.raises(BudgetRefusedError):
+        train(second, url, run_id="run-2")
+    assert not second.trained and len(ledger.entries("things")) == 1
+
+
+def test_a_plan_over_other_units_than_the_registered_ones_is_refused(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend(plan=dataclasses.replace(make_plan(), units=UNITS - 1))
+    with pytest.raises(BudgetRefusedError, match="number of units"):
+        train(backend, url)
+    assert not backend.trained
+
+
+def test_a_backend_that_claims_a_guarantee_without_a_plan_is_a_bug(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+    backend.plan = lambda *, config, units: None  # type: ignore[assignment,return-value,method-assign]
+    with pytest.raises(ValueError, match="plans no mechanism"):
+        train(backend, url)
+    assert not backend.trained

@@ -1,0 +1,103 @@
+"""Connections to ML Metadata, and the one query that compares runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_metadata.metadata_store import metadata_store
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines import metadata
+from privacy_pipeline.reports.properties import metric_properties
+from tests.pipelines.projects import write_project
+from tests.reports.records import dp_record, make_summary, plain_record
+
+
+def server(kind: str) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "host": "db.example",
+        "port": 4711,
+        "database": "meta",
+        "user": "me",
+        "password_env": "TEST_METADATA_PASSWORD",
+    }
+
+
+def test_sqlite(tmp_path: Path) -> None:
+    found = metadata.connection_config(write_project(tmp_path))
+    assert found.sqlite.filename_uri == str(tmp_path / "workspace" / "metadata.db")
+    assert found.sqlite.connection_mode == mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+
+
+def test_mysql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_METADATA_PASSWORD", "secret")
+    found = metadata.connection_config(write_project(tmp_path, metadata=server("mysql")))
+    assert found.WhichOneof("config") == "mysql"
+    assert (found.mysql.host, found.mysql.port, found.mysql.database) == ("db.example", 4711, "meta")
+    assert (found.mysql.user, found.mysql.password) == ("me", "secret")
+
+
+def test_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_METADATA_PASSWORD", "secret")
+    found = metadata.connection_config(write_project(tmp_path, metadata=server("postgresql")))
+    assert found.WhichOneof("config") == "postgresql"
+    assert (found.postgresql.host, found.postgresql.port, found.postgresql.dbname) == ("db.example", "4711", "meta")
+    assert (found.postgresql.user, found.postgresql.password) == ("me", "secret")
+
+
+@pytest.mark.parametrize("kind", ["mysql", "postgresql"])
+def test_a_missing_password_names_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.delenv("TEST_METADATA_PASSWORD", raising=False)
+    with pytest.raises(BadInputError, match="TEST_METADATA_PASSWORD is not set"):
+        metadata.connection_config(write_project(tmp_path, metadata=server(kind)))
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Any:
+    """A store on disk with the types that TFX would have made."""
+    config = write_project(tmp_path)
+    (tmp_path / "workspace").mkdir()
+    made = metadata.connection_config(config)
+    store = metadata_store.MetadataStore(made)
+    kind = mlmd.ArtifactType(name="RunMetrics")
+    for name, value in metric_properties(make_summary(dp_record())).items():
+        kind.properties[name] = {str: mlmd.STRING, int: mlmd.INT, float: mlmd.DOUBLE}[type(value)]
+    store.put_artifact_type(kind)
+    store.put_context_type(mlmd.ContextType(name="pipeline_run"))
+    return made
+
+
+def test_one_row_a_run_with_utility_and_privacy_side_by_side(connection: Any) -> None:
+    private, plain = metric_properties(make_summary(dp_record())), metric_properties(make_summary(plain_record()))
+    metadata.copy_run_metrics(connection, run_id="run-2", properties=private | {"run_id": "run-2"})
+    metadata.copy_run_metrics(connection, run_id="run-3", properties=plain | {"run_id": "run-3"})
+    rows = {row["run_id"]: row for row in metadata.run_metrics(connection)}
+    # ML Metadata keeps six digits of a double; `summary.json` keeps them all.
+    assert rows["run-2"] == approximately(private | {"run_id": "run-2"})
+    assert rows["run-3"] == approximately(plain | {"run_id": "run-3"})
+    assert "epsilon" in rows["run-2"] and "epsilon" not in rows["run-3"]
+
+
+def approximately(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+        for name, value in properties.items()
+    }
+
+
+def test_a_copy_belongs_to_its_own_run_and_says_that_nothing_was_executed(connection: Any) -> None:
+    metadata.copy_run_metrics(connection, run_id="run-2", properties={"run_id": "run-2"})
+    store = metadata_store.MetadataStore(connection)
+    context = store.get_context_by_type_and_name("pipeline_run", "run-2")
+    (artifact,) = store.get_artifacts_by_context(context.id)
+    (execution,) = store.get_executions_by_context(context.id)
+    assert artifact.properties["run_id"].string_value == "run-2"
+    assert execution.last_known_state == mlmd.Execution.CACHED
+
+
+def test_a_store_without_runs_has_no_rows(connection: Any) -> None:
+    assert metadata.run_metrics(connection) == []
