@@ -3,8 +3,8 @@
     python benchmarks/adult_accuracy.py --repeats 3
 
 Runs `configs/adult_plain.yaml` once (its seed is fixed) and `configs/adult_dp_sgd.yaml` with fresh randomness each
-time, in a workspace and with a ledger of its own, and prints accuracy and AUC on the 1994 test file with their spread. Writes
-`benchmarks/results/adult_accuracy.json`.
+time, in a workspace and with a ledger of its own. Prints accuracy and AUC on the 1994 test file with their spread, and
+writes `benchmarks/results/adult_accuracy.json`.
 """
 
 from __future__ import annotations

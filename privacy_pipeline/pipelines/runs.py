@@ -172,7 +172,7 @@ def _base_run(workspace: Workspace, spec: RunSpec) -> str:
 
 def _state(spec: RunSpec, config_path: Path) -> RunState:
     parts = {
-        "data_digest": spec.data_digest,
+        "data_digest": f"{spec.data_digest}, span {spec.span}, version {spec.version}",
         "schema_digest": spec.schema_digest,
         "code": spec.code,
         "lock": spec.lock,

@@ -20,20 +20,23 @@ from privacy_pipeline.accounting.record import (
 )
 from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
-from privacy_pipeline.data.schema_reader import unreviewed
 
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """Where a record comes from: run, pipeline, and hashes of code, lock and data."""
+    """Where a record comes from: run, pipeline, and hashes of code, lock and data.
+
+    `schema_is_public` says that no domain or range was read off the data (or left unreviewed since).
+    """
 
     run_id: str
     pipeline: str
     code: str
     lock: str
     data: str
+    schema_is_public: bool
 
 
 def build_record(
@@ -72,7 +75,7 @@ def build_record(
         mechanism=_mechanism(plan, executed) if plan else None,
         guarantee=_guarantee(plan) if plan and private else None,
         assumptions=_assumptions(plan, executed) if plan else [],
-        data_accesses=_data_accesses(config, private),
+        data_accesses=_data_accesses(config, facts, private),
         composition=composition,
         randomness=Randomness(
             generator=executed.generator, cryptographic=executed.cryptographic, seed_fixed=executed.seed_fixed
@@ -143,9 +146,8 @@ def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
     return found
 
 
-def _data_accesses(config: PipelineConfig, private: bool) -> list[DataAccess]:
-    schema = config.dataset.schema_path
-    public = schema != "infer" and not unreviewed(schema)
+def _data_accesses(config: PipelineConfig, facts: RunFacts, private: bool) -> list[DataAccess]:
+    schema, public = config.dataset.schema_path, facts.schema_is_public
     return [
         DataAccess(
             what="training",

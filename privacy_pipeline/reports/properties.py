@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from privacy_pipeline.reports.summary import METRICS, RunSummary
 
 
@@ -17,7 +19,7 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
         "unit": record.unit,
         "relation": record.relation,
         "accountant": record.guarantee.accountant if record.guarantee else None,
-        "epsilon": record.guarantee.epsilon if record.guarantee else None,
+        "epsilon": _up(record.guarantee.epsilon) if record.guarantee else None,
         "delta": record.guarantee.delta if record.guarantee else None,
         "examples": overall.examples,
         "blessed": int(summary.blessed),
@@ -25,3 +27,11 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
     }
     found |= {name: overall.metrics.get(name) for name in METRICS}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _up(epsilon: float) -> float:
+    """Six significant digits, rounded up: ML Metadata keeps no more, and would round a guarantee down."""
+    if epsilon <= 0:
+        return epsilon
+    scale = 10.0 ** (5 - math.floor(math.log10(epsilon)))
+    return math.ceil(epsilon * scale) / scale

@@ -203,7 +203,8 @@ def _stopped(broken_runs: Runs, name: str) -> tuple[Project, str]:
     (run,) = project.runs()
     assert run["status"] == "failed"
     assert project.statuses(run["run_id"])["Trainer"] == "waiting"
-    assert f"privacy-pipeline resume {run['run_id']}" in ended.text
+    # Corrected data is other data than this run began with, so the next thing to type is a new run.
+    assert "then: privacy-pipeline run configs/" in ended.text
     assert f"{run['run_id']}/log.txt" in ended.text
     return project, ended.text
 

@@ -17,7 +17,7 @@ from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
 
 UNITS = 1000
 SCHEMA = Path(__file__).parents[2] / "configs" / "schemas" / "adult.pbtxt"  # a public one, fully reviewed
-FACTS = RunFacts(run_id="run-1", pipeline="things", code="c0de", lock="10c4", data="da7a")
+FACTS = RunFacts(run_id="run-1", pipeline="things", code="c0de", lock="10c4", data="da7a", schema_is_public=True)
 COMPOSITION = Composition(
     ledger_entry=7,
     budget="things/train/row",

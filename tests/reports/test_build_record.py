@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +112,7 @@ def test_a_plain_record_covers_no_training_and_an_inferred_schema_nothing_at_all
     assert not covered(plain_record())["training"]
     inferred = build_record(
         config=make_config("plain", dataset={"schema": "infer"}),
-        facts=FACTS,
+        facts=dataclasses.replace(FACTS, schema_is_public=False),
         executed=make_executed(),
         plan=None,
         composition=None,
@@ -120,12 +120,10 @@ def test_a_plain_record_covers_no_training_and_an_inferred_schema_nothing_at_all
     assert not any(covered(inferred).values())
 
 
-def test_a_schema_that_was_read_off_the_data_is_not_called_public(tmp_path: Path) -> None:
-    schema = tmp_path / "schema.pbtxt"
-    schema.write_text('feature { name: "age" type: INT annotation { tag: "unreviewed" } }')
+def test_a_schema_that_was_read_off_the_data_is_not_called_public() -> None:
     record = build_record(
-        config=make_config("plain", dataset={"schema": str(schema)}),
-        facts=FACTS,
+        config=make_config("plain"),
+        facts=dataclasses.replace(FACTS, schema_is_public=False),
         executed=make_executed(),
         plan=None,
         composition=None,

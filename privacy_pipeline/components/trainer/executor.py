@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_transform as tft
+from pydantic import ValidationError
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
@@ -22,6 +23,8 @@ from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.transform.inferred import observed_plan
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.schema_reader import unreviewed
+from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.reports.build import RunFacts, build_record
 
 
@@ -50,6 +53,7 @@ class Executor(base_executor.BaseExecutor):
             code=exec_properties["code"],
             lock=exec_properties["lock"],
             data=exec_properties["data_digest"],
+            schema_is_public=_schema_is_public(config),
         )
         with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
             inputs = self._inputs(input_dict, output_dict, config, features, Path(work))
@@ -118,7 +122,19 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         grant.start()
         executed = backend.train(dataclasses.replace(inputs, plan=plan))
         grant.commit(plan.event)
-    return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
+    try:
+        return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
+    except ValidationError as error:
+        raise PipelineError(
+            f"{backend.name} did not run as planned, so there is no guarantee to state; the budget is spent: {error}",
+            fix="report this; the model is not used",
+        ) from error
+
+
+def _schema_is_public(config: PipelineConfig) -> bool:
+    # Asked before the training: a schema file that is gone must not cost a record of budget that was spent.
+    path = config.dataset.schema_path
+    return path != "infer" and not unreviewed(path)
 
 
 def _features(stated: str, config: PipelineConfig, transform_graph: str) -> FeaturePlan:
