@@ -66,15 +66,18 @@ class VectorPart:
     gradients: Any
 
     def squared_norm(self) -> Any:
+        """Squared norms, [B]."""
         return row_norms(self.gradients)
 
     def weighted_sum(self, weights: Any) -> Any:
+        """Sum under weights [B], in the variable's shape."""
         rows = tf.shape(self.gradients)[0]
         safe = kept(self.gradients, weights)
         summed = tf.linalg.matvec(tf.reshape(safe, [rows, -1]), weights, transpose_a=True)
         return tf.reshape(summed, tf.shape(self.gradients)[1:])
 
     def per_example(self) -> Any:
+        """The gradients, [B, *variable.shape]."""
         return self.gradients
 
 
@@ -93,15 +96,26 @@ class OuterPart:
     shape: Any
 
     def squared_norm(self) -> Any:
+        """Squared norms, [B]."""
         return row_norms(self.inputs) * row_norms(self.outputs)
 
     def weighted_sum(self, weights: Any) -> Any:
+        """Sum under weights [B], in the variable's shape."""
         product = tf.matmul(kept(self.inputs, weights), scaled(self.outputs, weights), transpose_a=True)
         return tf.reshape(product, self.shape)
 
     def per_example(self) -> Any:
+        """The gradients, [B, *variable.shape]."""
         product = self.inputs[:, :, None] * self.outputs[:, None, :]
         return tf.reshape(product, tf.concat([tf.shape(product)[:1], self.shape], 0))
+
+
+def is_direct(positions: int | None, inputs: int, outputs: int) -> bool:
+    """Whether a linear map's gradients are better formed than left as inner products of T x T positions."""
+    if positions is None:
+        return False
+    width, ghost = inputs * outputs, positions**2 * (inputs + outputs)
+    return ghost > _MEMORY_COST * width and width <= 16 * max(positions**2, 4096)
 
 
 @dataclass(frozen=True)
@@ -127,11 +141,7 @@ class MatrixPart:
     _cache: dict[str, Any] = field(default_factory=dict)
 
     def _is_direct(self) -> bool:
-        positions, width = self.inputs.shape[1], self.inputs.shape[2] * self.outputs.shape[2]
-        if positions is None:
-            return False
-        ghost = positions**2 * (self.inputs.shape[2] + self.outputs.shape[2])
-        return bool(ghost > _MEMORY_COST * width and width <= 16 * max(positions**2, 4096))
+        return is_direct(self.inputs.shape[1], self.inputs.shape[2], self.outputs.shape[2])
 
     def _gradients(self) -> Any:
         if "gradients" not in self._cache:
@@ -139,6 +149,7 @@ class MatrixPart:
         return self._cache["gradients"]
 
     def squared_norm(self) -> Any:
+        """Squared norms, [B]."""
         if self._is_direct():
             return row_norms(self._gradients())
         left = tf.matmul(self.inputs, self.inputs, transpose_b=True)
@@ -149,6 +160,7 @@ class MatrixPart:
         return tf.maximum(tf.reduce_sum(left * right, axis=[1, 2]), 0.0) + room
 
     def weighted_sum(self, weights: Any) -> Any:
+        """Sum under weights [B], in the variable's shape."""
         if self._is_direct():
             return tf.reshape(VectorPart(self._gradients()).weighted_sum(weights), self.shape)
         inputs, outputs = kept(self.inputs, weights), scaled(self.outputs, weights)
@@ -156,6 +168,7 @@ class MatrixPart:
         return tf.reshape(tf.matmul(flat[0], flat[1], transpose_a=True), self.shape)
 
     def per_example(self) -> Any:
+        """The gradients, [B, *variable.shape]."""
         gradients = self._gradients()
         return tf.reshape(gradients, tf.concat([tf.shape(gradients)[:1], self.shape], 0))
 
@@ -175,6 +188,7 @@ class EmbeddingPart:
     rows: int
 
     def squared_norm(self) -> Any:
+        """Squared norms, [B]."""
         if self.ids.shape[1] == 1:
             return row_norms(self.outputs)
         # Gradients of the same row in the same example add up before they are squared.
@@ -186,10 +200,12 @@ class EmbeddingPart:
         return tf.math.unsorted_segment_sum(row_norms(rows), keys // self.rows, examples)
 
     def weighted_sum(self, weights: Any) -> Any:
+        """Sum under weights [B], in the variable's shape."""
         flat = tf.reshape(scaled(self.outputs, weights), [-1, self.outputs.shape[2]])
         return tf.math.unsorted_segment_sum(flat, tf.reshape(self.ids, [-1]), self.rows)
 
     def per_example(self) -> Any:
+        """The gradients, [B, *variable.shape]."""
         picked = tf.one_hot(self.ids, self.rows, dtype=self.outputs.dtype)
         return tf.einsum("btv,bte->bve", picked, self.outputs)
 
@@ -209,12 +225,15 @@ class LazyPart:
     full: Callable[[], Any]
 
     def squared_norm(self) -> Any:
+        """Squared norms, [B]."""
         return self.norm()
 
     def weighted_sum(self, weights: Any) -> Any:
+        """Sum under weights [B], in the variable's shape."""
         return self.weigh(weights)
 
     def per_example(self) -> Any:
+        """The gradients, [B, *variable.shape]."""
         return self.full()
 
 

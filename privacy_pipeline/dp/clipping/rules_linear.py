@@ -157,7 +157,7 @@ def embedding(call: LayerCall) -> Any:
 
 
 def _scaled_and_shifted(call: LayerCall, normal: Any, gamma: Any, beta: Any, axes: Sequence[int]) -> Any:
-    """normal * gamma + beta along `axes`, recorded."""
+    """Normal * gamma + beta along `axes`, recorded."""
     rank = normal.shape.rank
     broadcast = [normal.shape[axis] if axis in axes else 1 for axis in range(rank)]
     rest = [axis for axis in range(1, rank) if axis not in axes]

@@ -1,0 +1,49 @@
+"""The DP-SGD engine: plan, sampler, clipping, noise, validator and a Keras-like trainer.
+
+    plan = PrivacyPlan.calibrated(units=60_000, expected_batch_size=256, epochs=15, epsilon=1.0, delta=1e-5,
+                                  clipping_norm=1.0)
+    private = make_private(model, plan, optimizer="adam", loss="sparse_categorical_crossentropy")
+    execution = private.fit(x, y)
+
+Names load on first use: a plan can be made, and its epsilon read, without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from privacy_pipeline.dp.clipping.registry import register_rule
+    from privacy_pipeline.dp.engine import Execution, PrivateModel, make_private
+    from privacy_pipeline.dp.plan import PrivacyPlan
+    from privacy_pipeline.dp.store import ExampleStore
+    from privacy_pipeline.dp.validator import Problem, validate
+
+__all__ = [
+    "ExampleStore",
+    "Execution",
+    "PrivacyPlan",
+    "PrivateModel",
+    "Problem",
+    "make_private",
+    "register_rule",
+    "validate",
+]
+
+_HOME = {
+    "ExampleStore": "store",
+    "Execution": "engine",
+    "PrivacyPlan": "plan",
+    "PrivateModel": "engine",
+    "Problem": "validator",
+    "make_private": "engine",
+    "register_rule": "clipping.registry",
+    "validate": "validator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

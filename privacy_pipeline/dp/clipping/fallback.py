@@ -1,0 +1,177 @@
+"""Vectorised per-example gradients for layers, or whole models, that have no rule (Subramani et al., 2010.09063)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
+from privacy_pipeline.dp.clipping.registry import LayerCall
+
+# Ops with side effects or hidden state that give the same result each time they run on the same values.
+_REPEATABLE = frozenset(
+    {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VarHandleOp", "Placeholder", "While", "If", "Assert"}
+    | {"StatelessWhile", "StatelessIf", "PartitionedCall", "TensorListReserve"}
+)
+_SMALLEST_CHUNK = 1
+
+
+class NeedsWholeModelError(Exception):
+    """No combination of rules covers this model: its per-example gradients must be computed for the whole of it."""
+
+
+def chunk_size(variables: Sequence[Any], memory_cap: int) -> int:
+    """Examples whose gradients fit into `memory_cap` bytes together; at least one."""
+    bytes_each = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
+    return max(_SMALLEST_CHUNK, memory_cap // max(1, int(bytes_each)))
+
+
+def in_chunks(function: Callable[[Any], Any], values: Any, *, size: int, outputs: Any) -> Any:
+    """`function` of slices of at most `size` rows, joined along the first axis.
+
+    Args:
+        function: takes and gives tensors whose first axis is the examples.
+        values: nest of tensors, [B, ...].
+        size: rows of a slice.
+        outputs: nest of `tf.TensorSpec` of one row of each result.
+    """
+    rows = tf.shape(tf.nest.flatten(values)[0])[0]
+    specs = tf.nest.flatten(outputs)
+    arrays = [tf.TensorArray(s.dtype, size=0, dynamic_size=True, infer_shape=False) for s in specs]
+
+    def body(start: Any, number: Any, held: Any) -> Any:
+        part = tf.nest.map_structure(lambda value: value[start : start + size], values)
+        results = tf.nest.flatten(function(part))
+        held = [array.write(number, result) for array, result in zip(held, results, strict=True)]
+        return start + size, number + 1, held
+
+    _, count, arrays = tf.while_loop(lambda start, number, held: start < rows, body, (0, 0, arrays))
+    joined = []
+    for array, spec in zip(arrays, specs, strict=True):
+        empty = tf.zeros([0, *spec.shape], spec.dtype)
+        whole = tf.cond(count > 0, array.concat, lambda empty=empty: empty)
+        joined.append(tf.ensure_shape(whole, [None, *spec.shape]))
+    return tf.nest.pack_sequence_as(outputs, joined)
+
+
+def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
+    """`function` of each row, vectorised where TensorFlow can do that, and row by row where it cannot.
+
+    Args:
+        function: gives one tensor for each variable, in its shape.
+        values: nest of tensors, [B, ...].
+        variables: the variables.
+    """
+    try:
+        return list(tf.vectorized_map(function, values, fallback_to_while_loop=True, warn=False))
+    except (TypeError, ValueError, NotImplementedError):
+        # Loops over lists of tensors, such as those of recurrent layers, have no vectorised form.
+        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
+        return list(tf.map_fn(function, values, fn_output_signature=specs))
+
+
+def _is_random(graph: Any, known: int) -> bool:
+    """Whether ops that were added to a graph may give another result when they run again."""
+    for op in graph.get_operations()[known:]:
+        if op.op_def is not None and op.op_def.is_stateful and op.type not in _REPEATABLE:
+            return True
+    return False
+
+
+def _reject_unrepeatable(call: LayerCall, graph: Any, known: int) -> None:
+    layer = call.layer
+    if graph is not None and _is_random(graph, known):
+        raise NeedsWholeModelError(f"layer '{layer.name}' has no rule and is random or keeps state")
+    if list(layer._flatten_layers(recursive=False, include_self=False)) and "training" not in call.kwargs:
+        raise NeedsWholeModelError(f"layer '{layer.name}' has no rule, holds layers, and takes no argument `training`")
+
+
+def _tensors(nest: Any) -> list[Any]:
+    return [value for value in tf.nest.flatten(nest) if tf.is_tensor(value)]
+
+
+def local_rule(call: LayerCall, *, variables: Sequence[Any], memory_cap: int) -> Any:
+    """Rule for any deterministic layer: a vector-Jacobian product of this layer alone, for each example.
+
+    The layer runs once in the forward pass; afterwards, with the gradients of its outputs at hand, it runs again on
+    the same inputs, once for each example to get norms and once on the batch for the weighted sum.
+
+    Raises:
+        NeedsWholeModelError: the layer would not compute the same again.
+    """
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    known = 0 if graph is None else len(graph.get_operations())
+    outputs = call.original(*call.args, **call.kwargs)
+    _reject_unrepeatable(call, graph, known)
+    tapped = [value for value in _tensors(outputs) if value.dtype.is_floating]
+    for value in tapped:
+        call.tap(value)
+    arguments = (call.args, dict(call.kwargs))
+    tensors = _tensors(arguments)
+
+    def run(values: Sequence[Any]) -> list[Any]:
+        remaining = iter(values)
+        args, kwargs = tf.nest.map_structure(lambda v: next(remaining) if tf.is_tensor(v) else v, arguments)
+        return [value for value in _tensors(call.layer(*args, **kwargs)) if value.dtype.is_floating]
+
+    def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
+        return _local_parts(run, tensors, list(gradients), variables, memory_cap)
+
+    call.record(tapped, parts)
+    return outputs
+
+
+def _product(run: Callable[[Sequence[Any]], list[Any]], values: Any, gradients: Any, variables: Sequence[Any]) -> Any:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(variables)
+        outputs = run(values)
+    found = tape.gradient(outputs, variables, gradients, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return [tf.convert_to_tensor(gradient) for gradient in found]
+
+
+def _local_parts(
+    run: Callable[[Sequence[Any]], list[Any]],
+    tensors: list[Any],
+    gradients: list[Any],
+    variables: Sequence[Any],
+    memory_cap: int,
+) -> dict[Any, Part]:
+    size = chunk_size(variables, memory_cap)
+    cache: dict[str, Any] = {}
+    results: list[tuple[Any, list[Any]]] = []
+
+    def one(row: Any) -> Any:
+        values, own = tf.nest.map_structure(lambda value: value[None], row)
+        return _product(run, values, own, variables)
+
+    def norms() -> list[Any]:
+        if "norms" not in cache:
+            specs = [tf.TensorSpec([], variable.dtype) for variable in variables]
+            cache["norms"] = in_chunks(
+                lambda rows: [row_norms(g) for g in vectorized(one, rows, variables)],
+                (tensors, gradients),
+                size=size,
+                outputs=specs,
+            )
+        return list(cache["norms"])
+
+    def weighted(weights: Any) -> list[Any]:
+        # All variables of a group share their weights, and most often all groups do.
+        for seen, known in results:
+            if seen is weights:
+                return known
+        safe = [kept(value, weights) if value.dtype.is_floating else value for value in tensors]
+        result: list[Any] = _product(run, safe, [scaled(gradient, weights) for gradient in gradients], variables)
+        results.append((weights, result))
+        return result
+
+    def part(index: int) -> LazyPart:
+        return LazyPart(
+            norm=lambda: norms()[index],
+            weigh=lambda weights: weighted(weights)[index],
+            full=lambda: vectorized(one, (tensors, gradients), variables)[index],
+        )
+
+    return {variable.ref(): part(index) for index, variable in enumerate(variables)}

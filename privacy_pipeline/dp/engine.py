@@ -1,0 +1,319 @@
+"""Private training with the feel of Keras: `make_private(model, plan)`, then `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from privacy_pipeline.dp.clipping.gradients import make_groups
+from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.dp.noise import GaussianNoise
+from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.program import Program, choose_clipper, specs_of
+from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.sampler import Sampler
+from privacy_pipeline.dp.sampling import FixedPartition, TruncatedPoissonSampling
+from privacy_pipeline.dp.store import ExampleStore, map_nest
+from privacy_pipeline.dp.validator import require_private
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+_MEMORY_CAP = 256 * 2**20
+_LARGEST_BATCH = 2048
+_SAMPLING = "sampling: NumPy Philox4x64-10 with a 128-bit key"
+# Known to the trainer, told to nobody: all of these depend on single examples.
+WITHHELD = ("training losses and metrics", "realised batch sizes", "number of examples with non-finite gradients")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What a run did, to be held against its plan.
+
+    Attributes:
+        plan: the plan.
+        steps: optimizer updates made, or at least begun; those are accounted for.
+        largest_participation: epochs' uses of the most used unit, for a fixed partition; None for Poisson samples,
+            where it is secret and bounded by the event itself.
+        seed_fixed: somebody chose the seed: no guarantee holds.
+        generator: what the noise and the samples came from.
+        cryptographic: whether the noise comes from a cryptographic generator under a secret key. The sampler's
+            generator is a statistical one in either case.
+        stopped_early: a callback ended the training before the plan did.
+        history: L2 norm of the weights after each epoch, which the noise protects.
+        withheld: what is not reported because no noise protects it.
+    """
+
+    plan: PrivacyPlan
+    steps: int
+    largest_participation: int | None
+    seed_fixed: bool
+    generator: str
+    cryptographic: bool
+    stopped_early: bool
+    history: dict[str, list[float]] = field(default_factory=dict)
+    withheld: tuple[str, ...] = WITHHELD
+
+    @property
+    def event(self) -> DpEvent:
+        """The DpEvent of the steps that were made; a non-private one if the seed was fixed."""
+        from dp_accounting import NonPrivateDpEvent
+
+        return NonPrivateDpEvent() if self.seed_fixed else self.plan.event_of(self.steps)
+
+
+class PrivateModel:
+    """A Keras model under a privacy plan. Made by `make_private`.
+
+    Attributes:
+        model: the Keras model; its weights are what is trained.
+        plan: the plan.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        plan: PrivacyPlan,
+        optimizer: Any,
+        loss: Any,
+        loss_weights: Any,
+        key: RunKey,
+        virtual_batch_size: int,
+        memory_cap: int,
+    ) -> None:
+        self.model = model
+        self.plan = plan
+        self._optimizer = optimizer
+        self._loss = per_example_loss(loss, loss_weights=loss_weights)
+        self._key = key
+        self._largest = virtual_batch_size
+        self._memory_cap = memory_cap
+        self._begun = 0
+
+    def _losses(self, x: Any, y: Any, training: bool) -> Any:
+        return self._loss(y, self.model(x, training=training))
+
+    def fit(self, x: Any, y: Any = None, *, callbacks: Sequence[Any] = ()) -> Execution:
+        """Trains for the steps of the plan.
+
+        No exact loss or metric is computed: callbacks get empty logs. `model.stop_training` ends the run after the
+        step; the steps that were not made remain for another `fit`.
+
+        Args:
+            x: an `ExampleStore`, or inputs: an array [examples, ...], or a dict or tuple of arrays.
+            y: labels in the same forms; not with a store.
+            callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
+
+        Raises:
+            BadInputError: the data does not fit the plan, the model breaks the bound, or the plan's steps are used up.
+            PipelineError: the weights are no longer finite.
+        """
+        store = x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
+        if self._begun >= self.plan.steps:
+            raise BadInputError(
+                f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
+            )
+        sampler = Sampler(self.plan, self._key, len(store))
+        noise = self._noise()
+        program = self._program(store)
+        reader = _Reader(self.plan, store, sampler, noise)
+        watcher = _Participation(self.plan, len(store))
+        history = self._loop(program, reader, watcher, _callback_list(self.model, callbacks, self.plan))
+        return Execution(
+            plan=self.plan,
+            steps=self._begun,
+            largest_participation=watcher.largest,
+            seed_fixed=self._key.seed_fixed,
+            generator=f"noise: {noise.generator}; {_SAMPLING}; "
+            + ("both FROM A FIXED SEED, not private" if self._key.seed_fixed else "both from the OS' entropy"),
+            cryptographic=not self._key.seed_fixed,
+            stopped_early=self._begun < self.plan.steps,
+            history={"weights_norm": history},
+        )
+
+    def _noise(self) -> GaussianNoise:
+        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
+        return GaussianNoise(self._key, shapes, hardened=self.plan.noise.hardened)
+
+    def _program(self, store: ExampleStore) -> Program:
+        x, y = specs_of(store)
+        variables = self.model.trainable_variables
+        clipping = self.plan.clipping
+        clipper = choose_clipper(
+            model=self.model,
+            losses=self._losses,
+            groups=make_groups(self.model, variables, norm=clipping.norm, per_layer=clipping.per_layer),
+            x=x,
+            y=y,
+            memory_cap=self._memory_cap,
+        )
+        self._optimizer.build(variables)
+        return Program(
+            clipper=clipper,
+            variables=variables,
+            optimizer=self._optimizer,
+            plan=self.plan,
+            x=x,
+            y=y,
+            largest=self._largest,
+        )
+
+    def _loop(self, program: Program, reader: _Reader, watcher: _Participation, callbacks: Any) -> list[float]:
+        """Runs the remaining steps; the norm of the weights after each epoch."""
+        norms: list[float] = []
+        length, first = self.plan.steps_per_epoch, self._begun
+        self.model.stop_training = False
+        callbacks.on_train_begin()
+        for step, batch in reader.from_step(first):
+            if step % length == 0 or step == first:
+                callbacks.on_epoch_begin(step // length)
+            callbacks.on_train_batch_begin(step % length)
+            # Before the data is used: a step that is broken off has been counted.
+            self._begun = step + 1
+            watcher.saw(step, batch.index)
+            program.run(batch.x, batch.y, batch.present, batch.noise)
+            callbacks.on_train_batch_end(step % length)
+            last = step + 1 == self.plan.steps or self.model.stop_training
+            if (step + 1) % length == 0 or last:
+                norms.append(self._finite_norm(step + 1))
+                callbacks.on_epoch_end(step // length)
+            if last or self.model.stop_training:
+                break
+        callbacks.on_train_end()
+        return norms
+
+    def _finite_norm(self, steps: int) -> float:
+        norm = float(tf.linalg.global_norm(self.model.trainable_variables))
+        if not np.isfinite(norm):
+            raise PipelineError(
+                f"the weights are no longer finite after {steps} steps", fix="lower the learning rate or the noise"
+            )
+        return norm
+
+
+def make_private(
+    model: Any,
+    plan: PrivacyPlan,
+    *,
+    optimizer: Any = None,
+    loss: Any = None,
+    loss_weights: Any = None,
+    seed: int | None = None,
+    virtual_batch_size: int = _LARGEST_BATCH,
+    memory_cap: int = _MEMORY_CAP,
+) -> PrivateModel:
+    """Puts a Keras model under a privacy plan.
+
+    Args:
+        model: built Keras model: functional, Sequential or subclassed.
+        plan: the plan.
+        optimizer: Keras optimizer or its name; without it, the one that the model was compiled with.
+        loss: Keras loss, its name, or a function that gives one number for each example; without it, the compiled one.
+        loss_weights: weights of several outputs' losses.
+        seed: fixes all randomness, and with it voids the guarantee; for tests.
+        virtual_batch_size: examples that are worked on at once; larger batches are cut. Changes memory alone.
+        memory_cap: bytes for per-example gradients of layers without a clipping rule.
+
+    Raises:
+        BadInputError: the model cannot be trained privately, or there is no optimizer or loss.
+    """
+    require_private(model)
+    optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
+    if virtual_batch_size < 1 or memory_cap < 1:
+        raise BadInputError("virtual_batch_size and memory_cap must be 1 or more")
+    return PrivateModel(
+        model=model,
+        plan=plan,
+        optimizer=tf.keras.optimizers.get(optimizer),
+        loss=loss if loss is not None else getattr(model, "loss", None),
+        loss_weights=loss_weights,
+        key=RunKey.from_system() if seed is None else RunKey.from_seed(seed),
+        virtual_batch_size=virtual_batch_size,
+        memory_cap=memory_cap,
+    )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    index: NDArray[np.int64]
+    x: Any
+    y: Any
+    present: NDArray[np.bool_]
+    noise: tuple[NDArray[np.float32], ...]
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Makes all that a step needs, one step ahead, while TensorFlow works on the step before."""
+
+    plan: PrivacyPlan
+    store: ExampleStore
+    sampler: Sampler
+    noise: GaussianNoise
+
+    def read(self, step: int) -> _Batch:
+        """A step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""
+        index = self.sampler.batch(step)
+        x, y = self.store.rows(index)
+        present = np.ones(index.size, bool)
+        if isinstance(self.plan.sampling, TruncatedPoissonSampling):
+            missing = self.plan.sampling.cap - index.size
+            x, y, present = map_nest(lambda a: np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]), (x, y, present))
+        return _Batch(index, x, y, present, self.noise.draw(step, stddev=self.plan.noise_stddev))
+
+    def from_step(self, first: int) -> Iterator[tuple[int, _Batch]]:
+        """Steps in order, up to the plan's last."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dp-batches") as pool:
+            coming = pool.submit(self.read, first)
+            for step in range(first, self.plan.steps):
+                batch = coming.result()
+                if step + 1 < self.plan.steps:
+                    coming = pool.submit(self.read, step + 1)
+                yield step, batch
+
+
+class _Participation:
+    """Counts uses of units where the guarantee rests on that count.
+
+    Args:
+        plan: the plan.
+        units: units in the store.
+    """
+
+    def __init__(self, plan: PrivacyPlan, units: int) -> None:
+        self._scheme = plan.sampling
+        self._uses = np.zeros(units if isinstance(self._scheme, FixedPartition) else 0, np.int64)
+
+    def saw(self, step: int, index: NDArray[np.int64]) -> None:
+        """Counts a batch.
+
+        Raises:
+            PipelineError: a unit is used a second time in an epoch.
+        """
+        if not isinstance(self._scheme, FixedPartition):
+            return
+        np.add.at(self._uses, index, 1)
+        if self._uses[index].max() > step // self._scheme.steps_per_epoch + 1:
+            raise PipelineError("a unit was used twice in an epoch: what ran is not what is accounted for")
+
+    @property
+    def largest(self) -> int | None:
+        """Uses of the most used unit."""
+        return int(self._uses.max()) if self._uses.size else None
+
+
+def _callback_list(model: Any, callbacks: Sequence[Any], plan: PrivacyPlan) -> Any:
+    length = plan.steps_per_epoch
+    return tf.keras.callbacks.CallbackList(
+        list(callbacks), add_history=False, model=model, epochs=-(-plan.steps // length), steps=length, verbose=0
+    )

@@ -1,0 +1,61 @@
+"""The loss of each example: Keras losses without their reduction over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from privacy_pipeline.errors import BadInputError
+
+_Loss = Callable[[Any, Any], Any]
+
+
+def _function(loss: Any) -> _Loss:
+    """A function of (labels, outputs) whose result is not reduced over the examples."""
+    found = tf.keras.losses.get(loss) if isinstance(loss, (str, Mapping)) else loss
+    if isinstance(found, tf.keras.losses.Loss):
+        # `call` gives a value for each example; only `__call__` reduces, and its reduction is of no use here.
+        return found.call  # type: ignore[no-any-return]
+    if not callable(found):
+        raise BadInputError(f"loss {loss!r} is no Keras loss", fix='give a name such as "mse", or a keras Loss')
+    return found  # type: ignore[no-any-return]
+
+
+def _one_output(function: _Loss, labels: Any, outputs: Any) -> Any:
+    """Loss of each example, [B]: the mean over all other axes, as Keras' own reduction would weigh them."""
+    if outputs.shape[-1] == 1 and labels.shape.rank == outputs.shape.rank - 1:
+        labels = labels[..., None]  # else [B] against [B, 1] would broadcast to [B, B] and mix examples
+    values = function(labels, outputs)
+    if values.shape.rank is None or values.shape.rank < 1:
+        raise BadInputError(
+            "the loss gives one number for the whole batch; DP-SGD needs one for each example",
+            fix="return a tensor of shape [batch], or use a keras Loss",
+        )
+    return tf.reduce_mean(values, axis=list(range(1, values.shape.rank))) if values.shape.rank > 1 else values
+
+
+def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
+    """A function of (labels, outputs) that gives the loss of each example, float [B].
+
+    Args:
+        loss: name, function or Keras loss; for a model of several outputs, a list or dict of those.
+        loss_weights: weights of the outputs, in the same structure; all 1 without it.
+
+    Raises:
+        BadInputError: no loss, or losses and weights of different structure.
+    """
+    if loss is None:
+        raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
+    if not isinstance(loss, (Mapping, list, tuple)):
+        function = _function(loss)
+        return lambda labels, outputs: _one_output(function, labels, outputs)
+    keys: Sequence[Any] = list(loss) if isinstance(loss, Mapping) else list(range(len(loss)))
+    functions = {key: _function(loss[key]) for key in keys}
+    weights = {key: 1.0 if loss_weights is None else float(loss_weights[key]) for key in keys}
+
+    def several(labels: Any, outputs: Any) -> Any:
+        return tf.add_n([weights[key] * _one_output(functions[key], labels[key], outputs[key]) for key in keys])
+
+    return several

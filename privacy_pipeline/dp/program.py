@@ -1,0 +1,165 @@
+"""The TensorFlow graph of a private step: clipped sum, noise, division by the expected batch, optimizer update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
+from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
+from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
+from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.probe import Probe
+from privacy_pipeline.dp.store import ExampleStore
+
+Clipper = BookKeeping | Vectorised
+
+
+def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]:
+    """Nests of `tf.TensorSpec` of a batch's x and y; shapes and dtypes are public."""
+
+    def make(nest: Any) -> Any:
+        if isinstance(nest, dict):
+            return {name: make(part) for name, part in nest.items()}
+        if isinstance(nest, tuple):
+            return tuple(make(part) for part in nest)
+        return tf.TensorSpec([rows, *nest.shape[1:]], nest.dtype)
+
+    return make(store.x), make(store.y)
+
+
+def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int) -> Clipper:
+    """Book-keeping where the model's layers allow it, checked on made-up inputs; vectorised gradients elsewhere.
+
+    Args:
+        model: built model.
+        losses: gives the loss of each example.
+        groups: clipping groups.
+        x: nest of `tf.TensorSpec` of the inputs.
+        y: nest of `tf.TensorSpec` of the labels.
+        memory_cap: bytes for per-example gradients where they are formed by the fallback.
+
+    Raises:
+        BadInputError: examples are not independent, or the model keeps state.
+    """
+    variables = model.trainable_variables
+    probe = Probe(model=model, losses=losses, x=x, y=y)
+    probe.require_independent()
+    try:
+        keeping = BookKeeping(model=model, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap)
+        wrong = probe.disagreement(keeping, variables)
+        if keeping.targets.slow:
+            _require_repeatable(keeping, x, y)
+    except NeedsWholeModelError as reason:
+        warn_of_fallback(f"model '{model.name}'", str(reason))
+    else:
+        if wrong is None:
+            for layer in keeping.targets.slow:
+                warn_of_fallback(f"layer {layer}", "it has no clipping rule")
+            return keeping
+        warn_of_fallback(f"model '{model.name}'", f"'{wrong}' is used in a way that its layer's rule does not cover")
+    return Vectorised(losses=losses, variables=variables, groups=groups, memory_cap=memory_cap)
+
+
+def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:
+    """Traces the training pass: layers that fall back may be random in training alone.
+
+    Raises:
+        NeedsWholeModelError: one is.
+    """
+    traced = tf.function(lambda a, b: keeping.squared_norms(a, b, training=True), input_signature=(x, y))
+    traced.get_concrete_function()
+
+
+class Program:
+    """Compiled private steps for batches of any size.
+
+    A batch of up to `largest` examples is one call; a larger one is cut into virtual batches whose clipped sums are
+    added up, which changes nothing but the order of summation. Noise is added once a step, also to no examples.
+
+    Args:
+        clipper: gives clipped sums.
+        variables: what is trained.
+        optimizer: built Keras optimizer; it sees noisy mean gradients alone.
+        plan: the plan.
+        x: nest of `tf.TensorSpec` of the inputs.
+        y: nest of `tf.TensorSpec` of the labels.
+        largest: examples of a virtual batch at most.
+    """
+
+    def __init__(
+        self,
+        *,
+        clipper: Clipper,
+        variables: Sequence[Any],
+        optimizer: Any,
+        plan: PrivacyPlan,
+        x: Any,
+        y: Any,
+        largest: int,
+    ) -> None:
+        self._clipper = clipper
+        self._variables = list(variables)
+        self._optimizer = optimizer
+        self._expected = plan.expected_batch_size
+        self._largest = largest
+        self._sums: list[Any] = []
+        present = tf.TensorSpec([None], tf.bool)
+        noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
+        self._step = tf.function(self._whole, input_signature=(x, y, present, noise))
+        self._add = tf.function(self._accumulate, input_signature=(x, y, present))
+        self._finish = tf.function(self._from_sums, input_signature=(noise,))
+
+    def _whole(self, x: Any, y: Any, present: Any, noise: Any) -> None:
+        self._update(self._clipper.clipped_sum(x, y, training=True, present=present), noise)
+
+    def _accumulate(self, x: Any, y: Any, present: Any) -> None:
+        sums = self._clipper.clipped_sum(x, y, training=True, present=present)
+        for held, value in zip(self._sums, sums, strict=True):
+            held.assign_add(value)
+
+    def _from_sums(self, noise: Any) -> None:
+        self._update([held.read_value() for held in self._sums], noise)
+
+    def _update(self, sums: Sequence[Any], noise: Any) -> None:
+        """Clipped sum over the expected batch size, plus noise, into the optimizer."""
+        gradients = [
+            value / tf.cast(self._expected, value.dtype) + tf.cast(normal, value.dtype)
+            for value, normal in zip(sums, noise, strict=True)
+        ]
+        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+
+    def _zeroed_sums(self) -> None:
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+        for held in self._sums:
+            held.assign(tf.zeros_like(held))
+
+    def run(self, x: Any, y: Any, present: NDArray[np.bool_], noise: tuple[NDArray[np.float32], ...]) -> None:
+        """One optimizer update.
+
+        Args:
+            x: nest of arrays, [batch, ...]; the batch may be empty.
+            y: nest of arrays.
+            present: bool [batch], False for rows of padding.
+            noise: noise on the mean gradient, one array for each variable.
+        """
+        rows = present.shape[0]
+        # Converted one by one: a compiled function takes several times as long to convert arrays by itself.
+        noise = tf.nest.map_structure(tf.convert_to_tensor, noise)
+        if 0 < rows <= self._largest:
+            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise)
+            return
+        self._zeroed_sums()
+        for start in range(0, rows, self._largest):
+            cut = slice(start, start + self._largest)
+            self._add(_cut(x, cut), _cut(y, cut), present[cut])
+        self._finish(noise)
+
+
+def _cut(nest: Any, rows: slice) -> Any:
+    return tf.nest.map_structure(lambda array: array[rows], nest)

@@ -1,0 +1,149 @@
+"""Random access to examples on disk: one memory-mapped array for each feature, so that data may exceed memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy_pipeline.errors import BadInputError
+
+Array = NDArray[Any]
+# An array, or a dict, list or tuple of those.
+Nest = Any
+_X, _Y = "x", "y"
+
+
+def map_nest(function: Any, nest: Nest) -> Nest:
+    """`function` of each array of a nest, in a nest of the same structure; tuples and lists become tuples."""
+    if isinstance(nest, Mapping):
+        return {name: map_nest(function, nest[name]) for name in nest}
+    if isinstance(nest, (list, tuple)):
+        return tuple(map_nest(function, part) for part in nest)
+    return function(nest)
+
+
+def leaves(nest: Nest, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Arrays of a nest with the path to each, such as "x.age" or "x.0"."""
+    if isinstance(nest, Mapping):
+        for name in nest:
+            yield from leaves(nest[name], f"{path}.{name}" if path else str(name))
+    elif isinstance(nest, (list, tuple)):
+        for place, part in enumerate(nest):
+            yield from leaves(part, f"{path}.{place}")
+    else:
+        yield path, nest
+
+
+@dataclass(frozen=True)
+class ExampleStore:
+    """Examples by number.
+
+    Attributes:
+        x: inputs: an array [examples, ...], or a dict or tuple of arrays; in memory or memory-mapped.
+        y: labels, in the same forms.
+
+    Raises:
+        BadInputError: no example, arrays of different length, or strings and objects.
+    """
+
+    x: Nest
+    y: Nest
+
+    def __post_init__(self) -> None:
+        lengths = {}
+        for path, array in leaves({_X: self.x, _Y: self.y}):
+            if getattr(array, "ndim", 0) < 1 or array.dtype.kind not in "fiub":
+                raise BadInputError(f"'{path}' is no array of numbers with one row for each example")
+            lengths[path] = array.shape[0]
+        if len(set(lengths.values())) != 1 or not min(lengths.values()):
+            raise BadInputError(f"all arrays need the same number of examples, and at least one: {lengths}")
+
+    @classmethod
+    def from_arrays(cls, x: Nest, y: Nest) -> ExampleStore:
+        """A store over arrays, or what NumPy can make arrays of; double precision becomes single."""
+        return cls(map_nest(_as_array, x), map_nest(_as_array, y))
+
+    @classmethod
+    def write(cls, folder: Path, chunks: Iterable[tuple[Nest, Nest]], *, examples: int) -> ExampleStore:
+        """Writes examples that come in pieces as one .npy file for each feature, and opens them.
+
+        Args:
+            folder: where to; made if missing.
+            chunks: (x, y) of some examples each; only one is held in memory at a time.
+            examples: how many there are in all.
+
+        Raises:
+            BadInputError: another number of examples came, or the folder holds a store.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.glob("*.npy")):
+            raise BadInputError(f"{folder} holds a store already")
+        files: dict[str, Any] = {}
+        done = 0
+        structure: Nest = None
+        for x, y in chunks:
+            store = cls.from_arrays(x, y)
+            structure = {_X: store.x, _Y: store.y}
+            if done + len(store) > examples:
+                raise BadInputError(f"more than the {examples} examples announced")
+            for path, array in leaves(structure):
+                if path not in files:
+                    files[path] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                        folder / f"{path}.npy", mode="w+", dtype=array.dtype, shape=(examples, *array.shape[1:])
+                    )
+                files[path][done : done + len(store)] = array
+            done += len(store)
+        if done != examples or structure is None:
+            raise BadInputError(f"{done} examples came, {examples} were announced")
+        for file in files.values():
+            file.flush()
+        return cls.open(folder, like=structure)
+
+    @classmethod
+    def open(cls, folder: Path, *, like: Nest) -> ExampleStore:
+        """Opens what `write` wrote, read-only.
+
+        Args:
+            folder: the folder.
+            like: {"x": ..., "y": ...} in the structure that was written; the leaves are not read.
+
+        Raises:
+            BadInputError: a file is missing.
+        """
+        opened: dict[str, Array] = {}
+        for path, _ in leaves(like):
+            file = folder / f"{path}.npy"
+            if not file.is_file():
+                raise BadInputError(f"{file} is missing")
+            opened[path] = np.load(file, mmap_mode="r")
+        paths = iter([path for path, _ in leaves(like)])
+        filled = map_nest(lambda _: opened[next(paths)], like)
+        return cls(filled[_X], filled[_Y])
+
+    def __len__(self) -> int:
+        return int(next(leaves(self.x))[1].shape[0])
+
+    def rows(self, index: NDArray[np.int64]) -> tuple[Nest, Nest]:
+        """Some examples.
+
+        Args:
+            index: their numbers, int64, [batch].
+
+        Returns:
+            x and y, with [batch, ...] in place of [examples, ...].
+        """
+        return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
+
+
+def _as_array(values: Any) -> Array:
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _take(array: Array, index: NDArray[np.int64]) -> Array:
+    return np.ascontiguousarray(np.take(np.asarray(array), index, axis=0))

@@ -1,0 +1,113 @@
+"""The plan: golden epsilons, calibration, and combinations that make no sense."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from privacy_pipeline.accounting.events import canonical, gaussian_passes
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.errors import BadInputError
+
+MNIST: dict[str, Any] = {
+    "units": 60_000,
+    "expected_batch_size": 256,
+    "delta": 1e-5,
+    "clipping_norm": 1.0,
+}
+
+
+@pytest.mark.parametrize("relation", list(Relation))
+def test_golden_epsilons(relation: Relation) -> None:
+    numbers = dict(MNIST)
+    if relation is Relation.ADD_OR_REMOVE_ONE:
+        numbers.update(units=None, sampling_probability=256 / 60_000)
+    plan = PrivacyPlan.calibrated(**numbers, steps=3515, noise_multiplier=1.3, relation=relation)
+    guarantee = plan.guarantee()
+    assert guarantee.epsilon_pld == pytest.approx(0.8645, abs=5e-5)
+    assert guarantee.epsilon_rdp == pytest.approx(0.9544, abs=5e-5)
+
+
+def test_epsilon_by_hand_from_the_event() -> None:
+    import dp_accounting
+    from dp_accounting.pld import PLDAccountant
+
+    plan = PrivacyPlan.calibrated(**MNIST, steps=3515, noise_multiplier=1.3)
+    event = dp_accounting.SelfComposedDpEvent(
+        dp_accounting.PoissonSampledDpEvent(256 / 60_000, dp_accounting.GaussianDpEvent(1.3)), 3515
+    )
+    assert plan.event == event
+    accountant = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_SPECIAL, 1e-4).compose(event)
+    assert plan.epsilon() == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+
+
+def test_truncation_at_five_deviations_costs_next_to_nothing() -> None:
+    plan = PrivacyPlan.calibrated(**MNIST, steps=3515, noise_multiplier=1.3, sampling="truncated_poisson")
+    assert plan.sampling.parameters()["cap"] == 336
+    assert 0.8640 < plan.epsilon() < 0.8650
+    tight = PrivacyPlan.calibrated(
+        **MNIST, steps=3515, noise_multiplier=1.3, sampling="truncated_poisson", truncate_at=304
+    )
+    assert tight.epsilon() == pytest.approx(1.07, abs=0.01)
+    assert plan.sampling.extra_delta(epsilon=1.0, steps=3515) < 1e-2  # type: ignore[union-attr]
+
+
+def test_shuffling_claims_no_amplification() -> None:
+    plan = PrivacyPlan.calibrated(**MNIST, epochs=15, noise_multiplier=1.3, sampling="fixed_partition")
+    assert plan.steps == 15 * 234
+    assert canonical(plan.event) == canonical(gaussian_passes(noise_multiplier=1.3, epochs=15))
+    assert plan.epsilon() > 10
+    assert canonical(plan.event_of(235)) == canonical(gaussian_passes(noise_multiplier=1.3, epochs=2))
+
+
+def test_calibration_meets_the_target_and_no_less() -> None:
+    plan = PrivacyPlan.calibrated(**MNIST, epochs=15, epsilon=1.0)
+    assert 0.99 < plan.epsilon() <= 1.0
+    assert plan.steps == 3515
+    assert plan.noise_stddev == pytest.approx(plan.noise.multiplier / 256)
+
+
+def test_fewer_steps_are_accounted_as_fewer() -> None:
+    plan = PrivacyPlan.calibrated(**MNIST, steps=100, noise_multiplier=1.3)
+    assert plan.event_of(100) == plan.event
+    assert plan.event_of(40) != plan.event
+    with pytest.raises(BadInputError, match="100 steps"):
+        plan.event_of(101)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 10, "epochs": 1}, "either epochs or steps"),
+        ({"epsilon": 1.0}, "either epsilon or noise_multiplier"),
+        ({"relation": Relation.ADD_OR_REMOVE_ONE}, "secret"),
+        ({"units": None}, "public"),
+        ({"sampling_probability": 0.1}, "follows from"),
+        ({"expected_batch_size": 70_000}, "probability must lie"),
+        ({"noise_multiplier": 0.0}, "noise multiplier"),
+        ({"clipping_norm": float("inf")}, "clipping norm"),
+        ({"delta": 1.0}, "delta"),
+        ({"sampling": "shuffle"}, "unknown sampling"),
+        ({"truncate_at": 3}, "truncated_poisson"),
+        ({"sampling": "fixed_partition", "expected_batch_size": 2.5}, "whole number"),
+        ({"sampling": "fixed_partition", "epochs": 1.5}, "whole epochs"),
+    ],
+)
+def test_nonsense_is_refused(change: dict[str, Any], message: str) -> None:
+    numbers = {**MNIST, "epochs": 1, "noise_multiplier": 1.0, **change}
+    with pytest.raises(BadInputError, match=message):
+        PrivacyPlan.calibrated(**numbers)
+
+
+def test_digest_follows_the_parameters() -> None:
+    plans = [PrivacyPlan.calibrated(**MNIST, steps=100, noise_multiplier=n) for n in (1.0, 1.0, 1.1)]
+    assert plans[0].digest() == plans[1].digest() != plans[2].digest()
+
+
+@pytest.mark.slow
+def test_calibration_of_truncated_sampling_counts_the_truncation() -> None:
+    numbers = {**MNIST, "steps": 200}
+    plan = PrivacyPlan.calibrated(**numbers, epsilon=1.0, sampling="truncated_poisson", truncate_at=330)
+    assert 0.97 < plan.epsilon() <= 1.0

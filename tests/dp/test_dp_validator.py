@@ -1,0 +1,142 @@
+"""The validator and the check on made-up inputs: what they refuse, whom they name, and what they mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.dp.probe import Probe
+from privacy_pipeline.dp.validator import require_private, validate
+from privacy_pipeline.errors import BadInputError
+
+L = tf.keras.layers
+
+
+def model(*layers: Any, shape: tuple[int, ...] = (4,)) -> Any:
+    return tf.keras.Sequential([L.Input(shape), *layers, L.Flatten(), L.Dense(1)])
+
+
+class Counter(L.Layer):
+    """Writes what it saw into a variable."""
+
+    def build(self, shape: Any) -> None:
+        self.seen = self.add_weight("seen", shape=[], trainable=False, initializer="zeros")
+
+    def call(self, inputs: Any) -> Any:
+        self.seen.assign_add(tf.reduce_sum(inputs))
+        return inputs
+
+
+class Adding(L.Layer):
+    """Adds a loss in `call`."""
+
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(tf.reduce_mean(inputs))
+        return inputs
+
+
+class CentredInTraining(L.Layer):
+    """Subtracts the batch's mean, in training alone."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return inputs - tf.reduce_mean(inputs, 0, keepdims=True) if training else inputs
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (lambda: L.BatchNormalization(name="guilty"), "cross_example"),
+        (lambda: L.Dense(2, kernel_regularizer="l2", name="guilty"), "regularizer"),
+        (lambda: L.Dense(2, activity_regularizer="l1", name="guilty"), "regularizer"),
+        (lambda: L.Normalization(name="guilty"), "data_statistics"),
+        (lambda: L.ActivityRegularization(0.1, name="guilty"), "add_loss"),
+        (lambda: Adding(name="guilty"), "add_loss"),
+        (lambda: L.SpectralNormalization(L.Dense(2), name="guilty"), "stateful"),
+        (lambda: L.Dense(2, dtype="mixed_float16", name="guilty"), "precision"),
+    ],
+)
+def test_names_the_layer_and_says_what_to_use(layer: Any, kind: str) -> None:
+    found = validate(model(layer()))
+    assert (("guilty", kind)) in [(problem.layer, problem.kind) for problem in found]
+    assert all(problem.instead for problem in found)
+    with pytest.raises(BadInputError, match="guilty"):
+        require_private(model(layer()))
+
+
+def test_sound_models_have_no_problem() -> None:
+    fine = model(
+        L.Normalization(mean=0.0, variance=1.0), L.Dense(4), L.Dropout(0.5), L.LayerNormalization(), L.Dense(2)
+    )
+    assert validate(fine) == []
+    frozen = L.BatchNormalization(trainable=False)
+    assert validate(model(L.Dense(4), frozen)) == []
+
+
+def test_models_without_variables_are_refused() -> None:
+    assert [p.kind for p in validate(tf.keras.Sequential([L.Dense(1)]))] == ["not_built"]
+    frozen = model()
+    frozen.trainable = False
+    assert [p.kind for p in validate(frozen)] == ["nothing_to_train"]
+
+
+def test_fix_swaps_batch_normalization_and_keeps_weights() -> None:
+    broken = model(
+        L.Conv2D(6, 2), L.BatchNormalization(), L.ReLU(), L.Conv2D(40, 1), L.BatchNormalization(), shape=(5, 5, 1)
+    )
+    fixed = validate(broken, fix=True)
+    kinds = [type(layer).__name__ for layer in fixed.layers]
+    assert kinds.count("GroupNormalization") == 2
+    assert "BatchNormalization" not in kinds
+    assert [layer.groups for layer in fixed.layers if isinstance(layer, L.GroupNormalization)] == [6, 20]
+    np.testing.assert_array_equal(fixed.layers[0].get_weights()[0], broken.layers[0].get_weights()[0])
+    assert fixed(np.zeros((2, 5, 5, 1))).shape == (2, 1)
+
+
+def test_fix_does_not_hide_other_problems() -> None:
+    with pytest.raises(BadInputError, match="kernel_regularizer"):
+        validate(model(L.BatchNormalization(), L.Dense(2, kernel_regularizer="l2")), fix=True)
+
+
+def probe(made: Any, loss: Any = "mse") -> Probe:
+    function = per_example_loss(loss)
+    return Probe(
+        model=made,
+        losses=lambda x, y, training: function(y, made(x, training=training)),
+        x=tf.TensorSpec([None, 4], tf.float32),
+        y=tf.TensorSpec([None], tf.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: L.Lambda(lambda x: x - tf.reduce_mean(x, 0, keepdims=True)), "other examples"),
+        (lambda: L.Lambda(lambda x: x[::-1]), "other examples"),
+        (CentredInTraining, "in training"),
+        (Counter, "assigns variables"),
+        (Adding, "add_loss"),
+    ],
+)
+def test_what_structure_cannot_show_is_found_on_made_up_inputs(layer: Any, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        probe(model(layer())).require_independent()
+
+
+def test_a_loss_over_the_batch_is_found() -> None:
+    with pytest.raises(BadInputError, match="one number for the whole batch"):
+        probe(model(), lambda y, p: tf.reduce_mean(tf.square(y - p))).require_independent()
+    with pytest.raises(BadInputError, match="other examples"):
+        probe(model(), lambda y, p: tf.square(y - p)[:, 0] / tf.reduce_sum(p)).require_independent()
+
+
+def test_sound_models_pass_the_probe() -> None:
+    probe(model(L.Dense(8, "relu"), L.Dropout(0.5), L.LayerNormalization())).require_independent()
+
+
+def test_labels_without_the_last_axis_do_not_broadcast() -> None:
+    losses = per_example_loss("mse")(tf.constant([1.0, 2.0, 3.0]), tf.constant([[1.0], [2.0], [5.0]]))
+    np.testing.assert_allclose(losses, [0.0, 0.0, 4.0])
