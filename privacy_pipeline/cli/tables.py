@@ -7,6 +7,7 @@ from rich.table import Table
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.pipelines.workspace import RunState
+from privacy_pipeline.reports.properties import shown
 from privacy_pipeline.reports.summary import METRICS, RunSummary
 
 
@@ -21,11 +22,11 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
     if record.guarantee is not None:
         g = record.guarantee
         rows += [
-            ("epsilon", f"{g.epsilon:.3f} at delta {g.delta:.0e} ({g.accountant.upper()})"),
-            ("epsilon by RDP", f"{number(g.epsilon_rdp, 3)} at delta {g.delta:.0e}"),
+            ("epsilon", f"{shown(g.epsilon)} at delta {g.delta:.0e} ({g.accountant.upper()})"),
+            ("epsilon by RDP", f"{shown(g.epsilon_rdp)} at delta {g.delta:.0e}"),
             (
                 "epsilon had batches been Poisson-sampled",
-                f"{number(g.epsilon_if_poisson_sampled, 3)} at delta {g.delta:.0e} (not claimed)",
+                f"{shown(g.epsilon_if_poisson_sampled)} at delta {g.delta:.0e} (not claimed)",
             ),
         ]
     rows.append(("privacy unit", record.unit_in_words))
@@ -42,7 +43,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         rows.append(
             (
                 "budget of the dataset",
-                f"{c.epsilon_after:.3f} of {c.epsilon_cap:.3f} spent at delta {c.delta:.0e} (RDP), "
+                f"{shown(c.epsilon_after)} of {c.epsilon_cap:.3f} spent at delta {c.delta:.0e} (RDP), "
                 f"ledger entry {c.ledger_entry}",
             )
         )
@@ -56,7 +57,7 @@ def privacy_cell(record: PrivacyRecord) -> str:
     """The guarantee in one cell."""
     if record.guarantee is None:
         return "none"
-    return f"({record.guarantee.epsilon:.3f}, {record.guarantee.delta:.0e})-DP"
+    return f"({shown(record.guarantee.epsilon)}, {record.guarantee.delta:.0e})-DP"
 
 
 def run_table(summary: RunSummary) -> Table:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tfx.types import artifact_utils
 
+from privacy_pipeline.reports.properties import shown
+
 _COUNTABLE_BYTES = 256 * 2**20
 
 
@@ -63,4 +65,4 @@ def _gzip(tf: Any) -> Any:
 def _epsilon(record: Any) -> str:
     if record.training_guarantee != "dp":
         return "no training guarantee"
-    return f"epsilon {record.epsilon:.3f} at delta {record.delta:.0e}, unit {record.unit}, {record.relation}"
+    return f"epsilon {shown(record.epsilon)} at delta {record.delta:.0e}, unit {record.unit}, {record.relation}"

@@ -29,6 +29,11 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def shown(epsilon: float | None) -> str:
+    """An epsilon for people: three decimals, rounded up, so that no table states less than was spent."""
+    return "-" if epsilon is None else f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
+
+
 def _up(epsilon: float) -> float:
     """Six significant digits, rounded up: ML Metadata keeps no more, and would round a guarantee down."""
     if epsilon <= 0:

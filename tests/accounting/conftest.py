@@ -24,14 +24,14 @@ def make_plan(
     unit: str = "row",
     units: int = UNITS,
 ) -> MechanismPlan:
-    """A plan of full passes."""
+    """A plan of full passes; of Poisson samples where the relation allows no fixed partition."""
     return MechanismPlan(
         backend="dp_sgd",
         mechanism="DP-SGD (Gaussian)",
         unit=unit,
         contribution_bound=1,
         relation=relation,
-        sampler=Sampler.FULL_PASS,
+        sampler=Sampler.FULL_PASS if relation is Relation.ZERO_OUT else Sampler.POISSON,
         units=units,
         epochs=epochs,
         batch_size=100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError
+from tests.accounting.conftest import make_plan
 
 positive = st.floats(min_value=1e-3, max_value=1e6)
 probability = st.floats(min_value=0, max_value=1)
@@ -124,3 +127,8 @@ def test_builders() -> None:
     for noise, epochs in ((0.0, 1), (-1.0, 1), (1.0, -1)):
         with pytest.raises(BadInputError):
             events.gaussian_passes(noise_multiplier=noise, epochs=epochs)
+
+
+def test_a_fixed_partition_has_no_guarantee_under_add_or_remove_one() -> None:
+    with pytest.raises(ValueError, match="zero-out"):
+        dataclasses.replace(make_plan(), relation=Relation.ADD_OR_REMOVE_ONE)

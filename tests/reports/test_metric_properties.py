@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privacy_pipeline.reports.properties import metric_properties
+from privacy_pipeline.reports.properties import metric_properties, shown
 from tests.reports.records import dp_record, make_summary, plain_record
 
 
@@ -30,3 +30,10 @@ def test_what_a_slice_could_not_measure_is_left_out() -> None:
 def test_training_from_the_cache_is_told() -> None:
     found = metric_properties(make_summary(dp_record(), run_id="run-2", blessed=False))
     assert (found["cached_training"], found["blessed"], found["run_id"]) == (1, 0, "run-2")
+
+
+def test_an_epsilon_is_shown_rounded_up() -> None:
+    assert shown(3.0001) == "3.001"
+    assert shown(2.9997) == "3.000"
+    assert shown(3.0) == "3.000"
+    assert shown(None) == "-"
