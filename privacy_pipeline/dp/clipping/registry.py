@@ -89,23 +89,7 @@ def register_rule(layer_type: type, *, supports: Supports | None = None) -> Call
     return register
 
 
-def unregister_rule(layer_type: type) -> None:
-    """Takes a rule back; layers of this type then fall back to vectorised per-example gradients.
-
-    Raises:
-        BadInputError: there is no such rule.
-    """
-    if layer_type not in _RULES:
-        raise BadInputError(f"{layer_type.__name__} has no clipping rule")
-    del _RULES[layer_type]
-
-
 def rule_for(layer: Any) -> Rule | None:
     """The rule of a layer, or None where it has none."""
     entry = _RULES.get(type(layer))
     return entry.rule if entry is not None and entry.supports(layer) else None
-
-
-def registered_types() -> tuple[type, ...]:
-    """Layer types that have a rule."""
-    return tuple(_RULES)
