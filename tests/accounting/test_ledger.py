@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian, to_json
+from privacy_pipeline.accounting.grants import Grant
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.accounting.reservation import Grant, Request, reserve
+from privacy_pipeline.accounting.reservation import Request, reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
 
