@@ -126,7 +126,7 @@ def _print_check(facts: dict[str, object]) -> None:
     )
     out.print(
         f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
-        f"{plan['steps']:,} steps of {plan['batch_size']:,} units ({plan['sampler']}) over {_registered(plan['units'])}",
+        f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['sampler']}) of {_registered(plan['units'])}",
         soft_wrap=True,
     )
     if plan["units"] is not None and plan["delta"] * plan["units"] >= 1:

@@ -1,7 +1,7 @@
 """Where an attempt to train keeps its key, its checkpoints and the ticket of its charge, until it is committed.
 
-A training that is killed goes on from there under the charge it has: with the same key on the same data it adds the same
-noise to the same sums. One folder, rights 0700, for each run, node and plan; one process at a time. No TensorFlow.
+A training that is killed goes on from there under the charge it has: with the same key on the same data it adds the
+same noise to the same sums. One folder, rights 0700, for each run, node and plan; one process at a time. No TensorFlow.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def require_continued(grant: Grant, resumed_at: int | None) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Takes the folder's lock if it is free. The lock's file stays: who waits on a removed one would wait on nothing."""
+    """Takes the folder's lock if it is free. Its file stays: a lock on a removed file would keep nobody out."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(folder / _LOCK, "a") as file:
         try:
