@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter
-from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
+from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.ledger_entries import Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
@@ -88,19 +87,20 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
 def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     """What to tell whoever asked for more than there is."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
-    spent = epsilon_from_rdp(ORDERS, weighed.spent, delta)
-    run = epsilon_from_rdp(ORDERS, cost.values, delta)
-    after = epsilon_from_rdp(ORDERS, weighed.after, delta)
-    message = (
-        f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}, together "
-        f"{after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {max(0.0, cap - spent):.4f} remain"
-    )
-    if after <= cap:
-        reached = renyi_filter.filter_epsilon(ORDERS, weighed.after, order=weighed.order, delta=delta)
+    spent, run, after = (charge.epsilon(delta) for charge in (weighed.spent, cost, weighed.after))
+    told = f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}"
+    remain = f"{max(0.0, cap - spent):.4f} remain"
+    message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
+    if weighed.filter_epsilon <= cap:
         message = (
-            f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}; at Renyi order "
-            f"{weighed.order:g}, which the first run fixed, together {reached:.4f}, above the cap of {cap:g} (delta "
-            f"{delta:g}); {max(0.0, cap - spent):.4f} remain"
+            f"{told}; cutting batches at `truncate_at` costs more of the cap's delta {delta:g} than the "
+            f"{truncation.SHARE:.0%} that are kept for it"
+        )
+        return BudgetRefusedError(message, fix="raise truncate_at, or use sampling: poisson, which cuts nothing")
+    if after <= cap:
+        message = (
+            f"{told}; at Renyi order {weighed.order:g}, which the first run fixed, together "
+            f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g}); {remain}"
         )
     return BudgetRefusedError(
         message, fix="ask for less (more noise, fewer epochs), or have the owner of the budget raise its cap"

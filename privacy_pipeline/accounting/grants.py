@@ -93,15 +93,18 @@ class Grant:
         self._commit(executed)
 
     def _commit(self, executed: Price) -> None:
-        planned = self._cost.values
-        values = planned if executed.event == self._cost.event else tuple(map(max, planned, executed.values))
+        planned = self._cost
+        same = executed.event == planned.event
+        values = planned.values if same else tuple(map(max, planned.values, executed.values))
+        distance = max(planned.distance, executed.distance)
         self._move(
             State.STARTED,
             state=State.COMMITTED.value,
             committed_at=now(),
             executed_event=executed.event,
-            overrun=values != planned,
+            overrun=(values, distance) != (planned.values, planned.distance),
             rdp=encode_rdp(values),
+            total_variation=distance,
         )
 
     def release(self) -> None:

@@ -15,15 +15,13 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter
-from privacy_pipeline.accounting.accountants import ORDERS, AccountingError, epsilon_from_rdp
+from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.admission import check_plan, checked_registration
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.ledger_budgets import (
     budget_row,
     check_budget,
     check_cap,
-    epsilon_of_entries,
     find_budget,
     find_registration,
     refuse_foreign_data,
@@ -36,11 +34,12 @@ from privacy_pipeline.accounting.ledger_entries import (
     Forecast,
     State,
     budget_key,
+    charge_of,
     counted_rows,
-    decode_rdp,
     entry_of,
     now,
     price,
+    together,
 )
 from privacy_pipeline.accounting.registration import Registration, differences, from_row, to_row
 from privacy_pipeline.accounting.reservation import Request, continued, reserve, weigh
@@ -248,8 +247,8 @@ class Ledger:
                 raise BadInputError(f"the ledger has no entry {entry_id} that counts")
             budgets = schema.budgets
             budget = connection.execute(sa.select(budgets).where(budgets.c.id == budget_id)).mappings().one()
-            vectors = [decode_rdp(row) for row in counted_rows(connection, budget_id, table.c.id <= entry_id)]
-        before, after = (epsilon_of_entries(part, budget["delta"]) for part in (vectors[:-1], vectors))
+            charges = [charge_of(row) for row in counted_rows(connection, budget_id, table.c.id <= entry_id)]
+        before, after = (together(part).epsilon(budget["delta"]) for part in (charges[:-1], charges))
         if math.isinf(after):
             raise AccountingError(
                 f"budget {budget_key(budget)} has no finite epsilon: a run could not be accounted for"
@@ -257,7 +256,7 @@ class Ledger:
         return Composition(
             ledger_entry=entry_id,
             budget=budget_key(budget),
-            entries_before=len(vectors) - 1,
+            entries_before=len(charges) - 1,
             epsilon_before=before,
             epsilon_after=after,
             epsilon_cap=budget["epsilon"],
@@ -276,15 +275,12 @@ class Ledger:
             registered = checked_registration(connection, dataset=dataset, span=span, split=split)
             check_plan(plan, registered, split=split)
             weighed = weigh(connection, dataset, split, cost)
-        cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
-        at = ORDERS.index(weighed.order)
-        room = renyi_filter.allowance(weighed.order, epsilon=cap, delta=delta)
         return Forecast(
-            epsilon_run=epsilon_from_rdp(ORDERS, cost.values, delta),
-            epsilon_before=epsilon_from_rdp(ORDERS, weighed.spent, delta),
-            epsilon_after=epsilon_from_rdp(ORDERS, weighed.after, delta),
-            cap=cap,
-            delta=delta,
+            epsilon_run=cost.epsilon(weighed.budget["delta"]),
+            epsilon_before=weighed.spent.epsilon(weighed.budget["delta"]),
+            epsilon_after=weighed.after.epsilon(weighed.budget["delta"]),
+            cap=weighed.budget["epsilon"],
+            delta=weighed.budget["delta"],
             fits=weighed.fits,
-            runs_that_fit=renyi_filter.runs_that_fit(weighed.spent[at], cost.values[at], room=room),
+            runs_that_fit=weighed.runs_that_fit,
         )

@@ -8,9 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter
-from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
-from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, State, budget_key, decode_rdp
+from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, State, budget_key, charge_of, together
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
 from privacy_pipeline.errors import BadInputError
@@ -80,17 +78,12 @@ def find_budget(connection: sa.Connection, dataset: str) -> sa.RowMapping | None
     return connection.execute(query).mappings().first()
 
 
-def epsilon_of_entries(vectors: list[tuple[float, ...]], delta: float) -> float:
-    """Epsilon of entries together, by RDP at its best order."""
-    return epsilon_from_rdp(ORDERS, renyi_filter.total(vectors, length=len(ORDERS)), delta)
-
-
 def status_of(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
     """A budget at a glance."""
     table = schema.entries
     rows = connection.execute(sa.select(table).where(table.c.budget_id == budget["id"])).mappings().all()
-    vectors = [decode_rdp(row) for row in rows if row["state"] in COUNTED]
-    spent = epsilon_of_entries(vectors, budget["delta"])
+    charges = [charge_of(row) for row in rows if row["state"] in COUNTED]
+    spent = together(charges).epsilon(budget["delta"])
     return BudgetStatus(
         budget=budget_key(budget),
         dataset=budget["dataset"],
@@ -101,7 +94,7 @@ def status_of(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
         cap_delta=budget["delta"],
         spent_epsilon=spent,
         remaining_epsilon=max(0.0, budget["epsilon"] - spent),
-        simple_epsilon=math.fsum(epsilon_of_entries([vector], budget["delta"]) for vector in vectors),
+        simple_epsilon=math.fsum(charge.epsilon(budget["delta"]) for charge in charges),
         entries={state: sum(row["state"] == state.value for row in rows) for state in State},
         overruns=sum(bool(row["overrun"]) for row in rows),
         filter_order=budget["filter_order"],

@@ -10,26 +10,29 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter
+from privacy_pipeline.accounting import renyi_filter, truncation
 from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.admission import check_data, check_plan, checked_registration, refusal
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.ledger_entries import (
+    Charge,
     Price,
     State,
     budget_key,
+    charge_of,
     counted_rows,
-    decode_rdp,
     encode_rdp,
     now,
     plan_key,
     price,
+    together,
 )
 from privacy_pipeline.accounting.registration import span_key
 
@@ -52,19 +55,55 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed:
-    """A run's cost held against a budget, all at one instant."""
+    """A run's cost held against a budget, all at one instant.
+
+    Attributes:
+        budget: the budget's row.
+        order: Renyi order at which the cap is enforced.
+        cost: what the run asks for.
+        spent: all counted entries together.
+    """
 
     budget: sa.RowMapping
     order: float
-    spent: tuple[float, ...]
-    after: tuple[float, ...]
+    cost: Charge
+    spent: Charge
+
+    @property
+    def after(self) -> Charge:
+        """What would be spent with the run."""
+        return together((self.spent, self.cost))
+
+    @property
+    def filter_epsilon(self) -> float:
+        """What is held against the cap."""
+        delta = filter_delta(self.budget)
+        return renyi_filter.filter_epsilon(ORDERS, self.after.values, order=self.order, delta=delta)
 
     @property
     def fits(self) -> bool:
-        """The filter's verdict."""
-        delta = self.budget["delta"]
-        reached = renyi_filter.filter_epsilon(ORDERS, self.after, order=self.order, delta=delta)
-        return reached <= float(self.budget["epsilon"])
+        """The filter's verdict, on the Renyi divergences and on what truncation costs of delta."""
+        return self.filter_epsilon <= float(self.budget["epsilon"]) and self.truncations_that_fit > 0
+
+    @property
+    def truncations_that_fit(self) -> int:
+        """How many such runs fit into the share of delta that is kept for truncation."""
+        distance, room = self.cost.distance, self.budget["delta"] * truncation.SHARE
+        spent = truncation.paid(self.spent.distance, epsilon=self.budget["epsilon"])
+        return renyi_filter.runs_that_fit(spent, truncation.paid(distance, epsilon=self.budget["epsilon"]), room=room)
+
+    @property
+    def runs_that_fit(self) -> int:
+        """How many such runs would be granted, one after the other."""
+        at = ORDERS.index(self.order)
+        room = renyi_filter.allowance(self.order, epsilon=self.budget["epsilon"], delta=filter_delta(self.budget))
+        by_order = renyi_filter.runs_that_fit(self.spent.values[at], self.cost.values[at], room=room)
+        return min(by_order, self.truncations_that_fit)
+
+
+def filter_delta(budget: Mapping[Any, Any]) -> float:
+    """The budget's delta without the share that is kept for truncation."""
+    return float(budget["delta"]) * (1 - truncation.SHARE)
 
 
 def reserve(engine: sa.Engine, request: Request) -> Grant:
@@ -167,12 +206,12 @@ def weigh(connection: sa.Connection, dataset: str, split: str, cost: Price, *, w
     row = budget.one()
     others = () if without is None else (schema.entries.c.id != without,)
     counted = counted_rows(connection, row["id"], *others)
-    spent = renyi_filter.total((decode_rdp(entry) for entry in counted), length=len(ORDERS))
+    spent = together(charge_of(entry) for entry in counted)
     order = row["filter_order"] if counted else None
     if order is None:
-        order = renyi_filter.choose_order(ORDERS, spent, cost.values, epsilon=row["epsilon"], delta=row["delta"])
-    after = renyi_filter.total((spent, cost.values), length=len(ORDERS))
-    return Weighed(budget=row, order=order, spent=spent, after=after)
+        delta = filter_delta(row)
+        order = renyi_filter.choose_order(ORDERS, spent.values, cost.values, epsilon=row["epsilon"], delta=delta)
+    return Weighed(budget=row, order=order, cost=cost, spent=spent)
 
 
 def _same_data(row: sa.RowMapping, request: Request) -> bool:
@@ -194,6 +233,7 @@ def _row(request: Request, cost: Price, key: str, token: str, attempt: int, budg
         "event": cost.event,
         "orders_version": ORDERS_VERSION,
         "rdp": encode_rdp(cost.values),
+        "total_variation": cost.distance,
         "overrun": False,
         "reserved_at": now(),
     }
