@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.buffers import to_tensor
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
@@ -150,16 +151,12 @@ class Program:
         """
         rows = present.shape[0]
         # Converted one by one: a compiled function takes several times as long to convert arrays by itself.
-        noise = tf.nest.map_structure(tf.convert_to_tensor, noise)
+        noise = tf.nest.map_structure(to_tensor, noise)
         if 0 < rows <= self._largest:
-            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise)
+            self._step(*tf.nest.map_structure(to_tensor, (x, y, present)), noise)
             return
         self._zeroed_sums()
         for start in range(0, rows, self._largest):
             cut = slice(start, start + self._largest)
-            self._add(_cut(x, cut), _cut(y, cut), present[cut])
+            self._add(*tf.nest.map_structure(lambda array, cut=cut: to_tensor(array[cut]), (x, y, present)))
         self._finish(noise)
-
-
-def _cut(nest: Any, rows: slice) -> Any:
-    return tf.nest.map_structure(lambda array: array[rows], nest)

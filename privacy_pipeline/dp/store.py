@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.buffers import aligned_empty
 from privacy_pipeline.errors import BadInputError
 
 Array = NDArray[Any]
@@ -136,7 +137,12 @@ class ExampleStore:
 
         Returns:
             x and y, with [batch, ...] in place of [examples, ...].
+
+        Raises:
+            BadInputError: there is no such example.
         """
+        if index.size and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise BadInputError(f"the store holds examples 0 to {len(self) - 1}")
         return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
 
 
@@ -146,4 +152,8 @@ def _as_array(values: Any) -> Array:
 
 
 def _take(array: Array, index: NDArray[np.int64]) -> Array:
-    return np.ascontiguousarray(np.take(np.asarray(array), index, axis=0))
+    """Rows in memory that TensorFlow can use in place."""
+    rows: Array = aligned_empty([index.size, *array.shape[1:]], array.dtype)
+    # `mode` is moot, since the numbers were checked, and "raise" would make `take` buffer its output.
+    np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
+    return rows
