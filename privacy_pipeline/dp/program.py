@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -110,28 +111,39 @@ class Program:
         self._largest = largest
         self._sums: list[Any] = []
         present = tf.TensorSpec([None], tf.bool)
-        noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
-        self._step = tf.function(self._whole, input_signature=(x, y, present, noise))
-        self._add = tf.function(self._accumulate, input_signature=(x, y, present))
-        self._finish = tf.function(self._from_sums, input_signature=(noise,))
+        self._batch = (x, y, present)
+        self._noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
+
+    # Concrete functions take their arguments in a third of the time that a `tf.function` needs to look at them.
+    @cached_property
+    def _step(self) -> Any:
+        return tf.function(self._whole).get_concrete_function(*self._batch, self._noise)
+
+    @cached_property
+    def _add(self) -> Any:
+        return tf.function(self._accumulate).get_concrete_function(*self._batch)
+
+    @cached_property
+    def _finish(self) -> Any:
+        return tf.function(self._from_sums).get_concrete_function(self._noise)
+
+    def _clipped_mean(self, x: Any, y: Any, present: Any) -> list[Any]:
+        """Clipped sum over the expected batch size: the factors of the examples are divided, not the sums."""
+        return self._clipper.clipped_sum(x, y, training=True, present=present, scale=1.0 / self._expected)
 
     def _whole(self, x: Any, y: Any, present: Any, noise: Any) -> None:
-        self._update(self._clipper.clipped_sum(x, y, training=True, present=present), noise)
+        self._update(self._clipped_mean(x, y, present), noise)
 
     def _accumulate(self, x: Any, y: Any, present: Any) -> None:
-        sums = self._clipper.clipped_sum(x, y, training=True, present=present)
-        for held, value in zip(self._sums, sums, strict=True):
+        for held, value in zip(self._sums, self._clipped_mean(x, y, present), strict=True):
             held.assign_add(value)
 
     def _from_sums(self, noise: Any) -> None:
         self._update([held.read_value() for held in self._sums], noise)
 
-    def _update(self, sums: Sequence[Any], noise: Any) -> None:
+    def _update(self, means: Sequence[Any], noise: Any) -> None:
         """Clipped sum over the expected batch size, plus noise, into the optimizer."""
-        gradients = [
-            value / tf.cast(self._expected, value.dtype) + tf.cast(normal, value.dtype)
-            for value, normal in zip(sums, noise, strict=True)
-        ]
+        gradients = [value + tf.cast(normal, value.dtype) for value, normal in zip(means, noise, strict=True)]
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
 
     def _zeroed_sums(self) -> None:

@@ -71,8 +71,11 @@ def make_groups(model: Any, variables: Sequence[Any], *, norm: float, per_layer:
     )
 
 
-def _weights(squared: Sequence[Any], groups: Groups, present: Any) -> list[Any]:
-    """Factor of each example in each group, [B] each; 0 in all groups where any norm is not finite, or for padding."""
+def _weights(squared: Sequence[Any], groups: Groups, present: Any, scale: float) -> list[Any]:
+    """Factor of each example in each group, [B] each; 0 in all groups where any norm is not finite, or for padding.
+
+    Before `scale`, the factor bounds the gradient by the group's norm.
+    """
     totals = [
         tf.add_n([value for value, member in zip(squared, groups.members, strict=True) if member == group])
         for group in range(len(groups.norms))
@@ -83,7 +86,7 @@ def _weights(squared: Sequence[Any], groups: Groups, present: Any) -> list[Any]:
     factors = []
     for total, norm in zip(totals, groups.norms, strict=True):
         safe = tf.where(finite, total, tf.ones_like(total))
-        factor = tf.minimum(1.0, norm * tf.math.rsqrt(tf.maximum(safe, norm**2))) * (1 - _MARGIN)
+        factor = tf.minimum(1.0, norm * tf.math.rsqrt(tf.maximum(safe, norm**2))) * ((1 - _MARGIN) * scale)
         factors.append(tf.where(finite, factor, tf.zeros_like(factor)))
     return factors
 
@@ -133,7 +136,7 @@ class BookKeeping:
             for part, variable in zip(parts, self._variables, strict=True)
         ]
 
-    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
+    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None, scale: float = 1.0) -> list[Any]:
         """Sum over the batch of clipped per-example gradients, one tensor for each variable.
 
         Args:
@@ -141,9 +144,10 @@ class BookKeeping:
             y: nest of labels, [B, ...].
             training: whether dropout and the like are on.
             present: bool [B], False for rows of padding; None if there is none.
+            scale: what the sum is multiplied by.
         """
         parts = self.parts(x, y, training=training)
-        factors = _weights(self._norms(parts, x), self._groups, present)
+        factors = _weights(self._norms(parts, x), self._groups, present, scale)
         return [
             tf.zeros(variable.shape, variable.dtype)
             if part is None
@@ -183,7 +187,7 @@ class Vectorised:
         """Squared norm of each example's gradient of each variable, [B] each; the batch at once."""
         return [row_norms(gradient) for gradient in self._gradients(x, y, training)]
 
-    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
+    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None, scale: float = 1.0) -> list[Any]:
         """Sum over the batch of clipped per-example gradients; see `BookKeeping.clipped_sum`."""
         rows = tf.shape(tf.nest.flatten(x)[0])[0]
 
@@ -191,7 +195,7 @@ class Vectorised:
             own = tf.nest.map_structure(lambda value: value[start : start + self._size], (x, y))
             gradients = self._gradients(own[0], own[1], training)
             own_present = None if present is None else present[start : start + self._size]
-            factors = _weights([row_norms(gradient) for gradient in gradients], self._groups, own_present)
+            factors = _weights([row_norms(gradient) for gradient in gradients], self._groups, own_present, scale)
             added = []
             for gradient, member, held in zip(gradients, self._groups.members, sums, strict=True):
                 weights = factors[member]
