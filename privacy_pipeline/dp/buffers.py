@@ -20,7 +20,17 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     """An array of undefined content whose memory begins at a multiple of `ALIGNMENT` bytes."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT, np.uint8)
+    return _aligned(np.empty(size + ALIGNMENT, np.uint8), shape, dtype)
+
+
+def aligned_zeros(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
+    """As `aligned_empty`, filled with zeros; large ones take up no memory until they are written."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return _aligned(np.zeros(size + ALIGNMENT, np.uint8), shape, dtype)
+
+
+def _aligned(raw: NDArray[np.uint8], shape: Sequence[int], dtype: Any) -> NDArray[Any]:
     return np.ndarray(tuple(shape), dtype, raw, offset=-_address(raw) % ALIGNMENT)
 
 

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,17 @@ def box_muller_64(raw: bytes) -> NDArray[np.float64]:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
 
+def places(sizes: Sequence[int]) -> list[int]:
+    """Where each variable's numbers begin in a step's noise, and, last, how many there are; some go unused.
+
+    One tensor is handed to TensorFlow much faster than many, and each part begins where it can be used in place.
+
+    Args:
+        sizes: numbers of each variable.
+    """
+    return list(accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0))
+
+
 @dataclass(frozen=True)
 class GaussianNoise:
     """Standard normal noise for each step of a run.
@@ -100,20 +112,21 @@ class GaussianNoise:
         return f"ChaCha20 with a 256-bit key; {how}"
 
     def draw(self, step: int, *, stddev: float) -> tuple[NDArray[np.float32], ...]:
-        """Noise of a step for each variable, float32, in the variables' shapes.
+        """Noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
+        flat, sizes = self.flat(step, stddev=stddev), [math.prod(shape) for shape in self.shapes]
+        return tuple(
+            flat[start : start + size].reshape(shape)
+            for start, size, shape in zip(places(sizes), sizes, self.shapes, strict=False)
+        )
+
+    def flat(self, step: int, *, stddev: float) -> NDArray[np.float32]:
+        """Noise of a step for all variables, float32, [last of `places`].
 
         Args:
             step: number of the step; no two steps share noise, and a step's noise can be drawn again.
             stddev: standard deviation.
         """
-        sizes = [math.prod(shape) for shape in self.shapes]
-        # Each variable's part begins where TensorFlow can use it in place; the numbers in the gaps go unused.
-        places = np.cumsum([0, *(-(-size // _ALIGNED) * _ALIGNED for size in sizes)])
-        flat = self._normal(step, int(places[-1]), stddev)
-        return tuple(
-            flat[start : start + size].reshape(shape)
-            for start, size, shape in zip(places, sizes, self.shapes, strict=False)
-        )
+        return self._normal(step, places([math.prod(shape) for shape in self.shapes])[-1], stddev)
 
     def _normal(self, step: int, size: int, stddev: float) -> NDArray[np.float32]:
         """Normal numbers of a step, float32, [size]; `size` is even."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,16 @@ from privacy_pipeline.dp.buffers import to_tensor
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
+from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.noise import places
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.tracing import Traced
 
 Clipper = BookKeeping | Vectorised
+
+_ROWS = 64  # rows of one byte that fill a stretch of `buffers.ALIGNMENT`
 
 
 def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]:
@@ -73,8 +77,7 @@ def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:
     Raises:
         NeedsWholeModelError: one is.
     """
-    traced = tf.function(lambda a, b: keeping.squared_norms(a, b, training=True), input_signature=(x, y))
-    traced.get_concrete_function()
+    _ = Traced(lambda a, b: keeping.squared_norms(a, b, training=True), x, y).concrete
 
 
 class Program:
@@ -84,6 +87,7 @@ class Program:
     added up, which changes nothing but the order of summation. Noise is added once a step, also to no examples.
 
     Args:
+        model: the model, whose random layers draw from the seed of the step.
         clipper: gives clipped sums.
         variables: what is trained.
         optimizer: built Keras optimizer; it sees noisy mean gradients alone.
@@ -96,6 +100,7 @@ class Program:
     def __init__(
         self,
         *,
+        model: Any,
         clipper: Clipper,
         variables: Sequence[Any],
         optimizer: Any,
@@ -104,6 +109,7 @@ class Program:
         y: Any,
         largest: int,
     ) -> None:
+        self._model = model
         self._clipper = clipper
         self._variables = list(variables)
         self._optimizer = optimizer
@@ -111,31 +117,29 @@ class Program:
         self._largest = largest
         self._sums: list[Any] = []
         present = tf.TensorSpec([None], tf.bool)
-        self._batch = (x, y, present)
-        self._noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
+        self._places = places([variable.shape.num_elements() for variable in self._variables])
+        noise = tf.TensorSpec([self._places[-1]], tf.float32)
+        seed = tf.TensorSpec([2], tf.int64)
+        self._step = Traced(self._whole, x, y, present, noise, seed)
+        self._add = Traced(self._accumulate, x, y, present, seed)
+        self._finish = Traced(self._from_sums, noise)
+        self._clear = Traced(self._zero)
 
-    # Concrete functions take their arguments in a third of the time that a `tf.function` needs to look at them.
-    @cached_property
-    def _step(self) -> Any:
-        return tf.function(self._whole).get_concrete_function(*self._batch, self._noise)
+    @property
+    def graph(self) -> Any:
+        """Graph of a whole step."""
+        return self._step.concrete.graph
 
-    @cached_property
-    def _add(self) -> Any:
-        return tf.function(self._accumulate).get_concrete_function(*self._batch)
-
-    @cached_property
-    def _finish(self) -> Any:
-        return tf.function(self._from_sums).get_concrete_function(self._noise)
-
-    def _clipped_mean(self, x: Any, y: Any, present: Any) -> list[Any]:
+    def _clipped_mean(self, x: Any, y: Any, present: Any, seed: Any) -> Sequence[Any]:
         """Clipped sum over the expected batch size: the factors of the examples are divided, not the sums."""
-        return self._clipper.clipped_sum(x, y, training=True, present=present, scale=1.0 / self._expected)
+        with keyed_masks(self._model, seed):
+            return self._clipper.clipped_sum(x, y, training=True, present=present, scale=1.0 / self._expected)
 
-    def _whole(self, x: Any, y: Any, present: Any, noise: Any) -> None:
-        self._update(self._clipped_mean(x, y, present), noise)
+    def _whole(self, x: Any, y: Any, present: Any, noise: Any, seed: Any) -> None:
+        self._update(self._clipped_mean(x, y, present, seed), noise)
 
-    def _accumulate(self, x: Any, y: Any, present: Any) -> None:
-        for held, value in zip(self._sums, self._clipped_mean(x, y, present), strict=True):
+    def _accumulate(self, x: Any, y: Any, present: Any, seed: Any) -> None:
+        for held, value in zip(self._sums, self._clipped_mean(x, y, present, seed), strict=True):
             held.assign_add(value)
 
     def _from_sums(self, noise: Any) -> None:
@@ -143,32 +147,47 @@ class Program:
 
     def _update(self, means: Sequence[Any], noise: Any) -> None:
         """Clipped sum over the expected batch size, plus noise, into the optimizer."""
-        gradients = [value + tf.cast(normal, value.dtype) for value, normal in zip(means, noise, strict=True)]
+        gradients = []
+        for value, variable, start in zip(means, self._variables, self._places, strict=False):
+            normal = noise[start : start + variable.shape.num_elements()]
+            gradients.append(value + tf.cast(tf.reshape(normal, variable.shape), value.dtype))
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
 
-    def _zeroed_sums(self) -> None:
-        if not self._sums:
-            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+    def _zero(self) -> None:
         for held in self._sums:
             held.assign(tf.zeros_like(held))
 
-    def run(self, x: Any, y: Any, present: NDArray[np.bool_], noise: tuple[NDArray[np.float32], ...]) -> None:
+    def run(
+        self,
+        x: Any,
+        y: Any,
+        present: NDArray[np.bool_],
+        noise: NDArray[np.float32],
+        seed: NDArray[np.int64],
+    ) -> None:
         """One optimizer update.
 
         Args:
             x: nest of arrays, [batch, ...]; the batch may be empty.
             y: nest of arrays.
             present: bool [batch], False for rows of padding.
-            noise: noise on the mean gradient, one array for each variable.
+            noise: noise on the mean gradient, float32, laid out by `noise.places`.
+            seed: seed of the masks of random layers, int64, [2].
         """
         rows = present.shape[0]
         # Converted one by one: a compiled function takes several times as long to convert arrays by itself.
-        noise = tf.nest.map_structure(to_tensor, noise)
+        normal = to_tensor(noise)
         if 0 < rows <= self._largest:
-            self._step(*tf.nest.map_structure(to_tensor, (x, y, present)), noise)
+            self._step(*tf.nest.map_structure(to_tensor, (x, y, present)), normal, tf.constant(seed))
             return
-        self._zeroed_sums()
-        for start in range(0, rows, self._largest):
-            cut = slice(start, start + self._largest)
-            self._add(*tf.nest.map_structure(lambda array, cut=cut: to_tensor(array[cut]), (x, y, present)))
-        self._finish(noise)
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+        self._clear()
+        # Pieces of one size, whose rows begin where their memory can be used in place.
+        size = -(-rows // -(-rows // self._largest) // _ROWS) * _ROWS if rows else self._largest
+        for start in range(0, rows, min(size, self._largest)):
+            cut = slice(start, start + min(size, self._largest))
+            # Each virtual batch has masks of its own.
+            own = tf.constant(seed + np.array([0, start], np.int64))
+            self._add(*tf.nest.map_structure(lambda array, cut=cut: to_tensor(array[cut]), (x, y, present)), own)
+        self._finish(normal)

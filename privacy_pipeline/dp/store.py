@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ Array = NDArray[Any]
 # An array, or a dict, list or tuple of those.
 Nest = Any
 _X, _Y = "x", "y"
+_DIGEST_BYTES = 16 * 2**20  # what is read at a time
 
 
 def map_nest(function: Any, nest: Nest) -> Nest:
@@ -129,21 +131,33 @@ class ExampleStore:
     def __len__(self) -> int:
         return int(next(leaves(self.x))[1].shape[0])
 
-    def rows(self, index: NDArray[np.int64]) -> tuple[Nest, Nest]:
+    def digest(self) -> str:
+        """SHA-256 over all arrays; reads all of the data."""
+        digest = hashlib.sha256()
+        for path, array in leaves({_X: self.x, _Y: self.y}):
+            digest.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
+            length = max(1, _DIGEST_BYTES // max(1, array[:1].nbytes))
+            for start in range(0, array.shape[0], length):
+                digest.update(np.ascontiguousarray(array[start : start + length]).data)
+        return digest.hexdigest()
+
+    def rows(self, index: NDArray[np.int64], *, length: int | None = None) -> tuple[Nest, Nest]:
         """Some examples.
 
         Args:
             index: their numbers, int64, [batch].
+            length: rows to give, at least `batch`; those after the examples are zeros.
 
         Returns:
-            x and y, with [batch, ...] in place of [examples, ...].
+            x and y, with [length or batch, ...] in place of [examples, ...].
 
         Raises:
             BadInputError: there is no such example.
         """
         if index.size and not 0 <= int(index.min()) <= int(index.max()) < len(self):
             raise BadInputError(f"the store holds examples 0 to {len(self) - 1}")
-        return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
+        size = index.size if length is None else length
+        return map_nest(lambda a: _take(a, index, size), self.x), map_nest(lambda a: _take(a, index, size), self.y)
 
 
 def _as_array(values: Any) -> Array:
@@ -151,9 +165,10 @@ def _as_array(values: Any) -> Array:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def _take(array: Array, index: NDArray[np.int64]) -> Array:
-    """Rows in memory that TensorFlow can use in place."""
-    rows: Array = aligned_empty([index.size, *array.shape[1:]], array.dtype)
+def _take(array: Array, index: NDArray[np.int64], length: int) -> Array:
+    """Rows in memory that TensorFlow can use in place, followed by zeros."""
+    rows: Array = aligned_empty([length, *array.shape[1:]], array.dtype)
+    rows[index.size :] = 0
     # `mode` is moot, since the numbers were checked, and "raise" would make `take` buffer its output.
-    np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
+    np.take(np.asarray(array), index, axis=0, out=rows[: index.size], mode="clip")
     return rows
