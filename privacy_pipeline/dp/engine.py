@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from privacy_pipeline.dp.clipping.gradients import make_groups
+from privacy_pipeline.dp.feeding import Participation, Reader
 from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, choose_clipper, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.sampler import Sampler
-from privacy_pipeline.dp.sampling import FixedPartition, TruncatedPoissonSampling
-from privacy_pipeline.dp.store import ExampleStore, map_nest
+from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -124,8 +122,8 @@ class PrivateModel:
         sampler = Sampler(self.plan, self._key, len(store))
         noise = self._noise()
         program = self._program(store)
-        reader = _Reader(self.plan, store, sampler, noise)
-        watcher = _Participation(self.plan, len(store))
+        reader = Reader(self.plan, store, sampler, noise)
+        watcher = Participation(self.plan, len(store))
         history = self._loop(program, reader, watcher, _callback_list(self.model, callbacks, self.plan))
         return Execution(
             plan=self.plan,
@@ -166,7 +164,7 @@ class PrivateModel:
             largest=self._largest,
         )
 
-    def _loop(self, program: Program, reader: _Reader, watcher: _Participation, callbacks: Any) -> list[float]:
+    def _loop(self, program: Program, reader: Reader, watcher: Participation, callbacks: Any) -> list[float]:
         """Runs the remaining steps; the norm of the weights after each epoch."""
         norms: list[float] = []
         length, first = self.plan.steps_per_epoch, self._begun
@@ -241,75 +239,6 @@ def make_private(
         virtual_batch_size=virtual_batch_size,
         memory_cap=memory_cap,
     )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    index: NDArray[np.int64]
-    x: Any
-    y: Any
-    present: NDArray[np.bool_]
-    noise: tuple[NDArray[np.float32], ...]
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Makes all that a step needs, one step ahead, while TensorFlow works on the step before."""
-
-    plan: PrivacyPlan
-    store: ExampleStore
-    sampler: Sampler
-    noise: GaussianNoise
-
-    def read(self, step: int) -> _Batch:
-        """A step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""
-        index = self.sampler.batch(step)
-        x, y = self.store.rows(index)
-        present = np.ones(index.size, bool)
-        if isinstance(self.plan.sampling, TruncatedPoissonSampling):
-            missing = self.plan.sampling.cap - index.size
-            x, y, present = map_nest(lambda a: np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]), (x, y, present))
-        return _Batch(index, x, y, present, self.noise.draw(step, stddev=self.plan.noise_stddev))
-
-    def from_step(self, first: int) -> Iterator[tuple[int, _Batch]]:
-        """Steps in order, up to the plan's last."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dp-batches") as pool:
-            coming = pool.submit(self.read, first)
-            for step in range(first, self.plan.steps):
-                batch = coming.result()
-                if step + 1 < self.plan.steps:
-                    coming = pool.submit(self.read, step + 1)
-                yield step, batch
-
-
-class _Participation:
-    """Counts uses of units where the guarantee rests on that count.
-
-    Args:
-        plan: the plan.
-        units: units in the store.
-    """
-
-    def __init__(self, plan: PrivacyPlan, units: int) -> None:
-        self._scheme = plan.sampling
-        self._uses = np.zeros(units if isinstance(self._scheme, FixedPartition) else 0, np.int64)
-
-    def saw(self, step: int, index: NDArray[np.int64]) -> None:
-        """Counts a batch.
-
-        Raises:
-            PipelineError: a unit is used a second time in an epoch.
-        """
-        if not isinstance(self._scheme, FixedPartition):
-            return
-        np.add.at(self._uses, index, 1)
-        if self._uses[index].max() > step // self._scheme.steps_per_epoch + 1:
-            raise PipelineError("a unit was used twice in an epoch: what ran is not what is accounted for")
-
-    @property
-    def largest(self) -> int | None:
-        """Uses of the most used unit."""
-        return int(self._uses.max()) if self._uses.size else None
 
 
 def _callback_list(model: Any, callbacks: Sequence[Any], plan: PrivacyPlan) -> Any:

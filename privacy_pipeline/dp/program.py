@@ -15,6 +15,7 @@ from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.tracing import Traced
 
 Clipper = BookKeeping | Vectorised
 
@@ -71,8 +72,7 @@ def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:
     Raises:
         NeedsWholeModelError: one is.
     """
-    traced = tf.function(lambda a, b: keeping.squared_norms(a, b, training=True), input_signature=(x, y))
-    traced.get_concrete_function()
+    _ = Traced(lambda a, b: keeping.squared_norms(a, b, training=True), x, y).concrete
 
 
 class Program:
@@ -110,9 +110,9 @@ class Program:
         self._sums: list[Any] = []
         present = tf.TensorSpec([None], tf.bool)
         noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
-        self._step = tf.function(self._whole, input_signature=(x, y, present, noise))
-        self._add = tf.function(self._accumulate, input_signature=(x, y, present))
-        self._finish = tf.function(self._from_sums, input_signature=(noise,))
+        self._step = Traced(self._whole, x, y, present, noise)
+        self._add = Traced(self._accumulate, x, y, present)
+        self._finish = Traced(self._from_sums, noise)
 
     def _whole(self, x: Any, y: Any, present: Any, noise: Any) -> None:
         self._update(self._clipper.clipped_sum(x, y, training=True, present=present), noise)
