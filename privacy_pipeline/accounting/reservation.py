@@ -30,6 +30,7 @@ from privacy_pipeline.accounting.ledger_entries import (
     plan_key,
     price,
 )
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
@@ -244,11 +245,12 @@ def check_plan(plan: MechanismPlan, registered: Registration, *, split: str) -> 
     Raises:
         BudgetRefusedError: unit, relation, number of units or contribution bound differ.
     """
-    pairs = (
+    pairs: tuple[tuple[str, object, object], ...] = (
         ("privacy unit", plan.unit, registered.unit),
         ("neighbouring relation", plan.relation.value, registered.relation.value),
-        ("number of units in the split", plan.units, registered.splits[split].units),
     )
+    if plan.relation is Relation.ZERO_OUT:  # else the number is secret, and the plan has none
+        pairs += (("number of units in the split", plan.units, registered.splits[split].units),)
     for what, planned, known in pairs:
         if planned != known:
             raise BudgetRefusedError(

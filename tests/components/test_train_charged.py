@@ -165,9 +165,7 @@ def test_a_fixed_seed_voids_the_guarantee_but_is_charged(url: str, ledger: Ledge
     assert only_entry(ledger).state is State.COMMITTED and ledger.status()[0].spent_epsilon > 0
 
 
-@pytest.mark.parametrize(
-    "what", [{"steps": 21}, {"epochs": 3}, {"examples": 999}, {"largest_participation": 2}], ids=str
-)
+@pytest.mark.parametrize("what", [{"steps": 21}, {"epochs": 3}, {"units": 999}, {"largest_participation": 2}], ids=str)
 def test_no_record_is_made_of_a_backend_that_did_something_else(url: str, ledger: Ledger, what: dict[str, int]) -> None:
     backend = FakeBackend()
     backend.on_train = lambda inputs: make_executed(**what)

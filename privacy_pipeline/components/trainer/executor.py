@@ -121,7 +121,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         composition = ledger.composition(grant.entry_id)
         grant.start()
         executed = backend.train(dataclasses.replace(inputs, plan=plan))
-        grant.commit(plan.event)
+        grant.commit(executed.event or plan.event)
     try:
         return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
     except ValidationError as error:
