@@ -3,10 +3,10 @@
     python benchmarks/dp_accuracy.py --seeds 5
 
 Each dataset and epsilon is trained from scratch once a seed with this package's engine, at the defaults of the `dp_sgd`
-backend (Poisson batches of an eighth of the data, 30 expected epochs, Adam at 0.01, clipping norm 0.3), delta 1e-5, unit
-example, zero-out. The baselines are plain Keras: Adult as in configs/adult_plain.yaml, MNIST-5k with the same network.
-Seeds are fixed so that the table can be made again, which is fine on public data and voids the guarantee on any other.
-Prints the table and writes benchmarks/results/dp_accuracy.json.
+backend (Poisson batches of an eighth of the data, 30 expected epochs, Adam at 0.01, clipping norm 0.3), delta 1e-5,
+unit example, zero-out. The baselines are plain Keras: Adult as in configs/adult_plain.yaml, MNIST-5k with the same
+network. Seeds are fixed so that the table can be made again, which is fine on public data and voids the guarantee on
+any other. Prints the table and writes benchmarks/results/dp_accuracy.json.
 """
 
 from __future__ import annotations
