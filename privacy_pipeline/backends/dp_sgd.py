@@ -95,7 +95,15 @@ def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:
     from privacy_pipeline.dp import make_private
 
     loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
-    return make_private(model, plan, optimizer=optimizer, loss=loss, seed=training.seed)
+    return make_private(
+        model,
+        plan,
+        optimizer=optimizer,
+        loss=loss,
+        seed=training.seed,
+        state_dir=inputs.state_dir,
+        binding=inputs.binding,
+    )
 
 
 def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingInputs) -> Execution:
@@ -160,4 +168,5 @@ def _executed(execution: Execution, plan: PrivacyPlan, examples: Examples) -> Ex
         event=event,
         sampler=scheme,
         withheld=execution.withheld,
+        resumed_at=execution.resumed_at,
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.clipping.registry import register_rule
     from privacy_pipeline.dp.engine import Execution, PrivateModel, make_private
     from privacy_pipeline.dp.plan import PrivacyPlan
+    from privacy_pipeline.dp.run_state import RunState, StateMismatch, destroy_state, has_state
     from privacy_pipeline.dp.store import ExampleStore
     from privacy_pipeline.dp.validator import Problem, validate
 
@@ -26,6 +27,10 @@ __all__ = [
     "PrivacyPlan",
     "PrivateModel",
     "Problem",
+    "RunState",
+    "StateMismatch",
+    "destroy_state",
+    "has_state",
     "make_private",
     "register_rule",
     "validate",
@@ -37,6 +42,10 @@ _HOME = {
     "PrivacyPlan": "plan",
     "PrivateModel": "engine",
     "Problem": "validator",
+    "RunState": "run_state",
+    "StateMismatch": "run_state",
+    "destroy_state": "run_state",
+    "has_state": "run_state",
     "make_private": "engine",
     "register_rule": "clipping.registry",
     "validate": "validator",

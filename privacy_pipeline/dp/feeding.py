@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.masks import mask_seed
 from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.sampler import Sampler
@@ -28,6 +29,7 @@ class Batch:
         y: nest of arrays.
         present: bool [rows], False for padding.
         noise: noise on the mean gradient, one array for each variable.
+        seed: seed of the masks of random layers, int64, [2].
     """
 
     index: NDArray[np.int64]
@@ -35,6 +37,7 @@ class Batch:
     y: Any
     present: NDArray[np.bool_]
     noise: tuple[NDArray[np.float32], ...]
+    seed: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,13 @@ class Reader:
         if isinstance(self.plan.sampling, TruncatedPoissonSampling):
             missing = self.plan.sampling.cap - index.size
             x, y, present = map_nest(lambda a: np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]), (x, y, present))
-        return Batch(index, x, y, present, self.noise.draw(step, stddev=self.plan.noise_stddev))
+        noise = self.noise.draw(step, stddev=self.plan.noise_stddev)
+        return Batch(index, x, y, present, noise, mask_seed(self.sampler.key, step))
 
     def from_step(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Steps in order, up to the plan's last."""
+        if first >= self.plan.steps:
+            return
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dp-batches") as pool:
             coming = pool.submit(self.read, first)
             for step in range(first, self.plan.steps):
@@ -90,6 +96,12 @@ class Participation:
         np.add.at(self._uses, index, 1)
         if self._uses[index].max() > step // self._scheme.steps_per_epoch + 1:
             raise PipelineError("a unit was used twice in an epoch: what ran is not what is accounted for")
+
+    def catch_up(self, steps: int, sampler: Sampler) -> None:
+        """Counts the steps that were made before."""
+        if isinstance(self._scheme, FixedPartition):
+            for step in range(steps):
+                self.saw(step, sampler.batch(step))
 
     @property
     def largest(self) -> int | None:

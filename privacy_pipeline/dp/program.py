@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
+from privacy_pipeline.dp.masks import keyed_masks
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
@@ -82,6 +83,7 @@ class Program:
     added up, which changes nothing but the order of summation. Noise is added once a step, also to no examples.
 
     Args:
+        model: the model, whose random layers draw from the seed of the step.
         clipper: gives clipped sums.
         variables: what is trained.
         optimizer: built Keras optimizer; it sees noisy mean gradients alone.
@@ -94,6 +96,7 @@ class Program:
     def __init__(
         self,
         *,
+        model: Any,
         clipper: Clipper,
         variables: Sequence[Any],
         optimizer: Any,
@@ -102,6 +105,7 @@ class Program:
         y: Any,
         largest: int,
     ) -> None:
+        self._model = model
         self._clipper = clipper
         self._variables = list(variables)
         self._optimizer = optimizer
@@ -110,16 +114,25 @@ class Program:
         self._sums: list[Any] = []
         present = tf.TensorSpec([None], tf.bool)
         noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
-        self._step = Traced(self._whole, x, y, present, noise)
-        self._add = Traced(self._accumulate, x, y, present)
+        seed = tf.TensorSpec([2], tf.int64)
+        self._step = Traced(self._whole, x, y, present, noise, seed)
+        self._add = Traced(self._accumulate, x, y, present, seed)
         self._finish = Traced(self._from_sums, noise)
 
-    def _whole(self, x: Any, y: Any, present: Any, noise: Any) -> None:
-        self._update(self._clipper.clipped_sum(x, y, training=True, present=present), noise)
+    @property
+    def graph(self) -> Any:
+        """Graph of a whole step."""
+        return self._step.concrete.graph
 
-    def _accumulate(self, x: Any, y: Any, present: Any) -> None:
-        sums = self._clipper.clipped_sum(x, y, training=True, present=present)
-        for held, value in zip(self._sums, sums, strict=True):
+    def _clipped_sum(self, x: Any, y: Any, present: Any, seed: Any) -> Sequence[Any]:
+        with keyed_masks(self._model, seed):
+            return self._clipper.clipped_sum(x, y, training=True, present=present)
+
+    def _whole(self, x: Any, y: Any, present: Any, noise: Any, seed: Any) -> None:
+        self._update(self._clipped_sum(x, y, present, seed), noise)
+
+    def _accumulate(self, x: Any, y: Any, present: Any, seed: Any) -> None:
+        for held, value in zip(self._sums, self._clipped_sum(x, y, present, seed), strict=True):
             held.assign_add(value)
 
     def _from_sums(self, noise: Any) -> None:
@@ -139,7 +152,14 @@ class Program:
         for held in self._sums:
             held.assign(tf.zeros_like(held))
 
-    def run(self, x: Any, y: Any, present: NDArray[np.bool_], noise: tuple[NDArray[np.float32], ...]) -> None:
+    def run(
+        self,
+        x: Any,
+        y: Any,
+        present: NDArray[np.bool_],
+        noise: tuple[NDArray[np.float32], ...],
+        seed: NDArray[np.int64],
+    ) -> None:
         """One optimizer update.
 
         Args:
@@ -147,17 +167,20 @@ class Program:
             y: nest of arrays.
             present: bool [batch], False for rows of padding.
             noise: noise on the mean gradient, one array for each variable.
+            seed: seed of the masks of random layers, int64, [2].
         """
         rows = present.shape[0]
         # Converted one by one: a compiled function takes several times as long to convert arrays by itself.
         noise = tf.nest.map_structure(tf.convert_to_tensor, noise)
         if 0 < rows <= self._largest:
-            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise)
+            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise, tf.constant(seed))
             return
         self._zeroed_sums()
         for start in range(0, rows, self._largest):
             cut = slice(start, start + self._largest)
-            self._add(_cut(x, cut), _cut(y, cut), present[cut])
+            # Each virtual batch has masks of its own.
+            own = tf.constant(seed + np.array([0, start], np.int64))
+            self._add(*tf.nest.map_structure(tf.convert_to_tensor, (_cut(x, cut), _cut(y, cut), present[cut])), own)
         self._finish(noise)
 
 

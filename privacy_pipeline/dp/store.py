@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ Array = NDArray[Any]
 # An array, or a dict, list or tuple of those.
 Nest = Any
 _X, _Y = "x", "y"
+_DIGEST_BYTES = 16 * 2**20  # what is read at a time
 
 
 def map_nest(function: Any, nest: Nest) -> Nest:
@@ -127,6 +129,16 @@ class ExampleStore:
 
     def __len__(self) -> int:
         return int(next(leaves(self.x))[1].shape[0])
+
+    def digest(self) -> str:
+        """SHA-256 over all arrays; reads all of the data."""
+        digest = hashlib.sha256()
+        for path, array in leaves({_X: self.x, _Y: self.y}):
+            digest.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
+            length = max(1, _DIGEST_BYTES // max(1, array[:1].nbytes))
+            for start in range(0, array.shape[0], length):
+                digest.update(np.ascontiguousarray(array[start : start + length]).data)
+        return digest.hexdigest()
 
     def rows(self, index: NDArray[np.int64]) -> tuple[Nest, Nest]:
         """Some examples.

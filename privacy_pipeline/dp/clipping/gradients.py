@@ -16,6 +16,7 @@ import tensorflow as tf
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
 from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms
+from privacy_pipeline.dp.masks import masks_of_row
 from privacy_pipeline.errors import BadInputError
 
 # Losses of a batch, [B], from (x, y, training).
@@ -168,16 +169,17 @@ class Vectorised:
         self._groups = groups
         self._size = chunk_size(variables, memory_cap)
 
-    def _gradients(self, x: Any, y: Any, training: bool) -> list[Any]:
+    def _gradients(self, x: Any, y: Any, training: bool, first: Any = 0) -> list[Any]:
         def one(row: Any) -> list[Any]:
-            own_x, own_y = tf.nest.map_structure(lambda value: value[None], row)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+            own_x, own_y = tf.nest.map_structure(lambda value: value[None], row[:2])
+            with masks_of_row(row[2]), tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(self._variables)
                 loss = tf.reduce_sum(self._losses(own_x, own_y, training))
             found = tape.gradient(loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.convert_to_tensor(gradient) for gradient in found]
 
-        return vectorized(one, (x, y), self._variables)
+        rows = tf.range(tf.shape(tf.nest.flatten(x)[0])[0]) + first
+        return vectorized(one, (x, y, rows), self._variables)
 
     def squared_norms(self, x: Any, y: Any, *, training: bool) -> list[Any]:
         """Squared norm of each example's gradient of each variable, [B] each; the batch at once."""
@@ -189,7 +191,7 @@ class Vectorised:
 
         def body(start: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
             own = tf.nest.map_structure(lambda value: value[start : start + self._size], (x, y))
-            gradients = self._gradients(own[0], own[1], training)
+            gradients = self._gradients(own[0], own[1], training, start)
             own_present = None if present is None else present[start : start + self._size]
             factors = _weights([row_norms(gradient) for gradient in gradients], self._groups, own_present)
             added = []
