@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from privacy_pipeline.config.dp_models import Delta, DpSgdSection, PositiveFloat
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Delta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -98,27 +98,14 @@ class ModelSection(Section):
     params: Annotated[dict[str, JsonValue], Field(description="Handed to your functions as they are.")] = {}
 
 
-class DpSgdSection(Section):
-    """DP-SGD: clipping and noise. Give either `target_epsilon` or `noise_multiplier`."""
-
-    target_epsilon: PositiveFloat | None = None
-    noise_multiplier: PositiveFloat | None = None
-    delta: Delta
-    clipping_norm: PositiveFloat = 1.0
-
-    @model_validator(mode="after")
-    def _one_source_of_noise(self) -> DpSgdSection:
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
-        return self
-
-
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
     backend: Literal["plain", "dp_sgd"]
     epochs: Annotated[int, Field(ge=1)] = 10
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[
+        int, Field(ge=1, description="Rows (or units) of a step; the expected number where batches are samples.")
+    ] = 256
     learning_rate: PositiveFloat = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     seed: Annotated[
@@ -227,4 +214,20 @@ class PipelineConfig(Section):
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
         if self.training.backend == "dp_sgd" and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
+        return self
+
+    @model_validator(mode="after")
+    def _users_own_rows(self) -> PipelineConfig:
+        section, unit = self.training.dp_sgd, self.dataset.privacy_unit
+        if section is None or section.users is None:
+            return self
+        if not isinstance(unit, KeyedUnit):
+            raise ValueError(
+                "training.dp_sgd.users needs `dataset.privacy_unit: {key: COLUMN}`, which says whose a row is"
+            )
+        if section.users.max_examples is not None and section.users.max_examples > unit.contribution_bound:
+            raise ValueError(
+                f"training.dp_sgd.users.max_examples is {section.users.max_examples}, above the "
+                f"contribution_bound {unit.contribution_bound} of dataset.privacy_unit"
+            )
         return self

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Losses
+from privacy_pipeline.dp.tracing import Traced
 from privacy_pipeline.errors import BadInputError
 
 _EXAMPLES = 3
@@ -17,12 +18,12 @@ _RELATIVE = 1e-3  # float32 over two different orders of summation
 _WRITES = ("Assign", "ResourceScatter", "ResourceApply", "ResourceSparseApply", "ResourceStrided")
 
 
-def made_up(spec: Any, *, seed: int = 0) -> Any:
+def made_up(spec: Any, *, seed: int = 0, rows: int = _EXAMPLES) -> Any:
     """Values for a nest of `tf.TensorSpec` [None, ...]: floats in (0, 1), whole numbers 0 and 1."""
     generator = np.random.default_rng(seed)
 
     def make(one: Any) -> Any:
-        shape = [_EXAMPLES, *[2 if size is None else size for size in one.shape[1:]]]
+        shape = [rows, *[2 if size is None else size for size in one.shape[1:]]]
         values = generator.uniform(size=shape)
         return tf.cast(values if one.dtype.is_floating else values > 0.5, one.dtype)
 
@@ -53,7 +54,7 @@ class Probe:
         """
         self._require_no_writes()
         x, y = made_up(self.x), made_up(self.y, seed=1)
-        losses = tf.function(lambda a, b: self.losses(a, b, False), input_signature=(self.x, self.y))
+        losses = Traced(lambda a, b: self.losses(a, b, False), self.x, self.y)
         together = losses(x, y).numpy()
         for row in range(_EXAMPLES):
             own = tf.nest.map_structure(lambda v, row=row: v[row : row + 1], (x, y))
@@ -76,7 +77,7 @@ class Probe:
             zero = tf.UnconnectedGradients.ZERO
             return [tf.reduce_max(tf.abs(g[1:])) for g in tape.gradient(first, watched, unconnected_gradients=zero)]
 
-        if any(float(size) > 0 for size in tf.function(influence)(x, y)):
+        if any(float(size) > 0 for size in Traced(influence, self.x, self.y)(x, y)):
             raise BadInputError(
                 f"model '{self.model.name}': in training, an example's loss depends on other examples of its batch",
                 fix="look for a layer that reduces over the batch axis (axis 0) when training",
@@ -90,8 +91,7 @@ class Probe:
             added.extend(self.model.losses)
             return losses
 
-        traced = tf.function(run, input_signature=(self.x, self.y), autograph=False)
-        graph = traced.get_concrete_function().graph
+        graph = Traced(run, self.x, self.y, autograph=False).concrete.graph
         if added:
             raise BadInputError(
                 f"model '{self.model.name}' calls add_loss, whose gradient would not be clipped by example",
@@ -106,8 +106,9 @@ class Probe:
             )
 
     def disagreement(self, keeping: BookKeeping, variables: Sequence[Any]) -> str | None:
-        """Name of a variable whose per-example norms come out wrong; None if all are right."""
-        x, y = made_up(self.x), made_up(self.y, seed=1)
+        """Name of a variable whose norms come out wrong for some unit; None if all are right."""
+        rows = _EXAMPLES * keeping.rows
+        x, y = made_up(self.x, rows=rows), made_up(self.y, seed=1, rows=rows)
 
         def expected(a: Any, b: Any) -> list[Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -116,13 +117,12 @@ class Probe:
             found = tape.gradient(total, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.norm(tf.convert_to_tensor(gradient)) for gradient in found]
 
-        expect = tf.function(expected, input_signature=(self.x, self.y))
-        norms = tf.function(lambda a, b: keeping.squared_norms(a, b, training=False), input_signature=(self.x, self.y))(
-            x, y
-        )
-        norms = [np.sqrt(norm.numpy()) for norm in norms]
+        expect = Traced(expected, self.x, self.y)
+        found = Traced(lambda a, b: keeping.squared_norms(a, b, training=False), self.x, self.y)(x, y)
+        norms = [np.sqrt(norm.numpy()) for norm in found]
         for row in range(_EXAMPLES):
-            own = tf.nest.map_structure(lambda v, row=row: v[row : row + 1], (x, y))
+            cut = slice(row * keeping.rows, (row + 1) * keeping.rows)
+            own = tf.nest.map_structure(lambda v, cut=cut: v[cut], (x, y))
             right = [float(norm) for norm in expect(*own)]
             scale = max([abs(norm) for norm in right if np.isfinite(norm)], default=0.0)
             for variable, norm, want in zip(variables, norms, right, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,14 @@ def test_learns_a_small_problem() -> None:
     fresh, labels = data(2000, seed=9)
     accuracy = np.mean((model.predict(fresh, verbose=0)[:, 0] > 0) == labels)
     assert accuracy > 0.93
+
+
+def test_many_models_in_one_process_warn_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("tensorflow")
+    logger.addHandler(caplog.handler)
+    try:
+        for _ in range(6):
+            make_private(network(), plan(steps=2), optimizer="sgd", loss=LOSS, virtual_batch_size=7).fit(*data())
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "retracing" not in caplog.text
