@@ -40,7 +40,7 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
         options["truncate_at"] = section.truncate_at
     return PrivacyPlan.calibrated(
         units=_public_units(config, units) if relation is Relation.ZERO_OUT else None,
-        expected_batch_size=float(training.batch_size),
+        expected_batch_size=float(training.batch(units=units or 0)),
         sampling_probability=section.sampling_probability,
         epochs=float(training.epochs),
         epsilon=section.target_epsilon if noise is None else None,
@@ -80,7 +80,7 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
         sampler=Sampler(parameters["sampling"]["scheme"]),
         units=plan.units,
         epochs=config.training.epochs,
-        batch_size=config.training.batch_size,
+        batch_size=round(plan.expected_batch_size),
         steps=plan.steps,
         clipping_norm=plan.clipping.norm,
         noise_multiplier=plan.noise.multiplier,
@@ -111,7 +111,7 @@ def _section(config: PipelineConfig) -> DpSgdSection:
 
 
 def _public_units(config: PipelineConfig, units: int | None) -> int:
-    unit, batch_size = config.dataset.privacy_unit, config.training.batch_size
+    unit = config.dataset.privacy_unit
     if isinstance(unit, KeyedUnit):
         raise BadInputError(
             f"dataset.privacy_unit: backend dp_sgd protects single rows; user-level DP-SGD needs clipping by "
@@ -123,6 +123,7 @@ def _public_units(config: PipelineConfig, units: int | None) -> int:
             f"dataset.name: '{config.dataset.name}' is not registered in the ledger, so the number of units is unknown",
             fix="privacy-pipeline budget register CONFIG",
         )
+    batch_size = config.training.batch(units=units)
     if batch_size > units:
         raise BadInputError(
             f"training.batch_size: {batch_size} is more than the {units} units of the training split",
