@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,12 @@ from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, determinist
 from privacy_pipeline.dp.clipping.gradients import make_groups
 from privacy_pipeline.dp.feeding import Participation, Reader
 from privacy_pipeline.dp.losses import per_example_loss
-from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, choose_clipper, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
-from privacy_pipeline.dp.sampler import Sampler
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -49,7 +48,8 @@ class Execution:
         cryptographic: whether the noise comes from a cryptographic generator under a secret key. The sampler's
             generator is a statistical one in either case.
         stopped_early: a callback ended the training before the plan did.
-        history: L2 norm of the weights after each epoch, which the noise protects.
+        history: after each epoch the L2 norm of the weights, and the clipping norm if it adapts; the noise protects
+            both.
         withheld: what is not reported because no noise protects it.
         resumed_at: steps that an earlier process had made when this one went on; None if the run began here. Steps
             that are made again by going on from a checkpoint release nothing new.
@@ -108,11 +108,12 @@ class PrivateModel:
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
         self._begun = 0
+        self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
 
     def _losses(self, x: Any, y: Any, training: bool) -> Any:
         return self._loss(y, self.model(x, training=training))
 
-    def fit(self, x: Any, y: Any = None, *, callbacks: Sequence[Any] = ()) -> Execution:
+    def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
         """Trains for the steps of the plan.
 
         No exact loss or metric is computed: callbacks get empty logs. `model.stop_training` ends the run after the
@@ -121,6 +122,7 @@ class PrivateModel:
         Args:
             x: an `ExampleStore`, or inputs: an array [examples, ...], or a dict or tuple of arrays.
             y: labels in the same forms; not with a store.
+            users: owner of each example, numbers or strings, [examples]; for a plan that protects users.
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
 
         Raises:
@@ -129,18 +131,24 @@ class PrivateModel:
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
         """
         store = x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
+        if users is not None:
+            if self.plan.users is None:
+                raise BadInputError("the plan protects examples, not users", fix="give the plan a UserBound")
+            store = replace(store, users=UserIndex.from_owners(users))
         if self._begun >= self.plan.steps:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
         history: dict[str, list[float]] = {"weights_norm": []}
+        if self.plan.clipping.adaptive is not None:
+            history["clipping_norm"] = []
         program = self._program(store)
         checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
         if checkpoints is not None:
             self._begun = checkpoints.begin()
-        noise = self._noise()
-        reader = Reader(self.plan, store, Sampler(self.plan, self._key, len(store)), noise)
-        watcher = Participation(self.plan, len(store))
+        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
+        reader = Reader.of(self.plan, store, self._key, shapes)
+        watcher = Participation(self.plan, reader.sampler.units)
         watcher.catch_up(self._begun, reader.sampler)
         with nullcontext() if checkpoints is None else deterministic_ops():
             self._loop(program, reader, watcher, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
@@ -149,7 +157,7 @@ class PrivateModel:
             steps=self._begun,
             largest_participation=watcher.largest,
             seed_fixed=self._key.seed_fixed,
-            generator=f"noise: {noise.generator}; {_SAMPLING}; "
+            generator=f"noise: {reader.noise.generator}; {_SAMPLING}; "
             + ("both FROM A FIXED SEED, not private" if self._key.seed_fixed else "both from the OS' entropy"),
             cryptographic=not self._key.seed_fixed,
             stopped_early=self._begun < self.plan.steps,
@@ -179,23 +187,21 @@ class PrivateModel:
         )
         state = RunState.open_or_create(folder, binding, key=_new_key(self._seed))
         self._key = state.key
-        return Checkpoints(state, [*self.model.weights, *self._optimizer.variables], history)
-
-    def _noise(self) -> GaussianNoise:
-        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
-        return GaussianNoise(self._key, shapes, hardened=self.plan.noise.hardened)
+        return Checkpoints(state, [*self.model.weights, *self._optimizer.variables, *program.state], history)
 
     def _program(self, store: ExampleStore) -> Program:
         x, y = specs_of(store)
         variables = self.model.trainable_variables
-        clipping = self.plan.clipping
+        clipping, users = self.plan.clipping, self.plan.users
+        norm = clipping.norm if users is None else users.norm(clipping.norm)
         clipper = choose_clipper(
             model=self.model,
             losses=self._losses,
-            groups=make_groups(self.model, variables, norm=clipping.norm, per_layer=clipping.per_layer),
+            groups=make_groups(self.model, variables, norm=norm, per_layer=clipping.per_layer),
             x=x,
             y=y,
             memory_cap=self._memory_cap,
+            rows=1 if users is None else users.rows,
         )
         self._optimizer.build(variables)
         return Program(
@@ -207,6 +213,7 @@ class PrivateModel:
             x=x,
             y=y,
             largest=self._largest,
+            norm=self._norm,
         )
 
     def _loop(
@@ -234,6 +241,8 @@ class PrivateModel:
             last = step + 1 == self.plan.steps or self.model.stop_training
             if (step + 1) % length == 0 or last:
                 history["weights_norm"].append(self._finite_norm(step + 1))
+                if program.norm is not None:
+                    history["clipping_norm"].append(float(program.norm))
                 callbacks.on_epoch_end(step // length)
             last = last or self.model.stop_training
             if checkpoints is not None:

@@ -74,15 +74,27 @@ def box_muller_64(raw: bytes) -> NDArray[np.float64]:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
 
-def places(sizes: Sequence[int]) -> list[int]:
-    """Where each variable's numbers begin in a step's noise, and, last, how many there are; some go unused.
+def _room(shape: tuple[int, ...]) -> int:
+    return -(-math.prod(shape) // _ALIGNED) * _ALIGNED
+
+
+def total_size(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Numbers of a step's noise for variables of some shapes, in one array; a few go unused.
 
     One tensor is handed to TensorFlow much faster than many, and each part begins where it can be used in place.
+    """
+    return sum(_room(shape) for shape in shapes)
+
+
+def split_flat(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[tuple[Any, tuple[int, ...]]]:
+    """Each variable's part of a step's noise, [numbers], with its shape.
 
     Args:
-        sizes: numbers of each variable.
+        flat: array or tensor, [total_size(shapes)].
+        shapes: shapes of the variables.
     """
-    return list(accumulate((-(-size // _ALIGNED) * _ALIGNED for size in sizes), initial=0))
+    starts = accumulate((_room(shape) for shape in shapes), initial=0)
+    return [(flat[start : start + math.prod(shape)], shape) for start, shape in zip(starts, shapes, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -113,20 +125,17 @@ class GaussianNoise:
 
     def draw(self, step: int, *, stddev: float) -> tuple[NDArray[np.float32], ...]:
         """Noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
-        flat, sizes = self.flat(step, stddev=stddev), [math.prod(shape) for shape in self.shapes]
-        return tuple(
-            flat[start : start + size].reshape(shape)
-            for start, size, shape in zip(places(sizes), sizes, self.shapes, strict=False)
-        )
+        flat = self.flat(step, stddev=stddev)
+        return tuple(part.reshape(shape) for part, shape in split_flat(flat, self.shapes))
 
     def flat(self, step: int, *, stddev: float) -> NDArray[np.float32]:
-        """Noise of a step for all variables, float32, [last of `places`].
+        """Noise of a step for all variables, float32, [total_size(shapes)]; `split_flat` takes it apart.
 
         Args:
             step: number of the step; no two steps share noise, and a step's noise can be drawn again.
             stddev: standard deviation.
         """
-        return self._normal(step, places([math.prod(shape) for shape in self.shapes])[-1], stddev)
+        return self._normal(step, total_size(self.shapes), stddev)
 
     def _normal(self, step: int, size: int, stddev: float) -> NDArray[np.float32]:
         """Normal numbers of a step, float32, [size]; `size` is even."""

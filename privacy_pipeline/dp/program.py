@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,15 @@ from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
 from privacy_pipeline.dp.masks import keyed_masks
-from privacy_pipeline.dp.noise import places
+from privacy_pipeline.dp.noise import split_flat, total_size
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.tracing import Traced
 
 Clipper = BookKeeping | Vectorised
-
 _ROWS = 64  # rows of one byte that fill a stretch of `buffers.ALIGNMENT`
+_NORM_RANGE = 1e6  # an adaptive norm stays within this factor of its first value, so that it is never 0 or infinite
 
 
 def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]:
@@ -38,7 +39,9 @@ def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]
     return make(store.x), make(store.y)
 
 
-def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int) -> Clipper:
+def choose_clipper(
+    *, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int, rows: int = 1
+) -> Clipper:
     """Book-keeping where the model's layers allow it, checked on made-up inputs; vectorised gradients elsewhere.
 
     Args:
@@ -48,6 +51,7 @@ def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any
         x: nest of `tf.TensorSpec` of the inputs.
         y: nest of `tf.TensorSpec` of the labels.
         memory_cap: bytes for per-example gradients where they are formed by the fallback.
+        rows: examples of a unit, which are clipped as one.
 
     Raises:
         BadInputError: examples are not independent, or the model keeps state.
@@ -56,7 +60,9 @@ def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any
     probe = Probe(model=model, losses=losses, x=x, y=y)
     probe.require_independent()
     try:
-        keeping = BookKeeping(model=model, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap)
+        keeping = BookKeeping(
+            model=model, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows
+        )
         wrong = probe.disagreement(keeping, variables)
         if keeping.targets.slow:
             _require_repeatable(keeping, x, y)
@@ -68,7 +74,7 @@ def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any
                 warn_of_fallback(f"layer {layer}", "it has no clipping rule")
             return keeping
         warn_of_fallback(f"model '{model.name}'", f"'{wrong}' is used in a way that its layer's rule does not cover")
-    return Vectorised(losses=losses, variables=variables, groups=groups, memory_cap=memory_cap)
+    return Vectorised(losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows)
 
 
 def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:
@@ -84,7 +90,8 @@ class Program:
     """Compiled private steps for batches of any size.
 
     A batch of up to `largest` examples is one call; a larger one is cut into virtual batches whose clipped sums are
-    added up, which changes nothing but the order of summation. Noise is added once a step, also to no examples.
+    added up, which changes nothing but the order of summation. Cuts are between units. Noise is added once a step, also
+    to no examples.
 
     Args:
         model: the model, whose random layers draw from the seed of the step.
@@ -95,6 +102,7 @@ class Program:
         x: nest of `tf.TensorSpec` of the inputs.
         y: nest of `tf.TensorSpec` of the labels.
         largest: examples of a virtual batch at most.
+        norm: float32 variable that holds an adaptive clipping norm.
     """
 
     def __init__(
@@ -108,17 +116,24 @@ class Program:
         x: Any,
         y: Any,
         largest: int,
+        norm: Any = None,
     ) -> None:
         self._model = model
         self._clipper = clipper
         self._variables = list(variables)
         self._optimizer = optimizer
         self._expected = plan.expected_batch_size
-        self._largest = largest
+        self._largest = max(1, largest // clipper.rows) * clipper.rows
         self._sums: list[Any] = []
+        self._adaptive = plan.clipping.adaptive
+        self._first_norm = plan.clipping.norm
+        # The clipping norm, where it changes.
+        self.norm = norm
+        self._count = tf.Variable(0.0, trainable=False)
         present = tf.TensorSpec([None], tf.bool)
-        self._places = places([variable.shape.num_elements() for variable in self._variables])
-        noise = tf.TensorSpec([self._places[-1]], tf.float32)
+        shapes = [variable.shape for variable in self._variables] + [tf.TensorShape([])] * (self.norm is not None)
+        self._shapes = [tuple(shape) for shape in shapes]
+        noise = tf.TensorSpec([total_size(self._shapes)], tf.float32)
         seed = tf.TensorSpec([2], tf.int64)
         self._step = Traced(self._whole, x, y, present, noise, seed)
         self._add = Traced(self._accumulate, x, y, present, seed)
@@ -130,32 +145,48 @@ class Program:
         """Graph of a whole step."""
         return self._step.concrete.graph
 
-    def _clipped_mean(self, x: Any, y: Any, present: Any, seed: Any) -> Sequence[Any]:
-        """Clipped sum over the expected batch size: the factors of the examples are divided, not the sums."""
+    @property
+    def state(self) -> list[Any]:
+        """Variables that steps change beside those of model and optimizer."""
+        return [] if self.norm is None else [self.norm]
+
+    def _clipped(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Sequence[Any], Any]:
+        """Clipped sum over the expected batch size, and count; the units' factors are divided, not the sums."""
         with keyed_masks(self._model, seed):
-            return self._clipper.clipped_sum(x, y, training=True, present=present, scale=1.0 / self._expected)
+            return self._clipper.clipped(
+                x, y, training=True, present=present, norm=self.norm, scale=1.0 / self._expected
+            )
 
     def _whole(self, x: Any, y: Any, present: Any, noise: Any, seed: Any) -> None:
-        self._update(self._clipped_mean(x, y, present, seed), noise)
+        self._update(*self._clipped(x, y, present, seed), noise)
 
     def _accumulate(self, x: Any, y: Any, present: Any, seed: Any) -> None:
-        for held, value in zip(self._sums, self._clipped_mean(x, y, present, seed), strict=True):
+        sums, count = self._clipped(x, y, present, seed)
+        for held, value in zip(self._sums, sums, strict=True):
             held.assign_add(value)
+        self._count.assign_add(count)
 
     def _from_sums(self, noise: Any) -> None:
-        self._update([held.read_value() for held in self._sums], noise)
+        self._update([held.read_value() for held in self._sums], self._count.read_value(), noise)
 
-    def _update(self, means: Sequence[Any], noise: Any) -> None:
+    def _update(self, means: Sequence[Any], count: Any, noise: Any) -> None:
         """Clipped sum over the expected batch size, plus noise, into the optimizer."""
-        gradients = []
-        for value, variable, start in zip(means, self._variables, self._places, strict=False):
-            normal = noise[start : start + variable.shape.num_elements()]
-            gradients.append(value + tf.cast(tf.reshape(normal, variable.shape), value.dtype))
+        normals = [tf.reshape(part, shape) for part, shape in split_flat(noise, self._shapes)]
+        if self.norm is not None:  # adaptive noise comes for a norm of 1
+            norm = self.norm.read_value()
+            normals = [*(norm * normal for normal in normals[:-1]), normals[-1]]
+        gradients = [value + tf.cast(normal, value.dtype) for value, normal in zip(means, normals, strict=False)]
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+        if self._adaptive is not None:
+            share = (count + normals[-1]) / self._expected + 0.5
+            factor = tf.exp(-self._adaptive.learning_rate * (share - self._adaptive.quantile))
+            low, high = self._first_norm / _NORM_RANGE, self._first_norm * _NORM_RANGE
+            self.norm.assign(tf.clip_by_value(norm * factor, low, high))
 
     def _zero(self) -> None:
         for held in self._sums:
             held.assign(tf.zeros_like(held))
+        self._count.assign(0.0)
 
     def run(
         self,
@@ -171,7 +202,8 @@ class Program:
             x: nest of arrays, [batch, ...]; the batch may be empty.
             y: nest of arrays.
             present: bool [batch], False for rows of padding.
-            noise: noise on the mean gradient, float32, laid out by `noise.places`.
+            noise: noise on the mean gradient, float32, laid out as `GaussianNoise.flat` does; with adaptive clipping
+                for a norm of 1, and then the noise on the count.
             seed: seed of the masks of random layers, int64, [2].
         """
         rows = present.shape[0]
@@ -183,11 +215,16 @@ class Program:
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
         self._clear()
-        # Pieces of one size, whose rows begin where their memory can be used in place.
-        size = -(-rows // -(-rows // self._largest) // _ROWS) * _ROWS if rows else self._largest
-        for start in range(0, rows, min(size, self._largest)):
-            cut = slice(start, start + min(size, self._largest))
+        size = self._size(rows)
+        for start in range(0, rows, size):
+            cut = slice(start, start + size)
             # Each virtual batch has masks of its own.
             own = tf.constant(seed + np.array([0, start], np.int64))
             self._add(*tf.nest.map_structure(lambda array, cut=cut: to_tensor(array[cut]), (x, y, present)), own)
         self._finish(normal)
+
+    def _size(self, rows: int) -> int:
+        """Rows of a virtual batch: as few as can be, of about one size, and where their memory can be used in place."""
+        step = math.lcm(_ROWS, self._clipper.rows)
+        pieces = -(-rows // self._largest) or 1
+        return min(self._largest, -(-rows // (pieces * step)) * step or step)

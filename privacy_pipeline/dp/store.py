@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp.buffers import aligned_empty
+from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.errors import BadInputError
 
 Array = NDArray[Any]
@@ -49,6 +50,7 @@ class ExampleStore:
     Attributes:
         x: inputs: an array [examples, ...], or a dict or tuple of arrays; in memory or memory-mapped.
         y: labels, in the same forms.
+        users: whose example each is, for a guarantee that protects users.
 
     Raises:
         BadInputError: no example, arrays of different length, or strings and objects.
@@ -56,6 +58,7 @@ class ExampleStore:
 
     x: Nest
     y: Nest
+    users: UserIndex | None = None
 
     def __post_init__(self) -> None:
         lengths = {}
@@ -63,22 +66,34 @@ class ExampleStore:
             if getattr(array, "ndim", 0) < 1 or array.dtype.kind not in "fiub":
                 raise BadInputError(f"'{path}' is no array of numbers with one row for each example")
             lengths[path] = array.shape[0]
+        if self.users is not None:
+            lengths["users"] = self.users.order.size
         if len(set(lengths.values())) != 1 or not min(lengths.values()):
             raise BadInputError(f"all arrays need the same number of examples, and at least one: {lengths}")
 
     @classmethod
-    def from_arrays(cls, x: Nest, y: Nest) -> ExampleStore:
-        """A store over arrays, or what NumPy can make arrays of; double precision becomes single."""
-        return cls(map_nest(_as_array, x), map_nest(_as_array, y))
+    def from_arrays(cls, x: Nest, y: Nest, *, users: Iterable[Any] | None = None) -> ExampleStore:
+        """A store over arrays, or what NumPy can make arrays of; double precision becomes single.
+
+        Args:
+            x: inputs.
+            y: labels.
+            users: owner of each example, numbers or strings, [examples].
+        """
+        index = None if users is None else UserIndex.from_owners(users)
+        return cls(map_nest(_as_array, x), map_nest(_as_array, y), index)
 
     @classmethod
-    def write(cls, folder: Path, chunks: Iterable[tuple[Nest, Nest]], *, examples: int) -> ExampleStore:
+    def write(
+        cls, folder: Path, chunks: Iterable[tuple[Nest, Nest]], *, examples: int, users: Iterable[Any] | None = None
+    ) -> ExampleStore:
         """Writes examples that come in pieces as one .npy file for each feature, and opens them.
 
         Args:
             folder: where to; made if missing.
             chunks: (x, y) of some examples each; only one is held in memory at a time.
             examples: how many there are in all.
+            users: owner of each example, numbers or strings, [examples].
 
         Raises:
             BadInputError: another number of examples came, or the folder holds a store.
@@ -105,6 +120,8 @@ class ExampleStore:
             raise BadInputError(f"{done} examples came, {examples} were announced")
         for file in files.values():
             file.flush()
+        if users is not None:
+            UserIndex.from_owners(users).write(folder)
         return cls.open(folder, like=structure)
 
     @classmethod
@@ -126,38 +143,37 @@ class ExampleStore:
             opened[path] = np.load(file, mmap_mode="r")
         paths = iter([path for path, _ in leaves(like)])
         filled = map_nest(lambda _: opened[next(paths)], like)
-        return cls(filled[_X], filled[_Y])
+        return cls(filled[_X], filled[_Y], UserIndex.open(folder))
 
     def __len__(self) -> int:
         return int(next(leaves(self.x))[1].shape[0])
 
     def digest(self) -> str:
-        """SHA-256 over all arrays; reads all of the data."""
+        """SHA-256 over all arrays, and whose they are; reads all of the data."""
         digest = hashlib.sha256()
-        for path, array in leaves({_X: self.x, _Y: self.y}):
+        users = {} if self.users is None else {"order": self.users.order, "offsets": self.users.offsets}
+        for path, array in leaves({_X: self.x, _Y: self.y, "users": users}):
             digest.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
             length = max(1, _DIGEST_BYTES // max(1, array[:1].nbytes))
             for start in range(0, array.shape[0], length):
                 digest.update(np.ascontiguousarray(array[start : start + length]).data)
         return digest.hexdigest()
 
-    def rows(self, index: NDArray[np.int64], *, length: int | None = None) -> tuple[Nest, Nest]:
+    def rows(self, index: NDArray[np.int64]) -> tuple[Nest, Nest]:
         """Some examples.
 
         Args:
-            index: their numbers, int64, [batch].
-            length: rows to give, at least `batch`; those after the examples are zeros.
+            index: their numbers, int64, [batch]; -1 for a row of zeros.
 
         Returns:
-            x and y, with [length or batch, ...] in place of [examples, ...].
+            x and y, with [batch, ...] in place of [examples, ...].
 
         Raises:
             BadInputError: there is no such example.
         """
-        if index.size and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+        if index.size and not -1 <= int(index.min()) <= int(index.max()) < len(self):
             raise BadInputError(f"the store holds examples 0 to {len(self) - 1}")
-        size = index.size if length is None else length
-        return map_nest(lambda a: _take(a, index, size), self.x), map_nest(lambda a: _take(a, index, size), self.y)
+        return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
 
 
 def _as_array(values: Any) -> Array:
@@ -165,10 +181,10 @@ def _as_array(values: Any) -> Array:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def _take(array: Array, index: NDArray[np.int64], length: int) -> Array:
-    """Rows in memory that TensorFlow can use in place, followed by zeros."""
-    rows: Array = aligned_empty([length, *array.shape[1:]], array.dtype)
-    rows[index.size :] = 0
-    # `mode` is moot, since the numbers were checked, and "raise" would make `take` buffer its output.
-    np.take(np.asarray(array), index, axis=0, out=rows[: index.size], mode="clip")
+def _take(array: Array, index: NDArray[np.int64]) -> Array:
+    """Rows in memory that TensorFlow can use in place; zeros where the number is -1."""
+    rows: Array = aligned_empty([index.size, *array.shape[1:]], array.dtype)
+    # "raise" would make `take` buffer its output. The numbers were checked; "clip" reads row 0 for -1.
+    np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
+    rows[index < 0] = 0
     return rows

@@ -18,11 +18,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from privacy_pipeline.dp import PrivacyPlan, make_private, run_state
+from privacy_pipeline.dp import AdaptiveClipping, PrivacyPlan, UserBound, make_private, run_state
 
 UNITS, STEPS = 200, 9
 KINDS: dict[str, dict[str, Any]] = {
+    "everything": {
+        "optimizer": "adam",
+        "dropout": 0.5,
+        "virtual_batch_size": 9,
+        "users": 100,
+        "plan": {"adaptive": AdaptiveClipping(count_noise=2.0), "users": UserBound(max_examples=2), "units": 100},
+    },
     "adam_dropout": {"optimizer": "adam", "dropout": 0.5, "virtual_batch_size": 9},
+    "tree": {"optimizer": "sgd", "plan": {"sampling": "cyclic", "correlation": "tree", "expected_batch_size": 30}},
+    "banded": {"optimizer": "sgd", "plan": {"sampling": "cyclic", "correlation": "banded", "bands": 4}},
     "fallback": {"optimizer": "sgd", "dropout": 0.3, "whole": True, "plan": {"hardened": True}},
     "partition": {"optimizer": "rmsprop", "plan": {"sampling": "fixed_partition", "steps": STEPS}},
 }
@@ -88,7 +97,7 @@ def train(state: Path, kind: str, *callbacks: Any) -> None:
     x = np.random.default_rng(0).normal(size=(UNITS, 6)).astype(np.float32)
     y = (x[:, 0] > 0).astype(np.float32)
     if users is not None:
-        users = np.arange(UNITS) % numbers["units"]
+        users = np.arange(UNITS) % users
     run_state.CHECKPOINT_SECONDS = 0.0
     loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
     private = make_private(model, PrivacyPlan.calibrated(**numbers), loss=loss, state_dir=state, **options)

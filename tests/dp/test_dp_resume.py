@@ -23,7 +23,14 @@ LOSS = tf.keras.losses.BinaryCrossentropy(from_logits=True)
 
 
 @pytest.mark.parametrize(
-    "kind", ["adam_dropout", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("fallback", "partition"))]
+    "kind",
+    [
+        "everything",
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("adam_dropout", "tree", "banded", "fallback", "partition")
+        ),
+    ],
 )
 def test_killed_runs_end_with_the_same_weights(tmp_path: Path, kind: str) -> None:
     done = subprocess.run(
