@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
-from privacy_pipeline.dp.clipping.parts import Part, in_units, kept, row_norms
+from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms
+from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import masks_of_row
 from privacy_pipeline.errors import BadInputError
 
