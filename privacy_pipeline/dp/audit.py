@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.accounting.accountants import guarantee
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.sampling import PoissonSampling
+from privacy_pipeline.dp.sampling import FixedPartition, PoissonSampling, Sampling
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ _PRECISION = 1e-4
 _SHARES = ((0.01, 0.0), (0.03, 0.0), (0.02, 0.02), (0.1, 0.1))
 # Small, so that a fault of each virtual batch shows often enough to be told from chance.
 _VIRTUAL_BATCH = 32
+_CORRELATED_STEPS = 8
 MECHANISM_CANARIES = 100_000
 TRAINING_CANARIES = 1000
 
 _WHITE_BOX = (
-    "One step of the engine with the plan's clipping and noise, on made-up canaries with a coordinate each; no private "
-    "data is read. A lower bound above the upper bound proves a fault; one below it proves nothing."
+    "The engine with the plan's clipping and noise, without sampling, on made-up canaries with a coordinate each; no "
+    "private data is read. A lower bound above the upper bound proves a fault; one below it proves nothing."
 )
 _BLACK_BOX = (
     "A training on made-up rows under the run's plan, seen through the losses of its final model; no private data is "
@@ -196,55 +198,65 @@ def bound_from_scores(
 
 
 def mechanism_plan(plan: PrivacyPlan, *, canaries: int) -> PrivacyPlan:
-    """One step of a plan's clipping and noise in which every canary takes part: nothing is sampled.
+    """A plan's clipping and noise in a short run in which every canary takes part once: nothing is sampled.
+
+    One step; with correlated noise an epoch of a few steps, and as few canaries less as fill no batch.
 
     Args:
         plan: the plan of a run.
-        canaries: units of the step.
+        canaries: units that take part.
     """
-    return dataclasses.replace(
-        plan,
-        relation=type(plan.relation).ZERO_OUT,
-        units=canaries,
-        sampling=PoissonSampling(probability=1.0, expected=float(canaries)),
-        steps=1,
-    )
+    steps, units = 1, canaries
+    short: Sampling = PoissonSampling(probability=1.0, expected=float(canaries))
+    if plan.noise.correlation != "none":
+        steps = min(plan.steps_per_epoch, max(_CORRELATED_STEPS, plan.noise.bands or 1), canaries)
+        units = canaries // steps * steps
+        short = FixedPartition(batch_size=units // steps, units=units, cyclic=True)
+    return dataclasses.replace(plan, relation=Relation.ZERO_OUT, units=units, sampling=short, steps=steps)
 
 
 def audit_mechanism(plan: PrivacyPlan, *, canaries: int = MECHANISM_CANARIES, confidence: float = 0.95) -> AuditResult:
-    """Audits the plan's clipping and noise through one step of the engine, on made-up canaries.
+    """Audits the plan's clipping and noise through the engine, on made-up canaries; see `mechanism_plan`.
 
     The canaries' gradients are orthogonal and far longer than the clipping norm; each is zeroed out with probability
-    1/2. The attacker sees the update. The bounds are those of one unsampled step, not of the run.
+    1/2. The attacker sees the weights. The bounds are those of this short run without sampling, not of the plan's.
 
     Args:
-        plan: the plan of a run; its clipping, noise and hardening are used, its sampling is not.
-        canaries: how many; 100,000 take some seconds.
+        plan: the plan of a run; its clipping, noise and bound on users are used, its sampling is not.
+        canaries: made-up examples; 100,000 take some seconds. A user has as many of them as the plan allows.
         confidence: of the lower bound.
+
+    Raises:
+        BadInputError: fewer than 2 canaries.
+        AccountingError: no epsilon is known for the plan.
     """
     import tensorflow as tf
 
     from privacy_pipeline.dp.canaries import coin_flips, linear_loss, orthogonal_model
     from privacy_pipeline.dp.engine import make_private
 
-    step = mechanism_plan(plan, canaries=canaries)
-    included = coin_flips(canaries)
-    model = orthogonal_model(canaries)
+    each = 1 if plan.users is None else plan.users.max_examples
+    short = mechanism_plan(plan, canaries=max(1, canaries // each))
+    units = short.units or 0
+    included = coin_flips(units)
+    model = orthogonal_model(units)
     private = make_private(
         model,
-        step,
+        short,
         optimizer=tf.keras.optimizers.SGD(1.0),
-        loss=linear_loss(step.clipping.norm),
+        loss=linear_loss(short.clipping.norm),
         virtual_batch_size=_VIRTUAL_BATCH,
     )
-    private.fit(np.arange(canaries, dtype=np.int32), included[:, None].astype(np.float32))
+    owners = np.repeat(np.arange(units, dtype=np.int32), each)
+    labels = included[owners][:, None].astype(np.float32)
+    execution = private.fit(owners, labels, users=None if plan.users is None else owners)
     scores = np.asarray(model.get_weights()[0], np.float64)[:, 0]
     return _result(
         "mechanism",
         bound=bound_from_scores(scores, included, delta=plan.delta, confidence=confidence),
-        plan=step,
-        event=step.event,
-        canaries=canaries,
+        plan=short,
+        event=execution.event,
+        canaries=units,
         confidence=confidence,
         statement=_WHITE_BOX,
     )

@@ -24,6 +24,7 @@ from privacy_pipeline.dp.audit import (
     epsilon_lower_bound,
     guess_p_value,
 )
+from privacy_pipeline.dp.mechanism import AdaptiveClipping, UserBound
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.dp import twins
 
@@ -153,6 +154,25 @@ def test_the_plan_of_a_run_is_audited_without_its_sampling() -> None:
     assert result.sound
     assert result.to_json()["kind"] == "mechanism"
     assert "no private data" in result.statement
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"users": UserBound(max_examples=3)},
+        {"users": UserBound(max_examples=3, clip="each")},
+        {"adaptive": AdaptiveClipping(count_noise=50.0)},
+        {"sampling": "cyclic", "correlation": "tree", "expected_batch_size": 100},
+        {"sampling": "cyclic", "correlation": "banded", "bands": 4, "expected_batch_size": 100},
+    ],
+    ids=["users' sums", "users' examples", "adaptive", "tree", "banded"],
+)
+def test_every_kind_of_plan_is_audited(change: Any) -> None:
+    made = unsampled(**{"epsilon": None, "noise_multiplier": 2.0, "steps": 20, **change})
+    result = audit_mechanism(made, canaries=6000)
+    assert 0.01 < result.lower_bound < result.upper_bound
+    with twins.no_noise():
+        assert not audit_mechanism(made, canaries=6000).sound
 
 
 # --- a training, black-box ----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
+from privacy_pipeline.dp.clipping.parts import MatrixPart, OuterPart
 from privacy_pipeline.dp.program import Program
 
 L = tf.keras.layers
@@ -35,7 +36,7 @@ def single(value: float) -> float:
 
 usual = st.floats(-3, 3, width=32)
 extreme = st.one_of(
-    st.sampled_from([0.0, 1.0, 1e-45, 1e-20, 1e10, -1e19, 1e30, 3.4e38, np.inf, -np.inf, np.nan]).map(single),
+    st.sampled_from([0.0, 1.0, 1e-45, 1e-20, 1e10, -1e15, 1e30, 3.4e38, np.inf, -np.inf, np.nan]).map(single),
     st.floats(width=32),
 )
 mixed = st.one_of(usual, usual, extreme)
@@ -136,6 +137,23 @@ def test_the_bound_is_reached(released: Released) -> None:
     assert largest > 0.9 * NORM
 
 
+@pytest.mark.parametrize("positions", [1, 2])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1e19, 1e-19), (1e-19, 1e19), (3e18, 5e-20)])
+@pytest.mark.xfail(strict=True, reason="the square of one factor's norm underflows to 0")
+def test_factors_of_a_gradient_that_underflow_do_not_hide_its_norm(
+    positions: int, inputs: float, outputs: float
+) -> None:
+    """A gradient is inputs times outputs: where the squares of one are too small for a float, the other may be huge."""
+    width = 4
+    a = np.zeros((1, positions, width), np.float32)
+    a[:, 0, 0] = inputs
+    d = np.full((1, positions, width), outputs, np.float32)
+    shape = tf.TensorShape([width, width])
+    part = MatrixPart(tf.constant(a), tf.constant(d), shape) if positions > 1 else OuterPart(a[:, 0], d[:, 0], shape)
+    right = np.linalg.norm(np.einsum("btp,btq->bpq", a.astype(np.float64), d.astype(np.float64)))
+    assert np.sqrt(tf.function(part.squared_norm)().numpy()[0]) >= right * (1 - 1e-5)
+
+
 # --- control flow -----------------------------------------------------------------------------------------------
 
 
@@ -168,9 +186,7 @@ def traced(x: Any, y: Any, *, made: PrivacyPlan, **options: Any) -> Trace:
     private = make_private(model, made, optimizer=tf.keras.optimizers.SGD(0.1), loss="mse", seed=5, **options)
     with mock.patch.object(Program, "run", spy):
         private.fit(x, y)
-    for function in (programs[0]._step, programs[0]._add, programs[0]._finish):
-        graphs = function._list_all_concrete_functions() if function.experimental_get_tracing_count() else []
-        seen.ops.append([sorted(op.type for op in graph.graph.get_operations()) for graph in graphs])
+    seen.ops = sorted(op.type for op in programs[0].graph.get_operations())
     seen.weights = model.get_weights()
     return seen
 
@@ -204,7 +220,7 @@ def test_neighbours_take_the_same_path(change: Any, options: Any, bad: float) ->
     assert len(one.shapes) == len(two.shapes) == 12
     assert one.shapes == two.shapes
     assert one.ops == two.ops
-    assert any(one.ops)
+    assert one.ops
     assert all(np.all(np.isfinite(value)) for value in one.weights)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -68,23 +69,24 @@ class Recorder(tf.keras.callbacks.Callback):
         return -np.diff(np.array(self.weights, np.float64), axis=0)
 
 
-def run(*, resumed: bool = False, plan: PrivacyPlan | None = None, **options: Any) -> np.ndarray:
+def run(*, resumed: Path | None = None, plan: PrivacyPlan | None = None, **options: Any) -> np.ndarray:
     """Updates of a whole run, float64 [steps, units], in clipping norms of one unit; steps that do nothing left out.
 
     Args:
-        resumed: break the run off in the middle, and go on.
+        resumed: break the run off in the middle, and go on from the state in this folder with a new model.
         plan: another plan than `plan()`.
         options: of `make_private`.
     """
     made = plan or globals()["plan"]()
-    private = make_private(
-        orthogonal_model(UNITS), made, optimizer=tf.keras.optimizers.SGD(1.0), loss=linear_loss(NORM), **options
-    )
-    seen = Recorder(stop_after=HALF if resumed else None)
     x, y = np.arange(UNITS, dtype=np.int32), np.ones((UNITS, 1), np.float32)
-    private.fit(x, y, callbacks=[seen])
-    if resumed:
-        private.fit(x, y, callbacks=[seen])
+    seen = Recorder(stop_after=HALF if resumed else None)
+    for _ in range(2 if resumed else 1):
+        model = orthogonal_model(UNITS)
+        optimizer = tf.keras.optimizers.SGD(1.0)
+        private = make_private(model, made, optimizer=optimizer, loss=linear_loss(NORM), state_dir=resumed, **options)
+        execution = private.fit(x, y, callbacks=[seen])
+    assert execution.steps == STEPS
+    assert execution.resumed_at == (HALF if resumed else None)
     updates = -seen.updates() * BATCH / NORM
     return updates[np.any(updates != 0, axis=1)]
 
@@ -185,30 +187,40 @@ def noise_times_0_9() -> Any:
     return _noise_times(0.9)
 
 
-def _raw_sum(clipper: BookKeeping, x: Any, y: Any, weights: Any) -> list[Any]:
+def _raw_sum(clipper: BookKeeping, x: Any, y: Any, weights: Any, scale: float = 1.0) -> list[Any]:
     """Weighted sum of gradients that nothing bounds."""
-    return [part.weighted_sum(weights) for part in clipper.parts(x, y, training=True)]
+    return [scale * part.weighted_sum(weights) for part in clipper.parts(x, y, training=True)]
 
 
 def _clipped_sum(change: Callable[..., list[Any]]) -> Any:
+    """Exchanges the clipped sum for `change(clipper, x, y, weights, original, scale)`."""
+
     def make(original: Any) -> Any:
-        def changed(self: Any, x: Any, y: Any, **more: Any) -> list[Any]:
+        def changed(self: Any, x: Any, y: Any, **more: Any) -> tuple[list[Any], Any]:
             weights = tf.cast(more["present"], tf.float32)
-            return change(self, x, y, weights, lambda a, b, p: original(self, a, b, **{**more, "present": p}))
+            scale = more.get("scale", 1.0)
+            counts: list[Any] = []
+
+            def sums(present: Any) -> list[Any]:
+                found, count = original(self, x, y, **{**more, "present": present})
+                counts.append(count)
+                return list(found)
+
+            return change(self, x, y, weights, sums, scale), counts[0] if counts else tf.constant(0.0)
 
         return changed
 
-    return _instead(BookKeeping, "clipped_sum", make)
+    return _instead(BookKeeping, "clipped", make)
 
 
 def clipping_after_averaging(expected: float = BATCH) -> Any:
     """Clips the mean gradient of the batch to the norm that each example's should be clipped to."""
 
-    def change(self: Any, x: Any, y: Any, weights: Any, original: Any) -> list[Any]:
+    def change(self: Any, x: Any, y: Any, weights: Any, original: Any, scale: Any) -> list[Any]:
         count = tf.reduce_sum(weights)
         mean = [value / count for value in _raw_sum(self, x, y, weights)]
         clipped, _ = tf.clip_by_global_norm(mean, self._groups.sensitivity)
-        return [value * expected for value in clipped]
+        return [value * expected * scale for value in clipped]
 
     return _clipped_sum(change)
 
@@ -216,8 +228,8 @@ def clipping_after_averaging(expected: float = BATCH) -> Any:
 def realised_batch(expected: float = BATCH) -> Any:
     """Divides by the number of examples that were drawn."""
 
-    def change(self: Any, x: Any, y: Any, weights: Any, original: Any) -> list[Any]:
-        return [value * expected / tf.reduce_sum(weights) for value in original(x, y, weights > 0)]
+    def change(self: Any, x: Any, y: Any, weights: Any, original: Any, scale: Any) -> list[Any]:
+        return [value * expected / tf.reduce_sum(weights) for value in original(weights > 0)]
 
     return _clipped_sum(change)
 
@@ -225,10 +237,10 @@ def realised_batch(expected: float = BATCH) -> Any:
 def one_unclipped() -> Any:
     """Leaves the first example of each virtual batch as it is."""
 
-    def change(self: Any, x: Any, y: Any, weights: Any, original: Any) -> list[Any]:
+    def change(self: Any, x: Any, y: Any, weights: Any, original: Any, scale: Any) -> list[Any]:
         first = tf.cast(tf.range(tf.size(weights)) == 0, tf.float32) * weights
-        others = original(x, y, (weights - first) > 0)
-        return [a + b for a, b in zip(others, _raw_sum(self, x, y, first), strict=True)]
+        others = original((weights - first) > 0)
+        return [a + b for a, b in zip(others, _raw_sum(self, x, y, first, scale), strict=True)]
 
     return _clipped_sum(change)
 
