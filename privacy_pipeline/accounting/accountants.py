@@ -192,6 +192,8 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
     """The headline epsilon of an event: PLD where it supports the event, else RDP; infinite where there is none.
 
+    PLD stands alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
+
     Args:
         event: the event.
         delta: delta of the guarantee.
@@ -201,9 +203,12 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
         AccountingError: neither accountant supports the event, or they disagree.
         BadInputError: the event is malformed or delta out of range.
     """
-    values = rdp_vector(event, relation)[1]
+    with_pld = _reason_without_pld(event, relation) is None
+    values = _rdp_or_none(event, relation) if with_pld else rdp_vector(event, relation)[1]
+    if values is None:
+        return float(_pld(event, relation, _INTERVAL).get_epsilon(_checked_delta(delta)))
     epsilon_rdp = epsilon_from_rdp(ORDERS, values, delta)
-    if math.isinf(epsilon_rdp) or _reason_without_pld(event, relation) is not None:
+    if math.isinf(epsilon_rdp) or not with_pld:
         return epsilon_rdp
     return float(_checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
 

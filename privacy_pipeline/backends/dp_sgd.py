@@ -112,7 +112,8 @@ def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingIn
 
     writer = tf.summary.create_file_writer(str(inputs.log_dir / "train"))
     callback = _curves(inputs, plan, writer)
-    execution: Execution = private.fit(examples.store, callbacks=[callback])
+    owners = {} if examples.owners is None else {"users": examples.owners}
+    execution: Execution = private.fit(examples.store, callbacks=[callback], **owners)
     writer.close()
     return execution
 

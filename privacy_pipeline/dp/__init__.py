@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from privacy_pipeline.dp.clipping.registry import register_rule
-    from privacy_pipeline.dp.engine import Execution, PrivateModel, make_private
+    from privacy_pipeline.dp.engine import PrivateModel, make_private
+    from privacy_pipeline.dp.execution import Execution
     from privacy_pipeline.dp.plan import AdaptiveClipping, Clipping, Noise, PrivacyPlan, UserBound
     from privacy_pipeline.dp.run_state import RunState, StateMismatch, destroy_state, has_state
     from privacy_pipeline.dp.store import ExampleStore
@@ -46,7 +47,7 @@ _HOME = {
     "AdaptiveClipping": "plan",
     "Clipping": "plan",
     "ExampleStore": "store",
-    "Execution": "engine",
+    "Execution": "execution",
     "Noise": "plan",
     "PrivacyPlan": "plan",
     "PrivateModel": "engine",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.clipping.gradients import make_groups
+from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation, Reader
 from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -24,54 +25,9 @@ from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
-
 _MEMORY_CAP = 256 * 2**20
 _LARGEST_BATCH = 2048
 _SAMPLING = "sampling: NumPy Philox4x64-10 with a 128-bit key"
-# Known to the trainer, told to nobody: all of these depend on single examples.
-WITHHELD = ("training losses and metrics", "realised batch sizes", "number of examples with non-finite gradients")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """What a run did, to be held against its plan.
-
-    Attributes:
-        plan: the plan.
-        steps: optimizer updates made, or at least begun; those are accounted for.
-        largest_participation: epochs' uses of the most used unit, for a fixed partition; None for Poisson samples,
-            where it is secret and bounded by the event itself.
-        seed_fixed: somebody chose the seed: no guarantee holds.
-        generator: what the noise and the samples came from.
-        cryptographic: whether the noise comes from a cryptographic generator under a secret key. The sampler's
-            generator is a statistical one in either case.
-        stopped_early: a callback ended the training before the plan did.
-        history: after each epoch the L2 norm of the weights, and the clipping norm if it adapts; the noise protects
-            both.
-        withheld: what is not reported because no noise protects it.
-        resumed_at: steps that an earlier process had made when this one went on; None if the run began here. Steps
-            that are made again by going on from a checkpoint release nothing new.
-    """
-
-    plan: PrivacyPlan
-    steps: int
-    largest_participation: int | None
-    seed_fixed: bool
-    generator: str
-    cryptographic: bool
-    stopped_early: bool
-    history: dict[str, list[float]] = field(default_factory=dict)
-    withheld: tuple[str, ...] = WITHHELD
-    resumed_at: int | None = None
-
-    @property
-    def event(self) -> DpEvent:
-        """The DpEvent of the steps that were made; a non-private one if the seed was fixed."""
-        from dp_accounting import NonPrivateDpEvent
-
-        return NonPrivateDpEvent() if self.seed_fixed else self.plan.event_of(self.steps)
 
 
 class PrivateModel:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,7 @@ from privacy_pipeline.dp.correlated import correlated_event, why_unbounded
 from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
 from privacy_pipeline.dp.mechanism import require as _require
 from privacy_pipeline.dp.mechanism import require_positive as _positive
-from privacy_pipeline.dp.sampling import FixedPartition, PoissonSampling, Sampling, TruncatedPoissonSampling
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.dp.sampling import Sampling, TruncatedPoissonSampling, probability_of, scheme_of
 
 __all__ = ["AdaptiveClipping", "Clipping", "Noise", "PrivacyPlan", "UserBound"]
 
@@ -135,8 +133,8 @@ class PrivacyPlan:
         _require(expected_batch_size is not None, "give expected_batch_size")
         batch = float(expected_batch_size or 0.0)
         _positive("expected_batch_size", batch)
-        probability = _probability(sampling_probability, batch=batch, units=units, relation=relation)
-        scheme = _scheme(
+        probability = probability_of(sampling_probability, batch=batch, units=units, relation=relation)
+        scheme = scheme_of(
             sampling, batch=batch, probability=probability, units=units, epochs=epochs, steps=steps, cap=truncate_at
         )
         if steps is None:
@@ -208,8 +206,6 @@ class PrivacyPlan:
             AccountingError: no accountant gives one.
         """
         self._require_bound()
-        if isinstance(self.sampling, TruncatedPoissonSampling):
-            return _by_pld(self.event, delta=self.delta, relation=self.relation)
         return epsilon_of(self.event, delta=self.delta, relation=self.relation)
 
     def guarantee(self) -> Guarantee:
@@ -263,11 +259,6 @@ class PrivacyPlan:
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
 
 
-def _by_pld(event: DpEvent, *, delta: float, relation: Relation) -> float:
-    """Epsilon of truncated sampling, which RDP does not know; `epsilon_of` wants RDP beside PLD."""
-    return guarantee(event, delta=delta, relation=relation).epsilon
-
-
 def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) -> float:
     """The least noise multiplier that meets epsilon; for truncated sampling within 0.5 % of it."""
     some = with_noise(1.0)
@@ -286,42 +277,3 @@ def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) 
         noise *= 1.005
     _require(not truncated, "no noise near that of untruncated sampling meets epsilon", "raise truncate_at")
     return noise
-
-
-def _probability(given: float | None, *, batch: float, units: int | None, relation: Relation) -> float:
-    if relation is Relation.ADD_OR_REMOVE_ONE:
-        _require(
-            units is None and given is not None,
-            "under add-or-remove-one the number of units is secret",
-            "give sampling_probability and expected_batch_size as constants, and no units",
-        )
-        return float(given or 0.0)
-    _require(units is not None, "under zero-out the number of units is public", "give units")
-    _require(given is None, "sampling_probability follows from expected_batch_size and units", "leave it out")
-    return batch / float(units or 1)
-
-
-def _scheme(
-    name: str,
-    *,
-    batch: float,
-    probability: float,
-    units: int | None,
-    epochs: float | None,
-    steps: int | None,
-    cap: int | None,
-) -> Sampling:
-    _require(cap is None or name == "truncated_poisson", "truncate_at is for sampling='truncated_poisson'")
-    if name == "poisson":
-        return PoissonSampling(probability=probability, expected=batch)
-    if name == "truncated_poisson":
-        _require(units is not None, "truncation is accounted for a public number of units only", "use zero-out")
-        spread = math.sqrt(batch * (1 - min(1.0, probability)))
-        return TruncatedPoissonSampling(
-            probability=probability, expected=batch, cap=cap or math.ceil(batch + 5 * spread), units=int(units or 0)
-        )
-    if name in ("fixed_partition", "cyclic"):
-        _require(units is not None, "a fixed partition is accounted under zero-out only")
-        _require(batch == int(batch), "a fixed partition has batches of a whole number of units")
-        return FixedPartition(batch_size=int(batch), units=int(units or 0), cyclic=name == "cyclic")
-    raise BadInputError(f"unknown sampling {name!r}", fix="poisson, truncated_poisson, fixed_partition or cyclic")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.mechanism import require
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -183,3 +185,67 @@ class FixedPartition:
 
 
 Sampling = PoissonSampling | TruncatedPoissonSampling | FixedPartition
+
+
+def cap_for_extra_delta(extra_delta: float, *, probability: float, units: int, steps: int, epsilon: float) -> int:
+    """Least cap of truncated samples at which `TruncatedPoissonSampling.extra_delta` is at most a given number.
+
+    Args:
+        extra_delta: what truncation may add to delta.
+        probability: chance of a unit to be drawn.
+        units: number of units.
+        steps: steps.
+        epsilon: epsilon of the guarantee that it is added to.
+    """
+    from scipy.stats import binom
+
+    return max(1, int(binom.isf(extra_delta / ((1 + math.exp(epsilon)) * steps), units, probability)))
+
+
+def probability_of(given: float | None, *, batch: float, units: int | None, relation: Relation) -> float:
+    """Sampling probability of a plan: given under add-or-remove-one, else batch over units.
+
+    Raises:
+        BadInputError: it is given where it follows, or missing where it does not.
+    """
+    if relation is Relation.ADD_OR_REMOVE_ONE:
+        require(
+            units is None and given is not None,
+            "under add-or-remove-one the number of units is secret",
+            "give sampling_probability and expected_batch_size as constants, and no units",
+        )
+        return float(given or 0.0)
+    require(units is not None, "under zero-out the number of units is public", "give units")
+    require(given is None, "sampling_probability follows from expected_batch_size and units", "leave it out")
+    return batch / float(units or 1)
+
+
+def scheme_of(
+    name: str,
+    *,
+    batch: float,
+    probability: float,
+    units: int | None,
+    epochs: float | None,
+    steps: int | None,
+    cap: int | None,
+) -> Sampling:
+    """The sampling of a plan, by name; see `PrivacyPlan.calibrated`.
+
+    Raises:
+        BadInputError: an unknown name, or numbers that do not go with it.
+    """
+    require(cap is None or name == "truncated_poisson", "truncate_at is for sampling='truncated_poisson'")
+    if name == "poisson":
+        return PoissonSampling(probability=probability, expected=batch)
+    if name == "truncated_poisson":
+        require(units is not None, "truncation is accounted for a public number of units only", "use zero-out")
+        spread = math.sqrt(batch * (1 - min(1.0, probability)))
+        return TruncatedPoissonSampling(
+            probability=probability, expected=batch, cap=cap or math.ceil(batch + 5 * spread), units=int(units or 0)
+        )
+    if name in ("fixed_partition", "cyclic"):
+        require(units is not None, "a fixed partition is accounted under zero-out only")
+        require(batch == int(batch), "a fixed partition has batches of a whole number of units")
+        return FixedPartition(batch_size=int(batch), units=int(units or 0), cyclic=name == "cyclic")
+    raise BadInputError(f"unknown sampling {name!r}", fix="poisson, truncated_poisson, fixed_partition or cyclic")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from scipy import stats
 
 from privacy_pipeline.accounting.events import canonical, gaussian_passes
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp import PrivacyPlan, UserBound, make_private
+from privacy_pipeline.dp.sampling import cap_for_extra_delta
 from privacy_pipeline.errors import BadInputError
 
 MNIST: dict[str, Any] = {
@@ -111,3 +117,47 @@ def test_calibration_of_truncated_sampling_counts_the_truncation() -> None:
     numbers = {**MNIST, "steps": 200}
     plan = PrivacyPlan.calibrated(**numbers, epsilon=1.0, sampling="truncated_poisson", truncate_at=330)
     assert 0.97 < plan.epsilon() <= 1.0
+
+
+def test_what_truncation_adds_for_a_renyi_filter() -> None:
+    plan = PrivacyPlan.calibrated(**MNIST, steps=3515, noise_multiplier=1.3, sampling="truncated_poisson")
+    plain = PrivacyPlan.calibrated(**MNIST, steps=3515, noise_multiplier=1.3)
+    assert plan.untruncated_event == plain.event == plain.untruncated_event
+    cut = 1 - stats.binom.cdf(336, 60_000, 256 / 60_000)
+    assert plan.truncation_delta(1.0) == pytest.approx((1 + math.e) * 3515 * cut, rel=1e-6)
+    assert plain.truncation_delta(1.0) == 0.0
+    # The default cap is enough for a headline, and too low for the addition to be small beside delta.
+    assert plan.truncation_delta(1.0) > plan.delta
+    cap = cap_for_extra_delta(1e-8, probability=256 / 60_000, units=60_000, steps=3515, epsilon=1.0)
+    options = {**MNIST, "steps": 3515, "noise_multiplier": 1.3, "sampling": "truncated_poisson"}
+    assert PrivacyPlan.calibrated(**options, truncate_at=cap).truncation_delta(1.0) <= 1e-8
+    assert PrivacyPlan.calibrated(**options, truncate_at=cap - 1).truncation_delta(1.0) > 1e-8
+    assert cap < 256 + 9 * 16
+
+
+def test_units_are_users_where_users_are_bounded() -> None:
+    plan = PrivacyPlan.calibrated(**MNIST, steps=100, noise_multiplier=1.3)
+    users = PrivacyPlan.calibrated(**MNIST, steps=100, noise_multiplier=1.3, users=UserBound(max_examples=4))
+    assert (plan.unit, users.unit) == ("example", "user")
+    assert users.event == plan.event  # sampling and noise are those of units
+    assert users.parameters()["unit"] == "user"
+
+
+def test_a_secret_number_of_units_enters_nothing() -> None:
+    """Under add-or-remove-one, plan and execution are the same whatever the data holds; only the weights differ."""
+    numbers = dict(MNIST, units=None, expected_batch_size=20, sampling_probability=0.1)
+    plan = PrivacyPlan.calibrated(**numbers, steps=4, noise_multiplier=1.0, relation=Relation.ADD_OR_REMOVE_ONE)
+    told = []
+    for units in (200, 201, 90):
+        model = tf.keras.Sequential([tf.keras.layers.Input((2,)), tf.keras.layers.Dense(1)])
+        execution = make_private(model, plan, optimizer="sgd", loss="mse").fit(np.ones((units, 2)), np.ones(units))
+        told.append(dataclasses.replace(execution, history={}))
+        assert set(execution.history) == {"weights_norm"}
+    assert told[0] == told[1] == told[2]
+    assert plan.parameters()["units"] is None
+    assert plan.noise_stddev == 1.0 / 20
+    for wrong in ("truncated_poisson", "fixed_partition", "cyclic"):
+        with pytest.raises(BadInputError, match="accounted"):
+            PrivacyPlan.calibrated(
+                **numbers, steps=4, noise_multiplier=1.0, relation=Relation.ADD_OR_REMOVE_ONE, sampling=wrong
+            )

@@ -7,6 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from dp_accounting import NeighboringRelation
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
 from pydantic import ValidationError
 
 from privacy_pipeline.accounting import accountants, events
@@ -52,6 +55,16 @@ def test_the_headline_of_poisson_samples_is_the_amplified_epsilon() -> None:
     assert record.guarantee.epsilon_if_poisson_sampled is None  # it is what ran, not a fiction beside it
     assert "batches are Poisson samples" in {a.name for a in record.assumptions}
     assert record.mechanism.plan == {"sampling": {"scheme": "poisson"}} and record.mechanism.engine == "native"
+
+
+@pytest.mark.parametrize("record", [sampled_record, dp_record], ids=["poisson", "shuffled"])
+def test_the_recorded_epsilon_is_found_again_by_hand_from_the_recorded_event(record: Any) -> None:
+    document = json.loads(record().model_dump_json())
+    event = events.from_json(document["mechanism"]["dp_event"])
+    stated, neighbours = document["guarantee"], NeighboringRelation.REPLACE_SPECIAL
+    assert stated["epsilon_pld"] == pytest.approx(PLDAccountant(neighbours, 1e-4).compose(event).get_epsilon(1e-5))
+    by_rdp = RdpAccountant(accountants.ORDERS, neighbours).compose(event).get_epsilon(1e-5)
+    assert stated["epsilon_rdp"] == pytest.approx(by_rdp, rel=1e-6)
 
 
 def test_samples_that_another_sampler_drew_are_no_dp_record() -> None:
@@ -147,6 +160,26 @@ def test_a_dp_record_says_what_is_not_covered() -> None:
         "choice of hyperparameters": False,
         "exact readings of the training": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ({"privacy_unit": {"key": "person"}}, "not checked: who shares a `person`"),
+        (
+            {"privacy_unit": {"key": "person"}, "input": "all/*", "hash_split": {"train": 4, "eval": 1}},
+            "split by the hash of `person`",
+        ),
+        ({}, ""),
+    ],
+    ids=["patterns", "hashed", "rows"],
+)
+def test_users_with_rows_in_both_splits_are_not_passed_over(dataset: dict[str, Any], says: str) -> None:
+    record = build_record(
+        config=make_config("plain", dataset=dataset), facts=FACTS, executed=make_executed(), plan=None, composition=None
+    )
+    (evaluation,) = [a for a in record.data_accesses if a.what.startswith("evaluation")]
+    assert says in evaluation.detail and bool(says) == ("`person`" in evaluation.detail)
 
 
 def test_a_users_preprocessing_is_not_called_covered() -> None:

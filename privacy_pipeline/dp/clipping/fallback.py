@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.clipping.parts import LazyPart, Part, in_units, kept, row_norms, scaled
+from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
 from privacy_pipeline.dp.clipping.registry import LayerCall
+from privacy_pipeline.dp.clipping.units import in_units
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.
 _REPEATABLE = frozenset(

@@ -14,8 +14,9 @@ import tensorflow as tf
 # Importing the modules registers their rules.
 from privacy_pipeline.dp.clipping import rules_conv, rules_linear, rules_recurrent  # noqa: F401
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, local_rule
-from privacy_pipeline.dp.clipping.parts import Part, by_unit, combine
+from privacy_pipeline.dp.clipping.parts import Part, combine
 from privacy_pipeline.dp.clipping.registry import LayerCall, MakeParts, Rule, rule_for
+from privacy_pipeline.dp.clipping.units import by_unit
 
 _Layers = tf.keras.layers
 # Layers that call others in a loop of their own, or on a batch of another size.

@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import tensorflow as tf
+
+from privacy_pipeline.dp.buffers import aligned_zeros, to_tensor
 
 # One materialised gradient of P*Q numbers is written and read once more; this is what that costs in multiplications.
 _MEMORY_COST = 4
 # Room for rounding in inner products of inner products, in units of the float's epsilon; see `MatrixPart`.
 _GRAM_ROUNDING = 2.0
+# Rows of zeros that are kept at hand, and the most bytes that one may have: 128 MiB of addresses, none of memory.
+_ZERO_ROWS = 8192
+_WIDEST_ZEROS = 16384
 
 
 class Part(Protocol):
@@ -47,12 +53,31 @@ def scaled(values: Any, weights: Any) -> Any:
 
 def kept(values: Any, weights: Any) -> Any:
     """Rows of `values` [B, ...] whose weight is not 0, unchanged; the others as zeros."""
-    return scaled(values, tf.cast(weights > 0, values.dtype))
+    # The first version of the op takes one flag a row and copies whole rows; `tf.where` would broadcast, at twice the
+    # cost. It is the same work whatever the flags are.
+    return tf.raw_ops.Select(condition=weights > 0, x=values, y=_zeros_like(values))
+
+
+def _zeros_like(values: Any) -> Any:
+    """Zeros of the shape of `values` [B, P]: for usual sizes a view of pages that are never written."""
+    width = values.shape[1:].num_elements()
+    if values.shape.rank != 2 or width is None or width * values.dtype.size > _WIDEST_ZEROS:
+        return tf.zeros_like(values)
+    rows = tf.shape(values)[0]
+    pages = _zero_pages(width, values.dtype.as_numpy_dtype)
+    return tf.cond(rows <= _ZERO_ROWS, lambda: pages[:rows], lambda: tf.zeros_like(values))
+
+
+@cache
+def _zero_pages(width: int, dtype: Any) -> Any:
+    with tf.init_scope():
+        return to_tensor(aligned_zeros([_ZERO_ROWS, width], dtype))
 
 
 def row_norms(values: Any) -> Any:
     """Squared L2 norm of each row of `values` [B, ...], [B]."""
-    return tf.reduce_sum(tf.square(values), axis=list(range(1, values.shape.rank)))
+    # One pass over memory; squaring first would write and read all squares.
+    return tf.square(tf.math.reduce_euclidean_norm(values, axis=list(range(1, values.shape.rank))))
 
 
 @dataclass(frozen=True)
@@ -72,8 +97,9 @@ class VectorPart:
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
         rows = tf.shape(self.gradients)[0]
-        safe = kept(self.gradients, weights)
-        summed = tf.linalg.matvec(tf.reshape(safe, [rows, -1]), weights, transpose_a=True)
+        # Where a kernel needs the same scaled gradients, TensorFlow computes them once. A product sums columns fastest.
+        safe = scaled(self.gradients, weights)
+        summed = tf.linalg.matvec(tf.reshape(safe, [rows, -1]), tf.ones_like(weights), transpose_a=True)
         return tf.reshape(summed, tf.shape(self.gradients)[1:])
 
     def per_example(self) -> Any:
@@ -237,7 +263,8 @@ class LazyPart:
         return self.full()
 
 
-def _sequence(part: OuterPart | MatrixPart) -> MatrixPart:
+def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:
+    """A linear map's part with positions, be it one."""
     if isinstance(part, MatrixPart):
         return part
     return MatrixPart(part.inputs[:, None, :], part.outputs[:, None, :], part.shape)
@@ -254,7 +281,7 @@ def combine(parts: Sequence[Part], *, same_layer: bool) -> Part:
         return parts[0]
     linear = [part for part in parts if isinstance(part, (OuterPart, MatrixPart))]
     if same_layer and len(linear) == len(parts):
-        sequences = [_sequence(part) for part in linear]
+        sequences = [as_sequence(part) for part in linear]
         joined = [tf.concat([getattr(part, side) for part in sequences], 1) for side in ("inputs", "outputs")]
         return MatrixPart(joined[0], joined[1], sequences[0].shape)
     lookups = [part for part in parts if isinstance(part, EmbeddingPart)]
@@ -262,44 +289,3 @@ def combine(parts: Sequence[Part], *, same_layer: bool) -> Part:
         ids, outputs = (tf.concat([getattr(part, side) for part in lookups], 1) for side in ("ids", "outputs"))
         return EmbeddingPart(ids, outputs, lookups[0].rows)
     return VectorPart(tf.add_n([part.per_example() for part in parts]))
-
-
-def by_unit(part: Part, rows: int) -> Part:
-    """The part of units that own `rows` consecutive examples each: their gradients are added up.
-
-    Examples become positions, so that norms of linear maps and embeddings come without their gradients. Rows of an
-    example that does not count must have zeros for the gradients of their outputs.
-
-    Args:
-        part: of B examples; a `LazyPart` is one of units already.
-        rows: examples of a unit.
-    """
-    if rows == 1 or isinstance(part, LazyPart):
-        return part
-    if isinstance(part, (OuterPart, MatrixPart)):
-        sequence = _sequence(part)
-        return MatrixPart(_as_positions(sequence.inputs, rows), _as_positions(sequence.outputs, rows), part.shape)
-    if isinstance(part, EmbeddingPart):
-        return EmbeddingPart(_as_positions(part.ids, rows), _as_positions(part.outputs, rows), part.rows)
-    gradients = part.per_example()
-    return VectorPart(tf.reduce_sum(tf.reshape(gradients, tf.concat([[-1, rows], tf.shape(gradients)[1:]], 0)), 1))
-
-
-def _as_positions(values: Any, rows: int) -> Any:
-    """[B, T, ...] as [B / rows, rows * T, ...], with T static where it can be."""
-    shape = tf.shape(values)
-    joined = tf.reshape(values, tf.concat([[shape[0] // rows, rows * shape[1]], shape[2:]], 0))
-    known = None if values.shape[1] is None else rows * values.shape[1]
-    joined.set_shape([None, known, *values.shape[2:]])
-    return joined
-
-
-def in_units(nest: Any, rows: int) -> Any:
-    """Tensors [B, ...] as [B / rows, rows, ...]."""
-
-    def split(values: Any) -> Any:
-        found = tf.reshape(values, tf.concat([[-1, rows], tf.shape(values)[1:]], 0))
-        found.set_shape([None, rows, *values.shape[1:]])
-        return found
-
-    return tf.nest.map_structure(split, nest)
