@@ -115,13 +115,23 @@ def _attack(status: BudgetStatus, curves: Sequence[Curve], numbers: str) -> list
     names = " and ".join(curve.accountant for curve in curves)
     now = [(point.epsilon.value, point.delta.value) for curve in curves for point in curve.points]
     if not int(sum(status.entries[s] for s in State if s is not State.EXPIRED)):
-        now, names = [(0.0, 0.0)], "nothing was spent"
+        now, names = [(0.0, 0.0)], "no accountant, as nothing was spent"
     cap = [(status.cap_epsilon, status.cap_delta)]
     for rate in FALSE_POSITIVE_RATES:
         fpr = _figure(rate, "rate", _given("false-positive rate"))
         for when, curve, source, basis in (
-            ("now", now, _all(numbers, "rdp and event", "attack bound"), f"upper bound over the whole curve ({names})"),
-            ("cap", cap, _at(status, "cap_epsilon, cap_delta", "attack bound"), "upper bound from epsilon and delta"),
+            (
+                "now",
+                now,
+                _all(numbers, "rdp and event", "attack bound"),
+                f"upper bound over the whole curve by {names}",
+            ),
+            (
+                "cap",
+                cap,
+                _at(status, "cap_epsilon, cap_delta", "attack bound"),
+                "rough upper bound from epsilon and delta alone",
+            ),
         ):
             tpr = _figure(true_positive_rate(curve, false_positive_rate=rate), "rate", source)
             reading = {"false_positive_rate": fpr, "true_positive_rate": tpr, "basis": basis, "when": when}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from privacy_pipeline.reports.axes import BOTTOM, GREY, HEIGHT, LEFT, RIGHT, WIDTH, Scale, plot
 from privacy_pipeline.reports.dataset_report import BudgetView, RunView
-from privacy_pipeline.reports.drawing import Dot, Drawing, Item, Label, Path
+from privacy_pipeline.reports.drawing import Anchor, Dot, Drawing, Item, Label, Path
 from privacy_pipeline.reports.figures import plain
 
 BLUE, ORANGE, RED = "#1f5fa8", "#b85c00", "#b3202c"
@@ -57,10 +57,12 @@ def delta_epsilon(budget: BudgetView, name: str) -> Drawing | None:
         x_label="epsilon",
         y_label="delta (logarithmic)",
     )
+    anchor: Anchor
     for (accountant, points), colour, dashed in zip(curves, (BLUE, ORANGE), (False, True), strict=False):
         chart.add(Path(points=[chart.at(*point) for point in points], colour=colour, width=2, dashed=dashed))
-        x, y = chart.at(*points[len(points) // 2])
-        chart.add(Label(x=x + 6, y=y - 4, text=accountant, colour=colour, bold=True))
+        x, y = chart.at(*points[len(points) // 3])
+        side, anchor = (8, "start") if dashed or len(curves) == 1 else (-8, "end")
+        chart.add(Label(x=x + side, y=y + 4, text=accountant, colour=colour, bold=True, anchor=anchor))
     x, y = chart.at(budget.cap.epsilon.value, budget.cap.delta.value)
     chart.add(Dot(x=x, y=y, colour=RED, says=plain(["cap: ", budget.cap])))
     chart.add(Label(x=x - 8, y=y - 7, text="cap", colour=RED, anchor="end", bold=True))

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source, Statement
 
-SCHEMA_ID = "https://privacy-pipeline.example/schemas/dataset_report-1.json"
+SCHEMA_ID = "urn:privacy-pipeline:dataset-report:1"
 
 
 class SpanView(ReportPart):

@@ -40,8 +40,8 @@ def _guess(budget: BudgetView) -> list[Statement]:
     now = [_reading(reading) for reading in budget.attack if reading.when == "now"]
     return [
         say(
-            "Somebody who sees everything that was released guesses which units were in the data. Each guess that a "
-            "unit was in it may be right or wrong."
+            "Somebody who sees everything that was released under the guarantee guesses which units were in the data. "
+            "How good can the guesses be?"
         ),
         *now,
         *[_reading(reading) for reading in budget.attack if reading.when == "cap"][-1:],

@@ -141,25 +141,16 @@ def _entries(budget: BudgetView) -> Table:
     for entry in budget.entries:
         state: Words = [entry.state, *([", executed more than planned"] if entry.overrun else [])]
         spent = after.get(entry.number.value)
-        alone = compact(entry.alone) if entry.alone else ["expired, counts nothing"]
-        rows.append(
-            [
-                [entry.number],
-                [entry.reserved],
-                [entry.run],
-                [entry.node],
-                state,
-                alone,
-                compact(spent) if spent else DASH,
-            ]
-        )
+        alone: Words = compact(entry.alone) if entry.alone else ["expired, counts nothing"]
+        so_far: Words = compact(spent) if spent else DASH
+        rows.append([[entry.number], [entry.reserved], [entry.run], [entry.node], state, alone, so_far])
     left_out = budget.entries_left_out
     return Table(
         caption="Ledger entries, newest last"
         + (f"; {left_out.text} older ones are not listed" if left_out.value else ""),
         head=("entry", "reserved", "run", "node", "state", "alone (epsilon, delta)", "all so far (epsilon, delta)"),
         rows=rows,
-        widths=(8, 17, 17, 12, 12, 17, 17),
+        widths=(7, 19, 17, 11, 14, 16, 16),
         warned=frozenset(
             i
             for i, entry in enumerate(budget.entries)

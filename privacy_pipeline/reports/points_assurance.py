@@ -73,7 +73,7 @@ def composition(material: Material) -> list[Statement]:
         ]
         for state, number in budget.states.items():
             if number.value and state in ("reserved", "started"):
-                found.append(say(number, f" entries are {state}, not committed; they count in full"))
+                found.append(say(f"{state} but not committed, yet counted in full: ", number, " of the entries"))
         if budget.overruns.value:
             found.append(say(budget.overruns, " entries executed more than they had planned; that is charged"))
         if budget.cap_changes.value:
@@ -85,6 +85,10 @@ def composition(material: Material) -> list[Statement]:
                     "once",
                 )
             )
+    for run in material.trained:
+        if run.seed_fixed and run.entry is not None:
+            words = ": its seed was fixed; its entry is counted, but no figure here covers what it released"
+            found.append(say("run ", run.run, words))
     return found
 
 
@@ -158,8 +162,10 @@ def evidence(material: Material) -> list[Statement]:
             )
         if run.unreadable_audits.value:
             found.append(unknown("run ", run.run, ": ", run.unreadable_audits, " audit(s) in a form that is "))
-    if not found:
-        found.append(unknown("audit of a run: "))
+    silent = [run for run in material.private if not run.audits]
+    if silent or not found:
+        number = count(len(silent), "runs with a guarantee and without an audit")
+        found.append(unknown(number, " run(s) with a guarantee were not audited; how tight their bounds are is "))
     return found
 
 

@@ -42,7 +42,7 @@ def versions(material: Material) -> list[Statement]:
     return [
         *map(_span_words, material.spans),
         *by_run(material.trained, of_run),
-        fact(material.facts, "code", "code at"),
+        fact(material.facts, "code", "code published at"),
     ]
 
 

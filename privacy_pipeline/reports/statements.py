@@ -71,7 +71,14 @@ def distinct(runs: Iterable[RunView], words: Callable[[RunView], Words]) -> list
 
 def by_run(runs: Iterable[RunView], words: Callable[[RunView], Words]) -> list[Statement]:
     """One statement for each different thing that runs say, naming the runs."""
-    return [say(*said, *_in_runs(names)) for said, names in distinct(runs, words)]
+    return [
+        Statement(words=[*said, *_in_runs(names)], known=not any(_says_not_known(part) for part in said))
+        for said, names in distinct(runs, words)
+    ]
+
+
+def _says_not_known(part: Part) -> bool:
+    return isinstance(part, Quote) and part.quote.startswith("not known")
 
 
 def _in_runs(names: Sequence[Quote]) -> Words:
