@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -42,15 +43,18 @@ class Profile:
     curve: tuple[tuple[float, float], ...]
 
 
-def composed(events: Sequence[JsonValue]) -> DpEvent:
+def composed(texts: Sequence[str]) -> DpEvent:
     """All events as one; equal ones are counted, which composes them faster.
+
+    Args:
+        texts: each event as JSON text, keys sorted.
 
     Raises:
         BadInputError: an event is malformed or unknown.
     """
     from dp_accounting import ComposedDpEvent, SelfComposedDpEvent
 
-    counts = Counter(json.dumps(event, sort_keys=True) for event in events)
+    counts = Counter(texts)
     parts: list[Any] = []
     for text, count in sorted(counts.items()):
         event = from_json(json.loads(text))
@@ -74,10 +78,16 @@ def profile(events: Sequence[JsonValue], *, relation: Relation, delta: float, de
         AccountingError: RDP does not support an event, or PLD is above RDP.
         BadInputError: an event is malformed.
     """
-    event = composed(events)
+    texts = tuple(sorted(json.dumps(event, sort_keys=True) for event in events))
+    return _profile(texts, relation, delta, tuple(deltas))
+
+
+@functools.lru_cache(maxsize=32)  # seconds for the same few events
+def _profile(texts: tuple[str, ...], relation: Relation, delta: float, deltas: tuple[float, ...]) -> Profile:
+    event = composed(texts)
     epsilon_rdp = epsilon_from_rdp(ORDERS, rdp_vector(event, relation)[1], delta)
     missing = _reason_without_pld(event, relation)
-    if missing is None and len({json.dumps(e, sort_keys=True) for e in events}) > MOST_EVENTS:
+    if missing is None and len(set(texts)) > MOST_EVENTS:
         missing = f"more than {MOST_EVENTS} different events: PLD over all of them takes too long"
     if missing is not None:
         return Profile(epsilon=None, missing=missing, epsilon_rdp=epsilon_rdp, curve=())
