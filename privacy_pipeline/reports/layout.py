@@ -9,6 +9,7 @@ from privacy_pipeline.reports import charts
 from privacy_pipeline.reports.dataset_report import BudgetView, DatasetReport, Point, RunView
 from privacy_pipeline.reports.drawing import Drawing
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, Statement, Words, pieces
+from privacy_pipeline.reports.run_views import CACHED
 
 NONE: Words = ["none"]
 DASH: Words = ["-"]
@@ -184,8 +185,8 @@ def _runs(runs: Sequence[RunView]) -> list[Block]:
         "different units or relations cannot be compared.",
         head=("run", "backend", "accuracy", "AUC", "guarantee (epsilon, delta)", "unit, relation", "entry", "to note"),
         rows=rows,
-        widths=(16, 9, 10, 9, 18, 13, 7, 25),
-        warned=frozenset(i for i, run in enumerate(runs) if run.marks and run.marks != ["cached"] and not run.cached),
+        widths=(20, 10, 11, 9, 17, 12, 7, 24),
+        warned=frozenset(i for i, run in enumerate(runs) if run.marks not in ([], [CACHED])),
     )
     return [heading, table]
 

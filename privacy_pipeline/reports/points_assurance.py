@@ -123,7 +123,7 @@ def noise_source(material: Material) -> list[Statement]:
         material.trained,
         lambda run: (
             [
-                "noise from ",
+                "source of randomness: ",
                 run.generator,
                 ", cryptographic" if run.cryptographic else ", NOT cryptographic",
                 ", seed FIXED: no guarantee" if run.seed_fixed else ", seed not fixed",

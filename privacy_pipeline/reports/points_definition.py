@@ -149,7 +149,8 @@ def scope(material: Material) -> list[Statement]:
     """Data accesses, covered and not, and who can see what is not covered."""
     if not material.runs:
         return [unknown("data accesses: ")]
-    found: list[Statement] = []
+    told = material.facts.preprocessing is not None
+    found = [fact(material.facts, "preprocessing", "preprocessing, as told by the curator")] if told else []
     names = dict.fromkeys(access.what.quote for run in material.trained for access in run.accesses)
     for name in names:
         for covered in (True, False):

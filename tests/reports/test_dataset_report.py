@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from privacy_pipeline.reports.compose import dataset_report
 from privacy_pipeline.reports.dataset_report import DatasetReport
 from privacy_pipeline.reports.evidence import Evidence, read_ledger
 from privacy_pipeline.reports.facts import ReportFacts, load_facts
-from privacy_pipeline.reports.figures import plain, ranges
+from privacy_pipeline.reports.figures import Figure, Source, plain, ranges
 from privacy_pipeline.reports.html import to_html
 from privacy_pipeline.reports.run_views import CONTRADICTED, FIXED_SEED, NO_GUARANTEE, NO_RECEIPT, run_view
 from privacy_pipeline.reports.summary import RunSummary
@@ -231,3 +232,19 @@ def test_long_histories_are_thinned_and_say_so(tmp_path: Path, monkeypatch: pyte
 
 def test_ranges_of_entry_numbers() -> None:
     assert ranges([3, 1, 2, 7, 9, 8]) == "1-3, 7-9" and ranges([4]) == "4" and ranges([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("epsilon", 1.2341, "1.235"),
+        ("epsilon left", 3.6269, "3.626"),
+        ("epsilon low", 0.2109, "0.210"),
+        ("rate", 0.0231, "2.4 %"),
+        ("rate", 0.1, "10 %"),
+        ("delta", 1e-5, "1e-05"),
+        ("count", 1000, "1,000"),
+    ],
+)
+def test_what_people_read_is_never_better_than_the_truth(kind: Any, value: float, text: str) -> None:
+    assert Figure(value=value, kind=kind, source=Source(place="report")).text == text
