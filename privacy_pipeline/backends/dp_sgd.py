@@ -95,7 +95,15 @@ def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:
     from privacy_pipeline.dp import make_private
 
     loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
-    return make_private(model, plan, optimizer=optimizer, loss=loss, seed=training.seed)
+    return make_private(
+        model,
+        plan,
+        optimizer=optimizer,
+        loss=loss,
+        seed=training.seed,
+        state_dir=inputs.state_dir,
+        binding=inputs.binding,
+    )
 
 
 def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingInputs) -> Execution:
@@ -104,7 +112,8 @@ def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingIn
 
     writer = tf.summary.create_file_writer(str(inputs.log_dir / "train"))
     callback = _curves(inputs, plan, writer)
-    execution: Execution = private.fit(examples.store, callbacks=[callback])
+    owners = {} if examples.owners is None else {"users": examples.owners}
+    execution: Execution = private.fit(examples.store, callbacks=[callback], **owners)
     writer.close()
     return execution
 
@@ -160,4 +169,5 @@ def _executed(execution: Execution, plan: PrivacyPlan, examples: Examples) -> Ex
         event=event,
         sampler=scheme,
         withheld=execution.withheld,
+        resumed_at=execution.resumed_at,
     )

@@ -6,16 +6,18 @@ refused if it is another one than what was reserved. No TensorFlow.
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
-from privacy_pipeline.config.dp_models import DpSgdSection
+from privacy_pipeline.accounting.truncation import default_cap
+from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
-from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 BACKEND = "dp_sgd"
+_LARGEST_USUAL_CAP = 10.0  # epsilon of a budget at which the default truncation still costs nearly nothing
 _SCHEMES = {"shuffled": "fixed_partition"}
 _MECHANISMS = {"none": "DP-SGD (Gaussian)", "tree": "DP-FTRL (tree aggregation)", "banded": "DP-MF (banded matrix)"}
 
@@ -35,12 +37,9 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
     section, training = _section(config), config.training
     relation = Relation(section.relation)
     noise = noise_multiplier or section.noise_multiplier
-    options: dict[str, Any] = {}
-    if section.truncate_at is not None:
-        options["truncate_at"] = section.truncate_at
     return PrivacyPlan.calibrated(
         units=_public_units(config, units) if relation is Relation.ZERO_OUT else None,
-        expected_batch_size=float(training.batch_size),
+        expected_batch_size=float(training.batch(units=units or 0)),
         sampling_probability=section.sampling_probability,
         epochs=float(training.epochs),
         epsilon=section.target_epsilon if noise is None else None,
@@ -50,8 +49,12 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
         relation=relation,
         sampling=_SCHEMES.get(section.sampling, section.sampling),
         per_layer=section.per_layer,
+        truncate_at=section.truncate_at or _default_cap(config, units),
         hardened=section.hardened,
-        **options,
+        correlation=section.noise.correlation,
+        bands=section.noise.bands,
+        adaptive=AdaptiveClipping(**section.adaptive.model_dump()) if section.adaptive else None,
+        users=_user_bound(config),
     )
 
 
@@ -75,12 +78,12 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
         backend=BACKEND,
         mechanism=_MECHANISMS[section.noise.correlation],
         unit=unit.key if isinstance(unit, KeyedUnit) else "row",
-        contribution_bound=1,
+        contribution_bound=plan.users.max_examples if plan.users else 1,
         relation=plan.relation,
         sampler=Sampler(parameters["sampling"]["scheme"]),
         units=plan.units,
         epochs=config.training.epochs,
-        batch_size=config.training.batch_size,
+        batch_size=round(plan.expected_batch_size),
         steps=plan.steps,
         clipping_norm=plan.clipping.norm,
         noise_multiplier=plan.noise.multiplier,
@@ -110,19 +113,39 @@ def _section(config: PipelineConfig) -> DpSgdSection:
     return config.training.dp_sgd
 
 
-def _public_units(config: PipelineConfig, units: int | None) -> int:
-    unit, batch_size = config.dataset.privacy_unit, config.training.batch_size
-    if isinstance(unit, KeyedUnit):
+def _default_cap(config: PipelineConfig, units: int | None) -> int | None:
+    """Where to cut batches so that this costs next to nothing of delta, also in budgets with a high cap."""
+    section, training = _section(config), config.training
+    if section.sampling != "truncated_poisson":
+        return None
+    known = _public_units(config, units)
+    probability = training.batch(units=known) / known
+    epsilon = max(section.target_epsilon or 0.0, _LARGEST_USUAL_CAP)
+    steps = math.floor(training.epochs / probability)
+    return default_cap(units=known, probability=probability, steps=steps, epsilon=epsilon, delta=section.delta)
+
+
+def _user_bound(config: PipelineConfig) -> UserBound | None:
+    """What a user may contribute to a step, where rows belong to users."""
+    section, unit = _section(config), config.dataset.privacy_unit
+    if not isinstance(unit, KeyedUnit):
+        return None
+    if section.engine != "native":
         raise BadInputError(
-            f"dataset.privacy_unit: backend dp_sgd protects single rows; user-level DP-SGD needs clipping by "
-            f"'{unit.key}', which it does not do",
-            fix="set privacy_unit: row if a row is whose privacy is at stake",
+            f"training.dp_sgd.engine: {section.engine} protects single rows, not all rows of one '{unit.key}'",
+            fix="set engine: native, or privacy_unit: row if a row is whose privacy is at stake",
         )
+    users = section.users or UsersSection()
+    return UserBound(max_examples=users.max_examples or unit.contribution_bound, clip=users.clip)
+
+
+def _public_units(config: PipelineConfig, units: int | None) -> int:
     if units is None:
         raise BadInputError(
             f"dataset.name: '{config.dataset.name}' is not registered in the ledger, so the number of units is unknown",
             fix="privacy-pipeline budget register CONFIG",
         )
+    batch_size = config.training.batch(units=units)
     if batch_size > units:
         raise BadInputError(
             f"training.batch_size: {batch_size} is more than the {units} units of the training split",

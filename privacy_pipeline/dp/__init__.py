@@ -16,27 +16,47 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from privacy_pipeline.dp.clipping.registry import register_rule
     from privacy_pipeline.dp.engine import Execution, PrivateModel, make_private
-    from privacy_pipeline.dp.plan import PrivacyPlan
+    from privacy_pipeline.dp.plan import AdaptiveClipping, Clipping, Noise, PrivacyPlan, UserBound
+    from privacy_pipeline.dp.run_state import RunState, StateMismatch, destroy_state, has_state
     from privacy_pipeline.dp.store import ExampleStore
+    from privacy_pipeline.dp.users import UserIndex
     from privacy_pipeline.dp.validator import Problem, validate
 
 __all__ = [
+    "AdaptiveClipping",
+    "Clipping",
     "ExampleStore",
     "Execution",
+    "Noise",
     "PrivacyPlan",
     "PrivateModel",
     "Problem",
+    "RunState",
+    "StateMismatch",
+    "UserBound",
+    "UserIndex",
+    "destroy_state",
+    "has_state",
     "make_private",
     "register_rule",
     "validate",
 ]
 
 _HOME = {
+    "AdaptiveClipping": "plan",
+    "Clipping": "plan",
     "ExampleStore": "store",
     "Execution": "engine",
+    "Noise": "plan",
     "PrivacyPlan": "plan",
     "PrivateModel": "engine",
     "Problem": "validator",
+    "RunState": "run_state",
+    "StateMismatch": "run_state",
+    "UserBound": "plan",
+    "UserIndex": "users",
+    "destroy_state": "run_state",
+    "has_state": "run_state",
     "make_private": "engine",
     "register_rule": "clipping.registry",
     "validate": "validator",

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.clipping.gradients import make_groups
 from privacy_pipeline.dp.feeding import Participation, Reader
 from privacy_pipeline.dp.losses import per_example_loss
-from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, choose_clipper, specs_of
 from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.sampler import Sampler
+from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -45,8 +48,11 @@ class Execution:
         cryptographic: whether the noise comes from a cryptographic generator under a secret key. The sampler's
             generator is a statistical one in either case.
         stopped_early: a callback ended the training before the plan did.
-        history: L2 norm of the weights after each epoch, which the noise protects.
+        history: after each epoch the L2 norm of the weights, and the clipping norm if it adapts; the noise protects
+            both.
         withheld: what is not reported because no noise protects it.
+        resumed_at: steps that an earlier process had made when this one went on; None if the run began here. Steps
+            that are made again by going on from a checkpoint release nothing new.
     """
 
     plan: PrivacyPlan
@@ -58,6 +64,7 @@ class Execution:
     stopped_early: bool
     history: dict[str, list[float]] = field(default_factory=dict)
     withheld: tuple[str, ...] = WITHHELD
+    resumed_at: int | None = None
 
     @property
     def event(self) -> DpEvent:
@@ -83,23 +90,30 @@ class PrivateModel:
         optimizer: Any,
         loss: Any,
         loss_weights: Any,
-        key: RunKey,
+        seed: int | None,
         virtual_batch_size: int,
         memory_cap: int,
+        state_dir: Path | None,
+        binding: str,
     ) -> None:
         self.model = model
         self.plan = plan
         self._optimizer = optimizer
         self._loss = per_example_loss(loss, loss_weights=loss_weights)
-        self._key = key
+        self._seed = seed
+        self._key = _new_key(seed)
+        self._state_dir = state_dir
+        self._binding = binding
+        self._configured: dict[str, Any] | None = None
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
         self._begun = 0
+        self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
 
     def _losses(self, x: Any, y: Any, training: bool) -> Any:
         return self._loss(y, self.model(x, training=training))
 
-    def fit(self, x: Any, y: Any = None, *, callbacks: Sequence[Any] = ()) -> Execution:
+    def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
         """Trains for the steps of the plan.
 
         No exact loss or metric is computed: callbacks get empty logs. `model.stop_training` ends the run after the
@@ -108,53 +122,90 @@ class PrivateModel:
         Args:
             x: an `ExampleStore`, or inputs: an array [examples, ...], or a dict or tuple of arrays.
             y: labels in the same forms; not with a store.
+            users: owner of each example, numbers or strings, [examples]; for a plan that protects users.
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
 
         Raises:
             BadInputError: the data does not fit the plan, the model breaks the bound, or the plan's steps are used up.
             PipelineError: the weights are no longer finite.
+            StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
         """
         store = x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
+        if users is not None:
+            if self.plan.users is None:
+                raise BadInputError("the plan protects examples, not users", fix="give the plan a UserBound")
+            store = replace(store, users=UserIndex.from_owners(users))
         if self._begun >= self.plan.steps:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
-        sampler = Sampler(self.plan, self._key, len(store))
-        noise = self._noise()
+        history: dict[str, list[float]] = {"weights_norm": []}
+        if self.plan.clipping.adaptive is not None:
+            history["clipping_norm"] = []
         program = self._program(store)
-        reader = Reader(self.plan, store, sampler, noise)
-        watcher = Participation(self.plan, len(store))
-        history = self._loop(program, reader, watcher, _callback_list(self.model, callbacks, self.plan))
+        checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
+        if checkpoints is not None:
+            self._begun = checkpoints.begin()
+        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
+        reader = Reader.of(self.plan, store, self._key, shapes)
+        watcher = Participation(self.plan, reader.sampler.units)
+        watcher.catch_up(self._begun, reader.sampler)
+        with nullcontext() if checkpoints is None else deterministic_ops():
+            self._loop(program, reader, watcher, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
         return Execution(
             plan=self.plan,
             steps=self._begun,
             largest_participation=watcher.largest,
             seed_fixed=self._key.seed_fixed,
-            generator=f"noise: {noise.generator}; {_SAMPLING}; "
+            generator=f"noise: {reader.noise.generator}; {_SAMPLING}; "
             + ("both FROM A FIXED SEED, not private" if self._key.seed_fixed else "both from the OS' entropy"),
             cryptographic=not self._key.seed_fixed,
             stopped_early=self._begun < self.plan.steps,
-            history={"weights_norm": history},
+            history=history,
+            resumed_at=None if checkpoints is None else checkpoints.resumed_at,
         )
 
-    def _noise(self) -> GaussianNoise:
-        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
-        return GaussianNoise(self._key, shapes, hardened=self.plan.noise.hardened)
+    def destroy_state(self) -> None:
+        """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""
+        if self._state_dir is not None:
+            destroy_state(self._state_dir)
+
+    def _checkpoints(self, store: ExampleStore, program: Program, history: dict[str, list[float]]) -> Checkpoints:
+        """Opens `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
+        folder = self._state_dir or Path()
+        if self._begun and not has_state(folder):
+            raise BadInputError(
+                f"{folder}: the state of the run is gone", fix="make_private anew, and account for both"
+            )
+        if self._configured is None:  # once: callbacks may change the learning rate
+            self._configured = self._optimizer.get_config()
+        binding = binding_of(
+            graph=program.graph,
+            weights=self.model.weights,
+            data=store.digest(),
+            settings=[self.plan.digest(), self._configured, self._largest, self._memory_cap, self._binding],
+        )
+        state = RunState.open_or_create(folder, binding, key=_new_key(self._seed))
+        self._key = state.key
+        return Checkpoints(state, [*self.model.weights, *self._optimizer.variables, *program.state], history)
 
     def _program(self, store: ExampleStore) -> Program:
         x, y = specs_of(store)
         variables = self.model.trainable_variables
-        clipping = self.plan.clipping
+        clipping, users = self.plan.clipping, self.plan.users
+        norm = clipping.norm if users is None else users.norm(clipping.norm)
         clipper = choose_clipper(
             model=self.model,
             losses=self._losses,
-            groups=make_groups(self.model, variables, norm=clipping.norm, per_layer=clipping.per_layer),
+            groups=make_groups(self.model, variables, norm=norm, per_layer=clipping.per_layer),
             x=x,
             y=y,
             memory_cap=self._memory_cap,
+            rows=1 if users is None else users.rows,
         )
         self._optimizer.build(variables)
         return Program(
+            model=self.model,
             clipper=clipper,
             variables=variables,
             optimizer=self._optimizer,
@@ -162,11 +213,19 @@ class PrivateModel:
             x=x,
             y=y,
             largest=self._largest,
+            norm=self._norm,
         )
 
-    def _loop(self, program: Program, reader: Reader, watcher: Participation, callbacks: Any) -> list[float]:
-        """Runs the remaining steps; the norm of the weights after each epoch."""
-        norms: list[float] = []
+    def _loop(
+        self,
+        program: Program,
+        reader: Reader,
+        watcher: Participation,
+        callbacks: Any,
+        history: dict[str, list[float]],
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        """Runs the remaining steps."""
         length, first = self.plan.steps_per_epoch, self._begun
         self.model.stop_training = False
         callbacks.on_train_begin()
@@ -177,16 +236,20 @@ class PrivateModel:
             # Before the data is used: a step that is broken off has been counted.
             self._begun = step + 1
             watcher.saw(step, batch.index)
-            program.run(batch.x, batch.y, batch.present, batch.noise)
+            program.run(batch.x, batch.y, batch.present, batch.noise, batch.seed)
             callbacks.on_train_batch_end(step % length)
             last = step + 1 == self.plan.steps or self.model.stop_training
             if (step + 1) % length == 0 or last:
-                norms.append(self._finite_norm(step + 1))
+                history["weights_norm"].append(self._finite_norm(step + 1))
+                if program.norm is not None:
+                    history["clipping_norm"].append(float(program.norm))
                 callbacks.on_epoch_end(step // length)
-            if last or self.model.stop_training:
+            last = last or self.model.stop_training
+            if checkpoints is not None:
+                checkpoints.made(step + 1, last=last)
+            if last:
                 break
         callbacks.on_train_end()
-        return norms
 
     def _finite_norm(self, steps: int) -> float:
         norm = float(tf.linalg.global_norm(self.model.trainable_variables))
@@ -207,6 +270,8 @@ def make_private(
     seed: int | None = None,
     virtual_batch_size: int = _LARGEST_BATCH,
     memory_cap: int = _MEMORY_CAP,
+    state_dir: Path | None = None,
+    binding: str = "",
 ) -> PrivateModel:
     """Puts a Keras model under a privacy plan.
 
@@ -219,6 +284,11 @@ def make_private(
         seed: fixes all randomness, and with it voids the guarantee; for tests.
         virtual_batch_size: examples that are worked on at once; larger batches are cut. Changes memory alone.
         memory_cap: bytes for per-example gradients of layers without a clipping rule.
+        state_dir: folder of the run's key and checkpoints. A run that is killed goes on from there, to the same
+            weights bit for bit, when the same call is made again; `destroy_state` ends that. Without it, the key lives
+            in memory alone.
+        binding: what else the key must never be used across, such as a digest of the user's code. Plan, graph of a
+            step, optimizer, data, software and processor are bound in any case; what callbacks do is not.
 
     Raises:
         BadInputError: the model cannot be trained privately, or there is no optimizer or loss.
@@ -235,10 +305,16 @@ def make_private(
         optimizer=tf.keras.optimizers.get(optimizer),
         loss=loss if loss is not None else getattr(model, "loss", None),
         loss_weights=loss_weights,
-        key=RunKey.from_system() if seed is None else RunKey.from_seed(seed),
+        seed=seed,
         virtual_batch_size=virtual_batch_size,
         memory_cap=memory_cap,
+        state_dir=state_dir,
+        binding=binding,
     )
+
+
+def _new_key(seed: int | None) -> RunKey:
+    return RunKey.from_system() if seed is None else RunKey.from_seed(seed)
 
 
 def _callback_list(model: Any, callbacks: Sequence[Any], plan: PrivacyPlan) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.correlated import CorrelatedNoise
+from privacy_pipeline.dp.masks import mask_seed
 from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.dp.sampler import Sampler
 from privacy_pipeline.dp.sampling import FixedPartition, TruncatedPoissonSampling
-from privacy_pipeline.dp.store import ExampleStore, map_nest
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.users import UserIndex, in_slots
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Batch:
         x: nest of arrays, [rows, ...].
         y: nest of arrays.
         present: bool [rows], False for padding.
-        noise: noise on the mean gradient, one array for each variable.
+        noise: what `Program.run` adds.
+        seed: seed of the masks of random layers, int64, [2].
     """
 
     index: NDArray[np.int64]
@@ -35,29 +40,79 @@ class Batch:
     y: Any
     present: NDArray[np.bool_]
     noise: tuple[NDArray[np.float32], ...]
+    seed: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Makes all that a step needs, one step ahead, while TensorFlow works on the step before."""
+    """Makes all that a step needs, one step ahead, while TensorFlow works on the step before.
+
+    Attributes:
+        plan: the plan.
+        store: examples; with their users if the plan is for users.
+        sampler: draws the units of each step.
+        noise: noise of the sum.
+    """
 
     plan: PrivacyPlan
     store: ExampleStore
     sampler: Sampler
-    noise: GaussianNoise
+    noise: GaussianNoise | CorrelatedNoise
+
+    @classmethod
+    def of(cls, plan: PrivacyPlan, store: ExampleStore, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> Reader:
+        """A reader of a plan under a key.
+
+        Args:
+            plan: the plan.
+            store: the data.
+            key: the run's key.
+            shapes: shapes of the variables.
+        """
+        units = len(store) if plan.users is None else len(_users(store))
+        base = GaussianNoise(key, shapes, hardened=plan.noise.hardened)
+        correlated = plan.noise.correlation != "none"
+        noise = CorrelatedNoise(base, plan.noise, plan.steps_per_epoch) if correlated else base
+        return cls(plan, store, Sampler(plan, key, units), noise)
+
+    def _rows(self, step: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Examples of a step's units, and which of them count; -1 is no example at all."""
+        users = self.plan.users
+        rows, present, slots = index, np.ones(index.size, bool), 1
+        if users is not None:
+            slots = users.max_examples
+            generator = self.sampler.generator("examples of users", step)
+            rows, counts = _users(self.store).pick(index, most=slots, generator=generator)
+            present = np.ones(rows.size, bool)
+            if users.clip == "sum":
+                rows, present = in_slots(rows, counts, slots=slots)
+        if isinstance(self.plan.sampling, TruncatedPoissonSampling):
+            missing = self.plan.sampling.cap * slots - rows.size
+            rows, present = np.pad(rows, (0, missing), constant_values=-1), np.pad(present, (0, missing))
+        return rows, present
+
+    def _noise(self, step: int) -> tuple[NDArray[np.float32], ...]:
+        adaptive = self.plan.clipping.adaptive
+        if adaptive is None:
+            return self.noise.draw(step, stddev=self.plan.noise_stddev)
+        # The norm of the step is known when the step before is done; the sum's noise is scaled by it then.
+        noise = self.noise.draw(step, stddev=self.plan.sum_multiplier / self.plan.expected_batch_size)
+        key = self.sampler.key
+        own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
+        count = GaussianNoise(own, [()], hardened=self.plan.noise.hardened)
+        return (*noise, *count.draw(step, stddev=adaptive.count_noise))
 
     def read(self, step: int) -> Batch:
         """A step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""
         index = self.sampler.batch(step)
-        x, y = self.store.rows(index)
-        present = np.ones(index.size, bool)
-        if isinstance(self.plan.sampling, TruncatedPoissonSampling):
-            missing = self.plan.sampling.cap - index.size
-            x, y, present = map_nest(lambda a: np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]), (x, y, present))
-        return Batch(index, x, y, present, self.noise.draw(step, stddev=self.plan.noise_stddev))
+        rows, present = self._rows(step, index)
+        x, y = self.store.rows(rows)
+        return Batch(index, x, y, present, self._noise(step), mask_seed(self.sampler.key, step))
 
     def from_step(self, first: int) -> Iterator[tuple[int, Batch]]:
         """Steps in order, up to the plan's last."""
+        if first >= self.plan.steps:
+            return
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="dp-batches") as pool:
             coming = pool.submit(self.read, first)
             for step in range(first, self.plan.steps):
@@ -67,8 +122,16 @@ class Reader:
                 yield step, batch
 
 
+def _users(store: ExampleStore) -> UserIndex:
+    if store.users is None:
+        raise BadInputError(
+            "the plan protects users, and the data does not say whose each example is", fix="give users"
+        )
+    return store.users
+
+
 class Participation:
-    """Counts uses of units where the guarantee rests on that count.
+    """Counts uses of units, and the steps between them, where the guarantee rests on that.
 
     Args:
         plan: the plan.
@@ -77,19 +140,32 @@ class Participation:
 
     def __init__(self, plan: PrivacyPlan, units: int) -> None:
         self._scheme = plan.sampling
-        self._uses = np.zeros(units if isinstance(self._scheme, FixedPartition) else 0, np.int64)
+        counted = units if isinstance(self._scheme, FixedPartition) else 0
+        self._uses = np.zeros(counted, np.int64)
+        self._places = np.full(counted, -1, np.int64)
 
     def saw(self, step: int, index: NDArray[np.int64]) -> None:
         """Counts a batch.
 
         Raises:
-            PipelineError: a unit is used a second time in an epoch.
+            PipelineError: a unit is used a second time in an epoch, or in a cycle at another place.
         """
         if not isinstance(self._scheme, FixedPartition):
             return
         np.add.at(self._uses, index, 1)
-        if self._uses[index].max() > step // self._scheme.steps_per_epoch + 1:
+        epoch, place = divmod(step, self._scheme.steps_per_epoch)
+        if self._uses[index].max() > epoch + 1:
             raise PipelineError("a unit was used twice in an epoch: what ran is not what is accounted for")
+        if self._scheme.cyclic:
+            if np.any((self._places[index] != place) & (self._places[index] >= 0)):
+                raise PipelineError("a unit's uses are not an epoch apart: what ran is not what is accounted for")
+            self._places[index] = place
+
+    def catch_up(self, steps: int, sampler: Sampler) -> None:
+        """Counts the steps that were made before."""
+        if isinstance(self._scheme, FixedPartition):
+            for step in range(steps):
+                self.saw(step, sampler.batch(step))
 
     @property
     def largest(self) -> int | None:

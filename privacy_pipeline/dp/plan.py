@@ -9,14 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
+from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.correlated import correlated_event, why_unbounded
+from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
+from privacy_pipeline.dp.mechanism import require as _require
+from privacy_pipeline.dp.mechanism import require_positive as _positive
 from privacy_pipeline.dp.sampling import FixedPartition, PoissonSampling, Sampling, TruncatedPoissonSampling
 from privacy_pipeline.errors import BadInputError
+
+__all__ = ["AdaptiveClipping", "Clipping", "Noise", "PrivacyPlan", "UserBound"]
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -27,54 +34,11 @@ if TYPE_CHECKING:
 _MOST_RAISES = 20
 
 
-def _require(holds: bool, message: str, fix: str = "") -> None:
-    if not holds:
-        raise BadInputError(message, fix=fix)
-
-
-def _positive(name: str, value: float) -> None:
-    _require(value > 0 and math.isfinite(value), f"{name} must be a positive number, found {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clipping:
-    """How one unit's influence on a step is bounded.
-
-    Attributes:
-        norm: L2 bound of one unit's contribution to the sum of a step, over all variables.
-        per_layer: bound each layer's gradient to norm / sqrt(layers) instead of the whole gradient to norm; the
-            bound on the whole is the same.
-    """
-
-    norm: float
-    per_layer: bool = False
-
-    def __post_init__(self) -> None:
-        _positive("clipping norm", self.norm)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """Gaussian noise on the sum of a step.
-
-    Attributes:
-        multiplier: standard deviation over the clipping norm.
-        hardened: draw it from ChaCha20, as a sum of four Gaussians, in float64 (see `noise.HardenedNoise`).
-    """
-
-    multiplier: float
-    hardened: bool = False
-
-    def __post_init__(self) -> None:
-        _positive("noise multiplier", self.multiplier)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PrivacyPlan:
     """Everything that decides the guarantee of a training run, before any data is read.
 
     Attributes:
-        unit: what is protected; "example".
         relation: neighbouring relation. Under ZERO_OUT `units` is public; under ADD_OR_REMOVE_ONE it is secret,
             `units` is None, and nothing here may have been computed from it.
         units: number of units in the training data, or None.
@@ -83,6 +47,7 @@ class PrivacyPlan:
         noise: the noise.
         steps: optimizer updates at most.
         delta: delta of the guarantee.
+        users: what a user may contribute, if users are the privacy units; they are what is counted and sampled then.
 
     Raises:
         BadInputError: a number out of range, or parts that do not go together.
@@ -95,12 +60,11 @@ class PrivacyPlan:
     noise: Noise
     steps: int
     delta: float
-    unit: str = "example"
+    users: UserBound | None = None
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
         _require(0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
-        _require(self.unit == "example", f"unit '{self.unit}' is not supported", "use unit='example'")
         if self.relation is Relation.ZERO_OUT:
             _require(
                 self.units is not None and self.units >= 1, "under zero-out the number of units is public", "give units"
@@ -108,6 +72,12 @@ class PrivacyPlan:
         else:
             _require(self.units is None, "under add-or-remove-one the number of units is secret", "leave units out")
         self.sampling.check(units=self.units, steps=self.steps)
+        if self.clipping.adaptive is not None:
+            self.clipping.adaptive.sum_multiplier(self.noise.multiplier)
+            independent = self.noise.correlation == "none"
+            _require(independent, "adaptive clipping changes the norm over which correlated noise is spread")
+            whole = self.users is None or self.users.clip == "sum"
+            _require(whole, "adaptive clipping counts what is clipped, k times for a user", "use clip='sum'")
 
     @classmethod
     def calibrated(
@@ -127,6 +97,10 @@ class PrivacyPlan:
         truncate_at: int | None = None,
         per_layer: bool = False,
         hardened: bool = False,
+        correlation: str = "none",
+        bands: int | None = None,
+        adaptive: AdaptiveClipping | None = None,
+        users: UserBound | None = None,
     ) -> PrivacyPlan:
         """A plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
 
@@ -142,13 +116,19 @@ class PrivacyPlan:
             epsilon: target; give this or `noise_multiplier`.
             noise_multiplier: standard deviation of the noise over the clipping norm.
             relation: neighbouring relation.
-            sampling: "poisson", "truncated_poisson" or "fixed_partition" (shuffled; no amplification is claimed).
+            sampling: "poisson", "truncated_poisson", "fixed_partition" (shuffled; no amplification is claimed) or
+                "cyclic" (shuffled once).
             truncate_at: largest batch of "truncated_poisson"; without it 5 standard deviations above the mean.
             per_layer: see `Clipping`.
             hardened: see `Noise`.
+            correlation: see `Noise`.
+            bands: see `Noise`.
+            adaptive: see `Clipping`.
+            users: makes users the privacy units; see `UserBound`. `units` and batches count users then.
 
         Raises:
             BadInputError: too few or too many of the numbers, or one out of range.
+            AccountingError: an epsilon is asked for where none is known.
         """
         _require((epochs is None) != (steps is None), "give either epochs or steps")
         _require((epsilon is None) != (noise_multiplier is None), "give either epsilon or noise_multiplier")
@@ -161,19 +141,28 @@ class PrivacyPlan:
         )
         if steps is None:
             steps = scheme.steps(epochs=float(epochs or 0.0))
-        noise = noise_multiplier
-        if noise is None:
-            count = steps
-            noise = _least_noise(scheme, steps=count, epsilon=float(epsilon or 0.0), delta=delta, relation=relation)
-        return cls(
-            relation=relation,
-            units=units,
-            sampling=scheme,
-            clipping=Clipping(norm=clipping_norm, per_layer=per_layer),
-            noise=Noise(multiplier=noise, hardened=hardened),
-            steps=steps,
-            delta=delta,
-        )
+
+        def with_noise(multiplier: float, *, final: bool = True) -> PrivacyPlan:
+            # While the noise is searched for, adaptive clipping is left out: the event is that of the whole multiplier.
+            return cls(
+                relation=relation,
+                units=units,
+                sampling=scheme,
+                clipping=Clipping(norm=clipping_norm, per_layer=per_layer, adaptive=adaptive if final else None),
+                noise=Noise(multiplier=multiplier, hardened=hardened, correlation=correlation, bands=bands),
+                steps=steps or 0,
+                delta=delta,
+                users=users,
+            )
+
+        if noise_multiplier is None:
+            noise_multiplier = _least_noise(lambda m: with_noise(m, final=False), epsilon=float(epsilon or 0.0))
+        return with_noise(noise_multiplier)
+
+    @property
+    def unit(self) -> str:
+        """What is protected: "user" or "example"."""
+        return "example" if self.users is None else "user"
 
     @property
     def event(self) -> DpEvent:
@@ -187,6 +176,8 @@ class PrivacyPlan:
         _require(0 <= steps <= self.steps, f"the plan has {self.steps} steps, not {steps}")
         if steps == 0:
             return NoOpDpEvent()
+        if self.noise.correlation != "none":
+            return correlated_event(self.noise, self.sampling, steps=steps)
         return self.sampling.event(noise_multiplier=self.noise.multiplier, steps=steps)
 
     @property
@@ -195,9 +186,15 @@ class PrivacyPlan:
         return self.sampling.expected_batch_size
 
     @property
+    def sum_multiplier(self) -> float:
+        """Noise multiplier of the sum; below adaptive clipping, more than that of sum and count together."""
+        adaptive = self.clipping.adaptive
+        return self.noise.multiplier if adaptive is None else adaptive.sum_multiplier(self.noise.multiplier)
+
+    @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise in each coordinate of the mean gradient."""
-        return self.noise.multiplier * self.clipping.norm / self.expected_batch_size
+        """Standard deviation of the noise in each coordinate of the mean gradient, at the (first) clipping norm."""
+        return self.sum_multiplier * self.clipping.norm / self.expected_batch_size
 
     @property
     def steps_per_epoch(self) -> int:
@@ -210,6 +207,7 @@ class PrivacyPlan:
         Raises:
             AccountingError: no accountant gives one.
         """
+        self._require_bound()
         if isinstance(self.sampling, TruncatedPoissonSampling):
             return _by_pld(self.event, delta=self.delta, relation=self.relation)
         return epsilon_of(self.event, delta=self.delta, relation=self.relation)
@@ -220,7 +218,30 @@ class PrivacyPlan:
         Raises:
             AccountingError: there is no finite epsilon.
         """
+        self._require_bound()
         return guarantee(self.event, delta=self.delta, relation=self.relation)
+
+    def _require_bound(self) -> None:
+        reason = why_unbounded(self.noise, self.sampling)
+        if reason is not None:
+            raise AccountingError(f"epsilon is unknown: {reason}", fix="use sampling 'cyclic', or independent noise")
+
+    @property
+    def untruncated_event(self) -> DpEvent:
+        """The event for accountants that do not know truncation, such as a Renyi filter; see `truncation_delta`."""
+        if isinstance(self.sampling, TruncatedPoissonSampling):
+            return self.sampling.untruncated(noise_multiplier=self.noise.multiplier, steps=self.steps)
+        return self.event
+
+    def truncation_delta(self, epsilon: float) -> float:
+        """What is added to delta where `untruncated_event` stands in for `event`; 0 without truncation.
+
+        Args:
+            epsilon: epsilon of the guarantee that it is added to.
+        """
+        if isinstance(self.sampling, TruncatedPoissonSampling):
+            return self.sampling.extra_delta(epsilon=epsilon, steps=self.steps)
+        return 0.0
 
     def parameters(self) -> dict[str, Any]:
         """The plan as JSON values, without the event (which follows from them)."""
@@ -229,8 +250,9 @@ class PrivacyPlan:
             "relation": self.relation.value,
             "units": self.units,
             "sampling": self.sampling.parameters(),
-            "clipping": {"norm": self.clipping.norm, "per_layer": self.clipping.per_layer},
-            "noise": {"multiplier": self.noise.multiplier, "hardened": self.noise.hardened},
+            "clipping": self.clipping.parameters(),
+            "noise": self.noise.parameters(),
+            "users": None if self.users is None else self.users.parameters(),
             "expected_batch_size": self.expected_batch_size,
             "steps": self.steps,
             "delta": self.delta,
@@ -246,19 +268,20 @@ def _by_pld(event: DpEvent, *, delta: float, relation: Relation) -> float:
     return guarantee(event, delta=delta, relation=relation).epsilon
 
 
-def _least_noise(scheme: Sampling, *, steps: int, epsilon: float, delta: float, relation: Relation) -> float:
+def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) -> float:
     """The least noise multiplier that meets epsilon; for truncated sampling within 0.5 % of it."""
-    truncated = isinstance(scheme, TruncatedPoissonSampling)
-
-    def event(multiplier: float) -> DpEvent:
-        if isinstance(scheme, TruncatedPoissonSampling):
-            return scheme.untruncated(noise_multiplier=multiplier, steps=steps)
-        return scheme.event(noise_multiplier=multiplier, steps=steps)
-
-    noise = calibrate_noise_multiplier(event, target_epsilon=epsilon, delta=delta, relation=relation)
+    some = with_noise(1.0)
+    some._require_bound()
+    noise = calibrate_noise_multiplier(
+        lambda multiplier: with_noise(multiplier).untruncated_event,
+        target_epsilon=epsilon,
+        delta=some.delta,
+        relation=some.relation,
+    )
     # Truncation costs a little more than its absence, so the search starts at the latter's noise.
+    truncated = isinstance(some.sampling, TruncatedPoissonSampling)
     for _ in range(_MOST_RAISES if truncated else 0):
-        if _by_pld(scheme.event(noise_multiplier=noise, steps=steps), delta=delta, relation=relation) <= epsilon:
+        if with_noise(noise).epsilon() <= epsilon:
             return noise
         noise *= 1.005
     _require(not truncated, "no noise near that of untruncated sampling meets epsilon", "raise truncate_at")
@@ -297,8 +320,8 @@ def _scheme(
         return TruncatedPoissonSampling(
             probability=probability, expected=batch, cap=cap or math.ceil(batch + 5 * spread), units=int(units or 0)
         )
-    if name == "fixed_partition":
+    if name in ("fixed_partition", "cyclic"):
         _require(units is not None, "a fixed partition is accounted under zero-out only")
         _require(batch == int(batch), "a fixed partition has batches of a whole number of units")
-        return FixedPartition(batch_size=int(batch), units=int(units or 0))
-    raise BadInputError(f"unknown sampling {name!r}", fix="poisson, truncated_poisson or fixed_partition")
+        return FixedPartition(batch_size=int(batch), units=int(units or 0), cyclic=name == "cyclic")
+    raise BadInputError(f"unknown sampling {name!r}", fix="poisson, truncated_poisson, fixed_partition or cyclic")

@@ -18,12 +18,12 @@ _RELATIVE = 1e-3  # float32 over two different orders of summation
 _WRITES = ("Assign", "ResourceScatter", "ResourceApply", "ResourceSparseApply", "ResourceStrided")
 
 
-def made_up(spec: Any, *, seed: int = 0) -> Any:
+def made_up(spec: Any, *, seed: int = 0, rows: int = _EXAMPLES) -> Any:
     """Values for a nest of `tf.TensorSpec` [None, ...]: floats in (0, 1), whole numbers 0 and 1."""
     generator = np.random.default_rng(seed)
 
     def make(one: Any) -> Any:
-        shape = [_EXAMPLES, *[2 if size is None else size for size in one.shape[1:]]]
+        shape = [rows, *[2 if size is None else size for size in one.shape[1:]]]
         values = generator.uniform(size=shape)
         return tf.cast(values if one.dtype.is_floating else values > 0.5, one.dtype)
 
@@ -106,8 +106,9 @@ class Probe:
             )
 
     def disagreement(self, keeping: BookKeeping, variables: Sequence[Any]) -> str | None:
-        """Name of a variable whose per-example norms come out wrong; None if all are right."""
-        x, y = made_up(self.x), made_up(self.y, seed=1)
+        """Name of a variable whose norms come out wrong for some unit; None if all are right."""
+        rows = _EXAMPLES * keeping.rows
+        x, y = made_up(self.x, rows=rows), made_up(self.y, seed=1, rows=rows)
 
         def expected(a: Any, b: Any) -> list[Any]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -120,7 +121,8 @@ class Probe:
         found = Traced(lambda a, b: keeping.squared_norms(a, b, training=False), self.x, self.y)(x, y)
         norms = [np.sqrt(norm.numpy()) for norm in found]
         for row in range(_EXAMPLES):
-            own = tf.nest.map_structure(lambda v, row=row: v[row : row + 1], (x, y))
+            cut = slice(row * keeping.rows, (row + 1) * keeping.rows)
+            own = tf.nest.map_structure(lambda v, cut=cut: v[cut], (x, y))
             right = [float(norm) for norm in expect(*own)]
             scale = max([abs(norm) for norm in right if np.isfinite(norm)], default=0.0)
             for variable, norm, want in zip(variables, norms, right, strict=True):

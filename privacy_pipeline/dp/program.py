@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
+from privacy_pipeline.dp.masks import keyed_masks
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.tracing import Traced
 
 Clipper = BookKeeping | Vectorised
+_NORM_RANGE = 1e6  # an adaptive norm stays within this factor of its first value, so that it is never 0 or infinite
 
 
 def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]:
@@ -33,7 +35,9 @@ def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]
     return make(store.x), make(store.y)
 
 
-def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int) -> Clipper:
+def choose_clipper(
+    *, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int, rows: int = 1
+) -> Clipper:
     """Book-keeping where the model's layers allow it, checked on made-up inputs; vectorised gradients elsewhere.
 
     Args:
@@ -43,6 +47,7 @@ def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any
         x: nest of `tf.TensorSpec` of the inputs.
         y: nest of `tf.TensorSpec` of the labels.
         memory_cap: bytes for per-example gradients where they are formed by the fallback.
+        rows: examples of a unit, which are clipped as one.
 
     Raises:
         BadInputError: examples are not independent, or the model keeps state.
@@ -51,7 +56,9 @@ def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any
     probe = Probe(model=model, losses=losses, x=x, y=y)
     probe.require_independent()
     try:
-        keeping = BookKeeping(model=model, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap)
+        keeping = BookKeeping(
+            model=model, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows
+        )
         wrong = probe.disagreement(keeping, variables)
         if keeping.targets.slow:
             _require_repeatable(keeping, x, y)
@@ -63,7 +70,7 @@ def choose_clipper(*, model: Any, losses: Losses, groups: Groups, x: Any, y: Any
                 warn_of_fallback(f"layer {layer}", "it has no clipping rule")
             return keeping
         warn_of_fallback(f"model '{model.name}'", f"'{wrong}' is used in a way that its layer's rule does not cover")
-    return Vectorised(losses=losses, variables=variables, groups=groups, memory_cap=memory_cap)
+    return Vectorised(losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows)
 
 
 def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:
@@ -79,9 +86,11 @@ class Program:
     """Compiled private steps for batches of any size.
 
     A batch of up to `largest` examples is one call; a larger one is cut into virtual batches whose clipped sums are
-    added up, which changes nothing but the order of summation. Noise is added once a step, also to no examples.
+    added up, which changes nothing but the order of summation. Cuts are between units. Noise is added once a step, also
+    to no examples.
 
     Args:
+        model: the model, whose random layers draw from the seed of the step.
         clipper: gives clipped sums.
         variables: what is trained.
         optimizer: built Keras optimizer; it sees noisy mean gradients alone.
@@ -89,11 +98,13 @@ class Program:
         x: nest of `tf.TensorSpec` of the inputs.
         y: nest of `tf.TensorSpec` of the labels.
         largest: examples of a virtual batch at most.
+        norm: float32 variable that holds an adaptive clipping norm.
     """
 
     def __init__(
         self,
         *,
+        model: Any,
         clipper: Clipper,
         variables: Sequence[Any],
         optimizer: Any,
@@ -101,63 +112,105 @@ class Program:
         x: Any,
         y: Any,
         largest: int,
+        norm: Any = None,
     ) -> None:
+        self._model = model
         self._clipper = clipper
         self._variables = list(variables)
         self._optimizer = optimizer
         self._expected = plan.expected_batch_size
-        self._largest = largest
+        self._largest = max(1, largest // clipper.rows) * clipper.rows
         self._sums: list[Any] = []
+        self._adaptive = plan.clipping.adaptive
+        self._first_norm = plan.clipping.norm
+        # The clipping norm, where it changes.
+        self.norm = norm
+        self._count = tf.Variable(0.0, trainable=False)
         present = tf.TensorSpec([None], tf.bool)
-        noise = tuple(tf.TensorSpec(variable.shape, tf.float32) for variable in self._variables)
-        self._step = Traced(self._whole, x, y, present, noise)
-        self._add = Traced(self._accumulate, x, y, present)
+        shapes = [variable.shape for variable in self._variables] + [tf.TensorShape([])] * (self.norm is not None)
+        noise = tuple(tf.TensorSpec(shape, tf.float32) for shape in shapes)
+        seed = tf.TensorSpec([2], tf.int64)
+        self._step = Traced(self._whole, x, y, present, noise, seed)
+        self._add = Traced(self._accumulate, x, y, present, seed)
         self._finish = Traced(self._from_sums, noise)
 
-    def _whole(self, x: Any, y: Any, present: Any, noise: Any) -> None:
-        self._update(self._clipper.clipped_sum(x, y, training=True, present=present), noise)
+    @property
+    def graph(self) -> Any:
+        """Graph of a whole step."""
+        return self._step.concrete.graph
 
-    def _accumulate(self, x: Any, y: Any, present: Any) -> None:
-        sums = self._clipper.clipped_sum(x, y, training=True, present=present)
+    @property
+    def state(self) -> list[Any]:
+        """Variables that steps change beside those of model and optimizer."""
+        return [] if self.norm is None else [self.norm]
+
+    def _clipped(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Sequence[Any], Any]:
+        with keyed_masks(self._model, seed):
+            return self._clipper.clipped(x, y, training=True, present=present, norm=self.norm)
+
+    def _whole(self, x: Any, y: Any, present: Any, noise: Any, seed: Any) -> None:
+        self._update(*self._clipped(x, y, present, seed), noise)
+
+    def _accumulate(self, x: Any, y: Any, present: Any, seed: Any) -> None:
+        sums, count = self._clipped(x, y, present, seed)
         for held, value in zip(self._sums, sums, strict=True):
             held.assign_add(value)
+        self._count.assign_add(count)
 
     def _from_sums(self, noise: Any) -> None:
-        self._update([held.read_value() for held in self._sums], noise)
+        self._update([held.read_value() for held in self._sums], self._count.read_value(), noise)
 
-    def _update(self, sums: Sequence[Any], noise: Any) -> None:
+    def _update(self, sums: Sequence[Any], count: Any, noise: Any) -> None:
         """Clipped sum over the expected batch size, plus noise, into the optimizer."""
+        scale = 1.0 if self.norm is None else self.norm.read_value()  # adaptive noise comes for a norm of 1
         gradients = [
-            value / tf.cast(self._expected, value.dtype) + tf.cast(normal, value.dtype)
-            for value, normal in zip(sums, noise, strict=True)
+            value / tf.cast(self._expected, value.dtype) + tf.cast(scale * normal, value.dtype)
+            for value, normal in zip(sums, noise[: len(self._variables)], strict=True)
         ]
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+        if self._adaptive is not None:
+            share = (count + noise[-1]) / self._expected + 0.5
+            factor = tf.exp(-self._adaptive.learning_rate * (share - self._adaptive.quantile))
+            low, high = self._first_norm / _NORM_RANGE, self._first_norm * _NORM_RANGE
+            self.norm.assign(tf.clip_by_value(scale * factor, low, high))
 
     def _zeroed_sums(self) -> None:
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
         for held in self._sums:
             held.assign(tf.zeros_like(held))
+        self._count.assign(0.0)
 
-    def run(self, x: Any, y: Any, present: NDArray[np.bool_], noise: tuple[NDArray[np.float32], ...]) -> None:
+    def run(
+        self,
+        x: Any,
+        y: Any,
+        present: NDArray[np.bool_],
+        noise: tuple[NDArray[np.float32], ...],
+        seed: NDArray[np.int64],
+    ) -> None:
         """One optimizer update.
 
         Args:
             x: nest of arrays, [batch, ...]; the batch may be empty.
             y: nest of arrays.
             present: bool [batch], False for rows of padding.
-            noise: noise on the mean gradient, one array for each variable.
+            noise: noise on the mean gradient, one array for each variable; with adaptive clipping for a norm of 1, and
+                then the noise on the count.
+            seed: seed of the masks of random layers, int64, [2].
         """
         rows = present.shape[0]
         # Converted one by one: a compiled function takes several times as long to convert arrays by itself.
         noise = tf.nest.map_structure(tf.convert_to_tensor, noise)
         if 0 < rows <= self._largest:
-            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise)
+            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise, tf.constant(seed))
             return
         self._zeroed_sums()
         for start in range(0, rows, self._largest):
             cut = slice(start, start + self._largest)
-            self._add(_cut(x, cut), _cut(y, cut), present[cut])
+            # Each virtual batch has masks of its own.
+            own = tf.constant(seed + np.array([0, start], np.int64))
+            self._add(*tf.nest.map_structure(tf.convert_to_tensor, (_cut(x, cut), _cut(y, cut), present[cut])), own)
         self._finish(noise)
 
 

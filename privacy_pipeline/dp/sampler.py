@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,7 @@ class Sampler:
     plan: PrivacyPlan
     key: RunKey
     units: int
+    _orders: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.plan.units is not None and self.plan.units != self.units:
@@ -69,8 +71,9 @@ class Sampler:
                 fix="make the plan with the number of units of this data",
             )
 
-    def _generator(self, counter: int) -> np.random.Generator:
-        key = int.from_bytes(self.key.derive("sampling", 16), "little")
+    def generator(self, purpose: str, counter: int) -> np.random.Generator:
+        """Source of randomness for one purpose and step."""
+        key = int.from_bytes(self.key.derive(purpose, 16), "little")
         # The lowest word counts within a step; the step is in the next one.
         return np.random.Generator(np.random.Philox(key=key, counter=counter << 64))
 
@@ -88,12 +91,18 @@ class Sampler:
         scheme = self.plan.sampling
         if isinstance(scheme, FixedPartition):
             epoch, place = divmod(step, scheme.steps_per_epoch)
-            order = self._generator(epoch).permutation(self.units)
+            order = self._order(0 if scheme.cyclic else epoch)
             return np.sort(order[place * scheme.batch_size : (place + 1) * scheme.batch_size])
         return self._poisson(scheme, step)
 
+    def _order(self, epoch: int) -> Indices:
+        """Permutation of an epoch; the last one is kept."""
+        if self._orders.get("epoch") != epoch:
+            self._orders.update(epoch=epoch, order=self.generator("sampling", epoch).permutation(self.units))
+        return np.asarray(self._orders["order"])
+
     def _poisson(self, scheme: PoissonSampling | TruncatedPoissonSampling, step: int) -> Indices:
-        generator = self._generator(step)
+        generator = self.generator("sampling", step)
         drawn = poisson_sample(generator, units=self.units, probability=scheme.probability)
         if isinstance(scheme, TruncatedPoissonSampling) and drawn.size > scheme.cap:
             return np.sort(generator.choice(drawn, size=scheme.cap, replace=False))

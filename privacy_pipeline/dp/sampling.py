@@ -130,17 +130,20 @@ class TruncatedPoissonSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedPartition:
-    """Each epoch deals a fresh permutation into batches of one size; what fills no batch is left out of the epoch.
+    """Each epoch deals a permutation into batches of one size; what fills no batch is left out of the epoch.
 
-    For comparison with common practice. No amplification is claimed: an epoch is one Gaussian mechanism.
+    For comparison with common practice, and for correlated noise. No amplification is claimed: an epoch is one Gaussian
+    mechanism.
 
     Attributes:
         batch_size: units of each batch.
         units: number of units, public.
+        cyclic: one permutation for all epochs, so that a unit's uses are an epoch apart; else each has its own.
     """
 
     batch_size: int
     units: int
+    cyclic: bool = False
 
     def check(self, *, units: int | None, steps: int) -> None:
         """Refuses what does not go with the plan."""
@@ -175,7 +178,8 @@ class FixedPartition:
 
     def parameters(self) -> dict[str, Any]:
         """JSON values."""
-        return {"scheme": "fixed_partition", "batch_size": self.batch_size, "units": self.units}
+        scheme = "cyclic" if self.cyclic else "fixed_partition"
+        return {"scheme": scheme, "batch_size": self.batch_size, "units": self.units}
 
 
 Sampling = PoissonSampling | TruncatedPoissonSampling | FixedPartition

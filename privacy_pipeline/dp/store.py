@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.errors import BadInputError
 
 Array = NDArray[Any]
 # An array, or a dict, list or tuple of those.
 Nest = Any
 _X, _Y = "x", "y"
+_DIGEST_BYTES = 16 * 2**20  # what is read at a time
 
 
 def map_nest(function: Any, nest: Nest) -> Nest:
@@ -46,6 +49,7 @@ class ExampleStore:
     Attributes:
         x: inputs: an array [examples, ...], or a dict or tuple of arrays; in memory or memory-mapped.
         y: labels, in the same forms.
+        users: whose example each is, for a guarantee that protects users.
 
     Raises:
         BadInputError: no example, arrays of different length, or strings and objects.
@@ -53,6 +57,7 @@ class ExampleStore:
 
     x: Nest
     y: Nest
+    users: UserIndex | None = None
 
     def __post_init__(self) -> None:
         lengths = {}
@@ -60,22 +65,34 @@ class ExampleStore:
             if getattr(array, "ndim", 0) < 1 or array.dtype.kind not in "fiub":
                 raise BadInputError(f"'{path}' is no array of numbers with one row for each example")
             lengths[path] = array.shape[0]
+        if self.users is not None:
+            lengths["users"] = self.users.order.size
         if len(set(lengths.values())) != 1 or not min(lengths.values()):
             raise BadInputError(f"all arrays need the same number of examples, and at least one: {lengths}")
 
     @classmethod
-    def from_arrays(cls, x: Nest, y: Nest) -> ExampleStore:
-        """A store over arrays, or what NumPy can make arrays of; double precision becomes single."""
-        return cls(map_nest(_as_array, x), map_nest(_as_array, y))
+    def from_arrays(cls, x: Nest, y: Nest, *, users: Iterable[Any] | None = None) -> ExampleStore:
+        """A store over arrays, or what NumPy can make arrays of; double precision becomes single.
+
+        Args:
+            x: inputs.
+            y: labels.
+            users: owner of each example, numbers or strings, [examples].
+        """
+        index = None if users is None else UserIndex.from_owners(users)
+        return cls(map_nest(_as_array, x), map_nest(_as_array, y), index)
 
     @classmethod
-    def write(cls, folder: Path, chunks: Iterable[tuple[Nest, Nest]], *, examples: int) -> ExampleStore:
+    def write(
+        cls, folder: Path, chunks: Iterable[tuple[Nest, Nest]], *, examples: int, users: Iterable[Any] | None = None
+    ) -> ExampleStore:
         """Writes examples that come in pieces as one .npy file for each feature, and opens them.
 
         Args:
             folder: where to; made if missing.
             chunks: (x, y) of some examples each; only one is held in memory at a time.
             examples: how many there are in all.
+            users: owner of each example, numbers or strings, [examples].
 
         Raises:
             BadInputError: another number of examples came, or the folder holds a store.
@@ -102,6 +119,8 @@ class ExampleStore:
             raise BadInputError(f"{done} examples came, {examples} were announced")
         for file in files.values():
             file.flush()
+        if users is not None:
+            UserIndex.from_owners(users).write(folder)
         return cls.open(folder, like=structure)
 
     @classmethod
@@ -123,21 +142,35 @@ class ExampleStore:
             opened[path] = np.load(file, mmap_mode="r")
         paths = iter([path for path, _ in leaves(like)])
         filled = map_nest(lambda _: opened[next(paths)], like)
-        return cls(filled[_X], filled[_Y])
+        return cls(filled[_X], filled[_Y], UserIndex.open(folder))
 
     def __len__(self) -> int:
         return int(next(leaves(self.x))[1].shape[0])
+
+    def digest(self) -> str:
+        """SHA-256 over all arrays, and whose they are; reads all of the data."""
+        digest = hashlib.sha256()
+        users = {} if self.users is None else {"order": self.users.order, "offsets": self.users.offsets}
+        for path, array in leaves({_X: self.x, _Y: self.y, "users": users}):
+            digest.update(f"{path}\0{array.dtype.str}\0{array.shape}\0".encode())
+            length = max(1, _DIGEST_BYTES // max(1, array[:1].nbytes))
+            for start in range(0, array.shape[0], length):
+                digest.update(np.ascontiguousarray(array[start : start + length]).data)
+        return digest.hexdigest()
 
     def rows(self, index: NDArray[np.int64]) -> tuple[Nest, Nest]:
         """Some examples.
 
         Args:
-            index: their numbers, int64, [batch].
+            index: their numbers, int64, [batch]; -1 for a row of zeros.
 
         Returns:
             x and y, with [batch, ...] in place of [examples, ...].
         """
-        return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
+        missing = index < 0
+        found = np.where(missing, 0, index)
+        absent = missing if missing.any() else None
+        return map_nest(lambda a: _take(a, found, absent), self.x), map_nest(lambda a: _take(a, found, absent), self.y)
 
 
 def _as_array(values: Any) -> Array:
@@ -145,5 +178,8 @@ def _as_array(values: Any) -> Array:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def _take(array: Array, index: NDArray[np.int64]) -> Array:
-    return np.ascontiguousarray(np.take(np.asarray(array), index, axis=0))
+def _take(array: Array, index: NDArray[np.int64], absent: NDArray[np.bool_] | None) -> Array:
+    rows = np.ascontiguousarray(np.take(np.asarray(array), index, axis=0))
+    if absent is not None:
+        rows[absent] = 0
+    return rows

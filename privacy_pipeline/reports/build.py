@@ -198,7 +198,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
         DataAccess(
             what="evaluation metrics, blessing and slices",
             covered=False,
-            detail="exact, on the eval split; whoever can read the workspace sees them",
+            detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
         ),
         DataAccess(
             what="choice of hyperparameters",
@@ -207,6 +207,16 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
         ),
         *(withheld if executed.withheld else []),
     ]
+
+
+def _shared_users(config: PipelineConfig) -> str:
+    """What is known of users with rows in both splits: a hash split keeps all rows of a user together."""
+    unit = config.dataset.privacy_unit
+    if not isinstance(unit, KeyedUnit):
+        return ""
+    if config.dataset.hash_split is not None:
+        return f"; split by the hash of `{unit.key}`, so that nobody trained on is in it"
+    return f"; not checked: who shares a `{unit.key}` with a trained row may be in it, and is not protected there"
 
 
 def _versions() -> dict[str, str]:

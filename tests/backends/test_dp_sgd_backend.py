@@ -92,7 +92,6 @@ def test_a_target_epsilon_sets_the_noise(split: Any) -> None:
     [
         ({}, None, "not registered"),
         ({}, 99, "batch_size"),
-        ({"dataset": {"privacy_unit": {"key": "person"}}}, ROWS, "dataset.privacy_unit"),
     ],
 )
 def test_plans_without_a_guarantee_are_refused(

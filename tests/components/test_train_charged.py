@@ -72,7 +72,15 @@ def ledger(url: str) -> Ledger:
     return made
 
 
-def train(backend: FakeBackend, url: str, *, run_id: str = "run-1", digest: str = DIGEST, **sections: Any) -> Any:
+def train(
+    backend: FakeBackend,
+    url: str,
+    *,
+    run_id: str = "run-1",
+    digest: str = DIGEST,
+    state_dir: Path | None = None,
+    **sections: Any,
+) -> Any:
     config = make_config("plain" if backend.name == "plain" else "dp_sgd", ledger=url, **sections)
     config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"span": 1})})
     inputs = TrainingInputs(
@@ -86,6 +94,7 @@ def train(backend: FakeBackend, url: str, *, run_id: str = "run-1", digest: str 
         model_dir=Path("model"),
         log_dir=Path("logs"),
         report_progress=lambda done, total, unit: None,
+        state_dir=state_dir,
     )
     facts = RunFacts(run_id=run_id, pipeline="things", code="c", lock="l", data=digest, schema_is_public=True)
     return executor.train_charged(backend=backend, inputs=inputs, facts=facts, node="Trainer")

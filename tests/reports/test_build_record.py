@@ -149,6 +149,26 @@ def test_a_dp_record_says_what_is_not_covered() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ({"privacy_unit": {"key": "person"}}, "not checked: who shares a `person`"),
+        (
+            {"privacy_unit": {"key": "person"}, "input": "all/*", "hash_split": {"train": 4, "eval": 1}},
+            "split by the hash of `person`",
+        ),
+        ({}, ""),
+    ],
+    ids=["patterns", "hashed", "rows"],
+)
+def test_users_with_rows_in_both_splits_are_not_passed_over(dataset: dict[str, Any], says: str) -> None:
+    record = build_record(
+        config=make_config("plain", dataset=dataset), facts=FACTS, executed=make_executed(), plan=None, composition=None
+    )
+    (evaluation,) = [a for a in record.data_accesses if a.what.startswith("evaluation")]
+    assert says in evaluation.detail and bool(says) == ("`person`" in evaluation.detail)
+
+
 def test_a_users_preprocessing_is_not_called_covered() -> None:
     record = build_record(
         config=make_config(model={"use": "my.module"}),

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
+from privacy_pipeline.dp.clipping.parts import LazyPart, Part, in_units, kept, row_norms, scaled
 from privacy_pipeline.dp.clipping.registry import LayerCall
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.
@@ -92,11 +92,11 @@ def _tensors(nest: Any) -> list[Any]:
     return [value for value in tf.nest.flatten(nest) if tf.is_tensor(value)]
 
 
-def local_rule(call: LayerCall, *, variables: Sequence[Any], memory_cap: int) -> Any:
+def local_rule(call: LayerCall, *, variables: Sequence[Any], memory_cap: int, unit: int = 1) -> Any:
     """Rule for any deterministic layer: a vector-Jacobian product of this layer alone, for each example.
 
     The layer runs once in the forward pass; afterwards, with the gradients of its outputs at hand, it runs again on
-    the same inputs, once for each example to get norms and once on the batch for the weighted sum.
+    the same inputs, once for each unit (an example, or several) to get norms, and on the batch for the weighted sum.
 
     Raises:
         NeedsWholeModelError: the layer would not compute the same again.
@@ -117,7 +117,7 @@ def local_rule(call: LayerCall, *, variables: Sequence[Any], memory_cap: int) ->
         return [value for value in _tensors(call.layer(*args, **kwargs)) if value.dtype.is_floating]
 
     def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
-        return _local_parts(run, tensors, list(gradients), variables, memory_cap)
+        return _local_parts(run, tensors, list(gradients), variables, memory_cap, unit)
 
     call.record(tapped, parts)
     return outputs
@@ -137,21 +137,23 @@ def _local_parts(
     gradients: list[Any],
     variables: Sequence[Any],
     memory_cap: int,
+    unit: int,
 ) -> dict[Any, Part]:
     size = chunk_size(variables, memory_cap)
     cache: dict[str, Any] = {}
     results: list[tuple[Any, list[Any]]] = []
 
+    by_unit = in_units((tensors, gradients), unit)
+
     def one(row: Any) -> Any:
-        values, own = tf.nest.map_structure(lambda value: value[None], row)
-        return _product(run, values, own, variables)
+        return _product(run, row[0], row[1], variables)
 
     def norms() -> list[Any]:
         if "norms" not in cache:
             specs = [tf.TensorSpec([], variable.dtype) for variable in variables]
             cache["norms"] = in_chunks(
                 lambda rows: [row_norms(g) for g in vectorized(one, rows, variables)],
-                (tensors, gradients),
+                by_unit,
                 size=size,
                 outputs=specs,
             )
@@ -162,8 +164,9 @@ def _local_parts(
         for seen, known in results:
             if seen is weights:
                 return known
-        safe = [kept(value, weights) if value.dtype.is_floating else value for value in tensors]
-        result: list[Any] = _product(run, safe, [scaled(gradient, weights) for gradient in gradients], variables)
+        each = tf.repeat(weights, unit) if unit > 1 else weights
+        safe = [kept(value, each) if value.dtype.is_floating else value for value in tensors]
+        result: list[Any] = _product(run, safe, [scaled(gradient, each) for gradient in gradients], variables)
         results.append((weights, result))
         return result
 
@@ -171,7 +174,7 @@ def _local_parts(
         return LazyPart(
             norm=lambda: norms()[index],
             weigh=lambda weights: weighted(weights)[index],
-            full=lambda: vectorized(one, (tensors, gradients), variables)[index],
+            full=lambda: vectorized(one, by_unit, variables)[index],
         )
 
     return {variable.ref(): part(index) for index, variable in enumerate(variables)}

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
-from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms
+from privacy_pipeline.dp.clipping.parts import Part, in_units, kept, row_norms
+from privacy_pipeline.dp.masks import masks_of_row
 from privacy_pipeline.errors import BadInputError
 
 # Losses of a batch, [B], from (x, y, training).
@@ -71,8 +72,13 @@ def make_groups(model: Any, variables: Sequence[Any], *, norm: float, per_layer:
     )
 
 
-def _weights(squared: Sequence[Any], groups: Groups, present: Any) -> list[Any]:
-    """Factor of each example in each group, [B] each; 0 in all groups where any norm is not finite, or for padding."""
+def _weights(squared: Sequence[Any], groups: Groups, present: Any, norm: Any) -> tuple[list[Any], Any]:
+    """Factor of each unit in each group, [B] each; 0 in all groups where any norm is not finite, or for padding.
+
+    Also the centred count of units that stay as they are: 1/2 for each whose norm is within the (first) bound, -1/2
+    for each other, 0 for those that count as nothing.
+    """
+    norms = groups.norms if norm is None else [norm]
     totals = [
         tf.add_n([value for value, member in zip(squared, groups.members, strict=True) if member == group])
         for group in range(len(groups.norms))
@@ -81,11 +87,12 @@ def _weights(squared: Sequence[Any], groups: Groups, present: Any) -> list[Any]:
     if present is not None:
         finite = tf.logical_and(finite, present)
     factors = []
-    for total, norm in zip(totals, groups.norms, strict=True):
+    for total, bound in zip(totals, norms, strict=True):
         safe = tf.where(finite, total, tf.ones_like(total))
-        factor = tf.minimum(1.0, norm * tf.math.rsqrt(tf.maximum(safe, norm**2))) * (1 - _MARGIN)
+        factor = tf.minimum(1.0, bound * tf.math.rsqrt(tf.maximum(safe, bound**2))) * (1 - _MARGIN)
         factors.append(tf.where(finite, factor, tf.zeros_like(factor)))
-    return factors
+    halves = tf.where(totals[0] <= norms[0] ** 2, 0.5, -0.5)
+    return factors, tf.reduce_sum(tf.where(finite, halves, tf.zeros_like(halves)))
 
 
 class BookKeeping:
@@ -97,107 +104,156 @@ class BookKeeping:
         variables: what is trained.
         groups: clipping groups.
         memory_cap: bytes for per-example gradients of layers without a rule.
+        rows: consecutive examples of a unit, whose gradients are added up before they are clipped.
 
     Raises:
         NeedsWholeModelError: see `find_targets`.
     """
 
     def __init__(
-        self, *, model: Any, losses: Losses, variables: Sequence[Any], groups: Groups, memory_cap: int
+        self,
+        *,
+        model: Any,
+        losses: Losses,
+        variables: Sequence[Any],
+        groups: Groups,
+        memory_cap: int,
+        rows: int = 1,
     ) -> None:
         self._losses = losses
         self._variables = list(variables)
         self._groups = groups
-        self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap)
+        self.rows = rows
+        self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows)
 
-    def parts(self, x: Any, y: Any, *, training: bool) -> list[Part | None]:
+    def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             recorder = Recorder(tape)
             with intercepted(self.targets, recorder):
                 losses = self._losses(x, y, training)
-            total = tf.reduce_sum(losses)
-        return recorder.parts(total, self._variables)
+            total = tf.reduce_sum(_counted(losses, present if self.rows > 1 else None))
+        return recorder.parts(total, self._variables, rows=self.rows)
 
-    def squared_norms(self, x: Any, y: Any, *, training: bool) -> list[Any]:
-        """Squared norm of each example's gradient of each variable, [B] each."""
-        return self._norms(self.parts(x, y, training=training), x)
+    def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
+        """Squared norm of each unit's gradient of each variable, [B] each."""
+        return self._norms(self.parts(x, y, training=training, present=present), x)
 
     def _norms(self, parts: Sequence[Part | None], x: Any) -> list[Any]:
         some = next((part for part in parts if part is not None), None)
         if some is None:
             raise NeedsWholeModelError("no layer of the model was called")
-        rows = tf.shape(tf.nest.flatten(x)[0])[:1]
+        units = tf.shape(tf.nest.flatten(x)[0])[:1] // self.rows
         return [
-            tf.zeros(rows, variable.dtype) if part is None else part.squared_norm()
+            tf.zeros(units, variable.dtype) if part is None else part.squared_norm()
             for part, variable in zip(parts, self._variables, strict=True)
         ]
 
-    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """Sum over the batch of clipped per-example gradients, one tensor for each variable.
+    def clipped(
+        self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None
+    ) -> tuple[list[Any], Any]:
+        """Sum over the batch of the units' clipped gradients, and a count of those that stayed as they were.
 
         Args:
-            x: nest of inputs, [B, ...].
-            y: nest of labels, [B, ...].
+            x: nest of inputs, [rows, ...]; rows of one unit follow one another.
+            y: nest of labels, [rows, ...].
             training: whether dropout and the like are on.
-            present: bool [B], False for rows of padding; None if there is none.
+            present: bool [rows], False for rows of padding; None if there is none.
+            norm: scalar that stands in for the norm of the one group.
+
+        Returns:
+            One tensor for each variable, and a scalar: 1/2 for each unit within its norm, -1/2 for each other one.
         """
-        parts = self.parts(x, y, training=training)
-        factors = _weights(self._norms(parts, x), self._groups, present)
-        return [
+        parts = self.parts(x, y, training=training, present=present)
+        factors, count = _weights(self._norms(parts, x), self._groups, _units_present(present, self.rows), norm)
+        sums = [
             tf.zeros(variable.shape, variable.dtype)
             if part is None
             else tf.ensure_shape(part.weighted_sum(factors[member]), variable.shape)
             for part, variable, member in zip(parts, self._variables, self._groups.members, strict=True)
         ]
+        return sums, count
+
+    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
+        """The sums of `clipped`."""
+        return self.clipped(x, y, training=training, present=present)[0]
+
+
+def _counted(losses: Any, present: Any) -> Any:
+    """Losses, with 0, and a gradient of 0, for rows of padding."""
+    return losses if present is None else tf.where(present, losses, tf.zeros_like(losses))
+
+
+def _units_present(present: Any, rows: int) -> Any:
+    return present if present is None or rows == 1 else tf.reduce_any(in_units(present, rows), axis=1)
 
 
 class Vectorised:
-    """Clipped sums from per-example gradients of the whole model, some examples at a time.
+    """Clipped sums from gradients of the whole model for each unit, some units at a time.
 
     Args:
         losses: gives the loss of each example.
         variables: what is trained.
         groups: clipping groups.
-        memory_cap: bytes for per-example gradients.
+        memory_cap: bytes for the units' gradients.
+        rows: consecutive examples of a unit.
     """
 
-    def __init__(self, *, losses: Losses, variables: Sequence[Any], groups: Groups, memory_cap: int) -> None:
+    def __init__(
+        self, *, losses: Losses, variables: Sequence[Any], groups: Groups, memory_cap: int, rows: int = 1
+    ) -> None:
         self._losses = losses
         self._variables = list(variables)
         self._groups = groups
         self._size = chunk_size(variables, memory_cap)
+        self.rows = rows
 
-    def _gradients(self, x: Any, y: Any, training: bool) -> list[Any]:
-        def one(row: Any) -> list[Any]:
-            own_x, own_y = tf.nest.map_structure(lambda value: value[None], row)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
+    def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
+        """Gradients of units; x, y and present are given as [units, rows, ...]."""
+
+        def one(unit: Any) -> list[Any]:
+            own_x, own_y, own_present, number = unit
+            with masks_of_row(number), tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(self._variables)
-                loss = tf.reduce_sum(self._losses(own_x, own_y, training))
+                losses = self._losses(own_x, own_y, training)
+                loss = tf.reduce_sum(_counted(losses, own_present if self.rows > 1 else None))
             found = tape.gradient(loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
             return [tf.convert_to_tensor(gradient) for gradient in found]
 
-        return vectorized(one, (x, y), self._variables)
+        numbers = tf.range(tf.shape(units[2])[0]) + first
+        return vectorized(one, (*units, numbers), self._variables)
 
-    def squared_norms(self, x: Any, y: Any, *, training: bool) -> list[Any]:
-        """Squared norm of each example's gradient of each variable, [B] each; the batch at once."""
-        return [row_norms(gradient) for gradient in self._gradients(x, y, training)]
+    def _in_units(self, x: Any, y: Any, present: Any) -> Any:
+        if present is None:
+            present = tf.ones(tf.shape(tf.nest.flatten(x)[0])[:1], tf.bool)
+        return in_units((x, y, present), self.rows)
 
-    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """Sum over the batch of clipped per-example gradients; see `BookKeeping.clipped_sum`."""
-        rows = tf.shape(tf.nest.flatten(x)[0])[0]
+    def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
+        """Squared norm of each unit's gradient of each variable, [B] each; the batch at once."""
+        return [row_norms(gradient) for gradient in self._gradients(self._in_units(x, y, present), training=training)]
 
-        def body(start: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
-            own = tf.nest.map_structure(lambda value: value[start : start + self._size], (x, y))
-            gradients = self._gradients(own[0], own[1], training)
-            own_present = None if present is None else present[start : start + self._size]
-            factors = _weights([row_norms(gradient) for gradient in gradients], self._groups, own_present)
+    def clipped(
+        self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None
+    ) -> tuple[list[Any], Any]:
+        """Sum over the batch of the units' clipped gradients; see `BookKeeping.clipped`."""
+        units = self._in_units(x, y, present)
+        count = tf.shape(units[2])[0]
+
+        def body(start: Any, sums: list[Any], whole: Any) -> tuple[Any, list[Any], Any]:
+            own = tf.nest.map_structure(lambda value: value[start : start + self._size], units)
+            gradients = self._gradients(own, training=training, first=start)
+            squared = [row_norms(gradient) for gradient in gradients]
+            factors, unclipped = _weights(squared, self._groups, tf.reduce_any(own[2], axis=1), norm)
             added = []
             for gradient, member, held in zip(gradients, self._groups.members, sums, strict=True):
                 weights = factors[member]
                 added.append(held + tf.tensordot(weights, kept(gradient, weights), 1))
-            return start + self._size, added
+            return start + self._size, added, whole + unclipped
 
         zeros = [tf.zeros(variable.shape, variable.dtype) for variable in self._variables]
-        _, sums = tf.while_loop(lambda start, _: start < rows, body, (tf.constant(0), zeros))
-        return list(sums)
+        _, sums, whole = tf.while_loop(lambda start, *_: start < count, body, (tf.constant(0), zeros, tf.constant(0.0)))
+        return list(sums), whole
+
+    def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
+        """The sums of `clipped`."""
+        return self.clipped(x, y, training=training, present=present)[0]

@@ -14,7 +14,7 @@ import tensorflow as tf
 # Importing the modules registers their rules.
 from privacy_pipeline.dp.clipping import rules_conv, rules_linear, rules_recurrent  # noqa: F401
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, local_rule
-from privacy_pipeline.dp.clipping.parts import Part, combine
+from privacy_pipeline.dp.clipping.parts import Part, by_unit, combine
 from privacy_pipeline.dp.clipping.registry import LayerCall, MakeParts, Rule, rule_for
 
 _Layers = tf.keras.layers
@@ -49,13 +49,14 @@ def _inside(layer: Any) -> list[Any]:
     return list(layer._flatten_layers(recursive=False, include_self=False))
 
 
-def find_targets(model: Any, variables: Sequence[Any], *, memory_cap: int) -> Targets:
+def find_targets(model: Any, variables: Sequence[Any], *, memory_cap: int, rows: int = 1) -> Targets:
     """Decides for each layer of a built model which rule runs it.
 
     Args:
         model: the model.
         variables: what is trained.
         memory_cap: bytes that per-example gradients of a layer without a rule may take at once.
+        rows: examples of a unit.
 
     Raises:
         NeedsWholeModelError: variables belong to the model itself, so that no layer's rule can cover them.
@@ -70,7 +71,7 @@ def find_targets(model: Any, variables: Sequence[Any], *, memory_cap: int) -> Ta
             return
         rule = rule_for(layer) if len(mine) == len(layer.weights) else None
         if rule is None and (isinstance(layer, _ATOMIC) or _own(layer, trained)):
-            rule = partial(local_rule, variables=mine, memory_cap=memory_cap)
+            rule = partial(local_rule, variables=mine, memory_cap=memory_cap, unit=rows)
             slow.append(f"{layer.name} ({type(layer).__name__})")
         if rule is not None:
             rules[id(layer)] = (layer, rule)
@@ -102,18 +103,19 @@ class Recorder:
 
         return LayerCall(layer=layer, args=args, kwargs=kwargs, original=original, tap=self.tape.watch, record=record)
 
-    def parts(self, total: Any, variables: Sequence[Any]) -> list[Part | None]:
+    def parts(self, total: Any, variables: Sequence[Any], *, rows: int = 1) -> list[Part | None]:
         """The part of each variable after one backward pass; None for a variable that was not used.
 
         Args:
             total: sum of the losses of all examples, scalar.
             variables: what is trained.
+            rows: examples of a unit.
         """
         gradients = self.tape.gradient(total, self.taps, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         found: dict[Any, list[tuple[Any, Part]]] = {}
         for layer, start, count, make_parts in self.calls:
             for ref, part in make_parts(gradients[start : start + count]).items():
-                found.setdefault(ref, []).append((layer, part))
+                found.setdefault(ref, []).append((layer, by_unit(part, rows)))
         return [_combined(found.get(variable.ref(), [])) for variable in variables]
 
 

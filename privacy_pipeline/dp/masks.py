@@ -1,0 +1,117 @@
+"""Dropout masks, and all that random layers draw, as functions of the run's key and the step.
+
+Keras' own generators keep state in the process, so that a run which resumes would draw other masks. While a model runs
+under `keyed_masks` its random layers draw from stateless generators (Philox) seeded with a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from privacy_pipeline.dp.randomness import RunKey
+
+# Stateful ops that draw nothing: they read and write variables, or hold other ops.
+_HARMLESS = (
+    *("Assert", "Assign", "Case", "Const", "Identity", "If", "NoOp", "PartitionedCall", "Placeholder", "Print"),
+    *(
+        "ReadVariable",
+        "Resource",
+        "Stack",
+        "StatefulPartitionedCall",
+        "TensorArray",
+        "TensorList",
+        "VarHandle",
+        "While",
+    ),
+)
+
+
+def mask_seed(key: RunKey, step: int) -> NDArray[np.int64]:
+    """Seed of a step's masks, int64, [2]."""
+    return np.frombuffer(key.derive(f"masks of step {step}", 16), np.int64)
+
+
+@dataclass
+class _Source:
+    """Gives a seed to each random call, in the order in which they are traced."""
+
+    seed: Any
+    calls: int = 0
+
+    def following(self) -> Any:
+        self.calls += 1
+        return tf.random.experimental.stateless_fold_in(self.seed, self.calls)
+
+
+_ACTIVE: list[_Source] = []
+
+
+@contextmanager
+def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
+    """While open, random layers of a model draw from a seed. Not for use by two threads.
+
+    Args:
+        model: the model.
+        seed: int64 tensor, [2].
+    """
+    source = _Source(seed)
+    generators = {id(g): g for layer in model._flatten_layers() if (g := getattr(layer, "_random_generator", None))}
+    before = {place: dict(vars(generator)) for place, generator in generators.items()}
+    # Past Keras, which would track what is set.
+    for generator in generators.values():
+        vars(generator).update(_rng_type="stateless", _built=True, make_seed_for_stateless_op=source.following)
+    _ACTIVE.append(source)
+    try:
+        yield
+    finally:
+        _ACTIVE.pop()
+        for place, generator in generators.items():
+            vars(generator).clear()
+            vars(generator).update(before[place])
+
+
+@contextmanager
+def masks_of_row(row: Any) -> Iterator[None]:
+    """Inside `keyed_masks`, where rows run one by one: gives a row masks of its own.
+
+    Args:
+        row: integer scalar.
+    """
+    if not _ACTIVE:
+        yield
+        return
+    source = _ACTIVE[-1]
+    outer = source.seed
+    source.seed = tf.random.experimental.stateless_fold_in(outer, row)
+    try:
+        yield
+    finally:
+        source.seed = outer
+
+
+def unkeyed_randomness(graph: Any) -> list[str]:
+    """Names of a graph's ops that draw, or keep, something that the key does not decide.
+
+    Args:
+        graph: graph of a function.
+    """
+    from tensorflow.python.framework import op_def_registry
+
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+
+    def draws(node: Any) -> bool:
+        known = op_def_registry.get(node.op)
+        if known is None or not known.is_stateful or node.op.startswith(_HARMLESS):
+            return False
+        # Keras' form of LSTM and GRU for other devices is part of the graph; its dropout, which is random, is off.
+        return not (node.op.startswith("CudnnRNN") and node.attr["dropout"].f == 0)
+
+    return sorted({node.name for node in nodes if draws(node)})

@@ -1,0 +1,149 @@
+"""How a unit's influence on a step is bounded, and what noise hides it: the parts of a privacy plan. No TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from privacy_pipeline.errors import BadInputError
+
+CORRELATIONS = ("none", "tree", "banded")
+
+
+def require(holds: bool, message: str, fix: str = "") -> None:
+    """Raises BadInputError unless something holds."""
+    if not holds:
+        raise BadInputError(message, fix=fix)
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raises BadInputError unless a number is above 0 and finite."""
+    require(value > 0 and math.isfinite(value), f"{name} must be a positive number, found {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClipping:
+    """The clipping norm follows a quantile of the units' norms (Andrew et al. 2021, arXiv 1905.03871, algorithm 1).
+
+    After each step norm <- norm * exp(-learning_rate * (share - quantile)), where `share` is a noisy estimate of the
+    share of units whose gradient was within the norm. The guarantee covers the norms that were used.
+
+    Attributes:
+        quantile: share of units that are to be left unclipped, in [0, 1].
+        learning_rate: of the logarithm of the norm.
+        count_noise: standard deviation of the noise on the number of units that were not clipped, in units. More than
+            half the noise multiplier; the paper takes a twentieth of the expected batch.
+    """
+
+    quantile: float = 0.5
+    learning_rate: float = 0.2
+    count_noise: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.quantile <= 1, f"the quantile must lie between 0 and 1, found {self.quantile!r}")
+        require_positive("learning rate of the clipping norm", self.learning_rate)
+        require_positive("count_noise", self.count_noise)
+
+    def sum_multiplier(self, multiplier: float) -> float:
+        """Noise multiplier of the sum, for sum and count to cost together what `multiplier` costs.
+
+        A unit moves the sum by the norm at most, and the centred count by 1/2: its indicator counts as 1/2 or -1/2,
+        and as 0 where the unit is absent (theorem 1 of the paper).
+
+        Raises:
+            BadInputError: the count alone costs more.
+        """
+        rest = multiplier**-2 - (2 * self.count_noise) ** -2
+        require(
+            rest > 0,
+            f"count_noise {self.count_noise:g} leaves nothing of noise multiplier {multiplier:g} for the sum",
+            f"set count_noise above {multiplier / 2:g}",
+        )
+        return float(rest**-0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipping:
+    """How one unit's influence on a step is bounded.
+
+    Attributes:
+        norm: L2 bound of one unit's contribution to the sum of a step, over all variables; the first one if adaptive.
+        per_layer: bound each layer's gradient to norm / sqrt(layers) instead of the whole gradient to norm; the
+            bound on the whole is the same.
+        adaptive: lets the norm follow the gradients; for one norm over all variables.
+    """
+
+    norm: float
+    per_layer: bool = False
+    adaptive: AdaptiveClipping | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("clipping norm", self.norm)
+        require(not (self.per_layer and self.adaptive), "adaptive clipping is for one norm", "leave per_layer out")
+
+    def parameters(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "norm": self.norm,
+            "per_layer": self.per_layer,
+            "adaptive": None if self.adaptive is None else asdict(self.adaptive),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Gaussian noise on the sum of a step.
+
+    Attributes:
+        multiplier: standard deviation over the clipping norm. With adaptive clipping, that of sum and count together.
+        hardened: draw it from ChaCha20, as a sum of four Gaussians, in float64 (see `noise.GaussianNoise`).
+        correlation: "none", "tree" or "banded"; see `correlated`.
+        bands: bands of "banded".
+    """
+
+    multiplier: float
+    hardened: bool = False
+    correlation: str = "none"
+    bands: int | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("noise multiplier", self.multiplier)
+        known = ", ".join(CORRELATIONS)
+        require(self.correlation in CORRELATIONS, f"unknown noise correlation {self.correlation!r}", known)
+        require((self.bands is not None) == (self.correlation == "banded"), "bands go with correlation='banded'")
+        require(self.bands is None or self.bands >= 1, f"bands must be 1 or more, found {self.bands}")
+
+    def parameters(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserBound:
+    """What a user, the privacy unit, may contribute to a step. Users are sampled, and all of a user comes along.
+
+    Attributes:
+        max_examples: examples of a user at most, k; of one who has more, a random subset, drawn anew each step.
+        clip: "sum" clips the sum of the user's gradients to the norm; "each" clips each to norm / k.
+    """
+
+    max_examples: int
+    clip: str = "sum"
+
+    def __post_init__(self) -> None:
+        require(self.max_examples >= 1, f"max_examples must be 1 or more, found {self.max_examples}")
+        require(self.clip in ("sum", "each"), f"unknown clip {self.clip!r} of users", "sum or each")
+
+    @property
+    def rows(self) -> int:
+        """Examples that are clipped as one."""
+        return self.max_examples if self.clip == "sum" else 1
+
+    def norm(self, norm: float) -> float:
+        """What is clipped is clipped to this, for a user's whole contribution to be at most `norm`."""
+        return norm if self.clip == "sum" else norm / self.max_examples
+
+    def parameters(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
