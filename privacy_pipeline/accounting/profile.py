@@ -9,14 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.accounting.accountants import (
-    ORDERS,
-    _checked_pld,
-    _reason_without_pld,
-    epsilon_from_rdp,
-    rdp_vector,
-)
+from privacy_pipeline.accounting.accountants import _checked_pld, _reason_without_pld
 from privacy_pipeline.accounting.events import from_json
+from privacy_pipeline.accounting.ledger_entries import price
 from privacy_pipeline.accounting.plan import Relation
 
 if TYPE_CHECKING:
@@ -85,7 +80,7 @@ def profile(events: Sequence[JsonValue], *, relation: Relation, delta: float, de
 @functools.lru_cache(maxsize=32)  # seconds for the same few events
 def _profile(texts: tuple[str, ...], relation: Relation, delta: float, deltas: tuple[float, ...]) -> Profile:
     event = composed(texts)
-    epsilon_rdp = epsilon_from_rdp(ORDERS, rdp_vector(event, relation)[1], delta)
+    epsilon_rdp = price(event, relation).epsilon(delta)
     missing = _reason_without_pld(event, relation)
     if missing is None and len(set(texts)) > MOST_EVENTS:
         missing = f"more than {MOST_EVENTS} different events: PLD over all of them takes too long"

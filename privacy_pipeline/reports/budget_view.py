@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from operator import add
 
 from pydantic import JsonValue
 
-from privacy_pipeline.accounting import renyi_filter
-from privacy_pipeline.accounting.accountants import ORDERS, AccountingError, epsilon_from_rdp
-from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, State
+from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State, together
 from privacy_pipeline.accounting.profile import Profile, profile
 from privacy_pipeline.reports.attack import FALSE_POSITIVE_RATES, true_positive_rate
 from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, BurnPoint, Curve, CurvePoint, EntryView
@@ -23,22 +21,22 @@ CURVE_DELTAS: tuple[float, ...] = (
     *(10.0 ** (-9 + half / 2) for half in range(15)),
     *(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 )
-RDP_SUM = "stored vectors added, then epsilon at the cap's delta"
+RDP_SUM = "stored charges added, then epsilon at the cap's delta"
 PLD_ALL = "PLD over the events of all entries"
-_AGREES = 1e-9
+_AGREES = 1e-6  # relative; the search for epsilon under truncation ends that near
 
 
 def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
     """One budget of the report.
 
     Raises:
-        AccountingError: stored vectors say less than the events cost, or PLD is above RDP.
+        AccountingError: stored charges say less than the events cost, or PLD is above RDP.
     """
     entries = [entry for entry in ledger.entries if entry.budget == status.budget]
     counted = [entry for entry in entries if entry.state is not State.EXPIRED]
-    vectors = [ledger.vectors[entry.id] for entry in counted]
-    total = renyi_filter.total(vectors, length=len(ORDERS))
-    spent = epsilon_from_rdp(ORDERS, total, status.cap_delta)
+    charges = [ledger.charges[entry.id] for entry in counted]
+    total = together(charges)
+    spent = total.epsilon(status.cap_delta)
     found = _profile(status, counted, spent)
     numbers = ranges(entry.id for entry in counted)
     curves = _curves(total, found, numbers) if counted and math.isfinite(spent) else []
@@ -64,7 +62,7 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
         filter_order=None
         if status.filter_order is None
         else _figure(status.filter_order, "number", _at(status, "filter_order")),
-        burn_down=_burn_down(status, counted, vectors),
+        burn_down=_burn_down(status, counted, charges),
         curves=curves,
         attack=_attack(status, curves, numbers),
         entries=[_entry(status, entry) for entry in entries[-MOST_ENTRIES:]],
@@ -85,17 +83,17 @@ def _profile(status: BudgetStatus, counted: Sequence[Entry], spent: float) -> Pr
     found = profile(events, relation=status.relation, delta=status.cap_delta, deltas=CURVE_DELTAS)
     if found.epsilon_rdp > spent * (1 + _AGREES) + _AGREES:
         raise AccountingError(
-            f"budget {status.budget}: the stored vectors say epsilon {spent:.6g}, the stored events cost "
+            f"budget {status.budget}: the stored charges say epsilon {spent:.6g}, the stored events cost "
             f"{found.epsilon_rdp:.6g} by RDP at delta {status.cap_delta:g}",
             fix="the ledger was edited or is damaged; no report is made from it",
         )
     return found
 
 
-def _curves(total: Sequence[float], found: Profile, numbers: str) -> list[Curve]:
-    by_rdp = [(epsilon_from_rdp(ORDERS, total, delta), delta) for delta in CURVE_DELTAS]
+def _curves(total: Charge, found: Profile, numbers: str) -> list[Curve]:
+    by_rdp = [(total.epsilon(delta), delta) for delta in CURVE_DELTAS]
     curves = [
-        Curve(accountant="RDP", points=_points(by_rdp, _all(numbers, "rdp", "stored vectors added, then epsilon")))
+        Curve(accountant="RDP", points=_points(by_rdp, _all(numbers, "rdp", "stored charges added, then epsilon")))
     ]
     if found.curve:
         curves.insert(0, Curve(accountant="PLD", points=_points(found.curve, _all(numbers, "event", PLD_ALL))))
@@ -139,16 +137,16 @@ def _attack(status: BudgetStatus, curves: Sequence[Curve], numbers: str) -> list
     return readings
 
 
-def _burn_down(status: BudgetStatus, counted: Sequence[Entry], vectors: Sequence[tuple[float, ...]]) -> list[BurnPoint]:
+def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence[Charge]) -> list[BurnPoint]:
     kept = set(_thinned(len(counted)))
-    points, running = [], (0.0,) * len(ORDERS)
-    for index, (entry, vector) in enumerate(zip(counted, vectors, strict=True)):
+    points, running = [], together([])
+    for index, (entry, charge) in enumerate(zip(counted, charges, strict=True)):
         last = index == len(counted) - 1
         # The last sum is the one that is stated as spent: rounded once, so that both are the same number.
-        running = renyi_filter.total(vectors, length=len(ORDERS)) if last else tuple(map(add, running, vector))
+        running = together(charges) if last else together((running, charge))
         if index not in kept:
             continue
-        spent = epsilon_from_rdp(ORDERS, running, status.cap_delta)
+        spent = running.epsilon(status.cap_delta)
         before = _all(f"up to {entry.id}", "rdp", RDP_SUM)
         points.append(
             BurnPoint(

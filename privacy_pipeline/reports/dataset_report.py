@@ -95,6 +95,7 @@ class AuditView(ReportPart):
     """A measured lower bound beside the proven upper bound."""
 
     kind: Quote
+    statement: Quote | None
     lower: Loss
     upper: Loss
     confidence: Figure

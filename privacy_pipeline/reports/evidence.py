@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, State
+from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.registration import Registration
-from privacy_pipeline.accounting.vectors import stored_vectors
+from privacy_pipeline.accounting.stored import stored_charges
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.summary import RunSummary
@@ -24,13 +24,13 @@ class LedgerState:
     Attributes:
         budgets: its budgets.
         entries: entries of all its budgets, the oldest first.
-        vectors: stored Renyi vector of each counted entry, by number.
+        charges: stored charge of each counted entry, by number.
         registrations: its registered spans.
     """
 
     budgets: Sequence[BudgetStatus]
     entries: Sequence[Entry]
-    vectors: Mapping[int, tuple[float, ...]]
+    charges: Mapping[int, Charge]
     registrations: Sequence[Registration]
 
 
@@ -71,9 +71,9 @@ def read_ledger(url: str, dataset: str) -> LedgerState:
         before = ledger.status(dataset)
         if not before:
             raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=REGISTER_FIX)
-        entries, vectors = ledger.entries(dataset), stored_vectors(url, dataset)
+        entries, charges = ledger.entries(dataset), stored_charges(url, dataset)
         registrations = [known for known in ledger.registrations() if known.dataset == dataset]
         counted = {entry.id for entry in entries if entry.state is not State.EXPIRED}
-        if before == ledger.status(dataset) and counted == set(vectors):
-            return LedgerState(budgets=before, entries=entries, vectors=vectors, registrations=registrations)
+        if before == ledger.status(dataset) and counted == set(charges):
+            return LedgerState(budgets=before, entries=entries, charges=charges, registrations=registrations)
     raise LedgerError(f"dataset {dataset}: the ledger changed while it was read", fix="ask for the report again")

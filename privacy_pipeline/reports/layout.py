@@ -106,7 +106,7 @@ def _totals(budget: BudgetView) -> Table:
         pld = ["none: ", *pieces(budget.pld)[1:2]]
     rows: list[tuple[str, Words]] = [
         ("cap", compact(budget.cap)),
-        ("spent, as enforced: stored Renyi vectors added", compact(budget.spent)),
+        ("spent, as enforced: stored Renyi charges added", compact(budget.spent)),
         ("spent, tighter view: PLD over all events, for runs fixed beforehand", pld),
         ("what simple addition of epsilons would have said", compact(budget.simple_addition)),
         ("left of the cap", ["epsilon ", budget.left, " at delta ", budget.cap.delta]),

@@ -144,6 +144,7 @@ def evidence(material: Material) -> list[Statement]:
     found: list[Statement] = []
     for run in material.trained:
         for audit in run.audits:
+            said: Words = ["; ", audit.statement] if audit.statement else []
             verdict = "CONTRADICTS the guarantee" if audit.contradiction else "does not contradict the guarantee"
             found.append(
                 say(
@@ -158,6 +159,7 @@ def evidence(material: Material) -> list[Statement]:
                     "; ",
                     audit.upper,
                     f"; {verdict}",
+                    *said,
                 )
             )
         if run.unreadable_audits.value:
@@ -197,7 +199,7 @@ def integrity(material: Material) -> list[Statement]:
     charged = [run for run in material.trained if run.receipt != "none"]
     agree = [run for run in charged if run.receipt == "agrees"]
     found = [
-        say("budget ", budget.key, ": its stored vectors were recomputed from its events, and are not below them")
+        say("budget ", budget.key, ": its stored charges were recomputed from its events, and are not below them")
         for budget in material.budgets
         if budget.spent.epsilon is not None
     ]

@@ -177,6 +177,7 @@ def _audit(record: PrivacyRecord, index: int, raw: JsonValue) -> AuditView | Non
     upper = view.figure(f"{at}.upper_bound", numbers["upper_bound"], "epsilon")
     return AuditView(
         kind=view.quote(f"{at}.kind", str(raw.get("kind", "not named"))),
+        statement=view.quote(f"{at}.statement", said) if isinstance(said := raw.get("statement"), str) else None,
         lower=Loss(epsilon=lower, delta=delta, basis="measured, at least"),
         upper=Loss(epsilon=upper, delta=delta, basis="proven, at most"),
         confidence=view.figure(f"{at}.confidence", numbers["confidence"], "number"),

@@ -25,6 +25,7 @@ AUDIT = {
     "confidence": 0.95,
     "delta": 1e-5,
     "canaries": 100,
+    "statement": "100 canaries; can show an error of scale, not a small one",
 }
 FACTS_YAML = """\
 report:

@@ -111,7 +111,7 @@ def test_encryption_gets_a_threat_model_and_no_epsilon(evidence: Evidence) -> No
 
 def test_a_record_whose_entry_the_ledger_lost_is_marked(evidence: Evidence) -> None:
     ledger = dataclasses.replace(evidence.ledger, entries=evidence.ledger.entries[:2] + evidence.ledger.entries[3:])
-    ledger = dataclasses.replace(ledger, vectors={n: v for n, v in evidence.ledger.vectors.items() if n != 3})
+    ledger = dataclasses.replace(ledger, charges={n: c for n, c in evidence.ledger.charges.items() if n != 3})
     report = dataset_report(dataclasses.replace(evidence, ledger=ledger))
     assert NO_RECEIPT in next(run for run in report.runs if run.run.quote == "run-3").marks
     assert any("run run-3: the ledger entry" in line for line in lines(report, 21))
@@ -125,12 +125,12 @@ def test_an_entry_of_another_event_is_no_receipt(evidence: Evidence) -> None:
     assert run_view(evidence.runs[0], {1: dataclasses.replace(first, run_id="run-0")}).receipt == "differs"
 
 
-def test_no_report_is_made_of_vectors_that_say_less_than_the_events(tmp_path: Path) -> None:
+def test_no_report_is_made_of_charges_that_say_less_than_the_events(tmp_path: Path) -> None:
     url = make_project(tmp_path)
     with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
         connection.execute("UPDATE entries SET rdp = (SELECT rdp FROM entries WHERE id = 1) WHERE id = 3")
     connection.close()
-    with pytest.raises(AccountingError, match="stored vectors say"):
+    with pytest.raises(AccountingError, match="stored charges say"):
         dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
 
 
@@ -172,6 +172,22 @@ def test_an_entry_that_could_not_be_priced_leaves_no_epsilon(tmp_path: Path) -> 
     assert budget.spent.epsilon is None and budget.pld.epsilon is None and budget.left.value == 0
     assert all(a.true_positive_rate.value == 1 for a in budget.attack if a.when == "now")
     assert "no epsilon (no finite bound" in first_page(report) and to_html(report)
+
+
+def test_truncated_sampling_is_counted_with_its_share_of_delta() -> None:
+    cut = {
+        "type": "TruncatedSubsampledGaussianDpEvent",
+        "dataset_size": 1000,
+        "sampling_probability": 0.1,
+        "truncated_batch_size": 180,
+        "noise_multiplier": 3.0,
+    }
+    events = [
+        {"type": "SelfComposedDpEvent", "event": cut, "count": 20},
+        {"type": "GaussianDpEvent", "noise_multiplier": 8.0},
+    ]
+    found = profiles.profile(events, relation=Relation.ZERO_OUT, delta=1e-5, deltas=(1e-5,))
+    assert found.epsilon is not None and found.curve[0][0] == found.epsilon <= found.epsilon_rdp < 2 * found.epsilon
 
 
 def test_pld_is_left_out_with_a_reason() -> None:

@@ -103,7 +103,7 @@ class Files:
             return [attack(points, rate) for rate in (0.01, 0.1)]
         if source.field == "event":
             return [self._by_pld(source.name, rows).get_epsilon(delta)]
-        assert source.field == "rdp" and source.method.startswith("stored vectors added, then epsilon")
+        assert source.field == "rdp" and source.method.startswith("stored charges added, then epsilon")
         return [self._epsilon(rows, delta)]
 
     def _rows(self, name: str) -> list[dict[str, Any]]:

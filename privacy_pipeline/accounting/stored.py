@@ -1,15 +1,15 @@
-"""The stored Renyi vectors of a dataset's entries, for reports. Reads only."""
+"""The stored charges of a dataset's entries, for reports. Reads only."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.ledger_entries import COUNTED, decode_rdp
+from privacy_pipeline.accounting.ledger_entries import COUNTED, Charge, charge_of
 
 
-def stored_vectors(url: str, dataset: str) -> dict[int, tuple[float, ...]]:
-    """Renyi vector of each counted entry of a dataset, by the entry's number, in ascending order.
+def stored_charges(url: str, dataset: str) -> dict[int, Charge]:
+    """Charge of each counted entry of a dataset, by the entry's number, in ascending order.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -17,7 +17,7 @@ def stored_vectors(url: str, dataset: str) -> dict[int, tuple[float, ...]]:
 
     Raises:
         BadInputError: there is no ledger at the URL.
-        LedgerError: the ledger cannot be read, or holds a damaged vector.
+        LedgerError: the ledger cannot be read, or holds a damaged charge.
     """
     budgets, entries = schema.budgets, schema.entries
     query = (
@@ -27,4 +27,4 @@ def stored_vectors(url: str, dataset: str) -> dict[int, tuple[float, ...]]:
         .order_by(entries.c.id)
     )
     with schema.transaction(schema.open_engine(url, create=False), write=False) as connection:
-        return {row["id"]: decode_rdp(row) for row in connection.execute(query).mappings()}
+        return {row["id"]: charge_of(row) for row in connection.execute(query).mappings()}
