@@ -39,7 +39,7 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
     noise = noise_multiplier or section.noise_multiplier
     return PrivacyPlan.calibrated(
         units=_public_units(config, units) if relation is Relation.ZERO_OUT else None,
-        expected_batch_size=float(training.batch_size),
+        expected_batch_size=float(training.batch(units=units or 0)),
         sampling_probability=section.sampling_probability,
         epochs=float(training.epochs),
         epsilon=section.target_epsilon if noise is None else None,
@@ -83,7 +83,7 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
         sampler=Sampler(parameters["sampling"]["scheme"]),
         units=plan.units,
         epochs=config.training.epochs,
-        batch_size=config.training.batch_size,
+        batch_size=round(plan.expected_batch_size),
         steps=plan.steps,
         clipping_norm=plan.clipping.norm,
         noise_multiplier=plan.noise.multiplier,
@@ -119,7 +119,7 @@ def _default_cap(config: PipelineConfig, units: int | None) -> int | None:
     if section.sampling != "truncated_poisson":
         return None
     known = _public_units(config, units)
-    probability = training.batch_size / known
+    probability = training.batch(units=known) / known
     epsilon = max(section.target_epsilon or 0.0, _LARGEST_USUAL_CAP)
     steps = math.floor(training.epochs / probability)
     spare = section.delta / 1000
@@ -141,12 +141,12 @@ def _user_bound(config: PipelineConfig) -> UserBound | None:
 
 
 def _public_units(config: PipelineConfig, units: int | None) -> int:
-    batch_size = config.training.batch_size
     if units is None:
         raise BadInputError(
             f"dataset.name: '{config.dataset.name}' is not registered in the ledger, so the number of units is unknown",
             fix="privacy-pipeline budget register CONFIG",
         )
+    batch_size = config.training.batch(units=units)
     if batch_size > units:
         raise BadInputError(
             f"training.batch_size: {batch_size} is more than the {units} units of the training split",

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpDefaults:
+    """What a private run does where the config is silent; benchmarks/README.md says why.
+
+    Attributes:
+        epochs: expected passes over the data.
+        batches: a batch holds one in this many of the units.
+        learning_rate: of Adam.
+        clipping_norm: L2 bound of a unit's gradient.
+    """
+
+    epochs: int = 30
+    batches: int = 8
+    learning_rate: float = 1e-2
+    clipping_norm: float = 0.3
+
+    def batch_size(self, units: int) -> int:
+        """Expected units of a batch, of so many units in all."""
+        return max(1, units // self.batches)
+
+
+DP_DEFAULTS = DpDefaults()
 
 
 class _Section(BaseModel):
@@ -57,7 +82,7 @@ class DpSgdSection(_Section):
     delta: Delta
     clipping_norm: Annotated[
         PositiveFloat, Field(description="L2 bound of a unit's gradient; with `adaptive` the first one.")
-    ] = 1.0
+    ] = DP_DEFAULTS.clipping_norm
     engine: Literal["native", "tensorflow_privacy"] = "native"
     sampling: Annotated[
         Literal["poisson", "truncated_poisson", "shuffled", "cyclic"],

@@ -35,7 +35,10 @@ DP = "training={backend: dp_sgd, dp_sgd: {noise_multiplier: 1.0, delta: 1.0e-5}}
 TARGET = "training={backend: dp_sgd, dp_sgd: {target_epsilon: 1.0, delta: 1.0e-5}}"
 _DP_SGD = "training={{backend: dp_sgd, dp_sgd: {{noise_multiplier: 1.0, delta: 1.0e-5, {}}}}}"
 TRUNCATED = _DP_SGD.format("sampling: truncated_poisson")
-SECRET = _DP_SGD.format("relation: add_or_remove_one, sampling_probability: 0.1")
+DP_40 = DP.replace("backend: dp_sgd,", "backend: dp_sgd, batch_size: 40,")
+SECRET = _DP_SGD.replace("backend: dp_sgd,", "backend: dp_sgd, batch_size: 40,").format(
+    "relation: add_or_remove_one, sampling_probability: 0.1"
+)
 ADAPTIVE = _DP_SGD.format("adaptive: {count_noise: 10.0}")
 BANDED = _DP_SGD.format("sampling: cyclic, noise: {correlation: banded, bands: 4}")
 USERS = _DP_SGD.format("users: {max_examples: 2}")
@@ -76,7 +79,7 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "training.dp_sgd.sampling": ((DP,), "training.dp_sgd.sampling=shuffled"),
     "training.dp_sgd.truncate_at": ((TRUNCATED,), "training.dp_sgd.truncate_at=400"),
     "training.dp_sgd.relation": (
-        (DP,),
+        (DP_40,),
         "training.dp_sgd={noise_multiplier: 1, delta: 1.0e-5, relation: add_or_remove_one, sampling_probability: 0.1}",
     ),
     "training.dp_sgd.sampling_probability": ((SECRET,), "training.dp_sgd.sampling_probability=0.2"),
