@@ -162,17 +162,20 @@ class Program:
 
     def _update(self, sums: Sequence[Any], count: Any, noise: Any) -> None:
         """Clipped sum over the expected batch size, plus noise, into the optimizer."""
-        scale = 1.0 if self.norm is None else self.norm.read_value()  # adaptive noise comes for a norm of 1
+        normals = list(noise[: len(self._variables)])
+        if self.norm is not None:  # adaptive noise comes for a norm of 1
+            norm = self.norm.read_value()
+            normals = [norm * normal for normal in normals]
         gradients = [
-            value / tf.cast(self._expected, value.dtype) + tf.cast(scale * normal, value.dtype)
-            for value, normal in zip(sums, noise[: len(self._variables)], strict=True)
+            value / tf.cast(self._expected, value.dtype) + tf.cast(normal, value.dtype)
+            for value, normal in zip(sums, normals, strict=True)
         ]
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
-        if self._adaptive is not None:
+        if self._adaptive is not None and self.norm is not None:
             share = (count + noise[-1]) / self._expected + 0.5
             factor = tf.exp(-self._adaptive.learning_rate * (share - self._adaptive.quantile))
             low, high = self._first_norm / _NORM_RANGE, self._first_norm * _NORM_RANGE
-            self.norm.assign(tf.clip_by_value(scale * factor, low, high))
+            self.norm.assign(tf.clip_by_value(norm * factor, low, high))
 
     def _zeroed_sums(self) -> None:
         if not self._sums:
