@@ -10,13 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter
-from privacy_pipeline.accounting.accountants import ORDERS, AccountingError, epsilon_from_rdp
+from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.admission import check_plan, checked_registration
+from privacy_pipeline.accounting.grants import Grant, Ticket
+from privacy_pipeline.accounting.ledger_budgets import (
+    budget_row,
+    check_budget,
+    check_cap,
+    find_budget,
+    find_registration,
+    refuse_foreign_data,
+    status_of,
+)
 from privacy_pipeline.accounting.ledger_entries import (
     COUNTED,
     BudgetStatus,
@@ -24,15 +34,15 @@ from privacy_pipeline.accounting.ledger_entries import (
     Forecast,
     State,
     budget_key,
+    charge_of,
     counted_rows,
-    decode_rdp,
     entry_of,
     now,
     price,
+    together,
 )
-from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import TRAIN, Registration, differences, from_row, span_key, to_row
-from privacy_pipeline.accounting.reservation import Grant, Request, check_plan, checked_registration, reserve, weigh
+from privacy_pipeline.accounting.registration import Registration, differences, from_row, to_row
+from privacy_pipeline.accounting.reservation import Request, continued, reserve, weigh
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -73,20 +83,20 @@ class Ledger:
                 data is registered under another dataset, or the cap is out of range.
             LedgerError: the ledger cannot be written.
         """
-        _check_cap(epsilon, delta)
+        check_cap(epsilon, delta)
         with schema.transaction(self._engine, write=True) as connection:
-            _refuse_foreign_data(connection, registration)
-            known = _find(connection, registration.dataset, registration.span)
+            refuse_foreign_data(connection, registration)
+            known = find_registration(connection, registration.dataset, registration.span)
             if known is not None and (changed := differences(known, registration)):
                 raise BadInputError(
                     f"{known.name} is registered already, with other values of: {', '.join(changed)}",
                     fix="what is registered stays; register new data under a new span or another name",
                 )
-            budget = _budget(connection, registration.dataset)
+            budget = find_budget(connection, registration.dataset)
             if budget is None:
-                connection.execute(schema.budgets.insert().values(**_budget_row(registration, epsilon, delta)))
+                connection.execute(schema.budgets.insert().values(**budget_row(registration, epsilon, delta)))
             else:
-                _check_budget(budget, registration, epsilon, delta)
+                check_budget(budget, registration, epsilon, delta)
             if known is None:
                 connection.execute(schema.registrations.insert().values(**to_row(registration)))
 
@@ -106,10 +116,10 @@ class Ledger:
             BadInputError: the dataset is not registered, or the cap is out of range.
             LedgerError: the ledger cannot be written.
         """
-        _check_cap(epsilon, delta)
+        check_cap(epsilon, delta)
         table = schema.budgets
         with schema.transaction(self._engine, write=True) as connection:
-            budget = _budget(connection, dataset)
+            budget = find_budget(connection, dataset)
             if budget is None:
                 raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
             if (budget["epsilon"], budget["delta"]) == (epsilon, delta):
@@ -121,7 +131,7 @@ class Ledger:
     def registration(self, name: str, span: int | None) -> Registration | None:
         """What is registered for a span of a dataset, or None."""
         with schema.transaction(self._engine, write=False) as connection:
-            return _find(connection, name, span)
+            return find_registration(connection, name, span)
 
     def registrations(self) -> list[Registration]:
         """All registered spans, in the order of their registration."""
@@ -140,6 +150,7 @@ class Ledger:
         run_id: str,
         node: str,
         plan: MechanismPlan,
+        continues: Ticket | None = None,
     ) -> Iterator[Grant]:
         """Reserves the cost of a plan for the length of a `with` block.
 
@@ -156,6 +167,8 @@ class Ledger:
             run_id: the run.
             node: the node of the run.
             plan: the plan whose event is charged.
+            continues: ticket of an attempt that was killed after its start. If its entry is the one of this very run,
+                node, plan and data, the grant goes on (`Grant.continued`, started already) and nothing is charged.
 
         Raises:
             BudgetRefusedError: unregistered or different data, a plan that does not fit the registration, or a budget
@@ -172,7 +185,8 @@ class Ledger:
             node=node,
             plan=plan,
         )
-        grant = reserve(self._engine, request)
+        grant = None if continues is None else continued(self._engine, request, continues)
+        grant = grant or reserve(self._engine, request)
         try:
             yield grant
         except BaseException:
@@ -204,13 +218,13 @@ class Ledger:
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
-            return [_status(connection, budget) for budget in connection.execute(query).mappings().all()]
+            return [status_of(connection, budget) for budget in connection.execute(query).mappings().all()]
 
     def entries(self, dataset: str) -> list[Entry]:
         """All entries of a dataset's budget, the oldest first, expired ones included."""
         table = schema.entries
         with schema.transaction(self._engine, write=False) as connection:
-            budget = _budget(connection, dataset)
+            budget = find_budget(connection, dataset)
             if budget is None:
                 return []
             query = sa.select(table).where(table.c.budget_id == budget["id"]).order_by(table.c.id)
@@ -233,8 +247,8 @@ class Ledger:
                 raise BadInputError(f"the ledger has no entry {entry_id} that counts")
             budgets = schema.budgets
             budget = connection.execute(sa.select(budgets).where(budgets.c.id == budget_id)).mappings().one()
-            vectors = [decode_rdp(row) for row in counted_rows(connection, budget_id, table.c.id <= entry_id)]
-        before, after = (_epsilon(part, budget["delta"]) for part in (vectors[:-1], vectors))
+            charges = [charge_of(row) for row in counted_rows(connection, budget_id, table.c.id <= entry_id)]
+        before, after = (together(part).epsilon(budget["delta"]) for part in (charges[:-1], charges))
         if math.isinf(after):
             raise AccountingError(
                 f"budget {budget_key(budget)} has no finite epsilon: a run could not be accounted for"
@@ -242,7 +256,7 @@ class Ledger:
         return Composition(
             ledger_entry=entry_id,
             budget=budget_key(budget),
-            entries_before=len(vectors) - 1,
+            entries_before=len(charges) - 1,
             epsilon_before=before,
             epsilon_after=after,
             epsilon_cap=budget["epsilon"],
@@ -261,100 +275,12 @@ class Ledger:
             registered = checked_registration(connection, dataset=dataset, span=span, split=split)
             check_plan(plan, registered, split=split)
             weighed = weigh(connection, dataset, split, cost)
-        cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
-        at = ORDERS.index(weighed.order)
-        room = renyi_filter.allowance(weighed.order, epsilon=cap, delta=delta)
         return Forecast(
-            epsilon_run=epsilon_from_rdp(ORDERS, cost.values, delta),
-            epsilon_before=epsilon_from_rdp(ORDERS, weighed.spent, delta),
-            epsilon_after=epsilon_from_rdp(ORDERS, weighed.after, delta),
-            cap=cap,
-            delta=delta,
+            epsilon_run=cost.epsilon(weighed.budget["delta"]),
+            epsilon_before=weighed.spent.epsilon(weighed.budget["delta"]),
+            epsilon_after=weighed.after.epsilon(weighed.budget["delta"]),
+            cap=weighed.budget["epsilon"],
+            delta=weighed.budget["delta"],
             fits=weighed.fits,
-            runs_that_fit=renyi_filter.runs_that_fit(weighed.spent[at], cost.values[at], room=room),
+            runs_that_fit=weighed.runs_that_fit,
         )
-
-
-def _check_cap(epsilon: float, delta: float) -> None:
-    if not (epsilon > 0 and math.isfinite(epsilon)) or not 0 < delta < 1:
-        raise BadInputError(f"a cap needs epsilon above 0 and delta between 0 and 1, found {epsilon!r} and {delta!r}")
-
-
-def _budget_row(registration: Registration, epsilon: float, delta: float) -> dict[str, Any]:
-    return {
-        "dataset": registration.dataset,
-        "split": TRAIN,
-        "unit": registration.unit,
-        "relation": registration.relation.value,
-        "epsilon": epsilon,
-        "delta": delta,
-        "cap_changes": 0,
-    }
-
-
-def _check_budget(budget: sa.RowMapping, registration: Registration, epsilon: float, delta: float) -> None:
-    if (budget["unit"], budget["relation"]) != (registration.unit, registration.relation.value):
-        raise BadInputError(
-            f"the spans of dataset {registration.dataset} share one budget, for unit {budget['unit']!r} under "
-            f"{budget['relation']}; span {registration.span} has unit {registration.unit!r} under "
-            f"{registration.relation.value}"
-        )
-    if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
-        raise BadInputError(
-            f"dataset {registration.dataset} has a cap of epsilon {budget['epsilon']:g} at delta {budget['delta']:g} "
-            f"for all its spans; registering does not change it to {epsilon:g} at {delta:g}",
-            fix="register with the same cap, and change the cap as a step of its own",
-        )
-
-
-def _refuse_foreign_data(connection: sa.Connection, registration: Registration) -> None:
-    table = schema.registrations
-    foreign = sa.select(table.c.dataset).where(
-        table.c.digest == registration.digest, table.c.dataset != registration.dataset
-    )
-    owner = connection.scalar(foreign)
-    if owner is not None:
-        raise BadInputError(
-            f"this data is registered already, as dataset {owner}: a second name would give it a second budget",
-            fix=f"set dataset.name to {owner}",
-        )
-
-
-def _find(connection: sa.Connection, name: str, span: int | None) -> Registration | None:
-    table = schema.registrations
-    query = sa.select(table).where(table.c.dataset == name, table.c.span_key == span_key(span))
-    row = connection.execute(query).mappings().first()
-    return None if row is None else from_row(row)
-
-
-def _budget(connection: sa.Connection, dataset: str) -> sa.RowMapping | None:
-    table = schema.budgets
-    query = sa.select(table).where(table.c.dataset == dataset, table.c.split == TRAIN)
-    return connection.execute(query).mappings().first()
-
-
-def _epsilon(vectors: list[tuple[float, ...]], delta: float) -> float:
-    return epsilon_from_rdp(ORDERS, renyi_filter.total(vectors, length=len(ORDERS)), delta)
-
-
-def _status(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
-    table = schema.entries
-    rows = connection.execute(sa.select(table).where(table.c.budget_id == budget["id"])).mappings().all()
-    vectors = [decode_rdp(row) for row in rows if row["state"] in COUNTED]
-    spent = _epsilon(vectors, budget["delta"])
-    return BudgetStatus(
-        budget=budget_key(budget),
-        dataset=budget["dataset"],
-        split=budget["split"],
-        unit=budget["unit"],
-        relation=Relation(budget["relation"]),
-        cap_epsilon=budget["epsilon"],
-        cap_delta=budget["delta"],
-        spent_epsilon=spent,
-        remaining_epsilon=max(0.0, budget["epsilon"] - spent),
-        simple_epsilon=math.fsum(_epsilon([vector], budget["delta"]) for vector in vectors),
-        entries={state: sum(row["state"] == state.value for row in rows) for state in State},
-        overruns=sum(bool(row["overrun"]) for row in rows),
-        filter_order=budget["filter_order"],
-        cap_changes=budget["cap_changes"],
-    )

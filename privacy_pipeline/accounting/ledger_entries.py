@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION, epsilon_from_rdp, rdp_vector
+from privacy_pipeline.accounting import renyi_filter, truncation
+from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION, rdp_vector
 from privacy_pipeline.accounting.plan import Relation
 
 if TYPE_CHECKING:
@@ -138,11 +140,34 @@ class Forecast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
+class Charge:
+    """What the ledger adds up.
+
+    Attributes:
+        values: Renyi vector, for truncated sampling of the event without truncation.
+        distance: total variation distance that truncation adds (see `truncation`).
+    """
+
+    values: tuple[float, ...]
+    distance: float = 0.0
+
+    def epsilon(self, delta: float) -> float:
+        """Epsilon at delta, by RDP at its best order."""
+        return truncation.epsilon_of(self.values, self.distance, delta=delta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price(Charge):
     """Cost of an event, computed before the ledger is locked."""
 
     event: str
-    values: tuple[float, ...]
+
+
+def together(charges: Iterable[Charge]) -> Charge:
+    """Sum of charges; it does not depend on their order."""
+    held = list(charges)
+    values = renyi_filter.total((charge.values for charge in held), length=len(ORDERS))
+    return Charge(values=values, distance=math.fsum(charge.distance for charge in held))
 
 
 def price(event: DpEvent, relation: Relation) -> Price:
@@ -154,7 +179,8 @@ def price(event: DpEvent, relation: Relation) -> Price:
     """
     from privacy_pipeline.accounting.events import canonical
 
-    return Price(event=canonical(event), values=rdp_vector(event, relation)[1])
+    plain, distance = truncation.untruncated(event)
+    return Price(event=canonical(event), values=rdp_vector(plain, relation)[1], distance=distance)
 
 
 def plan_key(plan: MechanismPlan, event: str) -> str:
@@ -172,11 +198,11 @@ def encode_rdp(values: Sequence[float]) -> str:
     return json.dumps(list(values))
 
 
-def decode_rdp(row: Mapping[Any, Any]) -> tuple[float, ...]:
-    """The Renyi vector of an entry's row.
+def charge_of(row: Mapping[Any, Any]) -> Charge:
+    """The charge of an entry's row.
 
     Raises:
-        LedgerError: it was stored for other orders, or is not a vector.
+        LedgerError: its vector was stored for other orders, or it is damaged.
     """
     try:
         values = tuple(float(value) for value in json.loads(row["rdp"]))
@@ -184,7 +210,10 @@ def decode_rdp(row: Mapping[Any, Any]) -> tuple[float, ...]:
         raise schema.LedgerError(f"ledger entry {row['id']} is damaged: its RDP vector cannot be read") from error
     if row["orders_version"] != ORDERS_VERSION or len(values) != len(ORDERS) or not all(v >= 0 for v in values):
         raise schema.LedgerError(f"ledger entry {row['id']} holds an RDP vector that this version cannot add")
-    return values
+    distance = float(row["total_variation"])
+    if not distance >= 0:
+        raise schema.LedgerError(f"ledger entry {row['id']} is damaged: its total variation is {distance!r}")
+    return Charge(values=values, distance=distance)
 
 
 def counted_rows(connection: sa.Connection, budget_id: int, *conditions: sa.ColumnElement[bool]) -> list[sa.RowMapping]:
@@ -215,7 +244,7 @@ def entry_of(row: Mapping[Any, Any], budget: Mapping[Any, Any]) -> Entry:
         event=json.loads(row["event"]),
         executed_event=json.loads(row["executed_event"]) if row["executed_event"] else None,
         overrun=bool(row["overrun"]),
-        epsilon=epsilon_from_rdp(ORDERS, decode_rdp(row), budget["delta"]),
+        epsilon=charge_of(row).epsilon(budget["delta"]),
         reserved_at=row["reserved_at"],
         started_at=row["started_at"],
         committed_at=row["committed_at"],

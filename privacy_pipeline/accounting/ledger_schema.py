@@ -20,9 +20,13 @@ from sqlalchemy.pool import NullPool
 
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 REGISTER_FIX = "privacy-pipeline budget register CONFIG"
 _WAIT_SECONDS = 60
+# Version of a ledger -> the next one, and the statement that leads there.
+_UPGRADES = {
+    "1": ("2", "ALTER TABLE entries ADD COLUMN total_variation DOUBLE PRECISION NOT NULL DEFAULT 0"),
+}
 _LOCK = 7246392117320001  # any constant: the advisory lock that serialises the ledger's writers
 
 metadata = sa.MetaData()
@@ -79,6 +83,7 @@ entries = sa.Table(
     sa.Column("executed_event", sa.Text),
     sa.Column("orders_version", sa.Integer, nullable=False),
     sa.Column("rdp", sa.Text, nullable=False),
+    sa.Column("total_variation", sa.Float(53), nullable=False, server_default="0"),  # since version 2
     sa.Column("overrun", sa.Boolean, nullable=False, default=False),
     sa.Column("reserved_at", sa.String(40), nullable=False),
     sa.Column("started_at", sa.String(40)),
@@ -198,9 +203,26 @@ def open_engine(url: str, *, create: bool) -> sa.Engine:
         if not sa.inspect(connection).has_table(meta.name):
             raise missing
         version = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+    if version in _UPGRADES:
+        version = _upgrade(engine)
     if version != SCHEMA_VERSION:
         raise LedgerError(f"ledger {_name(parsed)} has format {version}; this version reads {SCHEMA_VERSION}")
     return engine
+
+
+def _upgrade(engine: sa.Engine) -> str | None:
+    """Brings an older ledger to this version in one transaction; who comes second finds it done.
+
+    Returns:
+        The version that the ledger has now.
+    """
+    with transaction(engine, write=True) as connection:
+        known = sa.select(meta.c.value).where(meta.c.key == "schema_version")
+        while (version := connection.scalar(known)) in _UPGRADES:
+            successor, statement = _UPGRADES[version]
+            connection.exec_driver_sql(statement)
+            connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=successor))
+    return version
 
 
 def _create(engine: sa.Engine, file: Path | None) -> None:

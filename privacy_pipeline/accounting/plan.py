@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -30,8 +31,10 @@ class Relation(str, Enum):
 class Sampler(str, Enum):
     """How batches are drawn."""
 
-    FULL_PASS = "fixed_partition"  # every row in one batch of each epoch; shuffled independently of the data
+    FULL_PASS = "fixed_partition"  # every unit in one batch of each epoch; shuffled independently of the data
     POISSON = "poisson"
+    TRUNCATED_POISSON = "truncated_poisson"  # Poisson samples cut to a largest batch
+    CYCLIC = "cyclic"  # the same partition in every epoch, for correlated noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +45,20 @@ class MechanismPlan:
         backend: name of the backend.
         mechanism: what adds the noise, in words of the field, e.g. "DP-SGD (Gaussian)".
         unit: "row", or the key column that names the unit.
-        contribution_bound: rows of one unit that training may use.
+        contribution_bound: rows of one unit that a step may use.
         relation: neighbouring relation of the guarantee.
         sampler: how batches are drawn.
-        units: registered number of units in the training split (public under ZERO_OUT).
-        epochs: passes over the training split.
-        batch_size: rows per step; fixed and public.
+        units: registered number of units in the training split: public under ZERO_OUT; else None, and nothing here
+            may have been computed from it.
+        epochs: passes over the training split; expected ones where batches are samples.
+        batch_size: units per step, public; the expected number where batches are samples.
         steps: optimizer updates.
-        clipping_norm: bound on one example's gradient, L2.
+        clipping_norm: bound on one unit's gradient, L2; the first bound where clipping adapts.
         noise_multiplier: standard deviation of the noise, in multiples of `clipping_norm`.
         delta: delta of the guarantee.
         event: the DpEvent that these parameters imply under `relation` and `sampler`.
+        engine: what trains, e.g. "native".
+        engine_parameters: the engine's whole plan as JSON values; the event follows from them.
     """
 
     backend: str
@@ -61,7 +67,7 @@ class MechanismPlan:
     contribution_bound: int
     relation: Relation
     sampler: Sampler
-    units: int
+    units: int | None
     epochs: int
     batch_size: int
     steps: int
@@ -69,13 +75,17 @@ class MechanismPlan:
     noise_multiplier: float
     delta: float
     event: DpEvent
+    engine: str = "native"
+    engine_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if (self.units is None) != (self.relation is Relation.ADD_OR_REMOVE_ONE):
+            raise ValueError("the number of units is public under the zero-out relation, and only there")
         if self.sampler is Sampler.FULL_PASS and self.relation is not Relation.ZERO_OUT:
             # Adding a row would move others to other batches; only a row that is blanked leaves the partition as it is.
             raise ValueError("a fixed partition into batches has a guarantee under the zero-out relation only")
 
-    def parameters(self) -> dict[str, str | int | float]:
+    def parameters(self) -> dict[str, Any]:
         """The plan's numbers and names without the event, ready for JSON."""
         return {
             "backend": self.backend,
@@ -91,6 +101,8 @@ class MechanismPlan:
             "clipping_norm": self.clipping_norm,
             "noise_multiplier": self.noise_multiplier,
             "delta": self.delta,
+            "engine": self.engine,
+            "engine_parameters": dict(self.engine_parameters),
         }
 
     def digest(self) -> str:

@@ -51,7 +51,12 @@ class Guarantee(_Part):
 
 
 class Mechanism(_Part):
-    """The mechanism and its parameters as executed (lengths in units of `clipping_norm`)."""
+    """The mechanism and its parameters as executed.
+
+    `batch_size` and `epochs` are expected numbers where batches are samples. `units` is None where it is secret.
+    `dp_event` is the executed event; recomputing epsilon from it gives the record's guarantee. `plan` is the engine's
+    whole plan, from which the planned event follows. Version 1 had neither `engine` nor `plan`.
+    """
 
     name: str
     sampler: str
@@ -60,8 +65,10 @@ class Mechanism(_Part):
     batch_size: int
     epochs: int
     steps: int
-    units: int
+    units: int | None
     dp_event: JsonValue
+    engine: str | None = None
+    plan: JsonValue = None
 
 
 class Randomness(_Part):
@@ -97,7 +104,7 @@ class Composition(_Part):
 class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either."""
 
-    record_version: Literal[1] = 1
+    record_version: Literal[1, 2] = 2
     run_id: str
     pipeline: str
     created: str

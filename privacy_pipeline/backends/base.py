@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from privacy_pipeline.config.models import PipelineConfig
 
 if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
     from privacy_pipeline.accounting.plan import MechanismPlan
     from privacy_pipeline.data.features import FeaturePlan
 
@@ -34,6 +36,9 @@ class TrainingInputs:
         model_dir: where the SavedModel goes.
         log_dir: where TensorBoard logs go.
         report_progress: called now and then with (done, total, "steps").
+        state_dir: where a private run keeps what it needs to be continued after a kill, its secret key among it;
+            None for a run that cannot be continued.
+        binding: what else the state may only be continued under: hashes of code, packages and data.
     """
 
     train_files: tuple[str, ...]
@@ -46,6 +51,8 @@ class TrainingInputs:
     model_dir: Path
     log_dir: Path
     report_progress: ReportProgress
+    state_dir: Path | None = None
+    binding: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +61,35 @@ class Executed:
 
     Attributes:
         steps: optimizer updates made.
-        epochs: passes over the data made.
-        examples: rows in the training split as read.
-        largest_participation: most batches that any one row was in during any one epoch.
+        epochs: passes over the data made; expected ones, rounded up, where batches are samples.
+        examples: rows in the training split as read. Secret under add-or-remove-one.
+        largest_participation: most batches that any one unit was in during any one epoch; None where batches are
+            samples, whose event bounds it, and it is secret.
         seed_fixed: whether a fixed seed made the randomness reproducible.
         generator: the random number generator behind noise and sampling.
-        cryptographic: whether that generator is a cryptographic one.
+        cryptographic: whether the noise comes from a cryptographic generator.
         history: training curves by metric name, one value an epoch.
+        units: privacy units in the training split as read; None for a backend that does not count them. Secret under
+            add-or-remove-one.
+        event: the DpEvent of what ran, as far as it went; None for a backend without a guarantee.
+        sampler: what drew the batches (`accounting.plan.Sampler`).
+        withheld: what was computed exactly and is told to nobody.
+        resumed_at: step at which a killed attempt was continued with its own key; None for a fresh start.
     """
 
     steps: int
     epochs: int
     examples: int
-    largest_participation: int
+    largest_participation: int | None
     seed_fixed: bool
     generator: str
     cryptographic: bool
     history: Mapping[str, list[float]]
+    units: int | None = None
+    event: DpEvent | None = None
+    sampler: str | None = None
+    withheld: tuple[str, ...] = ()
+    resumed_at: int | None = None
 
 
 class Backend(Protocol):

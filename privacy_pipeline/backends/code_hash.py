@@ -60,7 +60,7 @@ def hash_of_framework() -> str:
     """SHA-256 over the sources of this package that shape a trained model; read once a process."""
     package = Path(__file__).parents[1]
     paths = [path for folder in _SHAPING for path in (package / folder).rglob("*.py")]
-    paths.append(package / "config" / "models.py")
+    paths += [package / "config" / name for name in ("models.py", "dp_models.py")]
     return _digest({path.relative_to(package).as_posix(): path.read_bytes() for path in paths})
 
 

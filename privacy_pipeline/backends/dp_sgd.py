@@ -1,107 +1,47 @@
-"""The DP-SGD backend: TensorFlow Privacy's clipping and noise inside this package's plan, sampler and checks.
+"""The DP-SGD backend: the engine of `privacy_pipeline.dp`, or TensorFlow Privacy, under one plan and one sampler.
 
-Batches are dealt from a fresh permutation, so a row is in at most one batch of an epoch: an epoch is one Gaussian
-mechanism over the whole split, and no amplification by sampling is claimed. TensorFlow is imported only to train.
+By default batches are true Poisson samples, so the headline epsilon is the amplified one. TensorFlow is imported only
+to train.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
+from privacy_pipeline.accounting.plan import MechanismPlan
+from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
-from privacy_pipeline.config.models import DpSgdSection, PipelineConfig
+from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.backends.keras_io import Rows
-
-MECHANISM = "DP-SGD (Gaussian)"
-# TensorFlow keys an unseeded op from one Mersenne Twister a process, seeded with one 32-bit std::random_device draw.
-GENERATOR = (
-    "noise: tf.random.normal of TensorFlow Privacy 0.9 (Philox4x32-10, keyed by a Mersenne Twister with 32 bits of "
-    "OS entropy); shuffling: NumPy PCG64 from OS entropy"
-)
-SEEDED_GENERATOR = (
-    "noise: tf.random.normal of TensorFlow Privacy 0.9 (Philox4x32-10); shuffling: NumPy PCG64; both from a fixed seed"
-)
-
-
-class FullPass:
-    """Deals every row into at most one batch of an epoch, and counts how often it did.
-
-    Batches have a constant size; the rows that fill no batch are left out of the epoch. How many is public, which
-    ones is random.
-
-    Args:
-        rows: rows of the split.
-        batch_size: rows of a batch.
-        seed: fixes the order; None takes it from the operating system's entropy.
-    """
-
-    def __init__(self, *, rows: int, batch_size: int, seed: int | None) -> None:
-        self._rows = rows
-        self._batch_size = batch_size
-        self._generator = np.random.default_rng(seed)
-        self.largest_participation = 0
-
-    def epoch(self) -> Iterator[NDArray[np.int64]]:
-        """Row indices of each batch of one epoch, int64, [batch_size]."""
-        uses = np.zeros(self._rows, np.int64)
-        order = self._generator.permutation(self._rows)
-        for start in range(0, self._rows - self._batch_size + 1, self._batch_size):
-            index = order[start : start + self._batch_size]
-            np.add.at(uses, index, 1)
-            # Before the batch is handed out: an epoch that is broken off has been counted too.
-            self.largest_participation = max(self.largest_participation, int(uses.max()))
-            yield index
+    from privacy_pipeline.backends.example_data import Examples
+    from privacy_pipeline.dp.engine import Execution
+    from privacy_pipeline.dp.plan import PrivacyPlan
 
 
 class DpSgdBackend:
-    """Differentially private SGD for single rows."""
+    """Differentially private SGD."""
 
-    name = "dp_sgd"
+    name = private_plan.BACKEND
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan:
         """The mechanism that `train` will run.
 
         Raises:
-            BadInputError: the unit is not a row, the dataset is not registered, or a batch is larger than the split.
+            BadInputError: the dataset is not registered, a batch is larger than the split, or the parts of the config
+                do not go together.
+            AccountingError: there is no proven epsilon for what the config asks for.
         """
-        from privacy_pipeline.accounting.events import gaussian_passes
-
-        training = config.training
-        if training.dp_sgd is None:
-            raise BadInputError("training.dp_sgd is missing", fix="add the block with `delta` and `target_epsilon`")
-        registered = _check_plannable(config, units)
-        noise = _noise_multiplier(training.dp_sgd, epochs=training.epochs)
-        return MechanismPlan(
-            backend=self.name,
-            mechanism=MECHANISM,
-            unit="row",
-            contribution_bound=1,
-            relation=Relation.ZERO_OUT,
-            sampler=Sampler.FULL_PASS,
-            units=registered,
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            steps=training.epochs * (registered // training.batch_size),
-            clipping_norm=training.dp_sgd.clipping_norm,
-            noise_multiplier=noise,
-            delta=training.dp_sgd.delta,
-            event=gaussian_passes(noise_multiplier=noise, epochs=training.epochs),
-        )
+        return private_plan.mechanism_plan(config, private_plan.privacy_plan(config, units=units))
 
     def train(self, inputs: TrainingInputs) -> Executed:
         """Trains as `inputs.plan` says, and writes the SavedModel.
 
-        Nothing that was computed exactly from private rows leaves this method: losses and metrics are not read, and
-        the one curve is of the weights, which the noise protects.
+        Nothing that was computed exactly from private rows leaves this method: losses and metrics are not computed,
+        and the one curve is of the weights, which the noise protects.
 
         Raises:
             BadInputError: there is no plan, the train split is empty, or the model cannot be trained privately.
@@ -111,103 +51,123 @@ class DpSgdBackend:
         import tensorflow as tf
 
         from privacy_pipeline.backends import keras_io
-        from privacy_pipeline.backends.tfp_engine import require_private
+        from privacy_pipeline.backends.example_data import read_examples
 
-        plan = inputs.plan
-        if plan is None:
+        mechanism = inputs.plan
+        if mechanism is None:
             raise BadInputError("backend dp_sgd trains only under a reserved plan", fix="register the dataset")
+        plan = private_plan.reserved_plan(inputs.config, mechanism)
         seed = inputs.config.training.seed
         if seed is not None:
             tf.keras.utils.set_random_seed(seed)
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
-        require_private(model)
-        optimizer = keras_io.make_optimizer(inputs.config.training)
-        rows = keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
-        require_units(plan, examples=len(rows))
-        sampler = FullPass(rows=len(rows), batch_size=plan.batch_size, seed=seed)
-        steps, norms = _run(model, optimizer, rows=rows, sampler=sampler, plan=plan, inputs=inputs)
-        executed = Executed(
-            steps=steps,
-            epochs=len(norms),
-            examples=len(rows),
-            largest_participation=sampler.largest_participation,
-            seed_fixed=seed is not None,
-            generator=GENERATOR if seed is None else SEEDED_GENERATOR,
-            cryptographic=False,
-            history={"weights_norm": norms},
+        private = _under_plan(model, plan, inputs)
+        examples = read_examples(
+            inputs.train_files,
+            transform_graph=inputs.transform_graph,
+            names=model.input_names,
+            keyed=isinstance(inputs.config.dataset.privacy_unit, KeyedUnit),
+            folder=inputs.work_dir / "examples",
         )
-        require_executed_as_planned(
-            plan,
-            steps=executed.steps,
-            epochs=executed.epochs,
-            examples=executed.examples,
-            largest_participation=executed.largest_participation,
-        )
+        require_units(mechanism, units=examples.units)
+        execution = _fit(private, examples, plan, inputs)
+        executed = _executed(execution, plan, examples)
+        require_executed_as_planned(mechanism, executed)
         keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
 
 
-def _check_plannable(config: PipelineConfig, units: int | None) -> int:
-    if config.dataset.privacy_unit != "row":
-        raise BadInputError(
-            f"dataset.privacy_unit: backend dp_sgd protects single rows; user-level DP-SGD needs clipping by "
-            f"'{config.dataset.privacy_unit.key}', which it does not do",
-            fix="set privacy_unit: row if a row is whose privacy is at stake",
-        )
-    if units is None:
-        raise BadInputError(
-            f"dataset.name: '{config.dataset.name}' is not registered in the ledger, so the number of units is unknown",
-            fix="privacy-pipeline budget register CONFIG",
-        )
-    if config.training.batch_size > units:
-        raise BadInputError(
-            f"training.batch_size: {config.training.batch_size} is more than the {units} units of the training split",
-            fix=f"set training.batch_size to at most {units}",
-        )
-    return units
-
-
-def _noise_multiplier(section: DpSgdSection, *, epochs: int) -> float:
-    if section.noise_multiplier is not None:
-        return section.noise_multiplier
-    if section.target_epsilon is None:
-        raise BadInputError("training.dp_sgd gives no noise", fix="give `target_epsilon` or `noise_multiplier`")
-    from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
-    from privacy_pipeline.accounting.events import gaussian_passes
-
-    return calibrate_noise_multiplier(
-        lambda noise: gaussian_passes(noise_multiplier=noise, epochs=epochs),
-        target_epsilon=section.target_epsilon,
-        delta=section.delta,
-        relation=Relation.ZERO_OUT,
-    )
-
-
-def _run(
-    model: Any, optimizer: Any, *, rows: Rows, sampler: FullPass, plan: MechanismPlan, inputs: TrainingInputs
-) -> tuple[int, list[float]]:
-    """Runs the plan's epochs; the steps made, and the L2 norm of the trained weights after each epoch."""
+def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:
+    """The model under its plan, by the engine that the config names; both have the same `fit`."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
-    from privacy_pipeline.backends.tfp_engine import private_step, without_state
 
-    step = private_step(model, optimizer, clipping_norm=plan.clipping_norm, noise_multiplier=plan.noise_multiplier)
-    progress = keras_io.Progress(inputs.report_progress, total=plan.steps)
+    training = inputs.config.training
+    optimizer = keras_io.make_optimizer(training)
+    if training.dp_sgd is not None and training.dp_sgd.engine == "tensorflow_privacy":
+        from privacy_pipeline.backends.tfp_engine import TfpModel
+
+        return TfpModel(model=model, plan=plan, optimizer=optimizer, seed=training.seed)
+    from privacy_pipeline.dp import make_private
+
+    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
+    return make_private(
+        model,
+        plan,
+        optimizer=optimizer,
+        loss=loss,
+        seed=training.seed,
+        state_dir=inputs.state_dir,
+        binding=inputs.binding,
+    )
+
+
+def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingInputs) -> Execution:
+    """Runs the plan's steps, with progress and the curve of the weights for TensorBoard."""
+    import tensorflow as tf
+
     writer = tf.summary.create_file_writer(str(inputs.log_dir / "train"))
-    steps = 0
-    norms: list[float] = []
-    with writer.as_default(), without_state(model):
-        for epoch in range(1, plan.epochs + 1):
-            for index in sampler.epoch():
-                step(*rows.batch(index))
-                steps += 1
-                progress.step(steps)
-            keras_io.require_finite_weights(model, epoch=epoch)
-            norms.append(float(tf.linalg.global_norm(model.trainable_variables)))
-            tf.summary.scalar("epoch_weights_norm", norms[-1], step=epoch)
+    callback = _curves(inputs, plan, writer)
+    owners = {} if examples.owners is None else {"users": examples.owners}
+    execution: Execution = private.fit(examples.store, callbacks=[callback], **owners)
     writer.close()
-    return steps, norms
+    return execution
+
+
+def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
+    """A Keras callback that tells the steps made, and the norm of the weights after each epoch."""
+    import tensorflow as tf
+
+    from privacy_pipeline.backends import keras_io
+
+    class Curves(tf.keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self._progress = keras_io.Progress(inputs.report_progress, total=plan.steps)
+            self._epoch = 0
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self._epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self._progress.step(self._epoch * plan.steps_per_epoch + batch + 1)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            with writer.as_default():
+                norm = tf.linalg.global_norm(self.model.trainable_variables)
+                tf.summary.scalar("epoch_weights_norm", norm, step=epoch + 1)
+
+    return Curves()
+
+
+def _executed(execution: Execution, plan: PrivacyPlan, examples: Examples) -> Executed:
+    """What ran in the terms of the protocol.
+
+    A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
+    so, as a plain run's does.
+    """
+    scheme = plan.parameters()["sampling"]["scheme"]
+    most = execution.largest_participation
+    # A sample holds a unit with this probability; a partition deals each unit once in so many steps.
+    share = getattr(plan.sampling, "probability", 1 / plan.steps_per_epoch)
+    epochs = math.ceil(execution.steps * share - 1e-9)
+    event = plan.event_of(execution.steps) if execution.seed_fixed else execution.event
+    return Executed(
+        steps=execution.steps,
+        epochs=epochs,
+        examples=len(examples.store),
+        units=examples.units,
+        largest_participation=None if most is None else math.ceil(most / max(1, epochs)),
+        seed_fixed=execution.seed_fixed,
+        generator=execution.generator,
+        cryptographic=execution.cryptographic,
+        history=execution.history,
+        event=event,
+        sampler=scheme,
+        withheld=execution.withheld,
+        resumed_at=execution.resumed_at,
+    )

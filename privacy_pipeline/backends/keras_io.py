@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,35 +92,71 @@ def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
     Raises:
         BadInputError: no row, no label, or a label outside the public domain.
     """
-    spec = dict(tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec())
-    spec.pop(UNIT_KEY_FEATURE, None)
-    if LABEL_FEATURE not in spec:
-        raise BadInputError(
-            f"model: preprocessing_fn makes no feature '{LABEL_FEATURE}'",
-            fix=f"output '{LABEL_FEATURE}': 1 for the positive class, 0 for any other",
-        )
-    files = sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
-    parts = _parse(files, spec)
+    parts = list(parsed(patterns, transform_graph=transform_graph))
     if not parts:
-        raise BadInputError(
-            "dataset.input: the split has no rows", fix="check the pattern of the split and the files it matches"
-        )
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in spec}
-    labels = columns.pop(LABEL_FEATURE).reshape(-1, 1).astype(np.float32)
+        raise no_rows()
+    labels = np.concatenate([labels_of(part) for part in parts])
+    names = [name for name in parts[0] if name != LABEL_FEATURE]
+    return Rows(inputs={name: np.concatenate([part[name] for part in parts]) for name in names}, labels=labels)
+
+
+def no_rows() -> BadInputError:
+    """The refusal of an empty split."""
+    return BadInputError(
+        "dataset.input: the split has no rows", fix="check the pattern of the split and the files it matches"
+    )
+
+
+def files_of(patterns: Sequence[str]) -> list[str]:
+    """The files of a split, in a fixed order."""
+    return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
+
+
+def parsed(
+    patterns: Sequence[str], *, transform_graph: Path, with_key: bool = False
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Rows of a split, some thousand at a time, by feature: each [rows, ...], always in the same order.
+
+    Args:
+        patterns: gzipped TFRecord files, or globs of such.
+        transform_graph: the tf.Transform output that made them.
+        with_key: parse the privacy unit's key too.
+
+    Raises:
+        BadInputError: `preprocessing_fn` makes no label, or no key where one is wanted.
+    """
+    spec = dict(tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec())
+    if not with_key:
+        spec.pop(UNIT_KEY_FEATURE, None)
+    for wanted in (LABEL_FEATURE, UNIT_KEY_FEATURE) if with_key else (LABEL_FEATURE,):
+        if wanted not in spec:
+            raise BadInputError(
+                f"model: preprocessing_fn makes no feature '{wanted}'",
+                fix=f"output '{LABEL_FEATURE}': 1 for the positive class, 0 for any other"
+                if wanted == LABEL_FEATURE
+                else f"output '{UNIT_KEY_FEATURE}': the column that dataset.privacy_unit names, as it is",
+            )
+    files = files_of(patterns)
+    if not files:
+        return
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_PARSED_AT_ONCE)
+    batches = records.map(lambda batch: tf.io.parse_example(batch, spec), num_parallel_calls=tf.data.AUTOTUNE)
+    yield from batches.prefetch(1).as_numpy_iterator()
+
+
+def labels_of(part: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Labels of parsed rows, float32, [rows, 1].
+
+    Raises:
+        BadInputError: one is outside the public domain.
+    """
+    labels = part[LABEL_FEATURE].reshape(-1, 1).astype(np.float32)
     if not np.isin(labels, (0, 1)).all():
         raise BadInputError(
             "dataset.label: some rows have no label, or one outside the domain that the schema gives",
             fix="correct those rows, or the label's domain in the schema",
         )
-    return Rows(inputs=columns, labels=labels)
-
-
-def _parse(files: list[str], spec: dict[str, Any]) -> list[dict[str, NDArray[Any]]]:
-    if not files:
-        return []
-    records = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_PARSED_AT_ONCE)
-    parsed = records.map(lambda batch: tf.io.parse_example(batch, spec), num_parallel_calls=tf.data.AUTOTUNE)
-    return list(parsed.prefetch(1).as_numpy_iterator())
+    return labels
 
 
 def build_model(inputs: TrainingInputs) -> Any:

@@ -47,12 +47,13 @@ class PlainBackend:
                 tf.keras.metrics.AUC(name="auc", from_logits=True),
             ],
         )
-        batches = -(-len(rows) // training.batch_size)
+        batch_size = training.batch(units=len(rows))
+        batches = -(-len(rows) // batch_size)
         counter = _counter(inputs, total=batches * training.epochs)
         history = model.fit(
             dict(rows.inputs),
             rows.labels,
-            batch_size=training.batch_size,
+            batch_size=batch_size,
             epochs=training.epochs,
             validation_data=held_out,
             validation_batch_size=8192,

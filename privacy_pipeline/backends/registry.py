@@ -6,6 +6,7 @@ import importlib
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends.base import Backend
+from privacy_pipeline.config.models import PipelineConfig
 
 _BACKENDS = {
     "plain": "privacy_pipeline.backends.plain:PlainBackend",
@@ -16,8 +17,12 @@ _BACKENDS = {
 # Backends that never claim a training guarantee, and so never ask the ledger.
 WITHOUT_GUARANTEE = frozenset({"plain"})
 
-# Neighbouring relation under which a backend states its guarantee.
-RELATIONS = {"dp_sgd": Relation.ZERO_OUT.value}
+
+def relation_of(config: PipelineConfig) -> Relation | None:
+    """Neighbouring relation under which a config's backend states its guarantee; None where it states none."""
+    if config.training.backend in WITHOUT_GUARANTEE:
+        return None
+    return Relation(config.training.dp_sgd.relation) if config.training.dp_sgd else Relation.ZERO_OUT
 
 
 def names() -> list[str]:

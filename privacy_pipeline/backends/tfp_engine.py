@@ -1,18 +1,39 @@
-"""TensorFlow Privacy 0.9 behind one function, with the checks that it does not make itself."""
+"""TensorFlow Privacy 0.9 as a second engine, for comparison: its clipping and noise under our plan and sampler.
+
+It has no sampler, no check of layers, and divides by the realised batch size; all three are mended here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.dp.engine import Execution
+from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.program import specs_of
+from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.sampler import Sampler
+from privacy_pipeline.dp.sampling import FixedPartition
+from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 PrivateStep = Callable[[Any, Any], None]
+
+# TensorFlow keys an unseeded op from one Mersenne Twister a process, seeded with one 32-bit std::random_device draw.
+GENERATOR = (
+    "noise: tf.random.normal of TensorFlow Privacy 0.9 (Philox4x32-10, keyed by a Mersenne Twister with 32 bits of "
+    "OS entropy); sampling: NumPy Philox4x64-10 with a 128-bit key from OS entropy"
+)
+SEEDED_GENERATOR = (
+    "noise: tf.random.normal of TensorFlow Privacy 0.9 (Philox4x32-10); sampling: NumPy Philox4x64-10; both FROM A "
+    "FIXED SEED, not private"
+)
 
 _Layer = tf.keras.layers
 _ACROSS_ROWS = (_Layer.BatchNormalization,)  # SyncBatchNormalization is a subclass
@@ -59,18 +80,39 @@ def clips_fast(model: Any) -> bool:
     )
 
 
-def private_step(model: Any, optimizer: Any, *, clipping_norm: float, noise_multiplier: float) -> PrivateStep:
+class _Rescaled:
+    """An optimizer that gets TensorFlow Privacy's noisy mean over the batch as one over the expected batch.
+
+    The noisy sum over n rows divided by n, times n / expected, is the noisy sum over the expected batch size: clipped
+    rows and noise keep their proportion, and nothing is divided by the realised size.
+    """
+
+    def __init__(self, optimizer: Any, expected: float) -> None:
+        self._optimizer = optimizer
+        self._expected = expected
+        self.rows: Any = None
+
+    def apply_gradients(self, pairs: Any) -> None:
+        factor = tf.cast(self.rows, tf.float32) / self._expected
+        self._optimizer.apply_gradients([(gradient * factor, variable) for gradient, variable in pairs])
+
+
+def private_step(
+    model: Any, optimizer: Any, *, clipping_norm: float, noise_multiplier: float, expected_batch_size: float, spec: Any
+) -> PrivateStep:
     """One DP-SGD update of `model`'s trainable variables.
 
     The gradient of each example is clipped to L2 norm `clipping_norm`; to their sum comes Gaussian noise of standard
-    deviation `noise_multiplier * clipping_norm` in each coordinate; the sum is divided by the batch size, which is the
-    same for all batches and public.
+    deviation `noise_multiplier * clipping_norm` in each coordinate; the sum is divided by the expected batch size,
+    which is public. A batch without rows still takes a noisy step.
 
     Args:
         model: functional Keras model whose output is a logit, [batch, 1].
         optimizer: a Keras optimizer; it sees the private gradient alone.
         clipping_norm: L2 bound of one example's gradient.
         noise_multiplier: standard deviation of the noise in multiples of `clipping_norm`.
+        expected_batch_size: what sums are divided by.
+        spec: (inputs, labels) as `tf.TensorSpec` with an open number of rows.
 
     Returns:
         A function of a batch (inputs by name, labels float32 [batch, 1]). It returns nothing: the loss that TensorFlow
@@ -92,12 +134,99 @@ def private_step(model: Any, optimizer: Any, *, clipping_norm: float, noise_mult
     )
     private.compile(optimizer=optimizer, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
     optimizer.build(private.trainable_variables)
+    private.optimizer = rescaled = _Rescaled(optimizer, expected_batch_size)
 
+    @tf.function(input_signature=spec)  # type: ignore[untyped-decorator]
     def update(inputs: Any, labels: Any) -> None:
+        rescaled.rows = tf.shape(labels)[0]
         private.train_step((inputs, labels))
 
-    step: PrivateStep = tf.function(update)
+    @tf.function  # type: ignore[untyped-decorator]
+    def noise_alone() -> None:
+        stddev = noise_multiplier * clipping_norm / expected_batch_size
+        optimizer.apply_gradients([(tf.random.normal(v.shape, stddev=stddev), v) for v in private.trainable_variables])
+
+    def step(inputs: Any, labels: Any) -> None:
+        if len(labels):
+            update(inputs, labels)
+        else:
+            noise_alone()
+
     return step
+
+
+class TfpModel:
+    """A Keras model that TensorFlow Privacy trains under a plan; `fit` is that of `dp.engine.PrivateModel`.
+
+    Args:
+        model: functional Keras model whose output is a logit, [batch, 1].
+        plan: the plan; Poisson samples or a fixed partition, one row a unit, flat clipping, independent noise.
+        optimizer: a Keras optimizer.
+        seed: fixes the batches, and voids the guarantee; TensorFlow's own seed has to be set beside it.
+
+    Raises:
+        BadInputError: see `require_private`.
+    """
+
+    def __init__(self, *, model: Any, plan: PrivacyPlan, optimizer: Any, seed: int | None) -> None:
+        require_private(model)
+        self._model = model
+        self._plan = plan
+        self._optimizer = optimizer
+        self._seeded = seed is not None
+        self._key = RunKey.from_system() if seed is None else RunKey.from_seed(seed)
+
+    def fit(self, store: ExampleStore, *, callbacks: Sequence[Any] = ()) -> Execution:
+        """Runs the plan's steps.
+
+        Raises:
+            BadInputError: the data does not fit the plan.
+            PipelineError: the weights are no longer finite.
+        """
+        sampler = Sampler(self._plan, self._key, len(store))
+        step = private_step(
+            self._model,
+            self._optimizer,
+            clipping_norm=self._plan.clipping.norm,
+            noise_multiplier=self._plan.noise.multiplier,
+            expected_batch_size=self._plan.expected_batch_size,
+            spec=specs_of(store),
+        )
+        uses = np.zeros(len(store) if isinstance(self._plan.sampling, FixedPartition) else 0, np.int64)
+        norms: list[float] = []
+        length = self._plan.steps_per_epoch
+        told = tf.keras.callbacks.CallbackList(list(callbacks), add_history=False, model=self._model)
+        with without_state(self._model):
+            for number in range(self._plan.steps):
+                if number % length == 0:
+                    told.on_epoch_begin(number // length)
+                told.on_train_batch_begin(number % length)
+                index = sampler.batch(number)
+                if uses.size:
+                    uses[index] += 1  # an index is in a batch once: `np.sort` of a permutation's part
+                step(*tf.nest.map_structure(tf.convert_to_tensor, store.rows(index)))
+                told.on_train_batch_end(number % length)
+                if (number + 1) % length == 0 or number + 1 == self._plan.steps:
+                    norms.append(self._finite_norm(number + 1))
+                    told.on_epoch_end(number // length)
+        return Execution(
+            plan=self._plan,
+            steps=self._plan.steps,
+            largest_participation=int(uses.max()) if uses.size else None,
+            seed_fixed=self._seeded,
+            generator=SEEDED_GENERATOR if self._seeded else GENERATOR,
+            cryptographic=False,
+            stopped_early=False,
+            history={"weights_norm": norms},
+        )
+
+    def _finite_norm(self, steps: int) -> float:
+        norm = float(tf.linalg.global_norm(self._model.trainable_variables))
+        if not np.isfinite(norm):
+            raise PipelineError(
+                f"the weights are no longer finite after {steps} steps", fix="lower training.learning_rate"
+            )
+        return norm
 
 
 @contextmanager

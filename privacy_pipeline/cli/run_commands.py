@@ -109,6 +109,10 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             raise preflight.over_budget(loaded, forecast)
 
 
+def _registered(units: int | None) -> str:
+    return "a secret number of units" if units is None else f"{units:,} registered units"
+
+
 def _print_check(facts: dict[str, object]) -> None:
     out.print(f"[green]✓[/] {facts['config']}: pipeline {facts['pipeline']}, backend {facts['backend']}")
     plan, forecast = facts["plan"], facts["forecast"]
@@ -122,10 +126,10 @@ def _print_check(facts: dict[str, object]) -> None:
     )
     out.print(
         f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
-        f"{plan['steps']:,} steps of {plan['batch_size']:,} rows over {plan['units']:,} registered units",
+        f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['sampler']}) of {_registered(plan['units'])}",
         soft_wrap=True,
     )
-    if plan["delta"] * plan["units"] >= 1:
+    if plan["units"] is not None and plan["delta"] * plan["units"] >= 1:
         out.print(
             f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]",
             soft_wrap=True,

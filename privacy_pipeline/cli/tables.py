@@ -24,11 +24,10 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         rows += [
             ("epsilon", f"{shown(g.epsilon)} at delta {g.delta:.0e} ({g.accountant.upper()})"),
             ("epsilon by RDP", f"{shown(g.epsilon_rdp)} at delta {g.delta:.0e}"),
-            (
-                "epsilon had batches been Poisson-sampled",
-                f"{shown(g.epsilon_if_poisson_sampled)} at delta {g.delta:.0e} (not claimed)",
-            ),
         ]
+        if g.epsilon_if_poisson_sampled is not None:
+            told = f"{shown(g.epsilon_if_poisson_sampled)} at delta {g.delta:.0e} (not claimed)"
+            rows.append(("epsilon had batches been Poisson-sampled", told))
     rows.append(("privacy unit", record.unit_in_words))
     if record.relation is not None:
         rows.append(("neighbouring relation", f"{record.relation}, at most {record.contribution_bound} row(s) a unit"))
@@ -36,7 +35,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         m = record.mechanism
         rows += [
             ("mechanism", f"{m.name}, noise multiplier {m.noise_multiplier:.4g}, clipping norm {m.clipping_norm:g}"),
-            ("batches", f"{m.sampler}, {m.batch_size:,} rows, {m.epochs} epochs, {m.steps:,} steps"),
+            ("batches", f"{m.sampler}, {m.batch_size:,} units, {m.epochs} epochs, {m.steps:,} steps"),
         ]
     if record.composition is not None:
         c = record.composition

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Delta = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -98,28 +98,22 @@ class ModelSection(Section):
     params: Annotated[dict[str, JsonValue], Field(description="Handed to your functions as they are.")] = {}
 
 
-class DpSgdSection(Section):
-    """DP-SGD: clipping and noise. Give either `target_epsilon` or `noise_multiplier`."""
-
-    target_epsilon: PositiveFloat | None = None
-    noise_multiplier: PositiveFloat | None = None
-    delta: Delta
-    clipping_norm: PositiveFloat = 1.0
-
-    @model_validator(mode="after")
-    def _one_source_of_noise(self) -> DpSgdSection:
-        if (self.target_epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
-        return self
-
-
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
     backend: Literal["plain", "dp_sgd"]
-    epochs: Annotated[int, Field(ge=1)] = 10
-    batch_size: Annotated[int, Field(ge=1)] = 256
-    learning_rate: PositiveFloat = 1e-3
+    epochs: Annotated[int, Field(ge=1, description=f"Passes over the data; with dp_sgd {DP_DEFAULTS.epochs}.")] = 10
+    batch_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Rows (or units) of a step; the expected number where batches are samples. Default: 256, with "
+            f"dp_sgd one in {DP_DEFAULTS.batches} of the units.",
+        ),
+    ] = None
+    learning_rate: Annotated[
+        PositiveFloat, Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}.")
+    ] = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     seed: Annotated[
         int | None,
@@ -127,12 +121,31 @@ class TrainingSection(Section):
     ] = None
     dp_sgd: DpSgdSection | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_dp_sgd(cls, value: object) -> object:
+        if not isinstance(value, dict) or value.get("backend") != "dp_sgd":
+            return value
+        return {"epochs": DP_DEFAULTS.epochs, "learning_rate": DP_DEFAULTS.learning_rate, **value}
+
+    def batch(self, *, units: int) -> int:
+        """Units of a step, or their expected number.
+
+        Args:
+            units: units of the training split; public, or the config gives `batch_size`.
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        return DP_DEFAULTS.batch_size(units) if self.backend == "dp_sgd" else 256
+
     @model_validator(mode="after")
     def _block_of_the_backend(self) -> TrainingSection:
         if self.backend == "dp_sgd" and self.dp_sgd is None:
             raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
         if self.backend != "dp_sgd" and self.dp_sgd is not None:
             raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
+        if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
+            raise ValueError("give `batch_size` under `relation: add_or_remove_one`: the data's size is secret")
         return self
 
 
@@ -227,4 +240,20 @@ class PipelineConfig(Section):
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
         if self.training.backend == "dp_sgd" and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
+        return self
+
+    @model_validator(mode="after")
+    def _users_own_rows(self) -> PipelineConfig:
+        section, unit = self.training.dp_sgd, self.dataset.privacy_unit
+        if section is None or section.users is None:
+            return self
+        if not isinstance(unit, KeyedUnit):
+            raise ValueError(
+                "training.dp_sgd.users needs `dataset.privacy_unit: {key: COLUMN}`, which says whose a row is"
+            )
+        if section.users.max_examples is not None and section.users.max_examples > unit.contribution_bound:
+            raise ValueError(
+                f"training.dp_sgd.users.max_examples is {section.users.max_examples}, above the "
+                f"contribution_bound {unit.contribution_bound} of dataset.privacy_unit"
+            )
         return self

@@ -39,14 +39,11 @@ model:
 
 training:
   backend: plain
-  epochs: 10
-  batch_size: 256
-  learning_rate: 1e-3
+  # epochs, batch_size and learning_rate have defaults of each backend's own.
   # To train with differential privacy: review the schema, set `backend: dp_sgd`, and uncomment this block.
   # dp_sgd:
   #   target_epsilon: 3
   #   delta: {delta}  # below 1 / number of units
-  #   clipping_norm: 1.0
 
 evaluation:
   # A model that misses a threshold is not blessed, and so not pushed.

@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.buffers import aligned_empty
 from privacy_pipeline.dp.mechanism import Noise
-from privacy_pipeline.dp.noise import GaussianNoise
+from privacy_pipeline.dp.noise import GaussianNoise, split_flat
 from privacy_pipeline.dp.sampling import FixedPartition, Sampling
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-_Arrays = tuple[NDArray[np.float32], ...]
+_Flat = NDArray[np.float32]
 
 
 def tree_height(leaves: int) -> int:
@@ -106,7 +107,7 @@ class CorrelatedNoise:
     steps_per_epoch: int
     _next: int = 0
     _stddev: float = 0.0
-    _before: list[_Arrays] = field(default_factory=list, repr=False)
+    _before: list[_Flat] = field(default_factory=list, repr=False)
 
     @property
     def generator(self) -> str:
@@ -114,8 +115,13 @@ class CorrelatedNoise:
         bands = f" of {self.noise.bands} bands" if self.noise.bands else ""
         return f"{self.base.generator}; correlated: {self.noise.correlation}{bands}"
 
-    def draw(self, step: int, *, stddev: float) -> _Arrays:
-        """Noise of a step for each variable, float32, in the variables' shapes; see `GaussianNoise.draw`.
+    def draw(self, step: int, *, stddev: float) -> tuple[NDArray[np.float32], ...]:
+        """Noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
+        flat = self.flat(step, stddev=stddev)
+        return tuple(part.reshape(shape) for part, shape in split_flat(flat, self.base.shapes))
+
+    def flat(self, step: int, *, stddev: float) -> _Flat:
+        """Noise of a step for all variables in one array; see `GaussianNoise.flat`.
 
         Args:
             step: number of the step.
@@ -129,20 +135,20 @@ class CorrelatedNoise:
             self._banded()
         return self._banded()
 
-    def _tree(self, step: int, stddev: float) -> _Arrays:
+    def _tree(self, step: int, stddev: float) -> _Flat:
         own = step % self.steps_per_epoch + 1
-        found = self.base.draw(step, stddev=stddev)
+        found = self.base.flat(step, stddev=stddev)
         covered = 1
         while covered < own & -own:
             # Nodes that the prefix sum before this step used, and that this step's node covers.
-            found = _less(found, 1.0, self.base.draw(step - covered, stddev=stddev))
+            found = _less(found, 1.0, self.base.flat(step - covered, stddev=stddev))
             covered *= 2
         return found
 
-    def _banded(self) -> _Arrays:
+    def _banded(self) -> _Flat:
         """The row of the next step: C x = z, solved from the top."""
         coefficients = banded_coefficients(self.noise.bands or 1)
-        found = self.base.draw(self._next, stddev=self._stddev)
+        found = self.base.flat(self._next, stddev=self._stddev)
         for coefficient, earlier in zip(coefficients[1:], self._before, strict=False):
             found = _less(found, float(coefficient), earlier)
         self._before = [found, *self._before][: len(coefficients) - 1]
@@ -150,5 +156,7 @@ class CorrelatedNoise:
         return found
 
 
-def _less(left: _Arrays, factor: float, right: _Arrays) -> _Arrays:
-    return tuple(one - np.float32(factor) * other for one, other in zip(left, right, strict=True))
+def _less(left: _Flat, factor: float, right: _Flat) -> _Flat:
+    result: _Flat = np.multiply(right, np.float32(-factor), out=aligned_empty(right.shape, np.float32))
+    result += left
+    return result

@@ -39,7 +39,7 @@ class Batch:
     x: Any
     y: Any
     present: NDArray[np.bool_]
-    noise: tuple[NDArray[np.float32], ...]
+    noise: NDArray[np.float32]
     seed: NDArray[np.int64]
 
 
@@ -91,16 +91,16 @@ class Reader:
             rows, present = np.pad(rows, (0, missing), constant_values=-1), np.pad(present, (0, missing))
         return rows, present
 
-    def _noise(self, step: int) -> tuple[NDArray[np.float32], ...]:
+    def _noise(self, step: int) -> NDArray[np.float32]:
         adaptive = self.plan.clipping.adaptive
         if adaptive is None:
-            return self.noise.draw(step, stddev=self.plan.noise_stddev)
+            return self.noise.flat(step, stddev=self.plan.noise_stddev)
         # The norm of the step is known when the step before is done; the sum's noise is scaled by it then.
-        noise = self.noise.draw(step, stddev=self.plan.sum_multiplier / self.plan.expected_batch_size)
+        noise = self.noise.flat(step, stddev=self.plan.sum_multiplier / self.plan.expected_batch_size)
         key = self.sampler.key
         own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
         count = GaussianNoise(own, [()], hardened=self.plan.noise.hardened)
-        return (*noise, *count.draw(step, stddev=adaptive.count_noise))
+        return np.concatenate([noise, count.flat(step, stddev=adaptive.count_noise)])
 
     def read(self, step: int) -> Batch:
         """A step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +10,19 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.buffers import to_tensor
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
 from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.noise import split_flat, total_size
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.tracing import Traced
 
 Clipper = BookKeeping | Vectorised
+_ROWS = 64  # rows of one byte that fill a stretch of `buffers.ALIGNMENT`
 _NORM_RANGE = 1e6  # an adaptive norm stays within this factor of its first value, so that it is never 0 or infinite
 
 
@@ -128,11 +132,13 @@ class Program:
         self._count = tf.Variable(0.0, trainable=False)
         present = tf.TensorSpec([None], tf.bool)
         shapes = [variable.shape for variable in self._variables] + [tf.TensorShape([])] * (self.norm is not None)
-        noise = tuple(tf.TensorSpec(shape, tf.float32) for shape in shapes)
+        self._shapes = [tuple(shape) for shape in shapes]
+        noise = tf.TensorSpec([total_size(self._shapes)], tf.float32)
         seed = tf.TensorSpec([2], tf.int64)
         self._step = Traced(self._whole, x, y, present, noise, seed)
         self._add = Traced(self._accumulate, x, y, present, seed)
         self._finish = Traced(self._from_sums, noise)
+        self._clear = Traced(self._zero)
 
     @property
     def graph(self) -> Any:
@@ -145,8 +151,11 @@ class Program:
         return [] if self.norm is None else [self.norm]
 
     def _clipped(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Sequence[Any], Any]:
+        """Clipped sum over the expected batch size, and count; the units' factors are divided, not the sums."""
         with keyed_masks(self._model, seed):
-            return self._clipper.clipped(x, y, training=True, present=present, norm=self.norm)
+            return self._clipper.clipped(
+                x, y, training=True, present=present, norm=self.norm, scale=1.0 / self._expected
+            )
 
     def _whole(self, x: Any, y: Any, present: Any, noise: Any, seed: Any) -> None:
         self._update(*self._clipped(x, y, present, seed), noise)
@@ -160,26 +169,21 @@ class Program:
     def _from_sums(self, noise: Any) -> None:
         self._update([held.read_value() for held in self._sums], self._count.read_value(), noise)
 
-    def _update(self, sums: Sequence[Any], count: Any, noise: Any) -> None:
+    def _update(self, means: Sequence[Any], count: Any, noise: Any) -> None:
         """Clipped sum over the expected batch size, plus noise, into the optimizer."""
-        normals = list(noise[: len(self._variables)])
+        normals = [tf.reshape(part, shape) for part, shape in split_flat(noise, self._shapes)]
         if self.norm is not None:  # adaptive noise comes for a norm of 1
             norm = self.norm.read_value()
-            normals = [norm * normal for normal in normals]
-        gradients = [
-            value / tf.cast(self._expected, value.dtype) + tf.cast(normal, value.dtype)
-            for value, normal in zip(sums, normals, strict=True)
-        ]
+            normals = [*(norm * normal for normal in normals[:-1]), normals[-1]]
+        gradients = [value + tf.cast(normal, value.dtype) for value, normal in zip(means, normals, strict=False)]
         self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
-        if self._adaptive is not None and self.norm is not None:
-            share = (count + noise[-1]) / self._expected + 0.5
+        if self._adaptive is not None:
+            share = (count + normals[-1]) / self._expected + 0.5
             factor = tf.exp(-self._adaptive.learning_rate * (share - self._adaptive.quantile))
             low, high = self._first_norm / _NORM_RANGE, self._first_norm * _NORM_RANGE
             self.norm.assign(tf.clip_by_value(norm * factor, low, high))
 
-    def _zeroed_sums(self) -> None:
-        if not self._sums:
-            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+    def _zero(self) -> None:
         for held in self._sums:
             held.assign(tf.zeros_like(held))
         self._count.assign(0.0)
@@ -189,7 +193,7 @@ class Program:
         x: Any,
         y: Any,
         present: NDArray[np.bool_],
-        noise: tuple[NDArray[np.float32], ...],
+        noise: NDArray[np.float32],
         seed: NDArray[np.int64],
     ) -> None:
         """One optimizer update.
@@ -198,24 +202,29 @@ class Program:
             x: nest of arrays, [batch, ...]; the batch may be empty.
             y: nest of arrays.
             present: bool [batch], False for rows of padding.
-            noise: noise on the mean gradient, one array for each variable; with adaptive clipping for a norm of 1, and
-                then the noise on the count.
+            noise: noise on the mean gradient, float32, laid out as `GaussianNoise.flat` does; with adaptive clipping
+                for a norm of 1, and then the noise on the count.
             seed: seed of the masks of random layers, int64, [2].
         """
         rows = present.shape[0]
         # Converted one by one: a compiled function takes several times as long to convert arrays by itself.
-        noise = tf.nest.map_structure(tf.convert_to_tensor, noise)
+        normal = to_tensor(noise)
         if 0 < rows <= self._largest:
-            self._step(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, present)), noise, tf.constant(seed))
+            self._step(*tf.nest.map_structure(to_tensor, (x, y, present)), normal, tf.constant(seed))
             return
-        self._zeroed_sums()
-        for start in range(0, rows, self._largest):
-            cut = slice(start, start + self._largest)
+        if not self._sums:
+            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+        self._clear()
+        size = self._size(rows)
+        for start in range(0, rows, size):
+            cut = slice(start, start + size)
             # Each virtual batch has masks of its own.
             own = tf.constant(seed + np.array([0, start], np.int64))
-            self._add(*tf.nest.map_structure(tf.convert_to_tensor, (_cut(x, cut), _cut(y, cut), present[cut])), own)
-        self._finish(noise)
+            self._add(*tf.nest.map_structure(lambda array, cut=cut: to_tensor(array[cut]), (x, y, present)), own)
+        self._finish(normal)
 
-
-def _cut(nest: Any, rows: slice) -> Any:
-    return tf.nest.map_structure(lambda array: array[rows], nest)
+    def _size(self, rows: int) -> int:
+        """Rows of a virtual batch: as few as can be, of about one size, and where their memory can be used in place."""
+        step = math.lcm(_ROWS, self._clipper.rows)
+        pieces = -(-rows // self._largest) or 1
+        return min(self._largest, -(-rows // (pieces * step)) * step or step)

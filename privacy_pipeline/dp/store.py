@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.buffers import aligned_empty
 from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.errors import BadInputError
 
@@ -166,11 +167,13 @@ class ExampleStore:
 
         Returns:
             x and y, with [batch, ...] in place of [examples, ...].
+
+        Raises:
+            BadInputError: there is no such example.
         """
-        missing = index < 0
-        found = np.where(missing, 0, index)
-        absent = missing if missing.any() else None
-        return map_nest(lambda a: _take(a, found, absent), self.x), map_nest(lambda a: _take(a, found, absent), self.y)
+        if index.size and not -1 <= int(index.min()) <= int(index.max()) < len(self):
+            raise BadInputError(f"the store holds examples 0 to {len(self) - 1}")
+        return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
 
 
 def _as_array(values: Any) -> Array:
@@ -178,8 +181,10 @@ def _as_array(values: Any) -> Array:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def _take(array: Array, index: NDArray[np.int64], absent: NDArray[np.bool_] | None) -> Array:
-    rows = np.ascontiguousarray(np.take(np.asarray(array), index, axis=0))
-    if absent is not None:
-        rows[absent] = 0
+def _take(array: Array, index: NDArray[np.int64]) -> Array:
+    """Rows in memory that TensorFlow can use in place; zeros where the number is -1."""
+    rows: Array = aligned_empty([index.size, *array.shape[1:]], array.dtype)
+    # "raise" would make `take` buffer its output. The numbers were checked; "clip" reads row 0 for -1.
+    np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")
+    rows[index < 0] = 0
     return rows

@@ -12,8 +12,9 @@ def announced_class(config: PipelineConfig) -> str:
     backend = config.training.backend
     unit = config.dataset.privacy_unit
     private = backend not in registry.WITHOUT_GUARANTEE and config.training.seed is None
+    relation = registry.relation_of(config)
     return privacy_class(
         guarantee="dp" if private else "none",
         unit=unit.key if isinstance(unit, KeyedUnit) else "row",
-        relation=registry.RELATIONS[backend] if private else None,
+        relation=relation.value if private and relation else None,
     )

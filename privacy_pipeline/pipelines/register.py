@@ -36,7 +36,7 @@ def register_dataset(*, config: PipelineConfig, epsilon: float, delta: float) ->
         span=resolved.span,
         unit=unit.key if isinstance(unit, KeyedUnit) else "row",
         contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
-        relation=Relation(registry.RELATIONS.get(config.training.backend, Relation.ZERO_OUT.value)),
+        relation=registry.relation_of(config) or Relation.ZERO_OUT,
         splits=_count(config, resolved),
         columns=tuple(c.name for c in features.columns) if features else (),
         digest=resolved.digest(),

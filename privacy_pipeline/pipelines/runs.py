@@ -8,6 +8,7 @@ from pathlib import Path
 
 from privacy_pipeline.backends import registry
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
+from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, locate
@@ -73,7 +74,8 @@ def start(
 def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunState:
     """Continues a run that failed or was killed; nodes that are done are not run again.
 
-    A training that had started charged its budget; training again reads the data again and is charged again.
+    A training that had started charged its budget. It goes on under that charge if it left its key and a checkpoint
+    (see `components.trainer.attempts`); else training again is charged again.
 
     Args:
         folder: the run.
@@ -103,10 +105,16 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
 
 
 def trains_again(folder: RunFolder) -> bool:
-    """Whether resuming a run repeats a training that had begun, and that spends privacy budget."""
+    """Whether resuming a run repeats a training that had begun, and that spends privacy budget anew."""
     state = folder.read_state()
     begun = state.nodes.get(TRAINER, NodeState()).status in ("running", "failed")
-    return begun and state.backend not in registry.WITHOUT_GUARANTEE
+    if not begun or state.backend in registry.WITHOUT_GUARANTEE:
+        return False
+    return not _can_continue(Workspace(folder.read_spec().config), state)
+
+
+def _can_continue(workspace: Workspace, state: RunState) -> bool:
+    return attempts.can_continue(workspace.pipeline_root / attempts.ROOT, state.run_id)
 
 
 def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:
@@ -223,6 +231,8 @@ def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) ->
         )
     if checked.forecast is None or checked.forecast.fits or _trained_before(workspace, state):
         return
+    if _can_continue(workspace, state):
+        return  # it is paid for; if it turns out not to fit, the ledger is asked for a new charge, and refuses
     raise preflight.over_budget(spec.config, checked.forecast)
 
 

@@ -73,9 +73,9 @@ def build_record(
         contribution_bound=plan.contribution_bound if plan else None,
         relation=plan.relation.value if plan and private else None,
         mechanism=_mechanism(plan, executed) if plan else None,
-        guarantee=_guarantee(plan) if plan and private else None,
+        guarantee=_guarantee(plan, executed) if plan and private else None,
         assumptions=_assumptions(plan, executed) if plan else [],
-        data_accesses=_data_accesses(config, facts, private),
+        data_accesses=_data_accesses(config, facts, executed, private),
         composition=composition,
         randomness=Randomness(
             generator=executed.generator, cryptographic=executed.cryptographic, seed_fixed=executed.seed_fixed
@@ -106,17 +106,23 @@ def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
         epochs=executed.epochs,
         steps=executed.steps,
         units=plan.units,
-        dp_event=events.to_json(plan.event),
+        dp_event=events.to_json(executed.event or plan.event),
+        engine=plan.engine,
+        plan=dict(plan.engine_parameters),
     )
 
 
-def _guarantee(plan: MechanismPlan) -> Guarantee:
-    poisson = events.poisson_gaussian(
-        sampling_probability=min(1.0, plan.batch_size / plan.units),
-        noise_multiplier=plan.noise_multiplier,
-        steps=plan.steps,
-    )
-    return accountants.guarantee(plan.event, delta=plan.delta, relation=plan.relation, poisson_event=poisson)
+def _guarantee(plan: MechanismPlan, executed: Executed) -> Guarantee:
+    """The guarantee of the executed event; for shuffled batches, what samples would have given stands beside it."""
+    poisson = None
+    if plan.sampler is Sampler.FULL_PASS and plan.units is not None:
+        poisson = events.poisson_gaussian(
+            sampling_probability=min(1.0, plan.batch_size / plan.units),
+            noise_multiplier=plan.noise_multiplier,
+            steps=plan.steps,
+        )
+    event = executed.event or plan.event
+    return accountants.guarantee(event, delta=plan.delta, relation=plan.relation, poisson_event=poisson)
 
 
 def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
@@ -125,29 +131,45 @@ def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
             name="the executed steps are the planned ones",
             held=executed.steps == plan.steps and executed.epochs == plan.epochs,
             detail=f"{executed.steps} steps in {executed.epochs} epochs; planned {plan.steps} in {plan.epochs}",
-        )
+        ),
+        _sampling_assumption(plan, executed),
     ]
-    if plan.sampler is Sampler.FULL_PASS:
-        found.append(
-            Assumption(
-                name="each row is in at most one batch of an epoch",
-                held=executed.largest_participation <= 1,
-                detail=f"counted: at most {executed.largest_participation}; no amplification by sampling is claimed",
-            )
-        )
     if plan.relation is Relation.ZERO_OUT:
+        units = executed.examples if executed.units is None else executed.units
         found.append(
             Assumption(
                 name="the number of units is public",
-                held=executed.examples == plan.units,
-                detail=f"{executed.examples} rows trained on; {plan.units} units registered",
+                held=units == plan.units,
+                detail=f"{units} units trained on; {plan.units} units registered",
             )
         )
     return found
 
 
-def _data_accesses(config: PipelineConfig, facts: RunFacts, private: bool) -> list[DataAccess]:
+def _sampling_assumption(plan: MechanismPlan, executed: Executed) -> Assumption:
+    if plan.sampler in (Sampler.FULL_PASS, Sampler.CYCLIC):
+        most = executed.largest_participation
+        return Assumption(
+            name="each unit is in at most one batch of an epoch",
+            held=most is not None and most <= 1 and executed.sampler == plan.sampler.value,
+            detail=f"counted: at most {most}; no amplification by sampling is claimed",
+        )
+    return Assumption(
+        name="batches are Poisson samples",
+        held=executed.sampler == plan.sampler.value,
+        detail="the engine's own sampler drew them: each unit with the planned probability, independently in each step",
+    )
+
+
+def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, private: bool) -> list[DataAccess]:
     schema, public = config.dataset.schema_path, facts.schema_is_public
+    withheld = [
+        DataAccess(
+            what="exact readings of the training",
+            covered=False,
+            detail=f"withheld, told to nobody: {', '.join(executed.withheld)}; how long a step takes is not hidden",
+        )
+    ]
     return [
         DataAccess(
             what="training",
@@ -176,14 +198,25 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, private: bool) -> li
         DataAccess(
             what="evaluation metrics, blessing and slices",
             covered=False,
-            detail="exact, on the eval split; whoever can read the workspace sees them",
+            detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
         ),
         DataAccess(
             what="choice of hyperparameters",
             covered=False,
             detail="not known: earlier trials are in the ledger only if they were runs of this pipeline",
         ),
+        *(withheld if executed.withheld else []),
     ]
+
+
+def _shared_users(config: PipelineConfig) -> str:
+    """What is known of users with rows in both splits: a hash split keeps all rows of a user together."""
+    unit = config.dataset.privacy_unit
+    if not isinstance(unit, KeyedUnit):
+        return ""
+    if config.dataset.hash_split is not None:
+        return f"; split by the hash of `{unit.key}`, so that nobody trained on is in it"
+    return f"; not checked: who shares a `{unit.key}` with a trained row may be in it, and is not protected there"
 
 
 def _versions() -> dict[str, str]:

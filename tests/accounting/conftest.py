@@ -32,7 +32,7 @@ def make_plan(
         contribution_bound=1,
         relation=relation,
         sampler=Sampler.FULL_PASS if relation is Relation.ZERO_OUT else Sampler.POISSON,
-        units=units,
+        units=units if relation is Relation.ZERO_OUT else None,
         epochs=epochs,
         batch_size=100,
         steps=10 * epochs,

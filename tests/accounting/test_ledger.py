@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian, to_json
+from privacy_pipeline.accounting.grants import Grant
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.accounting.reservation import Grant, Request, reserve
+from privacy_pipeline.accounting.reservation import Request, reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
 
@@ -596,3 +597,47 @@ def test_reading_stored_values_needs_no_accounting_library(ledger: Ledger, url: 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_killed_attempt_goes_on_under_its_charge(ledger: Ledger) -> None:
+    plan = make_plan()
+    killed = abandon(ledger, plan, start=True)
+    spent = ledger.status()[0].spent_epsilon
+    with spend(ledger, plan, continues=killed.ticket) as grant:
+        assert grant.continued and (grant.entry_id, grant.attempt) == (killed.entry_id, 1)
+        grant.commit(plan.event)
+    (entry,) = ledger.entries("adult")
+    assert entry.state is State.COMMITTED
+    assert ledger.status()[0].spent_epsilon == spent
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"run_id": "another"},
+        {"node": "another"},
+        {"plan": make_plan(noise=11.0)},
+        {"token": "0" * 32},
+        {"entry_id": 99},
+        {"start": False},
+        {"commit": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_is_not_the_very_same_attempt_is_charged_anew(ledger: Ledger, change: dict[str, Any]) -> None:
+    plan = make_plan()
+    killed = abandon(ledger, plan, start=change.pop("start", True))
+    if change.pop("commit", False):
+        killed.commit(plan.event)
+    ticket = replace(killed.ticket, **{name: change.pop(name) for name in ("token", "entry_id") if name in change})
+    with spend(ledger, change.pop("plan", plan), continues=ticket, **change) as grant:
+        assert not grant.continued
+        grant.start()
+    counted = [e for e in ledger.entries("adult") if e.state in (State.STARTED, State.COMMITTED)]
+    assert grant.entry_id in {e.id for e in counted}
+    assert ledger.status()[0].spent_epsilon > min(e.epsilon for e in counted) or len(counted) == 1
+
+
+def test_a_tickets_secret_is_in_no_repr(ledger: Ledger) -> None:
+    ticket = abandon(ledger, make_plan()).ticket
+    assert ticket.token and ticket.token not in repr(ticket)

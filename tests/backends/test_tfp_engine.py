@@ -15,6 +15,7 @@ from privacy_pipeline.errors import BadInputError
 
 WIDTH = 5
 ALMOST_NO_NOISE = 1e-9
+EXPECTED = 20.0  # of batches that hold 16
 layers = tf.keras.layers
 
 
@@ -38,6 +39,17 @@ def batch(rows: int) -> tuple[dict[str, Any], Any]:
     return {"features": features}, (np.arange(rows) % 2).astype(np.float32)[:, None]
 
 
+def make_step(model: Any, *, noise_multiplier: float, clipping_norm: float, expected: float, width: int = WIDTH) -> Any:
+    return private_step(
+        model,
+        tf.keras.optimizers.SGD(1.0),
+        clipping_norm=clipping_norm,
+        noise_multiplier=noise_multiplier,
+        expected_batch_size=expected,
+        spec=({"features": tf.TensorSpec([None, width])}, tf.TensorSpec([None, 1])),
+    )
+
+
 def clipped_mean(model: Any, inputs: dict[str, Any], labels: Any, *, bound: float) -> tuple[list[Any], list[float]]:
     """One gradient for each example, one after the other: what the fast forms must agree with."""
     loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
@@ -50,14 +62,14 @@ def clipped_mean(model: Any, inputs: dict[str, Any], labels: Any, *, bound: floa
         norms.append(float(np.sqrt(sum((g**2).sum() for g in gradient))))
         factor = min(1.0, bound / max(norms[-1], 1e-12))
         total = [t + g * factor for t, g in zip(total, gradient, strict=True)]
-    return [t / len(labels) for t in total], norms
+    return [t / EXPECTED for t in total], norms
 
 
 @pytest.mark.parametrize(
     ("make", "fast"),
     [(perceptron, True), (lambda: perceptron(between=layers.LeakyReLU), False), (with_shared_layer, False)],
 )
-def test_the_update_is_the_mean_of_clipped_gradients(make: Callable[[], Any], fast: bool) -> None:
+def test_the_update_is_the_clipped_sum_over_the_expected_batch(make: Callable[[], Any], fast: bool) -> None:
     model = make()
     assert clips_fast(model) is fast
     inputs, labels = batch(16)
@@ -65,9 +77,7 @@ def test_the_update_is_the_mean_of_clipped_gradients(make: Callable[[], Any], fa
     expected, norms = clipped_mean(model, inputs, labels, bound=bound)
     assert min(norms) < bound < max(norms)  # else the comparison would say nothing about clipping
     before = [v.numpy() for v in model.trainable_variables]
-    optimizer = tf.keras.optimizers.SGD(learning_rate=1.0)
-
-    private_step(model, optimizer, clipping_norm=bound, noise_multiplier=ALMOST_NO_NOISE)(inputs, labels)
+    make_step(model, clipping_norm=bound, noise_multiplier=ALMOST_NO_NOISE, expected=EXPECTED)(inputs, labels)
 
     for old, new, gradient in zip(before, model.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(old - new.numpy(), gradient, atol=2e-6)
@@ -79,15 +89,16 @@ def test_an_outlier_moves_the_weights_by_no_more_than_the_clipping_norm(between:
     inputs, labels = {"features": np.full((1, WIDTH), 1e4, np.float32)}, np.ones((1, 1), np.float32)
     model.layers[-1].bias.assign([-1e6])  # as wrong as can be
     before = [v.numpy() for v in model.trainable_variables]
-    step = private_step(model, tf.keras.optimizers.SGD(1.0), clipping_norm=0.25, noise_multiplier=ALMOST_NO_NOISE)
+    step = make_step(model, clipping_norm=0.25, noise_multiplier=ALMOST_NO_NOISE, expected=1.0)
     step(inputs, labels)
     moved = np.sqrt(sum(((a - b.numpy()) ** 2).sum() for a, b in zip(before[:-1], model.trainable_variables[:-1])))
     assert moved <= 0.25 * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("rows", [8, 0])
 @pytest.mark.parametrize("between", [None, lambda: layers.Dropout(0.5)])
-def test_noise_has_the_planned_size(between: Callable[[], Any] | None) -> None:
-    width, rows, noise_multiplier, bound = 1500, 8, 1.3, 0.7
+def test_noise_has_the_planned_size_whatever_the_batch(between: Callable[[], Any] | None, rows: int) -> None:
+    width, noise_multiplier, bound, expected = 1500, 1.3, 0.7, 12.0
     source = tf.keras.Input((width,), name="features")
     hidden = source if between is None else between()(source)
     model = tf.keras.Model(source, layers.Dense(1)(hidden))
@@ -95,13 +106,13 @@ def test_noise_has_the_planned_size(between: Callable[[], Any] | None) -> None:
     # A row of zeros that the model is sure of has a zero gradient, so that the update is the noise alone.
     model.layers[-1].bias.assign([1000.0])
     inputs, labels = {"features": np.zeros((rows, width), np.float32)}, np.ones((rows, 1), np.float32)
-    step = private_step(model, tf.keras.optimizers.SGD(1.0), clipping_norm=bound, noise_multiplier=noise_multiplier)
+    step = make_step(model, clipping_norm=bound, noise_multiplier=noise_multiplier, expected=expected, width=width)
     updates = []
     for _ in range(4):
         before = model.layers[-1].kernel.numpy()
         step(inputs, labels)
         updates.append((model.layers[-1].kernel.numpy() - before).ravel())
-    noise = np.concatenate(updates) / (noise_multiplier * bound / rows)
+    noise = np.concatenate(updates) / (noise_multiplier * bound / expected)
 
     # 6,000 draws: the right size is refused once in 10^6 runs, the wrong ones are accepted less often than that.
     assert stats.kstest(noise, "norm").pvalue > 1e-6

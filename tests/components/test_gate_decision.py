@@ -54,6 +54,14 @@ def test_decisions(record: Any, given: dict[str, Any], reasons: list[str]) -> No
         assert expected in found
 
 
+@pytest.mark.parametrize("name", ["UnsupportedDpEvent", "NonPrivateDpEvent"])
+def test_a_record_whose_event_bounds_nothing_is_refused(name: str) -> None:
+    document = dp_record().model_dump(mode="json")
+    document["mechanism"]["dp_event"] = {"type": "SelfComposedDpEvent", "event": {"type": name}, "count": 3}
+    decision = verdict(PrivacyRecord.model_validate(document))
+    assert not decision.blessed and "epsilon is unknown" in decision.reasons[0]
+
+
 def test_the_bound_itself_is_allowed() -> None:
     guarantee = dp_record().guarantee
     assert guarantee is not None

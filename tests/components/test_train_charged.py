@@ -72,7 +72,15 @@ def ledger(url: str) -> Ledger:
     return made
 
 
-def train(backend: FakeBackend, url: str, *, run_id: str = "run-1", digest: str = DIGEST, **sections: Any) -> Any:
+def train(
+    backend: FakeBackend,
+    url: str,
+    *,
+    run_id: str = "run-1",
+    digest: str = DIGEST,
+    state_dir: Path | None = None,
+    **sections: Any,
+) -> Any:
     config = make_config("plain" if backend.name == "plain" else "dp_sgd", ledger=url, **sections)
     config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"span": 1})})
     inputs = TrainingInputs(
@@ -86,6 +94,7 @@ def train(backend: FakeBackend, url: str, *, run_id: str = "run-1", digest: str 
         model_dir=Path("model"),
         log_dir=Path("logs"),
         report_progress=lambda done, total, unit: None,
+        state_dir=state_dir,
     )
     facts = RunFacts(run_id=run_id, pipeline="things", code="c", lock="l", data=digest, schema_is_public=True)
     return executor.train_charged(backend=backend, inputs=inputs, facts=facts, node="Trainer")
@@ -165,9 +174,7 @@ def test_a_fixed_seed_voids_the_guarantee_but_is_charged(url: str, ledger: Ledge
     assert only_entry(ledger).state is State.COMMITTED and ledger.status()[0].spent_epsilon > 0
 
 
-@pytest.mark.parametrize(
-    "what", [{"steps": 21}, {"epochs": 3}, {"examples": 999}, {"largest_participation": 2}], ids=str
-)
+@pytest.mark.parametrize("what", [{"steps": 21}, {"epochs": 3}, {"units": 999}, {"largest_participation": 2}], ids=str)
 def test_no_record_is_made_of_a_backend_that_did_something_else(url: str, ledger: Ledger, what: dict[str, int]) -> None:
     backend = FakeBackend()
     backend.on_train = lambda inputs: make_executed(**what)

@@ -65,6 +65,25 @@ def test_loads_with_exponent_floats_and_alias(tmp_path: Path) -> None:
     assert config.dataset.schema_path == Path("configs/schemas/adult.pbtxt")
 
 
+def test_each_backend_has_defaults_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(BASE.replace("  epochs: 3\n  learning_rate: 1e-3\n", ""))
+    private = load_config(path).training
+    assert private.dp_sgd is not None
+    assert (private.epochs, private.learning_rate, private.dp_sgd.clipping_norm) == (30, 1e-2, 0.3)
+    assert (private.batch(units=32_561), private.batch(units=5)) == (4_070, 1)
+    plain = load_config(path, overrides=["training={backend: plain}"]).training
+    assert (plain.epochs, plain.learning_rate, plain.batch(units=32_561)) == (10, 1e-3, 256)
+    given = load_config(path, overrides=["training.batch_size=100", "training.epochs=2"]).training
+    assert (given.batch(units=32_561), given.epochs) == (100, 2)
+
+
+def test_a_secret_size_has_no_default_batch(fails: Fails) -> None:
+    secret = "{target_epsilon: 3, delta: 1.0e-5, relation: add_or_remove_one, sampling_probability: 0.1}"
+    error = fails(BASE, overrides=[f"training.dp_sgd={secret}"])
+    assert "batch_size" in str(error)
+
+
 def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
     other = "# a comment\n" + BASE.replace("{min: 0.8}", "\n      min: 8.0e-1  # why not").replace(
         "  epochs: 3\n  learning_rate: 1e-3\n", "  learning_rate: 0.001\n  epochs: 3\n"

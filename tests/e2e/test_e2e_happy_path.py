@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from dp_accounting import NeighboringRelation
+from dp_accounting.pld import PLDAccountant
+
+from privacy_pipeline.accounting.events import from_json
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Project, Shared
@@ -141,8 +145,12 @@ def test_the_record_of_the_dp_run_is_true_for_what_ran(shared: Shared) -> None:
     assert all(assumption["held"] for assumption in record["assumptions"])
     assert (mechanism["units"], mechanism["batch_size"], mechanism["steps"], mechanism["epochs"]) == (1_200, 400, 3, 1)
     assert not record["randomness"]["seed_fixed"]
-    # Shuffled batches: the headline is the epsilon without amplification.
-    assert guarantee["epsilon"] > guarantee["epsilon_if_poisson_sampled"]
+    # Poisson samples: the headline is the amplified epsilon, and recomputing it from the record gives it again.
+    assert mechanism["sampler"] == mechanism["plan"]["sampling"]["scheme"] == "poisson"
+    assert guarantee["epsilon_if_poisson_sampled"] is None
+    again = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, 1e-4).compose(from_json(mechanism["dp_event"]))
+    assert guarantee["epsilon"] == pytest.approx(again.get_epsilon(guarantee["delta"]), rel=1e-2)
+    assert record["randomness"]["cryptographic"] and "ChaCha20" in record["randomness"]["generator"]
     assert guarantee["epsilon"] <= guarantee["epsilon_rdp"]
     covered = {access["what"]: access["covered"] for access in record["data_accesses"]}
     assert covered["training"]

@@ -33,6 +33,16 @@ evaluation:
 SERVER = "metadata={kind: mysql, host: h, port: 1, database: d, user: u, password_env: P}"
 DP = "training={backend: dp_sgd, dp_sgd: {noise_multiplier: 1.0, delta: 1.0e-5}}"
 TARGET = "training={backend: dp_sgd, dp_sgd: {target_epsilon: 1.0, delta: 1.0e-5}}"
+_DP_SGD = "training={{backend: dp_sgd, dp_sgd: {{noise_multiplier: 1.0, delta: 1.0e-5, {}}}}}"
+TRUNCATED = _DP_SGD.format("sampling: truncated_poisson")
+DP_40 = DP.replace("backend: dp_sgd,", "backend: dp_sgd, batch_size: 40,")
+SECRET = _DP_SGD.replace("backend: dp_sgd,", "backend: dp_sgd, batch_size: 40,").format(
+    "relation: add_or_remove_one, sampling_probability: 0.1"
+)
+ADAPTIVE = _DP_SGD.format("adaptive: {count_noise: 10.0}")
+BANDED = _DP_SGD.format("sampling: cyclic, noise: {correlation: banded, bands: 4}")
+USERS = _DP_SGD.format("users: {max_examples: 2}")
+MANY = "dataset.privacy_unit={key: person, contribution_bound: 4}"
 HASHED = ("dataset.input=all/*", "dataset.hash_split={train: 4, eval: 1}")
 KEYED = "dataset.privacy_unit={key: person}"
 
@@ -65,6 +75,23 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "training.dp_sgd.noise_multiplier": ((DP,), "training.dp_sgd.noise_multiplier=2.0"),
     "training.dp_sgd.delta": ((DP,), "training.dp_sgd.delta=1.0e-6"),
     "training.dp_sgd.clipping_norm": ((DP,), "training.dp_sgd.clipping_norm=2.0"),
+    "training.dp_sgd.engine": ((DP,), "training.dp_sgd.engine=tensorflow_privacy"),
+    "training.dp_sgd.sampling": ((DP,), "training.dp_sgd.sampling=shuffled"),
+    "training.dp_sgd.truncate_at": ((TRUNCATED,), "training.dp_sgd.truncate_at=400"),
+    "training.dp_sgd.relation": (
+        (DP_40,),
+        "training.dp_sgd={noise_multiplier: 1, delta: 1.0e-5, relation: add_or_remove_one, sampling_probability: 0.1}",
+    ),
+    "training.dp_sgd.sampling_probability": ((SECRET,), "training.dp_sgd.sampling_probability=0.2"),
+    "training.dp_sgd.per_layer": ((DP,), "training.dp_sgd.per_layer=true"),
+    "training.dp_sgd.hardened": ((DP,), "training.dp_sgd.hardened=true"),
+    "training.dp_sgd.adaptive.quantile": ((ADAPTIVE,), "training.dp_sgd.adaptive.quantile=0.7"),
+    "training.dp_sgd.adaptive.learning_rate": ((ADAPTIVE,), "training.dp_sgd.adaptive.learning_rate=0.3"),
+    "training.dp_sgd.adaptive.count_noise": ((ADAPTIVE,), "training.dp_sgd.adaptive.count_noise=20.0"),
+    "training.dp_sgd.noise.correlation": ((BANDED,), "training.dp_sgd.noise={correlation: tree}"),
+    "training.dp_sgd.noise.bands": ((BANDED,), "training.dp_sgd.noise.bands=8"),
+    "training.dp_sgd.users.max_examples": ((MANY, USERS), "training.dp_sgd.users.max_examples=3"),
+    "training.dp_sgd.users.clip": ((MANY, USERS), "training.dp_sgd.users.clip=each"),
     "ledger": ((), "ledger=sqlite:///other.db"),  # the training is charged there, and its record says so
 }
 CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.accounting.events import gaussian_passes
+from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.backends.base import Executed
@@ -81,8 +81,22 @@ def make_executed(**changes: Any) -> Executed:
         generator="a generator",
         cryptographic=False,
         history={},
+        units=UNITS,
+        sampler="fixed_partition",
+        withheld=("training losses", "realised batch sizes"),
     )
     return dataclasses.replace(executed, **changes)
+
+
+def poisson_plan(**changes: Any) -> MechanismPlan:
+    """Twenty Poisson samples of 1,000 rows."""
+    event = poisson_gaussian(sampling_probability=0.1, noise_multiplier=2.0, steps=20)
+    return make_plan(**{"sampler": Sampler.POISSON, "noise_multiplier": 2.0, "event": event, **changes})
+
+
+def poisson_executed(**changes: Any) -> Executed:
+    """What `poisson_plan` planned."""
+    return make_executed(**{"sampler": "poisson", "largest_participation": None, **changes})
 
 
 @functools.cache

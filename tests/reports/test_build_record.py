@@ -7,9 +7,14 @@ import json
 from typing import Any
 
 import pytest
+from dp_accounting import NeighboringRelation
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
 from pydantic import ValidationError
 
-from privacy_pipeline.accounting import accountants
+from privacy_pipeline.accounting import accountants, events
+from privacy_pipeline.accounting.events import poisson_gaussian
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.reports.build import build_record
 from tests.reports.records import (
@@ -20,6 +25,8 @@ from tests.reports.records import (
     make_executed,
     make_plan,
     plain_record,
+    poisson_executed,
+    poisson_plan,
 )
 
 
@@ -35,6 +42,63 @@ def test_the_headline_claims_no_amplification_by_sampling() -> None:
     assert guarantee.epsilon_rdp is not None and guarantee.epsilon_rdp >= guarantee.epsilon
 
 
+def sampled_record(**changes: Any) -> PrivacyRecord:
+    plan = changes.pop("plan", poisson_plan(engine_parameters={"sampling": {"scheme": "poisson"}}))
+    given = {"config": make_config(), "facts": FACTS, "composition": COMPOSITION}
+    return build_record(plan=plan, executed=poisson_executed(**changes), **given)
+
+
+def test_the_headline_of_poisson_samples_is_the_amplified_epsilon() -> None:
+    record, plan = sampled_record(), poisson_plan()
+    assert record.guarantee is not None and record.mechanism is not None
+    assert record.guarantee.epsilon == accountants.epsilon_of(plan.event, delta=plan.delta, relation=plan.relation)
+    assert record.guarantee.epsilon_if_poisson_sampled is None  # it is what ran, not a fiction beside it
+    assert "batches are Poisson samples" in {a.name for a in record.assumptions}
+    assert record.mechanism.plan == {"sampling": {"scheme": "poisson"}} and record.mechanism.engine == "native"
+
+
+@pytest.mark.parametrize("record", [sampled_record, dp_record], ids=["poisson", "shuffled"])
+def test_the_recorded_epsilon_is_found_again_by_hand_from_the_recorded_event(record: Any) -> None:
+    document = json.loads(record().model_dump_json())
+    event = events.from_json(document["mechanism"]["dp_event"])
+    stated, neighbours = document["guarantee"], NeighboringRelation.REPLACE_SPECIAL
+    assert stated["epsilon_pld"] == pytest.approx(PLDAccountant(neighbours, 1e-4).compose(event).get_epsilon(1e-5))
+    by_rdp = RdpAccountant(accountants.ORDERS, neighbours).compose(event).get_epsilon(1e-5)
+    assert stated["epsilon_rdp"] == pytest.approx(by_rdp, rel=1e-6)
+
+
+def test_samples_that_another_sampler_drew_are_no_dp_record() -> None:
+    with pytest.raises(ValidationError, match="assumption that did not hold"):
+        sampled_record(sampler="fixed_partition")
+
+
+def test_the_guarantee_and_the_event_are_of_what_ran() -> None:
+    ran = poisson_gaussian(sampling_probability=0.1, noise_multiplier=2.0, steps=30)
+    record = sampled_record(event=ran)
+    assert record.guarantee is not None and record.mechanism is not None
+    assert events.from_json(record.mechanism.dp_event) == ran
+    assert record.guarantee.epsilon == accountants.epsilon_of(ran, delta=1e-5, relation=Relation.ZERO_OUT)
+
+
+def test_what_was_withheld_is_listed() -> None:
+    (withheld,) = [a for a in dp_record().data_accesses if a.what == "exact readings of the training"]
+    assert "realised batch sizes" in withheld.detail and "training losses" in withheld.detail
+
+
+def test_a_secret_number_of_units_is_nowhere_in_the_record() -> None:
+    plan = poisson_plan(units=None, relation=Relation.ADD_OR_REMOVE_ONE)
+    record = sampled_record(plan=plan, units=7919, examples=7919)
+    assert record.mechanism is not None and record.mechanism.units is None
+    assert record.relation == "add_or_remove_one" and "7919" not in record.model_dump_json()
+
+
+def test_a_record_of_version_1_is_still_read() -> None:
+    document = json.loads(dp_record().model_dump_json()) | {"record_version": 1}
+    for name in ("engine", "plan"):
+        del document["mechanism"][name]
+    assert PrivacyRecord.model_validate(document).mechanism is not None
+
+
 def test_the_mechanism_is_the_executed_one() -> None:
     mechanism = dp_record().mechanism
     assert mechanism is not None
@@ -47,14 +111,14 @@ def test_every_assumption_is_named_and_held() -> None:
     names = {a.name for a in dp_record().assumptions}
     assert names == {
         "the executed steps are the planned ones",
-        "each row is in at most one batch of an epoch",
+        "each unit is in at most one batch of an epoch",
         "the number of units is public",
     }
     assert all(a.held and a.detail for a in dp_record().assumptions)
 
 
 @pytest.mark.parametrize(
-    "broken", [{"steps": 19}, {"epochs": 3}, {"largest_participation": 2}, {"examples": 999}], ids=str
+    "broken", [{"steps": 19}, {"epochs": 3}, {"largest_participation": 2}, {"units": 999}, {"sampler": None}], ids=str
 )
 def test_no_record_claims_dp_on_an_assumption_that_did_not_hold(broken: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="assumption that did not hold"):
@@ -94,7 +158,28 @@ def test_a_dp_record_says_what_is_not_covered() -> None:
         "statistics and anomalies": False,
         "evaluation metrics, blessing and slices": False,
         "choice of hyperparameters": False,
+        "exact readings of the training": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ({"privacy_unit": {"key": "person"}}, "not checked: who shares a `person`"),
+        (
+            {"privacy_unit": {"key": "person"}, "input": "all/*", "hash_split": {"train": 4, "eval": 1}},
+            "split by the hash of `person`",
+        ),
+        ({}, ""),
+    ],
+    ids=["patterns", "hashed", "rows"],
+)
+def test_users_with_rows_in_both_splits_are_not_passed_over(dataset: dict[str, Any], says: str) -> None:
+    record = build_record(
+        config=make_config("plain", dataset=dataset), facts=FACTS, executed=make_executed(), plan=None, composition=None
+    )
+    (evaluation,) = [a for a in record.data_accesses if a.what.startswith("evaluation")]
+    assert says in evaluation.detail and bool(says) == ("`person`" in evaluation.detail)
 
 
 def test_a_users_preprocessing_is_not_called_covered() -> None:
@@ -167,7 +252,7 @@ def test_json_round_trip(record: Any) -> None:
         ({"training_guarantee": "none"}, "carries no epsilon"),
         ({"randomness": {"generator": "g", "cryptographic": True, "seed_fixed": True}}, "fixed seed"),
         ({"assumptions": [{"name": "a", "held": False, "detail": ""}]}, "did not hold"),
-        ({"record_version": 2}, "record_version"),
+        ({"record_version": 3}, "record_version"),
         ({"surprise": 1}, "surprise"),
         ({"inference_protection": "epsilon 3"}, "inference_protection"),
     ],

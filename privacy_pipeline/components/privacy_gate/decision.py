@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.models import PolicySection
+
+_WITHOUT_BOUND = ("UnsupportedDpEvent", "NonPrivateDpEvent")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,19 @@ def decide(
     reasons = list(evaluation_reasons)
     if record.privacy_class != expected_class:
         reasons.append(f"the config announces privacy class {expected_class}, the record states {record.privacy_class}")
+    reasons += _unbounded_reasons(record)
     reasons += _policy_reasons(record, policy)
     return Decision(blessed=not reasons, reasons=tuple(reasons))
+
+
+def _unbounded_reasons(record: PrivacyRecord) -> list[str]:
+    """A guarantee needs an event that bounds something, whatever epsilon stands beside it."""
+    if record.training_guarantee != "dp" or record.mechanism is None:
+        return []
+    event = json.dumps(record.mechanism.dp_event)
+    if any(f'"{name}"' in event for name in _WITHOUT_BOUND):
+        return ["epsilon is unknown: the record's DpEvent has no bound"]
+    return []
 
 
 def _policy_reasons(record: PrivacyRecord, policy: PolicySection) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,22 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from privacy_pipeline.accounting.grants import Ticket
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.accounting.ledger_entries import State
+from privacy_pipeline.accounting.plan import MechanismPlan
+from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.backends import registry
-from privacy_pipeline.backends.base import Backend, TrainingInputs
+from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.components import progress
 from privacy_pipeline.components.artifacts import RECORD_FILE
+from privacy_pipeline.components.trainer import attempts
+from privacy_pipeline.components.trainer.attempts import Attempt
 from privacy_pipeline.components.transform.inferred import observed_plan
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.schema_reader import unreviewed
+from privacy_pipeline.dp.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.reports.build import RunFacts, build_record
 
@@ -83,15 +90,20 @@ class Executor(base_executor.BaseExecutor):
             model_dir=Path(path_utils.serving_model_dir(model.uri)),
             log_dir=Path(artifact_utils.get_single_uri(output_dict["model_run"])) / "tensorboard",
             report_progress=lambda done, total, unit: progress.report(node=node, done=done, total=total, unit=unit),
+            # Beside the nodes' folders: <pipeline root>/<node>/model/<execution> is where the model goes.
+            state_dir=Path(model.uri).parents[2] / attempts.ROOT,
         )
 
 
 def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, node: str) -> PrivacyRecord:
     """Trains, with the budget reserved before the first read of data and never given back after it.
 
+    A training that was killed goes on under the charge it has, if the same key is still there and all else is the same.
+
     Args:
         backend: what trains.
-        inputs: what it trains on; its `plan` is filled in here, from the registration.
+        inputs: what it trains on; its `plan` is filled in here, from the registration. Its `state_dir` is the folder of
+            all attempts of the pipeline.
         facts: the run.
         node: the node that spends.
 
@@ -102,26 +114,20 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
     if backend.name in registry.WITHOUT_GUARANTEE:
         executed = backend.train(inputs)
         return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
-    span = config.dataset.span if isinstance(config.dataset.span, int) else None
     ledger = Ledger.open(config.ledger)
-    registration = ledger.registration(config.dataset.name, span)
+    registration = ledger.registration(config.dataset.name, _span(config))
     units = registration.splits["train"].units if registration else None
     plan = backend.plan(config=config, units=units)
     if plan is None:
         raise ValueError(f"backend {backend.name} claims a guarantee but plans no mechanism")
-    with ledger.spend(
-        dataset=config.dataset.name,
-        span=span,
-        data_digest=facts.data,
-        split="train",
-        run_id=facts.run_id,
-        node=node,
-        plan=plan,
-    ) as grant:
-        composition = ledger.composition(grant.entry_id)
-        grant.start()
-        executed = backend.train(dataclasses.replace(inputs, plan=plan))
-        grant.commit(plan.event)
+    inputs = dataclasses.replace(inputs, plan=plan, binding=f"{facts.code} {facts.lock} {facts.data}")
+    training = _Training(backend, inputs, plan, facts, node, ledger)
+    if inputs.state_dir is None:
+        executed, composition = training.spend(attempt=None, ticket=None)
+    else:
+        attempts.wipe(inputs.state_dir, training.settled())
+        with attempts.held(inputs.state_dir, run_id=facts.run_id, node=node, plan=plan) as attempt:
+            executed, composition = training.continue_or_begin(attempt)
     try:
         return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
     except ValidationError as error:
@@ -129,6 +135,63 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
             f"{backend.name} did not run as planned, so there is no guarantee to state; the budget is spent: {error}",
             fix="report this; the model is not used",
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """A training that is to be charged."""
+
+    backend: Backend
+    inputs: TrainingInputs
+    plan: MechanismPlan
+    facts: RunFacts
+    node: str
+    ledger: Ledger
+
+    def settled(self) -> set[int]:
+        """Entries of the dataset that nothing can go on under."""
+        entries = self.ledger.entries(self.inputs.config.dataset.name)
+        return {entry.id for entry in entries if entry.state in (State.COMMITTED, State.EXPIRED)}
+
+    def continue_or_begin(self, attempt: Attempt) -> tuple[Executed, Composition]:
+        """Goes on with what a killed attempt left, if it fits; else begins, and is charged."""
+        ticket = attempt.ticket()
+        if ticket is not None:
+            try:
+                return self.spend(attempt=attempt, ticket=ticket)
+            except StateMismatch as error:
+                # The key is destroyed by now: what ran stays charged, and what runs next is charged too.
+                logging.warning("%s", error.message)
+        return self.spend(attempt=attempt, ticket=None)
+
+    def spend(self, *, attempt: Attempt | None, ticket: Ticket | None) -> tuple[Executed, Composition]:
+        """One training under one charge."""
+        with self.ledger.spend(
+            dataset=self.inputs.config.dataset.name,
+            span=_span(self.inputs.config),
+            data_digest=self.facts.data,
+            split="train",
+            run_id=self.facts.run_id,
+            node=self.node,
+            plan=self.plan,
+            continues=ticket,
+        ) as grant:
+            composition = self.ledger.composition(grant.entry_id)
+            if not grant.continued:
+                if attempt is not None:
+                    attempt.begin(grant)
+                grant.start()
+            state_dir = attempt.state_dir if attempt is not None else None
+            executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir))
+            attempts.require_continued(grant, executed.resumed_at)
+            grant.commit(executed.event or self.plan.event)
+        if attempt is not None:
+            attempt.destroy()
+        return executed, composition
+
+
+def _span(config: PipelineConfig) -> int | None:
+    return config.dataset.span if isinstance(config.dataset.span, int) else None
 
 
 def _schema_is_public(config: PipelineConfig) -> bool:

@@ -73,8 +73,10 @@ def make_groups(model: Any, variables: Sequence[Any], *, norm: float, per_layer:
     )
 
 
-def _weights(squared: Sequence[Any], groups: Groups, present: Any, norm: Any) -> tuple[list[Any], Any]:
+def _weights(squared: Sequence[Any], groups: Groups, present: Any, norm: Any, scale: float) -> tuple[list[Any], Any]:
     """Factor of each unit in each group, [B] each; 0 in all groups where any norm is not finite, or for padding.
+
+    Before `scale`, the factor bounds the gradient by the group's norm.
 
     Also the centred count of units that stay as they are: 1/2 for each whose norm is within the (first) bound, -1/2
     for each other, 0 for those that count as nothing.
@@ -90,7 +92,7 @@ def _weights(squared: Sequence[Any], groups: Groups, present: Any, norm: Any) ->
     factors = []
     for total, bound in zip(totals, norms, strict=True):
         safe = tf.where(finite, total, tf.ones_like(total))
-        factor = tf.minimum(1.0, bound * tf.math.rsqrt(tf.maximum(safe, bound**2))) * (1 - _MARGIN)
+        factor = tf.minimum(1.0, bound * tf.math.rsqrt(tf.maximum(safe, bound**2))) * ((1 - _MARGIN) * scale)
         factors.append(tf.where(finite, factor, tf.zeros_like(factor)))
     halves = tf.where(totals[0] <= norms[0] ** 2, 0.5, -0.5)
     return factors, tf.reduce_sum(tf.where(finite, halves, tf.zeros_like(halves)))
@@ -151,7 +153,7 @@ class BookKeeping:
         ]
 
     def clipped(
-        self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None
+        self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
     ) -> tuple[list[Any], Any]:
         """Sum over the batch of the units' clipped gradients, and a count of those that stayed as they were.
 
@@ -161,12 +163,13 @@ class BookKeeping:
             training: whether dropout and the like are on.
             present: bool [rows], False for rows of padding; None if there is none.
             norm: scalar that stands in for the norm of the one group.
+            scale: what the sum is multiplied by.
 
         Returns:
             One tensor for each variable, and a scalar: 1/2 for each unit within its norm, -1/2 for each other one.
         """
         parts = self.parts(x, y, training=training, present=present)
-        factors, count = _weights(self._norms(parts, x), self._groups, _units_present(present, self.rows), norm)
+        factors, count = _weights(self._norms(parts, x), self._groups, _units_present(present, self.rows), norm, scale)
         sums = [
             tf.zeros(variable.shape, variable.dtype)
             if part is None
@@ -234,7 +237,7 @@ class Vectorised:
         return [row_norms(gradient) for gradient in self._gradients(self._in_units(x, y, present), training=training)]
 
     def clipped(
-        self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None
+        self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
     ) -> tuple[list[Any], Any]:
         """Sum over the batch of the units' clipped gradients; see `BookKeeping.clipped`."""
         units = self._in_units(x, y, present)
@@ -244,7 +247,7 @@ class Vectorised:
             own = tf.nest.map_structure(lambda value: value[start : start + self._size], units)
             gradients = self._gradients(own, training=training, first=start)
             squared = [row_norms(gradient) for gradient in gradients]
-            factors, unclipped = _weights(squared, self._groups, tf.reduce_any(own[2], axis=1), norm)
+            factors, unclipped = _weights(squared, self._groups, tf.reduce_any(own[2], axis=1), norm, scale)
             added = []
             for gradient, member, held in zip(gradients, self._groups.members, sums, strict=True):
                 weights = factors[member]

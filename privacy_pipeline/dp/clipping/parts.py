@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import tensorflow as tf
+
+from privacy_pipeline.dp.buffers import aligned_zeros, to_tensor
 
 # One materialised gradient of P*Q numbers is written and read once more; this is what that costs in multiplications.
 _MEMORY_COST = 4
 # Room for rounding in inner products of inner products, in units of the float's epsilon; see `MatrixPart`.
 _GRAM_ROUNDING = 2.0
+# Rows of zeros that are kept at hand, and the most bytes that one may have: 128 MiB of addresses, none of memory.
+_ZERO_ROWS = 8192
+_WIDEST_ZEROS = 16384
 
 
 class Part(Protocol):
@@ -47,12 +53,31 @@ def scaled(values: Any, weights: Any) -> Any:
 
 def kept(values: Any, weights: Any) -> Any:
     """Rows of `values` [B, ...] whose weight is not 0, unchanged; the others as zeros."""
-    return scaled(values, tf.cast(weights > 0, values.dtype))
+    # The first version of the op takes one flag a row and copies whole rows; `tf.where` would broadcast, at twice the
+    # cost. It is the same work whatever the flags are.
+    return tf.raw_ops.Select(condition=weights > 0, x=values, y=_zeros_like(values))
+
+
+def _zeros_like(values: Any) -> Any:
+    """Zeros of the shape of `values` [B, P]: for usual sizes a view of pages that are never written."""
+    width = values.shape[1:].num_elements()
+    if values.shape.rank != 2 or width is None or width * values.dtype.size > _WIDEST_ZEROS:
+        return tf.zeros_like(values)
+    rows = tf.shape(values)[0]
+    pages = _zero_pages(width, values.dtype.as_numpy_dtype)
+    return tf.cond(rows <= _ZERO_ROWS, lambda: pages[:rows], lambda: tf.zeros_like(values))
+
+
+@cache
+def _zero_pages(width: int, dtype: Any) -> Any:
+    with tf.init_scope():
+        return to_tensor(aligned_zeros([_ZERO_ROWS, width], dtype))
 
 
 def row_norms(values: Any) -> Any:
     """Squared L2 norm of each row of `values` [B, ...], [B]."""
-    return tf.reduce_sum(tf.square(values), axis=list(range(1, values.shape.rank)))
+    # One pass over memory; squaring first would write and read all squares.
+    return tf.square(tf.math.reduce_euclidean_norm(values, axis=list(range(1, values.shape.rank))))
 
 
 @dataclass(frozen=True)
@@ -72,8 +97,9 @@ class VectorPart:
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
         rows = tf.shape(self.gradients)[0]
-        safe = kept(self.gradients, weights)
-        summed = tf.linalg.matvec(tf.reshape(safe, [rows, -1]), weights, transpose_a=True)
+        # Where a kernel needs the same scaled gradients, TensorFlow computes them once. A product sums columns fastest.
+        safe = scaled(self.gradients, weights)
+        summed = tf.linalg.matvec(tf.reshape(safe, [rows, -1]), tf.ones_like(weights), transpose_a=True)
         return tf.reshape(summed, tf.shape(self.gradients)[1:])
 
     def per_example(self) -> Any:

@@ -1,0 +1,107 @@
+"""What a request has to fulfil before its cost is even weighed, and how a refusal is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting import truncation
+from privacy_pipeline.accounting.ledger_entries import Price, budget_key
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
+from privacy_pipeline.errors import BudgetRefusedError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.reservation import Request, Weighed
+
+
+def checked_registration(connection: sa.Connection, *, dataset: str, span: int | None, split: str) -> Registration:
+    """The registration of what a run wants to read.
+
+    Raises:
+        BudgetRefusedError: it is not registered, or its split has no budget.
+    """
+    table = schema.registrations
+    query = sa.select(table).where(table.c.dataset == dataset, table.c.span_key == span_key(span))
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        where = dataset if span is None else f"{dataset} (span {span})"
+        raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
+    if split != TRAIN:
+        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget; only {TRAIN!r} has one")
+    return from_row(row)
+
+
+def check_plan(plan: MechanismPlan, registered: Registration, *, split: str) -> None:
+    """Holds a plan against the registered facts that its guarantee rests on.
+
+    Raises:
+        BudgetRefusedError: unit, relation, number of units or contribution bound differ.
+    """
+    pairs: tuple[tuple[str, object, object], ...] = (
+        ("privacy unit", plan.unit, registered.unit),
+        ("neighbouring relation", plan.relation.value, registered.relation.value),
+    )
+    if plan.relation is Relation.ZERO_OUT:  # else the number is secret, and the plan has none
+        pairs += (("number of units in the split", plan.units, registered.splits[split].units),)
+    for what, planned, known in pairs:
+        if planned != known:
+            raise BudgetRefusedError(
+                f"dataset {registered.name} is registered with {what} {known!r}, but the plan has {planned!r}",
+                fix="let the config state what was registered; a budget has one unit and one relation",
+            )
+    if plan.contribution_bound > registered.contribution_bound:
+        raise BudgetRefusedError(
+            f"dataset {registered.name} is registered with at most {registered.contribution_bound} rows of a unit, but "
+            f"the plan uses {plan.contribution_bound}",
+            fix="lower contribution_bound",
+        )
+
+
+def check_data(connection: sa.Connection, request: Request, registered: Registration) -> None:
+    """Holds the data that a run will read against what was registered.
+
+    Raises:
+        BudgetRefusedError: it is other data.
+    """
+    if request.data_digest == registered.digest:
+        return
+    table = schema.registrations
+    known = connection.execute(sa.select(table).where(table.c.digest == request.data_digest)).mappings().first()
+    if known is not None:
+        owner = from_row(known).name
+        raise BudgetRefusedError(
+            f"the data of this run is registered as {owner}, not as {registered.name}",
+            fix=f"set dataset.name and dataset.span to those of {owner}: its budget is charged for this data",
+        )
+    raise BudgetRefusedError(
+        f"the data is not what was registered as {registered.name}: its SHA-256 is {request.data_digest[:12]}..., "
+        f"registered is {registered.digest[:12]}...",
+        fix=f"restore the registered data, or register the new data under a span of its own: {schema.REGISTER_FIX}",
+    )
+
+
+def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
+    """What to tell whoever asked for more than there is."""
+    cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
+    spent, run, after = (charge.epsilon(delta) for charge in (weighed.spent, cost, weighed.after))
+    told = f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}"
+    remain = f"{max(0.0, cap - spent):.4f} remain"
+    message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
+    if weighed.filter_epsilon <= cap:
+        message = (
+            f"{told}; cutting batches at `truncate_at` costs more of the cap's delta {delta:g} than the "
+            f"{truncation.SHARE:.0%} that are kept for it"
+        )
+        return BudgetRefusedError(message, fix="raise truncate_at, or use sampling: poisson, which cuts nothing")
+    if after <= cap:
+        message = (
+            f"{told}; at Renyi order {weighed.order:g}, which the first run fixed, together "
+            f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g}); {remain}"
+        )
+    return BudgetRefusedError(
+        message, fix="ask for less (more noise, fewer epochs), or have the owner of the budget raise its cap"
+    )

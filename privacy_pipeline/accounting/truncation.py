@@ -1,0 +1,103 @@
+"""Truncated Poisson sampling for a Renyi filter, which does not know it: the untruncated event, and the rest.
+
+A truncated and an untruncated run on the same data agree unless a batch is cut, so their outputs differ in total
+variation by at most tau = steps * P(a batch is cut). If the untruncated run is (epsilon, delta)-DP, the truncated one
+is (epsilon, delta + (1 + e^epsilon) tau)-DP: tau is paid once on either of the two neighbouring datasets.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dp_accounting import DpEvent
+
+# Share of a budget's delta that is kept for truncation, fixed beforehand: were it what truncation happens to need, the
+# filter's own delta would depend on runs that were chosen after results were seen. It costs log(1 / 0.99) / (order - 1)
+# of epsilon, about 0.001.
+SHARE = 0.01
+_MOST_ROUNDS = 200
+_STEP = 1e-9
+
+
+def untruncated(event: DpEvent) -> tuple[DpEvent, float]:
+    """An event without truncation, and a bound on the total variation distance between the two.
+
+    Args:
+        event: any event; one without truncated sampling comes back as it is, with distance 0.
+    """
+    import dp_accounting as d
+
+    if isinstance(event, d.SelfComposedDpEvent):
+        inner, distance = untruncated(event.event)
+        return (d.SelfComposedDpEvent(inner, event.count), distance * event.count) if distance else (event, 0.0)
+    if isinstance(event, d.ComposedDpEvent):
+        parts = [untruncated(part) for part in event.events]
+        distance = math.fsum(part[1] for part in parts)
+        return (d.ComposedDpEvent([part[0] for part in parts]), distance) if distance else (event, 0.0)
+    if isinstance(event, d.dp_event.TruncatedSubsampledGaussianDpEvent):
+        plain = d.PoissonSampledDpEvent(event.sampling_probability, d.GaussianDpEvent(event.noise_multiplier))
+        return plain, chance_of_a_cut(event.truncated_batch_size, event.dataset_size, event.sampling_probability)
+    return event, 0.0
+
+
+def chance_of_a_cut(cap: int, units: int, probability: float) -> float:
+    """Probability that a Poisson sample holds more than `cap` units; never 0, which would pass for no truncation."""
+    from scipy.stats import binom  # type: ignore[import-untyped]
+
+    return max(float(binom.sf(cap, units, probability)), 5e-324)
+
+
+def paid(distance: float, *, epsilon: float) -> float:
+    """Delta that a total variation distance costs at epsilon; infinite where the exponential overflows."""
+    if distance <= 0:
+        return 0.0
+    return (1 + math.exp(epsilon)) * distance if epsilon < 700 else math.inf
+
+
+def epsilon_of(values: Sequence[float], distance: float, *, delta: float) -> float:
+    """Epsilon of a Renyi vector over the default orders together with a distance; infinite where there is none.
+
+    The smallest epsilon for which the vector gives (epsilon, delta - paid(distance)), found from below: the right side
+    grows with epsilon.
+    """
+    epsilon = epsilon_from_rdp(ORDERS, values, delta)
+    if distance <= 0 or math.isinf(epsilon):
+        return epsilon
+    for _ in range(_MOST_ROUNDS):
+        left = delta - paid(distance, epsilon=epsilon)
+        if left <= 0:
+            return math.inf
+        needed = epsilon_from_rdp(ORDERS, values, left)
+        if needed <= epsilon:
+            return epsilon
+        epsilon = needed * (1 + _STEP)
+    return math.inf
+
+
+def default_cap(*, units: int, probability: float, steps: int, epsilon: float, delta: float) -> int:
+    """Smallest cap for which truncation costs at most a thousandth of delta at epsilon.
+
+    Args:
+        units: number of units, public.
+        probability: chance of a unit to be in a batch.
+        steps: optimizer updates.
+        epsilon: epsilon at which the cost counts: at least the cap of the budget that pays.
+        delta: delta of the run.
+    """
+    from scipy.stats import binom
+
+    def affordable(cap: Any) -> bool:
+        cost = paid(steps * chance_of_a_cut(int(cap), units, probability), epsilon=epsilon)
+        return cost <= delta / 1000
+
+    low, high = int(binom.mean(units, probability)), units
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if affordable(middle) else (middle + 1, high)
+    return max(1, high)

@@ -1,0 +1,115 @@
+"""Transformed rows as an ExampleStore: in memory where they fit, else memory-mapped in the attempt's folder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from privacy_pipeline.backends import keras_io
+from privacy_pipeline.data.features import UNIT_KEY_FEATURE
+from privacy_pipeline.dp.store import ExampleStore
+
+MEMORY_LIMIT = 2 * 2**30
+
+Chunk = tuple[dict[str, NDArray[Any]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """A training split.
+
+    Attributes:
+        store: inputs by name, each [rows, ...], and labels, float32, [rows, 1].
+        owners: number of the privacy unit that owns each row, int64, [rows]; None where a row is its own unit.
+    """
+
+    store: ExampleStore
+    owners: NDArray[np.int64] | None
+
+    @property
+    def units(self) -> int:
+        """Privacy units in the split; secret under add-or-remove-one."""
+        return len(self.store) if self.owners is None else int(self.owners.max()) + 1
+
+
+def read_examples(
+    patterns: Sequence[str],
+    *,
+    transform_graph: Path,
+    names: Sequence[str],
+    keyed: bool,
+    folder: Path,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Examples:
+    """Reads a split of transformed examples.
+
+    Args:
+        patterns: gzipped TFRecord files, or globs of such.
+        transform_graph: the tf.Transform output that made them.
+        names: features to keep.
+        keyed: read who owns each row. The key becomes a number at once, and never an input of the model.
+        folder: where the arrays go that do not fit into memory.
+        memory_limit: bytes of arrays that may stay in memory.
+
+    Raises:
+        BadInputError: no row, no label, or a label outside the public domain.
+    """
+    owners = _Owners() if keyed else None
+    chunks = _chunks(patterns, transform_graph, names, owners)
+    held: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += chunk[1].nbytes + sum(array.nbytes for array in chunk[0].values())
+        if size > memory_limit:
+            store = ExampleStore.write(folder, itertools.chain(_drained(held), chunks), examples=count(patterns))
+            return Examples(store=store, owners=owners.numbers() if owners else None)
+    if not held:
+        raise keras_io.no_rows()
+    inputs = {name: np.concatenate([x[name] for x, _ in held]) for name in names}
+    store = ExampleStore.from_arrays(inputs, np.concatenate([y for _, y in held]))
+    return Examples(store=store, owners=owners.numbers() if owners else None)
+
+
+def count(patterns: Sequence[str]) -> int:
+    """Rows of a split."""
+    records = tf.data.TFRecordDataset(keras_io.files_of(patterns), compression_type="GZIP")
+    return int(records.reduce(np.int64(0), lambda done, _: done + 1).numpy())
+
+
+class _Owners:
+    """Keys of units as numbers, in the order of their first row."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, int] = {}
+        self._parts: list[NDArray[np.int64]] = []
+
+    def add(self, keys: NDArray[Any]) -> None:
+        numbers = [self._known.setdefault(key, len(self._known)) for key in keys.ravel().tolist()]
+        self._parts.append(np.array(numbers, np.int64))
+
+    def numbers(self) -> NDArray[np.int64]:
+        return np.concatenate(self._parts)
+
+
+def _chunks(
+    patterns: Sequence[str], transform_graph: Path, names: Sequence[str], owners: _Owners | None
+) -> Iterator[Chunk]:
+    for part in keras_io.parsed(patterns, transform_graph=transform_graph, with_key=owners is not None):
+        if owners is not None:
+            owners.add(part[UNIT_KEY_FEATURE])
+        yield {name: part[name] for name in names}, keras_io.labels_of(part)
+
+
+def _drained(held: list[Chunk]) -> Iterator[Chunk]:
+    """Chunks in order, each let go of once it was taken."""
+    held.reverse()
+    while held:
+        yield held.pop()

@@ -1,0 +1,158 @@
+"""Where an attempt to train keeps its key, its checkpoints and the ticket of its charge, until it is committed.
+
+A training that is killed goes on from there under the charge it has: with the same key on the same data it adds the
+same noise to the same sums. One folder, rights 0700, for each run, node and plan; one process at a time. No TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privacy_pipeline.errors import BudgetRefusedError, PipelineError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.grants import Grant, Ticket
+    from privacy_pipeline.accounting.plan import MechanismPlan
+
+ROOT = ".attempts"
+_LOCK, _TICKET, _ENGINE = "lock", "ticket.json", "engine"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The folder of an attempt, held by this process alone. Made by `held`.
+
+    Attributes:
+        folder: the folder.
+        run_id: the run.
+    """
+
+    folder: Path
+    run_id: str
+
+    @property
+    def state_dir(self) -> Path:
+        """The engine's part of the folder."""
+        return self.folder / _ENGINE
+
+    def ticket(self) -> Ticket | None:
+        """The ticket of an attempt that can go on; None where there is none, or its key or checkpoint is lost."""
+        from privacy_pipeline.accounting.grants import Ticket
+
+        held = _read(self.folder)
+        if held is None or not _has_state(self.folder):
+            return None
+        return Ticket(entry_id=int(held["entry_id"]), token=str(held["token"]))
+
+    def begin(self, grant: Grant) -> None:
+        """Forgets what was there, and keeps the ticket of a new charge. To be called before the grant is started."""
+        self.destroy()
+        ticket = {"run_id": self.run_id, "entry_id": grant.ticket.entry_id, "token": grant.ticket.token}
+        path = self.folder / _TICKET
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            json.dump(ticket, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def destroy(self) -> None:
+        """Overwrites and removes key and checkpoints, and removes the ticket; the key first."""
+        from privacy_pipeline.dp.run_state import destroy_state
+
+        destroy_state(self.state_dir)
+        (self.folder / _TICKET).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(root: Path, *, run_id: str, node: str, plan: MechanismPlan) -> Iterator[Attempt]:
+    """Holds the folder of an attempt for this process; the operating system lets go when the process ends.
+
+    Args:
+        root: folder of all attempts of a pipeline.
+        run_id: the run.
+        node: the node that trains.
+        plan: the plan.
+
+    Raises:
+        PipelineError: another process trains with this key.
+    """
+    name = hashlib.sha256(f"{run_id}\n{node}\n{plan.digest()}".encode()).hexdigest()[:32]
+    with _locked(root / name) as locked:
+        if not locked:
+            raise PipelineError(
+                f"the training of run {run_id} is being executed by another process",
+                fix="wait for it, or stop it first",
+            )
+        yield Attempt(root / name, run_id)
+
+
+def wipe(root: Path, settled: Collection[int]) -> None:
+    """Destroys the keys that attempts left behind whose charge is committed or given back.
+
+    Args:
+        root: folder of all attempts of a pipeline.
+        settled: numbers of those ledger entries.
+    """
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        ticket = _read(folder)
+        if ticket is None or int(ticket["entry_id"]) not in settled:
+            continue
+        with _locked(folder) as locked:
+            if locked:
+                Attempt(folder, str(ticket["run_id"])).destroy()
+
+
+def can_continue(root: Path, run_id: str) -> bool:
+    """Whether a killed training of a run left all that it takes to go on without a new charge."""
+    for folder in root.iterdir() if root.is_dir() else []:
+        ticket = _read(folder)
+        if ticket is not None and ticket["run_id"] == run_id and _has_state(folder):
+            return True
+    return False
+
+
+def require_continued(grant: Grant, resumed_at: int | None) -> None:
+    """Refuses a training that began anew under the charge of an earlier one.
+
+    Raises:
+        BudgetRefusedError: fresh noise ran that nobody paid for.
+    """
+    if grant.continued and resumed_at is None:
+        raise BudgetRefusedError(
+            f"the training was to go on under ledger entry {grant.entry_id}, but it began anew; its model is not used",
+            fix="start a new run; it is charged",
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Takes the folder's lock if it is free. Its file stays: a lock on a removed file would keep nobody out."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(folder / _LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _has_state(folder: Path) -> bool:
+    from privacy_pipeline.dp.run_state import has_state
+
+    return has_state(folder / _ENGINE)
+
+
+def _read(folder: Path) -> dict[str, str | int] | None:
+    try:
+        held: dict[str, str | int] = json.loads((folder / _TICKET).read_text())
+    except (OSError, ValueError):
+        return None
+    return held if {"run_id", "entry_id", "token"} <= set(held) else None

@@ -1,0 +1,143 @@
+"""The config's block of the `dp_sgd` backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpDefaults:
+    """What a private run does where the config is silent; benchmarks/README.md says why.
+
+    Attributes:
+        epochs: expected passes over the data.
+        batches: a batch holds one in this many of the units.
+        learning_rate: of Adam.
+        clipping_norm: L2 bound of a unit's gradient.
+    """
+
+    epochs: int = 30
+    batches: int = 8
+    learning_rate: float = 1e-2
+    clipping_norm: float = 0.3
+
+    def batch_size(self, units: int) -> int:
+        """Expected units of a batch, of so many units in all."""
+        return max(1, units // self.batches)
+
+
+DP_DEFAULTS = DpDefaults()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class AdaptiveSection(_Section):
+    """Adaptive clipping: the norm follows a quantile of the gradients' norms, itself learnt with noise."""
+
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    learning_rate: PositiveFloat = 0.2
+    count_noise: Annotated[
+        PositiveFloat, Field(description="Standard deviation of the noise on the number of unclipped units of a batch.")
+    ]
+
+
+class NoiseSection(_Section):
+    """Noise that is correlated over the steps; it needs no sampling assumption."""
+
+    correlation: Literal["none", "tree", "banded"] = "none"
+    bands: Annotated[int | None, Field(ge=1, description="Bands of `banded`.")] = None
+
+    @model_validator(mode="after")
+    def _bands_of_banded(self) -> NoiseSection:
+        if (self.bands is not None) != (self.correlation == "banded"):
+            raise ValueError("`bands` goes with `correlation: banded`, and only with it")
+        return self
+
+
+class UsersSection(_Section):
+    """How a user with several examples is bounded."""
+
+    max_examples: Annotated[
+        int | None,
+        Field(ge=1, description="Examples of a user in a step; default: dataset.privacy_unit.contribution_bound."),
+    ] = None
+    clip: Annotated[
+        Literal["sum", "each"], Field(description="Clip a user's summed gradient, or each example to its share.")
+    ] = "sum"
+
+
+class DpSgdSection(_Section):
+    """DP-SGD. Give either `target_epsilon` or `noise_multiplier`."""
+
+    target_epsilon: PositiveFloat | None = None
+    noise_multiplier: PositiveFloat | None = None
+    delta: Delta
+    clipping_norm: Annotated[
+        PositiveFloat, Field(description="L2 bound of a unit's gradient; with `adaptive` the first one.")
+    ] = DP_DEFAULTS.clipping_norm
+    engine: Literal["native", "tensorflow_privacy"] = "native"
+    sampling: Annotated[
+        Literal["poisson", "truncated_poisson", "shuffled", "cyclic"],
+        Field(
+            description="How batches are drawn; `shuffled` claims no amplification, `cyclic` is for correlated noise."
+        ),
+    ] = "poisson"
+    truncate_at: Annotated[int | None, Field(ge=1, description="Largest batch of `truncated_poisson`.")] = None
+    relation: Annotated[
+        Literal["zero_out", "add_or_remove_one"],
+        Field(description="Neighbouring relation; under `add_or_remove_one` the number of units is secret."),
+    ] = "zero_out"
+    sampling_probability: Annotated[
+        float | None, Field(gt=0, le=1, description="Chance of a unit to be in a batch, under `add_or_remove_one`.")
+    ] = None
+    per_layer: Annotated[bool, Field(description="Clip each layer's gradient to its share of the norm.")] = False
+    hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
+    adaptive: AdaptiveSection | None = None
+    noise: NoiseSection = NoiseSection()
+    users: UsersSection | None = None
+
+    @model_validator(mode="after")
+    def _one_source_of_noise(self) -> DpSgdSection:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_fits(self) -> DpSgdSection:
+        if self.truncate_at is not None and self.sampling != "truncated_poisson":
+            raise ValueError("`truncate_at` goes with `sampling: truncated_poisson`")
+        if self.relation == "add_or_remove_one":
+            if self.sampling_probability is None:
+                raise ValueError(
+                    "`relation: add_or_remove_one` needs a `sampling_probability`: the data's size is secret"
+                )
+            if self.sampling != "poisson":
+                raise ValueError(f"`sampling: {self.sampling}` has no guarantee under `relation: add_or_remove_one`")
+        elif self.sampling_probability is not None:
+            raise ValueError("under `relation: zero_out` the probability follows from `training.batch_size`; drop it")
+        return self
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> DpSgdSection:
+        if self.engine == "native":
+            return self
+        cannot = {
+            "sampling": self.sampling not in ("poisson", "shuffled"),
+            "per_layer": self.per_layer,
+            "hardened": self.hardened,
+            "adaptive": self.adaptive is not None,
+            "noise": self.noise.correlation != "none",
+            "users": self.users is not None,
+        }
+        for name, asked in cannot.items():
+            if asked:
+                raise ValueError(f"`engine: tensorflow_privacy` cannot do this `{name}`; use `engine: native`")
+        return self
