@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from privacy_pipeline.cli import budget_commands, data_commands, inspect_commands, project_commands, run_commands
+from privacy_pipeline.cli import (
+    budget_commands,
+    data_commands,
+    inspect_commands,
+    project_commands,
+    report_commands,
+    run_commands,
+)
 
 app = typer.Typer(
     name="privacy-pipeline",
@@ -18,6 +25,7 @@ run_commands.add_to(app)
 inspect_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
+report_commands.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(project_commands.config_app, name="config")
 
