@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from privacy_pipeline.cli import budget_commands, data_commands, inspect_commands, project_commands, run_commands
+from privacy_pipeline.cli import (
+    audit_commands,
+    budget_commands,
+    data_commands,
+    inspect_commands,
+    project_commands,
+    run_commands,
+)
 
 app = typer.Typer(
     name="privacy-pipeline",
@@ -16,6 +23,7 @@ app = typer.Typer(
 )
 run_commands.add_to(app)
 inspect_commands.add_to(app)
+audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(budget_commands.app, name="budget")
