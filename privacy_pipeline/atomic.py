@@ -19,12 +19,25 @@ def write_atomically(*, path: Path, text: str) -> None:
     Raises:
         BadInputError: the folder or the file cannot be written (no permission, disk full, ...).
     """
+    write_bytes_atomically(path=path, content=text.encode())
+
+
+def write_bytes_atomically(*, path: Path, content: bytes) -> None:
+    """Writes `content` to `path` as `write_atomically` does.
+
+    Args:
+        path: the file; replaced as a whole if it exists.
+        content: its content.
+
+    Raises:
+        BadInputError: the folder or the file cannot be written (no permission, disk full, ...).
+    """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from the rest of a team

@@ -18,7 +18,7 @@ from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.example_data import Examples
-    from privacy_pipeline.dp.engine import Execution
+    from privacy_pipeline.dp.execution import Execution
     from privacy_pipeline.dp.plan import PrivacyPlan
 
 

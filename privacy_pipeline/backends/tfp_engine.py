@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
-from privacy_pipeline.dp.engine import Execution
+from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import specs_of
 from privacy_pipeline.dp.randomness import RunKey

@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.sections import holds, item, keys_at
 from privacy_pipeline.config.source import Document, KeyPath
 from privacy_pipeline.errors import BadInputError
@@ -71,15 +72,16 @@ class _Line:
     missing: bool = False
 
 
-def explain(*, error: ValidationError, document: Document) -> BadInputError:
+def explain(*, error: ValidationError, document: Document, root: type[BaseModel] = PipelineConfig) -> BadInputError:
     """One error with a line for each thing that is wrong, in the order of the file.
 
     Args:
         error: what pydantic found.
         document: the values and where they were written.
+        root: model of the whole document.
     """
     problems = [_problem(detail, document.data) for detail in error.errors(include_url=False)]
-    lines = [_line(problem, document) for problem in _fold_unions(problems)]
+    lines = [_line(problem, document, root) for problem in _fold_unions(problems)]
     lines = _drop_missing_that_are_misspelt(lines)
     lines.sort(key=lambda line: document.origin(line.path).line)
     if len(lines) == 1:
@@ -143,10 +145,10 @@ def _wrong_shape(problem: _Problem, path: KeyPath) -> bool:
     return problem.path == path and problem.expected is not None
 
 
-def _line(problem: _Problem, document: Document) -> _Line:
+def _line(problem: _Problem, document: Document, root: type[BaseModel]) -> _Line:
     where = document.where(problem.path)
     if problem.type == "extra_forbidden" or problem.detail["loc"][-1:] == ("[key]",):
-        return _unknown_key(problem, document)
+        return _unknown_key(problem, document, root)
     if problem.type in ("missing", "union_tag_not_found"):
         return _missing_key(problem, document)
     if problem.type == "union_tag_invalid":
@@ -185,10 +187,10 @@ def _value_hint(problem: _Problem) -> str:
     return ""
 
 
-def _unknown_key(problem: _Problem, document: Document) -> _Line:
+def _unknown_key(problem: _Problem, document: Document, root: type[BaseModel]) -> _Line:
     key, section = str(problem.path[-1]), problem.path[:-1]
     where = f"in `{_joined(section)}`" if section else "at the top level"
-    valid = [name for name in keys_at(path=section, data=document.data) if name != key]
+    valid = [name for name in keys_at(path=section, data=document.data, root=root) if name != key]
     near = difflib.get_close_matches(key, valid, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}"
     return _Line(path=problem.path, text=f"{document.where(problem.path)}: unknown key '{key}' {where}", hint=hint)

@@ -12,14 +12,15 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.source import KeyPath
 
 
-def keys_at(*, path: KeyPath, data: object) -> list[str]:
+def keys_at(*, path: KeyPath, data: object, root: type[BaseModel] = PipelineConfig) -> list[str]:
     """Valid keys of the mapping at `path`.
 
     Args:
         path: keys that lead to the mapping; () is the top level.
         data: the whole config as written, to tell the branches of a union apart.
+        root: model of the whole document.
     """
-    annotations: list[Any] = [PipelineConfig]
+    annotations: list[Any] = [root]
     for key in path:
         annotations = [below for annotation in annotations for below in _below(annotation, key)]
         data = item(data=data, key=key)

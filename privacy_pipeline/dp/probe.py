@@ -15,6 +15,7 @@ from privacy_pipeline.errors import BadInputError
 
 _EXAMPLES = 3
 _RELATIVE = 1e-3  # float32 over two different orders of summation
+_NOTHING = 1e-12  # norms below this are 0 but for rounding
 _WRITES = ("Assign", "ResourceScatter", "ResourceApply", "ResourceSparseApply", "ResourceStrided")
 
 
@@ -126,7 +127,7 @@ class Probe:
             right = [float(norm) for norm in expect(*own)]
             scale = max([abs(norm) for norm in right if np.isfinite(norm)], default=0.0)
             for variable, norm, want in zip(variables, norms, right, strict=True):
-                if norm.shape != (_EXAMPLES,) or not _close(norm[row], want, floor=1e-4 * scale):
+                if norm.shape != (_EXAMPLES,) or not _close(norm[row], want, floor=1e-4 * scale + _NOTHING):
                     return str(variable.name)
         return None
 

@@ -75,6 +75,16 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_report_needs_no_tensorflow(project: Path) -> None:
+    text, modules = modules_after("budget", "report", "things", "--format", "json", "--output", "-", folder=project)
+    assert '"report_version": 1' in text and not modules & HEAVY
+
+
+def test_the_reports_help_is_light(project: Path) -> None:
+    _, modules = modules_after("budget", "report-schema", folder=project)
+    assert not modules & (HEAVY | {"dp_accounting", "fpdf", "jinja2"})
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [

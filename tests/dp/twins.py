@@ -173,10 +173,10 @@ def _instead(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callabl
 
 
 def _noise_times(factor: float) -> Any:
-    def make(draw: Any) -> Any:
-        return lambda self, *a, **k: tuple(np.float32(factor) * part for part in draw(self, *a, **k))
+    def make(flat: Any) -> Any:
+        return lambda self, *a, **k: np.float32(factor) * flat(self, *a, **k)
 
-    return _instead(GaussianNoise, "draw", make)
+    return _instead(GaussianNoise, "flat", make)
 
 
 def no_noise() -> Any:
@@ -273,5 +273,5 @@ def reused_after_resume() -> Iterator[None]:
     def restarted(original: Any) -> Any:
         return lambda self, step, *a, **k: original(self, step % HALF, *a, **k)
 
-    with _instead(GaussianNoise, "draw", restarted), _instead(Sampler, "batch", restarted):
+    with _instead(GaussianNoise, "flat", restarted), _instead(Sampler, "batch", restarted):
         yield

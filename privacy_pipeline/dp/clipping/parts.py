@@ -80,6 +80,15 @@ def row_norms(values: Any) -> Any:
     return tf.square(tf.math.reduce_euclidean_norm(values, axis=list(range(1, values.shape.rank))))
 
 
+def _lost(values: Any) -> float:
+    """Most that underflow may take from a squared norm of the last axis of `values`.
+
+    Squares below the smallest normal number may count as 0. As the norm of a gradient that is harmless; but a factor
+    of a gradient may be as small as that while the other factor is huge, and the norm must not seem smaller than it is.
+    """
+    return float(values.shape[-1] * tf.experimental.numpy.finfo(values.dtype.as_numpy_dtype).tiny)
+
+
 @dataclass(frozen=True)
 class VectorPart:
     """Gradients in full. For variables that are small (biases, scales), and for all that has no cheaper form.
@@ -123,7 +132,8 @@ class OuterPart:
 
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
-        return row_norms(self.inputs) * row_norms(self.outputs)
+        inputs, outputs = row_norms(self.inputs), row_norms(self.outputs)
+        return (inputs + _lost(self.inputs)) * (outputs + _lost(self.outputs))
 
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
@@ -152,8 +162,8 @@ class MatrixPart:
     gradient itself, whichever needs less work; the gradient, once formed, serves the weighted sum as well.
 
     The ghost form can cancel: a gradient that is small beside its terms may seem smaller than it is, and clipping
-    would let it pass. The rounding it may suffer, at most a small multiple of eps * (sum_t |a_t||d_t|)^2, is added to
-    the norm, so that the norm errs upwards.
+    would let it pass. The rounding it may suffer, at most a small multiple of eps * (sum_t |a_t||d_t|)^2, and what
+    underflow may take (see `_lost`), are added to the norm, so that the norm errs upwards.
 
     Attributes:
         inputs: [B, T, P].
@@ -180,9 +190,11 @@ class MatrixPart:
             return row_norms(self._gradients())
         left = tf.matmul(self.inputs, self.inputs, transpose_b=True)
         right = tf.matmul(self.outputs, self.outputs, transpose_b=True)
-        terms = tf.sqrt(tf.linalg.diag_part(left) * tf.linalg.diag_part(right))
+        lengths = [tf.sqrt(tf.linalg.diag_part(gram)) for gram in (left, right)]
         eps = tf.experimental.numpy.finfo(self.inputs.dtype.as_numpy_dtype).eps
-        room = _GRAM_ROUNDING * float(eps) * tf.square(tf.reduce_sum(terms, axis=1))
+        room = _GRAM_ROUNDING * float(eps) * tf.square(tf.reduce_sum(lengths[0] * lengths[1], axis=1))
+        for other, values in ((lengths[0], self.outputs), (lengths[1], self.inputs)):
+            room += _lost(values) * tf.square(tf.reduce_sum(other, axis=1))
         return tf.maximum(tf.reduce_sum(left * right, axis=[1, 2]), 0.0) + room
 
     def weighted_sum(self, weights: Any) -> Any:

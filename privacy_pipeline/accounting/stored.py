@@ -1,0 +1,30 @@
+"""The stored charges of a dataset's entries, for reports. Reads only."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.ledger_entries import COUNTED, Charge, charge_of
+
+
+def stored_charges(url: str, dataset: str) -> dict[int, Charge]:
+    """Charge of each counted entry of a dataset, by the entry's number, in ascending order.
+
+    Args:
+        url: SQLAlchemy URL of the ledger.
+        dataset: registered name.
+
+    Raises:
+        BadInputError: there is no ledger at the URL.
+        LedgerError: the ledger cannot be read, or holds a damaged charge.
+    """
+    budgets, entries = schema.budgets, schema.entries
+    query = (
+        sa.select(entries)
+        .join(budgets, entries.c.budget_id == budgets.c.id)
+        .where(budgets.c.dataset == dataset, entries.c.state.in_(COUNTED))
+        .order_by(entries.c.id)
+    )
+    with schema.transaction(schema.open_engine(url, create=False), write=False) as connection:
+        return {row["id"]: charge_of(row) for row in connection.execute(query).mappings()}

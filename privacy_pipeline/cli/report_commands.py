@@ -1,0 +1,152 @@
+"""`budget report` and `budget report-schema`."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.reports.dataset_report import DatasetReport
+    from privacy_pipeline.reports.evidence import Evidence
+    from privacy_pipeline.reports.summary import RunSummary
+
+
+class ReportFormat(str, Enum):
+    """Formats of the report."""
+
+    HTML = "html"
+    PDF = "pdf"
+    JSON = "json"
+    REGISTRY = "registry"
+
+
+_SUFFIX = {
+    ReportFormat.HTML: ".html",
+    ReportFormat.PDF: ".pdf",
+    ReportFormat.JSON: ".json",
+    ReportFormat.REGISTRY: ".yaml",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(report)
+    app.command("report-schema")(report_schema)
+
+
+def report(
+    target: Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")],
+    format_: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.HTML,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Where to; - is standard output.")
+    ] = None,
+    facts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
+    ] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
+    ] = None,
+    workspace: Annotated[
+        list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006 (typer wants a literal default)
+) -> None:
+    """Report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
+    with errors_as_exit_codes(as_json=False):
+        found = _evidence(target, facts=facts, ledger=ledger, workspaces=workspace)
+        from privacy_pipeline.reports.compose import dataset_report
+
+        content = _render(dataset_report(found), format_)
+        path = output or Path(f"privacy-report-{found.dataset}{_SUFFIX[format_]}")
+        if str(path) == "-":
+            sys.stdout.buffer.write(content)
+            return
+        from privacy_pipeline.atomic import write_bytes_atomically
+
+        write_bytes_atomically(path=path, content=content)
+        out.print(f"[green]✓[/] {escape(str(path))}", soft_wrap=True)
+
+
+def report_schema(
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Default: standard output.")] = None,
+) -> None:
+    """Print the JSON Schema of the report."""
+    from privacy_pipeline.atomic import write_atomically
+    from privacy_pipeline.reports.schema import schema_text
+
+    with errors_as_exit_codes(as_json=False):
+        if output is None:
+            sys.stdout.write(schema_text())
+        else:
+            write_atomically(path=output, text=schema_text())
+
+
+def _evidence(target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path]) -> Evidence:
+    from datetime import datetime, timezone
+
+    from privacy_pipeline.reports.evidence import Evidence, read_ledger
+    from privacy_pipeline.reports.facts import ReportFacts, load_facts
+
+    dataset, url, roots = _where(target, ledger, workspaces)
+    runs, unreadable = _runs(dataset, roots)
+    return Evidence(
+        dataset=dataset,
+        ledger=read_ledger(url, dataset),
+        runs=runs,
+        unreadable=unreadable,
+        facts=load_facts(facts) if facts else ReportFacts(),
+        generated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
+    """Dataset, ledger and workspaces; options win over what a config says."""
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml"):
+        return target, ledger or "sqlite:///ledger/ledger.db", workspaces or [Path("workspace")]
+    from privacy_pipeline.config.loader import load_config
+
+    config = load_config(path)
+    return config.dataset.name, ledger or config.ledger, workspaces or [config.workspace]
+
+
+def _runs(dataset: str, roots: list[Path]) -> tuple[list[RunSummary], list[str]]:
+    from privacy_pipeline.pipelines.workspace import run_folders
+
+    found, unreadable = [], []
+    for root in roots:
+        for folder in run_folders(root.absolute()):
+            try:
+                summary = folder.read_summary()
+            except BadInputError as error:  # the report says that it may lack this run
+                unreadable.append(folder.run_id)
+                err.print(f"[yellow]left out:[/] {escape(error.message)}", soft_wrap=True)
+                continue
+            if summary is not None and summary.record.dataset == dataset:
+                found.append(summary)
+    return sorted(found, key=lambda summary: summary.run_id), unreadable
+
+
+def _render(made: DatasetReport, format_: ReportFormat) -> bytes:
+    if format_ is ReportFormat.PDF:
+        from privacy_pipeline.reports.pdf import to_pdf
+
+        return to_pdf(made)
+    if format_ is ReportFormat.JSON:
+        from privacy_pipeline.reports.schema import to_json
+
+        return to_json(made).encode()
+    if format_ is ReportFormat.REGISTRY:
+        from privacy_pipeline.reports.registry_yaml import to_registry
+
+        return to_registry(made).encode()
+    from privacy_pipeline.reports.html import to_html
+
+    return to_html(made).encode()

@@ -1,0 +1,65 @@
+"""Puts a dataset's report together from the evidence."""
+
+from __future__ import annotations
+
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.registration import Registration
+from privacy_pipeline.reports.budget_view import budget_view
+from privacy_pipeline.reports.checklist import checklist
+from privacy_pipeline.reports.dataset_report import DatasetReport, SpanView
+from privacy_pipeline.reports.evidence import Evidence
+from privacy_pipeline.reports.figures import Figure, Quote, Source
+from privacy_pipeline.reports.first_page import first_page
+from privacy_pipeline.reports.run_views import run_view
+
+
+def dataset_report(evidence: Evidence) -> DatasetReport:
+    """The report on one dataset over all its runs.
+
+    Raises:
+        AccountingError: the ledger's stored values contradict its events, or the accountants each other.
+        BadInputError: an event in the ledger is malformed.
+    """
+    entries = {entry.id: entry for entry in evidence.ledger.entries}
+    budgets = [budget_view(status, evidence.ledger) for status in evidence.ledger.budgets]
+    runs = [run_view(summary, entries) for summary in evidence.runs]
+    spans = [_span(registration) for registration in evidence.ledger.registrations]
+    unreadable = [
+        Quote(quote=folder, source=Source(place="workspace", field="unreadable run")) for folder in evidence.unreadable
+    ]
+    return DatasetReport(
+        dataset=Quote(
+            quote=evidence.dataset, source=Source(place="registration", name=evidence.dataset, field="dataset")
+        ),
+        generated=Quote(quote=evidence.generated, source=Source(place="report", field="generated")),
+        facts=evidence.facts,
+        first_page=first_page(budgets=budgets, runs=runs, unreadable=unreadable),
+        spans=spans,
+        budgets=budgets,
+        runs=runs,
+        unreadable_runs=unreadable,
+        checklist=checklist(facts=evidence.facts, spans=spans, budgets=budgets, runs=runs, unreadable=unreadable),
+    )
+
+
+def _span(registration: Registration) -> SpanView:
+    def source(field: str) -> Source:
+        return Source(place="registration", name=registration.name, field=field)
+
+    def count(value: int, field: str) -> Figure:
+        return Figure(value=value, kind="count", source=source(field))
+
+    # Under add-or-remove-one the number of units is what the guarantee hides; a report must not tell it.
+    public = registration.relation is Relation.ZERO_OUT
+    return SpanView(
+        span=Quote(quote="none" if registration.span is None else str(registration.span), source=source("span")),
+        digest=Quote(quote=registration.digest, source=source("digest")),
+        registered=Quote(quote=registration.registered, source=source("registered")),
+        contribution_bound=count(registration.contribution_bound, "contribution_bound"),
+        splits={
+            name: (count(split.rows, f"splits.{name}.rows"), count(split.units, f"splits.{name}.units"))
+            for name, split in registration.splits.items()
+        }
+        if public
+        else {},
+    )

@@ -1,0 +1,200 @@
+"""The report on one dataset over all its runs, as versioned JSON. All other formats are made from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from privacy_pipeline.reports.facts import ReportFacts
+from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source, Statement
+
+SCHEMA_ID = "urn:privacy-pipeline:dataset-report:1"
+
+
+class SpanView(ReportPart):
+    """One registered span. Counts are left out where the number of units is secret."""
+
+    span: Quote
+    digest: Quote
+    registered: Quote
+    contribution_bound: Figure
+    splits: dict[str, tuple[Figure, Figure]] = Field(description="rows and units of each split")
+
+
+class CurvePoint(ReportPart):
+    """One (epsilon, delta) at which the guarantee holds."""
+
+    epsilon: Figure
+    delta: Figure
+
+
+class Curve(ReportPart):
+    """The delta-epsilon curve of all entries together."""
+
+    accountant: Literal["PLD", "RDP"]
+    points: list[CurvePoint]
+
+
+class BurnPoint(ReportPart):
+    """The budget right after one entry was reserved."""
+
+    entry: Figure
+    reserved: Quote
+    spent: Loss
+    left: Figure
+
+
+class AttackReading(ReportPart):
+    """Upper bound on an attack's true-positive rate, at one false-positive rate."""
+
+    false_positive_rate: Figure
+    true_positive_rate: Figure
+    basis: str
+    when: Literal["now", "cap"] = Field(description="after what was spent, or should the whole cap be spent")
+
+
+class EntryView(ReportPart):
+    """One ledger entry."""
+
+    number: Figure
+    run: Quote
+    node: Quote
+    attempt: Figure
+    state: Quote
+    reserved: Quote
+    alone: Loss | None = Field(description="cost of this entry alone; None where it expired")
+    overrun: bool
+
+
+class BudgetView(ReportPart):
+    """One budget: what it allows, what is spent, and what that means."""
+
+    key: Quote
+    split: Quote
+    unit: Quote
+    relation: Quote
+    cap: Loss
+    spent: Loss
+    left: Figure
+    simple_addition: Loss
+    pld: Loss
+    counted: Figure
+    states: dict[str, Figure]
+    overruns: Figure
+    cap_changes: Figure
+    filter_order: Figure | None
+    burn_down: list[BurnPoint]
+    curves: list[Curve]
+    attack: list[AttackReading]
+    entries: list[EntryView]
+    entries_left_out: Figure
+
+
+class AuditView(ReportPart):
+    """A measured lower bound beside the proven upper bound."""
+
+    kind: Quote
+    statement: Quote | None
+    lower: Loss
+    upper: Loss
+    confidence: Figure
+    contradiction: bool
+
+
+class AccessView(ReportPart):
+    """One use of the data in a run."""
+
+    what: Quote
+    covered: bool
+    detail: Quote
+
+
+class AssumptionView(ReportPart):
+    """One assumption of a guarantee."""
+
+    name: Quote
+    held: bool
+    detail: Quote
+
+
+class MechanismView(ReportPart):
+    """Mechanism and parameters as executed."""
+
+    name: Quote
+    sampler: Quote
+    numbers: dict[str, Figure]
+    dp_event: JsonValue
+
+
+class RunView(ReportPart):
+    """One run: utility and privacy.
+
+    `marks` says what must not be overlooked, e.g. that the run has no guarantee. `receipt` is how the record and the
+    ledger entry that it names agree.
+    """
+
+    run: Quote
+    trained_by: Quote
+    created: Quote
+    backend: Quote
+    guarantee: Loss | None
+    guarantee_rdp: Loss | None
+    unit: Quote
+    unit_in_words: Quote
+    relation: Quote | None
+    contribution_bound: Figure | None
+    accountant: Quote | None
+    inference_protection: Literal["none", "encrypted", "simulated"]
+    seed_fixed: bool
+    cached: bool
+    blessed: bool
+    generator: Quote
+    cryptographic: bool
+    metrics: dict[str, Figure]
+    mechanism: MechanismView | None
+    assumptions: list[AssumptionView]
+    accesses: list[AccessView]
+    audits: list[AuditView]
+    unreadable_audits: Figure
+    entry: Figure | None
+    receipt: Literal["agrees", "differs", "missing", "none"]
+    versions: dict[str, Quote]
+    marks: list[str]
+
+
+class Passage(ReportPart):
+    """A few sentences of the first page under one title."""
+
+    title: str
+    statements: list[Statement]
+
+
+class Point(ReportPart):
+    """One point of the checklist."""
+
+    number: int
+    group: str
+    title: str
+    status: Literal["answered", "partly", "not known"]
+    statements: list[Statement]
+
+
+class DatasetReport(ReportPart):
+    """What is known, and what is not, of the privacy of one dataset over all its runs."""
+
+    report_version: Literal[1] = 1
+    dataset: Quote
+    generated: Quote
+    facts: ReportFacts
+    first_page: list[Passage]
+    spans: list[SpanView]
+    budgets: list[BudgetView]
+    runs: list[RunView]
+    unreadable_runs: list[Quote]
+    checklist: Annotated[list[Point], Field(min_length=21, max_length=21)]
+
+
+def of_facts(field: str) -> Source:
+    """Source of a value of the facts file."""
+    return Source(place="facts", field=f"report.{field}")

@@ -1,0 +1,79 @@
+"""What a report is made from: one dataset's budgets, entries and registrations, and the runs that used it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State
+from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
+from privacy_pipeline.accounting.registration import Registration
+from privacy_pipeline.accounting.stored import stored_charges
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.reports.facts import ReportFacts
+from privacy_pipeline.reports.summary import RunSummary
+
+_TRIES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerState:
+    """A dataset's part of the ledger, all at one instant.
+
+    Attributes:
+        budgets: its budgets.
+        entries: entries of all its budgets, the oldest first.
+        charges: stored charge of each counted entry, by number.
+        registrations: its registered spans.
+    """
+
+    budgets: Sequence[BudgetStatus]
+    entries: Sequence[Entry]
+    charges: Mapping[int, Charge]
+    registrations: Sequence[Registration]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything that a report is made from.
+
+    Attributes:
+        dataset: registered name.
+        ledger: the dataset's part of the ledger.
+        runs: summaries of the runs on the dataset, oldest first.
+        unreadable: run folders that could not be read: the report may lack their runs.
+        facts: what the curator told.
+        generated: time of the report, UTC, ISO 8601.
+    """
+
+    dataset: str
+    ledger: LedgerState
+    runs: Sequence[RunSummary]
+    generated: str
+    unreadable: Sequence[str] = ()
+    facts: ReportFacts = field(default_factory=ReportFacts)
+
+
+def read_ledger(url: str, dataset: str) -> LedgerState:
+    """Reads a dataset's part of a ledger.
+
+    Args:
+        url: SQLAlchemy URL of the ledger.
+        dataset: registered name.
+
+    Raises:
+        BadInputError: there is no ledger, or the dataset is not in it.
+        LedgerError: the ledger cannot be read, or changed all the time while it was read.
+    """
+    ledger = Ledger.open(url)
+    for _ in range(_TRIES):
+        before = ledger.status(dataset)
+        if not before:
+            raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=REGISTER_FIX)
+        entries, charges = ledger.entries(dataset), stored_charges(url, dataset)
+        registrations = [known for known in ledger.registrations() if known.dataset == dataset]
+        counted = {entry.id for entry in entries if entry.state is not State.EXPIRED}
+        if before == ledger.status(dataset) and counted == set(charges):
+            return LedgerState(budgets=before, entries=entries, charges=charges, registrations=registrations)
+    raise LedgerError(f"dataset {dataset}: the ledger changed while it was read", fix="ask for the report again")

@@ -1,0 +1,141 @@
+"""The smallest parts of a report: numbers, quotes and privacy losses, each with the place it comes from.
+
+Sentences of a report are lists of parts. Plain strings in them are the report's own words and hold no numbers; every
+number is a `Figure` (or part of a `Loss`), and what others wrote is a `Quote`. So a number in a rendered page can be
+traced to a ledger entry or a record's field.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from privacy_pipeline.reports.properties import shown
+
+Place = Literal[
+    "ledger entry", "ledger entries", "budget", "registration", "record", "summary", "workspace", "facts", "report"
+]
+Kind = Literal["epsilon", "epsilon left", "epsilon low", "cap", "delta", "count", "rate", "metric", "number"]
+
+
+class ReportPart(BaseModel):
+    """Base of everything in a report: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(ReportPart):
+    """Where a value comes from.
+
+    Attributes:
+        place: kind of document.
+        name: which one: an entry's number (or ranges of them), a run, a budget's key.
+        field: dotted path in it.
+        method: what was computed from the field; empty where the value is taken as it is.
+    """
+
+    place: Place
+    name: str = ""
+    field: str = ""
+    method: str = ""
+
+    @property
+    def text(self) -> str:
+        """The source in one line."""
+        where = f"{self.place} {self.name}".strip()
+        return ", ".join(part for part in (where, self.field, self.method) if part)
+
+
+class Figure(ReportPart):
+    """A number. Epsilons are shown rounded up; what is left of a budget, and lower bounds, are rounded down."""
+
+    value: int | Annotated[float, Field(allow_inf_nan=False)]
+    kind: Kind
+    source: Source
+
+    @property
+    def text(self) -> str:
+        """The number for people."""
+        if self.kind == "epsilon":
+            return shown(self.value)
+        if self.kind in ("epsilon left", "epsilon low"):
+            return f"{math.floor(self.value * 1000 + 1e-9) / 1000:.3f}"
+        if self.kind == "count":
+            return f"{int(self.value):,}"
+        if self.kind == "rate":
+            return f"{math.ceil(self.value * 1000 - 1e-9) / 10:g} %"
+        return f"{self.value:.4f}" if self.kind == "metric" else f"{self.value:g}"
+
+
+class Quote(ReportPart):
+    """Words of a record, of the ledger or of the facts file, unchanged."""
+
+    quote: str
+    source: Source
+
+    @property
+    def text(self) -> str:
+        """The words."""
+        return self.quote
+
+
+class Loss(ReportPart):
+    """A privacy loss: epsilon never stands without its delta and the way it was found.
+
+    Attributes:
+        epsilon: None where there is no finite bound.
+        delta: delta at which epsilon holds.
+        basis: accountant, or what else stands behind it, e.g. "RDP", "cap".
+        missing: why there is no epsilon.
+    """
+
+    epsilon: Figure | None
+    delta: Figure
+    basis: str
+    missing: str = ""
+
+    @model_validator(mode="after")
+    def _epsilon_or_reason(self) -> Loss:
+        if (self.epsilon is None) != bool(self.missing):
+            raise ValueError("a loss has either an epsilon or the reason why there is none")
+        return self
+
+
+Part = str | Quote | Figure | Loss
+Words = list[Part]
+
+
+class Statement(ReportPart):
+    """One sentence of the report; `known` is False where it says that something is not known."""
+
+    words: Words
+    known: bool = True
+
+
+def pieces(part: Part) -> list[str | Quote | Figure]:
+    """A part as plain words, quotes and figures, in reading order."""
+    if not isinstance(part, Loss):
+        return [part]
+    if part.epsilon is None:
+        why = Quote(quote=part.missing, source=Source(place="report", field="missing"))
+        return ["no epsilon (", why, ") at delta ", part.delta, f" ({part.basis})"]
+    return ["epsilon ", part.epsilon, " at delta ", part.delta, f" ({part.basis})"]
+
+
+def plain(words: Iterable[Part]) -> str:
+    """Words as one string."""
+    return "".join(p if isinstance(p, str) else p.text for part in words for p in pieces(part))
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Entry numbers as short text: "1-3, 7"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

@@ -1,0 +1,50 @@
+"""The report as one HTML file: no scripts, nothing fetched, made to be printed too."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from privacy_pipeline.reports.dataset_report import DatasetReport
+from privacy_pipeline.reports.drawing import to_svg
+from privacy_pipeline.reports.figures import Figure, Words, pieces
+from privacy_pipeline.reports.layout import blocks
+
+
+def to_html(report: DatasetReport) -> str:
+    """The page. Each number is a `data` element with its exact value, and its source as title."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("privacy_pipeline.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def words(parts: Words) -> Any:
+        return Markup(_words(parts))
+
+    def picture(drawing: Any) -> Any:
+        return Markup(to_svg(drawing))
+
+    environment.filters |= {"words": words, "picture": picture, "kind": lambda block: type(block).__name__}
+    return environment.get_template("report.html.j2").render(report=report, blocks=blocks(report))
+
+
+def _words(parts: Words) -> str:
+    made = []
+    for part in parts:
+        for piece in pieces(part):
+            if isinstance(piece, str):
+                made.append(escape(piece))
+                continue
+            source = escape(piece.source.text)
+            if isinstance(piece, Figure):
+                value = escape(repr(piece.value))
+                made.append(f'<data value="{value}" title="{source}">{escape(piece.text)}</data>')
+            else:
+                made.append(f'<span class="quote" title="{source}">{escape(piece.text)}</span>')
+    return "".join(made)

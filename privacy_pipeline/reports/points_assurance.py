@@ -1,0 +1,228 @@
+"""Points of the checklist on accounting, implementation and assurance."""
+
+from __future__ import annotations
+
+from privacy_pipeline.reports.dataset_report import RunView, of_facts
+from privacy_pipeline.reports.figures import Quote, Statement, Words
+from privacy_pipeline.reports.statements import Material, by_run, count, fact, say, unknown
+
+NUMBERS = {
+    "noise_multiplier": "noise multiplier",
+    "clipping_norm": "clipping norm",
+    "batch_size": "batch size",
+    "epochs": "epochs",
+    "steps": "steps",
+    "units": "units",
+}
+
+
+def mechanism(material: Material) -> list[Statement]:
+    """Mechanism and parameters as executed."""
+
+    def words(run: RunView) -> Words:
+        if run.mechanism is None:
+            return []
+        said: Words = [run.mechanism.name, ", batches ", run.mechanism.sampler]
+        for name, figure in run.mechanism.numbers.items():
+            said += [f", {NUMBERS[name]} ", figure]
+        return said
+
+    return by_run(material.trained, words) or [unknown("mechanism: ")]
+
+
+def accountant(material: Material) -> list[Statement]:
+    """Accountant, version, settings."""
+    found = by_run(material.private, lambda run: [run.accountant] if run.accountant else [])
+    if not found:
+        found = [unknown("accountant of a run: ")]
+    for budget in material.budgets:
+        if budget.filter_order is not None:
+            found.append(
+                say("the cap is enforced by a Renyi filter at order ", budget.filter_order, ", fixed by the first run")
+            )
+    return found
+
+
+def assumptions(material: Material) -> list[Statement]:
+    """Each assumption, and whether it held."""
+    names = dict.fromkeys(a.name.quote for run in material.trained for a in run.assumptions)
+    found: list[Statement] = []
+    for name in names:
+
+        def words(run: RunView, name: str = name) -> Words:
+            for a in run.assumptions:
+                if a.name.quote == name:
+                    return ["held: " if a.held else "did NOT hold: ", a.name, ": ", a.detail]
+            return []
+
+        found += by_run(material.trained, words)
+    return found or [unknown("assumptions: ")]
+
+
+def composition(material: Material) -> list[Statement]:
+    """All runs together, and what is left."""
+    found: list[Statement] = []
+    for budget in material.budgets:
+        found += [
+            say(
+                "budget ", budget.key, ", ", budget.counted, " counted entries: ", budget.spent, ", the enforced figure"
+            ),
+            say("the tighter view, for a set of runs fixed beforehand: ", budget.pld),
+            say("without composition, one would have said: ", budget.simple_addition),
+            say("left of the cap: epsilon ", budget.left, " at delta ", budget.cap.delta),
+        ]
+        for state, number in budget.states.items():
+            if number.value and state in ("reserved", "started"):
+                found.append(say(f"{state} but not committed, yet counted in full: ", number, " of the entries"))
+        if budget.overruns.value:
+            found.append(say(budget.overruns, " entries executed more than they had planned; that is charged"))
+        if budget.cap_changes.value:
+            found.append(
+                say(
+                    "the cap was changed ",
+                    budget.cap_changes,
+                    " time(s); each change is a decision outside the filter's guarantee, and may add the cap's delta "
+                    "once",
+                )
+            )
+    for run in material.trained:
+        if run.seed_fixed and run.entry is not None:
+            words = ": its seed was fixed; its entry is counted, but no figure here covers what it released"
+            found.append(say("run ", run.run, words))
+    return found
+
+
+def tuning(material: Material) -> list[Statement]:
+    """Tuning: procedure, trials, charged or not."""
+    found = [fact(material.facts, "tuning", "tuning procedure")]
+    found += by_run(
+        material.trained,
+        lambda run: next(
+            (
+                ["charged: " if a.covered else "NOT covered: ", a.what, ": ", a.detail]
+                for a in run.accesses
+                if "hyperparameter" in a.what.quote
+            ),
+            [],
+        ),
+    )
+    return [
+        *found,
+        say("every private run of this framework on this data is in the ledger, a tuning trial too; others are not"),
+    ]
+
+
+def post_processing(material: Material) -> list[Statement]:
+    """What is done to the result afterwards."""
+    return [fact(material.facts, "post_processing", "post-processing")]
+
+
+def noise_source(material: Material) -> list[Statement]:
+    """Noise source, floating point, side channels, platform, access to raw data."""
+    found = by_run(
+        material.trained,
+        lambda run: (
+            [
+                "source of randomness: ",
+                run.generator,
+                ", cryptographic" if run.cryptographic else ", NOT cryptographic",
+                ", seed FIXED: no guarantee" if run.seed_fixed else ", seed not fixed",
+            ]
+            if run.mechanism
+            else []
+        ),
+    )
+    return [
+        *(found or [unknown("noise source: ")]),
+        fact(material.facts, "side_channels", "floating point, timing and other side channels"),
+        fact(material.facts, "access_control", "access to the raw data"),
+    ]
+
+
+def evidence(material: Material) -> list[Statement]:
+    """Tests and audits."""
+    found: list[Statement] = []
+    for run in material.trained:
+        for audit in run.audits:
+            said: Words = ["; ", audit.statement] if audit.statement else []
+            verdict = "CONTRADICTS the guarantee" if audit.contradiction else "does not contradict the guarantee"
+            found.append(
+                say(
+                    "run ",
+                    run.run,
+                    ", audit ",
+                    audit.kind,
+                    ": ",
+                    audit.lower,
+                    ", with confidence ",
+                    audit.confidence,
+                    "; ",
+                    audit.upper,
+                    f"; {verdict}",
+                    *said,
+                )
+            )
+        if run.unreadable_audits.value:
+            found.append(unknown("run ", run.run, ": ", run.unreadable_audits, " audit(s) in a form that is "))
+    silent = [run for run in material.private if not run.audits]
+    if silent or not found:
+        number = count(len(silent), "runs with a guarantee and without an audit")
+        found.append(unknown(number, " run(s) with a guarantee were not audited; how tight their bounds are is "))
+    return found
+
+
+def justification(material: Material) -> list[Statement]:
+    """Why these choices, and who reviewed them."""
+    found = [fact(material.facts, "justification", "why this budget and these choices")]
+    for index, review in enumerate(material.facts.reviews):
+        where = [of_facts(f"reviews.{index}.{name}") for name in ("by", "date", "verdict")]
+        parts = [review.by, review.date.isoformat(), review.verdict]
+        by, date, verdict = (Quote(quote=text, source=source) for text, source in zip(parts, where, strict=True))
+        found.append(say("reviewed by ", by, " on ", date, ": ", verdict))
+    return found if material.facts.reviews else [*found, unknown("who reviewed it: ")]
+
+
+def limitations(material: Material) -> list[Statement]:
+    """Plain-language reading and known limitations."""
+    return [
+        say("the first page reads the guarantee in plain language"),
+        say(
+            "the guarantee protects each unit against everybody, but not facts about groups; it holds only for what "
+            "is covered, and only if the software does what its records state"
+        ),
+        fact(material.facts, "limitations", "further limitations"),
+    ]
+
+
+def integrity(material: Material) -> list[Statement]:
+    """Whether record and ledger agree, and what that proves."""
+    charged = [run for run in material.trained if run.receipt != "none"]
+    agree = [run for run in charged if run.receipt == "agrees"]
+    found = [
+        say("budget ", budget.key, ": its stored charges were recomputed from its events, and are not below them")
+        for budget in material.budgets
+        if budget.spent.epsilon is not None
+    ]
+    found.append(
+        say(
+            count(len(agree), "records that agree with the ledger"),
+            " of ",
+            count(len(charged), "records with a ledger entry"),
+            " record(s) that name a ledger entry name one of the same run and event",
+        )
+    )
+    found += [
+        say("run ", run.run, ": the ledger entry that its record names is missing or is another one")
+        for run in charged
+        if run.receipt != "agrees"
+    ]
+    return [
+        *found,
+        unknown(
+            "signature of the ledger entries and of this report: there is none that this report checked; authorship is "
+        ),
+        say(
+            "a hash or a signature would prove who wrote an entry and in which order, never that the software ran "
+            "correctly"
+        ),
+    ]

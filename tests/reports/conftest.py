@@ -1,0 +1,44 @@
+"""A dataset's report, made once for all tests that read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privacy_pipeline.reports.compose import dataset_report
+from privacy_pipeline.reports.dataset_report import DatasetReport
+from privacy_pipeline.reports.evidence import Evidence, read_ledger
+from privacy_pipeline.reports.facts import load_facts
+from tests.reports.report_project import FACTS_YAML, make_project, summaries
+
+RUNS = [f"run-{number}" for number in range(1, 7)]
+GENERATED = "2026-11-23T12:00:00+00:00"
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with ledger, workspace and facts file; read only."""
+    folder = tmp_path_factory.mktemp("project")
+    make_project(folder)
+    (folder / "facts.yaml").write_text(FACTS_YAML)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evidence(project: Path) -> Evidence:
+    """What the report is made from."""
+    return Evidence(
+        dataset="things",
+        ledger=read_ledger(f"sqlite:///{project}/ledger/ledger.db", "things"),
+        runs=summaries(project, RUNS),
+        unreadable=["run-9"],
+        facts=load_facts(project / "facts.yaml"),
+        generated=GENERATED,
+    )
+
+
+@pytest.fixture(scope="session")
+def report(evidence: Evidence) -> DatasetReport:
+    """The report."""
+    return dataset_report(evidence)

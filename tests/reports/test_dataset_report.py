@@ -1,0 +1,266 @@
+"""What the dataset report states, marks, and refuses to state."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from privacy_pipeline.accounting import profile as profiles
+from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.events import gaussian_passes, to_json
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.reports.attack import true_positive_rate
+from privacy_pipeline.reports.compose import dataset_report
+from privacy_pipeline.reports.dataset_report import DatasetReport
+from privacy_pipeline.reports.evidence import Evidence, read_ledger
+from privacy_pipeline.reports.facts import ReportFacts, load_facts
+from privacy_pipeline.reports.figures import Figure, Source, plain, ranges
+from privacy_pipeline.reports.html import to_html
+from privacy_pipeline.reports.run_views import CONTRADICTED, FIXED_SEED, NO_GUARANTEE, NO_RECEIPT, run_view
+from privacy_pipeline.reports.summary import RunSummary
+from tests.reports.conftest import GENERATED
+from tests.reports.report_project import AUDIT, make_project, small_plan, summaries, train
+
+
+def lines(report: DatasetReport, number: int) -> list[str]:
+    return [plain(statement.words) for statement in report.checklist[number - 1].statements]
+
+
+def first_page(report: DatasetReport) -> str:
+    return "\n".join(plain(s.words) for passage in report.first_page for s in passage.statements)
+
+
+def again(evidence: Evidence, runs: list[RunSummary]) -> DatasetReport:
+    return dataset_report(dataclasses.replace(evidence, runs=runs))
+
+
+def test_all_runs_together(report: DatasetReport, project: Path) -> None:
+    (budget,) = report.budgets
+    (status,) = Ledger.open(f"sqlite:///{project}/ledger/ledger.db").status("things")
+    assert budget.spent.epsilon and budget.pld.epsilon and budget.simple_addition.epsilon
+    assert budget.spent.epsilon.value == status.spent_epsilon == budget.burn_down[-1].spent.epsilon.value
+    assert budget.left.value == status.remaining_epsilon
+    assert budget.pld.epsilon.value < budget.spent.epsilon.value < budget.simple_addition.epsilon.value
+    assert [point.entry.value for point in budget.burn_down] == [1, 2, 3, 4, 5]  # 6 was given back
+
+
+def test_the_points_are_21_and_none_is_left_out(report: DatasetReport) -> None:
+    assert [point.number for point in report.checklist] == list(range(1, 22))
+    assert all(point.statements for point in report.checklist)
+    status = {point.number: point.status for point in report.checklist}
+    assert status[1] == status[19] == "answered" and status[20] == status[21] == "partly"
+
+
+def test_nothing_is_invented_where_no_facts_are_given(evidence: Evidence) -> None:
+    report = dataset_report(dataclasses.replace(evidence, facts=ReportFacts()))
+    assert {point.number for point in report.checklist if point.status == "not known"} >= {1, 7, 16, 19}
+    assert lines(report, 1) == [f"{what}: not known" for what in (
+        "product", "curators", "intended use", "type of product", "region or law", "publication date"
+    )]  # fmt: skip
+
+
+def test_runs_without_a_guarantee_are_marked(report: DatasetReport) -> None:
+    marks = {run.run.quote: run.marks for run in report.runs}
+    assert FIXED_SEED in marks["run-4"] and NO_GUARANTEE in marks["run-4"] and marks["run-5"] == [NO_GUARANTEE]
+    assert marks["run-1"] == [] and "cached" in marks["run-6"][0]
+    assert "2 run(s) on this data trained without any guarantee" in first_page(report)
+    assert any("run run-4: its seed was fixed" in line for line in lines(report, 14))
+    without = [run for run in report.runs if NO_GUARANTEE in run.marks]
+    assert all(run.guarantee is None and run.guarantee_rdp is None for run in without)
+
+
+def test_what_is_not_covered_says_who_can_see_it(report: DatasetReport) -> None:
+    assert "statistics and anomalies: exact, on both splits; whoever can read the workspace sees them" in first_page(
+        report
+    )
+
+
+def test_charged_runs_without_a_record_and_unreadable_folders_are_told(report: DatasetReport) -> None:
+    assert "1 run(s) were charged but left no record" in first_page(report)
+    assert "1 run folder(s) could not be read" in first_page(report)
+
+
+def test_the_audit_stands_beside_the_upper_bound(evidence: Evidence, report: DatasetReport) -> None:
+    (audit,) = report.runs[1].audits
+    assert not audit.contradiction and audit.lower.epsilon and audit.lower.epsilon.text == "0.210"
+    refuted = evidence.runs[1].record.model_copy(update={"audits": [AUDIT | {"lower_bound": 0.7}, {"kind": "odd"}]})
+    found = again(evidence, [evidence.runs[1].model_copy(update={"record": refuted})])
+    assert CONTRADICTED in found.runs[0].marks and found.runs[0].unreadable_audits.value == 1
+    assert any("CONTRADICTS" in line for line in lines(found, 18))
+
+
+def test_encryption_gets_a_threat_model_and_no_epsilon(evidence: Evidence) -> None:
+    plain_run = evidence.runs[4]
+    encrypted = plain_run.record.model_copy(update={"inference_protection": "encrypted"})
+    report = again(evidence, [plain_run.model_copy(update={"record": encrypted})])
+    told = [line for line in lines(report, 7) if "encrypted" in line]
+    assert len(told) == 2 and told[1] == "threat model of encrypted inference: not known"
+    assert not any("epsilon" in line for line in told) and report.runs[0].guarantee is None
+    assert "protects nobody whose data the model was trained on" in first_page(report)
+
+
+def test_a_record_whose_entry_the_ledger_lost_is_marked(evidence: Evidence) -> None:
+    ledger = dataclasses.replace(evidence.ledger, entries=evidence.ledger.entries[:2] + evidence.ledger.entries[3:])
+    ledger = dataclasses.replace(ledger, charges={n: c for n, c in evidence.ledger.charges.items() if n != 3})
+    report = dataset_report(dataclasses.replace(evidence, ledger=ledger))
+    assert NO_RECEIPT in next(run for run in report.runs if run.run.quote == "run-3").marks
+    assert any("run run-3: the ledger entry" in line for line in lines(report, 21))
+
+
+def test_an_entry_of_another_event_is_no_receipt(evidence: Evidence) -> None:
+    first, second, *_ = evidence.ledger.entries
+    other_event = dataclasses.replace(first, executed_event=second.executed_event)
+    assert run_view(evidence.runs[0], {1: first}).receipt == "agrees"
+    assert run_view(evidence.runs[0], {1: other_event}).receipt == "differs"
+    assert run_view(evidence.runs[0], {1: dataclasses.replace(first, run_id="run-0")}).receipt == "differs"
+
+
+def test_no_report_is_made_of_charges_that_say_less_than_the_events(tmp_path: Path) -> None:
+    url = make_project(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
+        connection.execute("UPDATE entries SET rdp = (SELECT rdp FROM entries WHERE id = 1) WHERE id = 3")
+    connection.close()
+    with pytest.raises(AccountingError, match="stored charges say"):
+        dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
+
+
+def test_a_secret_number_of_units_is_told_nowhere(tmp_path: Path) -> None:
+    url = make_project(tmp_path, relation=Relation.ADD_OR_REMOVE_ONE)
+    runs = summaries(tmp_path, ["run-1", "run-2", "run-3"])
+    made = Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=runs, generated=GENERATED)
+    report = dataset_report(made)
+    assert (
+        report.spans[0].splits == {}
+        and "1,000" not in to_html(report)
+        and '"value":1000' not in report.model_dump_json()
+    )
+    assert any("the number of units is not stated here" in line for line in lines(report, 5))
+
+
+def test_a_dataset_on_which_nothing_ran(tmp_path: Path, evidence: Evidence) -> None:
+    make_project(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
+        connection.execute("DELETE FROM entries")
+        connection.execute("UPDATE budgets SET filter_order = NULL")
+    connection.close()
+    ledger = read_ledger(f"sqlite:///{tmp_path}/ledger/ledger.db", "things")
+    report = dataset_report(Evidence(dataset="things", ledger=ledger, runs=[], generated=GENERATED))
+    (budget,) = report.budgets
+    assert budget.pld.missing == "nothing was spent" and budget.burn_down == [] and budget.left.value == 5.0
+    assert [a.true_positive_rate.value for a in budget.attack if a.when == "now"] == [0.01, 0.1]
+    assert "There is no record of a run" in first_page(report) and to_html(report)
+
+
+def test_an_entry_that_could_not_be_priced_leaves_no_epsilon(tmp_path: Path) -> None:
+    url = make_project(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
+        infinite = "[" + ", ".join(["Infinity"] * 165) + "]"
+        connection.execute("UPDATE entries SET rdp = ?, executed_event = 'null' WHERE id = 3", (infinite,))
+    connection.close()
+    report = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
+    (budget,) = report.budgets
+    assert budget.spent.epsilon is None and budget.pld.epsilon is None and budget.left.value == 0
+    assert all(a.true_positive_rate.value == 1 for a in budget.attack if a.when == "now")
+    assert "no epsilon (no finite bound" in first_page(report) and to_html(report)
+
+
+def test_truncated_sampling_is_counted_with_its_share_of_delta() -> None:
+    cut = {
+        "type": "TruncatedSubsampledGaussianDpEvent",
+        "dataset_size": 1000,
+        "sampling_probability": 0.1,
+        "truncated_batch_size": 180,
+        "noise_multiplier": 3.0,
+    }
+    events = [
+        {"type": "SelfComposedDpEvent", "event": cut, "count": 20},
+        {"type": "GaussianDpEvent", "noise_multiplier": 8.0},
+    ]
+    found = profiles.profile(events, relation=Relation.ZERO_OUT, delta=1e-5, deltas=(1e-5,))
+    assert found.epsilon is not None and found.curve[0][0] == found.epsilon <= found.epsilon_rdp < 2 * found.epsilon
+
+
+def test_pld_is_left_out_with_a_reason() -> None:
+    zcdp = {"type": "ZCDpEvent", "rho": 0.01, "xi": 0.0}
+    found = profiles.profile([zcdp, zcdp], relation=Relation.ZERO_OUT, delta=1e-5, deltas=(1e-5,))
+    assert found.epsilon is None and "does not support" in found.missing and found.epsilon_rdp > 0
+
+
+def test_pld_over_all_events_counts_each() -> None:
+    one = to_json(gaussian_passes(noise_multiplier=8.0, epochs=1))
+    four = to_json(gaussian_passes(noise_multiplier=8.0, epochs=4))
+    given_delta = {"relation": Relation.ZERO_OUT, "delta": 1e-5, "deltas": (1e-5,)}
+    left, right = (profiles.profile(events, **given_delta).epsilon for events in ([one] * 4, [four]))
+    assert left == pytest.approx(right, rel=1e-3)
+
+
+@given(mu=st.floats(0.05, 3.0), rate=st.floats(0.001, 0.5))
+def test_the_attack_bound_holds_and_is_tight_for_gaussians(mu: float, rate: float) -> None:
+    """The truth for a Gaussian mechanism is known (Dong, Roth and Su 2022, definition 2.6)."""
+    epsilons = np.linspace(0, 15, 1500)
+    deltas = norm.cdf(mu / 2 - epsilons / mu) - np.exp(epsilons) * norm.cdf(-mu / 2 - epsilons / mu)
+    curve = zip(epsilons.tolist(), deltas.tolist(), strict=True)
+    truth, bound = norm.cdf(norm.ppf(rate) + mu), true_positive_rate(curve, false_positive_rate=rate)
+    assert truth - 1e-6 <= bound <= truth + 0.01
+
+
+def test_facts_errors_name_line_and_suggestion(tmp_path: Path) -> None:
+    path = tmp_path / "facts.yaml"
+    path.write_text("report:\n  product: Model\n  curatrs: [Office]\n")
+    with pytest.raises(BadInputError, match=r"facts.yaml:3: unknown key 'curatrs' in `report`") as error:
+        load_facts(path)
+    assert error.value.fix == "did you mean 'curators'?"
+    path.write_text("report:\n  deployment_model: Centrl\n")
+    with pytest.raises(BadInputError, match=r"facts.yaml:2: .*must be 'Local', 'Central'"):
+        load_facts(path)
+    path.write_text("curators: [Office]\n")
+    with pytest.raises(BadInputError, match="unknown key 'curators' at the top level"):
+        load_facts(path)
+
+
+def test_a_stranger_is_no_dataset(project: Path) -> None:
+    with pytest.raises(BadInputError, match="dataset nothing is not registered"):
+        read_ledger(f"sqlite:///{project}/ledger/ledger.db", "nothing")
+
+
+def test_long_histories_are_thinned_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privacy_pipeline.reports.budget_view.MOST_ENTRIES", 3)
+    url = make_project(tmp_path)
+    ledger = Ledger.open(url)
+    for number in range(3):
+        train(ledger, f"more-{number}", small_plan(6.0), accuracy=0.7)
+    report = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
+    (budget,) = report.budgets
+    assert [entry.number.value for entry in budget.entries] == [7, 8, 9] and budget.entries_left_out.value == 6
+    assert [point.entry.value for point in budget.burn_down] == [1, 5, 9]
+    assert "6 older ones are not listed" in to_html(report)
+
+
+def test_ranges_of_entry_numbers() -> None:
+    assert ranges([3, 1, 2, 7, 9, 8]) == "1-3, 7-9" and ranges([4]) == "4" and ranges([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("epsilon", 1.2341, "1.235"),
+        ("epsilon left", 3.6269, "3.626"),
+        ("epsilon low", 0.2109, "0.210"),
+        ("rate", 0.0231, "2.4 %"),
+        ("rate", 0.1, "10 %"),
+        ("delta", 1e-5, "1e-05"),
+        ("count", 1000, "1,000"),
+    ],
+)
+def test_what_people_read_is_never_better_than_the_truth(kind: Any, value: float, text: str) -> None:
+    assert Figure(value=value, kind=kind, source=Source(place="report")).text == text
