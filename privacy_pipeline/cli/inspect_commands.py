@@ -78,19 +78,24 @@ def show(
     as_markdown: AsMarkdown = False,
 ) -> None:
     """Show one run: nodes, metrics, slices, privacy record, files."""
+    from privacy_pipeline.cli.audit_commands import audits_table
     from privacy_pipeline.cli.live import node_text
     from privacy_pipeline.cli.tables import privacy_table, run_table
+    from privacy_pipeline.pipelines import audits
     from privacy_pipeline.pipelines.workspace import find_run
 
     with errors_as_exit_codes(as_json=as_json):
         folder = find_run(workspace.absolute(), name)
         state, summary = folder.read_state(), folder.read_summary()
+        audited = audits.of_run(folder)
     if as_json:
-        print_run(state, summary)
+        print_run(state, summary, audits=audited)
         return
     if as_markdown and summary:
         print_table(run_table(summary), as_markdown=True)
         print_table(privacy_table(summary.record), as_markdown=True)
+        if audited:
+            print_table(audits_table(audited), as_markdown=True)
         return
     out.print(f"run [bold]{state.run_id}[/], {state.status}, {state.started} to {state.ended or '-'}")
     for node_name, node in state.nodes.items():
@@ -102,6 +107,8 @@ def show(
     if summary:
         out.print(run_table(summary))
         out.print(privacy_table(summary.record))
+        if audited:
+            out.print(audits_table(audited))
         verdict = "[green]blessed[/]" if summary.blessed else f"[red]not blessed[/]: {'; '.join(summary.reasons)}"
         out.print(f"{verdict}\nmodel {escape(summary.model_uri)}", soft_wrap=True)
     out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from privacy_pipeline.cli import (
+    audit_commands,
     budget_commands,
     data_commands,
     inspect_commands,
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 run_commands.add_to(app)
 inspect_commands.add_to(app)
+audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
 report_commands.add_to(budget_commands.app)

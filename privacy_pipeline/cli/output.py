@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,10 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-def print_run(state: RunState, summary: RunSummary | None) -> None:
-    """Prints a run's state and summary as JSON."""
-    print_json({"run": state.model_dump(mode="json"), "summary": summary.model_dump(mode="json") if summary else None})
+def print_run(state: RunState, summary: RunSummary | None, *, audits: Sequence[Any] = ()) -> None:
+    """Prints a run's state, summary and audits as JSON."""
+    facts = {"run": state.model_dump(mode="json"), "summary": summary.model_dump(mode="json") if summary else None}
+    print_json({**facts, "audits": list(audits)} if audits else facts)
 
 
 def print_table(table: Table, *, as_markdown: bool) -> None:

@@ -1,0 +1,88 @@
+"""`audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.run_commands import AsJson, Overrides, WorkspacePath
+
+if TYPE_CHECKING:
+    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.dp.plan import PrivacyPlan
+    from privacy_pipeline.pipelines.workspace import RunFolder
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(audit)
+
+
+def audit(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN|CONFIG", help="A YAML file; or a run id, a prefix of it, or a pipeline.")
+    ],
+    workspace: WorkspacePath = Path("workspace"),
+    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    canaries: Annotated[int | None, typer.Option(min=2, help="Canaries of each audit.")] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each lower bound.")] = 0.95,
+    mechanism: Annotated[bool, typer.Option("--mechanism", help="Audit the mechanism alone: some seconds.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a plan's epsilon against an empirical lower bound; made-up data only, nothing is charged."""
+    from privacy_pipeline.pipelines import audits
+
+    with errors_as_exit_codes(as_json=as_json):
+        config, plan, folder = _subject(name, workspace, set_)
+        results = audits.audit(config, plan, canaries=canaries, confidence=confidence, training=not mechanism)
+        if folder is not None:
+            audits.append(folder, results)
+        found = [result.to_json() for result in results]
+        if as_json and all(result.sound for result in results):
+            print_json({"audits": found})
+        elif not as_json:
+            out.print(audits_table(found))
+            for result in results:
+                out.print(f"[dim]{escape(result.kind)}: {escape(result.statement)}[/]", soft_wrap=True)
+        for result in results:
+            result.require_sound()
+
+
+def _subject(name: str, workspace: Path, set_: list[str]) -> tuple[PipelineConfig, PrivacyPlan, RunFolder | None]:
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines import audits
+    from privacy_pipeline.pipelines.workspace import find_run
+
+    if Path(name).is_file() or Path(name).suffix in (".yaml", ".yml"):
+        config = load_config(Path(name), overrides=set_)
+        return config, audits.plan_of_config(config), None
+    folder = find_run(workspace.absolute(), name)
+    plan = audits.plan_of_run(folder)
+    return folder.read_spec().config, plan, folder
+
+
+def audits_table(audits: Sequence[Mapping[str, Any]]) -> Table:
+    """Audits as a table: lower and upper bound side by side, with their delta."""
+    table = Table(title="audits", title_justify="left")
+    table.add_column("audit")
+    for column in ("epsilon at least", "claimed at most", "delta", "confidence", "canaries", "right guesses"):
+        table.add_column(column, justify="right")
+    for entry in audits:
+        bad = entry["lower_bound"] > entry["upper_bound"]
+        lower = f"{entry['lower_bound']:.3f}"
+        table.add_row(
+            escape(str(entry["kind"])),
+            f"[red]{lower}[/]" if bad else lower,
+            f"{entry['upper_bound']:.3f}",
+            f"{entry['delta']:.0e}",
+            f"{entry['confidence']:g}",
+            f"{entry['canaries']:,}",
+            f"{entry['correct']:,} of {entry['guesses']:,}" if "correct" in entry else f"of {entry['guesses']:,}",
+        )
+    return table
