@@ -74,6 +74,7 @@ class Executed:
         event: the DpEvent of what ran, as far as it went; None for a backend without a guarantee.
         sampler: what drew the batches (`accounting.plan.Sampler`).
         withheld: what was computed exactly and is told to nobody.
+        audits: results of audits made on the way, as the record keeps them.
         resumed_at: step at which a killed attempt was continued with its own key; None for a fresh start.
     """
 
@@ -89,6 +90,7 @@ class Executed:
     event: DpEvent | None = None
     sampler: str | None = None
     withheld: tuple[str, ...] = ()
+    audits: tuple[Mapping[str, str | int | float], ...] = ()
     resumed_at: int | None = None
 
 

@@ -6,6 +6,7 @@ to train.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,8 @@ class DpSgdBackend:
 
         Raises:
             BadInputError: there is no plan, the train split is empty, or the model cannot be trained privately.
-            PipelineError: the split has another size than registered, the training diverged, or what ran is not what
-                was planned.
+            PipelineError: the split has another size than registered, the training diverged, an audit found more than
+                the plan claims, or what ran is not what was planned.
         """
         import tensorflow as tf
 
@@ -63,6 +64,7 @@ class DpSgdBackend:
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
         private = _under_plan(model, plan, inputs)
+        audits = _audited(plan, inputs.config)
         examples = read_examples(
             inputs.train_files,
             transform_graph=inputs.transform_graph,
@@ -72,12 +74,27 @@ class DpSgdBackend:
         )
         require_units(mechanism, units=examples.units)
         execution = _fit(private, examples, plan, inputs)
-        executed = _executed(execution, plan, examples)
+        executed = dataclasses.replace(_executed(execution, plan, examples), audits=audits)
         require_executed_as_planned(mechanism, executed)
         keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
+
+
+def _audited(plan: PrivacyPlan, config: PipelineConfig) -> tuple[dict[str, str | int | float], ...]:
+    """The audit that the config asks for, on made-up canaries.
+
+    Raises:
+        PipelineError: its lower bound lies above what the plan claims.
+    """
+    if config.training.dp_sgd is None or config.training.dp_sgd.audit == "none":
+        return ()
+    from privacy_pipeline.dp.audit import audit_mechanism
+
+    result = audit_mechanism(plan)
+    result.require_sound()
+    return (result.to_json(),)
 
 
 def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:

@@ -103,6 +103,10 @@ class DpSgdSection(_Section):
     adaptive: AdaptiveSection | None = None
     noise: NoiseSection = NoiseSection()
     users: UsersSection | None = None
+    audit: Annotated[
+        Literal["none", "mechanism"],
+        Field(description="`mechanism`: hold clipping and noise against made-up canaries before any data is read."),
+    ] = "none"
 
     @model_validator(mode="after")
     def _one_source_of_noise(self) -> DpSgdSection:
@@ -136,6 +140,7 @@ class DpSgdSection(_Section):
             "adaptive": self.adaptive is not None,
             "noise": self.noise.correlation != "none",
             "users": self.users is not None,
+            "audit": self.audit != "none",
         }
         for name, asked in cannot.items():
             if asked:

@@ -80,6 +80,7 @@ def build_record(
         randomness=Randomness(
             generator=executed.generator, cryptographic=executed.cryptographic, seed_fixed=executed.seed_fixed
         ),
+        audits=[dict(audit) for audit in executed.audits],
         versions=Versions(code=facts.code, lock=facts.lock, data=facts.data, packages=_versions()),
     )
 

@@ -23,6 +23,7 @@ from privacy_pipeline.backends.dp_sgd import DpSgdBackend
 from privacy_pipeline.backends.example_data import read_examples
 from privacy_pipeline.backends.verify import require_executed_as_planned
 from privacy_pipeline.errors import BadInputError, PipelineError
+from tests.dp import twins
 
 ROWS = 600
 DP = {"backend": "dp_sgd", "batch_size": 100, "dp_sgd": {"noise_multiplier": 2.0, "delta": 1e-5}}
@@ -263,3 +264,18 @@ def as_planned(split: Any, sampling: str) -> tuple[MechanismPlan, Executed]:
         event=plan.event,
         sampler=plan.sampler.value,
     )
+
+
+def test_an_audit_goes_into_what_was_executed(split: Any, tmp_path: Path) -> None:
+    section = {"noise_multiplier": 2.0, "delta": 1e-5, "audit": "mechanism"}
+    (audit,) = DpSgdBackend().train(make_inputs(split, tmp_path, dp_sgd=section)).audits
+    assert audit["kind"] == "mechanism"
+    assert 0 < float(audit["lower_bound"]) < float(audit["upper_bound"])
+
+
+def test_an_engine_that_fails_its_audit_reads_no_data(split: Any, tmp_path: Path) -> None:
+    section = {"noise_multiplier": 2.0, "delta": 1e-5, "audit": "mechanism"}
+    inputs = dataclasses.replace(make_inputs(split, tmp_path, dp_sgd=section), train_files=("no/such/file",))
+    with twins.no_noise(), pytest.raises(PipelineError, match="the guarantee is wrong"):
+        DpSgdBackend().train(inputs)
+    assert not (tmp_path / "model").exists()

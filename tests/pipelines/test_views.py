@@ -85,6 +85,7 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "training.dp_sgd.sampling_probability": ((SECRET,), "training.dp_sgd.sampling_probability=0.2"),
     "training.dp_sgd.per_layer": ((DP,), "training.dp_sgd.per_layer=true"),
     "training.dp_sgd.hardened": ((DP,), "training.dp_sgd.hardened=true"),
+    "training.dp_sgd.audit": ((DP,), "training.dp_sgd.audit=mechanism"),
     "training.dp_sgd.adaptive.quantile": ((ADAPTIVE,), "training.dp_sgd.adaptive.quantile=0.7"),
     "training.dp_sgd.adaptive.learning_rate": ((ADAPTIVE,), "training.dp_sgd.adaptive.learning_rate=0.3"),
     "training.dp_sgd.adaptive.count_noise": ((ADAPTIVE,), "training.dp_sgd.adaptive.count_noise=20.0"),
