@@ -8,7 +8,7 @@ is (epsilon, delta + (1 + e^epsilon) tau)-DP: tau is paid once on either of the 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
 
@@ -78,26 +78,3 @@ def epsilon_of(values: Sequence[float], distance: float, *, delta: float) -> flo
             return epsilon
         epsilon = needed * (1 + _STEP)
     return math.inf
-
-
-def default_cap(*, units: int, probability: float, steps: int, epsilon: float, delta: float) -> int:
-    """Smallest cap for which truncation costs at most a thousandth of delta at epsilon.
-
-    Args:
-        units: number of units, public.
-        probability: chance of a unit to be in a batch.
-        steps: optimizer updates.
-        epsilon: epsilon at which the cost counts: at least the cap of the budget that pays.
-        delta: delta of the run.
-    """
-    from scipy.stats import binom
-
-    def affordable(cap: Any) -> bool:
-        cost = paid(steps * chance_of_a_cut(int(cap), units, probability), epsilon=epsilon)
-        return cost <= delta / 1000
-
-    low, high = int(binom.mean(units, probability)), units
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if affordable(middle) else (middle + 1, high)
-    return max(1, high)

@@ -10,10 +10,10 @@ import math
 
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
-from privacy_pipeline.accounting.truncation import default_cap
 from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound
+from privacy_pipeline.dp.sampling import cap_for_extra_delta
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 BACKEND = "dp_sgd"
@@ -122,7 +122,8 @@ def _default_cap(config: PipelineConfig, units: int | None) -> int | None:
     probability = training.batch(units=known) / known
     epsilon = max(section.target_epsilon or 0.0, _LARGEST_USUAL_CAP)
     steps = math.floor(training.epochs / probability)
-    return default_cap(units=known, probability=probability, steps=steps, epsilon=epsilon, delta=section.delta)
+    spare = section.delta / 1000
+    return cap_for_extra_delta(spare, probability=probability, units=known, steps=steps, epsilon=epsilon)
 
 
 def _user_bound(config: PipelineConfig) -> UserBound | None:

@@ -142,6 +142,7 @@ class Participation:
         self._scheme = plan.sampling
         counted = units if isinstance(self._scheme, FixedPartition) else 0
         self._uses = np.zeros(counted, np.int64)
+        self._epochs = np.full(counted, -1, np.int64)
         self._places = np.full(counted, -1, np.int64)
 
     def saw(self, step: int, index: NDArray[np.int64]) -> None:
@@ -154,8 +155,10 @@ class Participation:
             return
         np.add.at(self._uses, index, 1)
         epoch, place = divmod(step, self._scheme.steps_per_epoch)
-        if self._uses[index].max() > epoch + 1:
+        # Not the uses so far: a unit that an earlier epoch left out has one to spare.
+        if np.any(self._epochs[index] == epoch) or np.unique(index).size < index.size:
             raise PipelineError("a unit was used twice in an epoch: what ran is not what is accounted for")
+        self._epochs[index] = epoch
         if self._scheme.cyclic:
             if np.any((self._places[index] != place) & (self._places[index] >= 0)):
                 raise PipelineError("a unit's uses are not an epoch apart: what ran is not what is accounted for")

@@ -118,18 +118,6 @@ def test_the_share_for_truncation_is_used_up_by_many_runs(ledger: Ledger) -> Non
         run(ledger, few, run_id="one more")
 
 
-def test_the_default_cap_is_the_smallest_affordable_one() -> None:
-    given = {"units": 32_561, "probability": 1024 / 32_561, "steps": 500}
-    cap = truncation.default_cap(**given, epsilon=10.0, delta=1e-5)
-
-    def cost(cap: int) -> float:
-        return truncation.paid(500 * binom.sf(cap, 32_561, 1024 / 32_561), epsilon=10.0)
-
-    assert cost(cap) <= 1e-8 < cost(cap - 1)
-    assert 1024 + 5 * math.sqrt(1024) < cap < 1024 + 10 * math.sqrt(1024)
-    assert truncation.default_cap(units=10, probability=1.0, steps=1, epsilon=1.0, delta=1e-5) == 10
-
-
 def old_ledger(url: str) -> str:
     """A ledger as version 1 left it, with an entry."""
     ledger = Ledger.open(url, create=True)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
-from privacy_pipeline.accounting.truncation import default_cap, untruncated
+from privacy_pipeline.accounting.truncation import paid, untruncated
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.dp_sgd import DpSgdBackend
@@ -128,11 +128,12 @@ def test_tensorflow_privacy_protects_rows_alone() -> None:
 def test_truncation_is_planned_with_a_cap_that_costs_next_to_nothing() -> None:
     plan = plan_of(sampling="truncated_poisson")
     assert plan.sampler is Sampler.TRUNCATED_POISSON
-    cap = default_cap(units=ROWS, probability=100 / ROWS, steps=12, epsilon=10.0, delta=1e-5)
-    assert plan.engine_parameters["sampling"]["cap"] == cap
-    assert untruncated(plan.event)[0] == poisson_gaussian(
-        sampling_probability=100 / ROWS, noise_multiplier=2.0, steps=12
-    )
+    plain, distance = untruncated(plan.event)
+    assert paid(distance, epsilon=10.0) <= 1e-8
+    cap = plan.engine_parameters["sampling"]["cap"]
+    shorter = untruncated(plan_of(sampling="truncated_poisson", truncate_at=cap - 1).event)[1]
+    assert paid(shorter, epsilon=10.0) > 1e-8
+    assert plain == poisson_gaussian(sampling_probability=100 / ROWS, noise_multiplier=2.0, steps=12)
     given = plan_of(sampling="truncated_poisson", truncate_at=200)
     assert given.engine_parameters["sampling"]["cap"] == 200
 

@@ -181,6 +181,16 @@ def test_cycles_repeat_and_the_watcher_holds_them_to_it() -> None:
     assert made.sampling.parameters()["scheme"] == "cyclic"
 
 
+def test_a_unit_left_out_of_one_epoch_has_no_use_to_spare_in_the_next() -> None:
+    made = cyclic(5, 15, noise_of("tree"))
+    for second in ([[0, 1], [2, 0]], [[0, 0], [1, 2]]):
+        watcher = Participation(made, 53)
+        watcher.saw(0, np.array([1, 2]))  # 0 is in no batch of the first epoch
+        with pytest.raises(PipelineError, match="twice in an epoch"):
+            for step, batch in enumerate(second):
+                watcher.saw(5 + step, np.array(batch))
+
+
 @pytest.mark.parametrize("noise", [noise_of("tree"), noise_of("banded", 3)])
 def test_training_runs_with_correlated_noise(noise: Noise) -> None:
     made = cyclic(5, 10, noise)

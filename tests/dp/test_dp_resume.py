@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.dp import PrivacyPlan, RunState, StateMismatch, has_state, make_private
+from privacy_pipeline.dp import PrivacyPlan, RunState, StateMismatch, checkpoints, has_state, make_private
 from privacy_pipeline.dp.checkpoints import graph_digest
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.tracing import Traced
@@ -188,9 +188,11 @@ def test_going_on_in_one_process_is_the_same_run(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.parametrize("change", ["data", "layer", "rate", "binding", "rows"])
-def test_noise_is_never_used_for_another_run(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["data", "layer", "rate", "binding", "rows", "engine"])
+def test_noise_is_never_used_for_another_run(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     private(tmp_path).fit(*data(), callbacks=[Stop()])
+    if change == "engine":
+        monkeypatch.setattr(checkpoints, "_engine_digest", lambda: "other code")
     other: dict[str, Any] = {"rate": {"rate": 0.2}, "binding": {"binding": "b"}, "rows": {"virtual_batch_size": 7}}
     layers = [L.Activation("tanh")] if change == "layer" else []
     with pytest.raises(StateMismatch):

@@ -98,7 +98,7 @@ def test_show_gives_nodes_slices_and_record(shared: Shared) -> None:
 
 def test_show_for_a_person_names_what_matters(shared: Shared) -> None:
     text = shared.project.done("show", shared.dp_id).text
-    for part in ("Trainer", "at delta 1e-05", "privacy unit", "not covered", "blessed", "log.txt", "(not claimed)"):
+    for part in ("Trainer", "at delta 1e-05", "privacy unit", "not covered", "blessed", "log.txt", "poisson"):
         assert part in text
 
 
