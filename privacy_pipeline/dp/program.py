@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def choose_clipper(
                 warn_of_fallback(f"layer {layer}", "it has no clipping rule")
             return keeping
         warn_of_fallback(f"model '{model.name}'", f"'{wrong}' is used in a way that its layer's rule does not cover")
-    return Vectorised(losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows)
+    whole = partial(Vectorised, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows)
+    return whole(one_by_one=not probe.vectorises(whole(), variables))
 
 
 def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:

@@ -69,8 +69,13 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
         return list(tf.vectorized_map(function, values, fallback_to_while_loop=True, warn=False))
     except (TypeError, ValueError, NotImplementedError):
         # Loops over lists of tensors, such as those of recurrent layers, have no vectorised form.
-        specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
-        return list(tf.map_fn(function, values, fn_output_signature=specs))
+        return mapped(function, values, variables)
+
+
+def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
+    """`function` of each row, one after the other; see `vectorized`."""
+    specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
+    return list(tf.map_fn(function, values, fn_output_signature=specs))
 
 
 def _is_random(graph: Any, known: int) -> bool:

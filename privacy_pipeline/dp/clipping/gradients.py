@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, vectorized
+from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, mapped, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
 from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms
 from privacy_pipeline.dp.clipping.units import in_units
@@ -201,15 +201,24 @@ class Vectorised:
         groups: clipping groups.
         memory_cap: bytes for the units' gradients.
         rows: consecutive examples of a unit.
+        one_by_one: a loop over the units, for models that TensorFlow vectorises wrongly (see `program.choose_clipper`).
     """
 
     def __init__(
-        self, *, losses: Losses, variables: Sequence[Any], groups: Groups, memory_cap: int, rows: int = 1
+        self,
+        *,
+        losses: Losses,
+        variables: Sequence[Any],
+        groups: Groups,
+        memory_cap: int,
+        rows: int = 1,
+        one_by_one: bool = False,
     ) -> None:
         self._losses = losses
         self._variables = list(variables)
         self._groups = groups
         self._size = chunk_size(variables, memory_cap)
+        self._map = mapped if one_by_one else vectorized
         self.rows = rows
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
@@ -225,7 +234,7 @@ class Vectorised:
             return [tf.convert_to_tensor(gradient) for gradient in found]
 
         numbers = tf.range(tf.shape(units[2])[0]) + first
-        return vectorized(one, (*units, numbers), self._variables)
+        return self._map(one, (*units, numbers), self._variables)
 
     def _in_units(self, x: Any, y: Any, present: Any) -> Any:
         if present is None:
