@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import numpy as np
 import optax
 from jax_privacy import clipping, noise_addition
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from dp_sgd_shapes import HEADS, INNER, TASKS, UNITS, VOCABULARY, WIDTH
 from peer_timing import compare
@@ -44,7 +46,7 @@ def perceptron(*units: int) -> tuple[Params, Callable[[Params, Any], Any]]:
             x = jax.nn.relu(x @ layer["w"] + layer["b"])
         return x @ params[-1]["w"] + params[-1]["b"]
 
-    return [_dense(random, a, b) for a, b in zip(units, units[1:], strict=False)], apply
+    return [_dense(random, a, b) for a, b in pairwise(units)], apply
 
 
 def cnn() -> tuple[Params, Callable[[Params, Any], Any]]:

@@ -13,6 +13,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from opacus.layers import DPMultiheadAttention
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from dp_sgd_shapes import HEADS, INNER, TASKS, UNITS, VOCABULARY, WIDTH, poisson_sample
 from peer_timing import compare
@@ -32,6 +34,8 @@ MODES = ("hooks", "functorch", "ew", "ghost")
 
 
 class Block(nn.Module):
+    """Attention and an inner network, each with a residual and a normalisation."""
+
     def __init__(self) -> None:
         super().__init__()
         self.attention = DPMultiheadAttention(WIDTH, HEADS, batch_first=True)
@@ -39,11 +43,14 @@ class Block(nn.Module):
         self.inner = nn.Sequential(nn.Linear(WIDTH, INNER), nn.ReLU(), nn.Linear(INNER, WIDTH))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """[B, T, WIDTH] to the same."""
         values = self.first(values + self.attention(values, values, values, need_weights=False)[0])
         return self.second(values + self.inner(values))
 
 
 class Transformer(nn.Module):
+    """Embedding, two blocks, mean over positions, classes."""
+
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
@@ -51,6 +58,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(WIDTH, 10)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, T] to logits [B, 10]."""
         return self.head(self.blocks(self.embedding(tokens)).mean(1))
 
 
@@ -71,7 +79,7 @@ def cnn() -> nn.Module:
 
 def perceptron(*units: int) -> nn.Module:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(units, units[1:], strict=False):
+    for inputs, outputs in pairwise(units):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
