@@ -4,8 +4,8 @@
     python -m benchmarks.dp_sgd --models mlp --batch 256 1024 --peers --engines "plain Keras" ours
     python -m benchmarks.dp_sgd --memory              # peak memory alone
 
-Engines on TensorFlow are timed after their graphs were built and warmed up; they take turns, and the best of the repeats
-counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in environments of
+Engines on TensorFlow are timed after their graphs were built and warmed up; they take turns, and the best of the
+repeats counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in environments of
 their own below `benchmarks/.envs`, one after the other, in each mode; the best one is shown. Sampled examples are
 counted, not padding.
 """

@@ -122,7 +122,7 @@ def _ours(name: str, x: Any, y: Any, batch: int, sampling: str) -> Timed:
 
 
 def ours(name: str, x: Any, y: Any, batch: int) -> Timed:
-    """This package's engine: Poisson batches, drawn and fed as in training, noise from ChaCha20."""
+    """The engine of this package: Poisson batches, drawn and fed as in training, noise from ChaCha20."""
     return _ours(name, x, y, batch, "poisson")
 
 

@@ -1,4 +1,4 @@
-"""Shapes of the models and the made-up data of `dp_sgd.py`; NumPy alone, so that peers in other environments read it."""
+"""Shapes of the models and the made-up data of `dp_sgd.py`; NumPy alone, for peers in other environments."""
 
 from __future__ import annotations
 
