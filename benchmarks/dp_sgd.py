@@ -1,11 +1,13 @@
-"""Examples a second of DP-SGD engines beside plain Keras, all in one run, on made-up data of MNIST's shape.
+"""Examples a second of DP-SGD engines beside their own non-private baselines, all in one run, on made-up data.
 
-    python benchmarks/dp_sgd.py --batch 64 256 1024 --repeats 3
+    python -m benchmarks.dp_sgd                       # everything; makes the peers' environments at first use
+    python -m benchmarks.dp_sgd --models mlp --batch 256 1024 --peers --engines "plain Keras" ours
+    python -m benchmarks.dp_sgd --memory              # peak memory alone
 
-Models: the MNIST tutorial network of TensorFlow Privacy, and an MLP 784-256-256-10. Engines: plain `fit`, this
-package's engine (Poisson batches, drawn and fed as in training), and TensorFlow Privacy's two (fixed batches). Each
-engine is timed after its graph was built and warmed up, engines take turns, and the best of the repeats counts, since
-other work on a shared machine can only slow a run down. Sampled examples are counted.
+Engines on TensorFlow are timed after their graphs were built and warmed up; they take turns, and the best of the
+repeats counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in environments of
+their own below `benchmarks/.envs`, one after the other, in each mode; the best one is shown. Sampled examples are
+counted, not padding.
 """
 
 from __future__ import annotations
@@ -13,179 +15,161 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+import shutil
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
-import tensorflow as tf
+from benchmarks.dp_sgd_shapes import TASKS
 
-from privacy_pipeline.dp import ExampleStore, PrivacyPlan, make_private
-
-_Layers = tf.keras.layers
-_UNITS = 60_000
-_WARM_STEPS = 5
-RESULTS = Path(__file__).parent / "results" / "dp_sgd.json"
-
-
-def cnn() -> list[Any]:
-    return [
-        _Layers.Conv2D(16, 8, strides=2, padding="same", activation="relu", input_shape=(28, 28, 1)),
-        _Layers.MaxPool2D(2, 1),
-        _Layers.Conv2D(32, 4, strides=2, padding="valid", activation="relu"),
-        _Layers.MaxPool2D(2, 1),
-        _Layers.Flatten(),
-        _Layers.Dense(32, activation="relu"),
-        _Layers.Dense(10),
-    ]
-
-
-def mlp() -> list[Any]:
-    return [
-        _Layers.Flatten(input_shape=(28, 28, 1)),
-        _Layers.Dense(256, activation="relu"),
-        _Layers.Dense(256, activation="relu"),
-        _Layers.Dense(10),
-    ]
-
-
-MODELS: dict[str, Callable[[], list[Any]]] = {"cnn": cnn, "mlp": mlp}
-Timed = Callable[[int], float]
-
-
-def loss(reduction: str = "auto") -> Any:
-    return tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-
-
-class Clock(tf.keras.callbacks.Callback):
-    """Seconds between the end of the warm-up and the end of the last batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = 0
-        self.begin = self.end = 0.0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks at the clock."""
-        self.seen += 1
-        self.end = time.perf_counter()
-        if self.seen == _WARM_STEPS:
-            self.begin = self.end
-
-
-def keras_engine(model: Any, x: Any, y: Any, batch: int) -> Timed:
-    """`fit` of a compiled model; also TensorFlow Privacy's."""
-
-    def run(steps: int) -> float:
-        clock = Clock()
-        rows = (steps + _WARM_STEPS) * batch
-        index = np.arange(rows) % len(x)
-        model.fit(x[index], y[index], batch_size=batch, epochs=1, verbose=0, shuffle=False, callbacks=[clock])
-        return steps * batch / (clock.end - clock.begin)
-
-    return run
-
-
-def plain(layers: list[Any], x: Any, y: Any, batch: int) -> Timed:
-    model = tf.keras.Sequential(layers)
-    model.compile("sgd", loss())
-    return keras_engine(model, x, y, batch)
-
-
-def tfp_sequential(layers: list[Any], x: Any, y: Any, batch: int) -> Timed:
-    from tensorflow_privacy import DPSequential
-
-    # Without a layer registry, as in its tutorial: convolutions have no fast form there.
-    model = DPSequential(l2_norm_clip=1.0, noise_multiplier=1.0, num_microbatches=batch, layers=layers)
-    model.compile("sgd", loss("none"))
-    return keras_engine(model, x, y, batch)
-
-
-def tfp_vectorized(layers: list[Any], x: Any, y: Any, batch: int) -> Timed:
-    from tensorflow_privacy import VectorizedDPKerasSGDOptimizer
-
-    model = tf.keras.Sequential(layers)
-    optimizer = VectorizedDPKerasSGDOptimizer(
-        l2_norm_clip=1.0, noise_multiplier=1.0, num_microbatches=batch, learning_rate=0.01
-    )
-    model.compile(optimizer, loss("none"))
-    return keras_engine(model, x, y, batch)
-
-
-def ours(layers: list[Any], x: Any, y: Any, batch: int) -> Timed:
-    model = tf.keras.Sequential(layers)
-    store = ExampleStore.from_arrays(x, y)
-
-    def run(steps: int) -> float:
-        plan = PrivacyPlan.calibrated(
-            units=len(x),
-            expected_batch_size=batch,
-            steps=steps + _WARM_STEPS,
-            noise_multiplier=1.0,
-            delta=1e-5,
-            clipping_norm=1.0,
-        )
-        clock = Clock()
-        # Expected examples: what was drawn is no business of a caller, and over many steps the two agree.
-        make_private(model, plan, optimizer="sgd", loss=loss()).fit(store, callbacks=[clock])
-        return steps * batch / (clock.end - clock.begin)
-
-    return run
-
-
-ENGINES: dict[str, Callable[..., Timed]] = {
-    "plain Keras": plain,
-    "ours": ours,
-    "TF Privacy DPSequential": tfp_sequential,
-    "TF Privacy vectorized": tfp_vectorized,
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "dp_sgd.json"
+ENVIRONMENTS = HERE / ".envs"
+PLAIN, OURS = "plain Keras", "ours"
+ENGINES = (PLAIN, OURS, "ours, truncated", "TF Privacy DPSequential", "TF Privacy vectorized")
+# TensorFlow Privacy's take seconds a step beyond this, and have no transformer.
+_TFP_MODELS, _TFP_BATCH = ("mnist-cnn", "mlp", "adult"), 256
+# Python that a peer needs, and its packages.
+PEERS = {
+    "opacus": ("==3.10.*", ("opacus==1.6.0", "torch==2.14.1", "numpy==2.2.6")),
+    "jax_privacy": (">=3.11", ("jax-privacy==2.0.0", "jax==0.10.2", "jaxlib==0.10.2", "optax==0.2.8", "numpy==2.4.6")),
 }
+_BASELINE = {
+    "Opacus": "plain PyTorch",
+    "JAX-Privacy": "plain JAX",
+}
+Row = dict[str, Any]
 
 
-def measure(name: str, batch: int, *, repeats: int, seconds: float, engines: list[str]) -> dict[str, float]:
-    """Examples a second of each engine on one model."""
-    random = np.random.default_rng(0)
-    x = random.uniform(size=(_UNITS, 28, 28, 1)).astype(np.float32)
-    y = random.integers(0, 10, _UNITS).astype(np.int64)
-    timed = {engine: ENGINES[engine](MODELS[name](), x, y, batch) for engine in engines}
+def measure(name: str, batch: int, *, engines: list[str], repeats: int, seconds: float) -> list[Row]:
+    """Examples a second of the TensorFlow engines on one model."""
+    from benchmarks.dp_sgd_models import ENGINES as MAKERS
+
+    x, y = TASKS[name].data()
+    slow = name not in _TFP_MODELS or batch > _TFP_BATCH
+    timed = {e: MAKERS[e](name, x, y, batch) for e in engines if not (slow and e.startswith("TF Privacy"))}
     steps = {}
     for engine, run in timed.items():
         speed = run(3)
         steps[engine] = int(min(400, max(3, seconds * speed / batch)))
-    best = dict.fromkeys(engines, 0.0)
+    best = dict.fromkeys(timed, 0.0)
     for _ in range(repeats):
         for engine, run in timed.items():
             best[engine] = max(best[engine], run(steps[engine]))
-    return best
+    return [{"model": name, "batch": batch, "engine": e, "examples_per_second": speed} for e, speed in best.items()]
+
+
+def environment(peer: str) -> Path:
+    """Python of a peer's environment, which is made if it is missing."""
+    uv = next((str(p) for p in (HERE.parent / ".tools/uv/bin/uv",) if p.exists()), None) or shutil.which("uv")
+    if uv is None:
+        raise SystemExit("uv is needed for the peers' environments: `make setup` fetches it")
+    folder, (python, packages) = ENVIRONMENTS / peer, PEERS[peer]
+    done = folder / "packages"
+    if not done.exists() or done.read_text() != " ".join(packages):
+        print(f"making {folder} (once)", file=sys.stderr)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", python, str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *packages], check=True)
+        done.write_text(" ".join(packages))
+    return folder / "bin" / "python"
+
+
+def measure_peer(peer: str, given: dict[str, Any]) -> list[Row]:
+    """Rows of a peer, in all its modes."""
+    command = [str(environment(peer)), str(HERE / "peers" / f"{peer}_speed.py"), json.dumps(given)]
+    threads = {name: str(given["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads})
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def peak_memory(name: str, batch: int, engines: list[str]) -> list[Row]:
+    """Peak resident memory of a fresh process for each engine, 20 steps."""
+    rows = []
+    for engine in engines:
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.dp_sgd_memory", engine, name, str(batch)]
+        ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+        rows.append({"model": name, "batch": batch, "engine": engine, "peak_bytes": int(ran.stdout.split()[-1])})
+    return rows
+
+
+def best_modes(rows: list[Row]) -> list[Row]:
+    """The fastest mode of each engine."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = row["model"], row["batch"], row["engine"]
+        if "examples_per_second" in row:
+            known = best.get(key)
+            if known is None or row["examples_per_second"] > known["examples_per_second"]:
+                best[key] = row
+    return list(best.values())
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: speeds, times against each engine's own baseline, and how many times as fast ours is."""
+    lines = [
+        "| model | batch | engine | examples/s | step time, of its own baseline | ours is x times as fast |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    best = best_modes(rows)
+    speeds = {(r["model"], r["batch"], r["engine"]): r["examples_per_second"] for r in best}
+    order = list(TASKS)
+    for row in sorted(best, key=lambda r: (order.index(r["model"]), r["batch"])):
+        model, batch, engine = row["model"], row["batch"], row["engine"]
+        speed, base = row["examples_per_second"], speeds.get((model, batch, _BASELINE.get(engine, PLAIN)))
+        own = "" if engine.startswith("plain") or base is None else f"{base / speed:.2f}"
+        ours = speeds.get((model, batch, OURS))
+        faster = "" if ours is None or engine.startswith(OURS) else f"{ours / speed:.2f}"
+        shown = f"{engine} ({row['mode']})" if row.get("mode") else engine
+        lines.append(f"| {model} | {batch} | {shown} | {speed:,.0f} | {own} | {faster} |")
+    return "\n".join(lines)
+
+
+def memory_table(rows: list[Row]) -> str:
+    """Markdown: peak memory of whole processes."""
+    lines = ["| model | batch | engine | peak memory, MiB | of plain Keras |", "|---|---:|---|---:|---:|"]
+    plain = {row["model"]: row["peak_bytes"] for row in rows if row["engine"] == PLAIN}
+    for row in rows:
+        share = f"{row['peak_bytes'] / plain[row['model']]:.2f}" if row["engine"] != PLAIN else ""
+        lines.append(
+            f"| {row['model']} | {row['batch']} | {row['engine']} | {row['peak_bytes'] / 2**20:,.0f} | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--models", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--batch", nargs="+", type=int, default=[64, 256, 1024, 4096])
+    parser.add_argument("--engines", nargs="*", choices=ENGINES, default=[e for e in ENGINES if "truncated" not in e])
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=list(PEERS))
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=1.0, help="rough length of one timing")
+    parser.add_argument("--memory", action="store_true", help="peak memory alone")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--batch", nargs="+", type=int, default=[256])
-    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="rough length of one timing")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
+    given = _arguments()
     warnings.simplefilter("ignore")
-    rows = []
-    print(f"{'model':6}{'batch':>7}  {'engine':26}{'examples/s':>12}{'time vs plain':>15}{'ours is x faster':>18}")
-    for name in arguments.models:
-        for batch in arguments.batch:
-            speeds = measure(
-                name, batch, repeats=arguments.repeats, seconds=arguments.seconds, engines=arguments.engines
-            )
-            for engine, speed in speeds.items():
-                slower = speeds.get("plain Keras", float("nan")) / speed
-                faster = speeds.get("ours", float("nan")) / speed
-                print(f"{name:6}{batch:7}  {engine:26}{speed:12,.0f}{slower:15.2f}{faster:18.2f}", flush=True)
-                rows.append({"model": name, "batch": batch, "engine": engine, "examples_per_second": speed})
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"tensorflow": tf.__version__, "rows": rows}, indent=2) + "\n")
+    rows: list[Row] = []
+    if not given.memory:
+        for name in given.models:
+            for batch in given.batch if given.engines else []:
+                rows += measure(name, batch, engines=given.engines, repeats=given.repeats, seconds=given.seconds)
+                print(json.dumps(rows[-len(given.engines) :]), file=sys.stderr)
+        options = {"models": given.models, "batch": given.batch, "threads": os.cpu_count()}
+        for peer in given.peers:
+            rows += measure_peer(peer, {**options, "seconds": given.seconds / 2, "repeats": 2})
+        print(table(rows))
+    memory = [row for name in given.models for row in peak_memory(name, 1024, [PLAIN, OURS])]
+    print("\n" + memory_table(memory))
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps({"cores": os.cpu_count(), "speed": rows, "memory": memory}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
