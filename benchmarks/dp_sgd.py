@@ -82,8 +82,14 @@ def measure_peer(peer: str, given: dict[str, Any]) -> list[Row]:
     """Rows of a peer, in all its modes."""
     command = [str(environment(peer)), str(HERE / "peers" / f"{peer}_speed.py"), json.dumps(given)]
     threads = {name: str(given["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads})
-    return [json.loads(line) for line in ran.stdout.splitlines()]
+    rows = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}) as ran:
+        for line in ran.stdout or ():
+            print(line, end="", file=sys.stderr, flush=True)
+            rows.append(json.loads(line))
+    if ran.returncode:
+        raise SystemExit(f"{peer} ended with {ran.returncode}")
+    return rows
 
 
 def peak_memory(name: str, batch: int, engines: list[str]) -> list[Row]:
@@ -161,7 +167,7 @@ def main() -> None:
         for name in given.models:
             for batch in given.batch if given.engines else []:
                 rows += measure(name, batch, engines=given.engines, repeats=given.repeats, seconds=given.seconds)
-                print(json.dumps(rows[-len(given.engines) :]), file=sys.stderr)
+                print(f"{name}, batch {batch}: done", file=sys.stderr, flush=True)
         options = {"models": given.models, "batch": given.batch, "threads": os.cpu_count()}
         for peer in given.peers:
             rows += measure_peer(peer, {**options, "seconds": given.seconds / 2, "repeats": 2})
