@@ -5,9 +5,9 @@
     python -m benchmarks.dp_sgd --memory              # peak memory alone
 
 Engines on TensorFlow are timed after their graphs were built and warmed up; they take turns, and the best of the
-repeats counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in environments of
-their own below `benchmarks/.envs`, one after the other, in each mode; the best one is shown. Sampled examples are
-counted, not padding.
+repeats counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in
+environments of their own below `benchmarks/.envs`, one after the other, in each mode; the best one is shown. Sampled
+examples are counted, not padding.
 """
 
 from __future__ import annotations

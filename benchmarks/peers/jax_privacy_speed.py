@@ -3,8 +3,8 @@
     python jax_privacy_speed.py '{"models": ["mlp"], "batch": [256], "threads": 2, "seconds": 1.0, "repeats": 3}'
 
 Writes one JSON object a line. Modes are microbatch sizes of `clipped_grad`; the whole batch at once takes seconds a
-step on a CPU. Batches hold exactly the expected number of examples, drawn anew each step: padding to a fixed shape, which Poisson sampling would
-need, is left out in JAX-Privacy's favour.
+step on a CPU. Batches hold exactly the expected number of examples, drawn anew each step: padding to a fixed shape,
+which Poisson sampling would need, is left out in JAX-Privacy's favour.
 """
 
 from __future__ import annotations
