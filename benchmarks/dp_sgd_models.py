@@ -13,7 +13,7 @@ from benchmarks.dp_sgd_shapes import HEADS, INNER, SEQUENCE, TASKS, VOCABULARY, 
 from privacy_pipeline.dp import ExampleStore, PrivacyPlan, make_private
 
 _Layers = tf.keras.layers
-_WARM_STEPS = 5
+_WARM_STEPS = 3
 
 # Examples a second over a number of steps.
 Timed = Callable[[int], float]
