@@ -26,7 +26,7 @@ from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 _MEMORY_CAP = 256 * 2**20
-_LARGEST_BATCH = 2048
+_LARGEST_BATCH = 6144  # Poisson batches of 4096 expected examples fit in one piece
 _SAMPLING = "sampling: NumPy Philox4x64-10 with a 128-bit key"
 
 
