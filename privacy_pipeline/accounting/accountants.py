@@ -150,7 +150,8 @@ def _pld(event: DpEvent, relation: Relation, interval: float) -> Any:
     return PLDAccountant(_neighbours(relation), interval).compose(event)
 
 
-def _reason_without_pld(event: DpEvent, relation: Relation) -> str | None:
+def reason_without_pld(event: DpEvent, relation: Relation) -> str | None:
+    """Why there is no PLD of an event; None where there is one."""
     from dp_accounting.pld import PLDAccountant
 
     if PLDAccountant(_neighbours(relation)).supports(event):
@@ -158,7 +159,7 @@ def _reason_without_pld(event: DpEvent, relation: Relation) -> str | None:
     return f"PLD of dp_accounting {_library_version()} does not support this event under {relation.value}"
 
 
-def _checked_pld(event: DpEvent, relation: Relation, delta: float, epsilon_rdp: float) -> tuple[Any, float]:
+def checked_pld(event: DpEvent, relation: Relation, delta: float, epsilon_rdp: float) -> tuple[Any, float]:
     """PLD accountant and interval, refined until it is no looser than RDP.
 
     The interval grows with epsilon, so that the number of buckets stays about the same: it is pessimistic at any
@@ -203,14 +204,14 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
         AccountingError: neither accountant supports the event, or they disagree.
         BadInputError: the event is malformed or delta out of range.
     """
-    with_pld = _reason_without_pld(event, relation) is None
+    with_pld = reason_without_pld(event, relation) is None
     values = _rdp_or_none(event, relation) if with_pld else rdp_vector(event, relation)[1]
     if values is None:
         return float(_pld(event, relation, _INTERVAL).get_epsilon(_checked_delta(delta)))
     epsilon_rdp = epsilon_from_rdp(ORDERS, values, delta)
     if math.isinf(epsilon_rdp) or not with_pld:
         return epsilon_rdp
-    return float(_checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
+    return float(checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
 
 
 def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event: DpEvent | None = None) -> Guarantee:
@@ -231,7 +232,7 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
     _checked_delta(delta)
     values = _rdp_or_none(event, relation)
     epsilon_rdp = None if values is None else epsilon_from_rdp(ORDERS, values, delta)
-    missing = _reason_without_pld(event, relation)
+    missing = reason_without_pld(event, relation)
     if values is None and missing is not None:
         raise AccountingError(f"no accountant supports this event under {relation.value}")
     if epsilon_rdp is not None and math.isinf(epsilon_rdp):
@@ -242,7 +243,7 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
         accountant, interval = (
             (_pld(event, relation, _INTERVAL), _INTERVAL)
             if epsilon_rdp is None
-            else _checked_pld(event, relation, delta, epsilon_rdp)
+            else checked_pld(event, relation, delta, epsilon_rdp)
         )
         epsilon_pld = float(accountant.get_epsilon(delta))
         version += f"; PLD pessimistic, interval {interval:.3g}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.accounting.accountants import _checked_pld, _reason_without_pld
+from privacy_pipeline.accounting.accountants import checked_pld, reason_without_pld
 from privacy_pipeline.accounting.events import from_json
 from privacy_pipeline.accounting.ledger_entries import price
 from privacy_pipeline.accounting.plan import Relation
@@ -81,12 +81,12 @@ def profile(events: Sequence[JsonValue], *, relation: Relation, delta: float, de
 def _profile(texts: tuple[str, ...], relation: Relation, delta: float, deltas: tuple[float, ...]) -> Profile:
     event = composed(texts)
     epsilon_rdp = price(event, relation).epsilon(delta)
-    missing = _reason_without_pld(event, relation)
+    missing = reason_without_pld(event, relation)
     if missing is None and len(set(texts)) > MOST_EVENTS:
         missing = f"more than {MOST_EVENTS} different events: PLD over all of them takes too long"
     if missing is not None:
         return Profile(epsilon=None, missing=missing, epsilon_rdp=epsilon_rdp, curve=())
-    accountant, _ = _checked_pld(event, relation, delta, epsilon_rdp)
+    accountant, _ = checked_pld(event, relation, delta, epsilon_rdp)
     return Profile(
         epsilon=float(accountant.get_epsilon(delta)),
         missing="",

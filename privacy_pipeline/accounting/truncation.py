@@ -53,6 +53,13 @@ def chance_of_a_cut(cap: int, units: int, probability: float) -> float:
     return max(float(binom.sf(cap, units, probability)), 5e-324)
 
 
+def cap_of_a_cut(chance: float, units: int, probability: float) -> int:
+    """Least size that a Poisson sample exceeds with at most the given probability."""
+    from scipy.stats import binom
+
+    return max(1, int(binom.isf(chance, units, probability)))
+
+
 def paid(distance: float, *, epsilon: float) -> float:
     """Delta that a total variation distance costs at epsilon; infinite where the exponential overflows."""
     if distance <= 0:

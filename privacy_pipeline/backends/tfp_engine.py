@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
 from privacy_pipeline.dp.execution import Execution
+from privacy_pipeline.dp.feeding import Participation
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import specs_of
+from privacy_pipeline.dp.program import finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.sampler import Sampler
-from privacy_pipeline.dp.sampling import FixedPartition
 from privacy_pipeline.dp.store import ExampleStore
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.errors import BadInputError
 
 PrivateStep = Callable[[Any, Any], None]
 
@@ -192,7 +191,7 @@ class TfpModel:
             expected_batch_size=self._plan.expected_batch_size,
             spec=specs_of(store),
         )
-        uses = np.zeros(len(store) if isinstance(self._plan.sampling, FixedPartition) else 0, np.int64)
+        watcher = Participation(self._plan, len(store))
         norms: list[float] = []
         length = self._plan.steps_per_epoch
         told = tf.keras.callbacks.CallbackList(list(callbacks), add_history=False, model=self._model)
@@ -202,31 +201,22 @@ class TfpModel:
                     told.on_epoch_begin(number // length)
                 told.on_train_batch_begin(number % length)
                 index = sampler.batch(number)
-                if uses.size:
-                    uses[index] += 1  # an index is in a batch once: `np.sort` of a permutation's part
+                watcher.saw(number, index)
                 step(*tf.nest.map_structure(tf.convert_to_tensor, store.rows(index)))
                 told.on_train_batch_end(number % length)
                 if (number + 1) % length == 0 or number + 1 == self._plan.steps:
-                    norms.append(self._finite_norm(number + 1))
+                    norms.append(finite_norm(self._model, number + 1))
                     told.on_epoch_end(number // length)
         return Execution(
             plan=self._plan,
             steps=self._plan.steps,
-            largest_participation=int(uses.max()) if uses.size else None,
+            largest_participation=watcher.largest,
             seed_fixed=self._seeded,
             generator=SEEDED_GENERATOR if self._seeded else GENERATOR,
             cryptographic=False,
             stopped_early=False,
             history={"weights_norm": norms},
         )
-
-    def _finite_norm(self, steps: int) -> float:
-        norm = float(tf.linalg.global_norm(self._model.trainable_variables))
-        if not np.isfinite(norm):
-            raise PipelineError(
-                f"the weights are no longer finite after {steps} steps", fix="lower training.learning_rate"
-            )
-        return norm
 
 
 @contextmanager

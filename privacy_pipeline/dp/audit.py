@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.accounting.accountants import guarantee
+from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.sampling import FixedPartition, PoissonSampling, Sampling
@@ -276,7 +276,7 @@ def _result(
         kind=kind,
         lower_bound=bound.lower_bound,
         confidence=confidence,
-        upper_bound=guarantee(event, delta=plan.delta, relation=plan.relation).epsilon,
+        upper_bound=epsilon_of(event, delta=plan.delta, relation=plan.relation),
         delta=plan.delta,
         canaries=canaries,
         guesses=bound.guesses,
@@ -362,8 +362,3 @@ def _losses(subject: AuditedModel, model: Any, x: Any, labels: NDArray[np.float3
     rows = tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[:count]), x)
     losses = subject.loss(tf.convert_to_tensor(labels[:count]), model(rows, training=False))
     return np.asarray(losses.numpy(), np.float64)
-
-
-def json_of(results: Sequence[AuditResult]) -> list[dict[str, str | int | float]]:
-    """Results as a privacy record's `audits`."""
-    return [result.to_json() for result in results]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
@@ -17,13 +16,13 @@ from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation, Reader
 from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import Program, choose_clipper, specs_of
+from privacy_pipeline.dp.program import Program, choose_clipper, finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.errors import BadInputError
 
 _MEMORY_CAP = 256 * 2**20
 _LARGEST_BATCH = 6144  # Poisson batches of 4096 expected examples fit in one piece
@@ -196,7 +195,7 @@ class PrivateModel:
             callbacks.on_train_batch_end(step % length)
             last = step + 1 == self.plan.steps or self.model.stop_training
             if (step + 1) % length == 0 or last:
-                history["weights_norm"].append(self._finite_norm(step + 1))
+                history["weights_norm"].append(finite_norm(self.model, step + 1))
                 if program.norm is not None:
                     history["clipping_norm"].append(float(program.norm))
                 callbacks.on_epoch_end(step // length)
@@ -206,14 +205,6 @@ class PrivateModel:
             if last:
                 break
         callbacks.on_train_end()
-
-    def _finite_norm(self, steps: int) -> float:
-        norm = float(tf.linalg.global_norm(self.model.trainable_variables))
-        if not np.isfinite(norm):
-            raise PipelineError(
-                f"the weights are no longer finite after {steps} steps", fix="lower the learning rate or the noise"
-            )
-        return norm
 
 
 def make_private(

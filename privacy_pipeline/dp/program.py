@@ -21,6 +21,7 @@ from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.tracing import Traced
+from privacy_pipeline.errors import PipelineError
 
 Clipper = BookKeeping | Vectorised
 _ROWS = 64  # rows of one byte that fill a stretch of `buffers.ALIGNMENT`
@@ -38,6 +39,20 @@ def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]
         return tf.TensorSpec([rows, *nest.shape[1:]], nest.dtype)
 
     return make(store.x), make(store.y)
+
+
+def finite_norm(model: Any, steps: int) -> float:
+    """L2 norm of the trainable weights after a number of steps; the noise protects it.
+
+    Raises:
+        PipelineError: it is not finite.
+    """
+    norm = float(tf.linalg.global_norm(model.trainable_variables))
+    if not math.isfinite(norm):
+        raise PipelineError(
+            f"the weights are no longer finite after {steps} steps", fix="lower the learning rate or the noise"
+        )
+    return norm
 
 
 def choose_clipper(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.truncation import cap_of_a_cut, chance_of_a_cut, paid
 from privacy_pipeline.dp.mechanism import require
 from privacy_pipeline.errors import BadInputError
 
@@ -23,22 +24,11 @@ def _check_probability(probability: float, expected: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoissonSampling:
-    """Each unit is in each batch with the same probability, independently; batches vary in size and may be empty.
-
-    Attributes:
-        probability: chance of a unit to be in a batch.
-        expected: what sums are divided by; under zero-out it is probability * units.
-    """
+class _IndependentDraws:
+    """What both Poisson schemes share. Neither is a kind of the other: `isinstance` must tell them apart."""
 
     probability: float
     expected: float
-
-    def check(self, *, units: int | None, steps: int) -> None:
-        """Refuses what does not go with the plan."""
-        _check_probability(self.probability, self.expected)
-        if units is not None and not math.isclose(self.probability * units, self.expected, rel_tol=1e-9):
-            raise BadInputError("the expected batch size must be probability * units")
 
     @property
     def expected_batch_size(self) -> float:
@@ -54,9 +44,29 @@ class PoissonSampling:
         """Steps in which a unit is expected `epochs` times."""
         return max(1, math.floor(epochs / self.probability))
 
+    def untruncated(self, *, noise_multiplier: float, steps: int) -> DpEvent:
+        """Composition of Poisson-sampled Gaussians, no batch cut."""
+        return poisson_gaussian(sampling_probability=self.probability, noise_multiplier=noise_multiplier, steps=steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoissonSampling(_IndependentDraws):
+    """Each unit is in each batch with the same probability, independently; batches vary in size and may be empty.
+
+    Attributes:
+        probability: chance of a unit to be in a batch.
+        expected: what sums are divided by; under zero-out it is probability * units.
+    """
+
+    def check(self, *, units: int | None, steps: int) -> None:
+        """Refuses what does not go with the plan."""
+        _check_probability(self.probability, self.expected)
+        if units is not None and not math.isclose(self.probability * units, self.expected, rel_tol=1e-9):
+            raise BadInputError("the expected batch size must be probability * units")
+
     def event(self, *, noise_multiplier: float, steps: int) -> DpEvent:
         """Composition of Poisson-sampled Gaussians."""
-        return poisson_gaussian(sampling_probability=self.probability, noise_multiplier=noise_multiplier, steps=steps)
+        return self.untruncated(noise_multiplier=noise_multiplier, steps=steps)
 
     def parameters(self) -> dict[str, Any]:
         """JSON values."""
@@ -64,7 +74,7 @@ class PoissonSampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruncatedPoissonSampling:
+class TruncatedPoissonSampling(_IndependentDraws):
     """Poisson sampling whose batches are cut to `cap` units, a random subset, and padded to it: fixed shapes.
 
     Accounted by Ganesh, McMahan, Pillutla et al. 2025 (arXiv 2508.15089) in dp_accounting, which RDP does not cover;
@@ -77,8 +87,6 @@ class TruncatedPoissonSampling:
         units: number of units, public.
     """
 
-    probability: float
-    expected: float
     cap: int
     units: int
 
@@ -90,20 +98,6 @@ class TruncatedPoissonSampling:
         if self.cap < 1:
             raise BadInputError(f"truncate_at must be 1 or more, found {self.cap}")
 
-    @property
-    def expected_batch_size(self) -> float:
-        """See `PrivacyPlan.expected_batch_size`."""
-        return self.expected
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in which a unit is expected once."""
-        return max(1, round(1 / self.probability))
-
-    def steps(self, *, epochs: float) -> int:
-        """Steps in which a unit is expected `epochs` times."""
-        return max(1, math.floor(epochs / self.probability))
-
     def event(self, *, noise_multiplier: float, steps: int) -> DpEvent:
         """Composition of truncated Poisson-sampled Gaussians."""
         from dp_accounting import SelfComposedDpEvent
@@ -112,18 +106,9 @@ class TruncatedPoissonSampling:
         one = TruncatedSubsampledGaussianDpEvent(self.units, self.probability, self.cap, noise_multiplier)
         return SelfComposedDpEvent(one, steps)
 
-    def untruncated(self, *, noise_multiplier: float, steps: int) -> DpEvent:
-        """The event without truncation."""
-        return poisson_gaussian(sampling_probability=self.probability, noise_multiplier=noise_multiplier, steps=steps)
-
     def extra_delta(self, *, epsilon: float, steps: int) -> float:
-        """What truncation adds to delta beside `untruncated`: (1 + e^epsilon) * steps * P(batch is cut).
-
-        Truncated and untruncated runs agree unless some batch is cut, on either of two neighbouring datasets.
-        """
-        from scipy.stats import binom  # type: ignore[import-untyped]
-
-        return float((1 + math.exp(epsilon)) * steps * binom.sf(self.cap, self.units, self.probability))
+        """What truncation adds to delta beside `untruncated`; see `accounting.truncation`."""
+        return paid(steps * chance_of_a_cut(self.cap, self.units, self.probability), epsilon=epsilon)
 
     def parameters(self) -> dict[str, Any]:
         """JSON values."""
@@ -197,9 +182,7 @@ def cap_for_extra_delta(extra_delta: float, *, probability: float, units: int, s
         steps: steps.
         epsilon: epsilon of the guarantee that it is added to.
     """
-    from scipy.stats import binom
-
-    return max(1, int(binom.isf(extra_delta / ((1 + math.exp(epsilon)) * steps), units, probability)))
+    return cap_of_a_cut(extra_delta / paid(steps, epsilon=epsilon), units, probability)
 
 
 def probability_of(given: float | None, *, batch: float, units: int | None, relation: Relation) -> float:
