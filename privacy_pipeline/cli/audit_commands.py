@@ -33,12 +33,21 @@ def audit(
     canaries: Annotated[int | None, typer.Option(min=2, help="Canaries of each audit.")] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each lower bound.")] = 0.95,
     mechanism: Annotated[bool, typer.Option("--mechanism", help="Audit the mechanism alone: some seconds.")] = False,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack a run's model instead, on its own rows: a risk reading, exact.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a plan's epsilon against an empirical lower bound; made-up data only, nothing is charged."""
+    """Hold a plan's epsilon against an empirical lower bound; made-up data only, nothing is charged.
+
+    With --attack: how well the loss of a run's model tells training rows from others, over all and by slice.
+    """
     from privacy_pipeline.pipelines import audits
 
     with errors_as_exit_codes(as_json=as_json):
+        if attack:
+            _attack(name, workspace, as_json=as_json)
+            return
         config, plan, folder = _subject(name, workspace, set_)
         results = audits.audit(config, plan, canaries=canaries, confidence=confidence, training=not mechanism)
         if folder is not None:
@@ -52,6 +61,43 @@ def audit(
                 out.print(f"[dim]{escape(result.kind)}: {escape(result.statement)}[/]", soft_wrap=True)
         for result in results:
             result.require_sound()
+
+
+def _attack(name: str, workspace: Path, *, as_json: bool) -> None:
+    from privacy_pipeline.dp.membership import STATEMENT
+    from privacy_pipeline.pipelines import membership
+    from privacy_pipeline.pipelines.workspace import find_run
+
+    folder = find_run(workspace.absolute(), name)
+    readings, small = membership.attack(folder)
+    membership.keep(folder, readings)
+    found = [reading.to_json() for reading in readings]
+    if as_json:
+        print_json({"attacks": found, "too_small": small, "statement": STATEMENT})
+        return
+    out.print(attacks_table(found))
+    if small:
+        out.print(f"[dim]too few rows for a reading: {escape(', '.join(small))}[/]", soft_wrap=True)
+    out.print(f"[dim]{escape(STATEMENT)}[/]", soft_wrap=True)
+
+
+def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
+    """Membership-inference readings as a table."""
+    table = Table(title="membership inference by the loss (empirical, no guarantee)", title_justify="left")
+    table.add_column("slice")
+    rates = list(attacks[0]["true_positive_rate_at"]) if attacks else []
+    for column in ("AUC", "95 % interval", *(f"true positives at {float(rate):.0%} false" for rate in rates), "rows"):
+        table.add_column(column, justify="right")
+    for entry in attacks:
+        low, high = entry["auc_interval"]
+        table.add_row(
+            escape(entry["slice"]),
+            f"{entry['auc']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            *(f"{entry['true_positive_rate_at'][rate]:.1%}" for rate in rates),
+            f"{entry['members']:,} and {entry['others']:,}",
+        )
+    return table
 
 
 def _subject(name: str, workspace: Path, set_: list[str]) -> tuple[PipelineConfig, PrivacyPlan, RunFolder | None]:

@@ -78,18 +78,18 @@ def show(
     as_markdown: AsMarkdown = False,
 ) -> None:
     """Show one run: nodes, metrics, slices, privacy record, files."""
-    from privacy_pipeline.cli.audit_commands import audits_table
+    from privacy_pipeline.cli.audit_commands import attacks_table, audits_table
     from privacy_pipeline.cli.live import node_text
     from privacy_pipeline.cli.tables import privacy_table, run_table
-    from privacy_pipeline.pipelines import audits
+    from privacy_pipeline.pipelines import audits, membership
     from privacy_pipeline.pipelines.workspace import find_run
 
     with errors_as_exit_codes(as_json=as_json):
         folder = find_run(workspace.absolute(), name)
         state, summary = folder.read_state(), folder.read_summary()
-        audited = audits.of_run(folder)
+        audited, attacked = audits.of_run(folder), membership.stored(folder)
     if as_json:
-        print_run(state, summary, audits=audited)
+        print_run(state, summary, audits=audited, attacks=attacked)
         return
     if as_markdown and summary:
         print_table(run_table(summary), as_markdown=True)
@@ -109,6 +109,8 @@ def show(
         out.print(privacy_table(summary.record))
         if audited:
             out.print(audits_table(audited))
+        if attacked:
+            out.print(attacks_table(attacked))
         verdict = "[green]blessed[/]" if summary.blessed else f"[red]not blessed[/]: {'; '.join(summary.reasons)}"
         out.print(f"{verdict}\nmodel {escape(summary.model_uri)}", soft_wrap=True)
     out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)

@@ -33,10 +33,13 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-def print_run(state: RunState, summary: RunSummary | None, *, audits: Sequence[Any] = ()) -> None:
-    """Prints a run's state, summary and audits as JSON."""
+def print_run(
+    state: RunState, summary: RunSummary | None, *, audits: Sequence[Any] = (), attacks: Sequence[Any] = ()
+) -> None:
+    """Prints a run's state, summary, audits and attacks as JSON."""
     facts = {"run": state.model_dump(mode="json"), "summary": summary.model_dump(mode="json") if summary else None}
-    print_json({**facts, "audits": list(audits)} if audits else facts)
+    more = {"audits": list(audits), "attacks": list(attacks)}
+    print_json({**facts, **{name: found for name, found in more.items() if found}})
 
 
 def print_table(table: Table, *, as_markdown: bool) -> None:

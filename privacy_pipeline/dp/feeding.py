@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +14,17 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.dp.correlated import CorrelatedNoise
 from privacy_pipeline.dp.masks import mask_seed
-from privacy_pipeline.dp.noise import GaussianNoise
+from privacy_pipeline.dp.noise import GaussianNoise, total_size
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.dp.sampler import Sampler
 from privacy_pipeline.dp.sampling import FixedPartition, TruncatedPoissonSampling
-from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.store import ExampleStore, leaves
 from privacy_pipeline.dp.users import UserIndex, in_slots
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-_AHEAD = 2  # batches that are made ahead of the step
-_NICENESS = 10  # of 19; a tenth of the time where other programs want all cores
+# Batches that are made ahead of the step. A row that has to come from the disk takes as long as several steps.
+_FEWEST_AHEAD, _MOST_AHEAD, _AHEAD_BYTES = 2, 8, 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,14 @@ class Reader:
         store: examples; with their users if the plan is for users.
         sampler: draws the units of each step.
         noise: noise of the sum.
+        ahead: batches that are made ahead of time.
     """
 
     plan: PrivacyPlan
     store: ExampleStore
     sampler: Sampler
     noise: GaussianNoise | CorrelatedNoise
+    ahead: int
 
     @classmethod
     def of(cls, plan: PrivacyPlan, store: ExampleStore, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> Reader:
@@ -81,7 +80,10 @@ class Reader:
         base = GaussianNoise(key, shapes, hardened=plan.noise.hardened)
         correlated = plan.noise.correlation != "none"
         noise = CorrelatedNoise(base, plan.noise, plan.steps_per_epoch) if correlated else base
-        return cls(plan, store, Sampler(plan, key, units), noise)
+        row = sum(array[:1].nbytes for _, array in leaves((store.x, store.y)))
+        rows = plan.expected_batch_size * (1 if plan.users is None else plan.users.max_examples)
+        ahead = _AHEAD_BYTES // int(row * rows + 4 * total_size(shapes) + 1)
+        return cls(plan, store, Sampler(plan, key, units), noise, min(max(ahead, _FEWEST_AHEAD), _MOST_AHEAD))
 
     def _rows(self, step: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Examples of a step's units, and which of them count; -1 is no example at all."""
@@ -121,23 +123,13 @@ class Reader:
         """Steps in order, up to the plan's last."""
         if first >= self.plan.steps:
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="dp-batches", initializer=_step_aside) as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="dp-batches") as pool:
             steps = iter(range(first, self.plan.steps))
-            coming = deque(pool.submit(self.read, step) for step in islice(steps, _AHEAD))
+            coming = deque(pool.submit(self.read, step) for step in islice(steps, self.ahead))
             for step in range(first, self.plan.steps):
                 batch = coming.popleft().result()
                 coming.extend(pool.submit(self.read, later) for later in islice(steps, 1))
                 yield step, batch
-
-
-def _step_aside() -> None:
-    """Lowers the priority of the calling thread, where the system has one for each thread.
-
-    TensorFlow cuts an op into equal parts for all cores and waits for the last: a thread that holds a core for a
-    millisecond would delay all of the step by that much. Between ops there is idle time enough.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _users(store: ExampleStore) -> UserIndex:

@@ -96,6 +96,18 @@ def test_show_gives_nodes_slices_and_record(shared: Shared) -> None:
     assert shown["summary"]["blessed"]
 
 
+def test_an_attack_reads_the_run_s_own_rows_and_goes_into_no_record(shared: Shared) -> None:
+    answer = shared.project.done("audit", shared.dp_id, "--attack", "--json").json
+    overall = answer["attacks"][0]
+    assert (overall["slice"], overall["members"], overall["others"]) == ("overall", 1_200, 600)
+    assert overall["auc_interval"][0] <= overall["auc"] <= overall["auc_interval"][1]
+    assert 0.4 < overall["auc"] < 0.6
+    assert {entry["slice"] for entry in answer["attacks"][1:]} >= {"sex=Male", "sex=Female"}
+    shown = shared.project.done("show", shared.dp_id, "--json").json
+    assert [entry["auc"] for entry in shown["attacks"]] == [entry["auc"] for entry in answer["attacks"]]
+    assert "attacks" not in shown["summary"]["record"]
+
+
 def test_show_for_a_person_names_what_matters(shared: Shared) -> None:
     text = shared.project.done("show", shared.dp_id).text
     for part in ("Trainer", "at delta 1e-05", "privacy unit", "not covered", "blessed", "log.txt", "poisson"):
