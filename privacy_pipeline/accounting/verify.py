@@ -53,7 +53,7 @@ class Verification:
         return not self.problems
 
 
-class _Broken(Exception):
+class _BrokenError(Exception):
     """The first record at which the journal is not what was written."""
 
 
@@ -78,25 +78,25 @@ class _Walk:
         """Checks one record and replays it.
 
         Raises:
-            _Broken: it is not what was written.
+            _BrokenError: it is not what was written.
         """
         seq, kind = self.last_seq + 1, row["kind"]
         if row["seq"] != seq:
-            raise _Broken(f"journal record {seq} is missing: record {row['seq']} follows on {self.last_seq}")
+            raise _BrokenError(f"journal record {seq} is missing: record {row['seq']} follows on {self.last_seq}")
         name = f"journal record {seq} ({kind}{_subject(row)})"
         if row["prev_hash"] != self.last_hash:
-            raise _Broken(f"{name} does not follow on record {self.last_seq}: one of them was changed or moved")
+            raise _BrokenError(f"{name} does not follow on record {self.last_seq}: one of them was changed or moved")
         parts = {part: row[part] for part in ("seq", "at", "kind", "body", "prev_hash")}
         if journal.record_hash(**parts) != row["hash"]:
-            raise _Broken(f"{name} was changed: its hash is not that of its content")
+            raise _BrokenError(f"{name} was changed: its hash is not that of its content")
         try:
             body = json.loads(row["body"])
             self._signed(row, body, name)
             self.replay.apply(seq=seq, at=row["at"], kind=kind, body=body)
         except ReplayError as error:
-            raise _Broken(f"{name} {error}") from error
+            raise _BrokenError(f"{name} {error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise _Broken(f"{name} is malformed ({error!r})") from error
+            raise _BrokenError(f"{name} is malformed ({error!r})") from error
         self._receipts(row, name)
         self.imported += kind == journal.IMPORTED
         self.last_seq, self.last_hash = seq, row["hash"]
@@ -104,13 +104,13 @@ class _Walk:
     def _signed(self, row: sa.RowMapping, body: dict[str, str], name: str) -> None:
         seq, kind = row["seq"], row["kind"]
         if (seq == 1) != (kind == journal.GENESIS):
-            raise _Broken(f"{name}: the first record, and no other, names the ledger's first key")
+            raise _BrokenError(f"{name}: the first record, and no other, names the ledger's first key")
         if kind in (journal.GENESIS, journal.LOST):
             self._take(PublicKey(body["public_key"]))
         if self.key is None or row["key_id"] != self.key.id:
-            raise _Broken(f"{name} is signed by key {row['key_id']}, which may not sign here")
+            raise _BrokenError(f"{name} is signed by key {row['key_id']}, which may not sign here")
         if not self.key.verifies(row["signature"], bytes.fromhex(row["hash"])):
-            raise _Broken(f"{name} has a signature that is not of key {self.key.id}")
+            raise _BrokenError(f"{name} has a signature that is not of key {self.key.id}")
         self.pin_signed = self.pin_signed or self.key == self.pin
         if kind == journal.LOST:
             self.lost.append(self.key.id)
@@ -191,7 +191,7 @@ def verify(
         try:
             for row in _records(connection):
                 walk.record(row)
-        except _Broken as error:
+        except _BrokenError as error:
             walk.problems.append(str(error))
             head = None  # what comes after cannot be judged
         else:

@@ -66,7 +66,7 @@ def verify(
     ] = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Verify the ledger: any edit, deletion, reordering or cut is found and named. Exit code 1 if something is wrong."""
+    """Verify the ledger: any edit, deletion, reordering or cut is found and named. Exit code 1 if something is."""
     from privacy_pipeline.accounting.keys import read_public
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.receipts import read_receipts

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dp_accounting import NonPrivateDpEvent
+from dp_accounting import UnsupportedDpEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -177,7 +177,7 @@ def test_an_entry_that_could_not_be_priced_leaves_no_epsilon(tmp_path: Path) -> 
     with Ledger.open(url).spend(**request("endless", make_plan())) as grant:
         grant.start()
         with pytest.raises(AccountingError):
-            grant.commit(NonPrivateDpEvent())
+            grant.commit(UnsupportedDpEvent())
     report = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
     (budget,) = report.budgets
     assert budget.spent.epsilon is None and budget.pld.epsilon is None and budget.left.value == 0
