@@ -1,0 +1,216 @@
+"""The ledger under load: many entries, and many processes at once.
+
+    python -m benchmarks.ledger                     # 1 million entries (half an hour to make), 16 processes
+    python -m benchmarks.ledger --entries 100000
+
+Entries are written as a reservation writes them, each signed and chained, many to a transaction. Times are medians of
+five, by library calls in one process; `--postgresql URL` repeats the processes there (needs
+PRIVACY_PIPELINE_LEDGER_KEY).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from privacy_pipeline.accounting import charges, entries, journal
+from privacy_pipeline.accounting.events import poisson_gaussian
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_budgets import find_budget
+from privacy_pipeline.accounting.ledger_entries import plan_key, price
+from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
+from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.accounting.verify import verify
+
+RESULTS = Path(__file__).parent / "results" / "ledger.json"
+UNITS, DIGEST, BATCH = 100_000, hashlib.sha256(b"made up").hexdigest(), 5_000
+FORK = multiprocessing.get_context("fork")
+
+
+def plan(noise: float = 50.0) -> MechanismPlan:
+    """A small training."""
+    return MechanismPlan(
+        backend="dp_sgd",
+        mechanism="DP-SGD (Gaussian)",
+        unit="row",
+        contribution_bound=1,
+        relation=Relation.ZERO_OUT,
+        sampler=Sampler.POISSON,
+        units=UNITS,
+        epochs=1,
+        batch_size=100,
+        steps=1000,
+        clipping_norm=1.0,
+        noise_multiplier=noise,
+        delta=1e-5,
+        event=poisson_gaussian(sampling_probability=0.001, noise_multiplier=noise, steps=1000),
+    )
+
+
+def create(url: str, *, epsilon: float) -> Ledger:
+    """A ledger with one dataset."""
+    ledger = Ledger.open(url, create=True)
+    registration = Registration(
+        dataset="made-up",
+        span=None,
+        unit="row",
+        contribution_bound=1,
+        relation=Relation.ZERO_OUT,
+        splits={"train": SplitCount(rows=UNITS, units=UNITS), "eval": SplitCount(rows=100, units=100)},
+        columns=("a",),
+        digest=DIGEST,
+        registered="2026-01-01T00:00:00+00:00",
+    )
+    ledger.register(registration, epsilon=epsilon, delta=1e-5)
+    return ledger
+
+
+def reserve(ledger: Ledger, run_id: str, asked: MechanismPlan) -> Any:
+    """A block that reserves."""
+    return ledger.spend(
+        dataset="made-up", span=None, data_digest=DIGEST, split="train", run_id=run_id, node="Trainer", plan=asked
+    )
+
+
+def fill(ledger: Ledger, count: int) -> float:
+    """Writes reservations; seconds."""
+    asked = plan()
+    cost = price(asked.event, asked.relation)
+    row, key = charges.row_of(charges.plan_text(asked), cost), plan_key(asked, cost.event)
+    begin = time.perf_counter()
+    for start in range(0, count, BATCH):
+        with journal.writing(ledger._engine) as writer:
+            planned = charges.put(writer.connection, row)
+            for number in range(start, min(start + BATCH, count)):
+                budget = find_budget(writer.connection, "made-up", split="train", span=None)
+                assert budget is not None
+                fixed = {
+                    "budget_id": budget["id"],
+                    "span_key": "",
+                    "data_digest": DIGEST,
+                    "run_id": f"run-{number}",
+                    "node": "Trainer",
+                    "plan_key": key,
+                    "attempt": 1,
+                    "purpose": "train",
+                    "principal": "benchmark",
+                    "token": entries.token_hash(str(number)),
+                    "planned": planned,
+                }
+                entries.add(writer, budget, fixed, order=budget["filter_order"] or 64.0)
+    return time.perf_counter() - begin
+
+
+def seconds(action: Callable[[], Any], repeats: int = 5) -> float:
+    """Median time."""
+    taken = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken)
+
+
+def load(count: int) -> dict[str, float]:
+    """Times of what people and runs ask, with so many entries."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/ledger.db"
+        ledger = create(url, epsilon=1e9)
+        found = {"write_all": fill(ledger, count)}
+        found["size_gib"] = (Path(folder) / "ledger.db").stat().st_size / 2**30
+        asked, numbers = plan(), iter(range(1000))
+
+        def once() -> None:
+            with reserve(Ledger.open(url), f"new-{next(numbers)}", asked):
+                pass
+
+        once()
+        found["status"] = seconds(lambda: Ledger.open(url).status())
+        found["history"] = seconds(lambda: Ledger.open(url).history(limit=50))
+        found["reserve_and_release"] = seconds(once)
+        found["forecast"] = seconds(
+            lambda: Ledger.open(url).forecast(asked, dataset="made-up", span=None, split="train")
+        )
+        begin = time.perf_counter()
+        problems = verify(ledger._engine).problems
+        found["verify"] = time.perf_counter() - begin
+        assert not problems, problems
+    return found
+
+
+def race(url: str, *, processes: int, each: int) -> dict[str, float]:
+    """Many processes reserve against one budget that does not suffice for all of them."""
+    asked = plan(noise=1.0)
+    alone = create(url, epsilon=3.0).forecast(asked, dataset="made-up", span=None, split="train")
+    fits, barrier, granted = alone.runs_that_fit, FORK.Barrier(processes + 1), FORK.Value("i", 0)
+
+    def act(worker: int) -> None:
+        from privacy_pipeline.accounting.reservation import Request
+        from privacy_pipeline.accounting.reservation import reserve as reserve_now
+        from privacy_pipeline.errors import BudgetRefusedError
+
+        own = Ledger.open(url)
+        price(asked.event, asked.relation)
+        barrier.wait()
+        for number in range(each):
+            request = Request(
+                dataset="made-up",
+                span=None,
+                data_digest=DIGEST,
+                split="train",
+                run_id=f"{worker}-{number}",
+                node="Trainer",
+                plan=asked,
+            )
+            try:
+                reserve_now(own._engine, request)
+            except BudgetRefusedError:
+                return
+            with granted.get_lock():
+                granted.value += 1
+
+    workers = [FORK.Process(target=act, args=(number,)) for number in range(processes)]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    begin = time.perf_counter()
+    for worker in workers:
+        worker.join()
+    took = time.perf_counter() - begin
+    status = Ledger.open(url).status()[0]
+    assert status.spent_epsilon <= status.cap_epsilon and granted.value <= fits
+    return {"granted": granted.value, "fit": fits, "a_second": granted.value / took}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--processes", type=int, default=16)
+    parser.add_argument("--each", type=int, default=100, help="reservations that each process asks for")
+    parser.add_argument("--postgresql", metavar="URL")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        raced = {"sqlite": race(f"sqlite:///{folder}/l.db", processes=given.processes, each=given.each)}
+    if given.postgresql:
+        raced["postgresql"] = race(given.postgresql, processes=given.processes, each=given.each)
+    print(f"| {given.processes} processes | granted | fit | reservations a second |\n|---|---:|---:|---:|")
+    for name, row in raced.items():
+        print(f"| {name} | {row['granted']:,} | {row['fit']:,} | {row['a_second']:,.0f} |")
+    found = load(given.entries)
+    print(f"\n| {given.entries:,} entries, SQLite | |\n|---|---:|")
+    for name, value in found.items():
+        unit = "GiB" if name == "size_gib" else "s"
+        print(f"| {name.replace('_gib', '').replace('_', ' ')} | {value:.3f} {unit} |")
+    RESULTS.write_text(json.dumps({"entries": given.entries, "load": found, "race": raced}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""SIGKILL between any two statements of reserve, train and commit, a full disk: never less than was spent."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_entries import State
+from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.verify import verify
+from tests.accounting.conftest import DIGEST, make_plan, make_registration
+from tests.accounting.test_processes import FORK
+
+COUNTED = (State.STARTED, State.COMMITTED)
+
+
+def run_once(ledger: Ledger, run_id: str, touched: Callable[[], Any]) -> None:
+    """One run under the ledger; `touched` stands for the first read of data."""
+    plan = make_plan(50.0)
+    with ledger.spend(
+        dataset="adult", span=None, data_digest=DIGEST, split="train", run_id=run_id, node="Trainer", plan=plan
+    ) as grant:
+        grant.start()
+        touched()
+        grant.commit(plan.event)
+
+
+def on_statement(ledger: Ledger, number: int, action: Callable[[], None]) -> list[str]:
+    """Acts right before the statement of that number; begins and commits count as statements."""
+    seen: list[str] = []
+
+    def count(_connection: Any, *details: Any) -> None:
+        seen.append(str(details[1]) if len(details) > 1 else "commit")
+        if len(seen) == number:
+            action()
+
+    sa.event.listen(ledger._engine, "before_cursor_execute", count)
+    sa.event.listen(ledger._engine, "commit", count)
+    return seen
+
+
+def die() -> None:
+    """As the system's out-of-memory killer would have it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def reads(path: Path) -> int:
+    """How often data was touched."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_three_hundred_kills(tmp_path: Path) -> None:
+    url, log = f"sqlite:///{tmp_path}/ledger/ledger.db", tmp_path / "reads"
+    ledger = Ledger.open(url, create=True)
+    ledger.register(make_registration(), epsilon=1000.0, delta=1e-5)
+
+    def touch() -> None:
+        with log.open("ab", buffering=0) as stream:
+            stream.write(b"x")
+
+    run_once(ledger, "first", touch)  # stores what equal runs share
+    statements = on_statement(ledger, 0, die)
+    run_once(ledger, "whole", touch)
+    whole, chance = len(statements), random.Random(7)
+
+    def killed(run_id: str, at: int) -> None:
+        own = Ledger.open(url)
+        on_statement(own, at, die)
+        run_once(own, run_id, touch)
+
+    numbers = [chance.randint(1, whole) for _ in range(300)]
+    assert set(numbers) == set(range(1, whole + 1))  # between any two
+    died = 0
+    for kill, at in enumerate(numbers):
+        before = ledger.status("adult")[0].spent_epsilon
+        child = FORK.Process(target=killed, args=(f"run-{kill}", at))
+        child.start()
+        child.join(timeout=60)
+        died += child.exitcode == -signal.SIGKILL
+        status = ledger.status("adult")[0]
+        assert sum(status.entries[state] for state in COUNTED) >= reads(log)
+        assert status.spent_epsilon >= before
+        if kill % 50 == 49:
+            assert verify(ledger._engine, reprice=False).problems == []
+    assert died == 300
+    run_once(ledger, "afterwards", touch)
+    assert reads(log) > 100  # some died after the first read of data
+    assert verify(ledger._engine).problems == []
+
+
+def test_a_full_disk_grants_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    url, log = f"sqlite:///{tmp_path}/ledger/ledger.db", tmp_path / "reads"
+    Ledger.open(url, create=True).register(make_registration(), epsilon=1000.0, delta=1e-5)
+    room = {"pages": 0}
+    ledger = Ledger.open(url)
+
+    def limit(connection: Any, _record: Any) -> None:
+        if room["pages"]:
+            connection.execute(f"PRAGMA max_page_count={room['pages']}")
+
+    sa.event.listen(ledger._engine, "connect", limit)
+
+    def touch() -> None:
+        with log.open("ab", buffering=0) as stream:
+            stream.write(b"x")
+
+    with ledger._engine.connect() as connection:
+        room["pages"] = int(connection.exec_driver_sql("PRAGMA page_count").scalar() or 0) + 3
+    refused = 0
+    for number in range(40):
+        try:
+            run_once(ledger, f"run-{number}", touch)
+        except LedgerError as error:
+            assert "full" in error.message
+            refused += 1
+        status = ledger.status("adult")[0]
+        assert sum(status.entries[state] for state in COUNTED) >= reads(log)
+    assert 0 < refused < 40
+    room["pages"] = 0
+    run_once(ledger, "with room again", touch)
+    assert verify(ledger._engine).problems == []
+
+
+@pytest.mark.parametrize("at", ["2001-01-01T00:00:00+00:00", "2090-01-01T00:00:00+00:00"])
+def test_a_clock_that_jumps_changes_no_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger/ledger.db", create=True)
+    ledger.register(make_registration(), epsilon=1000.0, delta=1e-5)
+    run_once(ledger, "first", lambda: None)
+    once = ledger.status("adult")[0].spent_epsilon
+    for module in ("journal", "entries"):
+        monkeypatch.setattr(f"privacy_pipeline.accounting.{module}.now", lambda: at)
+    run_once(ledger, "second", lambda: None)
+    run_once(ledger, "second", lambda: None)  # fresh noise: charged anew
+    status = ledger.status("adult")[0]
+    assert status.entries[State.COMMITTED] == 3
+    assert status.spent_epsilon > once
+    assert verify(ledger._engine).problems == []
