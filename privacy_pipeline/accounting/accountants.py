@@ -193,7 +193,7 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
     """The headline epsilon of an event: PLD where it supports the event, else RDP; infinite where there is none.
 
-    PLD stands alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
+    RDP takes (0, delta)-DP parts out of the event and pays for them beside (`truncation.untruncated`). PLD stands alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
 
     Args:
         event: the event.
@@ -204,12 +204,17 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
         AccountingError: neither accountant supports the event, or they disagree.
         BadInputError: the event is malformed or delta out of range.
     """
+    from privacy_pipeline.accounting import truncation
+
     with_pld = reason_without_pld(event, relation) is None
-    values = _rdp_or_none(event, relation) if with_pld else rdp_vector(event, relation)[1]
+    if not with_pld:
+        plain, distance = truncation.untruncated(event)
+        return truncation.epsilon_of(rdp_vector(plain, relation)[1], distance, delta=_checked_delta(delta))
+    values = _rdp_or_none(event, relation)
     if values is None:
         return float(_pld(event, relation, _INTERVAL).get_epsilon(_checked_delta(delta)))
     epsilon_rdp = epsilon_from_rdp(ORDERS, values, delta)
-    if math.isinf(epsilon_rdp) or not with_pld:
+    if math.isinf(epsilon_rdp):
         return epsilon_rdp
     return float(checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
 
