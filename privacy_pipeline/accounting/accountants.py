@@ -193,7 +193,8 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
     """The headline epsilon of an event: PLD where it supports the event, else RDP; infinite where there is none.
 
-    RDP takes (0, delta)-DP parts out of the event and pays for them beside (`truncation.untruncated`). PLD stands alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
+    RDP takes (0, delta)-DP parts out of the event and pays for them beside (`truncation.untruncated`). PLD stands
+    alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
 
     Args:
         event: the event.

@@ -1,4 +1,4 @@
-"""The event of a (0, delta)-DP mechanism, which dp_accounting 0.6 does not have. Imports dp_accounting: import on use."""
+"""The event of a (0, delta)-DP mechanism, which dp_accounting 0.6 does not have. To be imported on use: it is slow."""
 
 from __future__ import annotations
 

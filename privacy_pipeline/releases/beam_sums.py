@@ -1,7 +1,8 @@
-"""Exact sums of a release by Beam: rows are bounded per unit, turned into integers, and added. Import on use: it is slow.
+"""Exact sums of a release by Beam: rows are bounded per unit, turned into integers, and added.
 
-Integer addition is associative and commutative, and the choice of a unit's rows looks at its own rows alone. So the sums
-do not depend on how Beam splits or orders the work, and with them neither sensitivity nor result.
+Integer addition is associative and commutative, and the choice of a unit's rows looks at its own rows alone. So the
+sums do not depend on how Beam splits or orders the work, and with them neither sensitivity nor result. The module is to
+be imported on use: Beam is slow to import.
 """
 
 from __future__ import annotations

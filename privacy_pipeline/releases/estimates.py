@@ -54,8 +54,8 @@ def ratio(
 
     Wilson's interval (1927) with the variance of the noise added, that is, Fieller's interval (1954): all p for which
     h - p n, with h the noisy hits, m the noisy misses, n = h + m, lies within z standard deviations of 0. Its variance
-    is n p (1 - p) from sampling, and scale^2 (a (1 - p)^2 + b p^2) from the noise on a cells of hits and b of misses. Rows
-    of one unit may be alike, which multiplies the first part by at most the contribution bound.
+    is n p (1 - p) from sampling, and scale^2 (a (1 - p)^2 + b p^2) from the noise on a cells of hits and b of misses.
+    Rows of one unit may be alike, which multiplies the first part by at most the contribution bound.
 
     Args:
         hits: noisy counts whose sum is the numerator.
@@ -105,9 +105,7 @@ def mean(noisy: Noisy, *, bound: int = 1, confidence: float = CONFIDENCE) -> Int
     nothing = Interval(value=None, low=query.minimum, high=query.maximum, confidence=confidence)
     if n <= 0:
         return nothing
-    ends = _solve(
-        n**2 + z2 * (bound * n - variance), -2 * total * n, total**2 - z2 * (bound * n + variance)
-    )
+    ends = _solve(n**2 + z2 * (bound * n - variance), -2 * total * n, total**2 - z2 * (bound * n + variance))
     if ends is None or ends[0] >= 1 or ends[1] <= -1:
         return nothing
     low, high = max(-1.0, ends[0]), min(1.0, ends[1])

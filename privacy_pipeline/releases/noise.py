@@ -15,7 +15,7 @@ _LARGEST = 2**62  # sums are clamped here, which moves no two of them further ap
 
 
 def rho_of(*, sensitivity_squared: int, scale: float) -> Fraction:
-    """zCDP parameter of the Gaussian mechanism, exactly: squared sensitivity over twice the variance."""
+    """The zCDP parameter of the Gaussian mechanism, exactly: squared sensitivity over twice the variance."""
     return Fraction(sensitivity_squared) / (2 * Fraction(scale) ** 2)
 
 

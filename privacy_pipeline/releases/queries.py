@@ -98,7 +98,11 @@ class Counts(Query):
     @property
     def cells(self) -> tuple[str, ...]:
         """One for each combination."""
-        return tuple(cell_name(values) for values in itertools.product(*self.domains))
+        return tuple(cell_name(values) for values in self.combinations())
+
+    def combinations(self) -> tuple[tuple[str, ...], ...]:
+        """All combinations of values, in the order of `cells`."""
+        return tuple(itertools.product(*self.domains))
 
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
         """Rows of the unit in each cell."""

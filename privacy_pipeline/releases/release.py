@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.release_plan import ReleasePlan, default_threshold_delta, epsilon_of_rho, rho_for
+from privacy_pipeline.accounting.release_plan import ReleasePlan, default_threshold_delta, rho_for
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.releases import noise
 from privacy_pipeline.releases.queries import Query, Row
