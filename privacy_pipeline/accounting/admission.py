@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting import truncation
+from privacy_pipeline.accounting.ledger_budgets import find_budget, find_registration
 from privacy_pipeline.accounting.ledger_entries import Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
+from privacy_pipeline.accounting.registration import Registration, from_row
 from privacy_pipeline.errors import BudgetRefusedError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.reservation import Request, Weighed
 
 
-def checked_registration(connection: sa.Connection, *, dataset: str, span: int | None, split: str) -> Registration:
-    """The registration of what a run wants to read.
+def checked_budget(
+    connection: sa.Connection, *, dataset: str, span: int | None, split: str
+) -> tuple[Registration, Mapping[Any, Any]]:
+    """The registration of what a run wants to read, and the budget that pays.
 
     Raises:
         BudgetRefusedError: it is not registered, or its split has no budget.
     """
-    table = schema.registrations
-    query = sa.select(table).where(table.c.dataset == dataset, table.c.span_key == span_key(span))
-    row = connection.execute(query).mappings().first()
-    if row is None:
+    registered = find_registration(connection, dataset, span)
+    if registered is None:
         where = dataset if span is None else f"{dataset} (span {span})"
         raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
-    if split != TRAIN:
-        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget; only {TRAIN!r} has one")
-    return from_row(row)
+    budget = find_budget(connection, dataset, split=split, span=span)
+    if budget is None:
+        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget")
+    return registered, budget
 
 
-def check_plan(plan: MechanismPlan, registered: Registration, *, split: str) -> None:
+def check_plan(plan: ChargedPlan, registered: Registration, *, split: str) -> None:
     """Holds a plan against the registered facts that its guarantee rests on.
 
     Raises:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from privacy_pipeline.accounting import charges, entries
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.accountants import ORDERS, AccountingError
-from privacy_pipeline.accounting.ledger_entries import Price, State, encode_rdp, now, price
+from privacy_pipeline.accounting.entries import token_hash
+from privacy_pipeline.accounting.journal import Receipt, Writer, writing
+from privacy_pipeline.accounting.ledger_entries import Price, State, price
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,7 @@ class Grant:
         attempt: counts the charges of one run, node and plan; 1 for the first.
         budget: key of the budget.
         continued: an attempt that was killed goes on under its own charge; it was started then.
+        receipt: of the commit, once there was one.
     """
 
     def __init__(
@@ -45,8 +49,7 @@ class Grant:
         attempt: int,
         budget: str,
         token: str,
-        plan: MechanismPlan,
-        cost: Price,
+        plan: ChargedPlan,
         continued: bool = False,
     ) -> None:
         self.entry_id = entry_id
@@ -56,7 +59,7 @@ class Grant:
         self._engine = engine
         self._token = token
         self._plan = plan
-        self._cost = cost
+        self.receipt: Receipt | None = None
 
     @property
     def ticket(self) -> Ticket:
@@ -70,13 +73,17 @@ class Grant:
             BudgetRefusedError: the reservation expired, was taken over by a later attempt, or was started before.
             LedgerError: the ledger cannot be written: the data may not be read.
         """
-        self._move(State.RESERVED, state=State.STARTED.value, started_at=now())
+        with writing(self._engine) as journal:
+            entries.start(journal, self._held(journal, State.RESERVED))
 
-    def commit(self, executed_event: DpEvent) -> None:
+    def commit(self, executed_event: DpEvent) -> Receipt:
         """Records what really ran. Costing less is never refunded; costing more is charged and marked.
 
         Args:
             executed_event: the event of what was executed.
+
+        Returns:
+            The receipt of the commit, for the run's record.
 
         Raises:
             AccountingError: RDP does not support the executed event; the budget is charged without limit.
@@ -90,39 +97,44 @@ class Grant:
             # What cannot be priced may have cost anything; it is charged before the error goes on.
             self._commit(Price(event="null", values=(math.inf,) * len(ORDERS)))
             raise
-        self._commit(executed)
+        return self._commit(executed)
 
-    def _commit(self, executed: Price) -> None:
-        planned = self._cost
-        same = executed.event == planned.event
-        values = planned.values if same else tuple(map(max, planned.values, executed.values))
-        distance = max(planned.distance, executed.distance)
-        self._move(
-            State.STARTED,
-            state=State.COMMITTED.value,
-            committed_at=now(),
-            executed_event=executed.event,
-            overrun=(values, distance) != (planned.values, planned.distance),
-            rdp=encode_rdp(values),
-            total_variation=distance,
-        )
+    def _commit(self, executed: Price) -> Receipt:
+        with writing(self._engine) as journal:
+            entry = self._held(journal, State.STARTED)
+            planned = charges.Charges(journal.connection).get(entry["planned"])
+            digest, overrun = entry["planned"], False
+            if executed.event != planned.text:
+                values = tuple(map(max, planned.charge.values, executed.values))
+                distance = max(planned.charge.distance, executed.distance)
+                overrun = (values, distance) != (planned.charge.values, planned.charge.distance)
+                done = Price(event=executed.event, values=values, distance=distance)
+                digest = charges.put(journal.connection, charges.row_of(charges.plan_text(self._plan), done))
+            receipt = entries.commit(journal, entry, digest, overrun=overrun)
+        self.receipt = receipt
+        return receipt
 
     def release(self) -> None:
         """Gives the reservation back, if it was never started."""
-        with schema.transaction(self._engine, write=True) as connection:
-            self._update(connection, State.RESERVED, {"state": State.EXPIRED.value, "expired_at": now()})
+        with schema.transaction(self._engine, write=False) as connection:
+            idle = self._row(connection, State.RESERVED) is not None
+        if idle:  # else nothing has to be written
+            with writing(self._engine) as journal:
+                row = self._row(journal.connection, State.RESERVED)
+                if row is not None:
+                    entries.expire(journal, row)
 
-    def _move(self, expected: State, **changes: Any) -> None:
-        with schema.transaction(self._engine, write=True) as connection:
-            moved = self._update(connection, expected, changes)
-        if moved != 1:
+    def _held(self, journal: Writer, expected: State) -> sa.RowMapping:
+        row = self._row(journal.connection, expected)
+        if row is None:
             raise BudgetRefusedError(
                 f"ledger entry {self.entry_id} is no longer {expected.value} for this attempt: it expired, moved "
                 "on, or another attempt of the run took it over",
                 fix="run again; a new attempt reserves anew",
             )
+        return row
 
-    def _update(self, connection: sa.Connection, state: State, changes: dict[str, Any]) -> int:
+    def _row(self, connection: sa.Connection, state: State) -> sa.RowMapping | None:
         table = schema.entries
-        held = (table.c.id == self.entry_id, table.c.token == self._token, table.c.state == state.value)
-        return connection.execute(table.update().where(*held).values(**changes)).rowcount
+        held = (table.c.id == self.entry_id, table.c.token == token_hash(self._token), table.c.state == state.value)
+        return connection.execute(sa.select(table).where(*held)).mappings().first()

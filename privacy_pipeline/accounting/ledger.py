@@ -7,19 +7,23 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import AccountingError
-from privacy_pipeline.accounting.admission import check_plan, checked_registration
+from privacy_pipeline.accounting.admission import check_plan, checked_budget
+from privacy_pipeline.accounting.charges import Charges
+from privacy_pipeline.accounting.composition import composition_of
+from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
+from privacy_pipeline.accounting.journal import Receipt, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
+    add_registration,
     budget_row,
+    change_cap,
     check_budget,
     check_cap,
     find_budget,
@@ -27,27 +31,17 @@ from privacy_pipeline.accounting.ledger_budgets import (
     refuse_foreign_data,
     status_of,
 )
-from privacy_pipeline.accounting.ledger_entries import (
-    COUNTED,
-    BudgetStatus,
-    Entry,
-    Forecast,
-    State,
-    budget_key,
-    charge_of,
-    counted_rows,
-    entry_of,
-    now,
-    price,
-    together,
-)
+from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
+from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.registration import Registration, differences, from_row, to_row
-from privacy_pipeline.accounting.reservation import Request, continued, reserve, weigh
+from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.keys import PublicKey
+    from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.record import Composition
+    from privacy_pipeline.accounting.verify import Verification
 
 
 class Ledger:
@@ -68,7 +62,7 @@ class Ledger:
             BadInputError: there is no ledger at the URL, or the URL is not usable.
             LedgerError: the database is corrupt, cannot be written, or is of another version.
         """
-        return cls(schema.open_engine(url, create=create))
+        return cls(open_engine(url, create=create))
 
     def register(self, registration: Registration, *, epsilon: float, delta: float) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
@@ -84,7 +78,8 @@ class Ledger:
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
-        with schema.transaction(self._engine, write=True) as connection:
+        with writing(self._engine) as journal:
+            connection = journal.connection
             refuse_foreign_data(connection, registration)
             known = find_registration(connection, registration.dataset, registration.span)
             if known is not None and (changed := differences(known, registration)):
@@ -93,12 +88,11 @@ class Ledger:
                     fix="what is registered stays; register new data under a new span or another name",
                 )
             budget = find_budget(connection, registration.dataset)
-            if budget is None:
-                connection.execute(schema.budgets.insert().values(**budget_row(registration, epsilon, delta)))
-            else:
+            if budget is not None:
                 check_budget(budget, registration, epsilon, delta)
             if known is None:
-                connection.execute(schema.registrations.insert().values(**to_row(registration)))
+                opened = budget_row(registration, epsilon, delta) if budget is None else None
+                add_registration(journal, to_row(registration), opened)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.
@@ -117,16 +111,12 @@ class Ledger:
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
-        table = schema.budgets
-        with schema.transaction(self._engine, write=True) as connection:
-            budget = find_budget(connection, dataset)
+        with writing(self._engine) as journal:
+            budget = find_budget(journal.connection, dataset)
             if budget is None:
                 raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
-            if (budget["epsilon"], budget["delta"]) == (epsilon, delta):
-                return
-            changes = {"epsilon": epsilon, "delta": delta, "filter_order": None}
-            changes["cap_changes"] = budget["cap_changes"] + 1
-            connection.execute(table.update().where(table.c.id == budget["id"]).values(**changes))
+            if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
+                change_cap(journal, budget, epsilon=epsilon, delta=delta)
 
     def registration(self, name: str, span: int | None) -> Registration | None:
         """What is registered for a span of a dataset, or None."""
@@ -149,7 +139,8 @@ class Ledger:
         split: str,
         run_id: str,
         node: str,
-        plan: MechanismPlan,
+        plan: ChargedPlan,
+        purpose: str = TRAINING,
         continues: Ticket | None = None,
     ) -> Iterator[Grant]:
         """Reserves the cost of a plan for the length of a `with` block.
@@ -167,6 +158,7 @@ class Ledger:
             run_id: the run.
             node: the node of the run.
             plan: the plan whose event is charged.
+            purpose: share of the budget that pays.
             continues: ticket of an attempt that was killed after its start. If its entry is the one of this very run,
                 node, plan and data, the grant goes on (`Grant.continued`, started already) and nothing is charged.
 
@@ -184,6 +176,7 @@ class Ledger:
             run_id=run_id,
             node=node,
             plan=plan,
+            purpose=purpose,
         )
         grant = None if continues is None else continued(self._engine, request, continues)
         grant = grant or reserve(self._engine, request)
@@ -207,9 +200,11 @@ class Ledger:
         """
         table = schema.entries
         idle = (table.c.run_id == run_id, table.c.state == State.RESERVED.value)
-        with schema.transaction(self._engine, write=True) as connection:
-            expired = table.update().where(*idle).values(state=State.EXPIRED.value, expired_at=now())
-            return connection.execute(expired).rowcount
+        with writing(self._engine) as journal:
+            rows = journal.connection.execute(sa.select(table).where(*idle).order_by(table.c.id)).mappings().all()
+            for row in rows:
+                expire(journal, row)
+        return len(rows)
 
     def status(self, dataset: str | None = None) -> list[BudgetStatus]:
         """All budgets, or that of one dataset; empty where the dataset is not registered."""
@@ -218,52 +213,52 @@ class Ledger:
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
-            return [status_of(connection, budget) for budget in connection.execute(query).mappings().all()]
+            return [status_of(budget) for budget in connection.execute(query).mappings().all()]
 
     def entries(self, dataset: str) -> list[Entry]:
-        """All entries of a dataset's budget, the oldest first, expired ones included."""
-        table = schema.entries
+        """All entries of a dataset's budgets, the oldest first, expired ones included."""
+        return self.history(dataset=dataset, limit=None)[::-1]
+
+    def history(self, *, dataset: str | None = None, limit: int | None = 50) -> list[Entry]:
+        """Entries, the newest first, expired ones included.
+
+        Args:
+            dataset: only of this dataset.
+            limit: at most so many; None for all.
+        """
+        table, budgets = schema.entries, schema.budgets
+        query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
         with schema.transaction(self._engine, write=False) as connection:
-            budget = find_budget(connection, dataset)
-            if budget is None:
-                return []
-            query = sa.select(table).where(table.c.budget_id == budget["id"]).order_by(table.c.id)
-            return [entry_of(row, budget) for row in connection.execute(query).mappings()]
+            known = {row["id"]: row for row in connection.execute(sa.select(budgets)).mappings()}
+            if dataset is not None:
+                ids = [key for key, row in known.items() if row["dataset"] == dataset]
+                query = query.where(table.c.budget_id.in_(ids))
+            charges, rows = Charges(connection), connection.execute(query).mappings().all()
+            return [charges.entry(row, known[row["budget_id"]]) for row in rows]
+
+    def settled(self, entry_ids: Collection[int]) -> set[int]:
+        """Those of the entries that nothing can go on under: committed, expired or unknown."""
+        table, settled = schema.entries, set(entry_ids)
+        query = sa.select(table.c.id).where(table.c.id.in_(settled))
+        with schema.transaction(self._engine, write=False) as connection:
+            open_ones = query.where(table.c.state.in_((State.RESERVED.value, State.STARTED.value)))
+            return settled - set(connection.scalars(open_ones))
 
     def composition(self, entry_id: int) -> Composition:
         """An entry among the counted ones that were reserved before it, by RDP at the cap's delta.
+
+        Once the entry is committed, with the receipt of the commit.
 
         Raises:
             BadInputError: there is no such entry, or it expired.
             AccountingError: an entry before it, or it itself, has no finite epsilon.
         """
-        from privacy_pipeline.accounting.record import Composition
-
-        table = schema.entries
         with schema.transaction(self._engine, write=False) as connection:
-            query = sa.select(table.c.budget_id).where(table.c.id == entry_id)
-            budget_id = connection.scalar(query.where(table.c.state.in_(COUNTED)))
-            if budget_id is None:
-                raise BadInputError(f"the ledger has no entry {entry_id} that counts")
-            budgets = schema.budgets
-            budget = connection.execute(sa.select(budgets).where(budgets.c.id == budget_id)).mappings().one()
-            charges = [charge_of(row) for row in counted_rows(connection, budget_id, table.c.id <= entry_id)]
-        before, after = (together(part).epsilon(budget["delta"]) for part in (charges[:-1], charges))
-        if math.isinf(after):
-            raise AccountingError(
-                f"budget {budget_key(budget)} has no finite epsilon: a run could not be accounted for"
-            )
-        return Composition(
-            ledger_entry=entry_id,
-            budget=budget_key(budget),
-            entries_before=len(charges) - 1,
-            epsilon_before=before,
-            epsilon_after=after,
-            epsilon_cap=budget["epsilon"],
-            delta=budget["delta"],
-        )
+            return composition_of(connection, entry_id)
 
-    def forecast(self, plan: MechanismPlan, *, dataset: str, span: int | None, split: str) -> Forecast:
+    def forecast(
+        self, plan: ChargedPlan, *, dataset: str, span: int | None, split: str, purpose: str = TRAINING
+    ) -> Forecast:
         """What a plan would do to the budget, by the same rule as a reservation; nothing is written.
 
         Raises:
@@ -272,9 +267,12 @@ class Ledger:
         """
         cost = price(plan.event, plan.relation)
         with schema.transaction(self._engine, write=False) as connection:
-            registered = checked_registration(connection, dataset=dataset, span=span, split=split)
+            registered, _ = checked_budget(connection, dataset=dataset, span=span, split=split)
             check_plan(plan, registered, split=split)
-            weighed = weigh(connection, dataset, split, cost)
+            request = Request(
+                dataset=dataset, span=span, data_digest="", split=split, run_id="", node="", plan=plan, purpose=purpose
+            )
+            weighed = weigh(connection, request, cost)
         return Forecast(
             epsilon_run=cost.epsilon(weighed.budget["delta"]),
             epsilon_before=weighed.spent.epsilon(weighed.budget["delta"]),
@@ -284,3 +282,20 @@ class Ledger:
             fits=weighed.fits,
             runs_that_fit=weighed.runs_that_fit,
         )
+
+    def verify(
+        self,
+        *,
+        receipts: Sequence[Receipt] = (),
+        public_key: PublicKey | None = None,
+        accepted: Collection[str] = (),
+        reprice: bool = True,
+    ) -> Verification:
+        """Whether the ledger is what its writers wrote; see `verify.verify`."""
+        from privacy_pipeline.accounting.verify import verify
+
+        return verify(self._engine, receipts=receipts, public_key=public_key, accepted=accepted, reprice=reprice)
+
+    def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
+        """Gives the ledger a new key; see `journal.rotate`."""
+        return rotate(self._engine, lost=lost)

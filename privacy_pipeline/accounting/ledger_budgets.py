@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, State, budget_key, charge_of, together
+from privacy_pipeline.accounting.charges import Charges
+from privacy_pipeline.accounting.journal import POLICY, REGISTER, Writer
+from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
+from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.errors import BadInputError
 
 
@@ -29,7 +33,11 @@ def budget_row(registration: Registration, epsilon: float, delta: float) -> dict
         "relation": registration.relation.value,
         "epsilon": epsilon,
         "delta": delta,
+        "span_key": "",
+        "policy": None,
+        "filter_order": None,
         "cap_changes": 0,
+        "totals": Totals().to_json(),
     }
 
 
@@ -71,19 +79,76 @@ def find_registration(connection: sa.Connection, name: str, span: int | None) ->
     return None if row is None else from_row(row)
 
 
-def find_budget(connection: sa.Connection, dataset: str) -> sa.RowMapping | None:
-    """The budget of a dataset, or None."""
+def find_budget(connection: sa.Connection, dataset: str, *, split: str = TRAIN, span: int | None = None) -> Any | None:
+    """The budget that pays for a span of a dataset: its own, or the one that the spans share; None where there is none.
+
+    Returns:
+        The budget's row.
+    """
     table = schema.budgets
-    query = sa.select(table).where(table.c.dataset == dataset, table.c.split == TRAIN)
-    return connection.execute(query).mappings().first()
+    of_split = (table.c.dataset == dataset, table.c.split == split)
+    query = sa.select(table).where(*of_split, table.c.span_key.in_(("", span_key(span))))
+    return connection.execute(query.order_by(table.c.span_key.desc())).mappings().first()
 
 
-def status_of(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
-    """A budget at a glance."""
-    table = schema.entries
-    rows = connection.execute(sa.select(table).where(table.c.budget_id == budget["id"])).mappings().all()
-    charges = [charge_of(row) for row in rows if row["state"] in COUNTED]
-    spent = together(charges).epsilon(budget["delta"])
+def totals_of(budget: Mapping[Any, Any]) -> Totals:
+    """The stored totals of a budget's row.
+
+    Raises:
+        LedgerError: they are damaged.
+    """
+    return Totals.from_json(budget["totals"], budget=budget_key(budget))
+
+
+def set_totals(connection: sa.Connection, budget_id: int, totals: Totals, **changes: Any) -> None:
+    """Stores the totals of a budget, and further columns."""
+    table = schema.budgets
+    connection.execute(table.update().where(table.c.id == budget_id).values(totals=totals.to_json(), **changes))
+
+
+def totals_at(connection: sa.Connection, budget_id: int, totals: Totals, delta: float) -> Totals:
+    """Totals with the entries' own epsilons taken at another delta. Reads each different charge, and counts entries."""
+    table, charges = schema.entries, Charges(connection)
+    digest = sa.func.coalesce(table.c.executed, table.c.planned)
+    counted = (table.c.budget_id == budget_id, table.c.state.in_(COUNTED))
+    query = sa.select(table.c.purpose, digest, sa.func.count()).where(*counted).group_by(table.c.purpose, digest)
+    spent: dict[str, Sum] = {}
+    for purpose, key, count in connection.execute(query):
+        spent[purpose] = spent.get(purpose, Sum()) + charges.sum(key, delta).times(count)
+    return Totals(spent=spent, states=totals.states, overruns=totals.overruns)
+
+
+def add_registration(writer: Writer, row: Mapping[str, Any], budget: Mapping[str, Any] | None) -> None:
+    """Registers a span, and with `budget` opens the budget of its dataset."""
+    connection, opened = writer.connection, None
+    if budget is not None:
+        inserted = schema.budgets.insert().values(**budget).returning(schema.budgets.c.id)
+        opened = {**budget, "id": int(connection.execute(inserted).scalar_one())}
+        del opened["totals"]
+    connection.execute(schema.registrations.insert().values(**row))
+    writer.append(REGISTER, {"registration": dict(row), "budget": opened})
+
+
+def change_cap(writer: Writer, budget: Mapping[Any, Any], *, epsilon: float, delta: float) -> None:
+    """Changes a budget's cap: the filter starts anew with all that is spent."""
+    changes = {"epsilon": epsilon, "delta": delta, "filter_order": None, "cap_changes": budget["cap_changes"] + 1}
+    totals = totals_of(budget)
+    if delta != budget["delta"]:
+        totals = totals_at(writer.connection, budget["id"], totals, delta)
+    set_totals(writer.connection, budget["id"], totals, **changes)
+    writer.append(POLICY, {"budget": budget["id"], "changes": changes})
+
+
+def charge_of(total: Sum) -> Charge:
+    """A sum as a charge."""
+    return Charge(values=total.values, distance=total.distance)
+
+
+def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
+    """A budget at a glance, from its stored totals alone."""
+    totals = totals_of(budget)
+    total = totals.all
+    spent = charge_of(total).epsilon(budget["delta"])
     return BudgetStatus(
         budget=budget_key(budget),
         dataset=budget["dataset"],
@@ -94,9 +159,9 @@ def status_of(connection: sa.Connection, budget: sa.RowMapping) -> BudgetStatus:
         cap_delta=budget["delta"],
         spent_epsilon=spent,
         remaining_epsilon=max(0.0, budget["epsilon"] - spent),
-        simple_epsilon=math.fsum(charge.epsilon(budget["delta"]) for charge in charges),
-        entries={state: sum(row["state"] == state.value for row in rows) for state in State},
-        overruns=sum(bool(row["overrun"]) for row in rows),
+        simple_epsilon=total.simple_epsilon,
+        entries={state: totals.states.get(state.value, 0) for state in State},
+        overruns=totals.overruns,
         filter_order=budget["filter_order"],
         cap_changes=budget["cap_changes"],
     )

@@ -1,28 +1,23 @@
-"""Entries of the ledger: what a run costs, how that is stored, and what the ledger tells about it."""
+"""Entries of the ledger: what a run costs, and what the ledger tells about it."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
-from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter, truncation
-from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION, rdp_vector
+from privacy_pipeline.accounting import truncation
+from privacy_pipeline.accounting.accountants import rdp_vector
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.totals import Sum, sum_of
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
     from pydantic import JsonValue
 
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan
 
 
 class State(str, Enum):
@@ -50,6 +45,8 @@ class Entry:
         run_id: run that asked.
         node: node of the run that asked.
         attempt: counts the charges of one run, node and plan.
+        purpose: share of the budget that it is charged to.
+        principal: user who asked.
         state: where the entry is in its life.
         plan: parameters of the reserved plan.
         event: the planned DpEvent as JSON.
@@ -67,6 +64,8 @@ class Entry:
     run_id: str
     node: str
     attempt: int
+    purpose: str
+    principal: str
     state: State
     plan: Mapping[str, Any]
     event: JsonValue
@@ -158,20 +157,23 @@ class Charge:
 
 @dataclass(frozen=True, kw_only=True)
 class Price(Charge):
-    """Cost of an event, computed before the ledger is locked."""
+    """Cost of an event, computed before the ledger is locked.
+
+    Attributes:
+        event: the event's canonical text.
+    """
 
     event: str
 
 
 def together(charges: Iterable[Charge]) -> Charge:
-    """Sum of charges; it does not depend on their order."""
-    held = list(charges)
-    values = renyi_filter.total((charge.values for charge in held), length=len(ORDERS))
-    return Charge(values=values, distance=math.fsum(charge.distance for charge in held))
+    """Sum of charges as the ledger adds them, rounded up; it does not depend on their order."""
+    total = sum_of(Sum.of(charge.values, charge.distance, 0.0) for charge in charges)
+    return Charge(values=total.values, distance=total.distance)
 
 
 def price(event: DpEvent, relation: Relation) -> Price:
-    """Canonical text and Renyi vector of an event.
+    """Canonical text and Renyi vector of an event; computed once in a process for equal events.
 
     Raises:
         AccountingError: RDP does not support the event: the ledger cannot add it.
@@ -179,74 +181,27 @@ def price(event: DpEvent, relation: Relation) -> Price:
     """
     from privacy_pipeline.accounting.events import canonical
 
-    plain, distance = truncation.untruncated(event)
-    return Price(event=canonical(event), values=rdp_vector(plain, relation)[1], distance=distance)
+    text = canonical(event)
+    known = _PRICES.get((text, relation))
+    if known is None:
+        plain, distance = truncation.untruncated(event)
+        known = Price(event=text, values=rdp_vector(plain, relation)[1], distance=distance)
+        if len(_PRICES) >= _MOST_PRICES:
+            _PRICES.clear()
+        _PRICES[(text, relation)] = known
+    return known
 
 
-def plan_key(plan: MechanismPlan, event: str) -> str:
+_PRICES: dict[tuple[str, Relation], Price] = {}
+_MOST_PRICES = 1000
+
+
+def plan_key(plan: ChargedPlan, event: str) -> str:
     """Part of the idempotency key: the plan's parameters and the event that they imply."""
     return hashlib.sha256(f"{plan.digest()}\n{event}".encode()).hexdigest()
 
 
-def now() -> str:
-    """UTC, ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def encode_rdp(values: Sequence[float]) -> str:
-    """A Renyi vector as text; Python's shortest decimals give back the same floats."""
-    return json.dumps(list(values))
-
-
-def charge_of(row: Mapping[Any, Any]) -> Charge:
-    """The charge of an entry's row.
-
-    Raises:
-        LedgerError: its vector was stored for other orders, or it is damaged.
-    """
-    try:
-        values = tuple(float(value) for value in json.loads(row["rdp"]))
-    except (ValueError, TypeError) as error:
-        raise schema.LedgerError(f"ledger entry {row['id']} is damaged: its RDP vector cannot be read") from error
-    if row["orders_version"] != ORDERS_VERSION or len(values) != len(ORDERS) or not all(v >= 0 for v in values):
-        raise schema.LedgerError(f"ledger entry {row['id']} holds an RDP vector that this version cannot add")
-    distance = float(row["total_variation"])
-    if not distance >= 0:
-        raise schema.LedgerError(f"ledger entry {row['id']} is damaged: its total variation is {distance!r}")
-    return Charge(values=values, distance=distance)
-
-
-def counted_rows(connection: sa.Connection, budget_id: int, *conditions: sa.ColumnElement[bool]) -> list[sa.RowMapping]:
-    """Rows of a budget's counted entries, oldest first."""
-    table = schema.entries
-    query = sa.select(table).where(table.c.budget_id == budget_id, table.c.state.in_(COUNTED), *conditions)
-    return list(connection.execute(query.order_by(table.c.id)).mappings())
-
-
 def budget_key(row: Mapping[Any, Any]) -> str:
-    """Name of a budget: dataset, split and unit. Spans are no part of it: they share one budget."""
-    return f"{row['dataset']}/{row['split']}/{row['unit']}"
-
-
-def entry_of(row: Mapping[Any, Any], budget: Mapping[Any, Any]) -> Entry:
-    """An entry's row as a value."""
-    return Entry(
-        id=row["id"],
-        budget=budget_key(budget),
-        dataset=budget["dataset"],
-        span=int(row["span_key"]) if row["span_key"] else None,
-        split=budget["split"],
-        run_id=row["run_id"],
-        node=row["node"],
-        attempt=row["attempt"],
-        state=State(row["state"]),
-        plan=json.loads(row["plan"]),
-        event=json.loads(row["event"]),
-        executed_event=json.loads(row["executed_event"]) if row["executed_event"] else None,
-        overrun=bool(row["overrun"]),
-        epsilon=charge_of(row).epsilon(budget["delta"]),
-        reserved_at=row["reserved_at"],
-        started_at=row["started_at"],
-        committed_at=row["committed_at"],
-        expired_at=row["expired_at"],
-    )
+    """Name of a budget: dataset, split and unit; the span too where it has a budget of its own."""
+    span = f"/span-{row['span_key']}" if row["span_key"] else ""
+    return f"{row['dataset']}/{row['split']}/{row['unit']}{span}"

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -35,6 +35,36 @@ class Sampler(str, Enum):
     POISSON = "poisson"
     TRUNCATED_POISSON = "truncated_poisson"  # Poisson samples cut to a largest batch
     CYCLIC = "cyclic"  # the same partition in every epoch, for correlated noise
+
+
+class ChargedPlan(Protocol):
+    """What the ledger asks of a plan that it is to charge: a training, a DP statistic or a DP evaluation."""
+
+    @property
+    def unit(self) -> str:
+        """Either "row", or the key column that names the privacy unit."""
+
+    @property
+    def contribution_bound(self) -> int:
+        """Rows of one unit that may be used."""
+
+    @property
+    def relation(self) -> Relation:
+        """Neighbouring relation of the guarantee."""
+
+    @property
+    def units(self) -> int | None:
+        """Registered number of units of the split that is read: public under ZERO_OUT, else None."""
+
+    @property
+    def event(self) -> DpEvent:
+        """The DpEvent that the parameters imply."""
+
+    def parameters(self) -> dict[str, Any]:
+        """The plan's numbers and names without the event, ready for JSON."""
+
+    def digest(self) -> str:
+        """SHA-256 over the parameters, hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)

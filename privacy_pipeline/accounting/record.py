@@ -89,7 +89,11 @@ class Versions(_Part):
 
 
 class Composition(_Part):
-    """One run among all that the ledger holds for the same budget."""
+    """One run among all that the ledger holds for the same budget.
+
+    `journal_seq` and `journal_hash` are the receipt of the entry's commit: `budget verify --receipt` finds by them that
+    the ledger was cut or rolled back. Versions 1 and 2 had none.
+    """
 
     ledger_entry: int
     budget: str
@@ -99,12 +103,15 @@ class Composition(_Part):
     epsilon_cap: float
     delta: float
     accountant: Literal["rdp"] = "rdp"
+    journal_seq: int | None = None
+    journal_hash: str | None = None
+    key_id: str | None = None
 
 
 class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either."""
 
-    record_version: Literal[1, 2] = 2
+    record_version: Literal[1, 2, 3] = 3
     run_id: str
     pipeline: str
     created: str

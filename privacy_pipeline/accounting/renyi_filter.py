@@ -61,6 +61,12 @@ def filter_epsilon(orders: Sequence[float], values: Sequence[float], *, order: f
     return max(0.0, epsilon_at_order(order, values[list(orders).index(order)], delta))
 
 
+def floor_fixed(room: float) -> int:
+    """An allowance of 0 or more as a fixed-point integer of `totals`, rounded down: never more than is allowed."""
+    numerator, denominator = room.as_integer_ratio()
+    return (numerator << 64) // denominator
+
+
 def runs_that_fit(spent: float, cost: float, *, room: float) -> int:
     """How many runs of one cost fit beside what is spent, all at the filter's order.
 
@@ -73,4 +79,4 @@ def runs_that_fit(spent: float, cost: float, *, room: float) -> int:
         return 0
     if cost <= 0:
         return MOST_RUNS
-    return min(MOST_RUNS, math.floor((room - spent) / cost))
+    return int(min(MOST_RUNS, (room - spent) // cost))

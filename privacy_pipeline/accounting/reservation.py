@@ -8,7 +8,8 @@ the former holder, should it live after all, can no longer start.
 
 from __future__ import annotations
 
-import json
+import getpass
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,33 +17,36 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from privacy_pipeline.accounting import charges, entries, renyi_filter, truncation
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import renyi_filter, truncation
-from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
-from privacy_pipeline.accounting.admission import check_data, check_plan, checked_registration, refusal
+from privacy_pipeline.accounting.accountants import ORDERS
+from privacy_pipeline.accounting.admission import check_data, check_plan, checked_budget, refusal
+from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.ledger_entries import (
-    Charge,
-    Price,
-    State,
-    budget_key,
-    charge_of,
-    counted_rows,
-    encode_rdp,
-    now,
-    plan_key,
-    price,
-    together,
-)
+from privacy_pipeline.accounting.journal import writing
+from privacy_pipeline.accounting.ledger_budgets import charge_of, find_budget, totals_of
+from privacy_pipeline.accounting.ledger_entries import Charge, Price, State, budget_key, plan_key, price
 from privacy_pipeline.accounting.registration import span_key
+from privacy_pipeline.accounting.totals import Sum, fixed
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan
+
+USER = "PRIVACY_PIPELINE_USER"
+TRAINING = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a run asks the ledger for."""
+    """What a run asks the ledger for.
+
+    Attributes:
+        dataset, span, split: what it wants to read.
+        data_digest: SHA-256 of the data.
+        run_id, node: who asks.
+        plan: what it will do.
+        purpose: share of the budget that pays.
+    """
 
     dataset: str
     span: int | None
@@ -50,7 +54,8 @@ class Request:
     split: str
     run_id: str
     node: str
-    plan: MechanismPlan
+    plan: ChargedPlan
+    purpose: str = TRAINING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +66,23 @@ class Weighed:
         budget: the budget's row.
         order: Renyi order at which the cap is enforced.
         cost: what the run asks for.
-        spent: all counted entries together.
+        total: exact sum of all counted entries.
     """
 
     budget: sa.RowMapping
     order: float
     cost: Charge
-    spent: Charge
+    total: Sum
+
+    @property
+    def spent(self) -> Charge:
+        """All counted entries together."""
+        return charge_of(self.total)
 
     @property
     def after(self) -> Charge:
         """What would be spent with the run."""
-        return together((self.spent, self.cost))
+        return charge_of(self.total + Sum.of(self.cost.values, self.cost.distance, 0.0))
 
     @property
     def filter_epsilon(self) -> float:
@@ -83,7 +93,7 @@ class Weighed:
     @property
     def fits(self) -> bool:
         """The filter's verdict, on the Renyi divergences and on what truncation costs of delta."""
-        return self.filter_epsilon <= float(self.budget["epsilon"]) and self.truncations_that_fit > 0
+        return self.filter_epsilon <= float(self.budget["epsilon"]) and self.runs_that_fit > 0
 
     @property
     def truncations_that_fit(self) -> int:
@@ -97,7 +107,11 @@ class Weighed:
         """How many such runs would be granted, one after the other."""
         at = ORDERS.index(self.order)
         room = renyi_filter.allowance(self.order, epsilon=self.budget["epsilon"], delta=filter_delta(self.budget))
-        by_order = renyi_filter.runs_that_fit(self.spent.values[at], self.cost.values[at], room=room)
+        cost, endless = fixed(self.cost.values[at])
+        if endless or self.total.infinite[at] or room < 0:
+            return 0
+        left = renyi_filter.floor_fixed(room) - self.total.numbers[at]
+        by_order = renyi_filter.runs_that_fit(0, cost, room=left)
         return min(by_order, self.truncations_that_fit)
 
 
@@ -117,31 +131,40 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
     """
     cost = price(request.plan.event, request.plan.relation)
     key = plan_key(request.plan, cost.event)
+    row = charges.row_of(charges.plan_text(request.plan), cost)
     token = uuid.uuid4().hex
     table = schema.entries
     same = (table.c.run_id == request.run_id, table.c.node == request.node, table.c.plan_key == key)
-    with schema.transaction(engine, write=True) as connection:
-        registered = checked_registration(connection, dataset=request.dataset, span=request.span, split=request.split)
+    with writing(engine) as journal:
+        connection = journal.connection
+        registered, _ = checked_budget(connection, dataset=request.dataset, span=request.span, split=request.split)
         check_data(connection, request, registered)
         check_plan(request.plan, registered, split=request.split)
         rows = connection.execute(sa.select(table).where(*same).order_by(table.c.attempt)).mappings().all()
         # A reservation that was never started has paid for nothing yet: the same attempt goes on with it.
         idle = next((row for row in rows if row["state"] == State.RESERVED.value and _same_data(row, request)), None)
-        weighed = weigh(connection, request.dataset, request.split, cost, without=idle["id"] if idle else None)
+        weighed = weigh(connection, request, cost, without=idle)
         if not weighed.fits:
             raise refusal(weighed, cost)
-        connection.execute(
-            schema.budgets.update()
-            .where(schema.budgets.c.id == weighed.budget["id"])
-            .values(filter_order=weighed.order)
-        )
         if idle is not None:
-            connection.execute(table.update().where(table.c.id == idle["id"]).values(token=token, reserved_at=now()))
             entry_id, attempt = int(idle["id"]), int(idle["attempt"])
+            entries.take_over(journal, weighed.budget, entry_id, token=token_hash(token), order=weighed.order)
         else:
             attempt = 1 + max((int(row["attempt"]) for row in rows), default=0)
-            values = _row(request, cost, key, token, attempt, weighed.budget["id"])
-            entry_id = connection.execute(table.insert().values(**values).returning(table.c.id)).scalar_one()
+            fixed_columns = {
+                "budget_id": weighed.budget["id"],
+                "span_key": span_key(request.span),
+                "data_digest": request.data_digest,
+                "run_id": request.run_id,
+                "node": request.node,
+                "plan_key": key,
+                "attempt": attempt,
+                "purpose": request.purpose,
+                "principal": principal(),
+                "token": token_hash(token),
+                "planned": charges.put(connection, row),
+            }
+            entry_id = entries.add(journal, weighed.budget, fixed_columns, order=weighed.order)
     return Grant(
         engine=engine,
         entry_id=entry_id,
@@ -149,7 +172,6 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
         budget=budget_key(weighed.budget),
         token=token,
         plan=request.plan,
-        cost=cost,
     )
 
 
@@ -170,7 +192,7 @@ def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | No
     table = schema.entries
     held = {
         "id": ticket.entry_id,
-        "token": ticket.token,
+        "token": token_hash(ticket.token),
         "state": State.STARTED.value,
         "run_id": request.run_id,
         "node": request.node,
@@ -194,46 +216,36 @@ def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | No
         budget=budget_key(budget),
         token=ticket.token,
         plan=request.plan,
-        cost=cost,
         continued=True,
     )
 
 
-def weigh(connection: sa.Connection, dataset: str, split: str, cost: Price, *, without: int | None = None) -> Weighed:
-    """Adds a cost to all counted entries of a budget, `without` one that is about to be reused."""
-    table = schema.budgets
-    budget = connection.execute(sa.select(table).where(table.c.dataset == dataset, table.c.split == split)).mappings()
-    row = budget.one()
-    others = () if without is None else (schema.entries.c.id != without,)
-    counted = counted_rows(connection, row["id"], *others)
-    spent = together(charge_of(entry) for entry in counted)
-    order = row["filter_order"] if counted else None
+def weigh(
+    connection: sa.Connection, request: Request, cost: Price, *, without: Mapping[Any, Any] | None = None
+) -> Weighed:
+    """Adds a cost to all counted entries of a budget, `without` the row of one that is about to be reused."""
+    row = find_budget(connection, request.dataset, split=request.split, span=request.span)
+    if row is None:
+        raise ValueError("the budget was looked up before")
+    total = totals_of(row).all
+    if without is not None:
+        total = total - charges.Charges(connection).sum(charges.counted_digest(without), row["delta"])
+    order = row["filter_order"] if total.count else None
     if order is None:
-        delta = filter_delta(row)
-        order = renyi_filter.choose_order(ORDERS, spent.values, cost.values, epsilon=row["epsilon"], delta=delta)
-    return Weighed(budget=row, order=order, cost=cost, spent=spent)
+        spent, delta = charge_of(total).values, filter_delta(row)
+        order = renyi_filter.choose_order(ORDERS, spent, cost.values, epsilon=row["epsilon"], delta=delta)
+    return Weighed(budget=row, order=order, cost=cost, total=total)
+
+
+def principal() -> str:
+    """Who asks: PRIVACY_PIPELINE_USER, or the user of the operating system. A name, not a proof of identity."""
+    if named := os.environ.get(USER):
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid-{os.getuid()}"
 
 
 def _same_data(row: sa.RowMapping, request: Request) -> bool:
     return bool(row["data_digest"] == request.data_digest and row["span_key"] == span_key(request.span))
-
-
-def _row(request: Request, cost: Price, key: str, token: str, attempt: int, budget_id: int) -> dict[str, Any]:
-    return {
-        "budget_id": budget_id,
-        "span_key": span_key(request.span),
-        "data_digest": request.data_digest,
-        "run_id": request.run_id,
-        "node": request.node,
-        "plan_key": key,
-        "attempt": attempt,
-        "state": State.RESERVED.value,
-        "token": token,
-        "plan": json.dumps(request.plan.parameters(), sort_keys=True),
-        "event": cost.event,
-        "orders_version": ORDERS_VERSION,
-        "rdp": encode_rdp(cost.values),
-        "total_variation": cost.distance,
-        "overrun": False,
-        "reserved_at": now(),
-    }

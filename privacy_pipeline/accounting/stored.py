@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.ledger_entries import COUNTED, Charge, charge_of
+from privacy_pipeline.accounting.charges import Charges, counted_digest
+from privacy_pipeline.accounting.ledger_entries import COUNTED, Charge
+from privacy_pipeline.accounting.ledger_open import open_engine
 
 
 def stored_charges(url: str, dataset: str) -> dict[int, Charge]:
@@ -26,5 +28,7 @@ def stored_charges(url: str, dataset: str) -> dict[int, Charge]:
         .where(budgets.c.dataset == dataset, entries.c.state.in_(COUNTED))
         .order_by(entries.c.id)
     )
-    with schema.transaction(schema.open_engine(url, create=False), write=False) as connection:
-        return {row["id"]: charge_of(row) for row in connection.execute(query).mappings()}
+    with schema.transaction(open_engine(url, create=False), write=False) as connection:
+        charges = Charges(connection)
+        rows = connection.execute(query).mappings().all()
+        return {row["id"]: charges.get(counted_digest(row)).charge for row in rows}

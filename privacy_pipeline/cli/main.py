@@ -9,6 +9,7 @@ from privacy_pipeline.cli import (
     budget_commands,
     data_commands,
     inspect_commands,
+    ledger_commands,
     project_commands,
     report_commands,
     run_commands,
@@ -27,6 +28,7 @@ inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
+ledger_commands.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(project_commands.config_app, name="config")

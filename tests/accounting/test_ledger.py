@@ -470,22 +470,37 @@ def damage(url: str, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rdp", ["'oops'", "'[1.0]'", "'null'", "replace(rdp, '[', '[-')", "replace(rdp, '[', '[NaN, ')"]
+    "totals",
+    [
+        "'oops'",
+        "'[1.0]'",
+        "'null'",
+        "replace(totals, ',[', ',[-')",
+        "replace(totals, ',[', ',[1,')",
+        "replace(totals, ',[', ',[NaN,')",
+        """replace(totals, '"orders":1', '"orders":2')""",
+    ],
 )
-def test_a_damaged_entry_stops_every_grant(ledger: Ledger, url: str, rdp: str) -> None:
+def test_damaged_totals_stop_every_grant(ledger: Ledger, url: str, totals: str) -> None:
     run(ledger, make_plan())
-    damage(url, f"UPDATE entries SET rdp = {rdp}")
-    with pytest.raises(PipelineError), spend(ledger, make_plan(), run_id="next"):
+    damage(url, f"UPDATE budgets SET totals = {totals}")
+    with pytest.raises(LedgerError), spend(ledger, make_plan(), run_id="next"):
         pass
-    with pytest.raises(PipelineError):
+    with pytest.raises(LedgerError):
         ledger.status()
 
 
-def test_vectors_of_other_orders_are_not_added(ledger: Ledger, url: str) -> None:
+@pytest.mark.parametrize("rdp", ["'oops'", "'[1.0]'", "'null'", "replace(rdp, '[', '[-')", "replace(rdp, '0', '1')"])
+def test_a_damaged_charge_is_never_added(ledger: Ledger, url: str, rdp: str) -> None:
     run(ledger, make_plan())
-    damage(url, "UPDATE entries SET orders_version = 2")
-    with pytest.raises(LedgerError), spend(ledger, make_plan(), run_id="next"):
-        pass
+    damage(url, f"UPDATE charges SET rdp = {rdp}")
+    for attempt in (
+        lambda: ledger.entries("adult"),
+        lambda: ledger.composition(1),
+        lambda: run(ledger, make_plan(), run_id="next"),
+    ):
+        with pytest.raises(LedgerError, match="damaged"):
+            attempt()
 
 
 def test_a_ledger_of_another_format_is_refused(ledger: Ledger, url: str) -> None:

@@ -127,10 +127,11 @@ def _pause() -> bool:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def fresh(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def fresh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """URL of a database without a ledger."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger/ledger.db"
+    monkeypatch.setenv("PRIVACY_PIPELINE_LEDGER_KEY", str(tmp_path / "key.pem"))
     url: str = request.getfixturevalue("postgresql")
     name = "db_" + "".join(letter for letter in tmp_path.name.lower() if letter.isalnum())
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")

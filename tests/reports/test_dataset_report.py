@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dp_accounting import UnsupportedDpEvent
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
 from privacy_pipeline.accounting import profile as profiles
 from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.totals import Totals
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.attack import true_positive_rate
 from privacy_pipeline.reports.compose import dataset_report
@@ -29,7 +32,8 @@ from privacy_pipeline.reports.html import to_html
 from privacy_pipeline.reports.run_views import CONTRADICTED, FIXED_SEED, NO_GUARANTEE, NO_RECEIPT, run_view
 from privacy_pipeline.reports.summary import RunSummary
 from tests.reports.conftest import GENERATED
-from tests.reports.report_project import AUDIT, make_project, small_plan, summaries, train
+from tests.reports.records import make_plan
+from tests.reports.report_project import AUDIT, make_project, request, small_plan, summaries, train
 
 
 def lines(report: DatasetReport, number: int) -> list[str]:
@@ -128,7 +132,14 @@ def test_an_entry_of_another_event_is_no_receipt(evidence: Evidence) -> None:
 def test_no_report_is_made_of_charges_that_say_less_than_the_events(tmp_path: Path) -> None:
     url = make_project(tmp_path)
     with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
-        connection.execute("UPDATE entries SET rdp = (SELECT rdp FROM entries WHERE id = 1) WHERE id = 3")
+        connection.row_factory = sqlite3.Row
+        query = "SELECT charges.* FROM charges JOIN entries ON digest = executed WHERE id = ?"
+        (cheap,), (dear,) = (connection.execute(query, (number,)).fetchall() for number in (1, 3))
+        forged = dict(dear) | {"rdp": cheap["rdp"]}
+        forged["digest"] = content_digest(forged)
+        marks = ", ".join(f":{name}" for name in forged)
+        connection.execute(f"INSERT INTO charges ({', '.join(forged)}) VALUES ({marks})", forged)
+        connection.execute("UPDATE entries SET executed = ? WHERE id = 3", (forged["digest"],))
     connection.close()
     with pytest.raises(AccountingError, match="stored charges say"):
         dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
@@ -151,7 +162,7 @@ def test_a_dataset_on_which_nothing_ran(tmp_path: Path, evidence: Evidence) -> N
     make_project(tmp_path)
     with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
         connection.execute("DELETE FROM entries")
-        connection.execute("UPDATE budgets SET filter_order = NULL")
+        connection.execute("UPDATE budgets SET filter_order = NULL, totals = ?", (Totals().to_json(),))
     connection.close()
     ledger = read_ledger(f"sqlite:///{tmp_path}/ledger/ledger.db", "things")
     report = dataset_report(Evidence(dataset="things", ledger=ledger, runs=[], generated=GENERATED))
@@ -163,10 +174,10 @@ def test_a_dataset_on_which_nothing_ran(tmp_path: Path, evidence: Evidence) -> N
 
 def test_an_entry_that_could_not_be_priced_leaves_no_epsilon(tmp_path: Path) -> None:
     url = make_project(tmp_path)
-    with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
-        infinite = "[" + ", ".join(["Infinity"] * 165) + "]"
-        connection.execute("UPDATE entries SET rdp = ?, executed_event = 'null' WHERE id = 3", (infinite,))
-    connection.close()
+    with Ledger.open(url).spend(**request("endless", make_plan())) as grant:
+        grant.start()
+        with pytest.raises(AccountingError):
+            grant.commit(UnsupportedDpEvent())
     report = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
     (budget,) = report.budgets
     assert budget.spent.epsilon is None and budget.pld.epsilon is None and budget.left.value == 0

@@ -32,6 +32,11 @@ COUNTS = {
     "records with a ledger entry": 4,
     "runs with a guarantee and without an audit": 2,
 }
+ENTRIES = """
+SELECT entries.*, planned.event AS event, executed.event AS executed_event, coalesce(executed.rdp, planned.rdp) AS rdp
+FROM entries JOIN charges AS planned ON planned.digest = entries.planned
+LEFT JOIN charges AS executed ON executed.digest = entries.executed ORDER BY entries.id
+"""
 CHOSEN = {"false-positive rate": (0.01, 0.1)}
 
 
@@ -60,7 +65,7 @@ class Files:
     def __init__(self, folder: Path, facts: str) -> None:
         connection = sqlite3.connect(folder / "ledger" / "ledger.db")
         connection.row_factory = sqlite3.Row
-        self.entries = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM entries ORDER BY id")}
+        self.entries = {row["id"]: dict(row) for row in connection.execute(ENTRIES)}
         (self.budget,) = (dict(row) for row in connection.execute("SELECT * FROM budgets"))
         (self.registration,) = (dict(row) for row in connection.execute("SELECT * FROM registrations"))
         connection.close()

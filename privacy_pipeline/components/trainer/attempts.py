@@ -93,6 +93,16 @@ def held(root: Path, *, run_id: str, node: str, plan: MechanismPlan) -> Iterator
         yield Attempt(root / name, run_id)
 
 
+def charged(root: Path) -> set[int]:
+    """Numbers of the ledger entries whose tickets lie here.
+
+    Args:
+        root: folder of all attempts of a pipeline.
+    """
+    tickets = [_read(folder) for folder in root.iterdir()] if root.is_dir() else []
+    return {int(ticket["entry_id"]) for ticket in tickets if ticket is not None}
+
+
 def wipe(root: Path, settled: Collection[int]) -> None:
     """Destroys the keys that attempts left behind whose charge is committed or given back.
 

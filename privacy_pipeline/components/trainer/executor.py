@@ -17,7 +17,6 @@ from tfx.utils import io_utils, path_utils
 
 from privacy_pipeline.accounting.grants import Ticket
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.backends import registry
@@ -125,7 +124,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
     if inputs.state_dir is None:
         executed, composition = training.spend(attempt=None, ticket=None)
     else:
-        attempts.wipe(inputs.state_dir, training.settled())
+        attempts.wipe(inputs.state_dir, ledger.settled(attempts.charged(inputs.state_dir)))
         with attempts.held(inputs.state_dir, run_id=facts.run_id, node=node, plan=plan) as attempt:
             executed, composition = training.continue_or_begin(attempt)
     try:
@@ -147,11 +146,6 @@ class _Training:
     facts: RunFacts
     node: str
     ledger: Ledger
-
-    def settled(self) -> set[int]:
-        """Entries of the dataset that nothing can go on under."""
-        entries = self.ledger.entries(self.inputs.config.dataset.name)
-        return {entry.id for entry in entries if entry.state in (State.COMMITTED, State.EXPIRED)}
 
     def continue_or_begin(self, attempt: Attempt) -> tuple[Executed, Composition]:
         """Goes on with what a killed attempt left, if it fits; else begins, and is charged."""
@@ -184,7 +178,9 @@ class _Training:
             state_dir = attempt.state_dir if attempt is not None else None
             executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir))
             attempts.require_continued(grant, executed.resumed_at)
-            grant.commit(executed.event or self.plan.event)
+            receipt = grant.commit(executed.event or self.plan.event)
+        stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
+        composition = composition.model_copy(update=stamp)
         if attempt is not None:
             attempt.destroy()
         return executed, composition

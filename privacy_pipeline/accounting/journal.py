@@ -1,0 +1,262 @@
+"""The journal: every change of the ledger as one signed record, chained to the one before it. Append-only.
+
+A record's hash is SHA-256 over format, number, time, kind, body and the hash before it; the Ed25519 signature is over
+that hash. The last number and hash stand, signed too, in the `head` row, so that a cut tail shows. A signature proves
+who wrote and in which order, not that what was written is what ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting import keys
+from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.keys import PublicKey, SigningKey
+
+FORMAT = "privacy-pipeline ledger journal 3"
+NO_HASH = "0" * 64
+VERIFY = "privacy-pipeline budget verify"
+GENESIS, REGISTER, POLICY, RESERVE, START = "genesis", "register", "policy", "reserve", "start"
+COMMIT, EXPIRE, TAKEOVER, ZERO = "commit", "expire", "takeover", "zero"
+ROTATE, LOST, IMPORTED = "rotate_key", "key_lost", "imported"
+_HEAD, _KEY = "head", "public_key"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Proof that the journal once held a record; to be kept away from the ledger.
+
+    Attributes:
+        seq: number of the record.
+        hash: its hash, which fixes everything before it.
+        key_id: key that signed it.
+    """
+
+    seq: int
+    hash: str
+    key_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Number and hash of the last record, signed by the key that signs now."""
+
+    seq: int
+    hash: str
+    key_id: str
+    signature: str
+
+    @property
+    def message(self) -> bytes:
+        """What is signed."""
+        return hashlib.sha256(canonical([FORMAT, "head", self.seq, self.hash]).encode()).digest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and without blanks; infinities and NaN are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def record_hash(*, seq: int, at: str, kind: str, body: str, prev_hash: str) -> str:
+    """Hash of a record, hexadecimal."""
+    return hashlib.sha256(canonical([FORMAT, seq, at, kind, body, prev_hash]).encode()).hexdigest()
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Writer:
+    """Appends to the journal within one write transaction.
+
+    Attributes:
+        connection: the transaction; changes of the other tables go with it.
+        public: the key that signs.
+    """
+
+    def __init__(self, connection: sa.Connection, key: SigningKey, *, seq: int, last_hash: str) -> None:
+        self.connection = connection
+        self._key = key
+        self._seq, self._hash = seq, last_hash
+
+    @property
+    def public(self) -> PublicKey:
+        """The key that signs."""
+        return self._key.public
+
+    def append(
+        self, kind: str, body: Mapping[str, Any], *, at: str | None = None, then: SigningKey | None = None
+    ) -> Receipt:
+        """Appends one record and moves the head.
+
+        Args:
+            kind: what happened.
+            body: all that it takes to replay it, as JSON values.
+            at: time, UTC, ISO 8601; now by default.
+            then: the key that signs from here on, starting with the head.
+        """
+        seq, at, text, key = self._seq + 1, at or now(), canonical(body), self._key
+        digest = record_hash(seq=seq, at=at, kind=kind, body=text, prev_hash=self._hash)
+        row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev_hash": self._hash, "hash": digest}
+        signature = key.sign(bytes.fromhex(digest))
+        self.connection.execute(schema.journal.insert().values(**row, key_id=key.public.id, signature=signature))
+        self._seq, self._hash = seq, digest
+        if then is not None:
+            self._key = then
+            _set(self.connection, _KEY, then.public.hex)
+        head = Head(seq=seq, hash=digest, key_id=self._key.public.id, signature="")
+        signed = {"seq": seq, "hash": digest, "key_id": head.key_id, "signature": self._key.sign(head.message)}
+        _set(self.connection, _HEAD, canonical(signed))
+        return Receipt(seq=seq, hash=digest, key_id=key.public.id)
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[Writer]:
+    """A write transaction with the journal to append to.
+
+    Raises:
+        LedgerError: the ledger cannot be written, its key is missing or another one, or the journal's end is not where
+            its head says.
+    """
+    with schema.transaction(engine, write=True) as connection:
+        yield writer(connection, engine.url)
+
+
+def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = None) -> Writer:
+    """Goes on with the journal of a ledger.
+
+    Args:
+        connection: a write transaction.
+        url: the ledger's URL, which says where the key is.
+        key: signs in place of the key that the ledger knows, which is lost.
+
+    Raises:
+        LedgerError: see `writing`.
+    """
+    head = checked_head(connection)
+    signing = key or keys.load(keys.key_file(url), expected=head.key_id)
+    return Writer(connection, signing, seq=head.seq, last_hash=head.hash)
+
+
+def begin(connection: sa.Connection, key: SigningKey) -> Writer:
+    """The first record of a new journal."""
+    _set(connection, _KEY, key.public.hex)
+    started = Writer(connection, key, seq=0, last_hash=NO_HASH)
+    started.append(GENESIS, {"public_key": key.public.hex})
+    return started
+
+
+def checked_head(connection: sa.Connection) -> Head:
+    """The head; it is signed by the key that the ledger names, and is the journal's last record.
+
+    Raises:
+        LedgerError: it is not: somebody edited the ledger.
+    """
+    head, key = read_head(connection), current_key(connection)
+    table = schema.journal
+    last = connection.execute(sa.select(table.c.seq, table.c.hash).order_by(table.c.seq.desc()).limit(1)).first()
+    if last is None or (last.seq, last.hash) != (head.seq, head.hash):
+        raise schema.LedgerError(
+            f"the journal does not end with record {head.seq}, as its head says; nothing was written", fix=VERIFY
+        )
+    if head.key_id != key.id or not key.verifies(head.signature, head.message):
+        raise schema.LedgerError("the head of the journal is not signed by the ledger's key", fix=VERIFY)
+    return head
+
+
+def read_head(connection: sa.Connection) -> Head:
+    """The head as it is stored, unchecked.
+
+    Raises:
+        LedgerError: it is missing or malformed.
+    """
+    try:
+        found = json.loads(_get(connection, _HEAD) or "null")
+        return Head(
+            seq=int(found["seq"]),
+            hash=str(found["hash"]),
+            key_id=str(found["key_id"]),
+            signature=str(found["signature"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise schema.LedgerError("the journal's head is missing or damaged", fix=VERIFY) from error
+
+
+def current_key(connection: sa.Connection) -> PublicKey:
+    """The key that signs now, as the ledger names it.
+
+    Raises:
+        LedgerError: it is missing or malformed.
+    """
+    found = _get(connection, _KEY) or ""
+    if len(found) != 64 or not set(found) <= set("0123456789abcdef"):
+        raise schema.LedgerError("the ledger's public key is missing or damaged", fix=VERIFY)
+    return PublicKey(found)
+
+
+def receipt_of(connection: sa.Connection, seq: int) -> Receipt | None:
+    """The receipt of a record, or None where there is none."""
+    table = schema.journal
+    row = connection.execute(sa.select(table).where(table.c.seq == seq)).mappings().first()
+    return None if row is None else Receipt(seq=row["seq"], hash=row["hash"], key_id=row["key_id"])
+
+
+def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
+    """Gives the ledger a new key; the file of the old one is replaced.
+
+    Args:
+        engine: the ledger's engine.
+        lost: the present key is lost. The change is signed by the new key alone, and `verify` fails from then on
+            unless it is told to accept that key.
+
+    Returns:
+        Ids of the old and the new key.
+
+    Raises:
+        LedgerError: the key cannot be used; with `lost`, it is there and can; or the ledger cannot be written.
+    """
+    path, key = keys.key_file(engine.url), keys.generate()
+    successor = keys.successor_file(path, key.public.id)
+    try:
+        with schema.transaction(engine, write=True) as connection:
+            head = checked_head(connection)
+            present = _present(path, head.key_id) if lost else keys.load(path, expected=head.key_id)
+            if lost and present is not None:
+                raise schema.LedgerError(f"key {head.key_id} is not lost: it is in {path}", fix="rotate without --lost")
+            keys.store(successor, key)
+            journal = Writer(connection, key if present is None else present, seq=head.seq, last_hash=head.hash)
+            body = {"public_key": key.public.hex, "lost" if lost else "replaces": head.key_id}
+            journal.append(LOST if lost else ROTATE, body, then=key)
+    except schema.LedgerError:
+        successor.unlink(missing_ok=True)
+        raise
+    keys.install(path, key.public.id)
+    return head.key_id, key.public.id
+
+
+def _present(path: Path, expected: str) -> SigningKey | None:
+    try:
+        return keys.load(path, expected=expected)
+    except schema.LedgerError:
+        return None
+
+
+def _get(connection: sa.Connection, key: str) -> str | None:
+    found = connection.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == key))
+    return None if found is None else str(found)
+
+
+def _set(connection: sa.Connection, key: str, value: str) -> None:
+    table = schema.meta
+    if connection.execute(table.update().where(table.c.key == key).values(value=value)).rowcount == 0:
+        connection.execute(table.insert().values(key=key, value=value))

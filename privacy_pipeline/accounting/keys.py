@@ -1,0 +1,223 @@
+"""The Ed25519 key that signs the ledger's journal, as a file.
+
+The private key is never in the database, in a log or in a record. Whoever can write both the database and the key file
+can write any history: keep the key apart from the database where that matters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting.ledger_schema import LedgerError, sqlite_file
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+ENVIRONMENT = "PRIVACY_PIPELINE_LEDGER_KEY"
+_FILE = "ledger_key.pem"
+_ROTATE = "privacy-pipeline budget rotate-key --lost (verify will say so from then on)"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A public key.
+
+    Attributes:
+        hex: its 32 bytes, hexadecimal.
+    """
+
+    hex: str
+
+    @property
+    def id(self) -> str:
+        """First 16 hexadecimal digits of its SHA-256."""
+        return hashlib.sha256(bytes.fromhex(self.hex)).hexdigest()[:16]
+
+    def verifies(self, signature: str, message: bytes) -> bool:
+        """Whether the signature (hexadecimal) is this key's over the message."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.hex)).verify(bytes.fromhex(signature), message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A private key in memory."""
+
+    private: Ed25519PrivateKey = field(repr=False)
+
+    @property
+    def public(self) -> PublicKey:
+        """Its public half."""
+        return PublicKey(self.private.public_key().public_bytes_raw().hex())
+
+    def sign(self, message: bytes) -> str:
+        """Signature, hexadecimal."""
+        return self.private.sign(message).hex()
+
+
+def key_file(url: sa.URL) -> Path:
+    """Where the private key of a ledger is: named by the environment, else beside the SQLite file.
+
+    Raises:
+        LedgerError: a ledger that is no file needs the environment variable.
+    """
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return Path(named)
+    file = sqlite_file(url)
+    if file is None:
+        raise LedgerError(
+            f"the key that signs this ledger is not known: {ENVIRONMENT} is not set",
+            fix=f"export {ENVIRONMENT}=FILE (Ed25519 private key, PEM, readable by you alone)",
+        )
+    return file.parent / _FILE
+
+
+def public_file(path: Path) -> Path:
+    """The public copy beside a private key."""
+    return path.with_suffix(".pub")
+
+
+def successor_file(path: Path, key_id: str) -> Path:
+    """Where a rotation keeps the next key until the ledger knows it."""
+    return path.with_name(f"{path.name}.{key_id}")
+
+
+def load(path: Path, *, expected: str) -> SigningKey:
+    """The private key that the ledger expects.
+
+    Args:
+        path: the key's file.
+        expected: id of the key that may sign now.
+
+    Raises:
+        LedgerError: the file is missing, no Ed25519 key, readable by others, or another key.
+    """
+    install(path, expected)  # if a rotation was killed after the ledger knew the new key
+    key = _read(path)
+    if key.public.id != expected:
+        raise LedgerError(
+            f"{path} holds key {key.public.id}, but the ledger is signed by key {expected}; nothing was written",
+            fix=f"point {ENVIRONMENT} to key {expected}; if it is lost: {_ROTATE}",
+        )
+    return key
+
+
+def create(path: Path) -> SigningKey:
+    """The key at a path; made, with rights 0600, where there is none.
+
+    Raises:
+        LedgerError: the file cannot be written, or what is there is no usable key.
+    """
+    if path.exists():
+        return _read(path)
+    key = generate()
+    store(path, key)
+    write_public(path, key.public)
+    return key
+
+
+def generate() -> SigningKey:
+    """A new key."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return SigningKey(Ed25519PrivateKey.generate())
+
+
+def store(path: Path, key: SigningKey) -> None:
+    """Writes a key to a new file with rights 0600; an existing one is never overwritten.
+
+    Raises:
+        LedgerError: the file exists or cannot be written.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    content = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise LedgerError(f"key {path}: {error.strerror}", fix=f"set {ENVIRONMENT} to a file you can write") from error
+
+
+def install(path: Path, key_id: str) -> None:
+    """Puts a successor in the place of the present key, if it is still waiting for that."""
+    successor = successor_file(path, key_id)
+    if not successor.exists():
+        return
+    public = _read(successor).public
+    with suppress(FileNotFoundError):  # another process was faster
+        os.replace(successor, path)
+        write_public(path, public)
+
+
+def write_public(path: Path, public: PublicKey) -> None:
+    """Writes the public copy beside a private key."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from privacy_pipeline.atomic import write_bytes_atomically
+
+    held = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.hex))
+    pem = held.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_bytes_atomically(path=public_file(path), content=pem)
+
+
+def read_public(path: Path) -> PublicKey:
+    """A public key from a PEM file.
+
+    Raises:
+        BadInputError: the file cannot be read, or holds no Ed25519 public key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path}: no public key in it: {error}", fix="give the ledger_key.pub file") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise BadInputError(f"{path} is no Ed25519 public key", fix="give the ledger_key.pub file")
+    return PublicKey(key.public_bytes_raw().hex())
+
+
+def _read(path: Path) -> SigningKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise LedgerError(
+                f"key {path} can be read or written by others (mode {mode:04o}); nothing was written",
+                fix=f"chmod 600 {path}; if others may have read it, rotate it: privacy-pipeline budget rotate-key",
+            )
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise LedgerError(
+            f"key {path}: {error.strerror}; without it nothing can be written to the ledger",
+            fix=f"restore it, or set {ENVIRONMENT}; if it is lost: {_ROTATE}",
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise LedgerError(f"key {path} is no private key in PEM: {error}", fix=f"restore it, or {_ROTATE}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise LedgerError(f"key {path} is no Ed25519 key", fix=f"restore it, or {_ROTATE}")
+    return SigningKey(key)

@@ -1,0 +1,1 @@
+"""Migrations of the ledger, by alembic; one file a format in `versions`."""

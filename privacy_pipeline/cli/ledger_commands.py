@@ -1,0 +1,113 @@
+"""`budget history`, `budget verify` and `budget rotate-key`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.run_commands import AsJson
+from privacy_pipeline.errors import ExitCode
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.verify import Verification
+
+LedgerUrl = Annotated[str, typer.Option("--ledger", help="SQLAlchemy URL of the ledger, as in the config.")]
+DEFAULT_LEDGER = "sqlite:///ledger/ledger.db"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(history)
+    app.command()(verify)
+    app.command("rotate-key")(rotate_key)
+
+
+def history(
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many entries.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List what was charged, the newest first."""
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        entries = Ledger.open(ledger).history(dataset=dataset, limit=limit)
+        if as_json:
+            print_json([dataclasses.asdict(entry) for entry in entries])
+            return
+        table = Table(title="entries, newest first (epsilon alone, by RDP at the cap's delta)", title_justify="left")
+        for column in ("entry", "reserved", "budget", "run", "node", "purpose", "who", "state", "epsilon"):
+            table.add_column(column, justify="right" if column in ("entry", "epsilon") else "left")
+        for entry in entries:
+            texts = (entry.budget, entry.run_id, entry.node, entry.purpose, entry.principal, entry.state.value)
+            epsilon = f"{entry.epsilon:.4f}" + (" (overrun)" if entry.overrun else "")
+            table.add_row(str(entry.id), entry.reserved_at, *map(escape, texts), epsilon)
+        out.print(table)
+
+
+def verify(
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    receipt: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE|FOLDER", help="Privacy record whose receipt must hold, or a folder of such."),
+    ] = [],  # noqa: B006 (typer wants a literal default)
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Public key kept apart (default: ledger_key.pub).")
+    ] = None,
+    accept_lost_key: Annotated[
+        list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+    ] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Verify the ledger: any edit, deletion, reordering or cut is found and named. Exit code 1 if something is."""
+    from privacy_pipeline.accounting.keys import read_public
+    from privacy_pipeline.accounting.ledger import Ledger
+    from privacy_pipeline.accounting.receipts import read_receipts
+
+    with errors_as_exit_codes(as_json=as_json):
+        pinned = read_public(public_key) if public_key else None
+        found = Ledger.open(ledger).verify(receipts=read_receipts(receipt), public_key=pinned, accepted=accept_lost_key)
+    if as_json:
+        print_json({"ok": found.ok, **dataclasses.asdict(found)})
+    else:
+        _print(found)
+    if not found.ok:
+        raise typer.Exit(int(ExitCode.ERROR))
+
+
+def rotate_key(
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    lost: Annotated[bool, typer.Option("--lost", help="The present key is lost; `verify` will say so.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give the ledger a new signing key; the old one signs the change."""
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        old, new = Ledger.open(ledger).rotate_key(lost=lost)
+        if as_json:
+            print_json({"old": old, "new": new, "lost": lost})
+            return
+        out.print(f"[green]✓[/] key {new} signs from here on, in place of {old}; keep a copy of its ledger_key.pub")
+        if lost:
+            out.print(f"  verify fails from now on, unless it is told --accept-lost-key {new}")
+
+
+def _print(found: Verification) -> None:
+    read = f"{found.records:,} journal records, {found.entries:,} entries, {found.receipts:,} receipts"
+    for problem in found.problems:
+        err.print(f"[bold red]wrong:[/] {escape(problem)}", soft_wrap=True)
+    for note in found.notes:
+        out.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+    if found.ok and found.head is not None:
+        keys = ", ".join(found.keys)
+        out.print(f"[green]✓[/] {read}; head {found.head.seq} {found.head.hash}; keys {keys}", soft_wrap=True)
+    else:
+        err.print(f"[bold red]the ledger is not what its writers wrote[/] ({read})", soft_wrap=True)

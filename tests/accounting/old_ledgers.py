@@ -1,0 +1,89 @@
+"""Ledgers as formats 1 and 2 left them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from privacy_pipeline.accounting.ledger_entries import plan_key, price
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.registration import to_row
+from tests.accounting.conftest import DIGEST, make_plan, make_registration
+
+TOKEN = "0123456789abcdef" * 2
+_STATEMENTS = """
+CREATE TABLE ledger_meta ("key" VARCHAR(64) NOT NULL, value TEXT NOT NULL, PRIMARY KEY ("key"));
+CREATE TABLE registrations (id INTEGER NOT NULL, dataset VARCHAR(64) NOT NULL, span_key VARCHAR(32) NOT NULL,
+  unit TEXT NOT NULL, contribution_bound INTEGER NOT NULL, relation VARCHAR(32) NOT NULL, splits TEXT NOT NULL,
+  columns TEXT NOT NULL, digest VARCHAR(64) NOT NULL, registered VARCHAR(40) NOT NULL, PRIMARY KEY (id),
+  UNIQUE (dataset, span_key));
+CREATE INDEX ix_registrations_digest ON registrations (digest);
+CREATE TABLE budgets (id INTEGER NOT NULL, dataset VARCHAR(64) NOT NULL, split VARCHAR(32) NOT NULL,
+  unit TEXT NOT NULL, relation VARCHAR(32) NOT NULL, epsilon FLOAT NOT NULL, delta FLOAT NOT NULL, filter_order FLOAT,
+  cap_changes INTEGER NOT NULL, PRIMARY KEY (id), UNIQUE (dataset, split));
+CREATE TABLE entries (id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, budget_id INTEGER NOT NULL,
+  span_key VARCHAR(32) NOT NULL, data_digest VARCHAR(64) NOT NULL, run_id TEXT NOT NULL, node TEXT NOT NULL,
+  plan_key VARCHAR(64) NOT NULL, attempt INTEGER NOT NULL, state VARCHAR(16) NOT NULL, token VARCHAR(32) NOT NULL,
+  "plan" TEXT NOT NULL, event TEXT NOT NULL, executed_event TEXT, orders_version INTEGER NOT NULL, rdp TEXT NOT NULL,
+  overrun BOOLEAN NOT NULL, reserved_at VARCHAR(40) NOT NULL, started_at VARCHAR(40), committed_at VARCHAR(40),
+  expired_at VARCHAR(40), UNIQUE (run_id, node, plan_key, attempt),
+  CONSTRAINT known_state CHECK (state IN ('reserved', 'started', 'committed', 'expired')),
+  FOREIGN KEY(budget_id) REFERENCES budgets (id));
+CREATE INDEX ix_entries_budget_id ON entries (budget_id);
+"""
+AT = "2026-01-02T00:00:00+00:00"
+
+
+def make_old_ledger(url: str, *, runs: Sequence[str], version: int, states: Sequence[str] = ()) -> None:
+    """A ledger in SQLite with a registered dataset, a cap of epsilon 3, and an entry for each run.
+
+    Args:
+        url: where to.
+        runs: a committed entry of `make_plan()` for each, unless `states` says otherwise.
+        version: 1 or 2.
+        states: state of each entry.
+    """
+    path = Path(url.removeprefix("sqlite:///"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    connection.executescript(_STATEMENTS)
+    registration = to_row(make_registration())
+    marks = ", ".join(f":{name}" for name in registration)
+    connection.execute(f"INSERT INTO registrations ({', '.join(registration)}) VALUES ({marks})", registration)
+    cost, plan = price(make_plan().event, Relation.ZERO_OUT), make_plan()
+    order = 12.0 if runs else None
+    values = ("adult", "train", "row", "zero_out", 3.0, 1e-5, order, 0)
+    connection.execute("INSERT INTO budgets VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    for number, run in enumerate(runs):
+        state = states[number] if states else "committed"
+        row = {
+            "budget_id": 1,
+            "span_key": "",
+            "data_digest": DIGEST,
+            "run_id": run,
+            "node": "trainer",
+            "plan_key": plan_key(plan, cost.event),
+            "attempt": 1,
+            "state": state,
+            "token": TOKEN,
+            "plan": json.dumps(plan.parameters(), sort_keys=True),
+            "event": cost.event,
+            "executed_event": cost.event if state == "committed" else None,
+            "orders_version": 1,
+            "rdp": json.dumps(list(cost.values)),
+            "overrun": False,
+            "reserved_at": AT,
+            "started_at": AT if state in ("started", "committed") else None,
+            "committed_at": AT if state == "committed" else None,
+            "expired_at": AT if state == "expired" else None,
+        }
+        columns = ", ".join(f'"{name}"' for name in row)
+        connection.execute(f"INSERT INTO entries ({columns}) VALUES ({', '.join(':' + n for n in row)})", row)
+    if version == 2:
+        connection.execute("ALTER TABLE entries ADD COLUMN total_variation DOUBLE PRECISION NOT NULL DEFAULT 0")
+    connection.execute("INSERT INTO ledger_meta VALUES ('schema_version', ?)", (str(version),))
+    connection.commit()
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
