@@ -19,7 +19,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.queries import Row
 from privacy_pipeline.releases.release import Release
-from privacy_pipeline.releases.statistics import DpStatistics, filled, statistics_of, statistics_release
+from privacy_pipeline.releases.statistics import PURPOSE, DpStatistics, filled, statistics_of, statistics_release
 from tests.accounting.conftest import DIGEST, make_registration
 from tests.releases.test_release_sensitivity import sums_of
 
@@ -98,7 +98,7 @@ def test_the_ledger_charges_a_release_as_it_charges_a_training(tmp_path: Path) -
 
     def spend(run_id: str) -> None:
         where = {"dataset": "adult", "span": None, "data_digest": DIGEST, "split": "train", "run_id": run_id}
-        with ledger.spend(node="DpStatistics", plan=asked.plan, **where) as grant:
+        with ledger.spend(node="DpStatistics", plan=asked.plan, purpose=PURPOSE, **where) as grant:
             grant.start()
             grant.commit(asked.plan.event)
 
@@ -106,7 +106,21 @@ def test_the_ledger_charges_a_release_as_it_charges_a_training(tmp_path: Path) -
     (entry,) = ledger.entries("adult")
     assert entry.state is State.COMMITTED
     assert not entry.overrun
+    assert entry.purpose == PURPOSE
     assert entry.plan["kind"] == "dp_statistics"
     assert entry.epsilon == pytest.approx(asked.plan.epsilon)
     with pytest.raises(BudgetRefusedError):
         spend("two")
+
+
+def test_every_release_counts_and_a_retry_is_a_release(tmp_path: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db", create=True)
+    ledger.register(REGISTRATION, epsilon=3.0, delta=1e-5)
+    asked = release()
+    where = {"dataset": "adult", "span": None, "data_digest": DIGEST, "split": "train", "run_id": "one"}
+    for _ in range(2):  # the same run, node and plan: what a crash after the start leads to
+        with ledger.spend(node="DpStatistics", plan=asked.plan, purpose=PURPOSE, **where) as grant:
+            grant.start()
+    assert [entry.state for entry in ledger.entries("adult")] == [State.STARTED, State.STARTED]
+    (status,) = ledger.status("adult")
+    assert status.spent_epsilon > 1.3 * asked.plan.epsilon
