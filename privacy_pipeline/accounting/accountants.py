@@ -233,12 +233,17 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
         AccountingError: there is no finite epsilon, neither accountant supports the event, or they disagree.
         BadInputError: the event is malformed or delta out of range.
     """
+    from privacy_pipeline.accounting import truncation
     from privacy_pipeline.accounting.record import Guarantee
 
     _checked_delta(delta)
-    values = _rdp_or_none(event, relation)
-    epsilon_rdp = None if values is None else epsilon_from_rdp(ORDERS, values, delta)
+    values, distance = _rdp_or_none(event, relation), 0.0
     missing = reason_without_pld(event, relation)
+    if values is None and missing is not None:
+        # (0, delta)-DP parts, which no accountant knows, are taken out of the event and paid beside it.
+        plain, distance = truncation.untruncated(event)
+        values = _rdp_or_none(plain, relation)
+    epsilon_rdp = None if values is None else truncation.epsilon_of(values, distance, delta=delta)
     if values is None and missing is not None:
         raise AccountingError(f"no accountant supports this event under {relation.value}")
     if epsilon_rdp is not None and math.isinf(epsilon_rdp):
@@ -255,7 +260,7 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
         version += f"; PLD pessimistic, interval {interval:.3g}"
         curve = [(float(accountant.get_epsilon(point)), point) for point in _CURVE_DELTAS]
     else:
-        curve = [(epsilon_from_rdp(ORDERS, values or (), point), point) for point in _CURVE_DELTAS]
+        curve = [(truncation.epsilon_of(values or (), distance, delta=point), point) for point in _CURVE_DELTAS]
     epsilon = epsilon_rdp if epsilon_pld is None else epsilon_pld
     if epsilon is None or math.isinf(epsilon):
         raise AccountingError(f"this event has no finite epsilon at delta {delta:g}")

@@ -96,8 +96,8 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
     if weighed.filter_epsilon <= cap:
         message = (
-            f"{told}; cutting batches at `truncate_at`, or thresholds on counts of unknown values, cost more of the "
-            f"cap's delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it"
+            f"{told}; cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more "
+            f"of the cap's delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it"
         )
         fix = "raise truncate_at, or use sampling: poisson, which cuts nothing; ask for values of public domains only"
         return BudgetRefusedError(message, fix=fix)

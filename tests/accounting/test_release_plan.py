@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import events, truncation
-from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of
+from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of, guarantee
 from privacy_pipeline.accounting.ledger_entries import price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.release_plan import ReleasePlan, default_threshold_delta, epsilon_of_rho, rho_for
@@ -44,6 +44,16 @@ def test_the_events_epsilon_is_the_plans(relation: Relation) -> None:
     plan = dataclasses.replace(PLAN, relation=relation, units=1000 if relation is Relation.ZERO_OUT else None)
     assert epsilon_of(plan.event, delta=DELTA, relation=relation) == pytest.approx(plan.epsilon, rel=1e-12)
     assert plan.epsilon > epsilon_of_rho(plan.rho, delta=DELTA)
+
+
+def test_the_guarantee_of_a_release_is_by_rdp_with_its_distance_along_the_curve() -> None:
+    found = guarantee(PLAN.event, delta=DELTA, relation=Relation.ZERO_OUT)
+    assert found.epsilon == found.epsilon_rdp == pytest.approx(PLAN.epsilon, rel=1e-12)
+    assert (found.accountant, found.epsilon_pld) == ("rdp", None)
+    without = guarantee(d.ZCDpEvent(PLAN.rho), delta=DELTA, relation=Relation.ZERO_OUT)
+    cheaper = dict((delta, epsilon) for epsilon, delta in without.curve)
+    assert found.curve
+    assert all(epsilon > cheaper[delta] for epsilon, delta in found.curve)
 
 
 def test_a_threshold_is_a_distance_in_the_ledgers_price() -> None:
