@@ -73,7 +73,10 @@ def number_of(value: Value) -> float | None:
     """A value as a number; None where it is missing or none."""
     if isinstance(value, str) or value is None:
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats; an error would tell of it
+        number = math.inf if value > 0 else -math.inf
     return None if math.isnan(number) else number
 
 

@@ -27,7 +27,7 @@ QUERIES: tuple[Query, ...] = (
     Moments(name="age", column="age", minimum=17.0, maximum=90.0),
     Vocabulary(name="words", column="word"),
 )
-ODD = (None, "", "x", 7, -(10**30), 1.5, math.nan, math.inf, -math.inf, 5e-324)
+ODD = (None, "", "x", 7, -(10**30), 10**400, -(10**400), 1.5, math.nan, math.inf, -math.inf, 5e-324)
 rows = st.fixed_dictionaries(
     {
         "sex": st.sampled_from(["F", "M", *ODD]),
