@@ -31,7 +31,7 @@ PLAN = ReleasePlan(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.1, 20), st.floats(1e-10, 1e-3))
 def test_rho_meets_the_target_and_no_more(epsilon: float, delta: float) -> None:
     rho = rho_for(epsilon=epsilon, delta=delta)

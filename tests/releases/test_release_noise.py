@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
@@ -74,6 +74,7 @@ def test_the_tail_bound_holds(scale: float, threshold: int) -> None:
     assert exact <= noise.chance_above(threshold, scale=scale)
 
 
+@settings(deadline=None)  # the first example imports SciPy
 @given(st.floats(1e-15, 0.5), st.integers(1, 50), st.floats(0.1, 1e4))
 def test_the_threshold_is_the_least_that_pays_for_itself(distance: float, bound: int, scale: float) -> None:
     threshold = noise.threshold_for(distance=distance, bound=bound, scale=scale)

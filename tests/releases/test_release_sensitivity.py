@@ -56,6 +56,7 @@ def squared_distance(one: dict[Cell, int], other: dict[Cell, int], query: int) -
     return sum((one.get(cell, 0) - other.get(cell, 0)) ** 2 for cell in cells)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(rows, max_size=3), min_size=1, max_size=4), st.data())
 def test_a_unit_moves_the_sums_by_at_most_the_sensitivity(units: list[list[Row]], data: st.DataObject) -> None:
     release = release_of(bound=3, unit="person")
@@ -85,6 +86,7 @@ def test_an_understated_sensitivity_fails_the_brute_force() -> None:
     assert squared_distance(moved, {}, 0) > TooSmall(name="all").sensitivity_squared(3)
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=12), st.integers(1, 5), st.randoms(use_true_random=False))
 def test_the_sums_do_not_depend_on_partition_or_order(table: list[Row], parts: int, chance: random.Random) -> None:
     release, adder = release_of(), AddSums()
@@ -136,7 +138,7 @@ def test_which_rows_are_taken_depends_on_the_key_and_on_nothing_else() -> None:
     assert hashed(row, key=b"k")[0] != hashed(row, key=b"l")[0]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)  # the first example imports OpenDP
 @given(st.floats(0.1, 10), st.integers(1, 20), st.sampled_from(list(Relation)))
 def test_the_plan_is_what_opendp_says_and_meets_the_target(epsilon: float, bound: int, relation: Relation) -> None:
     release = release_of(bound=bound, unit="person", epsilon=epsilon, relation=relation)
