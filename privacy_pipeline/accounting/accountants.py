@@ -193,7 +193,8 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
     """The headline epsilon of an event: PLD where it supports the event, else RDP; infinite where there is none.
 
-    PLD stands alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
+    RDP takes (0, delta)-DP parts out of the event and pays for them beside (`truncation.untruncated`). PLD stands
+    alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
 
     Args:
         event: the event.
@@ -204,12 +205,17 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
         AccountingError: neither accountant supports the event, or they disagree.
         BadInputError: the event is malformed or delta out of range.
     """
+    from privacy_pipeline.accounting import truncation
+
     with_pld = reason_without_pld(event, relation) is None
-    values = _rdp_or_none(event, relation) if with_pld else rdp_vector(event, relation)[1]
+    if not with_pld:
+        plain, distance = truncation.untruncated(event)
+        return truncation.epsilon_of(rdp_vector(plain, relation)[1], distance, delta=_checked_delta(delta))
+    values = _rdp_or_none(event, relation)
     if values is None:
         return float(_pld(event, relation, _INTERVAL).get_epsilon(_checked_delta(delta)))
     epsilon_rdp = epsilon_from_rdp(ORDERS, values, delta)
-    if math.isinf(epsilon_rdp) or not with_pld:
+    if math.isinf(epsilon_rdp):
         return epsilon_rdp
     return float(checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
 
@@ -227,12 +233,17 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
         AccountingError: there is no finite epsilon, neither accountant supports the event, or they disagree.
         BadInputError: the event is malformed or delta out of range.
     """
+    from privacy_pipeline.accounting import truncation
     from privacy_pipeline.accounting.record import Guarantee
 
     _checked_delta(delta)
-    values = _rdp_or_none(event, relation)
-    epsilon_rdp = None if values is None else epsilon_from_rdp(ORDERS, values, delta)
+    values, distance = _rdp_or_none(event, relation), 0.0
     missing = reason_without_pld(event, relation)
+    if values is None and missing is not None:
+        # (0, delta)-DP parts, which no accountant knows, are taken out of the event and paid beside it.
+        plain, distance = truncation.untruncated(event)
+        values = _rdp_or_none(plain, relation)
+    epsilon_rdp = None if values is None else truncation.epsilon_of(values, distance, delta=delta)
     if values is None and missing is not None:
         raise AccountingError(f"no accountant supports this event under {relation.value}")
     if epsilon_rdp is not None and math.isinf(epsilon_rdp):
@@ -249,7 +260,7 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
         version += f"; PLD pessimistic, interval {interval:.3g}"
         curve = [(float(accountant.get_epsilon(point)), point) for point in _CURVE_DELTAS]
     else:
-        curve = [(epsilon_from_rdp(ORDERS, values or (), point), point) for point in _CURVE_DELTAS]
+        curve = [(truncation.epsilon_of(values or (), distance, delta=point), point) for point in _CURVE_DELTAS]
     epsilon = epsilon_rdp if epsilon_pld is None else epsilon_pld
     if epsilon is None or math.isinf(epsilon):
         raise AccountingError(f"this event has no finite epsilon at delta {delta:g}")

@@ -96,10 +96,11 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
     if weighed.filter_epsilon <= cap:
         message = (
-            f"{told}; cutting batches at `truncate_at` costs more of the cap's delta {delta:g} than the "
-            f"{truncation.SHARE:.0%} that are kept for it"
+            f"{told}; cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more "
+            f"of the cap's delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it"
         )
-        return BudgetRefusedError(message, fix="raise truncate_at, or use sampling: poisson, which cuts nothing")
+        fix = "raise truncate_at, or use sampling: poisson, which cuts nothing; ask for values of public domains only"
+        return BudgetRefusedError(message, fix=fix)
     if after <= cap:
         message = (
             f"{told}; at Renyi order {weighed.order:g}, which the first run fixed, together "

@@ -1,7 +1,8 @@
 """DpEvents as JSON: what the ledger and the privacy record store, and the events that training runs imply.
 
-Only the event classes of dp_accounting 0.6 are known. An unknown class, an unknown field or a value out of range is an
-error in both directions: an event that is read back wrongly would be a wrong epsilon for ever after.
+Only the event classes of dp_accounting 0.6 and the package's own `TotalVariationDpEvent` are known. An unknown class,
+an unknown field or a value out of range is an error in both directions: an event that is read back wrongly would be a
+wrong epsilon for ever after.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ _SPEC: dict[str, dict[str, Any]] = {
         "sampling_probs": _many(_probability),
     },
     "ZCDpEvent": {"rho": _not_negative, "xi": _not_negative},
+    "TotalVariationDpEvent": {"distance": _probability},
     "TruncatedSubsampledGaussianDpEvent": {
         "dataset_size": _count,
         "sampling_probability": _probability,
@@ -118,20 +120,26 @@ def _from_plain(value: Any) -> Any:
     return {"inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
+def _class(name: str) -> Any:
+    from dp_accounting import dp_event
+
+    from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
+
+    return TotalVariationDpEvent if name == TotalVariationDpEvent.__name__ else getattr(dp_event, name)
+
+
 def to_json(event: DpEvent) -> JsonValue:
     """An event as JSON: its class name under `type`, and its fields.
 
     Args:
-        event: any event of dp_accounting's `dp_event` module.
+        event: any event of dp_accounting's `dp_event` module, or a `TotalVariationDpEvent`.
 
     Raises:
         BadInputError: the event's class is unknown, or one of its values is out of range.
     """
-    from dp_accounting import dp_event
-
     name = type(event).__name__
     spec = _spec(name)
-    if type(event) is not getattr(dp_event, name):
+    if type(event) is not _class(name):
         raise BadInputError(f"{type(event)!r} is not dp_accounting's {name}")
     fields: dict[str, Any] = {_TYPE: name}
     for field, check in spec.items():
@@ -154,8 +162,6 @@ def from_json(value: JsonValue) -> DpEvent:
     Raises:
         BadInputError: anything but a known event with exactly its fields, all in range.
     """
-    from dp_accounting import dp_event
-
     if not isinstance(value, dict):
         raise BadInputError(f"a DpEvent is a JSON object, found {value!r}")
     name = value.get(_TYPE)
@@ -173,7 +179,7 @@ def from_json(value: JsonValue) -> DpEvent:
             fields[field] = [from_json(part) for part in held]
         else:
             fields[field] = check(_from_plain(held))
-    return getattr(dp_event, str(name))(**fields)
+    return _class(str(name))(**fields)
 
 
 def canonical(event: DpEvent) -> str:

@@ -3,6 +3,14 @@
 A truncated and an untruncated run on the same data agree unless a batch is cut, so their outputs differ in total
 variation by at most tau = steps * P(a batch is cut). If the untruncated run is (epsilon, delta)-DP, the truncated one
 is (epsilon, delta + (1 + e^epsilon) tau)-DP: tau is paid once on either of the two neighbouring datasets.
+
+A (0, delta_0)-DP mechanism, such as a threshold on noisy counts, is priced alike. Hybrid argument: let every mechanism
+M_i of an adaptive sequence have stand-ins P_i on D and Q_i on its neighbour D', such that, whatever was output before,
+M_i(D) is within tau_i of P_i in total variation, M_i(D') within tau_i of Q_i, and P_i and Q_i have the Renyi
+divergences that are added up. Replace M_i by its stand-in for one i after the other: each replacement moves the joint
+output on D, and that on D', by at most tau_i, so both by at most tau = sum of tau_i. With all replaced, adaptive Renyi
+composition holds between P and Q; going back costs tau on one side and e^epsilon tau on the other. For a (0,
+delta_0)-DP mechanism P_i = Q_i = M_i(D') will do: the distance is delta_0, the divergence 0.
 """
 
 from __future__ import annotations
@@ -26,12 +34,14 @@ _STEP = 1e-9
 
 
 def untruncated(event: DpEvent) -> tuple[DpEvent, float]:
-    """An event without truncation, and a bound on the total variation distance between the two.
+    """An event without truncation and (0, delta)-DP parts, and a bound on the total variation distance of the two.
 
     Args:
-        event: any event; one without truncated sampling comes back as it is, with distance 0.
+        event: any event; one without truncated sampling or (0, delta)-DP parts comes back as it is, with distance 0.
     """
     import dp_accounting as d
+
+    from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 
     if isinstance(event, d.SelfComposedDpEvent):
         inner, distance = untruncated(event.event)
@@ -43,6 +53,9 @@ def untruncated(event: DpEvent) -> tuple[DpEvent, float]:
     if isinstance(event, d.dp_event.TruncatedSubsampledGaussianDpEvent):
         plain = d.PoissonSampledDpEvent(event.sampling_probability, d.GaussianDpEvent(event.noise_multiplier))
         return plain, chance_of_a_cut(event.truncated_batch_size, event.dataset_size, event.sampling_probability)
+    if isinstance(event, TotalVariationDpEvent):
+        # Never 0, which would pass for an event without distance and leave this part in it.
+        return d.NoOpDpEvent(), max(event.distance, 5e-324)
     return event, 0.0
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 from privacy_pipeline.errors import BadInputError
 from tests.accounting.conftest import make_plan
 
@@ -33,6 +34,7 @@ leaves = st.one_of(
     st.builds(d.SingleEpochTreeAggregationDpEvent, positive, st.one_of(count, st.lists(count))),
     st.builds(d.MixtureOfGaussiansDpEvent, positive, st.lists(positive), st.lists(probability)),
     st.builds(d.TruncatedSubsampledGaussianDpEvent, count, probability, count, positive),
+    st.builds(TotalVariationDpEvent, probability),
 )
 trees = st.recursive(
     leaves,
@@ -59,7 +61,7 @@ def test_round_trip_through_text(event: d.DpEvent) -> None:
 
 def test_every_event_class_of_the_library_is_known() -> None:
     classes = {c.__name__ for c in vars(d).values() if isinstance(c, type) and issubclass(c, d.DpEvent)}
-    assert classes - {"DpEvent"} == set(events._SPEC)
+    assert classes - {"DpEvent"} == set(events._SPEC) - {"TotalVariationDpEvent"}
 
 
 def test_equal_events_have_equal_text_whatever_their_number_types() -> None:
