@@ -148,7 +148,7 @@ def load(count: int) -> dict[str, float]:
 
 def race(url: str, *, processes: int, each: int) -> dict[str, float]:
     """Many processes reserve against one budget that does not suffice for all of them."""
-    asked = plan(noise=1.0)
+    asked = plan(noise=3.0)
     alone = create(url, epsilon=3.0).forecast(asked, dataset="made-up", span=None, split="train")
     fits, barrier, granted = alone.runs_that_fit, FORK.Barrier(processes + 1), FORK.Value("i", 0)
 

@@ -162,4 +162,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = pytest.mark.timeout(300)(LedgerMachine.TestCase)
-TestLedgerMachine.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
