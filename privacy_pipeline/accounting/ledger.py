@@ -22,6 +22,7 @@ from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import Receipt, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
     add_registration,
+    apply_policy,
     budget_row,
     change_cap,
     check_budget,
@@ -40,6 +41,7 @@ from privacy_pipeline.errors import BadInputError
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.keys import PublicKey
     from privacy_pipeline.accounting.plan import ChargedPlan
+    from privacy_pipeline.accounting.policy import Policy
     from privacy_pipeline.accounting.record import Composition
     from privacy_pipeline.accounting.verify import Verification
 
@@ -117,6 +119,16 @@ class Ledger:
                 raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
             if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
                 change_cap(journal, budget, epsilon=epsilon, delta=delta)
+
+    def apply_policy(self, policy: Policy) -> None:
+        """Gives a dataset's budget a policy; a change of it counts as a change of the cap (see `set_cap`).
+
+        Raises:
+            BadInputError: the dataset is not registered, or with another unit.
+            LedgerError: the ledger cannot be written.
+        """
+        with writing(self._engine) as journal:
+            apply_policy(journal, policy)
 
     def registration(self, name: str, span: int | None) -> Registration | None:
         """What is registered for a span of a dataset, or None."""
@@ -209,7 +221,7 @@ class Ledger:
     def status(self, dataset: str | None = None) -> list[BudgetStatus]:
         """All budgets, or that of one dataset; empty where the dataset is not registered."""
         table = schema.budgets
-        query = sa.select(table).order_by(table.c.dataset)
+        query = sa.select(table).order_by(table.c.dataset, table.c.id)
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
