@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.admission import check_plan, checked_budget
-from privacy_pipeline.accounting.charges import Charges
+from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import Receipt, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, Receipt, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
     add_registration,
     apply_policy,
@@ -238,15 +238,24 @@ class Ledger:
             dataset: only of this dataset.
             limit: at most so many; None for all.
         """
-        table, budgets = schema.entries, schema.budgets
-        query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
         with schema.transaction(self._engine, write=False) as connection:
-            known = {row["id"]: row for row in connection.execute(sa.select(budgets)).mappings()}
-            if dataset is not None:
-                ids = [key for key, row in known.items() if row["dataset"] == dataset]
-                query = query.where(table.c.budget_id.in_(ids))
-            charges, rows = Charges(connection), connection.execute(query).mappings().all()
-            return [charges.entry(row, known[row["budget_id"]]) for row in rows]
+            return newest(connection, dataset=dataset, limit=limit)
+
+    def zero(self, *, dataset: str, run_id: str, node: str, paid_by: int | None) -> None:
+        """Records that a node was served from cache, and spent nothing.
+
+        Args:
+            dataset: registered name.
+            run_id, node: what was served.
+            paid_by: entry that paid for what was served; an entry that this ledger does not have is left out.
+
+        Raises:
+            LedgerError: the ledger cannot be written.
+        """
+        with writing(self._engine) as journal:
+            table = schema.entries
+            known = journal.connection.scalar(sa.select(table.c.id).where(table.c.id == paid_by))
+            journal.append(ZERO, {"dataset": dataset, "run_id": run_id, "node": node, "paid_by": known})
 
     def settled(self, entry_ids: Collection[int]) -> set[int]:
         """Those of the entries that nothing can go on under: committed, expired or unknown."""
