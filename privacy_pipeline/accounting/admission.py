@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.ledger_budgets import find_budget, find_registration
-from privacy_pipeline.accounting.ledger_entries import Price, budget_key
+from privacy_pipeline.accounting.ledger_entries import Forecast, Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import stored_policy
 from privacy_pipeline.accounting.registration import Registration, from_row
@@ -85,6 +85,20 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
         f"the data is not what was registered as {registered.name}: its SHA-256 is {request.data_digest[:12]}..., "
         f"registered is {registered.digest[:12]}...",
         fix=f"restore the registered data, or register the new data under a span of its own: {schema.REGISTER_FIX}",
+    )
+
+
+def forecast_of(weighed: Weighed) -> Forecast:
+    """What a weighed run would do to its budget."""
+    delta = weighed.budget["delta"]
+    return Forecast(
+        epsilon_run=weighed.cost.epsilon(delta),
+        epsilon_before=weighed.spent.epsilon(delta),
+        epsilon_after=weighed.after.epsilon(delta),
+        cap=weighed.budget["epsilon"],
+        delta=delta,
+        fits=weighed.fits,
+        runs_that_fit=weighed.runs_that_fit,
     )
 
 

@@ -7,43 +7,38 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.admission import check_plan, checked_budget
+from privacy_pipeline.accounting.admission import check_plan, checked_budget, forecast_of
 from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import ZERO, Receipt, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
-    add_registration,
     apply_policy,
-    budget_row,
     change_cap,
-    check_budget,
     check_cap,
     find_budget,
     find_registration,
-    refuse_foreign_data,
+    register,
     status_of,
 )
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
-from privacy_pipeline.accounting.registration import Registration, differences, from_row, to_row
+from privacy_pipeline.accounting.registration import Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.keys import PublicKey
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.policy import Policy
     from privacy_pipeline.accounting.record import Composition
-    from privacy_pipeline.accounting.verify import Verification
 
 
 class Ledger:
@@ -81,20 +76,7 @@ class Ledger:
         """
         check_cap(epsilon, delta)
         with writing(self._engine) as journal:
-            connection = journal.connection
-            refuse_foreign_data(connection, registration)
-            known = find_registration(connection, registration.dataset, registration.span)
-            if known is not None and (changed := differences(known, registration)):
-                raise BadInputError(
-                    f"{known.name} is registered already, with other values of: {', '.join(changed)}",
-                    fix="what is registered stays; register new data under a new span or another name",
-                )
-            budget = find_budget(connection, registration.dataset)
-            if budget is not None:
-                check_budget(budget, registration, epsilon, delta)
-            if known is None:
-                opened = budget_row(registration, epsilon, delta) if budget is None else None
-                add_registration(journal, to_row(registration), opened)
+            register(journal, registration, epsilon=epsilon, delta=delta)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.
@@ -294,28 +276,7 @@ class Ledger:
                 dataset=dataset, span=span, data_digest="", split=split, run_id="", node="", plan=plan, purpose=purpose
             )
             weighed = weigh(connection, request, cost)
-        return Forecast(
-            epsilon_run=cost.epsilon(weighed.budget["delta"]),
-            epsilon_before=weighed.spent.epsilon(weighed.budget["delta"]),
-            epsilon_after=weighed.after.epsilon(weighed.budget["delta"]),
-            cap=weighed.budget["epsilon"],
-            delta=weighed.budget["delta"],
-            fits=weighed.fits,
-            runs_that_fit=weighed.runs_that_fit,
-        )
-
-    def verify(
-        self,
-        *,
-        receipts: Sequence[Receipt] = (),
-        public_key: PublicKey | None = None,
-        accepted: Collection[str] = (),
-        reprice: bool = True,
-    ) -> Verification:
-        """Whether the ledger is what its writers wrote; see `verify.verify`."""
-        from privacy_pipeline.accounting.verify import verify
-
-        return verify(self._engine, receipts=receipts, public_key=public_key, accepted=accepted, reprice=reprice)
+        return forecast_of(weighed)
 
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
         """Gives the ledger a new key; see `journal.rotate`."""

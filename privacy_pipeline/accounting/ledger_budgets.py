@@ -14,7 +14,7 @@ from privacy_pipeline.accounting.journal import POLICY, REGISTER, Writer
 from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy, stored_policy
-from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, from_row, span_key
+from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, differences, from_row, span_key, to_row
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.errors import BadInputError
 
@@ -117,6 +117,24 @@ def totals_at(connection: sa.Connection, budget_id: int, totals: Totals, delta: 
     for purpose, key, count in connection.execute(query):
         spent[purpose] = spent.get(purpose, Sum()) + charges.sum(key, delta).times(count)
     return Totals(spent=spent, states=totals.states, overruns=totals.overruns)
+
+
+def register(writer: Writer, registration: Registration, *, epsilon: float, delta: float) -> None:
+    """See `Ledger.register`."""
+    connection = writer.connection
+    refuse_foreign_data(connection, registration)
+    known = find_registration(connection, registration.dataset, registration.span)
+    if known is not None and (changed := differences(known, registration)):
+        raise BadInputError(
+            f"{known.name} is registered already, with other values of: {', '.join(changed)}",
+            fix="what is registered stays; register new data under a new span or another name",
+        )
+    budget = find_budget(connection, registration.dataset)
+    if budget is not None:
+        check_budget(budget, registration, epsilon, delta)
+    if known is None:
+        opened = budget_row(registration, epsilon, delta) if budget is None else None
+        add_registration(writer, to_row(registration), opened)
 
 
 def add_registration(writer: Writer, row: Mapping[str, Any], budget: Mapping[str, Any] | None) -> None:
