@@ -7,7 +7,7 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import ZERO, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, Receipt, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
     apply_policy,
     change_cap,
@@ -36,9 +36,11 @@ from privacy_pipeline.accounting.reservation import TRAINING, Request, continued
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
+    from privacy_pipeline.accounting.keys import PublicKey
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.policy import Policy
     from privacy_pipeline.accounting.record import Composition
+    from privacy_pipeline.accounting.verify import Verification
 
 
 class Ledger:
@@ -277,6 +279,19 @@ class Ledger:
             )
             weighed = weigh(connection, request, cost)
         return forecast_of(weighed)
+
+    def verify(
+        self,
+        *,
+        receipts: Sequence[Receipt] = (),
+        public_key: PublicKey | None = None,
+        accepted: Collection[str] = (),
+        reprice: bool = True,
+    ) -> Verification:
+        """Whether the ledger is what its writers wrote; see `verify.verify`."""
+        from privacy_pipeline.accounting.verify import verify
+
+        return verify(self._engine, receipts=receipts, public_key=public_key, accepted=accepted, reprice=reprice)
 
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
         """Gives the ledger a new key; see `journal.rotate`."""
