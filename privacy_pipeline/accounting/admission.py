@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.ledger_budgets import find_budget, find_registration
-from privacy_pipeline.accounting.ledger_entries import Price, budget_key
+from privacy_pipeline.accounting.ledger_entries import Forecast, Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.policy import stored_policy
 from privacy_pipeline.accounting.registration import Registration, from_row
 from privacy_pipeline.errors import BudgetRefusedError
 
@@ -87,6 +88,34 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
     )
 
 
+def forecast_of(weighed: Weighed) -> Forecast:
+    """What a weighed run would do to its budget."""
+    delta = weighed.budget["delta"]
+    return Forecast(
+        epsilon_run=weighed.cost.epsilon(delta),
+        epsilon_before=weighed.spent.epsilon(delta),
+        epsilon_after=weighed.after.epsilon(delta),
+        cap=weighed.budget["epsilon"],
+        delta=delta,
+        fits=weighed.fits,
+        runs_that_fit=weighed.runs_that_fit,
+    )
+
+
+def check_principal(budget: Mapping[Any, Any], principal: str) -> None:
+    """Refuses whom the policy does not name.
+
+    Raises:
+        BudgetRefusedError: the policy says who may spend, and this is somebody else.
+    """
+    policy = stored_policy(budget["policy"])
+    if policy is not None and policy.may_spend is not None and principal not in policy.may_spend:
+        raise BudgetRefusedError(
+            f"{principal} may not spend budget {budget_key(budget)}",
+            fix=f"ask one of {', '.join(policy.may_spend)}, or the owner of the policy",
+        )
+
+
 def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     """What to tell whoever asked for more than there is."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
@@ -94,6 +123,11 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     told = f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}"
     remain = f"{max(0.0, cap - spent):.4f} remain"
     message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
+    if weighed.runs_in_share == 0 and weighed.share < 1 and weighed.filter_epsilon <= cap:
+        return BudgetRefusedError(
+            f"{told}; the purpose of this run may use {weighed.share:.0%} of the budget, which does not hold it",
+            fix="ask for less (more noise, fewer epochs), or change `shares` in the budget's policy",
+        )
     if weighed.filter_epsilon <= cap:
         message = (
             f"{told}; cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more "

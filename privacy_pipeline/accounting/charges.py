@@ -162,3 +162,14 @@ class Charges:
 def counted_digest(row: Mapping[Any, Any]) -> str:
     """Digest of the charge that counts for an entry: what ran once that is known, else what was planned."""
     return str(row["executed"] or row["planned"])
+
+
+def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None) -> list[Entry]:
+    """Entries, the newest first; see `Ledger.history`."""
+    table, budgets = schema.entries, schema.budgets
+    query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
+    known = {row["id"]: row for row in connection.execute(sa.select(budgets)).mappings()}
+    if dataset is not None:
+        query = query.where(table.c.budget_id.in_([key for key, row in known.items() if row["dataset"] == dataset]))
+    charges, rows = Charges(connection), connection.execute(query).mappings().all()
+    return [charges.entry(row, known[row["budget_id"]]) for row in rows]

@@ -14,32 +14,31 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.admission import check_plan, checked_budget
-from privacy_pipeline.accounting.charges import Charges
+from privacy_pipeline.accounting.admission import check_plan, checked_budget, forecast_of
+from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import Receipt, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, Receipt, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
-    add_registration,
-    budget_row,
+    apply_policy,
     change_cap,
-    check_budget,
     check_cap,
     find_budget,
     find_registration,
-    refuse_foreign_data,
+    register,
     status_of,
 )
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
-from privacy_pipeline.accounting.registration import Registration, differences, from_row, to_row
+from privacy_pipeline.accounting.registration import Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.keys import PublicKey
     from privacy_pipeline.accounting.plan import ChargedPlan
+    from privacy_pipeline.accounting.policy import Policy
     from privacy_pipeline.accounting.record import Composition
     from privacy_pipeline.accounting.verify import Verification
 
@@ -79,20 +78,7 @@ class Ledger:
         """
         check_cap(epsilon, delta)
         with writing(self._engine) as journal:
-            connection = journal.connection
-            refuse_foreign_data(connection, registration)
-            known = find_registration(connection, registration.dataset, registration.span)
-            if known is not None and (changed := differences(known, registration)):
-                raise BadInputError(
-                    f"{known.name} is registered already, with other values of: {', '.join(changed)}",
-                    fix="what is registered stays; register new data under a new span or another name",
-                )
-            budget = find_budget(connection, registration.dataset)
-            if budget is not None:
-                check_budget(budget, registration, epsilon, delta)
-            if known is None:
-                opened = budget_row(registration, epsilon, delta) if budget is None else None
-                add_registration(journal, to_row(registration), opened)
+            register(journal, registration, epsilon=epsilon, delta=delta)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.
@@ -117,6 +103,16 @@ class Ledger:
                 raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
             if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
                 change_cap(journal, budget, epsilon=epsilon, delta=delta)
+
+    def apply_policy(self, policy: Policy) -> None:
+        """Gives a dataset's budget a policy; a change of it counts as a change of the cap (see `set_cap`).
+
+        Raises:
+            BadInputError: the dataset is not registered, or with another unit.
+            LedgerError: the ledger cannot be written.
+        """
+        with writing(self._engine) as journal:
+            apply_policy(journal, policy)
 
     def registration(self, name: str, span: int | None) -> Registration | None:
         """What is registered for a span of a dataset, or None."""
@@ -209,7 +205,7 @@ class Ledger:
     def status(self, dataset: str | None = None) -> list[BudgetStatus]:
         """All budgets, or that of one dataset; empty where the dataset is not registered."""
         table = schema.budgets
-        query = sa.select(table).order_by(table.c.dataset)
+        query = sa.select(table).order_by(table.c.dataset, table.c.id)
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
@@ -226,15 +222,24 @@ class Ledger:
             dataset: only of this dataset.
             limit: at most so many; None for all.
         """
-        table, budgets = schema.entries, schema.budgets
-        query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
         with schema.transaction(self._engine, write=False) as connection:
-            known = {row["id"]: row for row in connection.execute(sa.select(budgets)).mappings()}
-            if dataset is not None:
-                ids = [key for key, row in known.items() if row["dataset"] == dataset]
-                query = query.where(table.c.budget_id.in_(ids))
-            charges, rows = Charges(connection), connection.execute(query).mappings().all()
-            return [charges.entry(row, known[row["budget_id"]]) for row in rows]
+            return newest(connection, dataset=dataset, limit=limit)
+
+    def zero(self, *, dataset: str, run_id: str, node: str, paid_by: int | None) -> None:
+        """Records that a node was served from cache, and spent nothing.
+
+        Args:
+            dataset: registered name.
+            run_id, node: what was served.
+            paid_by: entry that paid for what was served; an entry that this ledger does not have is left out.
+
+        Raises:
+            LedgerError: the ledger cannot be written.
+        """
+        with writing(self._engine) as journal:
+            table = schema.entries
+            known = journal.connection.scalar(sa.select(table.c.id).where(table.c.id == paid_by))
+            journal.append(ZERO, {"dataset": dataset, "run_id": run_id, "node": node, "paid_by": known})
 
     def settled(self, entry_ids: Collection[int]) -> set[int]:
         """Those of the entries that nothing can go on under: committed, expired or unknown."""
@@ -273,15 +278,7 @@ class Ledger:
                 dataset=dataset, span=span, data_digest="", split=split, run_id="", node="", plan=plan, purpose=purpose
             )
             weighed = weigh(connection, request, cost)
-        return Forecast(
-            epsilon_run=cost.epsilon(weighed.budget["delta"]),
-            epsilon_before=weighed.spent.epsilon(weighed.budget["delta"]),
-            epsilon_after=weighed.after.epsilon(weighed.budget["delta"]),
-            cap=weighed.budget["epsilon"],
-            delta=weighed.budget["delta"],
-            fits=weighed.fits,
-            runs_that_fit=weighed.runs_that_fit,
-        )
+        return forecast_of(weighed)
 
     def verify(
         self,

@@ -13,7 +13,8 @@ from privacy_pipeline.accounting.charges import Charges
 from privacy_pipeline.accounting.journal import POLICY, REGISTER, Writer
 from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row, span_key
+from privacy_pipeline.accounting.policy import Policy, stored_policy
+from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, differences, from_row, span_key, to_row
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.errors import BadInputError
 
@@ -118,6 +119,24 @@ def totals_at(connection: sa.Connection, budget_id: int, totals: Totals, delta: 
     return Totals(spent=spent, states=totals.states, overruns=totals.overruns)
 
 
+def register(writer: Writer, registration: Registration, *, epsilon: float, delta: float) -> None:
+    """See `Ledger.register`."""
+    connection = writer.connection
+    refuse_foreign_data(connection, registration)
+    known = find_registration(connection, registration.dataset, registration.span)
+    if known is not None and (changed := differences(known, registration)):
+        raise BadInputError(
+            f"{known.name} is registered already, with other values of: {', '.join(changed)}",
+            fix="what is registered stays; register new data under a new span or another name",
+        )
+    budget = find_budget(connection, registration.dataset)
+    if budget is not None:
+        check_budget(budget, registration, epsilon, delta)
+    if known is None:
+        opened = budget_row(registration, epsilon, delta) if budget is None else None
+        add_registration(writer, to_row(registration), opened)
+
+
 def add_registration(writer: Writer, row: Mapping[str, Any], budget: Mapping[str, Any] | None) -> None:
     """Registers a span, and with `budget` opens the budget of its dataset."""
     connection, opened = writer.connection, None
@@ -131,12 +150,60 @@ def add_registration(writer: Writer, row: Mapping[str, Any], budget: Mapping[str
 
 def change_cap(writer: Writer, budget: Mapping[Any, Any], *, epsilon: float, delta: float) -> None:
     """Changes a budget's cap: the filter starts anew with all that is spent."""
-    changes = {"epsilon": epsilon, "delta": delta, "filter_order": None, "cap_changes": budget["cap_changes"] + 1}
+    _change(writer, budget, epsilon, delta, policy=_with_cap(budget["policy"], epsilon, delta), counts=True)
+
+
+def _with_cap(text: str | None, epsilon: float, delta: float) -> str | None:
+    policy = stored_policy(text)
+    return None if policy is None else policy.model_copy(update={"epsilon": epsilon, "delta": delta}).to_json()
+
+
+def _change(
+    writer: Writer, budget: Mapping[Any, Any], epsilon: float, delta: float, *, policy: str | None, counts: bool
+) -> None:
+    changes = {"epsilon": epsilon, "delta": delta, "policy": policy}
+    changes |= {"filter_order": None, "cap_changes": budget["cap_changes"] + 1} if counts else {}
     totals = totals_of(budget)
     if delta != budget["delta"]:
         totals = totals_at(writer.connection, budget["id"], totals, delta)
     set_totals(writer.connection, budget["id"], totals, **changes)
     writer.append(POLICY, {"budget": budget["id"], "changes": changes})
+
+
+def apply_policy(writer: Writer, policy: Policy) -> None:
+    """Gives a dataset's budget a policy. Anything but the first one on an unused budget counts as a change of its cap.
+
+    Raises:
+        BadInputError: the dataset is not registered, or with another unit.
+    """
+    budget = find_budget(writer.connection, policy.dataset)
+    if budget is None:
+        raise BadInputError(f"dataset {policy.dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
+    if budget["unit"] != policy.unit:
+        raise BadInputError(
+            f"policy of dataset {policy.dataset}: unit: {policy.unit!r}, but registered is {budget['unit']!r}",
+            fix=f"unit: {budget['unit']}",
+        )
+    if budget["policy"] != policy.to_json():
+        same_cap = (budget["epsilon"], budget["delta"]) == (policy.epsilon, policy.delta)
+        unused = budget["policy"] is None and same_cap and not totals_of(budget).states
+        _change(writer, budget, policy.epsilon, policy.delta, policy=policy.to_json(), counts=not unused)
+    if policy.eval_epsilon is not None:
+        _eval_budget(writer, budget, policy.eval_epsilon, policy.delta)
+
+
+def _eval_budget(writer: Writer, train: Mapping[Any, Any], epsilon: float, delta: float) -> None:
+    """The budget of the eval split's units, who are other people than those of the train split."""
+    known = find_budget(writer.connection, train["dataset"], split=EVAL)
+    if known is None:
+        same = {name: train[name] for name in ("dataset", "span_key", "unit", "relation")}
+        new = {**same, "split": EVAL, "epsilon": epsilon, "delta": delta}
+        row = {**new, "policy": None, "filter_order": None, "cap_changes": 0}
+        inserted = schema.budgets.insert().values(**row, totals=Totals().to_json()).returning(schema.budgets.c.id)
+        row["id"] = int(writer.connection.execute(inserted).scalar_one())
+        writer.append(POLICY, {"opens": row})
+    elif (known["epsilon"], known["delta"]) != (epsilon, delta):
+        change_cap(writer, known, epsilon=epsilon, delta=delta)
 
 
 def charge_of(total: Sum) -> Charge:
@@ -146,7 +213,7 @@ def charge_of(total: Sum) -> Charge:
 
 def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
     """A budget at a glance, from its stored totals alone."""
-    totals = totals_of(budget)
+    totals, policy = totals_of(budget), stored_policy(budget["policy"])
     total = totals.all
     spent = charge_of(total).epsilon(budget["delta"])
     return BudgetStatus(
@@ -164,4 +231,5 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
         overruns=totals.overruns,
         filter_order=budget["filter_order"],
         cap_changes=budget["cap_changes"],
+        alerts=tuple(level for level in policy.alerts if spent >= level * budget["epsilon"]) if policy else (),
     )

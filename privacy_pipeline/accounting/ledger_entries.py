@@ -97,6 +97,7 @@ class BudgetStatus:
         overruns: entries that executed more than they planned.
         filter_order: Renyi order at which the cap is enforced, once there was a run.
         cap_changes: how often the cap was changed; each change may add the cap's delta once.
+        alerts: parts of the cap at which the policy warns, and which are reached.
     """
 
     budget: str
@@ -113,6 +114,7 @@ class BudgetStatus:
     overruns: int
     filter_order: float | None
     cap_changes: int
+    alerts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

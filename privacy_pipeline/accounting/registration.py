@@ -12,6 +12,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError
 
 TRAIN = "train"
+EVAL = "eval"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

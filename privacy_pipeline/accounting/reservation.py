@@ -20,12 +20,13 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import charges, entries, renyi_filter, truncation
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.accountants import ORDERS
-from privacy_pipeline.accounting.admission import check_data, check_plan, checked_budget, refusal
+from privacy_pipeline.accounting.admission import check_data, check_plan, check_principal, checked_budget, refusal
 from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import writing
 from privacy_pipeline.accounting.ledger_budgets import charge_of, find_budget, totals_of
 from privacy_pipeline.accounting.ledger_entries import Charge, Price, State, budget_key, plan_key, price
+from privacy_pipeline.accounting.policy import share_of, stored_policy
 from privacy_pipeline.accounting.registration import span_key
 from privacy_pipeline.accounting.totals import Sum, fixed
 
@@ -67,12 +68,16 @@ class Weighed:
         order: Renyi order at which the cap is enforced.
         cost: what the run asks for.
         total: exact sum of all counted entries.
+        share: part of the budget that the run's purpose may use.
+        used: exact sum of that purpose's counted entries.
     """
 
     budget: sa.RowMapping
     order: float
     cost: Charge
     total: Sum
+    share: float
+    used: Sum
 
     @property
     def spent(self) -> Charge:
@@ -112,7 +117,18 @@ class Weighed:
             return 0
         left = renyi_filter.floor_fixed(room) - self.total.numbers[at]
         by_order = renyi_filter.runs_that_fit(0, cost, room=left)
-        return min(by_order, self.truncations_that_fit)
+        return min(by_order, self.truncations_that_fit, self.runs_in_share)
+
+    @property
+    def runs_in_share(self) -> int:
+        """How many such runs fit into the share of their purpose, at the filter's order."""
+        at = ORDERS.index(self.order)
+        room = renyi_filter.allowance(self.order, epsilon=self.budget["epsilon"], delta=filter_delta(self.budget))
+        if self.share <= 0 or room < 0 or self.used.infinite[at]:
+            return 0
+        cost, endless = fixed(self.cost.values[at])
+        left = renyi_filter.floor_fixed(room * self.share) - self.used.numbers[at]
+        return 0 if endless else renyi_filter.runs_that_fit(0, cost, room=left)
 
 
 def filter_delta(budget: Mapping[Any, Any]) -> float:
@@ -137,12 +153,13 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
     same = (table.c.run_id == request.run_id, table.c.node == request.node, table.c.plan_key == key)
     with writing(engine) as journal:
         connection = journal.connection
-        registered, _ = checked_budget(connection, dataset=request.dataset, span=request.span, split=request.split)
+        registered, budget = checked_budget(connection, dataset=request.dataset, span=request.span, split=request.split)
+        check_principal(budget, principal())
         check_data(connection, request, registered)
         check_plan(request.plan, registered, split=request.split)
         rows = connection.execute(sa.select(table).where(*same).order_by(table.c.attempt)).mappings().all()
         # A reservation that was never started has paid for nothing yet: the same attempt goes on with it.
-        idle = next((row for row in rows if row["state"] == State.RESERVED.value and _same_data(row, request)), None)
+        idle = next((row for row in rows if row["state"] == State.RESERVED.value and _same(row, request)), None)
         weighed = weigh(connection, request, cost, without=idle)
         if not weighed.fits:
             raise refusal(weighed, cost)
@@ -227,14 +244,17 @@ def weigh(
     row = find_budget(connection, request.dataset, split=request.split, span=request.span)
     if row is None:
         raise ValueError("the budget was looked up before")
-    total = totals_of(row).all
+    totals, policy = totals_of(row), stored_policy(row["policy"])
     if without is not None:
-        total = total - charges.Charges(connection).sum(charges.counted_digest(without), row["delta"])
+        reused = charges.Charges(connection).sum(charges.counted_digest(without), row["delta"])
+        totals = totals.adding(without["purpose"], reused.times(-1))
+    total = totals.all
     order = row["filter_order"] if total.count else None
     if order is None:
         spent, delta = charge_of(total).values, filter_delta(row)
         order = renyi_filter.choose_order(ORDERS, spent, cost.values, epsilon=row["epsilon"], delta=delta)
-    return Weighed(budget=row, order=order, cost=cost, total=total)
+    used, share = totals.spent.get(request.purpose, Sum()), share_of(policy, request.purpose)
+    return Weighed(budget=row, order=order, cost=cost, total=total, share=share, used=used)
 
 
 def principal() -> str:
@@ -247,5 +267,6 @@ def principal() -> str:
         return f"uid-{os.getuid()}"
 
 
-def _same_data(row: sa.RowMapping, request: Request) -> bool:
-    return bool(row["data_digest"] == request.data_digest and row["span_key"] == span_key(request.span))
+def _same(row: sa.RowMapping, request: Request) -> bool:
+    asked = (request.data_digest, span_key(request.span), request.purpose)
+    return (row["data_digest"], row["span_key"], row["purpose"]) == asked

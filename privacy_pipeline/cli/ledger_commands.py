@@ -1,4 +1,4 @@
-"""`budget history`, `budget verify` and `budget rotate-key`."""
+"""`budget init`, `apply`, `history`, `verify` and `budget rotate-key`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,48 @@ DEFAULT_LEDGER = "sqlite:///ledger/ledger.db"
 
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
+    app.command()(init)
+    app.command()(apply)
     app.command()(history)
     app.command()(verify)
     app.command("rotate-key")(rotate_key)
+
+
+def init(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Name of the dataset.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: DATASET.policy.yaml.")] = None,
+    unit: Annotated[str, typer.Option(help="Privacy unit: row, or the key column.")] = "row",
+) -> None:
+    """Write a starter policy for a dataset's budget; an existing file is never overwritten."""
+    from privacy_pipeline.accounting.policy import STARTER
+    from privacy_pipeline.errors import BadInputError
+
+    with errors_as_exit_codes(as_json=False):
+        path = output or Path(f"{dataset}.policy.yaml")
+        try:
+            with path.open("x") as stream:
+                stream.write(STARTER.format(dataset=dataset, unit=unit))
+        except FileExistsError as error:
+            raise BadInputError(f"{path} exists", fix="edit it, or give another --output") from error
+        out.print(f"[green]✓[/] {escape(str(path))}; edit it, then: privacy-pipeline budget apply {escape(str(path))}")
+
+
+def apply(
+    policy: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of the policy.")],
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    as_json: AsJson = False,
+) -> None:
+    """Apply a policy to the budget of a registered dataset. Later changes are counted and recorded."""
+    from privacy_pipeline.accounting.ledger import Ledger
+    from privacy_pipeline.accounting.policy import load_policy
+
+    with errors_as_exit_codes(as_json=as_json):
+        loaded, opened = load_policy(policy), Ledger.open(ledger)
+        opened.apply_policy(loaded)
+        if as_json:
+            print_json([dataclasses.asdict(status) for status in opened.status(loaded.dataset)])
+            return
+        out.print(f"[green]✓[/] dataset {loaded.dataset}: epsilon {loaded.epsilon:g} at delta {loaded.delta:g}")
 
 
 def history(

@@ -68,6 +68,7 @@ def start(
         return folder, _nothing_to_do(config, folder, state, earlier)
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
+    _record_zero(folder, state, spec.config)
     return folder, _with_bad_cells(folder, state, spec, source)
 
 
@@ -101,6 +102,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
         _refuse_over_budget(workspace, spec, state)
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
+    _record_zero(folder, state, spec.config)
     return _with_bad_cells(folder, state, spec, source)
 
 
@@ -281,4 +283,18 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
         metadata.copy_run_metrics(metadata.connection_config(config), run_id=folder.run_id, properties=properties)
         folder.write_summary(copied)
         folder.write_state(state)
+    _record_zero(folder, state, config)
     return state
+
+
+def _record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
+    """Tells the ledger of a private training that was served from cache."""
+    node = state.nodes.get(TRAINER)
+    if node is None or node.status != "cached" or state.backend in registry.WITHOUT_GUARANTEE:
+        return
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    summary = folder.read_summary()
+    charged = summary.record.composition if summary is not None else None
+    paid_by = charged.ledger_entry if charged is not None else None
+    Ledger.open(config.ledger).zero(dataset=config.dataset.name, run_id=state.run_id, node=TRAINER, paid_by=paid_by)

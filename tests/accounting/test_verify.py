@@ -191,6 +191,19 @@ def test_tampering_is_found_and_named(used: str, way: str) -> None:
     assert re.search(says, found.problems[0]), found.problems
 
 
+def test_a_cached_node_is_recorded_as_zero_spend(used: str) -> None:
+    ledger = Ledger.open(used)
+    before = ledger.status()
+    for paid_by in (1, 99, None):  # an entry of another ledger is not claimed
+        ledger.zero(dataset="adult", run_id="cached", node="Trainer", paid_by=paid_by)
+    assert ledger.status() == before
+    with sqlite3.connect(file_of(used)) as connection:
+        bodies = connection.execute("SELECT body FROM journal WHERE kind = 'zero' ORDER BY seq").fetchall()
+    connection.close()
+    assert [json.loads(body)["paid_by"] for (body,) in bodies] == [1, None, None]
+    assert check(used).ok
+
+
 def edit_all(url: str, statements: tuple[str, ...]) -> None:
     connection = sqlite3.connect(file_of(url))
     with connection:

@@ -1,0 +1,108 @@
+"""The policy of a dataset's budget: caps, shares of each purpose, who may spend, when to warn. A YAML file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privacy_pipeline.errors import BadInputError
+
+Purpose = Literal["preprocess", "train", "tune", "evaluate"]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_SUM_ROUNDING = 1e-9
+
+STARTER = """\
+# Policy of the privacy budget of one dataset. Apply it with: privacy-pipeline budget apply FILE
+dataset: {dataset}
+# All that is ever spent on the train split, over all runs, stays within (epsilon, delta).
+epsilon: 3.0
+delta: 1.0e-5
+# What is protected: row, or the key column that names the privacy unit. It has to be the registered one.
+unit: {unit}
+# Largest part of the budget that each purpose may use; together at most 1. What is left out may use nothing.
+shares:
+  train: 1.0
+#  preprocess: 0.1
+#  tune: 0.2
+#  evaluate: 0.0
+# Cap of the eval split's own units, for private evaluation. Without it nothing may be charged to that split.
+# eval_epsilon: 1.0
+# Users that may spend (PRIVACY_PIPELINE_USER, or the user of the operating system). Without it everybody may.
+# may_spend: [alice, bob]
+# Parts of the cap at which `budget status` warns.
+alerts: [0.5, 0.8]
+"""
+
+
+class Policy(BaseModel):
+    """What may be spent on a dataset.
+
+    Attributes:
+        dataset: registered name.
+        epsilon: cap over all runs.
+        delta: delta of the caps.
+        unit: privacy unit, as registered.
+        shares: part of the budget that each purpose may use; a purpose that is left out may use nothing.
+        eval_epsilon: cap of the eval split's own units; None gives that split no budget.
+        may_spend: users that may spend; None for everybody.
+        alerts: parts of the cap at which `budget status` warns.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str
+    epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    unit: str
+    shares: dict[Purpose, _Fraction] = {"train": 1.0}
+    eval_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    may_spend: tuple[str, ...] | None = None
+    alerts: tuple[_Fraction, ...] = (0.5, 0.8)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Policy:
+        if sum(self.shares.values()) > 1 + _SUM_ROUNDING:
+            raise ValueError(f"the shares sum to {sum(self.shares.values()):g}, which is more than 1")
+        return self
+
+    def to_json(self) -> str:
+        """As text for the budget's row."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def stored_policy(text: str | None) -> Policy | None:
+    """The policy in a budget's row."""
+    return None if text is None else Policy.model_validate_json(text)
+
+
+def load_policy(path: Path) -> Policy:
+    """Reads a policy.
+
+    Raises:
+        BadInputError: the file cannot be read, is no YAML, or a field is unknown, missing or out of range.
+    """
+    try:
+        document: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BadInputError(f"{path}: cannot be read: {error}", fix="privacy-pipeline budget init DATASET") from error
+    if not isinstance(document, dict):
+        raise BadInputError(f"{path}: a policy is a mapping of fields", fix="privacy-pipeline budget init DATASET")
+    try:
+        return Policy.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "policy"
+        known = ", ".join(Policy.model_fields)
+        fix = f"known fields: {known}" if first["type"] == "extra_forbidden" else f"correct {where}"
+        raise BadInputError(f"{path}: {where}: {first['msg']}", fix=fix) from error
+
+
+def share_of(policy: Policy | None, purpose: str) -> float:
+    """Part of a budget that a purpose may use; all of it where the budget has no policy."""
+    if policy is None:
+        return 1.0
+    return next((share for name, share in policy.shares.items() if name == purpose), 0.0)

@@ -1,0 +1,103 @@
+"""Policies: who may spend how much on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.policy import STARTER, Policy, load_policy
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from tests.accounting.conftest import make_plan
+from tests.accounting.test_ledger import run, spend
+
+
+def policy(**changes: Any) -> Policy:
+    return Policy.model_validate({"dataset": "adult", "epsilon": 3.0, "delta": 1e-5, "unit": "row", **changes})
+
+
+def test_the_starter_is_a_policy(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(STARTER.format(dataset="adult", unit="row"))
+    assert load_policy(path) == policy()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nepsilom: 4", "epsilom"),
+        ("dataset: adult\ndelta: 1.0e-5\nunit: row", "epsilon"),
+        ("dataset: adult\nepsilon: .inf\ndelta: 1.0e-5\nunit: row", "epsilon"),
+        ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {train: 0.8, tune: 0.3}", "more than 1"),
+        ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {trian: 0.8}", "shares.trian"),
+        ("- a", "mapping"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_unusable_policies_name_the_field(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInputError, match=says):
+        load_policy(path)
+
+
+def test_a_purpose_may_use_its_share_and_all_together_the_cap(ledger: Ledger) -> None:
+    plan, request = make_plan(noise=6.0), {"dataset": "adult", "span": None, "split": "train"}
+    whole = ledger.forecast(plan, **request).runs_that_fit
+    ledger.apply_policy(policy(shares={"train": 0.5, "tune": 0.4}))
+    assert ledger.status()[0].cap_changes == 0  # the first policy of a budget that nothing was charged to
+    half = ledger.forecast(plan, **request).runs_that_fit
+    assert 0 < half <= whole / 2
+    for number in range(half):
+        run(ledger, plan, run_id=f"train-{number}")
+    with pytest.raises(BudgetRefusedError, match="may use 50%"), spend(ledger, plan, run_id="one-more"):
+        pass
+    assert ledger.forecast(plan, **request, purpose="tune").runs_that_fit > 0
+    run(ledger, plan, run_id="tune", purpose="tune")
+    assert [entry.purpose for entry in ledger.history(limit=2)] == ["tune", "train"]
+    for purpose in ("evaluate", "anything"):
+        with pytest.raises(BudgetRefusedError, match="may use 0%"), spend(ledger, plan, run_id="e", purpose=purpose):
+            pass
+    assert ledger.verify().ok
+
+
+def test_who_may_spend(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.apply_policy(policy(may_spend=["alice"]))
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "bob")
+    with pytest.raises(BudgetRefusedError, match="bob may not spend"), spend(ledger, make_plan()):
+        pass
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "alice")
+    run(ledger, make_plan())
+    assert ledger.entries("adult")[0].principal == "alice"
+
+
+def test_the_eval_split_has_units_and_a_budget_of_its_own(ledger: Ledger) -> None:
+    plan = make_plan(units=200, noise=5.0)
+    with pytest.raises(BudgetRefusedError, match="'eval'"), spend(ledger, plan, split="eval"):
+        pass
+    ledger.apply_policy(policy(eval_epsilon=1.5))
+    run(ledger, plan, split="eval", purpose="evaluate")
+    training, evaluation = ledger.status()
+    assert (evaluation.split, evaluation.cap_epsilon) == ("eval", 1.5)
+    assert evaluation.spent_epsilon > 0 == training.spent_epsilon
+    ledger.apply_policy(policy(eval_epsilon=2.0))
+    assert [status.cap_changes for status in ledger.status()] == [1, 1]
+    assert ledger.verify().ok
+
+
+def test_changes_are_counted_and_alerts_told(ledger: Ledger) -> None:
+    ledger.apply_policy(policy(alerts=[0.01, 0.9]))
+    assert ledger.status()[0].alerts == ()
+    run(ledger, make_plan())
+    assert ledger.status()[0].alerts == (0.01,)
+    ledger.apply_policy(policy(alerts=[0.01, 0.9]))
+    assert ledger.status()[0].cap_changes == 0
+    ledger.apply_policy(policy(epsilon=5.0))
+    (status,) = ledger.status()
+    assert (status.cap_changes, status.cap_epsilon) == (1, 5.0)
+    for wrong in (policy(dataset="nosuch"), policy(unit="person")):
+        with pytest.raises(BadInputError):
+            ledger.apply_policy(wrong)
+    assert ledger.verify().ok
