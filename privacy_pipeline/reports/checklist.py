@@ -50,9 +50,10 @@ def checklist(
     budgets: Sequence[BudgetView],
     runs: Sequence[RunView],
     unreadable: Sequence[Quote],
+    key_lost: bool,
 ) -> list[Point]:
     """All points with their statements."""
-    material = Material(facts=facts, spans=spans, budgets=budgets, runs=runs, unreadable=unreadable)
+    material = Material(facts=facts, spans=spans, budgets=budgets, runs=runs, unreadable=unreadable, key_lost=key_lost)
     points = []
     for number, (group, title, answer) in enumerate(POINTS, start=1):
         statements = answer(material)

@@ -38,7 +38,14 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
         budgets=budgets,
         runs=runs,
         unreadable_runs=unreadable,
-        checklist=checklist(facts=evidence.facts, spans=spans, budgets=budgets, runs=runs, unreadable=unreadable),
+        checklist=checklist(
+            facts=evidence.facts,
+            spans=spans,
+            budgets=budgets,
+            runs=runs,
+            unreadable=unreadable,
+            key_lost=evidence.ledger.key_lost,
+        ),
     )
 
 

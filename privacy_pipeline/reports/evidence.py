@@ -26,12 +26,14 @@ class LedgerState:
         entries: entries of all its budgets, the oldest first.
         charges: stored charge of each counted entry, by number.
         registrations: its registered spans.
+        key_lost: whether a key took over from one that was declared lost, signed by nobody else.
     """
 
     budgets: Sequence[BudgetStatus]
     entries: Sequence[Entry]
     charges: Mapping[int, Charge]
     registrations: Sequence[Registration]
+    key_lost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,10 @@ def read_ledger(url: str, dataset: str) -> LedgerState:
 
     Raises:
         BadInputError: there is no ledger, or the dataset is not in it.
-        LedgerError: the ledger cannot be read, or changed all the time while it was read.
+        LedgerError: the ledger cannot be read, was tampered with, or changed all the time while it was read.
     """
     ledger = Ledger.open(url)
+    key_lost = _verified(ledger)
     for _ in range(_TRIES):
         before = ledger.status(dataset)
         if not before:
@@ -75,5 +78,22 @@ def read_ledger(url: str, dataset: str) -> LedgerState:
         registrations = [known for known in ledger.registrations() if known.dataset == dataset]
         counted = {entry.id for entry in entries if entry.state is not State.EXPIRED}
         if before == ledger.status(dataset) and counted == set(charges):
-            return LedgerState(budgets=before, entries=entries, charges=charges, registrations=registrations)
+            return LedgerState(
+                budgets=before, entries=entries, charges=charges, registrations=registrations, key_lost=key_lost
+            )
     raise LedgerError(f"dataset {dataset}: the ledger changed while it was read", fix="ask for the report again")
+
+
+def _verified(ledger: Ledger) -> bool:
+    """Verifies the ledger; whether a key took over from a lost one, which is no reason to refuse, but has to be told.
+
+    Raises:
+        LedgerError: the ledger is not what its writers wrote.
+    """
+    found = ledger.verify(reprice=False)  # the report prices all events anew itself
+    if found.ok:
+        return False
+    tolerant = ledger.verify(reprice=False, accepted=found.keys)
+    if not tolerant.ok:
+        raise LedgerError(f"the ledger does not verify: {tolerant.problems[0]}", fix="privacy-pipeline budget verify")
+    return True

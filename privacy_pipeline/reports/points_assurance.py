@@ -194,6 +194,9 @@ def limitations(material: Material) -> list[Statement]:
     ]
 
 
+_KEY_LOST = "a signing key took over from one that was declared lost, signed by nobody else; whether that was right is "
+
+
 def integrity(material: Material) -> list[Statement]:
     """Whether record and ledger agree, and what that proves."""
     charged = [run for run in material.trained if run.receipt != "none"]
@@ -218,11 +221,13 @@ def integrity(material: Material) -> list[Statement]:
     ]
     return [
         *found,
-        unknown(
-            "signature of the ledger entries and of this report: there is none that this report checked; authorship is "
-        ),
         say(
-            "a hash or a signature would prove who wrote an entry and in which order, never that the software ran "
-            "correctly"
+            "the ledger was verified when this was made: the journal's chain and signatures, and the tables against it"
+        ),
+        *([unknown(_KEY_LOST)] if material.key_lost else []),
+        unknown("signature of this report: it has none; its authorship is "),
+        say(
+            "a signature proves who wrote a ledger entry and in which order, never that the software ran correctly; a "
+            "rollback of the whole ledger is found only by a record that is newer"
         ),
     ]

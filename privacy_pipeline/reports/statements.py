@@ -19,6 +19,7 @@ class Material:
     budgets: Sequence[BudgetView]
     runs: Sequence[RunView]
     unreadable: Sequence[Quote]
+    key_lost: bool = False
 
     @property
     def private(self) -> list[RunView]:

@@ -19,8 +19,8 @@ from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
 from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.totals import Totals
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.attack import true_positive_rate
 from privacy_pipeline.reports.compose import dataset_report
@@ -33,7 +33,7 @@ from privacy_pipeline.reports.run_views import CONTRADICTED, FIXED_SEED, NO_GUAR
 from privacy_pipeline.reports.summary import RunSummary
 from tests.reports.conftest import GENERATED
 from tests.reports.records import make_plan
-from tests.reports.report_project import AUDIT, make_project, request, small_plan, summaries, train
+from tests.reports.report_project import AUDIT, make_project, registration, request, small_plan, summaries, train
 
 
 def lines(report: DatasetReport, number: int) -> list[str]:
@@ -129,7 +129,7 @@ def test_an_entry_of_another_event_is_no_receipt(evidence: Evidence) -> None:
     assert run_view(evidence.runs[0], {1: dataclasses.replace(first, run_id="run-0")}).receipt == "differs"
 
 
-def test_no_report_is_made_of_charges_that_say_less_than_the_events(tmp_path: Path) -> None:
+def test_no_report_is_made_of_a_ledger_that_was_tampered_with(tmp_path: Path) -> None:
     url = make_project(tmp_path)
     with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
         connection.row_factory = sqlite3.Row
@@ -141,8 +141,25 @@ def test_no_report_is_made_of_charges_that_say_less_than_the_events(tmp_path: Pa
         connection.execute(f"INSERT INTO charges ({', '.join(forged)}) VALUES ({marks})", forged)
         connection.execute("UPDATE entries SET executed = ? WHERE id = 3", (forged["digest"],))
     connection.close()
+    with pytest.raises(LedgerError, match="does not verify"):
+        read_ledger(url, "things")
+
+
+def test_no_report_is_made_of_charges_that_say_less_than_the_events(evidence: Evidence) -> None:
+    charges = dict(evidence.ledger.charges)
+    charges[3] = charges[1]
+    ledger = dataclasses.replace(evidence.ledger, charges=charges)
     with pytest.raises(AccountingError, match="stored charges say"):
-        dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
+        dataset_report(dataclasses.replace(evidence, ledger=ledger))
+
+
+def test_a_lost_key_is_told_and_no_reason_to_refuse(tmp_path: Path) -> None:
+    url = make_project(tmp_path)
+    silent = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
+    (tmp_path / "ledger" / "ledger_key.pem").unlink()
+    Ledger.open(url).rotate_key(lost=True)
+    told = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
+    assert "declared lost" in told.model_dump_json() and "declared lost" not in silent.model_dump_json()
 
 
 def test_a_secret_number_of_units_is_told_nowhere(tmp_path: Path) -> None:
@@ -158,13 +175,10 @@ def test_a_secret_number_of_units_is_told_nowhere(tmp_path: Path) -> None:
     assert any("the number of units is not stated here" in line for line in lines(report, 5))
 
 
-def test_a_dataset_on_which_nothing_ran(tmp_path: Path, evidence: Evidence) -> None:
-    make_project(tmp_path)
-    with sqlite3.connect(tmp_path / "ledger" / "ledger.db") as connection:
-        connection.execute("DELETE FROM entries")
-        connection.execute("UPDATE budgets SET filter_order = NULL, totals = ?", (Totals().to_json(),))
-    connection.close()
-    ledger = read_ledger(f"sqlite:///{tmp_path}/ledger/ledger.db", "things")
+def test_a_dataset_on_which_nothing_ran(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger/ledger.db"
+    Ledger.open(url, create=True).register(registration(Relation.ZERO_OUT), epsilon=5.0, delta=1e-5)
+    ledger = read_ledger(url, "things")
     report = dataset_report(Evidence(dataset="things", ledger=ledger, runs=[], generated=GENERATED))
     (budget,) = report.budgets
     assert budget.pld.missing == "nothing was spent" and budget.burn_down == [] and budget.left.value == 5.0
