@@ -137,4 +137,9 @@ class MechanismPlan:
 
     def digest(self) -> str:
         """SHA-256 over the parameters: part of the reservation's idempotency key."""
-        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
+        return parameters_digest(self.parameters())
+
+
+def parameters_digest(parameters: Mapping[str, Any]) -> str:
+    """SHA-256 over a plan's parameters as JSON, hexadecimal."""
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()

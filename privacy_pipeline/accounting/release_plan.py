@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.accountants import ORDERS
-from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.plan import Relation, parameters_digest
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -95,7 +93,7 @@ class ReleasePlan:
 
     def digest(self) -> str:
         """SHA-256 over the parameters: part of the reservation's idempotency key."""
-        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
+        return parameters_digest(self.parameters())
 
 
 def epsilon_of_rho(rho: float, *, delta: float, distance: float = 0.0) -> float:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
+from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 
 _BITS = 64
 _DAMAGED = "the stored totals of budget {} are damaged"
-VERIFY = "privacy-pipeline budget verify"
 
 
 def fixed(value: float) -> tuple[int, int]:

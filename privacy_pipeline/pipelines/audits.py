@@ -119,14 +119,7 @@ def stored(folder: RunFolder) -> list[Stored]:
     Raises:
         BadInputError: the file cannot be read.
     """
-    path = folder.path / FILE
-    if not path.exists():
-        return []
-    try:
-        found: list[Stored] = json.loads(path.read_text())
-    except ValueError as error:
-        raise BadInputError(f"{path}: is no JSON", fix="remove it; audits can be made again") from error
-    return found
+    return folder.read_list(FILE)
 
 
 def of_run(folder: RunFolder) -> list[Stored]:

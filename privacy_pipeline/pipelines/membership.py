@@ -152,14 +152,7 @@ def stored(folder: RunFolder) -> list[dict[str, Any]]:
     Raises:
         BadInputError: the file cannot be read.
     """
-    path = folder.path / FILE
-    if not path.exists():
-        return []
-    try:
-        found: list[dict[str, Any]] = json.loads(path.read_text())
-    except ValueError as error:
-        raise BadInputError(f"{path}: is no JSON", fix="remove it; a reading can be made again") from error
-    return found
+    return folder.read_list(FILE)
 
 
 def keep(folder: RunFolder, readings: list[AttackReading]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -128,6 +129,21 @@ class RunFolder:
         """Summary of a run that got as far as RunMetrics."""
         path = self.path / SUMMARY_FILE
         return _read(RunSummary, path) if path.exists() else None
+
+    def read_list(self, name: str) -> list[dict[str, Any]]:
+        """Entries of a JSON file that is kept beside the run; none where there is no file.
+
+        Raises:
+            BadInputError: the file cannot be read.
+        """
+        path = self.path / name
+        if not path.exists():
+            return []
+        try:
+            found: list[dict[str, Any]] = json.loads(path.read_text())
+        except ValueError as error:
+            raise BadInputError(f"{path}: is no JSON", fix="remove it; what it holds can be made again") from error
+        return found
 
     def write_summary(self, summary: RunSummary) -> None:
         """Writes the summary."""

@@ -8,13 +8,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.releases import estimates
 from privacy_pipeline.releases.estimates import Interval
 from privacy_pipeline.releases.queries import Counts, Value, cell_name
-from privacy_pipeline.releases.release import Noisy, Release, plan_release
+from privacy_pipeline.releases.release import Noisy, Release, registered_release
 
 KIND, SPLIT, PURPOSE = "dp_evaluation", "eval", "evaluate"
 OVERALL = "overall"
@@ -116,13 +115,11 @@ def evaluation_release(
         )
         for keys in ((), *slices)
     ]
-    return plan_release(
+    return registered_release(
         queries,
         kind=KIND,
-        unit=registration.unit,
-        contribution_bound=registration.contribution_bound,
-        relation=registration.relation,
-        units=registration.splits[SPLIT].units if registration.relation is Relation.ZERO_OUT else None,
+        registration=registration,
+        split=SPLIT,
         epsilon=epsilon,
         delta=delta,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.accounting.release_plan import ReleasePlan, default_threshold_delta, rho_for
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.releases import noise
@@ -98,6 +99,34 @@ class Release:
         if not rho <= self.plan.rho * (1 + _ROUNDING):
             raise PipelineError(f"OpenDP gives rho {rho:g} for a release that is charged as rho {self.plan.rho:g}")
         return answers
+
+
+def registered_release(
+    queries: Sequence[Query], *, kind: str, registration: Registration, split: str, epsilon: float, delta: float
+) -> Release:
+    """`plan_release` with the facts of a registered dataset; the number of units stays out where it is secret.
+
+    Args:
+        queries: what to ask.
+        kind: what the release is, for the ledger.
+        registration: the registered dataset.
+        split: split whose units are charged.
+        epsilon: epsilon of the whole release.
+        delta: its delta.
+
+    Raises:
+        BadInputError: no query, two of one name, or numbers out of range.
+    """
+    return plan_release(
+        queries,
+        kind=kind,
+        unit=registration.unit,
+        contribution_bound=registration.contribution_bound,
+        relation=registration.relation,
+        units=registration.splits[split].units if registration.relation is Relation.ZERO_OUT else None,
+        epsilon=epsilon,
+        delta=delta,
+    )
 
 
 def plan_release(

@@ -8,13 +8,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import TRAIN, Registration
 from privacy_pipeline.data.features import Column
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.releases import estimates
 from privacy_pipeline.releases.queries import Histogram, Query, Vocabulary
-from privacy_pipeline.releases.release import Noisy, Release, plan_release
+from privacy_pipeline.releases.release import Noisy, Release, registered_release
 
 KIND, PURPOSE = "dp_statistics", "preprocess"
 MOST_VALUES = 100  # of a vocabulary
@@ -72,13 +71,11 @@ def statistics_release(
     ]
     if not queries:
         return None
-    return plan_release(
+    return registered_release(
         queries,
         kind=KIND,
-        unit=registration.unit,
-        contribution_bound=registration.contribution_bound,
-        relation=registration.relation,
-        units=registration.splits[TRAIN].units if registration.relation is Relation.ZERO_OUT else None,
+        registration=registration,
+        split=TRAIN,
         epsilon=epsilon,
         delta=delta,
     )
