@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -238,9 +238,23 @@ def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | No
 
 
 def weigh(
-    connection: sa.Connection, request: Request, cost: Price, *, without: Mapping[Any, Any] | None = None
+    connection: sa.Connection,
+    request: Request,
+    cost: Price,
+    *,
+    without: Mapping[Any, Any] | None = None,
+    before: Sequence[tuple[str, Price]] = (),
 ) -> Weighed:
-    """Adds a cost to all counted entries of a budget, `without` the row of one that is about to be reused."""
+    """Adds a cost to all counted entries of a budget.
+
+    Args:
+        connection: within a transaction.
+        request: what is asked for.
+        cost: its price.
+        without: row of an entry that is about to be reused, and so is not counted.
+        before: purpose and price of what will be reserved before it, as if it were; the first of them fixes the order
+            of a budget that has none.
+    """
     row = find_budget(connection, request.dataset, split=request.split, span=request.span)
     if row is None:
         raise ValueError("the budget was looked up before")
@@ -252,7 +266,11 @@ def weigh(
     order = row["filter_order"] if total.count else None
     if order is None:
         spent, delta = charge_of(total).values, filter_delta(row)
-        order = renyi_filter.choose_order(ORDERS, spent, cost.values, epsilon=row["epsilon"], delta=delta)
+        first = before[0][1] if before else cost
+        order = renyi_filter.choose_order(ORDERS, spent, first.values, epsilon=row["epsilon"], delta=delta)
+    for purpose, other in before:
+        totals = totals.adding(purpose, Sum.of(other.values, other.distance, 0.0))
+    total = totals.all
     used, share = totals.spent.get(request.purpose, Sum()), share_of(policy, request.purpose)
     return Weighed(budget=row, order=order, cost=cost, total=total, share=share, used=used)
 
