@@ -35,7 +35,8 @@ def checked_budget(
         raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
     budget = find_budget(connection, dataset, split=split, span=span)
     if budget is None:
-        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget")
+        fix = "set `eval_epsilon` in the dataset's policy: privacy-pipeline budget init, then budget apply"
+        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget", fix=fix)
     return registered, budget
 
 

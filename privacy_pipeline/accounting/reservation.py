@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -244,15 +244,18 @@ def weigh(
     cost: Price,
     *,
     without: Mapping[Any, Any] | None = None,
+    before: Sequence[tuple[str, Price]] = (),
 ) -> Weighed:
-    """Adds a cost to all counted entries of a budget, `without` the row of one that is about to be reused.
+    """Adds a cost to all counted entries of a budget.
 
     Args:
         connection: the transaction in which `row` was read.
         row: the budget's row.
         purpose: share of the budget that pays.
         cost: what is asked for.
-        without: row of an entry that is not counted.
+        without: row of an entry that is about to be reused, and so is not counted.
+        before: purpose and price of what will be reserved before it, as if it were; the first of them fixes the order
+            of a budget that has none.
     """
     totals, policy = totals_of(row), stored_policy(row["policy"])
     if without is not None:
@@ -262,8 +265,12 @@ def weigh(
     order = row["filter_order"] if total.count else None
     if order is None:
         spent, delta = charge_of(total).values, filter_delta(row)
-        order = renyi_filter.choose_order(ORDERS, spent, cost.values, epsilon=row["epsilon"], delta=delta)
+        first = before[0][1] if before else cost
+        order = renyi_filter.choose_order(ORDERS, spent, first.values, epsilon=row["epsilon"], delta=delta)
+    for paying, other in before:
+        totals = totals.adding(paying, Sum.of(other.values, other.distance, 0.0))
     used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
+    total = totals.all
     return Weighed(budget=row, order=order, cost=cost, total=total, share=share, used=used)
 
 
