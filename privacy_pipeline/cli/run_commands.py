@@ -106,7 +106,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
         else:
             _print_check(facts)
         if forecast is not None and not forecast.fits:
-            raise preflight.over_budget(loaded, forecast)
+            raise preflight.over_budget(loaded, checked, span=span, path=config)
 
 
 def _registered(units: int | None) -> str:

@@ -148,12 +148,35 @@ def forecast_facts(plan: MechanismPlan, forecast: Forecast) -> dict[str, object]
     }
 
 
-def over_budget(config: PipelineConfig, forecast: Forecast) -> BudgetRefusedError:
-    """The refusal of a run that its dataset's budget does not hold."""
+def over_budget(config: PipelineConfig, checked: Checked, *, span: int | None, path: Path) -> BudgetRefusedError:
+    """The refusal of a run that its dataset's budget does not hold: its cost, what remains, and what would fit.
+
+    Args:
+        config: what was asked for.
+        checked: what is known of it, with a forecast that does not fit.
+        span: the span that the run would take.
+        path: file of the config, for the next command to type.
+    """
+    from privacy_pipeline.pipelines.forecast import fitting
+
+    forecast = checked.forecast
+    if forecast is None:
+        raise ValueError("only a run with a forecast is refused")
+    fits = fitting(config, checked, span=span)
+    remain = max(0.0, forecast.cap - forecast.epsilon_before)
+    owner = "ask the owner of the budget for more"
+    if fits is None:
+        fix = f"no noise makes a run fit what remains: {owner}; `privacy-pipeline budget status`"
+    else:
+        fix = (
+            f"privacy-pipeline run {path} --set {fits.override} (would cost {fits.epsilon_run:.3f} and fits now), "
+            f"or {owner}; for more runs: privacy-pipeline budget forecast {path} --runs N"
+        )
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r} refused: this run costs epsilon {forecast.epsilon_run:.3f}, "
-        f"which would take the total to {forecast.epsilon_after:.3f}; the cap is {forecast.cap:.3f}",
-        fix="more noise or fewer epochs (`training`), or ask whoever sets the budget; `privacy-pipeline budget status`",
+        f"which would take the total to {forecast.epsilon_after:.3f}; the cap is {forecast.cap:.3f}, "
+        f"{remain:.3f} remain (RDP, delta {forecast.delta:.0e})",
+        fix=fix,
     )
 
 

@@ -235,7 +235,7 @@ def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) ->
         return
     if _can_continue(workspace, state):
         return  # it is paid for; if it turns out not to fit, the ledger is asked for a new charge, and refuses
-    raise preflight.over_budget(spec.config, checked.forecast)
+    raise preflight.over_budget(spec.config, checked, span=spec.span, path=Path(state.config_path))
 
 
 def _trained_before(workspace: Workspace, state: RunState) -> bool:
