@@ -112,7 +112,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             _print_check(facts)
         for charge in checked.charges:
             if not charge.forecast.fits:
-                raise preflight.over_budget(loaded, charge)
+                raise preflight.over_budget(loaded, checked, charge, span=span, path=config)
 
 
 def _beside(charge: PlannedCharge) -> dict[str, object]:

@@ -237,7 +237,7 @@ def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) ->
         )
     for charge in checked.charges:
         if not charge.forecast.fits:
-            raise preflight.over_budget(spec.config, charge)
+            raise preflight.over_budget(spec.config, checked, charge, span=spec.span, path=Path(state.config_path))
 
 
 def _is_paid(workspace: Workspace, config: PipelineConfig, state: RunState, node: str) -> bool:
