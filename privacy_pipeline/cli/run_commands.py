@@ -67,13 +67,13 @@ def resume(
 ) -> None:
     """Continue a run that failed or was killed."""
     from privacy_pipeline.cli.live import RunView
-    from privacy_pipeline.pipelines import runs
+    from privacy_pipeline.pipelines import runs, spending
     from privacy_pipeline.pipelines.workspace import find_run
 
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
-        for node in runs.charged_again(folder):
+        for node in spending.charged_again(folder):
             again = "training" if node == TRAINER else node
             err.print(
                 f"{again} starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True

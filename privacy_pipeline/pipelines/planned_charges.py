@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting.plan import MechanismPlan
-from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.accounting.registration import EVAL, TRAIN
+from privacy_pipeline.components.dp_evaluator.charged import release_of
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.data import schema_reader
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, TRAINER
+from privacy_pipeline.releases.evaluation import PURPOSE as EVALUATE
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
@@ -59,12 +62,29 @@ def asked(config: PipelineConfig, *, plan: MechanismPlan | None, registration: R
         BadInputError: the config asks for something that has no plan.
         BudgetRefusedError: the registration has no split to charge.
     """
-    del config, registration  # the training alone is charged so far
     found = []
     if plan is not None:
         fix = "more noise or fewer epochs (`training`)"
         found.append(Ask(node=TRAINER, purpose="train", split=TRAIN, plan=plan, what="this run", fix=fix))
+    if config.evaluation.dp is not None:
+        release = release_of(config, domains=slice_domains(config), registration=registration)
+        fix = "a smaller `evaluation.dp.epsilon`"
+        what = "its DP evaluation"
+        found.append(Ask(node=DP_EVALUATOR, purpose=EVALUATE, split=EVAL, plan=release.plan, what=what, fix=fix))
     return found
+
+
+def slice_domains(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
+    """Public values of the columns that a DP evaluation slices by; columns without a domain are left out.
+
+    Raises:
+        BadInputError: the schema cannot be read, or a domain in it is not usable.
+    """
+    path = config.dataset.schema_path
+    if path == "infer":
+        raise ValueError("an inferred schema has no public domains")
+    columns = {column for group in config.evaluation.slices for column in group}
+    return schema_reader.public_domains(schema_path=path, columns=sorted(columns), label=config.dataset.label)
 
 
 def forecast(ledger: Ledger, asks: Iterable[Ask], registration: Registration) -> tuple[PlannedCharge, ...]:

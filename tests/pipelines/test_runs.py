@@ -10,7 +10,7 @@ import pytest
 from privacy_pipeline.config.models import PipelineConfig, PolicySection
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import execute as execute_module
-from privacy_pipeline.pipelines import metadata, runs
+from privacy_pipeline.pipelines import metadata, runs, spending
 from privacy_pipeline.pipelines.nodes import NODES
 from privacy_pipeline.pipelines.register import register_dataset
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState, Workspace
@@ -204,7 +204,7 @@ def state_of(project: Project, config: PipelineConfig) -> RunState:
 
 
 def trained_before(project: Project, config: PipelineConfig) -> bool:
-    return runs._executed_before(Workspace(config), state_of(project, config), "Trainer")
+    return spending.executed_before(Workspace(config), state_of(project, config), "Trainer")
 
 
 def test_trained_before_looks_at_what_shapes_the_model_alone(project: Project) -> None:
