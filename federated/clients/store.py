@@ -198,11 +198,10 @@ class ClientStore:
         chosen = np.asarray(clients, dtype=np.int64).reshape(-1)
         if chosen.size and not 0 <= int(chosen.min()) <= int(chosen.max()) < self.num_clients:
             raise BadInputError(f"the store holds clients 0 to {self.num_clients - 1}")
-        starts = np.asarray(self.offsets[chosen])
-        counts = np.asarray(self.offsets[chosen + 1]) - starts
-        before = np.cumsum(counts) - counts
-        rows: NDArray[np.int64] = np.repeat(starts - before, counts) + np.arange(int(counts.sum()), dtype=np.int64)
-        return rows, counts
+        starts: NDArray[np.int64] = np.asarray(self.offsets[chosen])
+        counts: NDArray[np.int64] = np.asarray(self.offsets[chosen + 1]) - starts
+        shifts: NDArray[np.int64] = np.repeat(starts - np.cumsum(counts) + counts, counts)
+        return shifts + np.arange(shifts.size, dtype=np.int64), counts
 
     def select(self, clients: ArrayLike) -> ClientStore:
         """A store in memory of some clients alone, in the order given.
