@@ -181,7 +181,7 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
                 "token": token_hash(token),
                 "planned": charges.put(connection, row),
             }
-            entry_id = entries.add(journal, weighed.budget, fixed_columns, order=weighed.order)
+            entry_id = entries.add(journal, weighed.budget, fixed_columns, cost=cost, order=weighed.order)
     return Grant(
         engine=engine,
         entry_id=entry_id,
