@@ -46,34 +46,39 @@ class ClientSampler:
             )
         object.__setattr__(self, "_draws", Sampler(self.plan.base, self.key, self.clients))
 
-    def drawn(self, round: int) -> Clients:
+    @property
+    def name(self) -> str:
+        """Name of the scheme (`accounting.plan.Sampler`)."""
+        return str(self.plan.base.sampling.parameters()["scheme"])
+
+    def drawn(self, round_number: int) -> Clients:
         """Clients that a round asks, whether they report back or not; ascending, int64, each at most once.
 
         Args:
-            round: from 0 to plan.rounds - 1.
+            round_number: from 0 to plan.rounds - 1.
 
         Raises:
             BadInputError: the plan has no such round.
         """
-        if not 0 <= round < self.plan.rounds:
-            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round} is not accounted for")
-        return self._draws.batch(round)
+        if not 0 <= round_number < self.plan.rounds:
+            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round_number} is not accounted for")
+        return self._draws.batch(round_number)
 
-    def cohort(self, round: int) -> Clients:
+    def cohort(self, round_number: int) -> Clients:
         """Clients whose updates are in a round's sum: those drawn that report back in time; may be empty.
 
         Args:
-            round: from 0 to plan.rounds - 1.
+            round_number: from 0 to plan.rounds - 1.
 
         Raises:
             BadInputError: the plan has no such round.
         """
-        drawn = self.drawn(round)
+        drawn = self.drawn(round_number)
         absent = self.plan.attendance.absent
         if absent == 0:
             return drawn
         # One number for each client of the data: whether one reports back depends on nobody else.
-        return drawn[self._draws.generator("attendance", round).random(self.clients)[drawn] >= absent]
+        return drawn[self._draws.generator("attendance", round_number).random(self.clients)[drawn] >= absent]
 
 
 class Participation:
@@ -90,7 +95,7 @@ class Participation:
         self._last = np.full(clients if self._scheme else 0, -1, np.int64)
         self._largest = 0
 
-    def saw(self, round: int, cohort: Clients) -> None:
+    def saw(self, round_number: int, cohort: Clients) -> None:
         """Counts a cohort.
 
         Raises:
@@ -102,11 +107,11 @@ class Participation:
             return
         length, before = self._scheme.steps_per_epoch, self._last[cohort]
         seen = before >= 0
-        if np.any(seen & (before // length == round // length)):
+        if np.any(seen & (before // length == round_number // length)):
             raise PipelineError("a client took part twice in an epoch: what ran is not what is accounted for")
-        if self._scheme.cyclic and np.any(seen & (before % length != round % length)):
+        if self._scheme.cyclic and np.any(seen & (before % length != round_number % length)):
             raise PipelineError("a client's rounds are not an epoch apart: what ran is not what is accounted for")
-        self._last[cohort] = round
+        self._last[cohort] = round_number
         self._largest = max(self._largest, int(cohort.size > 0))
 
     @property
