@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,16 +28,24 @@ class Clients(Protocol):
     """
 
     @property
-    def features(self) -> Mapping[str, Array]: ...
+    def features(self) -> Mapping[str, Array]:
+        """Arrays by name."""
+        ...
 
     @property
-    def labels(self) -> Array: ...
+    def labels(self) -> Array:
+        """Labels of all rows."""
+        ...
 
     @property
-    def offsets(self) -> IntArray: ...
+    def offsets(self) -> IntArray:
+        """Where each client's rows begin and end."""
+        ...
 
     @property
-    def num_clients(self) -> int: ...
+    def num_clients(self) -> int:
+        """How many clients there are."""
+        ...
 
     def examples_of(self, client: int) -> tuple[Mapping[str, Array], Array]:
         """Features and labels of one client, in the order in which they are trained on."""
@@ -146,6 +154,14 @@ class Engine(Protocol):
         """State before the first round, with the model's weights as they are."""
         ...
 
-    def run_round(self, state: RoundState, cohort: Sequence[int] | IntArray) -> RoundResult:
-        """One round with these clients; deterministic in its arguments where the aggregator is."""
+    def run_round(
+        self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
+    ) -> RoundResult:
+        """One round with these clients; deterministic in its arguments where the aggregator is.
+
+        Args:
+            state: what the last round left.
+            cohort: client indices int64 [n]; may be empty.
+            present: bool [n], False for a client that drops out before it sends its update; default: all send.
+        """
         ...

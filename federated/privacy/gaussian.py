@@ -7,12 +7,12 @@ clipping: the bound for it would be learnt without noise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from federated.contract import AggregatorState, Metrics, Tensor, Tensors
 from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.dp.correlated import CorrelatedNoise
 from privacy_pipeline.dp.noise import GaussianNoise
@@ -27,10 +27,10 @@ WITHHELD = (
     "norms of single updates",
 )
 _ROUNDING_ROOM = 1 - 2.0**-18  # float32 sums of squares may round down; what is clipped stays within the norm
-_Tensors = list[Any]
+_NORM = "clipping_norm"
 
 
-def clipped_sum(updates: Sequence[Any], present: Any, norm: Any) -> tuple[_Tensors, Any]:
+def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tuple[Tensors, Tensor]:
     """Sum of updates, each scaled to an L2 norm of at most `norm` over all variables.
 
     An update that is not finite counts as zero: scaling would spread it.
@@ -52,7 +52,7 @@ def clipped_sum(updates: Sequence[Any], present: Any, norm: Any) -> tuple[_Tenso
     scale = tf.cast(tf.minimum(tf.cast(1.0, tf.float64), tf.math.divide_no_nan(bound, length)), tf.float32)
     scale = tf.where(length > bound, scale, tf.ones_like(scale))
 
-    def total(part: Any) -> Any:
+    def total(part: Tensor) -> Tensor:
         shape = tf.concat([tf.shape(scale), tf.ones([tf.rank(part) - 1], tf.int32)], axis=0)
         kept = tf.where(tf.reshape(usable, shape), part, tf.zeros_like(part))
         return tf.reduce_sum(kept * tf.cast(tf.reshape(scale, shape), part.dtype), axis=0)
@@ -86,11 +86,11 @@ class GaussianAggregator:
         """What the noise comes from, for the record."""
         return self._noise.generator
 
-    def initial_state(self) -> _Tensors:
+    def initial_state(self) -> AggregatorState:
         """The clipping norm, float32, []."""
-        return [tf.constant(self.plan.base.clipping.norm, tf.float32)]
+        return {_NORM: np.float32(self.plan.base.clipping.norm)}
 
-    def partial(self, state: Sequence[Any], updates: Sequence[Any], num_examples: Any, present: Any) -> _Tensors:
+    def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
         """Clipped sum of some clients' updates; sums of disjoint parts of a cohort add up to that of the cohort.
 
         Args:
@@ -103,37 +103,38 @@ class GaussianAggregator:
             One tensor a variable, then, if clipping adapts, the centred count of clients within the norm.
         """
         del num_examples
-        total, within = clipped_sum(updates, present, state[0])
+        total, within = clipped_sum(updates, present, state[_NORM])
         return [*total, tf.reduce_sum(within)] if self.plan.base.clipping.adaptive is not None else total
 
     def finish(
-        self, state: Sequence[Any], summed: Sequence[Any], round: int
-    ) -> tuple[_Tensors, _Tensors, Mapping[str, float]]:
+        self, state: AggregatorState, sums: Tensors | None, round_number: int
+    ) -> tuple[Tensors, AggregatorState, Metrics]:
         """Adds the round's noise and divides by the expected number of clients, however many came, be it none.
 
         Args:
             state: see `initial_state`.
-            summed: what `partial` gave, added up over the cohort.
-            round: the round.
+            sums: what `partial` gave, added up over the cohort; None if it was empty.
+            round_number: the round.
 
         Returns:
-            The update, one tensor a variable; the next state; metrics that the noise covers.
+            The update, one tensor a variable; the next state; metrics, which the noise covers.
 
         Raises:
             BadInputError: the plan has no such round, or the sum has other shapes than the model.
         """
-        if not 0 <= round < self.plan.rounds:
-            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round} is not accounted for")
-        sums = [np.asarray(part, np.float32) for part in summed[: len(self._shapes)]]
-        if [part.shape for part in sums] != self._shapes:
+        if not 0 <= round_number < self.plan.rounds:
+            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round_number} is not accounted for")
+        held = [np.zeros(shape, np.float32) for shape in [*self._shapes, ()]] if sums is None else sums
+        found = [np.asarray(part, np.float32) for part in held[: len(self._shapes)]]
+        if [part.shape for part in found] != self._shapes:
             raise BadInputError("the sum of updates does not have the shapes of the model's variables")
-        norm, expected = float(state[0]), self.plan.expected_clients
-        noise = self._noise.draw(round, stddev=self.plan.base.sum_multiplier * norm)
-        update = [tf.constant((part + own) / np.float32(expected)) for part, own in zip(sums, noise, strict=True)]
+        norm, expected = float(state[_NORM]), self.plan.expected_clients
+        noise = self._noise.draw(round_number, stddev=self.plan.base.sum_multiplier * norm)
+        update = [tf.constant((part + own) / np.float32(expected)) for part, own in zip(found, noise, strict=True)]
         adaptive = self.plan.base.clipping.adaptive
         if adaptive is None:
-            return update, list(state), {}
-        count = float(summed[-1]) + float(self._count_noise.draw(round, stddev=adaptive.count_noise)[0])
+            return update, dict(state), {}
+        count = float(held[-1]) + float(self._count_noise.draw(round_number, stddev=adaptive.count_noise)[0])
         share = count / expected + 0.5
         following = norm * float(np.exp(-adaptive.learning_rate * (share - adaptive.quantile)))
-        return update, [tf.constant(following, tf.float32)], {"clipping_norm": norm}
+        return update, {_NORM: np.float32(following)}, {_NORM: norm}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
+from privacy_pipeline.dp.sampling import Sampling, scheme_of
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,58 @@ class Attendance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CohortPlan:
+    """Who takes part in the rounds of a run without privacy. Made by `of`; `FederatedPlan` says the same and more.
+
+    Attributes:
+        clients: number of clients.
+        rounds: rounds at most.
+        sampling: how the clients of a round are drawn.
+        attendance: clients that do not report back.
+    """
+
+    clients: int
+    rounds: int
+    sampling: Sampling
+    attendance: Attendance = field(default_factory=Attendance)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        clients: int,
+        clients_per_round: float,
+        rounds: int | None = None,
+        epochs: float | None = None,
+        sampling: str = "shuffled",
+        attendance: Attendance | None = None,
+    ) -> CohortPlan:
+        """A plan; the arguments are those of `FederatedPlan.calibrated`."""
+        _check_cohort(sampling, clients=clients, per_round=clients_per_round)
+        scheme = scheme_of(
+            _SCHEMES.get(sampling, sampling),
+            batch=float(clients_per_round),
+            probability=clients_per_round / clients,
+            units=clients,
+            epochs=epochs,
+            steps=rounds,
+            cap=None,
+        )
+        rounds = scheme.steps(epochs=float(epochs or 0.0)) if rounds is None else rounds
+        return cls(clients=clients, rounds=rounds, sampling=scheme, attendance=attendance or Attendance())
+
+
+def _check_cohort(sampling: str, *, clients: int | None, per_round: float) -> None:
+    if sampling not in SAMPLINGS:
+        raise BadInputError(f"unknown sampling of clients {sampling!r}", fix=", ".join(SAMPLINGS))
+    if clients is not None and per_round > clients:
+        raise BadInputError(
+            f"a round of {per_round:g} clients does not fit into {clients} clients",
+            fix=f"take at most {clients} clients a round",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FederatedPlan:
     """Everything that decides the guarantee of a federated run, before any data is read. Made by `calibrated`.
 
@@ -74,10 +127,11 @@ class FederatedPlan:
     def calibrated(
         cls,
         *,
-        rounds: int,
         clients_per_round: float,
         delta: float,
         clipping_norm: float,
+        rounds: int | None = None,
+        epochs: float | None = None,
         clients: int | None = None,
         sampling_probability: float | None = None,
         epsilon: float | None = None,
@@ -93,11 +147,12 @@ class FederatedPlan:
         """A plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
 
         Args:
-            rounds: rounds.
             clients_per_round: expected clients of a round; the exact number where sampling is not "poisson". The sum
                 of a round is divided by it, however many came.
             delta: delta of the guarantee.
             clipping_norm: L2 bound of a client's update over all variables; the first one if clipping adapts.
+            rounds: rounds; give this or `epochs`.
+            epochs: expected rounds of each client.
             clients: number of clients, public under ZERO_OUT; leave it out under ADD_OR_REMOVE_ONE.
             sampling_probability: chance of a client to be drawn; under ADD_OR_REMOVE_ONE only.
             epsilon: target; give this or `noise_multiplier`.
@@ -116,19 +171,14 @@ class FederatedPlan:
             BadInputError: numbers out of range, or parts that do not go together.
             AccountingError: an epsilon is asked for where none is known.
         """
-        if sampling not in SAMPLINGS:
-            raise BadInputError(f"unknown sampling of clients {sampling!r}", fix=", ".join(SAMPLINGS))
-        if clients is not None and clients_per_round > clients:
-            raise BadInputError(
-                f"a round of {clients_per_round:g} clients does not fit into {clients} clients",
-                fix=f"take at most {clients} clients a round",
-            )
+        _check_cohort(sampling, clients=clients, per_round=clients_per_round)
         base = PrivacyPlan.calibrated(
             relation=relation,
             units=clients,
             expected_batch_size=float(clients_per_round),
             sampling_probability=sampling_probability,
             steps=rounds,
+            epochs=epochs,
             epsilon=epsilon,
             noise_multiplier=noise_multiplier,
             delta=delta,
@@ -150,6 +200,11 @@ class FederatedPlan:
     def rounds(self) -> int:
         """Rounds at most."""
         return self.base.steps
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the clients of a round are drawn."""
+        return self.base.sampling
 
     @property
     def expected_clients(self) -> float:

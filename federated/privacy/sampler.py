@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from federated.privacy.plan import FederatedPlan
+from federated.privacy.plan import Attendance
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.sampler import Sampler
-from privacy_pipeline.dp.sampling import FixedPartition
+from privacy_pipeline.dp.sampling import FixedPartition, Sampling
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 Clients = NDArray[np.int64]
+
+
+class Cohorts(Protocol):
+    """What decides who takes part: a `FederatedPlan`, or a `CohortPlan` without privacy."""
+
+    @property
+    def clients(self) -> int | None:
+        """Number of clients; None where it is secret."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds at most."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the clients of a round are drawn."""
+
+    @property
+    def attendance(self) -> Attendance:
+        """Clients that do not report back."""
+
+
+class _Draws(NamedTuple):
+    """The plan in the words of `dp.sampler`."""
+
+    units: int | None
+    steps: int
+    sampling: Sampling
 
 
 @dataclass(frozen=True)
@@ -33,7 +62,7 @@ class ClientSampler:
         BadInputError: the store does not hold the plan's number of clients.
     """
 
-    plan: FederatedPlan
+    plan: Cohorts
     key: RunKey
     clients: int
     _draws: Sampler = field(init=False, repr=False, compare=False)
@@ -44,36 +73,42 @@ class ClientSampler:
                 f"the plan is for {self.plan.clients} clients, the data holds {self.clients}",
                 fix="make the plan with the number of clients of this data",
             )
-        object.__setattr__(self, "_draws", Sampler(self.plan.base, self.key, self.clients))
+        draws = _Draws(self.plan.clients, self.plan.rounds, self.plan.sampling)
+        object.__setattr__(self, "_draws", Sampler(draws, self.key, self.clients))
 
-    def drawn(self, round: int) -> Clients:
+    @property
+    def name(self) -> str:
+        """Name of the scheme (`accounting.plan.Sampler`)."""
+        return str(self.plan.sampling.parameters()["scheme"])
+
+    def drawn(self, round_number: int) -> Clients:
         """Clients that a round asks, whether they report back or not; ascending, int64, each at most once.
 
         Args:
-            round: from 0 to plan.rounds - 1.
+            round_number: from 0 to plan.rounds - 1.
 
         Raises:
             BadInputError: the plan has no such round.
         """
-        if not 0 <= round < self.plan.rounds:
-            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round} is not accounted for")
-        return self._draws.batch(round)
+        if not 0 <= round_number < self.plan.rounds:
+            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round_number} is not accounted for")
+        return self._draws.batch(round_number)
 
-    def cohort(self, round: int) -> Clients:
+    def cohort(self, round_number: int) -> Clients:
         """Clients whose updates are in a round's sum: those drawn that report back in time; may be empty.
 
         Args:
-            round: from 0 to plan.rounds - 1.
+            round_number: from 0 to plan.rounds - 1.
 
         Raises:
             BadInputError: the plan has no such round.
         """
-        drawn = self.drawn(round)
+        drawn = self.drawn(round_number)
         absent = self.plan.attendance.absent
         if absent == 0:
             return drawn
         # One number for each client of the data: whether one reports back depends on nobody else.
-        return drawn[self._draws.generator("attendance", round).random(self.clients)[drawn] >= absent]
+        return drawn[self._draws.generator("attendance", round_number).random(self.clients)[drawn] >= absent]
 
 
 class Participation:
@@ -84,13 +119,13 @@ class Participation:
         clients: clients in the store.
     """
 
-    def __init__(self, plan: FederatedPlan, clients: int) -> None:
-        sampling = plan.base.sampling
+    def __init__(self, plan: Cohorts, clients: int) -> None:
+        sampling = plan.sampling
         self._scheme = sampling if isinstance(sampling, FixedPartition) else None
         self._last = np.full(clients if self._scheme else 0, -1, np.int64)
         self._largest = 0
 
-    def saw(self, round: int, cohort: Clients) -> None:
+    def saw(self, round_number: int, cohort: Clients) -> None:
         """Counts a cohort.
 
         Raises:
@@ -102,11 +137,11 @@ class Participation:
             return
         length, before = self._scheme.steps_per_epoch, self._last[cohort]
         seen = before >= 0
-        if np.any(seen & (before // length == round // length)):
+        if np.any(seen & (before // length == round_number // length)):
             raise PipelineError("a client took part twice in an epoch: what ran is not what is accounted for")
-        if self._scheme.cyclic and np.any(seen & (before % length != round % length)):
+        if self._scheme.cyclic and np.any(seen & (before % length != round_number % length)):
             raise PipelineError("a client's rounds are not an epoch apart: what ran is not what is accounted for")
-        self._last[cohort] = round
+        self._last[cohort] = round_number
         self._largest = max(self._largest, int(cohort.size > 0))
 
     @property

@@ -18,7 +18,6 @@ from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, 
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.errors import BadInputError
 
-
 # Built once: every write asks for them while it holds the lock.
 _REGISTRATION = sa.select(schema.registrations).where(
     schema.registrations.c.dataset == sa.bindparam("of"), schema.registrations.c.span_key == sa.bindparam("at")

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from privacy_pipeline.backends import registry
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
@@ -110,9 +109,10 @@ def trains_again(folder: RunFolder) -> bool:
     """Whether resuming a run repeats a training that had begun, and that spends privacy budget anew."""
     state = folder.read_state()
     begun = state.nodes.get(TRAINER, NodeState()).status in ("running", "failed")
-    if not begun or state.backend in registry.WITHOUT_GUARANTEE:
+    if not begun:
         return False
-    return not _can_continue(Workspace(folder.read_spec().config), state)
+    config = folder.read_spec().config
+    return config.training.claims_guarantee and not _can_continue(Workspace(config), state)
 
 
 def _can_continue(workspace: Workspace, state: RunState) -> bool:
@@ -290,7 +290,7 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
 def _record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
     """Tells the ledger of a private training that was served from cache."""
     node = state.nodes.get(TRAINER)
-    if node is None or node.status != "cached" or state.backend in registry.WITHOUT_GUARANTEE:
+    if node is None or node.status != "cached" or not config.training.claims_guarantee:
         return
     from privacy_pipeline.accounting.ledger import Ledger
 

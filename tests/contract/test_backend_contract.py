@@ -45,7 +45,7 @@ def config_of(name: str, **training: Any) -> PipelineConfig:
 
 
 def is_private(name: str) -> bool:
-    return backend_of(name) not in registry.WITHOUT_GUARANTEE
+    return config_of(name).training.claims_guarantee
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,8 @@ def test_noise_has_one_scale_whoever_arrives(arrived: int) -> None:
 
 def test_an_empty_cohort_adds_noise_all_the_same() -> None:
     plan = plan_of()
-    zero = [np.zeros(shape, np.float32) for shape in checks.SHAPES]
     aggregator = aggregator_of(plan)
-    update, _, _ = aggregator.finish(aggregator.initial_state(), zero, 0)
+    update, _, _ = aggregator.finish(aggregator.initial_state(), None, 0)
     flat = np.concatenate([np.asarray(part).ravel() for part in update])
     np.testing.assert_array_equal(flat, release(aggregator, np.zeros((4, numbers())), 0))
     assert flat.std() == pytest.approx(STDDEV, rel=0.1)
@@ -44,8 +43,8 @@ class RealisedCohort(GaussianAggregator):
         self.came = len(present)
         return super().partial(state, updates, num_examples, present)
 
-    def finish(self, state: Any, summed: Any, round: int) -> Any:
-        update, state, metrics = super().finish(state, summed, round)
+    def finish(self, state: Any, sums: Any, round_number: int) -> Any:
+        update, state, metrics = super().finish(state, sums, round_number)
         return [part * self.plan.expected_clients / self.came for part in update], state, metrics
 
 
@@ -69,8 +68,8 @@ class Unclipped(GaussianAggregator):
 
 
 class SameNoise(GaussianAggregator):
-    def finish(self, state: Any, summed: Any, round: int) -> Any:
-        return super().finish(state, summed, 0)
+    def finish(self, state: Any, sums: Any, round_number: int) -> Any:
+        return super().finish(state, sums, 0)
 
 
 @pytest.mark.parametrize("twin", [CountedTwice, Zeroing, Unclipped])
