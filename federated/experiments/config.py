@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
@@ -52,42 +53,6 @@ class ModelSection(Section):
     hidden_units: list[PositiveInt] = Field(default=[32])
 
 
-class ClientSection(Section):
-    """What a client does in a round."""
-
-    learning_rate: PositiveFloat = 0.1
-    epochs: PositiveInt = 1
-    batch_size: PositiveInt = 16
-
-
-class ServerSection(Section):
-    """What the server does with the clients' mean update."""
-
-    optimizer: Literal["sgd", "adam", "yogi", "adagrad"] = "sgd"
-    learning_rate: PositiveFloat = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-class AlgorithmSection(Section):
-    """How the model is trained."""
-
-    name: Literal["fedavg", "fedsgd", "fedprox", "mimelite"] = "fedavg"
-    engine: Literal["fast", "tff"] = "fast"
-    rounds: PositiveInt
-    clients_per_round: Annotated[int, Field(ge=1, description="With a privacy block: the expected number.")]
-    proximal: Annotated[float, Field(ge=0, description="FedProx: weight of the distance from the server's model.")] = (
-        0.0
-    )
-    client: ClientSection = ClientSection()
-    server: ServerSection = ServerSection()
-
-    @model_validator(mode="after")
-    def _proximal_of_fedprox(self) -> AlgorithmSection:
-        if (self.name == "fedprox") != (self.proximal > 0):
-            raise ValueError("`proximal` above 0 belongs to `name: fedprox`, and to it alone")
-        return self
-
-
 class AdaptiveSection(Section):
     """The clipping norm follows a quantile of the updates' norms (Andrew et al. 2021)."""
 
@@ -99,7 +64,7 @@ class AdaptiveSection(Section):
 class PrivacySection(Section):
     """User-level differential privacy: a client is what is protected, and it is sampled by Poisson."""
 
-    epsilon: Annotated[PositiveFloat | None, Field(description="Target; give this or `noise_multiplier`.")] = None
+    target_epsilon: Annotated[PositiveFloat | None, Field(description="Give this or `noise_multiplier`.")] = None
     noise_multiplier: PositiveFloat | None = None
     delta: Delta
     clipping_norm: Annotated[PositiveFloat, Field(description="L2 bound of a client's update; the first, if adaptive.")]
@@ -109,8 +74,8 @@ class PrivacySection(Section):
 
     @model_validator(mode="after")
     def _one_target(self) -> PrivacySection:
-        if (self.epsilon is None) == (self.noise_multiplier is None):
-            raise ValueError("give either `epsilon` or `noise_multiplier`")
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
         return self
 
 
@@ -154,13 +119,15 @@ class ExperimentConfig(Section):
     experiment: Name
     data: DataSection
     model: ModelSection = ModelSection()
-    algorithm: AlgorithmSection
+    rounds: PositiveInt
+    clients_per_round: Annotated[int, Field(ge=1, description="With a privacy block: the expected number.")]
+    algorithm: FederatedAlgorithm = FederatedAlgorithm()
     privacy: PrivacySection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[1], min_length=1)
     sweep: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(
         default={},
-        description="Grid: dotted key of this file -> values, e.g. algorithm.clients_per_round: [20, 50].",
+        description="Grid: dotted key of this file -> values, e.g. clients_per_round: [20, 50].",
     )
     folder: Annotated[Path, Field(description="Where runs go, each in a folder of its own.")] = Path(
         "workspace/federated"
@@ -175,6 +142,11 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "with a `privacy` block the clients must be the dataset's privacy unit (`data.dataset.privacy_unit: "
                 "{key: COLUMN}`, no `data.clients`): a guarantee for synthetic clients or silos protects no person"
+            )
+        if self.privacy is not None and (self.algorithm.name == "mimelite" or self.algorithm.engine != "fast"):
+            raise ValueError(
+                "`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted, and an "
+                "algorithm that sends one clipped update (not `mimelite`)"
             )
         return self
 
@@ -243,7 +215,8 @@ def point_from_json(text: str) -> Point:
 
 def point_to_json(point: Point) -> str:
     """A point as JSON, to be read by `point_from_json`."""
-    config = point.config.model_dump(mode="json", by_alias=True)
+    # What was not written stays unwritten: some sections refuse a field, default or not, that does nothing in them.
+    config = point.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return json.dumps({"name": point.name, "settings": point.settings, "config": config}, indent=1)
 
 

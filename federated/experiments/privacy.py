@@ -100,17 +100,17 @@ def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
         given = section.adaptive.model_dump(exclude_none=True)
         adaptive = AdaptiveClipping(**given)
     plan = FederatedPlan.calibrated(
-        rounds=config.algorithm.rounds,
-        clients_per_round=config.algorithm.clients_per_round,
+        rounds=config.rounds,
+        clients_per_round=config.clients_per_round,
         delta=section.delta,
         clipping_norm=section.clipping_norm,
         clients=clients,
-        epsilon=section.epsilon,
+        epsilon=section.target_epsilon,
         noise_multiplier=section.noise_multiplier,
         adaptive=adaptive,
         attendance=Attendance(dropout=section.dropout, straggler=section.straggler),
     )
-    training = config.model_dump(mode="json", include={"model", "algorithm"})
+    training = config.model_dump(mode="json", include={"model", "algorithm", "seeds"})
     return ChargedExperiment(plan=plan, unit=unit.key, contribution_bound=unit.contribution_bound, training=training)
 
 
@@ -177,8 +177,8 @@ def record_of(
             sampler="poisson",
             clipping_norm=plan.base.clipping.norm,
             noise_multiplier=plan.base.sum_multiplier,
-            batch_size=config.algorithm.clients_per_round,
-            epochs=-(-plan.rounds * config.algorithm.clients_per_round // (plan.clients or 1)),
+            batch_size=config.clients_per_round,
+            epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
             steps=rounds,
             units=plan.clients,
             dp_event=events.to_json(plan.event),

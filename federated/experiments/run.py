@@ -97,8 +97,8 @@ class _Run:
         return self.build(self.config, train, aggregator, width=width, seed=self.point.seed)
 
     def without_guarantee(self) -> dict[str, Any]:
-        train, algorithm = self.clients("train"), self.config.algorithm
-        sampler = UniformSampler(clients=train.num_clients, size=algorithm.clients_per_round, seed=self.point.seed)
+        train = self.clients("train")
+        sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
         simulation = self.simulation(train, None)
         state = self.folder.restore()
         if state is None:
@@ -176,7 +176,7 @@ class _Run:
         charge: privacy.ChargedExperiment | None = None,
     ) -> dict[str, Any]:
         """All rounds from `state` on. What a private run writes down of a round is public or on the eval split."""
-        algorithm, evaluation, total = self.config.algorithm, self.clients("eval"), self.config.algorithm.rounds
+        algorithm, evaluation, total = self.config.algorithm, self.clients("eval"), self.config.rounds
         before = self.folder.rounds()
         sent = [before[-1]["bytes_up"], before[-1]["bytes_down"]] if before else [0, 0]
         watch = _participation(charge, train)
@@ -193,7 +193,7 @@ class _Run:
                 if charge is None:
                     line |= {"bytes_up": sent[0], "bytes_down": sent[1], "clients": result.clients, **result.metrics}
                 else:  # the realised cohort is secret: its expected size is what may be told
-                    per_client = _bytes_of(state) * algorithm.clients_per_round * (number + 1)
+                    per_client = _bytes_of(state) * self.config.clients_per_round * (number + 1)
                     line |= {"bytes_up": per_client, "bytes_down": per_client}
                 if (number + 1) % self.config.evaluation.every == 0 or number + 1 == total:
                     found = evaluate(state, evaluation, simulation.predict)

@@ -26,6 +26,8 @@ POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
     "privacy_record.json",
 )
 
+_TAIL = 16_384  # bytes; several lines
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -68,6 +70,18 @@ class RunFolder:
         except FileNotFoundError:
             return []
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rounds_done(self) -> int:
+        """How many rounds were written, from the end of the file: cheap enough to ask now and then."""
+        try:
+            with (self.path / ROUNDS).open("rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - _TAIL))
+                lines = stream.read().split(b"\n")
+        except FileNotFoundError:
+            return 0
+        whole = lines[1 if len(lines) > 2 else 0 : -1]  # the first may be cut off, the last has no end
+        return int(json.loads(whole[-1])["round"]) if whole else 0
 
     def keep_rounds(self, number: int) -> None:
         """Cuts `rounds.jsonl` to its first lines: those that the checkpoint knows of."""

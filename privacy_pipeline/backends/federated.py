@@ -85,9 +85,7 @@ class FederatedBackend:
 def _rounds(inputs: TrainingInputs, model: Any, clients: ClientStore, plan: FederatedPlan | None) -> Rounds:
     from privacy_pipeline.backends.federated_rounds import Rounds
 
-    cohorts: FederatedPlan | CohortPlan = plan or federated_plan.cohort_plan(
-        inputs.config, clients=clients.num_clients
-    )
+    cohorts: FederatedPlan | CohortPlan = plan or federated_plan.cohort_plan(inputs.config, clients=clients.num_clients)
     return Rounds.prepare(
         model=model,
         clients=clients,

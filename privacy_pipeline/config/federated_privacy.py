@@ -84,9 +84,9 @@ class FederatedSection(_Section):
         ),
     ] = None
     attendance: AttendanceSection = AttendanceSection()
-    privacy: Annotated[
-        FederatedPrivacySection | None, Field(description="Without it the run claims no guarantee.")
-    ] = None
+    privacy: Annotated[FederatedPrivacySection | None, Field(description="Without it the run claims no guarantee.")] = (
+        None
+    )
 
     @property
     def scheme(self) -> str:

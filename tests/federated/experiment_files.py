@@ -6,7 +6,7 @@ import numpy as np
 
 SCHEMA = """
 feature { name: "who" type: INT presence { min_fraction: 1 } int_domain { min: 1 max: 9999 } }
-feature { name: "x" type: FLOAT presence { min_fraction: 1 } float_domain { min: -4 max: 4 } }
+feature { name: "x" type: FLOAT presence { min_fraction: 1 } float_domain { min: -1 max: 1 } }
 feature { name: "z" type: FLOAT presence { min_fraction: 1 } float_domain { min: -4 max: 4 } }
 feature { name: "town" type: INT presence { min_fraction: 1 } int_domain { min: 1 max: 3 is_categorical: true } }
 feature { name: "y" type: BYTES presence { min_fraction: 1 } string_domain { value: "no" value: "yes" } }
@@ -21,16 +21,16 @@ data:
     label: y
     positive_class: "yes"
     privacy_unit: {{key: who, contribution_bound: 4}}
+rounds: 6
+clients_per_round: 10
 algorithm:
-  rounds: 6
-  clients_per_round: 10
-  client: {{learning_rate: 20.0}}
+  client_optimizer: {{learning_rate: 5.0}}
 evaluation: {{every: 2}}
 seeds: [1, 2]
 folder: {folder}/runs
 ledger: sqlite:///{folder}/ledger.db
 """
-PRIVACY = "privacy: {epsilon: 4.0, delta: 1.0e-3, clipping_norm: 0.5}\n"
+PRIVACY = "privacy: {noise_multiplier: 1.0, delta: 1.0e-3, clipping_norm: 0.5}\n"
 
 
 def write_people(folder, *, train=60, evaluation=20):

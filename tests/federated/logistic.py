@@ -12,7 +12,7 @@ class LogisticEngine:
     """Keeps `federated.contract.Engine`; `aggregator` gets the stacked updates, as in the real engines."""
 
     def __init__(self, config, clients, aggregator, *, width, seed):
-        self.rate = config.algorithm.client.learning_rate
+        self.rate = config.algorithm.client_optimizer.learning_rate
         self.clients = clients
         rng = np.random.default_rng(seed)
         self.first = (rng.normal(size=(width, 1)).astype(np.float32) * 0.01, np.zeros(1, np.float32))

@@ -8,11 +8,11 @@ from tests.federated.experiment_files import PRIVACY, write_experiment
 
 
 def test_a_grid_times_seeds_gives_distinct_points(tmp_path):
-    path = write_experiment(tmp_path, "sweep: {algorithm.clients_per_round: [5, 10], algorithm.rounds: [1, 2, 3]}\n")
+    path = write_experiment(tmp_path, "sweep: {clients_per_round: [5, 10], rounds: [1, 2, 3]}\n")
     config, points = load_experiment(path)
     assert len(points) == 12
     assert len({point.name for point in points}) == 12
-    assert {(p.config.algorithm.clients_per_round, p.config.algorithm.rounds, p.seed) for p in points} == {
+    assert {(p.config.clients_per_round, p.config.rounds, p.seed) for p in points} == {
         (n, r, s) for n in (5, 10) for r in (1, 2, 3) for s in (1, 2)
     }
     assert all(point.config.sweep == {} for point in points)
@@ -33,17 +33,21 @@ def test_a_grid_may_make_sections(tmp_path):
 @pytest.mark.parametrize(
     ("more", "replaced", "message"),
     [
-        ("", {"rounds": "round"}, r"small.yaml:1[0-9]: unknown key 'round' in `algorithm`"),
-        ("sweep: {algorithm.clients_per_roond: [1]}\n", {}, r"small.yaml:19: unknown key 'clients_per_roond'"),
-        ("sweep: {algorithm.rounds: [1, two]}\n", {}, r"small.yaml:19: algorithm.rounds: must be an integer"),
-        ("sweep: {algorithm.rounds: [1, 1]}\n", {}, "same settings and seed twice"),
-        ("", {"rounds: 6": "rounds: 6\n  name: fedsdg"}, "did you mean 'fedsgd'|must be 'fedavg'"),
-        ("", {"rounds: 6": "rounds: 6\n  name: fedprox"}, "`proximal` above 0 belongs to `name: fedprox`"),
-        (PRIVACY.replace("epsilon: 4.0, ", ""), {}, "give either `epsilon` or `noise_multiplier`"),
+        ("", {"rounds: 6": "round: 6"}, r"small.yaml:1[0-9]: unknown key 'round' at the top level"),
+        ("sweep: {clients_per_roond: [1]}\n", {}, r"small.yaml:1\d: unknown key 'clients_per_roond'"),
+        ("sweep: {rounds: [1, two]}\n", {}, r"small.yaml:1\d: rounds: must be an integer"),
+        ("sweep: {rounds: [1, 1]}\n", {}, "same settings and seed twice"),
+        ("", {"algorithm:": "algorithm:\n  name: fedsdg"}, "did you mean 'fedsgd'|must be 'fedavg'"),
+        ("", {"algorithm:": "algorithm:\n  name: fedprox"}, "`proximal_strength` goes with `name: fedprox`"),
+        (
+            PRIVACY.replace("noise_multiplier: 1.0, ", ""),
+            {},
+            "give exactly one of `target_epsilon` and `noise_multiplier`",
+        ),
         (PRIVACY, {"{key: who, contribution_bound: 4}": "row"}, "say who the clients are"),
         (
             PRIVACY,
-            {"algorithm:": "  clients: {column: town}\nalgorithm:"},
+            {"rounds: 6": "  clients: {column: town}\nrounds: 6"},
             "clients must be the dataset's privacy unit",
         ),
         (PRIVACY.replace("0.5", "0"), {}, "clipping_norm: must be greater than 0"),
