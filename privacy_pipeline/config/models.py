@@ -323,7 +323,7 @@ class PipelineConfig(Section):
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
             raise ValueError(
-                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients, which makes some up"
+                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients"
             )
         if not isinstance(unit, KeyedUnit) and section.clients is None:
             raise ValueError(
