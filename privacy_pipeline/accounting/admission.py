@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def checked_budget(
     connection: sa.Connection, *, dataset: str, span: int | None, split: str
-) -> tuple[Registration, Mapping[Any, Any]]:
+) -> tuple[Registration, sa.RowMapping]:
     """The registration of what a run wants to read, and the budget that pays.
 
     Raises:

@@ -288,12 +288,9 @@ class Ledger:
         cost = price(plan.event, plan.relation)
         earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
         with schema.transaction(self._engine, write=False) as connection:
-            registered, _ = checked_budget(connection, dataset=dataset, span=span, split=split)
+            registered, budget = checked_budget(connection, dataset=dataset, span=span, split=split)
             check_plan(plan, registered, split=split)
-            request = Request(
-                dataset=dataset, span=span, data_digest="", split=split, run_id="", node="", plan=plan, purpose=purpose
-            )
-            weighed = weigh(connection, request, cost, before=earlier)
+            weighed = weigh(connection, budget, purpose, cost, before=earlier)
         return forecast_of(weighed)
 
     def verify(
