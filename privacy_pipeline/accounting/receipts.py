@@ -43,7 +43,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _receipts(path: Path) -> list[Receipt]:
-    """The receipts in a file, of a training and of a DP evaluation; older versions and runs without a charge have none."""
+    """The receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
     try:
         document: Any = json.loads(path.read_text())
         holders = [document.get("record", document), document.get("dp_evaluation") or {}]
