@@ -63,22 +63,27 @@ class Ledger:
         """
         return cls(open_engine(url, create=create))
 
-    def register(self, registration: Registration, *, epsilon: float, delta: float) -> None:
+    def register(
+        self, registration: Registration, *, epsilon: float, delta: float, policy: Policy | None = None
+    ) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
 
         Args:
             registration: the facts; splits are fixed from here on.
             epsilon: cap that all runs on the dataset together may reach.
             delta: delta of the cap.
+            policy: applied in the same transaction: if it cannot be, nothing is registered.
 
         Raises:
             BadInputError: the span is registered with other facts, the dataset has another unit, relation or cap, the
-                data is registered under another dataset, or the cap is out of range.
+                data is registered under another dataset, or cap or policy do not fit.
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
         with writing(self._engine) as journal:
             register(journal, registration, epsilon=epsilon, delta=delta)
+            if policy is not None:
+                apply_policy(journal, policy)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from privacy_pipeline.backends import registry
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
@@ -44,7 +46,7 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> 
         )
     for charge in checked.charges:
         if not charge.forecast.fits:
-            raise preflight.over_budget(spec.config, charge)
+            raise preflight.over_budget(spec.config, checked, charge, span=spec.span, path=Path(state.config_path))
 
 
 def _is_paid(workspace: Workspace, config: PipelineConfig, state: RunState, node: str) -> bool:
