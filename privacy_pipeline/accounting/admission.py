@@ -25,7 +25,7 @@ _WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget 
 
 def checked_budget(
     connection: sa.Connection, *, dataset: str, span: int | None, split: str
-) -> tuple[Registration, Mapping[Any, Any]]:
+) -> tuple[Registration, sa.RowMapping]:
     """The registration of what a run wants to read, and the budget that pays.
 
     Raises:
@@ -37,7 +37,8 @@ def checked_budget(
         raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
     budget = find_budget(connection, dataset, split=split, span=span)
     if budget is None:
-        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget")
+        fix = "set `eval_epsilon` in the dataset's policy: privacy-pipeline budget init, then budget apply"
+        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget", fix=fix)
     return registered, budget
 
 

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.calibration import least_noise
+from privacy_pipeline.accounting.registration import TRAIN
 from privacy_pipeline.backends import registry
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.pipelines.nodes import TRAINER
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.ledger_entries import Forecast
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan, MechanismPlan
     from privacy_pipeline.accounting.registration import Registration
     from privacy_pipeline.pipelines.preflight import Checked
 
@@ -71,7 +73,7 @@ def fitting(config: PipelineConfig, checked: Checked, *, span: int | None, runs:
         raise BadInputError(f"--runs must be at least 1 (got {runs})", fix="--runs 1")
     if checked.registration is None or _section(config) is None:
         return None
-    asking = _Asking.of(config, checked.registration, span=span)
+    asking = _Asking.of(config, checked, checked.registration, span=span)
 
     def fits(noise: float) -> bool:
         return asking.forecast(_changed(config, noise_multiplier=noise)).runs_that_fit >= runs
@@ -92,22 +94,28 @@ class _Asking:
     registration: Registration
     ledger: Ledger
     span: int | None
+    before: tuple[tuple[str, ChargedPlan], ...]  # what the run will have spent before it trains
 
     @classmethod
-    def of(cls, config: PipelineConfig, registration: Registration, *, span: int | None) -> _Asking:
+    def of(cls, config: PipelineConfig, checked: Checked, registration: Registration, *, span: int | None) -> _Asking:
         from privacy_pipeline.accounting.ledger import Ledger
 
-        return cls(config=config, registration=registration, ledger=Ledger.open(config.ledger), span=span)
+        asks = [charge.ask for charge in checked.charges]
+        before = tuple((ask.purpose, ask.plan) for ask in asks if ask.split == TRAIN and ask.node != TRAINER)
+        ledger = Ledger.open(config.ledger)
+        return cls(config=config, registration=registration, ledger=ledger, span=span, before=before)
 
     def plan(self, config: PipelineConfig) -> MechanismPlan:
-        units = self.registration.splits["train"].units
+        units = self.registration.splits[TRAIN].units
         plan = registry.load(config.training.backend).plan(config=config, units=units)
         if plan is None:
             raise BudgetRefusedError(f"backend {config.training.backend} has no plan to be charged")
         return plan
 
     def forecast(self, config: PipelineConfig) -> Forecast:
-        return self.ledger.forecast(self.plan(config), dataset=config.dataset.name, span=self.span, split="train")
+        return self.ledger.forecast(
+            self.plan(config), dataset=config.dataset.name, span=self.span, split=TRAIN, before=self.before
+        )
 
 
 def _stated(asking: _Asking, *, noise: float, runs: int) -> Fitting:
