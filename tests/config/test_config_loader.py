@@ -9,7 +9,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from privacy_pipeline.backends.registry import WITHOUT_GUARANTEE
 from privacy_pipeline.config.loader import config_json_schema, load_config
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig, ServerMetadata
 from privacy_pipeline.errors import BadInputError, ExitCode
@@ -115,13 +114,13 @@ def test_a_dp_evaluation_needs_a_public_schema_whatever_trains() -> None:
         PipelineConfig.model_validate(document)
 
 
-def test_no_backend_without_a_guarantee_takes_a_dp_evaluation() -> None:
-    for name in WITHOUT_GUARANTEE:
-        document = yaml.safe_load(BASE)
-        document["training"] = {"backend": name}
-        document["evaluation"] = {"thresholds": {"accuracy": {"min": 0.8}}, "dp": {"epsilon": 1.0, "delta": 1e-6}}
-        with pytest.raises(ValidationError, match="protect nothing"):
-            PipelineConfig.model_validate(document)
+@pytest.mark.parametrize("training", [{"backend": "plain"}, {"backend": "federated", "federated": {"clients": {}}}])
+def test_no_training_without_a_guarantee_takes_a_dp_evaluation(training: dict[str, Any]) -> None:
+    document = yaml.safe_load(BASE)
+    document["training"] = training
+    document["evaluation"] = {"thresholds": {"accuracy": {"min": 0.8}}, "dp": {"epsilon": 1.0, "delta": 1e-6}}
+    with pytest.raises(ValidationError, match="protect nothing"):
+        PipelineConfig.model_validate(document)
 
 
 def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
