@@ -23,7 +23,7 @@ from federated.privacy.plan import FederatedPlan
 from federated.privacy.sampler import ClientSampler, Cohorts, Participation
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp import run_state
-from privacy_pipeline.dp.checkpoints import deterministic_ops, machine_facts
+from privacy_pipeline.dp.checkpoints import deterministic_ops, graph_digest, machine_facts
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState
 from privacy_pipeline.errors import PipelineError
@@ -193,12 +193,22 @@ def _binding(
         plan.digest(),
         algorithm.model_dump_json(),
         _digest(clients),
-        hashlib.sha256(model.keras.to_json().encode()).hexdigest(),
+        graph_digest(_forward(model)),
         [list(shape) for shape in model.shapes],
         more,
         machine_facts(),
     ]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def _forward(model: FederatedModel) -> Any:
+    """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
+    import tensorflow as tf
+
+    def forward(*inputs: Any) -> Any:
+        return model.predict(list(inputs), training=True)
+
+    return tf.function(forward, input_signature=model.input_specs).get_concrete_function().graph
 
 
 def _digest(clients: ClientStore) -> str:

@@ -177,6 +177,9 @@ class TrainingSection(Section):
                 )
         if self.batch_size is None:
             raise ValueError("backend federated needs `batch_size`, the (expected) number of clients of a round")
+        made_up = self.federated.clients if self.federated is not None else None
+        if made_up is not None and made_up.clients < self.batch_size:
+            raise ValueError(f"`batch_size` asks for {self.batch_size} clients a round, of {made_up.clients} in all")
 
 
 class Threshold(Section):
@@ -279,7 +282,7 @@ class PipelineConfig(Section):
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
             raise ValueError(
-                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients, which makes some up"
+                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients"
             )
         if not isinstance(unit, KeyedUnit) and section.clients is None:
             raise ValueError(
