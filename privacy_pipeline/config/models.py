@@ -281,9 +281,7 @@ class PipelineConfig(Section):
         if section is None:
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
-            raise ValueError(
-                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients"
-            )
+            raise ValueError(f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients")
         if not isinstance(unit, KeyedUnit) and section.clients is None:
             raise ValueError(
                 "backend federated needs clients: `dataset.privacy_unit: {key: COLUMN}` names them, or "

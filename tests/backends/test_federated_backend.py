@@ -115,7 +115,9 @@ def test_the_record_says_whose_privacy_it_is_and_what_is_not_covered(trained: tu
     assert record.guarantee.epsilon_rdp is not None and record.guarantee.epsilon_rdp >= record.guarantee.epsilon
     assert "client" in record.unit_in_words and all(assumption.held for assumption in record.assumptions)
     accesses = {access.what: access for access in record.data_accesses}
-    assert not accesses["updates of single clients"].covered and "simulat" in accesses["updates of single clients"].detail
+    assert (
+        not accesses["updates of single clients"].covered and "simulat" in accesses["updates of single clients"].detail
+    )
     assert "realised sizes of cohorts" in accesses["exact readings of the training"].detail
     assert record.mechanism is not None and isinstance(record.mechanism.plan, dict)
     assert record.mechanism.plan["unit"] == "client" and record.mechanism.plan["attendance"]["dropout"] == 0.2
