@@ -136,6 +136,25 @@ def test_the_record_says_that_clients_are_made_up(split: Any, tmp_path: Path) ->
     assert executed.history["loss"][-1] < executed.history["loss"][0]
 
 
+@pytest.mark.slow
+def test_tensorflow_federated_makes_the_same_rounds(split: Any, tmp_path: Path) -> None:
+    made = [
+        make_config(
+            backend="federated",
+            epochs=1,
+            batch_size=10,
+            learning_rate=1e-3,
+            seed=1,
+            federated={"clients": {"clients": 30}, "algorithm": {**OPTIMIZERS, "engine": engine}},
+        )
+        for engine in ("fast", "tff")
+    ]
+    runs = [train(inputs_of(split, one, tmp_path / one.training.federated.algorithm.engine)) for one in made]
+    assert runs[0].steps == runs[1].steps == 3
+    for one, other in zip(weights_of(tmp_path / "fast"), weights_of(tmp_path / "tff"), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 class _Killed(Exception):  # noqa: N818
     pass
 
@@ -193,7 +212,7 @@ def test_the_key_is_never_used_on_other_data(persons: Any, tmp_path: Path, monke
 def test_another_number_of_clients_than_registered_is_refused(persons: Any, tmp_path: Path) -> None:
     known = config()
     plan = registry.load("federated").plan(config=known, units=PERSONS + 1)
-    with pytest.raises(PipelineError, match="120 privacy units .person., but 121 units are registered"):
+    with pytest.raises(PipelineError, match=r"120 privacy units \(person\), but 121 units are registered"):
         train(inputs_of(persons, known, tmp_path, plan=plan))
     assert not (tmp_path / "model").exists()
 

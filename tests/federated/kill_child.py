@@ -24,7 +24,7 @@ def train(folder: Path) -> None:
 
     from federated.clients.store import ClientStore
     from federated.privacy.plan import FederatedPlan
-    from privacy_pipeline.backends.federated_rounds import Rounds
+    from privacy_pipeline.backends.federated_rounds import Rounds, assign
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp import run_state
     from privacy_pipeline.dp.plan import AdaptiveClipping
@@ -56,7 +56,7 @@ def train(folder: Path) -> None:
         state_dir=folder / "state",
         binding="",
     )
-    rounds.run(model)
+    assign(model, rounds.run())
     np.savez(folder / "partial.npz", *model.get_weights(), resumed=np.array(rounds.resumed_at or 0))
     os.replace(folder / "partial.npz", folder / "weights.npz")
 
