@@ -177,7 +177,7 @@ class Rounds:
         if not all(np.isfinite(value).all() for value in state.weights):
             raise PipelineError(f"training diverged by round {self.done}", fix="lower the learning rates")
         values = {
-            "loss": float(np.mean([loss for loss in losses if np.isfinite(loss)] or [0.0])),
+            "loss": float(np.nanmean(losses)),
             "weights_norm": float(np.sqrt(sum(float(np.sum(np.square(value))) for value in state.weights))),
             "clipping_norm": 0.0 if norm is None else float(norm),
         }

@@ -279,7 +279,7 @@ class PipelineConfig(Section):
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
             raise ValueError(
-                f"training.federated.clients makes up clients, but dataset.privacy_unit names them ('{unit.key}'); drop one"
+                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients, which makes some up"
             )
         if not isinstance(unit, KeyedUnit) and section.clients is None:
             raise ValueError(
