@@ -61,6 +61,11 @@ class ChargedExperiment:
         return self.plan.clients
 
     @property
+    def delta(self) -> float:
+        """Delta of the guarantee."""
+        return self.plan.delta
+
+    @property
     def event(self) -> DpEvent:
         """All rounds."""
         return self.plan.event

@@ -178,6 +178,7 @@ class FastEngine:
             return client + 1, tf.nest.map_structure(tf.add, so_far, one(client))
 
         clients = tf.shape(chunk.counts)[0]
+        sums: tuple[Tensors, Tensors, Tensor]
         _, sums = tf.while_loop(
             lambda client, _: client < clients, body, (tf.constant(1), one(tf.constant(0))), parallel_iterations=1
         )

@@ -63,22 +63,27 @@ class Ledger:
         """
         return cls(open_engine(url, create=create))
 
-    def register(self, registration: Registration, *, epsilon: float, delta: float) -> None:
+    def register(
+        self, registration: Registration, *, epsilon: float, delta: float, policy: Policy | None = None
+    ) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
 
         Args:
             registration: the facts; splits are fixed from here on.
             epsilon: cap that all runs on the dataset together may reach.
             delta: delta of the cap.
+            policy: applied in the same transaction: if it cannot be, nothing is registered.
 
         Raises:
             BadInputError: the span is registered with other facts, the dataset has another unit, relation or cap, the
-                data is registered under another dataset, or the cap is out of range.
+                data is registered under another dataset, or cap or policy do not fit.
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
         with writing(self._engine) as journal:
             register(journal, registration, epsilon=epsilon, delta=delta)
+            if policy is not None:
+                apply_policy(journal, policy)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.
@@ -262,22 +267,35 @@ class Ledger:
             return composition_of(connection, entry_id)
 
     def forecast(
-        self, plan: ChargedPlan, *, dataset: str, span: int | None, split: str, purpose: str = TRAINING
+        self,
+        plan: ChargedPlan,
+        *,
+        dataset: str,
+        span: int | None,
+        split: str,
+        purpose: str = TRAINING,
+        before: Sequence[tuple[str, ChargedPlan]] = (),
     ) -> Forecast:
         """What a plan would do to the budget, by the same rule as a reservation; nothing is written.
+
+        Args:
+            plan: the plan.
+            dataset: registered name of the dataset.
+            span: registered span.
+            split: split that the plan reads.
+            purpose: share of the budget that would pay.
+            before: purpose and plan of what the same budget will have paid by then; it counts as spent.
 
         Raises:
             BudgetRefusedError: the data is not registered, or the plan does not fit the registration.
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)
+        earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
         with schema.transaction(self._engine, write=False) as connection:
-            registered, _ = checked_budget(connection, dataset=dataset, span=span, split=split)
+            registered, budget = checked_budget(connection, dataset=dataset, span=span, split=split)
             check_plan(plan, registered, split=split)
-            request = Request(
-                dataset=dataset, span=span, data_digest="", split=split, run_id="", node="", plan=plan, purpose=purpose
-            )
-            weighed = weigh(connection, request, cost)
+            weighed = weigh(connection, budget, purpose, cost, before=earlier)
         return forecast_of(weighed)
 
     def verify(

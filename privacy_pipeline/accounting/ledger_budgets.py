@@ -89,7 +89,9 @@ def find_registration(connection: sa.Connection, name: str, span: int | None) ->
     return None if row is None else from_row(row)
 
 
-def find_budget(connection: sa.Connection, dataset: str, *, split: str = TRAIN, span: int | None = None) -> Any | None:
+def find_budget(
+    connection: sa.Connection, dataset: str, *, split: str = TRAIN, span: int | None = None
+) -> sa.RowMapping | None:
     """The budget that pays for a span of a dataset: its own, or the one that the spans share; None where there is none.
 
     Returns:

@@ -201,6 +201,16 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+class DpEvaluationSection(Section):
+    """Evaluation with noisy confusion counts, charged to the eval split's own units (policy: `eval_epsilon`)."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one evaluation: all counts of all slices.")]
+    delta: Delta
+    decision_threshold: Annotated[
+        float, Field(ge=0, lt=1, description="Probability above which a row counts as predicted positive.")
+    ] = 0.5
+
+
 class EvaluationSection(Section):
     """Metrics, slices and the thresholds that a model has to meet."""
 
@@ -209,6 +219,25 @@ class EvaluationSection(Section):
         Field(description="Columns to slice by; a list of columns is a crossed slice."),
     ] = []
     thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
+    dp: Annotated[
+        DpEvaluationSection | None, Field(description="Evaluate with differential privacy; without it, exactly.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _thresholds_that_noisy_counts_can_show(self) -> EvaluationSection:
+        if self.dp is None:
+            return self
+        if "auc" in self.thresholds:
+            raise ValueError(
+                "`dp` has no auc: it does not follow from confusion counts at one decision threshold; set thresholds "
+                "on accuracy, precision or recall"
+            )
+        for name, bound in self.thresholds.items():
+            if bound.max_decrease is not None:
+                raise ValueError(
+                    f"`dp` has no baseline to compare with: replace `max_decrease` of thresholds.{name} by `min`"
+                )
+        return self
 
 
 class PolicySection(Section):
@@ -273,13 +302,28 @@ class PipelineConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _dp_evaluation_of_a_dp_run(self) -> PipelineConfig:
+        if self.evaluation.dp is None:
+            return self
+        if not self.training.claims_guarantee:
+            raise ValueError(
+                "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
+                "drop `dp`, or train with dp_sgd or with training.federated.privacy"
+            )
+        if self.dataset.schema_path == "infer":
+            raise ValueError(
+                "evaluation.dp needs a curated public schema: `schema: infer` reads it off the private data"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clients_are_units_or_made_up(self) -> PipelineConfig:
         section, unit = self.training.federated, self.dataset.privacy_unit
         if section is None:
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
             raise ValueError(
-                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients, which makes some up"
+                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients"
             )
         if not isinstance(unit, KeyedUnit) and section.clients is None:
             raise ValueError(

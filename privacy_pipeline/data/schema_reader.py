@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -68,6 +69,21 @@ def unreviewed(schema_path: Path) -> list[str]:
     """
     features = _Reader(schema_path).features
     return [name for name, feature in features.items() if UNREVIEWED_TAG in feature.annotation.tag]
+
+
+def public_domains(*, schema_path: Path, columns: Iterable[str], label: str) -> dict[str, tuple[str, ...]]:
+    """Public values of those columns that have a domain; columns that the model must not see may be asked for too.
+
+    Args:
+        schema_path: TFDV schema in text format.
+        columns: names of columns of the schema.
+        label: the label column, whose range of integers is its domain.
+
+    Raises:
+        BadInputError: the schema cannot be read, or a domain is not usable.
+    """
+    reader = _Reader(schema_path)
+    return {name: domain for name in columns if (domain := reader.domain(name, is_label=name == label))}
 
 
 def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
@@ -156,6 +172,13 @@ class _Reader:
             )
         minimum, maximum = self._range(feature)
         return Column(name=name, kind="numeric", dtype=dtype, minimum=minimum, maximum=maximum, optional=optional)
+
+    def domain(self, name: str, *, is_label: bool) -> tuple[str, ...]:
+        feature = self.features[name]
+        if feature.HasField("string_domain") or feature.HasField("domain"):
+            return self._strings(feature)
+        listed = feature.int_domain.is_categorical or is_label
+        return self._int_values(feature) if listed and self._dtype(feature) == "int" else ()
 
     def _dtype(self, feature: schema_pb2.Feature) -> Dtype:
         from tensorflow_metadata.proto.v0 import schema_pb2

@@ -17,6 +17,7 @@ from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.backends import user_code
+from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
@@ -25,13 +26,14 @@ from privacy_pipeline.components.run_metrics.component import RunMetrics
 from privacy_pipeline.components.trainer.component import PrivateTrainer
 from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import FORBID_ANALYZERS
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit
 from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
-from privacy_pipeline.pipelines.nodes import GATE
-from privacy_pipeline.pipelines.views import training_view
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, GATE
+from privacy_pipeline.pipelines.planned_charges import slice_domains
+from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
 
 INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
@@ -164,6 +166,57 @@ def _after_training(
     spec: RunSpec, workspace: Workspace, examples: BaseComponent, trainer: BaseComponent
 ) -> list[BaseNode]:
     config = spec.config
+    evaluators, evaluation, verdict = _evaluation(spec, examples, trainer)
+    gate = PrivacyGate(
+        model=trainer.outputs["model"],
+        evaluation=evaluation,
+        evaluation_blessing=verdict,
+        privacy_record=trainer.outputs["privacy_record"],
+        policy=config.policy.model_dump_json(),
+        thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
+        privacy_class=announced_class(config),
+        run_id=spec.run_id,
+    )
+    metrics = RunMetrics(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        evaluation=evaluation,
+        blessing=gate.outputs["blessing"],
+        privacy_record=trainer.outputs["privacy_record"],
+        run_id=spec.run_id,
+        run_dir=str(spec.run_dir),
+    )
+    pusher = AtomicPusher(
+        model=trainer.outputs["model"],
+        model_blessing=gate.outputs["blessing"],
+        directory=str(workspace.push_directory),
+    ).with_id("Pusher")
+    return [*evaluators, gate, metrics, pusher]
+
+
+def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:
+    """What PrivacyGate holds against a DP evaluation; an exact one is judged by Evaluator."""
+    if section.dp is None:
+        return {}
+    return {name: bound.min for name, bound in section.thresholds.items() if bound.min is not None}
+
+
+def _evaluation(
+    spec: RunSpec, examples: BaseComponent, trainer: BaseComponent
+) -> tuple[list[BaseNode], types.BaseChannel, types.BaseChannel | None]:
+    """The nodes that evaluate, their evaluation, and Evaluator's verdict, which a DP evaluation does not give."""
+    config = spec.config
+    if config.evaluation.dp is not None:
+        noisy = DpEvaluator(
+            examples=examples.outputs["examples"],
+            model=trainer.outputs["model"],
+            config=evaluation_view(config, span=spec.span).model_dump_json(by_alias=True),
+            domains=json.dumps(slice_domains(config), sort_keys=True),
+            code=spec.code,
+            lock=spec.lock,
+            data_digest=spec.data_digest,
+        ).with_id(DP_EVALUATOR)
+        return [noisy], noisy.outputs["evaluation"], None
     baseline = Resolver(
         strategy_class=LatestBlessedOfClass,
         config={PRIVACY_CLASS: announced_class(config)},
@@ -176,27 +229,4 @@ def _after_training(
         baseline_model=baseline.outputs["model"],
         eval_config=eval_config(config.evaluation),
     )
-    gate = PrivacyGate(
-        model=trainer.outputs["model"],
-        evaluation=evaluator.outputs["evaluation"],
-        evaluation_blessing=evaluator.outputs["blessing"],
-        privacy_record=trainer.outputs["privacy_record"],
-        policy=config.policy.model_dump_json(),
-        privacy_class=announced_class(config),
-        run_id=spec.run_id,
-    )
-    metrics = RunMetrics(
-        model=trainer.outputs["model"],
-        model_run=trainer.outputs["model_run"],
-        evaluation=evaluator.outputs["evaluation"],
-        blessing=gate.outputs["blessing"],
-        privacy_record=trainer.outputs["privacy_record"],
-        run_id=spec.run_id,
-        run_dir=str(spec.run_dir),
-    )
-    pusher = AtomicPusher(
-        model=trainer.outputs["model"],
-        model_blessing=gate.outputs["blessing"],
-        directory=str(workspace.push_directory),
-    ).with_id("Pusher")
-    return [baseline, evaluator, gate, metrics, pusher]
+    return [baseline, evaluator], evaluator.outputs["evaluation"], evaluator.outputs["blessing"]

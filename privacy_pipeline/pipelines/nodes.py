@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from privacy_pipeline.config.models import PipelineConfig
+
 TRAINER = "Trainer"
+DP_EVALUATOR = "DpEvaluator"
+CHARGING = (TRAINER, DP_EVALUATOR)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
 NODES = (
@@ -18,3 +22,13 @@ NODES = (
     "RunMetrics",
     "Pusher",
 )
+_EXACT_EVALUATION = ("Resolver", "Evaluator")
+
+
+def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
+    """The nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
+    if config.evaluation.dp is None:
+        return NODES
+    kept = [name for name in NODES if name not in _EXACT_EVALUATION]
+    kept.insert(kept.index(GATE), DP_EVALUATOR)
+    return tuple(kept)

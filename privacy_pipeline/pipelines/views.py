@@ -50,6 +50,18 @@ def training_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig
     )
 
 
+def evaluation_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig:
+    """The config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above all.
+
+    Args:
+        config: the whole config.
+        span: the span that "latest" stands for in this run.
+    """
+    view = training_view(config, span=span)
+    asked = view.evaluation.model_copy(update={"slices": config.evaluation.slices, "dp": config.evaluation.dp})
+    return view.model_copy(update={"evaluation": asked})
+
+
 def environment_hash() -> str:
     """SHA-256 over the names and versions of all installed distributions."""
     installed = sorted(p.name for p in Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info"))

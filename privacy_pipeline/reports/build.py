@@ -21,6 +21,7 @@ from privacy_pipeline.accounting.record import (
 from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 
+EVALUATION_ACCESS = "evaluation metrics, blessing and slices"
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
 
 
@@ -197,7 +198,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             detail="exact, on both splits; whoever can read the workspace sees them",
         ),
         DataAccess(
-            what="evaluation metrics, blessing and slices",
+            what=EVALUATION_ACCESS,
             covered=False,
             detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
         ),

@@ -9,7 +9,7 @@ from privacy_pipeline.reports import charts
 from privacy_pipeline.reports.dataset_report import BudgetView, DatasetReport, Point, RunView
 from privacy_pipeline.reports.drawing import Drawing
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, Statement, Words, pieces
-from privacy_pipeline.reports.run_views import CACHED
+from privacy_pipeline.reports.run_views import CACHED, NOISY
 
 NONE: Words = ["none"]
 DASH: Words = ["-"]
@@ -181,12 +181,12 @@ def _runs(runs: Sequence[RunView]) -> list[Block]:
     if not rows:
         return [heading, Text(words=["No run left a record in the given workspaces."], mark="unknown")]
     table = Table(
-        caption="Utility and guarantee of each run; metrics are exact and not covered by the guarantee. Guarantees of "
-        "different units or relations cannot be compared.",
+        caption="Utility and guarantee of each run; metrics are exact and not covered by the guarantee, except "
+        "where noted. Guarantees of different units or relations cannot be compared.",
         head=("run", "backend", "accuracy", "AUC", "guarantee (epsilon, delta)", "unit, relation", "entry", "to note"),
         rows=rows,
         widths=(20, 10, 11, 9, 17, 12, 7, 24),
-        warned=frozenset(i for i, run in enumerate(runs) if run.marks not in ([], [CACHED])),
+        warned=frozenset(i for i, run in enumerate(runs) if set(run.marks) - {CACHED, NOISY}),
     )
     return [heading, table]
 
