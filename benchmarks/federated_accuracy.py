@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "federated_accuracy.json"
 EPSILONS = (2.0, 4.0, 8.0)
 DELTA = 1e-5
-CLIPPING_NORM = 0.5
+CLIPPING_NORM = 1.0
 CENTRAL_EPOCHS = 15
 Row = dict[str, float | int | str | None]
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     seeds = list(range(1, (1 if arguments.quick else arguments.seeds) + 1))
-    rounds = 10 if arguments.quick else 60
+    rounds = 10 if arguments.quick else 100
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for panel in (NLSWORK, RANDHIE):
