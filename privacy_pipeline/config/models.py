@@ -177,6 +177,9 @@ class TrainingSection(Section):
                 )
         if self.batch_size is None:
             raise ValueError("backend federated needs `batch_size`, the (expected) number of clients of a round")
+        made_up = self.federated.clients if self.federated is not None else None
+        if made_up is not None and made_up.clients < self.batch_size:
+            raise ValueError(f"`batch_size` asks for {self.batch_size} clients a round, of {made_up.clients} in all")
 
 
 class Threshold(Section):
@@ -322,9 +325,7 @@ class PipelineConfig(Section):
         if section is None:
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
-            raise ValueError(
-                f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients"
-            )
+            raise ValueError(f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients")
         if not isinstance(unit, KeyedUnit) and section.clients is None:
             raise ValueError(
                 "backend federated needs clients: `dataset.privacy_unit: {key: COLUMN}` names them, or "
