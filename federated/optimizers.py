@@ -69,7 +69,7 @@ class Optimizer:
         after: State = {}
         rate = learning_rate
         if self.counts_steps:
-            after["step"] = state["step"] + 1
+            after["step"] = state["step"] + np.int32(1)
             rate = learning_rate * self._bias_correction(after["step"])
         updated = []
         for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):

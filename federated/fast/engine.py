@@ -155,7 +155,9 @@ class FastEngine:
                 tf.TensorSpec([None], tf.float32),
             )
             graph = self._stacked_chunk if self.stacked else self._sequential_chunk
-            self._compiled = tf.function(graph, input_signature=signature).get_concrete_function()
+            # Branches on tensors that users wrote are in layers which are not stacked.
+            function = tf.function(graph, input_signature=signature, autograph=not self.stacked)
+            self._compiled = function.get_concrete_function()
         return self._compiled(weights, base, aggregator, rate, *data)
 
     def _stacked_chunk(
@@ -178,11 +180,9 @@ class FastEngine:
             return client + 1, tf.nest.map_structure(tf.add, so_far, one(client))
 
         clients = tf.shape(chunk.counts)[0]
-        sums: tuple[Tensors, Tensors, Tensor]
-        _, sums = tf.while_loop(
-            lambda client, _: client < clients, body, (tf.constant(1), one(tf.constant(0))), parallel_iterations=1
-        )
-        return sums
+        first = (tf.constant(1), one(tf.constant(0)))
+        _, (sums, full, numbers) = tf.while_loop(lambda client, _: client < clients, body, first, parallel_iterations=1)
+        return sums, full, numbers
 
     def _sums(self, aggregator: Any, result: LocalResult, chunk: ChunkTensors) -> tuple[Tensors, Tensors, Tensor]:
         sums = self._aggregator.partial(aggregator, result.updates, result.num_examples, result.present)

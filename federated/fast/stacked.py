@@ -1,8 +1,7 @@
 """Forward pass of one Keras model with different weights for each client: one batched product a layer.
 
 Rows of all clients are one batch [c * b, ...], so a layer without weights is called as it is; a layer with weights sees
-them apart. `tf.vectorized_map` over the model costs 5 to 50 times as much to trace and falls back to loops for some
-layers.
+them apart.
 """
 
 from __future__ import annotations

@@ -89,6 +89,4 @@ class FederatedAlgorithm(_Section):
                 raise ValueError("`name: fedsgd` has no local steps; drop `client_optimizer`")
             if self.weighting == "uniform" and self.engine == "tff":
                 raise ValueError("TensorFlow Federated weighs `fedsgd` by examples; use `engine: fast` for `uniform`")
-        if self.engine == "tff" and self.name == "fedprox" and self.client_optimizer.schedule is not None:
-            raise ValueError("TensorFlow Federated has no client schedule in `fedprox`; use `engine: fast`")
         return self

@@ -114,6 +114,15 @@ def test_a_dp_evaluation_needs_a_public_schema_whatever_trains() -> None:
         PipelineConfig.model_validate(document)
 
 
+@pytest.mark.parametrize("training", [{"backend": "plain"}, {"backend": "federated", "federated": {"clients": {}}}])
+def test_no_training_without_a_guarantee_takes_a_dp_evaluation(training: dict[str, Any]) -> None:
+    document = yaml.safe_load(BASE)
+    document["training"] = training
+    document["evaluation"] = {"thresholds": {"accuracy": {"min": 0.8}}, "dp": {"epsilon": 1.0, "delta": 1e-6}}
+    with pytest.raises(ValidationError, match="protect nothing"):
+        PipelineConfig.model_validate(document)
+
+
 def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
     other = "# a comment\n" + BASE.replace("{min: 0.8}", "\n      min: 8.0e-1  # why not").replace(
         "  epochs: 3\n  learning_rate: 1e-3\n", "  learning_rate: 0.001\n  epochs: 3\n"
