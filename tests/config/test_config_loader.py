@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -114,7 +115,10 @@ def test_a_dp_evaluation_needs_a_public_schema_whatever_trains() -> None:
         PipelineConfig.model_validate(document)
 
 
-@pytest.mark.parametrize("training", [{"backend": "plain"}, {"backend": "federated", "federated": {"clients": {}}}])
+@pytest.mark.parametrize(
+    "training",
+    [{"backend": "plain"}, {"backend": "federated", "batch_size": 4, "federated": {"clients": {"clients": 8}}}],
+)
 def test_no_training_without_a_guarantee_takes_a_dp_evaluation(training: dict[str, Any]) -> None:
     document = yaml.safe_load(BASE)
     document["training"] = training
