@@ -332,16 +332,11 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_evaluation_of_a_dp_run(self) -> PipelineConfig:
-        if self.evaluation.dp is None:
-            return self
-        if not self.training.claims_guarantee:
+        # So its schema is public, which the slices' values need.
+        if self.evaluation.dp is not None and not self.training.claims_guarantee:
             raise ValueError(
                 "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
                 "drop `dp`, or train with dp_sgd or with training.federated.privacy"
-            )
-        if self.dataset.schema_path == "infer":
-            raise ValueError(
-                "evaluation.dp needs a curated public schema: `schema: infer` reads it off the private data"
             )
         return self
 
