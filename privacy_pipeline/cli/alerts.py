@@ -36,9 +36,8 @@ class RunAlerts:
     """Tells of the budget that a run is charged to, before the run and after it."""
 
     def __init__(self, config: PipelineConfig) -> None:
-        from privacy_pipeline.backends import registry
 
-        self._charged = config.training.backend not in registry.WITHOUT_GUARANTEE
+        self._charged = config.training.claims_guarantee
         self._ledger, self._dataset = config.ledger, config.dataset.name
         self._told: list[BudgetStatus] = []
 

@@ -32,6 +32,9 @@ def register(
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Policy with the caps; applied with the registration or not.")
     ] = None,
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="A budget of its own for the span, if its units are in no other span.")
+    ] = False,
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +48,7 @@ def register(
     with errors_as_exit_codes(as_json=as_json):
         cap, at, loaded = _cap(epsilon, delta, policy)
         parsed = load_config(config, overrides=set_)
-        registration = register_dataset(config=parsed, epsilon=cap, delta=at, policy=loaded)
+        registration = register_dataset(config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint)
         if as_json:
             print_json(dataclasses.asdict(registration))
             return
@@ -90,12 +93,14 @@ def status(
             print_json([dataclasses.asdict(b) for b in budgets])
             return
         table = Table(title="budgets (epsilon by RDP at the cap's delta)", title_justify="left")
-        for column in ("dataset", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
-            table.add_column(column, justify="left" if column in ("dataset", "unit") else "right")
+        for column in ("dataset", "split", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
+            table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
         for b in budgets:
             entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
+            span = b.budget.partition("/span-")[2]
             table.add_row(
-                b.dataset,
+                f"{b.dataset} (span {span})" if span else b.dataset,
+                b.split,
                 b.unit,
                 f"{b.spent_epsilon:.3f}",
                 f"{b.cap_epsilon:.3f}",

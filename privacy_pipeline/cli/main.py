@@ -9,6 +9,7 @@ from privacy_pipeline.cli import (
     budget_commands,
     data_commands,
     export_command,
+    federated_commands,
     forecast_command,
     inspect_commands,
     ledger_commands,
@@ -30,6 +31,7 @@ inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(federated_commands.app, name="federated")
 ledger_commands.add_to(budget_commands.app)
 forecast_command.add_to(budget_commands.app)
 export_command.add_to(budget_commands.app)

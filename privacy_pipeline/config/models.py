@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
+from privacy_pipeline.config.federated_privacy import FederatedSection
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -117,18 +118,26 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
-    backend: Literal["plain", "dp_sgd"]
-    epochs: Annotated[int, Field(ge=1, description=f"Passes over the data; with dp_sgd {DP_DEFAULTS.epochs}.")] = 10
+    backend: Literal["plain", "dp_sgd", "federated"]
+    epochs: Annotated[
+        int,
+        Field(
+            ge=1,
+            description=f"Passes over the data; with dp_sgd {DP_DEFAULTS.epochs}. With federated, expected rounds of "
+            "each client.",
+        ),
+    ] = 10
     batch_size: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Rows (or units) of a step; the expected number where batches are samples. Default: 256, with "
-            f"dp_sgd one in {DP_DEFAULTS.batches} of the units.",
+            description="Rows (or units) of a step; the expected number where batches are samples. With federated, "
+            f"clients of a round. Default: 256, with dp_sgd one in {DP_DEFAULTS.batches} of the units.",
         ),
     ] = None
     learning_rate: Annotated[
-        PositiveFloat, Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}.")
+        PositiveFloat,
+        Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}; federated has its own."),
     ] = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     seed: Annotated[
@@ -136,6 +145,12 @@ class TrainingSection(Section):
         Field(ge=0, description="Fixes initial weights and shuffling. In a DP run it voids the guarantee."),
     ] = None
     dp_sgd: DpSgdSection | None = None
+    federated: FederatedSection | None = None
+
+    @property
+    def claims_guarantee(self) -> bool:
+        """Whether the training adds noise and asks the ledger; a fixed seed voids the guarantee, not the charge."""
+        return self.dp_sgd is not None or (self.federated is not None and self.federated.privacy is not None)
 
     @model_validator(mode="before")
     @classmethod
@@ -160,9 +175,27 @@ class TrainingSection(Section):
             raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
         if self.backend != "dp_sgd" and self.dp_sgd is not None:
             raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
+        if (self.backend == "federated") != (self.federated is not None):
+            raise ValueError("backend federated and the `federated` block go together; give both or neither")
+        if self.federated is not None:
+            self._not_of_federated()
         if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
             raise ValueError("give `batch_size` under `relation: add_or_remove_one`: the data's size is secret")
         return self
+
+    def _not_of_federated(self) -> None:
+        fields = type(self).model_fields
+        for name in ("learning_rate", "optimizer"):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"`{name}` does nothing in backend federated; set `client_optimizer` and `server_optimizer` in "
+                    "federated.algorithm"
+                )
+        if self.batch_size is None:
+            raise ValueError("backend federated needs `batch_size`, the (expected) number of clients of a round")
+        made_up = self.federated.clients if self.federated is not None else None
+        if made_up is not None and made_up.clients < self.batch_size:
+            raise ValueError(f"`batch_size` asks for {self.batch_size} clients a round, of {made_up.clients} in all")
 
 
 class Threshold(Section):
@@ -284,7 +317,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
-        if self.training.backend == "dp_sgd" and self.dataset.schema_path == "infer":
+        if self.training.claims_guarantee and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
         return self
 
@@ -301,14 +334,28 @@ class PipelineConfig(Section):
     def _dp_evaluation_of_a_dp_run(self) -> PipelineConfig:
         if self.evaluation.dp is None:
             return self
-        if self.training.backend == "plain":
+        if not self.training.claims_guarantee:
             raise ValueError(
-                "evaluation.dp: backend plain gives no guarantee, so a private evaluation of it would protect nothing; "
-                "drop `dp`, or train with dp_sgd"
+                "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
+                "drop `dp`, or train with dp_sgd or with training.federated.privacy"
             )
         if self.dataset.schema_path == "infer":
             raise ValueError(
                 "evaluation.dp needs a curated public schema: `schema: infer` reads it off the private data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clients_are_units_or_made_up(self) -> PipelineConfig:
+        section, unit = self.training.federated, self.dataset.privacy_unit
+        if section is None:
+            return self
+        if isinstance(unit, KeyedUnit) and section.clients is not None:
+            raise ValueError(f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients")
+        if not isinstance(unit, KeyedUnit) and section.clients is None:
+            raise ValueError(
+                "backend federated needs clients: `dataset.privacy_unit: {key: COLUMN}` names them, or "
+                "`training.federated.clients` deals rows out to made-up ones"
             )
         return self
 

@@ -16,7 +16,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
-from privacy_pipeline.backends import registry, user_code
+from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.code_hash import hash_of_framework
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.dp_statistics.charged import request_of
@@ -135,7 +135,7 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
         "unit_key": unit.key if isinstance(unit, KeyedUnit) else "",
         "params": json.dumps(spec.config.model.params, sort_keys=True),
         "code": spec.code,
-        FORBID_ANALYZERS: "" if spec.config.training.backend in registry.WITHOUT_GUARANTEE else "yes",
+        FORBID_ANALYZERS: "yes" if spec.config.training.claims_guarantee else "",
     }
 
 

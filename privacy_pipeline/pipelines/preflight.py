@@ -63,7 +63,7 @@ def check(config: PipelineConfig, *, span: int | None, paid: Collection[str] = (
     if config.model.use != "tabular":
         hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
     _check_slices(config)
-    if config.training.backend in registry.WITHOUT_GUARANTEE:
+    if not config.training.claims_guarantee:
         return Checked(features=features, plan=None, charges=(), registration=None)
     return _with_budget(config, span, features, paid)
 

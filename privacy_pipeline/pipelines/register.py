@@ -15,7 +15,7 @@ from privacy_pipeline.pipelines.execute import now
 
 
 def register_dataset(
-    *, config: PipelineConfig, epsilon: float, delta: float, policy: Policy | None = None
+    *, config: PipelineConfig, epsilon: float, delta: float, policy: Policy | None = None, disjoint: bool = False
 ) -> Registration:
     """Counts rows and units of every split, and writes them down with the data's digest.
 
@@ -24,6 +24,7 @@ def register_dataset(
         epsilon: cap of the budget over all runs.
         delta: delta at which the cap is held, between 0 and 1.
         policy: applied with the registration, or nothing is registered; its cap is the one that is given.
+        disjoint: gives the span a budget of its own, if its units are proven to be in no other span.
 
     Raises:
         BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, or the
@@ -49,7 +50,10 @@ def register_dataset(
         digest=resolved.digest(),
         registered=now(),
     )
-    Ledger.open(config.ledger, create=True).register(registration, epsilon=epsilon, delta=delta, policy=policy)
+    units = source.unit_keys(source=resolved, dataset=config.dataset)
+    Ledger.open(config.ledger, create=True).register(
+        registration, epsilon=epsilon, delta=delta, policy=policy, units=units, disjoint=disjoint
+    )
     return registration
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privacy_pipeline.backends import registry
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BudgetRefusedError
@@ -18,11 +17,11 @@ FINISHED = ("done", "cached")
 
 def charged_again(folder: RunFolder) -> list[str]:
     """Nodes that had begun, and that resuming a run repeats at the cost of privacy budget."""
-    state = folder.read_state()
-    if state.backend in registry.WITHOUT_GUARANTEE:
+    state, config = folder.read_state(), folder.read_spec().config
+    if not config.training.claims_guarantee:
         return []
     begun = [name for name in CHARGING if state.nodes.get(name, NodeState()).status in ("running", "failed")]
-    if TRAINER in begun and _can_continue(Workspace(folder.read_spec().config), state):
+    if TRAINER in begun and _can_continue(Workspace(config), state):
         begun.remove(TRAINER)
     return begun
 
@@ -73,7 +72,7 @@ def executed_before(workspace: Workspace, state: RunState, node: str) -> bool:
 def record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
     """Tells the ledger of what would have been charged, but was served from cache."""
     served = [name for name in CHARGING if state.nodes.get(name, NodeState()).status == "cached"]
-    if not served or state.backend in registry.WITHOUT_GUARANTEE:
+    if not served or not config.training.claims_guarantee:
         return
     from privacy_pipeline.accounting.ledger import Ledger
 

@@ -74,7 +74,7 @@ def blocks(report: DatasetReport) -> list[Block]:
         made += [Heading(level=3, text=passage.title), Bullets(statements=passage.statements)]
     for index, budget in enumerate(report.budgets):
         made += _budget(budget, index, report.runs)
-    made += [*_runs(report.runs), *_audits(report.runs), *_not_covered(report.runs), *_checklist(report.checklist)]
+    made += [*_runs(report.runs), *_audits(report.runs), *_not_covered(report), *_checklist(report.checklist)]
     return [*made, *_sources(report)]
 
 
@@ -213,17 +213,21 @@ def _audits(runs: Sequence[RunView]) -> list[Block]:
     ]
 
 
-def _not_covered(runs: Sequence[RunView]) -> list[Block]:
+def _not_covered(report: DatasetReport) -> list[Block]:
     found: dict[tuple[str, str], tuple[Quote, Quote, list[Quote]]] = {}
-    for run in runs:
+    for run in report.runs:
         for access in run.accesses if not run.cached else []:
             if not access.covered:
                 key = (access.what.quote, access.detail.quote)
                 found.setdefault(key, (access.what, access.detail, []))[2].append(run.run)
     heading = Heading(level=2, text="Not covered by any guarantee")
-    if not found:
+    if not (found or report.unrecorded_runs):
         return [heading, Text(words=["No record states an access that is not covered."], mark="unknown")]
     rows: list[list[Words]] = [[[what], [detail], _listed(names)] for what, detail, names in found.values()]
+    rows += [
+        [["a run without a record (", left.status, ")"], ["exact results of ", left.nodes, _READERS], [left.run]]
+        for left in report.unrecorded_runs
+    ]
     table = Table(
         caption="Uses of the data that the guarantees do not cover, and who can see what came of them",
         head=("what", "detail, and who can see it", "runs"),
@@ -231,6 +235,9 @@ def _not_covered(runs: Sequence[RunView]) -> list[Block]:
         widths=(2, 4, 2),
     )
     return [heading, table]
+
+
+_READERS = "; whoever can read the workspace sees them"
 
 
 def _listed(names: Sequence[Quote]) -> Words:
