@@ -25,10 +25,10 @@ def test_the_block() -> None:
     "wrong", [{"epsilon": 0}, {"epsilon": -1}, {"delta": 0}, {"delta": 1}, {"share": 0.1}, {"epsilon": None}], ids=str
 )
 def test_numbers_out_of_range_and_unknown_keys_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="preprocessing.dp"):
+    with pytest.raises(ValidationError, match=r"preprocessing\.dp"):
         make_config(preprocessing={"dp": {**BLOCK, **wrong}})
 
 
 def test_a_plain_run_is_refused() -> None:
-    with pytest.raises(ValidationError, match="preprocessing.dp: backend plain gives no guarantee"):
+    with pytest.raises(ValidationError, match=r"preprocessing\.dp goes with backend dp_sgd"):
         make_config("plain", preprocessing={"dp": BLOCK})

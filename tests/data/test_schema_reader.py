@@ -82,7 +82,7 @@ def test_what_is_left_out_without_them_is_refused_and_the_block_is_named(tmp_pat
 )
 def test_what_is_half_there_is_a_mistake_with_them_too(tmp_path: Path, old: str, new: str) -> None:
     assert old in SCHEMA
-    with pytest.raises(BadInputError, match="feature '(age|c)'"):
+    with pytest.raises(BadInputError, match=r"feature '(age|c)'"):
         read(tmp_path, SCHEMA.replace(old, new), may_be_unknown=True)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +66,9 @@ def test_released_once_and_counted_in_every_model(project: Project) -> None:
     second = project.done("run", CONFIG, "--set", "model.hidden_units=[4]", "--json").json["run"]["run_id"]
     statuses = project.statuses(second)
     assert (statuses["DpStatistics"], statuses["Trainer"]) == ("cached", "done")
-    history = project.done("budget", "history", "--json").json
-    assert [e["state"] for e in history if e["node"] == "DpStatistics"] == ["committed", "zero"], history
+    assert project.entries() == ["committed"] * 3
+    with sqlite3.connect(project.root / "ledger/ledger.db") as connection:
+        (served,) = connection.execute("SELECT body FROM journal WHERE kind = 'zero'").fetchall()
+    told = json.loads(served[0])
+    assert (told["run_id"], told["node"], told["paid_by"]) == (second, "DpStatistics", 1)
     assert summary(project, second)["summary"]["record"]["preprocessing"]["ledger_entry"] == 1
