@@ -73,12 +73,8 @@ def fast(model: str, given: Task, cohort: int, seconds: float) -> list[float]:
     from federated.model import FederatedModel
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
 
-    algorithm = FederatedAlgorithm(
-        batch_size=BATCH, client_optimizer=OptimizerSection(learning_rate=LEARNING_RATE)
-    )
-    engine = FastEngine(
-        model=FederatedModel(keras(model), loss=loss(model)), clients=Made(given), algorithm=algorithm
-    )
+    algorithm = FederatedAlgorithm(batch_size=BATCH, client_optimizer=OptimizerSection(learning_rate=LEARNING_RATE))
+    engine = FastEngine(model=FederatedModel(keras(model), loss=loss(model)), clients=Made(given), algorithm=algorithm)
     state, choose = engine.initial_state(), cohorts(given.clients, cohort)
 
     def run(number: int) -> None:
