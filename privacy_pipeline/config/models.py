@@ -323,10 +323,11 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_statistics_of_a_dp_run(self) -> PipelineConfig:
-        if self.preprocessing.dp is not None and self.training.backend == "plain":
+        # plain protects nothing, and in federated learning nobody holds all rows to release statistics of them.
+        if self.preprocessing.dp is not None and self.training.backend != "dp_sgd":
             raise ValueError(
-                "preprocessing.dp: backend plain gives no guarantee, so private statistics of its data would protect "
-                "nothing; drop `dp` and state ranges and domains in the schema, or train with dp_sgd"
+                f"preprocessing.dp goes with backend dp_sgd, not with {self.training.backend}; drop `dp` and state "
+                "ranges and domains in the schema, or train with dp_sgd"
             )
         return self
 
