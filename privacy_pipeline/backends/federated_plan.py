@@ -66,7 +66,7 @@ def federated_plan(
     section, privacy = section_of(config), _privacy(config)
     if clients is None:
         raise BadInputError(
-            f"dataset.name: '{config.dataset.name}' is not in the ledger, so the number of clients is unknown",
+            f"dataset.name: '{config.dataset.name}' is not registered, so the number of clients is unknown",
             fix="privacy-pipeline budget register CONFIG",
         )
     noise = noise_multiplier or privacy.noise_multiplier

@@ -93,13 +93,14 @@ def status(
             print_json([dataclasses.asdict(b) for b in budgets])
             return
         table = Table(title="budgets (epsilon by RDP at the cap's delta)", title_justify="left")
-        for column in ("dataset", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
-            table.add_column(column, justify="left" if column in ("dataset", "unit") else "right")
+        for column in ("dataset", "split", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
+            table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
         for b in budgets:
             entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
             span = b.budget.partition("/span-")[2]
             table.add_row(
                 f"{b.dataset} (span {span})" if span else b.dataset,
+                b.split,
                 b.unit,
                 f"{b.spent_epsilon:.3f}",
                 f"{b.cap_epsilon:.3f}",

@@ -66,9 +66,11 @@ def evaluation_text(summary: RunSummary) -> str:
     found = summary.dp_evaluation
     if found is None:
         return "exact"
+    c = found.composition
+    spent = f", {shown(c.epsilon_after)} of {c.epsilon_cap:.3f} spent at delta {c.delta:.0e} (RDP)" if c else ""
     return (
-        f"noisy, {found.confidence:.0%} intervals; epsilon {shown(found.epsilon)} at delta {found.delta:.0e} (RDP) of "
-        f"the eval split, ledger entry {found.ledger_entry}"
+        f"noisy, {found.confidence:.0%} intervals; epsilon {shown(found.epsilon)} at delta {found.delta:.0e} (RDP) for "
+        f"the eval split{spent}, ledger entry {found.ledger_entry}"
     )
 
 

@@ -79,6 +79,22 @@ class DatasetConfig(Section):
         return self
 
 
+class DpStatisticsSection(Section):
+    """Noisy ranges and domains of the columns for which the schema has none, charged to the train split's units."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one release: all such columns share it evenly.")]
+    delta: Delta
+
+
+class PreprocessingSection(Section):
+    """What preprocessing may learn from the data. Without a block: nothing, the schema states it all."""
+
+    dp: Annotated[
+        DpStatisticsSection | None,
+        Field(description="Release the ranges and domains that the schema leaves out, with differential privacy."),
+    ] = None
+
+
 def _from_name(value: object) -> object:
     return {"use": value} if isinstance(value, str) else value
 
@@ -282,6 +298,7 @@ class PipelineConfig(Section):
 
     pipeline: Annotated[Name, Field(description="Name of the pipeline; its runs share baselines and cache.")]
     dataset: DatasetConfig
+    preprocessing: PreprocessingSection = PreprocessingSection()
     model: Annotated[ModelSection, BeforeValidator(_from_name, json_schema_input_type=DottedName | ModelSection)] = (
         ModelSection()
     )
@@ -299,6 +316,15 @@ class PipelineConfig(Section):
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
         if self.training.claims_guarantee and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
+        return self
+
+    @model_validator(mode="after")
+    def _dp_statistics_of_a_dp_run(self) -> PipelineConfig:
+        if self.preprocessing.dp is not None and self.training.backend == "plain":
+            raise ValueError(
+                "preprocessing.dp: backend plain gives no guarantee, so private statistics of its data would protect "
+                "nothing; drop `dp` and state ranges and domains in the schema, or train with dp_sgd"
+            )
         return self
 
     @model_validator(mode="after")

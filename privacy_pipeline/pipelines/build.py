@@ -17,7 +17,10 @@ from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.backends import user_code
+from privacy_pipeline.backends.code_hash import hash_of_framework
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
+from privacy_pipeline.components.dp_statistics.charged import request_of
+from privacy_pipeline.components.dp_statistics.component import DpStatistics
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
@@ -31,7 +34,7 @@ from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
-from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, GATE
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, GATE
 from privacy_pipeline.pipelines.planned_charges import slice_domains
 from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
@@ -53,14 +56,17 @@ def build(spec: RunSpec) -> Pipeline:
     validator = GatingExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     ).with_id("ExampleValidator")
-    transform = _transform(spec, examples, schema)
-    trainer = _trainer(spec, transform)
+    noisy = _dp_statistics(spec, examples)
+    for node in noisy:
+        node.add_upstream_node(validator)  # data that is refused costs nothing
+    transform = _transform(spec, examples, schema, noisy)
+    trainer = _trainer(spec, transform, noisy)
     trainer.add_upstream_node(validator)
     tail = _after_training(spec, workspace, examples, trainer)
     return Pipeline(
         pipeline_name=config.pipeline,
         pipeline_root=str(workspace.pipeline_root),
-        components=[examples, statistics, schema, validator, transform, trainer, *tail],
+        components=[examples, statistics, schema, validator, *noisy, transform, trainer, *tail],
         metadata_connection_config=connection_config(config),
         enable_cache=config.cache,
         beam_pipeline_args=list(config.beam.args),
@@ -140,16 +146,38 @@ def _preprocessing(spec: RunSpec) -> str:
     return user_code.resolve(spec.config.model.use).preprocessing_fn
 
 
-def _transform(spec: RunSpec, examples: BaseComponent, schema: BaseComponent) -> BaseComponent:
+def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent]:
+    """The node that releases what the schema leaves out; none where it leaves nothing out."""
+    request = request_of(spec.config, features=spec.features, span=spec.span)
+    if request is None:
+        return []
+    node = DpStatistics(
+        examples=examples.outputs["examples"],
+        request=request.model_dump_json(),
+        code=hash_of_framework(),  # the user's code has no part in it
+        lock=spec.lock,
+        data_digest=spec.data_digest,
+    )
+    return [node.with_id(DP_STATISTICS)]
+
+
+def _released(noisy: list[BaseComponent]) -> types.BaseChannel | None:
+    return noisy[0].outputs["statistics"] if noisy else None
+
+
+def _transform(
+    spec: RunSpec, examples: BaseComponent, schema: BaseComponent, noisy: list[BaseComponent]
+) -> BaseComponent:
     return PublicTransform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
         preprocessing_fn=_preprocessing(spec),
         custom_config=transform_config(spec),
+        statistics=_released(noisy),
     ).with_id("Transform")
 
 
-def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
+def _trainer(spec: RunSpec, transform: BaseComponent, noisy: list[BaseComponent]) -> BaseComponent:
     view = training_view(spec.config, span=spec.span)
     return PrivateTrainer(
         examples=transform.outputs["transformed_examples"],
@@ -159,6 +187,7 @@ def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
         code=spec.code,
         lock=spec.lock,
         data_digest=spec.data_digest,
+        statistics=_released(noisy),
     ).with_id("Trainer")
 
 

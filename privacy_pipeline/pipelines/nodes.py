@@ -5,8 +5,10 @@ from __future__ import annotations
 from privacy_pipeline.config.models import PipelineConfig
 
 TRAINER = "Trainer"
+DP_STATISTICS = "DpStatistics"
+TRANSFORM = "Transform"
 DP_EVALUATOR = "DpEvaluator"
-CHARGING = (TRAINER, DP_EVALUATOR)  # nodes that may spend budget
+CHARGING = (DP_STATISTICS, TRAINER, DP_EVALUATOR)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
 NODES = (
@@ -14,7 +16,7 @@ NODES = (
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
-    "Transform",
+    TRANSFORM,
     TRAINER,
     "Resolver",
     "Evaluator",
@@ -27,8 +29,10 @@ _EXACT_EVALUATION = ("Resolver", "Evaluator")
 
 def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
     """The nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
-    if config.evaluation.dp is None:
-        return NODES
-    kept = [name for name in NODES if name not in _EXACT_EVALUATION]
-    kept.insert(kept.index(GATE), DP_EVALUATOR)
+    kept = list(NODES)
+    if config.preprocessing.dp is not None:
+        kept.insert(kept.index(TRANSFORM), DP_STATISTICS)
+    if config.evaluation.dp is not None:
+        kept = [name for name in kept if name not in _EXACT_EVALUATION]
+        kept.insert(kept.index(GATE), DP_EVALUATOR)
     return tuple(kept)

@@ -88,7 +88,7 @@ def _with_budget(
     _check_registered_columns(features, registration)
     units = registration.splits[TRAIN].units
     plan = registry.load(config.training.backend).plan(config=config, units=units)
-    asked = planned_charges.asked(config, plan=plan, registration=registration)
+    asked = planned_charges.asked(config, features=features, plan=plan, registration=registration)
     charges = planned_charges.forecast(ledger, [ask for ask in asked if ask.node not in paid], registration)
     return Checked(features=features, plan=plan, charges=charges, registration=registration)
 
@@ -104,6 +104,7 @@ def read_features(config: PipelineConfig) -> FeaturePlan | None:
         label=dataset.label,
         positive_class=dataset.positive_class,
         unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+        may_be_unknown=config.preprocessing.dp is not None,
     )
 
 
@@ -176,9 +177,12 @@ def over_budget(
     forecast, ask = charge.forecast, charge.ask
     where = "" if ask.split == TRAIN else f", {ask.split} split,"
     remain = max(0.0, forecast.cap - forecast.epsilon_before)
+    before = [c for c in checked.charges if c.ask.split == ask.split and c is not charge]
+    before = before[: [c.ask.node for c in checked.charges if c.ask.split == ask.split].index(ask.node)]
+    beside = "".join(f", after {c.ask.what} at {c.forecast.epsilon_run:.3f}" for c in before)
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
-        f"{forecast.epsilon_run:.3f}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
+        f"{forecast.epsilon_run:.3f}{beside}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
         f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})",
         fix=_what_would_fit(config, checked, charge, span=span, path=path),
     )

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
@@ -14,7 +15,7 @@ from privacy_pipeline.errors import BadInputError, ExitCode
 from privacy_pipeline.pipelines import metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
-from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, GATE, nodes_of
+from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
@@ -190,10 +191,16 @@ def _state(spec: RunSpec, config_path: Path) -> RunState:
 
 
 def _node_fingerprints(spec: RunSpec, parts: dict[str, str]) -> dict[str, str]:
-    if spec.config.evaluation.dp is None:
-        return {}
-    view = views.evaluation_view(spec.config, span=spec.span)
-    return {DP_EVALUATOR: views.fingerprint(config=view, **parts)}
+    found = {}
+    request = request_of(spec.config, features=spec.features, span=spec.span)
+    if request is not None:
+        found[DP_STATISTICS] = views.statistics_fingerprint(
+            spec.config, request=request.model_dump_json(), data_digest=parts["data_digest"], lock=parts["lock"]
+        )
+    if spec.config.evaluation.dp is not None:
+        view = views.evaluation_view(spec.config, span=spec.span)
+        found[DP_EVALUATOR] = views.fingerprint(config=view, **parts)
+    return found
 
 
 def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:

@@ -8,7 +8,7 @@ from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
-from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, TRAINER
+from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, TRAINER
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.summary import RunSummary
 
@@ -84,6 +84,9 @@ def record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> N
 
 def _paid_by(node: str, summary: RunSummary) -> int | None:
     """Ledger entry that paid for what a node made."""
+    if node == DP_STATISTICS:
+        released = summary.record.preprocessing
+        return released.ledger_entry if released is not None else None
     if node == DP_EVALUATOR:
         return summary.dp_evaluation.ledger_entry if summary.dp_evaluation is not None else None
     charged = summary.record.composition
