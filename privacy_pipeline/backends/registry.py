@@ -11,16 +11,13 @@ from privacy_pipeline.config.models import PipelineConfig
 _BACKENDS = {
     "plain": "privacy_pipeline.backends.plain:PlainBackend",
     "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
+    "federated": "privacy_pipeline.backends.federated:FederatedBackend",
 }
-
-
-# Backends that never claim a training guarantee, and so never ask the ledger.
-WITHOUT_GUARANTEE = frozenset({"plain"})
 
 
 def relation_of(config: PipelineConfig) -> Relation | None:
     """Neighbouring relation under which a config's backend states its guarantee; None where it states none."""
-    if config.training.backend in WITHOUT_GUARANTEE:
+    if not config.training.claims_guarantee:
         return None
     return Relation(config.training.dp_sgd.relation) if config.training.dp_sgd else Relation.ZERO_OUT
 
