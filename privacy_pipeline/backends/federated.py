@@ -21,6 +21,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 if TYPE_CHECKING:
     from federated.clients.store import ClientStore
     from federated.privacy.plan import CohortPlan, FederatedPlan
+    from federated.tff_engine.worker import TffWorker
     from privacy_pipeline.backends.federated_rounds import Rounds
 
 _SAMPLING = "sampling of clients: NumPy Philox4x64-10 with a 128-bit key"
@@ -58,6 +59,7 @@ class FederatedBackend:
 
         from privacy_pipeline.backends import keras_io
         from privacy_pipeline.backends.federated_clients import read_clients
+        from privacy_pipeline.backends.federated_rounds import assign
 
         config, mechanism = inputs.config, inputs.plan
         if config.training.claims_guarantee and mechanism is None:
@@ -70,9 +72,15 @@ class FederatedBackend:
         clients, examples = read_clients(inputs, names=list(model.input_names))
         if mechanism is not None:
             require_units(mechanism, units=clients.num_clients)
-        rounds = _rounds(inputs, model, clients, plan)
-        with _curves(inputs, rounds):
-            rounds.run(model)
+        with _worker(config) as worker:
+            rounds = _rounds(inputs, model, clients, plan, worker)
+            with _curves(inputs, rounds):
+                state = rounds.run()
+            if (
+                worker is not None
+            ):  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
+                model = keras_io.build_model(inputs)
+        assign(model, state)
         executed = _executed(rounds, examples=examples, clients=clients, plan=plan)
         if mechanism is not None:
             require_executed_as_planned(mechanism, executed)
@@ -82,7 +90,21 @@ class FederatedBackend:
         return executed
 
 
-def _rounds(inputs: TrainingInputs, model: Any, clients: ClientStore, plan: FederatedPlan | None) -> Rounds:
+@contextmanager
+def _worker(config: PipelineConfig) -> Iterator[TffWorker | None]:
+    """TensorFlow Federated's worker process where the config asks for that engine; it ends with the training."""
+    if federated_plan.section_of(config).algorithm.engine != "tff":
+        yield None
+        return
+    from federated.tff_engine.worker import TffWorker
+
+    with TffWorker() as worker:
+        yield worker
+
+
+def _rounds(
+    inputs: TrainingInputs, model: Any, clients: ClientStore, plan: FederatedPlan | None, worker: TffWorker | None
+) -> Rounds:
     from privacy_pipeline.backends.federated_rounds import Rounds
 
     cohorts: FederatedPlan | CohortPlan = plan or federated_plan.cohort_plan(inputs.config, clients=clients.num_clients)
@@ -95,6 +117,7 @@ def _rounds(inputs: TrainingInputs, model: Any, clients: ClientStore, plan: Fede
         seed=inputs.config.training.seed,
         state_dir=inputs.state_dir if plan is not None else None,
         binding=inputs.binding,
+        worker=worker,
     )
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federated.clients.store import ClientStore
-from federated.contract import RoundState
+from federated.contract import Engine, RoundState
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from federated.privacy.gaussian import GaussianAggregator
@@ -23,10 +23,13 @@ from federated.privacy.plan import FederatedPlan
 from federated.privacy.sampler import ClientSampler, Cohorts, Participation
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp import run_state
-from privacy_pipeline.dp.checkpoints import deterministic_ops, machine_facts
+from privacy_pipeline.dp.checkpoints import deterministic_ops, graph_digest, machine_facts
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+if TYPE_CHECKING:
+    from federated.tff_engine.worker import TffWorker
 
 _DIGEST_ROWS = 1 << 16
 
@@ -51,7 +54,7 @@ class Rounds:
 
     cohorts: Cohorts
     sampler: ClientSampler
-    engine: FastEngine
+    engine: Engine
     watcher: Participation
     key: RunKey
     noise: str | None
@@ -73,6 +76,7 @@ class Rounds:
         seed: int | None,
         state_dir: Path | None,
         binding: str,
+        worker: TffWorker | None = None,
     ) -> Rounds:
         """A run, from its beginning or from where its state says it was killed.
 
@@ -85,6 +89,7 @@ class Rounds:
             seed: fixes all randomness, and with it voids a guarantee.
             state_dir: folder of the run's key and checkpoints, or None.
             binding: what else the key must never be used across.
+            worker: a started worker of TensorFlow Federated to make the rounds in; without privacy only.
 
         Raises:
             StateMismatch: `state_dir` holds the state of another run; it is destroyed.
@@ -98,13 +103,24 @@ class Rounds:
             bound = _binding(plan, algorithm, clients, federated, binding)
             kept = RunState.open_or_create(state_dir, bound, key=key)
             key = kept.key
+        engine: Engine
         aggregator = None if plan is None else GaussianAggregator(plan=plan, key=key, shapes=federated.shapes)
+        if worker is not None:
+            if aggregator is not None:
+                raise BadInputError(
+                    "TensorFlow Federated's own noise is not what the plan accounts", fix="engine: fast"
+                )
+            from federated.tff_engine.engine import TffEngine
+
+            engine = TffEngine(model=federated, clients=clients, algorithm=algorithm, worker=worker)
+        else:
+            engine = FastEngine(model=federated, clients=clients, algorithm=algorithm, aggregator=aggregator)
         adaptive = plan is not None and plan.base.clipping.adaptive is not None
         private = ["weights_norm", "clipping_norm"] if adaptive else ["weights_norm"]
         return cls(
             cohorts=cohorts,
             sampler=ClientSampler(cohorts, key, clients.num_clients),
-            engine=FastEngine(model=federated, clients=clients, algorithm=algorithm, aggregator=aggregator),
+            engine=engine,
             watcher=Participation(cohorts, clients.num_clients),
             key=key,
             noise=None if aggregator is None else aggregator.generator,
@@ -112,8 +128,8 @@ class Rounds:
             history={name: [] for name in (["loss"] if plan is None else private)},
         )
 
-    def run(self, model: Any) -> None:
-        """Makes the rounds that are left, and gives the model its weights.
+    def run(self) -> RoundState:
+        """Makes the rounds that are left; the state after the last one.
 
         Raises:
             PipelineError: the training diverged, or a client took part more often than is accounted for.
@@ -139,8 +155,7 @@ class Rounds:
                     self._save(state)
                     saved = time.monotonic()
                 self.told(self.done)
-        for variable, value in zip(model.trainable_weights, state.weights, strict=True):
-            variable.assign(value)
+        return state
 
     def _begin(self) -> RoundState:
         state = self.engine.initial_state()
@@ -185,6 +200,16 @@ class Rounds:
             curve.append(values[name])
 
 
+def assign(model: Any, state: RoundState) -> None:
+    """Gives a Keras model the weights of a state."""
+    for variables, values in (
+        (model.trainable_weights, state.weights),
+        (model.non_trainable_weights, state.non_trainable),
+    ):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
 def _binding(
     plan: FederatedPlan, algorithm: FederatedAlgorithm, clients: ClientStore, model: FederatedModel, more: str
 ) -> str:
@@ -193,12 +218,22 @@ def _binding(
         plan.digest(),
         algorithm.model_dump_json(),
         _digest(clients),
-        hashlib.sha256(model.keras.to_json().encode()).hexdigest(),
+        graph_digest(_forward(model)),
         [list(shape) for shape in model.shapes],
         more,
         machine_facts(),
     ]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def _forward(model: FederatedModel) -> Any:
+    """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
+    import tensorflow as tf
+
+    def forward(*inputs: Any) -> Any:
+        return model.predict(list(inputs), training=True)
+
+    return tf.function(forward, input_signature=model.input_specs).get_concrete_function().graph
 
 
 def _digest(clients: ClientStore) -> str:

@@ -54,7 +54,11 @@ class OptimizerSection(_Section):
             "adagrad": {"epsilon", "initial_accumulator"},
         }
         common = {"name", "learning_rate", "schedule"}
-        for field in sorted(self.model_fields_set - common - used[self.name]):
+        fields = type(self).model_fields
+        for field in sorted(set(fields) - common - used[self.name]):
+            # Not what was set: a config that was dumped and is read again has set everything.
+            if getattr(self, field) == fields[field].default:
+                continue
             raise ValueError(f"`{field}` does nothing in `name: {self.name}`; drop it")
         return self
 
@@ -85,7 +89,7 @@ class FederatedAlgorithm(_Section):
         if self.name == "fedsgd":
             if self.local_epochs != 1:
                 raise ValueError("`name: fedsgd` takes one gradient a round; drop `local_epochs`")
-            if "client_optimizer" in self.model_fields_set:
+            if self.client_optimizer != type(self).model_fields["client_optimizer"].default:
                 raise ValueError("`name: fedsgd` has no local steps; drop `client_optimizer`")
             if self.weighting == "uniform" and self.engine == "tff":
                 raise ValueError("TensorFlow Federated weighs `fedsgd` by examples; use `engine: fast` for `uniform`")

@@ -193,6 +193,9 @@ class TrainingSection(Section):
                 )
         if self.batch_size is None:
             raise ValueError("backend federated needs `batch_size`, the (expected) number of clients of a round")
+        made_up = self.federated.clients if self.federated is not None else None
+        if made_up is not None and made_up.clients < self.batch_size:
+            raise ValueError(f"`batch_size` asks for {self.batch_size} clients a round, of {made_up.clients} in all")
 
 
 class Threshold(Section):

@@ -103,7 +103,8 @@ def _unit(config: PipelineConfig) -> str:
 def _unit_in_words(config: PipelineConfig) -> str:
     unit = config.dataset.privacy_unit
     if isinstance(unit, KeyedUnit):
-        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`"
+        client = "" if config.training.federated is None else ": one client of the federation"
+        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`{client}"
     return f"one row of {config.dataset.name}; a person with several rows is protected row by row only"
 
 
@@ -227,6 +228,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             covered=False,
             detail="not known: earlier trials are in the ledger only if they were runs of this pipeline",
         ),
+        *_federation(config),
         *(withheld if executed.withheld else []),
     ]
 
@@ -266,6 +268,26 @@ def _released(statistics: DpStatistics) -> str:
         f"{statistics.budget}, ledger entry {statistics.ledger_entry}, event SHA-256 "
         f"{hashlib.sha256(event.encode()).hexdigest()[:16]}; the guarantee of this record counts it"
     )
+
+
+def _federation(config: PipelineConfig) -> list[DataAccess]:
+    """What a simulated federation does not protect, and who its clients are."""
+    section = config.training.federated
+    if section is None:
+        return []
+    who = "real: the key names them; several keys of one person would be several clients"
+    if section.clients is not None:
+        rule = ", ".join(f"{name} {value}" for name, value in section.clients.model_dump(exclude_none=True).items())
+        who = f"synthetic, no real persons or sites; rows were dealt out by: {rule}"
+    return [
+        DataAccess(what="clients", covered=False, detail=f"{who}; their number is public"),
+        DataAccess(
+            what="updates of single clients",
+            covered=False,
+            detail="the federation is simulated in one process: the server sees each update before it is clipped; no "
+            "secure aggregation",
+        ),
+    ]
 
 
 def _shared_users(config: PipelineConfig) -> str:

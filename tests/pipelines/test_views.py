@@ -259,6 +259,8 @@ def test_the_training_view_names_the_span_that_latest_stands_for(config_file: Pa
 def test_a_view_is_a_config_again_so_that_the_trainer_can_read_it(config_file: Path) -> None:
     view = views.training_view(load_config(config_file), span=4)
     assert PipelineConfig.model_validate_json(view.model_dump_json(by_alias=True)) == view
+    clients = load_config(config_file, overrides=federated("algorithm: {name: fedsgd}"))
+    assert PipelineConfig.model_validate_json(clients.model_dump_json(by_alias=True)) == clients
     assert views.training_view(view, span=4) == view
 
 
