@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.reservation import Request, Weighed
 
+_WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget forecast CONFIG` tells what fits"
+
 
 def checked_budget(
     connection: sa.Connection, *, dataset: str, span: int | None, split: str
-) -> tuple[Registration, Mapping[Any, Any]]:
+) -> tuple[Registration, sa.RowMapping]:
     """The registration of what a run wants to read, and the budget that pays.
 
     Raises:
@@ -35,7 +37,8 @@ def checked_budget(
         raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
     budget = find_budget(connection, dataset, split=split, span=span)
     if budget is None:
-        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget")
+        fix = "set `eval_epsilon` in the dataset's policy: privacy-pipeline budget init, then budget apply"
+        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget", fix=fix)
     return registered, budget
 
 
@@ -126,7 +129,7 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     if weighed.runs_in_share == 0 and weighed.share < 1 and weighed.filter_epsilon <= cap:
         return BudgetRefusedError(
             f"{told}; the purpose of this run may use {weighed.share:.0%} of the budget, which does not hold it",
-            fix="ask for less (more noise, fewer epochs), or change `shares` in the budget's policy",
+            fix=f"{_WHAT_FITS}; or change `shares` in the budget's policy",
         )
     if weighed.filter_epsilon <= cap:
         message = (
@@ -140,6 +143,4 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
             f"{told}; at Renyi order {weighed.order:g}, which the first run fixed, together "
             f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g}); {remain}"
         )
-    return BudgetRefusedError(
-        message, fix="ask for less (more noise, fewer epochs), or have the owner of the budget raise its cap"
-    )
+    return BudgetRefusedError(message, fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap")

@@ -10,8 +10,10 @@ from rich.markup import escape
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run, tell
 from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.pipelines.nodes import TRAINER
 
 if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.planned_charges import PlannedCharge
     from privacy_pipeline.pipelines.workspace import RunFolder, RunState
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
@@ -39,6 +41,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline."""
+    from privacy_pipeline.cli.alerts import RunAlerts
     from privacy_pipeline.cli.live import RunView
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.pipelines import runs
@@ -46,15 +49,22 @@ def run(
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
+        alerts = RunAlerts(loaded)
+
+        def on_start(folder: RunFolder) -> None:  # after the budget was asked
+            alerts.tell()
+            view.start(folder)
+
         with view:
             folder, state = runs.start(
                 config=loaded,
                 config_path=config,
                 from_nodes=[from_] if from_ else [],
                 to_nodes=[to] if to else [],
-                on_start=view.start,
+                on_start=on_start,
                 on_event=view.on_event,
             )
+        alerts.tell()
     _finish(folder, state, as_json=as_json)
 
 
@@ -64,19 +74,22 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that failed or was killed."""
+    from privacy_pipeline.cli.alerts import RunAlerts
     from privacy_pipeline.cli.live import RunView
-    from privacy_pipeline.pipelines import runs
+    from privacy_pipeline.pipelines import runs, spending
     from privacy_pipeline.pipelines.workspace import find_run
 
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
-        if runs.trains_again(folder):
+        for node in spending.charged_again(folder):
+            again = "training" if node == TRAINER else node
             err.print(
-                "training starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
+                f"{again} starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
             )
         with view:
             state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
+        RunAlerts(folder.read_spec().config).tell()
     _finish(folder, state, as_json=as_json)
 
 
@@ -92,6 +105,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
         span = source.resolve(dataset=loaded.dataset).span
         checked = preflight.check(loaded, span=span)
         plan, forecast = checked.plan, checked.forecast
+        beside = [charge for charge in checked.charges if charge.ask.node != TRAINER]
         facts: dict[str, object] = {
             "config": str(config),
             "pipeline": loaded.pipeline,
@@ -100,13 +114,28 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             "privacy_class": announced_class(loaded),
             "plan": plan.parameters() if plan else None,
             "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
+            "beside_training": [_beside(charge) for charge in beside],
         }
         if as_json:
             print_json(facts)
         else:
             _print_check(facts)
-        if forecast is not None and not forecast.fits:
-            raise preflight.over_budget(loaded, forecast)
+        for charge in checked.charges:
+            if not charge.forecast.fits:
+                raise preflight.over_budget(loaded, checked, charge, span=span, path=config)
+
+
+def _beside(charge: PlannedCharge) -> dict[str, object]:
+    from privacy_pipeline.pipelines.preflight import forecast_facts
+
+    ask = charge.ask
+    return {
+        "node": ask.node,
+        "purpose": ask.purpose,
+        "split": ask.split,
+        "plan": ask.plan.parameters(),
+        "forecast": forecast_facts(ask.plan, charge.forecast),
+    }
 
 
 def _registered(units: int | None) -> str:
@@ -139,6 +168,14 @@ def _print_check(facts: dict[str, object]) -> None:
         f"(RDP); {forecast['runs_that_fit']} such run(s) fit",
         soft_wrap=True,
     )
+    for charge in facts["beside_training"] if isinstance(facts["beside_training"], list) else []:
+        said = charge["forecast"]
+        out.print(
+            f"  {charge['node']}: epsilon {said['epsilon']:.3f} at delta {said['delta']:.0e} ({said['accountant']}), "
+            f"purpose {charge['purpose']}; budget of the {charge['split']} split: {said['epsilon_after']:.3f} of "
+            f"{said['cap']:.3f} after it (RDP); {said['runs_that_fit']} such run(s) fit",
+            soft_wrap=True,
+        )
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:

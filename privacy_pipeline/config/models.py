@@ -79,6 +79,22 @@ class DatasetConfig(Section):
         return self
 
 
+class DpStatisticsSection(Section):
+    """Noisy ranges and domains of the columns for which the schema has none, charged to the train split's units."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one release: all such columns share it evenly.")]
+    delta: Delta
+
+
+class PreprocessingSection(Section):
+    """What preprocessing may learn from the data. Without a block: nothing, the schema states it all."""
+
+    dp: Annotated[
+        DpStatisticsSection | None,
+        Field(description="Release the ranges and domains that the schema leaves out, with differential privacy."),
+    ] = None
+
+
 def _from_name(value: object) -> object:
     return {"use": value} if isinstance(value, str) else value
 
@@ -204,6 +220,16 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+class DpEvaluationSection(Section):
+    """Evaluation with noisy confusion counts, charged to the eval split's own units (policy: `eval_epsilon`)."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one evaluation: all counts of all slices.")]
+    delta: Delta
+    decision_threshold: Annotated[
+        float, Field(ge=0, lt=1, description="Probability above which a row counts as predicted positive.")
+    ] = 0.5
+
+
 class EvaluationSection(Section):
     """Metrics, slices and the thresholds that a model has to meet."""
 
@@ -212,6 +238,25 @@ class EvaluationSection(Section):
         Field(description="Columns to slice by; a list of columns is a crossed slice."),
     ] = []
     thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
+    dp: Annotated[
+        DpEvaluationSection | None, Field(description="Evaluate with differential privacy; without it, exactly.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _thresholds_that_noisy_counts_can_show(self) -> EvaluationSection:
+        if self.dp is None:
+            return self
+        if "auc" in self.thresholds:
+            raise ValueError(
+                "`dp` has no auc: it does not follow from confusion counts at one decision threshold; set thresholds "
+                "on accuracy, precision or recall"
+            )
+        for name, bound in self.thresholds.items():
+            if bound.max_decrease is not None:
+                raise ValueError(
+                    f"`dp` has no baseline to compare with: replace `max_decrease` of thresholds.{name} by `min`"
+                )
+        return self
 
 
 class PolicySection(Section):
@@ -256,6 +301,7 @@ class PipelineConfig(Section):
 
     pipeline: Annotated[Name, Field(description="Name of the pipeline; its runs share baselines and cache.")]
     dataset: DatasetConfig
+    preprocessing: PreprocessingSection = PreprocessingSection()
     model: Annotated[ModelSection, BeforeValidator(_from_name, json_schema_input_type=DottedName | ModelSection)] = (
         ModelSection()
     )
@@ -273,6 +319,30 @@ class PipelineConfig(Section):
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
         if self.training.claims_guarantee and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
+        return self
+
+    @model_validator(mode="after")
+    def _dp_statistics_of_a_dp_run(self) -> PipelineConfig:
+        if self.preprocessing.dp is not None and self.training.backend == "plain":
+            raise ValueError(
+                "preprocessing.dp: backend plain gives no guarantee, so private statistics of its data would protect "
+                "nothing; drop `dp` and state ranges and domains in the schema, or train with dp_sgd"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dp_evaluation_of_a_dp_run(self) -> PipelineConfig:
+        if self.evaluation.dp is None:
+            return self
+        if not self.training.claims_guarantee:
+            raise ValueError(
+                "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
+                "drop `dp`, or train with dp_sgd or with training.federated.privacy"
+            )
+        if self.dataset.schema_path == "infer":
+            raise ValueError(
+                "evaluation.dp needs a curated public schema: `schema: infer` reads it off the private data"
+            )
         return self
 
     @model_validator(mode="after")

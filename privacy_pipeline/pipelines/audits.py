@@ -104,6 +104,11 @@ def audit(
         features = preflight.read_features(config)
         if features is None:
             raise BadInputError("a training audit needs a public schema", fix="audit the mechanism alone: --mechanism")
+        if features.unknown:
+            raise BadInputError(
+                f"a training audit needs the public range or domain of {', '.join(features.unknown)}",
+                fix="audit the mechanism alone: --mechanism",
+            )
         results.append(
             audit_training(
                 audited_model(config, features),

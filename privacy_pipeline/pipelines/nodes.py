@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from privacy_pipeline.config.models import PipelineConfig
+
 TRAINER = "Trainer"
+DP_STATISTICS = "DpStatistics"
+TRANSFORM = "Transform"
+DP_EVALUATOR = "DpEvaluator"
+CHARGING = (DP_STATISTICS, TRAINER, DP_EVALUATOR)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
 NODES = (
@@ -10,7 +16,7 @@ NODES = (
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
-    "Transform",
+    TRANSFORM,
     TRAINER,
     "Resolver",
     "Evaluator",
@@ -18,3 +24,15 @@ NODES = (
     "RunMetrics",
     "Pusher",
 )
+_EXACT_EVALUATION = ("Resolver", "Evaluator")
+
+
+def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
+    """The nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
+    kept = list(NODES)
+    if config.preprocessing.dp is not None:
+        kept.insert(kept.index(TRANSFORM), DP_STATISTICS)
+    if config.evaluation.dp is not None:
+        kept = [name for name in kept if name not in _EXACT_EVALUATION]
+        kept.insert(kept.index(GATE), DP_EVALUATOR)
+    return tuple(kept)

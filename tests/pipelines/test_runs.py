@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig, PolicySection
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.config.models import DpEvaluationSection, PipelineConfig, PolicySection, Threshold
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import execute as execute_module
-from privacy_pipeline.pipelines import metadata, runs
-from privacy_pipeline.pipelines.nodes import NODES
+from privacy_pipeline.pipelines import metadata, runs, spending
+from privacy_pipeline.pipelines.nodes import NODES, nodes_of
 from privacy_pipeline.pipelines.register import register_dataset
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState, Workspace
 from privacy_pipeline.reports.summary import RunSummary
@@ -203,16 +207,17 @@ def state_of(project: Project, config: PipelineConfig) -> RunState:
     return runs._state(runs._spec(config, preflight.check_source(config, features), features), Path("c.yaml"))
 
 
+def trained_before(project: Project, config: PipelineConfig) -> bool:
+    return spending.executed_before(Workspace(config), state_of(project, config), "Trainer")
+
+
 def test_trained_before_looks_at_what_shapes_the_model_alone(project: Project) -> None:
-    workspace = Workspace(project.config)
-    assert not runs._trained_before(workspace, state_of(project, project.config))
+    assert not trained_before(project, project.config)
     project.start()
-    assert runs._trained_before(workspace, state_of(project, project.config))
-    assert runs._trained_before(workspace, state_of(project, with_policy(project.config, max_epsilon=1.0)))
+    assert trained_before(project, project.config)
+    assert trained_before(project, with_policy(project.config, max_epsilon=1.0))
     longer = project.config.training.model_copy(update={"epochs": 9})
-    assert not runs._trained_before(
-        workspace, state_of(project, project.config.model_copy(update={"training": longer}))
-    )
+    assert not trained_before(project, project.config.model_copy(update={"training": longer}))
 
 
 @pytest.mark.parametrize(("trainer", "expected"), [("failed", False), ("waiting", False), ("cached", True)])
@@ -220,7 +225,7 @@ def test_trained_before_needs_a_finished_trainer(project: Project, trainer: str,
     project.nodes["Trainer"] = trainer
     project.ending, project.summary = {"status": "failed"}, None
     project.start()
-    assert runs._trained_before(Workspace(project.config), state_of(project, project.config)) is expected
+    assert trained_before(project, project.config) is expected
 
 
 def private(project: Project, root: Path, *, cap: float) -> PipelineConfig:
@@ -242,10 +247,77 @@ def test_over_budget_but_trained_before_runs_from_the_cache(project: Project, tm
     project.summary = None
     project.start(config)
     with_policy_now = with_policy(config, max_epsilon=5.0)
-    from privacy_pipeline.accounting.ledger import Ledger
-
     Ledger.open(config.ledger).set_cap("things", epsilon=0.1, delta=1e-5)
     assert project.again(with_policy_now)
+
+
+def test_over_budget_and_trained_before_is_refused_without_the_cache(project: Project, tmp_path: Path) -> None:
+    config = private(project, tmp_path / "dp", cap=1.0)
+    project.ending, project.summary = {"status": "failed"}, None
+    project.start(config)
+    Ledger.open(config.ledger).set_cap("things", epsilon=0.1, delta=1e-5)
+    with pytest.raises(BudgetRefusedError, match=r"cap is 0\.100"):
+        project.start(config.model_copy(update={"cache": False}))
+
+
+def evaluated(project: Project, root: Path, *, eval_cap: float) -> PipelineConfig:
+    config = private(project, root, cap=10.0)
+    policy = Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=eval_cap)
+    Ledger.open(config.ledger).apply_policy(policy)
+    section = DpEvaluationSection(epsilon=1.0, delta=1e-5)
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"dp": section})})
+
+
+def at_threshold(config: PipelineConfig, least: float) -> PipelineConfig:
+    changed = {"thresholds": {"accuracy": Threshold(min=least)}}
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changed)})
+
+
+def test_an_evaluation_over_budget_never_starts(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=0.5)
+    with pytest.raises(BudgetRefusedError, match="its DP evaluation costs epsilon 1"):
+        project.start(config)
+    assert not project.executed and not Ledger.open(config.ledger).entries("things")
+
+
+def test_another_threshold_is_within_the_budget_that_is_used_up(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=1.2)
+    project.nodes = dict.fromkeys(nodes_of(config), "done")
+    project.ending, project.summary = {"status": "failed"}, None
+    project.start(config)
+    Ledger.open(config.ledger).apply_policy(
+        Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=0.5)
+    )
+    assert project.again(at_threshold(config, 0.9))
+    others = {"slices": [["colour"]]}
+    sliced = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=others)})
+    with pytest.raises(BudgetRefusedError, match="eval split, refused"):
+        project.start(sliced)
+
+
+def test_what_the_cache_served_is_told_to_the_ledger(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=1.2)
+    project.nodes = dict.fromkeys(nodes_of(config), "cached")
+    folder, _ = project.start(config)
+    with sqlite3.connect(tmp_path / "dp" / "ledger" / "ledger.db") as connection:
+        bodies = [json.loads(row[0]) for row in connection.execute("SELECT body FROM journal WHERE kind = 'zero'")]
+    assert [(body["run_id"], body["node"]) for body in bodies] == [
+        (folder.run_id, "Trainer"),
+        (folder.run_id, "DpEvaluator"),
+    ]
+
+
+def test_what_was_cut_short_is_charged_again(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=1.2)
+    project.nodes = {**dict.fromkeys(nodes_of(config), "done"), "DpEvaluator": "failed"}
+    project.ending, project.summary = {"status": "failed"}, None
+    folder, _ = project.start(config)
+    assert spending.charged_again(folder) == ["DpEvaluator"]
+    Ledger.open(config.ledger).apply_policy(
+        Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=0.5)
+    )
+    with pytest.raises(BudgetRefusedError, match="eval split, refused"):
+        resume(folder)
 
 
 def test_other_files_than_the_registered_ones_never_start(project: Project, tmp_path: Path) -> None:

@@ -161,7 +161,11 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     },
     "ledger": ((), "ledger=sqlite:///other.db"),  # the training is charged there, and its record says so
 }
+EVALUATED = (DP, "evaluation.dp={epsilon: 1.0, delta: 1.0e-5}")
 CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
+    "evaluation.dp.epsilon": (EVALUATED, "evaluation.dp.epsilon=2.0"),
+    "evaluation.dp.delta": (EVALUATED, "evaluation.dp.delta=1.0e-6"),
+    "evaluation.dp.decision_threshold": (EVALUATED, "evaluation.dp.decision_threshold=0.4"),
     "evaluation.slices": ((), "evaluation.slices=[colour]"),
     "evaluation.thresholds.min": ((), "evaluation.thresholds.accuracy.min=0.9"),
     "evaluation.thresholds.max_decrease": ((), "evaluation.thresholds.accuracy.max_decrease=0.9"),
@@ -232,6 +236,17 @@ def test_the_training_view_sees_what_shapes_a_model(key: str, config_file: Path)
 def test_the_training_view_ignores_what_cannot_shape_a_model(key: str, config_file: Path) -> None:
     before, after = training_views(config_file, CANNOT_SHAPE_THE_MODEL[key])
     assert views.canonical(before) == views.canonical(after)
+
+
+@pytest.mark.parametrize("key", SHAPES_THE_MODEL | CANNOT_SHAPE_THE_MODEL)
+def test_the_evaluation_view_sees_the_model_and_what_is_counted_alone(key: str, config_file: Path) -> None:
+    shared, change = (SHAPES_THE_MODEL | CANNOT_SHAPE_THE_MODEL)[key]
+    before, after = (
+        views.canonical(views.evaluation_view(load_config(config_file, overrides=overrides), span=None))
+        for overrides in (shared, [*shared, change])
+    )
+    counted = key == "evaluation.slices" or key.startswith("evaluation.dp.")
+    assert (before != after) == (key in SHAPES_THE_MODEL or counted)
 
 
 def test_the_training_view_names_the_span_that_latest_stands_for(config_file: Path) -> None:

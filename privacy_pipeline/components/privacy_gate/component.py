@@ -15,29 +15,33 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {
         "policy": component_spec.ExecutionParameter(type=str),
+        "thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
         "run_id": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing, optional=True),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
     }
     OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing)}
 
 
 class PrivacyGate(base_component.BaseComponent):
-    """Evaluator's blessing, the privacy record and the policy become the blessing that Pusher trusts.
+    """The evaluation, the privacy record and the policy become the blessing that Pusher trusts.
 
     Never served from cache: `run_id` is a parameter, so that policy and ledger are looked at anew in every run.
 
     Args:
         model: the candidate.
-        evaluation: Evaluator's metrics and validation result, which name the thresholds that were missed.
-        evaluation_blessing: Evaluator's verdict.
+        evaluation: Evaluator's metrics and validation result, which name the thresholds that were missed; or what
+            DpEvaluator released.
+        evaluation_blessing: Evaluator's verdict; None after a DpEvaluator, whose intervals are held against
+            `thresholds` here.
         privacy_record: record of the training.
         policy: JSON of the config's `policy` section.
+        thresholds: JSON of the least value of each metric of a DP evaluation.
         privacy_class: class of runs that the config announces.
         run_id: the run, to keep the node out of the cache.
     """
@@ -50,9 +54,10 @@ class PrivacyGate(base_component.BaseComponent):
         *,
         model: types.BaseChannel,
         evaluation: types.BaseChannel,
-        evaluation_blessing: types.BaseChannel,
+        evaluation_blessing: types.BaseChannel | None,
         privacy_record: types.BaseChannel,
         policy: str,
+        thresholds: str,
         privacy_class: str,
         run_id: str,
     ) -> None:
@@ -62,6 +67,7 @@ class PrivacyGate(base_component.BaseComponent):
             evaluation_blessing=evaluation_blessing,
             privacy_record=privacy_record,
             policy=policy,
+            thresholds=thresholds,
             privacy_class=privacy_class,
             run_id=run_id,
             blessing=types.Channel(type=standard_artifacts.ModelBlessing),
