@@ -63,6 +63,20 @@ class FederatedModel:
         values = tf.cast(call(labels, predictions), tf.float32)
         return values if values.shape.rank == 1 else tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), -1)
 
+    def correct(self, labels: Tensor, predictions: Tensor) -> Tensor:
+        """Whether each row is predicted right, float32 [rows].
+
+        One output: above a half, or above 0 where the loss takes logits. Several: the largest is the label's, which is
+        an index or one-hot.
+        """
+        if predictions.shape[-1] == 1:
+            logits = bool(self._loss.get_config().get("from_logits")) if hasattr(self._loss, "get_config") else False
+            positive = tf.reshape(predictions, [-1]) > (0.0 if logits else 0.5)
+            return tf.cast(positive == (tf.reshape(tf.cast(labels, tf.float32), [-1]) > 0.5), tf.float32)
+        one_hot = labels.shape.rank == 2 and labels.shape[-1] == predictions.shape[-1]
+        classes = tf.argmax(labels, -1) if one_hot else tf.reshape(tf.cast(labels, tf.int64), [-1])
+        return tf.cast(tf.argmax(predictions, -1) == classes, tf.float32)
+
     @staticmethod
     def _same_size(labels: Tensor, predictions: Tensor) -> bool:
         # [rows] labels against [rows, 1] predictions would broadcast to [rows, rows].

@@ -58,7 +58,7 @@ def proximal(inner: Any, *, strength: float) -> Any:
     """
     import tensorflow_federated as tff
 
-    class Proximal(tff.learning.optimizers.Optimizer):  # type: ignore[misc]
+    class Proximal(tff.learning.optimizers.Optimizer):
         """Keeps the weights of its first step."""
 
         def initialize(self, specs: Any) -> Any:

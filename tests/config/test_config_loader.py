@@ -94,7 +94,7 @@ DP_EVALUATION = "evaluation={thresholds: {accuracy: {min: 0.8}}, dp: {epsilon: 1
     [
         ("evaluation.thresholds={auc: {min: 0.8}}", "`dp` has no auc"),
         ("evaluation.thresholds={recall: {min: 0.1, max_decrease: 0.1}}", "`max_decrease` of thresholds.recall"),
-        ("training={backend: plain}", "evaluation.dp: backend plain gives no guarantee"),
+        ("training={backend: plain}", "evaluation.dp: this training gives no guarantee"),
         ("evaluation.dp.epsilon=0", "evaluation.dp.epsilon: must be greater than 0"),
         ("evaluation.dp.delta=1", "evaluation.dp.delta: must be less than 1"),
         ("evaluation.dp.decision_threshold=1", "evaluation.dp.decision_threshold: must be less than 1"),
