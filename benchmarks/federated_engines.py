@@ -1,6 +1,6 @@
 """Seconds a round of one TensorFlow engine, in a process of its own.
 
-    python -m benchmarks.federated_engines '{"engine": "fast", "model": "small", "clients": 1000, "cohort": 20, "seconds": 5}'
+    python -m benchmarks.federated_engines '{"engine": "fast", "model": "small", "clients": 1000, "cohort": 20, ...}'
 
 `tff` is stock: its own context, its own FedAvg. Prints one JSON object.
 """
