@@ -46,6 +46,7 @@ USERS = _DP_SGD.format("users: {max_examples: 2}")
 MANY = "dataset.privacy_unit={key: person, contribution_bound: 4}"
 HASHED = ("dataset.input=all/*", "dataset.hash_split={train: 4, eval: 1}")
 KEYED = "dataset.privacy_unit={key: person}"
+STATISTICS = "preprocessing.dp={epsilon: 1.0, delta: 1.0e-6}"
 SGD = "learning_rate: 0.1"
 YOGI = "name: yogi, learning_rate: 0.1"
 SCHEDULE = "learning_rate: 0.1, schedule: {kind: exponential, rounds: 5, decay: 0.5}"
@@ -75,6 +76,8 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset.positive_class": ((), "dataset.positive_class='no'"),
     "dataset.privacy_unit.key": ((), KEYED),
     "dataset.privacy_unit.contribution_bound": ((KEYED,), "dataset.privacy_unit.contribution_bound=5"),
+    "preprocessing.dp.epsilon": ((DP, STATISTICS), "preprocessing.dp.epsilon=2.0"),
+    "preprocessing.dp.delta": ((DP, STATISTICS), "preprocessing.dp.delta=1.0e-7"),
     "model.use": ((), "model.use=my.module"),
     "model.hidden_units": ((), "model.hidden_units=[3]"),
     "model.dropout": ((), "model.dropout=0.5"),
