@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ class Task:
         return slice(client * ROWS, (client + 1) * ROWS)
 
 
+@functools.lru_cache(maxsize=1)
 def task(model: str, clients: int) -> Task:
-    """Made-up examples of so many clients."""
+    """Made-up examples of so many clients, made once in a process."""
     random = np.random.default_rng(0)
     if model == "small":
         x = random.standard_normal((clients * ROWS, FEATURES), np.float32)

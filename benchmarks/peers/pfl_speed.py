@@ -12,7 +12,7 @@ import torch
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
-from pfl.callback import TrainingProcessCallback
+from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.hyperparam import NNTrainHyperParams
@@ -61,7 +61,7 @@ def main() -> None:
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
             central_num_iterations=201,
-            evaluation_frequency=0,
+            evaluation_frequency=1_000_000,
             train_cohort_size=given["cohort"],
             val_cohort_size=0,
         ),
@@ -75,7 +75,9 @@ def main() -> None:
         send_metrics_to_platform=False,
     )
     times = np.diff(clock.ends)
-    print(json.dumps({"seconds": float(np.median(times)), "rounds": len(times)}), flush=True)
+    print(
+        json.dumps({"seconds": float(min(times)), "median": float(np.median(times)), "rounds": len(times)}), flush=True
+    )
 
 
 if __name__ == "__main__":

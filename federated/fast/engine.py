@@ -13,7 +13,7 @@ from federated.contract import Aggregator, AggregatorState, Clients, IntArray, R
 from federated.fast.chunks import Chunk, Chunker
 from federated.fast.gradients import KerasGradients, StackedGradients
 from federated.fast.local import ChunkTensors, LocalResult, LocalWork
-from federated.fast.stacked import stackable
+from federated.fast.stacked import single, stackable
 from federated.model import FederatedModel
 from federated.optimizers import learning_rate
 from federated.server import Server
@@ -67,7 +67,10 @@ class FastEngine:
         self._server = Server(algorithm, model.shapes)
         largest = max(1, min(_LARGEST_CHUNK, _CHUNK_PARAMETERS // model.parameters)) if self.stacked else _LARGEST_CHUNK
         self._chunker = Chunker(model, clients, batch_size=algorithm.batch_size, largest=largest, rows=_CHUNK_ROWS)
-        gradients = StackedGradients(model) if self.stacked else KerasGradients(model)
+        # Without the Keras model's variables between them, two clients' graphs can overlap.
+        apart = self.stacked or (single(model) and stacked is None)
+        self._overlapping = 2 if apart else 1
+        gradients = StackedGradients(model) if apart else KerasGradients(model)
         self._work = LocalWork(algorithm, gradients)
         self._compiled: Any = None
 
@@ -181,7 +184,9 @@ class FastEngine:
 
         clients = tf.shape(chunk.counts)[0]
         first = (tf.constant(1), one(tf.constant(0)))
-        _, (sums, full, numbers) = tf.while_loop(lambda client, _: client < clients, body, first, parallel_iterations=1)
+        _, (sums, full, numbers) = tf.while_loop(
+            lambda client, _: client < clients, body, first, parallel_iterations=self._overlapping
+        )
         return sums, full, numbers
 
     def _sums(self, aggregator: Any, result: LocalResult, chunk: ChunkTensors) -> tuple[Tensors, Tensors, Tensor]:

@@ -85,11 +85,18 @@ class StackedModel:
             return _dense(layer, own, arguments[0], clients)
         if kind == "Embedding":
             return _embedding(own[0], arguments[0], clients)
+        if kind == "Conv2D":
+            return _conv_of_one(layer, own, arguments[0])
         return layer(*arguments, **options)
 
 
 def stackable(model: FederatedModel) -> bool:
     """Whether `StackedModel` computes exactly what the model does."""
+    return single(model) and not any(type(layer).__name__ == "Conv2D" for layer in model.keras.layers)
+
+
+def single(model: FederatedModel) -> bool:
+    """Whether it does so for one client at a time (c = 1): convolutions with a kernel per client are slow on CPUs."""
     keras = model.keras
     if keras.losses or len(keras.outputs) != 1:
         return False
@@ -105,6 +112,8 @@ def _layer_stackable(layer: Any) -> bool:
         return bool(layer.trainable)
     if kind == "Embedding":
         return bool(layer.trainable) and not layer.mask_zero
+    if kind == "Conv2D":
+        return bool(layer.trainable) and layer.groups == 1 and layer.data_format == "channels_last"
     return kind in _ROW_BY_ROW
 
 
@@ -122,3 +131,9 @@ def _embedding(table: Tensor, rows: Tensor, clients: Tensor) -> Tensor:
     values = tf.gather(table, apart, batch_dims=1)
     shape = tf.concat([tf.shape(rows), [table.shape[-1]]], 0)
     return tf.ensure_shape(tf.reshape(values, shape), [*rows.shape, table.shape[-1]])
+
+
+def _conv_of_one(layer: Any, own: Tensors, rows: Tensor) -> Tensor:
+    padding, kernel = layer.padding.upper(), tf.reshape(own[0], layer.kernel.shape)
+    result = tf.nn.conv2d(rows, kernel, layer.strides, padding, dilations=layer.dilation_rate)
+    return layer.activation(tf.nn.bias_add(result, own[1][0]) if layer.use_bias else result)

@@ -75,7 +75,10 @@ def test_plain_numpy_gives_the_same_weights(name):
     np.testing.assert_allclose(state.weights[1], bias, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("mimelite", "local adam") else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS],
+)
 def test_stacked_and_one_by_one_agree(name):
     clients = made_clients(SIZES)
     stacked = trained(dense_model(), clients, ALGORITHMS[name], stacked=True)
@@ -182,3 +185,24 @@ def test_bad_input_is_one_clear_error():
     random = tf.keras.Sequential([tf.keras.Input((6,)), tf.keras.layers.Dropout(0.5), tf.keras.layers.Dense(1)])
     with pytest.raises(BadInputError, match="random"):
         FederatedModel(random, loss="mean_squared_error")
+
+
+def convolution_model():
+    tf.keras.utils.set_random_seed(1)
+    layers = tf.keras.layers
+    stack = [
+        tf.keras.Input((6,), name="x"),
+        layers.Reshape((3, 2, 1)),
+        layers.Conv2D(2, 2, padding="same", activation="relu"),
+        layers.Flatten(),
+        layers.Dense(1),
+    ]
+    return FederatedModel(tf.keras.Sequential(stack), loss="mean_squared_error")
+
+
+def test_clients_that_overlap_agree_with_one_by_one():
+    clients = made_clients(SIZES)
+    overlapping = trained(convolution_model(), clients, ALGORITHMS["fedprox"], rounds=3)
+    alone = trained(convolution_model(), clients, ALGORITHMS["fedprox"], rounds=3, stacked=False)
+    for a, b in zip(overlapping.weights, alone.weights):
+        np.testing.assert_allclose(a, b, atol=1e-5)
