@@ -66,7 +66,7 @@ def federated_plan(
     section, privacy = section_of(config), _privacy(config)
     if clients is None:
         raise BadInputError(
-            f"dataset.name: '{config.dataset.name}' is not registered, so the number of clients is unknown",
+            f"dataset.name: '{config.dataset.name}' is not registered in the ledger: the number of clients is unknown",
             fix="privacy-pipeline budget register CONFIG",
         )
     noise = noise_multiplier or privacy.noise_multiplier
@@ -152,7 +152,7 @@ def _enough(config: PipelineConfig, clients: int) -> int:
     cohort = config.training.batch_size or 0
     if cohort > clients:
         raise BadInputError(
-            f"training.batch_size: a round of {cohort} clients is more than the {clients} of the training split",
+            f"training.batch_size: {cohort} clients of a round are more than the {clients} of the training split",
             fix=f"set training.batch_size to at most {clients}",
         )
     return clients

@@ -233,26 +233,6 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
     ]
 
 
-def _federation(config: PipelineConfig) -> list[DataAccess]:
-    """What a simulated federation does not protect, and who its clients are."""
-    section = config.training.federated
-    if section is None:
-        return []
-    who = "real: the key names them; several keys of one person would be several clients"
-    if section.clients is not None:
-        rule = ", ".join(f"{name} {value}" for name, value in section.clients.model_dump(exclude_none=True).items())
-        who = f"synthetic, no real persons or sites; rows were dealt out by: {rule}"
-    return [
-        DataAccess(what="clients", covered=False, detail=f"{who}; their number is public"),
-        DataAccess(
-            what="updates of single clients",
-            covered=False,
-            detail="the federation is simulated in one process: the server sees each update before it is clipped; no "
-            "secure aggregation",
-        ),
-    ]
-
-
 def _schema_accesses(config: PipelineConfig, facts: RunFacts) -> list[DataAccess]:
     """Where ranges, domains and preprocessing come from."""
     schema, public, released = config.dataset.schema_path, facts.schema_is_public, facts.statistics
@@ -288,6 +268,26 @@ def _released(statistics: DpStatistics) -> str:
         f"{statistics.budget}, ledger entry {statistics.ledger_entry}, event SHA-256 "
         f"{hashlib.sha256(event.encode()).hexdigest()[:16]}; the guarantee of this record counts it"
     )
+
+
+def _federation(config: PipelineConfig) -> list[DataAccess]:
+    """What a simulated federation does not protect, and who its clients are."""
+    section = config.training.federated
+    if section is None:
+        return []
+    who = "real: the key names them; several keys of one person would be several clients"
+    if section.clients is not None:
+        rule = ", ".join(f"{name} {value}" for name, value in section.clients.model_dump(exclude_none=True).items())
+        who = f"synthetic, no real persons or sites; rows were dealt out by: {rule}"
+    return [
+        DataAccess(what="clients", covered=False, detail=f"{who}; their number is public"),
+        DataAccess(
+            what="updates of single clients",
+            covered=False,
+            detail="the federation is simulated in one process: the server sees each update before it is clipped; no "
+            "secure aggregation",
+        ),
+    ]
 
 
 def _shared_users(config: PipelineConfig) -> str:
