@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -31,8 +30,26 @@ def build(
         perceptron(width=width, hidden_units=config.model.hidden_units, seed=seed),
         loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
     )
+    if config.algorithm.engine == "tff":
+        return _tff(config, clients, model, aggregator)
+    from federated.fast.engine import FastEngine
+
     combine = None if aggregator is None else aggregator(model.shapes)
-    return Simulation(engine=_engine(config, clients, model, combine), predict=logits)
+    engine = FastEngine(model=model, clients=clients, algorithm=config.algorithm, aggregator=combine)
+    return Simulation(engine=engine, predict=logits)
+
+
+def _tff(config: ExperimentConfig, clients: ClientStore, model: Any, aggregator: Any | None) -> Simulation:
+    """TFF's runtime, with a worker process that ends with the run."""
+    from federated.tff_engine.engine import TffEngine
+    from federated.tff_engine.worker import TffWorker
+
+    if aggregator is not None:  # refused by ExperimentConfig
+        raise BadInputError("a guarantee needs `engine: fast`, whose sampling and noise are those that are accounted")
+    worker = TffWorker()
+    worker.start()
+    engine = TffEngine(model=model, clients=clients, algorithm=config.algorithm, worker=worker)
+    return Simulation(engine=engine, predict=logits, close=worker.close)
 
 
 def perceptron(*, width: int, hidden_units: list[int], seed: int) -> Any:
@@ -66,17 +83,3 @@ def logits(state: RoundState, features: dict[str, Array]) -> Array:
         if place < len(pairs) - 1:
             values = np.maximum(values, 0)
     return values
-
-
-def _engine(config: ExperimentConfig, clients: ClientStore, model: Any, aggregator: Any | None) -> Any:
-    from federated.fast.engine import FastEngine
-
-    if config.algorithm.engine == "fast":
-        return FastEngine(model=model, clients=clients, algorithm=config.algorithm, aggregator=aggregator)
-    try:
-        tff_engine = importlib.import_module("federated.tff_engine.engine").TffEngine
-    except ModuleNotFoundError as error:
-        raise BadInputError(
-            f"algorithm.engine: `tff` cannot be used here: the module '{error.name}' is missing", fix="use `fast`"
-        ) from None
-    return tff_engine(model=model, clients=clients, algorithm=config.algorithm, aggregator=aggregator)

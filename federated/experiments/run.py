@@ -20,6 +20,10 @@ from privacy_pipeline.atomic import write_atomically
 NODE = "FederatedTraining"  # the ledger's name of what spends
 
 
+def _nothing() -> None:
+    """Nothing was started."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
     """What trains: an engine over a client store, and its model's predictions.
@@ -27,10 +31,12 @@ class Simulation:
     Attributes:
         engine: makes rounds.
         predict: gives logits of a state's model.
+        close: ends what the engine started.
     """
 
     engine: Engine
     predict: Predict
+    close: Callable[[], None] = _nothing
 
 
 class Build(Protocol):
@@ -207,6 +213,7 @@ class _Run:
                 self.report(self.point.name, number + 1, total)
         finally:
             log.close()
+            simulation.close()
         last = self.folder.rounds()[-1]
         return {
             "experiment": self.config.experiment,

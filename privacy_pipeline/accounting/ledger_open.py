@@ -14,7 +14,6 @@ from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata, version
 from privacy_pipeline.errors import BadInputError
 
-_WAIT_SECONDS = 60
 _OLDER = ("1", "2")
 
 
@@ -90,7 +89,7 @@ def _use_write_ahead_log(engine: sa.Engine) -> None:
 
     SQLite does not wait for the lock that this takes, so processes that create a ledger at once try again.
     """
-    deadline = time.monotonic() + _WAIT_SECONDS
+    deadline = time.monotonic() + schema.WAIT_SECONDS
     while True:
         try:
             connection = engine.raw_connection()

@@ -36,7 +36,7 @@ __all__ = [
     "transaction",
 ]
 REGISTER_FIX = "privacy-pipeline budget register CONFIG"
-_WAIT_SECONDS = 60
+WAIT_SECONDS = 60
 _LOCK = 7246392117320001  # any constant: the advisory lock that serialises the ledger's writers
 
 
@@ -105,7 +105,7 @@ def _begin_postgresql(connection: sa.Connection) -> None:
     # Read committed, so that what is read after the lock was waited for is what the last writer left.
     connection.exec_driver_sql(
         "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO on; "
-        f"SET LOCAL lock_timeout TO '{_WAIT_SECONDS}s'"
+        f"SET LOCAL lock_timeout TO '{WAIT_SECONDS}s'"
     )
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
@@ -114,7 +114,7 @@ def connect(url: sa.URL) -> sa.Engine:
     """An engine; nothing is connected yet."""
     if url.get_backend_name() == "sqlite":
         # No pool: connections do not survive a fork, and a new one costs next to nothing.
-        engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": _WAIT_SECONDS})
+        engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": WAIT_SECONDS})
         sa.event.listen(engine, "connect", _on_connect)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:

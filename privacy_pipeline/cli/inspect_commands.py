@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run, print_table
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, print_table
 from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, WorkspacePath
 from privacy_pipeline.errors import BadInputError
 
@@ -113,6 +113,7 @@ def show(
             out.print(attacks_table(attacked))
         verdict = "[green]blessed[/]" if summary.blessed else f"[red]not blessed[/]: {'; '.join(summary.reasons)}"
         out.print(f"{verdict}\nmodel {escape(summary.model_uri)}", soft_wrap=True)
+    print_report(state)
     out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
 
 

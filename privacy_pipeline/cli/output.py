@@ -42,6 +42,14 @@ def print_run(
     print_json({**facts, **{name: found for name, found in more.items() if found}})
 
 
+def print_report(state: RunState) -> None:
+    """Says where the report is that was made at the end of a run, or why there is none."""
+    if state.report:
+        out.print(f"[dim]report {escape(state.report)}[/]", soft_wrap=True)
+    if state.report_problem:
+        err.print(f"[red]no report of the dataset:[/] {escape(state.report_problem)}", soft_wrap=True)
+
+
 def print_table(table: Table, *, as_markdown: bool) -> None:
     """Prints a table, drawn or as Markdown."""
     if as_markdown:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run, tell
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, tell
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
 
@@ -228,4 +228,5 @@ def _print_result(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
         err.print("[red]not blessed[/], nothing was pushed:", soft_wrap=True)
         for reason in summary.reasons:
             err.print(f"  {escape(reason)}", soft_wrap=True)
+    print_report(state)
     out.print(f"[dim]tensorboard --logdir {escape(summary.tensorboard)}[/]", soft_wrap=True)

@@ -28,6 +28,10 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         if g.epsilon_if_poisson_sampled is not None:
             told = f"{shown(g.epsilon_if_poisson_sampled)} at delta {g.delta:.0e} (not claimed)"
             rows.append(("epsilon had batches been Poisson-sampled", told))
+    if record.preprocessing is not None:
+        p = record.preprocessing
+        told = f"{p.what}, epsilon {shown(p.epsilon)} at delta {p.delta:.0e} (RDP), ledger entry {p.ledger_entry}"
+        rows.append(("preprocessing, counted in epsilon", told))
     rows.append(("privacy unit", record.unit_in_words))
     if record.relation is not None:
         rows.append(("neighbouring relation", f"{record.relation}, at most {record.contribution_bound} row(s) a unit"))

@@ -323,25 +323,21 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_statistics_of_a_dp_run(self) -> PipelineConfig:
-        if self.preprocessing.dp is not None and self.training.backend == "plain":
+        # plain protects nothing, and in federated learning nobody holds all rows to release statistics of them.
+        if self.preprocessing.dp is not None and self.training.backend != "dp_sgd":
             raise ValueError(
-                "preprocessing.dp: backend plain gives no guarantee, so private statistics of its data would protect "
-                "nothing; drop `dp` and state ranges and domains in the schema, or train with dp_sgd"
+                f"preprocessing.dp goes with backend dp_sgd, not with {self.training.backend}; drop `dp` and state "
+                "ranges and domains in the schema, or train with dp_sgd"
             )
         return self
 
     @model_validator(mode="after")
     def _dp_evaluation_of_a_dp_run(self) -> PipelineConfig:
-        if self.evaluation.dp is None:
-            return self
-        if not self.training.claims_guarantee:
+        # So its schema is public, which the slices' values need.
+        if self.evaluation.dp is not None and not self.training.claims_guarantee:
             raise ValueError(
                 "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
                 "drop `dp`, or train with dp_sgd or with training.federated.privacy"
-            )
-        if self.dataset.schema_path == "infer":
-            raise ValueError(
-                "evaluation.dp needs a curated public schema: `schema: infer` reads it off the private data"
             )
         return self
 

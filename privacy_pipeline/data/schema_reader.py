@@ -16,7 +16,7 @@ IGNORE_TAG = "ignore"
 UNREVIEWED_TAG = "unreviewed"
 MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
-_OR_WITH_NOISE = "or have it released with noise: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
+_OR_WITH_NOISE = "or let a dp_sgd run release it: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
 
 Dtype = Literal["int", "float", "bytes"]
 

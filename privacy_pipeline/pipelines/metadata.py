@@ -75,6 +75,33 @@ def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str 
     store.put_execution(execution, [(artifact, event)], [context])
 
 
+def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> None:
+    """Publishes the report of a run's dataset as an artifact of type DatasetReport, under the run's own context.
+
+    Args:
+        connection: an `ml_metadata` ConnectionConfig.
+        run_id: the run.
+        uri: folder of the report's files.
+        dataset: what it is on.
+    """
+    from ml_metadata.metadata_store import metadata_store
+    from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+    store = metadata_store.MetadataStore(connection)
+    names = dict.fromkeys(("run_id", "dataset"), mlmd.STRING)
+    kind = store.put_artifact_type(mlmd.ArtifactType(name="DatasetReport", properties=names))
+    artifact = mlmd.Artifact(type_id=kind, uri=uri, state=mlmd.Artifact.LIVE)
+    _set(artifact.properties["run_id"], run_id)
+    _set(artifact.properties["dataset"], dataset)
+    execution = mlmd.Execution(
+        type_id=store.put_execution_type(mlmd.ExecutionType(name="DatasetReport")),
+        last_known_state=mlmd.Execution.COMPLETE,
+    )
+    context = store.get_context_by_type_and_name("pipeline_run", run_id)
+    event = mlmd.Event(type=mlmd.Event.OUTPUT)
+    store.put_execution(execution, [(artifact, event)], [] if context is None else [context])
+
+
 def _set(target: Any, value: str | int | float) -> None:
     if isinstance(value, str):
         target.string_value = value

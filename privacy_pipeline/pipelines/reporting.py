@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, TRAINER
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, TRAINER, TRANSFORM
 from privacy_pipeline.pipelines.workspace import RunFolder, run_folders
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ _READ_DATA = (
     "ExampleGen",
     "StatisticsGen",
     "ExampleValidator",
-    "Transform",
+    DP_STATISTICS,
+    TRANSFORM,
     TRAINER,
     "Evaluator",
     DP_EVALUATOR,

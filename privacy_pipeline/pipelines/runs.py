@@ -12,7 +12,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
-from privacy_pipeline.pipelines import metadata, preflight, spending, views
+from privacy_pipeline.pipelines import metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
 from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of
@@ -68,6 +68,7 @@ def start(
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
     spending.record_zero(folder, state, spec.config)
+    run_report.add_report(folder, state, spec.config)
     return folder, _with_bad_cells(folder, state, spec, source)
 
 
@@ -102,6 +103,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
     spending.record_zero(folder, state, spec.config)
+    run_report.add_report(folder, state, spec.config)
     return _with_bad_cells(folder, state, spec, source)
 
 
@@ -254,6 +256,7 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
             state.nodes[name] = NodeState(status="cached", seconds=0.0, detail=detail)
         state.nodes[GATE].status = "done"  # decided anew, from the policy as it is now
         state.cached_from = earlier.run_id
+        state.report = before.report
         state.status = "done" if copied.blessed else "not_blessed"
         state.ended = now()
         properties = metric_properties(copied)

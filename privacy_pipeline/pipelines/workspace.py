@@ -74,6 +74,8 @@ class RunState(BaseModel):
     partial: bool = False
     from_nodes: list[str] = []
     to_nodes: list[str] = []
+    report: str = ""  # file of the dataset's report as it was at the end of the run
+    report_problem: str = ""  # why there is none
 
     def fingerprint_of(self, node: str) -> str | None:
         """Fingerprint of all that the result of a charging node depends on; None for a node that charges nothing."""

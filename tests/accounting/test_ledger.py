@@ -552,7 +552,7 @@ def test_a_full_disk_refuses_before_the_run_and_keeps_a_started_entry(ledger: Le
 
 
 def test_a_locked_ledger_grants_nothing(ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privacy_pipeline.accounting.ledger_schema._WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("privacy_pipeline.accounting.ledger_schema.WAIT_SECONDS", 0.2)
     impatient = Ledger.open(url)
     holder = sqlite3.connect(sa.make_url(url).database or "", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")

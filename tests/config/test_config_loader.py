@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -94,7 +95,7 @@ DP_EVALUATION = "evaluation={thresholds: {accuracy: {min: 0.8}}, dp: {epsilon: 1
     [
         ("evaluation.thresholds={auc: {min: 0.8}}", "`dp` has no auc"),
         ("evaluation.thresholds={recall: {min: 0.1, max_decrease: 0.1}}", "`max_decrease` of thresholds.recall"),
-        ("training={backend: plain}", "evaluation.dp: backend plain gives no guarantee"),
+        ("training={backend: plain}", "evaluation.dp: this training gives no guarantee"),
         ("evaluation.dp.epsilon=0", "evaluation.dp.epsilon: must be greater than 0"),
         ("evaluation.dp.delta=1", "evaluation.dp.delta: must be less than 1"),
         ("evaluation.dp.decision_threshold=1", "evaluation.dp.decision_threshold: must be less than 1"),
@@ -114,7 +115,10 @@ def test_a_dp_evaluation_needs_a_public_schema_whatever_trains() -> None:
         PipelineConfig.model_validate(document)
 
 
-@pytest.mark.parametrize("training", [{"backend": "plain"}, {"backend": "federated", "federated": {"clients": {}}}])
+@pytest.mark.parametrize(
+    "training",
+    [{"backend": "plain"}, {"backend": "federated", "batch_size": 4, "federated": {"clients": {"clients": 8}}}],
+)
 def test_no_training_without_a_guarantee_takes_a_dp_evaluation(training: dict[str, Any]) -> None:
     document = yaml.safe_load(BASE)
     document["training"] = training

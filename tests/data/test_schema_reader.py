@@ -44,6 +44,53 @@ def test_plan(tmp_path: Path) -> None:
     assert unreviewed(tmp_path / "s.pbtxt") == ["w"]
 
 
+NOTHING = {
+    "age": " int_domain { min: 0 max: 120 }",
+    "site": " min: 2 max: 4",
+    "c": ' string_domain { value: "a" value: "b" }',
+}
+
+
+def without(*names: str) -> str:
+    text = SCHEMA
+    for name in names:
+        assert NOTHING[name] in text
+        text = text.replace(NOTHING[name], "")
+    return text
+
+
+def test_what_dp_statistics_will_find_may_be_left_out(tmp_path: Path) -> None:
+    whole = read(tmp_path, SCHEMA, may_be_unknown=True)
+    assert whole == read(tmp_path, SCHEMA) and whole.unknown == ()
+    plan = read(tmp_path, without(*NOTHING), may_be_unknown=True)
+    assert plan.unknown == ("age", "site", "c")
+    assert [(c.kind, c.dtype) for c in plan.columns] == [(c.kind, c.dtype) for c in whole.columns]
+    assert plan.columns[1] == whole.columns[1]  # what is public stays
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_what_is_left_out_without_them_is_refused_and_the_block_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInputError, match=f"feature '{name}'") as caught:
+        read(tmp_path, without(name))
+    assert "preprocessing: {dp:" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("min: 0 max: 120", "min: 0"), ('value: "a" value: "b"', ""), ("min: 0 max: 120", "min: 9 max: 9")],
+    ids=["half a range", "an empty domain", "an empty range"],
+)
+def test_what_is_half_there_is_a_mistake_with_them_too(tmp_path: Path, old: str, new: str) -> None:
+    assert old in SCHEMA
+    with pytest.raises(BadInputError, match=r"feature '(age|c)'"):
+        read(tmp_path, SCHEMA.replace(old, new), may_be_unknown=True)
+
+
+def test_the_label_needs_its_domain_always(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="feature 'y'"):
+        read(tmp_path, SCHEMA.replace(' domain: "yn"', ""), may_be_unknown=True)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

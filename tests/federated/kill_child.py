@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-ROUNDS, CLIENTS, ROWS = 500, 60, 6
+from privacy_pipeline.pipelines.die_with_parent import die_with_parent
+
+ROUNDS, CLIENTS, ROWS = 300, 60, 6
 
 
 def train(folder: Path) -> None:
@@ -63,8 +65,10 @@ def train(folder: Path) -> None:
 
 def attempt(folder: Path, *, seconds: float | None) -> bool:
     """Forks an attempt, and kills it after some time; whether it ended by itself. Nothing of it may be left."""
+    script = os.getpid()
     child = os.fork()
     if child == 0:
+        die_with_parent(script)
         os.setpgid(0, 0)
         train(folder)
         os._exit(0)

@@ -49,3 +49,15 @@ def test_a_private_run_of_the_real_engine(people):
     assert summary["unit"] == "who"
     rounds = RunFolder(point.folder).rounds()
     assert all(set(line) <= {"round", "bytes_up", "bytes_down", "eval", "epsilon"} for line in rounds)
+
+
+@pytest.mark.slow
+def test_both_engines_make_the_same_rounds(people):
+    changes = {"rounds: 6": "model: {hidden_units: []}\nrounds: 3", "seeds: [1, 2]": "seeds: [5]"}
+    found = []
+    for engine in ("fast", "tff"):
+        point = points(people, **changes, **{"algorithm:\n": f"algorithm:\n  engine: {engine}\n"})[0]
+        run_point(point, build=build)
+        found.append(RunFolder(point.folder).restore().weights)
+    for left, right in zip(*found, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)

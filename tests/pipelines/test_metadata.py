@@ -101,3 +101,13 @@ def test_a_copy_belongs_to_its_own_run_and_says_that_nothing_was_executed(connec
 
 def test_a_store_without_runs_has_no_rows(connection: Any) -> None:
     assert metadata.run_metrics(connection) == []
+
+
+def test_a_report_is_published_under_the_context_of_its_run(connection: Any) -> None:
+    metadata.copy_run_metrics(connection, run_id="run-2", properties={"run_id": "run-2"})
+    metadata.publish_report(connection, run_id="run-2", uri="/somewhere/report", dataset="things")
+    store = metadata_store.MetadataStore(connection)
+    (report,) = store.get_artifacts_by_type("DatasetReport")
+    assert (report.uri, report.properties["dataset"].string_value) == ("/somewhere/report", "things")
+    context = store.get_context_by_type_and_name("pipeline_run", "run-2")
+    assert report.id in {artifact.id for artifact in store.get_artifacts_by_context(context.id)}

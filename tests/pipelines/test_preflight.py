@@ -127,9 +127,10 @@ def test_what_is_paid_is_not_forecast(tmp_path: Path) -> None:
 
 def test_a_dp_evaluation_over_budget_is_refused_by_name(tmp_path: Path) -> None:
     config = evaluated(tmp_path, cap=0.5)
-    training, evaluation = preflight.check(config, span=1).charges
+    checked = preflight.check(config, span=1)
+    training, evaluation = checked.charges
     assert training.forecast.fits and not evaluation.forecast.fits
-    error = preflight.over_budget(config, evaluation)
+    error = preflight.over_budget(config, checked, evaluation, span=1, path=Path("c.yaml"))
     assert "eval split, refused: its DP evaluation costs epsilon 1.000" in error.message
     assert "cap is 0.500" in error.message and "evaluation.dp.epsilon" in error.fix
 

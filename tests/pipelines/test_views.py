@@ -41,10 +41,12 @@ SECRET = _DP_SGD.replace("backend: dp_sgd,", "backend: dp_sgd, batch_size: 40,")
 )
 ADAPTIVE = _DP_SGD.format("adaptive: {count_noise: 10.0}")
 BANDED = _DP_SGD.format("sampling: cyclic, noise: {correlation: banded, bands: 4}")
+RELEASED = "preprocessing={dp: {epsilon: 0.5, delta: 1.0e-6}}"
 USERS = _DP_SGD.format("users: {max_examples: 2}")
 MANY = "dataset.privacy_unit={key: person, contribution_bound: 4}"
 HASHED = ("dataset.input=all/*", "dataset.hash_split={train: 4, eval: 1}")
 KEYED = "dataset.privacy_unit={key: person}"
+STATISTICS = "preprocessing.dp={epsilon: 1.0, delta: 1.0e-6}"
 SGD = "learning_rate: 0.1"
 YOGI = "name: yogi, learning_rate: 0.1"
 SCHEDULE = "learning_rate: 0.1, schedule: {kind: exponential, rounds: 5, decay: 0.5}"
@@ -74,10 +76,14 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset.positive_class": ((), "dataset.positive_class='no'"),
     "dataset.privacy_unit.key": ((), KEYED),
     "dataset.privacy_unit.contribution_bound": ((KEYED,), "dataset.privacy_unit.contribution_bound=5"),
+    "preprocessing.dp.epsilon": ((DP, STATISTICS), "preprocessing.dp.epsilon=2.0"),
+    "preprocessing.dp.delta": ((DP, STATISTICS), "preprocessing.dp.delta=1.0e-7"),
     "model.use": ((), "model.use=my.module"),
     "model.hidden_units": ((), "model.hidden_units=[3]"),
     "model.dropout": ((), "model.dropout=0.5"),
     "model.params": ((), "model.params={depth: 3}"),
+    "preprocessing.dp.epsilon": ((DP, RELEASED), "preprocessing.dp.epsilon=0.7"),
+    "preprocessing.dp.delta": ((DP, RELEASED), "preprocessing.dp.delta=1.0e-7"),
     "training.backend": ((), DP),
     "training.epochs": ((), "training.epochs=3"),
     "training.batch_size": ((), "training.batch_size=3"),

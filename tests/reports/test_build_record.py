@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from dp_accounting import NeighboringRelation
+from dp_accounting import NeighboringRelation, ZCDpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from privacy_pipeline.accounting import accountants, events
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.accounting.release_plan import ReleasePlan
+from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.build import build_record
 from tests.reports.records import (
     COMPOSITION,
@@ -90,6 +92,52 @@ def test_a_secret_number_of_units_is_nowhere_in_the_record() -> None:
     record = sampled_record(plan=plan, units=7919, examples=7919)
     assert record.mechanism is not None and record.mechanism.units is None
     assert record.relation == "add_or_remove_one" and "7919" not in record.model_dump_json()
+
+
+def statistics() -> DpStatistics:
+    noise = ReleasePlan(
+        kind="dp_statistics",
+        unit="row",
+        contribution_bound=1,
+        relation=Relation.ZERO_OUT,
+        units=1000,
+        delta=1e-6,
+        rho=0.02,
+        threshold_delta=1e-14,
+    )
+    return DpStatistics(
+        ranges={"size": (0.0, 8.0)},
+        vocabularies={"colour": ("red", "blue")},
+        unit="row",
+        contribution_bound=1,
+        relation="zero_out",
+        units=1000,
+        epsilon=noise.epsilon,
+        delta=1e-6,
+        event=events.to_json(noise.event),
+        budget="things/train/row",
+        ledger_entry=6,
+    )
+
+
+def test_the_guarantee_counts_the_statistics_that_the_model_was_set_up_with() -> None:
+    facts = dataclasses.replace(FACTS, statistics=statistics())
+    record = build_record(
+        config=make_config(), facts=facts, executed=poisson_executed(), plan=poisson_plan(), composition=COMPOSITION
+    )
+    alone = sampled_record()
+    assert record.guarantee is not None and alone.guarantee is not None and record.mechanism is not None
+    assert record.guarantee.epsilon > alone.guarantee.epsilon_rdp > 0  # type: ignore[operator]
+    # From the two events in the record alone: what zCDP adds to each order of the training's RDP.
+    accountant = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_SPECIAL)
+    accountant.compose(events.from_json(record.mechanism.dp_event)).compose(ZCDpEvent(0.02))
+    assert record.guarantee.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
+    assert record.guarantee.epsilon_pld is None and record.guarantee.accountant == "rdp"
+    assert record.preprocessing is not None and record.preprocessing.ledger_entry == 6
+    (access,) = [a for a in record.data_accesses if a.what == "DP statistics"]
+    assert access.covered and "size, colour" in access.detail and "ledger entry 6" in access.detail
+    assert "event SHA-256" in access.detail and "at delta 1e-06" in access.detail
+    assert not [a for a in alone.data_accesses if a.what == "DP statistics"] and alone.preprocessing is None
 
 
 def test_a_record_of_version_1_is_still_read() -> None:
