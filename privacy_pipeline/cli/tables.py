@@ -154,6 +154,10 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     if left.dp_evaluation is not None or right.dp_evaluation is not None:
         table.add_row("evaluation", evaluation_text(left), evaluation_text(right), "")
     said, says = dict(privacy_rows(left.record)), dict(privacy_rows(right.record))
+    apart = left.record.privacy_class != right.record.privacy_class
+    both = left.record.guarantee is not None and right.record.guarantee is not None
     for label in [*says, *(label for label in said if label not in says)]:
-        table.add_row(label, escape(said.get(label, "-")), escape(says.get(label, "-")), "")
+        # In the table itself, so that it stays with the numbers wherever they are pasted.
+        note = "other unit or relation: not comparable" if label.startswith("epsilon") and both and apart else ""
+        table.add_row(label, escape(said.get(label, "-")), escape(says.get(label, "-")), note)
     return table

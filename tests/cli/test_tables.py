@@ -111,6 +111,14 @@ def test_a_diff_shows_utility_by_slice_and_privacy_side_by_side() -> None:
     assert re.search(r"-\s+.\s+0\.63\d at delta 1e-05", epsilon)  # nothing on the plain side
 
 
+def test_epsilons_of_different_units_are_said_not_to_be_comparable() -> None:
+    one = make_summary(record=dp_record())
+    other = make_summary(record=dp_record().model_copy(update={"unit": "person"}))
+    assert "not comparable" in rendered(tables.diff_table(one, other))
+    assert "not comparable" not in rendered(tables.diff_table(one, one))
+    assert "not comparable" not in rendered(tables.diff_table(make_summary(record=plain_record()), one))
+
+
 def test_a_slice_that_only_one_run_has_is_no_error() -> None:
     left = make_summary(dp_record())
     right = make_summary(dp_record(), slices=left.slices[:1])
