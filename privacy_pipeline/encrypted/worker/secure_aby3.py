@@ -42,7 +42,7 @@ class Keys:
     b2a_2: Any
 
 
-class SecureABY3(tfe.protocol.ABY3):  # type: ignore[misc]
+class SecureABY3(tfe.protocol.ABY3):
     """ABY3 in Z_2^64 with 16 fractional bits, safe to compile.
 
     The keys of a mask belong to the graph that uses it (also to the body of a loop), and are drawn by operations of
@@ -55,6 +55,11 @@ class SecureABY3(tfe.protocol.ABY3):  # type: ignore[misc]
     def __init__(self) -> None:
         require_secure_randomness()
         mend_small_integers()
+        self.pairwise_nonces_: Any = None
+        self.b2a_nonce_ = 0
+        self.pairwise_keys_: Any = None
+        self.b2a_keys_1_: Any = None
+        self.b2a_keys_2_: Any = None
         self._keys_of: weakref.WeakKeyDictionary[Any, Keys] = weakref.WeakKeyDictionary()
         self._eager_keys: Keys | None = None
         super().__init__(*SERVERS, fixedpoint_config="low")
@@ -78,6 +83,10 @@ class SecureABY3(tfe.protocol.ABY3):  # type: ignore[misc]
     def b2a_keys_2(self) -> Any:
         """Keys of the second mask of a boolean-to-arithmetic conversion."""
         return self._keys().b2a_2
+
+    def _share(self, secret: Any, share_type: Any, player: Any = None) -> Any:
+        require_native_module()
+        return super()._share(secret, share_type, player)
 
     def _keys(self) -> Keys:
         if tf.executing_eagerly():
