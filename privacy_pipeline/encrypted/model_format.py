@@ -24,6 +24,8 @@ from privacy_pipeline.errors import BadInputError
 FORMAT, VERSION = "privacy-pipeline-private-model", 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.npz"
 LARGEST_FILE = 2**31  # bytes; a network that does not fit is refused before it is read
+# Absolute value of a float input; what overflows below it is refused by `reference.require_range`.
+LARGEST_INPUT = 2.0**7
 
 Shape = tuple[int, ...]
 

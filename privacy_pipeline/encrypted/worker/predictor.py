@@ -16,7 +16,7 @@ import tf_encrypted as tfe
 from numpy.typing import NDArray
 from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
-from privacy_pipeline.encrypted.model_format import Input, PrivateModel, Shape
+from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, PrivateModel, Shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
 from privacy_pipeline.encrypted.worker.secure_aby3 import SERVERS, SecureABY3, activate, forget_memoized
@@ -24,9 +24,6 @@ from privacy_pipeline.errors import BadInputError
 
 PROVIDER, CLIENT = "weights-provider", "prediction-client"
 PARTIES = (*SERVERS, PROVIDER, CLIENT)
-# |x| of an input in the fixed-point encoding, with 16 of 64 bits for the fraction: a product with a weight of at most
-# 2^11, summed over 2^10 of them, stays below the 2^61 that the truncation bears.
-LARGEST_INPUT = 2.0**7
 
 ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a float tensor, on the provider's device
 
