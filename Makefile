@@ -43,8 +43,10 @@ demo: setup
 	@$(CLI) run configs/adult_dp_sgd.yaml
 	@$(CLI) diff adult-plain adult-dp-sgd
 
+# The end-to-end tests start processes of their own on every core; the rest takes one core a worker.
 test: setup
-	@$(RUN)/python -m pytest -m "not slow" tests
+	@$(RUN)/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/e2e tests
+	@$(RUN)/python -m pytest -m "not slow" tests/e2e
 
 test-slow: setup
 	@$(RUN)/python -m pytest -m slow tests

@@ -105,7 +105,7 @@ def fill(ledger: Ledger, count: int) -> float:
                     "token": entries.token_hash(str(number)),
                     "planned": planned,
                 }
-                entries.add(writer, budget, fixed, order=budget["filter_order"] or 64.0)
+                entries.add(writer, budget, fixed, cost=cost, order=budget["filter_order"] or 64.0)
     return time.perf_counter() - begin
 
 

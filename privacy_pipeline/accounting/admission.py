@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def checked_budget(
     connection: sa.Connection, *, dataset: str, span: int | None, split: str
-) -> tuple[Registration, Mapping[Any, Any]]:
+) -> tuple[Registration, sa.RowMapping]:
     """The registration of what a run wants to read, and the budget that pays.
 
     Raises:
@@ -35,7 +35,8 @@ def checked_budget(
         raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
     budget = find_budget(connection, dataset, split=split, span=span)
     if budget is None:
-        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget")
+        fix = "set `eval_epsilon` in the dataset's policy: privacy-pipeline budget init, then budget apply"
+        raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget", fix=fix)
     return registered, budget
 
 

@@ -69,11 +69,14 @@ def plan_text(plan: ChargedPlan) -> str:
     return json.dumps(plan.parameters(), sort_keys=True)
 
 
+# Built once: every reservation asks for it while it holds the lock.
+_KNOWN = sa.select(schema.charges.c.digest).where(schema.charges.c.digest == sa.bindparam("wanted"))
+
+
 def put(connection: sa.Connection, row: Mapping[str, Any]) -> str:
     """Stores a charge unless it is there; returns its digest."""
-    table = schema.charges
-    if connection.scalar(sa.select(table.c.digest).where(table.c.digest == row["digest"])) is None:
-        connection.execute(table.insert().values(**row))
+    if connection.scalar(_KNOWN, {"wanted": row["digest"]}) is None:
+        connection.execute(schema.charges.insert(), dict(row))
     return str(row["digest"])
 
 

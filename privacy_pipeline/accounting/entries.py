@@ -13,7 +13,8 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.charges import Charges, counted_digest
 from privacy_pipeline.accounting.journal import Receipt, Writer, now
 from privacy_pipeline.accounting.ledger_budgets import set_totals, totals_of
-from privacy_pipeline.accounting.ledger_entries import State
+from privacy_pipeline.accounting.ledger_entries import Charge, State
+from privacy_pipeline.accounting.totals import Sum
 
 # What a reservation fixes; the rest of a row is where the entry is in its life.
 FIXED = (
@@ -51,23 +52,24 @@ def new_row(fixed: Mapping[str, Any], *, at: str) -> dict[str, Any]:
     return {**_NEW, **fixed, "reserved_at": at}
 
 
-def add(writer: Writer, budget: Mapping[Any, Any], fixed: Mapping[str, Any], *, order: float) -> int:
+def add(writer: Writer, budget: Mapping[Any, Any], fixed: Mapping[str, Any], *, cost: Charge, order: float) -> int:
     """A new reservation.
 
     Args:
         writer: the journal.
         budget: the budget's row.
         fixed: the columns `FIXED` without the id.
+        cost: the charge that `fixed` names as planned.
         order: the budget's Renyi order from here on.
 
     Returns:
         The entry's id.
     """
     connection, at, table = writer.connection, now(), schema.entries
-    inserted = table.insert().values(**new_row(fixed, at=at)).returning(table.c.id)
-    entry_id = int(connection.execute(inserted).scalar_one())
-    cost = Charges(connection).sum(fixed["planned"], budget["delta"])
-    totals = totals_of(budget).adding(fixed["purpose"], cost).moving(None, State.RESERVED.value)
+    inserted = connection.execute(table.insert().returning(table.c.id), new_row(fixed, at=at))
+    entry_id = int(inserted.scalar_one())
+    added = Sum.of(cost.values, cost.distance, cost.epsilon(budget["delta"]))
+    totals = totals_of(budget).adding(fixed["purpose"], added).moving(None, State.RESERVED.value)
     set_totals(connection, budget["id"], totals, filter_order=order)
     writer.append(kinds.RESERVE, {"entry": {**fixed, "id": entry_id}, "order": order}, at=at)
     return entry_id

@@ -109,7 +109,7 @@ class Writer:
         digest = record_hash(seq=seq, at=at, kind=kind, body=text, prev_hash=self._hash)
         row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev_hash": self._hash, "hash": digest}
         signature = key.sign(bytes.fromhex(digest))
-        self.connection.execute(schema.journal.insert().values(**row, key_id=key.public.id, signature=signature))
+        self.connection.execute(schema.journal.insert(), {**row, "key_id": key.public.id, "signature": signature})
         self._seq, self._hash = seq, digest
         if then is not None:
             self._key = then
@@ -163,8 +163,7 @@ def checked_head(connection: sa.Connection) -> Head:
         LedgerError: it is not: somebody edited the ledger.
     """
     head, key = read_head(connection), current_key(connection)
-    table = schema.journal
-    last = connection.execute(sa.select(table.c.seq, table.c.hash).order_by(table.c.seq.desc()).limit(1)).first()
+    last = connection.execute(_LAST).first()
     if last is None or (last.seq, last.hash) != (head.seq, head.hash):
         raise schema.LedgerError(
             f"the journal does not end with record {head.seq}, as its head says; nothing was written", fix=VERIFY
@@ -251,12 +250,17 @@ def _present(path: Path, expected: str) -> SigningKey | None:
         return None
 
 
+# Built once: every write asks for them while it holds the lock.
+_VALUE = sa.select(schema.meta.c.value).where(schema.meta.c.key == sa.bindparam("name"))
+_STORE = schema.meta.update().where(schema.meta.c.key == sa.bindparam("name")).values(value=sa.bindparam("text"))
+_LAST = sa.select(schema.journal.c.seq, schema.journal.c.hash).order_by(schema.journal.c.seq.desc()).limit(1)
+
+
 def _get(connection: sa.Connection, key: str) -> str | None:
-    found = connection.scalar(sa.select(schema.meta.c.value).where(schema.meta.c.key == key))
+    found = connection.scalar(_VALUE, {"name": key})
     return None if found is None else str(found)
 
 
 def _set(connection: sa.Connection, key: str, value: str) -> None:
-    table = schema.meta
-    if connection.execute(table.update().where(table.c.key == key).values(value=value)).rowcount == 0:
-        connection.execute(table.insert().values(key=key, value=value))
+    if connection.execute(_STORE, {"name": key, "text": value}).rowcount == 0:
+        connection.execute(schema.meta.insert(), {"key": key, "value": value})

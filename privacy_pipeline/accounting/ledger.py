@@ -262,22 +262,35 @@ class Ledger:
             return composition_of(connection, entry_id)
 
     def forecast(
-        self, plan: ChargedPlan, *, dataset: str, span: int | None, split: str, purpose: str = TRAINING
+        self,
+        plan: ChargedPlan,
+        *,
+        dataset: str,
+        span: int | None,
+        split: str,
+        purpose: str = TRAINING,
+        before: Sequence[tuple[str, ChargedPlan]] = (),
     ) -> Forecast:
         """What a plan would do to the budget, by the same rule as a reservation; nothing is written.
+
+        Args:
+            plan: the plan.
+            dataset: registered name of the dataset.
+            span: registered span.
+            split: split that the plan reads.
+            purpose: share of the budget that would pay.
+            before: purpose and plan of what the same budget will have paid by then; it counts as spent.
 
         Raises:
             BudgetRefusedError: the data is not registered, or the plan does not fit the registration.
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)
+        earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
         with schema.transaction(self._engine, write=False) as connection:
-            registered, _ = checked_budget(connection, dataset=dataset, span=span, split=split)
+            registered, budget = checked_budget(connection, dataset=dataset, span=span, split=split)
             check_plan(plan, registered, split=split)
-            request = Request(
-                dataset=dataset, span=span, data_digest="", split=split, run_id="", node="", plan=plan, purpose=purpose
-            )
-            weighed = weigh(connection, request, cost)
+            weighed = weigh(connection, budget, purpose, cost, before=earlier)
         return forecast_of(weighed)
 
     def verify(

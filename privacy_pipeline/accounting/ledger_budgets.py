@@ -18,6 +18,17 @@ from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, 
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.errors import BadInputError
 
+# Built once: every write asks for them while it holds the lock.
+_REGISTRATION = sa.select(schema.registrations).where(
+    schema.registrations.c.dataset == sa.bindparam("of"), schema.registrations.c.span_key == sa.bindparam("at")
+)
+_BUDGET = (
+    sa.select(schema.budgets)
+    .where(schema.budgets.c.dataset == sa.bindparam("of"), schema.budgets.c.split == sa.bindparam("part"))
+    .where(sa.or_(schema.budgets.c.span_key == "", schema.budgets.c.span_key == sa.bindparam("at")))
+    .order_by(schema.budgets.c.span_key.desc())
+)
+
 
 def check_cap(epsilon: float, delta: float) -> None:
     """Refuses a cap that is out of range."""
@@ -74,22 +85,20 @@ def refuse_foreign_data(connection: sa.Connection, registration: Registration) -
 
 def find_registration(connection: sa.Connection, name: str, span: int | None) -> Registration | None:
     """The registration of a span, or None."""
-    table = schema.registrations
-    query = sa.select(table).where(table.c.dataset == name, table.c.span_key == span_key(span))
-    row = connection.execute(query).mappings().first()
+    row = connection.execute(_REGISTRATION, {"of": name, "at": span_key(span)}).mappings().first()
     return None if row is None else from_row(row)
 
 
-def find_budget(connection: sa.Connection, dataset: str, *, split: str = TRAIN, span: int | None = None) -> Any | None:
+def find_budget(
+    connection: sa.Connection, dataset: str, *, split: str = TRAIN, span: int | None = None
+) -> sa.RowMapping | None:
     """The budget that pays for a span of a dataset: its own, or the one that the spans share; None where there is none.
 
     Returns:
         The budget's row.
     """
-    table = schema.budgets
-    of_split = (table.c.dataset == dataset, table.c.split == split)
-    query = sa.select(table).where(*of_split, table.c.span_key.in_(("", span_key(span))))
-    return connection.execute(query.order_by(table.c.span_key.desc())).mappings().first()
+    asked = {"of": dataset, "part": split, "at": span_key(span)}
+    return connection.execute(_BUDGET, asked).mappings().first()
 
 
 def totals_of(budget: Mapping[Any, Any]) -> Totals:

@@ -7,13 +7,14 @@ returns. The SQLite file belongs on a local disk: the write-ahead log does not w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from privacy_pipeline.accounting.ledger_tables import budgets, charges, entries, journal, meta, registrations
@@ -86,26 +87,41 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def _note_process(_connection: Any, record: Any) -> None:
+    record.info["pid"] = os.getpid()
+
+
+def _refuse_inherited(_connection: Any, record: Any, proxy: Any) -> None:
+    """A connection that came through a fork is its parent's; the pool then opens another one."""
+    if record.info["pid"] != os.getpid():
+        record.dbapi_connection = proxy.dbapi_connection = None
+        raise DisconnectionError("the connection belongs to another process")
+
+
 def _begin_postgresql(connection: sa.Connection) -> None:
     if not connection.get_execution_options().get("ledger_write", False):
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         return
     # Read committed, so that what is read after the lock was waited for is what the last writer left.
-    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-    connection.exec_driver_sql("SET LOCAL synchronous_commit TO on")
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout TO '{_WAIT_SECONDS}s'")
+    connection.exec_driver_sql(
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO on; "
+        f"SET LOCAL lock_timeout TO '{_WAIT_SECONDS}s'"
+    )
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
 def connect(url: sa.URL) -> sa.Engine:
     """An engine; nothing is connected yet."""
-    # No pool: connections do not survive a fork, and a ledger makes a handful of transactions a run.
     if url.get_backend_name() == "sqlite":
+        # No pool: connections do not survive a fork, and a new one costs next to nothing.
         engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": _WAIT_SECONDS})
         sa.event.listen(engine, "connect", _on_connect)
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = sa.create_engine(url, poolclass=NullPool)
+        # Kept open, because a new connection costs the server more than a reservation.
+        engine = sa.create_engine(url, pool_size=1, pool_pre_ping=True)
+        sa.event.listen(engine, "connect", _note_process)
+        sa.event.listen(engine, "checkout", _refuse_inherited)
         sa.event.listen(engine, "begin", _begin_postgresql)
     return engine
 

@@ -57,6 +57,10 @@ class ChargedPlan(Protocol):
         """Registered number of units of the split that is read: public under ZERO_OUT, else None."""
 
     @property
+    def delta(self) -> float:
+        """Delta of the guarantee."""
+
+    @property
     def event(self) -> DpEvent:
         """The DpEvent that the parameters imply."""
 

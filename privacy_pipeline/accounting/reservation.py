@@ -11,7 +11,7 @@ from __future__ import annotations
 import getpass
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from privacy_pipeline.accounting.admission import check_data, check_plan, check_
 from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import writing
-from privacy_pipeline.accounting.ledger_budgets import charge_of, find_budget, totals_of
+from privacy_pipeline.accounting.ledger_budgets import charge_of, totals_of
 from privacy_pipeline.accounting.ledger_entries import Charge, Price, State, budget_key, plan_key, price
 from privacy_pipeline.accounting.policy import share_of, stored_policy
 from privacy_pipeline.accounting.registration import span_key
@@ -160,7 +160,7 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
         rows = connection.execute(sa.select(table).where(*same).order_by(table.c.attempt)).mappings().all()
         # A reservation that was never started has paid for nothing yet: the same attempt goes on with it.
         idle = next((row for row in rows if row["state"] == State.RESERVED.value and _same(row, request)), None)
-        weighed = weigh(connection, request, cost, without=idle)
+        weighed = weigh(connection, budget, request.purpose, cost, without=idle)
         if not weighed.fits:
             raise refusal(weighed, cost)
         if idle is not None:
@@ -181,7 +181,7 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
                 "token": token_hash(token),
                 "planned": charges.put(connection, row),
             }
-            entry_id = entries.add(journal, weighed.budget, fixed_columns, order=weighed.order)
+            entry_id = entries.add(journal, weighed.budget, fixed_columns, cost=cost, order=weighed.order)
     return Grant(
         engine=engine,
         entry_id=entry_id,
@@ -238,12 +238,25 @@ def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | No
 
 
 def weigh(
-    connection: sa.Connection, request: Request, cost: Price, *, without: Mapping[Any, Any] | None = None
+    connection: sa.Connection,
+    row: sa.RowMapping,
+    purpose: str,
+    cost: Price,
+    *,
+    without: Mapping[Any, Any] | None = None,
+    before: Sequence[tuple[str, Price]] = (),
 ) -> Weighed:
-    """Adds a cost to all counted entries of a budget, `without` the row of one that is about to be reused."""
-    row = find_budget(connection, request.dataset, split=request.split, span=request.span)
-    if row is None:
-        raise ValueError("the budget was looked up before")
+    """Adds a cost to all counted entries of a budget.
+
+    Args:
+        connection: the transaction in which `row` was read.
+        row: the budget's row.
+        purpose: share of the budget that pays.
+        cost: what is asked for.
+        without: row of an entry that is about to be reused, and so is not counted.
+        before: purpose and price of what will be reserved before it, as if it were; the first of them fixes the order
+            of a budget that has none.
+    """
     totals, policy = totals_of(row), stored_policy(row["policy"])
     if without is not None:
         reused = charges.Charges(connection).sum(charges.counted_digest(without), row["delta"])
@@ -252,8 +265,12 @@ def weigh(
     order = row["filter_order"] if total.count else None
     if order is None:
         spent, delta = charge_of(total).values, filter_delta(row)
-        order = renyi_filter.choose_order(ORDERS, spent, cost.values, epsilon=row["epsilon"], delta=delta)
-    used, share = totals.spent.get(request.purpose, Sum()), share_of(policy, request.purpose)
+        first = before[0][1] if before else cost
+        order = renyi_filter.choose_order(ORDERS, spent, first.values, epsilon=row["epsilon"], delta=delta)
+    for paying, other in before:
+        totals = totals.adding(paying, Sum.of(other.values, other.distance, 0.0))
+    used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
+    total = totals.all
     return Weighed(budget=row, order=order, cost=cost, total=total, share=share, used=used)
 
 

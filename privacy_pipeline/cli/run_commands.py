@@ -10,8 +10,10 @@ from rich.markup import escape
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_run, tell
 from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.pipelines.nodes import TRAINER
 
 if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.planned_charges import PlannedCharge
     from privacy_pipeline.pipelines.workspace import RunFolder, RunState
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
@@ -71,9 +73,10 @@ def resume(
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
-        if runs.trains_again(folder):
+        for node in runs.charged_again(folder):
+            again = "training" if node == TRAINER else node
             err.print(
-                "training starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
+                f"{again} starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
             )
         with view:
             state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
@@ -92,6 +95,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
         span = source.resolve(dataset=loaded.dataset).span
         checked = preflight.check(loaded, span=span)
         plan, forecast = checked.plan, checked.forecast
+        beside = [charge for charge in checked.charges if charge.ask.node != TRAINER]
         facts: dict[str, object] = {
             "config": str(config),
             "pipeline": loaded.pipeline,
@@ -100,13 +104,28 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             "privacy_class": announced_class(loaded),
             "plan": plan.parameters() if plan else None,
             "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
+            "beside_training": [_beside(charge) for charge in beside],
         }
         if as_json:
             print_json(facts)
         else:
             _print_check(facts)
-        if forecast is not None and not forecast.fits:
-            raise preflight.over_budget(loaded, forecast)
+        for charge in checked.charges:
+            if not charge.forecast.fits:
+                raise preflight.over_budget(loaded, charge)
+
+
+def _beside(charge: PlannedCharge) -> dict[str, object]:
+    from privacy_pipeline.pipelines.preflight import forecast_facts
+
+    ask = charge.ask
+    return {
+        "node": ask.node,
+        "purpose": ask.purpose,
+        "split": ask.split,
+        "plan": ask.plan.parameters(),
+        "forecast": forecast_facts(ask.plan, charge.forecast),
+    }
 
 
 def _registered(units: int | None) -> str:
@@ -139,6 +158,14 @@ def _print_check(facts: dict[str, object]) -> None:
         f"(RDP); {forecast['runs_that_fit']} such run(s) fit",
         soft_wrap=True,
     )
+    for charge in facts["beside_training"] if isinstance(facts["beside_training"], list) else []:
+        said = charge["forecast"]
+        out.print(
+            f"  {charge['node']}: epsilon {said['epsilon']:.3f} at delta {said['delta']:.0e} ({said['accountant']}), "
+            f"purpose {charge['purpose']}; budget of the {charge['split']} split: {said['epsilon_after']:.3f} of "
+            f"{said['cap']:.3f} after it (RDP); {said['runs_that_fit']} such run(s) fit",
+            soft_wrap=True,
+        )
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:

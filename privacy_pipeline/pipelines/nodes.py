@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 TRAINER = "Trainer"
+CHARGING = (TRAINER,)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
 NODES = (

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting.registration import TRAIN
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.code_hash import hash_of_user_code
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import schema_reader, source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.pipelines import planned_charges
+from privacy_pipeline.pipelines.nodes import TRAINER
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import Forecast
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan, MechanismPlan
     from privacy_pipeline.accounting.registration import Registration
     from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.pipelines.planned_charges import PlannedCharge
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,29 @@ class Checked:
 
     Attributes:
         features: the feature plan; None where the schema is inferred.
-        plan: the mechanism; None for a backend without a guarantee.
-        forecast: what the ledger says of the plan.
+        plan: the mechanism of the training; None for a backend without a guarantee.
+        charges: what each node would spend, in the order of the pipeline.
         registration: the registered dataset.
     """
 
     features: FeaturePlan | None
     plan: MechanismPlan | None
-    forecast: Forecast | None
+    charges: tuple[PlannedCharge, ...]
     registration: Registration | None
 
+    @property
+    def forecast(self) -> Forecast | None:
+        """What the ledger says of the training; None where nothing is to be paid for it."""
+        return next((charge.forecast for charge in self.charges if charge.ask.node == TRAINER), None)
 
-def check(config: PipelineConfig, *, span: int | None) -> Checked:
+
+def check(config: PipelineConfig, *, span: int | None, paid: Collection[str] = ()) -> Checked:
     """Validates config, schema, user code and budget; reads no data.
 
     Args:
         config: the config.
         span: the span that a run would take.
+        paid: nodes that an earlier run paid for.
 
     Raises:
         BadInputError: something is missing or contradicts itself.
@@ -53,11 +64,13 @@ def check(config: PipelineConfig, *, span: int | None) -> Checked:
         hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
     _check_slices(config)
     if config.training.backend in registry.WITHOUT_GUARANTEE:
-        return Checked(features=features, plan=None, forecast=None, registration=None)
-    return _with_budget(config, span, features)
+        return Checked(features=features, plan=None, charges=(), registration=None)
+    return _with_budget(config, span, features, paid)
 
 
-def _with_budget(config: PipelineConfig, span: int | None, features: FeaturePlan | None) -> Checked:
+def _with_budget(
+    config: PipelineConfig, span: int | None, features: FeaturePlan | None, paid: Collection[str]
+) -> Checked:
     from privacy_pipeline.accounting.ledger import Ledger
 
     _refuse_unreviewed(config)
@@ -73,12 +86,11 @@ def _with_budget(config: PipelineConfig, span: int | None, features: FeaturePlan
             fix="privacy-pipeline budget register CONFIG --epsilon E --delta D",
         )
     _check_registered_columns(features, registration)
-    units = registration.splits["train"].units
+    units = registration.splits[TRAIN].units
     plan = registry.load(config.training.backend).plan(config=config, units=units)
-    if plan is None:
-        return Checked(features=features, plan=None, forecast=None, registration=registration)
-    forecast = ledger.forecast(plan, dataset=dataset.name, span=span, split="train")
-    return Checked(features=features, plan=plan, forecast=forecast, registration=registration)
+    asked = planned_charges.asked(config, plan=plan, registration=registration)
+    charges = planned_charges.forecast(ledger, [ask for ask in asked if ask.node not in paid], registration)
+    return Checked(features=features, plan=plan, charges=charges, registration=registration)
 
 
 def read_features(config: PipelineConfig) -> FeaturePlan | None:
@@ -132,13 +144,14 @@ def _check_registered_columns(features: FeaturePlan | None, registration: Regist
         )
 
 
-def forecast_facts(plan: MechanismPlan, forecast: Forecast) -> dict[str, object]:
-    """The forecast of a plan as plain values; the run's own epsilon by PLD at its own delta."""
+def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
+    """The forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the event."""
     from privacy_pipeline.accounting import accountants
 
     guarantee = accountants.guarantee(plan.event, delta=plan.delta, relation=plan.relation)
     return {
         "epsilon": guarantee.epsilon,
+        "delta": plan.delta,
         "accountant": guarantee.accountant.upper(),
         "epsilon_rdp": guarantee.epsilon_rdp,
         "epsilon_after": forecast.epsilon_after,
@@ -148,12 +161,15 @@ def forecast_facts(plan: MechanismPlan, forecast: Forecast) -> dict[str, object]
     }
 
 
-def over_budget(config: PipelineConfig, forecast: Forecast) -> BudgetRefusedError:
+def over_budget(config: PipelineConfig, charge: PlannedCharge) -> BudgetRefusedError:
     """The refusal of a run that its dataset's budget does not hold."""
+    forecast, ask = charge.forecast, charge.ask
+    where = "" if ask.split == TRAIN else f", {ask.split} split,"
     return BudgetRefusedError(
-        f"budget of dataset {config.dataset.name!r} refused: this run costs epsilon {forecast.epsilon_run:.3f}, "
-        f"which would take the total to {forecast.epsilon_after:.3f}; the cap is {forecast.cap:.3f}",
-        fix="more noise or fewer epochs (`training`), or ask whoever sets the budget; `privacy-pipeline budget status`",
+        f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
+        f"{forecast.epsilon_run:.3f}, which would take the total to {forecast.epsilon_after:.3f}; "
+        f"the cap is {forecast.cap:.3f}",
+        fix=f"{ask.fix}, or ask whoever sets the budget; `privacy-pipeline budget status`",
     )
 
 

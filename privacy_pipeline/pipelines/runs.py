@@ -16,11 +16,12 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError, ExitCode
 from privacy_pipeline.pipelines import metadata, preflight, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
-from privacy_pipeline.pipelines.nodes import GATE, NODES, TRAINER
+from privacy_pipeline.pipelines.nodes import CHARGING, GATE, NODES, TRAINER
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
 
+_FINISHED = ("done", "cached")
 _DATA_NODES = ("ExampleGen", "StatisticsGen", "ExampleValidator", "Transform")
 
 OnStart = Callable[[RunFolder], None]
@@ -98,7 +99,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     _refuse_changed(spec, _spec(spec.config, source, features))
     workspace = Workspace(spec.config)
     workspace.prepare()
-    if state.nodes[TRAINER].status not in ("done", "cached"):
+    if any(state.nodes[name].status not in _FINISHED for name in CHARGING if name in state.nodes):
         _refuse_over_budget(workspace, spec, state)
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
@@ -106,13 +107,15 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     return _with_bad_cells(folder, state, spec, source)
 
 
-def trains_again(folder: RunFolder) -> bool:
-    """Whether resuming a run repeats a training that had begun, and that spends privacy budget anew."""
+def charged_again(folder: RunFolder) -> list[str]:
+    """Nodes that had begun, and that resuming a run repeats at the cost of privacy budget."""
     state = folder.read_state()
-    begun = state.nodes.get(TRAINER, NodeState()).status in ("running", "failed")
-    if not begun or state.backend in registry.WITHOUT_GUARANTEE:
-        return False
-    return not _can_continue(Workspace(folder.read_spec().config), state)
+    if state.backend in registry.WITHOUT_GUARANTEE:
+        return []
+    begun = [name for name in CHARGING if state.nodes.get(name, NodeState()).status in ("running", "failed")]
+    if TRAINER in begun and _can_continue(Workspace(folder.read_spec().config), state):
+        begun.remove(TRAINER)
+    return begun
 
 
 def _can_continue(workspace: Workspace, state: RunState) -> bool:
@@ -225,26 +228,36 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
 
 
 def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> None:
-    checked = preflight.check(spec.config, span=spec.span)
+    paid = [name for name in CHARGING if _is_paid(workspace, spec.config, state, name)]
+    checked = preflight.check(spec.config, span=spec.span, paid=paid)
     if checked.registration is not None and checked.registration.digest != spec.data_digest:
         raise BudgetRefusedError(
             f"the files of dataset {spec.config.dataset.name!r} are not the ones that were registered",
             fix="restore the registered files, or register the new ones as a span of their own",
         )
-    if checked.forecast is None or checked.forecast.fits or _trained_before(workspace, state):
-        return
-    if _can_continue(workspace, state):
-        return  # it is paid for; if it turns out not to fit, the ledger is asked for a new charge, and refuses
-    raise preflight.over_budget(spec.config, checked.forecast)
+    for charge in checked.charges:
+        if not charge.forecast.fits:
+            raise preflight.over_budget(spec.config, charge)
 
 
-def _trained_before(workspace: Workspace, state: RunState) -> bool:
-    # Then the trainer is served from cache and spends nothing; if it is not, the ledger still refuses it.
-    for _, known in readable_runs(workspace.root):
-        trained = TRAINER in known.nodes and known.nodes[TRAINER].status in ("done", "cached")
-        if trained and known.training_fingerprint == state.training_fingerprint:
-            return True
-    return False
+def _is_paid(workspace: Workspace, config: PipelineConfig, state: RunState, node: str) -> bool:
+    """Whether a node is done, or will be served from cache or go on under its charge.
+
+    Should it turn out otherwise, the ledger is asked for a new charge then, and refuses what does not fit.
+    """
+    if state.nodes.get(node, NodeState()).status in _FINISHED:
+        return True
+    if config.cache and _executed_before(workspace, state, node):
+        return True
+    return node == TRAINER and _can_continue(workspace, state)
+
+
+def _executed_before(workspace: Workspace, state: RunState, node: str) -> bool:
+    wanted = state.fingerprint_of(node)
+    return wanted is not None and any(
+        node in known.nodes and known.nodes[node].status in _FINISHED and known.fingerprint_of(node) == wanted
+        for _, known in readable_runs(workspace.root)
+    )
 
 
 def _refuse_changed(old: RunSpec, new: RunSpec) -> None:
@@ -288,13 +301,19 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
 
 
 def _record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
-    """Tells the ledger of a private training that was served from cache."""
-    node = state.nodes.get(TRAINER)
-    if node is None or node.status != "cached" or state.backend in registry.WITHOUT_GUARANTEE:
+    """Tells the ledger of what would have been charged, but was served from cache."""
+    served = [name for name in CHARGING if state.nodes.get(name, NodeState()).status == "cached"]
+    if not served or state.backend in registry.WITHOUT_GUARANTEE:
         return
     from privacy_pipeline.accounting.ledger import Ledger
 
-    summary = folder.read_summary()
-    charged = summary.record.composition if summary is not None else None
-    paid_by = charged.ledger_entry if charged is not None else None
-    Ledger.open(config.ledger).zero(dataset=config.dataset.name, run_id=state.run_id, node=TRAINER, paid_by=paid_by)
+    summary, ledger = folder.read_summary(), Ledger.open(config.ledger)
+    for node in served:
+        paid_by = _paid_by(node, summary) if summary is not None else None
+        ledger.zero(dataset=config.dataset.name, run_id=state.run_id, node=node, paid_by=paid_by)
+
+
+def _paid_by(node: str, summary: RunSummary) -> int | None:
+    """Ledger entry that paid for what a node made."""
+    charged = summary.record.composition if node == TRAINER else None
+    return charged.ledger_entry if charged is not None else None

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.summary import RunSummary
 
 STATE_FILE = "run.json"
@@ -63,6 +64,7 @@ class RunState(BaseModel):
     backend: str
     fingerprint: str
     training_fingerprint: str
+    node_fingerprints: dict[str, str] = {}  # of the charging nodes beside the trainer
     started: str
     ended: str | None = None
     status: RunStatus = "running"
@@ -72,6 +74,10 @@ class RunState(BaseModel):
     partial: bool = False
     from_nodes: list[str] = []
     to_nodes: list[str] = []
+
+    def fingerprint_of(self, node: str) -> str | None:
+        """Fingerprint of all that the result of a charging node depends on; None for a node that charges nothing."""
+        return self.training_fingerprint if node == TRAINER else self.node_fingerprints.get(node)
 
 
 class RunSpec(BaseModel):

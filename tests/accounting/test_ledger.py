@@ -202,6 +202,20 @@ def test_the_cap_holds_and_a_refusal_says_why_and_leaves_no_trace(ledger: Ledger
     assert spent(ledger) <= 3.0 < after.epsilon_after
 
 
+@pytest.mark.parametrize("spent_already", [False, True])
+def test_a_forecast_counts_what_the_same_run_will_have_paid_before(ledger: Ledger, spent_already: bool) -> None:
+    first, second = make_plan(noise=9.0, epochs=3), make_plan(noise=10.0, epochs=10)
+    if spent_already:
+        run(ledger, make_plan(noise=20.0), run_id="earlier")
+    where: dict[str, Any] = {"dataset": "adult", "span": None, "split": "train"}
+    alone = ledger.forecast(second, **where)
+    foretold = ledger.forecast(second, **where, before=[("train", first)] * 2)
+    for number in range(2):
+        run(ledger, first, run_id=f"run-{number}")
+    assert foretold == ledger.forecast(second, **where)
+    assert foretold.epsilon_before > alone.epsilon_before and foretold.runs_that_fit < alone.runs_that_fit
+
+
 def test_unregistered_data_is_refused(ledger: Ledger) -> None:
     for changes in ({"dataset": "census", "data_digest": OTHER}, {"span": 7}):
         with pytest.raises(BudgetRefusedError, match="not registered") as caught, spend(ledger, make_plan(), **changes):

@@ -26,7 +26,7 @@ def registered(root: Path, *, epsilon: float = 10.0, **sections: Any) -> Pipelin
 
 def test_a_plain_run_needs_no_ledger(tmp_path: Path) -> None:
     checked = preflight.check(write_project(tmp_path), span=1)
-    assert (checked.plan, checked.forecast, checked.registration) == (None, None, None)
+    assert (checked.plan, checked.charges, checked.registration) == (None, (), None)
     assert checked.features is not None and [c.name for c in checked.features.columns] == ["colour", "size"]
     assert not (tmp_path / "ledger").exists()
 
@@ -85,9 +85,10 @@ def test_an_unregistered_dataset_or_span_is_refused(tmp_path: Path, change: dict
 
 def test_a_run_over_budget_is_forecast_and_its_refusal_names_the_numbers(tmp_path: Path) -> None:
     config = registered(tmp_path, epsilon=0.1)
-    forecast = preflight.check(config, span=1).forecast
-    assert forecast is not None and not forecast.fits and forecast.runs_that_fit == 0
-    error = preflight.over_budget(config, forecast)
+    (charge,) = preflight.check(config, span=1).charges
+    forecast = charge.forecast
+    assert not forecast.fits and forecast.runs_that_fit == 0
+    error = preflight.over_budget(config, charge)
     assert f"{forecast.epsilon_run:.3f}" in error.message and "cap is 0.100" in error.message
     assert error.exit_code == 4
     assert not Ledger.open(config.ledger).entries("things")  # forecasting spends nothing

@@ -203,16 +203,17 @@ def state_of(project: Project, config: PipelineConfig) -> RunState:
     return runs._state(runs._spec(config, preflight.check_source(config, features), features), Path("c.yaml"))
 
 
+def trained_before(project: Project, config: PipelineConfig) -> bool:
+    return runs._executed_before(Workspace(config), state_of(project, config), "Trainer")
+
+
 def test_trained_before_looks_at_what_shapes_the_model_alone(project: Project) -> None:
-    workspace = Workspace(project.config)
-    assert not runs._trained_before(workspace, state_of(project, project.config))
+    assert not trained_before(project, project.config)
     project.start()
-    assert runs._trained_before(workspace, state_of(project, project.config))
-    assert runs._trained_before(workspace, state_of(project, with_policy(project.config, max_epsilon=1.0)))
+    assert trained_before(project, project.config)
+    assert trained_before(project, with_policy(project.config, max_epsilon=1.0))
     longer = project.config.training.model_copy(update={"epochs": 9})
-    assert not runs._trained_before(
-        workspace, state_of(project, project.config.model_copy(update={"training": longer}))
-    )
+    assert not trained_before(project, project.config.model_copy(update={"training": longer}))
 
 
 @pytest.mark.parametrize(("trainer", "expected"), [("failed", False), ("waiting", False), ("cached", True)])
@@ -220,7 +221,7 @@ def test_trained_before_needs_a_finished_trainer(project: Project, trainer: str,
     project.nodes["Trainer"] = trainer
     project.ending, project.summary = {"status": "failed"}, None
     project.start()
-    assert runs._trained_before(Workspace(project.config), state_of(project, project.config)) is expected
+    assert trained_before(project, project.config) is expected
 
 
 def private(project: Project, root: Path, *, cap: float) -> PipelineConfig:
@@ -246,6 +247,17 @@ def test_over_budget_but_trained_before_runs_from_the_cache(project: Project, tm
 
     Ledger.open(config.ledger).set_cap("things", epsilon=0.1, delta=1e-5)
     assert project.again(with_policy_now)
+
+
+def test_over_budget_and_trained_before_is_refused_without_the_cache(project: Project, tmp_path: Path) -> None:
+    config = private(project, tmp_path / "dp", cap=1.0)
+    project.ending, project.summary = {"status": "failed"}, None
+    project.start(config)
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    Ledger.open(config.ledger).set_cap("things", epsilon=0.1, delta=1e-5)
+    with pytest.raises(BudgetRefusedError, match=r"cap is 0\.100"):
+        project.start(config.model_copy(update={"cache": False}))
 
 
 def test_other_files_than_the_registered_ones_never_start(project: Project, tmp_path: Path) -> None:
