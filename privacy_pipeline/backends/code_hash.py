@@ -15,7 +15,7 @@ from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
 
-_SHAPING = ("accounting", "backends", "components", "data", "dp")
+_SHAPING = ("accounting", "backends", "components", "data", "dp", "encrypted")
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 

@@ -11,16 +11,18 @@ from privacy_pipeline.config.models import PipelineConfig
 _BACKENDS = {
     "plain": "privacy_pipeline.backends.plain:PlainBackend",
     "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
+    "encrypted": "privacy_pipeline.backends.encrypted:EncryptedBackend",
 }
 
 
-# Backends that never claim a training guarantee, and so never ask the ledger.
-WITHOUT_GUARANTEE = frozenset({"plain"})
+def is_private(config: PipelineConfig) -> bool:
+    """Whether a config's training claims a guarantee, and so asks the ledger."""
+    return config.training.trainer != "plain"
 
 
 def relation_of(config: PipelineConfig) -> Relation | None:
     """Neighbouring relation under which a config's backend states its guarantee; None where it states none."""
-    if config.training.backend in WITHOUT_GUARANTEE:
+    if not is_private(config):
         return None
     return Relation(config.training.dp_sgd.relation) if config.training.dp_sgd else Relation.ZERO_OUT
 

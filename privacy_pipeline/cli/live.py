@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.pipelines import events
-from privacy_pipeline.pipelines.nodes import NODES
+from privacy_pipeline.pipelines.nodes import ALL_NODES
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
 
 _MARKS = {
@@ -112,8 +112,10 @@ class RunView:
         if not self._loaded:
             table.add_row("", "[cyan]starting TFX[/]", f"{now - self._began:.0f} s", "")
         nodes = self._state.nodes if self._state else {}
-        for name in NODES:
-            node = nodes.get(name, NodeState())
+        for name in ALL_NODES:
+            if name not in nodes:
+                continue
+            node = nodes[name]
             text = node_text(name, node)
             seconds = "" if node.seconds is None else f"{node.seconds:.1f} s"
             if node.status == "running":

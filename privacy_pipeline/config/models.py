@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
+from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -101,7 +102,7 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
-    backend: Literal["plain", "dp_sgd"]
+    backend: Literal["plain", "dp_sgd", "encrypted"]
     epochs: Annotated[int, Field(ge=1, description=f"Passes over the data; with dp_sgd {DP_DEFAULTS.epochs}.")] = 10
     batch_size: Annotated[
         int | None,
@@ -120,13 +121,25 @@ class TrainingSection(Section):
         Field(ge=0, description="Fixes initial weights and shuffling. In a DP run it voids the guarantee."),
     ] = None
     dp_sgd: DpSgdSection | None = None
+    encrypted: EncryptedSection | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_dp_sgd(cls, value: object) -> object:
-        if not isinstance(value, dict) or value.get("backend") != "dp_sgd":
+        if not isinstance(value, dict):
+            return value
+        block = value.get("encrypted")
+        with_dp = isinstance(block, dict) and block.get("train_with") == "dp_sgd"
+        if value.get("backend") != "dp_sgd" and not (value.get("backend") == "encrypted" and with_dp):
             return value
         return {"epochs": DP_DEFAULTS.epochs, "learning_rate": DP_DEFAULTS.learning_rate, **value}
+
+    @property
+    def trainer(self) -> Literal["plain", "dp_sgd"]:
+        """What trains the model: the backend itself, or the one that `encrypted` names."""
+        if self.backend == "encrypted":
+            return self.encrypted.train_with if self.encrypted else "plain"
+        return self.backend
 
     def batch(self, *, units: int) -> int:
         """Units of a step, or their expected number.
@@ -136,13 +149,15 @@ class TrainingSection(Section):
         """
         if self.batch_size is not None:
             return self.batch_size
-        return DP_DEFAULTS.batch_size(units) if self.backend == "dp_sgd" else 256
+        return DP_DEFAULTS.batch_size(units) if self.trainer == "dp_sgd" else 256
 
     @model_validator(mode="after")
     def _block_of_the_backend(self) -> TrainingSection:
-        if self.backend == "dp_sgd" and self.dp_sgd is None:
+        if (self.backend == "encrypted") != (self.encrypted is not None):
+            raise ValueError("backend encrypted needs an `encrypted` block, and no other backend takes one")
+        if self.trainer == "dp_sgd" and self.dp_sgd is None:
             raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
-        if self.backend != "dp_sgd" and self.dp_sgd is not None:
+        if self.trainer != "dp_sgd" and self.dp_sgd is not None:
             raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
         if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
             raise ValueError("give `batch_size` under `relation: add_or_remove_one`: the data's size is secret")
@@ -186,6 +201,7 @@ class PolicySection(Section):
 
     max_epsilon: PositiveFloat | None = None
     max_delta: Delta | None = None
+    encrypted: EncryptedPolicy = EncryptedPolicy()
 
 
 class PushSection(Section):
@@ -238,7 +254,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
-        if self.training.backend == "dp_sgd" and self.dataset.schema_path == "infer":
+        if self.training.trainer == "dp_sgd" and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
         return self
 

@@ -9,9 +9,8 @@ from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 
 def announced_class(config: PipelineConfig) -> str:
     """The privacy class that the config promises; PrivacyGate refuses a record that does not keep it."""
-    backend = config.training.backend
     unit = config.dataset.privacy_unit
-    private = backend not in registry.WITHOUT_GUARANTEE and config.training.seed is None
+    private = registry.is_private(config) and config.training.seed is None
     relation = registry.relation_of(config)
     return privacy_class(
         guarantee="dp" if private else "none",

@@ -61,7 +61,7 @@ def plan_of_run(folder: RunFolder) -> PrivacyPlan:
 
 
 def _require_auditable(config: PipelineConfig) -> None:
-    if config.training.backend in registry.WITHOUT_GUARANTEE:
+    if not registry.is_private(config):
         raise _nothing_to_audit()
     if config.training.dp_sgd is not None and config.training.dp_sgd.engine != "native":
         raise BadInputError(

@@ -17,6 +17,7 @@ from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.backends import registry, user_code
+from privacy_pipeline.components.encrypted_evaluator.component import EncryptedEvaluator
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
@@ -30,7 +31,7 @@ from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
-from privacy_pipeline.pipelines.nodes import GATE
+from privacy_pipeline.pipelines.nodes import ENCRYPTED, GATE
 from privacy_pipeline.pipelines.views import training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
 
@@ -54,7 +55,7 @@ def build(spec: RunSpec) -> Pipeline:
     transform = _transform(spec, examples, schema)
     trainer = _trainer(spec, transform)
     trainer.add_upstream_node(validator)
-    tail = _after_training(spec, workspace, examples, trainer)
+    tail = _after_training(spec, workspace, examples, transform, trainer)
     return Pipeline(
         pipeline_name=config.pipeline,
         pipeline_root=str(workspace.pipeline_root),
@@ -127,7 +128,7 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
         "unit_key": unit.key if isinstance(unit, KeyedUnit) else "",
         "params": json.dumps(spec.config.model.params, sort_keys=True),
         "code": spec.code,
-        FORBID_ANALYZERS: "" if spec.config.training.backend in registry.WITHOUT_GUARANTEE else "yes",
+        FORBID_ANALYZERS: "yes" if registry.is_private(spec.config) else "",
     }
 
 
@@ -161,7 +162,7 @@ def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
 
 
 def _after_training(
-    spec: RunSpec, workspace: Workspace, examples: BaseComponent, trainer: BaseComponent
+    spec: RunSpec, workspace: Workspace, examples: BaseComponent, transform: BaseComponent, trainer: BaseComponent
 ) -> list[BaseNode]:
     config = spec.config
     baseline = Resolver(
@@ -176,6 +177,8 @@ def _after_training(
         baseline_model=baseline.outputs["model"],
         eval_config=eval_config(config.evaluation),
     )
+    encrypted = _encrypted_evaluator(spec, transform, trainer)
+    privately = {} if encrypted is None else {"encrypted_evaluation": encrypted.outputs["encrypted_evaluation"]}
     gate = PrivacyGate(
         model=trainer.outputs["model"],
         evaluation=evaluator.outputs["evaluation"],
@@ -184,6 +187,7 @@ def _after_training(
         policy=config.policy.model_dump_json(),
         privacy_class=announced_class(config),
         run_id=spec.run_id,
+        **privately,
     )
     metrics = RunMetrics(
         model=trainer.outputs["model"],
@@ -193,10 +197,24 @@ def _after_training(
         privacy_record=trainer.outputs["privacy_record"],
         run_id=spec.run_id,
         run_dir=str(spec.run_dir),
+        **privately,
     )
     pusher = AtomicPusher(
         model=trainer.outputs["model"],
         model_blessing=gate.outputs["blessing"],
         directory=str(workspace.push_directory),
     ).with_id("Pusher")
-    return [baseline, evaluator, gate, metrics, pusher]
+    return [baseline, evaluator, *([] if encrypted is None else [encrypted]), gate, metrics, pusher]
+
+
+def _encrypted_evaluator(spec: RunSpec, transform: BaseComponent, trainer: BaseComponent) -> BaseComponent | None:
+    section = spec.config.training.encrypted
+    if section is None:
+        return None
+    return EncryptedEvaluator(
+        model=trainer.outputs["model"],
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        encrypted=section.model_dump_json(),
+        code=spec.code,
+    ).with_id(ENCRYPTED)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines import events
-from privacy_pipeline.pipelines.nodes import NODES
+from privacy_pipeline.pipelines.nodes import ALL_NODES, nodes_of
 from privacy_pipeline.pipelines.workspace import Failure, NodeState, RunFolder, RunState
 
 OnEvent = Callable[[events.Event, RunState], None]
@@ -37,7 +37,7 @@ def execute(*, folder: RunFolder, state: RunState, on_event: OnEvent) -> RunStat
     """
     with folder.lock():
         state.status, state.failure, state.ended = "running", None, None
-        for name in NODES:
+        for name in nodes_of(state.backend):
             node = state.nodes.setdefault(name, NodeState())
             if node.status not in ("done", "cached"):
                 state.nodes[name] = NodeState()
@@ -116,7 +116,7 @@ def _conclude(folder: RunFolder, state: RunState, failures: list[events.NodeFail
             if node.status == "running":  # it died with the worker
                 node.status = "failed"
         # The node that comes first in the pipeline explains the ones behind it.
-        first = min(failures, key=lambda f: NODES.index(f.node) if f.node in NODES else -1)
+        first = min(failures, key=lambda f: ALL_NODES.index(f.node) if f.node in ALL_NODES else -1)
         state.status = "failed"
         state.failure = Failure(
             node=first.node or None, message=first.message, fix=first.fix, exit_code=first.exit_code

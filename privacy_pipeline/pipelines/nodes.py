@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TRAINER = "Trainer"
 CHARGING = (TRAINER,)  # nodes that may spend budget
+ENCRYPTED = "EncryptedEvaluator"
 GATE = "PrivacyGate"
 
 NODES = (
@@ -19,3 +20,10 @@ NODES = (
     "RunMetrics",
     "Pusher",
 )
+
+ALL_NODES = (*NODES[: NODES.index(GATE)], ENCRYPTED, *NODES[NODES.index(GATE) :])
+
+
+def nodes_of(backend: str) -> tuple[str, ...]:
+    """Nodes of a run with that backend."""
+    return ALL_NODES if backend == "encrypted" else NODES

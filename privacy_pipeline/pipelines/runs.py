@@ -16,7 +16,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError, ExitCode
 from privacy_pipeline.pipelines import metadata, preflight, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
-from privacy_pipeline.pipelines.nodes import CHARGING, GATE, NODES, TRAINER
+from privacy_pipeline.pipelines.nodes import CHARGING, GATE, TRAINER, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
@@ -110,7 +110,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
 def charged_again(folder: RunFolder) -> list[str]:
     """Nodes that had begun, and that resuming a run repeats at the cost of privacy budget."""
     state = folder.read_state()
-    if state.backend in registry.WITHOUT_GUARANTEE:
+    if not registry.is_private(folder.read_spec().config):
         return []
     begun = [name for name in CHARGING if state.nodes.get(name, NodeState()).status in ("running", "failed")]
     if TRAINER in begun and _can_continue(Workspace(folder.read_spec().config), state):
@@ -285,7 +285,7 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
     before = earlier.read_state()
     copied = summary.model_copy(update={"run_id": folder.run_id})
     with folder.lock():
-        for name in NODES:
+        for name in nodes_of(state.backend):
             detail = before.nodes[name].detail if name in before.nodes else ""
             state.nodes[name] = NodeState(status="cached", seconds=0.0, detail=detail)
         state.nodes[GATE].status = "done"  # decided anew, from the policy as it is now
@@ -303,7 +303,7 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
 def _record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
     """Tells the ledger of what would have been charged, but was served from cache."""
     served = [name for name in CHARGING if state.nodes.get(name, NodeState()).status == "cached"]
-    if not served or state.backend in registry.WITHOUT_GUARANTEE:
+    if not served or not registry.is_private(config):
         return
     from privacy_pipeline.accounting.ledger import Ledger
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 from privacy_pipeline.accounting import accountants, events
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
@@ -22,6 +23,15 @@ from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
+
+
+_ENCRYPTED_EVALUATION = (
+    DataAccess(
+        what="evaluation of private predictions",
+        covered=False,
+        detail="accuracy and agreement are exact, on the eval split; whoever can read the workspace sees them",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,7 @@ def build_record(
         dataset=config.dataset.name,
         span=config.dataset.span if isinstance(config.dataset.span, int) else None,
         training_guarantee="dp" if private else "none",
+        inference_protection=_inference_protection(config),
         unit=_unit(config),
         unit_in_words=_unit_in_words(config),
         contribution_bound=plan.contribution_bound if plan else None,
@@ -83,6 +94,13 @@ def build_record(
         audits=[dict(audit) for audit in executed.audits],
         versions=Versions(code=facts.code, lock=facts.lock, data=facts.data, packages=_versions()),
     )
+
+
+def _inference_protection(config: PipelineConfig) -> Literal["none", "encrypted", "simulated"]:
+    section = config.training.encrypted
+    if section is None:
+        return "none"
+    return "simulated" if section.simulate else "encrypted"
 
 
 def _unit(config: PipelineConfig) -> str:
@@ -207,6 +225,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             detail="not known: earlier trials are in the ledger only if they were runs of this pipeline",
         ),
         *(withheld if executed.withheld else []),
+        *(_ENCRYPTED_EVALUATION if config.training.encrypted else []),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
 
 # TFMA's name of a metric, and ours.
 METRIC_NAMES = {"binary_accuracy": "accuracy", "auc": "auc", "precision": "precision", "recall": "recall"}
@@ -30,6 +31,7 @@ class RunSummary(BaseModel):
         reasons: why a model was not blessed.
         model_uri: folder of the SavedModel.
         record: the privacy record of the training that made the model.
+        encrypted: plain against private predictions, and the threat model; with the encrypted backend only.
         training_run: run that trained the model; another one than `run_id` where training came from the cache.
     """
 
@@ -46,6 +48,7 @@ class RunSummary(BaseModel):
     model_uri: str
     tensorboard: str
     record: PrivacyRecord
+    encrypted: EncryptedEvaluation | None = None
 
     @property
     def overall(self) -> SliceMetrics:

@@ -23,6 +23,9 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
+        "encrypted_evaluation": component_spec.ChannelParameter(
+            type=artifacts.EncryptedEvaluationArtifact, optional=True
+        ),
     }
     OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing)}
 
@@ -40,6 +43,7 @@ class PrivacyGate(base_component.BaseComponent):
         policy: JSON of the config's `policy` section.
         privacy_class: class of runs that the config announces.
         run_id: the run, to keep the node out of the cache.
+        encrypted_evaluation: plain against private predictions, with the encrypted backend.
     """
 
     SPEC_CLASS = PrivacyGateSpec
@@ -55,12 +59,14 @@ class PrivacyGate(base_component.BaseComponent):
         policy: str,
         privacy_class: str,
         run_id: str,
+        encrypted_evaluation: types.BaseChannel | None = None,
     ) -> None:
         spec = PrivacyGateSpec(
             model=model,
             evaluation=evaluation,
             evaluation_blessing=evaluation_blessing,
             privacy_record=privacy_record,
+            encrypted_evaluation=encrypted_evaluation,
             policy=policy,
             privacy_class=privacy_class,
             run_id=run_id,

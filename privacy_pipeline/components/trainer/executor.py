@@ -110,7 +110,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         BudgetRefusedError: the ledger refuses.
     """
     config = inputs.config
-    if backend.name in registry.WITHOUT_GUARANTEE:
+    if not registry.is_private(config):
         executed = backend.train(inputs)
         return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
     ledger = Ledger.open(config.ledger)

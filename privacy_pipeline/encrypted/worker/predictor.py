@@ -19,11 +19,9 @@ from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, PrivateModel, Shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
-from privacy_pipeline.encrypted.worker.secure_aby3 import SERVERS, SecureABY3, activate, forget_memoized
+from privacy_pipeline.encrypted.worker.parties import CLIENT, PARTIES, PROVIDER
+from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3, activate, forget_memoized
 from privacy_pipeline.errors import BadInputError
-
-PROVIDER, CLIENT = "weights-provider", "prediction-client"
-PARTIES = (*SERVERS, PROVIDER, CLIENT)
 
 ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a float tensor, on the provider's device
 

@@ -26,9 +26,9 @@ from tf_encrypted.operations import secure_random
 from tf_encrypted.protocol import protocol as memoized
 from tf_encrypted.tensor import factories
 
+from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
-SERVERS = ("server0", "server1", "server2")
 _SMALL = (tf.int8, tf.int16, tf.int32)
 _PROBES = 4096
 

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from privacy_pipeline.encrypted.worker.evaluate import separate_parties
+from privacy_pipeline.encrypted.worker.parties import PARTIES
+
 MOST_PAIRED = 60  # elements of a view whose sums and differences are looked at
 
 
@@ -74,17 +77,15 @@ def compare(one: list[list[np.ndarray]], other: list[list[np.ndarray]]) -> dict[
 
 
 def main(kind: str, network: str, runs: int) -> None:
-    # Importing TF-Encrypted starts TensorFlow, after which devices cannot be divided any more.
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 6)
+    # First: importing TF-Encrypted starts TensorFlow, after which devices cannot be divided any more.
+    config = separate_parties()
     import tf_encrypted as tfe
-    from networks import mlp, separate_devices
+    from networks import mlp
     from tensorflow.python.eager.function import ConcreteFunction
 
     from privacy_pipeline.encrypted.worker import secure_aby3
-    from privacy_pipeline.encrypted.worker.predictor import PARTIES, build, encode
+    from privacy_pipeline.encrypted.worker.predictor import build, encode
 
-    config = separate_devices()
     if kind == "ours":
         protocol = secure_aby3.activate(config)
     else:
