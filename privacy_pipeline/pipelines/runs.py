@@ -49,7 +49,7 @@ def start(
         BadInputError: config, schema or files are not usable.
         BudgetRefusedError: the ledger would not grant the run; nothing was started.
     """
-    _check_names([*from_nodes, *to_nodes])
+    _check_names([*from_nodes, *to_nodes], nodes_of(config.training.backend))
     workspace = Workspace(config)
     workspace.prepare()
     features = preflight.read_features(config)
@@ -137,11 +137,11 @@ def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: R
     return state
 
 
-def _check_names(names: list[str]) -> None:
+def _check_names(names: list[str], nodes: tuple[str, ...]) -> None:
     for name in names:
-        if name not in NODES:
-            near = difflib.get_close_matches(name, NODES, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(NODES)}"
+        if name not in nodes:
+            near = difflib.get_close_matches(name, nodes, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(nodes)}"
             raise BadInputError(f"no node {name!r} in the pipeline", fix=hint)
 
 
