@@ -5,7 +5,6 @@ The converted network lies in the SavedModel's folder for further files, so that
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +35,18 @@ class EncryptedBackend:
         """Trains, converts the trained model and writes both below `inputs.model_dir`.
 
         Raises:
-            BadInputError: a layer cannot be converted (before any data is read), or activations of the eval split
-                leave the range of fixed-point numbers; else as the backend that trains does.
+            BadInputError: a layer cannot be converted (before any data is read); else as the backend that trains does.
         """
         from privacy_pipeline.backends import keras_io
         from privacy_pipeline.encrypted import model_format
         from privacy_pipeline.encrypted.convert import convert
 
         trainer = _trainer(inputs.config)
-        if inputs.plan is not None or trainer.name == "plain":
+        if inputs.plan is not None or trainer.name == "plain":  # else the trainer refuses to go on without a plan
             convert(keras_io.build_model(inputs))
         executed = trainer.train(inputs)
         model_format.save(convert(load_trained(inputs.model_dir)), inputs.model_dir / PRIVATE_MODEL)
-        return dataclasses.replace(executed)
+        return executed
 
 
 def load_trained(model_dir: Path) -> Any:

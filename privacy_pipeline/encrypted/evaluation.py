@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from privacy_pipeline.config.encrypted_models import EncryptedPolicy
+from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 from privacy_pipeline.encrypted import environment, model_format, reference
 from privacy_pipeline.encrypted.threat_model import ThreatModel, simulated
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 EVALUATION_FILE = "encrypted_evaluation.json"
 BATCHES = (1, 128, 1024)  # the largest evaluates the split
@@ -58,7 +58,29 @@ class EncryptedEvaluation(_Part):
     threat_model: ThreatModel
 
 
-def simulate(folder: Path, *, inputs: Mapping[str, Array], labels: Array, plain: Array, work: Path) -> Any:
+def require_simulation(section: EncryptedSection) -> None:
+    """Refuses to run all parties in one process unless the config says that this is what is wanted.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    if not section.simulate:
+        raise BadInputError(
+            "training.encrypted: the eval split would be predicted with all parties in one process, which protects "
+            "nothing",
+            fix="set training.encrypted.simulate: true; the record then says `inference_protection: simulated`",
+        )
+
+
+def simulate(
+    folder: Path,
+    *,
+    inputs: Mapping[str, Array],
+    labels: Array,
+    plain: Array,
+    work: Path,
+    batches: Sequence[int] = BATCHES,
+) -> EncryptedEvaluation:
     """Evaluates with all parties in one process of the environment of TF-Encrypted.
 
     Args:
@@ -67,6 +89,7 @@ def simulate(folder: Path, *, inputs: Mapping[str, Array], labels: Array, plain:
         labels: 0 or 1, [rows, 1].
         plain: logits of the plain model, [rows, 1].
         work: scratch folder.
+        batches: sizes that are timed; the largest evaluates the split.
 
     Returns:
         The EncryptedEvaluation.
@@ -81,7 +104,7 @@ def simulate(folder: Path, *, inputs: Mapping[str, Array], labels: Array, plain:
     work.mkdir(parents=True, exist_ok=True)
     names = [one.name for one in model.inputs]
     np.savez(work / "inputs.npz", **{name: inputs[name] for name in names})
-    job = {"model": str(folder), "digest": digest, "batches": BATCHES, "work": str(work)}
+    job = {"model": str(folder), "digest": digest, "batches": list(batches), "work": str(work)}
     (work / "job.json").write_text(json.dumps(job))
     limit = _SECONDS_TO_START + _SECONDS_PER_ROW * len(labels)
     environment.run(["-m", "privacy_pipeline.encrypted.worker.evaluate", str(work / "job.json")], timeout=limit)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from privacy_pipeline.backends import user_code
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.encrypted import environment
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.encrypted import environment, evaluation
 
 
 def require_convertible(config: PipelineConfig, features: FeaturePlan | None) -> None:
@@ -24,12 +23,7 @@ def require_convertible(config: PipelineConfig, features: FeaturePlan | None) ->
     section = config.training.encrypted
     if section is None:
         return
-    if not section.simulate:
-        raise BadInputError(
-            "training.encrypted: the eval split would be predicted with all parties in one process, which protects "
-            "nothing",
-            fix="set training.encrypted.simulate: true; the record then says `inference_protection: simulated`",
-        )
+    evaluation.require_simulation(section)
     environment.interpreter()
     if config.model.use == user_code.TABULAR or features is None:
         return  # Dense and ReLU alone

@@ -26,6 +26,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dp_sgd": {"dp_sgd": DP},
     "dp_sgd.shuffled": {"dp_sgd": {**DP, "sampling": "shuffled"}},
+    "encrypted": {"encrypted": {"simulate": True}},
+    "encrypted.dp_sgd": {"encrypted": {"simulate": True, "train_with": "dp_sgd"}, "dp_sgd": DP},
     "dp_sgd.tensorflow_privacy": {"dp_sgd": {**DP, "engine": "tensorflow_privacy"}},
 }
 ROWS, BATCH, EPOCHS = 600, 100, 2
@@ -45,7 +47,7 @@ def config_of(name: str, **training: Any) -> PipelineConfig:
 
 
 def is_private(name: str) -> bool:
-    return backend_of(name) not in registry.WITHOUT_GUARANTEE
+    return registry.is_private(config_of(name))
 
 
 @dataclass(frozen=True)

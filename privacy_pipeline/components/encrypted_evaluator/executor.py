@@ -15,7 +15,6 @@ from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, load_trained
 from privacy_pipeline.config.encrypted_models import EncryptedSection
 from privacy_pipeline.encrypted import evaluation
-from privacy_pipeline.errors import BadInputError
 
 _BATCH = 8192
 
@@ -36,7 +35,7 @@ class Executor(base_executor.BaseExecutor):
                 range of fixed-point numbers.
             PipelineError: the private evaluation failed.
         """
-        require_simulation(EncryptedSection.model_validate_json(exec_properties["encrypted"]))
+        evaluation.require_simulation(EncryptedSection.model_validate_json(exec_properties["encrypted"]))
         uris = artifact_utils.get_split_uris(input_dict["examples"], "eval")
         graph = Path(artifact_utils.get_single_uri(input_dict["transform_graph"]))
         rows = keras_io.read_rows([io_utils.all_files_pattern(uri) for uri in uris], transform_graph=graph)
@@ -49,20 +48,6 @@ class Executor(base_executor.BaseExecutor):
                 folder / PRIVATE_MODEL, inputs=inputs, labels=rows.labels, plain=plain, work=Path(work)
             )
         _publish(artifact_utils.get_single_instance(output_dict["encrypted_evaluation"]), found)
-
-
-def require_simulation(section: EncryptedSection) -> None:
-    """Refuses to run all parties in one process unless the config says that this is what is wanted.
-
-    Raises:
-        BadInputError: it does not.
-    """
-    if not section.simulate:
-        raise BadInputError(
-            "training.encrypted: the eval split would be predicted with all parties in one process, which protects "
-            "nothing",
-            fix="set training.encrypted.simulate: true; the record then says `inference_protection: simulated`",
-        )
 
 
 def _publish(artifact: types.Artifact, found: evaluation.EncryptedEvaluation) -> None:
