@@ -29,6 +29,8 @@ FEATURES = FeaturePlan(
     label_domain=("yes", "no"),
     label_dtype="bytes",
     positive_class="yes",
+    unit_key=None,
+    unit_key_dtype=None,
 )
 
 
