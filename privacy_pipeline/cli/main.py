@@ -8,6 +8,9 @@ from privacy_pipeline.cli import (
     audit_commands,
     budget_commands,
     data_commands,
+    export_command,
+    federated_commands,
+    forecast_command,
     inspect_commands,
     ledger_commands,
     project_commands,
@@ -28,7 +31,10 @@ inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(federated_commands.app, name="federated")
 ledger_commands.add_to(budget_commands.app)
+forecast_command.add_to(budget_commands.app)
+export_command.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(project_commands.config_app, name="config")
