@@ -15,8 +15,8 @@ from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
 
-_SHAPING = ("accounting", "backends", "components", "data", "dp")
-_CONFIG = ("models.py", "dp_models.py", "federated_models.py", "federated_privacy.py")
+_SHAPING = ("accounting", "backends", "components", "data", "dp", "encrypted")
+_CONFIG = ("models.py", "dp_models.py", "encrypted_models.py", "federated_models.py", "federated_privacy.py")
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 

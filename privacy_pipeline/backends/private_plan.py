@@ -75,7 +75,7 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
     section, unit = _section(config), config.dataset.privacy_unit
     parameters = plan.parameters()
     return MechanismPlan(
-        backend=BACKEND,
+        backend=config.training.backend,
         mechanism=_MECHANISMS[section.noise.correlation],
         unit=unit.key if isinstance(unit, KeyedUnit) else "row",
         contribution_bound=plan.users.max_examples if plan.users else 1,

@@ -11,6 +11,7 @@ from privacy_pipeline.config.models import PipelineConfig
 _BACKENDS = {
     "plain": "privacy_pipeline.backends.plain:PlainBackend",
     "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
+    "encrypted": "privacy_pipeline.backends.encrypted:EncryptedBackend",
     "federated": "privacy_pipeline.backends.federated:FederatedBackend",
 }
 

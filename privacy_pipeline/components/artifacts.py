@@ -31,6 +31,26 @@ class PrivacyRecordArtifact(artifact.Artifact):
     }
 
 
+class EncryptedEvaluationArtifact(artifact.Artifact):
+    """Plain against private predictions; `encrypted_evaluation.json` below its URI holds times and threat model too."""
+
+    TYPE_NAME = "EncryptedEvaluation"
+    TYPE_ANNOTATION = system_artifacts.Metrics
+    PROPERTIES = {
+        "inference_protection": _STRING,
+        "rows": _INT,
+        "accuracy_plain": _FLOAT,
+        "accuracy_encrypted": _FLOAT,
+        "auc_plain": _FLOAT,
+        "auc_encrypted": _FLOAT,
+        "agreement": _FLOAT,
+        "largest_logit_error": _FLOAT,
+        "p99_logit_error": _FLOAT,
+        "rows_per_second": _FLOAT,
+        "rounds": _INT,
+    }
+
+
 class DpStatisticsArtifact(artifact.Artifact):
     """Noisy ranges and vocabularies of columns; `dp_statistics.json` below its URI holds them and what they cost."""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
+from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 from privacy_pipeline.config.federated_privacy import FederatedSection
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
@@ -118,7 +119,7 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
-    backend: Literal["plain", "dp_sgd", "federated"]
+    backend: Literal["plain", "dp_sgd", "federated", "encrypted"]
     epochs: Annotated[
         int,
         Field(
@@ -146,6 +147,7 @@ class TrainingSection(Section):
     ] = None
     dp_sgd: DpSgdSection | None = None
     federated: FederatedSection | None = None
+    encrypted: EncryptedSection | None = None
 
     @property
     def claims_guarantee(self) -> bool:
@@ -155,9 +157,20 @@ class TrainingSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_dp_sgd(cls, value: object) -> object:
-        if not isinstance(value, dict) or value.get("backend") != "dp_sgd":
+        if not isinstance(value, dict):
+            return value
+        block = value.get("encrypted")
+        with_dp = isinstance(block, dict) and block.get("train_with") == "dp_sgd"
+        if value.get("backend") != "dp_sgd" and not (value.get("backend") == "encrypted" and with_dp):
             return value
         return {"epochs": DP_DEFAULTS.epochs, "learning_rate": DP_DEFAULTS.learning_rate, **value}
+
+    @property
+    def trainer(self) -> Literal["plain", "dp_sgd", "federated"]:
+        """What trains the model: the backend itself, or the one that `encrypted` names."""
+        if self.backend == "encrypted":
+            return self.encrypted.train_with if self.encrypted else "plain"
+        return self.backend
 
     def batch(self, *, units: int) -> int:
         """Units of a step, or their expected number.
@@ -167,13 +180,15 @@ class TrainingSection(Section):
         """
         if self.batch_size is not None:
             return self.batch_size
-        return DP_DEFAULTS.batch_size(units) if self.backend == "dp_sgd" else 256
+        return DP_DEFAULTS.batch_size(units) if self.trainer == "dp_sgd" else 256
 
     @model_validator(mode="after")
     def _block_of_the_backend(self) -> TrainingSection:
-        if self.backend == "dp_sgd" and self.dp_sgd is None:
+        if (self.backend == "encrypted") != (self.encrypted is not None):
+            raise ValueError("backend encrypted needs an `encrypted` block, and no other backend takes one")
+        if self.trainer == "dp_sgd" and self.dp_sgd is None:
             raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
-        if self.backend != "dp_sgd" and self.dp_sgd is not None:
+        if self.trainer != "dp_sgd" and self.dp_sgd is not None:
             raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
         if (self.backend == "federated") != (self.federated is not None):
             raise ValueError("backend federated and the `federated` block go together; give both or neither")
@@ -264,6 +279,7 @@ class PolicySection(Section):
 
     max_epsilon: PositiveFloat | None = None
     max_delta: Delta | None = None
+    encrypted: EncryptedPolicy = EncryptedPolicy()
 
 
 class PushSection(Section):

@@ -21,6 +21,7 @@ from privacy_pipeline.backends.code_hash import hash_of_framework
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.dp_statistics.component import DpStatistics
+from privacy_pipeline.components.encrypted_evaluator.component import EncryptedEvaluator
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
@@ -34,7 +35,7 @@ from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
-from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, GATE
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, ENCRYPTED, GATE
 from privacy_pipeline.pipelines.planned_charges import slice_domains
 from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
@@ -62,7 +63,7 @@ def build(spec: RunSpec) -> Pipeline:
     transform = _transform(spec, examples, schema, noisy)
     trainer = _trainer(spec, transform, noisy)
     trainer.add_upstream_node(validator)
-    tail = _after_training(spec, workspace, examples, trainer)
+    tail = _after_training(spec, workspace, examples, transform, trainer)
     return Pipeline(
         pipeline_name=config.pipeline,
         pipeline_root=str(workspace.pipeline_root),
@@ -192,10 +193,12 @@ def _trainer(spec: RunSpec, transform: BaseComponent, noisy: list[BaseComponent]
 
 
 def _after_training(
-    spec: RunSpec, workspace: Workspace, examples: BaseComponent, trainer: BaseComponent
+    spec: RunSpec, workspace: Workspace, examples: BaseComponent, transform: BaseComponent, trainer: BaseComponent
 ) -> list[BaseNode]:
     config = spec.config
     evaluators, evaluation, verdict = _evaluation(spec, examples, trainer)
+    encrypted = _encrypted_evaluator(spec, transform, trainer)
+    privately = {} if encrypted is None else {"encrypted_evaluation": encrypted.outputs["encrypted_evaluation"]}
     gate = PrivacyGate(
         model=trainer.outputs["model"],
         evaluation=evaluation,
@@ -205,6 +208,7 @@ def _after_training(
         thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
         privacy_class=announced_class(config),
         run_id=spec.run_id,
+        **privately,
     )
     metrics = RunMetrics(
         model=trainer.outputs["model"],
@@ -214,13 +218,27 @@ def _after_training(
         privacy_record=trainer.outputs["privacy_record"],
         run_id=spec.run_id,
         run_dir=str(spec.run_dir),
+        **privately,
     )
     pusher = AtomicPusher(
         model=trainer.outputs["model"],
         model_blessing=gate.outputs["blessing"],
         directory=str(workspace.push_directory),
     ).with_id("Pusher")
-    return [*evaluators, gate, metrics, pusher]
+    return [*evaluators, *([] if encrypted is None else [encrypted]), gate, metrics, pusher]
+
+
+def _encrypted_evaluator(spec: RunSpec, transform: BaseComponent, trainer: BaseComponent) -> BaseComponent | None:
+    section = spec.config.training.encrypted
+    if section is None:
+        return None
+    return EncryptedEvaluator(
+        model=trainer.outputs["model"],
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        encrypted=section.model_dump_json(),
+        code=spec.code,
+    ).with_id(ENCRYPTED)
 
 
 def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:

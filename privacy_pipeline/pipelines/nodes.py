@@ -8,6 +8,7 @@ TRAINER = "Trainer"
 DP_STATISTICS = "DpStatistics"
 TRANSFORM = "Transform"
 DP_EVALUATOR = "DpEvaluator"
+ENCRYPTED = "EncryptedEvaluator"
 CHARGING = (DP_STATISTICS, TRAINER, DP_EVALUATOR)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
@@ -35,4 +36,6 @@ def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
     if config.evaluation.dp is not None:
         kept = [name for name in kept if name not in _EXACT_EVALUATION]
         kept.insert(kept.index(GATE), DP_EVALUATOR)
+    if config.training.encrypted is not None:
+        kept.insert(kept.index(GATE), ENCRYPTED)
     return tuple(kept)

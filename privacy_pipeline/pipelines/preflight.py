@@ -14,7 +14,7 @@ from privacy_pipeline.backends.code_hash import hash_of_user_code
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import schema_reader, source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import planned_charges
+from privacy_pipeline.pipelines import convertible, planned_charges
 from privacy_pipeline.pipelines.nodes import TRAINER
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def check(config: PipelineConfig, *, span: int | None, paid: Collection[str] = (
     if config.model.use != "tabular":
         hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
     _check_slices(config)
+    convertible.require_convertible(config, features)
     if not config.training.claims_guarantee:
         return Checked(features=features, plan=None, charges=(), registration=None)
     return _with_budget(config, span, features, paid)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Literal
 
 from privacy_pipeline.accounting import accountants, events
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
@@ -29,6 +30,15 @@ from privacy_pipeline.reports.properties import shown
 STATISTICS_ACCESS = "DP statistics"
 EVALUATION_ACCESS = "evaluation metrics, blessing and slices"
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
+
+
+_ENCRYPTED_EVALUATION = (
+    DataAccess(
+        what="evaluation of private predictions",
+        covered=False,
+        detail="accuracy and agreement are exact, on the eval split; whoever can read the workspace sees them",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +87,7 @@ def build_record(
         dataset=config.dataset.name,
         span=config.dataset.span if isinstance(config.dataset.span, int) else None,
         training_guarantee="dp" if private else "none",
+        inference_protection=_inference_protection(config),
         unit=_unit(config),
         unit_in_words=_unit_in_words(config),
         contribution_bound=plan.contribution_bound if plan else None,
@@ -93,6 +104,13 @@ def build_record(
         audits=[dict(audit) for audit in executed.audits],
         versions=Versions(code=facts.code, lock=facts.lock, data=facts.data, packages=_versions()),
     )
+
+
+def _inference_protection(config: PipelineConfig) -> Literal["none", "encrypted", "simulated"]:
+    section = config.training.encrypted
+    if section is None:
+        return "none"
+    return "simulated" if section.simulate else "encrypted"
 
 
 def _unit(config: PipelineConfig) -> str:
@@ -230,6 +248,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
         ),
         *_federation(config),
         *(withheld if executed.withheld else []),
+        *(_ENCRYPTED_EVALUATION if config.training.encrypted else []),
     ]
 
 

@@ -131,7 +131,7 @@ class RunView(ReportPart):
     """One run: utility and privacy.
 
     `marks` says what must not be overlooked, e.g. that the run has no guarantee. `receipt` is how the record and the
-    ledger entry that it names agree.
+    ledger entry that it names agree. `threat_model` is that of encrypted inference, by aspect.
     """
 
     run: Quote
@@ -146,6 +146,7 @@ class RunView(ReportPart):
     contribution_bound: Figure | None
     accountant: Quote | None
     inference_protection: Literal["none", "encrypted", "simulated"]
+    threat_model: dict[str, Quote]
     seed_fixed: bool
     cached: bool
     blessed: bool

@@ -132,7 +132,8 @@ def trust(material: Material) -> list[Statement]:
         fact(material.facts, "deployment_model", "deployment model"),
         fact(material.facts, "actors", "actors and what each is trusted for"),
     ]
-    if any(run.inference_protection != "none" for run in material.runs):
+    protected = [run for run in material.runs if run.inference_protection != "none"]
+    if protected:
         found += [
             say(
                 "encrypted inference hides a query and the model from the computing parties as long as they do not "
@@ -140,9 +141,19 @@ def trust(material: Material) -> list[Statement]:
                 "What the model itself reveals is bounded by its training guarantee alone. A simulated protection "
                 "protects nothing"
             ),
-            fact(material.facts, "encrypted_inference", "threat model of encrypted inference"),
+            *by_run(protected, _threat_model),
         ]
+        told = fact(material.facts, "encrypted_inference", "threat model of encrypted inference")
+        if told.known or not all(run.threat_model for run in protected):
+            found.append(told)
     return found
+
+
+def _threat_model(run: RunView) -> Words:
+    words: Words = []
+    for aspect, said in run.threat_model.items():
+        words += ["; " if words else "encrypted inference: ", f"{aspect.replace('_', ' ')}: ", said]
+    return words
 
 
 def scope(material: Material) -> list[Statement]:

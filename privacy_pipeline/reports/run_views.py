@@ -64,6 +64,7 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
         if record.guarantee
         else None,
         inference_protection=record.inference_protection,
+        threat_model=_threat_model(summary),
         seed_fixed=record.randomness.seed_fixed,
         cached=cached,
         blessed=summary.blessed,
@@ -135,6 +136,20 @@ def _guarantee_rdp(view: _View, stated: Guarantee | None) -> Loss | None:
         delta=view.figure("guarantee.delta", stated.delta, "delta"),
         basis="RDP",
     )
+
+
+def _threat_model(summary: RunSummary) -> dict[str, Quote]:
+    """What encrypted inference rests on in this run, as its evaluation states it."""
+    if summary.encrypted is None:
+        return {}
+    stated = summary.encrypted.threat_model.model_dump()
+    return {
+        aspect: Quote(
+            quote=words if isinstance(words, str) else "; ".join(words),
+            source=Source(place="summary", name=summary.run_id, field=f"encrypted.threat_model.{aspect}"),
+        )
+        for aspect, words in stated.items()
+    }
 
 
 def _metrics(summary: RunSummary) -> dict[str, Figure]:

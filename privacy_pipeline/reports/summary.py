@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import DpEvaluation
 
 # TFMA's name of a metric, and ours.
@@ -52,6 +53,7 @@ class RunSummary(BaseModel):
     model_uri: str
     tensorboard: str
     record: PrivacyRecord
+    encrypted: EncryptedEvaluation | None = None
     dp_evaluation: DpEvaluation | None = None
 
     @property

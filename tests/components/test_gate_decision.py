@@ -9,6 +9,8 @@ import pytest
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
+from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.pipelines.announce import announced_class
 from tests.reports.records import dp_record, make_config, plain_record
 
@@ -52,6 +54,52 @@ def test_decisions(record: Any, given: dict[str, Any], reasons: list[str]) -> No
     assert len(decision.reasons) == len(reasons)
     for found, expected in zip(decision.reasons, reasons, strict=True):
         assert expected in found
+
+
+def encrypted_evaluation(**changed: Any) -> EncryptedEvaluation:
+    given = {
+        "model": "digest",
+        "rows": 1000,
+        "accuracy_plain": 0.8,
+        "accuracy_encrypted": 0.8,
+        "auc_plain": 0.9,
+        "auc_encrypted": 0.9,
+        "agreement": 0.999,
+        "largest_logit_error": 0.01,
+        "p99_logit_error": 0.001,
+        "range": "proven",
+        "batches": [],
+        "threat_model": simulated(),
+    }
+    return EncryptedEvaluation(**{**given, **changed})
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "reason"),
+    [
+        (encrypted_evaluation(), None),
+        (encrypted_evaluation(agreement=0.9989), "agree on 99.8900% of the rows"),
+        (encrypted_evaluation(agreement=float("nan")), "agree on nan"),
+        (encrypted_evaluation(largest_logit_error=0.0101), "differs by 0.0101"),
+        (encrypted_evaluation(largest_logit_error=float("nan")), "differs by nan"),
+        (
+            encrypted_evaluation(threat_model=simulated().model_copy(update={"protection": "encrypted"})),
+            "the evaluation was encrypted",
+        ),
+        (None, "there is no evaluation of it"),
+    ],
+)
+def test_private_predictions_must_be_the_plain_ones(evaluation: Any, reason: str | None) -> None:
+    record = plain_record().model_copy(update={"inference_protection": "simulated"})
+    decision = decide(
+        evaluation_reasons=(),
+        record=record,
+        expected_class=record.privacy_class,
+        policy=PolicySection(),
+        encrypted=evaluation,
+    )
+    assert decision.blessed is (reason is None)
+    assert all(reason is not None and reason in found for found in decision.reasons)
 
 
 @pytest.mark.parametrize("name", ["UnsupportedDpEvent", "NonPrivateDpEvent"])

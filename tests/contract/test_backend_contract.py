@@ -29,6 +29,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dp_sgd": {"dp_sgd": DP},
     "dp_sgd.shuffled": {"dp_sgd": {**DP, "sampling": "shuffled"}},
+    "encrypted": {"encrypted": {"simulate": True}},
+    "encrypted.dp_sgd": {"encrypted": {"simulate": True, "train_with": "dp_sgd"}, "dp_sgd": DP},
     "dp_sgd.tensorflow_privacy": {"dp_sgd": {**DP, "engine": "tensorflow_privacy"}},
     "federated": {**FEDERATED, "federated": {"clients": {"clients": 600}, "algorithm": ALGORITHM}},
     "federated.private": {**FEDERATED, **KEYED, "federated": {"privacy": DP, "algorithm": ALGORITHM}},

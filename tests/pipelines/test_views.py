@@ -60,6 +60,8 @@ def federated(more: str) -> tuple[str, ...]:
     return (f"training={{backend: federated, batch_size: 8, federated: {{{parts}}}}}",)
 
 
+ENCRYPTED = "training={backend: encrypted, encrypted: {simulate: true}}"
+
 # Key of the config -> overrides that both sides share, and the one that changes the key.
 SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "pipeline": ((), "pipeline=others"),
@@ -109,6 +111,12 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "training.dp_sgd.noise.bands": ((BANDED,), "training.dp_sgd.noise.bands=8"),
     "training.dp_sgd.users.max_examples": ((MANY, USERS), "training.dp_sgd.users.max_examples=3"),
     "training.dp_sgd.users.clip": ((MANY, USERS), "training.dp_sgd.users.clip=each"),
+    "training.encrypted.train_with": (
+        (ENCRYPTED,),
+        "training={backend: encrypted, dp_sgd: {noise_multiplier: 1.0, delta: 1.0e-5},"
+        " encrypted: {simulate: true, train_with: dp_sgd}}",
+    ),
+    "training.encrypted.simulate": ((ENCRYPTED,), "training.encrypted.simulate=false"),  # the record says so
     **{
         f"training.federated.{key}": (federated(shared), f"training.federated.{change}")
         for key, shared, change in (
@@ -174,6 +182,8 @@ CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "evaluation.thresholds.max_decrease": ((), "evaluation.thresholds.accuracy.max_decrease=0.9"),
     "policy.max_epsilon": ((), "policy.max_epsilon=1.0"),
     "policy.max_delta": ((), "policy.max_delta=1.0e-9"),
+    "policy.encrypted.min_agreement": ((), "policy.encrypted.min_agreement=0.5"),
+    "policy.encrypted.max_logit_error": ((), "policy.encrypted.max_logit_error=0.5"),
     "push.directory": ((), "push.directory=/models"),
     "workspace": ((), "workspace=/elsewhere"),
     "metadata.kind": ((SERVER,), "metadata.kind=postgresql"),

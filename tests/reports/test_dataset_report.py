@@ -21,6 +21,7 @@ from privacy_pipeline.accounting.events import gaussian_passes, to_json
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.attack import true_positive_rate
 from privacy_pipeline.reports.compose import dataset_report
@@ -31,6 +32,7 @@ from privacy_pipeline.reports.figures import Figure, Source, plain, ranges
 from privacy_pipeline.reports.html import to_html
 from privacy_pipeline.reports.run_views import CONTRADICTED, FIXED_SEED, NO_GUARANTEE, NO_RECEIPT, run_view
 from privacy_pipeline.reports.summary import RunSummary
+from tests.components.test_gate_decision import encrypted_evaluation
 from tests.reports.conftest import GENERATED
 from tests.reports.records import make_plan
 from tests.reports.report_project import AUDIT, make_project, registration, request, small_plan, summaries, train
@@ -111,6 +113,18 @@ def test_encryption_gets_a_threat_model_and_no_epsilon(evidence: Evidence) -> No
     assert len(told) == 2 and told[1] == "threat model of encrypted inference: not known"
     assert not any("epsilon" in line for line in told) and report.runs[0].guarantee is None
     assert "protects nobody whose data the model was trained on" in first_page(report)
+
+
+def test_the_threat_model_of_a_run_is_told_as_its_evaluation_states_it(evidence: Evidence) -> None:
+    plain_run = evidence.runs[4]
+    record = plain_run.record.model_copy(update={"inference_protection": "simulated"})
+    evaluated = plain_run.model_copy(update={"record": record, "encrypted": encrypted_evaluation()})
+    report = again(evidence, [evaluated])
+    told = [line for line in lines(report, 7) if "encrypted inference" in line]
+    assert len(told) == 2 and "not known" not in "".join(told)
+    stated = simulated()
+    assert all(words in told[1] for words in (stated.protection, stated.driver, stated.adversary, stated.threshold))
+    assert not any("epsilon" in line for line in told) and report.runs[0].guarantee is None
 
 
 def test_a_record_whose_entry_the_ledger_lost_is_marked(evidence: Evidence) -> None:

@@ -24,6 +24,9 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing, optional=True),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
+        "encrypted_evaluation": component_spec.ChannelParameter(
+            type=artifacts.EncryptedEvaluationArtifact, optional=True
+        ),
     }
     OUTPUTS = {"blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing)}
 
@@ -44,6 +47,7 @@ class PrivacyGate(base_component.BaseComponent):
         thresholds: JSON of the least value of each metric of a DP evaluation.
         privacy_class: class of runs that the config announces.
         run_id: the run, to keep the node out of the cache.
+        encrypted_evaluation: plain against private predictions, with the encrypted backend.
     """
 
     SPEC_CLASS = PrivacyGateSpec
@@ -60,12 +64,14 @@ class PrivacyGate(base_component.BaseComponent):
         thresholds: str,
         privacy_class: str,
         run_id: str,
+        encrypted_evaluation: types.BaseChannel | None = None,
     ) -> None:
         spec = PrivacyGateSpec(
             model=model,
             evaluation=evaluation,
             evaluation_blessing=evaluation_blessing,
             privacy_record=privacy_record,
+            encrypted_evaluation=encrypted_evaluation,
             policy=policy,
             thresholds=thresholds,
             privacy_class=privacy_class,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.encrypted import evaluation as encrypted_evaluation
+from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
 
 _WITHOUT_BOUND = ("UnsupportedDpEvent", "NonPrivateDpEvent")
 
@@ -21,7 +23,12 @@ class Decision:
 
 
 def decide(
-    *, evaluation_reasons: Sequence[str], record: PrivacyRecord, expected_class: str, policy: PolicySection
+    *,
+    evaluation_reasons: Sequence[str],
+    record: PrivacyRecord,
+    expected_class: str,
+    policy: PolicySection,
+    encrypted: EncryptedEvaluation | None = None,
 ) -> Decision:
     """Blesses a model whose evaluation, privacy record and policy all agree.
 
@@ -30,12 +37,14 @@ def decide(
         record: the privacy record of the training that made the model.
         expected_class: privacy class that the config announced; a record of another class is a broken promise.
         policy: bounds of the config.
+        encrypted: plain against private predictions; needed where the record states a protected inference.
     """
     reasons = list(evaluation_reasons)
     if record.privacy_class != expected_class:
         reasons.append(f"the config announces privacy class {expected_class}, the record states {record.privacy_class}")
     reasons += _unbounded_reasons(record)
     reasons += _policy_reasons(record, policy)
+    reasons += encrypted_evaluation.reasons(encrypted, announced=record.inference_protection, policy=policy.encrypted)
     return Decision(blessed=not reasons, reasons=tuple(reasons))
 
 

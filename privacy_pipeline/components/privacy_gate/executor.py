@@ -18,6 +18,7 @@ from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.encrypted.evaluation import EVALUATION_FILE, EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import missed_thresholds
 from privacy_pipeline.reports.summary import METRIC_NAMES
 
@@ -43,6 +44,7 @@ class Executor(base_executor.BaseExecutor):
             record=record,
             expected_class=exec_properties["privacy_class"],
             policy=PolicySection.model_validate_json(exec_properties["policy"]),
+            encrypted=read_encrypted(input_dict),
         )
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         blessing.set_string_custom_property("current_model", model.uri)
@@ -52,6 +54,15 @@ class Executor(base_executor.BaseExecutor):
         target = Path(blessing.uri)
         (target / ("BLESSED" if decision.blessed else "NOT_BLESSED")).touch()
         (target / REASONS_FILE).write_text(json.dumps({"evaluation": reasons, "all": list(decision.reasons)}))
+
+
+def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEvaluation | None:
+    """The evaluation of private predictions among a node's inputs; None without the encrypted backend."""
+    given = input_dict.get("encrypted_evaluation")
+    if not given:
+        return None
+    text = Path(artifact_utils.get_single_uri(given), EVALUATION_FILE).read_text()
+    return EncryptedEvaluation.model_validate_json(text)
 
 
 def _reasons(input_dict: dict[str, list[types.Artifact]], thresholds: dict[str, float]) -> list[str]:

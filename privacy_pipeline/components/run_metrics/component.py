@@ -23,6 +23,9 @@ class RunMetricsSpec(component_spec.ComponentSpec):
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
+        "encrypted_evaluation": component_spec.ChannelParameter(
+            type=artifacts.EncryptedEvaluationArtifact, optional=True
+        ),
     }
     OUTPUTS = {"run_metrics": component_spec.ChannelParameter(type=artifacts.RunMetricsArtifact)}
 
@@ -36,6 +39,7 @@ class RunMetrics(base_component.BaseComponent):
         model, model_run, evaluation, blessing, privacy_record: what the run made.
         run_id: the run.
         run_dir: folder of the run, which gets a copy of the summary.
+        encrypted_evaluation: plain against private predictions, with the encrypted backend.
     """
 
     SPEC_CLASS = RunMetricsSpec
@@ -51,6 +55,7 @@ class RunMetrics(base_component.BaseComponent):
         privacy_record: types.BaseChannel,
         run_id: str,
         run_dir: str,
+        encrypted_evaluation: types.BaseChannel | None = None,
     ) -> None:
         spec = RunMetricsSpec(
             model=model,
@@ -58,6 +63,7 @@ class RunMetrics(base_component.BaseComponent):
             evaluation=evaluation,
             blessing=blessing,
             privacy_record=privacy_record,
+            encrypted_evaluation=encrypted_evaluation,
             run_id=run_id,
             run_dir=run_dir,
             run_metrics=types.Channel(type=artifacts.RunMetricsArtifact),

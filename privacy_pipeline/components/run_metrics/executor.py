@@ -16,7 +16,7 @@ from tfx.utils import path_utils
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
-from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE
+from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
 from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import METRIC_NAMES, RunSummary, SliceMetrics
@@ -32,7 +32,7 @@ class Executor(base_executor.BaseExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Writes the summary to the artifact and to the run's folder, and sets the MLMD properties."""
-        single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items()}
+        single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items() if found}
         record = PrivacyRecord.model_validate_json(Path(single["privacy_record"].uri, RECORD_FILE).read_text())
         noisy = read_evaluation(Path(single["evaluation"].uri))
         if noisy is not None:
@@ -51,6 +51,7 @@ class Executor(base_executor.BaseExecutor):
             tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
             record=record,
             dp_evaluation=noisy,
+            encrypted=read_encrypted(input_dict),
         )
         target = artifact_utils.get_single_instance(output_dict["run_metrics"])
         for name, value in metric_properties(summary).items():

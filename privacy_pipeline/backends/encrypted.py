@@ -1,0 +1,62 @@
+"""The encrypted backend: another backend trains, and its model is converted for private prediction.
+
+The converted network lies in the SavedModel's folder for further files, so that it is pushed and served with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
+from privacy_pipeline.config.models import PipelineConfig
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.plan import MechanismPlan
+
+# SavedModel leaves this folder to whoever saves one; its loader does not look at it.
+PRIVATE_MODEL = Path("assets.extra") / "private_model"
+
+
+class EncryptedBackend:
+    """Trains with `training.encrypted.train_with`, and converts."""
+
+    name = "encrypted"
+
+    def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
+        """The mechanism of the backend that trains: encryption adds no guarantee of its own.
+
+        Raises:
+            BadInputError: as that backend does.
+        """
+        return _trainer(config).plan(config=config, units=units)
+
+    def train(self, inputs: TrainingInputs) -> Executed:
+        """Trains, converts the trained model and writes both below `inputs.model_dir`.
+
+        Raises:
+            BadInputError: a layer cannot be converted (before any data is read); else as the backend that trains does.
+        """
+        from privacy_pipeline.backends import keras_io
+        from privacy_pipeline.encrypted import model_format
+        from privacy_pipeline.encrypted.convert import convert
+
+        trainer = _trainer(inputs.config)
+        if inputs.plan is not None or trainer.name == "plain":  # else the trainer refuses to go on without a plan
+            convert(keras_io.build_model(inputs))
+        executed = trainer.train(inputs)
+        model_format.save(convert(load_trained(inputs.model_dir)), inputs.model_dir / PRIVATE_MODEL)
+        return executed
+
+
+def load_trained(model_dir: Path) -> Any:
+    """The Keras model inside a SavedModel that a backend wrote."""
+    import tensorflow as tf
+
+    return tf.keras.models.load_model(str(model_dir), compile=False)
+
+
+def _trainer(config: PipelineConfig) -> Backend:
+    from privacy_pipeline.backends import registry
+
+    return registry.load(config.training.trainer)

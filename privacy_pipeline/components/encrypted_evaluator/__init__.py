@@ -1,0 +1,1 @@
+"""EncryptedEvaluator: plain against private predictions on the eval split."""

@@ -1,0 +1,37 @@
+"""The config's blocks of the `encrypted` backend."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class EncryptedSection(_Section):
+    """How the model is trained before it is converted, and where its private evaluation runs."""
+
+    train_with: Annotated[
+        Literal["plain", "dp_sgd"], Field(description="Backend that trains; a DP model keeps its record.")
+    ] = "plain"
+    simulate: Annotated[
+        bool,
+        Field(
+            description="Evaluate with all parties in one process. It protects nothing, and the record says "
+            "`inference_protection: simulated`."
+        ),
+    ] = False
+
+
+class EncryptedPolicy(_Section):
+    """How close the private predictions must be to the plain ones."""
+
+    min_agreement: Annotated[
+        float, Field(ge=0, le=1, description="Least share of rows with the same class both ways.")
+    ] = 0.999
+    max_logit_error: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="Largest difference of a logit between both ways.")
+    ] = 0.01

@@ -1,0 +1,66 @@
+"""The environment of TF-Encrypted: where its interpreter is, and programs run by it. No TensorFlow in here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+VARIABLE = "PRIVACY_PIPELINE_ENCRYPTED_PYTHON"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def interpreter() -> Path:
+    """The Python that has TF-Encrypted: $PRIVACY_PIPELINE_ENCRYPTED_PYTHON, or `.venv-encrypted` of the project.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    stated = os.environ.get(VARIABLE)
+    if stated:
+        return _existing(Path(stated), f"{VARIABLE}={stated}")
+    for folder in (Path.cwd(), ROOT):
+        found = folder / ".venv-encrypted" / "bin" / "python"
+        if found.exists():
+            return found
+    raise BadInputError("the environment of encrypted inference is not set up", fix="make setup-encrypted")
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.exists():
+        raise BadInputError(f"{what}: there is no such file", fix="give the interpreter of .venv-encrypted")
+    return path
+
+
+def variables() -> dict[str, str]:
+    """Environment variables of a process there: this project's code on its path, no graphics card, few log lines."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **quiet}
+
+
+def run(arguments: Sequence[str], *, timeout: float) -> str:
+    """Runs Python there with `arguments`, killed with everything it started when it takes too long.
+
+    Args:
+        arguments: after the interpreter, for example ("-m", "privacy_pipeline.encrypted.worker.evaluate", "job.json").
+        timeout: seconds.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        PipelineError: it failed or took too long; the last line of its errors says why.
+    """
+    command = [str(interpreter()), *arguments]
+    try:
+        done = subprocess.run(command, env=variables(), capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise PipelineError(f"encrypted inference did not end within {timeout:g} s", fix="raise the limit") from error
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise PipelineError(f"encrypted inference failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    return done.stdout

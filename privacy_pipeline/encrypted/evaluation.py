@@ -1,0 +1,197 @@
+"""Plain against private predictions on the eval split: what is measured, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
+from privacy_pipeline.encrypted import environment, model_format, reference
+from privacy_pipeline.encrypted.threat_model import ThreatModel, simulated
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+EVALUATION_FILE = "encrypted_evaluation.json"
+BATCHES = (1, 128, 1024)  # the largest evaluates the split
+_SECONDS_PER_ROW, _SECONDS_TO_START = 1.0, 900.0
+
+Array = NDArray[Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BatchTimes(_Part):
+    """One batch size: seconds to build the graph, median seconds of a call, and what crosses between parties."""
+
+    batch: int
+    build_seconds: float
+    seconds: float
+    rows_per_second: float
+    bytes_per_call: int
+    rounds: int
+
+
+class EncryptedEvaluation(_Part):
+    """Plain against private predictions on the whole eval split.
+
+    `range` says how it is known that no activation leaves the fixed-point range.
+    """
+
+    model: str
+    rows: int
+    accuracy_plain: float
+    accuracy_encrypted: float
+    auc_plain: float | None
+    auc_encrypted: float | None
+    agreement: float
+    largest_logit_error: float
+    p99_logit_error: float
+    range: str
+    batches: list[BatchTimes]
+    threat_model: ThreatModel
+
+
+def require_simulation(section: EncryptedSection) -> None:
+    """Refuses to run all parties in one process unless the config says that this is what is wanted.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    if not section.simulate:
+        raise BadInputError(
+            "training.encrypted: the eval split would be predicted with all parties in one process, which protects "
+            "nothing",
+            fix="set training.encrypted.simulate: true; the record then says `inference_protection: simulated`",
+        )
+
+
+def simulate(
+    folder: Path,
+    *,
+    inputs: Mapping[str, Array],
+    labels: Array,
+    plain: Array,
+    work: Path,
+    batches: Sequence[int] = BATCHES,
+) -> EncryptedEvaluation:
+    """Evaluates with all parties in one process of the environment of TF-Encrypted.
+
+    Args:
+        folder: the converted model.
+        inputs: the eval split by input name, each [rows, ...].
+        labels: 0 or 1, [rows, 1].
+        plain: logits of the plain model, [rows, 1].
+        work: scratch folder.
+        batches: sizes that are timed; the largest evaluates the split.
+
+    Returns:
+        The EncryptedEvaluation.
+
+    Raises:
+        BadInputError: an activation leaves the range, or the environment is not set up.
+        PipelineError: the private evaluation failed, or its logits are not numbers.
+    """
+    model = model_format.load(folder)
+    known = reference.require_range(model, inputs)
+    digest = model.digest()
+    work.mkdir(parents=True, exist_ok=True)
+    names = [one.name for one in model.inputs]
+    np.savez(work / "inputs.npz", **{name: inputs[name] for name in names})
+    job = {"model": str(folder), "digest": digest, "batches": list(batches), "work": str(work)}
+    (work / "job.json").write_text(json.dumps(job))
+    limit = _SECONDS_TO_START + _SECONDS_PER_ROW * len(labels)
+    environment.run(["-m", "privacy_pipeline.encrypted.worker.evaluate", str(work / "job.json")], timeout=limit)
+    private = np.load(work / "logits.npy", allow_pickle=False)
+    measured = json.loads((work / "measured.json").read_text())
+    return compare(
+        plain=plain,
+        private=private,
+        labels=labels,
+        model=digest,
+        known=known,
+        batches=[BatchTimes.model_validate(one) for one in measured],
+        threat_model=simulated(),
+    )
+
+
+def compare(
+    *,
+    plain: Array,
+    private: Array,
+    labels: Array,
+    model: str,
+    known: str,
+    batches: list[BatchTimes],
+    threat_model: ThreatModel,
+) -> EncryptedEvaluation:
+    """What the two kinds of logits, each [rows, 1], tell.
+
+    Raises:
+        PipelineError: the logits have another shape, or are not numbers.
+    """
+    if private.shape != plain.shape or len(plain) != len(labels) or len(plain) == 0:
+        raise PipelineError(f"private logits {private.shape} for plain ones {plain.shape} and {len(labels)} labels")
+    if not (np.isfinite(private).all() and np.isfinite(plain).all()):
+        raise PipelineError("a logit is not a number")
+    errors = np.abs(private - plain)
+    truth = labels.ravel() > 0.5
+    return EncryptedEvaluation(
+        model=model,
+        rows=len(plain),
+        accuracy_plain=float(((plain.ravel() > 0) == truth).mean()),
+        accuracy_encrypted=float(((private.ravel() > 0) == truth).mean()),
+        auc_plain=auc(plain.ravel(), truth),
+        auc_encrypted=auc(private.ravel(), truth),
+        agreement=float(((plain > 0) == (private > 0)).mean()),
+        largest_logit_error=float(errors.max()),
+        p99_logit_error=float(np.quantile(errors, 0.99)),
+        range=known,
+        batches=batches,
+        threat_model=threat_model,
+    )
+
+
+def auc(scores: Array, truth: Array) -> float | None:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; None where there is only one class."""
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    total = float(ranks[inverse][truth].sum())
+    return (total - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def reasons(found: EncryptedEvaluation | None, *, announced: str, policy: EncryptedPolicy) -> list[str]:
+    """Why PrivacyGate refuses a model for the sake of its private predictions; none where it does not.
+
+    Args:
+        found: the evaluation; None where there is none.
+        announced: `inference_protection` of the privacy record.
+        policy: bounds of the config.
+    """
+    if announced == "none":
+        return []
+    if found is None:
+        return [f"the record states {announced} inference, and there is no evaluation of it"]
+    missed = []
+    if found.threat_model.protection != announced:
+        missed.append(f"the record states {announced} inference, the evaluation was {found.threat_model.protection}")
+    if not found.agreement >= policy.min_agreement:
+        missed.append(
+            f"plain and encrypted agree on {found.agreement:.4%} of the rows, below the policy's "
+            f"{policy.min_agreement:.4%}"
+        )
+    if not found.largest_logit_error <= policy.max_logit_error:
+        missed.append(
+            f"a logit differs by {found.largest_logit_error:.4g} when encrypted, above the policy's "
+            f"{policy.max_logit_error:.4g}"
+        )
+    return missed

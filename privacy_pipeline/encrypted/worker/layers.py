@@ -1,0 +1,207 @@
+"""The layers of a private network on replicated shares: linear maps, pooling, ReLU.
+
+Everything that moves or adds elements runs on each share by itself. A product takes one re-sharing and one truncation.
+All tensors are channels-last and have a batch dimension, as in Keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
+
+from privacy_pipeline.encrypted.model_format import Layer, padding_of
+from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
+
+Local = Callable[[Any], Any]
+Bilinear = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedWeights:
+    """Shares of one model's weights by "layer/role", on the servers."""
+
+    tensors: Mapping[str, Any]
+
+
+def each_share(protocol: SecureABY3, function: Callable[..., Any], *values: Any) -> Any:
+    """Applies a linear local function (of a share of each value) to every share, on the server that holds it."""
+    factory = protocol.default_factory
+    shares: list[list[Any]] = [[None, None] for _ in range(3)]
+    for server in range(3):
+        with tf.device(protocol.servers[server].device_name):
+            for half in range(2):
+                given = [value.unwrapped[server][half].value for value in values]
+                shares[server][half] = factory.tensor(function(*given), encode=False)
+    return ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
+
+
+def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear) -> Any:
+    """A bilinear function of two shared values, re-shared under fresh zero shares and truncated.
+
+    Server i holds x_i, x_{i+1}, w_i, w_{i+1} and computes x_i (w_i + w_{i+1}) + x_{i+1} w_i, its third of the product.
+    """
+    factory = protocol.default_factory
+    parts = []
+    for server in range(3):
+        with tf.device(protocol.servers[server].device_name):
+            (x0, x1), (w0, w1) = ([share.value for share in value.unwrapped[server]] for value in (x, w))
+            parts.append(function(x0, w0 + w1) + function(x1, w0))
+    zeros = protocol._gen_zero_sharing(parts[0].shape.as_list())
+    masked = []
+    for server in range(3):
+        with tf.device(protocol.servers[server].device_name):
+            masked.append(factory.tensor(parts[server] + zeros[server].value, encode=False))
+    shares: list[list[Any]] = [[None, None] for _ in range(3)]
+    for server in range(3):
+        with tf.device(protocol.servers[server].device_name):
+            shares[server] = [masked[server], masked[(server + 1) % 3].identity()]
+    product = ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
+    return protocol.truncate(product)
+
+
+def evaluate(protocol: SecureABY3, layer: Layer, given: Sequence[Any], weights: SharedWeights) -> Any:
+    """One layer of the network.
+
+    Args:
+        protocol: the current protocol.
+        layer: what to compute.
+        given: its inputs, each a private tensor [batch, ...].
+        weights: of the whole model.
+    """
+    held = {role: weights.tensors[f"{layer.name}/{role}"] for role in layer.weights}
+    return _OPS[layer.op](protocol, layer, list(given), held)
+
+
+def _plus(protocol: SecureABY3, x: Any, y: Any) -> Any:
+    return each_share(protocol, lambda one, other: one + other, x, y)
+
+
+def _biased(protocol: SecureABY3, x: Any, held: Mapping[str, Any]) -> Any:
+    return _plus(protocol, x, held["bias"]) if "bias" in held else x
+
+
+def _dense(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return _biased(protocol, bilinear(protocol, given[0], held["kernel"], _matmul), held)
+
+
+def _matmul(x: Any, w: Any) -> Any:
+    rows = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), w)
+    return tf.reshape(rows, [*x.shape[:-1], w.shape[-1]])
+
+
+def _embedding(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return bilinear(protocol, given[0], held["table"], _matmul)
+
+
+def _patches(x: Any, layer: Layer, window: tuple[int, int]) -> Any:
+    """Sliding windows of [batch, height, width, channels]: [batch, rows, columns, window size, channels]."""
+    (height, width), channels = window, x.shape[3]
+    strides, padding = layer.config["strides"], layer.config["padding"]
+    pads = [
+        padding_of(x.shape[axis + 1], window=window[axis], stride=strides[axis], padding=padding) for axis in range(2)
+    ]
+    padded = tf.pad(x, [(0, 0), *pads, (0, 0)])
+    found = tf.image.extract_patches(
+        padded, [1, height, width, 1], [1, *strides, 1], rates=[1, 1, 1, 1], padding="VALID"
+    )
+    return tf.reshape(found, [*found.shape[:3], height * width, channels])
+
+
+def _conv2d(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    height, width, channels, filters = layer.weights["kernel"]
+    flat = each_share(protocol, lambda w: tf.reshape(w, [height * width * channels, filters]), held["kernel"])
+
+    def rows(x: Any) -> Any:
+        found = _patches(x, layer, (height, width))
+        return tf.reshape(found, [*found.shape[:3], height * width * channels])
+
+    patches = each_share(protocol, rows, given[0])
+    return _biased(protocol, bilinear(protocol, patches, flat, _matmul), held)
+
+
+def _depthwise(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    height, width, channels, multiplier = layer.weights["kernel"]
+    flat = each_share(protocol, lambda w: tf.reshape(w, [height * width, channels, multiplier]), held["kernel"])
+    patches = each_share(protocol, lambda x: _patches(x, layer, (height, width)), given[0])
+
+    def product(x: Any, w: Any) -> Any:
+        summed = tf.reduce_sum(x[..., None] * w, axis=3)
+        return tf.reshape(summed, [*summed.shape[:3], channels * multiplier])
+
+    return _biased(protocol, bilinear(protocol, patches, flat, product), held)
+
+
+def _average_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    """Sums of windows times one over how many elements each has; padding does not count, as in Keras."""
+    window = tuple(layer.config["pool"])
+    ones = np.ones((1, *given[0].shape[1:]), np.int64)
+    with tf.init_scope():  # public, so it is computed once
+        counts = tf.reduce_sum(_patches(tf.constant(ones), layer, window), axis=3).numpy()
+    factors = np.rint(protocol.fixedpoint_config.scaling_factor / counts).astype(np.int64)
+    means = each_share(protocol, lambda x: tf.reduce_sum(_patches(x, layer, window), axis=3) * factors, given[0])
+    return protocol.truncate(means)
+
+
+def _max_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    """A tree of comparisons over the elements of each window."""
+    window = tuple(layer.config["pool"])
+    found = each_share(protocol, lambda x: _patches(x, layer, window), given[0])
+    count = window[0] * window[1]
+    while count > 1:
+        half, odd = divmod(count, 2)
+        left = each_share(protocol, lambda x, n=half: x[..., :n, :], found)
+        right = each_share(protocol, lambda x, n=half: x[..., n : 2 * n, :], found)
+        larger = _plus(protocol, right, _relu_of(protocol, _minus(protocol, left, right)))
+        if odd:
+            rest = each_share(protocol, lambda x, n=half: x[..., 2 * n :, :], found)
+            larger = each_share(protocol, lambda x, y: tf.concat([x, y], axis=3), larger, rest)
+        found, count = larger, half + odd
+    return each_share(protocol, lambda x: x[..., 0, :], found)
+
+
+def _minus(protocol: SecureABY3, x: Any, y: Any) -> Any:
+    return each_share(protocol, lambda one, other: one - other, x, y)
+
+
+def _relu_of(protocol: SecureABY3, x: Any) -> Any:
+    return protocol.relu(x)
+
+
+def _relu(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return _relu_of(protocol, given[0])
+
+
+def _affine(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return _plus(protocol, bilinear(protocol, given[0], held["scale"], lambda x, w: x * w), held["shift"])
+
+
+def _reshape(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return each_share(protocol, lambda x: tf.reshape(x, [x.shape[0], *layer.config["shape"]]), given[0])
+
+
+def _add(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return each_share(protocol, lambda *values: sum(values[1:], values[0]), *given)
+
+
+def _concatenate(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return each_share(protocol, lambda *values: tf.concat(values, axis=layer.config["axis"] + 1), *given)
+
+
+_OPS: Mapping[str, Callable[[SecureABY3, Layer, list[Any], Mapping[str, Any]], Any]] = {
+    "dense": _dense,
+    "conv2d": _conv2d,
+    "depthwise_conv2d": _depthwise,
+    "average_pool": _average_pool,
+    "max_pool": _max_pool,
+    "affine": _affine,
+    "relu": _relu,
+    "reshape": _reshape,
+    "add": _add,
+    "concatenate": _concatenate,
+    "embedding": _embedding,
+}

@@ -1,0 +1,195 @@
+"""Private prediction: the client shares a batch, three servers evaluate the network, the client alone learns the logit.
+
+One compiled function a batch size holds all of it, the drawing of the masks' keys included: a call cannot go without.
+Who runs this module drives the computation and could read every share; in a deployment that is a trusted role.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_encrypted as tfe
+from numpy.typing import NDArray
+from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
+
+from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, PrivateModel, Shape
+from privacy_pipeline.encrypted.worker import layers
+from privacy_pipeline.encrypted.worker.layers import SharedWeights
+from privacy_pipeline.encrypted.worker.parties import CLIENT, PARTIES, PROVIDER
+from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3, activate, forget_memoized
+from privacy_pipeline.errors import BadInputError
+
+ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a float tensor, on the provider's device
+
+
+def local_config() -> Any:
+    """All five parties in this process: a simulation that protects nothing."""
+    return tfe.LocalConfig(player_names=list(PARTIES), auto_add_unknown_players=False)
+
+
+def share_weights(protocol: SecureABY3, model: PrivateModel, *, read: ReadWeight | None = None) -> SharedWeights:
+    """Secret-shares the weights once, by the provider, into variables on the servers.
+
+    Args:
+        protocol: of `activate`.
+        model: the network.
+        read: makes each weight on the provider's own device, for example from its file, so that the driver never holds
+            it; by default `model.weights`.
+    """
+    given = read if read is not None else lambda name, shape: tf.constant(model.weights[name])
+    shared = {}
+    for layer in model.layers:
+        for role, shape in layer.weights.items():
+            name = f"{layer.name}/{role}"
+            value = tfe.define_private_input(PROVIDER, lambda n=name, s=shape: _rounded(protocol, given(n, s)))
+            shared[name] = tfe.define_private_variable(value)
+    forget_memoized()
+    return SharedWeights(tensors=shared)
+
+
+def build(
+    model: PrivateModel,
+    batch: int,
+    config: Any,
+    *,
+    protocol: SecureABY3 | None = None,
+    weights: SharedWeights | None = None,
+) -> PrivatePredictor:
+    """A predictor for batches of one size.
+
+    Args:
+        model: the network; its weights are not read where `weights` is given.
+        batch: rows of a call.
+        config: `tfe.LocalConfig` or `tfe.RemoteConfig` with the PARTIES, connected.
+        protocol: of an earlier `activate(config)`, to share it and the weights between batch sizes.
+        weights: of an earlier `share_weights` under the same protocol.
+
+    Raises:
+        PipelineError: there is no secure randomness.
+    """
+    active = protocol if protocol is not None else activate(config)
+    shared = weights if weights is not None else share_weights(active, model)
+    return PrivatePredictor(active, model, shared, batch=batch, client=config.get_player(CLIENT))
+
+
+class PrivatePredictor:
+    """Calls of one compiled graph. Not safe for several threads at once, as TensorFlow's remote functions are not."""
+
+    def __init__(
+        self, protocol: SecureABY3, model: PrivateModel, weights: SharedWeights, *, batch: int, client: Any
+    ) -> None:
+        self.batch = batch
+        self._protocol, self._model, self._weights, self._client = protocol, model, weights, client
+        width = sum(_width(one) for one in model.inputs)
+        forget_memoized()
+        signature = tf.TensorSpec([batch, width], tf.float64)
+        self._graph = tf.function(self._evaluate, autograph=False).get_concrete_function(signature)
+        forget_memoized()
+
+    @property
+    def graph(self) -> Any:
+        """The traced function, to be counted and inspected."""
+        return self._graph
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Logits of one batch.
+
+        Args:
+            inputs: by name, each [batch, ...].
+
+        Returns:
+            What the network's last layer gives, [batch, ...]: no sigmoid or softmax is applied.
+
+        Raises:
+            BadInputError: a value is missing, has another shape, or is outside the range that can be encoded.
+        """
+        with tf.device(self._client.device_name):
+            encoded = tf.constant(encode(self._model, inputs, batch=self.batch))
+        logits: NDArray[np.float64] = self._graph(encoded).numpy()
+        return logits
+
+    def _evaluate(self, encoded: Any) -> Any:
+        values = dict(self._shared_inputs(encoded))
+        for layer in self._model.layers:
+            given = [values[name] for name in layer.inputs]
+            values[layer.name] = layers.evaluate(self._protocol, layer, given, self._weights)
+        return self._revealed(values[self._model.output])
+
+    def _shared_inputs(self, encoded: Any) -> Mapping[str, Any]:
+        """All inputs shared as one matrix by the client, and cut apart on the servers."""
+        protocol, client = self._protocol, self._client
+        with tf.device(client.device_name):
+            ring = protocol.default_factory.tensor(
+                tf.cast(tf.round(tf.identity(encoded) * protocol.fixedpoint_config.scaling_factor), tf.int64),
+                encode=False,
+            )
+            shares = protocol._share(ring, ShareType.ARITHMETIC, client)
+        matrix = ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
+        found, start = {}, 0
+        for one in self._model.inputs:
+            end = start + _width(one)
+            found[one.name] = layers.each_share(
+                protocol,
+                lambda x, a=start, b=end, one=one: tf.reshape(x[:, a:b], [x.shape[0], *_encoded_shape(one)]),
+                matrix,
+            )
+            start = end
+        return found
+
+    def _revealed(self, value: Any) -> Any:
+        """The three shares meet at the client, and nowhere else."""
+        with tf.device(self._client.device_name):
+            first, second, third = (value.unwrapped[server][0].value for server in range(3))
+            total = tf.cast(first + second + third, tf.float64)
+            return total / self._protocol.fixedpoint_config.scaling_factor
+
+
+def encode(model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, batch: int) -> NDArray[np.float64]:
+    """The rows of a batch as one matrix, integers as one-hot vectors; runs at the client.
+
+    Raises:
+        BadInputError: a value is missing, has another shape, or is outside its range.
+    """
+    columns = []
+    for one in model.inputs:
+        if one.name not in inputs:
+            raise BadInputError(f"the batch lacks input '{one.name}'", fix="give every input of the model")
+        value = np.asarray(inputs[one.name])
+        if value.shape != (batch, *one.shape):
+            raise BadInputError(f"input '{one.name}' has shape {value.shape}, not {(batch, *one.shape)}", fix="")
+        columns.append((_one_hot(one, value) if one.vocabulary else _in_range(one, value)).reshape(batch, -1))
+    return np.concatenate(columns, axis=1)
+
+
+def _one_hot(one: Input, value: NDArray[Any]) -> NDArray[np.float64]:
+    index = value.astype(np.int64)
+    if not (np.array_equal(index, value) and (index >= 0).all() and (index < one.vocabulary).all()):
+        raise BadInputError(f"input '{one.name}' is no integer from 0 to {one.vocabulary - 1}", fix="correct the rows")
+    return np.eye(one.vocabulary)[index]
+
+
+def _in_range(one: Input, value: NDArray[Any]) -> NDArray[np.float64]:
+    found = value.astype(np.float64)
+    if not (np.abs(found) <= LARGEST_INPUT).all():  # a NaN is refused as well
+        raise BadInputError(
+            f"input '{one.name}' exceeds the fixed-point range of {LARGEST_INPUT:g}", fix="scale it in preprocessing_fn"
+        )
+    return found
+
+
+def _encoded_shape(one: Input) -> Shape:
+    return (*one.shape, one.vocabulary) if one.vocabulary else one.shape
+
+
+def _width(one: Input) -> int:
+    return math.prod(_encoded_shape(one))
+
+
+def _rounded(protocol: SecureABY3, value: Any) -> Any:
+    """To the nearest number that can be encoded, because TF-Encrypted's own encoding cuts off towards zero."""
+    scale = protocol.fixedpoint_config.scaling_factor
+    return tf.round(tf.cast(value, tf.float64) * scale) / scale

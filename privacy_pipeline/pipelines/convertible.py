@@ -1,0 +1,56 @@
+"""Whether the config's model can be converted for private prediction, known before any data is read."""
+
+from __future__ import annotations
+
+from privacy_pipeline.backends import user_code
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.encrypted import environment, evaluation
+from privacy_pipeline.errors import BadInputError
+
+
+def require_convertible(config: PipelineConfig, features: FeaturePlan | None) -> None:
+    """Refuses a config of the encrypted backend that could not be evaluated privately after its training.
+
+    A model whose inputs only your own `preprocessing_fn` knows is looked at by the trainer, before it reads data.
+
+    Args:
+        config: a config with `training.encrypted`.
+        features: the columns; None where the schema is inferred.
+
+    Raises:
+        BadInputError: a layer cannot be converted, the environment is not set up, or no simulation is asked for.
+    """
+    section = config.training.encrypted
+    if section is None:
+        return
+    evaluation.require_simulation(section)
+    if config.evaluation.dp is not None:
+        raise BadInputError(
+            "evaluation.dp: private predictions are compared with plain ones exactly, which its budget does not cover",
+            fix="remove evaluation.dp, or train with another backend",
+        )
+    environment.interpreter()
+    if config.model.use == user_code.TABULAR or features is None:
+        return  # Dense and ReLU alone
+    _convert(config, features)
+
+
+def _convert(config: PipelineConfig, features: FeaturePlan) -> None:
+    from privacy_pipeline.backends.tabular import InputSpec, ModelContext
+    from privacy_pipeline.components.transform import preprocessing
+    from privacy_pipeline.encrypted.convert import convert
+
+    code = user_code.resolve(config.model.use)
+    own = preprocessing.preprocessing_fn
+    if code.preprocessing_fn != f"{own.__module__}.{own.__name__}":
+        return
+    width = sum(map(preprocessing.width_of, features.columns))
+    context = ModelContext(
+        features=features,
+        inputs={preprocessing.FEATURES: InputSpec(shape=(width,), dtype="float32")},
+        hidden_units=tuple(config.model.hidden_units),
+        dropout=config.model.dropout,
+        params=config.model.params,
+    )
+    convert(code.build_model(context))

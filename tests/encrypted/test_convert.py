@@ -1,0 +1,234 @@
+"""Every layer that is converted gives what Keras gives, in NumPy and privately; every other is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from privacy_pipeline.encrypted import model_format, reference
+from privacy_pipeline.encrypted.convert import convert
+from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, Layer, PrivateModel
+from privacy_pipeline.errors import BadInputError
+
+keras = tf.keras.layers
+ROWS = 3
+
+
+def mlp() -> Any:
+    one, two = tf.keras.Input((3,), name="one"), tf.keras.Input((2,), name="two")
+    x = keras.Dense(8, activation="relu")(keras.Concatenate()([two, one]))
+    x = keras.BatchNormalization()(keras.Dropout(0.5)(x))
+    skip = keras.Dense(8)(x)
+    x = keras.ReLU()(keras.BatchNormalization()(keras.Dense(8, use_bias=False)(x)))
+    return tf.keras.Model([one, two], keras.Dense(1, activation="sigmoid")(keras.Add()([x, skip])))
+
+
+def image() -> Any:
+    x = given = tf.keras.Input((49,), name="pixels")
+    x = keras.Reshape((7, 7, 1))(x)
+    x = keras.BatchNormalization()(keras.Conv2D(4, 3, strides=2, padding="same")(x))
+    x = keras.Activation("relu")(x)
+    x = keras.BatchNormalization()(keras.DepthwiseConv2D(2, padding="same", depth_multiplier=2)(x))
+    x = keras.AveragePooling2D(2, padding="same", strides=1)(x)
+    x = keras.MaxPooling2D((2, 3), strides=1)(x)
+    side = keras.GlobalAveragePooling2D()(x)
+    x = keras.Concatenate()([keras.Flatten()(x), side])
+    return tf.keras.Model(given, keras.Softmax()(keras.Dense(3)(x)))
+
+
+def words() -> Any:
+    size, word = tf.keras.Input((2,), name="size"), tf.keras.Input((4,), dtype="int64", name="word")
+    x = keras.Flatten()(keras.Embedding(6, 3)(word))
+    return tf.keras.Model([size, word], keras.Dense(1)(keras.Concatenate(axis=1)([x, size])))
+
+
+def sequential() -> Any:
+    return tf.keras.Sequential([tf.keras.Input((4,), name="x"), keras.Dense(5, "relu"), keras.Dense(1)])
+
+
+MODELS = {"mlp": mlp, "image": image, "words": words, "sequential": sequential}
+
+
+def trained_like(model: Any, seed: int = 0) -> Any:
+    """Weights as after a training: also the statistics of batch normalisation are not their initial ones."""
+    random = np.random.default_rng(seed)
+    model.set_weights([weight + random.uniform(0.05, 0.5, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+def rows_of(model: Any, count: int = ROWS) -> dict[str, Any]:
+    random = np.random.default_rng(1)
+    return {
+        tensor.name: random.integers(0, 6, (count, *tensor.shape[1:]))
+        if tensor.dtype == tf.int64
+        else random.normal(size=(count, *tensor.shape[1:])).astype(np.float32)
+        for tensor in model.inputs
+    }
+
+
+def logits_of(model: Any, inputs: dict[str, Any]) -> Any:
+    last = model.layers[-1]
+    if isinstance(last, keras.Softmax):
+        model = tf.keras.Model(model.inputs, last.input)
+    elif last.activation is tf.keras.activations.sigmoid:
+        last.activation = tf.keras.activations.linear
+    return model(inputs).numpy()
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path, dict[str, Any]]]:
+    """Keras model, folder of the converted one, and rows."""
+    found = {}
+    for name, make in MODELS.items():
+        model, folder = trained_like(make()), tmp_path_factory.mktemp("models") / name
+        inputs = rows_of(model)
+        model_format.save(convert(model), folder)
+        np.savez(folder / "inputs.npz", **inputs)
+        found[name] = (model, folder, inputs)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_converted_model_computes_what_keras_does(converted: Any, name: str) -> None:
+    model, folder, inputs = converted[name]
+    read = model_format.load(folder)
+    logits = reference.evaluate(read, inputs)[read.output]
+    np.testing.assert_allclose(logits, logits_of(model, inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_parties_compute_what_keras_does(converted: Any, program: Callable[..., Any], name: str) -> None:
+    differences = program("predict.py", *(str(folder) for _, folder, _ in converted.values()))
+    model, folder, inputs = converted[name]
+    np.testing.assert_allclose(np.load(folder / "logits.npy"), logits_of(model, inputs), rtol=1e-3, atol=5e-3)
+    assert differences[name] < 1e-2
+
+
+def test_batch_normalisation_behind_a_linear_layer_is_folded(converted: Any) -> None:
+    ops = [layer.op for layer in model_format.load(converted["image"][1]).layers]
+    assert "affine" not in ops
+    assert [layer.op for layer in model_format.load(converted["mlp"][1]).layers].count("affine") == 1  # behind a ReLU
+
+
+def one_layer(layer: Any, shape: tuple[int, ...] = (4, 4, 2)) -> Any:
+    given = tf.keras.Input(shape, name="x")
+    return tf.keras.Model(given, keras.Dense(1)(keras.Flatten()(layer(given))))
+
+
+REFUSED = {
+    "LSTM": lambda: one_layer(keras.LSTM(2, name="odd"), (3, 2)),
+    "LayerNormalization": lambda: one_layer(keras.LayerNormalization(name="odd")),
+    "Lambda": lambda: one_layer(keras.Lambda(lambda x: x * 2, name="odd")),
+    "tanh": lambda: one_layer(keras.Dense(2, activation="tanh", name="odd")),
+    "sigmoid": lambda: one_layer(keras.Dense(2, activation="sigmoid", name="odd")),
+    "dilation": lambda: one_layer(keras.Conv2D(2, 2, dilation_rate=2, name="odd")),
+    "pads": lambda: one_layer(keras.MaxPooling2D(3, padding="same", name="odd")),
+    "ceiling": lambda: one_layer(keras.ReLU(6.0, name="odd")),
+    "axis": lambda: one_layer(keras.BatchNormalization(axis=1, name="odd")),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_layer_that_cannot_be_converted_is_named(why: str) -> None:
+    with pytest.raises(BadInputError, match=f"'odd'.*{why}"):
+        convert(REFUSED[why]())
+
+
+def test_a_layer_that_is_used_twice_is_refused() -> None:
+    given, shared = tf.keras.Input((2,)), keras.Dense(2, name="odd")
+    with pytest.raises(BadInputError, match=r"'odd'.*more than once"):
+        convert(tf.keras.Model(given, shared(shared(given))))
+
+
+def test_a_subclass_that_computes_something_else_is_refused() -> None:
+    class Dense(keras.Dense):
+        def call(self, inputs: Any) -> Any:
+            return super().call(inputs) ** 2
+
+    with pytest.raises(BadInputError, match=r"'odd' \(Dense\) is not supported"):
+        convert(one_layer(Dense(2, name="odd")))
+
+
+def dense(scale: float, depth: int = 1) -> PrivateModel:
+    layers, weights, last = [], {}, "x"
+    for number in range(depth):
+        name = f"d{number}"
+        layers.append(Layer(name=name, op="dense", inputs=(last,), weights={"kernel": (2, 2)}))
+        weights[f"{name}/kernel"] = np.eye(2) * scale
+        last = name
+    return PrivateModel(inputs=(Input(name="x", shape=(2,)),), layers=tuple(layers), output=last, weights=weights)
+
+
+def test_what_could_overflow_is_refused_and_what_cannot_is_proven() -> None:
+    small = {"x": np.ones((3, 2))}
+    assert reference.require_range(dense(100.0), small) == "proven"
+    assert reference.require_range(dense(100.0, depth=4), {"x": np.full((3, 2), 0.01)}) == "observed on samples"
+    with pytest.raises(BadInputError, match="layer 'd3'"):
+        reference.require_range(dense(100.0, depth=5), small)
+    with pytest.raises(BadInputError, match="input 'x'"):
+        reference.require_range(dense(1.0), {"x": np.full((3, 2), LARGEST_INPUT + 1)})
+    with pytest.raises(BadInputError, match="input 'x'"):
+        reference.require_range(dense(1.0), {"x": np.full((3, 2), np.nan)})
+
+
+def test_the_bound_holds_for_every_layer(converted: Any) -> None:
+    for model, folder, inputs in converted.values():
+        read = model_format.load(folder)
+        bounds = reference._bounds(read)
+        for name, value in reference.evaluate(read, inputs).items():
+            assert (np.abs(value) <= bounds[name] * (1 + 1e-9)).all(), (model.name, name)
+
+
+def damaged(folder: Path, target: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
+    target.mkdir()
+    for file in (model_format.ARCHITECTURE, model_format.WEIGHTS):
+        content = (folder / file).read_bytes()
+        (target / file).write_bytes(change(content) if file == name else content)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"version": 1', b'"version": 2')),
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"dense"', b'"relu"', 1)),
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"dense"', b'"exec"', 1)),
+        (model_format.ARCHITECTURE, lambda content: content[:-40]),
+        (model_format.WEIGHTS, lambda content: content[:-1] + b"!"),
+        (model_format.WEIGHTS, lambda content: b""),
+    ],
+)
+def test_a_damaged_model_is_refused(converted: Any, tmp_path: Path, name: str, change: Any) -> None:
+    folder = converted["sequential"][1]
+    model_format.load(damaged(folder, tmp_path / "whole", name, lambda content: content))
+    with pytest.raises(BadInputError):
+        model_format.load(damaged(folder, tmp_path / "damaged", name, change))
+
+
+def test_another_model_is_not_taken_for_the_one_asked_for(converted: Any) -> None:
+    folder, other = converted["sequential"][1], converted["mlp"][1]
+    digest = model_format.load(folder).digest()
+    model_format.load(folder, digest=digest)
+    with pytest.raises(BadInputError, match="not the model"):
+        model_format.load(other, digest=digest)
+
+
+def test_pickled_weights_are_never_loaded(converted: Any, tmp_path: Path) -> None:
+    import hashlib
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **{"dense/kernel": np.array([{"a": 1}], dtype=object)})
+    packed = buffer.getvalue()
+    folder = converted["sequential"][1]
+    old = hashlib.sha256((folder / model_format.WEIGHTS).read_bytes()).hexdigest().encode()
+    new = hashlib.sha256(packed).hexdigest().encode()
+    target = damaged(folder, tmp_path / "m", model_format.ARCHITECTURE, lambda content: content.replace(old, new))
+    (target / model_format.WEIGHTS).write_bytes(packed)
+    with pytest.raises(BadInputError, match="allow_pickle"):
+        model_format.load(target)
