@@ -13,7 +13,7 @@ from privacy_pipeline.accounting.ledger_budgets import find_budget, find_registr
 from privacy_pipeline.accounting.ledger_entries import Forecast, Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import stored_policy
-from privacy_pipeline.accounting.registration import Registration, from_row
+from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
 from privacy_pipeline.errors import BudgetRefusedError
 
 if TYPE_CHECKING:
@@ -105,13 +105,14 @@ def forecast_of(weighed: Weighed) -> Forecast:
     )
 
 
-def check_principal(budget: Mapping[Any, Any], principal: str) -> None:
-    """Refuses whom the policy does not name.
+def check_principal(connection: sa.Connection, budget: Mapping[Any, Any], principal: str) -> None:
+    """Refuses whom the policy does not name; the policy of the train split is that of the eval split too.
 
     Raises:
         BudgetRefusedError: the policy says who may spend, and this is somebody else.
     """
-    policy = stored_policy(budget["policy"])
+    governs = budget if budget["split"] == TRAIN else find_budget(connection, budget["dataset"])
+    policy = stored_policy(governs["policy"] if governs is not None else None)
     if policy is not None and policy.may_spend is not None and principal not in policy.may_spend:
         raise BudgetRefusedError(
             f"{principal} may not spend budget {budget_key(budget)}",

@@ -154,7 +154,7 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
     with writing(engine) as journal:
         connection = journal.connection
         registered, budget = checked_budget(connection, dataset=request.dataset, span=request.span, split=request.split)
-        check_principal(budget, principal())
+        check_principal(connection, budget, principal())
         check_data(connection, request, registered)
         check_plan(request.plan, registered, split=request.split)
         rows = connection.execute(sa.select(table).where(*same).order_by(table.c.attempt)).mappings().all()

@@ -73,6 +73,19 @@ def test_who_may_spend(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ledger.entries("adult")[0].principal == "alice"
 
 
+def test_who_may_not_spend_may_not_evaluate_either(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.apply_policy(policy(may_spend=["alice"], eval_epsilon=1.5))
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "bob")
+    evaluation = make_plan(units=200, noise=5.0)
+    with (
+        pytest.raises(BudgetRefusedError, match="bob may not spend"),
+        spend(ledger, evaluation, split="eval", purpose="evaluate"),
+    ):
+        pass
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "alice")
+    run(ledger, evaluation, split="eval", purpose="evaluate")
+
+
 def test_the_eval_split_has_units_and_a_budget_of_its_own(ledger: Ledger) -> None:
     plan = make_plan(units=200, noise=5.0)
     with pytest.raises(BudgetRefusedError, match="'eval'"), spend(ledger, plan, split="eval"):
