@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from tfx import types
@@ -16,6 +18,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
+from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.code_hash import hash_of_framework
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
@@ -32,6 +35,7 @@ from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import FORBID_ANALYZERS
 from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit
 from privacy_pipeline.data.source import SPLIT_ORDER
+from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
@@ -53,7 +57,7 @@ def build(spec: RunSpec) -> Pipeline:
     workspace = Workspace(config)
     examples = example_gen(config.dataset, span=spec.span)
     statistics = StatisticsGen(examples=examples.outputs["examples"])
-    schema = _schema_gen(config.dataset, statistics)
+    schema = _schema_gen(spec, workspace, statistics)
     validator = GatingExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     ).with_id("ExampleValidator")
@@ -119,10 +123,23 @@ def _split_config(dataset: DatasetConfig) -> example_gen_pb2.SplitConfig:
     return example_gen_pb2.SplitConfig(splits=splits, partition_feature_name=feature)
 
 
-def _schema_gen(dataset: DatasetConfig, statistics: BaseComponent) -> BaseComponent:
-    if dataset.schema_path == "infer":
+def _schema_gen(spec: RunSpec, workspace: Workspace, statistics: BaseComponent) -> BaseComponent:
+    schema = spec.config.dataset.schema_path
+    if schema == "infer":
         return SchemaGen(statistics=statistics.outputs["statistics"], infer_feature_shape=True).with_id("SchemaGen")
-    return ImportSchemaGen(schema_file=str(dataset.schema_path.absolute())).with_id("SchemaGen")
+    return ImportSchemaGen(schema_file=str(_pinned(schema, spec, workspace))).with_id("SchemaGen")
+
+
+def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
+    """A copy of the schema whose name tells its content: TFX's cache knows an imported file by its name alone."""
+    content = schema.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if spec.schema_digest not in ("", digest):
+        raise BadInputError(f"{schema}: changed since the run was checked", fix="run again")
+    copy = workspace.pipeline_root.absolute() / ".schemas" / f"{digest}.pbtxt"
+    if not copy.exists():
+        write_bytes_atomically(path=copy, content=content)
+    return copy
 
 
 def transform_config(spec: RunSpec) -> dict[str, str]:

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from tfx.proto import example_gen_pb2
 
 from privacy_pipeline.config.models import PipelineConfig, Threshold
+from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.build import build, example_gen
 from privacy_pipeline.pipelines.compiled import compile_run
 from privacy_pipeline.pipelines.nodes import nodes_of
@@ -47,6 +48,19 @@ def test_every_variant_compiles_to_the_nodes_that_are_shown(variant: str, tmp_pa
     order = {name: number for number, name in enumerate(names)}
     for name, node in nodes.items():  # as shown to people, a node stands behind what it depends on
         assert all(order[upper] < order[name] for upper in node.upstream_nodes), name
+
+
+def test_an_edited_schema_is_not_served_from_the_cache(tmp_path: Path) -> None:
+    config = write_project(tmp_path)
+    schema = config.dataset.schema_path
+    assert isinstance(schema, Path)
+    before = parameter(compiled(config)["SchemaGen"], "schema_file")
+    assert parameter(compiled(config)["SchemaGen"], "schema_file") == before  # what did not change is served
+    schema.write_text(schema.read_text() + "# reviewed\n")
+    after = parameter(compiled(config)["SchemaGen"], "schema_file")
+    assert after != before and Path(after).read_bytes() == schema.read_bytes()
+    with pytest.raises(BadInputError, match="changed since the run was checked"):
+        compiled(config, schema_digest="0" * 64)
 
 
 def test_nothing_trains_on_data_that_was_not_validated(tmp_path: Path) -> None:
