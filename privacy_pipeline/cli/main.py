@@ -8,6 +8,7 @@ from privacy_pipeline.cli import (
     audit_commands,
     budget_commands,
     data_commands,
+    encrypted_commands,
     inspect_commands,
     ledger_commands,
     project_commands,
@@ -28,6 +29,7 @@ inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(encrypted_commands.app, name="encrypted")
 ledger_commands.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
