@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.reservation import Request, Weighed
 
+_WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget forecast CONFIG` tells what fits"
+
 
 def checked_budget(
     connection: sa.Connection, *, dataset: str, span: int | None, split: str
@@ -127,7 +129,7 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     if weighed.runs_in_share == 0 and weighed.share < 1 and weighed.filter_epsilon <= cap:
         return BudgetRefusedError(
             f"{told}; the purpose of this run may use {weighed.share:.0%} of the budget, which does not hold it",
-            fix="ask for less (more noise, fewer epochs), or change `shares` in the budget's policy",
+            fix=f"{_WHAT_FITS}; or change `shares` in the budget's policy",
         )
     if weighed.filter_epsilon <= cap:
         message = (
@@ -141,6 +143,4 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
             f"{told}; at Renyi order {weighed.order:g}, which the first run fixed, together "
             f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g}); {remain}"
         )
-    return BudgetRefusedError(
-        message, fix="ask for less (more noise, fewer epochs), or have the owner of the budget raise its cap"
-    )
+    return BudgetRefusedError(message, fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap")

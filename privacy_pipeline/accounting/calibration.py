@@ -48,8 +48,35 @@ def calibrate_noise_multiplier(
     def meets(noise: float) -> bool:
         return epsilon_of(make_event(noise), delta=delta, relation=relation) <= target_epsilon
 
-    low, high = _bracket(meets, target_epsilon=target_epsilon, delta=delta)
-    while high - low > tolerance:
+    found = least_noise(meets, tolerance=tolerance)
+    if found is None:
+        raise BadInputError(
+            f"no noise multiplier reaches epsilon {target_epsilon:g} at delta {delta:g}",
+            fix="raise target_epsilon or delta, or train for fewer epochs",
+        )
+    if found <= _LEAST_NOISE:
+        raise BadInputError(
+            f"target_epsilon {target_epsilon:g} at delta {delta:g} is met with next to no noise",
+            fix="lower target_epsilon, or give noise_multiplier yourself",
+        )
+    return found
+
+
+def least_noise(meets: Callable[[float], bool], *, tolerance: float = 1e-3) -> float | None:
+    """The smallest noise multiplier, to within `tolerance`, that meets a condition; itself put to it. Bisection.
+
+    Args:
+        meets: the condition; more noise must not break it.
+        tolerance: width at which the search stops, in units of the noise multiplier.
+
+    Returns:
+        The noise multiplier, 2^-6 where even less would do; None where none up to 2^20 does.
+    """
+    bracket = _bracket(meets)
+    if bracket is None:
+        return None
+    low, high = bracket
+    while high - low > tolerance and high > _LEAST_NOISE:
         middle = (low + high) / 2
         if meets(middle):
             high = middle
@@ -58,23 +85,21 @@ def calibrate_noise_multiplier(
     return high
 
 
-def _bracket(meets: Callable[[float], bool], *, target_epsilon: float, delta: float) -> tuple[float, float]:
-    """Two noise multipliers, a factor of 2 apart, of which only the larger one meets the target."""
+def _bracket(meets: Callable[[float], bool]) -> tuple[float, float] | None:
+    """Two noise multipliers, a factor of 2 apart, of which only the larger one meets the condition.
+
+    Returns:
+        The two; both the least that is tried where that one meets it; None where no noise does.
+    """
     noise = 1.0
     if meets(noise):
         while meets(noise / 2):
             noise /= 2
             if noise <= _LEAST_NOISE:
-                raise BadInputError(
-                    f"target_epsilon {target_epsilon:g} at delta {delta:g} is met with next to no noise",
-                    fix="lower target_epsilon, or give noise_multiplier yourself",
-                )
+                return noise, noise
         return noise / 2, noise
     while not meets(noise * 2):
         noise *= 2
         if noise >= _MOST_NOISE:
-            raise BadInputError(
-                f"no noise multiplier reaches epsilon {target_epsilon:g} at delta {delta:g}",
-                fix="raise target_epsilon or delta, or train for fewer epochs",
-            )
+            return None
     return noise, noise * 2

@@ -1,7 +1,7 @@
 """The budget ledger: what each registered dataset may spend over all runs, and what it has spent.
 
-One budget covers one dataset, its train split and its privacy unit. All spans of a dataset share that budget: a unit
-may be in several spans, and nothing here proves that it is not. Events are stored with their Renyi vectors, and
+One budget covers one dataset, its train split and its privacy unit. The spans of a dataset share that budget, except
+those whose units are proven to be in no other span (`unit_digests`). Events are stored with their Renyi vectors, and
 epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 """
 
@@ -24,15 +24,16 @@ from privacy_pipeline.accounting.ledger_budgets import (
     apply_policy,
     change_cap,
     check_cap,
-    find_budget,
     find_registration,
     register,
     status_of,
+    train_budgets,
 )
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.registration import Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
+from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -63,22 +64,38 @@ class Ledger:
         """
         return cls(open_engine(url, create=create))
 
-    def register(self, registration: Registration, *, epsilon: float, delta: float) -> None:
+    def register(
+        self,
+        registration: Registration,
+        *,
+        epsilon: float,
+        delta: float,
+        policy: Policy | None = None,
+        units: Collection[str] | None = None,
+        disjoint: bool = False,
+    ) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
 
         Args:
             registration: the facts; splits are fixed from here on.
             epsilon: cap that all runs on the dataset together may reach.
             delta: delta of the cap.
+            policy: applied in the same transaction: if it cannot be, nothing is registered.
+            units: keys of the span's units, all splits together, where they are known; kept as digests.
+            disjoint: gives the span a budget of its own, under the same cap and policy, if these units are in no other
+                span. Else the spans share one.
 
         Raises:
             BadInputError: the span is registered with other facts, the dataset has another unit, relation or cap, the
-                data is registered under another dataset, or the cap is out of range.
+                data is registered under another dataset, cap or policy do not fit, or a unit would have two budgets.
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
+        digests = None if units is None else digest_units(units, ledger_secret(self._engine.url))
         with writing(self._engine) as journal:
-            register(journal, registration, epsilon=epsilon, delta=delta)
+            register(journal, registration, epsilon=epsilon, delta=delta, units=digests, disjoint=disjoint)
+            if policy is not None:
+                apply_policy(journal, policy)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.
@@ -98,11 +115,12 @@ class Ledger:
         """
         check_cap(epsilon, delta)
         with writing(self._engine) as journal:
-            budget = find_budget(journal.connection, dataset)
-            if budget is None:
+            budgets = train_budgets(journal.connection, dataset)
+            if not budgets:
                 raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=schema.REGISTER_FIX)
-            if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
-                change_cap(journal, budget, epsilon=epsilon, delta=delta)
+            for budget in budgets:
+                if (budget["epsilon"], budget["delta"]) != (epsilon, delta):
+                    change_cap(journal, budget, epsilon=epsilon, delta=delta)
 
     def apply_policy(self, policy: Policy) -> None:
         """Gives a dataset's budget a policy; a change of it counts as a change of the cap (see `set_cap`).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy, stored_policy
 from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, differences, from_row, span_key, to_row
 from privacy_pipeline.accounting.totals import Sum, Totals
+from privacy_pipeline.accounting.unit_digests import UnitDigests, require_disjoint
 from privacy_pipeline.errors import BadInputError
 
 # Built once: every write asks for them while it holds the lock.
@@ -128,33 +129,96 @@ def totals_at(connection: sa.Connection, budget_id: int, totals: Totals, delta: 
     return Totals(spent=spent, states=totals.states, overruns=totals.overruns)
 
 
-def register(writer: Writer, registration: Registration, *, epsilon: float, delta: float) -> None:
+def register(
+    writer: Writer,
+    registration: Registration,
+    *,
+    epsilon: float,
+    delta: float,
+    units: UnitDigests | None = None,
+    disjoint: bool = False,
+) -> None:
     """See `Ledger.register`."""
-    connection = writer.connection
+    connection, dataset = writer.connection, registration.dataset
     refuse_foreign_data(connection, registration)
-    known = find_registration(connection, registration.dataset, registration.span)
+    known = find_registration(connection, dataset, registration.span)
     if known is not None and (changed := differences(known, registration)):
         raise BadInputError(
             f"{known.name} is registered already, with other values of: {', '.join(changed)}",
             fix="what is registered stays; register new data under a new span or another name",
         )
-    budget = find_budget(connection, registration.dataset)
-    if budget is not None:
-        check_budget(budget, registration, epsilon, delta)
-    if known is None:
-        opened = budget_row(registration, epsilon, delta) if budget is None else None
-        add_registration(writer, to_row(registration), opened)
+    shared = find_budget(connection, dataset)
+    if shared is not None:
+        check_budget(shared, registration, epsilon, delta)
+    if known is not None:
+        _check_same_sharing(connection, known, disjoint=disjoint)
+        return
+    opened = budget_row(registration, epsilon, delta)
+    if shared is not None:
+        own = _own_budget(connection, registration, units, disjoint=disjoint)
+        # The policy goes with it: a fresh budget is no way around shares, or around who may spend.
+        opened = {**opened, "span_key": span_key(registration.span), "policy": shared["policy"]} if own else {}
+    add_registration(writer, to_row(registration), opened or None, units=units)
 
 
-def add_registration(writer: Writer, row: Mapping[str, Any], budget: Mapping[str, Any] | None) -> None:
-    """Registers a span, and with `budget` opens the budget of its dataset."""
+def _own_budget(
+    connection: sa.Connection, registration: Registration, units: UnitDigests | None, *, disjoint: bool
+) -> bool:
+    """Whether a further span gets a budget of its own. Either way no unit comes to lie under two budgets.
+
+    Raises:
+        BadInputError: that is not proven.
+    """
+    dataset, table = registration.dataset, schema.registrations
+    if disjoint:
+        spans = connection.scalars(sa.select(table.c.span_key).where(table.c.dataset == dataset)).all()
+        require_disjoint(connection, dataset=dataset, unit=registration.unit, units=units, spans=spans)
+        return True
+    apart = [budget["span_key"] for budget in train_budgets(connection, dataset) if budget["span_key"]]
+    fix = "leave those units out of the span, or prove it disjoint from all others and register it with --disjoint"
+    require_disjoint(connection, dataset=dataset, unit=registration.unit, units=units, spans=apart, fix=fix)
+    return False
+
+
+def _check_same_sharing(connection: sa.Connection, known: Registration, *, disjoint: bool) -> None:
+    spans = [budget["span_key"] for budget in train_budgets(connection, known.dataset)]
+    first = len(spans) == 1 and _registered_spans(connection, known.dataset) == 1
+    if disjoint and not first and span_key(known.span) not in spans:
+        raise BadInputError(
+            f"{known.name} is registered already and shares a budget; what was charged to that stays there",
+            fix="register it again without --disjoint; nothing changes",
+        )
+
+
+def _registered_spans(connection: sa.Connection, dataset: str) -> int:
+    table = schema.registrations
+    query = sa.select(sa.func.count()).where(table.c.dataset == dataset)
+    return int(connection.execute(query).scalar_one())
+
+
+def train_budgets(connection: sa.Connection, dataset: str) -> Sequence[sa.RowMapping]:
+    """The budgets of the train split: the one that spans share first, then those of single spans."""
+    table = schema.budgets
+    query = sa.select(table).where(table.c.dataset == dataset, table.c.split == TRAIN).order_by(table.c.id)
+    return connection.execute(query).mappings().all()
+
+
+def add_registration(
+    writer: Writer,
+    row: Mapping[str, Any],
+    budget: Mapping[str, Any] | None,
+    *,
+    units: UnitDigests | None = None,
+) -> None:
+    """Registers a span, and with `budget` opens the budget of its dataset, or one of its own."""
     connection, opened = writer.connection, None
     if budget is not None:
         inserted = schema.budgets.insert().values(**budget).returning(schema.budgets.c.id)
         opened = {**budget, "id": int(connection.execute(inserted).scalar_one())}
         del opened["totals"]
     connection.execute(schema.registrations.insert().values(**row))
-    writer.append(REGISTER, {"registration": dict(row), "budget": opened})
+    proof = {} if units is None else {"units": units.to_json()}
+    writer.append(REGISTER, {"registration": dict(row), "budget": opened, **proof})
 
 
 def change_cap(writer: Writer, budget: Mapping[Any, Any], *, epsilon: float, delta: float) -> None:
@@ -193,10 +257,11 @@ def apply_policy(writer: Writer, policy: Policy) -> None:
             f"policy of dataset {policy.dataset}: unit: {policy.unit!r}, but registered is {budget['unit']!r}",
             fix=f"unit: {budget['unit']}",
         )
-    if budget["policy"] != policy.to_json():
-        same_cap = (budget["epsilon"], budget["delta"]) == (policy.epsilon, policy.delta)
-        unused = budget["policy"] is None and same_cap and not totals_of(budget).states
-        _change(writer, budget, policy.epsilon, policy.delta, policy=policy.to_json(), counts=not unused)
+    for one in train_budgets(writer.connection, policy.dataset):
+        if one["policy"] != policy.to_json():
+            same_cap = (one["epsilon"], one["delta"]) == (policy.epsilon, policy.delta)
+            unused = one["policy"] is None and same_cap and not totals_of(one).states
+            _change(writer, one, policy.epsilon, policy.delta, policy=policy.to_json(), counts=not unused)
     if policy.eval_epsilon is not None:
         _eval_budget(writer, budget, policy.eval_epsilon, policy.delta)
 

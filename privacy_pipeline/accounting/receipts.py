@@ -10,14 +10,14 @@ from typing import Any
 from privacy_pipeline.accounting.journal import Receipt
 from privacy_pipeline.errors import BadInputError
 
-_NAMES = ("privacy_record.json", "summary.json")
+_NAMES = ("privacy_record.json", "dp_evaluation.json", "summary.json")
 
 
 def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
     """Receipts in record files, in summaries of runs, and in all of them below folders.
 
     Args:
-        paths: files (`privacy_record.json`, or a run's `summary.json`) and folders.
+        paths: files (`privacy_record.json`, `dp_evaluation.json`, or a run's `summary.json`) and folders.
 
     Raises:
         BadInputError: a file cannot be read or holds no receipt, or a folder holds none.
@@ -25,15 +25,15 @@ def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
     found: list[Receipt] = []
     for path in paths:
         if path.is_dir():
-            inside = [receipt for file in _files(path) if (receipt := _receipt(file)) is not None]
+            inside = [receipt for file in _files(path) for receipt in _receipts(file)]
             if not inside:
                 raise BadInputError(f"{path}: no privacy record with a receipt is in this folder")
             found += inside
             continue
-        receipt = _receipt(path)
-        if receipt is None:
+        held = _receipts(path)
+        if not held:
             raise BadInputError(f"{path}: holds no receipt", fix="records of runs before ledger format 3 have none")
-        found.append(receipt)
+        found += held
     return sorted(set(found), key=lambda receipt: (receipt.seq, receipt.hash))
 
 
@@ -42,15 +42,17 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.rglob(name))
 
 
-def _receipt(path: Path) -> Receipt | None:
-    """The receipt in a file; None where it is of a run that charged nothing, or of an older version."""
+def _receipts(path: Path) -> list[Receipt]:
+    """The receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
     try:
         document: Any = json.loads(path.read_text())
-        record = document.get("record", document)
-        composition = record.get("composition") or {}
-        if composition.get("journal_seq") is None:
-            return None
-        seq, digest, key_id = (composition[name] for name in ("journal_seq", "journal_hash", "key_id"))
-        return Receipt(seq=int(seq), hash=str(digest), key_id=str(key_id))
+        holders = [document.get("record", document), document.get("dp_evaluation") or {}]
+        stamps = [
+            stamp for holder in holders if (stamp := holder.get("composition") or {}).get("journal_seq") is not None
+        ]
+        return [
+            Receipt(seq=int(stamp["journal_seq"]), hash=str(stamp["journal_hash"]), key_id=str(stamp["key_id"]))
+            for stamp in stamps
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path}: no privacy record can be read: {error}") from error

@@ -54,8 +54,9 @@ class Mechanism(_Part):
     """The mechanism and its parameters as executed.
 
     `batch_size` and `epochs` are expected numbers where batches are samples. `units` is None where it is secret.
-    `dp_event` is the executed event; recomputing epsilon from it gives the record's guarantee. `plan` is the engine's
-    whole plan, from which the planned event follows. Version 1 had neither `engine` nor `plan`.
+    `dp_event` is the executed event; recomputing epsilon from it, composed after the event of `preprocessing` where
+    there is one, gives the record's guarantee. `plan` is the engine's whole plan, from which the planned event follows.
+    Version 1 had neither `engine` nor `plan`.
     """
 
     name: str
@@ -69,6 +70,23 @@ class Mechanism(_Part):
     dp_event: JsonValue
     engine: str | None = None
     plan: JsonValue = None
+
+
+class Preprocessing(_Part):
+    """A release of the train split that the model was set up with; the guarantee counts its event too.
+
+    `epsilon` is that of the release alone, at its own delta, by RDP. Versions 1 to 3 had none.
+    """
+
+    what: str
+    epsilon: Annotated[float, Field(ge=0)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    dp_event: JsonValue
+    budget: str
+    ledger_entry: int
+    journal_seq: int | None = None
+    journal_hash: str | None = None
+    key_id: str | None = None
 
 
 class Randomness(_Part):
@@ -111,7 +129,7 @@ class Composition(_Part):
 class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either."""
 
-    record_version: Literal[1, 2, 3] = 3
+    record_version: Literal[1, 2, 3, 4] = 4
     run_id: str
     pipeline: str
     created: str
@@ -125,6 +143,7 @@ class PrivacyRecord(_Part):
     contribution_bound: int | None = None
     relation: str | None = None
     mechanism: Mechanism | None = None
+    preprocessing: Preprocessing | None = None
     guarantee: Guarantee | None = None
     assumptions: list[Assumption] = []
     data_accesses: list[DataAccess]

@@ -16,6 +16,7 @@ from pathlib import Path
 from privacy_pipeline.errors import BadInputError
 
 _SHAPING = ("accounting", "backends", "components", "data", "dp", "encrypted")
+_CONFIG = ("models.py", "dp_models.py", "encrypted_models.py", "federated_models.py", "federated_privacy.py")
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 
@@ -57,11 +58,13 @@ def hash_of_user_code(dotted: str, *, root: Path) -> str:
 
 @functools.cache
 def hash_of_framework() -> str:
-    """SHA-256 over the sources of this package that shape a trained model; read once a process."""
+    """SHA-256 over the sources of both packages that shape a trained model; read once a process."""
     package = Path(__file__).parents[1]
     paths = [path for folder in _SHAPING for path in (package / folder).rglob("*.py")]
-    paths += [package / "config" / name for name in ("models.py", "dp_models.py")]
-    return _digest({path.relative_to(package).as_posix(): path.read_bytes() for path in paths})
+    paths += [package / "config" / name for name in _CONFIG]
+    simulation = package.parent / "federated"
+    paths += [path for path in simulation.rglob("*.py") if simulation / "experiments" not in path.parents]
+    return _digest({path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths})
 
 
 def _digest(sources: dict[str, bytes]) -> str:

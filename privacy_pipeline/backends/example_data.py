@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.data.features import UNIT_KEY_FEATURE
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.errors import BadInputError
 
 MEMORY_LIMIT = 2 * 2**30
 
@@ -59,7 +60,7 @@ def read_examples(
         memory_limit: bytes of arrays that may stay in memory.
 
     Raises:
-        BadInputError: no row, no label, or a label outside the public domain.
+        BadInputError: no row, a row without a key, no label, or a label outside the public domain.
     """
     owners = _Owners() if keyed else None
     chunks = _chunks(patterns, transform_graph, names, owners)
@@ -92,6 +93,14 @@ class _Owners:
         self._parts: list[NDArray[np.int64]] = []
 
     def add(self, keys: NDArray[Any]) -> None:
+        values = keys.ravel()
+        missing = values == b"" if values.dtype.kind in "OS" else values == np.iinfo(np.int64).min
+        if np.any(missing):
+            raise BadInputError(
+                f"dataset.privacy_unit: the key is empty in {int(np.sum(missing))} row(s) of the training split, which "
+                "belong to no unit",
+                fix="give each row a key, or remove those rows",
+            )
         numbers = [self._known.setdefault(key, len(self._known)) for key in keys.ravel().tolist()]
         self._parts.append(np.array(numbers, np.int64))
 

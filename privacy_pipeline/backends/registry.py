@@ -12,17 +12,13 @@ _BACKENDS = {
     "plain": "privacy_pipeline.backends.plain:PlainBackend",
     "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
     "encrypted": "privacy_pipeline.backends.encrypted:EncryptedBackend",
+    "federated": "privacy_pipeline.backends.federated:FederatedBackend",
 }
-
-
-def is_private(config: PipelineConfig) -> bool:
-    """Whether a config's training claims a guarantee, and so asks the ledger."""
-    return config.training.trainer != "plain"
 
 
 def relation_of(config: PipelineConfig) -> Relation | None:
     """Neighbouring relation under which a config's backend states its guarantee; None where it states none."""
-    if not is_private(config):
+    if not config.training.claims_guarantee:
         return None
     return Relation(config.training.dp_sgd.relation) if config.training.dp_sgd else Relation.ZERO_OUT
 

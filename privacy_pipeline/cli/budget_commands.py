@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
+from privacy_pipeline.errors import BadInputError
 
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.policy import Policy
+
+_DELTA = 1e-5
 app = typer.Typer(help="The privacy budget of each dataset.", no_args_is_help=True)
 
 
 @app.command()
 def register(
     config: ConfigPath,
-    epsilon: Annotated[float, typer.Option(min=0.0, help="Cap of the dataset's budget over all runs.")],
-    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Delta at which the cap is held.")] = 1e-5,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.0, help="Cap of the dataset's budget over all runs.", show_default=False)
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Delta at which the cap is held (default: 1e-05).")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Policy with the caps; applied with the registration or not.")
+    ] = None,
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="A budget of its own for the span, if its units are in no other span.")
+    ] = False,
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -30,16 +46,33 @@ def register(
     from privacy_pipeline.pipelines.register import register_dataset
 
     with errors_as_exit_codes(as_json=as_json):
-        registration = register_dataset(config=load_config(config, overrides=set_), epsilon=epsilon, delta=delta)
+        cap, at, loaded = _cap(epsilon, delta, policy)
+        parsed = load_config(config, overrides=set_)
+        registration = register_dataset(config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint)
         if as_json:
             print_json(dataclasses.asdict(registration))
             return
         counts = ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.splits.items())
         out.print(
             f"[green]✓[/] dataset {registration.name}: {counts}; unit {registration.unit}; "
-            f"budget epsilon {epsilon:g} at delta {delta:g}",
+            f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {policy}" if policy else ""),
             soft_wrap=True,
         )
+
+
+def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tuple[float, float, Policy | None]:
+    """Epsilon and delta from the options or from the policy, which has both."""
+    from privacy_pipeline.accounting.policy import load_policy
+
+    if policy is None and epsilon is not None:
+        return epsilon, _DELTA if delta is None else delta, None
+    if policy is None or epsilon is not None or delta is not None:
+        raise BadInputError(
+            "a budget needs a cap: give --epsilon (and --delta), or --policy FILE, which has both",
+            fix="privacy-pipeline budget register CONFIG --epsilon 3, or privacy-pipeline budget init DATASET",
+        )
+    loaded = load_policy(policy)
+    return loaded.epsilon, loaded.delta, loaded
 
 
 @app.command()
@@ -52,6 +85,7 @@ def status(
 ) -> None:
     """Show what is spent and what is left of each budget."""
     from privacy_pipeline.accounting.ledger import Ledger
+    from privacy_pipeline.cli.alerts import tell_alerts
 
     with errors_as_exit_codes(as_json=as_json):
         budgets = Ledger.open(ledger).status(dataset=dataset)
@@ -59,12 +93,14 @@ def status(
             print_json([dataclasses.asdict(b) for b in budgets])
             return
         table = Table(title="budgets (epsilon by RDP at the cap's delta)", title_justify="left")
-        for column in ("dataset", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
-            table.add_column(column, justify="left" if column in ("dataset", "unit") else "right")
+        for column in ("dataset", "split", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
+            table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
         for b in budgets:
             entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
+            span = b.budget.partition("/span-")[2]
             table.add_row(
-                b.dataset,
+                f"{b.dataset} (span {span})" if span else b.dataset,
+                b.split,
                 b.unit,
                 f"{b.spent_epsilon:.3f}",
                 f"{b.cap_epsilon:.3f}",
@@ -74,3 +110,4 @@ def status(
                 f"{b.simple_epsilon:.3f}",
             )
         out.print(table)
+        tell_alerts(budgets)

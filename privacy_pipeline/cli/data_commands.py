@@ -1,16 +1,20 @@
-"""`data adult` and `data list`."""
+"""`data adult`, `data nlswork`, `data randhie` and `data list`."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson
+
+if TYPE_CHECKING:
+    from privacy_pipeline.data.provenance import Provenance
 
 app = typer.Typer(help="Real data to start with.", no_args_is_help=True)
 
@@ -23,8 +27,34 @@ def adult(
     """Write UCI Adult (1994 census, 32,561 + 16,281 rows) as a CSV span with its provenance."""
     from privacy_pipeline.data.adult import write_adult
 
+    _write(write_adult, folder, as_json)
+
+
+@app.command()
+def nlswork(
+    folder: Annotated[Path, typer.Option("--to", help="Folder that gets the spans.")] = Path("data/nlswork"),
+    as_json: AsJson = False,
+) -> None:
+    """Write nlswork (4,711 women over 1968-1988, 28,534 rows) as a CSV span with its provenance."""
+    from privacy_pipeline.data.panels import write_nlswork
+
+    _write(write_nlswork, folder, as_json)
+
+
+@app.command()
+def randhie(
+    folder: Annotated[Path, typer.Option("--to", help="Folder that gets the spans.")] = Path("data/randhie"),
+    as_json: AsJson = False,
+) -> None:
+    """Write RandHIE (5,912 persons over up to 5 years, 20,190 rows) as a CSV span with its provenance."""
+    from privacy_pipeline.data.panels import write_randhie
+
+    _write(write_randhie, folder, as_json)
+
+
+def _write(write: Callable[..., Provenance], folder: Path, as_json: bool) -> None:
     with errors_as_exit_codes(as_json=as_json):
-        provenance = write_adult(folder=folder)
+        provenance = write(folder=folder)
         if as_json:
             print_json(dataclasses.asdict(provenance))
             return

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.pipelines import events
-from privacy_pipeline.pipelines.nodes import ALL_NODES
+from privacy_pipeline.pipelines.nodes import CHARGING, NODES, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
 
 _MARKS = {
@@ -28,7 +28,7 @@ _MARKS = {
 def node_text(name: str, node: NodeState) -> str:
     """What is said of a node behind its name."""
     if node.status == "cached":
-        spent = "; spends no budget" if name == "Trainer" else ""
+        spent = "; spends no budget" if name in CHARGING else ""
         return f"cached{spent}" + (f" ({node.detail})" if node.detail else "")
     return node.detail
 
@@ -52,6 +52,7 @@ class RunView:
         self._state: RunState | None = None
         self._loaded = False
         self._folder: RunFolder | None = None
+        self._order: tuple[str, ...] = NODES
         self._live = Live(self, console=console, refresh_per_second=5, transient=False)
 
     def __enter__(self) -> RunView:
@@ -60,6 +61,7 @@ class RunView:
     def start(self, folder: RunFolder) -> None:
         """Names the run and its log, and begins to show its nodes."""
         self._folder = folder
+        self._order = nodes_of(folder.read_spec().config)
         if self._quiet:
             return
         where = f"run [bold]{folder.run_id}[/]  [dim]log {escape(str(folder.log))}[/]"
@@ -112,10 +114,8 @@ class RunView:
         if not self._loaded:
             table.add_row("", "[cyan]starting TFX[/]", f"{now - self._began:.0f} s", "")
         nodes = self._state.nodes if self._state else {}
-        for name in ALL_NODES:
-            if name not in nodes:
-                continue
-            node = nodes[name]
+        for name in self._order:
+            node = nodes.get(name, NodeState())
             text = node_text(name, node)
             seconds = "" if node.seconds is None else f"{node.seconds:.1f} s"
             if node.status == "running":

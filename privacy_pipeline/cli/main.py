@@ -9,6 +9,9 @@ from privacy_pipeline.cli import (
     budget_commands,
     data_commands,
     encrypted_commands,
+    export_command,
+    federated_commands,
+    forecast_command,
     inspect_commands,
     ledger_commands,
     project_commands,
@@ -30,7 +33,10 @@ audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(encrypted_commands.app, name="encrypted")
+app.add_typer(federated_commands.app, name="federated")
 ledger_commands.add_to(budget_commands.app)
+forecast_command.add_to(budget_commands.app)
+export_command.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(project_commands.config_app, name="config")

@@ -11,12 +11,10 @@ import typer
 from rich.markup import escape
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out
-from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
     from privacy_pipeline.reports.dataset_report import DatasetReport
     from privacy_pipeline.reports.evidence import Evidence
-    from privacy_pipeline.reports.summary import RunSummary
 
 
 class ReportFormat(str, Enum):
@@ -89,21 +87,16 @@ def report_schema(
 
 
 def _evidence(target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path]) -> Evidence:
-    from datetime import datetime, timezone
-
-    from privacy_pipeline.reports.evidence import Evidence, read_ledger
-    from privacy_pipeline.reports.facts import ReportFacts, load_facts
+    from privacy_pipeline.pipelines.reporting import evidence
+    from privacy_pipeline.reports.facts import load_facts
 
     dataset, url, roots = _where(target, ledger, workspaces)
-    runs, unreadable = _runs(dataset, roots)
-    return Evidence(
-        dataset=dataset,
-        ledger=read_ledger(url, dataset),
-        runs=runs,
-        unreadable=unreadable,
-        facts=load_facts(facts) if facts else ReportFacts(),
-        generated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
+
+    def left_out(why: str) -> None:  # the report says that it may lack this run
+        err.print(f"[yellow]left out:[/] {escape(why)}", soft_wrap=True)
+
+    told = load_facts(facts) if facts else None
+    return evidence(dataset, ledger=url, workspaces=roots, facts=told, left_out=left_out)
 
 
 def _where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
@@ -115,23 +108,6 @@ def _where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str
 
     config = load_config(path)
     return config.dataset.name, ledger or config.ledger, workspaces or [config.workspace]
-
-
-def _runs(dataset: str, roots: list[Path]) -> tuple[list[RunSummary], list[str]]:
-    from privacy_pipeline.pipelines.workspace import run_folders
-
-    found, unreadable = [], []
-    for root in roots:
-        for folder in run_folders(root.absolute()):
-            try:
-                summary = folder.read_summary()
-            except BadInputError as error:  # the report says that it may lack this run
-                unreadable.append(folder.run_id)
-                err.print(f"[yellow]left out:[/] {escape(error.message)}", soft_wrap=True)
-                continue
-            if summary is not None and summary.record.dataset == dataset:
-                found.append(summary)
-    return sorted(found, key=lambda summary: summary.run_id), unreadable
 
 
 def _render(made: DatasetReport, format_: ReportFormat) -> bytes:

@@ -41,6 +41,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline."""
+    from privacy_pipeline.cli.alerts import RunAlerts
     from privacy_pipeline.cli.live import RunView
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.pipelines import runs
@@ -48,15 +49,22 @@ def run(
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
+        alerts = RunAlerts(loaded)
+
+        def on_start(folder: RunFolder) -> None:  # after the budget was asked
+            alerts.tell()
+            view.start(folder)
+
         with view:
             folder, state = runs.start(
                 config=loaded,
                 config_path=config,
                 from_nodes=[from_] if from_ else [],
                 to_nodes=[to] if to else [],
-                on_start=view.start,
+                on_start=on_start,
                 on_event=view.on_event,
             )
+        alerts.tell()
     _finish(folder, state, as_json=as_json)
 
 
@@ -66,20 +74,22 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that failed or was killed."""
+    from privacy_pipeline.cli.alerts import RunAlerts
     from privacy_pipeline.cli.live import RunView
-    from privacy_pipeline.pipelines import runs
+    from privacy_pipeline.pipelines import runs, spending
     from privacy_pipeline.pipelines.workspace import find_run
 
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
-        for node in runs.charged_again(folder):
+        for node in spending.charged_again(folder):
             again = "training" if node == TRAINER else node
             err.print(
                 f"{again} starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
             )
         with view:
             state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
+        RunAlerts(folder.read_spec().config).tell()
     _finish(folder, state, as_json=as_json)
 
 
@@ -112,7 +122,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             _print_check(facts)
         for charge in checked.charges:
             if not charge.forecast.fits:
-                raise preflight.over_budget(loaded, charge)
+                raise preflight.over_budget(loaded, checked, charge, span=span, path=config)
 
 
 def _beside(charge: PlannedCharge) -> dict[str, object]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.pipelines.workspace import RunState
 from privacy_pipeline.reports.properties import shown
-from privacy_pipeline.reports.summary import METRICS, RunSummary
+from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -52,6 +52,28 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
     return rows
 
 
+def metric_text(part: SliceMetrics, metric: str) -> str:
+    """A metric; with the ends of its interval where it is noisy."""
+    text = number(part.metrics.get(metric))
+    if metric not in part.intervals:
+        return text
+    low, high = part.intervals[metric]
+    return f"{text} ({low:.3f} to {high:.3f})"
+
+
+def evaluation_text(summary: RunSummary) -> str:
+    """How the metrics came about, and what they cost."""
+    found = summary.dp_evaluation
+    if found is None:
+        return "exact"
+    c = found.composition
+    spent = f", {shown(c.epsilon_after)} of {c.epsilon_cap:.3f} spent at delta {c.delta:.0e} (RDP)" if c else ""
+    return (
+        f"noisy, {found.confidence:.0%} intervals; epsilon {shown(found.epsilon)} at delta {found.delta:.0e} (RDP) for "
+        f"the eval split{spent}, ledger entry {found.ledger_entry}"
+    )
+
+
 def privacy_cell(record: PrivacyRecord) -> str:
     """The guarantee in one cell."""
     if record.guarantee is None:
@@ -61,15 +83,16 @@ def privacy_cell(record: PrivacyRecord) -> str:
 
 def run_table(summary: RunSummary) -> Table:
     """Metrics of a run, overall and by slice."""
-    table = Table(title=f"{summary.pipeline} ({summary.backend})", title_justify="left")
+    noisy = f"metrics are {evaluation_text(summary)}" if summary.dp_evaluation is not None else None
+    table = Table(
+        title=f"{summary.pipeline} ({summary.backend})", title_justify="left", caption=noisy, caption_justify="left"
+    )
     table.add_column("slice")
     table.add_column("rows", justify="right")
     for metric in METRICS:
         table.add_column(metric, justify="right")
     for part in summary.slices:
-        table.add_row(
-            escape(part.name), f"{part.examples:,}", *(number(part.metrics.get(metric)) for metric in METRICS)
-        )
+        table.add_row(escape(part.name), f"{part.examples:,}", *(metric_text(part, metric) for metric in METRICS))
     return table
 
 
@@ -119,10 +142,13 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
         for metric in METRICS if name == "overall" else ("accuracy", "auc"):
             a, b = (side[name].metrics.get(metric) if name in side else None for side in (lefts, rights))
             gap = "-" if a is None or b is None else f"{b - a:+.4f}"
-            table.add_row(escape(f"{metric}, {name}"), number(a), number(b), gap)
+            texts = [metric_text(side[name], metric) if name in side else "-" for side in (lefts, rights)]
+            table.add_row(escape(f"{metric}, {name}"), *texts, gap)
         if name == "overall":
             table.add_section()
     table.add_section()
+    if left.dp_evaluation is not None or right.dp_evaluation is not None:
+        table.add_row("evaluation", evaluation_text(left), evaluation_text(right), "")
     said, says = dict(privacy_rows(left.record)), dict(privacy_rows(right.record))
     for label in [*says, *(label for label in said if label not in says)]:
         table.add_row(label, escape(said.get(label, "-")), escape(says.get(label, "-")), "")

@@ -51,6 +51,13 @@ class EncryptedEvaluationArtifact(artifact.Artifact):
     }
 
 
+class DpStatisticsArtifact(artifact.Artifact):
+    """Noisy ranges and vocabularies of columns; `dp_statistics.json` below its URI holds them and what they cost."""
+
+    TYPE_NAME = "DpStatistics"
+    TYPE_ANNOTATION = system_artifacts.Statistics
+
+
 class RunMetricsArtifact(artifact.Artifact):
     """Utility and privacy of one run; `summary.json` below its URI adds slices and the whole record.
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
+from privacy_pipeline.config.federated_privacy import FederatedSection
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -79,6 +80,22 @@ class DatasetConfig(Section):
         return self
 
 
+class DpStatisticsSection(Section):
+    """Noisy ranges and domains of the columns for which the schema has none, charged to the train split's units."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one release: all such columns share it evenly.")]
+    delta: Delta
+
+
+class PreprocessingSection(Section):
+    """What preprocessing may learn from the data. Without a block: nothing, the schema states it all."""
+
+    dp: Annotated[
+        DpStatisticsSection | None,
+        Field(description="Release the ranges and domains that the schema leaves out, with differential privacy."),
+    ] = None
+
+
 def _from_name(value: object) -> object:
     return {"use": value} if isinstance(value, str) else value
 
@@ -102,18 +119,26 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
-    backend: Literal["plain", "dp_sgd", "encrypted"]
-    epochs: Annotated[int, Field(ge=1, description=f"Passes over the data; with dp_sgd {DP_DEFAULTS.epochs}.")] = 10
+    backend: Literal["plain", "dp_sgd", "federated", "encrypted"]
+    epochs: Annotated[
+        int,
+        Field(
+            ge=1,
+            description=f"Passes over the data; with dp_sgd {DP_DEFAULTS.epochs}. With federated, expected rounds of "
+            "each client.",
+        ),
+    ] = 10
     batch_size: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Rows (or units) of a step; the expected number where batches are samples. Default: 256, with "
-            f"dp_sgd one in {DP_DEFAULTS.batches} of the units.",
+            description="Rows (or units) of a step; the expected number where batches are samples. With federated, "
+            f"clients of a round. Default: 256, with dp_sgd one in {DP_DEFAULTS.batches} of the units.",
         ),
     ] = None
     learning_rate: Annotated[
-        PositiveFloat, Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}.")
+        PositiveFloat,
+        Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}; federated has its own."),
     ] = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"
     seed: Annotated[
@@ -121,7 +146,13 @@ class TrainingSection(Section):
         Field(ge=0, description="Fixes initial weights and shuffling. In a DP run it voids the guarantee."),
     ] = None
     dp_sgd: DpSgdSection | None = None
+    federated: FederatedSection | None = None
     encrypted: EncryptedSection | None = None
+
+    @property
+    def claims_guarantee(self) -> bool:
+        """Whether the training adds noise and asks the ledger; a fixed seed voids the guarantee, not the charge."""
+        return self.dp_sgd is not None or (self.federated is not None and self.federated.privacy is not None)
 
     @model_validator(mode="before")
     @classmethod
@@ -135,7 +166,7 @@ class TrainingSection(Section):
         return {"epochs": DP_DEFAULTS.epochs, "learning_rate": DP_DEFAULTS.learning_rate, **value}
 
     @property
-    def trainer(self) -> Literal["plain", "dp_sgd"]:
+    def trainer(self) -> Literal["plain", "dp_sgd", "federated"]:
         """What trains the model: the backend itself, or the one that `encrypted` names."""
         if self.backend == "encrypted":
             return self.encrypted.train_with if self.encrypted else "plain"
@@ -159,9 +190,27 @@ class TrainingSection(Section):
             raise ValueError("backend dp_sgd needs a `dp_sgd` block with `delta` and `target_epsilon`")
         if self.trainer != "dp_sgd" and self.dp_sgd is not None:
             raise ValueError(f"backend {self.backend} takes no `dp_sgd` block; remove it, or set backend: dp_sgd")
+        if (self.backend == "federated") != (self.federated is not None):
+            raise ValueError("backend federated and the `federated` block go together; give both or neither")
+        if self.federated is not None:
+            self._not_of_federated()
         if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
             raise ValueError("give `batch_size` under `relation: add_or_remove_one`: the data's size is secret")
         return self
+
+    def _not_of_federated(self) -> None:
+        fields = type(self).model_fields
+        for name in ("learning_rate", "optimizer"):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"`{name}` does nothing in backend federated; set `client_optimizer` and `server_optimizer` in "
+                    "federated.algorithm"
+                )
+        if self.batch_size is None:
+            raise ValueError("backend federated needs `batch_size`, the (expected) number of clients of a round")
+        made_up = self.federated.clients if self.federated is not None else None
+        if made_up is not None and made_up.clients < self.batch_size:
+            raise ValueError(f"`batch_size` asks for {self.batch_size} clients a round, of {made_up.clients} in all")
 
 
 class Threshold(Section):
@@ -186,6 +235,16 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+class DpEvaluationSection(Section):
+    """Evaluation with noisy confusion counts, charged to the eval split's own units (policy: `eval_epsilon`)."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one evaluation: all counts of all slices.")]
+    delta: Delta
+    decision_threshold: Annotated[
+        float, Field(ge=0, lt=1, description="Probability above which a row counts as predicted positive.")
+    ] = 0.5
+
+
 class EvaluationSection(Section):
     """Metrics, slices and the thresholds that a model has to meet."""
 
@@ -194,6 +253,25 @@ class EvaluationSection(Section):
         Field(description="Columns to slice by; a list of columns is a crossed slice."),
     ] = []
     thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
+    dp: Annotated[
+        DpEvaluationSection | None, Field(description="Evaluate with differential privacy; without it, exactly.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _thresholds_that_noisy_counts_can_show(self) -> EvaluationSection:
+        if self.dp is None:
+            return self
+        if "auc" in self.thresholds:
+            raise ValueError(
+                "`dp` has no auc: it does not follow from confusion counts at one decision threshold; set thresholds "
+                "on accuracy, precision or recall"
+            )
+        for name, bound in self.thresholds.items():
+            if bound.max_decrease is not None:
+                raise ValueError(
+                    f"`dp` has no baseline to compare with: replace `max_decrease` of thresholds.{name} by `min`"
+                )
+        return self
 
 
 class PolicySection(Section):
@@ -239,6 +317,7 @@ class PipelineConfig(Section):
 
     pipeline: Annotated[Name, Field(description="Name of the pipeline; its runs share baselines and cache.")]
     dataset: DatasetConfig
+    preprocessing: PreprocessingSection = PreprocessingSection()
     model: Annotated[ModelSection, BeforeValidator(_from_name, json_schema_input_type=DottedName | ModelSection)] = (
         ModelSection()
     )
@@ -254,8 +333,46 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _dp_needs_a_public_schema(self) -> PipelineConfig:
-        if self.training.trainer == "dp_sgd" and self.dataset.schema_path == "infer":
+        if self.training.claims_guarantee and self.dataset.schema_path == "infer":
             raise ValueError("a DP run needs a curated public schema: `schema: infer` reads it off the private data")
+        return self
+
+    @model_validator(mode="after")
+    def _dp_statistics_of_a_dp_run(self) -> PipelineConfig:
+        if self.preprocessing.dp is not None and self.training.backend == "plain":
+            raise ValueError(
+                "preprocessing.dp: backend plain gives no guarantee, so private statistics of its data would protect "
+                "nothing; drop `dp` and state ranges and domains in the schema, or train with dp_sgd"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dp_evaluation_of_a_dp_run(self) -> PipelineConfig:
+        if self.evaluation.dp is None:
+            return self
+        if not self.training.claims_guarantee:
+            raise ValueError(
+                "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
+                "drop `dp`, or train with dp_sgd or with training.federated.privacy"
+            )
+        if self.dataset.schema_path == "infer":
+            raise ValueError(
+                "evaluation.dp needs a curated public schema: `schema: infer` reads it off the private data"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clients_are_units_or_made_up(self) -> PipelineConfig:
+        section, unit = self.training.federated, self.dataset.privacy_unit
+        if section is None:
+            return self
+        if isinstance(unit, KeyedUnit) and section.clients is not None:
+            raise ValueError(f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients")
+        if not isinstance(unit, KeyedUnit) and section.clients is None:
+            raise ValueError(
+                "backend federated needs clients: `dataset.privacy_unit: {key: COLUMN}` names them, or "
+                "`training.federated.clients` deals rows out to made-up ones"
+            )
         return self
 
     @model_validator(mode="after")

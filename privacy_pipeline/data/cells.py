@@ -105,7 +105,7 @@ def _categorical(cell: str, column: Column, domain: frozenset[str]) -> str:
         if value is None:
             return f"{_short(cell)} is not an integer"
         text = str(value)
-    return "" if text in domain else f"{_short(cell)} is not in the schema's domain"
+    return "" if not domain or text in domain else f"{_short(cell)} is not in the schema's domain"
 
 
 def _numeric(cell: str, column: Column) -> str:

@@ -65,6 +65,22 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
     return counts
 
 
+def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> frozenset[str] | None:
+    """Keys of the privacy units of all splits together, as they are written; None where rows have none, or not here.
+
+    Args:
+        source: the files.
+        dataset: the config's section.
+
+    Raises:
+        BadInputError: a row cannot be read or lacks its key.
+    """
+    unit = dataset.privacy_unit
+    if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
+        return None
+    return frozenset(key for files in source.files.values() for key in _count_keys(files, unit.key))
+
+
 def partition_bytes(*, value: int | str) -> bytes:
     """The tf.train.Feature of one key, serialized: what ExampleGen hashes for `partition_feature_name`.
 

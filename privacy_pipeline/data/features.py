@@ -17,8 +17,8 @@ class Column(BaseModel):
         name: column name in the source.
         kind: "categorical" (one-hot over `domain`) or "numeric" (scaled by `minimum` and `maximum`).
         dtype: type in the raw tf.Example.
-        domain: public list of values of a categorical column.
-        minimum, maximum: public range of a numeric column.
+        domain: public list of values of a categorical column; empty where nothing public is known.
+        minimum, maximum: public range of a numeric column; None where nothing public is known.
         optional: whether a row may lack the value.
     """
 
@@ -31,6 +31,13 @@ class Column(BaseModel):
     minimum: float | None = None
     maximum: float | None = None
     optional: bool = False
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether its domain, or its range, is not known."""
+        if self.kind == "categorical":
+            return not self.domain
+        return self.minimum is None or self.maximum is None
 
 
 class FeaturePlan(BaseModel):
@@ -45,3 +52,8 @@ class FeaturePlan(BaseModel):
     positive_class: str
     unit_key: str | None
     unit_key_dtype: Literal["int", "bytes"] | None = None
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the columns without a domain or range."""
+        return tuple(column.name for column in self.columns if column.is_unknown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,11 +16,18 @@ IGNORE_TAG = "ignore"
 UNREVIEWED_TAG = "unreviewed"
 MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
+_OR_WITH_NOISE = "or have it released with noise: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
+
 Dtype = Literal["int", "float", "bytes"]
 
 
 def read_feature_plan(
-    *, schema_path: Path, label: str, positive_class: str | int, unit_key: str | None = None
+    *,
+    schema_path: Path,
+    label: str,
+    positive_class: str | int,
+    unit_key: str | None = None,
+    may_be_unknown: bool = False,
 ) -> FeaturePlan:
     """Reads which columns the model sees, with their public domains and ranges.
 
@@ -28,6 +36,7 @@ def read_feature_plan(
         label: label column; must be in the schema, with a domain.
         positive_class: value of the label that counts as positive.
         unit_key: column that names the privacy unit; never an input of the model.
+        may_be_unknown: whether columns may have neither domain nor range, because DP statistics will find them.
 
     Raises:
         BadInputError: the schema cannot be read, or lacks a domain, a range, the label or the key.
@@ -40,7 +49,7 @@ def read_feature_plan(
         )
     key_dtype = None if unit_key is None else reader.key_dtype(unit_key)
     columns = tuple(
-        reader.column(feature)
+        reader.column(feature, may_be_unknown=may_be_unknown)
         for name, feature in reader.features.items()
         if name not in (label, unit_key) and IGNORE_TAG not in feature.annotation.tag
     )
@@ -68,6 +77,21 @@ def unreviewed(schema_path: Path) -> list[str]:
     """
     features = _Reader(schema_path).features
     return [name for name, feature in features.items() if UNREVIEWED_TAG in feature.annotation.tag]
+
+
+def public_domains(*, schema_path: Path, columns: Iterable[str], label: str) -> dict[str, tuple[str, ...]]:
+    """Public values of those columns that have a domain; columns that the model must not see may be asked for too.
+
+    Args:
+        schema_path: TFDV schema in text format.
+        columns: names of columns of the schema.
+        label: the label column, whose range of integers is its domain.
+
+    Raises:
+        BadInputError: the schema cannot be read, or a domain is not usable.
+    """
+    reader = _Reader(schema_path)
+    return {name: domain for name in columns if (domain := reader.domain(name, is_label=name == label))}
 
 
 def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
@@ -141,13 +165,16 @@ class _Reader:
             raise self.wrong(name, "the key of the privacy unit cannot be FLOAT", fix="use INT or BYTES")
         return dtype
 
-    def column(self, feature: schema_pb2.Feature) -> Column:
+    def column(self, feature: schema_pb2.Feature, *, may_be_unknown: bool) -> Column:
         name = feature.name
         if name in (UNIT_KEY_FEATURE, LABEL_FEATURE):
             raise self.wrong(name, "this name is reserved", fix=f'rename the column, or tag it "{IGNORE_TAG}"')
         dtype = self._dtype(feature)
         optional = feature.presence.min_fraction < 1
         self._one_value(feature)
+        if may_be_unknown and self._says_nothing(feature, dtype):
+            listed = dtype == "bytes" or feature.int_domain.is_categorical
+            return Column(name=name, kind="categorical" if listed else "numeric", dtype=dtype, optional=optional)
         if dtype == "bytes":
             return Column(name=name, kind="categorical", dtype=dtype, domain=self._strings(feature), optional=optional)
         if dtype == "int" and feature.int_domain.is_categorical:
@@ -156,6 +183,20 @@ class _Reader:
             )
         minimum, maximum = self._range(feature)
         return Column(name=name, kind="numeric", dtype=dtype, minimum=minimum, maximum=maximum, optional=optional)
+
+    def _says_nothing(self, feature: schema_pb2.Feature, dtype: Dtype) -> bool:
+        """Whether neither domain nor range is there. One that is there has to be whole."""
+        if dtype == "bytes":
+            return not (feature.HasField("string_domain") or feature.HasField("domain"))
+        domain = feature.int_domain if dtype == "int" else feature.float_domain
+        return not (domain.HasField("min") or domain.HasField("max"))
+
+    def domain(self, name: str, *, is_label: bool) -> tuple[str, ...]:
+        feature = self.features[name]
+        if feature.HasField("string_domain") or feature.HasField("domain"):
+            return self._strings(feature)
+        listed = feature.int_domain.is_categorical or is_label
+        return self._int_values(feature) if listed and self._dtype(feature) == "int" else ()
 
     def _dtype(self, feature: schema_pb2.Feature) -> Dtype:
         from tensorflow_metadata.proto.v0 import schema_pb2
@@ -184,7 +225,8 @@ class _Reader:
             raise self.wrong(
                 feature.name,
                 "a BYTES feature needs a domain",
-                fix=f'add string_domain with its public values, or annotation {{ tag: "{IGNORE_TAG}" }}',
+                fix=f'add string_domain with its public values, or annotation {{ tag: "{IGNORE_TAG}" }}, '
+                f"{_OR_WITH_NOISE}",
             )
         if len(values) != len(set(values)):
             twice = next(value for value in values if values.count(value) > 1)
@@ -204,7 +246,7 @@ class _Reader:
             raise self.wrong(
                 feature.name,
                 "a numeric feature needs a public range",
-                fix=f'add {which} {{ min: ... max: ... }}, or annotation {{ tag: "{IGNORE_TAG}" }}',
+                fix=f'add {which} {{ min: ... max: ... }}, or annotation {{ tag: "{IGNORE_TAG}" }}, {_OR_WITH_NOISE}',
             )
         if not domain.min < domain.max:
             raise self.wrong(feature.name, f"min {domain.min:g} is not below max {domain.max:g}")

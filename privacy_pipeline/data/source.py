@@ -1,7 +1,7 @@
 """Everything that is asked of a dataset's files before TFX reads them."""
 
 from privacy_pipeline.data.cells import BadCell, locate
-from privacy_pipeline.data.counts import SPLIT_ORDER, NeedsExampleGen, SplitCount, count_units
+from privacy_pipeline.data.counts import SPLIT_ORDER, NeedsExampleGen, SplitCount, count_units, unit_keys
 from privacy_pipeline.data.files import ALL, ResolvedSource, resolve
 from privacy_pipeline.data.headers import check_headers
 
@@ -16,4 +16,5 @@ __all__ = [
     "count_units",
     "locate",
     "resolve",
+    "unit_keys",
 ]

@@ -70,7 +70,7 @@ def _engine_digest() -> str:
     return digest.hexdigest()
 
 
-def _machine() -> list[str]:
+def machine_facts() -> list[str]:
     """What the last bits of a sum depend on beside its terms."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -109,7 +109,7 @@ def binding_of(*, graph: Any, weights: Sequence[Any], data: str, settings: Seque
             fix="use a Keras layer such as Dropout or GaussianNoise in its place, or leave state_dir out",
         )
     shapes = [[weight.shape.as_list(), weight.dtype.name] for weight in weights]
-    held = [graph_digest(graph), shapes, data, list(settings), _machine()]
+    held = [graph_digest(graph), shapes, data, list(settings), machine_facts()]
     return hashlib.sha256(json.dumps(held, sort_keys=True, default=repr).encode()).hexdigest()
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.sampling import FixedPartition, PoissonSampling, TruncatedPoissonSampling
+from privacy_pipeline.dp.sampling import FixedPartition, PoissonSampling, Sampling, TruncatedPoissonSampling
 from privacy_pipeline.errors import BadInputError
 
 Indices = NDArray[np.int64]
@@ -43,6 +42,22 @@ def poisson_sample(generator: np.random.Generator, *, units: int, probability: f
     return joined[joined < units].astype(np.int64)
 
 
+class Draws(Protocol):
+    """What a sampler needs of a plan."""
+
+    @property
+    def units(self) -> int | None:
+        """Number of units where it is public."""
+
+    @property
+    def steps(self) -> int:
+        """Steps."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the units of a step are drawn."""
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Gives the units of each step of a plan.
@@ -59,7 +74,7 @@ class Sampler:
         BadInputError: the store does not hold the public number of units.
     """
 
-    plan: PrivacyPlan
+    plan: Draws
     key: RunKey
     units: int
     _orders: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -10,7 +10,7 @@ from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 def announced_class(config: PipelineConfig) -> str:
     """The privacy class that the config promises; PrivacyGate refuses a record that does not keep it."""
     unit = config.dataset.privacy_unit
-    private = registry.is_private(config) and config.training.seed is None
+    private = config.training.claims_guarantee and config.training.seed is None
     relation = registry.relation_of(config)
     return privacy_class(
         guarantee="dp" if private else "none",

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.backends import private_plan, registry
+from privacy_pipeline.backends import private_plan
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -61,9 +61,11 @@ def plan_of_run(folder: RunFolder) -> PrivacyPlan:
 
 
 def _require_auditable(config: PipelineConfig) -> None:
-    if not registry.is_private(config):
+    if not config.training.claims_guarantee:
         raise _nothing_to_audit()
-    if config.training.dp_sgd is not None and config.training.dp_sgd.engine != "native":
+    if config.training.dp_sgd is None:
+        raise BadInputError(f"backend {config.training.backend} has no audit", fix="audit a dp_sgd run")
+    if config.training.dp_sgd.engine != "native":
         raise BadInputError(
             f"engine {config.training.dp_sgd.engine} has no audit", fix="set training.dp_sgd.engine: native"
         )
@@ -102,6 +104,11 @@ def audit(
         features = preflight.read_features(config)
         if features is None:
             raise BadInputError("a training audit needs a public schema", fix="audit the mechanism alone: --mechanism")
+        if features.unknown:
+            raise BadInputError(
+                f"a training audit needs the public range or domain of {', '.join(features.unknown)}",
+                fix="audit the mechanism alone: --mechanism",
+            )
         results.append(
             audit_training(
                 audited_model(config, features),

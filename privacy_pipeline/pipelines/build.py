@@ -16,7 +16,11 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import standard_artifacts
 
-from privacy_pipeline.backends import registry, user_code
+from privacy_pipeline.backends import user_code
+from privacy_pipeline.backends.code_hash import hash_of_framework
+from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
+from privacy_pipeline.components.dp_statistics.charged import request_of
+from privacy_pipeline.components.dp_statistics.component import DpStatistics
 from privacy_pipeline.components.encrypted_evaluator.component import EncryptedEvaluator
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
@@ -26,13 +30,14 @@ from privacy_pipeline.components.run_metrics.component import RunMetrics
 from privacy_pipeline.components.trainer.component import PrivateTrainer
 from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import FORBID_ANALYZERS
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit
 from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
-from privacy_pipeline.pipelines.nodes import ENCRYPTED, GATE
-from privacy_pipeline.pipelines.views import training_view
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, ENCRYPTED, GATE
+from privacy_pipeline.pipelines.planned_charges import slice_domains
+from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
 
 INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
@@ -52,14 +57,17 @@ def build(spec: RunSpec) -> Pipeline:
     validator = GatingExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     ).with_id("ExampleValidator")
-    transform = _transform(spec, examples, schema)
-    trainer = _trainer(spec, transform)
+    noisy = _dp_statistics(spec, examples)
+    for node in noisy:
+        node.add_upstream_node(validator)  # data that is refused costs nothing
+    transform = _transform(spec, examples, schema, noisy)
+    trainer = _trainer(spec, transform, noisy)
     trainer.add_upstream_node(validator)
     tail = _after_training(spec, workspace, examples, transform, trainer)
     return Pipeline(
         pipeline_name=config.pipeline,
         pipeline_root=str(workspace.pipeline_root),
-        components=[examples, statistics, schema, validator, transform, trainer, *tail],
+        components=[examples, statistics, schema, validator, *noisy, transform, trainer, *tail],
         metadata_connection_config=connection_config(config),
         enable_cache=config.cache,
         beam_pipeline_args=list(config.beam.args),
@@ -128,7 +136,7 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
         "unit_key": unit.key if isinstance(unit, KeyedUnit) else "",
         "params": json.dumps(spec.config.model.params, sort_keys=True),
         "code": spec.code,
-        FORBID_ANALYZERS: "yes" if registry.is_private(spec.config) else "",
+        FORBID_ANALYZERS: "yes" if spec.config.training.claims_guarantee else "",
     }
 
 
@@ -139,16 +147,38 @@ def _preprocessing(spec: RunSpec) -> str:
     return user_code.resolve(spec.config.model.use).preprocessing_fn
 
 
-def _transform(spec: RunSpec, examples: BaseComponent, schema: BaseComponent) -> BaseComponent:
+def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent]:
+    """The node that releases what the schema leaves out; none where it leaves nothing out."""
+    request = request_of(spec.config, features=spec.features, span=spec.span)
+    if request is None:
+        return []
+    node = DpStatistics(
+        examples=examples.outputs["examples"],
+        request=request.model_dump_json(),
+        code=hash_of_framework(),  # the user's code has no part in it
+        lock=spec.lock,
+        data_digest=spec.data_digest,
+    )
+    return [node.with_id(DP_STATISTICS)]
+
+
+def _released(noisy: list[BaseComponent]) -> types.BaseChannel | None:
+    return noisy[0].outputs["statistics"] if noisy else None
+
+
+def _transform(
+    spec: RunSpec, examples: BaseComponent, schema: BaseComponent, noisy: list[BaseComponent]
+) -> BaseComponent:
     return PublicTransform(
         examples=examples.outputs["examples"],
         schema=schema.outputs["schema"],
         preprocessing_fn=_preprocessing(spec),
         custom_config=transform_config(spec),
+        statistics=_released(noisy),
     ).with_id("Transform")
 
 
-def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
+def _trainer(spec: RunSpec, transform: BaseComponent, noisy: list[BaseComponent]) -> BaseComponent:
     view = training_view(spec.config, span=spec.span)
     return PrivateTrainer(
         examples=transform.outputs["transformed_examples"],
@@ -158,6 +188,7 @@ def _trainer(spec: RunSpec, transform: BaseComponent) -> BaseComponent:
         code=spec.code,
         lock=spec.lock,
         data_digest=spec.data_digest,
+        statistics=_released(noisy),
     ).with_id("Trainer")
 
 
@@ -165,26 +196,16 @@ def _after_training(
     spec: RunSpec, workspace: Workspace, examples: BaseComponent, transform: BaseComponent, trainer: BaseComponent
 ) -> list[BaseNode]:
     config = spec.config
-    baseline = Resolver(
-        strategy_class=LatestBlessedOfClass,
-        config={PRIVACY_CLASS: announced_class(config)},
-        model=types.Channel(type=standard_artifacts.Model, producer_component_id="Trainer"),
-        model_blessing=types.Channel(type=standard_artifacts.ModelBlessing, producer_component_id=GATE),
-    ).with_id("Resolver")
-    evaluator = Evaluator(
-        examples=examples.outputs["examples"],
-        model=trainer.outputs["model"],
-        baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(config.evaluation),
-    )
+    evaluators, evaluation, verdict = _evaluation(spec, examples, trainer)
     encrypted = _encrypted_evaluator(spec, transform, trainer)
     privately = {} if encrypted is None else {"encrypted_evaluation": encrypted.outputs["encrypted_evaluation"]}
     gate = PrivacyGate(
         model=trainer.outputs["model"],
-        evaluation=evaluator.outputs["evaluation"],
-        evaluation_blessing=evaluator.outputs["blessing"],
+        evaluation=evaluation,
+        evaluation_blessing=verdict,
         privacy_record=trainer.outputs["privacy_record"],
         policy=config.policy.model_dump_json(),
+        thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
         privacy_class=announced_class(config),
         run_id=spec.run_id,
         **privately,
@@ -192,7 +213,7 @@ def _after_training(
     metrics = RunMetrics(
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],
-        evaluation=evaluator.outputs["evaluation"],
+        evaluation=evaluation,
         blessing=gate.outputs["blessing"],
         privacy_record=trainer.outputs["privacy_record"],
         run_id=spec.run_id,
@@ -204,7 +225,7 @@ def _after_training(
         model_blessing=gate.outputs["blessing"],
         directory=str(workspace.push_directory),
     ).with_id("Pusher")
-    return [baseline, evaluator, *([] if encrypted is None else [encrypted]), gate, metrics, pusher]
+    return [*evaluators, *([] if encrypted is None else [encrypted]), gate, metrics, pusher]
 
 
 def _encrypted_evaluator(spec: RunSpec, transform: BaseComponent, trainer: BaseComponent) -> BaseComponent | None:
@@ -218,3 +239,41 @@ def _encrypted_evaluator(spec: RunSpec, transform: BaseComponent, trainer: BaseC
         encrypted=section.model_dump_json(),
         code=spec.code,
     ).with_id(ENCRYPTED)
+
+
+def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:
+    """What PrivacyGate holds against a DP evaluation; an exact one is judged by Evaluator."""
+    if section.dp is None:
+        return {}
+    return {name: bound.min for name, bound in section.thresholds.items() if bound.min is not None}
+
+
+def _evaluation(
+    spec: RunSpec, examples: BaseComponent, trainer: BaseComponent
+) -> tuple[list[BaseNode], types.BaseChannel, types.BaseChannel | None]:
+    """The nodes that evaluate, their evaluation, and Evaluator's verdict, which a DP evaluation does not give."""
+    config = spec.config
+    if config.evaluation.dp is not None:
+        noisy = DpEvaluator(
+            examples=examples.outputs["examples"],
+            model=trainer.outputs["model"],
+            config=evaluation_view(config, span=spec.span).model_dump_json(by_alias=True),
+            domains=json.dumps(slice_domains(config), sort_keys=True),
+            code=spec.code,
+            lock=spec.lock,
+            data_digest=spec.data_digest,
+        ).with_id(DP_EVALUATOR)
+        return [noisy], noisy.outputs["evaluation"], None
+    baseline = Resolver(
+        strategy_class=LatestBlessedOfClass,
+        config={PRIVACY_CLASS: announced_class(config)},
+        model=types.Channel(type=standard_artifacts.Model, producer_component_id="Trainer"),
+        model_blessing=types.Channel(type=standard_artifacts.ModelBlessing, producer_component_id=GATE),
+    ).with_id("Resolver")
+    evaluator = Evaluator(
+        examples=examples.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        eval_config=eval_config(config.evaluation),
+    )
+    return [baseline, evaluator], evaluator.outputs["evaluation"], evaluator.outputs["blessing"]

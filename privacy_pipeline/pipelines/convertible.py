@@ -6,6 +6,7 @@ from privacy_pipeline.backends import user_code
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.encrypted import environment, evaluation
+from privacy_pipeline.errors import BadInputError
 
 
 def require_convertible(config: PipelineConfig, features: FeaturePlan | None) -> None:
@@ -24,6 +25,11 @@ def require_convertible(config: PipelineConfig, features: FeaturePlan | None) ->
     if section is None:
         return
     evaluation.require_simulation(section)
+    if config.evaluation.dp is not None:
+        raise BadInputError(
+            "evaluation.dp: private predictions are compared with plain ones exactly, which its budget does not cover",
+            fix="remove evaluation.dp, or train with another backend",
+        )
     environment.interpreter()
     if config.model.use == user_code.TABULAR or features is None:
         return  # Dense and ReLU alone

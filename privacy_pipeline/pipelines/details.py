@@ -8,6 +8,9 @@ from typing import Any
 
 from tfx.types import artifact_utils
 
+from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
+from privacy_pipeline.components.dp_statistics.charged import read_statistics
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS
 from privacy_pipeline.reports.properties import shown
 
 _COUNTABLE_BYTES = 256 * 2**20
@@ -25,6 +28,10 @@ def describe(node: str, info: Any) -> str:
         return _rows(info.output_dict[key])
     if node == "Trainer":
         return _epsilon(artifact_utils.get_single_instance(info.output_dict["privacy_record"]))
+    if node == DP_STATISTICS:
+        return _released(Path(artifact_utils.get_single_uri(info.output_dict["statistics"])))
+    if node == DP_EVALUATOR:
+        return _evaluated(Path(artifact_utils.get_single_uri(info.output_dict["evaluation"])))
     if node == "Pusher":
         pushed = artifact_utils.get_single_instance(info.output_dict["pushed_model"])
         return (
@@ -36,6 +43,23 @@ def describe(node: str, info: Any) -> str:
         blessing = artifact_utils.get_single_instance(info.output_dict["blessing"])
         return "blessed" if blessing.get_int_custom_property("blessed") else "not blessed"
     return ""
+
+
+def _released(folder: Path) -> str:
+    found = read_statistics(folder)
+    columns = ", ".join([*found.ranges, *found.vocabularies])
+    return f"epsilon {shown(found.epsilon)} at delta {found.delta:.0e} of the train split, for {columns}"
+
+
+def _evaluated(folder: Path) -> str:
+    evaluation = read_evaluation(folder)
+    if evaluation is None:
+        raise ValueError(f"{folder}: DpEvaluator wrote no evaluation")
+    found = evaluation.overall.metrics["accuracy"]
+    return (
+        f"epsilon {shown(evaluation.epsilon)} at delta {evaluation.delta:.0e} of the eval split, accuracy "
+        f"{found.low:.3f} to {found.high:.3f}"
+    )
 
 
 def _rows(artifacts: list[Any]) -> str:

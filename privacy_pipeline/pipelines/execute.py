@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines import events
-from privacy_pipeline.pipelines.nodes import ALL_NODES, nodes_of
+from privacy_pipeline.pipelines.nodes import nodes_of
 from privacy_pipeline.pipelines.workspace import Failure, NodeState, RunFolder, RunState
 
 OnEvent = Callable[[events.Event, RunState], None]
@@ -37,13 +37,14 @@ def execute(*, folder: RunFolder, state: RunState, on_event: OnEvent) -> RunStat
     """
     with folder.lock():
         state.status, state.failure, state.ended = "running", None, None
-        for name in nodes_of(state.backend):
+        order = nodes_of(folder.read_spec().config)
+        for name in order:
             node = state.nodes.setdefault(name, NodeState())
             if node.status not in ("done", "cached"):
                 state.nodes[name] = NodeState()
         folder.write_state(state)
         failures = _follow(folder, state, on_event)
-        _conclude(folder, state, failures)
+        _conclude(folder, state, failures, order)
         folder.write_state(state)
     return state
 
@@ -109,14 +110,14 @@ def _silent_death(code: int) -> events.NodeFailed:
     return events.NodeFailed(node="", message=f"the worker process was {why}", fix="", exit_code=int(ExitCode.ERROR))
 
 
-def _conclude(folder: RunFolder, state: RunState, failures: list[events.NodeFailed]) -> None:
+def _conclude(folder: RunFolder, state: RunState, failures: list[events.NodeFailed], order: Sequence[str]) -> None:
     state.ended = now()
     if failures:
         for node in state.nodes.values():
             if node.status == "running":  # it died with the worker
                 node.status = "failed"
         # The node that comes first in the pipeline explains the ones behind it.
-        first = min(failures, key=lambda f: ALL_NODES.index(f.node) if f.node in ALL_NODES else -1)
+        first = min(failures, key=lambda f: order.index(f.node) if f.node in order else -1)
         state.status = "failed"
         state.failure = Failure(
             node=first.node or None, message=first.message, fix=first.fix, exit_code=first.exit_code

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from privacy_pipeline.config.models import PipelineConfig
+
 TRAINER = "Trainer"
-CHARGING = (TRAINER,)  # nodes that may spend budget
+DP_STATISTICS = "DpStatistics"
+TRANSFORM = "Transform"
+DP_EVALUATOR = "DpEvaluator"
 ENCRYPTED = "EncryptedEvaluator"
+CHARGING = (DP_STATISTICS, TRAINER, DP_EVALUATOR)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
 NODES = (
@@ -12,7 +17,7 @@ NODES = (
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",
-    "Transform",
+    TRANSFORM,
     TRAINER,
     "Resolver",
     "Evaluator",
@@ -20,10 +25,17 @@ NODES = (
     "RunMetrics",
     "Pusher",
 )
+_EXACT_EVALUATION = ("Resolver", "Evaluator")
 
-ALL_NODES = (*NODES[: NODES.index(GATE)], ENCRYPTED, *NODES[NODES.index(GATE) :])
 
-
-def nodes_of(backend: str) -> tuple[str, ...]:
-    """Nodes of a run with that backend."""
-    return ALL_NODES if backend == "encrypted" else NODES
+def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
+    """The nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
+    kept = list(NODES)
+    if config.preprocessing.dp is not None:
+        kept.insert(kept.index(TRANSFORM), DP_STATISTICS)
+    if config.evaluation.dp is not None:
+        kept = [name for name in kept if name not in _EXACT_EVALUATION]
+        kept.insert(kept.index(GATE), DP_EVALUATOR)
+    if config.training.encrypted is not None:
+        kept.insert(kept.index(GATE), ENCRYPTED)
+    return tuple(kept)

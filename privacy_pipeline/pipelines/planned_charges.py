@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting.plan import MechanismPlan
-from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.accounting.registration import EVAL, TRAIN
+from privacy_pipeline.components.dp_evaluator.charged import release_of
+from privacy_pipeline.components.dp_statistics import charged as dp_statistics
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.data import schema_reader
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, TRAINER
+from privacy_pipeline.releases.evaluation import PURPOSE as EVALUATE
+from privacy_pipeline.releases.statistics import PURPOSE as PREPROCESS
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.ledger_entries import Forecast
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.registration import Registration
+    from privacy_pipeline.data.features import FeaturePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +53,14 @@ class PlannedCharge:
     forecast: Forecast
 
 
-def asked(config: PipelineConfig, *, plan: MechanismPlan | None, registration: Registration) -> list[Ask]:
+def asked(
+    config: PipelineConfig, *, features: FeaturePlan | None, plan: MechanismPlan | None, registration: Registration
+) -> list[Ask]:
     """All that a run will ask of the ledger, in the order of its nodes.
 
     Args:
         config: the config.
+        features: the feature plan of its schema.
         plan: the mechanism of the training; None where it claims nothing.
         registration: the registered dataset.
 
@@ -59,12 +68,35 @@ def asked(config: PipelineConfig, *, plan: MechanismPlan | None, registration: R
         BadInputError: the config asks for something that has no plan.
         BudgetRefusedError: the registration has no split to charge.
     """
-    del config, registration  # the training alone is charged so far
     found = []
+    request = dp_statistics.request_of(config, features=features, span=registration.span)
+    if request is not None:
+        noisy = dp_statistics.release_of(request, registration=registration).plan
+        fix = "a smaller `preprocessing.dp.epsilon`"
+        what = "its DP statistics"
+        found.append(Ask(node=DP_STATISTICS, purpose=PREPROCESS, split=TRAIN, plan=noisy, what=what, fix=fix))
     if plan is not None:
         fix = "more noise or fewer epochs (`training`)"
         found.append(Ask(node=TRAINER, purpose="train", split=TRAIN, plan=plan, what="this run", fix=fix))
+    if config.evaluation.dp is not None:
+        release = release_of(config, domains=slice_domains(config), registration=registration)
+        fix = "a smaller `evaluation.dp.epsilon`"
+        what = "its DP evaluation"
+        found.append(Ask(node=DP_EVALUATOR, purpose=EVALUATE, split=EVAL, plan=release.plan, what=what, fix=fix))
     return found
+
+
+def slice_domains(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
+    """Public values of the columns that a DP evaluation slices by; columns without a domain are left out.
+
+    Raises:
+        BadInputError: the schema cannot be read, or a domain in it is not usable.
+    """
+    path = config.dataset.schema_path
+    if path == "infer":
+        raise ValueError("an inferred schema has no public domains")
+    columns = {column for group in config.evaluation.slices for column in group}
+    return schema_reader.public_domains(schema_path=path, columns=sorted(columns), label=config.dataset.label)
 
 
 def forecast(ledger: Ledger, asks: Iterable[Ask], registration: Registration) -> tuple[PlannedCharge, ...]:

@@ -64,7 +64,7 @@ def check(config: PipelineConfig, *, span: int | None, paid: Collection[str] = (
         hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
     _check_slices(config)
     convertible.require_convertible(config, features)
-    if not registry.is_private(config):
+    if not config.training.claims_guarantee:
         return Checked(features=features, plan=None, charges=(), registration=None)
     return _with_budget(config, span, features, paid)
 
@@ -89,7 +89,7 @@ def _with_budget(
     _check_registered_columns(features, registration)
     units = registration.splits[TRAIN].units
     plan = registry.load(config.training.backend).plan(config=config, units=units)
-    asked = planned_charges.asked(config, plan=plan, registration=registration)
+    asked = planned_charges.asked(config, features=features, plan=plan, registration=registration)
     charges = planned_charges.forecast(ledger, [ask for ask in asked if ask.node not in paid], registration)
     return Checked(features=features, plan=plan, charges=charges, registration=registration)
 
@@ -105,6 +105,7 @@ def read_features(config: PipelineConfig) -> FeaturePlan | None:
         label=dataset.label,
         positive_class=dataset.positive_class,
         unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+        may_be_unknown=config.preprocessing.dp is not None,
     )
 
 
@@ -162,15 +163,46 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
     }
 
 
-def over_budget(config: PipelineConfig, charge: PlannedCharge) -> BudgetRefusedError:
-    """The refusal of a run that its dataset's budget does not hold."""
+def over_budget(
+    config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: int | None, path: Path
+) -> BudgetRefusedError:
+    """The refusal of a run that its dataset's budget does not hold: its cost, what remains, and what would fit.
+
+    Args:
+        config: what was asked for.
+        checked: what is known of it.
+        charge: its charge that does not fit.
+        span: the span that the run would take.
+        path: file of the config, for the next command to type.
+    """
     forecast, ask = charge.forecast, charge.ask
     where = "" if ask.split == TRAIN else f", {ask.split} split,"
+    remain = max(0.0, forecast.cap - forecast.epsilon_before)
+    before = [c for c in checked.charges if c.ask.split == ask.split and c is not charge]
+    before = before[: [c.ask.node for c in checked.charges if c.ask.split == ask.split].index(ask.node)]
+    beside = "".join(f", after {c.ask.what} at {c.forecast.epsilon_run:.3f}" for c in before)
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
-        f"{forecast.epsilon_run:.3f}, which would take the total to {forecast.epsilon_after:.3f}; "
-        f"the cap is {forecast.cap:.3f}",
-        fix=f"{ask.fix}, or ask whoever sets the budget; `privacy-pipeline budget status`",
+        f"{forecast.epsilon_run:.3f}{beside}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
+        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})",
+        fix=_what_would_fit(config, checked, charge, span=span, path=path),
+    )
+
+
+def _what_would_fit(
+    config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: int | None, path: Path
+) -> str:
+    from privacy_pipeline.pipelines.forecast import fitting
+
+    owner = "ask the owner of the budget for more"
+    if charge.ask.node != TRAINER:
+        return f"{charge.ask.fix}, or {owner}; `privacy-pipeline budget status`"
+    fits = fitting(config, checked, span=span)
+    if fits is None:
+        return f"no noise makes a run fit what remains: {owner}; `privacy-pipeline budget status`"
+    return (
+        f"privacy-pipeline run {path} --set {fits.override} (would cost {fits.epsilon_run:.3f} and fits now), "
+        f"or {owner}; for more runs: privacy-pipeline budget forecast {path} --runs N"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.backends import registry
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
@@ -13,28 +14,35 @@ from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.execute import now
 
 
-def register_dataset(*, config: PipelineConfig, epsilon: float, delta: float) -> Registration:
+def register_dataset(
+    *, config: PipelineConfig, epsilon: float, delta: float, policy: Policy | None = None, disjoint: bool = False
+) -> Registration:
     """Counts rows and units of every split, and writes them down with the data's digest.
 
     Args:
         config: names the dataset, its files, split and privacy unit.
         epsilon: cap of the budget over all runs.
         delta: delta at which the cap is held, between 0 and 1.
+        policy: applied with the registration, or nothing is registered; its cap is the one that is given.
+        disjoint: gives the span a budget of its own, if its units are proven to be in no other span.
 
     Raises:
-        BadInputError: the cap is not usable, files are missing, or the dataset is registered with other facts.
+        BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, or the
+            dataset is registered with other facts.
     """
     if not epsilon > 0:
         raise BadInputError(f"--epsilon must be greater than 0 (got {epsilon:g})", fix="--epsilon 10")
     if not 0 < delta < 1:
         raise BadInputError(f"--delta must lie between 0 and 1 (got {delta:g})", fix="--delta 1e-5")
+    if policy is not None:
+        _check_policy(config, policy)
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
     unit = config.dataset.privacy_unit
     registration = Registration(
         dataset=config.dataset.name,
         span=resolved.span,
-        unit=unit.key if isinstance(unit, KeyedUnit) else "row",
+        unit=_unit(config),
         contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
         relation=registry.relation_of(config) or Relation.ZERO_OUT,
         splits=_count(config, resolved),
@@ -42,8 +50,29 @@ def register_dataset(*, config: PipelineConfig, epsilon: float, delta: float) ->
         digest=resolved.digest(),
         registered=now(),
     )
-    Ledger.open(config.ledger, create=True).register(registration, epsilon=epsilon, delta=delta)
+    units = source.unit_keys(source=resolved, dataset=config.dataset)
+    Ledger.open(config.ledger, create=True).register(
+        registration, epsilon=epsilon, delta=delta, policy=policy, units=units, disjoint=disjoint
+    )
     return registration
+
+
+def _unit(config: PipelineConfig) -> str:
+    unit = config.dataset.privacy_unit
+    return unit.key if isinstance(unit, KeyedUnit) else "row"
+
+
+def _check_policy(config: PipelineConfig, policy: Policy) -> None:
+    """Before the data is counted, which takes its time."""
+    for field, said, known in (
+        ("dataset", policy.dataset, config.dataset.name),
+        ("unit", policy.unit, _unit(config)),
+    ):
+        if said != known:
+            raise BadInputError(
+                f"policy: {field}: {said!r}, but the config has {known!r}; nothing was registered",
+                fix=f"{field}: {known}",
+            )
 
 
 def _count(config: PipelineConfig, resolved: source.ResolvedSource) -> dict[str, SplitCount]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from privacy_pipeline.backends import registry
+from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
-from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, locate
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError, ExitCode
-from privacy_pipeline.pipelines import metadata, preflight, views
+from privacy_pipeline.errors import BadInputError, ExitCode
+from privacy_pipeline.pipelines import metadata, preflight, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
-from privacy_pipeline.pipelines.nodes import CHARGING, GATE, TRAINER, nodes_of
+from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
 
-_FINISHED = ("done", "cached")
 _DATA_NODES = ("ExampleGen", "StatisticsGen", "ExampleValidator", "Transform")
 
 OnStart = Callable[[RunFolder], None]
@@ -49,7 +47,7 @@ def start(
         BadInputError: config, schema or files are not usable.
         BudgetRefusedError: the ledger would not grant the run; nothing was started.
     """
-    _check_names([*from_nodes, *to_nodes], nodes_of(config.training.backend))
+    _check_names([*from_nodes, *to_nodes], nodes_of(config))
     workspace = Workspace(config)
     workspace.prepare()
     features = preflight.read_features(config)
@@ -60,7 +58,7 @@ def start(
     state = _state(spec, config_path)
     earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
     if earlier is None:
-        _refuse_over_budget(workspace, spec, state)
+        spending.refuse_over_budget(workspace, spec, state)
     folder = workspace.new_run()
     spec = spec.model_copy(update={"run_id": folder.run_id, "run_dir": folder.path})
     state.run_id = folder.run_id
@@ -69,7 +67,7 @@ def start(
         return folder, _nothing_to_do(config, folder, state, earlier)
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
-    _record_zero(folder, state, spec.config)
+    spending.record_zero(folder, state, spec.config)
     return folder, _with_bad_cells(folder, state, spec, source)
 
 
@@ -99,27 +97,12 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     _refuse_changed(spec, _spec(spec.config, source, features))
     workspace = Workspace(spec.config)
     workspace.prepare()
-    if any(state.nodes[name].status not in _FINISHED for name in CHARGING if name in state.nodes):
-        _refuse_over_budget(workspace, spec, state)
+    if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
+        spending.refuse_over_budget(workspace, spec, state)
     on_start(folder)
     state = execute(folder=folder, state=state, on_event=on_event)
-    _record_zero(folder, state, spec.config)
+    spending.record_zero(folder, state, spec.config)
     return _with_bad_cells(folder, state, spec, source)
-
-
-def charged_again(folder: RunFolder) -> list[str]:
-    """Nodes that had begun, and that resuming a run repeats at the cost of privacy budget."""
-    state = folder.read_state()
-    if not registry.is_private(folder.read_spec().config):
-        return []
-    begun = [name for name in CHARGING if state.nodes.get(name, NodeState()).status in ("running", "failed")]
-    if TRAINER in begun and _can_continue(Workspace(folder.read_spec().config), state):
-        begun.remove(TRAINER)
-    return begun
-
-
-def _can_continue(workspace: Workspace, state: RunState) -> bool:
-    return attempts.can_continue(workspace.pipeline_root / attempts.ROOT, state.run_id)
 
 
 def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:
@@ -137,11 +120,11 @@ def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: R
     return state
 
 
-def _check_names(names: list[str], nodes: tuple[str, ...]) -> None:
+def _check_names(names: list[str], known: Sequence[str]) -> None:
     for name in names:
-        if name not in nodes:
-            near = difflib.get_close_matches(name, nodes, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(nodes)}"
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
             raise BadInputError(f"no node {name!r} in the pipeline", fix=hint)
 
 
@@ -197,11 +180,25 @@ def _state(spec: RunSpec, config_path: Path) -> RunState:
         backend=spec.config.training.backend,
         fingerprint=views.fingerprint(config=spec.config, **parts),
         training_fingerprint=views.fingerprint(config=views.training_view(spec.config, span=spec.span), **parts),
+        node_fingerprints=_node_fingerprints(spec, parts),
         started=now(),
         partial=bool(spec.from_nodes or spec.to_nodes),
         from_nodes=spec.from_nodes,
         to_nodes=spec.to_nodes,
     )
+
+
+def _node_fingerprints(spec: RunSpec, parts: dict[str, str]) -> dict[str, str]:
+    found = {}
+    request = request_of(spec.config, features=spec.features, span=spec.span)
+    if request is not None:
+        found[DP_STATISTICS] = views.statistics_fingerprint(
+            spec.config, request=request.model_dump_json(), data_digest=parts["data_digest"], lock=parts["lock"]
+        )
+    if spec.config.evaluation.dp is not None:
+        view = views.evaluation_view(spec.config, span=spec.span)
+        found[DP_EVALUATOR] = views.fingerprint(config=view, **parts)
+    return found
 
 
 def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
@@ -224,39 +221,6 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
         record=summary.record,
         expected_class=announced_class(config),
         policy=config.policy,
-    )
-
-
-def _refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> None:
-    paid = [name for name in CHARGING if _is_paid(workspace, spec.config, state, name)]
-    checked = preflight.check(spec.config, span=spec.span, paid=paid)
-    if checked.registration is not None and checked.registration.digest != spec.data_digest:
-        raise BudgetRefusedError(
-            f"the files of dataset {spec.config.dataset.name!r} are not the ones that were registered",
-            fix="restore the registered files, or register the new ones as a span of their own",
-        )
-    for charge in checked.charges:
-        if not charge.forecast.fits:
-            raise preflight.over_budget(spec.config, charge)
-
-
-def _is_paid(workspace: Workspace, config: PipelineConfig, state: RunState, node: str) -> bool:
-    """Whether a node is done, or will be served from cache or go on under its charge.
-
-    Should it turn out otherwise, the ledger is asked for a new charge then, and refuses what does not fit.
-    """
-    if state.nodes.get(node, NodeState()).status in _FINISHED:
-        return True
-    if config.cache and _executed_before(workspace, state, node):
-        return True
-    return node == TRAINER and _can_continue(workspace, state)
-
-
-def _executed_before(workspace: Workspace, state: RunState, node: str) -> bool:
-    wanted = state.fingerprint_of(node)
-    return wanted is not None and any(
-        node in known.nodes and known.nodes[node].status in _FINISHED and known.fingerprint_of(node) == wanted
-        for _, known in readable_runs(workspace.root)
     )
 
 
@@ -285,7 +249,7 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
     before = earlier.read_state()
     copied = summary.model_copy(update={"run_id": folder.run_id})
     with folder.lock():
-        for name in nodes_of(state.backend):
+        for name in nodes_of(config):
             detail = before.nodes[name].detail if name in before.nodes else ""
             state.nodes[name] = NodeState(status="cached", seconds=0.0, detail=detail)
         state.nodes[GATE].status = "done"  # decided anew, from the policy as it is now
@@ -296,24 +260,5 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
         metadata.copy_run_metrics(metadata.connection_config(config), run_id=folder.run_id, properties=properties)
         folder.write_summary(copied)
         folder.write_state(state)
-    _record_zero(folder, state, config)
+    spending.record_zero(folder, state, config)
     return state
-
-
-def _record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
-    """Tells the ledger of what would have been charged, but was served from cache."""
-    served = [name for name in CHARGING if state.nodes.get(name, NodeState()).status == "cached"]
-    if not served or not registry.is_private(config):
-        return
-    from privacy_pipeline.accounting.ledger import Ledger
-
-    summary, ledger = folder.read_summary(), Ledger.open(config.ledger)
-    for node in served:
-        paid_by = _paid_by(node, summary) if summary is not None else None
-        ledger.zero(dataset=config.dataset.name, run_id=state.run_id, node=node, paid_by=paid_by)
-
-
-def _paid_by(node: str, summary: RunSummary) -> int | None:
-    """Ledger entry that paid for what a node made."""
-    charged = summary.record.composition if node == TRAINER else None
-    return charged.ledger_entry if charged is not None else None

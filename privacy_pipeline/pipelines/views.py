@@ -50,6 +50,33 @@ def training_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig
     )
 
 
+def evaluation_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig:
+    """The config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above all.
+
+    Args:
+        config: the whole config.
+        span: the span that "latest" stands for in this run.
+    """
+    view = training_view(config, span=span)
+    asked = view.evaluation.model_copy(update={"slices": config.evaluation.slices, "dp": config.evaluation.dp})
+    return view.model_copy(update={"evaluation": asked})
+
+
+def statistics_fingerprint(config: PipelineConfig, *, request: str, data_digest: str, lock: str) -> str:
+    """SHA-256 over all that DP statistics depend on: what is asked, the rows, and the code that reads and counts them.
+
+    Args:
+        config: the config, of which the dataset's block says which rows there are.
+        request: what is asked, as JSON.
+        data_digest: digest of the source files.
+        lock: hash of the dependency lock.
+    """
+    dataset = config.dataset
+    rows = [str(dataset.path), dataset.format, json.dumps([dataset.input, dataset.hash_split], sort_keys=True)]
+    parts = (request, *rows, data_digest, hash_of_framework(), lock)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def environment_hash() -> str:
     """SHA-256 over the names and versions of all installed distributions."""
     installed = sorted(p.name for p in Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info"))

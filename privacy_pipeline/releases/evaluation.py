@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.record import Composition
 from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.releases import estimates
@@ -60,6 +61,7 @@ class DpEvaluation(_Part):
         noise: standard deviation of the noise on each count.
         event: the DpEvent that was charged.
         ledger_entry: the entry that paid.
+        composition: the charge among all of the eval split's budget, with the receipt of its commit.
     """
 
     version: Literal[1] = 1
@@ -77,6 +79,7 @@ class DpEvaluation(_Part):
     event: JsonValue
     budget: str
     ledger_entry: int
+    composition: Composition | None = None
 
     @property
     def overall(self) -> DpSlice:

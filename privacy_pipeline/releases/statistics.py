@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.record import Composition
 from privacy_pipeline.accounting.registration import TRAIN, Registration
-from privacy_pipeline.data.features import Column
+from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.releases import estimates
 from privacy_pipeline.releases.queries import Histogram, Query, Vocabulary
@@ -28,6 +29,7 @@ class DpStatistics(BaseModel):
         epsilon, delta: of all of it together, by RDP.
         event: the DpEvent that was charged.
         ledger_entry: the entry that paid.
+        composition: the release among all that the ledger holds for the budget, with the receipt of its commit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +47,7 @@ class DpStatistics(BaseModel):
     event: JsonValue
     budget: str
     ledger_entry: int
+    composition: Composition | None = None
 
 
 def statistics_release(
@@ -67,7 +70,7 @@ def statistics_release(
         if column.kind == "numeric"
         else Vocabulary(name=column.name, column=column.name)
         for column in columns
-        if _unknown(column)
+        if column.is_unknown
     ]
     if not queries:
         return None
@@ -130,13 +133,20 @@ def filled(columns: Sequence[Column], statistics: DpStatistics) -> tuple[Column,
     Raises:
         BadInputError: a column has no range or domain, and none was released.
     """
-    return tuple(_filled(column, statistics) if _unknown(column) else column for column in columns)
+    return tuple(_filled(column, statistics) if column.is_unknown else column for column in columns)
 
 
-def _unknown(column: Column) -> bool:
-    if column.kind == "categorical":
-        return not column.domain
-    return column.minimum is None or column.maximum is None
+def filled_plan(plan: FeaturePlan, statistics: DpStatistics) -> FeaturePlan:
+    """The feature plan with the released ranges and vocabularies.
+
+    Args:
+        plan: the plan of the public schema.
+        statistics: what was released.
+
+    Raises:
+        BadInputError: a column has no range or domain, and none was released.
+    """
+    return plan.model_copy(update={"columns": filled(plan.columns, statistics)})
 
 
 def _filled(column: Column, statistics: DpStatistics) -> Column:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
@@ -15,13 +17,18 @@ from privacy_pipeline.accounting.record import (
     DataAccess,
     Guarantee,
     Mechanism,
+    Preprocessing,
     PrivacyRecord,
     Randomness,
     Versions,
 )
 from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.releases.statistics import DpStatistics
+from privacy_pipeline.reports.properties import shown
 
+STATISTICS_ACCESS = "DP statistics"
+EVALUATION_ACCESS = "evaluation metrics, blessing and slices"
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
 
 
@@ -39,6 +46,7 @@ class RunFacts:
     """Where a record comes from: run, pipeline, and hashes of code, lock and data.
 
     `schema_is_public` says that no domain or range was read off the data (or left unreviewed since).
+    `statistics` is what was released of the train split before, to stand in for ranges and domains that are not public.
     """
 
     run_id: str
@@ -47,6 +55,7 @@ class RunFacts:
     lock: str
     data: str
     schema_is_public: bool
+    statistics: DpStatistics | None = None
 
 
 def build_record(
@@ -84,7 +93,8 @@ def build_record(
         contribution_bound=plan.contribution_bound if plan else None,
         relation=plan.relation.value if plan and private else None,
         mechanism=_mechanism(plan, executed) if plan else None,
-        guarantee=_guarantee(plan, executed) if plan and private else None,
+        preprocessing=_preprocessing(facts.statistics) if facts.statistics else None,
+        guarantee=_guarantee(plan, executed, facts.statistics) if plan and private else None,
         assumptions=_assumptions(plan, executed) if plan else [],
         data_accesses=_data_accesses(config, facts, executed, private),
         composition=composition,
@@ -111,7 +121,8 @@ def _unit(config: PipelineConfig) -> str:
 def _unit_in_words(config: PipelineConfig) -> str:
     unit = config.dataset.privacy_unit
     if isinstance(unit, KeyedUnit):
-        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`"
+        client = "" if config.training.federated is None else ": one client of the federation"
+        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`{client}"
     return f"one row of {config.dataset.name}; a person with several rows is protected row by row only"
 
 
@@ -131,8 +142,31 @@ def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
     )
 
 
-def _guarantee(plan: MechanismPlan, executed: Executed) -> Guarantee:
-    """The guarantee of the executed event; for shuffled batches, what samples would have given stands beside it."""
+def _preprocessing(statistics: DpStatistics) -> Preprocessing:
+    charged = statistics.composition
+    return Preprocessing(
+        what="DP statistics",
+        epsilon=statistics.epsilon,
+        delta=statistics.delta,
+        dp_event=statistics.event,
+        budget=statistics.budget,
+        ledger_entry=statistics.ledger_entry,
+        journal_seq=charged.journal_seq if charged else None,
+        journal_hash=charged.journal_hash if charged else None,
+        key_id=charged.key_id if charged else None,
+    )
+
+
+def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics | None) -> Guarantee:
+    """The guarantee of the executed event; for shuffled batches, what samples would have given stands beside it.
+
+    A model that was set up with DP statistics tells of them too: the guarantee is that of both events together.
+    """
+    if statistics is not None:
+        from dp_accounting import ComposedDpEvent
+
+        both = ComposedDpEvent([events.from_json(statistics.event), executed.event or plan.event])
+        return accountants.guarantee(both, delta=plan.delta, relation=plan.relation)
     poisson = None
     if plan.sampler is Sampler.FULL_PASS and plan.units is not None:
         poisson = events.poisson_gaussian(
@@ -181,7 +215,6 @@ def _sampling_assumption(plan: MechanismPlan, executed: Executed) -> Assumption:
 
 
 def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, private: bool) -> list[DataAccess]:
-    schema, public = config.dataset.schema_path, facts.schema_is_public
     withheld = [
         DataAccess(
             what="exact readings of the training",
@@ -197,25 +230,14 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             if private
             else "no noise was added, or a fixed seed voids it: the model may reveal single rows",
         ),
-        DataAccess(
-            what="schema and vocabularies",
-            covered=public,
-            detail=f"public, from {schema}: reads no private data" if public else "read off the private data",
-        ),
-        DataAccess(
-            what="preprocessing",
-            covered=config.model.use == "tabular" and public,
-            detail="fixed by the schema's public ranges and domains; no analyzer reads the data"
-            if config.model.use == "tabular" and public
-            else "not checked: your preprocessing_fn, or a schema that is not public, may use the data",
-        ),
+        *_schema_accesses(config, facts),
         DataAccess(
             what="statistics and anomalies",
             covered=False,
             detail="exact, on both splits; whoever can read the workspace sees them",
         ),
         DataAccess(
-            what="evaluation metrics, blessing and slices",
+            what=EVALUATION_ACCESS,
             covered=False,
             detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
         ),
@@ -224,8 +246,66 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             covered=False,
             detail="not known: earlier trials are in the ledger only if they were runs of this pipeline",
         ),
+        *_federation(config),
         *(withheld if executed.withheld else []),
         *(_ENCRYPTED_EVALUATION if config.training.encrypted else []),
+    ]
+
+
+def _schema_accesses(config: PipelineConfig, facts: RunFacts) -> list[DataAccess]:
+    """Where ranges, domains and preprocessing come from."""
+    schema, public, released = config.dataset.schema_path, facts.schema_is_public, facts.statistics
+    fixed = config.model.use == "tabular" and public
+    source = "the schema's public ranges and domains" + (", and what was released with noise" if released else "")
+    left_out = f", but for what it leaves out (see {STATISTICS_ACCESS})" if released else ""
+    stated = f"public, from {schema}: reads no private data{left_out}"
+    found = [
+        DataAccess(
+            what="schema and vocabularies",
+            covered=public,
+            detail=stated if public else "read off the private data",
+        ),
+        DataAccess(
+            what="preprocessing",
+            covered=fixed,
+            detail=f"fixed by {source}; no analyzer reads the data"
+            if fixed
+            else "not checked: your preprocessing_fn, or a schema that is not public, may use the data",
+        ),
+    ]
+    if released is not None:
+        found.append(DataAccess(what=STATISTICS_ACCESS, covered=True, detail=_released(released)))
+    return found
+
+
+def _released(statistics: DpStatistics) -> str:
+    event = json.dumps(statistics.event, sort_keys=True)
+    return (
+        f"noisy ranges and vocabularies of {', '.join([*statistics.ranges, *statistics.vocabularies])} over the train "
+        f"split, epsilon {shown(statistics.epsilon)} at delta {statistics.delta:.0e} (RDP), unit {statistics.unit}, "
+        f"{statistics.relation}, at most {statistics.contribution_bound} row(s) a unit; charged to budget "
+        f"{statistics.budget}, ledger entry {statistics.ledger_entry}, event SHA-256 "
+        f"{hashlib.sha256(event.encode()).hexdigest()[:16]}; the guarantee of this record counts it"
+    )
+
+
+def _federation(config: PipelineConfig) -> list[DataAccess]:
+    """What a simulated federation does not protect, and who its clients are."""
+    section = config.training.federated
+    if section is None:
+        return []
+    who = "real: the key names them; several keys of one person would be several clients"
+    if section.clients is not None:
+        rule = ", ".join(f"{name} {value}" for name, value in section.clients.model_dump(exclude_none=True).items())
+        who = f"synthetic, no real persons or sites; rows were dealt out by: {rule}"
+    return [
+        DataAccess(what="clients", covered=False, detail=f"{who}; their number is public"),
+        DataAccess(
+            what="updates of single clients",
+            covered=False,
+            detail="the federation is simulated in one process: the server sees each update before it is clipped; no "
+            "secure aggregation",
+        ),
     ]
 
 

@@ -150,7 +150,7 @@ def utility(budget: BudgetView, runs: Sequence[RunView], name: str, metric: str 
         x=Scale(low=0, high=highest * 1.15),
         y=Scale(low=max(0.0, min(values) - room), high=min(1.0, max(values) + room)),
         x_label=plain(["epsilon of the run alone, at delta ", shown[0].guarantee.delta, "; unit ", budget.unit]),
-        y_label=f"{metric}, exact, not covered by the guarantee",
+        y_label=f"{metric}; where it is exact, no guarantee covers it",
     )
     for run in baseline:
         _, y = chart.at(0, run.metrics[metric].value)

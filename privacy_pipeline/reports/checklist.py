@@ -11,7 +11,7 @@ from typing import Literal
 
 from privacy_pipeline.reports import points_assurance as assurance
 from privacy_pipeline.reports import points_definition as definition
-from privacy_pipeline.reports.dataset_report import BudgetView, Point, RunView, SpanView
+from privacy_pipeline.reports.dataset_report import BudgetView, Point, RunView, SpanView, UnrecordedView
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Quote, Statement
 from privacy_pipeline.reports.statements import Material
@@ -50,10 +50,19 @@ def checklist(
     budgets: Sequence[BudgetView],
     runs: Sequence[RunView],
     unreadable: Sequence[Quote],
+    unrecorded: Sequence[UnrecordedView],
     key_lost: bool,
 ) -> list[Point]:
     """All points with their statements."""
-    material = Material(facts=facts, spans=spans, budgets=budgets, runs=runs, unreadable=unreadable, key_lost=key_lost)
+    material = Material(
+        facts=facts,
+        spans=spans,
+        budgets=budgets,
+        runs=runs,
+        unreadable=unreadable,
+        unrecorded=unrecorded,
+        key_lost=key_lost,
+    )
     points = []
     for number, (group, title, answer) in enumerate(POINTS, start=1):
         statements = answer(material)

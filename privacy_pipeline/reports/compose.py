@@ -6,8 +6,8 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.reports.budget_view import budget_view
 from privacy_pipeline.reports.checklist import checklist
-from privacy_pipeline.reports.dataset_report import DatasetReport, SpanView
-from privacy_pipeline.reports.evidence import Evidence
+from privacy_pipeline.reports.dataset_report import DatasetReport, SpanView, UnrecordedView
+from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun
 from privacy_pipeline.reports.figures import Figure, Quote, Source
 from privacy_pipeline.reports.first_page import first_page
 from privacy_pipeline.reports.run_views import run_view
@@ -27,26 +27,37 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
     unreadable = [
         Quote(quote=folder, source=Source(place="workspace", field="unreadable run")) for folder in evidence.unreadable
     ]
+    unrecorded = [_unrecorded(run) for run in evidence.unrecorded]
     return DatasetReport(
         dataset=Quote(
             quote=evidence.dataset, source=Source(place="registration", name=evidence.dataset, field="dataset")
         ),
         generated=Quote(quote=evidence.generated, source=Source(place="report", field="generated")),
         facts=evidence.facts,
-        first_page=first_page(budgets=budgets, runs=runs, unreadable=unreadable),
+        first_page=first_page(budgets=budgets, runs=runs, unreadable=unreadable, unrecorded=unrecorded),
         spans=spans,
         budgets=budgets,
         runs=runs,
         unreadable_runs=unreadable,
+        unrecorded_runs=unrecorded,
         checklist=checklist(
             facts=evidence.facts,
             spans=spans,
             budgets=budgets,
             runs=runs,
             unreadable=unreadable,
+            unrecorded=unrecorded,
             key_lost=evidence.ledger.key_lost,
         ),
     )
+
+
+def _unrecorded(run: UnrecordedRun) -> UnrecordedView:
+    def quote(field: str, text: str) -> Quote:
+        return Quote(quote=text, source=Source(place="workspace", name=run.run_id, field=f"unrecorded {field}"))
+
+    nodes = quote("nodes", ", ".join(run.nodes))
+    return UnrecordedView(run=quote("run", run.run_id), status=quote("status", run.status), nodes=nodes)
 
 
 def _span(registration: Registration) -> SpanView:

@@ -164,6 +164,14 @@ class RunView(ReportPart):
     marks: list[str]
 
 
+class UnrecordedView(ReportPart):
+    """A run that read the data and left no record; what it made of them is exact and not covered."""
+
+    run: Quote
+    status: Quote
+    nodes: Quote
+
+
 class Passage(ReportPart):
     """A few sentences of the first page under one title."""
 
@@ -193,6 +201,7 @@ class DatasetReport(ReportPart):
     budgets: list[BudgetView]
     runs: list[RunView]
     unreadable_runs: list[Quote]
+    unrecorded_runs: list[UnrecordedView] = Field(default=[])
     checklist: Annotated[list[Point], Field(min_length=21, max_length=21)]
 
 

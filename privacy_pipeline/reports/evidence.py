@@ -37,6 +37,21 @@ class LedgerState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnrecordedRun:
+    """A run that read the data and left no record: it failed, was killed, was partial, or still goes on.
+
+    Attributes:
+        run_id: the run.
+        status: how it stands.
+        nodes: nodes that read the data, or what others made of it.
+    """
+
+    run_id: str
+    status: str
+    nodes: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Everything that a report is made from.
 
@@ -47,6 +62,7 @@ class Evidence:
         unreadable: run folders that could not be read: the report may lack their runs.
         facts: what the curator told.
         generated: time of the report, UTC, ISO 8601.
+        unrecorded: runs that read the data and left no record.
     """
 
     dataset: str
@@ -55,6 +71,7 @@ class Evidence:
     generated: str
     unreadable: Sequence[str] = ()
     facts: ReportFacts = field(default_factory=ReportFacts)
+    unrecorded: Sequence[UnrecordedRun] = ()
 
 
 def read_ledger(url: str, dataset: str) -> LedgerState:

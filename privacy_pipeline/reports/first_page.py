@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, Passage, RunView
+from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, Passage, RunView, UnrecordedView
 from privacy_pipeline.reports.figures import Part, Quote, Statement, Words
 from privacy_pipeline.reports.run_views import FIXED_SEED, NO_GUARANTEE
 from privacy_pipeline.reports.statements import count, say, unknown
 
 
-def first_page(*, budgets: Sequence[BudgetView], runs: Sequence[RunView], unreadable: Sequence[Quote]) -> list[Passage]:
+def first_page(
+    *,
+    budgets: Sequence[BudgetView],
+    runs: Sequence[RunView],
+    unreadable: Sequence[Quote],
+    unrecorded: Sequence[UnrecordedView],
+) -> list[Passage]:
     """What is protected, what a guess could gain, what is left, and what is not covered."""
-    uncovered = [*_without_guarantee(runs), *_not_covered(runs), *_gaps(budgets, runs, unreadable)]
+    uncovered = [
+        *_without_guarantee(runs),
+        *_not_covered(runs),
+        *_unrecorded(unrecorded),
+        *_gaps(budgets, runs, unreadable),
+    ]
     nothing = unknown("There is no record of a run in the given workspaces; what else was done with the data is ")
     return [
         Passage(title="What is protected", statements=[_protected(budget, runs) for budget in budgets]),
@@ -99,6 +110,16 @@ def _not_covered(runs: Sequence[RunView]) -> list[Statement]:
                 said = say(access.what, ": ", access.detail, ".")
                 found.setdefault((access.what.quote, access.detail.quote), said)
     return list(found.values())
+
+
+def _unrecorded(unrecorded: Sequence[UnrecordedView]) -> list[Statement]:
+    if not unrecorded:
+        return []
+    words = (
+        " run(s) read this data and did not finish with a record. What they left (statistics, examples, perhaps a "
+        "model) is exact; whoever can read the workspace sees it."
+    )
+    return [say(count(len(unrecorded), "runs without a record"), words)]
 
 
 def _gaps(budgets: Sequence[BudgetView], runs: Sequence[RunView], unreadable: Sequence[Quote]) -> list[Statement]:

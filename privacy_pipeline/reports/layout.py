@@ -9,7 +9,7 @@ from privacy_pipeline.reports import charts
 from privacy_pipeline.reports.dataset_report import BudgetView, DatasetReport, Point, RunView
 from privacy_pipeline.reports.drawing import Drawing
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, Statement, Words, pieces
-from privacy_pipeline.reports.run_views import CACHED
+from privacy_pipeline.reports.run_views import CACHED, NOISY
 
 NONE: Words = ["none"]
 DASH: Words = ["-"]
@@ -74,7 +74,7 @@ def blocks(report: DatasetReport) -> list[Block]:
         made += [Heading(level=3, text=passage.title), Bullets(statements=passage.statements)]
     for index, budget in enumerate(report.budgets):
         made += _budget(budget, index, report.runs)
-    made += [*_runs(report.runs), *_audits(report.runs), *_not_covered(report.runs), *_checklist(report.checklist)]
+    made += [*_runs(report.runs), *_audits(report.runs), *_not_covered(report), *_checklist(report.checklist)]
     return [*made, *_sources(report)]
 
 
@@ -181,12 +181,12 @@ def _runs(runs: Sequence[RunView]) -> list[Block]:
     if not rows:
         return [heading, Text(words=["No run left a record in the given workspaces."], mark="unknown")]
     table = Table(
-        caption="Utility and guarantee of each run; metrics are exact and not covered by the guarantee. Guarantees of "
-        "different units or relations cannot be compared.",
+        caption="Utility and guarantee of each run; metrics are exact and not covered by the guarantee, except "
+        "where noted. Guarantees of different units or relations cannot be compared.",
         head=("run", "backend", "accuracy", "AUC", "guarantee (epsilon, delta)", "unit, relation", "entry", "to note"),
         rows=rows,
         widths=(20, 10, 11, 9, 17, 12, 7, 24),
-        warned=frozenset(i for i, run in enumerate(runs) if run.marks not in ([], [CACHED])),
+        warned=frozenset(i for i, run in enumerate(runs) if set(run.marks) - {CACHED, NOISY}),
     )
     return [heading, table]
 
@@ -213,17 +213,21 @@ def _audits(runs: Sequence[RunView]) -> list[Block]:
     ]
 
 
-def _not_covered(runs: Sequence[RunView]) -> list[Block]:
+def _not_covered(report: DatasetReport) -> list[Block]:
     found: dict[tuple[str, str], tuple[Quote, Quote, list[Quote]]] = {}
-    for run in runs:
+    for run in report.runs:
         for access in run.accesses if not run.cached else []:
             if not access.covered:
                 key = (access.what.quote, access.detail.quote)
                 found.setdefault(key, (access.what, access.detail, []))[2].append(run.run)
     heading = Heading(level=2, text="Not covered by any guarantee")
-    if not found:
+    if not (found or report.unrecorded_runs):
         return [heading, Text(words=["No record states an access that is not covered."], mark="unknown")]
     rows: list[list[Words]] = [[[what], [detail], _listed(names)] for what, detail, names in found.values()]
+    rows += [
+        [["a run without a record (", left.status, ")"], ["exact results of ", left.nodes, _READERS], [left.run]]
+        for left in report.unrecorded_runs
+    ]
     table = Table(
         caption="Uses of the data that the guarantees do not cover, and who can see what came of them",
         head=("what", "detail, and who can see it", "runs"),
@@ -231,6 +235,9 @@ def _not_covered(runs: Sequence[RunView]) -> list[Block]:
         widths=(2, 4, 2),
     )
     return [heading, table]
+
+
+_READERS = "; whoever can read the workspace sees them"
 
 
 def _listed(names: Sequence[Quote]) -> Words:

@@ -158,7 +158,7 @@ def _threat_model(run: RunView) -> Words:
 
 def scope(material: Material) -> list[Statement]:
     """Data accesses, covered and not, and who can see what is not covered."""
-    if not material.runs:
+    if not (material.runs or material.unrecorded):
         return [unknown("data accesses: ")]
     told = material.facts.preprocessing is not None
     found = [fact(material.facts, "preprocessing", "preprocessing, as told by the curator")] if told else []
@@ -173,6 +173,18 @@ def scope(material: Material) -> list[Statement]:
                 return []
 
             found += by_run(material.trained, words)
+    found += [
+        say(
+            "NOT covered: run ",
+            left.run,
+            " (",
+            left.status,
+            ") has no record; exact results of its nodes ",
+            left.nodes,
+            " lie in the workspace, and whoever can read that sees them",
+        )
+        for left in material.unrecorded
+    ]
     found += [
         unknown("run folder that could not be read: ", folder, "; what it did with the data is ")
         for folder in material.unreadable

@@ -18,6 +18,7 @@ Receipt = Literal["agrees", "differs", "missing", "none"]
 
 NO_GUARANTEE = "no training guarantee: nothing here is private, the model may reveal single rows"
 FIXED_SEED = "fixed seed: the noise can be computed again, so there is no guarantee"
+NOISY = "metrics: from noisy counts, charged to the budget of the eval split"
 CACHED = "cached: the model came from an earlier run, nothing new was spent"
 NO_RECEIPT = "the ledger has no such entry: it was cut, or is another ledger"
 DIFFERS = "the ledger entry that the record names is of another run, or of another event"
@@ -97,7 +98,7 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
             name: view.quote(f"versions.{name}", getattr(record.versions, name)) for name in ("code", "lock", "data")
         }
         | {name: view.quote(f"versions.packages.{name}", v) for name, v in record.versions.packages.items()},
-        marks=_marks(record, cached=cached, receipt=receipt, audits=audits),
+        marks=_marks(summary, cached=cached, receipt=receipt, audits=audits),
     )
 
 
@@ -213,10 +214,12 @@ def _receipt(record: PrivacyRecord, entries: Mapping[int, Entry]) -> Receipt:
     return "agrees" if same and entry.state in (State.STARTED, State.COMMITTED) else "differs"
 
 
-def _marks(record: PrivacyRecord, *, cached: bool, receipt: Receipt, audits: list[AuditView]) -> list[str]:
+def _marks(summary: RunSummary, *, cached: bool, receipt: Receipt, audits: list[AuditView]) -> list[str]:
+    record = summary.record
     found = {
         FIXED_SEED: record.randomness.seed_fixed and record.mechanism is not None,
         NO_GUARANTEE: record.training_guarantee == "none",
+        NOISY: summary.dp_evaluation is not None,
         CACHED: cached,
         NO_RECEIPT: receipt == "missing",
         DIFFERS: receipt == "differs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from privacy_pipeline.reports.dataset_report import BudgetView, RunView, SpanView, of_facts
+from privacy_pipeline.reports.dataset_report import BudgetView, RunView, SpanView, UnrecordedView, of_facts
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Part, Quote, Source, Statement, Words, plain
 
@@ -19,6 +19,7 @@ class Material:
     budgets: Sequence[BudgetView]
     runs: Sequence[RunView]
     unreadable: Sequence[Quote]
+    unrecorded: Sequence[UnrecordedView]
     key_lost: bool = False
 
     @property

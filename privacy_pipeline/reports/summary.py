@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
+from privacy_pipeline.releases.evaluation import DpEvaluation
 
 # TFMA's name of a metric, and ours.
 METRIC_NAMES = {"binary_accuracy": "accuracy", "auc": "auc", "precision": "precision", "recall": "recall"}
@@ -13,25 +14,29 @@ METRICS = tuple(METRIC_NAMES.values())
 
 
 class SliceMetrics(BaseModel):
-    """Metrics of one slice of the eval split; `name` is "overall", or "column=value" joined by commas."""
+    """Metrics of one slice of the eval split; `name` is "overall", or "column=value" joined by commas.
+
+    After a DP evaluation all numbers are noisy, and `intervals` has the ends of each metric's confidence interval.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     examples: int
     metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]] = {}
 
 
 class RunSummary(BaseModel):
     """What came out of one run.
 
     Attributes:
-        evaluation_reasons: thresholds that Evaluator saw missed.
+        evaluation_reasons: thresholds that were missed, or, after a DP evaluation, not shown to be met.
         blessed: PrivacyGate's verdict, the one that counts.
         reasons: why a model was not blessed.
         model_uri: folder of the SavedModel.
-        record: the privacy record of the training that made the model.
-        encrypted: plain against private predictions, and the threat model; with the encrypted backend only.
+        record: the privacy record of the training that made the model, with how it was evaluated.
+        dp_evaluation: what a DP evaluation released; None where the metrics are exact.
         training_run: run that trained the model; another one than `run_id` where training came from the cache.
     """
 
@@ -49,6 +54,7 @@ class RunSummary(BaseModel):
     tensorboard: str
     record: PrivacyRecord
     encrypted: EncryptedEvaluation | None = None
+    dp_evaluation: DpEvaluation | None = None
 
     @property
     def overall(self) -> SliceMetrics:

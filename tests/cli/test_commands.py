@@ -19,7 +19,21 @@ from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary, plain_record
 
 REPOSITORY = Path(__file__).parents[2]
-COMMANDS = ("run", "resume", "check", "runs", "show", "diff", "audit", "init", "doctor", "data", "budget", "config")
+COMMANDS = (
+    "run",
+    "resume",
+    "check",
+    "runs",
+    "show",
+    "diff",
+    "audit",
+    "init",
+    "doctor",
+    "data",
+    "budget",
+    "config",
+    "federated",
+)
 
 
 def call(*arguments: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sqlite3
 from pathlib import Path
@@ -10,9 +11,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.cli.alerts import RunAlerts
 from privacy_pipeline.cli.main import app
 from tests.accounting.conftest import make_plan, make_registration
-from tests.accounting.test_ledger import run
+from tests.accounting.test_ledger import run, spend
+from tests.pipelines.projects import write_project
 
 
 @pytest.fixture
@@ -67,3 +71,68 @@ def test_history_is_newest_first_and_paged(project: Path) -> None:
     assert [entry["run_id"] for entry in listed] == ["run-2"]
     assert "run-1" in budget("history", "--dataset", "adult").output
     assert json.loads(budget("history", "--dataset", "nosuch", "--json").stdout) == []
+
+
+def test_export_tells_every_entry_with_its_event_and_receipts(project: Path) -> None:
+    ledger = Ledger.open("sqlite:///ledger/ledger.db")
+    with spend(ledger, make_plan(noise=7.0), run_id="expired"):
+        pass
+    with spend(ledger, make_plan(noise=9.0), run_id="crashed") as grant:
+        grant.start()
+    lines = [json.loads(line) for line in budget("export", "adult").stdout.splitlines()]
+    assert json.loads(budget("export", "--format", "json").stdout) == lines
+    assert [line["state"] for line in lines] == ["committed", "committed", "expired", "started"]
+    kept = {entry.id: entry for entry in ledger.entries("adult")}
+    for line in lines:
+        entry = kept[line["entry"]]
+        assert (line["run_id"], line["event"], line["plan"]) == (entry.run_id, entry.event, entry.plan)
+    first, second, expired, crashed = lines
+    assert first["epsilon_alone"] == first["epsilon_composed"] == kept[1].epsilon
+    assert second["epsilon_composed"] == ledger.composition(2).epsilon_after
+    assert (expired["epsilon_alone"], expired["epsilon_composed"], expired["commit_seq"]) == (None, None, None)
+    assert crashed["epsilon_composed"] == ledger.status("adult")[0].spent_epsilon
+    with sqlite3.connect("ledger/ledger.db") as connection:
+        records = dict(connection.execute("SELECT seq, hash || kind FROM journal"))
+    connection.close()
+    assert all(records[line["reserve_seq"]] == line["reserve_hash"] + "reserve" for line in lines)
+    assert [records[line["commit_seq"]] == line["commit_hash"] + "commit" for line in lines[:2]] == [True, True]
+
+
+def test_export_as_csv_and_of_nothing(project: Path) -> None:
+    said = budget("export", "--format", "csv", "--output", "entries.csv")
+    assert said.exit_code == 0 and "2 entries" in said.output
+    with Path("entries.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["run_id"] for row in rows] == ["run-1", "run-2"] and rows[0]["span"] == ""
+    assert json.loads(rows[0]["event"]) == json.loads(budget("export").stdout.splitlines()[0])["event"]
+    assert budget("export", "nosuch").exit_code == 2
+    assert budget("export", "--registry", "facts.yaml").exit_code == 2
+
+
+def test_export_of_a_registry_record_is_that_of_the_report(project: Path) -> None:
+    Path("facts.yaml").write_text("report: {}\n")
+    ended, same = (
+        budget("export", "adult", "--registry", "facts.yaml"),
+        budget("report", "adult", "--format", "registry", "--facts", "facts.yaml", "--output", "-"),
+    )
+    assert (ended.exit_code, ended.output) == (same.exit_code, same.output) and ended.exit_code == 2
+    assert "curator" in ended.output
+
+
+def test_alert_levels_are_told_once_they_are_passed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "alert:" not in budget("status").output
+    ledger = Ledger.open("sqlite:///ledger/ledger.db")
+    ledger.apply_policy(Policy(dataset="adult", epsilon=3.0, delta=1e-5, unit="row", alerts=(0.05, 0.1, 0.5)))
+    said = " ".join(budget("status").output.split())
+    assert "alert: budget adult/train/row: the policy's alert level of 10% is passed" in said
+    alerts = RunAlerts(write_project(project / "p", backend="dp_sgd", dataset={"name": "adult"}))
+    alerts._ledger = "sqlite:///ledger/ledger.db"
+    alerts.tell()
+    assert capsys.readouterr().err.count("level of 10%") == 1
+    alerts.tell()
+    assert capsys.readouterr().err == ""  # told at the start of the run
+    run(ledger, make_plan(noise=2.5), run_id="large")
+    alerts.tell()
+    assert capsys.readouterr().err.count("level of 50%") == 1
+    RunAlerts(write_project(project / "q")).tell()  # a plain run has no ledger to ask
+    assert capsys.readouterr().err == ""

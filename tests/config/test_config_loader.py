@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from privacy_pipeline.config.loader import config_json_schema, load_config
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig, ServerMetadata
@@ -84,6 +86,43 @@ def test_a_secret_size_has_no_default_batch(fails: Fails) -> None:
     assert "batch_size" in str(error)
 
 
+DP_EVALUATION = "evaluation={thresholds: {accuracy: {min: 0.8}}, dp: {epsilon: 1.0, delta: 1.0e-6}}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("evaluation.thresholds={auc: {min: 0.8}}", "`dp` has no auc"),
+        ("evaluation.thresholds={recall: {min: 0.1, max_decrease: 0.1}}", "`max_decrease` of thresholds.recall"),
+        ("training={backend: plain}", "evaluation.dp: backend plain gives no guarantee"),
+        ("evaluation.dp.epsilon=0", "evaluation.dp.epsilon: must be greater than 0"),
+        ("evaluation.dp.delta=1", "evaluation.dp.delta: must be less than 1"),
+        ("evaluation.dp.decision_threshold=1", "evaluation.dp.decision_threshold: must be less than 1"),
+    ],
+)
+def test_what_a_dp_evaluation_cannot_do_is_refused(fails: Fails, tmp_path: Path, change: str, message: str) -> None:
+    load(tmp_path, BASE, overrides=[DP_EVALUATION])
+    error = fails(BASE, overrides=[DP_EVALUATION, change])
+    assert message in error.message and "\n" not in error.message
+
+
+def test_a_dp_evaluation_needs_a_public_schema_whatever_trains() -> None:
+    document = yaml.safe_load(BASE)
+    document["dataset"]["schema"] = "infer"
+    document["evaluation"] = {"thresholds": {"accuracy": {"min": 0.8}}, "dp": {"epsilon": 1.0, "delta": 1e-6}}
+    with pytest.raises(ValidationError, match="schema: infer"):
+        PipelineConfig.model_validate(document)
+
+
+@pytest.mark.parametrize("training", [{"backend": "plain"}, {"backend": "federated", "federated": {"clients": {}}}])
+def test_no_training_without_a_guarantee_takes_a_dp_evaluation(training: dict[str, Any]) -> None:
+    document = yaml.safe_load(BASE)
+    document["training"] = training
+    document["evaluation"] = {"thresholds": {"accuracy": {"min": 0.8}}, "dp": {"epsilon": 1.0, "delta": 1e-6}}
+    with pytest.raises(ValidationError, match="protect nothing"):
+        PipelineConfig.model_validate(document)
+
+
 def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
     other = "# a comment\n" + BASE.replace("{min: 0.8}", "\n      min: 8.0e-1  # why not").replace(
         "  epochs: 3\n  learning_rate: 1e-3\n", "  learning_rate: 0.001\n  epochs: 3\n"
@@ -133,7 +172,7 @@ def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
         (
             "backend: dp_sgd",
             "backend: dpsgd",
-            "configs/x.yaml:9: training.backend: must be 'plain' or 'dp_sgd' (got 'dpsgd')",
+            "configs/x.yaml:9: training.backend: must be 'plain', 'dp_sgd' or 'federated' (got 'dpsgd')",
             "did you mean 'dp_sgd'?",
         ),
         (

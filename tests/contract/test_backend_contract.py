@@ -22,6 +22,9 @@ from tests.backends.conftest import make_config
 
 # Backends, and ways to run them after a dot, with the keys of the training section that they cannot do without.
 DP = {"noise_multiplier": 2.0, "delta": 1e-5}
+KEYED = {"dataset": {"privacy_unit": {"key": "person"}}}
+FEDERATED = {"learning_rate": 1e-3}  # the default: clients and server have their own
+ALGORITHM = {"client_optimizer": {"learning_rate": 0.5}, "server_optimizer": {"learning_rate": 1.0, "momentum": 0.5}}
 SECTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dp_sgd": {"dp_sgd": DP},
@@ -29,6 +32,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "encrypted": {"encrypted": {"simulate": True}},
     "encrypted.dp_sgd": {"encrypted": {"simulate": True, "train_with": "dp_sgd"}, "dp_sgd": DP},
     "dp_sgd.tensorflow_privacy": {"dp_sgd": {**DP, "engine": "tensorflow_privacy"}},
+    "federated": {**FEDERATED, "federated": {"clients": {"clients": 600}, "algorithm": ALGORITHM}},
+    "federated.private": {**FEDERATED, **KEYED, "federated": {"privacy": DP, "algorithm": ALGORITHM}},
 }
 ROWS, BATCH, EPOCHS = 600, 100, 2
 EXACT = re.compile(r"loss|accuracy|auc|precision|recall|error|gradient")
@@ -47,7 +52,7 @@ def config_of(name: str, **training: Any) -> PipelineConfig:
 
 
 def is_private(name: str) -> bool:
-    return registry.is_private(config_of(name))
+    return config_of(name).training.claims_guarantee
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,10 @@ def test_a_run_over_the_budget_is_refused(project: Project, command: str) -> Non
     before = project.budget()
     text = _refused(project, command, "configs/dp.yaml")
     assert "budget of dataset 'adult' refused" in text
-    assert "the cap is 1.000" in text
-    assert "budget status" in text
+    assert "the cap is 1.000, 1.000 remain" in text
+    assert "budget forecast" in text
+    smaller = text.split("--set ")[1].split()[0]
+    assert project.done("check", "configs/dp.yaml", "--set", smaller, "--json").json["forecast"]["runs_that_fit"] == 1
     assert project.budget() == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from google.protobuf import json_format
 from tfx.proto import example_gen_pb2
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models import PipelineConfig, Threshold
 from privacy_pipeline.pipelines.build import build, example_gen
 from privacy_pipeline.pipelines.compiled import compile_run
-from privacy_pipeline.pipelines.nodes import NODES
+from privacy_pipeline.pipelines.nodes import nodes_of
 from tests.pipelines.projects import HASHED, KEYED, make_spec, write_project
 
+DP_EVALUATION = {"epsilon": 1.0, "delta": 1e-5}
 VARIANTS: dict[str, dict[str, Any]] = {
     "csv, splits given": {},
     "csv, split by the hash of a key": {"dataset": {**HASHED, **KEYED}},
@@ -23,6 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "csv, inferred schema": {"dataset": {"schema": "infer"}},
     "tfrecord": {"dataset": {"format": "tfrecord"}},
     "dp": {"backend": "dp_sgd"},
+    "dp, evaluated with dp": {"backend": "dp_sgd", "evaluation": {"dp": DP_EVALUATION}},
 }
 
 
@@ -37,10 +40,11 @@ def parameter(node: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_compiles_to_the_same_nodes(variant: str, tmp_path: Path) -> None:
-    nodes = compiled(write_project(tmp_path, **VARIANTS[variant]))
-    assert set(nodes) == set(NODES)
-    order = {name: number for number, name in enumerate(NODES)}
+def test_every_variant_compiles_to_the_nodes_that_are_shown(variant: str, tmp_path: Path) -> None:
+    config = write_project(tmp_path, **VARIANTS[variant])
+    nodes, names = compiled(config), nodes_of(config)
+    assert set(nodes) == set(names) and ("DpEvaluator" in names) == ("evaluated" in variant)
+    order = {name: number for number, name in enumerate(names)}
     for name, node in nodes.items():  # as shown to people, a node stands behind what it depends on
         assert all(order[upper] < order[name] for upper in node.upstream_nodes), name
 
@@ -132,6 +136,37 @@ def test_a_threshold_does_not_reach_the_trainers_cache_key_but_epochs_do(tmp_pat
     base = key(tmp_path / "a")
     assert key(tmp_path / "b", evaluation={"thresholds": {"auc": {"min": 0.9}}}) == base
     assert key(tmp_path / "c", training={"epochs": 9}) != base
+
+
+def test_a_dp_evaluation_takes_the_place_of_the_exact_one(tmp_path: Path) -> None:
+    nodes = compiled(write_project(tmp_path, **VARIANTS["dp, evaluated with dp"]))
+    assert not {"Evaluator", "Resolver"} & set(nodes)
+    for reader in ("PrivacyGate", "RunMetrics"):
+        channels = nodes[reader].inputs.inputs["evaluation"].channels
+        assert [channel.producer_node_query.id for channel in channels] == ["DpEvaluator"]
+    assert "evaluation_blessing" not in nodes["PrivacyGate"].inputs.inputs
+    assert set(nodes["DpEvaluator"].inputs.inputs) == {"examples", "model"}
+
+
+def test_a_threshold_is_the_gates_business_and_costs_no_evaluation(tmp_path: Path) -> None:
+    def nodes(least: float, **more: Any) -> dict[str, Any]:
+        config = write_project(tmp_path / "a", backend="dp_sgd", evaluation={"dp": DP_EVALUATION})
+        changed = {"thresholds": {"accuracy": Threshold(min=least)}, **more}
+        shutil.rmtree(tmp_path / "a" / "data")
+        return compiled(config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changed)}))
+
+    low, high, sliced = nodes(0.5), nodes(0.9), nodes(0.5, slices=[["colour"]])
+    assert [parameter(found["PrivacyGate"], "thresholds") for found in (low, high)] == [
+        '{"accuracy": 0.5}',
+        '{"accuracy": 0.9}',
+    ]
+    assert low["DpEvaluator"].parameters == high["DpEvaluator"].parameters != sliced["DpEvaluator"].parameters
+    assert json.loads(parameter(sliced["DpEvaluator"], "domains")) == {"colour": ["red", "green", "blue"]}
+    assert low["Trainer"].parameters == sliced["Trainer"].parameters
+
+
+def test_evaluator_judges_an_exact_evaluation(tmp_path: Path) -> None:
+    assert parameter(compiled(write_project(tmp_path))["PrivacyGate"], "thresholds") == "{}"
 
 
 def test_the_gate_is_never_served_from_cache(tmp_path: Path) -> None:

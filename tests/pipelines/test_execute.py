@@ -14,6 +14,7 @@ from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.pipelines import events, execute
 from privacy_pipeline.pipelines.nodes import NODES
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
+from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import make_summary, plain_record
 
 REAL_POPEN: Any = subprocess.Popen  # the `worker` fixture replaces it
@@ -38,6 +39,7 @@ def sleeper():
 def folder(tmp_path: Path) -> RunFolder:
     made = RunFolder(tmp_path / "runs" / "run-1")
     made.path.mkdir(parents=True)
+    made.write_spec(make_spec(write_project(tmp_path)))
     return made
 
 

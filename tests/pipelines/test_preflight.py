@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
@@ -85,13 +86,64 @@ def test_an_unregistered_dataset_or_span_is_refused(tmp_path: Path, change: dict
 
 def test_a_run_over_budget_is_forecast_and_its_refusal_names_the_numbers(tmp_path: Path) -> None:
     config = registered(tmp_path, epsilon=0.1)
-    (charge,) = preflight.check(config, span=1).charges
+    checked = preflight.check(config, span=1)
+    (charge,) = checked.charges
     forecast = charge.forecast
     assert not forecast.fits and forecast.runs_that_fit == 0
-    error = preflight.over_budget(config, charge)
-    assert f"{forecast.epsilon_run:.3f}" in error.message and "cap is 0.100" in error.message
+    error = preflight.over_budget(config, checked, charge, span=1, path=Path("c.yaml"))
+    assert f"{forecast.epsilon_run:.3f}" in error.message and "cap is 0.100, 0.100 remain" in error.message
+    assert "privacy-pipeline run c.yaml --set training.dp_sgd.noise_multiplier=" in error.fix
     assert error.exit_code == 4
     assert not Ledger.open(config.ledger).entries("things")  # forecasting spends nothing
+
+
+def evaluated(root: Path, *, cap: float = 2.0, **evaluation: Any) -> PipelineConfig:
+    """A config with a DP evaluation of epsilon 1, and a budget for its eval split."""
+    config = registered(root, evaluation={"dp": {"epsilon": 1.0, "delta": 1e-5}, **evaluation})
+    policy = Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=cap)
+    Ledger.open(config.ledger).apply_policy(policy)
+    return config
+
+
+def test_a_dp_evaluation_is_forecast_beside_the_training(tmp_path: Path) -> None:
+    config = evaluated(tmp_path, slices=["colour", ["colour", "bought"]])
+    shutil.rmtree(tmp_path / "data")  # nothing is read
+    training, evaluation = preflight.check(config, span=1).charges
+    assert (training.ask.node, training.ask.split, training.ask.purpose) == ("Trainer", "train", "train")
+    assert (evaluation.ask.node, evaluation.ask.split, evaluation.ask.purpose) == ("DpEvaluator", "eval", "evaluate")
+    assert evaluation.ask.plan.units == 40
+    assert evaluation.forecast.fits and evaluation.forecast.epsilon_run == pytest.approx(1.0, abs=1e-3)
+    facts = preflight.forecast_facts(evaluation.ask.plan, evaluation.forecast)
+    assert facts["epsilon"] == pytest.approx(1.0, abs=1e-3) and (facts["delta"], facts["accountant"]) == (1e-5, "RDP")
+
+
+def test_what_is_paid_is_not_forecast(tmp_path: Path) -> None:
+    config = evaluated(tmp_path)
+    (evaluation,) = preflight.check(config, span=1, paid=["Trainer"]).charges
+    assert evaluation.ask.node == "DpEvaluator"
+    checked = preflight.check(config, span=1, paid=["Trainer", "DpEvaluator"])
+    assert checked.charges == () and checked.plan is not None
+
+
+def test_a_dp_evaluation_over_budget_is_refused_by_name(tmp_path: Path) -> None:
+    config = evaluated(tmp_path, cap=0.5)
+    training, evaluation = preflight.check(config, span=1).charges
+    assert training.forecast.fits and not evaluation.forecast.fits
+    error = preflight.over_budget(config, evaluation)
+    assert "eval split, refused: its DP evaluation costs epsilon 1.000" in error.message
+    assert "cap is 0.500" in error.message and "evaluation.dp.epsilon" in error.fix
+
+
+def test_a_dp_evaluation_needs_a_budget_of_the_eval_split(tmp_path: Path) -> None:
+    config = registered(tmp_path, evaluation={"dp": {"epsilon": 1.0, "delta": 1e-5}})
+    with pytest.raises(BudgetRefusedError, match="split 'eval' of dataset things has no budget") as caught:
+        preflight.check(config, span=1)
+    assert "eval_epsilon" in caught.value.fix
+
+
+def test_a_noisy_slice_needs_public_values(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"evaluation\.slices: 'size' has no public domain"):
+        preflight.check(evaluated(tmp_path, slices=["size"]), span=1)
 
 
 def test_a_schema_with_a_column_that_was_not_registered_is_refused(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig, PolicySection
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.config.models import DpEvaluationSection, PipelineConfig, PolicySection, Threshold
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import execute as execute_module
-from privacy_pipeline.pipelines import metadata, runs
-from privacy_pipeline.pipelines.nodes import NODES
+from privacy_pipeline.pipelines import metadata, runs, spending
+from privacy_pipeline.pipelines.nodes import NODES, nodes_of
 from privacy_pipeline.pipelines.register import register_dataset
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState, Workspace
 from privacy_pipeline.reports.summary import RunSummary
@@ -204,7 +208,7 @@ def state_of(project: Project, config: PipelineConfig) -> RunState:
 
 
 def trained_before(project: Project, config: PipelineConfig) -> bool:
-    return runs._executed_before(Workspace(config), state_of(project, config), "Trainer")
+    return spending.executed_before(Workspace(config), state_of(project, config), "Trainer")
 
 
 def test_trained_before_looks_at_what_shapes_the_model_alone(project: Project) -> None:
@@ -243,8 +247,6 @@ def test_over_budget_but_trained_before_runs_from_the_cache(project: Project, tm
     project.summary = None
     project.start(config)
     with_policy_now = with_policy(config, max_epsilon=5.0)
-    from privacy_pipeline.accounting.ledger import Ledger
-
     Ledger.open(config.ledger).set_cap("things", epsilon=0.1, delta=1e-5)
     assert project.again(with_policy_now)
 
@@ -253,11 +255,69 @@ def test_over_budget_and_trained_before_is_refused_without_the_cache(project: Pr
     config = private(project, tmp_path / "dp", cap=1.0)
     project.ending, project.summary = {"status": "failed"}, None
     project.start(config)
-    from privacy_pipeline.accounting.ledger import Ledger
-
     Ledger.open(config.ledger).set_cap("things", epsilon=0.1, delta=1e-5)
     with pytest.raises(BudgetRefusedError, match=r"cap is 0\.100"):
         project.start(config.model_copy(update={"cache": False}))
+
+
+def evaluated(project: Project, root: Path, *, eval_cap: float) -> PipelineConfig:
+    config = private(project, root, cap=10.0)
+    policy = Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=eval_cap)
+    Ledger.open(config.ledger).apply_policy(policy)
+    section = DpEvaluationSection(epsilon=1.0, delta=1e-5)
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"dp": section})})
+
+
+def at_threshold(config: PipelineConfig, least: float) -> PipelineConfig:
+    changed = {"thresholds": {"accuracy": Threshold(min=least)}}
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changed)})
+
+
+def test_an_evaluation_over_budget_never_starts(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=0.5)
+    with pytest.raises(BudgetRefusedError, match="its DP evaluation costs epsilon 1"):
+        project.start(config)
+    assert not project.executed and not Ledger.open(config.ledger).entries("things")
+
+
+def test_another_threshold_is_within_the_budget_that_is_used_up(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=1.2)
+    project.nodes = dict.fromkeys(nodes_of(config), "done")
+    project.ending, project.summary = {"status": "failed"}, None
+    project.start(config)
+    Ledger.open(config.ledger).apply_policy(
+        Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=0.5)
+    )
+    assert project.again(at_threshold(config, 0.9))
+    others = {"slices": [["colour"]]}
+    sliced = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=others)})
+    with pytest.raises(BudgetRefusedError, match="eval split, refused"):
+        project.start(sliced)
+
+
+def test_what_the_cache_served_is_told_to_the_ledger(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=1.2)
+    project.nodes = dict.fromkeys(nodes_of(config), "cached")
+    folder, _ = project.start(config)
+    with sqlite3.connect(tmp_path / "dp" / "ledger" / "ledger.db") as connection:
+        bodies = [json.loads(row[0]) for row in connection.execute("SELECT body FROM journal WHERE kind = 'zero'")]
+    assert [(body["run_id"], body["node"]) for body in bodies] == [
+        (folder.run_id, "Trainer"),
+        (folder.run_id, "DpEvaluator"),
+    ]
+
+
+def test_what_was_cut_short_is_charged_again(project: Project, tmp_path: Path) -> None:
+    config = evaluated(project, tmp_path / "dp", eval_cap=1.2)
+    project.nodes = {**dict.fromkeys(nodes_of(config), "done"), "DpEvaluator": "failed"}
+    project.ending, project.summary = {"status": "failed"}, None
+    folder, _ = project.start(config)
+    assert spending.charged_again(folder) == ["DpEvaluator"]
+    Ledger.open(config.ledger).apply_policy(
+        Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row", eval_epsilon=0.5)
+    )
+    with pytest.raises(BudgetRefusedError, match="eval split, refused"):
+        resume(folder)
 
 
 def test_other_files_than_the_registered_ones_never_start(project: Project, tmp_path: Path) -> None:

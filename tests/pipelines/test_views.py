@@ -45,6 +45,19 @@ USERS = _DP_SGD.format("users: {max_examples: 2}")
 MANY = "dataset.privacy_unit={key: person, contribution_bound: 4}"
 HASHED = ("dataset.input=all/*", "dataset.hash_split={train: 4, eval: 1}")
 KEYED = "dataset.privacy_unit={key: person}"
+SGD = "learning_rate: 0.1"
+YOGI = "name: yogi, learning_rate: 0.1"
+SCHEDULE = "learning_rate: 0.1, schedule: {kind: exponential, rounds: 5, decay: 0.5}"
+NOISE = "noise_multiplier: 1.0"
+CLIPPING = f"{NOISE}, adaptive: {{count_noise: 10.0}}"
+PRIVATE = "training={{backend: federated, batch_size: 8, federated: {{privacy: {{delta: 1.0e-5, {}}}}}}}"
+
+
+def federated(more: str) -> tuple[str, ...]:
+    """A federated training of made-up clients."""
+    parts = ", ".join(part for part in (more, "" if "clients:" in more else "clients: {clients: 40}") if part)
+    return (f"training={{backend: federated, batch_size: 8, federated: {{{parts}}}}}",)
+
 
 ENCRYPTED = "training={backend: encrypted, encrypted: {simulate: true}}"
 
@@ -101,9 +114,66 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
         " encrypted: {simulate: true, train_with: dp_sgd}}",
     ),
     "training.encrypted.simulate": ((ENCRYPTED,), "training.encrypted.simulate=false"),  # the record says so
+    **{
+        f"training.federated.{key}": (federated(shared), f"training.federated.{change}")
+        for key, shared, change in (
+            ("algorithm.name", "", "algorithm.name=mimelite"),
+            ("algorithm.engine", "", "algorithm.engine=tff"),
+            ("algorithm.weighting", "", "algorithm.weighting=uniform"),
+            ("algorithm.batch_size", "", "algorithm.batch_size=7"),
+            ("algorithm.local_epochs", "", "algorithm.local_epochs=2"),
+            (
+                "algorithm.proximal_strength",
+                "algorithm: {name: fedprox, proximal_strength: 0.1}",
+                "algorithm.proximal_strength=0.2",
+            ),
+            *(
+                (f"algorithm.{side}.{key}", f"algorithm: {{{side}: {{{shared}}}}}", f"algorithm.{side}.{change}")
+                for side in ("client_optimizer", "server_optimizer")
+                for key, shared, change in (
+                    ("name", SGD, "name=adam"),
+                    ("learning_rate", SGD, "learning_rate=0.3"),
+                    ("momentum", SGD, "momentum=0.9"),
+                    ("beta_1", YOGI, "beta_1=0.8"),
+                    ("beta_2", YOGI, "beta_2=0.8"),
+                    ("epsilon", YOGI, "epsilon=0.01"),
+                    ("initial_accumulator", YOGI, "initial_accumulator=0.2"),
+                    ("schedule.kind", SCHEDULE, "schedule.kind=step"),
+                    ("schedule.rounds", SCHEDULE, "schedule.rounds=6"),
+                    ("schedule.decay", SCHEDULE, "schedule.decay=0.2"),
+                    ("schedule.warmup_rounds", SCHEDULE, "schedule.warmup_rounds=3"),
+                )
+            ),
+            ("attendance.dropout", "", "attendance.dropout=0.1"),
+            ("attendance.straggler", "", "attendance.straggler=0.1"),
+            ("clients.rule", "", "clients={rule: label_skew, clients: 40, alpha: 1.0}"),
+            ("clients.clients", "", "clients.clients=41"),
+            ("clients.alpha", "clients: {rule: label_skew, clients: 40, alpha: 1.0}", "clients.alpha=2.0"),
+            ("clients.seed", "", "clients.seed=2"),
+            ("sampling", "", "sampling=poisson"),
+        )
+    },
+    **{
+        f"training.federated.privacy.{key}": ((KEYED, PRIVATE.format(shared)), f"training.federated.privacy.{change}")
+        for key, shared, change in (
+            ("target_epsilon", "target_epsilon: 1.0", "target_epsilon=2.0"),
+            ("noise_multiplier", NOISE, "noise_multiplier=2.0"),
+            ("delta", NOISE, "delta=1.0e-6"),
+            ("mechanism", NOISE, "mechanism=tree"),
+            ("clipping_norm", NOISE, "clipping_norm=2.0"),
+            ("hardened", NOISE, "hardened=true"),
+            ("adaptive.quantile", CLIPPING, "adaptive.quantile=0.7"),
+            ("adaptive.learning_rate", CLIPPING, "adaptive.learning_rate=0.3"),
+            ("adaptive.count_noise", CLIPPING, "adaptive.count_noise=20.0"),
+        )
+    },
     "ledger": ((), "ledger=sqlite:///other.db"),  # the training is charged there, and its record says so
 }
+EVALUATED = (DP, "evaluation.dp={epsilon: 1.0, delta: 1.0e-5}")
 CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
+    "evaluation.dp.epsilon": (EVALUATED, "evaluation.dp.epsilon=2.0"),
+    "evaluation.dp.delta": (EVALUATED, "evaluation.dp.delta=1.0e-6"),
+    "evaluation.dp.decision_threshold": (EVALUATED, "evaluation.dp.decision_threshold=0.4"),
     "evaluation.slices": ((), "evaluation.slices=[colour]"),
     "evaluation.thresholds.min": ((), "evaluation.thresholds.accuracy.min=0.9"),
     "evaluation.thresholds.max_decrease": ((), "evaluation.thresholds.accuracy.max_decrease=0.9"),
@@ -178,6 +248,17 @@ def test_the_training_view_ignores_what_cannot_shape_a_model(key: str, config_fi
     assert views.canonical(before) == views.canonical(after)
 
 
+@pytest.mark.parametrize("key", SHAPES_THE_MODEL | CANNOT_SHAPE_THE_MODEL)
+def test_the_evaluation_view_sees_the_model_and_what_is_counted_alone(key: str, config_file: Path) -> None:
+    shared, change = (SHAPES_THE_MODEL | CANNOT_SHAPE_THE_MODEL)[key]
+    before, after = (
+        views.canonical(views.evaluation_view(load_config(config_file, overrides=overrides), span=None))
+        for overrides in (shared, [*shared, change])
+    )
+    counted = key == "evaluation.slices" or key.startswith("evaluation.dp.")
+    assert (before != after) == (key in SHAPES_THE_MODEL or counted)
+
+
 def test_the_training_view_names_the_span_that_latest_stands_for(config_file: Path) -> None:
     latest = load_config(config_file)
     second = load_config(config_file, overrides=["dataset.span=2"])
@@ -188,6 +269,8 @@ def test_the_training_view_names_the_span_that_latest_stands_for(config_file: Pa
 def test_a_view_is_a_config_again_so_that_the_trainer_can_read_it(config_file: Path) -> None:
     view = views.training_view(load_config(config_file), span=4)
     assert PipelineConfig.model_validate_json(view.model_dump_json(by_alias=True)) == view
+    clients = load_config(config_file, overrides=federated("algorithm: {name: fedsgd}"))
+    assert PipelineConfig.model_validate_json(clients.model_dump_json(by_alias=True)) == clients
     assert views.training_view(view, span=4) == view
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from privacy_pipeline.reports.compose import dataset_report
 from privacy_pipeline.reports.dataset_report import DatasetReport
-from privacy_pipeline.reports.evidence import Evidence, read_ledger
+from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun, read_ledger
 from privacy_pipeline.reports.facts import load_facts
 from tests.reports.report_project import FACTS_YAML, make_project, summaries
 
@@ -33,6 +33,7 @@ def evidence(project: Path) -> Evidence:
         ledger=read_ledger(f"sqlite:///{project}/ledger/ledger.db", "things"),
         runs=summaries(project, RUNS),
         unreadable=["run-9"],
+        unrecorded=[UnrecordedRun(run_id="run-8", status="failed", nodes=["ExampleGen", "StatisticsGen"])],
         facts=load_facts(project / "facts.yaml"),
         generated=GENERATED,
     )

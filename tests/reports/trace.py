@@ -24,6 +24,7 @@ COUNTS = {
     "runs with a fixed seed": 1,
     "charged runs without a record": 1,
     "unreadable runs": 1,
+    "runs without a record": 1,
     "trainings": 5,
     "registered spans": 1,
     "runs with a guarantee": 3,
@@ -32,6 +33,7 @@ COUNTS = {
     "records with a ledger entry": 4,
     "runs with a guarantee and without an audit": 2,
 }
+UNRECORDED = {"run-8": {"run": "run-8", "status": "failed", "nodes": "ExampleGen, StatisticsGen"}}
 ENTRIES = """
 SELECT entries.*, planned.event AS event, executed.event AS executed_event, coalesce(executed.rdp, planned.rdp) AS rdp
 FROM entries JOIN charges AS planned ON planned.digest = entries.planned
@@ -174,6 +176,8 @@ class Files:
     def _workspace(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
         if source.field == "further runs":
             return [1, 2]  # beyond the three that are named: of five trainings, or of the four with a mechanism
+        if source.field.startswith("unrecorded "):
+            return [UNRECORDED[source.name][source.field.removeprefix("unrecorded ")]]
         return ["run-9"] if source.field == "unreadable run" else [COUNTS[source.field]]
 
     def _report(self, source: Source, report: DatasetReport, _delta: float | None) -> list[Any]:

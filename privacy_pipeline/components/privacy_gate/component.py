@@ -15,13 +15,14 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
 
     PARAMETERS = {
         "policy": component_spec.ExecutionParameter(type=str),
+        "thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
         "run_id": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
         "evaluation": component_spec.ChannelParameter(type=standard_artifacts.ModelEvaluation),
-        "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing),
+        "evaluation_blessing": component_spec.ChannelParameter(type=standard_artifacts.ModelBlessing, optional=True),
         "privacy_record": component_spec.ChannelParameter(type=artifacts.PrivacyRecordArtifact),
         "encrypted_evaluation": component_spec.ChannelParameter(
             type=artifacts.EncryptedEvaluationArtifact, optional=True
@@ -31,16 +32,19 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
 
 
 class PrivacyGate(base_component.BaseComponent):
-    """Evaluator's blessing, the privacy record and the policy become the blessing that Pusher trusts.
+    """The evaluation, the privacy record and the policy become the blessing that Pusher trusts.
 
     Never served from cache: `run_id` is a parameter, so that policy and ledger are looked at anew in every run.
 
     Args:
         model: the candidate.
-        evaluation: Evaluator's metrics and validation result, which name the thresholds that were missed.
-        evaluation_blessing: Evaluator's verdict.
+        evaluation: Evaluator's metrics and validation result, which name the thresholds that were missed; or what
+            DpEvaluator released.
+        evaluation_blessing: Evaluator's verdict; None after a DpEvaluator, whose intervals are held against
+            `thresholds` here.
         privacy_record: record of the training.
         policy: JSON of the config's `policy` section.
+        thresholds: JSON of the least value of each metric of a DP evaluation.
         privacy_class: class of runs that the config announces.
         run_id: the run, to keep the node out of the cache.
         encrypted_evaluation: plain against private predictions, with the encrypted backend.
@@ -54,9 +58,10 @@ class PrivacyGate(base_component.BaseComponent):
         *,
         model: types.BaseChannel,
         evaluation: types.BaseChannel,
-        evaluation_blessing: types.BaseChannel,
+        evaluation_blessing: types.BaseChannel | None,
         privacy_record: types.BaseChannel,
         policy: str,
+        thresholds: str,
         privacy_class: str,
         run_id: str,
         encrypted_evaluation: types.BaseChannel | None = None,
@@ -68,6 +73,7 @@ class PrivacyGate(base_component.BaseComponent):
             privacy_record=privacy_record,
             encrypted_evaluation=encrypted_evaluation,
             policy=policy,
+            thresholds=thresholds,
             privacy_class=privacy_class,
             run_id=run_id,
             blessing=types.Channel(type=standard_artifacts.ModelBlessing),

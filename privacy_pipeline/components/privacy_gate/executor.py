@@ -13,10 +13,13 @@ from tfx.types import artifact_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE
+from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
+from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.config.models import PolicySection
 from privacy_pipeline.encrypted.evaluation import EVALUATION_FILE, EncryptedEvaluation
+from privacy_pipeline.releases.evaluation import missed_thresholds
 from privacy_pipeline.reports.summary import METRIC_NAMES
 
 REASONS_FILE = "reasons.json"
@@ -33,14 +36,9 @@ class Executor(base_executor.BaseExecutor):
     ) -> None:
         """Decides, sets `blessed` and `current_model_id`, and writes BLESSED or NOT_BLESSED as Evaluator does."""
         model = artifact_utils.get_single_instance(input_dict["model"])
-        evaluation = artifact_utils.get_single_instance(input_dict["evaluation_blessing"])
         folder = Path(artifact_utils.get_single_uri(input_dict["privacy_record"]))
         record = PrivacyRecord.model_validate_json((folder / RECORD_FILE).read_text())
-        reasons = evaluation_reasons(
-            blessed=evaluation.get_int_custom_property("blessed") == 1
-            and evaluation.get_int_custom_property("current_model_id") == model.id,
-            evaluation_uri=artifact_utils.get_single_uri(input_dict["evaluation"]),
-        )
+        reasons = _reasons(input_dict, json.loads(exec_properties["thresholds"]))
         decision = decide(
             evaluation_reasons=reasons,
             record=record,
@@ -63,8 +61,24 @@ def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEval
     given = input_dict.get("encrypted_evaluation")
     if not given:
         return None
-    return EncryptedEvaluation.model_validate_json(
-        Path(artifact_utils.get_single_uri(given), EVALUATION_FILE).read_text()
+    text = Path(artifact_utils.get_single_uri(given), EVALUATION_FILE).read_text()
+    return EncryptedEvaluation.model_validate_json(text)
+
+
+def _reasons(input_dict: dict[str, list[types.Artifact]], thresholds: dict[str, float]) -> list[str]:
+    """What the evaluation, exact or noisy, has against the model."""
+    model = artifact_utils.get_single_instance(input_dict["model"])
+    evaluation = artifact_utils.get_single_instance(input_dict["evaluation"])
+    noisy = read_evaluation(Path(evaluation.uri))
+    if noisy is not None:
+        if evaluation.get_int_custom_property(MODEL_ID) != model.id:
+            return ["the DP evaluation is one of another model"]
+        return missed_thresholds(noisy, thresholds)
+    verdict = artifact_utils.get_single_instance(input_dict["evaluation_blessing"])
+    blessed = verdict.get_int_custom_property("blessed") == 1
+    return evaluation_reasons(
+        blessed=blessed and verdict.get_int_custom_property("current_model_id") == model.id,
+        evaluation_uri=evaluation.uri,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads TFMA's metrics and the privacy record, and publishes both."""
+"""Reads the metrics, exact or noisy, and the privacy record, and publishes both."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tfx.utils import path_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
+from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
+from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import METRIC_NAMES, RunSummary, SliceMetrics
 
@@ -32,6 +34,9 @@ class Executor(base_executor.BaseExecutor):
         """Writes the summary to the artifact and to the run's folder, and sets the MLMD properties."""
         single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items() if found}
         record = PrivacyRecord.model_validate_json(Path(single["privacy_record"].uri, RECORD_FILE).read_text())
+        noisy = read_evaluation(Path(single["evaluation"].uri))
+        if noisy is not None:
+            record = with_evaluation(record, noisy)
         decision = json.loads(Path(single["blessing"].uri, REASONS_FILE).read_text())
         summary = RunSummary(
             run_id=exec_properties["run_id"],
@@ -41,10 +46,11 @@ class Executor(base_executor.BaseExecutor):
             evaluation_reasons=decision["evaluation"],
             blessed=single["blessing"].get_int_custom_property("blessed") == 1,
             reasons=decision["all"],
-            slices=read_slices(single["evaluation"].uri),
+            slices=slices_of(noisy) if noisy is not None else read_slices(single["evaluation"].uri),
             model_uri=path_utils.serving_model_dir(single["model"].uri),
             tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
             record=record,
+            dp_evaluation=noisy,
             encrypted=read_encrypted(input_dict),
         )
         target = artifact_utils.get_single_instance(output_dict["run_metrics"])

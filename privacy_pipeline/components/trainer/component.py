@@ -23,6 +23,7 @@ class PrivateTrainerSpec(component_spec.ComponentSpec):
     INPUTS = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "transform_graph": component_spec.ChannelParameter(type=standard_artifacts.TransformGraph),
+        "statistics": component_spec.ChannelParameter(type=artifacts.DpStatisticsArtifact, optional=True),
     }
     OUTPUTS = {
         "model": component_spec.ChannelParameter(type=standard_artifacts.Model),
@@ -39,10 +40,11 @@ class PrivateTrainer(base_component.BaseComponent):
         examples: transformed examples.
         transform_graph: the tf.Transform output that made them.
         config: JSON of the config as far as it shapes the model (`pipelines.views.training_view`).
-        features: JSON of the feature plan.
+        features: JSON of the feature plan of the schema.
         code: hash of framework and user code, so that the cache sees a change of either.
         lock: hash of the dependency lock.
         data_digest: digest of the source files, by which the ledger knows the dataset.
+        statistics: DP statistics that fill the feature plan; None where the schema states it all.
     """
 
     SPEC_CLASS = PrivateTrainerSpec
@@ -58,6 +60,7 @@ class PrivateTrainer(base_component.BaseComponent):
         code: str,
         lock: str,
         data_digest: str,
+        statistics: types.BaseChannel | None = None,
     ) -> None:
         spec = PrivateTrainerSpec(
             examples=examples,
@@ -67,6 +70,7 @@ class PrivateTrainer(base_component.BaseComponent):
             code=code,
             lock=lock,
             data_digest=data_digest,
+            statistics=statistics,
             model=types.Channel(type=standard_artifacts.Model),
             model_run=types.Channel(type=standard_artifacts.ModelRun),
             privacy_record=types.Channel(type=artifacts.PrivacyRecordArtifact),

@@ -23,6 +23,7 @@ from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.components import progress
 from privacy_pipeline.components.artifacts import RECORD_FILE
+from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.components.trainer.attempts import Attempt
 from privacy_pipeline.components.transform.inferred import observed_plan
@@ -31,6 +32,7 @@ from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.schema_reader import unreviewed
 from privacy_pipeline.dp.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.build import RunFacts, build_record
 
 
@@ -51,7 +53,8 @@ class Executor(base_executor.BaseExecutor):
         """
         config = PipelineConfig.model_validate_json(exec_properties["config"])
         transform_graph = artifact_utils.get_single_uri(input_dict["transform_graph"])
-        features = _features(exec_properties["features"], config, transform_graph)
+        statistics = _statistics(input_dict)
+        features = _features(exec_properties["features"], config, transform_graph, statistics)
         backend = registry.load(config.training.backend)
         facts = RunFacts(
             run_id=self._context.pipeline_run_id,
@@ -60,6 +63,7 @@ class Executor(base_executor.BaseExecutor):
             lock=exec_properties["lock"],
             data=exec_properties["data_digest"],
             schema_is_public=_schema_is_public(config),
+            statistics=statistics,
         )
         with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
             inputs = self._inputs(input_dict, output_dict, config, features, Path(work))
@@ -110,7 +114,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         BudgetRefusedError: the ledger refuses.
     """
     config = inputs.config
-    if not registry.is_private(config):
+    if not config.training.claims_guarantee:
         executed = backend.train(inputs)
         return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
     ledger = Ledger.open(config.ledger)
@@ -196,10 +200,17 @@ def _schema_is_public(config: PipelineConfig) -> bool:
     return path != "infer" and not unreviewed(path)
 
 
-def _features(stated: str, config: PipelineConfig, transform_graph: str) -> FeaturePlan:
+def _statistics(input_dict: dict[str, list[types.Artifact]]) -> DpStatistics | None:
+    found = input_dict.get("statistics")
+    return read_statistics(Path(artifact_utils.get_single_uri(found))) if found else None
+
+
+def _features(
+    stated: str, config: PipelineConfig, transform_graph: str, statistics: DpStatistics | None
+) -> FeaturePlan:
     """The plan of the curated schema; where the schema was inferred, the columns as Transform found them."""
     if stated:
-        return FeaturePlan.model_validate_json(stated)
+        return plan_from(stated, statistics)
     unit = config.dataset.privacy_unit
     raw = tft.TFTransformOutput(transform_graph).raw_feature_spec()
     return observed_plan(

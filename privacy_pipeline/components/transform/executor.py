@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import tensorflow_transform as tft
@@ -13,9 +14,12 @@ from tfx.components.transform import executor as stock
 from tfx.types import artifact_utils
 from tfx.utils import import_utils, io_utils
 
+from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.errors import BadInputError
 
 FORBID_ANALYZERS = "forbid_analyzers"
+FEATURE_PLAN = "feature_plan"
+STATISTICS = "statistics"
 
 
 class Executor(stock.Executor):
@@ -33,6 +37,10 @@ class Executor(stock.Executor):
             BadInputError: the run is private and the `preprocessing_fn` would read the data to set itself up.
         """
         config = json.loads(exec_properties["custom_config"])
+        if input_dict.get(STATISTICS):
+            statistics = read_statistics(Path(artifact_utils.get_single_uri(input_dict[STATISTICS])))
+            config[FEATURE_PLAN] = plan_from(config[FEATURE_PLAN], statistics).model_dump_json()
+            exec_properties = {**exec_properties, "custom_config": json.dumps(config)}
         if config[FORBID_ANALYZERS]:
             schema = artifact_utils.get_single_uri(input_dict["schema"])
             refuse_analyzers(path=exec_properties["preprocessing_fn"], config=config, schema_uri=schema)

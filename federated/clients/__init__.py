@@ -1,0 +1,1 @@
+"""Clients: who holds which examples, on disk and in memory."""

@@ -1,0 +1,157 @@
+"""Runs of an experiment side by side: one row for each setting, over its seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from federated.experiments.config import Point
+from federated.experiments.run_folder import RunFolder
+from privacy_pipeline.errors import BadInputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Evaluations of one setting, mean over its seeds.
+
+    Attributes:
+        rounds, accuracy: of each evaluation.
+        epsilon: up to there; None without a guarantee.
+        bytes_sent: both ways, up to there.
+    """
+
+    rounds: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    epsilon: tuple[float, ...] | None
+    bytes_sent: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One setting over its seeds; means, with standard deviations over seeds (NaN for one seed).
+
+    Attributes:
+        name: the setting in words.
+        settings: what the grid set.
+        seeds: seeds of the finished runs.
+        accuracy, accuracy_std, auc, auc_std: on the eval split.
+        client_accuracy: 5, 25, 50, 75 and 95 % quantiles over clients.
+        epsilon, delta, unit, relation: the guarantee of each run alone; None without one.
+        runs_charged: how many runs with a guarantee; all of them spend.
+        synthetic: the clients are no real persons or sites.
+        megabytes: sent by clients and server in a run, 10^6 bytes.
+        seconds: of a run.
+        curve: over the rounds.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+    accuracy: float
+    accuracy_std: float
+    auc: float
+    auc_std: float
+    client_accuracy: tuple[float, ...]
+    epsilon: float | None
+    delta: float | None
+    unit: str | None
+    relation: str | None
+    runs_charged: int
+    synthetic: bool
+    megabytes: float
+    seconds: float
+    curve: Curve
+
+
+def compare(points: Iterable[Point]) -> tuple[list[Row], list[Point]]:
+    """Rows of the finished runs, and the points that are not finished.
+
+    Raises:
+        BadInputError: none is finished.
+    """
+    groups: dict[str, list[tuple[Point, dict[str, Any], list[dict[str, Any]]]]] = {}
+    missing = []
+    for point in points:
+        folder = RunFolder(point.folder)
+        summary = folder.summary()
+        if summary is None:
+            missing.append(point)
+            continue
+        found = [line for line in folder.rounds() if "eval" in line]
+        groups.setdefault(json.dumps(point.settings, sort_keys=True), []).append((point, summary, found))
+    if not groups:
+        raise BadInputError("no run of the experiment is finished", fix="privacy-pipeline federated sweep EXPERIMENT")
+    return [_row(runs) for runs in groups.values()], missing
+
+
+def setting_name(settings: dict[str, Any]) -> str:
+    """A setting in words: last part of each key and its value."""
+    parts = [f"{key.rsplit('.', 1)[-1]} {_shown(value)}" for key, value in settings.items()]
+    return ", ".join(parts) or "as written"
+
+
+def _shown(value: Any) -> str:
+    """A value of the grid; of a section its own plain values, which tell points apart in nearly every grid."""
+    if isinstance(value, dict):
+        plain = {key: part for key, part in value.items() if not isinstance(part, (dict, list))}
+        return " ".join(str(part) if key in ("name", "rule") else f"{key} {part}" for key, part in plain.items())
+    return value if isinstance(value, str) else json.dumps(value).replace('"', "").replace("null", "none")
+
+
+def _row(runs: Sequence[tuple[Point, dict[str, Any], list[dict[str, Any]]]]) -> Row:
+    summaries = [summary for _, summary, _ in runs]
+    first = summaries[0]
+    private = [summary for summary in summaries if summary.get("epsilon") is not None]
+
+    def mean(key: str) -> float:
+        return float(np.mean([_number(summary[key]) for summary in summaries]))
+
+    def spread(key: str) -> float:
+        values = [_number(summary[key]) for summary in summaries]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+    return Row(
+        name=setting_name(runs[0][0].settings),
+        settings=runs[0][0].settings,
+        seeds=tuple(point.seed for point, _, _ in runs),
+        accuracy=mean("accuracy"),
+        accuracy_std=spread("accuracy"),
+        auc=mean("auc"),
+        auc_std=spread("auc"),
+        client_accuracy=tuple(
+            float(value) for value in np.mean([summary["client_accuracy"] for summary in summaries], axis=0)
+        ),
+        epsilon=max(summary["epsilon"] for summary in private) if private else None,
+        delta=first.get("delta"),
+        unit=first.get("unit"),
+        relation=first.get("relation"),
+        runs_charged=len(private),
+        synthetic=bool(first["clients"]["synthetic"]),
+        megabytes=(mean("bytes_up") + mean("bytes_down")) / 1e6,
+        seconds=mean("seconds"),
+        curve=_curve([lines for _, _, lines in runs]),
+    )
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _curve(runs: Sequence[list[dict[str, Any]]]) -> Curve:
+    length = min(len(lines) for lines in runs)
+
+    def mean(value: Any) -> tuple[float, ...]:
+        return tuple(float(np.mean([value(lines[place]) for lines in runs])) for place in range(length))
+
+    private = all("epsilon" in line for lines in runs for line in lines)
+    return Curve(
+        rounds=tuple(int(line["round"]) for line in runs[0][:length]),
+        accuracy=mean(lambda line: line["eval"]["accuracy"]),
+        epsilon=mean(lambda line: line["epsilon"]) if private else None,
+        bytes_sent=mean(lambda line: line["bytes_up"] + line["bytes_down"]),
+    )

@@ -1,0 +1,254 @@
+"""The YAML file of an experiment as frozen pydantic models, and its grid of settings."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
+from privacy_pipeline.config.dp_models import Delta, PositiveFloat
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.messages import explain
+from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
+from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
+from privacy_pipeline.errors import BadInputError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class ByColumn(Section):
+    """Each value of a column is one client: a person, or, cross-silo, a site."""
+
+    column: Annotated[str, Field(min_length=1, description="Default: the key of the dataset's privacy unit.")]
+
+
+class ByRule(Section):
+    """Synthetic clients: rows are dealt out by a stated rule. No user-level guarantee is given for them."""
+
+    rule: Literal["iid", "label_skew", "quantity_skew"]
+    clients: PositiveInt
+    alpha: Annotated[PositiveFloat, Field(description="Dirichlet concentration: the smaller, the more skewed.")] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def split(self, *, clients: int | None = None) -> Split:
+        """The rule; with another number of clients where one is given."""
+        number = clients or self.clients
+        if self.rule == "iid":
+            return IidSplit(clients=number, seed=self.seed)
+        kind = LabelSkewSplit if self.rule == "label_skew" else QuantitySkewSplit
+        return kind(clients=number, alpha=self.alpha, seed=self.seed)
+
+
+class ModelSection(Section):
+    """A multi-layer perceptron over the publicly scaled columns; no hidden layer is logistic regression."""
+
+    hidden_units: list[PositiveInt] = Field(default=[32])
+
+
+class AdaptiveSection(Section):
+    """The clipping norm follows a quantile of the updates' norms (Andrew et al. 2021)."""
+
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    learning_rate: PositiveFloat = 0.2
+    count_noise: PositiveFloat | None = None
+
+
+class PrivacySection(Section):
+    """User-level differential privacy: a client is what is protected, and it is sampled by Poisson."""
+
+    target_epsilon: Annotated[PositiveFloat | None, Field(description="Give this or `noise_multiplier`.")] = None
+    noise_multiplier: PositiveFloat | None = None
+    delta: Delta
+    clipping_norm: Annotated[PositiveFloat, Field(description="L2 bound of a client's update; the first, if adaptive.")]
+    adaptive: AdaptiveSection | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Share of the drawn clients that do not report.")] = 0.0
+    straggler: Annotated[float, Field(ge=0, lt=1, description="Share of the others that report too late.")] = 0.0
+
+    @model_validator(mode="after")
+    def _one_target(self) -> PrivacySection:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        return self
+
+
+class EvaluationSection(Section):
+    """When the model is evaluated on the clients of the eval split."""
+
+    every: Annotated[int, Field(ge=1, description="Rounds between evaluations; the last round is always one.")] = 10
+
+
+class DataSection(Section):
+    """Whose data."""
+
+    dataset: DatasetConfig
+    clients: ByColumn | ByRule | None = None
+
+    @model_validator(mode="after")
+    def _someone_owns_rows(self) -> DataSection:
+        if self.clients is None and not isinstance(self.dataset.privacy_unit, KeyedUnit):
+            raise ValueError(
+                "say who the clients are: `dataset.privacy_unit: {key: COLUMN}`, `clients: {column: COLUMN}`, or a "
+                "rule such as `clients: {rule: iid, clients: 100}`"
+            )
+        if self.dataset.schema_path == "infer":
+            raise ValueError("clients need a curated public schema: ranges read off the data would leak between them")
+        if self.dataset.format != "csv" or self.dataset.hash_split is not None:
+            raise ValueError("an experiment reads CSV files with one `input` pattern for each split")
+        return self
+
+    @property
+    def client_column(self) -> str | None:
+        """Column whose values are the clients; None for synthetic ones."""
+        if isinstance(self.clients, ByColumn):
+            return self.clients.column
+        unit = self.dataset.privacy_unit
+        return unit.key if self.clients is None and isinstance(unit, KeyedUnit) else None
+
+
+class ExperimentConfig(Section):
+    """One experiment. Relative paths are relative to the folder the command runs in."""
+
+    experiment: Name
+    data: DataSection
+    model: ModelSection = ModelSection()
+    rounds: PositiveInt
+    clients_per_round: Annotated[int, Field(ge=1, description="With a privacy block: the expected number.")]
+    algorithm: FederatedAlgorithm = FederatedAlgorithm()
+    privacy: PrivacySection | None = None
+    evaluation: EvaluationSection = EvaluationSection()
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[1], min_length=1)
+    sweep: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(
+        default={},
+        description="Grid: dotted key of this file -> values, e.g. clients_per_round: [20, 50].",
+    )
+    folder: Annotated[Path, Field(description="Where runs go, each in a folder of its own.")] = Path(
+        "workspace/federated"
+    )
+    ledger: Annotated[str, Field(description="SQLAlchemy URL of the budget ledger.")] = "sqlite:///ledger/ledger.db"
+
+    @model_validator(mode="after")
+    def _clients_are_the_unit(self) -> ExperimentConfig:
+        unit = self.data.dataset.privacy_unit
+        key = unit.key if isinstance(unit, KeyedUnit) else None
+        if self.privacy is not None and (key is None or self.data.client_column != key):
+            raise ValueError(
+                "with a `privacy` block the clients must be the dataset's privacy unit (`data.dataset.privacy_unit: "
+                "{key: COLUMN}`, no `data.clients`): a guarantee for synthetic clients or silos protects no person"
+            )
+        if self.privacy is not None and (self.algorithm.name == "mimelite" or self.algorithm.engine != "fast"):
+            raise ValueError(
+                "`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted, and an "
+                "algorithm that sends one clipped update (not `mimelite`)"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One run of an experiment: settings without a grid, and one seed.
+
+    Attributes:
+        config: the settings; `sweep` is empty, `seeds` holds the seed.
+        settings: what the grid set, by dotted key.
+        name: of the run; a function of settings and seed, so that the same run is found again.
+    """
+
+    config: ExperimentConfig
+    settings: dict[str, JsonValue]
+    name: str
+
+    @property
+    def seed(self) -> int:
+        """Seed of initial weights and, without a privacy block, of the cohorts. Noise never comes from it."""
+        return self.config.seeds[0]
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run."""
+        return self.config.folder / self.config.experiment / self.name
+
+
+def load_experiment(path: Path, *, overrides: Sequence[str] = ()) -> tuple[ExperimentConfig, tuple[Point, ...]]:
+    """Reads an experiment and its grid; every point of the grid is validated before anything runs.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` each.
+
+    Raises:
+        BadInputError: one line for each thing that is wrong, naming the line of the file.
+    """
+    document = read_document(path=path)
+    apply_overrides(document=document, overrides=overrides)
+    config = _validated(document)
+    points = []
+    for values in itertools.product(*config.sweep.values()):
+        settings = dict(zip(config.sweep, values, strict=True))
+        for seed in config.seeds:
+            points.append(_point(document, settings, seed))
+    if len({point.name for point in points}) < len(points):
+        raise BadInputError(f"{path}: the grid has the same settings and seed twice", fix="check `sweep` and `seeds`")
+    return config, tuple(points)
+
+
+def point_from_json(text: str) -> Point:
+    """The point that `Point.config` was written from as JSON, with its settings.
+
+    Raises:
+        BadInputError: it is no point.
+    """
+    try:
+        found = json.loads(text)
+        config = ExperimentConfig.model_validate_json(json.dumps(found["config"]))
+        return Point(config=config, settings=found["settings"], name=found["name"])
+    except (ValueError, KeyError) as error:
+        raise BadInputError(f"this is no run of an experiment: {error}") from None
+
+
+def point_to_json(point: Point) -> str:
+    """A point as JSON, to be read by `point_from_json`."""
+    # What was not written stays unwritten: some sections refuse a field, default or not, that does nothing in them.
+    config = point.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return json.dumps({"name": point.name, "settings": point.settings, "config": config}, indent=1)
+
+
+def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Point:
+    changed = copy.deepcopy(document)
+    changed.data.pop("sweep", None)
+    changed.data["seeds"] = [seed]
+    for dotted, value in settings.items():
+        _set(changed, dotted, value)
+    config = _validated(changed)
+    identity = config.model_dump(mode="json", exclude={"folder", "ledger"})
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return Point(config=config, settings=settings, name=f"{digest[:10]}-s{seed}")
+
+
+def _set(document: Document, dotted: str, value: JsonValue) -> None:
+    """Sets a value of the grid; errors in it point to the grid's line."""
+    keys = dotted.split(".")
+    origin = document.origin(("sweep", dotted))
+    current: Any = document.data
+    for key in keys[:-1]:
+        current = current.setdefault(key, {})
+        if not isinstance(current, dict):
+            raise BadInputError(
+                f"{document.name}:{origin.line}: sweep: `{dotted}` leads through a value, not a mapping"
+            )
+    current[keys[-1]] = value
+    document.origins[tuple(keys)] = Origin(line=origin.line, override=origin.override)
+
+
+def _validated(document: Document) -> ExperimentConfig:
+    try:
+        return ExperimentConfig.model_validate_json(json.dumps(document.data), strict=True)
+    except ValidationError as error:
+        raise explain(error=error, document=document, root=ExperimentConfig) from None

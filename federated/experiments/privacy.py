@@ -1,0 +1,256 @@
+"""User-level privacy of a run: its plan, what the ledger charges, and the record."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from federated.experiments.config import ExperimentConfig
+from federated.privacy.plan import Attendance, FederatedPlan
+from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.plan import Relation, parameters_digest
+from privacy_pipeline.accounting.record import (
+    Assumption,
+    Composition,
+    DataAccess,
+    Mechanism,
+    PrivacyRecord,
+    Randomness,
+    Versions,
+)
+from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.dp.plan import AdaptiveClipping
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+    from privacy_pipeline.accounting.ledger import Ledger
+    from privacy_pipeline.accounting.registration import Registration
+
+BACKEND = "federated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChargedExperiment:
+    """What the ledger charges for one run; keeps `accounting.plan.ChargedPlan`.
+
+    Attributes:
+        plan: the mechanism; its units are the clients.
+        unit: the key column that is unit and client.
+        contribution_bound: most rows of a client. The update is clipped as a whole, so the guarantee covers them all.
+        training: the settings that the mechanism does not know, for the idempotency key.
+    """
+
+    plan: FederatedPlan
+    unit: str
+    contribution_bound: int
+    training: Mapping[str, Any]
+
+    @property
+    def relation(self) -> Relation:
+        """Zero-out: the number of clients is public."""
+        return self.plan.relation
+
+    @property
+    def units(self) -> int | None:
+        """Registered number of clients."""
+        return self.plan.clients
+
+    @property
+    def delta(self) -> float:
+        """Delta of the guarantee."""
+        return self.plan.delta
+
+    @property
+    def event(self) -> DpEvent:
+        """All rounds."""
+        return self.plan.event
+
+    def parameters(self) -> dict[str, Any]:
+        """The plan as JSON values, with the unit's name."""
+        return {
+            "backend": BACKEND,
+            "unit": self.unit,
+            "contribution_bound": self.contribution_bound,
+            "relation": self.relation.value,
+            "plan": self.plan.parameters(),
+            "training": dict(self.training),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over the parameters."""
+        return parameters_digest(self.parameters())
+
+
+def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
+    """The plan of a run, before any data is read.
+
+    Args:
+        config: settings with a privacy block.
+        clients: registered number of clients of the train split.
+
+    Raises:
+        BadInputError: there is no privacy block, or its parts do not go together.
+        AccountingError: no epsilon is known for them.
+    """
+    section, unit = config.privacy, config.data.dataset.privacy_unit
+    if section is None or not isinstance(unit, KeyedUnit):
+        raise BadInputError("a guarantee needs a `privacy` block and a key column as the privacy unit")
+    adaptive = None
+    if section.adaptive is not None:
+        given = section.adaptive.model_dump(exclude_none=True)
+        adaptive = AdaptiveClipping(**given)
+    plan = FederatedPlan.calibrated(
+        rounds=config.rounds,
+        clients_per_round=config.clients_per_round,
+        delta=section.delta,
+        clipping_norm=section.clipping_norm,
+        clients=clients,
+        epsilon=section.target_epsilon,
+        noise_multiplier=section.noise_multiplier,
+        adaptive=adaptive,
+        attendance=Attendance(dropout=section.dropout, straggler=section.straggler),
+    )
+    training = config.model_dump(mode="json", include={"model", "algorithm", "seeds"})
+    return ChargedExperiment(plan=plan, unit=unit.key, contribution_bound=unit.contribution_bound, training=training)
+
+
+def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) -> Registration:
+    """What the ledger knows of the experiment's dataset.
+
+    Raises:
+        BudgetRefusedError: it is not registered.
+    """
+    name = config.data.dataset.name
+    found = ledger.registration(name, span)
+    if found is None:
+        raise BudgetRefusedError(
+            f"dataset {name} is not registered in the ledger, so nothing may be spent on it",
+            fix="privacy-pipeline federated register EXPERIMENT.yaml --epsilon CAP --delta DELTA",
+        )
+    return found
+
+
+def record_of(
+    *,
+    config: ExperimentConfig,
+    charge: ChargedExperiment,
+    run_id: str,
+    span: int | None,
+    rounds: int,
+    generator: str,
+    composition: Composition,
+    data_digest: str,
+    code: str,
+) -> PrivacyRecord:
+    """States what a finished run guarantees.
+
+    Args:
+        config: the settings.
+        charge: what was reserved, and ran.
+        run_id, span: of the run.
+        rounds: rounds that were made.
+        generator: where sampling and noise came from.
+        composition: the run among all that the ledger holds.
+        data_digest, code: hashes.
+
+    Raises:
+        PipelineError: another number of rounds was made than planned.
+    """
+    plan = charge.plan
+    if rounds != plan.rounds:
+        raise PipelineError(f"{rounds} rounds were made, {plan.rounds} were planned: there is no guarantee to state")
+    dataset = config.data.dataset
+    return PrivacyRecord(
+        run_id=run_id,
+        pipeline=config.experiment,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        backend=BACKEND,
+        dataset=dataset.name,
+        span=span,
+        training_guarantee="dp",
+        unit=charge.unit,
+        unit_in_words=f"one client: all rows of {dataset.name} that share one value of `{charge.unit}`",
+        contribution_bound=charge.contribution_bound,
+        relation=charge.relation.value,
+        mechanism=Mechanism(
+            name="DP-FedAvg (Gaussian, clients' updates clipped)",
+            sampler="poisson",
+            clipping_norm=plan.base.clipping.norm,
+            noise_multiplier=plan.base.sum_multiplier,
+            batch_size=config.clients_per_round,
+            epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
+            steps=rounds,
+            units=plan.clients,
+            dp_event=events.to_json(plan.event),
+            engine=config.algorithm.engine,
+            plan=charge.parameters(),
+        ),
+        guarantee=plan.guarantee(),
+        assumptions=_assumptions(charge),
+        data_accesses=_data_accesses(config),
+        composition=composition,
+        randomness=Randomness(generator=generator, cryptographic=True, seed_fixed=False),
+        versions=Versions(code=code, lock="", data=data_digest, packages=_packages()),
+    )
+
+
+def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
+    return [
+        Assumption(
+            name="each client is drawn independently with the same probability",
+            held=True,
+            detail="cohorts came from the plan's own sampler; no client was in a round twice (checked)",
+        ),
+        Assumption(
+            name="the sum is divided by a fixed number",
+            held=True,
+            detail=f"by {charge.plan.expected_clients:g} in every round, however many clients came",
+        ),
+        Assumption(
+            name="one person is one client",
+            held=True,
+            detail=f"as far as one value of `{charge.unit}` is one person; nothing here can check that",
+        ),
+        Assumption(
+            name="no client holds more rows than registered",
+            held=True,
+            detail=f"at most {charge.contribution_bound} (checked); an update is clipped as a whole",
+        ),
+    ]
+
+
+def _data_accesses(config: ExperimentConfig) -> list[DataAccess]:
+    return [
+        DataAccess(what="training", covered=True, detail="clipped and noised updates of sampled clients"),
+        DataAccess(
+            what="training losses, cohort sizes and example counts",
+            covered=False,
+            detail="computed nowhere or told to nobody: the run's files hold none of them",
+        ),
+        DataAccess(
+            what="evaluation",
+            covered=False,
+            detail=f"exact metrics on the eval split, each {config.evaluation.every} rounds, and their spread over "
+            "its clients; whoever reads the run's files or the comparison can see them",
+        ),
+        DataAccess(
+            what="choice of settings",
+            covered=False,
+            detail="every run of a sweep is charged; choosing among them by exact evaluation is not covered",
+        ),
+    ]
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-federated"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

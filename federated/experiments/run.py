@@ -1,0 +1,250 @@
+"""Runs one point of an experiment: rounds, evaluation, charge, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from federated.clients.store import ClientStore
+from federated.contract import Engine, RoundState
+from federated.experiments import privacy
+from federated.experiments.cohorts import UniformSampler
+from federated.experiments.config import ExperimentConfig, Point
+from federated.experiments.data import feature_plan, load_clients, source_of
+from federated.experiments.evaluation import Evaluation, Predict, evaluate
+from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
+from privacy_pipeline.atomic import write_atomically
+
+NODE = "FederatedTraining"  # the ledger's name of what spends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What trains: an engine over a client store, and its model's predictions.
+
+    Attributes:
+        engine: makes rounds.
+        predict: gives logits of a state's model.
+    """
+
+    engine: Engine
+    predict: Predict
+
+
+class Build(Protocol):
+    """Makes the engine of a run."""
+
+    def __call__(
+        self, config: ExperimentConfig, clients: ClientStore, aggregator: Any | None, *, width: int, seed: int
+    ) -> Simulation:
+        """A simulation.
+
+        Args:
+            config: the settings.
+            clients: the train split.
+            aggregator: makes an `Aggregator` from the shapes of the trainable weights; None for the mean of updates,
+                weighted by examples.
+            width: numbers of an example's features.
+            seed: of the initial weights.
+        """
+        ...
+
+
+Report = Callable[[str, int, int], None]  # name of the run, rounds done, rounds
+
+
+def run_point(point: Point, *, build: Build, report: Report = lambda *_: None, code: str = "") -> dict[str, Any]:
+    """Runs a point, or goes on with it, and returns its summary; a finished run is not run again.
+
+    Without a privacy block a killed run goes on from its last checkpoint, to the same weights. With one, its key died
+    with the process: it starts anew, with new noise, and is charged again.
+
+    Args:
+        point: settings and seed.
+        build: makes the engine.
+        report: is told the progress.
+        code: hash of the code, for the record.
+
+    Raises:
+        BadInputError: the data, or the settings for this data, are not usable.
+        BudgetRefusedError: the ledger refuses; no row was read.
+    """
+    folder = RunFolder(point.folder)
+    done = folder.summary()
+    if done is not None:
+        return done
+    folder.begin(point)
+    run = _Run(point, folder, build, report, code)
+    summary = run.without_guarantee() if point.config.privacy is None else run.private()
+    folder.finish(summary)
+    return summary
+
+
+class _Run:
+    def __init__(self, point: Point, folder: RunFolder, build: Build, report: Report, code: str) -> None:
+        self.point, self.config, self.folder = point, point.config, folder
+        self.build, self.report, self.code = build, report, code
+        self.source = source_of(self.config.data)
+        self.plan = feature_plan(self.config.data)
+
+    def clients(self, split: str) -> ClientStore:
+        return load_clients(self.config.data, split=split, source=self.source, plan=self.plan)
+
+    def simulation(self, train: ClientStore, aggregator: Any | None) -> Simulation:
+        width = int(train.features["features"].shape[1])
+        return self.build(self.config, train, aggregator, width=width, seed=self.point.seed)
+
+    def without_guarantee(self) -> dict[str, Any]:
+        train = self.clients("train")
+        sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
+        simulation = self.simulation(train, None)
+        state = self.folder.restore()
+        if state is None:
+            self.folder.forget()
+            state = simulation.engine.initial_state()
+        self.folder.keep_rounds(state.round_number)
+        return self.rounds(simulation, sampler, state, train)
+
+    def private(self) -> dict[str, Any]:
+        from federated.privacy.gaussian import GaussianAggregator
+        from federated.privacy.sampler import ClientSampler
+        from privacy_pipeline.accounting.ledger import Ledger
+        from privacy_pipeline.dp.randomness import RunKey
+
+        ledger = Ledger.open(self.config.ledger)
+        known = privacy.registered(self.config, ledger, span=self.source.span)
+        charge = privacy.charged(self.config, clients=known.splits["train"].units)
+        digest = self.source.digest()
+        self.folder.forget()
+        made: list[GaussianAggregator] = []
+        with ledger.spend(
+            dataset=self.config.data.dataset.name,
+            span=self.source.span,
+            data_digest=digest,
+            split="train",
+            run_id=f"{self.config.experiment}-{self.point.name}",
+            node=NODE,
+            plan=charge,
+        ) as grant:
+            composition = ledger.composition(grant.entry_id)
+            grant.start()
+            train = self.clients("train")
+            key = RunKey.from_system()
+            sampler = ClientSampler(charge.plan, key, train.num_clients)
+
+            def aggregator(shapes: Any) -> Any:
+                made.append(GaussianAggregator(plan=charge.plan, key=key, shapes=shapes))
+                return made[-1]
+
+            simulation = self.simulation(train, aggregator)
+            summary = self.rounds(simulation, sampler, simulation.engine.initial_state(), train, charge)
+            receipt = grant.commit(charge.plan.event)
+        stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
+        record = privacy.record_of(
+            config=self.config,
+            charge=charge,
+            run_id=f"{self.config.experiment}-{self.point.name}",
+            span=self.source.span,
+            rounds=summary["rounds"],
+            generator=made[0].generator,
+            composition=composition.model_copy(update=stamp),
+            data_digest=digest,
+            code=self.code,
+        )
+        write_atomically(path=self.folder.path / RECORD, text=record.model_dump_json(indent=1) + "\n")
+        guarantee = record.guarantee
+        found = None if guarantee is None else (guarantee.epsilon, guarantee.delta, guarantee.accountant)
+        epsilon, delta, accountant = found or (None, None, None)
+        return {
+            **summary,
+            "epsilon": epsilon,
+            "delta": delta,
+            "accountant": accountant,
+            "unit": charge.unit,
+            "relation": charge.relation.value,
+            "ledger_entry": composition.ledger_entry,
+        }
+
+    def rounds(
+        self,
+        simulation: Simulation,
+        sampler: Any,
+        state: RoundState,
+        train: ClientStore,
+        charge: privacy.ChargedExperiment | None = None,
+    ) -> dict[str, Any]:
+        """All rounds from `state` on. What a private run writes down of a round is public or on the eval split."""
+        algorithm, evaluation, total = self.config.algorithm, self.clients("eval"), self.config.rounds
+        before = self.folder.rounds()
+        sent = [before[-1]["bytes_up"], before[-1]["bytes_down"]] if before else [0, 0]
+        watch = _participation(charge, train)
+        log, began, found = RoundLog(self.folder), time.perf_counter(), _last_evaluation(before)
+        try:
+            while state.round_number < total:
+                number = state.round_number
+                cohort = sampler.cohort(number)
+                watch(number, cohort)
+                result = simulation.engine.run_round(state, cohort)
+                state = result.state
+                sent = [sent[0] + result.bytes_up, sent[1] + result.bytes_down]
+                line: dict[str, Any] = {"round": number + 1}
+                if charge is None:
+                    line |= {"bytes_up": sent[0], "bytes_down": sent[1], "clients": result.clients, **result.metrics}
+                else:  # the realised cohort is secret: its expected size is what may be told
+                    per_client = _bytes_of(state) * self.config.clients_per_round * (number + 1)
+                    line |= {"bytes_up": per_client, "bytes_down": per_client}
+                if (number + 1) % self.config.evaluation.every == 0 or number + 1 == total:
+                    found = evaluate(state, evaluation, simulation.predict)
+                    line["eval"] = asdict(found)
+                    if charge is not None:
+                        line["epsilon"] = _epsilon(charge, number + 1)
+                log.write(line)
+                if "eval" in line and charge is None:
+                    log.sync()
+                    self.folder.save(state)
+                self.report(self.point.name, number + 1, total)
+        finally:
+            log.close()
+        last = self.folder.rounds()[-1]
+        return {
+            "experiment": self.config.experiment,
+            "run": self.point.name,
+            "settings": dict(self.point.settings),
+            "seed": self.point.seed,
+            "algorithm": algorithm.name,
+            "engine": algorithm.engine,
+            "rounds": state.round_number,
+            "clients_train": train.num_clients,
+            "clients_eval": evaluation.num_clients,
+            "clients": train.origin.as_record(),
+            "bytes_up": last["bytes_up"],
+            "bytes_down": last["bytes_down"],
+            "seconds": time.perf_counter() - began,
+            **(asdict(found) if found is not None else {}),
+        }
+
+
+def _participation(charge: privacy.ChargedExperiment | None, train: ClientStore) -> Callable[[int, Any], None]:
+    if charge is None:
+        return lambda number, cohort: None
+    from federated.privacy.sampler import Participation
+
+    return Participation(charge.plan, train.num_clients).saw
+
+
+def _epsilon(charge: privacy.ChargedExperiment, rounds: int) -> float:
+    from privacy_pipeline.accounting.accountants import epsilon_of
+
+    plan = charge.plan
+    return epsilon_of(plan.event_of(rounds), delta=plan.delta, relation=plan.relation)
+
+
+def _bytes_of(state: RoundState) -> int:
+    return sum(int(part.nbytes) for part in state.weights)
+
+
+def _last_evaluation(rounds: list[dict[str, Any]]) -> Evaluation | None:
+    evaluated = [line["eval"] for line in rounds if "eval" in line]
+    return Evaluation(**evaluated[-1]) if evaluated else None

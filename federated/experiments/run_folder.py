@@ -1,0 +1,173 @@
+"""The folder of one run: settings, one JSON line for each round, a checkpoint, the summary and the privacy record."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from federated.contract import RoundState
+from federated.experiments.config import Point, point_from_json, point_to_json
+from privacy_pipeline.atomic import write_atomically, write_bytes_atomically
+from privacy_pipeline.errors import BadInputError
+
+POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
+    "point.json",
+    "rounds.jsonl",
+    "checkpoint.npz",
+    "summary.json",
+    "privacy_record.json",
+)
+
+_TAIL = 16_384  # bytes; several lines
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Files of one run; each is whole or absent, and `rounds.jsonl` never goes beyond what is kept of it.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    def begin(self, point: Point) -> None:
+        """Writes the settings, unless they are there."""
+        if not (self.path / POINT).exists():
+            write_atomically(path=self.path / POINT, text=point_to_json(point) + "\n")
+
+    def point(self) -> Point:
+        """The settings.
+
+        Raises:
+            BadInputError: the folder holds no run.
+        """
+        try:
+            return point_from_json((self.path / POINT).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadInputError(f"{self.path} holds no run of an experiment ({error.strerror})") from None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, else None."""
+        return _read_json(self.path / SUMMARY)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes the summary; from here on the run is done."""
+        write_atomically(path=self.path / SUMMARY, text=json.dumps(finite(summary), indent=1) + "\n")
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds that were written; a line that was cut off by a kill does not count."""
+        try:
+            lines = (self.path / ROUNDS).read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rounds_done(self) -> int:
+        """How many rounds were written, from the end of the file: cheap enough to ask now and then."""
+        try:
+            with (self.path / ROUNDS).open("rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - _TAIL))
+                lines = stream.read().split(b"\n")
+        except FileNotFoundError:
+            return 0
+        whole = lines[1 if len(lines) > 2 else 0 : -1]  # the first may be cut off, the last has no end
+        return int(json.loads(whole[-1])["round"]) if whole else 0
+
+    def keep_rounds(self, number: int) -> None:
+        """Cuts `rounds.jsonl` to its first lines: those that the checkpoint knows of."""
+        kept = self.rounds()[:number]
+        if len(kept) < number:
+            raise BadInputError(f"{self.path / ROUNDS} lacks rounds that were made", fix="remove the run's folder")
+        write_atomically(path=self.path / ROUNDS, text="".join(json.dumps(line) + "\n" for line in kept))
+
+    def save(self, state: RoundState) -> None:
+        """Writes a checkpoint in the place of the last one."""
+        stream = io.BytesIO()
+        np.savez(stream, **_flat(state))
+        write_bytes_atomically(path=self.path / CHECKPOINT, content=stream.getvalue())
+
+    def restore(self) -> RoundState | None:
+        """The checkpoint, or None where there is none."""
+        if not (self.path / CHECKPOINT).exists():
+            return None
+        with np.load(self.path / CHECKPOINT, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        return _nested(arrays)
+
+    def forget(self) -> None:
+        """Removes what a run that starts anew must not find."""
+        for name in (ROUNDS, CHECKPOINT, SUMMARY, RECORD):
+            (self.path / name).unlink(missing_ok=True)
+
+
+class RoundLog:
+    """Appends one JSON line for each round; `sync` makes them durable before a checkpoint that counts on them."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self._stream = (folder.path / ROUNDS).open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Appends a line."""
+        self._stream.write(json.dumps(finite(line)) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Waits for the disk."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Ends the log."""
+        self._stream.close()
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _flat(state: RoundState) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"round": np.asarray(state.round_number)}
+    for kind, parts in (("weights", state.weights), ("non_trainable", state.non_trainable)):
+        arrays |= {f"{kind}/{place:04d}": np.asarray(part) for place, part in enumerate(parts)}
+    for kind, named in (("server", state.server), ("aggregator", state.aggregator)):
+        arrays |= {f"{kind}/{name}": np.asarray(part) for name, part in named.items()}
+    return arrays
+
+
+def _nested(arrays: Mapping[str, Any]) -> RoundState:
+    def listed(kind: str) -> tuple[Any, ...]:
+        return tuple(arrays[name] for name in sorted(arrays) if name.startswith(f"{kind}/"))
+
+    def named(kind: str) -> dict[str, Any]:
+        return {name[len(kind) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{kind}/")}
+
+    return RoundState(
+        round_number=int(arrays["round"]),
+        weights=listed("weights"),
+        non_trainable=listed("non_trainable"),
+        server=named("server"),
+        aggregator=named("aggregator"),
+    )

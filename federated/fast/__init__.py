@@ -1,0 +1,1 @@
+"""Many clients in one TensorFlow graph, without a process boundary."""

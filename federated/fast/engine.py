@@ -1,0 +1,202 @@
+"""Rounds of federated training in this process: the clients of a chunk are one call of one TensorFlow graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from federated.aggregation import MeanAggregator
+from federated.contract import Aggregator, AggregatorState, Clients, IntArray, RoundResult, RoundState, Tensor, Tensors
+from federated.fast.chunks import Chunk, Chunker
+from federated.fast.gradients import KerasGradients, StackedGradients
+from federated.fast.local import ChunkTensors, LocalResult, LocalWork
+from federated.fast.stacked import stackable
+from federated.model import FederatedModel
+from federated.optimizers import learning_rate
+from federated.server import Server
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.errors import BadInputError
+
+_LARGEST_CHUNK = 256
+_CHUNK_ROWS = 1 << 17
+_CHUNK_PARAMETERS = 1 << 24  # stacked weights of a chunk: 64 MiB in float32, and a few times that while it trains
+
+
+class FastEngine:
+    """Trains a model on cohorts of clients. The same arguments give the same weights, bit by bit on one machine.
+
+    Models of dense and embedding layers have their clients' weights stacked, and each layer is one batched product;
+    any other model takes its clients one after the other, within the graph.
+
+    Args:
+        model: the model; its weights are the first round's.
+        clients: examples of all clients.
+        algorithm: what a round computes.
+        aggregator: combines updates; default: the mean that `algorithm.weighting` names.
+        stacked: force (or forbid) stacking; default: where the model allows it.
+
+    Raises:
+        BadInputError: features that do not fit the model; MimeLite with an aggregator of its own, which would leave the
+            full gradients outside of it; stacking asked for a model that cannot be stacked.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: FederatedModel,
+        clients: Clients,
+        algorithm: FederatedAlgorithm,
+        aggregator: Aggregator | None = None,
+        stacked: bool | None = None,
+    ) -> None:
+        if algorithm.name == "mimelite" and aggregator is not None and not isinstance(aggregator, MeanAggregator):
+            raise BadInputError(
+                "federated.algorithm: `mimelite` also sends full gradients, which this aggregator does not cover",
+                fix="use fedavg, fedprox or fedsgd",
+            )
+        if stacked and not stackable(model):
+            raise BadInputError("model: its layers cannot be stacked over clients", fix="drop `stacked`")
+        self.stacked = stackable(model) if stacked is None else stacked
+        self._model, self._algorithm = model, algorithm
+        mean = MeanAggregator(model.shapes, weighting=algorithm.weighting)
+        self._aggregator: Aggregator = mean if aggregator is None else aggregator
+        self._full_gradients = mean
+        self._server = Server(algorithm, model.shapes)
+        largest = max(1, min(_LARGEST_CHUNK, _CHUNK_PARAMETERS // model.parameters)) if self.stacked else _LARGEST_CHUNK
+        self._chunker = Chunker(model, clients, batch_size=algorithm.batch_size, largest=largest, rows=_CHUNK_ROWS)
+        gradients = StackedGradients(model) if self.stacked else KerasGradients(model)
+        self._work = LocalWork(algorithm, gradients)
+        self._compiled: Any = None
+
+    def initial_state(self) -> RoundState:
+        """State before the first round."""
+        aggregator = self._aggregator.initial_state()
+        return RoundState(
+            round_number=0,
+            weights=self._model.weights(),
+            non_trainable=self._model.non_trainable(),
+            server=self._server.initial_state(),
+            aggregator={name: np.asarray(value) for name, value in aggregator.items()},
+        )
+
+    def run_round(
+        self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
+    ) -> RoundResult:
+        """One round; see `federated.contract.Engine`.
+
+        Raises:
+            BadInputError: a client index that does not exist.
+        """
+        cohort = np.asarray(cohort, np.int64)
+        if len(cohort) and (cohort.min() < 0 or cohort.max() >= self._chunker.clients):
+            raise BadInputError("cohort: a client that does not exist", fix=f"there are {self._chunker.clients}")
+        sending = np.ones(len(cohort), np.bool_) if present is None else np.asarray(present, np.bool_)
+        sums, full, totals = self._run_chunks(state, cohort, sending)
+        update, aggregator, metrics = self._aggregator.finish(dict(state.aggregator), sums, state.round_number)
+        full_gradient = None
+        if full is not None:
+            gradient, _, _ = self._full_gradients.finish({}, full, state.round_number)
+            full_gradient = [np.asarray(value) for value in gradient]
+        weights, server, more = self._server.step(state, [np.asarray(value) for value in update], full_gradient)
+        loss, seen, examples, sent = totals
+        size = 4 * self._model.parameters * (2 if self._algorithm.name == "mimelite" else 1)
+        return RoundResult(
+            state=RoundState(
+                round_number=state.round_number + 1,
+                weights=weights,
+                non_trainable=state.non_trainable,
+                server=server,
+                aggregator={name: np.asarray(value) for name, value in aggregator.items()},
+            ),
+            metrics={"loss": loss / seen if seen else float("nan"), **metrics, **more},
+            clients=int(sent),
+            examples=int(examples),
+            bytes_down=size * len(cohort),
+            bytes_up=size * int(sending.sum()),
+        )
+
+    def _run_chunks(
+        self, state: RoundState, cohort: IntArray, sending: npt.NDArray[np.bool_]
+    ) -> tuple[Tensors | None, Tensors | None, tuple[float, float, float, float]]:
+        weights = [tf.constant(value) for value in state.weights]
+        base = {name: tf.constant(value) for name, value in self._server.base_state(state.server).items()}
+        aggregator = {name: tf.convert_to_tensor(value) for name, value in state.aggregator.items()}
+        rate = tf.constant(learning_rate(self._algorithm.client_optimizer, state.round_number), tf.float32)
+        sums: Tensors | None = None
+        full: Tensors | None = None
+        totals = np.zeros(4)
+        for chunk in self._chunker.chunks(cohort, sending):
+            partial, gradients, numbers = self._call(weights, base, aggregator, rate, chunk)
+            sums = partial if sums is None else [a + b for a, b in zip(sums, partial, strict=True)]
+            if gradients:
+                full = gradients if full is None else [a + b for a, b in zip(full, gradients, strict=True)]
+            totals += numbers.numpy()
+        return sums, full, (totals[0], totals[1], totals[2], totals[3])
+
+    def _call(
+        self,
+        weights: Tensors,
+        base: dict[str, Tensor],
+        aggregator: AggregatorState,
+        rate: Tensor,
+        chunk: Chunk,
+    ) -> Any:
+        inputs = [tf.constant(value) for value in chunk.inputs]
+        data = (inputs, tf.constant(chunk.labels), tf.constant(chunk.counts), tf.constant(chunk.present))
+        if self._compiled is None:
+            signature = (
+                *(tf.nest.map_structure(tf.TensorSpec.from_tensor, part) for part in (weights, base, aggregator, rate)),
+                [tf.TensorSpec([None, None, None, *value.shape[3:]], value.dtype) for value in inputs],
+                tf.TensorSpec([None, None, None, *chunk.labels.shape[3:]], data[1].dtype),
+                tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([None], tf.float32),
+            )
+            graph = self._stacked_chunk if self.stacked else self._sequential_chunk
+            # Branches on tensors that users wrote are in layers which are not stacked.
+            function = tf.function(graph, input_signature=signature, autograph=not self.stacked)
+            self._compiled = function.get_concrete_function()
+        return self._compiled(weights, base, aggregator, rate, *data)
+
+    def _stacked_chunk(
+        self, weights: Tensors, base: Any, aggregator: Any, rate: Tensor, inputs: Tensors, labels: Tensor, *rest: Tensor
+    ) -> tuple[Tensors, Tensors, Tensor]:
+        chunk = ChunkTensors(inputs=inputs, labels=labels, counts=rest[0], present=rest[1])
+        result = self._work(weights, base, chunk, rate)
+        return self._sums(aggregator, result, chunk)
+
+    def _sequential_chunk(
+        self, weights: Tensors, base: Any, aggregator: Any, rate: Tensor, inputs: Tensors, labels: Tensor, *rest: Tensor
+    ) -> tuple[Tensors, Tensors, Tensor]:
+        chunk = ChunkTensors(inputs=inputs, labels=labels, counts=rest[0], present=rest[1])
+
+        def one(client: Tensor) -> tuple[Tensors, Tensors, Tensor]:
+            alone = chunk.one(client)
+            return self._sums(aggregator, self._work(weights, base, alone, rate), alone)
+
+        def body(client: Tensor, so_far: Any) -> Any:
+            return client + 1, tf.nest.map_structure(tf.add, so_far, one(client))
+
+        clients = tf.shape(chunk.counts)[0]
+        first = (tf.constant(1), one(tf.constant(0)))
+        _, (sums, full, numbers) = tf.while_loop(lambda client, _: client < clients, body, first, parallel_iterations=1)
+        return sums, full, numbers
+
+    def _sums(self, aggregator: Any, result: LocalResult, chunk: ChunkTensors) -> tuple[Tensors, Tensors, Tensor]:
+        sums = self._aggregator.partial(aggregator, result.updates, result.num_examples, result.present)
+        full: Tensors = []
+        if result.full_gradients:
+            full = self._full_gradients.partial({}, result.full_gradients, result.num_examples, result.present)
+        seen = result.num_examples * result.present
+        counts = tf.cast(chunk.counts, tf.float32)
+        numbers = tf.stack(
+            [
+                tf.reduce_sum(result.losses * result.present),
+                tf.reduce_sum(seen),
+                tf.reduce_sum(counts),
+                tf.reduce_sum(result.present),
+            ]
+        )
+        return sums, full, numbers

@@ -1,0 +1,140 @@
+"""Clips each client's update, sums, adds Gaussian noise from the run's key, and divides by the expected cohort.
+
+Fixed clipping (McMahan et al. 2018), adaptive clipping (Andrew et al. 2021, arXiv 1905.03871, algorithm 1) and noise
+that is correlated over the rounds (DP-FTRL, Kairouz et al. 2021). There is no zeroing of large updates before
+clipping: the bound for it would be learnt without noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from federated.contract import AggregatorState, Metrics, Tensor, Tensors
+from federated.privacy.plan import FederatedPlan
+from privacy_pipeline.dp.correlated import CorrelatedNoise
+from privacy_pipeline.dp.noise import GaussianNoise
+from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
+from privacy_pipeline.errors import BadInputError
+
+# Known to the aggregator, told to nobody: nothing of it is covered by the noise.
+WITHHELD = (
+    "losses and metrics of clients",
+    "realised sizes of cohorts",
+    "numbers of examples of clients",
+    "norms of single updates",
+)
+_ROUNDING_ROOM = 1 - 2.0**-18  # float32 sums of squares may round down; what is clipped stays within the norm
+_NORM = "clipping_norm"
+
+
+def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tuple[Tensors, Tensor]:
+    """Sum of updates, each scaled to an L2 norm of at most `norm` over all variables.
+
+    An update that is not finite counts as zero: scaling would spread it.
+
+    Args:
+        updates: one tensor a variable, float, [clients, ...].
+        present: which clients count, bool or number, [clients].
+        norm: the bound, a scalar.
+
+    Returns:
+        The sum, one tensor a variable, and whether each client's update was within the norm, float32, [clients]: 1/2
+        if it was, -1/2 if not, 0 for clients that do not count.
+    """
+    counts = tf.cast(present, tf.bool)
+    squares = [tf.reduce_sum(tf.square(tf.reshape(part, [tf.shape(part)[0], -1])), axis=1) for part in updates]
+    length = tf.sqrt(tf.add_n([tf.cast(part, tf.float64) for part in squares]))
+    usable = counts & tf.math.is_finite(length)
+    bound = tf.cast(norm, tf.float64) * _ROUNDING_ROOM
+    scale = tf.cast(tf.minimum(tf.cast(1.0, tf.float64), tf.math.divide_no_nan(bound, length)), tf.float32)
+    scale = tf.where(length > bound, scale, tf.ones_like(scale))
+
+    def total(part: Tensor) -> Tensor:
+        shape = tf.concat([tf.shape(scale), tf.ones([tf.rank(part) - 1], tf.int32)], axis=0)
+        kept = tf.where(tf.reshape(usable, shape), part, tf.zeros_like(part))
+        return tf.reduce_sum(kept * tf.cast(tf.reshape(scale, shape), part.dtype), axis=0)
+
+    half = tf.where(usable & (length <= bound), 0.5, -0.5)
+    return [total(part) for part in updates], tf.where(counts, half, tf.zeros_like(half))
+
+
+class GaussianAggregator:
+    """The central mechanism of a plan, as an aggregator of the round engines.
+
+    Noise is a function of the key and the round: a round that is made again adds the same noise to the same sum.
+
+    Args:
+        plan: the plan.
+        key: the run's key.
+        shapes: shapes of the model's trainable variables.
+    """
+
+    def __init__(self, *, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.plan = plan
+        self._shapes = [tuple(shape) for shape in shapes]
+        base = GaussianNoise(key, self._shapes, hardened=plan.base.noise.hardened)
+        correlated = plan.base.noise.correlation != "none"
+        self._noise = CorrelatedNoise(base, plan.base.noise, plan.base.steps_per_epoch) if correlated else base
+        own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
+        self._count_noise = GaussianNoise(own, [()], hardened=plan.base.noise.hardened)
+
+    @property
+    def generator(self) -> str:
+        """What the noise comes from, for the record."""
+        return self._noise.generator
+
+    def initial_state(self) -> AggregatorState:
+        """The clipping norm, float32, []."""
+        return {_NORM: np.float32(self.plan.base.clipping.norm)}
+
+    def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
+        """Clipped sum of some clients' updates; sums of disjoint parts of a cohort add up to that of the cohort.
+
+        Args:
+            state: see `initial_state`.
+            updates: one tensor a variable, [clients, ...].
+            num_examples: not used: an update's weight may not depend on its client's data.
+            present: which clients count, [clients].
+
+        Returns:
+            One tensor a variable, then, if clipping adapts, the centred count of clients within the norm.
+        """
+        del num_examples
+        total, within = clipped_sum(updates, present, state[_NORM])
+        return [*total, tf.reduce_sum(within)] if self.plan.base.clipping.adaptive is not None else total
+
+    def finish(
+        self, state: AggregatorState, sums: Tensors | None, round_number: int
+    ) -> tuple[Tensors, AggregatorState, Metrics]:
+        """Adds the round's noise and divides by the expected number of clients, however many came, be it none.
+
+        Args:
+            state: see `initial_state`.
+            sums: what `partial` gave, added up over the cohort; None if it was empty.
+            round_number: the round.
+
+        Returns:
+            The update, one tensor a variable; the next state; metrics, which the noise covers.
+
+        Raises:
+            BadInputError: the plan has no such round, or the sum has other shapes than the model.
+        """
+        if not 0 <= round_number < self.plan.rounds:
+            raise BadInputError(f"the plan has {self.plan.rounds} rounds; round {round_number} is not accounted for")
+        held = [np.zeros(shape, np.float32) for shape in [*self._shapes, ()]] if sums is None else sums
+        found = [np.asarray(part, np.float32) for part in held[: len(self._shapes)]]
+        if [part.shape for part in found] != self._shapes:
+            raise BadInputError("the sum of updates does not have the shapes of the model's variables")
+        norm, expected = float(state[_NORM]), self.plan.expected_clients
+        noise = self._noise.draw(round_number, stddev=self.plan.base.sum_multiplier * norm)
+        update = [tf.constant((part + own) / np.float32(expected)) for part, own in zip(found, noise, strict=True)]
+        adaptive = self.plan.base.clipping.adaptive
+        if adaptive is None:
+            return update, dict(state), {}
+        count = float(held[-1]) + float(self._count_noise.draw(round_number, stddev=adaptive.count_noise)[0])
+        share = count / expected + 0.5
+        following = norm * float(np.exp(-adaptive.learning_rate * (share - adaptive.quantile)))
+        return update, {_NORM: np.float32(following)}, {_NORM: norm}

@@ -1,0 +1,256 @@
+"""The privacy plan of a federated run: clients, sampling, clipping, noise, rounds, and the DpEvent they imply.
+
+It is the plan of `privacy_pipeline.dp` with clients for units and rounds for steps: one update of a client takes the
+place of one example's gradient (McMahan et al. 2018, arXiv 1710.06963). Sampler, aggregator and accountants take
+their numbers from this object, so that what runs and what is accounted are one thing. No TensorFlow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
+from privacy_pipeline.dp.sampling import Sampling, scheme_of
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+    from privacy_pipeline.accounting.record import Guarantee
+
+UNIT = "client"
+SAMPLINGS = ("poisson", "shuffled", "cyclic")
+_SCHEMES = {"shuffled": "fixed_partition"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attendance:
+    """How many of a round's clients do not report back; simulated, independently of each other and of their data.
+
+    A client that drops out or comes late contributes nothing; what the sum is divided by stays as it is.
+
+    Attributes:
+        dropout: chance of a client to drop out of a round it was drawn for.
+        straggler: chance of one that did not drop out to report after the round was closed.
+    """
+
+    dropout: float = 0.0
+    straggler: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("dropout", self.dropout), ("straggler", self.straggler)):
+            if not 0 <= value < 1:
+                raise BadInputError(f"{name} is a chance from 0 to below 1, found {value!r}")
+
+    @property
+    def absent(self) -> float:
+        """Chance of a drawn client to contribute nothing."""
+        return 1 - (1 - self.dropout) * (1 - self.straggler)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortPlan:
+    """Who takes part in the rounds of a run without privacy. Made by `of`; `FederatedPlan` says the same and more.
+
+    Attributes:
+        clients: number of clients.
+        rounds: rounds at most.
+        sampling: how the clients of a round are drawn.
+        attendance: clients that do not report back.
+    """
+
+    clients: int
+    rounds: int
+    sampling: Sampling
+    attendance: Attendance = field(default_factory=Attendance)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        clients: int,
+        clients_per_round: float,
+        rounds: int | None = None,
+        epochs: float | None = None,
+        sampling: str = "shuffled",
+        attendance: Attendance | None = None,
+    ) -> CohortPlan:
+        """A plan; the arguments are those of `FederatedPlan.calibrated`."""
+        _check_cohort(sampling, clients=clients, per_round=clients_per_round)
+        scheme = scheme_of(
+            _SCHEMES.get(sampling, sampling),
+            batch=float(clients_per_round),
+            probability=clients_per_round / clients,
+            units=clients,
+            epochs=epochs,
+            steps=rounds,
+            cap=None,
+        )
+        rounds = scheme.steps(epochs=float(epochs or 0.0)) if rounds is None else rounds
+        return cls(clients=clients, rounds=rounds, sampling=scheme, attendance=attendance or Attendance())
+
+
+def _check_cohort(sampling: str, *, clients: int | None, per_round: float) -> None:
+    if sampling not in SAMPLINGS:
+        raise BadInputError(f"unknown sampling of clients {sampling!r}", fix=", ".join(SAMPLINGS))
+    if clients is not None and per_round > clients:
+        raise BadInputError(
+            f"a round of {per_round:g} clients does not fit into {clients} clients",
+            fix=f"take at most {clients} clients a round",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederatedPlan:
+    """Everything that decides the guarantee of a federated run, before any data is read. Made by `calibrated`.
+
+    Attributes:
+        base: the mechanism, with clients as its units and rounds as its steps.
+        attendance: clients that do not report back. It is no part of the guarantee: absence is a thinning of the
+            sample that the event does not make use of.
+    """
+
+    base: PrivacyPlan
+    attendance: Attendance = field(default_factory=Attendance)
+
+    def __post_init__(self) -> None:
+        if self.base.users is not None:
+            raise BadInputError("clients are the units of a federated plan", fix="leave users out")
+        if self.base.clipping.per_layer:
+            raise BadInputError("a client's whole update is clipped", fix="leave per_layer out")
+
+    @classmethod
+    def calibrated(
+        cls,
+        *,
+        clients_per_round: float,
+        delta: float,
+        clipping_norm: float,
+        rounds: int | None = None,
+        epochs: float | None = None,
+        clients: int | None = None,
+        sampling_probability: float | None = None,
+        epsilon: float | None = None,
+        noise_multiplier: float | None = None,
+        relation: Relation = Relation.ZERO_OUT,
+        sampling: str = "poisson",
+        correlation: str = "none",
+        bands: int | None = None,
+        adaptive: AdaptiveClipping | None = None,
+        hardened: bool = False,
+        attendance: Attendance | None = None,
+    ) -> FederatedPlan:
+        """A plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
+
+        Args:
+            clients_per_round: expected clients of a round; the exact number where sampling is not "poisson". The sum
+                of a round is divided by it, however many came.
+            delta: delta of the guarantee.
+            clipping_norm: L2 bound of a client's update over all variables; the first one if clipping adapts.
+            rounds: rounds; give this or `epochs`.
+            epochs: expected rounds of each client.
+            clients: number of clients, public under ZERO_OUT; leave it out under ADD_OR_REMOVE_ONE.
+            sampling_probability: chance of a client to be drawn; under ADD_OR_REMOVE_ONE only.
+            epsilon: target; give this or `noise_multiplier`.
+            noise_multiplier: standard deviation of the noise of the sum over the clipping norm.
+            relation: neighbouring relation between sets of clients.
+            sampling: "poisson"; "shuffled", each client once an epoch without amplification; or "cyclic", in the same
+                order in each epoch, so that a client's rounds are an epoch apart.
+            correlation: "none", "tree" (DP-FTRL, Kairouz et al. 2021, arXiv 2103.00039) or "banded"; the last two
+                need "cyclic".
+            bands: bands of "banded".
+            adaptive: lets the clipping norm follow a quantile of the updates' norms (Andrew et al. 2021).
+            hardened: noise that resists floating-point attacks.
+            attendance: clients that do not report back.
+
+        Raises:
+            BadInputError: numbers out of range, or parts that do not go together.
+            AccountingError: an epsilon is asked for where none is known.
+        """
+        _check_cohort(sampling, clients=clients, per_round=clients_per_round)
+        base = PrivacyPlan.calibrated(
+            relation=relation,
+            units=clients,
+            expected_batch_size=float(clients_per_round),
+            sampling_probability=sampling_probability,
+            steps=rounds,
+            epochs=epochs,
+            epsilon=epsilon,
+            noise_multiplier=noise_multiplier,
+            delta=delta,
+            clipping_norm=clipping_norm,
+            sampling=_SCHEMES.get(sampling, sampling),
+            correlation=correlation,
+            bands=bands,
+            adaptive=adaptive,
+            hardened=hardened,
+        )
+        return cls(base=base, attendance=attendance or Attendance())
+
+    @property
+    def clients(self) -> int | None:
+        """Number of clients: public under ZERO_OUT, else None."""
+        return self.base.units
+
+    @property
+    def rounds(self) -> int:
+        """Rounds at most."""
+        return self.base.steps
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the clients of a round are drawn."""
+        return self.base.sampling
+
+    @property
+    def expected_clients(self) -> float:
+        """What every sum is divided by: public, and never the number of clients that came."""
+        return self.base.expected_batch_size
+
+    @property
+    def relation(self) -> Relation:
+        """Neighbouring relation between sets of clients."""
+        return self.base.relation
+
+    @property
+    def delta(self) -> float:
+        """Delta of the guarantee."""
+        return self.base.delta
+
+    @property
+    def event(self) -> DpEvent:
+        """The DpEvent of all rounds."""
+        return self.base.event
+
+    def event_of(self, rounds: int) -> DpEvent:
+        """The DpEvent of the first rounds. An epoch that was begun counts in full."""
+        return self.base.event_of(rounds)
+
+    def epsilon(self) -> float:
+        """Headline epsilon at `delta`.
+
+        Raises:
+            AccountingError: none is known.
+        """
+        return self.base.epsilon()
+
+    def guarantee(self) -> Guarantee:
+        """Epsilon by both accountants, and the curve.
+
+        Raises:
+            AccountingError: there is none.
+        """
+        return self.base.guarantee()
+
+    def parameters(self) -> dict[str, Any]:
+        """The plan as JSON values, without the event (which follows from them)."""
+        attendance = {"dropout": self.attendance.dropout, "straggler": self.attendance.straggler}
+        return {**self.base.parameters(), "unit": UNIT, "attendance": attendance}
+
+    def digest(self) -> str:
+        """SHA-256 over the parameters."""
+        return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""The server's part of a round, the same for every engine that holds the weights itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from federated.contract import Array, Metrics, RoundState
+from federated.optimizers import Optimizer, learning_rate
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+
+_SERVER, _BASE = "server:", "base:"
+
+
+class Server:
+    """Server optimizer, and MimeLite's base optimizer, whose state the server keeps.
+
+    Args:
+        algorithm: names both.
+        shapes: of the trainable weights.
+    """
+
+    def __init__(self, algorithm: FederatedAlgorithm, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self._algorithm = algorithm
+        self._shapes = shapes
+        self._optimizer = Optimizer(algorithm.server_optimizer)
+        self._base = Optimizer(algorithm.client_optimizer) if algorithm.name == "mimelite" else None
+
+    def initial_state(self) -> dict[str, Array]:
+        """Arrays before the first round."""
+        state = {_SERVER + name: value for name, value in self._optimizer.initial_state(self._shapes).items()}
+        if self._base is not None:
+            base = self._base.initial_state(self._shapes)
+            state.update({_BASE + name: value for name, value in base.items()})
+        return state
+
+    @staticmethod
+    def base_state(state: Mapping[str, Array]) -> dict[str, Array]:
+        """MimeLite's base optimizer state, without the prefix."""
+        return {name[len(_BASE) :]: value for name, value in state.items() if name.startswith(_BASE)}
+
+    def step(
+        self, state: RoundState, update: list[Array], full_gradient: list[Array] | None
+    ) -> tuple[tuple[Array, ...], dict[str, Array], Metrics]:
+        """Weights and server state after the round.
+
+        An update that is not finite is rejected, as TFF does: weights and optimizer stay as they are.
+
+        Args:
+            state: before the round.
+            update: aggregated change of each weight.
+            full_gradient: aggregated full gradients, of MimeLite.
+        """
+        weights, server = state.weights, dict(state.server)
+        rejected = not all(np.isfinite(value).all() for value in update)
+        if not rejected:
+            rate = np.float32(learning_rate(self._algorithm.server_optimizer, state.round_number))
+            own = {name[len(_SERVER) :]: value for name, value in server.items() if name.startswith(_SERVER)}
+            after, moved = self._optimizer.step(own, weights, [-value for value in update], rate)
+            weights = tuple(np.asarray(value, np.float32) for value in moved)
+            server.update({_SERVER + name: np.asarray(value) for name, value in after.items()})
+        if self._base is not None and full_gradient is not None:
+            nothing: list[Any] = [np.zeros_like(value) for value in full_gradient]
+            after, _ = self._base.step(self.base_state(server), nothing, full_gradient, np.float32(0))
+            server.update({_BASE + name: np.asarray(value) for name, value in after.items()})
+        return weights, server, {"update_rejected": float(rejected)}

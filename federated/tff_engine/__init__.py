@@ -1,0 +1,1 @@
+"""Rounds on TensorFlow Federated, whose worker process never outlives the command."""

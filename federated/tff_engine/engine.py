@@ -1,0 +1,142 @@
+"""Rounds on TFF 0.87's learning processes, with an own loop: sampler, saving and accounting stay ours."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from federated.contract import Array, Clients, IntArray, RoundResult, RoundState
+from federated.model import FederatedModel
+from federated.optimizers import learning_rate
+from federated.tff_engine.process import learning_process
+from federated.tff_engine.worker import TffWorker
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.errors import BadInputError
+
+_LEAF = "tff:{:04d}"
+_PARTS = ("distributor", "client_work", "aggregator", "finalizer")
+
+
+class TffEngine:
+    """Trains on cohorts of clients as `federated.fast.engine.FastEngine` does, in TFF's runtime.
+
+    Args:
+        model: the model; its weights are the first round's.
+        clients: examples of all clients.
+        algorithm: what a round computes.
+        worker: a started worker; the caller closes it.
+        aggregator: a TFF aggregation factory for unweighted updates (`tff.aggregators`); None: the algorithm's mean.
+
+    Raises:
+        BadInputError: an aggregator for an algorithm that TFF weighs by examples alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: FederatedModel,
+        clients: Clients,
+        algorithm: FederatedAlgorithm,
+        worker: TffWorker,
+        aggregator: Any = None,
+    ) -> None:
+        if aggregator is not None and algorithm.name in ("fedsgd", "mimelite"):
+            raise BadInputError(
+                f"federated.algorithm: TFF's `{algorithm.name}` weighs clients by their examples, which the aggregator "
+                "does not allow",
+                fix="use fedavg or fedprox",
+            )
+        self._model, self._clients, self._algorithm, self._worker = model, clients, algorithm, worker
+        spec = self._dataset(np.zeros(0, np.int64)).element_spec
+        self._process = learning_process(model, algorithm, spec, aggregator)
+        with worker.call():
+            self._template = self._process.initialize()
+
+    def initial_state(self) -> RoundState:
+        """State before the first round."""
+        return RoundState(
+            round_number=0,
+            weights=self._model.weights(),
+            non_trainable=self._model.non_trainable(),
+            server=_leaves(self._template),
+        )
+
+    def run_round(
+        self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
+    ) -> RoundResult:
+        """One round; see `federated.contract.Engine`.
+
+        A cohort of which nobody is present changes nothing without an aggregator of TFF, which needs a client.
+
+        Raises:
+            BadInputError: an empty cohort with an aggregator of TFF (a DP one would have to add its noise).
+            PipelineError: the worker died or did not answer in time.
+        """
+        cohort = np.asarray(cohort, np.int64)
+        sending = cohort if present is None else cohort[np.asarray(present, np.bool_)]
+        with self._worker.call():
+            output = self._process.next(self._restored(state), [self._client(client) for client in sending])
+        after = output.state
+        weights = after.global_model_weights
+        sizes = np.diff(self._clients.offsets)[sending]
+        size = 4 * self._model.parameters * (2 if self._algorithm.name == "mimelite" else 1)
+        return RoundResult(
+            state=RoundState(
+                round_number=state.round_number + 1,
+                weights=tuple(np.asarray(value) for value in weights.trainable),
+                non_trainable=tuple(np.asarray(value) for value in weights.non_trainable),
+                server=_leaves(after),
+            ),
+            metrics={"loss": float(output.metrics["client_work"]["train"]["loss"])},
+            clients=len(sending),
+            examples=int(sizes.sum()),
+            bytes_down=size * len(cohort),
+            bytes_up=size * len(sending),
+        )
+
+    def _restored(self, state: RoundState) -> Any:
+        restored = copy.copy(self._template)
+        values = [state.server[_LEAF.format(i)] for i in range(len(state.server))]
+        parts = tf.nest.pack_sequence_as([getattr(self._template, part) for part in _PARTS], values)
+        weights = copy.copy(self._template.global_model_weights)
+        weights = type(weights)(trainable=list(state.weights), non_trainable=list(state.non_trainable))
+        fields = dict(zip(_PARTS, parts, strict=True))
+        self._set_rates(fields, state.round_number)
+        return type(restored)(global_model_weights=weights, **fields)
+
+    def _set_rates(self, fields: dict[str, Any], round_number: int) -> None:
+        # TFF keeps each learning rate in the state, so a schedule is one assignment a round.
+        server, client = self._algorithm.server_optimizer, self._algorithm.client_optimizer
+        if server.schedule is not None:
+            fields["finalizer"]["learning_rate"] = np.float32(learning_rate(server, round_number))
+        if client.schedule is not None:
+            work = fields["client_work"]
+            holder = work[0] if self._algorithm.name == "mimelite" else work
+            holder["learning_rate"] = np.float32(learning_rate(client, round_number))
+
+    def _client(self, client: int) -> Any:
+        begin, end = self._clients.offsets[client], self._clients.offsets[client + 1]
+        return self._dataset(np.arange(begin, end))
+
+    def _dataset(self, rows: IntArray) -> Any:
+        columns = self._model.columns(self._clients.features)
+        inputs = [
+            np.reshape(column[rows], [len(rows), *spec.shape[1:]]).astype(spec.dtype.as_numpy_dtype)
+            for column, spec in zip(columns, self._model.input_specs, strict=True)
+        ]
+        labels: Array = self._clients.labels[rows]
+        labels = labels.astype(np.float32) if labels.dtype.kind == "f" else labels
+        named: Any = inputs[0]
+        if len(inputs) > 1:
+            named = dict(zip(self._model.input_names, inputs, strict=True))
+        batches = tf.data.Dataset.from_tensor_slices((named, labels)).batch(self._algorithm.batch_size)
+        return batches if self._algorithm.name == "fedsgd" else batches.repeat(self._algorithm.local_epochs)
+
+
+def _leaves(state: Any) -> dict[str, Array]:
+    values = tf.nest.flatten([getattr(state, part) for part in _PARTS])
+    return {_LEAF.format(i): np.asarray(value) for i, value in enumerate(values)}

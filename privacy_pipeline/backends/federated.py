@@ -1,0 +1,181 @@
+"""The federated backend: a simulation of federated training, with user-level privacy where the config asks for it.
+
+Without a `privacy` block a run claims nothing. TensorFlow is imported only to train.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from privacy_pipeline.accounting.plan import MechanismPlan
+from privacy_pipeline.backends import federated_plan
+from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+if TYPE_CHECKING:
+    from federated.clients.store import ClientStore
+    from federated.privacy.plan import CohortPlan, FederatedPlan
+    from federated.tff_engine.worker import TffWorker
+    from privacy_pipeline.backends.federated_rounds import Rounds
+
+_SAMPLING = "sampling of clients: NumPy Philox4x64-10 with a 128-bit key"
+
+
+class FederatedBackend:
+    """Federated training, simulated in this process."""
+
+    name = federated_plan.BACKEND
+
+    def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
+        """The mechanism that `train` will run; None without a `privacy` block.
+
+        Raises:
+            BadInputError: the dataset is not registered, or a round has more clients than there are.
+            AccountingError: there is no proven epsilon for what the config asks for.
+        """
+        if not config.training.claims_guarantee:
+            return None
+        return federated_plan.mechanism_plan(config, federated_plan.federated_plan(config, clients=units))
+
+    def train(self, inputs: TrainingInputs) -> Executed:
+        """Runs the rounds of the plan, and writes the SavedModel.
+
+        Under a plan nothing that was computed exactly from clients leaves this method; without one, the curve of the
+        clients' training loss does.
+
+        Raises:
+            BadInputError: there is no plan where one is needed, the split is empty, or the model cannot be trained so.
+            PipelineError: the split has another number of clients than registered, the training diverged, or what ran
+                is not what was planned.
+            StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
+        """
+        import tensorflow as tf
+
+        from privacy_pipeline.backends import keras_io
+        from privacy_pipeline.backends.federated_clients import read_clients
+        from privacy_pipeline.backends.federated_rounds import assign
+
+        config, mechanism = inputs.config, inputs.plan
+        if config.training.claims_guarantee and mechanism is None:
+            raise BadInputError("backend federated with `privacy` trains only under a reserved plan", fix="register")
+        plan = None if mechanism is None else federated_plan.reserved_plan(config, mechanism)
+        if config.training.seed is not None:
+            tf.keras.utils.set_random_seed(config.training.seed)
+        # Before the first read, so that a model that is refused has seen no data.
+        model = keras_io.build_model(inputs)
+        clients, examples = read_clients(inputs, names=list(model.input_names))
+        if mechanism is not None:
+            require_units(mechanism, units=clients.num_clients)
+        with _worker(config) as worker:
+            rounds = _rounds(inputs, model, clients, plan, worker)
+            with _curves(inputs, rounds):
+                state = rounds.run()
+            if (
+                worker is not None
+            ):  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
+                model = keras_io.build_model(inputs)
+        assign(model, state)
+        executed = _executed(rounds, examples=examples, clients=clients, plan=plan)
+        if mechanism is not None:
+            require_executed_as_planned(mechanism, executed)
+        keras_io.save_model(
+            model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
+        )
+        return executed
+
+
+@contextmanager
+def _worker(config: PipelineConfig) -> Iterator[TffWorker | None]:
+    """TensorFlow Federated's worker process where the config asks for that engine; it ends with the training."""
+    if federated_plan.section_of(config).algorithm.engine != "tff":
+        yield None
+        return
+    from federated.tff_engine.worker import TffWorker
+
+    with TffWorker() as worker:
+        yield worker
+
+
+def _rounds(
+    inputs: TrainingInputs, model: Any, clients: ClientStore, plan: FederatedPlan | None, worker: TffWorker | None
+) -> Rounds:
+    from privacy_pipeline.backends.federated_rounds import Rounds
+
+    cohorts: FederatedPlan | CohortPlan = plan or federated_plan.cohort_plan(inputs.config, clients=clients.num_clients)
+    return Rounds.prepare(
+        model=model,
+        clients=clients,
+        algorithm=federated_plan.section_of(inputs.config).algorithm,
+        cohorts=cohorts,
+        plan=plan,
+        seed=inputs.config.training.seed,
+        state_dir=inputs.state_dir if plan is not None else None,
+        binding=inputs.binding,
+        worker=worker,
+    )
+
+
+@contextmanager
+def _curves(inputs: TrainingInputs, rounds: Rounds) -> Iterator[None]:
+    """Tells the rounds made, and writes the curves for TensorBoard."""
+    import tensorflow as tf
+
+    from privacy_pipeline.backends import keras_io
+
+    writer = tf.summary.create_file_writer(str(inputs.log_dir / "train"))
+    progress = keras_io.Progress(inputs.report_progress, total=rounds.cohorts.rounds)
+    written = 0
+
+    def told(done: int) -> None:
+        nonlocal written
+        progress.step(done)
+        epochs = max((len(curve) for curve in rounds.history.values()), default=0)
+        with writer.as_default():
+            for epoch in range(written, epochs):
+                for name, curve in rounds.history.items():
+                    tf.summary.scalar(f"epoch_{name}", curve[epoch], step=epoch + 1)
+        written = epochs
+
+    rounds.told = told
+    try:
+        yield
+    finally:
+        writer.close()
+
+
+def _executed(rounds: Rounds, *, examples: int, clients: ClientStore, plan: FederatedPlan | None) -> Executed:
+    """What ran in the terms of the protocol.
+
+    A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
+    so, as a plain run's does.
+    """
+    sampling = rounds.cohorts.sampling
+    share = getattr(sampling, "probability", 1 / sampling.steps_per_epoch)
+    fixed = rounds.key.seed_fixed
+    source = f"{_SAMPLING}, {'FROM A FIXED SEED, not private' if fixed else 'from the OS entropy'}"
+    executed = Executed(
+        steps=rounds.done,
+        epochs=math.ceil(rounds.done * share - 1e-9),
+        examples=examples,
+        units=clients.num_clients,
+        largest_participation=rounds.watcher.largest,
+        seed_fixed=fixed,
+        generator=f"noise: {rounds.noise or 'none'}; {source}",
+        cryptographic=plan is not None and not fixed,
+        history=rounds.history,
+        sampler=rounds.sampler.name,
+        resumed_at=rounds.resumed_at,
+    )
+    if plan is None:
+        return executed
+    from federated.privacy.gaussian import WITHHELD
+
+    if rounds.done != plan.rounds:
+        raise PipelineError(f"{rounds.done} rounds ran, {plan.rounds} were accounted; the model is not handed out")
+    return dataclasses.replace(executed, event=plan.event_of(rounds.done), withheld=WITHHELD)

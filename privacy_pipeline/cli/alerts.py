@@ -1,0 +1,52 @@
+"""One line where a budget has passed a level at which its policy warns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from privacy_pipeline.cli.output import err
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.ledger_entries import BudgetStatus
+    from privacy_pipeline.config.models import PipelineConfig
+
+
+def alert(status: BudgetStatus) -> str:
+    """The line of a budget; empty where no level is passed."""
+    if not status.alerts:
+        return ""
+    return (
+        f"budget {status.budget}: the policy's alert level of {max(status.alerts):.0%} is passed: "
+        f"{status.spent_epsilon:.3f} of {status.cap_epsilon:.3f} spent, {status.remaining_epsilon:.3f} remain"
+    )
+
+
+def tell_alerts(statuses: list[BudgetStatus], *, told: list[BudgetStatus] | None = None) -> None:
+    """Prints the lines to standard error, one for each budget; without those whose levels were told before."""
+    before = {status.budget: status.alerts for status in told or []}
+    for status in statuses:
+        line = alert(status)
+        if line and before.get(status.budget) != status.alerts:
+            err.print(f"[yellow]alert:[/] {escape(line)}", soft_wrap=True)
+
+
+class RunAlerts:
+    """Tells of the budget that a run is charged to, before the run and after it."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+
+        self._charged = config.training.claims_guarantee
+        self._ledger, self._dataset = config.ledger, config.dataset.name
+        self._told: list[BudgetStatus] = []
+
+    def tell(self) -> None:
+        """Says what is passed, and was not when it said so last."""
+        if not self._charged:
+            return
+        from privacy_pipeline.accounting.ledger import Ledger
+
+        statuses = Ledger.open(self._ledger).status(self._dataset)
+        tell_alerts(statuses, told=self._told)
+        self._told = statuses

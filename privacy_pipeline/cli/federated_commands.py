@@ -1,0 +1,248 @@
+"""`federated register`, `run`, `sweep`, `resume` and `compare`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table, tell
+from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, Overrides
+
+if TYPE_CHECKING:
+    from federated.experiments.config import ExperimentConfig, Point
+    from federated.experiments.sweep import Status
+
+app = typer.Typer(help="Federated simulation experiments.", no_args_is_help=True)
+Experiment = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment.")]
+Processes = Annotated[int, typer.Option("--processes", min=1, help="Runs at a time, each in a process of its own.")]
+
+
+@app.command()
+def register(
+    experiment: Experiment,
+    epsilon: Annotated[float, typer.Option(help="Cap that all runs on the dataset together may reach.")],
+    delta: Annotated[float, typer.Option(help="Delta of the cap.")],
+    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    as_json: AsJson = False,
+) -> None:
+    """Register the experiment's dataset with the ledger: who its clients are, and what may be spent on them."""
+    with errors_as_exit_codes(as_json=as_json):
+        config, _ = _load(experiment, set_)
+        from federated.experiments.register import register_clients
+
+        registration = register_clients(config, epsilon=epsilon, delta=delta)
+        counts = {name: {"rows": s.rows, "clients": s.units} for name, s in registration.splits.items()}
+        if as_json:
+            print_json({"dataset": registration.dataset, "unit": registration.unit, "splits": counts})
+            return
+        train = counts["train"]
+        out.print(
+            f"[green]✓[/] {registration.name}: {train['clients']:,} clients (`{registration.unit}`) with "
+            f"{train['rows']:,} rows to train on; cap epsilon {epsilon:g} at delta {delta:g}"
+        )
+
+
+@app.command()
+def run(
+    experiment: Experiment,
+    set_: Overrides = [],  # noqa: B006
+    processes: Processes = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run an experiment as written, once for each seed; its grid is left aside."""
+    with errors_as_exit_codes(as_json=as_json):
+        _, points = _load(experiment, [*set_, "sweep={}"])
+        _run(experiment, points, processes=processes, as_json=as_json)
+
+
+@app.command()
+def sweep(
+    experiment: Experiment,
+    set_: Overrides = [],  # noqa: B006
+    processes: Processes = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run every point of the experiment's grid, once for each seed. What is done already is not run again."""
+    with errors_as_exit_codes(as_json=as_json):
+        _, points = _load(experiment, set_)
+        _run(experiment, points, processes=processes, as_json=as_json)
+
+
+@app.command()
+def resume(
+    experiment: Experiment,
+    set_: Overrides = [],  # noqa: B006
+    processes: Processes = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with the runs that were begun and are not done. A run with a guarantee starts anew and is charged again."""
+    from federated.experiments.sweep import begun
+
+    with errors_as_exit_codes(as_json=as_json):
+        points = begun(_points_of(experiment, set_))
+        if not points and not as_json:
+            out.print("nothing to resume: every run that was begun is done")
+            return
+        _run(experiment, points, processes=processes, as_json=as_json)
+
+
+@app.command()
+def compare(
+    experiment: Experiment,
+    set_: Overrides = [],  # noqa: B006
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the comparison as a page.")] = None,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+) -> None:
+    """Compare the finished runs: a table, and one HTML page with the curves."""
+    import dataclasses
+
+    from federated.experiments.compare import compare as compare_runs
+    from privacy_pipeline.atomic import write_atomically
+    from privacy_pipeline.reports.federated_page import HEAD, cells, federated_page, notes
+
+    with errors_as_exit_codes(as_json=as_json):
+        config, _ = _load(experiment, set_)
+        rows, missing = compare_runs(_points_of(experiment, set_))
+        page = html or config.folder / config.experiment / "comparison.html"
+        write_atomically(path=page, text=federated_page(config.experiment, rows))
+        if as_json:
+            from federated.experiments.run_folder import finite
+
+            found = [finite(dataclasses.asdict(row)) for row in rows]
+            print_json({"rows": found, "unfinished": len(missing), "notes": notes(rows), "page": str(page)})
+            return
+        table = Table(*HEAD)
+        for row in rows:
+            table.add_row(*cells(row))
+        print_table(table, as_markdown=as_markdown)
+        for note in notes(rows):
+            out.print(note, style="dim" if not as_markdown else None)
+        if missing and not as_markdown:
+            out.print(f"[yellow]{len(missing)} runs are not finished[/]: privacy-pipeline federated sweep {experiment}")
+        if not as_markdown:
+            out.print(f"page: {page}", soft_wrap=True)
+
+
+def _load(experiment: Path, overrides: Sequence[str]) -> tuple[ExperimentConfig, tuple[Point, ...]]:
+    from federated.experiments.config import load_experiment
+
+    return load_experiment(experiment, overrides=overrides)
+
+
+def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
+    """The grid's points, and those of the experiment as written where they were begun."""
+    from federated.experiments.run_folder import POINT
+
+    _, grid = _load(experiment, overrides)
+    _, plain = _load(experiment, [*overrides, "sweep={}"])
+    known = {point.name for point in grid}
+    return [*grid, *(p for p in plain if p.name not in known and (p.folder / POINT).exists())]
+
+
+def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: bool) -> None:
+    from federated.experiments.sweep import run_points
+    from federated.experiments.tracking import track
+    from privacy_pipeline.pipelines.die_with_parent import die_with_parent
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+    view = _Progress(points)
+    live = Live(view, console=out, refresh_per_second=4) if sys.stdout.isatty() and not as_json else None
+    if live is not None:
+        live.start()
+    try:
+        found = run_points(
+            points,
+            processes=min(processes, max(1, len(points))),
+            watch=view.watch if live is not None or as_json else view.watch_and_print,
+            code=_code_hash(),
+            initializer=die_with_parent,
+            parent=os.getpid(),
+        )
+    finally:
+        if live is not None:
+            live.stop()
+    for status in found:
+        if status.summary is not None:
+            track(status.point, status.summary)
+    failed = [status for status in found if status.state == "failed"]
+    if as_json:
+        print_json([status.summary or _error(status) for status in found])
+    for status in failed if not as_json else ():
+        tell(
+            message=f"{_name(status.point)}: {status.error}", fix=status.fix, exit_code=status.exit_code, as_json=False
+        )
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+    if not as_json:
+        out.print(f"compare: privacy-pipeline federated compare {experiment}", soft_wrap=True)
+
+
+class _Progress:
+    """The runs and how far they are, drawn anew as they go."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._status: dict[str, Status] = {}
+        self._number = len(points)
+
+    def watch(self, status: Status) -> None:
+        self._status[status.point.name] = status
+
+    def watch_and_print(self, status: Status) -> None:
+        self.watch(status)
+        if status.state == "done" and status.summary is not None:
+            out.print(f"[green]✓[/] {_name(status.point)}: {_result(status.summary)}", soft_wrap=True)
+
+    def __rich__(self) -> Table:
+        done = sum(status.state == "done" for status in self._status.values())
+        table = Table(title=f"{done} of {self._number} runs done", title_justify="left")
+        for column in ("run", "state", "rounds", "result"):
+            table.add_column(column)
+        shown = [s for s in self._status.values() if s.state != "waiting"][-_SHOWN:]
+        for status in shown:
+            total = status.point.config.rounds
+            result = _result(status.summary) if status.summary is not None else status.error
+            table.add_row(_name(status.point), status.state, f"{status.rounds:,} of {total:,}", result)
+        return table
+
+
+_SHOWN = 24  # rows of the progress view
+
+
+def _name(point: Point) -> str:
+    from federated.experiments.compare import setting_name
+
+    return f"{setting_name(point.settings)}, seed {point.seed}"
+
+
+def _result(summary: dict[str, Any]) -> str:
+    text = f"accuracy {summary['accuracy']:.4f}"
+    if summary.get("epsilon") is not None:
+        text += f", epsilon {summary['epsilon']:.3f} at delta {summary['delta']:g} (unit {summary['unit']})"
+    return text
+
+
+def _error(status: Status) -> dict[str, Any]:
+    return {"run": status.point.name, "error": status.error, "fix": status.fix, "exit_code": status.exit_code}
+
+
+def _code_hash() -> str:
+    """SHA-256 over the source of both packages, for the records."""
+    import hashlib
+
+    import federated
+    import privacy_pipeline
+
+    digest = hashlib.sha256()
+    for package in (federated, privacy_pipeline):
+        root = Path(package.__file__ or "").parent
+        for file in sorted(root.rglob("*.py")):
+            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()

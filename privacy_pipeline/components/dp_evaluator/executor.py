@@ -1,0 +1,85 @@
+"""Reserves budget, counts with noise, commits, and writes what was released."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged, from_text
+from privacy_pipeline.components.dp_evaluator.predictions import BATCH, PredictedRows, write_noisy_counts
+from privacy_pipeline.config.models import DpEvaluationSection, KeyedUnit, PipelineConfig
+from privacy_pipeline.releases.evaluation import SPLIT
+from privacy_pipeline.releases.release import Noisy, Release
+
+MODEL_ID = "current_model_id"
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Executor of DpEvaluator."""
+
+    def Do(  # noqa: N802 (TFX names it)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Evaluates one model.
+
+        Raises:
+            BudgetRefusedError: the ledger does not grant what the counts cost; no data was read.
+        """
+        config = PipelineConfig.model_validate_json(exec_properties["config"])
+        section = config.evaluation.dp
+        if section is None:
+            raise ValueError("DpEvaluator needs a config with evaluation.dp")
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        rows = predicted_rows(config, section, model_dir=path_utils.serving_model_dir(model.uri))
+        uris = artifact_utils.get_split_uris(input_dict["examples"], SPLIT)
+        files = [str(path) for uri in uris for path in sorted(Path(uri).iterdir()) if path.is_file()]
+
+        def count(release: Release) -> Mapping[str, Noisy]:
+            with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
+                target = str(Path(work, "noisy_counts.json"))
+                with self._make_beam_pipeline() as pipeline:
+                    write_noisy_counts(pipeline, files=files, rows=rows, release=release, to=target)
+                return from_text(release, Path(target).read_text())
+
+        found = evaluate_charged(
+            config,
+            domains={name: tuple(values) for name, values in json.loads(exec_properties["domains"]).items()},
+            data_digest=exec_properties["data_digest"],
+            run_id=self._context.pipeline_run_id,
+            node=self._context.pipeline_node.node_info.id,
+            count=count,
+        )
+        evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
+        evaluation.set_int_custom_property(MODEL_ID, model.id)
+        io_utils.write_string_file(str(Path(evaluation.uri, EVALUATION_FILE)), found.model_dump_json(indent=2))
+
+
+def predicted_rows(config: PipelineConfig, section: DpEvaluationSection, *, model_dir: str) -> PredictedRows:
+    """What is read off the eval split under a config.
+
+    Args:
+        config: the config.
+        section: its block `evaluation.dp`.
+        model_dir: folder of the SavedModel.
+    """
+    unit = config.dataset.privacy_unit
+    return PredictedRows(
+        model_dir=model_dir,
+        columns=sorted({column for group in config.evaluation.slices for column in group}),
+        unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+        decision_threshold=section.decision_threshold,
+        # The sensitivity rests on each row's prediction looking at that row alone. The framework's own functions do;
+        # of a user's nobody knows, so they see one row at a time.
+        batch=BATCH if config.model.use == "tabular" else 1,
+    )

@@ -1,0 +1,105 @@
+"""Rows of the eval split as a release counts them: unit, slices, label and prediction. TensorFlow and Beam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+
+from privacy_pipeline.components.dp_evaluator.charged import to_text
+from privacy_pipeline.data.features import LABEL_FEATURE
+from privacy_pipeline.releases.beam_sums import ExactSums
+from privacy_pipeline.releases.evaluation import counted_row
+from privacy_pipeline.releases.queries import Row, Value, text_of
+from privacy_pipeline.releases.release import Release
+
+BATCH = 4096
+
+
+class PredictedRows(beam.DoFn):
+    """Files of raw tf.Examples to pairs of (unit, row).
+
+    Args:
+        model_dir: SavedModel with the signatures `serving_default` and `transform_features`.
+        columns: columns to slice by.
+        unit_key: column that names the privacy unit; None where it is the row.
+        decision_threshold: probability above which a row counts as predicted positive.
+        batch: rows that are predicted together; 1 for a model whose code is not known to treat rows apart.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_dir: str,
+        columns: Sequence[str],
+        unit_key: str | None,
+        decision_threshold: float,
+        batch: int,
+    ) -> None:
+        self._model_dir = model_dir
+        self._columns = tuple(columns)
+        self._unit_key = unit_key
+        self._decision_threshold = decision_threshold
+        self._batch = batch
+        self._model: Any = None
+
+    def setup(self) -> None:
+        """Loads the model."""
+        self._model = tf.saved_model.load(self._model_dir)
+
+    def process(self, element: str) -> Iterator[tuple[str | None, Row]]:
+        """Reads and predicts one file."""
+        signatures = self._model.signatures
+        for records in tf.data.TFRecordDataset(element, compression_type="GZIP").batch(self._batch):
+            probabilities = signatures["serving_default"](records)["probability"].numpy().reshape(-1)
+            labels = signatures["transform_features"](records)[LABEL_FEATURE].numpy().reshape(-1)
+            for record, label, probability in zip(records.numpy(), labels, probabilities, strict=True):
+                yield self._pair(record, int(label), float(probability))
+
+    def _pair(self, record: bytes, label: int, probability: float) -> tuple[str | None, Row]:
+        features = tf.train.Example.FromString(record).features.feature
+        row = counted_row(
+            label=label,
+            probability=probability,
+            decision_threshold=self._decision_threshold,
+            slices={column: value_of(features, column) for column in self._columns},
+        )
+        return None if self._unit_key is None else text_of(value_of(features, self._unit_key)), row
+
+
+def value_of(features: Any, column: str) -> Value:
+    """The one value of a column of a tf.Example; None where it has none, or several."""
+    if column not in features:
+        return None
+    feature = features[column]
+    values = getattr(feature, feature.WhichOneof("kind") or "bytes_list").value
+    if len(values) != 1:
+        return None
+    value: Value = values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0]
+    return value
+
+
+def write_noisy_counts(pipeline: Any, *, files: Sequence[str], rows: PredictedRows, release: Release, to: str) -> None:
+    """Builds the part of a Beam pipeline that reads the files and writes the noisy answers, and nothing else.
+
+    Should a runner repeat the last step, then one result becomes the file, and nobody sees the others.
+
+    Args:
+        pipeline: the Beam pipeline.
+        files: gzipped TFRecord files of raw tf.Examples.
+        rows: what is read off them.
+        release: what is counted.
+        to: file that gets the answers as text.
+    """
+    _ = (
+        pipeline
+        | "Files" >> beam.Create(list(files))
+        | "Apart" >> beam.Reshuffle()
+        | "Predict" >> beam.ParDo(rows)
+        | "Count" >> ExactSums(release)
+        | "Noise" >> beam.Map(release.noised)
+        | "Text" >> beam.Map(to_text)
+        | "Write" >> beam.io.WriteToText(to, shard_name_template="")
+    )

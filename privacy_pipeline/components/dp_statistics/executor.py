@@ -1,0 +1,56 @@
+"""Reserves budget, counts with noise, commits, and writes what was released."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils
+
+from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.components.dp_evaluator.charged import from_text
+from privacy_pipeline.components.dp_statistics.charged import STATISTICS_FILE, StatisticsRequest, released_charged
+from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
+from privacy_pipeline.releases.release import Noisy, Release
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Executor of DpStatistics."""
+
+    def Do(  # noqa: N802 (TFX names it)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Releases ranges and vocabularies of one train split.
+
+        Raises:
+            BudgetRefusedError: the ledger does not grant what they cost; no data was read.
+        """
+        request = StatisticsRequest.model_validate_json(exec_properties["request"])
+        rows = RawRows(columns=[column.name for column in request.columns], unit_key=request.unit_key)
+        uris = artifact_utils.get_split_uris(input_dict["examples"], TRAIN)
+        files = [str(path) for uri in uris for path in sorted(Path(uri).iterdir()) if path.is_file()]
+
+        def count(release: Release) -> Mapping[str, Noisy]:
+            with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
+                target = str(Path(work, "noisy_answers.json"))
+                with self._make_beam_pipeline() as pipeline:
+                    write_noisy_answers(pipeline, files=files, rows=rows, release=release, to=target)
+                return from_text(release, Path(target).read_text())
+
+        found = released_charged(
+            request,
+            data_digest=exec_properties["data_digest"],
+            run_id=self._context.pipeline_run_id,
+            node=self._context.pipeline_node.node_info.id,
+            count=count,
+        )
+        folder = artifact_utils.get_single_uri(output_dict["statistics"])
+        io_utils.write_string_file(str(Path(folder, STATISTICS_FILE)), found.model_dump_json(indent=2))

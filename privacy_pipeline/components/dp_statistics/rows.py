@@ -1,0 +1,59 @@
+"""Rows of the train split as a release counts them: unit, and values of the columns. TensorFlow and Beam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+import tensorflow as tf
+
+from privacy_pipeline.components.dp_evaluator.charged import to_text
+from privacy_pipeline.components.dp_evaluator.predictions import value_of
+from privacy_pipeline.releases.beam_sums import ExactSums
+from privacy_pipeline.releases.queries import Row, text_of
+from privacy_pipeline.releases.release import Release
+
+
+class RawRows(beam.DoFn):
+    """Files of raw tf.Examples to pairs of (unit, row).
+
+    Args:
+        columns: columns that are asked for; no other is read.
+        unit_key: column that names the privacy unit; None where it is the row.
+    """
+
+    def __init__(self, *, columns: Sequence[str], unit_key: str | None) -> None:
+        self._columns = tuple(columns)
+        self._unit_key = unit_key
+
+    def process(self, element: str) -> Iterator[tuple[str | None, Row]]:
+        """Reads one file."""
+        for record in tf.data.TFRecordDataset(element, compression_type="GZIP").as_numpy_iterator():
+            features = tf.train.Example.FromString(record).features.feature
+            row: Row = {column: value_of(features, column) for column in self._columns}
+            yield None if self._unit_key is None else text_of(value_of(features, self._unit_key)), row
+
+
+def write_noisy_answers(pipeline: Any, *, files: Sequence[str], rows: RawRows, release: Release, to: str) -> None:
+    """Builds the part of a Beam pipeline that reads the files and writes the noisy answers, and nothing else.
+
+    Should a runner repeat the last step, then one result becomes the file, and nobody sees the others.
+
+    Args:
+        pipeline: the Beam pipeline.
+        files: gzipped TFRecord files of raw tf.Examples.
+        rows: what is read off them.
+        release: what is counted.
+        to: file that gets the answers as text.
+    """
+    _ = (
+        pipeline
+        | "Files" >> beam.Create(list(files))
+        | "Apart" >> beam.Reshuffle()
+        | "Read" >> beam.ParDo(rows)
+        | "Count" >> ExactSums(release)
+        | "Noise" >> beam.Map(release.noised)
+        | "Text" >> beam.Map(to_text)
+        | "Write" >> beam.io.WriteToText(to, shard_name_template="")
+    )

@@ -1,0 +1,96 @@
+"""The algorithm part of the config's `federated` block: what clients and server compute in a round."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScheduleSection(_Section):
+    """Learning rate over the rounds: `learning_rate` times a factor. Round r counts from 0."""
+
+    kind: Annotated[
+        Literal["exponential", "inverse_time", "cosine", "step"],
+        Field(
+            description="Factor after warm-up: decay^(r/rounds), 1/(1 + decay*r/rounds), half a cosine from 1 down to "
+            "`decay` at `rounds`, or decay^floor(r/rounds)."
+        ),
+    ]
+    rounds: Annotated[int, Field(ge=1)]
+    decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    warmup_rounds: Annotated[int, Field(ge=0, description="Rounds of linear rise to the full rate.")] = 0
+
+
+class OptimizerSection(_Section):
+    """An optimizer with the formulas and defaults of `tff.learning.optimizers`."""
+
+    name: Literal["sgd", "adam", "yogi", "adagrad"] = "sgd"
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Of `sgd`.")] = 0.0
+    beta_1: Beta = 0.9
+    beta_2: Beta = 0.999
+    epsilon: Annotated[
+        PositiveFloat | None, Field(description="Default: 1e-7 for `adam` and `adagrad`, 1e-3 for `yogi`.")
+    ] = None
+    initial_accumulator: Annotated[
+        PositiveFloat | None, Field(description="Default: 1e-6 for `yogi`, 0.1 for `adagrad`.")
+    ] = None
+    schedule: ScheduleSection | None = None
+
+    @model_validator(mode="after")
+    def _fields_of_the_name(self) -> OptimizerSection:
+        used = {
+            "sgd": {"momentum"},
+            "adam": {"beta_1", "beta_2", "epsilon"},
+            "yogi": {"beta_1", "beta_2", "epsilon", "initial_accumulator"},
+            "adagrad": {"epsilon", "initial_accumulator"},
+        }
+        common = {"name", "learning_rate", "schedule"}
+        fields = type(self).model_fields
+        for field in sorted(set(fields) - common - used[self.name]):
+            # Not what was set: a config that was dumped and is read again has set everything.
+            if getattr(self, field) == fields[field].default:
+                continue
+            raise ValueError(f"`{field}` does nothing in `name: {self.name}`; drop it")
+        return self
+
+
+class FederatedAlgorithm(_Section):
+    """What a round computes."""
+
+    name: Literal["fedavg", "fedsgd", "fedprox", "mimelite"] = "fedavg"
+    engine: Annotated[
+        Literal["fast", "tff"],
+        Field(description="`fast`: many clients in one TensorFlow graph; `tff`: TensorFlow Federated's own runtime."),
+    ] = "fast"
+    weighting: Annotated[
+        Literal["examples", "uniform"], Field(description="Weight of a client's update in a mean without privacy.")
+    ] = "examples"
+    batch_size: Annotated[int, Field(ge=1, description="Rows of a local batch; the last one may be smaller.")] = 32
+    local_epochs: Annotated[int, Field(ge=1)] = 1
+    client_optimizer: Annotated[
+        OptimizerSection, Field(description="Local steps; `mimelite` takes it as its base optimizer.")
+    ] = OptimizerSection(learning_rate=0.1)
+    server_optimizer: OptimizerSection = OptimizerSection(learning_rate=1.0)
+    proximal_strength: Annotated[PositiveFloat | None, Field(description="Of `fedprox`.")] = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> FederatedAlgorithm:
+        if (self.proximal_strength is not None) != (self.name == "fedprox"):
+            raise ValueError("`proximal_strength` goes with `name: fedprox`, and only with it")
+        if self.name == "fedsgd":
+            if self.local_epochs != 1:
+                raise ValueError("`name: fedsgd` takes one gradient a round; drop `local_epochs`")
+            if self.client_optimizer != type(self).model_fields["client_optimizer"].default:
+                raise ValueError("`name: fedsgd` has no local steps; drop `client_optimizer`")
+            if self.weighting == "uniform" and self.engine == "tff":
+                raise ValueError("TensorFlow Federated weighs `fedsgd` by examples; use `engine: fast` for `uniform`")
+        return self

@@ -1,0 +1,115 @@
+"""The config's block of the `federated` backend: clients, how they are drawn, algorithm and privacy of clients."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from privacy_pipeline.config.dp_models import AdaptiveSection, Delta, PositiveFloat
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SyntheticClientsSection(_Section):
+    """How rows are dealt out to made-up clients, for data whose rows belong to nobody."""
+
+    rule: Annotated[
+        Literal["iid", "label_skew", "quantity_skew"],
+        Field(description="Equal shares at random; or shares of the classes, or sizes, from a Dirichlet distribution."),
+    ] = "iid"
+    clients: Annotated[int, Field(ge=1)]
+    alpha: Annotated[
+        PositiveFloat | None, Field(description="Concentration of the Dirichlet distribution; less is more skew.")
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Of the dealing; the same clients in each run.")] = 0
+
+    @model_validator(mode="after")
+    def _alpha_of_the_rule(self) -> SyntheticClientsSection:
+        if (self.alpha is not None) != (self.rule != "iid"):
+            raise ValueError("`alpha` goes with `rule: label_skew` and `rule: quantity_skew`, and only with them")
+        return self
+
+
+class AttendanceSection(_Section):
+    """Clients that were drawn and do not report back; they contribute nothing."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Chance of a client to drop out of a round.")] = 0.0
+    straggler: Annotated[float, Field(ge=0, lt=1, description="Chance of one left to report too late.")] = 0.0
+
+
+class FederatedPrivacySection(_Section):
+    """User-level differential privacy. Give either `target_epsilon` or `noise_multiplier`."""
+
+    target_epsilon: PositiveFloat | None = None
+    noise_multiplier: Annotated[
+        PositiveFloat | None, Field(description="Standard deviation of the noise of the sum over the clipping norm.")
+    ] = None
+    delta: Delta
+    mechanism: Annotated[
+        Literal["gaussian", "tree"],
+        Field(description="Noise of each round; `tree` is DP-FTRL, which needs `sampling: cyclic`."),
+    ] = "gaussian"
+    clipping_norm: Annotated[
+        PositiveFloat, Field(description="L2 bound of a client's update over all weights; with `adaptive` the first.")
+    ] = 0.5
+    hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
+    adaptive: AdaptiveSection | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> FederatedPrivacySection:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        if self.adaptive is not None and self.mechanism != "gaussian":
+            raise ValueError(f"`adaptive` changes the norm that `mechanism: {self.mechanism}` spreads its noise over")
+        return self
+
+
+class FederatedSection(_Section):
+    """Federated training: `training.batch_size` clients a round, `training.epochs` expected rounds of each client."""
+
+    algorithm: FederatedAlgorithm = FederatedAlgorithm()
+    clients: Annotated[
+        SyntheticClientsSection | None,
+        Field(description="Made-up clients, for `privacy_unit: row`; else `dataset.privacy_unit` names the client."),
+    ] = None
+    sampling: Annotated[
+        Literal["poisson", "shuffled", "cyclic"] | None,
+        Field(
+            description="How the clients of a round are drawn: independently; each once an epoch; or that in the same "
+            "order in each epoch. Default: `poisson` with `privacy` (`cyclic` for `tree`), else `shuffled`."
+        ),
+    ] = None
+    attendance: AttendanceSection = AttendanceSection()
+    privacy: Annotated[FederatedPrivacySection | None, Field(description="Without it the run claims no guarantee.")] = (
+        None
+    )
+
+    @property
+    def scheme(self) -> str:
+        """How clients are drawn, default filled in."""
+        if self.sampling is not None:
+            return self.sampling
+        if self.privacy is None:
+            return "shuffled"
+        return "cyclic" if self.privacy.mechanism == "tree" else "poisson"
+
+    @model_validator(mode="after")
+    def _private_parts_fit(self) -> FederatedSection:
+        if self.privacy is None:
+            return self
+        if self.clients is not None:
+            raise ValueError(
+                "`privacy` protects clients, and made-up ones are nobody: drop `clients` and name the client's column "
+                "in `dataset.privacy_unit: {key: COLUMN}`, or drop `privacy`"
+            )
+        if self.algorithm.name == "mimelite":
+            raise ValueError("`mimelite` sends a second sum from each client, which `privacy` does not noise; fedavg")
+        if self.algorithm.engine != "fast":
+            raise ValueError("`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted")
+        if self.privacy.mechanism == "tree" and self.scheme != "cyclic":
+            raise ValueError("`mechanism: tree` has a bound for `sampling: cyclic` only")
+        return self

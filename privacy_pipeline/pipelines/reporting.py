@@ -1,0 +1,90 @@
+"""Gathers what a dataset's report is made from: the ledger, and every run in the given workspaces. No TFX in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, TRAINER
+from privacy_pipeline.pipelines.workspace import RunFolder, run_folders
+
+if TYPE_CHECKING:
+    from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun
+    from privacy_pipeline.reports.facts import ReportFacts
+    from privacy_pipeline.reports.summary import RunSummary
+
+# Nodes that read rows, or what was made of them one by one, and leave something in the workspace.
+_READ_DATA = (
+    "ExampleGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    TRAINER,
+    "Evaluator",
+    DP_EVALUATOR,
+)
+
+
+def evidence(
+    dataset: str,
+    *,
+    ledger: str,
+    workspaces: Iterable[Path],
+    facts: ReportFacts | None = None,
+    left_out: Callable[[str], None] = lambda _: None,
+) -> Evidence:
+    """Everything that a report on a dataset is made from, as of now.
+
+    Args:
+        dataset: registered name.
+        ledger: SQLAlchemy URL of the ledger.
+        workspaces: folders with runs.
+        facts: what the curator told.
+        left_out: called with the reason for each run folder that cannot be read; the report names them.
+
+    Raises:
+        BadInputError: there is no ledger, or it does not know the dataset.
+        LedgerError: the ledger does not verify.
+    """
+    from privacy_pipeline.reports.evidence import Evidence, read_ledger
+    from privacy_pipeline.reports.facts import ReportFacts
+
+    runs: list[RunSummary] = []
+    unreadable: list[str] = []
+    unrecorded: list[UnrecordedRun] = []
+    for folder in (folder for root in workspaces for folder in run_folders(root.absolute())):
+        try:
+            summary = folder.read_summary()
+            without = _unrecorded(folder, dataset) if summary is None else None
+        except BadInputError as error:
+            unreadable.append(folder.run_id)
+            left_out(error.message)
+            continue
+        if summary is not None and summary.record.dataset == dataset:
+            runs.append(summary)
+        if without is not None:
+            unrecorded.append(without)
+    return Evidence(
+        dataset=dataset,
+        ledger=read_ledger(ledger, dataset),
+        runs=sorted(runs, key=lambda summary: summary.run_id),
+        unreadable=unreadable,
+        unrecorded=sorted(unrecorded, key=lambda run: run.run_id),
+        facts=facts or ReportFacts(),
+        generated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _unrecorded(folder: RunFolder, dataset: str) -> UnrecordedRun | None:
+    """A run without a record, if it is on the dataset and one of its nodes read the data."""
+    from privacy_pipeline.reports.evidence import UnrecordedRun
+
+    if folder.read_spec().config.dataset.name != dataset:
+        return None
+    state = folder.read_state()
+    executed = ("done", "running", "failed")  # what was served from cache made nothing new
+    nodes = [name for name in _READ_DATA if name in state.nodes and state.nodes[name].status in executed]
+    return UnrecordedRun(run_id=folder.run_id, status=state.status, nodes=nodes) if nodes else None

@@ -1,0 +1,196 @@
+"""A span has fresh budget only where its units are proven to be in no other span; nobody pays from two budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.accounting.unit_digests import UnitDigests, digest_units
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from tests.accounting.conftest import make_plan, make_registration
+
+SECRET = b"s" * 32
+
+
+def register(
+    ledger: Ledger, span: int, units: set[str] | None, *, disjoint: bool = False, unit: str = "person"
+) -> None:
+    digest = hashlib.sha256(f"span {span}".encode()).hexdigest()
+    registration = make_registration(span=span, digest=digest, unit=unit)
+    ledger.register(registration, epsilon=3.0, delta=1e-5, units=units, disjoint=disjoint)
+
+
+def train(ledger: Ledger, span: int, *, noise: float = 4.0, run_id: str = "run") -> None:
+    plan, digest = make_plan(noise=noise, unit="person"), hashlib.sha256(f"span {span}".encode()).hexdigest()
+    where = {"dataset": "adult", "span": span, "split": "train", "data_digest": digest}
+    with ledger.spend(**where, run_id=run_id, node="Trainer", plan=plan) as grant:  # type: ignore[arg-type]
+        grant.start()
+        grant.commit(plan.event)
+
+
+@contextmanager
+def new_ledger() -> Iterator[Ledger]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Ledger.open(f"sqlite:///{folder}/ledger.db", create=True)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Ledger:
+    return Ledger.open(f"sqlite:///{tmp_path}/ledger.db", create=True)
+
+
+def test_a_disjoint_span_has_a_budget_of_its_own(opened: Ledger) -> None:
+    register(opened, 1, {"ann", "bob"})
+    register(opened, 2, {"cid", "dan"}, disjoint=True)
+    register(opened, 3, {"ann", "eve"})  # shares with span 1, and has none of span 2
+    register(opened, 2, {"cid", "dan"}, disjoint=True)  # the same again
+    train(opened, 2)
+    spent = {status.budget: status.spent_epsilon for status in opened.status("adult")}
+    assert set(spent) == {"adult/train/person", "adult/train/person/span-2"}
+    assert spent["adult/train/person"] == 0 < spent["adult/train/person/span-2"]
+    train(opened, 1, run_id="one")
+    train(opened, 3, run_id="three")
+    shared, own = opened.status("adult")
+    assert shared.spent_epsilon > own.spent_epsilon
+    assert opened.verify().ok
+
+
+@pytest.mark.parametrize("same", ["bob", "BOB", " bob ", "07"])
+def test_a_unit_in_two_spans_keeps_them_together(opened: Ledger, same: str) -> None:
+    register(opened, 1, {"ann", "bob", "7"})
+    with pytest.raises(BadInputError, match="1 of the new span's 2 units are in span 1 too") as caught:
+        register(opened, 2, {"cid", same}, disjoint=True)
+    assert "without --disjoint" in caught.value.fix
+    assert opened.registration("adult", 2) is None
+    register(opened, 2, {"cid", same})
+    assert len(opened.status("adult")) == 1
+
+
+def test_a_shared_span_may_have_no_unit_of_a_span_with_its_own_budget(opened: Ledger) -> None:
+    """Else that unit would pay from the shared budget and from the other one."""
+    register(opened, 1, {"ann"})
+    register(opened, 2, {"bob"}, disjoint=True)
+    for units in ({"bob", "cid"}, None):
+        with pytest.raises(BadInputError, match=r"two budgets|not known"):
+            register(opened, 3, units)
+    assert opened.registration("adult", 3) is None
+
+
+def test_rows_have_no_proof(opened: Ledger) -> None:
+    register(opened, 1, None, unit="row")
+    with pytest.raises(BadInputError, match="no key that would tell"):
+        register(opened, 2, None, unit="row", disjoint=True)
+    register(opened, 2, None, unit="row")
+    assert len(opened.status("adult")) == 1
+
+
+def test_spans_without_digests_prove_nothing(opened: Ledger) -> None:
+    register(opened, 1, None)
+    with pytest.raises(BadInputError, match="span 1 was registered without digests"):
+        register(opened, 2, {"bob"}, disjoint=True)
+
+
+def test_a_lost_secret_proves_nothing(opened: Ledger, tmp_path: Path) -> None:
+    register(opened, 1, {"ann"})
+    secret = tmp_path / "ledger_units.key"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    secret.unlink()
+    with pytest.raises(BadInputError, match="under another secret"):
+        register(opened, 2, {"bob"}, disjoint=True)
+    secret.write_text("zz")
+    with pytest.raises(LedgerError, match=r"ledger_units\.key"):
+        register(opened, 2, {"bob"}, disjoint=True)
+
+
+def test_a_registered_span_does_not_change_its_budget(opened: Ledger) -> None:
+    register(opened, 1, {"ann"})
+    register(opened, 2, {"bob"})
+    with pytest.raises(BadInputError, match="shares a budget"):
+        register(opened, 2, {"bob"}, disjoint=True)
+
+
+def test_a_fresh_budget_is_no_way_around_the_policy(opened: Ledger) -> None:
+    register(opened, 1, {"ann"})
+    policy = Policy(dataset="adult", epsilon=3.0, delta=1e-5, unit="person", shares={"train": 0.0})
+    opened.apply_policy(policy)
+    register(opened, 2, {"bob"}, disjoint=True)
+    with pytest.raises(BudgetRefusedError, match="may use 0%"):
+        train(opened, 2)
+    opened.apply_policy(policy.model_copy(update={"shares": {"train": 1.0}}))
+    train(opened, 2)
+    opened.set_cap("adult", epsilon=0.5, delta=1e-5)
+    assert [status.cap_epsilon for status in opened.status("adult")] == [0.5, 0.5]
+    with pytest.raises(BudgetRefusedError):
+        train(opened, 2, run_id="two")
+    assert opened.verify().ok
+
+
+def test_digests_tell_no_key_without_the_secret(opened: Ledger, tmp_path: Path) -> None:
+    register(opened, 1, {"ann"})
+    with sa.create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
+        body = json.loads(connection.execute(sa.text("SELECT body FROM journal WHERE kind = 'register'")).scalar_one())
+    stored = UnitDigests.from_json(body["units"])
+    assert len(stored.digests) == 1
+    assert stored.digests.isdisjoint({hashlib.sha256(b"ann").digest()[:16], *digest_units({"ann"}, SECRET).digests})
+
+
+def test_an_edited_proof_is_found(opened: Ledger, tmp_path: Path) -> None:
+    register(opened, 1, {"ann"})
+    with sa.create_engine(f"sqlite:///{tmp_path}/ledger.db").begin() as connection:
+        body = json.loads(connection.execute(sa.text("SELECT body FROM journal WHERE kind = 'register'")).scalar_one())
+        body["units"]["digests"] = ""
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        connection.execute(sa.text("UPDATE journal SET body = :text WHERE kind = 'register'"), {"text": text})
+    assert not opened.verify().ok
+
+
+UNITS = st.sets(st.sampled_from("abcdef"), min_size=1, max_size=3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(UNITS, st.booleans()), min_size=1, max_size=5), st.lists(st.integers(0, 4), max_size=6))
+def test_no_unit_ever_pays_from_two_budgets(spans: list[tuple[set[str], bool]], trained: list[int]) -> None:
+    """Whatever is registered, what a unit loses in all its spans together is within one cap."""
+    with new_ledger() as ledger:
+        registered = {}
+        for span, (units, disjoint) in enumerate(spans):
+            with suppress(BadInputError):
+                register(ledger, span, units, disjoint=disjoint)
+                registered[span] = units
+        for number, span in enumerate(trained):
+            if span in registered:
+                with suppress(BudgetRefusedError):
+                    train(ledger, span, noise=6.0, run_id=f"run-{number}")
+        entries = ledger.entries("adult")
+        budgets = {span: {entry.budget for entry in entries if entry.span == span} for span in registered}
+        for unit in "abcdef":
+            of_unit = set().union(*(budgets[span] for span, units in registered.items() if unit in units))
+            assert len(of_unit) <= 1, f"{unit} pays from {of_unit}"
+        owns = {status.budget for status in ledger.status("adult") if "/span-" in status.budget}
+        for name in owns:  # the span of an own budget shares no unit with any other span
+            span = int(name.rpartition("-")[2])
+            assert all(registered[span].isdisjoint(units) for other, units in registered.items() if other != span)
+        assert ledger.verify(reprice=False).ok
+
+
+@given(st.sets(st.text(max_size=8), max_size=6), st.sets(st.text(max_size=8), max_size=6))
+def test_digests_meet_where_units_do(one: set[str], other: set[str]) -> None:
+    left, right = digest_units(one, SECRET), digest_units(other, SECRET)
+    assert UnitDigests.from_json(left.to_json()) == left
+    if one & other:
+        assert left.digests & right.digests
+    plain = {text for text in one | other if text.isascii() and text.isalpha() and text.islower()}
+    assert len(digest_units(plain, SECRET).digests) == len(plain)

@@ -1,0 +1,131 @@
+"""Trains in a forked process, kills it at random moments, and lets it go on; tells what came of it. Run as a script.
+
+TensorFlow is imported once; its runtime starts in the forks alone, which it would not survive.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROUNDS, CLIENTS, ROWS = 500, 60, 6
+
+
+def train(folder: Path) -> None:
+    """One attempt, to the end; writes the weights and where it went on."""
+    import tensorflow as tf
+
+    from federated.clients.store import ClientStore
+    from federated.privacy.plan import FederatedPlan
+    from privacy_pipeline.backends.federated_rounds import Rounds, assign
+    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.dp import run_state
+    from privacy_pipeline.dp.plan import AdaptiveClipping
+
+    run_state.CHECKPOINT_SECONDS = 0.02
+    draws = np.random.default_rng(0)
+    x = draws.normal(size=(CLIENTS * ROWS, 4)).astype(np.float32)
+    y = (x[:, :1] > 0).astype(np.float32)
+    clients = ClientStore.from_arrays(keys_of_rows=np.arange(CLIENTS * ROWS) % CLIENTS, features={"x": x}, labels=y)
+    tf.keras.utils.set_random_seed(3)
+    given = tf.keras.Input([4], name="x")
+    model = tf.keras.Model(given, tf.keras.layers.Dense(1)(tf.keras.layers.Dense(8, "relu")(given)))
+    plan = FederatedPlan.calibrated(
+        rounds=ROUNDS,
+        clients=CLIENTS,
+        clients_per_round=12,
+        delta=1e-5,
+        clipping_norm=0.5,
+        noise_multiplier=1.0,
+        adaptive=AdaptiveClipping(count_noise=2.0),
+    )
+    rounds = Rounds.prepare(
+        model=model,
+        clients=clients,
+        algorithm=FederatedAlgorithm(server_optimizer=OptimizerSection(name="adam", learning_rate=0.01)),
+        cohorts=plan,
+        plan=plan,
+        seed=3,  # so that two runs have one key; a run of its own would draw it from the system
+        state_dir=folder / "state",
+        binding="",
+    )
+    assign(model, rounds.run())
+    np.savez(folder / "partial.npz", *model.get_weights(), resumed=np.array(rounds.resumed_at or 0))
+    os.replace(folder / "partial.npz", folder / "weights.npz")
+
+
+def attempt(folder: Path, *, seconds: float | None) -> bool:
+    """Forks an attempt, and kills it after some time; whether it ended by itself. Nothing of it may be left."""
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        train(folder)
+        os._exit(0)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            break
+        time.sleep(0.005)
+    left = [path.name for path in Path("/proc").glob("[0-9]*") if group_of(path) == child]
+    if left:
+        raise SystemExit(f"processes {left} outlived the run")
+    if os.WIFSIGNALED(status):
+        return False
+    if status != 0:
+        raise SystemExit(f"the training ended with status {status}")
+    return True
+
+
+def group_of(process: Path) -> int | None:
+    """Process group of a process; None where it is gone or a zombie."""
+    try:
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else int(fields[2])
+
+
+def main(root: Path, kills: int, seed: int) -> None:
+    """Prints a JSON object: kills, attempts that went on and that began anew, runs, and whether all weights agree."""
+    import tensorflow  # noqa: F401
+
+    import privacy_pipeline.backends.federated_rounds  # noqa: F401
+
+    draws = random.Random(seed)
+    whole = root / "whole"
+    whole.mkdir()
+    began = time.monotonic()
+    attempt(whole, seconds=None)
+    took = time.monotonic() - began
+    told = {"kills": 0, "resumed": 0, "anew": 0, "runs": 0, "same": True}
+    while told["kills"] < kills:
+        told["runs"] += 1
+        folder = root / f"run{told['runs']}"
+        folder.mkdir()
+        finished = False
+        while not finished:
+            enough = told["kills"] >= kills
+            kept = (folder / "state" / "checkpoint.npz").exists()
+            finished = attempt(folder, seconds=None if enough else draws.uniform(0.4, 1.05) * took)
+            told["kills"] += not finished
+            told["resumed" if kept else "anew"] += 1
+        with np.load(whole / "weights.npz") as one, np.load(folder / "weights.npz") as other:
+            told["same"] &= all(np.array_equal(one[name], other[name]) for name in one.files if name != "resumed")
+            told["last_resumed_at"] = max(int(other["resumed"]), told.get("last_resumed_at", 0))
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

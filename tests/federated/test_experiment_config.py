@@ -1,0 +1,62 @@
+"""The experiment's YAML: a typo names its line, a grid is validated before anything runs."""
+
+import pytest
+
+from federated.experiments.config import load_experiment, point_from_json, point_to_json
+from privacy_pipeline.errors import BadInputError
+from tests.federated.experiment_files import PRIVACY, write_experiment
+
+
+def test_a_grid_times_seeds_gives_distinct_points(tmp_path):
+    path = write_experiment(tmp_path, "sweep: {clients_per_round: [5, 10], rounds: [1, 2, 3]}\n")
+    config, points = load_experiment(path)
+    assert len(points) == 12
+    assert len({point.name for point in points}) == 12
+    assert {(p.config.clients_per_round, p.config.rounds, p.seed) for p in points} == {
+        (n, r, s) for n in (5, 10) for r in (1, 2, 3) for s in (1, 2)
+    }
+    assert all(point.config.sweep == {} for point in points)
+    assert config.experiment == "small"
+    _, again = load_experiment(path, overrides=["folder=elsewhere"])
+    assert [p.name for p in again] == [p.name for p in points]
+    assert point_from_json(point_to_json(points[3])) == points[3]
+
+
+def test_a_grid_may_make_sections(tmp_path):
+    path = write_experiment(
+        tmp_path, "sweep: {data.clients: [null, {rule: iid, clients: 5}, {rule: label_skew, clients: 5, alpha: 0.1}]}\n"
+    )
+    _, points = load_experiment(path)
+    assert [point.config.data.client_column for point in points[::2]] == ["who", None, None]
+
+
+@pytest.mark.parametrize(
+    ("more", "replaced", "message"),
+    [
+        ("", {"rounds: 6": "round: 6"}, r"small.yaml:1[0-9]: unknown key 'round' at the top level"),
+        ("sweep: {clients_per_roond: [1]}\n", {}, r"small.yaml:1\d: unknown key 'clients_per_roond'"),
+        ("sweep: {rounds: [1, two]}\n", {}, r"small.yaml:1\d: rounds: must be an integer"),
+        ("sweep: {rounds: [1, 1]}\n", {}, "same settings and seed twice"),
+        ("", {"algorithm:": "algorithm:\n  name: fedsdg"}, "did you mean 'fedsgd'|must be 'fedavg'"),
+        ("", {"algorithm:": "algorithm:\n  name: fedprox"}, "`proximal_strength` goes with `name: fedprox`"),
+        (
+            PRIVACY.replace("noise_multiplier: 1.0, ", ""),
+            {},
+            "give exactly one of `target_epsilon` and `noise_multiplier`",
+        ),
+        (PRIVACY, {"{key: who, contribution_bound: 4}": "row"}, "say who the clients are"),
+        (
+            PRIVACY,
+            {"rounds: 6": "  clients: {column: town}\nrounds: 6"},
+            "clients must be the dataset's privacy unit",
+        ),
+        (PRIVACY.replace("0.5", "0"), {}, "clipping_norm: must be greater than 0"),
+    ],
+)
+def test_mistakes_name_their_place(tmp_path, more, replaced, message):
+    with pytest.raises(BadInputError) as caught:
+        load_experiment(write_experiment(tmp_path, more, **replaced))
+    import re
+
+    told = f"{caught.value.message} {caught.value.fix}"
+    assert re.search(message, told), told

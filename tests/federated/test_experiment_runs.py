@@ -1,0 +1,181 @@
+"""Runs of an experiment: recorded round by round, resumed to the same weights, charged when private."""
+
+import json
+
+import numpy as np
+import pytest
+
+from federated.experiments.config import load_experiment
+from federated.experiments.evaluation import area_under_curve
+from federated.experiments.run import run_point
+from federated.experiments.run_folder import RunFolder
+from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.accountants import epsilon_of
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_entries import State, price
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from tests.federated import logistic
+from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def kill_at(number):
+    def report(name, done, total):
+        if done == number:
+            raise Killed
+
+    return report
+
+
+@pytest.fixture
+def people(tmp_path):
+    write_people(tmp_path)
+    return tmp_path
+
+
+def points(folder, *more, **replaced):
+    return load_experiment(write_experiment(folder, *more, **replaced))[1]
+
+
+def test_a_run_learns_and_is_written_down(people):
+    point = points(people, **{"rounds: 6": "rounds: 40"})[0]
+    summary = run_point(point, build=logistic.build)
+    assert summary["accuracy"] > 0.85
+    assert summary["auc"] > 0.93
+    assert summary["clients_train"] == 60
+    assert not summary["clients"]["synthetic"]
+    rounds = RunFolder(point.folder).rounds()
+    assert [line["round"] for line in rounds] == list(range(1, 41))
+    assert [line["round"] for line in rounds if "eval" in line] == list(range(2, 41, 2))
+    assert rounds[-1]["bytes_up"] == 40 * 10 * 4 * 6  # rounds x clients x bytes of a float x (5 inputs and a bias)
+    assert len(rounds[-1]["eval"]["client_accuracy"]) == 5
+    assert "epsilon" not in summary
+    before = (point.folder / "summary.json").stat().st_mtime_ns
+    assert run_point(point, build=logistic.build)["accuracy"] == summary["accuracy"]
+    assert (point.folder / "summary.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 6])
+def test_a_killed_run_goes_on_to_the_same_weights(people, number):
+    point = points(people)[0]
+    whole = points(people, **{f"folder: {people}/runs": f"folder: {people}/whole"})[0]
+    run_point(whole, build=logistic.build)
+    with pytest.raises(Killed):
+        run_point(point, build=logistic.build, report=kill_at(number))
+    assert RunFolder(point.folder).summary() is None
+    with (point.folder / "rounds.jsonl").open("a") as stream:
+        stream.write('{"round": 9')  # a line that was cut off
+    run_point(point, build=logistic.build)
+    resumed, straight = RunFolder(point.folder), RunFolder(whole.folder)
+    for left, right in zip(resumed.restore().weights, straight.restore().weights, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert resumed.rounds() == straight.rounds()
+
+
+def test_cohorts_and_first_weights_follow_the_seed(people):
+    one, two = points(people)
+    assert run_point(one, build=logistic.build)["loss"] != run_point(two, build=logistic.build)["loss"]
+
+
+def register(folder, point, cap=99.0):
+    from privacy_pipeline.accounting.registration import Registration, SplitCount
+    from privacy_pipeline.data.source import count_units, resolve
+
+    dataset = point.config.data.dataset
+    source = resolve(dataset=dataset)
+    counts = count_units(source=source, dataset=dataset)
+    ledger = Ledger.open(point.config.ledger, create=True)
+    registration = Registration(
+        dataset="people",
+        span=source.span,
+        unit="who",
+        contribution_bound=4,
+        relation=Relation.ZERO_OUT,
+        splits={name: SplitCount(rows=c.rows, units=c.units) for name, c in counts.items()},
+        columns=("x", "z", "town"),
+        digest=source.digest(),
+        registered="2026-01-01T00:00:00+00:00",
+    )
+    ledger.register(registration, epsilon=cap, delta=1e-3)
+    return ledger
+
+
+def test_a_private_run_is_charged_again_after_a_kill_and_its_epsilon_follows_from_the_stored_event(people):
+    point = points(people, PRIVACY)[0]
+    ledger = register(people, point)
+    with pytest.raises(Killed):
+        run_point(point, build=logistic.build, report=kill_at(2))
+    assert [entry.state for entry in ledger.entries("people")] == [State.STARTED]
+    summary = run_point(point, build=logistic.build)
+    assert [entry.state for entry in ledger.entries("people")] == [State.STARTED, State.COMMITTED]
+    record = PrivacyRecord.model_validate_json((point.folder / "privacy_record.json").read_text())
+    event = events.from_json(record.mechanism.dp_event)
+    again = epsilon_of(event, delta=1e-3, relation=Relation.ZERO_OUT)
+    assert summary["epsilon"] == pytest.approx(again) == record.guarantee.epsilon
+    assert 1 < summary["epsilon"] < 9
+    assert (record.unit, record.mechanism.units, record.mechanism.steps) == ("who", 60, 6)
+    assert record.composition.ledger_entry == ledger.entries("people")[1].id
+    rounds = RunFolder(point.folder).rounds()
+    epsilons = [line["epsilon"] for line in rounds if "epsilon" in line]
+    assert epsilons == sorted(epsilons)
+    assert len(epsilons) == 3
+    assert epsilons[-1] == pytest.approx(summary["epsilon"])
+    # Realised cohorts, losses and counts are secret: sizes that are told are expected ones.
+    assert all(set(line) <= {"round", "bytes_up", "bytes_down", "eval", "epsilon"} for line in rounds)
+    assert [line["bytes_up"] for line in rounds] == [10 * 24 * (n + 1) for n in range(6)]
+    assert not (point.folder / "checkpoint.npz").exists()
+
+
+def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
+    from federated.experiments import privacy, run
+
+    def touched(*args, **kwargs):
+        raise AssertionError("data was read")
+
+    first, second = points(people, PRIVACY)
+    monkeypatch.setattr(run, "load_clients", touched)
+    with pytest.raises(BadInputError, match="ledger"):
+        run_point(first, build=logistic.build)
+    charge = privacy.charged(first.config, clients=60)
+    ledger = register(people, first, cap=1.2 * price(charge.event, charge.relation).epsilon(1e-3))
+    with pytest.raises(AssertionError, match="data was read"):  # the reservation was granted, and is spent
+        run_point(first, build=logistic.build)
+    with pytest.raises(BudgetRefusedError, match="above the cap"):
+        run_point(second, build=logistic.build)
+    assert len(ledger.entries("people")) == 1
+
+
+def test_bad_populations_are_one_clear_error(people):
+    with pytest.raises(BadInputError, match="cohort of 61 clients cannot be drawn from 60"):
+        run_point(points(people, **{"clients_per_round: 10": "clients_per_round: 61"})[0], build=logistic.build)
+    giant = points(people, **{"contribution_bound: 4": "contribution_bound: 3"})[0]
+    with pytest.raises(BadInputError, match=r"people.csv: client \d+ has 4 rows, more than the contribution_bound 3"):
+        run_point(giant, build=logistic.build)
+    private = points(people, PRIVACY, **{"clients_per_round: 10": "clients_per_round: 61"})[0]
+    register(people, private)
+    with pytest.raises(BadInputError, match="61 clients does not fit into 60"):
+        run_point(private, build=logistic.build)
+
+
+def test_silos_and_synthetic_clients(people):
+    silos = points(people, **{"rounds: 6": "  clients: {column: town}\nrounds: 6", "per_round: 10": "per_round: 2"})[0]
+    summary = run_point(silos, build=logistic.build)
+    assert summary["clients_train"] == 3
+    dealt = points(people, **{"rounds: 6": "  clients: {rule: label_skew, clients: 12, alpha: 0.1}\nrounds: 6"})[0]
+    summary = run_point(dealt, build=logistic.build)
+    assert summary["clients_train"] == 12
+    assert summary["clients"]["rule"]["alpha"] == 0.1
+    assert json.loads((dealt.folder / "summary.json").read_text())["clients"]["synthetic"]
+
+
+def test_area_under_curve_counts_pairs():
+    rng = np.random.default_rng(1)
+    scores, positive = rng.integers(0, 6, 60).astype(float), rng.random(60) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
+    assert area_under_curve(scores, positive) == pytest.approx(np.mean(pairs))
+    assert np.isnan(area_under_curve(scores, np.ones(60, bool)))

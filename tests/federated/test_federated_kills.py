@@ -1,0 +1,28 @@
+"""A federated run that is killed at any moment goes on to the same weights, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def killed(folder: Path, *, kills: int, seed: int) -> dict[str, Any]:
+    script = Path(__file__).with_name("kill_child.py")
+    command = [sys.executable, str(script), str(folder), str(kills), str(seed)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return told
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_runs_end_with_the_same_weights(kills: int, tmp_path: Path) -> None:
+    told = killed(tmp_path, kills=kills, seed=kills)
+    assert told["kills"] == kills and told["same"]
+    assert told["resumed"] + told["anew"] == kills + told["runs"]
+    assert told["resumed"] >= 1 and told["last_resumed_at"] > 0

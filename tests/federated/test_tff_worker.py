@@ -1,0 +1,112 @@
+"""No worker outlives its command. Looked up in the process list."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from federated.tff_engine.worker import TffWorker
+from privacy_pipeline.errors import PipelineError
+
+ROOT = Path(__file__).parents[2]
+START = """
+    import sys, time
+    from federated.tff_engine.worker import TffWorker
+    worker = TffWorker(timeout=60)
+    worker.start()
+    print(worker.pid, flush=True)
+"""
+ENDS = {"returns": "", "raises": "raise RuntimeError", "stays": "time.sleep(600)"}
+
+
+def is_worker(pid: int) -> bool:
+    """Whether the process is there (a zombie is not) and is TFF's worker, or about to become it."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
+    return state != "Z" and b"worker_binary" in command
+
+
+def command(ending: str) -> subprocess.Popen:
+    code = textwrap.dedent(START) + ENDS[ending]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while is_worker(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_worker(pid)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kill"),
+    [
+        ("stays", signal.SIGKILL),
+        pytest.param("stays", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("stays", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("returns", None, marks=pytest.mark.slow),
+        pytest.param("raises", None, marks=pytest.mark.slow),
+    ],
+)
+def test_no_worker_outlives_its_command(ending, kill):
+    process = command(ending)
+    pid = int(process.stdout.readline())
+    if kill is not None:
+        assert is_worker(pid)
+        process.send_signal(kill)
+    assert process.wait(timeout=60) == (-kill if kill in (signal.SIGKILL, signal.SIGTERM) else process.returncode)
+    assert process.stdout.read() == ""  # nobody holds the pipe
+    assert gone(pid)
+
+
+@pytest.fixture
+def worker():
+    with TffWorker(timeout=2.0) as started:
+        yield started
+
+
+def doubled(value):
+    import tensorflow_federated as tff
+
+    return tff.tensorflow.computation(lambda x: x * 2, tff.TensorType(np.int32))(value)
+
+
+def test_a_dead_worker_is_one_error(worker):
+    with worker.call():
+        assert doubled(4) == 8
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(PipelineError, match="ended with status -9"), worker.call():
+        doubled(4)
+
+
+def test_a_worker_that_hangs_is_ended_in_time(worker):
+    os.kill(worker.pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    with pytest.raises(PipelineError, match="did not answer within 2 s"), worker.call():
+        doubled(4)
+    assert time.monotonic() - begin < 20
+    assert gone(worker.pid)
+
+
+def test_closing_ends_it_and_may_be_done_twice():
+    worker = TffWorker()
+    with pytest.raises(PipelineError, match="is not running"), worker.call():
+        pass
+    worker.start()
+    pid = worker.pid
+    assert is_worker(pid)
+    worker.close()
+    worker.close()
+    assert not is_worker(pid)
