@@ -8,6 +8,7 @@ from privacy_pipeline.cli import (
     audit_commands,
     budget_commands,
     data_commands,
+    encrypted_commands,
     export_command,
     federated_commands,
     forecast_command,
@@ -31,6 +32,7 @@ inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(encrypted_commands.app, name="encrypted")
 app.add_typer(federated_commands.app, name="federated")
 ledger_commands.add_to(budget_commands.app)
 forecast_command.add_to(budget_commands.app)

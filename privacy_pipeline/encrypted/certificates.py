@@ -1,0 +1,102 @@
+"""Keys and certificates of the parties: one authority of their own, one role in each certificate."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from privacy_pipeline.errors import BadInputError
+
+PARTIES = ("server0", "server1", "server2", "weights-provider", "prediction-client", "driver")
+_FIRST_PORT = 47100
+
+
+def role_uri(party: str) -> str:
+    """The URI in a certificate's subject alternative name that says whose it is."""
+    return f"urn:privacy-pipeline:party:{party}"
+
+
+def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.0) -> None:
+    """Makes the authority, then a key and a certificate for each of `PARTIES`, and `parties.yaml`.
+
+    A party's host needs `parties.yaml` and the party's own folder (`key.pem`, `certificate.pem`, `ca.pem`) and
+    nothing else. `ca/key.pem` belongs on none of them.
+
+    Args:
+        folder: a new or empty folder.
+        hosts: one address for each of `PARTIES`, in that order; none: all on 127.0.0.1.
+        days: how long the certificates are valid.
+
+    Raises:
+        BadInputError: the folder is not empty or cannot be written, or the number of hosts is wrong.
+    """
+    if hosts and len(hosts) != len(PARTIES):
+        raise BadInputError(
+            f"--hosts: {len(hosts)} addresses for {len(PARTIES)} parties", fix=f"give one each: {', '.join(PARTIES)}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise BadInputError(f"{folder}: not empty", fix="choose a new folder: keys are never overwritten")
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = _certificate(name="authority", key=key, issuer=None, issuer_key=key, days=days)
+        _write(folder / "ca" / "key.pem", _pem(key))
+        for party in PARTIES:
+            own = ec.generate_private_key(ec.SECP256R1())
+            signed = _certificate(name=party, key=own, issuer=authority.subject, issuer_key=key, days=days)
+            _write(folder / party / "key.pem", _pem(own))
+            _write(folder / party / "certificate.pem", signed.public_bytes(serialization.Encoding.PEM))
+            _write(folder / party / "ca.pem", authority.public_bytes(serialization.Encoding.PEM))
+        lines = [
+            f"{party}: {host}:{_FIRST_PORT + index}"
+            for index, (party, host) in enumerate(zip(PARTIES, hosts or ("127.0.0.1",) * len(PARTIES), strict=True))
+        ]
+        _write(folder / "parties.yaml", ("\n".join(lines) + "\n").encode())
+    except OSError as error:
+        raise BadInputError(f"{folder}: cannot be written ({error.strerror})", fix="choose another folder") from None
+
+
+def _certificate(
+    *,
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name | None,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    days: float,
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"privacy-pipeline {name}")])
+    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(end - datetime.timedelta(days=abs(days) + 1))  # a day of grace for clocks that differ
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+    )
+    if issuer is not None:
+        roles = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(role_uri(name))])
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        builder = builder.add_extension(roles, critical=False).add_extension(usage, critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    # O_EXCL with the mode: the key is never readable by others, not even for a moment.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(content)
