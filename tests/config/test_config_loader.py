@@ -176,7 +176,7 @@ def test_layout_and_comments_do_not_matter(tmp_path: Path) -> None:
         (
             "backend: dp_sgd",
             "backend: dpsgd",
-            "configs/x.yaml:9: training.backend: must be 'plain', 'dp_sgd' or 'federated' (got 'dpsgd')",
+            "configs/x.yaml:9: training.backend: must be 'plain', 'dp_sgd', 'federated' or 'encrypted' (got 'dpsgd')",
             "did you mean 'dp_sgd'?",
         ),
         (
