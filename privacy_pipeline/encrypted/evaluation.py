@@ -9,53 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
+from privacy_pipeline.config.encrypted_models import EncryptedSection
 from privacy_pipeline.encrypted import environment, model_format, reference
+from privacy_pipeline.encrypted.measured import BatchTimes, EncryptedEvaluation
 from privacy_pipeline.encrypted.threat_model import ThreatModel, simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-EVALUATION_FILE = "encrypted_evaluation.json"
 BATCHES = (1, 128, 1024)  # the largest evaluates the split
 _SECONDS_PER_ROW, _SECONDS_TO_START = 1.0, 900.0
 
 Array = NDArray[Any]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BatchTimes(_Part):
-    """One batch size: seconds to build the graph, median seconds of a call, and what crosses between parties."""
-
-    batch: int
-    build_seconds: float
-    seconds: float
-    rows_per_second: float
-    bytes_per_call: int
-    rounds: int
-
-
-class EncryptedEvaluation(_Part):
-    """Plain against private predictions on the whole eval split.
-
-    `range` says how it is known that no activation leaves the fixed-point range.
-    """
-
-    model: str
-    rows: int
-    accuracy_plain: float
-    accuracy_encrypted: float
-    auc_plain: float | None
-    auc_encrypted: float | None
-    agreement: float
-    largest_logit_error: float
-    p99_logit_error: float
-    range: str
-    batches: list[BatchTimes]
-    threat_model: ThreatModel
 
 
 def require_simulation(section: EncryptedSection) -> None:
@@ -167,31 +131,3 @@ def auc(scores: Array, truth: Array) -> float | None:
     ranks = np.cumsum(counts) - (counts - 1) / 2
     total = float(ranks[inverse][truth].sum())
     return (total - positive * (positive + 1) / 2) / (positive * negative)
-
-
-def reasons(found: EncryptedEvaluation | None, *, announced: str, policy: EncryptedPolicy) -> list[str]:
-    """Why PrivacyGate refuses a model for the sake of its private predictions; none where it does not.
-
-    Args:
-        found: the evaluation; None where there is none.
-        announced: `inference_protection` of the privacy record.
-        policy: bounds of the config.
-    """
-    if announced == "none":
-        return []
-    if found is None:
-        return [f"the record states {announced} inference, and there is no evaluation of it"]
-    missed = []
-    if found.threat_model.protection != announced:
-        missed.append(f"the record states {announced} inference, the evaluation was {found.threat_model.protection}")
-    if not found.agreement >= policy.min_agreement:
-        missed.append(
-            f"plain and encrypted agree on {found.agreement:.4%} of the rows, below the policy's "
-            f"{policy.min_agreement:.4%}"
-        )
-    if not found.largest_logit_error <= policy.max_logit_error:
-        missed.append(
-            f"a logit differs by {found.largest_logit_error:.4g} when encrypted, above the policy's "
-            f"{policy.max_logit_error:.4g}"
-        )
-    return missed

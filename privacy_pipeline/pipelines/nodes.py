@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from privacy_pipeline.config.models import PipelineConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from privacy_pipeline.config.models import PipelineConfig
 
 TRAINER = "Trainer"
 DP_STATISTICS = "DpStatistics"

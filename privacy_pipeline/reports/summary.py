@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
+from privacy_pipeline.encrypted.measured import EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import DpEvaluation
 
 # TFMA's name of a metric, and ours.

@@ -9,7 +9,7 @@ import pytest
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.config.models import PolicySection
-from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
+from privacy_pipeline.encrypted.measured import EncryptedEvaluation
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.pipelines.announce import announced_class
 from tests.reports.records import dp_record, make_config, plain_record

@@ -21,7 +21,7 @@ def _refused(project: Project, *args: str) -> str:
     return ended.text
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize("command", ["run", pytest.param("check", marks=pytest.mark.slow)])
 def test_a_run_over_the_budget_is_refused(project: Project, command: str) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "1")
     before = project.budget()

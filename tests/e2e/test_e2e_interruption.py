@@ -227,6 +227,7 @@ def test_an_interrupt_ends_the_run_and_its_processes(project: Project) -> None:
     assert [run["status"] for run in project.runs()] == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_in_one_workspace_both_finish(project: Project) -> None:
     processes = [project.start("run", "configs/plain.yaml") for _ in range(2)]
     try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import environment, evaluation, model_format
+from privacy_pipeline.encrypted import environment, evaluation, measured, model_format
 from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -30,7 +30,7 @@ def dense_model(scale: float = 1.0) -> PrivateModel:
     )
 
 
-def compared(plain: Any, private: Any, labels: Any) -> evaluation.EncryptedEvaluation:
+def compared(plain: Any, private: Any, labels: Any) -> measured.EncryptedEvaluation:
     columns = (np.asarray(values, float).reshape(-1, 1) for values in (plain, private, labels))
     first, second, truth = columns
     return evaluation.compare(

@@ -14,7 +14,7 @@ from tfx.utils import io_utils, path_utils
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, load_trained
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import evaluation
+from privacy_pipeline.encrypted import evaluation, measured
 
 _BATCH = 8192
 
@@ -50,8 +50,8 @@ class Executor(base_executor.BaseExecutor):
         _publish(artifact_utils.get_single_instance(output_dict["encrypted_evaluation"]), found)
 
 
-def _publish(artifact: types.Artifact, found: evaluation.EncryptedEvaluation) -> None:
-    Path(artifact.uri, evaluation.EVALUATION_FILE).write_text(found.model_dump_json(indent=2))
+def _publish(artifact: types.Artifact, found: measured.EncryptedEvaluation) -> None:
+    Path(artifact.uri, measured.EVALUATION_FILE).write_text(found.model_dump_json(indent=2))
     largest = found.batches[-1]
     for name in ("rows", "accuracy_plain", "accuracy_encrypted", "agreement", "largest_logit_error", "p99_logit_error"):
         setattr(artifact, name, getattr(found, name))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.models import PolicySection
-from privacy_pipeline.encrypted import evaluation as encrypted_evaluation
-from privacy_pipeline.encrypted.evaluation import EncryptedEvaluation
+from privacy_pipeline.encrypted import measured
+from privacy_pipeline.encrypted.measured import EncryptedEvaluation
 
 _WITHOUT_BOUND = ("UnsupportedDpEvent", "NonPrivateDpEvent")
 
@@ -44,7 +44,7 @@ def decide(
         reasons.append(f"the config announces privacy class {expected_class}, the record states {record.privacy_class}")
     reasons += _unbounded_reasons(record)
     reasons += _policy_reasons(record, policy)
-    reasons += encrypted_evaluation.reasons(encrypted, announced=record.inference_protection, policy=policy.encrypted)
+    reasons += measured.reasons(encrypted, announced=record.inference_protection, policy=policy.encrypted)
     return Decision(blessed=not reasons, reasons=tuple(reasons))
 
 

@@ -18,7 +18,7 @@ from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.config.models import PolicySection
-from privacy_pipeline.encrypted.evaluation import EVALUATION_FILE, EncryptedEvaluation
+from privacy_pipeline.encrypted.measured import EVALUATION_FILE, EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import missed_thresholds
 from privacy_pipeline.reports.summary import METRIC_NAMES
 
