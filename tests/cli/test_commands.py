@@ -32,6 +32,7 @@ COMMANDS = (
     "data",
     "budget",
     "config",
+    "encrypted",
     "federated",
 )
 
