@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,9 +21,9 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.errors import BudgetRefusedError
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
+from tests.clean_fork import CLEAN, clean_process
 
 NOISE = 5.0
-FORK = multiprocessing.get_context("fork")  # workers share the parent's imports, and nothing of the database
 
 
 def create(url: str) -> int:
@@ -68,16 +68,17 @@ def train(url: str, run_ids: list[str], noise: float, die_at: State | None) -> i
     return len(run_ids)
 
 
+def act(barrier: Any, returned: Any, number: int, task: Callable[[], int]) -> None:
+    """In a process of its own: waits for the others, and keeps what the task returns."""
+    barrier.wait(timeout=60)
+    returned[number] = task()
+
+
 def together(tasks: list[Callable[[], int]]) -> list[tuple[int | None, int | None]]:
     """Runs each task in a process of its own, all from the same instant; exit code and what the task returned."""
-    barrier = FORK.Barrier(len(tasks))
-    returned = FORK.Array("i", [-1] * len(tasks))
-
-    def act(number: int) -> None:
-        barrier.wait(timeout=60)
-        returned[number] = tasks[number]()
-
-    processes = [FORK.Process(target=act, args=(number,)) for number in range(len(tasks))]
+    barrier = CLEAN.Barrier(len(tasks))
+    returned = CLEAN.Array("i", [-1] * len(tasks))
+    processes = [clean_process(act, barrier, returned, number, task) for number, task in enumerate(tasks)]
     for process in processes:
         process.start()
     for process in processes:
