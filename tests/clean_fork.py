@@ -1,7 +1,7 @@
 """Children of a process that has imported nothing but what they need.
 
-A test process has long imported TensorFlow and JAX, whose threads do not survive a fork: now and then a child of it dies
-of a signal before it does anything.
+A test process has long imported TensorFlow and JAX, whose threads do not survive a fork: now and then a child of it
+dies of a signal before it does anything.
 """
 
 from __future__ import annotations

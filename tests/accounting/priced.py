@@ -1,4 +1,4 @@
-"""Imported by the process that the children of tests are forked from: what each of them would import and compute anew."""
+"""Imported where children of tests are forked from: what each of them would import and compute anew."""
 
 from __future__ import annotations
 
