@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a test or a benchmark: started, used and gone; as an unprivileged user, since it refuses root."""
+"""A PostgreSQL server for a test or a benchmark, started as an unprivileged user, since it refuses root."""
 
 from __future__ import annotations
 
