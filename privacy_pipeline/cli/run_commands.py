@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -142,6 +142,16 @@ def _registered(units: int | None) -> str:
     return "a secret number of units" if units is None else f"{units:,} registered units"
 
 
+def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
+    how = f"{tuning['trials']} trials"
+    if tuning["method"] == "repeat_and_select":
+        how = f"the best of a secret number of trials ({tuning['distribution']}, {tuning['trials']} on average)"
+    return (
+        f"that is for the whole tuning, {how} over {', '.join(tuning['space'])}, paid by the purpose tune; one trial "
+        f"alone would have claimed {forecast['epsilon_one_trial']:.3f} ({forecast['accountant_one_trial']})"
+    )
+
+
 def _print_check(facts: dict[str, object]) -> None:
     out.print(f"[green]✓[/] {facts['config']}: pipeline {facts['pipeline']}, backend {facts['backend']}")
     plan, forecast = facts["plan"], facts["forecast"]
@@ -158,6 +168,8 @@ def _print_check(facts: dict[str, object]) -> None:
         f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['sampler']}) of {_registered(plan['units'])}",
         soft_wrap=True,
     )
+    if "tuning" in plan:
+        out.print(f"  {_tuning_words(plan['tuning'], forecast)}", soft_wrap=True)
     if plan["units"] is not None and plan["delta"] * plan["units"] >= 1:
         out.print(
             f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]",
