@@ -142,6 +142,11 @@ def _registered(units: int | None) -> str:
     return "a secret number of units" if units is None else f"{units:,} registered units"
 
 
+def _clipping(plan: dict[str, Any]) -> str:
+    tried = plan.get("tuning", {}).get("space", {}).get("clipping_norm")
+    return " or ".join(f"{norm:g}" for norm in tried or [plan["clipping_norm"]])
+
+
 def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
     how = f"{tuning['trials']} trials"
     if tuning["method"] == "repeat_and_select":
@@ -164,7 +169,7 @@ def _print_check(facts: dict[str, object]) -> None:
         soft_wrap=True,
     )
     out.print(
-        f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
+        f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {_clipping(plan)}, "
         f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['sampler']}) of {_registered(plan['units'])}",
         soft_wrap=True,
     )

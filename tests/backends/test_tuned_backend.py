@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +343,66 @@ def test_a_tuning_that_hides_its_time_waits(split: Any, tmp_path: Path, monkeypa
     monkeypatch.setattr(tuning, "_run_trials", lambda _: tuning.Chosen(executed=None, weights=[]))
     TunedBackend("dp_sgd").train(inputs)
     assert waited and 119 < waited[0] <= 120
+
+
+def names_in(model_dir: Path) -> set[str]:
+    """Names of all functions and layers in a SavedModel."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((model_dir / "saved_model.pb").read_bytes())
+    (graph,) = saved.meta_graphs
+    layers = {node.user_object.metadata for node in graph.object_graph_def.nodes}
+    return {function.signature.name for function in graph.graph_def.library.function} | layers
+
+
+@pytest.mark.slow
+def test_nothing_in_the_saved_model_depends_on_the_number_of_trials(
+    split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process the names would count on with each trial; the parent's own counters are set back between runs."""
+    how = {**SELECT, "space": {"hidden_units": [[4]]}}
+    real, made = subprocess.run, {}
+
+    for number in (1, 3):
+        code = (
+            "import sys, pathlib; from privacy_pipeline.backends import trials; "
+            f"trials.draw_number = lambda **_: {number}; trials.main(pathlib.Path(sys.argv[1]))"
+        )
+
+        def drawn(command: list[str], code: str = code, **given: Any) -> Any:
+            return real([*command[:-3], "-c", code, command[-1]], **given)
+
+        monkeypatch.setattr(tuning.subprocess, "run", drawn)
+        inputs = make_inputs(split, tmp_path / str(number), how=how)
+        made[number] = saved_anew(inputs, tmp_path / str(number))
+    assert made[1] == made[3] and len(made[1]) > 10
+    assert saved_after_trials_in_one_process(split, tmp_path / "twin", how, 1) != saved_after_trials_in_one_process(
+        split, tmp_path / "twins", how, 3
+    )
+
+
+def saved_anew(inputs: TrainingInputs, folder: Path) -> set[str]:
+    """Names in the model of a whole tuning, made by a process that did nothing before."""
+    chosen = tuning._run_trials(inputs)
+    assert chosen.executed is not None and chosen.executed.tuning is not None
+    return in_a_new_process(inputs, chosen.executed.tuning.point, chosen.weights, trials_before=0)
+
+
+def saved_after_trials_in_one_process(split: Any, folder: Path, how: dict[str, Any], number: int) -> set[str]:
+    """The broken twin: trials and the saved model in one process."""
+    inputs = make_inputs(split, folder, how=how)
+    return in_a_new_process(inputs, {"hidden_units": [4]}, [], trials_before=number)
+
+
+def in_a_new_process(inputs: TrainingInputs, point: Any, weights: list[Any], *, trials_before: int) -> set[str]:
+    asked = dataclasses.replace(inputs, log_dir=None, report_progress=tuning._silent)
+    inputs.work_dir.mkdir(parents=True, exist_ok=True)
+    request = inputs.work_dir.parent / "save.pickle"
+    request.write_bytes(pickle.dumps((asked, point, weights)))
+    code = (
+        "import sys, pickle; from privacy_pipeline.backends import trials, tuning; "
+        "inputs, point, weights = pickle.load(open(sys.argv[1], 'rb')); "
+        f"[trials._trial(inputs, point) for _ in range({trials_before})]; tuning._save(inputs, point, weights)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(request)], check=True, capture_output=True)
+    return names_in(inputs.model_dir)
