@@ -11,6 +11,7 @@ from rich.markup import escape
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, tell
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.reports.properties import shown
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
@@ -153,7 +154,7 @@ def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
         how = f"the best of a secret number of trials ({tuning['distribution']}, {tuning['trials']} on average)"
     return (
         f"that is for the whole tuning, {how} over {', '.join(tuning['space'])}, paid by the purpose tune; one trial "
-        f"alone would have claimed {forecast['epsilon_one_trial']:.3f} ({forecast['accountant_one_trial']})"
+        f"alone would have claimed {shown(forecast['epsilon_one_trial'])} ({forecast['accountant_one_trial']})"
     )
 
 
