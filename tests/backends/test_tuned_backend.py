@@ -362,30 +362,25 @@ def test_nothing_in_the_saved_model_depends_on_the_number_of_trials(
     """In one process the names would count on with each trial; the parent's own counters are set back between runs."""
     how = {**SELECT, "space": {"hidden_units": [[4]]}}
     real, made = subprocess.run, {}
-
     for number in (1, 3):
-        code = (
-            "import sys, pathlib; from privacy_pipeline.backends import trials; "
-            f"trials.draw_number = lambda **_: {number}; trials.main(pathlib.Path(sys.argv[1]))"
-        )
-
-        def drawn(command: list[str], code: str = code, **given: Any) -> Any:
-            return real([*command[:-3], "-c", code, command[-1]], **given)
-
-        monkeypatch.setattr(tuning.subprocess, "run", drawn)
         inputs = make_inputs(split, tmp_path / str(number), how=how)
-        made[number] = saved_anew(inputs, tmp_path / str(number))
+        with monkeypatch.context() as patched:
+            patched.setattr(tuning.subprocess, "run", drawing(number, real))
+            chosen = tuning._run_trials(inputs)
+        assert chosen.executed is not None and chosen.executed.tuning is not None
+        made[number] = in_a_new_process(inputs, chosen.executed.tuning.point, chosen.weights, trials_before=0)
     assert made[1] == made[3] and len(made[1]) > 10
-    assert saved_after_trials_in_one_process(split, tmp_path / "twin", how, 1) != saved_after_trials_in_one_process(
-        split, tmp_path / "twins", how, 3
+    twins = [saved_after_trials_in_one_process(split, tmp_path / f"twin-{n}", how, n) for n in (1, 3)]
+    assert twins[0] != twins[1]
+
+
+def drawing(number: int, real: Any) -> Any:
+    """A process of trials that draws this number."""
+    code = (
+        "import sys, pathlib; from privacy_pipeline.backends import trials; "
+        f"trials.draw_number = lambda **_: {number}; trials.main(pathlib.Path(sys.argv[1]))"
     )
-
-
-def saved_anew(inputs: TrainingInputs, folder: Path) -> set[str]:
-    """Names in the model of a whole tuning, made by a process that did nothing before."""
-    chosen = tuning._run_trials(inputs)
-    assert chosen.executed is not None and chosen.executed.tuning is not None
-    return in_a_new_process(inputs, chosen.executed.tuning.point, chosen.weights, trials_before=0)
+    return lambda command, **given: real([*command[:-3], "-c", code, command[-1]], **given)
 
 
 def saved_after_trials_in_one_process(split: Any, folder: Path, how: dict[str, Any], number: int) -> set[str]:

@@ -55,7 +55,7 @@ def test_a_tuning_from_the_run_to_the_report(tuned: Project) -> None:
     assert record["mechanism"]["dp_event"]["type"] == "RepeatAndSelectDpEvent"
     assert record["guarantee"]["epsilon"] > record["tuning"]["epsilon_one_trial"]
     assert record["guarantee"]["epsilon_pld"] is None and "PLD" in record["guarantee"]["epsilon_missing"]
-    (entry,) = tuned.done("budget", "history", "adult", "--json").json
+    (entry,) = tuned.done("budget", "history", "--json").json
     assert entry["purpose"] == "tune" and entry["event"] == record["mechanism"]["dp_event"]
     assert "epsilon had this been the only trial" in tuned.done("show", ended.json["run"]["run_id"]).text
     each = tuned.done("run", "configs/dp.yaml", "--json", *_EACH)
