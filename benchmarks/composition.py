@@ -17,17 +17,15 @@ import time
 from pathlib import Path
 
 from dp_accounting import DpEvent, SelfComposedDpEvent
-from dp_accounting.dp_event import RepeatAndSelectDpEvent
 
 from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp, epsilon_of, guarantee, rdp_vector
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.tuning import repeat_and_select
 
 RESULTS = Path(__file__).parent / "results" / "composition.json"
 UNITS, BATCH, DELTA, RUNS = 60_000, 256, 1e-5, 10
 ROWS = ((1.3, 15), (1.1, 60), (0.7, 45))
-# Shapes of the truncated negative binomial: 1 is the geometric distribution, infinite the Poisson one.
-GEOMETRIC, POISSON = 1.0, float("inf")
 
 
 def rdp_epsilon(event: DpEvent) -> float:
@@ -55,8 +53,8 @@ def measure(noise_multiplier: float, epochs: int) -> dict[str, float]:
         "ten_rdp": rdp_epsilon(ten),
         "ten_pld": composed_pld,
         "ten_added": RUNS * single.epsilon,
-        "best_of_ten_geometric": rdp_epsilon(RepeatAndSelectDpEvent(one, RUNS, GEOMETRIC)),
-        "best_of_ten_poisson": rdp_epsilon(RepeatAndSelectDpEvent(one, RUNS, POISSON)),
+        "best_of_ten_geometric": rdp_epsilon(repeat_and_select(one, mean=RUNS, distribution="geometric")),
+        "best_of_ten_poisson": rdp_epsilon(repeat_and_select(one, mean=RUNS, distribution="poisson")),
         "ten_pld_seconds": seconds,
     }
 

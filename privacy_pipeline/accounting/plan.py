@@ -93,6 +93,8 @@ class MechanismPlan:
         event: the DpEvent that these parameters imply under `relation` and `sampler`.
         engine: what trains, e.g. "native".
         engine_parameters: the engine's whole plan as JSON values; the event follows from them.
+        tuning: how the best of several such trainings is chosen, as JSON values; `event` is that of all of it then, and
+            what else stands here is one trial (with the first clipping norm that is tried). None for one training.
     """
 
     backend: str
@@ -111,6 +113,7 @@ class MechanismPlan:
     event: DpEvent
     engine: str = "native"
     engine_parameters: Mapping[str, Any] = field(default_factory=dict)
+    tuning: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if (self.units is None) != (self.relation is Relation.ADD_OR_REMOVE_ONE):
@@ -137,6 +140,8 @@ class MechanismPlan:
             "delta": self.delta,
             "engine": self.engine,
             "engine_parameters": dict(self.engine_parameters),
+            # Left out without tuning, so that the digest of such a plan is what it always was.
+            **({} if self.tuning is None else {"tuning": dict(self.tuning)}),
         }
 
     def digest(self) -> str:

@@ -89,6 +89,34 @@ class Preprocessing(_Part):
     key_id: str | None = None
 
 
+class Trial(_Part):
+    """A trial that the guarantee pays for: its hyperparameters, and its exact score; None where it diverged."""
+
+    point: dict[str, JsonValue]
+    score: float | None
+
+
+class Tuning(_Part):
+    """How the best of several trainings was chosen; the guarantee is that of all of it. Versions 1 to 4 had none.
+
+    `trials` is the mean number where `distribution` says how the number was drawn: how many were drawn is a secret that
+    the guarantee rests on, and is nowhere. `epsilon_one_trial` is what the chosen training alone would have claimed, by
+    `accountant_one_trial` at the record's delta: information, never the guarantee. `trained` is false where the number
+    drawn was 0. `results` are all trials of the method `each`.
+    """
+
+    method: Literal["repeat_and_select", "each"]
+    trials: int
+    distribution: Literal["poisson", "geometric"] | None
+    space: dict[str, list[JsonValue]]
+    metric: str
+    chosen: dict[str, JsonValue]
+    trained: bool
+    epsilon_one_trial: float | None = None
+    accountant_one_trial: Literal["pld", "rdp"] | None = None
+    results: list[Trial] = []
+
+
 class Randomness(_Part):
     """Where the noise came from. The seed itself is never stored: it would remove the noise."""
 
@@ -129,7 +157,7 @@ class Composition(_Part):
 class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either."""
 
-    record_version: Literal[1, 2, 3, 4] = 4
+    record_version: Literal[1, 2, 3, 4, 5] = 5
     run_id: str
     pipeline: str
     created: str
@@ -144,6 +172,7 @@ class PrivacyRecord(_Part):
     relation: str | None = None
     mechanism: Mechanism | None = None
     preprocessing: Preprocessing | None = None
+    tuning: Tuning | None = None
     guarantee: Guarantee | None = None
     assumptions: list[Assumption] = []
     data_accesses: list[DataAccess]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from privacy_pipeline.config.models import PipelineConfig
 
@@ -34,7 +34,7 @@ class TrainingInputs:
         plan: the reserved mechanism, or None for a backend that claims no guarantee.
         work_dir: scratch folder of this attempt.
         model_dir: where the SavedModel goes.
-        log_dir: where TensorBoard logs go.
+        log_dir: where TensorBoard logs go; None where no curve may be kept.
         report_progress: called now and then with (done, total, "steps").
         state_dir: where a private run keeps what it needs to be continued after a kill, its secret key among it;
             None for a run that cannot be continued.
@@ -49,10 +49,35 @@ class TrainingInputs:
     plan: MechanismPlan | None
     work_dir: Path
     model_dir: Path
-    log_dir: Path
+    log_dir: Path | None
     report_progress: ReportProgress
     state_dir: Path | None = None
     binding: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialScore:
+    """A trial that may be shown: its hyperparameters, and its score; None where the training diverged."""
+
+    point: Mapping[str, Any]
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What came out of several trials. Nothing here tells how many there were, where that is secret.
+
+    Attributes:
+        point: hyperparameters of the chosen trial.
+        plan: plan of the chosen trial; None for a backend without a guarantee.
+        trained: False where the number of trials that was drawn is 0: the model is an untrained one.
+        results: every trial, where all of them are paid for.
+    """
+
+    point: Mapping[str, Any]
+    plan: MechanismPlan | None
+    trained: bool = True
+    results: tuple[TrialScore, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +101,8 @@ class Executed:
         withheld: what was computed exactly and is told to nobody.
         audits: results of audits made on the way, as the record keeps them.
         resumed_at: step at which a killed attempt was continued with its own key; None for a fresh start.
+        tuning: which of several trials this is; None where there was one training. All else here is about the chosen
+            trial, but for `event`, which is that of all of it.
     """
 
     steps: int
@@ -92,6 +119,7 @@ class Executed:
     withheld: tuple[str, ...] = ()
     audits: tuple[Mapping[str, str | int | float], ...] = ()
     resumed_at: int | None = None
+    tuning: Tuned | None = None
 
 
 class Backend(Protocol):
@@ -121,4 +149,12 @@ class Backend(Protocol):
         `probability` (float32, [batch, 1]) of the positive class; `transform_features` takes the same and returns the
         transformed features, the label included.
         """
+        ...
+
+
+class KerasBackend(Backend, Protocol):
+    """A backend that trains one Keras model, which can be had before it is saved."""
+
+    def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
+        """Trains as `train` does, and gives back the Keras model instead of writing it."""
         ...

@@ -16,7 +16,14 @@ from pathlib import Path
 from privacy_pipeline.errors import BadInputError
 
 _SHAPING = ("accounting", "backends", "components", "data", "dp", "encrypted")
-_CONFIG = ("models.py", "dp_models.py", "encrypted_models.py", "federated_models.py", "federated_privacy.py")
+_CONFIG = (
+    "models.py",
+    "dp_models.py",
+    "encrypted_models.py",
+    "federated_models.py",
+    "federated_privacy.py",
+    "tuning_models.py",
+)
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 

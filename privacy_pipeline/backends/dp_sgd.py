@@ -39,7 +39,21 @@ class DpSgdBackend:
         return private_plan.mechanism_plan(config, private_plan.privacy_plan(config, units=units))
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Trains as `inputs.plan` says, and writes the SavedModel.
+        """Trains as `fit` does, and writes the SavedModel.
+
+        Raises:
+            BadInputError, PipelineError: as `fit`.
+        """
+        from privacy_pipeline.backends import keras_io
+
+        model, executed = self.fit(inputs)
+        keras_io.save_model(
+            model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
+        )
+        return executed
+
+    def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
+        """Trains as `inputs.plan` says.
 
         Nothing that was computed exactly from private rows leaves this method: losses and metrics are not computed,
         and the one curve is of the weights, which the noise protects.
@@ -64,7 +78,7 @@ class DpSgdBackend:
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
         private = _under_plan(model, plan, inputs)
-        audits = _audited(plan, inputs.config)
+        audits = audited(plan, inputs.config)
         examples = read_examples(
             inputs.train_files,
             transform_graph=inputs.transform_graph,
@@ -76,13 +90,10 @@ class DpSgdBackend:
         execution = _fit(private, examples, plan, inputs)
         executed = dataclasses.replace(_executed(execution, plan, examples), audits=audits)
         require_executed_as_planned(mechanism, executed)
-        keras_io.save_model(
-            model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
-        )
-        return executed
+        return model, executed
 
 
-def _audited(plan: PrivacyPlan, config: PipelineConfig) -> tuple[dict[str, str | int | float], ...]:
+def audited(plan: PrivacyPlan, config: PipelineConfig) -> tuple[dict[str, str | int | float], ...]:
     """The audit that the config asks for, on made-up canaries.
 
     Raises:
@@ -125,9 +136,9 @@ def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:
 
 def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingInputs) -> Execution:
     """Runs the plan's steps, with progress and the curve of the weights for TensorBoard."""
-    import tensorflow as tf
+    from privacy_pipeline.backends import keras_io
 
-    writer = tf.summary.create_file_writer(str(inputs.log_dir / "train"))
+    writer = keras_io.summary_writer(inputs.log_dir)
     callback = _curves(inputs, plan, writer)
     owners = {} if examples.owners is None else {"users": examples.owners}
     execution: Execution = private.fit(examples.store, callbacks=[callback], **owners)

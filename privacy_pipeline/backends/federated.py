@@ -128,7 +128,7 @@ def _curves(inputs: TrainingInputs, rounds: Rounds) -> Iterator[None]:
 
     from privacy_pipeline.backends import keras_io
 
-    writer = tf.summary.create_file_writer(str(inputs.log_dir / "train"))
+    writer = keras_io.summary_writer(inputs.log_dir)
     progress = keras_io.Progress(inputs.report_progress, total=rounds.cohorts.rounds)
     written = 0
 

@@ -196,14 +196,23 @@ def make_optimizer(training: TrainingSection) -> Any:
     return make(learning_rate=training.learning_rate)
 
 
+def summary_writer(log_dir: Path | None) -> Any:
+    """TensorBoard's writer of the training; one that writes nothing where no curve may be kept."""
+    return tf.summary.create_noop_writer() if log_dir is None else tf.summary.create_file_writer(str(log_dir / "train"))
+
+
+class TrainingDiverged(PipelineError):  # noqa: N818
+    """A weight is not a number any more."""
+
+
 def require_finite_weights(model: Any, *, epoch: int) -> None:
     """Stops a training that diverged.
 
     Raises:
-        PipelineError: a weight is not a number.
+        TrainingDiverged: a weight is not a number.
     """
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
-        raise PipelineError(f"training diverged in epoch {epoch}", fix="lower training.learning_rate")
+        raise TrainingDiverged(f"training diverged in epoch {epoch}", fix="lower training.learning_rate")
 
 
 def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, model_dir: Path) -> None:

@@ -20,13 +20,28 @@ class PlainBackend:
         return None
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Trains with mini-batches of every row once an epoch, and writes the SavedModel.
+        """Trains, and writes the SavedModel.
+
+        Raises:
+            BadInputError: the train split is empty, or the model is not usable.
+            PipelineError: the training diverged.
+        """
+        from privacy_pipeline.backends import keras_io
+
+        model, executed = self.fit(inputs)
+        keras_io.save_model(
+            model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
+        )
+        return executed
+
+    def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
+        """Trains with mini-batches of every row once an epoch.
 
         The eval split is watched for its curves alone: nothing is selected by it.
 
         Raises:
             BadInputError: the train split is empty, or the model is not usable.
-            PipelineError: the training diverged.
+            TrainingDiverged: the training diverged.
         """
         import tensorflow as tf
 
@@ -57,16 +72,10 @@ class PlainBackend:
             epochs=training.epochs,
             validation_data=held_out,
             validation_batch_size=8192,
-            callbacks=[
-                counter,
-                tf.keras.callbacks.TensorBoard(str(inputs.log_dir), write_graph=False, profile_batch=0),
-            ],
+            callbacks=[counter, *_tensorboard(inputs)],
             verbose=0,
         )
-        keras_io.save_model(
-            model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
-        )
-        return Executed(
+        return model, Executed(
             steps=counter.steps,
             epochs=counter.epochs,
             examples=len(rows),
@@ -76,6 +85,14 @@ class PlainBackend:
             cryptographic=False,
             history={name: [float(value) for value in values] for name, values in history.history.items()},
         )
+
+
+def _tensorboard(inputs: TrainingInputs) -> list[Any]:
+    import tensorflow as tf
+
+    if inputs.log_dir is None:
+        return []
+    return [tf.keras.callbacks.TensorBoard(str(inputs.log_dir), write_graph=False, profile_batch=0)]
 
 
 def _held_out(inputs: TrainingInputs) -> tuple[dict[str, Any], Any] | None:

@@ -7,14 +7,21 @@ refused if it is another one than what was reserved. No TensorFlow.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
+from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.tuning_models import TuningSection
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound
 from privacy_pipeline.dp.sampling import cap_for_extra_delta
 from privacy_pipeline.errors import BadInputError, PipelineError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 BACKEND = "dp_sgd"
 _LARGEST_USUAL_CAP = 10.0  # epsilon of a budget at which the default truncation still costs nearly nothing
@@ -23,7 +30,7 @@ _MECHANISMS = {"none": "DP-SGD (Gaussian)", "tree": "DP-FTRL (tree aggregation)"
 
 
 def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: float | None = None) -> PrivacyPlan:
-    """The plan that a config asks for.
+    """The plan that a config asks for; with `training.tuning`, of one of its trials, all of which meet the target.
 
     Args:
         config: the whole config.
@@ -37,6 +44,8 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
     section, training = _section(config), config.training
     relation = Relation(section.relation)
     noise = noise_multiplier or section.noise_multiplier
+    if noise is None and training.tuning is not None:
+        noise = _noise_of_tuning(config, training.tuning, units=units)
     return PrivacyPlan.calibrated(
         units=_public_units(config, units) if relation is Relation.ZERO_OUT else None,
         expected_batch_size=float(training.batch(units=units or 0)),
@@ -55,6 +64,22 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
         bands=section.noise.bands,
         adaptive=AdaptiveClipping(**section.adaptive.model_dump()) if section.adaptive else None,
         users=_user_bound(config),
+    )
+
+
+def _noise_of_tuning(config: PipelineConfig, tuning: TuningSection, *, units: int | None) -> float:
+    """The least noise of each trial with which the whole tuning meets the target epsilon."""
+    section = _section(config)
+    # Adaptive clipping is left out while the noise is searched for: the event is that of the whole multiplier.
+    bare = section.model_copy(update={"adaptive": None})
+    searched = config.model_copy(update={"training": config.training.model_copy(update={"dp_sgd": bare})})
+    some = mechanism_plan(searched, privacy_plan(searched, units=units, noise_multiplier=1.0))
+
+    def whole(noise: float) -> DpEvent:
+        return whole_event(tuning, privacy_plan(searched, units=units, noise_multiplier=noise).event)
+
+    return calibrate_noise_multiplier(
+        whole, target_epsilon=float(section.target_epsilon or 0.0), delta=some.delta, relation=some.relation
     )
 
 

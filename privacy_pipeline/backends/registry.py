@@ -28,6 +28,15 @@ def names() -> list[str]:
     return sorted(_BACKENDS)
 
 
+def of(config: PipelineConfig) -> Backend:
+    """What trains a config: its backend, or with `training.tuning` several trials of it."""
+    if config.training.tuning is None:
+        return load(config.training.backend)
+    from privacy_pipeline.backends.tuning import TunedBackend
+
+    return TunedBackend(config.training.backend)
+
+
 def load(name: str) -> Backend:
     """The backend of that name; its module is imported only now.
 

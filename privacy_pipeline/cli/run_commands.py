@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,7 @@ from rich.markup import escape
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, tell
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.reports.properties import shown
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
@@ -142,6 +143,21 @@ def _registered(units: int | None) -> str:
     return "a secret number of units" if units is None else f"{units:,} registered units"
 
 
+def _clipping(plan: dict[str, Any]) -> str:
+    tried = plan.get("tuning", {}).get("space", {}).get("clipping_norm")
+    return " or ".join(f"{norm:g}" for norm in tried or [plan["clipping_norm"]])
+
+
+def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
+    how = f"{tuning['trials']} trials"
+    if tuning["method"] == "repeat_and_select":
+        how = f"the best of a secret number of trials ({tuning['distribution']}, {tuning['trials']} on average)"
+    return (
+        f"that is for the whole tuning, {how} over {', '.join(tuning['space'])}, paid by the purpose tune; one trial "
+        f"alone would have claimed {shown(forecast['epsilon_one_trial'])} ({forecast['accountant_one_trial']})"
+    )
+
+
 def _print_check(facts: dict[str, object]) -> None:
     out.print(f"[green]✓[/] {facts['config']}: pipeline {facts['pipeline']}, backend {facts['backend']}")
     plan, forecast = facts["plan"], facts["forecast"]
@@ -154,10 +170,12 @@ def _print_check(facts: dict[str, object]) -> None:
         soft_wrap=True,
     )
     out.print(
-        f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {plan['clipping_norm']:g}, "
+        f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {_clipping(plan)}, "
         f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['sampler']}) of {_registered(plan['units'])}",
         soft_wrap=True,
     )
+    if "tuning" in plan:
+        out.print(f"  {_tuning_words(plan['tuning'], forecast)}", soft_wrap=True)
     if plan["units"] is not None and plan["delta"] * plan["units"] >= 1:
         out.print(
             f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]",

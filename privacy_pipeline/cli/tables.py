@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pydantic import JsonValue
 from rich.markup import escape
 from rich.table import Table
 
@@ -9,6 +12,7 @@ from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.pipelines.workspace import RunState
 from privacy_pipeline.reports.properties import shown
 from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
+from privacy_pipeline.reports.tuning_record import procedure
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -32,6 +36,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
         p = record.preprocessing
         told = f"{p.what}, epsilon {shown(p.epsilon)} at delta {p.delta:.0e} (RDP), ledger entry {p.ledger_entry}"
         rows.append(("preprocessing, counted in epsilon", told))
+    rows += _tuning_rows(record)
     rows.append(("privacy unit", record.unit_in_words))
     if record.relation is not None:
         rows.append(("neighbouring relation", f"{record.relation}, at most {record.contribution_bound} row(s) a unit"))
@@ -54,6 +59,27 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
     rows.append(("not covered", not_covered))
     rows.append(("inference protection", record.inference_protection))
     return rows
+
+
+def _tuning_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
+    """What was tried, and beside the honest epsilon what one trial alone would have claimed."""
+    t, g = record.tuning, record.guarantee
+    if t is None:
+        return []
+    rows = [("tuning, counted in epsilon" if g is not None else "tuning", procedure(t))]
+    if g is not None and t.epsilon_one_trial is not None:
+        by = (t.accountant_one_trial or "").upper()
+        told = f"{shown(t.epsilon_one_trial)} at delta {g.delta:.0e} ({by}; not claimed)"
+        rows.append(("epsilon had this been the only trial", told))
+    rows += [
+        (f"trial {index}, {t.metric} on the eval split", f"{number(trial.score)}: {_point(trial.point)}")
+        for index, trial in enumerate(t.results, start=1)
+    ]
+    return rows
+
+
+def _point(point: Mapping[str, JsonValue]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in point.items())
 
 
 def metric_text(part: SliceMetrics, metric: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 from privacy_pipeline.config.federated_privacy import FederatedSection
+from privacy_pipeline.config.tuning_models import TuningSection
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -148,6 +149,7 @@ class TrainingSection(Section):
     dp_sgd: DpSgdSection | None = None
     federated: FederatedSection | None = None
     encrypted: EncryptedSection | None = None
+    tuning: TuningSection | None = None
 
     @property
     def claims_guarantee(self) -> bool:
@@ -196,6 +198,20 @@ class TrainingSection(Section):
             self._not_of_federated()
         if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
             raise ValueError("give `batch_size` under `relation: add_or_remove_one`: the data's size is secret")
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_that_is_accounted(self) -> TrainingSection:
+        if self.tuning is None:
+            return self
+        if self.backend not in ("plain", "dp_sgd"):
+            raise ValueError(f"`tuning` goes with backend plain or dp_sgd, not with {self.backend}; drop it")
+        if self.dp_sgd is None and self.tuning.space.clipping_norm is not None:
+            raise ValueError(f"backend {self.backend} has no `clipping_norm`; drop it from tuning.space")
+        if self.dp_sgd is not None and self.seed is not None:
+            raise ValueError("`seed` gives each trial of a `tuning` the same noise; drop one of the two")
+        if self.dp_sgd is not None and self.dp_sgd.sampling == "truncated_poisson":
+            raise ValueError("`tuning` is not accounted for `sampling: truncated_poisson`; use poisson")
         return self
 
     def _not_of_federated(self) -> None:
@@ -354,6 +370,15 @@ class PipelineConfig(Section):
             raise ValueError(
                 "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
                 "drop `dp`, or train with dp_sgd or with training.federated.privacy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_reads_the_eval_split(self) -> PipelineConfig:
+        if self.training.tuning is not None and self.evaluation.dp is not None:
+            raise ValueError(
+                "training.tuning scores each trial exactly on the eval split, whose units `evaluation.dp` protects; "
+                "drop one of the two"
             )
         return self
 

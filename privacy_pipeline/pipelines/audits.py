@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.backends import private_plan
+from privacy_pipeline.backends.tuning import at_point, first_trial
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -34,6 +35,8 @@ def plan_of_config(config: PipelineConfig) -> PrivacyPlan:
     mechanism = preflight.check(config, span=span).plan
     if mechanism is None:
         raise _nothing_to_audit()
+    if mechanism.tuning is not None:  # the mechanism is that of each trial
+        config, mechanism = first_trial(config, mechanism)
     return private_plan.reserved_plan(config, mechanism)
 
 
@@ -51,6 +54,8 @@ def plan_of_run(folder: RunFolder) -> PrivacyPlan:
     if summary.record.training_guarantee != "dp" or mechanism is None:
         raise _nothing_to_audit()
     _require_auditable(config)
+    if summary.record.tuning is not None:
+        config = at_point(config, summary.record.tuning.chosen)
     plan = private_plan.privacy_plan(config, units=mechanism.units, noise_multiplier=mechanism.noise_multiplier)
     if plan.parameters() != mechanism.plan:
         raise PipelineError(

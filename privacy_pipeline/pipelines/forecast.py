@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.calibration import least_noise
 from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.backends import registry
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
@@ -107,14 +108,19 @@ class _Asking:
 
     def plan(self, config: PipelineConfig) -> MechanismPlan:
         units = self.registration.splits[TRAIN].units
-        plan = registry.load(config.training.backend).plan(config=config, units=units)
+        plan = registry.of(config).plan(config=config, units=units)
         if plan is None:
             raise BudgetRefusedError(f"backend {config.training.backend} has no plan to be charged")
         return plan
 
     def forecast(self, config: PipelineConfig) -> Forecast:
         return self.ledger.forecast(
-            self.plan(config), dataset=config.dataset.name, span=self.span, split=TRAIN, before=self.before
+            self.plan(config),
+            dataset=config.dataset.name,
+            span=self.span,
+            split=TRAIN,
+            purpose=purpose_of(config),
+            before=self.before,
         )
 
 

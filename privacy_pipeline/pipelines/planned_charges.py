@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.registration import EVAL, TRAIN
+from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.components.dp_evaluator.charged import release_of
 from privacy_pipeline.components.dp_statistics import charged as dp_statistics
 from privacy_pipeline.config.models import PipelineConfig
@@ -77,7 +78,8 @@ def asked(
         found.append(Ask(node=DP_STATISTICS, purpose=PREPROCESS, split=TRAIN, plan=noisy, what=what, fix=fix))
     if plan is not None:
         fix = "more noise or fewer epochs (`training`)"
-        found.append(Ask(node=TRAINER, purpose="train", split=TRAIN, plan=plan, what="this run", fix=fix))
+        purpose, what = purpose_of(config), "this run" if plan.tuning is None else "this run, all trials together,"
+        found.append(Ask(node=TRAINER, purpose=purpose, split=TRAIN, plan=plan, what=what, fix=fix))
     if config.evaluation.dp is not None:
         release = release_of(config, domains=slice_domains(config), registration=registration)
         fix = "a smaller `evaluation.dp.epsilon`"

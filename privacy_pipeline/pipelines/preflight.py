@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.registration import TRAIN
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.code_hash import hash_of_user_code
@@ -16,10 +17,11 @@ from privacy_pipeline.data import schema_reader, source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import convertible, planned_charges
 from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.reports.tuning_record import one_trial
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import Forecast
-    from privacy_pipeline.accounting.plan import ChargedPlan, MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.registration import Registration
     from privacy_pipeline.data.features import FeaturePlan
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
@@ -88,7 +90,7 @@ def _with_budget(
         )
     _check_registered_columns(features, registration)
     units = registration.splits[TRAIN].units
-    plan = registry.load(config.training.backend).plan(config=config, units=units)
+    plan = registry.of(config).plan(config=config, units=units)
     asked = planned_charges.asked(config, features=features, plan=plan, registration=registration)
     charges = planned_charges.forecast(ledger, [ask for ask in asked if ask.node not in paid], registration)
     return Checked(features=features, plan=plan, charges=charges, registration=registration)
@@ -147,12 +149,20 @@ def _check_registered_columns(features: FeaturePlan | None, registration: Regist
 
 
 def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
-    """The forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the event."""
+    """The forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the event.
+
+    That of a tuning is for all of its trials; `epsilon_one_trial` beside it is what one alone would have claimed.
+    """
     from privacy_pipeline.accounting import accountants
 
     guarantee = accountants.guarantee(plan.event, delta=plan.delta, relation=plan.relation)
+    alone: dict[str, object] = {}
+    if isinstance(plan, MechanismPlan) and plan.tuning is not None:
+        epsilon, accountant = one_trial(plan)
+        alone = {"epsilon_one_trial": epsilon, "accountant_one_trial": accountant.upper()}
     return {
         "epsilon": guarantee.epsilon,
+        **alone,
         "delta": plan.delta,
         "accountant": guarantee.accountant.upper(),
         "epsilon_rdp": guarantee.epsilon_rdp,
@@ -180,11 +190,15 @@ def over_budget(
     remain = max(0.0, forecast.cap - forecast.epsilon_before)
     before = [c for c in checked.charges if c.ask.split == ask.split and c is not charge]
     before = before[: [c.ask.node for c in checked.charges if c.ask.split == ask.split].index(ask.node)]
+    # Neither cost nor total shows why: the share that the policy leaves to the purpose is full, or there is none.
+    share = (
+        "" if forecast.epsilon_after > forecast.cap else f"; the policy's share of purpose {ask.purpose} is too small"
+    )
     beside = "".join(f", after {c.ask.what} at {c.forecast.epsilon_run:.3f}" for c in before)
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
         f"{forecast.epsilon_run:.3f}{beside}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
-        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})",
+        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e}){share}",
         fix=_what_would_fit(config, checked, charge, span=span, path=path),
     )
 

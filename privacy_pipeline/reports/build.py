@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -26,6 +27,7 @@ from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.properties import shown
+from privacy_pipeline.reports.tuning_record import tuning_accesses, tuning_assumptions, tuning_part
 
 STATISTICS_ACCESS = "DP statistics"
 EVALUATION_ACCESS = "evaluation metrics, blessing and slices"
@@ -79,6 +81,8 @@ def build_record(
         AccountingError: the accountants contradict each other.
     """
     private = plan is not None and not executed.seed_fixed
+    guarantee = _guarantee(plan, executed, facts.statistics) if plan and private else None
+    tuning = tuning_part(config.training.tuning, executed, plan, private=private)
     return PrivacyRecord(
         run_id=facts.run_id,
         pipeline=facts.pipeline,
@@ -94,9 +98,13 @@ def build_record(
         relation=plan.relation.value if plan and private else None,
         mechanism=_mechanism(plan, executed) if plan else None,
         preprocessing=_preprocessing(facts.statistics) if facts.statistics else None,
-        guarantee=_guarantee(plan, executed, facts.statistics) if plan and private else None,
+        tuning=tuning,
+        guarantee=guarantee,
         assumptions=_assumptions(plan, executed) if plan else [],
-        data_accesses=_data_accesses(config, facts, executed, private),
+        data_accesses=[
+            *_data_accesses(config, facts, executed, private),
+            *tuning_accesses(tuning, guarantee, shared_users=_shared_users(config)),
+        ],
         composition=composition,
         randomness=Randomness(
             generator=executed.generator, cryptographic=executed.cryptographic, seed_fixed=executed.seed_fixed
@@ -127,6 +135,10 @@ def _unit_in_words(config: PipelineConfig) -> str:
 
 
 def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
+    """What ran; of a tuning the chosen trial, but for the event, which is that of all of it."""
+    if executed.tuning is not None and executed.tuning.plan is not None:
+        chosen = executed.tuning.plan
+        return _mechanism(chosen, dataclasses.replace(executed, event=executed.event or plan.event, tuning=None))
     return Mechanism(
         name=plan.mechanism,
         sampler=plan.sampler.value,
@@ -168,7 +180,7 @@ def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics
         both = ComposedDpEvent([events.from_json(statistics.event), executed.event or plan.event])
         return accountants.guarantee(both, delta=plan.delta, relation=plan.relation)
     poisson = None
-    if plan.sampler is Sampler.FULL_PASS and plan.units is not None:
+    if plan.sampler is Sampler.FULL_PASS and plan.units is not None and plan.tuning is None:
         poisson = events.poisson_gaussian(
             sampling_probability=min(1.0, plan.batch_size / plan.units),
             noise_multiplier=plan.noise_multiplier,
@@ -179,7 +191,11 @@ def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics
 
 
 def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
+    tuned = tuning_assumptions(plan, executed) if plan.tuning is not None else []
+    if executed.tuning is not None and not executed.tuning.trained:
+        return tuned
     found = [
+        *tuned,
         Assumption(
             name="the executed steps are the planned ones",
             held=executed.steps == plan.steps and executed.epochs == plan.epochs,
@@ -240,11 +256,6 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             what=EVALUATION_ACCESS,
             covered=False,
             detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
-        ),
-        DataAccess(
-            what="choice of hyperparameters",
-            covered=False,
-            detail="not known: earlier trials are in the ledger only if they were runs of this pipeline",
         ),
         *_federation(config),
         *(withheld if executed.withheld else []),

@@ -92,20 +92,22 @@ def composition(material: Material) -> list[Statement]:
     return found
 
 
+_OF_A_TUNING = ("hyperparameter", "trials", "tuning")
+
+
 def tuning(material: Material) -> list[Statement]:
     """Tuning: procedure, trials, charged or not."""
     found = [fact(material.facts, "tuning", "tuning procedure")]
-    found += by_run(
-        material.trained,
-        lambda run: next(
-            (
-                ["charged: " if a.covered else "NOT covered: ", a.what, ": ", a.detail]
-                for a in run.accesses
-                if "hyperparameter" in a.what.quote
-            ),
-            [],
-        ),
-    )
+    names = dict.fromkeys(a.what.quote for run in material.trained for a in run.accesses)
+    for name in (name for name in names if any(word in name for word in _OF_A_TUNING)):
+
+        def words(run: RunView, name: str = name) -> Words:
+            for a in run.accesses:
+                if a.what.quote == name:
+                    return ["charged: " if a.covered else "NOT covered: ", a.what, ": ", a.detail]
+            return []
+
+        found += by_run(material.trained, words)
     return [
         *found,
         say("every private run of this framework on this data is in the ledger, a tuning trial too; others are not"),

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
+from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
+from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.backends.base import Executed, TrainingInputs, Tuned
 from privacy_pipeline.components.trainer import executor
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
 from privacy_pipeline.reports.build import RunFacts
 from tests.reports.records import UNITS, make_config, make_executed, make_plan
+from tests.reports.tuned import EACH, SELECT, tuned_executed, tuned_plan
 
 DIGEST = "d" * 64
 FEATURES = FeaturePlan(
@@ -219,3 +222,60 @@ def test_a_backend_that_claims_a_guarantee_without_a_plan_is_a_bug(url: str, led
     with pytest.raises(ValueError, match="plans no mechanism"):
         train(backend, url)
     assert not backend.trained
+
+
+TUNED = {"training": {"tuning": SELECT}}
+
+
+def tuned_backend(how: dict[str, Any] = SELECT) -> FakeBackend:
+    backend = FakeBackend(plan=tuned_plan(how))
+    backend.on_train = lambda inputs: tuned_executed(how)
+    return backend
+
+
+def test_a_tuning_is_one_charge_of_its_whole_event_paid_by_tune(url: str, ledger: Ledger) -> None:
+    record = train(tuned_backend(), url, **TUNED)
+    entry = only_entry(ledger)
+    assert entry.purpose == "tune" and entry.state is State.COMMITTED and not entry.overrun
+    assert entry.event == entry.executed_event == events.to_json(tuned_plan().event)
+    assert record.mechanism is not None and record.mechanism.dp_event == entry.event
+    assert ledger.status()[0].spent_epsilon == pytest.approx(record.guarantee.epsilon_rdp, rel=1e-6)
+
+
+def test_each_trial_is_charged_where_all_are_shown(url: str, ledger: Ledger) -> None:
+    train(tuned_backend(EACH), url, training={"tuning": EACH})
+    event = only_entry(ledger).event
+    assert isinstance(event, dict) and (event["type"], event["count"]) == ("SelfComposedDpEvent", 3)
+
+
+def test_a_policy_without_a_share_for_tuning_refuses_it(url: str, ledger: Ledger) -> None:
+    ledger.apply_policy(Policy(dataset="things", epsilon=3.0, delta=1e-5, unit="row"))
+    backend = tuned_backend()
+    with pytest.raises(BudgetRefusedError, match="may use 0% of the budget"):
+        train(backend, url, **TUNED)
+    assert not backend.trained
+
+
+def test_a_tuning_that_was_killed_pays_in_full_and_again(url: str, ledger: Ledger, tmp_path: Path) -> None:
+    def killed(inputs: TrainingInputs) -> Executed:
+        raise KeyboardInterrupt
+
+    backend = tuned_backend()
+    backend.on_train = killed
+    with pytest.raises(KeyboardInterrupt):
+        train(backend, url, state_dir=tmp_path / "attempts", **TUNED)
+    assert backend.trained[0].state_dir is None  # no key, and so nothing that tells of the trials
+    assert not (tmp_path / "attempts").exists()
+    once = ledger.status()[0].spent_epsilon
+    train(tuned_backend(), url, state_dir=tmp_path / "attempts", **TUNED)
+    assert [(e.attempt, e.state) for e in ledger.entries("things")] == [(1, State.STARTED), (2, State.COMMITTED)]
+    assert ledger.status()[0].spent_epsilon > once > 0
+
+
+def test_a_plain_tuning_never_opens_the_ledger(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor.Ledger, "open", lambda *args, **kwargs: pytest.fail("the ledger was opened"))
+    backend = FakeBackend("plain")
+    point = {"learning_rate": 0.1}
+    backend.on_train = lambda inputs: make_executed(tuning=Tuned(point=point, plan=None))
+    record = train(backend, url, training={"tuning": {**EACH, "space": {"learning_rate": [0.1, 0.2]}}})
+    assert record.composition is None and record.tuning is not None and record.tuning.chosen == point

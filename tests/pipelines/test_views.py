@@ -60,6 +60,12 @@ def federated(more: str) -> tuple[str, ...]:
     return (f"training={{backend: federated, batch_size: 8, federated: {{{parts}}}}}",)
 
 
+_TUNED = (
+    "training={{backend: dp_sgd, dp_sgd: {{noise_multiplier: 1.0, delta: 1.0e-5}}, tuning: {{method: {}, trials: 3, "
+    "space: {{learning_rate: [0.1], optimizer: [sgd], clipping_norm: [1.0], hidden_units: [[8]], dropout: [0.1]}}}}}}"
+)
+SELECT, EACH = _TUNED.format("repeat_and_select, distribution: poisson"), _TUNED.format("each")
+
 ENCRYPTED = "training={backend: encrypted, encrypted: {simulate: true}}"
 
 # Key of the config -> overrides that both sides share, and the one that changes the key.
@@ -111,6 +117,16 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "training.dp_sgd.noise.bands": ((BANDED,), "training.dp_sgd.noise.bands=8"),
     "training.dp_sgd.users.max_examples": ((MANY, USERS), "training.dp_sgd.users.max_examples=3"),
     "training.dp_sgd.users.clip": ((MANY, USERS), "training.dp_sgd.users.clip=each"),
+    "training.tuning.method": ((SELECT,), EACH),
+    "training.tuning.trials": ((SELECT,), "training.tuning.trials=4"),
+    "training.tuning.distribution": ((SELECT,), "training.tuning.distribution=geometric"),
+    "training.tuning.metric": ((SELECT,), "training.tuning.metric=auc"),
+    "training.tuning.minutes": ((SELECT,), "training.tuning.minutes=2"),  # it does not, but the run is another one
+    "training.tuning.space.learning_rate": ((SELECT,), "training.tuning.space.learning_rate=[0.2]"),
+    "training.tuning.space.optimizer": ((SELECT,), "training.tuning.space.optimizer=[adam]"),
+    "training.tuning.space.clipping_norm": ((SELECT,), "training.tuning.space.clipping_norm=[2.0]"),
+    "training.tuning.space.hidden_units": ((SELECT,), "training.tuning.space.hidden_units=[[9]]"),
+    "training.tuning.space.dropout": ((SELECT,), "training.tuning.space.dropout=[0.2]"),
     "training.encrypted.train_with": (
         (ENCRYPTED,),
         "training={backend: encrypted, dp_sgd: {noise_multiplier: 1.0, delta: 1.0e-5},"

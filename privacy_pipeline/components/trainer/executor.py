@@ -19,6 +19,7 @@ from privacy_pipeline.accounting.grants import Ticket
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
+from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.components import progress
@@ -55,7 +56,7 @@ class Executor(base_executor.BaseExecutor):
         transform_graph = artifact_utils.get_single_uri(input_dict["transform_graph"])
         statistics = _statistics(input_dict)
         features = _features(exec_properties["features"], config, transform_graph, statistics)
-        backend = registry.load(config.training.backend)
+        backend = registry.of(config)
         facts = RunFacts(
             run_id=self._context.pipeline_run_id,
             pipeline=self._context.pipeline_info.id,
@@ -102,6 +103,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
     """Trains, with the budget reserved before the first read of data and never given back after it.
 
     A training that was killed goes on under the charge it has, if the same key is still there and all else is the same.
+    A tuning keeps no key, so that nothing on disk tells of its trials: it begins anew, and pays anew.
 
     Args:
         backend: what trains.
@@ -125,7 +127,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         raise ValueError(f"backend {backend.name} claims a guarantee but plans no mechanism")
     inputs = dataclasses.replace(inputs, plan=plan, binding=f"{facts.code} {facts.lock} {facts.data}")
     training = _Training(backend, inputs, plan, facts, node, ledger)
-    if inputs.state_dir is None:
+    if inputs.state_dir is None or plan.tuning is not None:
         executed, composition = training.spend(attempt=None, ticket=None)
     else:
         attempts.wipe(inputs.state_dir, ledger.settled(attempts.charged(inputs.state_dir)))
@@ -172,6 +174,7 @@ class _Training:
             run_id=self.facts.run_id,
             node=self.node,
             plan=self.plan,
+            purpose=purpose_of(self.inputs.config),
             continues=ticket,
         ) as grant:
             composition = self.ledger.composition(grant.entry_id)
