@@ -18,8 +18,7 @@ import numpy as np
 from privacy_pipeline.encrypted import model_format, shares
 from privacy_pipeline.encrypted.frames import BadMessageError
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel, Shape
-from privacy_pipeline.encrypted.shares import OUTPUT, Held, batch_stem, encoded_shape, half, weight_stem
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.encrypted.shares import Held, encoded_shape, half, input_stem, output_stem, weight_stem
 
 LARGEST_BUCKET = 1 << 16  # rows
 LARGEST_WAITING = 1 << 30  # bytes of requests and answers together
@@ -52,11 +51,20 @@ class Sharing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """Shares of one request's inputs, by input name, or of its answer, under `OUTPUT`; each [rows, ...]."""
+class _Request:
+    """Shares of one request's inputs by input name, each [rows, ...]."""
 
     rows: int
     held: Mapping[str, Held]
+    size: int  # bytes
+    since: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    """Shares of the answer to one request, [rows, ...]."""
+
+    held: Held
     size: int  # bytes
     since: float = field(default_factory=time.monotonic)
 
@@ -75,8 +83,8 @@ class Store:
         shutil.rmtree(folder / _PART, ignore_errors=True)
         self.reset()
         self.sharing = self._found()
-        self._requests: dict[str, Waiting] = {}
-        self._answers: dict[str, Waiting] = {}
+        self._requests: dict[str, _Request] = {}
+        self._answers: dict[str, _Answer] = {}
         self._upload: Sharing | None = None
 
     def reset(self) -> None:
@@ -92,8 +100,6 @@ class Store:
             BadInputError: the architecture is not consistent.
         """
         model = model_format.parse_architecture(architecture)
-        if any(one.name == OUTPUT for one in model.inputs):
-            raise BadInputError(f"an input of the model is called '{OUTPUT}'", fix="rename it")
         part = self.folder / _PART
         shutil.rmtree(part, ignore_errors=True)
         (part / "weights").mkdir(parents=True, mode=0o700)
@@ -150,10 +156,9 @@ class Store:
     def has_room(self, size: int) -> bool:
         """Whether so many bytes of a request may wait; what nobody came for is dropped."""
         limit = time.monotonic() - KEPT_SECONDS
-        for kept in (self._requests, self._answers):
-            for name in [name for name, one in kept.items() if one.since < limit]:
-                del kept[name]
-        taken = sum(one.size for kept in (self._requests, self._answers) for one in kept.values())
+        self._requests = {name: one for name, one in self._requests.items() if one.since >= limit}
+        self._answers = {name: one for name, one in self._answers.items() if one.since >= limit}
+        taken = sum(one.size for one in self._requests.values()) + sum(one.size for one in self._answers.values())
         return taken + size <= LARGEST_WAITING
 
     def put_request(self, identifier: str, *, sharing: Sharing, rows: int, content: bytes) -> None:
@@ -173,7 +178,7 @@ class Store:
             pair = [shares.from_bytes(content[at : at + size], shape) for at in (start, start + size)]
             held[one.name] = (pair[0], pair[1])
             start += 2 * size
-        self._requests[identifier] = Waiting(rows=rows, held=held, size=len(content))
+        self._requests[identifier] = _Request(rows=rows, held=held, size=len(content))
 
     def form(self, batch: str, *, bucket: int, requests: Sequence[tuple[str, int]]) -> list[str]:
         """Writes the shares of a batch: the requests one after the other, then zeros.
@@ -184,18 +189,16 @@ class Store:
             requests: id and rows of each request.
 
         Returns:
-            Ids that are not waiting here, and then nothing is written.
+            Ids that are not waiting here with so many rows; where there is one, nothing is written.
 
         Raises:
-            BadMessageError: the requests do not fit, or have other numbers of rows.
+            BadMessageError: the requests do not fit.
         """
         if self.sharing is None:
             raise BadMessageError("there are no weights yet")
-        missing = [name for name, _ in requests if name not in self._requests]
+        missing = [name for name, rows in requests if name not in self._requests or self._requests[name].rows != rows]
         if missing:
             return missing
-        if any(self._requests[name].rows != rows for name, rows in requests):
-            raise BadMessageError("a request has another number of rows")
         padding = bucket - sum(rows for _, rows in requests)
         if padding < 0 or len({name for name, _ in requests}) != len(requests) or batch in self._batches:
             raise BadMessageError("the requests do not make such a batch")
@@ -204,7 +207,7 @@ class Store:
             for number in range(2):
                 rows = [self._requests[name].held[one.name][number] for name, _ in requests]
                 content = shares.to_bytes(np.concatenate([*rows, zeros]))
-                half(self.folder / batch_stem(batch, one.name), number).write_bytes(content)
+                half(self.folder / input_stem(batch, one.name), number).write_bytes(content)
         self._batches[batch] = (bucket, tuple(requests))
         return []
 
@@ -218,14 +221,14 @@ class Store:
             raise BadMessageError("there is no such batch")
         bucket, requests = self._batches[batch]
         shape = self.sharing.output_shape()
-        files = [half(self.folder / batch_stem(batch, OUTPUT), number) for number in range(2)]
+        files = [half(self.folder / output_stem(batch), number) for number in range(2)]
         if not all(file.is_file() and file.stat().st_size == _INT64 * bucket * math.prod(shape) for file in files):
             raise BadMessageError("the batch has no answer")
         first, second = (shares.from_bytes(file.read_bytes(), (bucket, *shape)) for file in files)
         start = 0
         for name, rows in requests:
             held = (first[start : start + rows].copy(), second[start : start + rows].copy())
-            self._answers[name] = Waiting(rows=rows, held={OUTPUT: held}, size=2 * held[0].nbytes)
+            self._answers[name] = _Answer(held=held, size=2 * held[0].nbytes)
             self._requests.pop(name, None)
             start += rows
         self.discard(batch)
@@ -239,7 +242,7 @@ class Store:
     def take(self, identifier: str) -> Held | None:
         """The answer to a request, which is gone then; None where there is none."""
         found = self._answers.pop(identifier, None)
-        return found.held[OUTPUT] if found else None
+        return found.held if found else None
 
     def drop(self, identifier: str) -> None:
         """Forgets a request and its answer."""

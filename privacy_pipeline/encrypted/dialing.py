@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 
 
 class PartyError(PipelineError):
-    """A party does not answer, or answers with an error.
+    """A party is at fault: what it answers is of no use.
 
     Args:
         party: which.
@@ -36,6 +36,10 @@ class PartyError(PipelineError):
     def __init__(self, party: str, why: str) -> None:
         super().__init__(f"{party} {why}", fix=f"see that {party} runs, then try again")
         self.party = party
+
+
+class SilentError(PartyError):
+    """A party does not answer."""
 
 
 class RefusedError(PartyError):
@@ -87,7 +91,7 @@ class Link:
 
         Raises:
             RefusedError: the party answered with an error.
-            PartyError: it did not answer in time, or broke off.
+            SilentError: it did not answer in time, or broke off.
         """
         return await _within(self._ask(header, parts), self.party, seconds=seconds)
 
@@ -116,7 +120,8 @@ async def dial(*, folder: Path, address: Address, expected: str) -> AsyncIterato
         expected: the party; no byte is sent before its certificate was accepted.
 
     Raises:
-        PartyError: it cannot be reached, or somebody else answers.
+        SilentError: it cannot be reached.
+        PartyError: somebody else answers.
     """
     context = tls_context(folder=folder, server=False)
     context.set_alpn_protocols([DESK])
@@ -169,12 +174,12 @@ async def _within(work: Awaitable[_Result], party: str, *, seconds: float) -> _R
     try:
         return await asyncio.wait_for(work, seconds)
     except asyncio.TimeoutError:
-        raise PartyError(party, f"does not answer within {seconds:g} s") from None
+        raise SilentError(party, f"does not answer within {seconds:g} s") from None
     except ssl.SSLError as error:
-        raise PartyError(party, f"is not reached by mutual TLS ({error.reason or error})") from None
+        raise SilentError(party, f"is not reached by mutual TLS ({error.reason or error})") from None
     except EOFError:
-        raise PartyError(party, "closed the connection") from None
+        raise SilentError(party, "closed the connection") from None
     except OSError as error:
-        raise PartyError(party, f"is not reached ({error.strerror or error})") from None
+        raise SilentError(party, f"is not reached ({error.strerror or error})") from None
     except frames.BadMessageError as error:
         raise PartyError(party, f"sent what is no answer ({error.message})") from None
