@@ -16,6 +16,10 @@ _GRACE_SECONDS = 60.0  # in which a party may start before it counts as hanging
 _END_SECONDS = 10.0
 
 
+class DoesNotStartError(PipelineError):
+    """A party ends as soon as it is started."""
+
+
 class LocalParties:
     """Starts parties, and starts them anew when they end or hang.
 
@@ -40,12 +44,12 @@ class LocalParties:
         """Starts those that do not run.
 
         Raises:
-            PipelineError: a party ends as soon as it is started; says what its log says.
+            DoesNotStartError: a party ends as soon as it is started; says what its log says.
         """
         for name in self._commands:
             process = self._processes.get(name)
             if process is not None and process.returncode is not None and name not in self._was_up:
-                raise PipelineError(f"{name} does not start: {self._last_line(name)}", fix=f"see {self._log(name)}")
+                raise DoesNotStartError(f"{name} does not start: {self._last_line(name)}", fix=f"see {self._log(name)}")
             if process is None or process.returncode is not None:
                 await self._end([name])  # what the ended process left behind
                 await self._start(name)
