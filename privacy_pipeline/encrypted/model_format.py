@@ -126,6 +126,26 @@ def load_architecture(folder: Path, *, digest: str | None = None) -> PrivateMode
     return model
 
 
+def digest_of(folder: Path) -> str:
+    """The sha256 of the architecture file, which names a model and its weights.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    return hashlib.sha256(_read(folder / ARCHITECTURE)).hexdigest()
+
+
+def parse_architecture(content: bytes) -> PrivateModel:
+    """The public part of a model from the bytes of its file, checked; `weights` is empty.
+
+    Raises:
+        BadInputError: it is not of this format, or not consistent.
+    """
+    model = _parse(content, Path(ARCHITECTURE))[0]
+    _check(model)
+    return model
+
+
 def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
     """Reads a network and checks everything about it: format, digests, shapes, finite weights.
 
