@@ -101,7 +101,7 @@ class Link:
         try:
             answer, size = await frames.read_header(self.reader)
             if "error" in answer:
-                raise RefusedError(self.party, f"refuses: {answer['error']}")
+                raise RefusedError(self.party, f"says: {answer['error']}")
             await sending
             content = await frames.read_payload(self.reader, size, expected=min(size, _LARGEST_ANSWER))
         finally:

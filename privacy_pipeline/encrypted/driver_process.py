@@ -61,6 +61,11 @@ class DriverProcess:
         """Whether the process runs."""
         return self._process.returncode is None
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     async def call(self, message: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
         """Sends one request and waits for its answer.
 

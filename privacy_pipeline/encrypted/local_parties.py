@@ -12,7 +12,6 @@ from pathlib import Path
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
-_GRACE_SECONDS = 60.0  # in which a party may start before it counts as hanging
 _END_SECONDS = 10.0
 
 
@@ -27,9 +26,18 @@ class LocalParties:
         commands: command line of each party.
         environment: their environment variables.
         logs: folder; what a party says goes to `<party>.log` in it.
+        grace_seconds: in which a party may start before it counts as hanging.
     """
 
-    def __init__(self, *, commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], logs: Path) -> None:
+    def __init__(
+        self,
+        *,
+        commands: Mapping[str, Sequence[str]],
+        environment: Mapping[str, str],
+        logs: Path,
+        grace_seconds: float = 60.0,
+    ) -> None:
+        self._grace = grace_seconds
         self._commands, self._environment, self._logs = commands, environment, logs
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._since: dict[str, float] = {}
@@ -65,7 +73,7 @@ class LocalParties:
             party: which; None for all three servers, because nobody knows which of them hangs.
         """
         names = SERVERS if party is None else (party,)
-        ripe = [name for name in names if time.monotonic() - self._since.get(name, 0.0) > _GRACE_SECONDS]
+        ripe = [name for name in names if time.monotonic() - self._since.get(name, 0.0) > self._grace]
         await self._end(ripe)
 
     async def close(self) -> None:

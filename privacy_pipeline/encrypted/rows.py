@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,8 @@ def read(*, file: Path, published: Published) -> Rows:
 def _transformed(
     raw: dict[str, list[str]], columns: Sequence[Column], transform: Path, *, rows: int
 ) -> dict[str, NDArray[Any]]:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     import tensorflow_transform as tft
 
     output = tft.TFTransformOutput(str(transform))
