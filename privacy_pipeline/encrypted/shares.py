@@ -1,8 +1,8 @@
 """Numbers in the ring, their secret shares, and the files that hold them. NumPy alone, for every party's process.
 
-A number x is the integer round(x 2^16) modulo 2^64, and that is the sum of three shares. Server i holds the i-th and the
-one after it (replicated sharing; Araki et al., CCS 2016, and ABY3, Mohassel and Rindal, CCS 2018). TF-Encrypted keeps
-them as `unwrapped[i][0]` and `unwrapped[i][1]`, a server's store in the files `NAME.0` and `NAME.1`.
+A number x is the integer round(x 2^16) modulo 2^64, and that is the sum of three shares. Server i holds the i-th and
+the one after it (replicated sharing; Araki et al., CCS 2016, and ABY3, Mohassel and Rindal, CCS 2018). TF-Encrypted
+keeps them as `unwrapped[i][0]` and `unwrapped[i][1]`, a server's store in the files `NAME.0` and `NAME.1`.
 """
 
 from __future__ import annotations

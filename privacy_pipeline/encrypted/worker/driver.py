@@ -2,6 +2,8 @@
 
     python -m privacy_pipeline.encrypted.worker.driver [--simulate STORE0 STORE1 STORE2]
 
+It runs in a namespace without a network, from which tunnels lead to the servers: `encrypted/driving.py` starts it.
+
 JSON lines on standard input, one answer each on standard output:
 
     {"op": "load", "model": FOLDER, "digest": SHA256}    the architecture; the servers read their shares of the weights
@@ -20,6 +22,7 @@ import json
 import os
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,7 +30,8 @@ from typing import Any, TextIO
 import tensorflow as tf
 
 from privacy_pipeline.encrypted import model_format
-from privacy_pipeline.encrypted.worker.parties import SERVERS
+from privacy_pipeline.encrypted.enclosed import require_loopback_only
+from privacy_pipeline.encrypted.worker.parties import EVERYONES_HOSTS, JOB, SERVERS
 from privacy_pipeline.errors import PipelineError
 
 Request = Mapping[str, Any]
@@ -92,6 +96,23 @@ def local_driver(roots: list[Path]) -> Driver:
     return _driver(separate_parties(), roots)
 
 
+def remote_driver() -> Driver:
+    """A driver of servers that the loopback leads to.
+
+    Raises:
+        PipelineError: there is another network, or no secure randomness.
+    """
+    require_loopback_only()
+    import tf_encrypted as tfe
+
+    from privacy_pipeline.encrypted.worker.secure_aby3 import require_secure_randomness
+
+    require_secure_randomness()
+    config = tfe.RemoteConfig(OrderedDict(EVERYONES_HOSTS), job_name=JOB)
+    config.connect_servers()
+    return _driver(config, [Path()] * len(SERVERS))
+
+
 def _driver(config: Any, roots: list[Path]) -> Driver:
     from privacy_pipeline.encrypted.worker.secure_aby3 import activate
     from privacy_pipeline.encrypted.worker.stored import Stores
@@ -114,9 +135,13 @@ def main(arguments: list[str]) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     parser = argparse.ArgumentParser()
-    parser.add_argument("--simulate", nargs=len(SERVERS), type=Path, metavar="STORE", required=True)
-    serve(local_driver(parser.parse_args(arguments).simulate), sys.stdin, answers)
+    parser.add_argument("--simulate", nargs=len(SERVERS), type=Path, metavar="STORE")
+    stores = parser.parse_args(arguments).simulate
+    serve(local_driver(stores) if stores else remote_driver(), sys.stdin, answers)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except PipelineError as error:
+        sys.exit(error.message)

@@ -224,5 +224,5 @@ def why(error: tf.errors.OpError) -> str:
     """TensorFlow's error without the trace that it puts before it, as one line."""
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
     nodes = [number for number, line in enumerate(lines) if line.startswith("Node: ")]
-    after = lines[nodes[-1] + 1 :] if nodes else lines
+    after = [line for line in lines[nodes[-1] + 1 if nodes else 0 :] if "root error(s) found" not in line]
     return after[0] if after else type(error).__name__
