@@ -93,7 +93,7 @@ class LocalParties:
         self._since[name] = time.monotonic()
 
     async def _end(self, names: Iterable[str]) -> None:
-        ended = [self._processes[name] for name in names if name in self._processes]
+        ended = [self._processes.pop(name) for name in names if name in self._processes]
         for process in ended:
             try:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -79,7 +79,7 @@ class Deployment:
         commands[PROVIDER] = [
             sys.executable, str(FAKES / "provider.py"), str(self.parties), str(self.folder / "model")
         ]  # fmt: skip
-        self.local = LocalParties(commands=commands, environment=os.environ, logs=self.scratch, grace_seconds=2.0)
+        self.local = LocalParties(commands=commands, environment=os.environ, logs=self.scratch, grace_seconds=5.0)
         self.driver: DriverProcess | None = None
         self.service = Service(self._setting(), supervisor=self.local, report=self.said.append)
 

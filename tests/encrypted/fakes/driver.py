@@ -74,6 +74,7 @@ class Driver:
             )
             for one in self.model.inputs
         }
+        inputs |= {one.name: inputs[one.name].argmax(axis=-1) for one in self.model.inputs if one.vocabulary}
         logits = reference.evaluate(self.model, inputs)[self.model.output]
         parts = shares.split(shares.encode(logits))
         for server, store in enumerate(self.stores):

@@ -1,6 +1,6 @@
 """A server's outer half without TensorFlow: server.py PARTIES NAME SCRATCH. Its desk is the real one.
 
-SCRATCH/NAME is its run folder, as fresh in each process as a party's is; `pid` in there lets the fake driver look at it.
+SCRATCH/NAME is its run folder, as fresh in each process as a party's is; by `pid` in there the fake driver looks at it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.encrypted import desk
-from privacy_pipeline.encrypted.dialing import addresses, listen, role_of
+from privacy_pipeline.encrypted.dialing import addresses, listen
+from privacy_pipeline.encrypted.tunnel import role_of
 
 
 async def main(parties: Path, name: str, scratch: Path) -> None:
