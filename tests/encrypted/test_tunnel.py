@@ -196,7 +196,7 @@ def test_a_party_that_does_not_compute_yet_says_so(parties: Path, tmp_path: Path
 
     async def ask() -> bytes:
         (tmp_path / "in").unlink()
-        with pytest.raises(PipelineError, match="server1 at .* refuses: the party is down"):
+        with pytest.raises(PipelineError, match=r"server1 at .* refuses: the party is down"):
             await probe(folder=parties / "server0", address=("127.0.0.1", link.port), expected="server1")
         return b""
 
