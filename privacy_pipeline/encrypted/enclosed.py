@@ -5,8 +5,9 @@
 Nothing gets in or out but through sockets that are made in here and handed to the parent over the Unix socket CONTROL
 (a file descriptor): first one listener for each of the comma-separated PORTS of 127.0.0.1, then, for each byte that
 comes from there, a socket that the parent may connect to a port in here. The colon-separated folders HIDDEN look empty
-to the command, which starts in the current folder (also if that is in one of them) and ends with this process. Needs no
-rights (user_namespaces(7)); where the kernel does not allow it, the first message on CONTROL says so, and nothing is run.
+to the command, which starts in the current folder (also if that is in one of them) and ends with this process. It
+needs no rights (user_namespaces(7)); where the kernel does not allow it, the first message on CONTROL says so, and
+nothing is run.
 """
 
 from __future__ import annotations

@@ -218,7 +218,10 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
         answer = str(error or "no answer").encode()
     if answer != _ACCEPTED:
         remote[1].transport.abort()
-        said = answer[:_LONGEST_LINE].decode(errors="replace").strip() or "it closed the connection"
+        said = (
+            answer[:_LONGEST_LINE].decode(errors="replace").strip()
+            or "it closed the connection (does it accept our certificate?)"
+        )
         raise PipelineError(f"{where} refuses: {said}")
     return remote
 
