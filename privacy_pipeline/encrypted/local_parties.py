@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from privacy_pipeline.encrypted.driver_process import last_line
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
+_STARTS = 2  # that may fail
 _END_SECONDS = 10.0
 
 
@@ -41,7 +43,8 @@ class LocalParties:
         self._commands, self._environment, self._logs = commands, environment, logs
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._since: dict[str, float] = {}
-        self._was_up: set[str] = set()
+        self._failed = dict.fromkeys(commands, 0)  # starts, before all were up for the first time
+        self._came_up = False
 
     @property
     def pids(self) -> dict[str, int]:
@@ -52,19 +55,24 @@ class LocalParties:
         """Starts those that do not run.
 
         Raises:
-            DoesNotStartError: a party ends as soon as it is started; says what its log says.
+            DoesNotStartError: a party ended as often as it was started, before all were up; says what its log says.
         """
         for name in self._commands:
             process = self._processes.get(name)
-            if process is not None and process.returncode is not None and name not in self._was_up:
-                raise DoesNotStartError(f"{name} does not start: {self._last_line(name)}", fix=f"see {self._log(name)}")
-            if process is None or process.returncode is not None:
+            if process is not None and process.returncode is None:
+                continue
+            if process is not None:
                 await self._end([name])  # what the ended process left behind
-                await self._start(name)
+                self._failed[name] += not self._came_up
+            if self._failed[name] >= _STARTS:
+                log = self._log(name)
+                raise DoesNotStartError(f"{name} does not start: {last_line(log)}", fix=f"see {log}")
+            await self._start(name)
 
     def came_up(self) -> None:
         """Says that all answered: from now on a party that ends is started anew, whatever its reason."""
-        self._was_up.update(self._commands)
+        self._came_up = True
+        self._failed = dict.fromkeys(self._commands, 0)
 
     async def replace(self, party: str | None) -> None:
         """Ends a party that hangs, so that `ensure` starts it anew; one that just started is left alone.
@@ -103,7 +111,3 @@ class LocalParties:
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
-
-    def _last_line(self, name: str) -> str:
-        lines = [line for line in self._log(name).read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "it says nothing"

@@ -54,7 +54,8 @@ class Service:
     """
 
     def __init__(self, setting: Setting, *, supervisor: Supervisor | None, report: Callable[[str], None]) -> None:
-        self._setting, self._supervisor, self._report = setting, supervisor, report
+        self._setting, self._supervisor, self._tell = setting, supervisor, report
+        self._told: set[str] = set()  # since it was ready
         self._largest = max(setting.buckets)
         self._queue = Queue(largest=self._largest)
         self._trouble = "is starting"
@@ -91,8 +92,8 @@ class Service:
                 continue
             attempts, came_up = 0, True
             try:
-                self._trouble = ""
-                self._report("ready")
+                self._trouble, self._told = "", set()
+                self._tell("ready")
                 await self._work(warm)
             except PipelineError as error:
                 await self._recover_from(error, attempts=0)
@@ -109,8 +110,7 @@ class Service:
 
     async def _recover_from(self, error: PipelineError, *, attempts: int) -> None:
         """Tells those who wait, and has the party started anew whose fault it is."""
-        if error.message != self._trouble:
-            self._report(error.message)
+        self._report(error.message)
         self._fail(error.message)
         if self._supervisor is None:
             return
@@ -118,6 +118,12 @@ class Service:
             await self._supervisor.replace(error.party)
         elif attempts > 1 or (isinstance(error, DriverError) and error.hangs):
             await self._supervisor.replace(None)
+
+    def _report(self, line: str) -> None:
+        """Tells a line, once until all is well again: attempts to recover are many."""
+        if line not in self._told:
+            self._told.add(line)
+            self._tell(line)
 
     def _fail(self, why: str) -> None:
         self._trouble = why
