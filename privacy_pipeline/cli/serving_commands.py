@@ -101,16 +101,19 @@ def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console
     client = Client(
         folder=parties / "prediction-client", addresses=addresses(parties), published=found, seconds=timeout
     )
-    with console.status("reading and transforming the rows"):
-        read = rows.read(file=file, published=found)
+    with console.status("reading the rows"):
+        checked = rows.check(file=file, published=found)
+        asyncio.run(client.require_ready())  # known at once, and importing TensorFlow takes seconds
+    with console.status("transforming the rows"):
+        inputs = rows.transform(checked, published=found)
     began = time.perf_counter()
-    logits = _with_progress(client, read.inputs, console)
+    logits = _with_progress(client, inputs, console)
     seconds = time.perf_counter() - began
-    predictions.write(output, logits=logits, lines=read.lines, features=found.features)
+    predictions.write(output, logits=logits, lines=checked.lines, features=found.features)
     return {
-        "rows": len(read),
+        "rows": len(checked.lines),
         "seconds": seconds,
-        "rows_per_second": len(read) / seconds,
+        "rows_per_second": len(checked.lines) / seconds,
         "out": str(output),
         "model": found.digest,
     }
