@@ -41,7 +41,7 @@ from privacy_pipeline.encrypted.worker.parties import CLIENT, PORTS, PROVIDER, S
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 DRIVER = "driver"
-RUNS_VARIABLE = "PRIVACY_PIPELINE_RUNS"
+STORES_VARIABLE = "PRIVACY_PIPELINE_STORES"
 _READY_SECONDS, _READY_PAUSE = 120.0, 0.1
 _MOMENT_SECONDS = 0.1
 _LOCK = ".lock"
@@ -251,14 +251,14 @@ def _complain(reason: str) -> None:
 def base_folder() -> Path:
     """Folder of this user's parties on this machine, which nobody else can open.
 
-    It is in $PRIVACY_PIPELINE_RUNS, else in memory where that can be had, else with other temporary files.
+    It is in $PRIVACY_PIPELINE_STORES, else in memory where that can be had, else with other temporary files.
 
     Raises:
         PipelineError: somebody else made it.
     """
     memory = Path("/dev/shm")
     usual = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    root = Path(os.environ.get(RUNS_VARIABLE) or usual)
+    root = Path(os.environ.get(STORES_VARIABLE) or usual)
     found = root / f"privacy-pipeline-{os.geteuid()}"
     found.mkdir(mode=0o700, exist_ok=True)
     state = found.lstat()

@@ -78,7 +78,7 @@ class Deployment:
         self.mark, self.environment = marked()
         # Not in the scratch folder: the path of a Unix socket is short.
         self.runs = Path(tempfile.mkdtemp(dir="/dev/shm"))
-        self.environment |= environment.variables() | {party.RUNS_VARIABLE: str(self.runs)}
+        self.environment |= environment.variables() | {party.STORES_VARIABLE: str(self.runs)}
         init_parties(folder=scratch / "all")
         self.addresses = {name: ("127.0.0.1", _free_port()) for name in SERVERS}
         peers = (*SERVERS, "driver")
