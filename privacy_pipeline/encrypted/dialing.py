@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 import yaml
 
 from privacy_pipeline.encrypted import frames
-from privacy_pipeline.encrypted.certificates import PARTIES, role_uri
-from privacy_pipeline.encrypted.tunnel import tls_context
+from privacy_pipeline.encrypted.certificates import PARTIES
+from privacy_pipeline.encrypted.tunnel import DESK, role_of, tls_context
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-DESK = "desk"  # protocol name (ALPN) of desks; TensorFlow's is another
 CONNECT_SECONDS = 10.0
 _LARGEST_ANSWER = 1 << 31  # bytes
 
@@ -101,7 +100,7 @@ class Link:
         try:
             answer, size = await frames.read_header(self.reader)
             if "error" in answer:
-                raise RefusedError(self.party, f"refuses: {answer['error']}")
+                raise RefusedError(self.party, f"says: {answer['error']}")
             await sending
             content = await frames.read_payload(self.reader, size, expected=min(size, _LARGEST_ANSWER))
         finally:
@@ -134,12 +133,6 @@ async def dial(*, folder: Path, address: Address, expected: str) -> AsyncIterato
     finally:
         # Nothing is owed any more: whoever leaves has the answer, or gives up. A polite close could wait for ever.
         writer.transport.abort()
-
-
-def role_of(writer: asyncio.StreamWriter) -> str | None:
-    """The party that the peer's certificate names; None for none."""
-    names = writer.get_extra_info("peercert", {}).get("subjectAltName", ())
-    return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
 
 
 async def listen(

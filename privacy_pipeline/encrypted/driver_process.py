@@ -32,10 +32,11 @@ class DriverProcess:
 
     Args:
         process: started by `start`.
+        log: where its standard error goes.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process, self._log = process, log
 
     @classmethod
     async def start(cls, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> DriverProcess:
@@ -54,12 +55,17 @@ class DriverProcess:
                 limit=_LARGEST_LINE,
                 start_new_session=True,  # so that it can be killed with all it started
             )
-        return cls(process)
+        return cls(process, log)
 
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
         return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     async def call(self, message: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
         """Sends one request and waits for its answer.
@@ -77,7 +83,7 @@ class DriverProcess:
         except asyncio.TimeoutError:
             raise DriverError(f"the driver does not answer to '{what}' within {seconds:g} s", hangs=True) from None
         except (OSError, ValueError) as error:
-            raise DriverError(f"the driver ended or is out of order in '{what}' ({error})") from None
+            raise DriverError(f"the driver is out of order in '{what}': {error}") from None
 
     async def _call(self, message: Mapping[str, Any]) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -87,7 +93,7 @@ class DriverProcess:
         await stdin.drain()
         line = await stdout.readline()
         if not line:
-            raise ValueError("it ended")
+            raise ValueError(f"it ended ({last_line(self._log)})")
         answer = json.loads(line)
         if not isinstance(answer, dict):
             raise ValueError("no object")
@@ -100,3 +106,10 @@ class DriverProcess:
         if self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.wait_for(self._process.wait(), _END_SECONDS)
+
+
+def last_line(log: Path) -> str:
+    """What a process said last: its last error, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it says nothing"])[-1]

@@ -9,11 +9,16 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from privacy_pipeline.encrypted.driver_process import last_line
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
-_GRACE_SECONDS = 60.0  # in which a party may start before it counts as hanging
+_STARTS = 2  # that may fail
 _END_SECONDS = 10.0
+
+
+class DoesNotStartError(PipelineError):
+    """A party ends as soon as it is started."""
 
 
 class LocalParties:
@@ -23,13 +28,23 @@ class LocalParties:
         commands: command line of each party.
         environment: their environment variables.
         logs: folder; what a party says goes to `<party>.log` in it.
+        grace_seconds: in which a party may start before it counts as hanging.
     """
 
-    def __init__(self, *, commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], logs: Path) -> None:
+    def __init__(
+        self,
+        *,
+        commands: Mapping[str, Sequence[str]],
+        environment: Mapping[str, str],
+        logs: Path,
+        grace_seconds: float = 60.0,
+    ) -> None:
+        self._grace = grace_seconds
         self._commands, self._environment, self._logs = commands, environment, logs
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._since: dict[str, float] = {}
-        self._was_up: set[str] = set()
+        self._failed = dict.fromkeys(commands, 0)  # starts, before all were up for the first time
+        self._came_up = False
 
     @property
     def pids(self) -> dict[str, int]:
@@ -40,19 +55,24 @@ class LocalParties:
         """Starts those that do not run.
 
         Raises:
-            PipelineError: a party ends as soon as it is started; says what its log says.
+            DoesNotStartError: a party ended as often as it was started, before all were up; says what its log says.
         """
         for name in self._commands:
             process = self._processes.get(name)
-            if process is not None and process.returncode is not None and name not in self._was_up:
-                raise PipelineError(f"{name} does not start: {self._last_line(name)}", fix=f"see {self._log(name)}")
-            if process is None or process.returncode is not None:
+            if process is not None and process.returncode is None:
+                continue
+            if process is not None:
                 await self._end([name])  # what the ended process left behind
-                await self._start(name)
+                self._failed[name] += not self._came_up
+            if self._failed[name] >= _STARTS:
+                log = self._log(name)
+                raise DoesNotStartError(f"{name} does not start: {last_line(log)}", fix=f"see {log}")
+            await self._start(name)
 
     def came_up(self) -> None:
         """Says that all answered: from now on a party that ends is started anew, whatever its reason."""
-        self._was_up.update(self._commands)
+        self._came_up = True
+        self._failed = dict.fromkeys(self._commands, 0)
 
     async def replace(self, party: str | None) -> None:
         """Ends a party that hangs, so that `ensure` starts it anew; one that just started is left alone.
@@ -61,7 +81,7 @@ class LocalParties:
             party: which; None for all three servers, because nobody knows which of them hangs.
         """
         names = SERVERS if party is None else (party,)
-        ripe = [name for name in names if time.monotonic() - self._since.get(name, 0.0) > _GRACE_SECONDS]
+        ripe = [name for name in names if time.monotonic() - self._since.get(name, 0.0) > self._grace]
         await self._end(ripe)
 
     async def close(self) -> None:
@@ -81,7 +101,7 @@ class LocalParties:
         self._since[name] = time.monotonic()
 
     async def _end(self, names: Iterable[str]) -> None:
-        ended = [self._processes[name] for name in names if name in self._processes]
+        ended = [self._processes.pop(name) for name in names if name in self._processes]
         for process in ended:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -91,7 +111,3 @@ class LocalParties:
 
     def _log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
-
-    def _last_line(self, name: str) -> str:
-        lines = [line for line in self._log(name).read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "it says nothing"

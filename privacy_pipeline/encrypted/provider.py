@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from privacy_pipeline.encrypted import frames, model_format, shares
@@ -39,13 +39,18 @@ class Provider:
         self._architecture = (private_model / ARCHITECTURE).read_bytes()
         self.digest = model_format.digest_of(private_model)
         self._one_at_a_time = asyncio.Lock()
+        self._report: Callable[[str], None] = lambda line: None
 
-    async def serve(self) -> asyncio.AbstractServer:
+    async def serve(self, *, report: Callable[[str], None]) -> asyncio.AbstractServer:
         """Listens at the provider's address, for the driver alone.
+
+        Args:
+            report: gets a line whenever weights were sent, or could not be.
 
         Raises:
             PipelineError: the address cannot be bound.
         """
+        self._report = report
         address = self._addresses[PROVIDER]
         return await listen(folder=self._folder, address=address, allowed=frozenset({"driver"}), serve=self._attend)
 
@@ -87,8 +92,10 @@ class Provider:
                 raise BadMessageError("the weights provider only provides")
             async with self._one_at_a_time:
                 sharing = await asyncio.wait_for(self.provide(), PROVIDE_SECONDS)
+            self._report(f"sent the shares of the weights, sharing {sharing[:8]}")
             await frames.write(writer, {"sharing": sharing, "model": self.digest})
         except PipelineError as error:
+            self._report(error.message)
             await _tell(writer, error.message)
         except asyncio.TimeoutError:
             await _tell(writer, f"the servers do not take the weights within {PROVIDE_SECONDS:g} s")

@@ -16,6 +16,7 @@ from privacy_pipeline.encrypted.desk_store import LARGEST_BUCKET
 from privacy_pipeline.encrypted.dialing import SilentError, listen
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.frames import BadMessageError, Header
+from privacy_pipeline.encrypted.local_parties import DoesNotStartError
 from privacy_pipeline.encrypted.warm import Setting, Warm, warm_up
 from privacy_pipeline.errors import PipelineError
 
@@ -23,6 +24,7 @@ _WINDOW_SECONDS = 0.003  # requests that come together run together
 _CHECK_SECONDS = 2.0  # between looks at idle parties
 _IDLE_SECONDS = 600.0  # a connection without a message
 _QUEUE_BATCHES = 64  # full ones that may wait
+_FIRST_ATTEMPTS = 3  # on this machine, before it is said that the parties do not come up
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before the next attempt to recover
 
 
@@ -31,6 +33,10 @@ class Supervisor(Protocol):
 
     async def ensure(self) -> None:
         """Starts those that do not run."""
+        ...
+
+    def came_up(self) -> None:
+        """Hears that all answered once."""
         ...
 
     async def replace(self, party: str | None) -> None:
@@ -48,7 +54,8 @@ class Service:
     """
 
     def __init__(self, setting: Setting, *, supervisor: Supervisor | None, report: Callable[[str], None]) -> None:
-        self._setting, self._supervisor, self._report = setting, supervisor, report
+        self._setting, self._supervisor, self._tell = setting, supervisor, report
+        self._told: set[str] = set()  # since it was ready
         self._largest = max(setting.buckets)
         self._queue = Queue(largest=self._largest)
         self._trouble = "is starting"
@@ -59,7 +66,7 @@ class Service:
         """Serves until it is cancelled.
 
         Raises:
-            PipelineError: its address cannot be bound.
+            PipelineError: its address cannot be bound, or parties of this machine never came up.
         """
         address = self._setting.addresses["driver"]
         clients = frozenset({"prediction-client"})
@@ -71,38 +78,52 @@ class Service:
             self._fail("is ending")
 
     async def _keep_serving(self) -> None:
-        attempts = 0
+        attempts, came_up = 0, False
         while True:
             try:
-                if self._supervisor is not None:
-                    await self._supervisor.ensure()
-                warm = await warm_up(self._setting, report=self._report)
+                warm = await self._warm()
             except PipelineError as error:
+                attempts += not (isinstance(error, SilentError) and not came_up)
+                never = self._supervisor is not None and not came_up
+                if never and (isinstance(error, DoesNotStartError) or attempts == _FIRST_ATTEMPTS):
+                    raise
                 await self._recover_from(error, attempts=attempts)
                 await asyncio.sleep(_PAUSES[min(attempts, len(_PAUSES) - 1)])
-                attempts += 1
                 continue
-            attempts = 0
+            attempts, came_up = 0, True
             try:
-                self._trouble = ""
-                self._report("ready")
+                self._trouble, self._told = "", set()
+                self._tell("ready")
                 await self._work(warm)
             except PipelineError as error:
                 await self._recover_from(error, attempts=0)
             finally:
                 await warm.close()
 
+    async def _warm(self) -> Warm:
+        if self._supervisor is not None:
+            await self._supervisor.ensure()
+        warm = await warm_up(self._setting, report=self._report)
+        if self._supervisor is not None:
+            self._supervisor.came_up()
+        return warm
+
     async def _recover_from(self, error: PipelineError, *, attempts: int) -> None:
         """Tells those who wait, and has the party started anew whose fault it is."""
-        if error.message != self._trouble:
-            self._report(error.message)
+        self._report(error.message)
         self._fail(error.message)
         if self._supervisor is None:
             return
         if isinstance(error, SilentError):
             await self._supervisor.replace(error.party)
-        elif attempts > 0 or (isinstance(error, DriverError) and error.hangs):
+        elif attempts > 1 or (isinstance(error, DriverError) and error.hangs):
             await self._supervisor.replace(None)
+
+    def _report(self, line: str) -> None:
+        """Tells a line, once until all is well again: attempts to recover are many."""
+        if line not in self._told:
+            self._told.add(line)
+            self._tell(line)
 
     def _fail(self, why: str) -> None:
         self._trouble = why
