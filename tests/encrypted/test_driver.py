@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import environment, model_format, shares
-from tests.encrypted.deployed import expected, held_answer, put_held
+from tests.encrypted.real_parties import expected, held_answer, put_held
 from tests.encrypted.programs.networks import mlp
 
 MODEL = mlp([4, 8, 1])

@@ -1,4 +1,4 @@
-"""Three parties and a driver as processes with keys of their own: right answers, and nothing on the wire or left behind."""
+"""Three parties and a driver as processes with keys of their own: right answers, nothing readable, nothing left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from privacy_pipeline.encrypted import driving, environment, model_format, shares
 from privacy_pipeline.encrypted.worker.parties import PORTS, SERVERS
-from tests.encrypted.deployed import CLI, Deployment, expected
+from tests.encrypted.real_parties import CLI, Deployment, expected
 from tests.encrypted.issuing import reissued
 from tests.encrypted.processes import left_after, marked, running
 from tests.encrypted.programs.networks import mlp
@@ -57,14 +57,16 @@ def start_driver(deployment: Deployment) -> None:
     assert built["ok"], built
 
 
-def query(deployment: Deployment, batch: str, *, seed: int) -> tuple[tuple[shares.Ring, ...], list[shares.Held]]:
+def query(
+    deployment: Deployment, batch: str, *, seed: int, rows: int = BUCKET
+) -> tuple[tuple[shares.Ring, ...], list[shares.Held]]:
     """Shares of a batch's inputs and of its answer, which is right."""
-    inputs = np.random.default_rng(seed).normal(size=(BUCKET, 4)) * 4
+    inputs = np.random.default_rng(seed).normal(size=(rows, 4)) * 4
     three = shares.split(shares.encode(inputs))
     deployment.put(shares.input_stem(batch, "x"), three)
-    answer = deployment.ask(op="run", bucket=BUCKET, batch=batch)
+    answer = deployment.ask(op="run", bucket=rows, batch=batch)
     assert answer["ok"], answer
-    held = deployment.answer(batch, (BUCKET, 1))
+    held = deployment.answer(batch, (rows, 1))
     np.testing.assert_allclose(shares.decode(shares.join(held)), expected(MODEL, inputs), atol=1e-3)
     return three, held
 
@@ -149,14 +151,17 @@ def test_an_outsiders_tensorflow_reaches_no_party(deployed: Deployment, tmp_path
         assert done.returncode == 124 or "computed" not in done.stdout, done.stdout
 
 
-@pytest.mark.parametrize(("party", "role", "days", "why"), [
-    ("driver", "driver", -0.5, r"driver: .*certificate.pem: expired"),
-    ("driver", "prediction-client", 90, r"driver: server0 at .* refuses: certificate is not of driver, server1, server2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("role", "days", "why"),
+    [
+        ("driver", -0.5, r"driver: .*certificate.pem: expired"),
+        ("prediction-client", 90, r"driver: server0 at .* refuses: certificate is not of driver, server1, server2"),
+    ],
+)
 def test_a_driver_whose_certificate_is_not_right_is_refused(
-    deployed: Deployment, tmp_path: Path, party: str, role: str, days: float, why: str
+    deployed: Deployment, tmp_path: Path, role: str, days: float, why: str
 ) -> None:
-    wrong = reissued(deployed.scratch / "all", tmp_path, party, role=role, days=days)
+    wrong = reissued(deployed.scratch / "all", tmp_path, "driver", role=role, days=days)
     (wrong / "parties.yaml").write_bytes((deployed.scratch / "host-driver" / "parties.yaml").read_bytes())
     done = subprocess.run(driving.command(wrong), env=deployed.environment, input="", capture_output=True, text=True)
     assert done.returncode != 0 and re.search(why, done.stderr), done.stderr

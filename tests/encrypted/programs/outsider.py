@@ -1,4 +1,4 @@
-"""TensorFlow of somebody who has no certificate: outsider.py ADDRESS... Prints what it got from each, or why nothing."""
+"""TensorFlow of somebody who has no certificate: outsider.py ADDRESS... Prints what it got from each."""
 
 from __future__ import annotations
 
