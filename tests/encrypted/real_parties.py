@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted import driving, environment, party, reference, shares
+from privacy_pipeline.encrypted import driving, environment, reference, run_folder, shares
 from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.worker.parties import SERVERS
@@ -78,7 +78,7 @@ class Deployment:
         self.mark, self.environment = marked()
         # Not in the scratch folder: the path of a Unix socket is short.
         self.runs = Path(tempfile.mkdtemp(dir="/dev/shm"))
-        self.environment |= environment.variables() | {party.STORES_VARIABLE: str(self.runs)}
+        self.environment |= environment.variables() | {run_folder.VARIABLE: str(self.runs)}
         init_parties(folder=scratch / "all")
         self.addresses = {name: ("127.0.0.1", _free_port()) for name in SERVERS}
         peers = (*SERVERS, "driver")

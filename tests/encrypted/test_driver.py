@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import environment, model_format, shares
-from tests.encrypted.real_parties import expected, held_answer, put_held
 from tests.encrypted.programs.networks import mlp
+from tests.encrypted.real_parties import expected, held_answer, put_held
 
 MODEL = mlp([4, 8, 1])
 BUCKET = 5

@@ -15,10 +15,10 @@ import pytest
 
 from privacy_pipeline.encrypted import driving, environment, model_format, shares
 from privacy_pipeline.encrypted.worker.parties import PORTS, SERVERS
-from tests.encrypted.real_parties import CLI, Deployment, expected
 from tests.encrypted.issuing import reissued
 from tests.encrypted.processes import left_after, marked, running
 from tests.encrypted.programs.networks import mlp
+from tests.encrypted.real_parties import CLI, Deployment, expected
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # TensorFlow starts four times, on all cores
 MODEL = mlp([4, 8, 1])
@@ -114,15 +114,26 @@ def test_the_search_would_find_a_plaintext(deployed: Deployment) -> None:
 
 
 def test_the_driver_gets_flags_and_no_shares(deployed: Deployment) -> None:
-    """64 calls: what a server sends to the driver stays below what all the shares of one of its answers would take."""
-    received = [
-        stream for link, streams in deployed.recorder.streams.items() if link == "driver>server0" for stream in streams
-    ]
-    before = sum(map(len, received))
-    for seed in range(8):
-        query(deployed, f"small-{seed}", seed=seed)
-    per_call = (sum(map(len, received)) - before) / 8
-    assert 0 < per_call < 20_000  # both directions, headers of gRPC and TLS
+    """What passes between driver and servers in a call does not grow with the batch; what servers exchange does."""
+    wide = BUCKET * 512
+    assert deployed.ask(op="build", bucket=wide)["ok"]
+    to_driver, among_servers = {}, {}
+    for rows in (BUCKET, wide):
+        query(deployed, f"first-{rows}", seed=rows, rows=rows)  # what is sent once
+        before = recorded(deployed, "driver>"), recorded(deployed, "server")
+        for seed in range(4):
+            query(deployed, f"next-{rows}-{seed}", seed=seed, rows=rows)
+        to_driver[rows] = recorded(deployed, "driver>") - before[0]
+        among_servers[rows] = recorded(deployed, "server") - before[1]
+    one_share = 8 * wide  # of the logits of one batch
+    assert to_driver[BUCKET] > 0 and to_driver[wide] - to_driver[BUCKET] < one_share
+    assert among_servers[wide] - among_servers[BUCKET] > 50 * one_share
+
+
+def recorded(deployment: Deployment, link: str) -> int:
+    """Bytes on all links whose names begin so, both ways."""
+    streams = deployment.recorder.streams
+    return sum(len(stream) for name, kept in streams.items() if name.startswith(link) for stream in kept)
 
 
 def test_tensorflow_sees_a_loopback_and_nobody_else_sees_tensorflow(deployed: Deployment) -> None:
