@@ -17,7 +17,8 @@ from pathlib import Path
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.encrypted import party
 from privacy_pipeline.encrypted.pace import Speed
-from privacy_pipeline.encrypted.tunnel import probe
+from privacy_pipeline.encrypted.run_folder import run_folder
+from privacy_pipeline.encrypted.tunnel import TunnelRecord, probe
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
@@ -36,8 +37,9 @@ async def drive(driver: party.Party) -> int:
     """
     for server in SERVERS:
         await probe(folder=driver.folder, address=driver.addresses[server], expected=server)
-    with party.run_folder(driver.name) as run:
-        async with party.enclosed(driver, list(SERVERS), work=run, program=["driver"], stdin=0, stdout=1) as inner:
+    servers = {name: TunnelRecord(report=party.complain) for name in SERVERS}
+    with run_folder(driver.name) as run:
+        async with party.enclosed(driver, servers, work=run, program=["driver"], stdin=0, stdout=1) as inner:
             return await inner.process.wait()
 
 

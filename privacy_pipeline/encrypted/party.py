@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import fcntl
 import functools
+import json
 import os
-import shutil
 import signal
-import stat
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +25,8 @@ from privacy_pipeline.encrypted import desk, environment
 from privacy_pipeline.encrypted.dialing import Address, addresses
 from privacy_pipeline.encrypted.enclosure import Enclosure
 from privacy_pipeline.encrypted.pace import Speed
+from privacy_pipeline.encrypted.run_folder import base_folder, run_folder
+from privacy_pipeline.encrypted.sockets import to_unix
 from privacy_pipeline.encrypted.tunnel import (
     DESK,
     TENSORFLOW,
@@ -35,7 +34,6 @@ from privacy_pipeline.encrypted.tunnel import (
     TunnelRecord,
     open_egress,
     open_ingress,
-    to_unix,
 )
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PORTS, PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -43,7 +41,6 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 DRIVER = "driver"
 _READY_SECONDS, _READY_PAUSE = 120.0, 0.1
 _MOMENT_SECONDS = 0.1
-_LOCK = ".lock"
 Report = Callable[[str], None]
 
 
@@ -107,7 +104,8 @@ async def serve(party: Party, *, report: Report) -> None:
 
     Args:
         party: a server.
-        report: gets one line each: that it is ready, and why a peer was refused.
+        report: gets one line each: that it is ready, why a peer was refused, and at each SIGUSR1 the bytes that
+            crossed its tunnels since it started.
 
     Raises:
         PipelineError: no namespace, no secure randomness, an address that cannot be bound; or TensorFlow ended.
@@ -118,10 +116,13 @@ async def serve(party: Party, *, report: Report) -> None:
     with run_folder(party.name) as run, contextlib.closing(Errors()) as errors:
         (run / "store").mkdir(mode=0o700)
         streams = {"stdin": asyncio.subprocess.DEVNULL, "stderr": errors.sink}
+        carried = {name: TunnelRecord(report=complain) for name in others}
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: report(_counted(carried)))
         shares_desk = await desk.serve(socket_path=run / "desk.sock", store=run / "store")
         try:
             async with enclosed(
-                party, others, work=run / "store", program=["party_server", party.name], **streams
+                party, carried, work=run / "store", program=["party_server", party.name], **streams
             ) as inner:
                 routes = {
                     TENSORFLOW: Route(
@@ -195,13 +196,13 @@ async def _ready(inner: Enclosure, port: int, ended: asyncio.Task[int], errors: 
 
 @contextlib.asynccontextmanager
 async def enclosed(
-    party: Party, servers: list[str], *, work: Path, program: list[str], **streams: int
+    party: Party, servers: Mapping[str, TunnelRecord], *, work: Path, program: list[str], **streams: int
 ) -> AsyncIterator[Enclosure]:
     """A worker program in a closed namespace, whose connections to `servers` go through tunnels.
 
     Args:
         party: whose.
-        servers: that it may reach.
+        servers: that it may reach, each with the record of its tunnel.
         work: folder in which it starts.
         program: module of `worker` and its arguments.
         streams: as for `asyncio.create_subprocess_exec`.
@@ -224,14 +225,13 @@ async def enclosed(
     tunnels = []
     try:
         for port, name in ports.items():
-            record = TunnelRecord(report=_complain)
             tunnels.append(
                 await open_egress(
                     folder=party.folder,
                     listener=inner.listeners[port],
                     address=party.addresses[name],
                     expected=name,
-                    record=record,
+                    record=servers[name],
                     speed=party.speed,
                 )
             )
@@ -242,39 +242,12 @@ async def enclosed(
         await inner.close()
 
 
-def _complain(reason: str) -> None:
+def _counted(carried: Mapping[str, TunnelRecord]) -> str:
+    """Payload bytes that crossed the tunnels which it opened: mostly what it fetched from the other servers."""
+    return "bytes " + json.dumps({name: {"out": one.bytes_out, "in": one.bytes_in} for name, one in carried.items()})
+
+
+def complain(reason: str) -> None:
+    """Says on standard error why a tunnel does not open."""
     sys.stderr.write(f"{reason}\n")
     sys.stderr.flush()
-
-
-def base_folder() -> Path:
-    """Folder of this user's parties on this machine, in memory where that can be had; nobody else can open it.
-
-    Raises:
-        PipelineError: somebody else made it.
-    """
-    memory = Path("/dev/shm")
-    root = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    found = root / f"privacy-pipeline-{os.geteuid()}"
-    found.mkdir(mode=0o700, exist_ok=True)
-    state = found.lstat()
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
-        raise PipelineError(f"{found}: is not a folder that this user alone can open", fix=f"remove {found}")
-    return found
-
-
-@contextlib.contextmanager
-def run_folder(name: str) -> Iterator[Path]:
-    """A new folder of one process, removed at the end; those that killed processes left behind are removed first."""
-    base = base_folder()
-    for old in base.iterdir():
-        with contextlib.suppress(OSError), (old / _LOCK).open() as lock:  # in use, or just being made or removed
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

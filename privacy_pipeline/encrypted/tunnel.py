@@ -7,16 +7,16 @@ its own list of roles. A benchmark may slow a tunnel down, because the kernel's 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from privacy_pipeline.encrypted.certificates import PARTIES, role_uri
 from privacy_pipeline.encrypted.pace import Pace, Speed
+from privacy_pipeline.encrypted.sockets import Connect, connected
 from privacy_pipeline.errors import PipelineError
 
 TENSORFLOW, DESK = "tf", "desk"  # protocol names
@@ -27,7 +27,6 @@ _ACCEPTED = b"accepted\n"
 _LONGEST_LINE = 200
 _KEPT_REFUSALS = 100
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Connect = Callable[[], Awaitable[socket.socket]]
 
 
 @dataclass
@@ -201,7 +200,7 @@ def _client_context(folder: Path, protocol: str) -> ssl.SSLContext:
 async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Stream:
     where = f"{expected} at {address[0]}:{address[1]}"
     try:
-        peer = await asyncio.wait_for(_connected(address), _HANDSHAKE_SECONDS)
+        peer = await asyncio.wait_for(connected(address), _HANDSHAKE_SECONDS)
     except (OSError, asyncio.TimeoutError) as error:
         raise PipelineError(f"{where} is not reached: {error or 'no answer'}", fix=f"start {expected}") from None
     try:
@@ -240,20 +239,6 @@ async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coro
         listener.close()
         for task in running:
             task.cancel()
-
-
-async def _connected(address: tuple[str, int]) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    family, kind, number, _, where = found[0]
-    outward = socket.socket(family, kind, number)
-    outward.setblocking(False)
-    try:
-        await loop.sock_connect(outward, where)
-    except BaseException:
-        outward.close()
-        raise
-    return outward
 
 
 async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Stream:
@@ -313,27 +298,3 @@ async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, co
         count(len(content))
         writer.write(content)
         await writer.drain()
-
-
-def unix_listener(path: Path) -> socket.socket:
-    """A Unix socket that only its owner can connect to."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
-    path.chmod(0o600)
-    listener.listen(128)
-    return listener
-
-
-def to_unix(path: Path) -> Connect:
-    """Opens connections to a Unix socket."""
-
-    async def connect() -> socket.socket:
-        local = socket.socket(socket.AF_UNIX)
-        local.setblocking(False)
-        with contextlib.ExitStack() as undo:
-            undo.callback(local.close)
-            await asyncio.get_running_loop().sock_connect(local, str(path))
-            undo.pop_all()
-        return local
-
-    return connect

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.encrypted import enclosed, environment, party
+from privacy_pipeline.encrypted import enclosed, environment, party, run_folder
 from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.enclosure import Enclosure
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -182,11 +182,11 @@ def test_a_worker_program_refuses_to_run_with_a_network() -> None:
 def test_folders_of_killed_processes_are_removed_and_those_in_use_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(party, "base_folder", lambda: tmp_path)
+    monkeypatch.setattr(run_folder, "base_folder", lambda: tmp_path)
     old = tmp_path / "server0-old"
     old.mkdir()
     (old / ".lock").touch()
-    with party.run_folder("server0") as first, party.run_folder("server0") as second:
+    with run_folder.run_folder("server0") as first, run_folder.run_folder("server0") as second:
         assert not old.exists() and first.exists() and first.stat().st_mode & 0o777 == 0o700
         assert first != second
     assert list(tmp_path.iterdir()) == []
@@ -194,12 +194,12 @@ def test_folders_of_killed_processes_are_removed_and_those_in_use_are_not(
 
 def test_the_base_folder_is_not_taken_from_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    monkeypatch.setattr(party.tempfile, "gettempdir", lambda: str(tmp_path))
-    found = party.base_folder()
+    monkeypatch.setattr(run_folder.tempfile, "gettempdir", lambda: str(tmp_path))
+    found = run_folder.base_folder()
     assert found.parent == tmp_path and found.stat().st_mode & 0o777 == 0o700
     found.chmod(0o755)
     with pytest.raises(PipelineError, match="this user alone"):
-        party.base_folder()
+        run_folder.base_folder()
 
 
 def test_a_party_does_not_start_with_a_certificate_that_is_of_no_use(tmp_path: Path) -> None:

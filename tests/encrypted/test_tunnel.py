@@ -13,6 +13,7 @@ import pytest
 
 from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
 from privacy_pipeline.encrypted.pace import Speed
+from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
 from privacy_pipeline.encrypted.tunnel import (
     DESK,
     TENSORFLOW,
@@ -22,8 +23,6 @@ from privacy_pipeline.encrypted.tunnel import (
     open_ingress,
     probe,
     tls_context,
-    to_unix,
-    unix_listener,
 )
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.issuing import reissued
