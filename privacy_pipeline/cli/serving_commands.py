@@ -36,6 +36,7 @@ def serve(
     encrypted: Encrypted = False,
     local: Annotated[bool, typer.Option("--local", help="Start all parties on this machine, to try it out.")] = False,
     buckets: Annotated[str, typer.Option(help="Batch sizes for which a graph is kept.")] = _BUCKETS,
+    batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one batch may take.")] = 60.0,
     workspace: WorkspacePath = Path("workspace"),
 ) -> None:
     """Keep the parties warm and run clients' requests, until Ctrl-C.
@@ -52,6 +53,7 @@ def serve(
             parties=parties,
             local=local,
             buckets=_sizes(buckets),
+            batch_seconds=batch_seconds,
             report=lambda line: out.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {escape(line)}", soft_wrap=True),
         )
 
