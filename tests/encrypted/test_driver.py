@@ -123,7 +123,7 @@ def test_it_ends_when_told_to_and_when_its_input_ends(encrypted_python: Path, dr
     assert driver.process.wait(30) == 0
 
 
-def test_a_graph_in_which_a_share_could_leave_the_servers_is_refused(
+def test_a_share_that_could_leave_the_servers_and_a_server_that_draws_badly_are_refused(
     program: Callable[..., Any], tmp_path: Path
 ) -> None:
     found = program("stored.py", str(tmp_path))
@@ -131,3 +131,5 @@ def test_a_graph_in_which_a_share_could_leave_the_servers_is_refused(
     assert "would take shares off the servers" in found["placement"]["at_the_driver"]
     assert "calls a function" in found["placement"]["in_a_function"]
     assert found["raw"] is True
+    assert found["servers"][""] == "accepted"
+    assert found["servers"]["server1"].startswith("server1: the secure random-number module gives the same key twice")

@@ -234,6 +234,21 @@ def test_a_plaintext_client_reaches_nothing(parties: Path, tmp_path: Path) -> No
     assert link.reached == b"" and "no mutual TLS" in link.ingress.refused[0]
 
 
+def test_a_peer_that_speaks_no_tls_gets_nothing(parties: Path, tmp_path: Path) -> None:
+    """TLS off at the other end: it sees the beginning of a handshake, and no byte of what was to be sent."""
+    link = _Link(parties, tmp_path)
+
+    async def main() -> bytes:
+        plain = await asyncio.start_server(link.echo, "127.0.0.1", 0)
+        link.port = plain.sockets[0].getsockname()[1]
+        async with plain:
+            return await link.send(sender=parties / "server0")
+
+    assert asyncio.run(main()) == b""
+    assert link.reached[:1] == b"\x16" and _SHARE[:20] not in link.reached and link.egress.bytes_out == 0
+    assert "server1 at" in link.egress.refused[0] and "no mutual TLS" in link.egress.refused[0]
+
+
 def test_a_client_without_a_certificate_reaches_nothing(parties: Path, tmp_path: Path) -> None:
     link = _Link(parties, tmp_path)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class StoredPredictor:
     ) -> None:
         self._protocol, self._model, self._weights = protocol, model, weights
         self._stores, self._bucket = stores, bucket
+        self._threads = ThreadPoolExecutor(shares.SERVERS)
         forget_memoized()
         # Not tf.function: it would run all stateful operations one after the other, across servers. Here each runs
         # because a flag depends on it.
@@ -115,11 +117,9 @@ class StoredPredictor:
         """
         shares.output_stem(batch)
         try:
-            names = []
-            for server in self._protocol.servers:
-                with tf.device(server.device_name):
-                    names.append(tf.identity(tf.constant(batch)))
-            done = [bool(flag.numpy()) for flag in self._graph(*names)]
+            # Three round trips: to all servers at once, the call, and back.
+            names = list(self._threads.map(lambda server: _name_on(server, batch), self._protocol.servers))
+            done = list(self._threads.map(lambda flag: bool(flag.numpy()), self._graph(*names)))
         except tf.errors.OpError as error:
             raise PipelineError(f"the servers could not evaluate the batch: {why(error)}") from None
         if done != [True] * shares.SERVERS:
@@ -178,6 +178,11 @@ class StoredPredictor:
                         path = self._stores.roots[number] / shares.half(shares.input_stem(batch, one.name), part)
                         tf.io.write_file(str(path), raw_bytes(tf.zeros(shape, tf.int64)))
         self(batch)
+
+
+def _name_on(server: Any, batch: str) -> Any:
+    with tf.device(server.device_name):
+        return tf.identity(tf.constant(batch))
 
 
 def _each(protocol: SecureABY3, make: Any) -> list[list[Any]]:

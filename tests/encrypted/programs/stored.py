@@ -61,10 +61,36 @@ def in_a_function(path: Any) -> Any:
         return tf.function(lambda x: x + 1)(read)
 
 
+def secure(config: Any, weak: str) -> str:
+    """What is said of three servers of which one may draw the same key again and again."""
+    from tf_encrypted.operations import secure_random
+
+    from privacy_pipeline.encrypted.worker.secure_aby3 import activate
+    from privacy_pipeline.encrypted.worker.stored import require_secure_servers
+
+    protocol = activate(config)
+    good = secure_random.secure_seed
+
+    def seed(*arguments: Any, **more: Any) -> Any:
+        drawn = good(*arguments, **more)
+        return tf.zeros_like(drawn) if protocol.servers[1].device_name == drawn.device and weak else drawn
+
+    secure_random.secure_seed = seed
+    try:
+        require_secure_servers(protocol)
+    except PipelineError as error:
+        return error.message
+    finally:
+        secure_random.secure_seed = good
+    return "accepted"
+
+
 def main(scratch: Path) -> None:
     """Prints what was found."""
-    separate_parties()
+    config = separate_parties()
+    servers = {weak: secure(config, weak) for weak in ("", "server1")}
     found = {
+        "servers": servers,
         "raw": raw(scratch),
         "placement": {case.__name__: placement(case) for case in (on_servers, at_the_driver, in_a_function)},
     }
