@@ -1,6 +1,7 @@
 """The encrypted backend: another backend trains, and its model is converted for private prediction.
 
-The converted network lies in the SavedModel's folder for further files, so that it is pushed and served with it.
+The converted network lies in the SavedModel's folder for further files, so that it is pushed and served with it; beside
+it lies what clients need, without any weight.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # SavedModel leaves this folder to whoever saves one; its loader does not look at it.
 PRIVATE_MODEL = Path("assets.extra") / "private_model"
+PUBLISHED = Path("assets.extra") / "published"
 
 
 class EncryptedBackend:
@@ -38,7 +40,7 @@ class EncryptedBackend:
             BadInputError: a layer cannot be converted (before any data is read); else as the backend that trains does.
         """
         from privacy_pipeline.backends import keras_io
-        from privacy_pipeline.encrypted import model_format
+        from privacy_pipeline.encrypted import model_format, published
         from privacy_pipeline.encrypted.convert import convert
 
         trainer = _trainer(inputs.config)
@@ -46,6 +48,12 @@ class EncryptedBackend:
             convert(keras_io.build_model(inputs))
         executed = trainer.train(inputs)
         model_format.save(convert(load_trained(inputs.model_dir)), inputs.model_dir / PRIVATE_MODEL)
+        published.publish(
+            private_model=inputs.model_dir / PRIVATE_MODEL,
+            features=inputs.features,
+            transform_graph=inputs.transform_graph,
+            folder=inputs.model_dir / PUBLISHED,
+        )
         return executed
 
 

@@ -8,6 +8,13 @@ from typing import Annotated
 import typer
 
 from privacy_pipeline.cli.output import errors_as_exit_codes
+from privacy_pipeline.cli.run_commands import WorkspacePath
+from privacy_pipeline.die_with_parent import die_with_parent
+
+PartiesFolder = Annotated[
+    Path, typer.Option("--parties", "--folder", help="What `init-parties` made, or what of it is on this host.")
+]
+Parent = Annotated[int, typer.Option(hidden=True, help="Process with which it ends, however that ends.")]
 
 app = typer.Typer(help="Parties of encrypted inference.", no_args_is_help=True)
 
@@ -24,3 +31,45 @@ def init_parties(
     with errors_as_exit_codes(as_json=False):
         certificates.init_parties(folder=folder, hosts=tuple(hosts.split(",")) if hosts else (), days=days)
     typer.echo(f"{folder}: each party needs parties.yaml and its own folder; keep ca/key.pem off their hosts")
+
+
+@app.command("party")
+def party(
+    name: Annotated[str, typer.Argument(help="server0, server1 or server2.")],
+    folder: PartiesFolder,
+    delay_ms: Annotated[float, typer.Option(min=0, help="For benchmarks: delay of what it sends and gets.")] = 0,
+    rate_mbps: Annotated[float, typer.Option(min=0, help="For benchmarks: megabits a second to each peer.")] = 0,
+    parent: Parent = 0,
+) -> None:
+    """Runs one server until it is told to end (Ctrl-C or SIGTERM)."""
+    import asyncio
+
+    from privacy_pipeline.encrypted import party as parties
+    from privacy_pipeline.encrypted.pace import Speed
+
+    speed = Speed(delay_ms=delay_ms, rate_mbps=rate_mbps) if delay_ms or rate_mbps else None
+    if parent:
+        die_with_parent(parent)
+    with errors_as_exit_codes(as_json=False):
+        loaded = parties.load(name=name, folder=folder, speed=speed)
+        asyncio.run(parties.until_told_to_end(loaded, report=lambda line: typer.echo(f"{name}: {line}")))
+
+
+@app.command("provide-weights")
+def provide_weights(
+    model: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a pushed model.")],
+    folder: PartiesFolder,
+    workspace: WorkspacePath = Path("workspace"),
+    parent: Parent = 0,
+) -> None:
+    """Sends shares of the weights to the servers whenever the driver asks, until it is told to end."""
+    from privacy_pipeline.encrypted import hosting
+    from privacy_pipeline.pipelines.serving_model import find_model
+
+    if parent:
+        die_with_parent(parent)
+    with errors_as_exit_codes(as_json=False):
+        found = find_model(model, workspace=workspace)
+        hosting.provide_weights(
+            model=found, parties=folder, report=lambda line: typer.echo(f"weights-provider: {line}")
+        )

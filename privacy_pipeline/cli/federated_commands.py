@@ -150,7 +150,7 @@ def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
 def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: bool) -> None:
     from federated.experiments.sweep import run_points
     from federated.experiments.tracking import track
-    from privacy_pipeline.pipelines.die_with_parent import die_with_parent
+    from privacy_pipeline.die_with_parent import die_with_parent
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
     view = _Progress(points)

@@ -17,6 +17,7 @@ from privacy_pipeline.cli import (
     project_commands,
     report_commands,
     run_commands,
+    serving_commands,
 )
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ run_commands.add_to(app)
 inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
+serving_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(encrypted_commands.app, name="encrypted")
 app.add_typer(federated_commands.app, name="federated")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,25 @@ def locate(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
     return found
 
 
+def bad_inputs(*, file: Path, columns: Sequence[Column]) -> Iterator[BadCell]:
+    """Rows and cells of a CSV file that the columns do not allow; what else the file has is not looked at.
+
+    Args:
+        file: rows to be predicted, with or without a label.
+        columns: the model's inputs.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    yield from _bad_rows(file, {column.name: _check_of(column) for column in columns})
+
+
 def _bad_cells(file: Path, features: FeaturePlan) -> Iterator[BadCell]:
+    yield from _bad_rows(file, _checks(features))
+
+
+def _bad_rows(file: Path, checks: dict[str, Check]) -> Iterator[BadCell]:
     header = read_header(file=file)
-    checks = _checks(features)
     for row in rows(file=file):
         if row.problem:
             yield BadCell(file=file, line=row.line, column="", value="", why=row.problem)

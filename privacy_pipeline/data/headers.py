@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from privacy_pipeline.config.models import DatasetConfig
@@ -36,7 +36,7 @@ def check_headers(
     for split, files in source.files.items():
         headers = {file: read_header(file=file) for file in files}
         for file, header in headers.items():
-            _check_one(file, header, wanted)
+            check_header(file=file, header=header, wanted=wanted)
         _check_same(headers)
         if not any(has_rows(file=file) for file in files):
             raise BadInputError(
@@ -45,7 +45,17 @@ def check_headers(
             )
 
 
-def _check_one(file: Path, header: list[str], wanted: dict[str, str]) -> None:
+def check_header(*, file: Path, header: list[str], wanted: Mapping[str, str]) -> None:
+    """Refuses a header that lacks a wanted column, or has a name twice.
+
+    Args:
+        file: named in the error.
+        header: its column names.
+        wanted: why, by column.
+
+    Raises:
+        BadInputError: as above.
+    """
     twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
     if twice:
         raise BadInputError(f"{file}:1: column '{twice[0]}' is named twice in the header", fix="rename one of the two")

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from privacy_pipeline.errors import BadInputError
 
 PARTIES = ("server0", "server1", "server2", "weights-provider", "prediction-client", "driver")
-_FIRST_PORT = 47100
+_FIRST_PORT = 27100  # below the kernel's own choices (32768 on): see worker/parties.py
 
 
 def role_uri(party: str) -> str:

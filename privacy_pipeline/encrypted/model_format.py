@@ -108,13 +108,42 @@ def save(model: PrivateModel, folder: Path) -> str:
     return hashlib.sha256(architecture).hexdigest()
 
 
-def load_architecture(folder: Path) -> PrivateModel:
+def load_architecture(folder: Path, *, digest: str | None = None) -> PrivateModel:
     """Reads the public part alone; `weights` is empty.
 
+    Args:
+        folder: what `save` wrote; its weights need not be there.
+        digest: sha256 that the file must have; None where the caller has none.
+
     Raises:
-        BadInputError: the file is missing, or is not of this format.
+        BadInputError: the file is missing, is not of this format, or is another one.
     """
-    return _parse(_read(folder / ARCHITECTURE), folder / ARCHITECTURE)[0]
+    path = folder / ARCHITECTURE
+    content = _read(path)
+    _require_digest(content, digest, path)
+    model = _parse(content, path)[0]
+    _check(model)
+    return model
+
+
+def digest_of(folder: Path) -> str:
+    """The sha256 of the architecture file, which names a model and its weights.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    return hashlib.sha256(_read(folder / ARCHITECTURE)).hexdigest()
+
+
+def parse_architecture(content: bytes) -> PrivateModel:
+    """The public part of a model from the bytes of its file, checked; `weights` is empty.
+
+    Raises:
+        BadInputError: it is not of this format, or not consistent.
+    """
+    model = _parse(content, Path(ARCHITECTURE))[0]
+    _check(model)
+    return model
 
 
 def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
@@ -129,8 +158,7 @@ def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
     """
     path = folder / ARCHITECTURE
     content = _read(path)
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise BadInputError(f"{path} is not the model that was asked for", fix="give the model's own folder")
+    _require_digest(content, digest, path)
     public, weights_digest = _parse(content, path)
     packed = _read(folder / WEIGHTS)
     if hashlib.sha256(packed).hexdigest() != weights_digest:
@@ -143,6 +171,11 @@ def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
     model = PrivateModel(inputs=public.inputs, layers=public.layers, output=public.output, weights=weights)
     _check(model)
     return model
+
+
+def _require_digest(content: bytes, digest: str | None, path: Path) -> None:
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise BadInputError(f"{path} is not the model that was asked for", fix="give the model's own folder")
 
 
 def _read(path: Path) -> bytes:

@@ -1,30 +1,63 @@
-"""Mutual TLS between parties: no byte passes before both ends have shown the certificate of the expected party."""
+"""Mutual TLS between parties: no byte passes before both ends have shown the certificate of the expected party.
+
+A party has one address. The protocol that a peer names in the handshake (ALPN) says what it wants there, and each has
+its own list of roles. A benchmark may slow a tunnel down, because the kernel's own means are not everywhere.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from privacy_pipeline.encrypted.certificates import role_uri
+from privacy_pipeline.encrypted.certificates import PARTIES, role_uri
+from privacy_pipeline.encrypted.pace import Pace, Speed
+from privacy_pipeline.encrypted.sockets import Connect, connected
 from privacy_pipeline.errors import PipelineError
 
-_CHUNK = 1 << 16  # bytes
+TENSORFLOW, DESK = "tf", "desk"  # protocol names
+_CHUNK = 1 << 18  # bytes
 _HANDSHAKE_SECONDS = 10.0
-_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_DEAD_SECONDS = 20  # until a host that vanished counts as gone
+_ACCEPTED = b"accepted\n"
+_LONGEST_LINE = 200
+_KEPT_REFUSALS = 100
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
 class TunnelRecord:
-    """What passed: payload bytes each way, and why peers were refused."""
+    """What passed: payload bytes each way, and why peers were refused (the latest hundred)."""
 
     bytes_in: int = 0
     bytes_out: int = 0
     refused: list[str] = field(default_factory=list)
+    report: Callable[[str], None] = lambda reason: None
+
+    def refuse(self, reason: str) -> None:
+        """Keeps a reason and reports it."""
+        self.refused[:] = [*self.refused[1 - _KEPT_REFUSALS :], reason]
+        self.report(reason)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """Where a peer gets to that names one protocol.
+
+    Attributes:
+        allowed: roles.
+        connect: opens the local connection; called only after the peer's certificate was accepted.
+        names_role: whether the local side first gets a line with the peer's role, instead of the peer one that it is
+            accepted.
+    """
+
+    allowed: frozenset[str]
+    connect: Connect
+    names_role: bool = False
 
 
 def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
@@ -48,73 +81,148 @@ def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
 
 
 async def open_ingress(
-    *, folder: Path, address: tuple[str, int], target: Path, allowed: frozenset[str], record: TunnelRecord
+    *, folder: Path, address: tuple[str, int], routes: Mapping[str, Route], record: TunnelRecord
 ) -> asyncio.Task[None]:
-    """Listens with TLS on `address`; a peer whose role is in `allowed` reaches the Unix socket `target`.
+    """Listens with TLS on `address`; a peer gets to the route of the protocol it names, if its role may.
 
     Args:
         folder: the party's own folder of `init_parties`.
         address: host and port, already bound when this returns.
-        target: opened only after the peer's certificate was accepted.
-        allowed: names of parties.
+        routes: by protocol name.
         record: gets the bytes and the refusals.
+
+    Raises:
+        PipelineError: the address cannot be bound, or the party's key is not usable.
     """
     context = tls_context(folder=folder, server=True)
-    listener = socket.create_server(address)
+    context.set_alpn_protocols(list(routes))
+    try:
+        listener = socket.create_server(address, backlog=128)
+    except OSError as error:
+        raise PipelineError(
+            f"{address[0]}:{address[1]}: cannot be bound ({error.strerror})", fix="correct parties.yaml"
+        ) from None
     listener.setblocking(False)
 
     async def serve(peer: socket.socket) -> None:
         try:
             remote = await _secured(peer, context, server=True)
         except (OSError, asyncio.TimeoutError) as error:
-            record.refused.append(f"no mutual TLS: {error}")
+            record.refuse(f"no mutual TLS: {error}")
             peer.close()
             return
-        if not _has_role(remote[1], allowed):
-            record.refused.append(f"certificate is not of {', '.join(sorted(allowed))}")
-            remote[1].transport.abort()
-            return
         try:
-            local = await asyncio.open_unix_connection(str(target))
-        except OSError as error:
-            record.refused.append(f"party is down: {error}")
-            remote[1].transport.abort()
-            return
-        await _join(local=local, remote=remote, record=record)
+            local = await _routed(remote[1], routes)
+            await _join(local=local, remote=remote, record=record, speed=None)
+        except PipelineError as error:
+            record.refuse(error.message)
+            remote[1].write(f"{error.message}\n".encode())
+            remote[1].close()
 
     return asyncio.create_task(_accept(listener, serve))
 
 
-async def open_egress(
-    *, folder: Path, source: Path, address: tuple[str, int], expected: str, record: TunnelRecord
-) -> asyncio.Task[None]:
-    """Listens on the Unix socket `source`; carries each connection to the party `expected` at `address`.
+async def _routed(remote: asyncio.StreamWriter, routes: Mapping[str, Route]) -> Stream:
+    """The local side for an accepted peer."""
+    role = role_of(remote)
+    route = routes.get(remote.get_extra_info("ssl_object").selected_alpn_protocol() or "")
+    if route is None:
+        raise PipelineError("the peer names no protocol that is served here")
+    if role is None or role not in route.allowed:
+        raise PipelineError(f"certificate is not of {', '.join(sorted(route.allowed))}")
+    try:
+        local = await asyncio.open_connection(sock=await route.connect())
+    except OSError as error:
+        raise PipelineError(f"the party is down: {error}") from None
+    if route.names_role:
+        local[1].write(f"{role}\n".encode())
+    else:
+        remote.write(_ACCEPTED)
+    return local
 
-    Nothing is read from the local side before the peer's certificate was accepted.
+
+async def open_egress(
+    *,
+    folder: Path,
+    listener: socket.socket,
+    address: tuple[str, int],
+    expected: str,
+    record: TunnelRecord,
+    protocol: str = TENSORFLOW,
+    speed: Speed | None = None,
+) -> asyncio.Task[None]:
+    """Carries each connection to `listener` to the party `expected` at `address`.
+
+    Nothing is read from the local side before the peer's certificate was accepted, and the peer accepted ours.
+
+    Args:
+        folder: the party's own folder of `init_parties`.
+        listener: bound and listening; closed at the end.
+        address: of the peer.
+        expected: its role.
+        record: gets the bytes and the refusals.
+        protocol: one whose route answers that it accepts.
+        speed: None for as fast as the machine can.
     """
-    context = tls_context(folder=folder, server=False)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(source))
-    source.chmod(0o600)
-    listener.listen()
+    context = _client_context(folder, protocol)
+    pace = Pace(speed) if speed is not None else None
     listener.setblocking(False)
 
     async def serve(local_socket: socket.socket) -> None:
         try:
-            remote = await _secured(await _connected(address), context, server=False)
-        except (OSError, asyncio.TimeoutError) as error:
-            record.refused.append(f"{expected}: no mutual TLS: {error}")
+            remote = await _dialled(context, address, expected)
+        except PipelineError as error:
+            record.refuse(error.message)
             local_socket.close()
             return
-        if not _has_role(remote[1], frozenset({expected})):
-            record.refused.append(f"certificate is not of {expected}")
-            remote[1].transport.abort()
-            local_socket.close()
-            return
-        local = await asyncio.open_unix_connection(sock=local_socket)
-        await _join(local=local, remote=remote, record=record)
+        local = await asyncio.open_connection(sock=local_socket)
+        await _join(local=local, remote=remote, record=record, speed=pace)
 
     return asyncio.create_task(_accept(listener, serve))
+
+
+async def probe(*, folder: Path, address: tuple[str, int], expected: str, protocol: str = TENSORFLOW) -> None:
+    """Opens a tunnel and closes it again.
+
+    Raises:
+        PipelineError: the party is not reached, shows no or another's certificate, or refuses ours.
+    """
+    _, writer = await _dialled(_client_context(folder, protocol), address, expected)
+    writer.transport.abort()
+
+
+def _client_context(folder: Path, protocol: str) -> ssl.SSLContext:
+    context = tls_context(folder=folder, server=False)
+    context.set_alpn_protocols([protocol])
+    return context
+
+
+async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Stream:
+    where = f"{expected} at {address[0]}:{address[1]}"
+    try:
+        peer = await asyncio.wait_for(connected(address), _HANDSHAKE_SECONDS)
+    except (OSError, asyncio.TimeoutError) as error:
+        raise PipelineError(f"{where} is not reached: {error or 'no answer'}", fix=f"start {expected}") from None
+    try:
+        remote = await _secured(peer, context, server=False)
+    except (OSError, asyncio.TimeoutError) as error:
+        peer.close()
+        raise PipelineError(f"{where}: no mutual TLS: {error}") from None
+    if role_of(remote[1]) != expected:
+        remote[1].transport.abort()
+        raise PipelineError(f"{where}: certificate is not of {expected}")
+    try:  # a peer that does not accept our certificate says so only now (TLS 1.3)
+        answer = await asyncio.wait_for(remote[0].readline(), _HANDSHAKE_SECONDS)
+    except (OSError, ValueError, asyncio.TimeoutError) as error:
+        answer = str(error or "no answer").encode()
+    if answer != _ACCEPTED:
+        remote[1].transport.abort()
+        said = (
+            answer[:_LONGEST_LINE].decode(errors="replace").strip()
+            or "it closed the connection (does it accept our certificate?)"
+        )
+        raise PipelineError(f"{where} refuses: {said}")
+    return remote
 
 
 async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]]) -> None:
@@ -133,19 +241,12 @@ async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coro
             task.cancel()
 
 
-async def _connected(address: tuple[str, int]) -> socket.socket:
-    outward = socket.socket(socket.AF_INET)
-    outward.setblocking(False)
-    try:
-        await asyncio.wait_for(asyncio.get_running_loop().sock_connect(outward, address), _HANDSHAKE_SECONDS)
-    except (OSError, asyncio.TimeoutError):
-        outward.close()
-        raise
-    return outward
-
-
-async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> _Stream:
+async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Stream:
     """The TLS handshake; raises OSError (SSLError is one) where the peer's certificate is not accepted."""
+    # Otherwise a host that vanished would keep calls waiting for ever.
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 2)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
@@ -161,22 +262,26 @@ async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool
     return reader, asyncio.StreamWriter(cast(asyncio.WriteTransport, transport), protocol, reader, loop)
 
 
-def _has_role(writer: asyncio.StreamWriter, allowed: frozenset[str]) -> bool:
+def role_of(writer: asyncio.StreamWriter) -> str | None:
+    """The party that the peer's certificate names; None for none."""
     names = writer.get_extra_info("peercert", {}).get("subjectAltName", ())
-    return any(("URI", role_uri(party)) in names for party in allowed)
+    return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
 
 
-async def _join(*, local: _Stream, remote: _Stream, record: TunnelRecord) -> None:
+async def _join(*, local: Stream, remote: Stream, record: TunnelRecord, speed: Pace | None) -> None:
     """Copies both ways until either side ends; then both end."""
 
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, inward: bool) -> None:
-        while content := await reader.read(_CHUNK):
-            record.bytes_in += len(content) if inward else 0
-            record.bytes_out += 0 if inward else len(content)
-            writer.write(content)
-            await writer.drain()
+    def count_out(size: int) -> None:
+        record.bytes_out += size
 
-    both = [asyncio.create_task(copy(local[0], remote[1], False)), asyncio.create_task(copy(remote[0], local[1], True))]
+    def count_in(size: int) -> None:
+        record.bytes_in += size
+
+    ways = (
+        _copied(local[0], remote[1], count_out) if speed is None else speed.out(local[0], remote[1], count_out),
+        _copied(remote[0], local[1], count_in) if speed is None else speed.back(remote[0], local[1], count_in),
+    )
+    both = [asyncio.create_task(way) for way in ways]
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -186,3 +291,10 @@ async def _join(*, local: _Stream, remote: _Stream, record: TunnelRecord) -> Non
         await asyncio.gather(*both, return_exceptions=True)
         local[1].close()
         remote[1].close()
+
+
+async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Callable[[int], None]) -> None:
+    while content := await reader.read(_CHUNK):
+        count(len(content))
+        writer.write(content)
+        await writer.drain()

@@ -23,9 +23,9 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, partial_run_utils
 
+from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pipelines.details import describe
-from privacy_pipeline.pipelines.die_with_parent import die_with_parent
 from privacy_pipeline.pipelines.events import Event, NodeEnded, NodeFailed, NodeStarted
 
 # As the operating system and as SQLite below ML Metadata say it.

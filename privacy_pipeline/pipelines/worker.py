@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from privacy_pipeline.pipelines.die_with_parent import die_with_parent
+from privacy_pipeline.die_with_parent import die_with_parent
 
 
 def main(run_dir: str, fd: int, parent: int) -> int:

@@ -5,14 +5,27 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
 
 from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
-from privacy_pipeline.encrypted.tunnel import TunnelRecord, open_egress, open_ingress, tls_context
+from privacy_pipeline.encrypted.pace import Speed
+from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
+from privacy_pipeline.encrypted.tunnel import (
+    DESK,
+    TENSORFLOW,
+    Route,
+    TunnelRecord,
+    open_egress,
+    open_ingress,
+    probe,
+    tls_context,
+)
 from privacy_pipeline.errors import BadInputError, PipelineError
+from tests.encrypted.issuing import reissued
 
 _SHARE = b"a share that nobody may read" * 4000
 
@@ -40,11 +53,19 @@ class _Link:
             await writer.drain()
         writer.close()
 
-    async def send(self, *, sender: Path, expected: str = "server1") -> bytes:
+    async def send(
+        self, *, sender: Path, expected: str = "server1", protocol: str = TENSORFLOW, speed: Speed | None = None
+    ) -> bytes:
         """What comes back for `_SHARE` sent through the sender's egress."""
         source = self.scratch / "out"
         task = await open_egress(
-            folder=sender, source=source, address=("127.0.0.1", self.port), expected=expected, record=self.egress
+            folder=sender,
+            listener=unix_listener(source),
+            address=("127.0.0.1", self.port),
+            expected=expected,
+            record=self.egress,
+            protocol=protocol,
+            speed=speed,
         )
         try:
             reader, writer = await asyncio.open_unix_connection(str(source))
@@ -60,13 +81,17 @@ class _Link:
         async def main() -> bytes:
             target = self.scratch / "in"
             server = await asyncio.start_unix_server(self.echo, str(target))
+            servers = frozenset({"server0", "server2"})
+            routes = {
+                TENSORFLOW: Route(allowed=servers, connect=to_unix(target)),
+                DESK: Route(allowed=frozenset({"prediction-client"}), connect=to_unix(target), names_role=True),
+            }
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
             task = await open_ingress(
                 folder=own or self.folder / "server1",
                 address=("127.0.0.1", self.port),
-                target=target,
-                allowed=frozenset({"server0", "server2"}),
+                routes=routes,
                 record=self.ingress,
             )
             try:
@@ -96,18 +121,103 @@ def test_nothing_is_sent_to_the_wrong_party(parties: Path, tmp_path: Path) -> No
     link = _Link(parties, tmp_path)
     assert link.run(lambda: link.send(sender=parties / "server0", expected="server2")) == b""
     assert link.reached == b"" and link.egress.bytes_out == 0
-    assert link.egress.refused == ["certificate is not of server2"]
+    assert link.egress.refused == [f"server2 at 127.0.0.1:{link.port}: certificate is not of server2"]
 
 
-@pytest.mark.parametrize(("days", "reason"), [(-0.5, "expired"), (90.0, "verify failed")])
-def test_expired_and_foreign_certificates_are_refused(parties: Path, tmp_path: Path, days: float, reason: str) -> None:
-    """A second authority: its own certificates, expired or not."""
+def test_a_certificate_of_another_authority_is_refused(parties: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    init_parties(folder=other, days=days)
-    link = _Link(other if days < 0 else parties, tmp_path)
+    init_parties(folder=other)
+    link = _Link(parties, tmp_path)
     assert link.run(lambda: link.send(sender=other / "server0")) == b""
     assert link.reached == b"" and link.egress.bytes_out == 0
-    assert reason in link.egress.refused[0]
+    assert "verify failed" in link.egress.refused[0] and "no mutual TLS" in link.ingress.refused[0]
+
+
+def test_an_expired_certificate_of_the_peer_is_refused(parties: Path, tmp_path: Path) -> None:
+    expired = reissued(parties, tmp_path, "server1", role="server1", days=-0.5)
+    link = _Link(expired, tmp_path)
+    assert link.run(lambda: link.send(sender=expired / "server0")) == b""
+    assert link.reached == b"" and link.egress.bytes_out == 0
+    assert "certificate has expired" in link.egress.refused[0]
+
+
+@pytest.mark.parametrize("protocol", [TENSORFLOW, DESK])
+def test_an_expired_certificate_of_ones_own_is_refused_by_the_peer(
+    parties: Path, tmp_path: Path, protocol: str
+) -> None:
+    """The peer says so only after the handshake, so the sender must wait for its word."""
+    expired = reissued(parties, tmp_path, "server0", role="server0", days=-0.5)
+    link = _Link(parties, tmp_path)
+    assert link.run(lambda: link.send(sender=expired / "server0", protocol=protocol)) == b""
+    assert link.reached == b"" and link.egress.bytes_out == 0
+    assert "certificate has expired" in link.ingress.refused[0]
+    assert "refuses: it closed the connection (does it accept our certificate?)" in link.egress.refused[0]
+
+
+@pytest.mark.parametrize(("role", "why"), [("server1", "is not of server0, server2"), ("driver", "is not of server0")])
+def test_a_key_with_the_certificate_of_another_role_is_refused(
+    parties: Path, tmp_path: Path, role: str, why: str
+) -> None:
+    link = _Link(parties, tmp_path)
+    wrong = reissued(parties, tmp_path, "server0", role=role)
+    assert link.run(lambda: link.send(sender=wrong / "server0")) == b""
+    assert link.reached == b"" and why in link.ingress.refused[0] and why in link.egress.refused[0]
+
+
+def test_the_protocol_decides_which_roles_may(parties: Path, tmp_path: Path) -> None:
+    link = _Link(parties, tmp_path)
+    assert link.run(lambda: link.send(sender=parties / "server0", protocol=DESK)) == b""
+    assert "is not of prediction-client" in link.ingress.refused[0]
+    other = _Link(parties, tmp_path / "b")
+    other.scratch.mkdir()
+    assert other.run(lambda: other.send(sender=parties / "server0", protocol="http/1.1")) == b""
+    assert other.ingress.refused == ["the peer names no protocol that is served here"]
+    assert link.reached == other.reached == b""
+
+
+def test_the_desk_is_told_the_role_of_its_peer(parties: Path, tmp_path: Path) -> None:
+    link = _Link(parties, tmp_path)
+
+    async def client() -> bytes:
+        context = tls_context(folder=parties / "prediction-client", server=False)
+        context.set_alpn_protocols([DESK])
+        reader, writer = await asyncio.open_connection("127.0.0.1", link.port, ssl=context, server_hostname="")
+        writer.write(b"hello")
+        answer = await asyncio.wait_for(reader.readexactly(len(b"prediction-client\nhello")), 5)
+        writer.close()
+        return answer
+
+    assert link.run(client) == b"prediction-client\nhello"
+
+
+def test_a_party_that_does_not_compute_yet_says_so(parties: Path, tmp_path: Path) -> None:
+    link = _Link(parties, tmp_path)
+
+    async def ask() -> bytes:
+        (tmp_path / "in").unlink()
+        with pytest.raises(PipelineError, match=r"server1 at .* refuses: the party is down"):
+            await probe(folder=parties / "server0", address=("127.0.0.1", link.port), expected="server1")
+        return b""
+
+    link.run(ask)
+
+
+def test_nobody_at_the_address_is_one_clear_line(parties: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(PipelineError, match=rf"server1 at 127.0.0.1:{port} is not reached"):
+        asyncio.run(probe(folder=parties / "server0", address=("127.0.0.1", port), expected="server1"))
+
+
+def test_delay_and_rate_apply_in_both_directions(parties: Path, tmp_path: Path) -> None:
+    """112 kB there and back: a round trip of 200 ms, and 90 ms at 10 Mbit/s each way, partly at the same time."""
+    for name, speed, least in (("a", Speed(delay_ms=100), 0.2), ("b", Speed(delay_ms=100, rate_mbps=10), 0.28)):
+        link = _Link(parties, tmp_path / name)
+        link.scratch.mkdir()
+        began = time.monotonic()
+        assert link.run(lambda s=speed, on=link: on.send(sender=parties / "server0", speed=s)) == _SHARE
+        assert time.monotonic() - began >= least
+        assert link.egress.bytes_out == link.egress.bytes_in == len(_SHARE)
 
 
 def test_a_plaintext_client_reaches_nothing(parties: Path, tmp_path: Path) -> None:
@@ -122,6 +232,21 @@ def test_a_plaintext_client_reaches_nothing(parties: Path, tmp_path: Path) -> No
 
     link.run(plaintext)
     assert link.reached == b"" and "no mutual TLS" in link.ingress.refused[0]
+
+
+def test_a_peer_that_speaks_no_tls_gets_nothing(parties: Path, tmp_path: Path) -> None:
+    """TLS off at the other end: it sees the beginning of a handshake, and no byte of what was to be sent."""
+    link = _Link(parties, tmp_path)
+
+    async def main() -> bytes:
+        plain = await asyncio.start_server(link.echo, "127.0.0.1", 0)
+        link.port = plain.sockets[0].getsockname()[1]
+        async with plain:
+            return await link.send(sender=parties / "server0")
+
+    assert asyncio.run(main()) == b""
+    assert link.reached[:1] == b"\x16" and _SHARE[:20] not in link.reached and link.egress.bytes_out == 0
+    assert "server1 at" in link.egress.refused[0] and "no mutual TLS" in link.egress.refused[0]
 
 
 def test_a_client_without_a_certificate_reaches_nothing(parties: Path, tmp_path: Path) -> None:

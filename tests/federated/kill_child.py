@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy_pipeline.pipelines.die_with_parent import die_with_parent
+from privacy_pipeline.die_with_parent import die_with_parent
 
 ROUNDS, CLIENTS, ROWS = 300, 60, 6
 

@@ -16,12 +16,13 @@ import tf_encrypted as tfe
 from numpy.typing import NDArray
 from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
-from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, PrivateModel, Shape
+from privacy_pipeline.encrypted.inputs import encode_inputs
+from privacy_pipeline.encrypted.model_format import Input, PrivateModel, Shape
+from privacy_pipeline.encrypted.shares import encoded_shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PARTIES, PROVIDER
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3, activate, forget_memoized
-from privacy_pipeline.errors import BadInputError
 
 ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a float tensor, on the provider's device
 
@@ -134,7 +135,7 @@ class PrivatePredictor:
             end = start + _width(one)
             found[one.name] = layers.each_share(
                 protocol,
-                lambda x, a=start, b=end, one=one: tf.reshape(x[:, a:b], [x.shape[0], *_encoded_shape(one)]),
+                lambda x, a=start, b=end, one=one: tf.reshape(x[:, a:b], [x.shape[0], *encoded_shape(one)]),
                 matrix,
             )
             start = end
@@ -154,39 +155,12 @@ def encode(model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, batch: in
     Raises:
         BadInputError: a value is missing, has another shape, or is outside its range.
     """
-    columns = []
-    for one in model.inputs:
-        if one.name not in inputs:
-            raise BadInputError(f"the batch lacks input '{one.name}'", fix="give every input of the model")
-        value = np.asarray(inputs[one.name])
-        if value.shape != (batch, *one.shape):
-            raise BadInputError(f"input '{one.name}' has shape {value.shape}, not {(batch, *one.shape)}", fix="")
-        columns.append((_one_hot(one, value) if one.vocabulary else _in_range(one, value)).reshape(batch, -1))
-    return np.concatenate(columns, axis=1)
-
-
-def _one_hot(one: Input, value: NDArray[Any]) -> NDArray[np.float64]:
-    index = value.astype(np.int64)
-    if not (np.array_equal(index, value) and (index >= 0).all() and (index < one.vocabulary).all()):
-        raise BadInputError(f"input '{one.name}' is no integer from 0 to {one.vocabulary - 1}", fix="correct the rows")
-    return np.eye(one.vocabulary)[index]
-
-
-def _in_range(one: Input, value: NDArray[Any]) -> NDArray[np.float64]:
-    found = value.astype(np.float64)
-    if not (np.abs(found) <= LARGEST_INPUT).all():  # a NaN is refused as well
-        raise BadInputError(
-            f"input '{one.name}' exceeds the fixed-point range of {LARGEST_INPUT:g}", fix="scale it in preprocessing_fn"
-        )
-    return found
-
-
-def _encoded_shape(one: Input) -> Shape:
-    return (*one.shape, one.vocabulary) if one.vocabulary else one.shape
+    columns = encode_inputs(model, inputs, rows=batch)
+    return np.concatenate([columns[one.name].reshape(batch, -1) for one in model.inputs], axis=1)
 
 
 def _width(one: Input) -> int:
-    return math.prod(_encoded_shape(one))
+    return math.prod(encoded_shape(one))
 
 
 def _rounded(protocol: SecureABY3, value: Any) -> Any:

@@ -1,0 +1,177 @@
+"""The client of private prediction: shares its rows, has them evaluated, and alone joins the shares of the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy_pipeline.encrypted import shares
+from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
+from privacy_pipeline.encrypted.frames import Header
+from privacy_pipeline.encrypted.published import Published
+from privacy_pipeline.encrypted.worker.parties import SERVERS
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+_SERVICE = "driver"
+_DROP_SECONDS = 2.0
+_LANES = 2  # requests under way at once: one is sent or fetched while another is evaluated
+_MOST_ROWS = 1024  # of one request
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Where the parties are, and who is asking.
+
+    Attributes:
+        folder: the client's own folder of `init_parties`.
+        addresses: of all parties.
+        published: the public side of the model.
+        seconds: limit for each request.
+    """
+
+    folder: Path
+    addresses: Mapping[str, Address]
+    published: Published
+    seconds: float = 120.0
+
+    async def predict(self, inputs: Mapping[str, Array], *, progress: Callable[[int], None]) -> NDArray[np.float64]:
+        """Logits of all rows.
+
+        Args:
+            inputs: by name, each [rows, *shares.encoded_shape(input)].
+            progress: gets the number of rows that were just answered.
+
+        Returns:
+            What the network's last layer gives, [rows, ...].
+
+        Raises:
+            BadInputError: the service serves another model, or a value is beyond what can be shared.
+            PartyError: a party does not answer in time, or refuses; names it.
+            PipelineError: the servers' shares of an answer do not fit together.
+        """
+        rows = len(next(iter(inputs.values())))
+        shape = self.published.model.shapes()[self.published.model.output]
+        logits = np.empty((rows, *shape))
+        largest = min(_largest(await self._hello()), _MOST_ROWS)
+        chunks = iter([slice(start, min(start + largest, rows)) for start in range(0, rows, largest)])
+
+        async def lane() -> None:
+            async with self._links() as links:
+                for chunk in chunks:
+                    part = {name: value[chunk] for name, value in inputs.items()}
+                    logits[chunk] = await self._evaluate(links, part, rows=chunk.stop - chunk.start)
+                    progress(chunk.stop - chunk.start)
+
+        lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES if rows > largest else 1)]
+        try:
+            await asyncio.gather(*lanes)
+        finally:
+            for one in lanes:
+                one.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
+        return logits
+
+    async def require_ready(self) -> None:
+        """Asks the service whether it serves this model now. No share leaves.
+
+        Raises:
+            BadInputError: it serves another model.
+            PartyError: it does not answer.
+            PipelineError: it is not ready; says why.
+        """
+        await self._hello()
+
+    async def _hello(self) -> Header:
+        async with self._link(_SERVICE) as service:
+            found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
+        if found.get("model") != self.published.digest:
+            raise BadInputError(
+                "the service serves another model than the published one beside parties.yaml",
+                fix="copy the folder `published` from the service's host",
+            )
+        if found.get("trouble"):
+            raise PipelineError(f"the service is not ready: {found['trouble']}", fix="try again")
+        return found
+
+    async def _evaluate(self, links: Mapping[str, Link], inputs: Mapping[str, Array], *, rows: int) -> Array:
+        request = secrets.token_hex(16)
+        # The drivers of the computation get the id, and no share; each server gets two shares of three.
+        held = [shares.split(shares.encode(inputs[one.name])) for one in self.published.model.inputs]
+        try:
+            header = {"op": "put", "request": request, "rows": rows, "model": self.published.digest}
+            await self._of_all(
+                links,
+                lambda number: (header, [shares.to_bytes(s) for parts in held for s in shares.held(parts, number)]),
+            )
+            await links[_SERVICE].ask({"op": "run", "request": request, "rows": rows}, seconds=self.seconds)
+            answers = await self._of_all(links, lambda number: ({"op": "fetch", "request": request}, []))
+        except PipelineError:
+            await self._drop(links, request)
+            raise
+        shape = (rows, *self.published.model.shapes()[self.published.model.output])
+        return shares.decode(shares.join([_held(answer, shape) for answer in answers]))
+
+    async def _of_all(
+        self, links: Mapping[str, Link], message: Callable[[int], tuple[Header, list[bytes]]]
+    ) -> list[tuple[str, bytes]]:
+        async def ask(number: int) -> tuple[str, bytes]:
+            header, parts = message(number)
+            _, content = await links[SERVERS[number]].ask(header, parts, seconds=self.seconds)
+            return SERVERS[number], content
+
+        found = await asyncio.gather(*(ask(number) for number in range(len(SERVERS))), return_exceptions=True)
+        answers = []
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+            answers.append(one)
+        return answers
+
+    async def _drop(self, links: Mapping[str, Link], request: str) -> None:
+        """Has the servers forget a request that failed; those that cannot be asked forget it by themselves."""
+        asked = [links[name].ask({"op": "drop", "request": request}, seconds=_DROP_SECONDS) for name in SERVERS]
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    def _link(self, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
+        return dial(folder=self.folder, address=self.addresses[party], expected=party)
+
+    @contextlib.asynccontextmanager
+    async def _links(self) -> AsyncIterator[Mapping[str, Link]]:
+        async with contextlib.AsyncExitStack() as stack:
+            yield {party: await stack.enter_async_context(self._link(party)) for party in (*SERVERS, _SERVICE)}
+
+
+def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sigmoid of one logit a row, [rows, 1]; softmax of several, [rows, classes]."""
+    if logits.shape[-1] == 1:
+        single: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -logits))
+        return single
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    found: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _largest(hello: Header) -> int:
+    largest = hello.get("largest")
+    if not isinstance(largest, int) or largest < 1:
+        raise PartyError(_SERVICE, "does not say how many rows a request may have")
+    return largest
+
+
+def _held(answer: tuple[str, bytes], shape: tuple[int, ...]) -> shares.Held:
+    party, content = answer
+    middle = len(content) // 2
+    try:
+        return shares.from_bytes(content[:middle], shape), shares.from_bytes(content[middle:], shape)
+    except PipelineError as error:
+        raise PartyError(party, f"answers with another number of rows ({error.message})") from None

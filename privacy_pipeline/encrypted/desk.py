@@ -1,0 +1,198 @@
+"""The desk of a server: where clients, the weights provider and the driver leave shares and fetch them.
+
+It listens on a Unix socket behind the party's mutual TLS, whose ingress sends one line first, the role in the peer's
+certificate. After that the peer sends messages (`frames`), each answered by one. A bad message is answered by an error,
+and the connection is closed.
+
+    weights-provider   weights {sharing} + architecture file; weight {sharing, layer, role} + two shares; commit
+    prediction-client  put {request, rows, model} + shares; fetch {request}; drop {request}
+    driver             status; reset; batch {batch, bucket, requests}; finish {batch}; discard {batch}
+
+A request is known by an id of 128 bits that its client draws: who does not know it cannot fetch the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from privacy_pipeline.encrypted import frames, shares
+from privacy_pipeline.encrypted.desk_store import LARGEST_BUCKET, Sharing, Store
+from privacy_pipeline.encrypted.frames import BadMessageError, Header
+from privacy_pipeline.errors import PipelineError
+
+IDLE_SECONDS = 600.0  # without a message
+_PAYLOAD_SECONDS = 120.0
+_LARGEST_ARCHITECTURE = 1 << 24  # bytes
+
+Answer = tuple[Header, Sequence[bytes]]
+_Op = Callable[["Desk", Header, "_Payload"], Awaitable[Answer]]
+
+
+async def serve(*, socket_path: Path, store: Path) -> asyncio.AbstractServer:
+    """Opens the desk of one server.
+
+    Args:
+        socket_path: Unix socket to listen on, in a folder that only the party can open.
+        store: folder of the shares, made with rights for its owner alone.
+
+    Raises:
+        OSError: socket or folder cannot be made.
+    """
+    desk = Desk(Store(store))
+    server = await asyncio.start_unix_server(desk.attend, str(socket_path))
+    socket_path.chmod(0o600)
+    return server
+
+
+class Desk:
+    """Answers peers over one store.
+
+    Args:
+        store: the server's.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._incoming = 0  # bytes that are being read
+        self._boot = secrets.token_hex(16)  # tells the driver that this party started anew
+
+    async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection: the line with the role, then messages until the peer leaves."""
+        try:
+            role = (await asyncio.wait_for(reader.readline(), _PAYLOAD_SECONDS)).decode("ascii", "replace").strip()
+            while True:
+                header, size = await asyncio.wait_for(frames.read_header(reader), IDLE_SECONDS)
+                answer, parts = await self._answer(role, header, _Payload(reader, size))
+                await frames.write(writer, answer, parts)
+        except PipelineError as error:
+            await self._refuse(writer, error.message)
+        except (EOFError, OSError, asyncio.TimeoutError):
+            pass  # the peer left, or stays silent: nothing is owed to it
+        finally:
+            writer.close()
+
+    async def _answer(self, role: str, header: Header, payload: _Payload) -> Answer:
+        name = frames.text(header, "op")
+        if name not in _OPS.get(role, {}):
+            raise BadMessageError(f"'{name[:20]}' is not for {role[:20] or 'nobody'}")
+        if name not in _WITH_PAYLOAD:
+            await payload.read(0)
+        return await _OPS[role][name](self, header, payload)
+
+    async def _refuse(self, writer: asyncio.StreamWriter, why: str) -> None:
+        try:
+            await frames.write(writer, {"error": why})
+        except OSError:
+            return  # the peer left meanwhile
+
+    async def _weights(self, header: Header, payload: _Payload) -> Answer:
+        sharing = frames.identifier(header, "sharing")
+        architecture = await payload.read_at_most(_LARGEST_ARCHITECTURE)
+        self._store.begin_weights(sharing=sharing, architecture=architecture)
+        return {}, ()
+
+    async def _weight(self, header: Header, payload: _Payload) -> Answer:
+        sharing, layer, role = (
+            frames.identifier(header, "sharing"),
+            frames.text(header, "layer"),
+            frames.text(header, "role"),
+        )
+        size = self._store.weight_bytes(sharing=sharing, layer=layer, role=role)
+        self._store.put_weight(sharing=sharing, layer=layer, role=role, content=await payload.read(size))
+        return {}, ()
+
+    async def _commit(self, header: Header, payload: _Payload) -> Answer:
+        self._store.commit_weights(sharing=frames.identifier(header, "sharing"))
+        return {}, ()
+
+    async def _put(self, header: Header, payload: _Payload) -> Answer:
+        request, rows = frames.identifier(header, "request"), frames.count(header, "rows", largest=LARGEST_BUCKET)
+        sharing = self._sharing()
+        if frames.text(header, "model") != sharing.digest:
+            raise BadMessageError("another model is served")
+        size = sharing.request_bytes(rows)
+        if not self._store.has_room(self._incoming + size):
+            raise BadMessageError("too many requests wait")
+        self._incoming += size
+        try:
+            content = await payload.read(size)
+        finally:
+            self._incoming -= size
+        self._store.put_request(request, sharing=sharing, rows=rows, content=content)
+        return {}, ()
+
+    async def _fetch(self, header: Header, payload: _Payload) -> Answer:
+        held = self._store.take(frames.identifier(header, "request"))
+        if held is None:
+            raise BadMessageError("there is no answer to such a request")
+        return {"shape": list(held[0].shape)}, [shares.to_bytes(share) for share in held]
+
+    async def _drop(self, header: Header, payload: _Payload) -> Answer:
+        self._store.drop(frames.identifier(header, "request"))
+        return {}, ()
+
+    async def _status(self, header: Header, payload: _Payload) -> Answer:
+        sharing = self._store.sharing
+        held = {"sharing": sharing.identifier, "model": sharing.digest} if sharing else {"sharing": "", "model": ""}
+        return {"boot": self._boot, **held}, ()
+
+    async def _reset(self, header: Header, payload: _Payload) -> Answer:
+        self._store.reset()
+        return {}, ()
+
+    async def _batch(self, header: Header, payload: _Payload) -> Answer:
+        bucket = frames.count(header, "bucket", largest=LARGEST_BUCKET)
+        batch = frames.identifier(header, "batch")
+        return {"missing": self._store.form(batch, bucket=bucket, requests=_requests(header))}, ()
+
+    async def _finish(self, header: Header, payload: _Payload) -> Answer:
+        self._store.finish(frames.identifier(header, "batch"))
+        return {}, ()
+
+    async def _discard(self, header: Header, payload: _Payload) -> Answer:
+        self._store.discard(frames.identifier(header, "batch"))
+        return {}, ()
+
+    def _sharing(self) -> Sharing:
+        if self._store.sharing is None:
+            raise BadMessageError("there are no weights yet")
+        return self._store.sharing
+
+
+class _Payload:
+    """The bytes of a message, not read before it is known how many there should be."""
+
+    def __init__(self, reader: asyncio.StreamReader, size: int) -> None:
+        self._reader, self._size = reader, size
+
+    async def read(self, expected: int) -> bytes:
+        work = frames.read_payload(self._reader, self._size, expected=expected)
+        return await asyncio.wait_for(work, _PAYLOAD_SECONDS)
+
+    async def read_at_most(self, largest: int) -> bytes:
+        return await self.read(min(self._size, largest))
+
+
+def _requests(header: Header) -> list[tuple[str, int]]:
+    listed: Any = header.get("requests")
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise BadMessageError("'requests' is no list of requests")
+    return [(frames.identifier(one, "request"), frames.count(one, "rows", largest=LARGEST_BUCKET)) for one in listed]
+
+
+_OPS: dict[str, dict[str, _Op]] = {
+    "weights-provider": {"weights": Desk._weights, "weight": Desk._weight, "commit": Desk._commit},
+    "prediction-client": {"put": Desk._put, "fetch": Desk._fetch, "drop": Desk._drop},
+    "driver": {
+        "status": Desk._status,
+        "reset": Desk._reset,
+        "batch": Desk._batch,
+        "finish": Desk._finish,
+        "discard": Desk._discard,
+    },
+}
+_WITH_PAYLOAD = frozenset({"weights", "weight", "put"})

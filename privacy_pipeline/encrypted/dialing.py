@@ -1,0 +1,178 @@
+"""Connections of one party to another's desk: mutual TLS, the expected role, and a time limit for everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from privacy_pipeline.encrypted import frames
+from privacy_pipeline.encrypted.certificates import PARTIES
+from privacy_pipeline.encrypted.tunnel import DESK, role_of, tls_context
+from privacy_pipeline.errors import BadInputError, PipelineError
+
+CONNECT_SECONDS = 10.0
+_LARGEST_ANSWER = 1 << 31  # bytes
+
+Address = tuple[str, int]
+_Result = TypeVar("_Result")
+
+
+class PartyError(PipelineError):
+    """A party is at fault: what it answers is of no use.
+
+    Args:
+        party: which.
+        why: what it said, or what happened instead.
+    """
+
+    def __init__(self, party: str, why: str) -> None:
+        super().__init__(f"{party} {why}", fix=f"see that {party} runs, then try again")
+        self.party = party
+
+
+class SilentError(PartyError):
+    """A party does not answer."""
+
+
+class RefusedError(PartyError):
+    """A party answered that it does not do what it was asked."""
+
+
+def addresses(folder: Path) -> dict[str, Address]:
+    """Host and port of every party, from `parties.yaml`.
+
+    Raises:
+        BadInputError: the file is missing or broken, or lacks a party.
+    """
+    path = folder / "parties.yaml"
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise BadInputError(
+            f"{path}: {error.strerror}", fix=f"privacy-pipeline encrypted init-parties {folder}"
+        ) from None
+    except yaml.YAMLError:
+        raise BadInputError(f"{path}: is no YAML", fix="one line `party: host:port` for each party") from None
+    found = {}
+    for party in PARTIES:
+        value = content.get(party) if isinstance(content, dict) else None
+        host, _, port = str(value).rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise BadInputError(f"{path}: {party}: no address `host:port`", fix=f"write `{party}: host:port`")
+        found[party] = (host, int(port))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """An open connection to a party."""
+
+    party: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def ask(
+        self, header: Mapping[str, Any], parts: Sequence[bytes] = (), *, seconds: float
+    ) -> tuple[frames.Header, bytes]:
+        """Sends one message and waits for the answer.
+
+        Args:
+            header: the message.
+            parts: its payload.
+            seconds: limit for both.
+
+        Raises:
+            RefusedError: the party answered with an error.
+            SilentError: it did not answer in time, or broke off.
+        """
+        return await _within(self._ask(header, parts), self.party, seconds=seconds)
+
+    async def _ask(self, header: Mapping[str, Any], parts: Sequence[bytes]) -> tuple[frames.Header, bytes]:
+        # Both at once: a party that refuses says so and reads no further.
+        sending = asyncio.ensure_future(frames.write(self.writer, header, parts))
+        try:
+            answer, size = await frames.read_header(self.reader)
+            if "error" in answer:
+                raise RefusedError(self.party, f"says: {answer['error']}")
+            await sending
+            content = await frames.read_payload(self.reader, size, expected=min(size, _LARGEST_ANSWER))
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        return answer, content
+
+
+@contextlib.asynccontextmanager
+async def dial(*, folder: Path, address: Address, expected: str) -> AsyncIterator[Link]:
+    """A connection to the desk of the party `expected`, closed at the end.
+
+    Args:
+        folder: one's own folder of `init_parties`.
+        address: of the party.
+        expected: the party; no byte is sent before its certificate was accepted.
+
+    Raises:
+        SilentError: it cannot be reached.
+        PartyError: somebody else answers.
+    """
+    context = tls_context(folder=folder, server=False)
+    context.set_alpn_protocols([DESK])
+    opening = asyncio.open_connection(*address, ssl=context, server_hostname="", ssl_handshake_timeout=CONNECT_SECONDS)
+    reader, writer = await _within(opening, expected, seconds=CONNECT_SECONDS)
+    try:
+        if role_of(writer) != expected:
+            raise PartyError(expected, "shows the certificate of somebody else")
+        yield Link(party=expected, reader=reader, writer=writer)
+    finally:
+        # Nothing is owed any more: whoever leaves has the answer, or gives up. A polite close could wait for ever.
+        writer.transport.abort()
+
+
+async def listen(
+    *, folder: Path, address: Address, allowed: frozenset[str], serve: Any, handshake_seconds: float = CONNECT_SECONDS
+) -> asyncio.AbstractServer:
+    """Listens with mutual TLS for desks' messages; `serve(reader, writer)` gets peers whose role is in `allowed`.
+
+    Raises:
+        PipelineError: the address cannot be bound.
+    """
+    context = tls_context(folder=folder, server=True)
+    context.set_alpn_protocols([DESK])
+
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if role_of(writer) in allowed:
+                await serve(reader, writer)
+        finally:
+            writer.close()
+
+    try:
+        return await asyncio.start_server(
+            guarded, *address, ssl=context, ssl_handshake_timeout=handshake_seconds, reuse_address=True
+        )
+    except OSError as error:
+        raise PipelineError(
+            f"{address[0]}:{address[1]}: cannot be bound ({error.strerror})", fix="correct parties.yaml"
+        ) from None
+
+
+async def _within(work: Awaitable[_Result], party: str, *, seconds: float) -> _Result:
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        raise SilentError(party, f"does not answer within {seconds:g} s") from None
+    except ssl.SSLError as error:
+        raise SilentError(party, f"is not reached by mutual TLS ({error.reason or error})") from None
+    except EOFError:
+        raise SilentError(party, "closed the connection") from None
+    except OSError as error:
+        raise SilentError(party, f"is not reached ({error.strerror or error})") from None
+    except frames.BadMessageError as error:
+        raise PartyError(party, f"sent what is no answer ({error.message})") from None

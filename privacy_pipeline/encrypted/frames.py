@@ -1,0 +1,121 @@
+"""Messages between parties: a JSON object, then bytes; both with their length, both limited. No pickle.
+
+On the wire: length of the JSON (4 bytes, big-endian), the JSON, length of the payload (8 bytes), the payload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from privacy_pipeline.errors import PipelineError
+
+LARGEST_HEADER = 1 << 18  # bytes
+_JSON_LENGTH, _PAYLOAD_LENGTH = struct.Struct(">I"), struct.Struct(">Q")
+_ID = re.compile(r"[0-9a-f]{32}")
+
+Header = dict[str, Any]
+
+
+class BadMessageError(PipelineError):
+    """What a peer sent is no message, or not one that is expected here."""
+
+
+async def write(writer: asyncio.StreamWriter, header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:
+    """Sends one message.
+
+    Args:
+        writer: to the peer.
+        header: the JSON object.
+        parts: the payload, in pieces that are sent one after the other.
+    """
+    content = json.dumps(header).encode()
+    size = sum(map(len, parts))
+    writer.write(_JSON_LENGTH.pack(len(content)) + content + _PAYLOAD_LENGTH.pack(size))
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+    await writer.drain()
+
+
+async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
+    """The JSON object of the next message and how many bytes follow, which are still to be read.
+
+    Raises:
+        EOFError: the peer closed the connection between two messages.
+        BadMessageError: it is no message.
+        OSError: the connection broke.
+    """
+    start = await reader.read(1)
+    if not start:
+        raise EOFError
+    try:
+        (length,) = _JSON_LENGTH.unpack(start + await reader.readexactly(_JSON_LENGTH.size - 1))
+        if length > LARGEST_HEADER:
+            raise BadMessageError(f"a message's header of {length} bytes exceeds {LARGEST_HEADER}")
+        content = await reader.readexactly(length)
+        (size,) = _PAYLOAD_LENGTH.unpack(await reader.readexactly(_PAYLOAD_LENGTH.size))
+    except asyncio.IncompleteReadError:
+        raise BadMessageError("a message is cut off") from None
+    try:
+        header = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadMessageError("a message's header is no JSON") from None
+    if not isinstance(header, dict):
+        raise BadMessageError("a message's header is no JSON object")
+    return header, size
+
+
+async def read_payload(reader: asyncio.StreamReader, size: int, *, expected: int) -> bytes:
+    """The bytes of a message, read only where they are as many as the header lets expect.
+
+    Raises:
+        BadMessageError: they are not, or the message is cut off.
+        OSError: the connection broke.
+    """
+    if size != expected:
+        raise BadMessageError(f"a message has {size} bytes where {expected} are due")
+    try:
+        return await reader.readexactly(size)
+    except asyncio.IncompleteReadError:
+        raise BadMessageError("a message is cut off") from None
+
+
+def text(header: Header, name: str) -> str:
+    """A field that is a string.
+
+    Raises:
+        BadMessageError: it is missing or something else.
+    """
+    value = header.get(name)
+    if not isinstance(value, str):
+        raise BadMessageError(f"'{name}' is no text")
+    return value
+
+
+def identifier(header: Header, name: str) -> str:
+    """A field that is an id of 128 bits as 32 hexadecimal digits.
+
+    Raises:
+        BadMessageError: it is missing or something else.
+    """
+    value = text(header, name)
+    if not _ID.fullmatch(value):
+        raise BadMessageError(f"'{name}' is no id of 32 hexadecimal digits")
+    return value
+
+
+def count(header: Header, name: str, *, largest: int) -> int:
+    """A field that is an integer from 1 to `largest`.
+
+    Raises:
+        BadMessageError: it is missing or something else.
+    """
+    value = header.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise BadMessageError(f"'{name}' is no integer from 1 to {largest}")
+    return value

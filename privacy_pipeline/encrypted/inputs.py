@@ -1,0 +1,68 @@
+"""Rows of the model's inputs as numbers that can be shared: integers as one-hot vectors, floats within their range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, PrivateModel
+from privacy_pipeline.errors import BadInputError
+
+Where = Callable[[int], str]  # index of a row -> how its place is told
+
+
+def encode_inputs(
+    model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, rows: int, where: Where = "row {}".format
+) -> dict[str, NDArray[np.float64]]:
+    """All inputs of some rows; runs at the client.
+
+    Args:
+        model: the network, of which only the inputs are looked at.
+        inputs: by name, each [rows, ...].
+        rows: how many.
+        where: tells in an error which row it is.
+
+    Returns:
+        By name, each [rows, *shares.encoded_shape(input)].
+
+    Raises:
+        BadInputError: a value is missing, has another shape, or is outside its range.
+    """
+    found = {}
+    for one in model.inputs:
+        if one.name not in inputs:
+            raise BadInputError(f"the batch lacks input '{one.name}'", fix="give every input of the model")
+        value = np.asarray(inputs[one.name])
+        if value.shape != (rows, *one.shape):
+            raise BadInputError(f"input '{one.name}' has shape {value.shape}, not {(rows, *one.shape)}", fix="")
+        found[one.name] = _one_hot(one, value, where) if one.vocabulary else _in_range(one, value, where)
+    return found
+
+
+def _one_hot(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]:
+    numbers = value.astype(np.float64)
+    fits = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < one.vocabulary)
+    if not fits.all():
+        raise BadInputError(
+            f"{where(_first(~fits))}: input '{one.name}' is no integer from 0 to {one.vocabulary - 1}",
+            fix="correct the rows",
+        )
+    return np.eye(one.vocabulary)[value.astype(np.int64)]
+
+
+def _in_range(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]:
+    found = value.astype(np.float64)
+    fits = np.abs(found) <= LARGEST_INPUT  # False for a NaN
+    if not fits.all():
+        raise BadInputError(
+            f"{where(_first(~fits))}: input '{one.name}' exceeds the fixed-point range of {LARGEST_INPUT:g}",
+            fix="scale it in preprocessing_fn",
+        )
+    return found
+
+
+def _first(wrong: NDArray[np.bool_]) -> int:
+    return int(np.argwhere(wrong)[0][0])

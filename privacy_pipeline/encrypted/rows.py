@@ -1,0 +1,126 @@
+"""A client's CSV file as the model's inputs, by the published transform. TensorFlow is imported on use."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy_pipeline.data import cells
+from privacy_pipeline.data.csv_rows import read_header
+from privacy_pipeline.data.csv_rows import rows as csv_rows
+from privacy_pipeline.data.features import Column
+from privacy_pipeline.data.headers import check_header
+from privacy_pipeline.encrypted.inputs import encode_inputs
+from privacy_pipeline.encrypted.published import Published
+from privacy_pipeline.errors import BadInputError
+
+_AT_ONCE = 4096  # rows
+_PARSERS: dict[str, Any] = {"int": int, "float": float, "bytes": str.encode}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A file whose rows the model's columns allow.
+
+    Attributes:
+        file: where it is.
+        raw: cells by column, each one a row.
+        lines: line of the file that each row starts on.
+    """
+
+    file: Path
+    raw: dict[str, list[str]]
+    lines: Sequence[int]
+
+
+def check(*, file: Path, published: Published) -> Checked:
+    """Reads and checks a file, without TensorFlow.
+
+    Args:
+        file: CSV with a header; columns that are no inputs of the model (the label, for example) are not looked at.
+        published: the model's public side.
+
+    Raises:
+        BadInputError: a column is missing, a row is broken, or a value is one that the columns do not allow; names
+            file, line and column.
+    """
+    columns = published.features.columns
+    header = read_header(file=file)
+    check_header(file=file, header=header, wanted=dict.fromkeys((c.name for c in columns), "the model needs it"))
+    for bad in cells.bad_inputs(file=file, columns=columns):
+        where = f"{file}:{bad.line}: " + (f"column '{bad.column}': " if bad.column else "")
+        raise BadInputError(f"{where}{bad.why}", fix="correct the row, or leave it out")
+    found = list(csv_rows(file=file))
+    if not found:
+        raise BadInputError(f"{file}: has no rows after the header", fix="add rows")
+    place = {name: index for index, name in enumerate(header)}
+    raw = {column.name: [row.cells[place[column.name]] for row in found] for column in columns}
+    return Checked(file=file, raw=raw, lines=[row.line for row in found])
+
+
+def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np.float64]]:
+    """The model's inputs of these rows, by the published transform. Nothing of them leaves this process.
+
+    Args:
+        checked: of `check`.
+        published: the model's public side.
+
+    Returns:
+        By name, each [rows, *shares.encoded_shape(input)].
+
+    Raises:
+        BadInputError: a value is beyond the fixed-point range; names file, line and input.
+    """
+    rows, columns = len(checked.lines), published.features.columns
+    transformed = _transformed(checked.raw, columns, published.transform, rows=rows)
+    return encode_inputs(
+        published.model, transformed, rows=rows, where=lambda index: f"{checked.file}:{checked.lines[index]}"
+    )
+
+
+def _transformed(
+    raw: dict[str, list[str]], columns: Sequence[Column], transform: Path, *, rows: int
+) -> dict[str, NDArray[Any]]:
+    tft = _tensorflow_transform()
+    output = tft.TFTransformOutput(str(transform))
+    layer, spec = output.transform_features_layer(), output.raw_feature_spec()
+    parts: dict[str, list[NDArray[Any]]] = {}
+    for start in range(0, rows, _AT_ONCE):
+        given = {
+            column.name: _tensor(raw[column.name][start : start + _AT_ONCE], column, spec[column.name])
+            for column in columns
+        }
+        for name, value in layer(given).items():
+            parts.setdefault(name, []).append(value.numpy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _tensorflow_transform() -> Any:
+    """The module, without its start-up notes, which are no results."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_transform
+
+    return tensorflow_transform
+
+
+def _tensor(values: list[str], column: Column, feature: Any) -> Any:
+    """The cells as TFX's CsvExampleGen and parse_example make a tensor of them; an empty cell is no value."""
+    import tensorflow as tf
+
+    parse = _PARSERS[column.dtype]
+    present = [index for index, value in enumerate(values) if value]
+    parsed = [parse(values[index]) for index in present]
+    if isinstance(feature, tf.io.FixedLenFeature):
+        return tf.reshape(tf.constant(parsed, feature.dtype), [len(values), *feature.shape])
+    indices = np.array([(index, 0) for index in present], np.int64).reshape(-1, 2)
+    return tf.SparseTensor(indices, tf.constant(parsed, feature.dtype), [len(values), 1])

@@ -1,0 +1,53 @@
+"""Folders of running parties: in memory, for their user alone, and gone when they end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from privacy_pipeline.errors import PipelineError
+
+VARIABLE = "PRIVACY_PIPELINE_STORES"
+_LOCK = ".lock"
+
+
+def base_folder() -> Path:
+    """Folder of this user's parties on this machine, which nobody else can open.
+
+    It is in $PRIVACY_PIPELINE_STORES, else in memory where that can be had, else with other temporary files.
+
+    Raises:
+        PipelineError: somebody else made it.
+    """
+    memory = Path("/dev/shm")
+    usual = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    root = Path(os.environ.get(VARIABLE) or usual)
+    found = root / f"privacy-pipeline-{os.geteuid()}"
+    found.mkdir(mode=0o700, exist_ok=True)
+    state = found.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
+        raise PipelineError(f"{found}: is not a folder that this user alone can open", fix=f"remove {found}")
+    return found
+
+
+@contextlib.contextmanager
+def run_folder(name: str) -> Iterator[Path]:
+    """A new folder of one process, removed at the end; those that killed processes left behind are removed first."""
+    base = base_folder()
+    for old in base.iterdir():
+        with contextlib.suppress(OSError), (old / _LOCK).open() as lock:  # in use, or just being made or removed
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

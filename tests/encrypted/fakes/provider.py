@@ -1,0 +1,23 @@
+"""The real weights provider: provider.py PARTIES MODEL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from privacy_pipeline.die_with_parent import die_with_parent
+from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.encrypted.provider import Provider
+
+
+async def main(parties: Path, model: Path) -> None:
+    provider = Provider(folder=parties / "weights-provider", addresses=addresses(parties), private_model=model)
+    server = await provider.serve(report=print)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,254 @@
+"""Service, desks, provider and client in processes of their own; TensorFlow alone is faked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from privacy_pipeline.encrypted.client import Client
+from privacy_pipeline.encrypted.dialing import PartyError, addresses, dial
+from privacy_pipeline.encrypted.worker.parties import SERVERS
+from privacy_pipeline.errors import BadInputError, PipelineError
+from tests.encrypted.deployment import Deployment
+
+TOLERANCE = 0.001
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    return Deployment(tmp_path)
+
+
+def run(deployment: Deployment, body: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with deployment.serving():
+            await body()
+
+    asyncio.run(main())
+    assert not deployment.local.pids
+
+
+async def predicted(deployment: Deployment, count: int, *, seed: int, client: Client | None = None) -> None:
+    """Predicts, and holds the logits against the clear."""
+    rows = deployment.rows(count, seed=seed)
+    found = await (client or deployment.client()).predict(rows, progress=lambda rows: None)
+    np.testing.assert_allclose(found, deployment.expected(rows), atol=TOLERANCE)
+
+
+def test_predictions_are_right_in_every_bucket_and_come_together(deployment: Deployment) -> None:
+    async def body() -> None:
+        for count in (1, 3, 4, 16, 37):
+            await predicted(deployment, count, seed=count)
+        alone = deployment.buckets_run()
+        assert alone[:4] == [1, 4, 4, 16] and sorted(alone[4:]) == [16, 16, 16]  # 37 rows: 16, 16 and 5
+        await asyncio.gather(*(predicted(deployment, 1, seed=100 + number) for number in range(40)))
+        together = deployment.buckets_run()[len(alone) :]
+        assert len(together) < 40 and max(together) > 1
+        assert sum(requests for _, requests in deployment.service.batches) >= 40
+
+    run(deployment, body)
+    left = [p for p in deployment.scratch.rglob("*") if "batches" in p.parts and p.is_file()]
+    assert not left
+
+
+def test_a_disagreement_of_two_servers_is_an_error(deployment: Deployment) -> None:
+    async def body() -> None:
+        (deployment.scratch / "say").write_text("corrupt")
+        with pytest.raises(PipelineError, match="server0 and server1 disagree"):
+            await predicted(deployment, 3, seed=0)
+        (deployment.scratch / "say").unlink()
+        await predicted(deployment, 3, seed=0)
+
+    run(deployment, body)
+
+
+def test_a_failing_driver_is_one_error_and_the_service_comes_back(deployment: Deployment) -> None:
+    async def body() -> None:
+        (deployment.scratch / "say").write_text("fail")
+        with pytest.raises(PartyError, match=r"driver says: the driver reports: .*as they were told"):
+            await predicted(deployment, 3, seed=0)
+        (deployment.scratch / "say").unlink()
+        await deployment.until_ready(2)
+        await predicted(deployment, 3, seed=0)
+
+    run(deployment, body)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_is_gone_or_hangs_is_named_in_time_and_comes_back(
+    deployment: Deployment, sent: signal.Signals
+) -> None:
+    async def body() -> None:
+        await predicted(deployment, 2, seed=1)
+        await asyncio.sleep(5)  # it counts as started
+        os.kill(deployment.local.pids["server1"], sent)
+        began = time.monotonic()
+        with pytest.raises(PartyError, match="server1"):
+            await predicted(deployment, 2, seed=2, client=deployment.client(seconds=5))
+        assert time.monotonic() - began < 15
+        said = await refusal(deployment, "prediction-client", "driver", {"op": "run", "request": "0" * 32, "rows": 1})
+        assert said.startswith("driver says: server1")  # at once: nobody waits for the recovery
+        await deployment.until_ready(2)
+        await predicted(deployment, 2, seed=3)
+
+    run(deployment, body)
+
+
+def test_an_idle_service_notices_a_server_that_started_anew(deployment: Deployment) -> None:
+    async def body() -> None:
+        os.kill(deployment.local.pids["server2"], signal.SIGKILL)
+        await deployment.until_ready(2)
+        await predicted(deployment, 2, seed=3)
+
+    run(deployment, body)
+
+
+async def refusal(deployment: Deployment, role: str, party: str, *messages: dict, payload: bytes = b"") -> str:
+    with pytest.raises(PartyError) as caught:
+        own = deployment.parties / role
+        async with dial(folder=own, address=addresses(deployment.parties)[party], expected=party) as link:
+            for message in messages:
+                await link.ask(message, [payload] if payload else [], seconds=5)
+    return str(caught.value)
+
+
+def test_a_role_gets_no_further_than_its_own_messages(deployment: Deployment) -> None:
+    request = "0" * 32
+
+    async def body() -> None:
+        for role, op in (
+            ("weights-provider", "put"),
+            ("weights-provider", "fetch"),
+            ("weights-provider", "batch"),
+            ("prediction-client", "weights"),
+            ("prediction-client", "status"),
+            ("prediction-client", "batch"),
+            ("prediction-client", "finish"),
+            ("driver", "fetch"),
+            ("driver", "put"),
+            ("driver", "weights"),
+        ):
+            said = await refusal(deployment, role, "server0", {"op": op, "request": request})
+            assert said == f"server0 says: '{op}' is not for {role}"
+        said = await refusal(deployment, "server1", "server0", {"op": "status"})
+        assert said.startswith("server0 ")  # the connection is not accepted at all
+        said = await refusal(deployment, "prediction-client", "weights-provider", {"op": "provide"})
+        assert said.startswith("weights-provider ")
+        said = await refusal(deployment, "weights-provider", "driver", {"op": "hello"})
+        assert said.startswith("driver ")
+
+    run(deployment, body)
+
+
+def test_bad_messages_get_one_error(deployment: Deployment) -> None:
+    request = {"request": "0" * 32}
+    put = {"op": "put", "rows": 2, "model": deployment.digest, **request}
+
+    async def body() -> None:
+        ask = lambda *messages, payload=b"": refusal(  # noqa: E731
+            deployment, "prediction-client", "server0", *messages, payload=payload
+        )
+        assert "no answer to such a request" in await ask({"op": "fetch", **request})
+        assert "no id of 32" in await ask({"op": "fetch", "request": "../../etc/passwd"})
+        assert "has 5 bytes where 288 are due" in await ask(put, payload=b"short")
+        assert "has 5 bytes where 0 are due" in await ask({"op": "fetch", **request}, payload=b"short")
+        assert "'rows' is no integer from 1" in await ask({**put, "rows": 10**9})
+        assert "'rows' is no integer from 1" in await ask({**put, "rows": True})
+        assert "another model is served" in await ask({**put, "model": "f" * 64})
+        assert "'op' is no text" in await ask({"op": None})
+        assert "such a request already" in await ask(put, put, payload=bytes(288))
+        assert "exceeds" in await ask({"op": "fetch", "request": "0" * (1 << 19)})
+        said = await refusal(deployment, "prediction-client", "driver", {"op": "run", "request": "1" * 32, "rows": 1})
+        assert "the shares of the request are not at all servers" in said
+        await predicted(deployment, 2, seed=4)
+        assert deployment.ready_times == 1  # none of it disturbed the service
+
+    run(deployment, body)
+
+
+def test_a_request_whose_shares_are_missing_does_not_spoil_the_batch_of_others(deployment: Deployment) -> None:
+    async def body() -> None:
+        bad = [
+            refusal(deployment, "prediction-client", "driver", {"op": "run", "request": f"{n:032x}", "rows": 1})
+            for n in range(4)
+        ]
+        good = [predicted(deployment, 2, seed=n) for n in range(4)]
+        await asyncio.gather(*bad, *good)
+        assert deployment.ready_times == 1
+
+    run(deployment, body)
+
+
+def test_another_model_than_the_published_one_is_refused_before_a_share_leaves(deployment: Deployment) -> None:
+    async def body() -> None:
+        client = deployment.client()
+        object.__setattr__(client.published, "digest", "0" * 64)
+        with pytest.raises(BadInputError, match="serves another model"):
+            await client.predict(deployment.rows(1, seed=0), progress=lambda rows: None)
+
+    run(deployment, body)
+
+
+def test_without_a_service_the_client_says_so_at_once(deployment: Deployment) -> None:
+    with pytest.raises(PartyError, match="driver is not reached"):
+        asyncio.run(predicted(deployment, 1, seed=0))
+
+
+async def kills(deployment: Deployment, count: int, *, seed: int) -> list[str]:
+    """Kills or stops a party at random while clients predict; what clients were told."""
+    choice = random.Random(seed)
+    errors: list[str] = []
+    ending = asyncio.Event()
+
+    async def load(number: int) -> None:
+        answered = 0
+        while not ending.is_set():
+            began = time.monotonic()
+            try:
+                await predicted(deployment, choice.randint(1, 40), seed=number * 10_000 + answered)
+            except PipelineError as error:
+                errors.append(error.message)
+                await asyncio.sleep(0.2)
+            assert time.monotonic() - began < 40
+            answered += 1
+
+    clients = [asyncio.ensure_future(load(number)) for number in range(3)]
+    for _ in range(count):
+        ready = deployment.ready_times
+        await asyncio.sleep(choice.uniform(0.0, 0.5))
+        victim = choice.choice([*SERVERS, *SERVERS, "driver", "weights-provider"])
+        pid = deployment.local.pids.get(victim)
+        if victim == "driver" and deployment.driver is not None and deployment.driver.alive:
+            pid = deployment.driver.pid
+        if pid is not None:
+            os.kill(pid, choice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP]))
+        if victim != "weights-provider":
+            await deployment.until_ready(ready + 1)
+        if any(client.done() for client in clients):
+            break
+    ending.set()
+    await asyncio.gather(*clients)
+    return errors
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_no_kill_under_load_makes_a_wrong_answer(deployment: Deployment, count: int) -> None:
+    """`predicted` holds every answer against the clear; the time of each request is bounded in `kills`."""
+    seen: list[str] = []
+
+    async def body() -> None:
+        seen.extend(await kills(deployment, count, seed=count))
+        await deployment.until_ready(1)
+        await predicted(deployment, 5, seed=1)
+
+    run(deployment, body)
+    assert seen  # somebody was told
+    assert deployment.driver is not None and not deployment.driver.alive
