@@ -36,6 +36,7 @@ def serve(
     encrypted: Encrypted = False,
     local: Annotated[bool, typer.Option("--local", help="Start all parties on this machine, to try it out.")] = False,
     buckets: Annotated[str, typer.Option(help="Batch sizes for which a graph is kept.")] = _BUCKETS,
+    batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one batch may take.")] = 60.0,
     workspace: WorkspacePath = Path("workspace"),
 ) -> None:
     """Keep the parties warm and run clients' requests, until Ctrl-C.
@@ -52,6 +53,7 @@ def serve(
             parties=parties,
             local=local,
             buckets=_sizes(buckets),
+            batch_seconds=batch_seconds,
             report=lambda line: out.print(f"[dim]{time.strftime('%H:%M:%S')}[/] {escape(line)}", soft_wrap=True),
         )
 
@@ -101,16 +103,19 @@ def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console
     client = Client(
         folder=parties / "prediction-client", addresses=addresses(parties), published=found, seconds=timeout
     )
-    with console.status("reading and transforming the rows"):
-        read = rows.read(file=file, published=found)
+    with console.status("reading the rows"):
+        checked = rows.check(file=file, published=found)
+        asyncio.run(client.require_ready())  # known at once, and importing TensorFlow takes seconds
+    with console.status("transforming the rows"):
+        inputs = rows.transform(checked, published=found)
     began = time.perf_counter()
-    logits = _with_progress(client, read.inputs, console)
+    logits = _with_progress(client, inputs, console)
     seconds = time.perf_counter() - began
-    predictions.write(output, logits=logits, lines=read.lines, features=found.features)
+    predictions.write(output, logits=logits, lines=checked.lines, features=found.features)
     return {
-        "rows": len(read),
+        "rows": len(checked.lines),
         "seconds": seconds,
-        "rows_per_second": len(read) / seconds,
+        "rows_per_second": len(checked.lines) / seconds,
         "out": str(output),
         "model": found.digest,
     }

@@ -62,8 +62,7 @@ class Client:
         rows = len(next(iter(inputs.values())))
         shape = self.published.model.shapes()[self.published.model.output]
         logits = np.empty((rows, *shape))
-        async with self._link(_SERVICE) as service:
-            largest = min(_largest(await self._hello(service)), _MOST_ROWS)
+        largest = min(_largest(await self._hello()), _MOST_ROWS)
         chunks = iter([slice(start, min(start + largest, rows)) for start in range(0, rows, largest)])
 
         async def lane() -> None:
@@ -82,8 +81,19 @@ class Client:
             await asyncio.gather(*lanes, return_exceptions=True)
         return logits
 
-    async def _hello(self, service: Link) -> Header:
-        found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
+    async def require_ready(self) -> None:
+        """Asks the service whether it serves this model now. No share leaves.
+
+        Raises:
+            BadInputError: it serves another model.
+            PartyError: it does not answer.
+            PipelineError: it is not ready; says why.
+        """
+        await self._hello()
+
+    async def _hello(self) -> Header:
+        async with self._link(_SERVICE) as service:
+            found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
         if found.get("model") != self.published.digest:
             raise BadInputError(
                 "the service serves another model than the published one beside parties.yaml",

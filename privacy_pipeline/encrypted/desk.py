@@ -57,6 +57,7 @@ class Desk:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._incoming = 0  # bytes that are being read
         self._boot = secrets.token_hex(16)  # tells the driver that this party started anew
 
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,9 +115,13 @@ class Desk:
         if frames.text(header, "model") != sharing.digest:
             raise BadMessageError("another model is served")
         size = sharing.request_bytes(rows)
-        if not self._store.has_room(size):
+        if not self._store.has_room(self._incoming + size):
             raise BadMessageError("too many requests wait")
-        content = await payload.read(size)
+        self._incoming += size
+        try:
+            content = await payload.read(size)
+        finally:
+            self._incoming -= size
         self._store.put_request(request, sharing=sharing, rows=rows, content=content)
         return {}, ()
 

@@ -16,7 +16,7 @@ from typing import Any
 from privacy_pipeline.errors import PipelineError
 
 _LARGEST_LINE = 1 << 20  # bytes
-_END_SECONDS = 5.0
+_CLEAN_UP_SECONDS, _END_SECONDS = 2.0, 5.0
 
 
 class DriverError(PipelineError):
@@ -102,10 +102,17 @@ class DriverProcess:
         return answer
 
     async def close(self) -> None:
-        """Ends the process and everything it started."""
-        if self._process.returncode is None:
+        """Ends the process and everything it started: it is asked first, so that it can clean up."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is not None:
+            stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), _CLEAN_UP_SECONDS)
+        except asyncio.TimeoutError:
             os.killpg(self._process.pid, signal.SIGKILL)
         await asyncio.wait_for(self._process.wait(), _END_SECONDS)
+        if stdout is not None:
+            await asyncio.wait_for(stdout.read(), _END_SECONDS)  # or its pipe would outlive the event loop
 
 
 def last_line(log: Path) -> str:

@@ -20,7 +20,7 @@ from privacy_pipeline.encrypted.local_parties import LocalParties
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE
 from privacy_pipeline.encrypted.provider import Provider
 from privacy_pipeline.encrypted.service import Service
-from privacy_pipeline.encrypted.warm import Setting
+from privacy_pipeline.encrypted.warm import Limits, Setting
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError
 
@@ -51,7 +51,15 @@ class ServedModel:
         return self.private_model
 
 
-def serve(*, model: ServedModel, parties: Path, local: bool, buckets: Sequence[int], report: Report) -> None:
+def serve(
+    *,
+    model: ServedModel,
+    parties: Path,
+    local: bool,
+    buckets: Sequence[int],
+    batch_seconds: float,
+    report: Report,
+) -> None:
     """Serves until SIGINT or SIGTERM; then everything that it started has ended.
 
     Args:
@@ -59,6 +67,7 @@ def serve(*, model: ServedModel, parties: Path, local: bool, buckets: Sequence[i
         parties: what `init_parties` made, or what of it is on this host.
         local: start servers and weights provider on this machine.
         buckets: rows for which a graph is built.
+        batch_seconds: limit for the evaluation of one batch.
         report: gets what happens, a line each.
 
     Raises:
@@ -85,6 +94,7 @@ def serve(*, model: ServedModel, parties: Path, local: bool, buckets: Sequence[i
             start_driver=lambda: DriverProcess.start(
                 driving.command(parties), environment=os.environ, log=logs / "driver.log"
             ),
+            limits=Limits(run=batch_seconds),
         )
         supervisor = _local_parties(model, parties, logs) if local else None
         _until_told_to_end(_served(Service(setting, supervisor=supervisor, report=report), supervisor))

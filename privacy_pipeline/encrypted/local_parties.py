@@ -14,7 +14,7 @@ from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
 _STARTS = 2  # that may fail
-_END_SECONDS = 10.0
+_CLEAN_UP_SECONDS, _END_SECONDS = 5.0, 10.0
 
 
 class DoesNotStartError(PipelineError):
@@ -85,7 +85,15 @@ class LocalParties:
         await self._end(ripe)
 
     async def close(self) -> None:
-        """Ends all parties and what they started."""
+        """Ends all parties and what they started: they are asked first, so that they can clean up."""
+        running = [one for one in self._processes.values() if one.returncode is None]
+        for process in running:
+            process.terminate()
+        asked = [asyncio.ensure_future(process.wait()) for process in running]
+        if asked:
+            _, late = await asyncio.wait(asked, timeout=_CLEAN_UP_SECONDS)
+            for one in late:
+                one.cancel()
         await self._end(list(self._processes))
 
     async def _start(self, name: str) -> None:

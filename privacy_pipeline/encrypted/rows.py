@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,31 +26,30 @@ _PARSERS: dict[str, Any] = {"int": int, "float": float, "bytes": str.encode}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Rows to predict.
+class Checked:
+    """A file whose rows the model's columns allow.
 
     Attributes:
-        inputs: of the network by name, each [rows, *shares.encoded_shape(input)].
+        file: where it is.
+        raw: cells by column, each one a row.
         lines: line of the file that each row starts on.
     """
 
-    inputs: dict[str, NDArray[np.float64]]
+    file: Path
+    raw: dict[str, list[str]]
     lines: Sequence[int]
 
-    def __len__(self) -> int:
-        return len(self.lines)
 
-
-def read(*, file: Path, published: Published) -> Rows:
-    """Reads, checks and transforms a file. Nothing of it leaves this process.
+def check(*, file: Path, published: Published) -> Checked:
+    """Reads and checks a file, without TensorFlow.
 
     Args:
         file: CSV with a header; columns that are no inputs of the model (the label, for example) are not looked at.
         published: the model's public side.
 
     Raises:
-        BadInputError: a column is missing, a row is broken, or a value is one that the columns do not allow or beyond
-            the fixed-point range; names file, line and column.
+        BadInputError: a column is missing, a row is broken, or a value is one that the columns do not allow; names
+            file, line and column.
     """
     columns = published.features.columns
     header = read_header(file=file)
@@ -60,23 +60,35 @@ def read(*, file: Path, published: Published) -> Rows:
     found = list(csv_rows(file=file))
     if not found:
         raise BadInputError(f"{file}: has no rows after the header", fix="add rows")
-    lines = [row.line for row in found]
     place = {name: index for index, name in enumerate(header)}
     raw = {column.name: [row.cells[place[column.name]] for row in found] for column in columns}
-    transformed = _transformed(raw, columns, published.transform, rows=len(found))
-    wanted = {one.name for one in published.model.inputs}
-    inputs = {name: value for name, value in transformed.items() if name in wanted}
-    encoded = encode_inputs(published.model, inputs, rows=len(found), where=lambda index: f"{file}:{lines[index]}")
-    return Rows(inputs=encoded, lines=lines)
+    return Checked(file=file, raw=raw, lines=[row.line for row in found])
+
+
+def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np.float64]]:
+    """The model's inputs of these rows, by the published transform. Nothing of them leaves this process.
+
+    Args:
+        checked: of `check`.
+        published: the model's public side.
+
+    Returns:
+        By name, each [rows, *shares.encoded_shape(input)].
+
+    Raises:
+        BadInputError: a value is beyond the fixed-point range; names file, line and input.
+    """
+    rows, columns = len(checked.lines), published.features.columns
+    transformed = _transformed(checked.raw, columns, published.transform, rows=rows)
+    return encode_inputs(
+        published.model, transformed, rows=rows, where=lambda index: f"{checked.file}:{checked.lines[index]}"
+    )
 
 
 def _transformed(
     raw: dict[str, list[str]], columns: Sequence[Column], transform: Path, *, rows: int
 ) -> dict[str, NDArray[Any]]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    import tensorflow_transform as tft
-
+    tft = _tensorflow_transform()
     output = tft.TFTransformOutput(str(transform))
     layer, spec = output.transform_features_layer(), output.raw_feature_spec()
     parts: dict[str, list[NDArray[Any]]] = {}
@@ -88,6 +100,17 @@ def _transformed(
         for name, value in layer(given).items():
             parts.setdefault(name, []).append(value.numpy())
     return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _tensorflow_transform() -> Any:
+    """The module, without its start-up notes, which are no results."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorflow_transform
+
+    return tensorflow_transform
 
 
 def _tensor(values: list[str], column: Column, feature: Any) -> Any:

@@ -7,6 +7,7 @@ another, nothing is run any more: shares of two sharings would give a wrong answ
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from privacy_pipeline.encrypted.coalescing import Pending
-from privacy_pipeline.encrypted.dialing import Address, PartyError, dial
+from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.provider import PROVIDE_SECONDS
@@ -22,6 +23,8 @@ from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
 
 Report = Callable[[str], None]
+# Of each server: which process it is, and which sharing of the weights it holds, "" for none of this model.
+State = tuple[tuple[str, str], ...]
 
 
 class Driver(Protocol):
@@ -82,10 +85,27 @@ class Setting:
 
 
 class Warm:
-    """Three servers and a driver that are ready for batches, until the first thing goes wrong."""
+    """Three servers and a driver that are ready for batches, until the first thing goes wrong. Made by `warm_up`.
 
-    def __init__(self, setting: Setting, driver: Driver, state: tuple[tuple[str, str], ...]) -> None:
-        self._setting, self._driver, self._state = setting, driver, state
+    Args:
+        setting: the service's.
+        links: to the three desks, kept open: a server that starts anew breaks its own.
+        driver: with a graph for each bucket.
+        state: of the servers when that was built.
+        resources: what `close` ends.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        links: Sequence[Link],
+        *,
+        driver: Driver,
+        state: State,
+        resources: contextlib.AsyncExitStack,
+    ) -> None:
+        self._setting, self._links, self._driver, self._state = setting, links, driver, state
+        self._resources = resources
 
     async def run(self, requests: Sequence[Pending], *, bucket: int) -> list[str]:
         """Evaluates a batch; after that its requests' answers wait at the servers.
@@ -98,14 +118,15 @@ class Warm:
         """
         batch, limits = secrets.token_hex(16), self._setting.limits
         listed = [{"request": one.identifier, "rows": one.rows} for one in requests]
-        found = await self.ask({"op": "batch", "batch": batch, "bucket": bucket, "requests": listed})
+        message = {"op": "batch", "batch": batch, "bucket": bucket, "requests": listed}
+        found = await _ask(self._links, message, seconds=limits.desk)
         missing = sorted({str(name) for answer in found for name in answer["missing"]})
         if missing:
-            await self.ask({"op": "discard", "batch": batch})
+            await _ask(self._links, {"op": "discard", "batch": batch}, seconds=limits.desk)
             return missing
         await self._driver.call({"op": "run", "bucket": bucket, "batch": batch}, seconds=limits.run)
         await self.check()
-        await self.ask({"op": "finish", "batch": batch})
+        await _ask(self._links, {"op": "finish", "batch": batch}, seconds=limits.desk)
         return []
 
     async def check(self) -> None:
@@ -116,15 +137,11 @@ class Warm:
         """
         if not self._driver.alive:
             raise DriverError("the driver ended")
-        _require_same(self._state, await _state(self._setting))
-
-    async def ask(self, message: Mapping[str, Any]) -> list[Header]:
-        """Sends a message to all three desks."""
-        return await _ask_all(self._setting, message)
+        _require_same(self._state, await _state(self._setting, self._links))
 
     async def close(self) -> None:
-        """Ends the driver."""
-        await self._driver.close()
+        """Ends the driver and the connections."""
+        await self._resources.aclose()
 
 
 async def warm_up(setting: Setting, *, report: Report) -> Warm:
@@ -137,74 +154,64 @@ async def warm_up(setting: Setting, *, report: Report) -> Warm:
     Raises:
         PartyError, DriverError: somebody failed; nothing is left running.
     """
-    report("reaching the servers")
-    state = await _state(setting)
-    if len({sharing for _, sharing in state}) != 1 or not state[0][1]:
-        report("the weights provider sends the shares of the weights")
-        await _provide(setting)
-        state = _require_boots(state, await _state(setting))
-    driver = await setting.start_driver()
-    try:
+    async with contextlib.AsyncExitStack() as resources:
+        report("reaching the servers")
+        dialled = [dial(folder=setting.folder, address=setting.addresses[name], expected=name) for name in SERVERS]
+        links = [await resources.enter_async_context(one) for one in dialled]
+        state = await _with_weights(setting, links, report)
+        driver = await setting.start_driver()
+        resources.push_async_callback(driver.close)
         report("the servers load the weights")
         load = {"op": "load", "model": str(setting.published), "digest": setting.digest}
         await driver.call(load, seconds=setting.limits.load)
         for number, bucket in enumerate(setting.buckets):
             report(f"building the graph for {bucket:,} rows ({number + 1} of {len(setting.buckets)})")
             await driver.call({"op": "build", "bucket": bucket}, seconds=setting.limits.build)
-        warm = Warm(setting, driver, state)
-        await warm.check()
-        await warm.ask({"op": "reset"})
-    except BaseException:
-        await driver.close()
-        raise
-    return warm
+        _require_same(state, await _state(setting, links))
+        await _ask(links, {"op": "reset"}, seconds=setting.limits.desk)
+        return Warm(setting, links, driver=driver, state=state, resources=resources.pop_all())
 
 
-async def _provide(setting: Setting) -> None:
+async def _with_weights(setting: Setting, links: Sequence[Link], report: Report) -> State:
+    """The state of the servers once all hold one sharing of the weights."""
+    state = await _state(setting, links)
+    if _one_sharing(state):
+        return state
+    report("the weights provider sends the shares of the weights")
     address = setting.addresses[PROVIDER]
     async with dial(folder=setting.folder, address=address, expected=PROVIDER) as link:
         answer, _ = await link.ask({"op": "provide"}, seconds=PROVIDE_SECONDS + setting.limits.desk)
     if answer.get("model") != setting.digest:
         raise PartyError(PROVIDER, "has the weights of another model")
+    state = await _state(setting, links)
+    if not _one_sharing(state):
+        raise PipelineError("the servers do not hold one sharing of the weights", fix="see the weights provider's log")
+    return state
 
 
-async def _state(setting: Setting) -> tuple[tuple[str, str], ...]:
-    """Of each server: which process it is, and which sharing it holds; "" where it has none of this model."""
-    found = await _ask_all(setting, {"op": "status"})
+async def _state(setting: Setting, links: Sequence[Link]) -> State:
+    found = await _ask(links, {"op": "status"}, seconds=setting.limits.desk)
     return tuple((str(one["boot"]), str(one["sharing"]) if one["model"] == setting.digest else "") for one in found)
 
 
-async def _ask_all(setting: Setting, message: Mapping[str, Any]) -> list[Header]:
-    async def ask(name: str) -> Header:
-        async with dial(folder=setting.folder, address=setting.addresses[name], expected=name) as link:
-            answer, _ = await link.ask(message, seconds=setting.limits.desk)
-            return answer
-
-    # All are heard before anything is raised, so that no connection is left behind.
-    found = await asyncio.gather(*(ask(name) for name in SERVERS), return_exceptions=True)
+async def _ask(links: Sequence[Link], message: Mapping[str, Any], *, seconds: float) -> list[Header]:
+    """Sends a message to all three desks."""
     answers = []
-    for one in found:
+    # All are heard before anything is raised, so that nobody is left in the middle of a message.
+    asked = (link.ask(message, seconds=seconds) for link in links)
+    for one in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(one, BaseException):
             raise one
-        answers.append(one)
+        answers.append(one[0])
     return answers
 
 
-def _require_boots(
-    before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]
-) -> tuple[tuple[str, str], ...]:
-    """The state after the weights came, from the same processes, all of one sharing."""
-    for name, (boot, _), (boot_now, _) in zip(SERVERS, before, now, strict=True):
-        if boot != boot_now:
-            raise PartyError(name, "started anew")
-    if len({sharing for _, sharing in now}) != 1 or not now[0][1]:
-        raise PipelineError("the servers do not hold one sharing of the weights", fix="see the weights provider's log")
-    return now
+def _one_sharing(state: State) -> bool:
+    sharings = {sharing for _, sharing in state}
+    return len(sharings) == 1 and "" not in sharings
 
 
-def _require_same(before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]) -> None:
-    for name, (boot, sharing), (boot_now, sharing_now) in zip(SERVERS, before, now, strict=True):
-        if boot != boot_now:
-            raise PartyError(name, "started anew")
-        if sharing != sharing_now:
-            raise PartyError(name, "got other weights")
+def _require_same(before: State, now: State) -> None:
+    for name, then, found in zip(SERVERS, before, now, strict=True):
+        if then != found:
+            raise PartyError(name, "started anew, or got other weights")

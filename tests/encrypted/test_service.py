@@ -94,6 +94,8 @@ def test_a_server_that_is_gone_or_hangs_is_named_in_time_and_comes_back(
         with pytest.raises(PartyError, match="server1"):
             await predicted(deployment, 2, seed=2, client=deployment.client(seconds=5))
         assert time.monotonic() - began < 15
+        said = await refusal(deployment, "prediction-client", "driver", {"op": "run", "request": "0" * 32, "rows": 1})
+        assert said.startswith("driver says: server1")  # at once: nobody waits for the recovery
         await deployment.until_ready(2)
         await predicted(deployment, 2, seed=3)
 

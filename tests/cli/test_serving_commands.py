@@ -1,0 +1,57 @@
+"""`serve` and `predict` where they cannot work: one line, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from privacy_pipeline.cli.main import app
+from privacy_pipeline.encrypted.certificates import init_parties
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def parties(tmp_path: Path) -> Path:
+    init_parties(folder=tmp_path / "parties")
+    return tmp_path / "parties"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "x", "--parties", "{parties}"], "there is encrypted serving and prediction only"),
+        (["predict", "x.csv", "--parties", "{parties}"], "there is encrypted serving and prediction only"),
+        (["serve", "--encrypted", "x", "--parties", "{parties}"], "no run 'x'"),
+        (["serve", "--encrypted", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
+        (["encrypted", "provide-weights", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
+        (["predict", "--encrypted", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
+    ],
+)
+def test_what_cannot_work_is_one_line(parties: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = RUNNER.invoke(app, [one.format(parties=parties, empty=empty) for one in arguments])
+    assert done.exit_code == 2 and says in done.stderr, done.stderr
+    assert done.stderr.count("error:") == 1
+
+
+def test_parties_without_addresses_are_named(parties: Path) -> None:
+    from privacy_pipeline.encrypted.dialing import addresses
+    from privacy_pipeline.errors import BadInputError
+
+    path = parties / "parties.yaml"
+    for content, says in (
+        ("server0: here\n", "server0: no address"),
+        ("a: b: c", "is no YAML"),
+        ("- 1", "server0: no address"),
+        (path.read_text().replace("driver: 127.0.0.1:27105", "driver: 127.0.0.1:99999"), "driver: no address"),
+    ):
+        path.write_text(content)
+        with pytest.raises(BadInputError, match=says):
+            addresses(parties)
+    path.unlink()
+    with pytest.raises(BadInputError, match="No such file"):
+        addresses(parties)
