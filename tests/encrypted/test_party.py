@@ -131,6 +131,15 @@ def test_the_driver_gets_flags_and_no_shares(deployed: Deployment) -> None:
     assert among_servers[wide] - among_servers[BUCKET] > 50 * one_share
 
 
+def test_a_party_says_how_much_crossed_its_tunnels(deployed: Deployment) -> None:
+    """Payload: what the recorder saw on the same links, less what TLS adds."""
+    counted = deployed.carried("server0")
+    assert set(counted) == {"server1", "server2"}
+    for peer, sizes in counted.items():
+        seen = recorded(deployed, f"server0>{peer}")
+        assert 0 < sizes["in"] + sizes["out"] < seen < 2 * (sizes["in"] + sizes["out"]) + 10_000
+
+
 def recorded(deployment: Deployment, link: str) -> int:
     """Bytes on all links whose names begin so, both ways."""
     streams = deployment.recorder.streams
