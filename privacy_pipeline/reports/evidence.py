@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from privacy_pipeline.accounting.cap_history import LedgerChange, ledger_changes
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
@@ -25,6 +26,7 @@ class LedgerState:
         budgets: its budgets.
         entries: entries of all its budgets, the oldest first.
         charges: stored charge of each counted entry, by number.
+        changes: what changed its caps and policies, and the ledger's key, the oldest first.
         registrations: its registered spans.
         key_lost: whether a key took over from one that was declared lost, signed by nobody else.
     """
@@ -32,6 +34,7 @@ class LedgerState:
     budgets: Sequence[BudgetStatus]
     entries: Sequence[Entry]
     charges: Mapping[int, Charge]
+    changes: Sequence[LedgerChange]
     registrations: Sequence[Registration]
     key_lost: bool = False
 
@@ -92,11 +95,17 @@ def read_ledger(url: str, dataset: str) -> LedgerState:
         if not before:
             raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=REGISTER_FIX)
         entries, charges = ledger.entries(dataset), stored_charges(url, dataset)
+        changes = ledger_changes(url, dataset)
         registrations = [known for known in ledger.registrations() if known.dataset == dataset]
         counted = {entry.id for entry in entries if entry.state is not State.EXPIRED}
         if before == ledger.status(dataset) and counted == set(charges):
             return LedgerState(
-                budgets=before, entries=entries, charges=charges, registrations=registrations, key_lost=key_lost
+                budgets=before,
+                entries=entries,
+                charges=charges,
+                changes=changes,
+                registrations=registrations,
+                key_lost=key_lost,
             )
     raise LedgerError(f"dataset {dataset}: the ledger changed while it was read", fix="ask for the report again")
 
