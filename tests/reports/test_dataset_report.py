@@ -19,9 +19,9 @@ from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.attack import true_positive_rate
