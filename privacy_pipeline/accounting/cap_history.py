@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import journal
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import VERIFY
+from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.accounting.ledger_entries import budget_key
 from privacy_pipeline.accounting.ledger_open import open_engine
 
@@ -93,7 +94,7 @@ def _change(row: Mapping[Any, Any], body: Any, dataset: str, keys: dict[int, str
             journal.ROTATE: "this key took over; the one before signed that",
             journal.LOST: "this key took over from one that was declared lost; nobody else signed that",
         }
-        key = journal.PublicKey(body["public_key"]).id
+        key = PublicKey(body["public_key"]).id
         return LedgerChange(**common, budget=None, what=what[kind], key=key)
     if kind == journal.IMPORTED:
         if body["table"] != "budgets":
@@ -116,8 +117,8 @@ def _opened(
     if row["dataset"] != dataset:
         return None
     keys[row["id"]] = name = budget_key(row)
-    cap = {"epsilon": float(row["epsilon"]), "delta": float(row["delta"])}
-    return LedgerChange(**common, budget=name, what=what, **cap)
+    epsilon, delta = float(row["epsilon"]), float(row["delta"])
+    return LedgerChange(**common, budget=name, what=what, epsilon=epsilon, delta=delta)
 
 
 def _changed(common: Mapping[str, Any], body: Any, keys: Mapping[int, str]) -> LedgerChange | None:
@@ -128,5 +129,5 @@ def _changed(common: Mapping[str, Any], body: Any, keys: Mapping[int, str]) -> L
         return LedgerChange(**common, budget=name, what=f"changed: {', '.join(sorted(changes))}")
     counts = "cap_changes" in changes
     what = "the cap or the policy was changed" if counts else "the first policy, before the budget was used"
-    cap = {"epsilon": float(changes["epsilon"]), "delta": float(changes["delta"])}
-    return LedgerChange(**common, budget=name, what=what, counts=counts, **cap)
+    epsilon, delta = float(changes["epsilon"]), float(changes["delta"])
+    return LedgerChange(**common, budget=name, what=what, counts=counts, epsilon=epsilon, delta=delta)

@@ -122,8 +122,8 @@ def status(
 
 
 _HELD = (
-    "held: all runs at the filter's Renyi order, which is what stands against the cap; part of it is taken by the order "
-    "itself.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
+    "held: all runs at the filter's Renyi order, which is what stands against the cap; part of it is taken by the "
+    "order itself.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
 )
 
 

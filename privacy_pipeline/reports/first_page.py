@@ -119,8 +119,8 @@ def _left(budget: BudgetView) -> Statement:
         budget.left,
         " at delta ",
         budget.cap.delta,
-        ". What is held is what grants or refuses a run; part of it is taken by the way of counting itself. Of the rest, "
-        "the runs used ",
+        ". What is held is what grants or refuses a run; part of it is taken by the way of counting itself. Of the "
+        "rest, the runs used ",
         *([budget.used] if budget.used else ["all"]),
         ". A run that needs more than what is left is refused.",
     )

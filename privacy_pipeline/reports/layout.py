@@ -177,7 +177,9 @@ def _entries(budget: BudgetView) -> Table:
 def _changes(changes: Sequence[ChangeView]) -> Table:
     rows: list[list[Words]] = []
     for change in changes:
-        what: Words = [change.what, *([": ", change.key] if change.key else [])]
+        what: Words = [change.what]
+        if change.key:
+            what += [": ", change.key]
         who: Words = [change.who] if change.who else ["not recorded"]
         about: Words = [change.budget] if change.budget else DASH
         rows.append([[change.number], [change.at], who, about, what, compact(change.cap) if change.cap else DASH])

@@ -3,8 +3,8 @@
 A run that is chosen after the results of earlier ones were seen is covered by the filter alone, and the filter proves
 its cap, not what is spent (`accounting.renyi_filter`). Each change of the cap starts the filter anew. Of the outcomes
 whose last grant was given under cap i, each set S_i has P(S_i) <= e^(epsilon_i) P'(S_i) + delta_i, for the filter i
-alone, run from the start, would have let all of them pass. Added up: the largest epsilon, and the sum of the deltas. One
-entry alone was chosen before any result: there the epsilon of what ran holds as it is.
+alone, run from the start, would have let all of them pass. Added up: the largest epsilon, and the sum of the deltas.
+One entry alone was chosen before any result: there the epsilon of what ran holds as it is.
 """
 
 from __future__ import annotations
