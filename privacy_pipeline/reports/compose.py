@@ -35,7 +35,13 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
         ),
         generated=Quote(quote=evidence.generated, source=Source(place="report", field="generated")),
         facts=evidence.facts,
-        first_page=first_page(budgets=budgets, runs=runs, unreadable=unreadable, unrecorded=unrecorded),
+        first_page=first_page(
+            budgets=budgets,
+            runs=runs,
+            unreadable=unreadable,
+            unrecorded=unrecorded,
+            key_lost=bool(evidence.ledger.keys_lost),
+        ),
         spans=spans,
         budgets=budgets,
         changes=[_change(change) for change in evidence.ledger.changes],
@@ -49,7 +55,7 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
             runs=runs,
             unreadable=unreadable,
             unrecorded=unrecorded,
-            key_lost=evidence.ledger.key_lost,
+            key_lost=bool(evidence.ledger.keys_lost),
         ),
     )
 

@@ -16,9 +16,11 @@ def first_page(
     runs: Sequence[RunView],
     unreadable: Sequence[Quote],
     unrecorded: Sequence[UnrecordedView],
+    key_lost: bool,
 ) -> list[Passage]:
     """What is protected, how strongly, what a guess could gain, what is left, and what is not covered."""
     uncovered = [
+        *([unknown(_KEY_LOST)] if key_lost else []),
         *_without_guarantee(runs),
         *_not_covered(runs),
         *_unrecorded(unrecorded),
@@ -32,6 +34,12 @@ def first_page(
         Passage(title="What is left of the budget", statements=[_left(budget) for budget in budgets]),
         Passage(title="What is NOT covered", statements=uncovered or [nothing]),
     ]
+
+
+_KEY_LOST = (
+    "A signing key of the ledger was declared lost, and another one took over, signed by nobody else. Whoever asked "
+    "for this report accepted it; whether nothing was changed at that time is "
+)
 
 
 def _protected(budget: BudgetView, runs: Sequence[RunView]) -> Statement:

@@ -242,3 +242,41 @@ def test_area_under_curve_counts_pairs():
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
     assert area_under_curve(scores, positive) == pytest.approx(np.mean(pairs))
     assert np.isnan(area_under_curve(scores, np.ones(60, bool)))
+
+
+def test_the_datasets_report_holds_private_plain_and_unfinished_experiments(people):
+    """All that `federated run` did on a registered dataset is in its report, charged or not."""
+    from privacy_pipeline.pipelines.reporting import evidence
+    from privacy_pipeline.reports.compose import dataset_report
+    from privacy_pipeline.reports.figures import plain
+
+    private, killed = points(people, PRIVACY)
+    open_, _ = points(people)
+    register(people, private)
+    summary = run_point(private, build=logistic.build)
+    run_point(open_, build=logistic.build)
+    with pytest.raises(Killed):
+        run_point(killed, build=logistic.build, report=kill_at(2))
+    workspace = private.config.folder
+    found = evidence("people", ledger=private.config.ledger, workspaces=[workspace])
+    assert [run.run_id for run in found.runs] == [f"{private.config.experiment}-{private.name}"]
+    assert {run.status for run in found.unrecorded} == {"unfinished", "done, without any guarantee"}
+    report = dataset_report(found)
+    (run,) = report.runs
+    assert run.receipt == "agrees" and run.guarantee.epsilon.value == summary["epsilon"]
+    assert run.metrics["accuracy"].value == summary["accuracy"] and not run.blessed
+    said = " ".join(plain(s.words) for passage in report.first_page for s in passage.statements)
+    assert "2 run(s) read this data and did not finish with a record" in said
+    assert evidence("people", ledger=private.config.ledger, workspaces=[workspace.parent / "none"]).runs == []
+
+
+def test_an_experiment_that_cannot_be_read_is_named(people):
+    from privacy_pipeline.pipelines.reporting import evidence
+
+    point = points(people, PRIVACY)[0]
+    register(people, point)
+    run_point(point, build=logistic.build)
+    (point.folder / "privacy_record.json").write_text("{}")
+    told = []
+    found = evidence("people", ledger=point.config.ledger, workspaces=[point.config.folder], left_out=told.append)
+    assert found.runs == [] and len(found.unreadable) == 1 and "this is no privacy record" in told[0]

@@ -24,6 +24,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines.reporting import evidence as gathered
 from privacy_pipeline.reports.attack import true_positive_rate
 from privacy_pipeline.reports.compose import dataset_report
 from privacy_pipeline.reports.dataset_report import DatasetReport
@@ -266,13 +267,35 @@ def test_no_report_is_made_of_charges_that_say_less_than_the_events(evidence: Ev
         dataset_report(dataclasses.replace(evidence, ledger=ledger))
 
 
-def test_a_lost_key_is_told_and_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_a_lost_key_is_refused_until_somebody_accepts_it_and_then_told_on_the_first_page(tmp_path: Path) -> None:
     url = make_project(tmp_path)
     silent = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
     (tmp_path / "ledger" / "ledger_key.pem").unlink()
-    Ledger.open(url).rotate_key(lost=True)
-    told = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
-    assert "declared lost" in told.model_dump_json() and "declared lost" not in silent.model_dump_json()
+    _, new = Ledger.open(url).rotate_key(lost=True)
+    with pytest.raises(LedgerError, match=f"--accept-lost-key {new}"):
+        read_ledger(url, "things")
+    with pytest.raises(LedgerError, match=f"--accept-lost-key {new}"):
+        read_ledger(url, "things", accepted=["f" * 16])
+    ledger = read_ledger(url, "things", accepted=[new])
+    told = dataset_report(Evidence(dataset="things", ledger=ledger, runs=[], generated=GENERATED))
+    assert "was declared lost" in first_page(told) and "was declared lost" not in first_page(silent)
+    assert any("declared lost" in line for line in lines(told, 21))
+
+
+def test_an_accepted_key_that_was_never_lost_is_not_told_as_lost(tmp_path: Path) -> None:
+    url = make_project(tmp_path)
+    (key,) = Ledger.open(url).verify().keys
+    assert read_ledger(url, "things", accepted=[key]).keys_lost == []
+
+
+def test_a_ledger_without_what_a_record_has_a_receipt_of_is_refused(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    shorter = f"sqlite:///{tmp_path}/shorter/ledger.db"
+    Ledger.open(shorter, create=True).register(registration(Relation.ZERO_OUT), epsilon=5.0, delta=1e-5)
+    with pytest.raises(LedgerError, match="of which there is a receipt, is missing"):
+        gathered("things", ledger=shorter, workspaces=[tmp_path / "workspace"])
+    found = gathered("things", ledger=f"sqlite:///{tmp_path}/ledger/ledger.db", workspaces=[tmp_path / "workspace"])
+    assert len(found.runs) == 6
 
 
 def test_a_secret_number_of_units_is_told_nowhere(tmp_path: Path) -> None:
