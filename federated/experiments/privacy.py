@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -135,13 +135,33 @@ def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) ->
     return found
 
 
+def executed(plan: FederatedPlan, released: Sequence[int]) -> DpEvent:
+    """The event of what the mechanism gave out, whatever was planned.
+
+    Args:
+        plan: the plan.
+        released: the round of each noisy sum, in their order.
+
+    Returns:
+        The event of the rounds from the first on; one without a bound where a round was left out or given out twice:
+        its noise follows from key and round, and two sums under one noise tell their difference.
+    """
+    from dp_accounting import NonPrivateDpEvent
+
+    return plan.event_of(len(released)) if _in_order(released) else NonPrivateDpEvent()
+
+
+def _in_order(released: Sequence[int]) -> bool:
+    return list(released) == list(range(len(released)))
+
+
 def record_of(
     *,
     config: ExperimentConfig,
     charge: ChargedExperiment,
     run_id: str,
     span: int | None,
-    rounds: int,
+    released: Sequence[int],
     generator: str,
     composition: Composition,
     data_digest: str,
@@ -153,15 +173,17 @@ def record_of(
         config: the settings.
         charge: what was reserved, and ran.
         run_id, span: of the run.
-        rounds: rounds that were made.
+        released: the round of each noisy sum that was given out.
         generator: where sampling and noise came from.
         composition: the run among all that the ledger holds.
         data_digest, code: hashes.
 
     Raises:
-        PipelineError: another number of rounds was made than planned.
+        PipelineError: another number of rounds was made than planned, or a round was given out twice.
     """
-    plan = charge.plan
+    plan, rounds = charge.plan, len(released)
+    if not _in_order(released):
+        raise PipelineError("a round was left out or given out twice: there is no guarantee to state")
     if rounds != plan.rounds:
         raise PipelineError(f"{rounds} rounds were made, {plan.rounds} were planned: there is no guarantee to state")
     dataset = config.data.dataset
@@ -186,7 +208,7 @@ def record_of(
             epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
             steps=rounds,
             units=plan.clients,
-            dp_event=events.to_json(plan.event),
+            dp_event=events.to_json(executed(plan, released)),
             engine=config.algorithm.engine,
             plan=charge.parameters(),
         ),

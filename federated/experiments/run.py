@@ -146,14 +146,15 @@ class _Run:
 
             simulation = self.simulation(train, aggregator)
             summary = self.rounds(simulation, sampler, simulation.engine.initial_state(), train, charge)
-            receipt = grant.commit(charge.plan.event)
+            released = [number for one in made for number in one.released]
+            receipt = grant.commit(privacy.executed(charge.plan, released))
         stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
         record = privacy.record_of(
             config=self.config,
             charge=charge,
             run_id=f"{self.config.experiment}-{self.point.name}",
             span=self.source.span,
-            rounds=summary["rounds"],
+            released=released,
             generator=made[0].generator,
             composition=composition.model_copy(update=stamp),
             data_digest=digest,

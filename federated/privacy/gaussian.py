@@ -70,10 +70,14 @@ class GaussianAggregator:
         plan: the plan.
         key: the run's key.
         shapes: shapes of the model's trainable variables.
+
+    Attributes:
+        released: the round of each noisy sum that was given out, in their order: what ran, and is accounted for.
     """
 
     def __init__(self, *, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> None:
         self.plan = plan
+        self.released: list[int] = []
         self._shapes = [tuple(shape) for shape in shapes]
         base = GaussianNoise(key, self._shapes, hardened=plan.base.noise.hardened)
         correlated = plan.base.noise.correlation != "none"
@@ -128,6 +132,7 @@ class GaussianAggregator:
         found = [np.asarray(part, np.float32) for part in held[: len(self._shapes)]]
         if [part.shape for part in found] != self._shapes:
             raise BadInputError("the sum of updates does not have the shapes of the model's variables")
+        self.released.append(round_number)
         norm, expected = float(state[_NORM]), self.plan.expected_clients
         noise = self._noise.draw(round_number, stddev=self.plan.base.sum_multiplier * norm)
         update = [tf.constant((part + own) / np.float32(expected)) for part, own in zip(found, noise, strict=True)]

@@ -167,6 +167,16 @@ def counted_digest(row: Mapping[Any, Any]) -> str:
     return str(row["executed"] or row["planned"])
 
 
+def find(connection: sa.Connection, entry_id: int) -> Entry | None:
+    """One entry; see `Ledger.entry`."""
+    table, budgets = schema.entries, schema.budgets
+    row = connection.execute(sa.select(table).where(table.c.id == entry_id)).mappings().first()
+    if row is None:
+        return None
+    budget = connection.execute(sa.select(budgets).where(budgets.c.id == row["budget_id"])).mappings().one()
+    return Charges(connection).entry(row, budget)
+
+
 def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None) -> list[Entry]:
     """Entries, the newest first; see `Ledger.history`."""
     table, budgets = schema.entries, schema.budgets

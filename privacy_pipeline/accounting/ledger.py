@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.admission import check_plan, checked_budget, forecast_of
-from privacy_pipeline.accounting.charges import newest
+from privacy_pipeline.accounting.charges import find, newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
@@ -232,6 +232,11 @@ class Ledger:
     def entries(self, dataset: str) -> list[Entry]:
         """All entries of a dataset's budgets, the oldest first, expired ones included."""
         return self.history(dataset=dataset, limit=None)[::-1]
+
+    def entry(self, entry_id: int) -> Entry | None:
+        """One entry by its number, or None where there is none."""
+        with schema.transaction(self._engine, write=False) as connection:
+            return find(connection, entry_id)
 
     def history(self, *, dataset: str | None = None, limit: int | None = 50) -> list[Entry]:
         """Entries, the newest first, expired ones included.

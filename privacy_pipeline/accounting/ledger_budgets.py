@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.charges import Charges
+from privacy_pipeline.accounting.held import held_epsilon, used_part
 from privacy_pipeline.accounting.journal import POLICY, REGISTER, Writer
 from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.accounting.plan import Relation
@@ -289,7 +290,10 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
     """A budget at a glance, from its stored totals alone."""
     totals, policy = totals_of(budget), stored_policy(budget["policy"])
     total = totals.all
-    spent = charge_of(total).epsilon(budget["delta"])
+    spent = charge_of(total)
+    cap = {"epsilon": budget["epsilon"], "delta": budget["delta"]}
+    held = held_epsilon(spent, order=budget["filter_order"], **cap)
+    used = used_part(spent, order=budget["filter_order"], **cap)
     return BudgetStatus(
         budget=budget_key(budget),
         dataset=budget["dataset"],
@@ -298,12 +302,14 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
         relation=Relation(budget["relation"]),
         cap_epsilon=budget["epsilon"],
         cap_delta=budget["delta"],
-        spent_epsilon=spent,
-        remaining_epsilon=max(0.0, budget["epsilon"] - spent),
+        held_epsilon=held,
+        spent_epsilon=spent.epsilon(budget["delta"]),
+        remaining_epsilon=max(0.0, budget["epsilon"] - held),
+        used=used,
         simple_epsilon=total.simple_epsilon,
         entries={state: totals.states.get(state.value, 0) for state in State},
         overruns=totals.overruns,
         filter_order=budget["filter_order"],
         cap_changes=budget["cap_changes"],
-        alerts=tuple(level for level in policy.alerts if spent >= level * budget["epsilon"]) if policy else (),
+        alerts=tuple(level for level in policy.alerts if used >= level) if policy else (),
     )

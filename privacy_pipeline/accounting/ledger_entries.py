@@ -82,6 +82,9 @@ class Entry:
 class BudgetStatus:
     """One budget at a glance; every epsilon is by RDP at the cap's delta.
 
+    Against the cap stands `held_epsilon`, and what remains is the cap less that. For runs that are chosen after results
+    were seen only the cap itself is proven, at the sum of the deltas of all caps that there were.
+
     Attributes:
         budget: key of the budget.
         dataset: dataset, all spans together.
@@ -90,14 +93,16 @@ class BudgetStatus:
         relation: neighbouring relation.
         cap_epsilon: epsilon that all runs together may reach.
         cap_delta: delta of the cap.
-        spent_epsilon: epsilon of all counted entries together.
-        remaining_epsilon: the cap less what is spent.
+        held_epsilon: all counted entries together at the filter's order (`held`): what is enforced.
+        spent_epsilon: all counted entries together at the best order: tighter, for a set of runs fixed beforehand.
+        remaining_epsilon: the cap less what is held against it.
+        used: part of the cap's room at the filter's order that is used (`held.used_part`).
         simple_epsilon: sum of the entries' own epsilons; what adding without composition would say.
         entries: number of entries in each state.
         overruns: entries that executed more than they planned.
         filter_order: Renyi order at which the cap is enforced, once there was a run.
         cap_changes: how often the cap was changed; each change may add the cap's delta once.
-        alerts: parts of the cap at which the policy warns, and which are reached.
+        alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
     """
 
     budget: str
@@ -107,14 +112,21 @@ class BudgetStatus:
     relation: Relation
     cap_epsilon: float
     cap_delta: float
+    held_epsilon: float
     spent_epsilon: float
     remaining_epsilon: float
+    used: float
     simple_epsilon: float
     entries: Mapping[State, int]
     overruns: int
     filter_order: float | None
     cap_changes: int
     alerts: tuple[float, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether more is spent than the cap allows: entries executed more than planned, or the cap was lowered."""
+        return self.held_epsilon > self.cap_epsilon
 
 
 @dataclass(frozen=True, kw_only=True)

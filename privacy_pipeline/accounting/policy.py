@@ -33,7 +33,7 @@ shares:
 # eval_epsilon: 1.0
 # Users that may spend (PRIVACY_PIPELINE_USER, or the user of the operating system). Without it everybody may.
 # may_spend: [alice, bob]
-# Parts of the cap at which `budget status` warns.
+# Parts of the room at which `budget status` warns.
 alerts: [0.5, 0.8]
 """
 

@@ -37,6 +37,21 @@ def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
     return sorted(set(found), key=lambda receipt: (receipt.seq, receipt.hash))
 
 
+def receipts_in(document: Any) -> list[Receipt]:
+    """The receipts in a privacy record, a DP evaluation or a run's summary, as JSON values.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is none of these.
+    """
+    record, evaluation = document.get("record", document), document.get("dp_evaluation") or {}
+    stamps = (record.get("composition"), record.get("preprocessing"), evaluation.get("composition"))
+    return [
+        Receipt(seq=int(stamp["journal_seq"]), hash=str(stamp["journal_hash"]), key_id=str(stamp["key_id"]))
+        for stamp in stamps
+        if stamp and stamp.get("journal_seq") is not None
+    ]
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for name in _NAMES:
         yield from sorted(folder.rglob(name))
@@ -45,14 +60,6 @@ def _files(folder: Path) -> Iterator[Path]:
 def _receipts(path: Path) -> list[Receipt]:
     """The receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
     try:
-        document: Any = json.loads(path.read_text())
-        holders = [document.get("record", document), document.get("dp_evaluation") or {}]
-        stamps = [
-            stamp for holder in holders if (stamp := holder.get("composition") or {}).get("journal_seq") is not None
-        ]
-        return [
-            Receipt(seq=int(stamp["journal_seq"]), hash=str(stamp["journal_hash"]), key_id=str(stamp["key_id"]))
-            for stamp in stamps
-        ]
+        return receipts_in(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path}: no privacy record can be read: {error}") from error

@@ -23,6 +23,7 @@ from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.admission import check_data, check_plan, check_principal, checked_budget, refusal
 from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
+from privacy_pipeline.accounting.held import filter_delta
 from privacy_pipeline.accounting.journal import writing
 from privacy_pipeline.accounting.ledger_budgets import charge_of, totals_of
 from privacy_pipeline.accounting.ledger_entries import Charge, Price, State, budget_key, plan_key, price
@@ -129,11 +130,6 @@ class Weighed:
         cost, endless = fixed(self.cost.values[at])
         left = renyi_filter.floor_fixed(room * self.share) - self.used.numbers[at]
         return 0 if endless else renyi_filter.runs_that_fit(0, cost, room=left)
-
-
-def filter_delta(budget: Mapping[Any, Any]) -> float:
-    """The budget's delta without the share that is kept for truncation."""
-    return float(budget["delta"]) * (1 - truncation.SHARE)
 
 
 def reserve(engine: sa.Engine, request: Request) -> Grant:

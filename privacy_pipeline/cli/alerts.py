@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -17,9 +18,11 @@ def alert(status: BudgetStatus) -> str:
     """The line of a budget; empty where no level is passed."""
     if not status.alerts:
         return ""
+    used = f"{status.used:.0%}" if math.isfinite(status.used) else "all"
     return (
         f"budget {status.budget}: the policy's alert level of {max(status.alerts):.0%} is passed: "
-        f"{status.spent_epsilon:.3f} of {status.cap_epsilon:.3f} spent, {status.remaining_epsilon:.3f} remain"
+        f"{used} of the room is used; epsilon {status.held_epsilon:.3f} is held against the cap of "
+        f"{status.cap_epsilon:.3f}, {status.remaining_epsilon:.3f} remain"
     )
 
 

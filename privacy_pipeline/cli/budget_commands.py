@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
+    from privacy_pipeline.accounting.ledger_entries import BudgetStatus
     from privacy_pipeline.accounting.policy import Policy
 
 _DELTA = 1e-5
@@ -92,8 +95,8 @@ def status(
         if as_json:
             print_json([dataclasses.asdict(b) for b in budgets])
             return
-        table = Table(title="budgets (epsilon by RDP at the cap's delta)", title_justify="left")
-        for column in ("dataset", "split", "unit", "spent", "cap", "left", "delta", "entries", "simple addition"):
+        table = Table(title="budgets (epsilon at the cap's delta)", title_justify="left")
+        for column in ("dataset", "split", "unit", "held", "cap", "left", "used", "delta", "entries", "best order"):
             table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
         for b in budgets:
             entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
@@ -102,12 +105,38 @@ def status(
                 f"{b.dataset} (span {span})" if span else b.dataset,
                 b.split,
                 b.unit,
-                f"{b.spent_epsilon:.3f}",
+                f"{b.held_epsilon:.3f}",
                 f"{b.cap_epsilon:.3f}",
                 f"{b.remaining_epsilon:.3f}",
+                f"{b.used:.0%}" if math.isfinite(b.used) else "all",
                 f"{b.cap_delta:.0e}",
                 entries,
-                f"{b.simple_epsilon:.3f}",
+                f"{b.spent_epsilon:.3f}",
             )
         out.print(table)
+        out.print(_HELD, soft_wrap=True)
+        for b in budgets:
+            for warning in _warnings(b):
+                err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {warning}", soft_wrap=True)
         tell_alerts(budgets)
+
+
+_HELD = (
+    "held: all runs at the filter's Renyi order, which is what stands against the cap; part of it is taken by the "
+    "order itself.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
+)
+
+
+def _warnings(status: BudgetStatus) -> list[str]:
+    """What makes the cap less than it says."""
+    found = []
+    if status.passed:
+        found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")
+    if status.overruns:
+        found.append(f"{status.overruns} entries executed more than they had planned; that is charged")
+    if status.cap_changes:
+        found.append(
+            f"the cap was changed {status.cap_changes} time(s): each change may add the delta of a cap once more, see "
+            "`budget report` for the sum"
+        )
+    return found

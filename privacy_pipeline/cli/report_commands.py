@@ -55,10 +55,13 @@ def report(
     workspace: Annotated[
         list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
     ] = [],  # noqa: B006 (typer wants a literal default)
+    accept_lost_key: Annotated[
+        list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
     with errors_as_exit_codes(as_json=False):
-        found = _evidence(target, facts=facts, ledger=ledger, workspaces=workspace)
+        found = _evidence(target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key)
         from privacy_pipeline.reports.compose import dataset_report
 
         content = _render(dataset_report(found), format_)
@@ -86,7 +89,9 @@ def report_schema(
             write_atomically(path=output, text=schema_text())
 
 
-def _evidence(target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path]) -> Evidence:
+def _evidence(
+    target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path], accepted: list[str]
+) -> Evidence:
     from privacy_pipeline.pipelines.reporting import evidence
     from privacy_pipeline.reports.facts import load_facts
 
@@ -96,7 +101,7 @@ def _evidence(target: str, *, facts: Path | None, ledger: str | None, workspaces
         err.print(f"[yellow]left out:[/] {escape(why)}", soft_wrap=True)
 
     told = load_facts(facts) if facts else None
-    return evidence(dataset, ledger=url, workspaces=roots, facts=told, left_out=left_out)
+    return evidence(dataset, ledger=url, workspaces=roots, facts=told, accepted=accepted, left_out=left_out)
 
 
 def _where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:

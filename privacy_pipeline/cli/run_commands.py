@@ -16,6 +16,7 @@ from privacy_pipeline.reports.properties import shown
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
     from privacy_pipeline.pipelines.workspace import RunFolder, RunState
+    from privacy_pipeline.reports.summary import RunSummary
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
 Overrides = Annotated[
@@ -208,9 +209,11 @@ def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
             **_next_command(folder, state),
         )
         raise typer.Exit(state.failure.exit_code)
-    _print_result(folder, state, as_json=as_json)
+    summary = folder.read_summary()
+    _print_result(folder, state, summary, as_json=as_json)
     if state.status == "not_blessed":
-        raise typer.Exit(int(ExitCode.NOT_BLESSED))
+        by_budget = summary is not None and summary.budget_reasons
+        raise typer.Exit(int(ExitCode.BUDGET_REFUSED if by_budget else ExitCode.NOT_BLESSED))
 
 
 def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
@@ -222,11 +225,10 @@ def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
     return {"resume": resume_command(folder)}
 
 
-def _print_result(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
+def _print_result(folder: RunFolder, state: RunState, summary: RunSummary | None, *, as_json: bool) -> None:
     from privacy_pipeline.cli.live import node_text
     from privacy_pipeline.cli.tables import privacy_table, run_table
 
-    summary = folder.read_summary()
     if as_json:
         print_run(state, summary)
         return

@@ -224,6 +224,7 @@ def _after_training(
         policy=config.policy.model_dump_json(),
         thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
         privacy_class=announced_class(config),
+        ledger=config.ledger,
         run_id=spec.run_id,
         **privately,
     )

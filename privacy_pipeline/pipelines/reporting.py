@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ def evidence(
     ledger: str,
     workspaces: Iterable[Path],
     facts: ReportFacts | None = None,
+    accepted: Collection[str] = (),
     left_out: Callable[[str], None] = lambda _: None,
 ) -> Evidence:
     """Everything that a report on a dataset is made from, as of now.
@@ -44,19 +45,23 @@ def evidence(
         ledger: SQLAlchemy URL of the ledger.
         workspaces: folders with runs.
         facts: what the curator told.
+        accepted: ids of keys that took over from a lost one, and are known to be right.
         left_out: called with the reason for each run folder that cannot be read; the report names them.
 
     Raises:
         BadInputError: there is no ledger, or it does not know the dataset.
-        LedgerError: the ledger does not verify.
+        LedgerError: the ledger does not verify, or lacks what a run's record has a receipt of.
     """
+    from privacy_pipeline.accounting.receipts import receipts_in
+    from privacy_pipeline.pipelines.experiments import experiments
     from privacy_pipeline.reports.evidence import Evidence, read_ledger
     from privacy_pipeline.reports.facts import ReportFacts
 
     runs: list[RunSummary] = []
     unreadable: list[str] = []
     unrecorded: list[UnrecordedRun] = []
-    for folder in (folder for root in workspaces for folder in run_folders(root.absolute())):
+    roots = [root.absolute() for root in workspaces]
+    for folder in (folder for root in roots for folder in run_folders(root)):
         try:
             summary = folder.read_summary()
             without = _unrecorded(folder, dataset) if summary is None else None
@@ -68,9 +73,22 @@ def evidence(
             runs.append(summary)
         if without is not None:
             unrecorded.append(without)
+    for one in (one for root in roots for one in experiments(root)):
+        try:
+            if one.dataset() != dataset:
+                continue
+            summary = one.summary()
+            without = one.without_record() if summary is None else None
+        except BadInputError as error:
+            unreadable.append(one.name)
+            left_out(error.message)
+            continue
+        runs += [summary] if summary is not None else []
+        unrecorded += [without] if without is not None else []
+    receipts = [receipt for run in runs for receipt in receipts_in(run.model_dump(mode="json"))]
     return Evidence(
         dataset=dataset,
-        ledger=read_ledger(ledger, dataset),
+        ledger=read_ledger(ledger, dataset, receipts=receipts, accepted=accepted),
         runs=sorted(runs, key=lambda summary: summary.run_id),
         unreadable=unreadable,
         unrecorded=sorted(unrecorded, key=lambda run: run.run_id),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
+from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, locate
@@ -213,7 +214,8 @@ def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
         if finished and summary is not None and Path(summary.model_uri, "saved_model.pb").exists():
             decided = _decide_again(summary, folder.read_spec().config)
             # Another verdict than the recorded one has to reach the Resolver and Pusher: run the pipeline.
-            return folder if decided.blessed == summary.blessed else None
+            same = (decided.blessed, bool(decided.budget)) == (summary.blessed, bool(summary.budget_reasons))
+            return folder if same else None
     return None
 
 
@@ -223,6 +225,7 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
         record=summary.record,
         expected_class=announced_class(config),
         policy=config.policy,
+        ledger_reasons=ledger_reasons(summary.record, summary.dp_evaluation, url=config.ledger),
     )
 
 

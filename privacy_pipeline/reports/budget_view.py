@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pydantic import JsonValue
 
 from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.held import held_epsilon
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State, together
 from privacy_pipeline.accounting.profile import Profile, profile
 from privacy_pipeline.reports.attack import FALSE_POSITIVE_RATES, true_positive_rate
 from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, BurnPoint, Curve, CurvePoint, EntryView
 from privacy_pipeline.reports.evidence import LedgerState
 from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source, ranges
+from privacy_pipeline.reports.proven import WHATEVER, Proven, proven_bound
 
 MOST_ENTRIES = 500  # listed; the burn-down has at most this many points too
 NO_BOUND = "no finite bound: an entry could not be accounted for"
@@ -22,6 +24,9 @@ CURVE_DELTAS: tuple[float, ...] = (
     *(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 )
 RDP_SUM = "stored charges added, then epsilon at the cap's delta"
+HELD_SUM = "stored charges added, then epsilon at the filter's order"
+FILTER = "Renyi filter"
+TRUNCATED = "truncation costs more of delta than is kept for it"
 PLD_ALL = "PLD over the events of all entries"
 _AGREES = 1e-6  # relative; the search for epsilon under truncation ends that near
 
@@ -36,8 +41,9 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
     counted = [entry for entry in entries if entry.state is not State.EXPIRED]
     charges = [ledger.charges[entry.id] for entry in counted]
     total = together(charges)
-    spent = total.epsilon(status.cap_delta)
+    spent, held = total.epsilon(status.cap_delta), _held(status, total)
     found = _profile(status, counted, spent)
+    proven = proven_bound(status, total, entries=counted, changes=ledger.changes)
     numbers = ranges(entry.id for entry in counted)
     curves = _curves(total, found, numbers) if counted and math.isfinite(spent) else []
     return BudgetView(
@@ -46,8 +52,11 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
         unit=_quote(status, "unit", status.unit),
         relation=_quote(status, "relation", status.relation.value),
         cap=_loss(status, status.cap_epsilon, "cap", _at(status, "cap_epsilon"), kind="cap"),
-        spent=_loss(status, spent, "RDP", _all(numbers, "rdp", RDP_SUM)),
-        left=_left(status, spent),
+        proven=proven.loss,
+        spent=_held_loss(status, held, spent, _all(numbers, "rdp", HELD_SUM)),
+        left=_left(status, held),
+        used=_figure(status.used, "rate", _at(status, "used")) if math.isfinite(status.used) else None,
+        best_order=_loss(status, spent, "RDP", _all(numbers, "rdp", RDP_SUM)),
         simple_addition=_loss(
             status,
             status.simple_epsilon,
@@ -64,7 +73,7 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
         else _figure(status.filter_order, "number", _at(status, "filter_order")),
         burn_down=_burn_down(status, counted, charges),
         curves=curves,
-        attack=_attack(status, curves, numbers),
+        attack=_attack(status, curves, numbers, proven),
         entries=[_entry(status, entry) for entry in entries[-MOST_ENTRIES:]],
         entries_left_out=_figure(max(0, len(entries) - MOST_ENTRIES), "count", _at(status, "entries", "not listed")),
     )
@@ -108,13 +117,15 @@ def _points(points: Sequence[tuple[float, float]], source: Source) -> list[Curve
     ]
 
 
-def _attack(status: BudgetStatus, curves: Sequence[Curve], numbers: str) -> list[AttackReading]:
+def _attack(status: BudgetStatus, curves: Sequence[Curve], numbers: str, proven: Proven) -> list[AttackReading]:
     readings = []
+    counted = sum(status.entries[state] for state in State if state is not State.EXPIRED)
     names = " and ".join(curve.accountant for curve in curves)
     now = [(point.epsilon.value, point.delta.value) for curve in curves for point in curve.points]
-    if not int(sum(status.entries[s] for s in State if s is not State.EXPIRED)):
+    if not counted:
         now, names = [(0.0, 0.0)], "no accountant, as nothing was spent"
-    cap = [(status.cap_epsilon, status.cap_delta)]
+    cap = [] if proven.cap is None else [proven.cap]
+    held = "" if counted <= 1 else ", for runs that were fixed beforehand"
     for rate in FALSE_POSITIVE_RATES:
         fpr = _figure(rate, "rate", _given("false-positive rate"))
         for when, curve, source, basis in (
@@ -122,13 +133,13 @@ def _attack(status: BudgetStatus, curves: Sequence[Curve], numbers: str) -> list
                 "now",
                 now,
                 _all(numbers, "rdp and event", "attack bound"),
-                f"upper bound over the whole curve by {names}",
+                f"upper bound over the whole curve by {names}{held}",
             ),
             (
                 "cap",
                 cap,
-                _at(status, "cap_epsilon, cap_delta", "attack bound"),
-                "rough upper bound from epsilon and delta alone",
+                proven.source("epsilon, delta", "attack bound"),
+                f"rough upper bound from epsilon and delta alone, {WHATEVER}" if cap else "no bound is proven",
             ),
         ):
             tpr = _figure(true_positive_rate(curve, false_positive_rate=rate), "rate", source)
@@ -146,14 +157,14 @@ def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence
         running = together(charges) if last else together((running, charge))
         if index not in kept:
             continue
-        spent = running.epsilon(status.cap_delta)
-        before = _all(f"up to {entry.id}", "rdp", RDP_SUM)
+        held, spent = _held(status, running), running.epsilon(status.cap_delta)
+        before = _all(f"up to {entry.id}", "rdp", HELD_SUM)
         points.append(
             BurnPoint(
                 entry=_figure(entry.id, "count", _of(entry, "id")),
                 reserved=_words(entry, "reserved_at", entry.reserved_at),
-                spent=_loss(status, spent, "RDP", before),
-                left=_left(status, spent, source=before),
+                spent=_held_loss(status, held, spent, before),
+                left=_left(status, held, source=before),
             )
         )
     return points
@@ -180,10 +191,19 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
     )
 
 
-def _left(status: BudgetStatus, spent: float, source: Source | None = None) -> Figure:
+def _held(status: BudgetStatus, total: Charge) -> float:
+    """What the filter holds against the cap, at its order of today."""
+    return held_epsilon(total, order=status.filter_order, epsilon=status.cap_epsilon, delta=status.cap_delta)
+
+
+def _held_loss(status: BudgetStatus, held: float, best: float, source: Source) -> Loss:
+    return _loss(status, held, FILTER, source, missing=TRUNCATED if math.isfinite(best) and math.isinf(held) else "")
+
+
+def _left(status: BudgetStatus, held: float, source: Source | None = None) -> Figure:
     where = source or _at(status, "remaining_epsilon")
     return _figure(
-        max(0.0, status.cap_epsilon - spent), "epsilon left", where.model_copy(update={"method": "cap less spent"})
+        max(0.0, status.cap_epsilon - held), "epsilon left", where.model_copy(update={"method": "cap less held"})
     )
 
 

@@ -16,7 +16,7 @@ _LARGEST_CURVE_DELTA = 0.011
 
 def budget_bar(budget: BudgetView, name: str) -> Drawing:
     """Spent against the cap, as one bar."""
-    description = plain(["Spent: ", budget.spent, ". Cap: ", budget.cap, "."])
+    description = plain(["Held against the cap: ", budget.spent, ". Cap: ", budget.cap, "."])
     items: list[Item] = []
     cap = budget.cap.epsilon.value if budget.cap.epsilon else 1.0
     spent = cap if budget.spent.epsilon is None else budget.spent.epsilon.value
@@ -26,7 +26,7 @@ def budget_bar(budget: BudgetView, name: str) -> Drawing:
         if x1 > x0:
             items.append(Path(points=((x0, 30), (x1, 30), (x1, 52), (x0, 52)), colour=colour, fill=True))
     items += [
-        Label(x=left, y=20, text=plain(["spent: ", budget.spent]), bold=True),
+        Label(x=left, y=20, text=plain(["held: ", budget.spent]), bold=True),
         Label(x=right, y=20, text=plain(["cap: ", budget.cap]), anchor="end"),
     ]
     title = "Budget spent and left"
@@ -50,8 +50,8 @@ def delta_epsilon(budget: BudgetView, name: str) -> Drawing | None:
     chart = plot(
         name=name,
         title="All runs together: epsilon at each delta",
-        description="Each point of a line is a pair of epsilon and delta that holds. Both lines are upper bounds. The "
-        "mark is the cap.",
+        description="Each point of a line is a pair of epsilon and delta that holds. Both lines are upper bounds, "
+        "for runs that were fixed beforehand. The mark is the cap.",
         x=Scale(low=0, high=highest * 1.08),
         y=Scale(low=lowest, high=1e-2, log=True),
         x_label="epsilon",
@@ -88,7 +88,7 @@ def burn_down(budget: BudgetView, name: str) -> Drawing | None:
         x=Scale(low=start, high=end),
         y=Scale(low=0, high=cap * 1.05),
         x_label="",
-        y_label=plain(["epsilon left, at delta ", budget.cap.delta, " (RDP, against the present cap)"]),
+        y_label=plain(["epsilon left, at delta ", budget.cap.delta, " (filter, against the present cap)"]),
     )
     steps, left = [chart.at(start, cap)], cap
     for at, point in zip(times, budget.burn_down, strict=True):

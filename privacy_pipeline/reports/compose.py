@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from privacy_pipeline.accounting.cap_history import LedgerChange
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.reports.budget_view import budget_view
 from privacy_pipeline.reports.checklist import checklist
-from privacy_pipeline.reports.dataset_report import DatasetReport, SpanView, UnrecordedView
+from privacy_pipeline.reports.dataset_report import ChangeView, DatasetReport, SpanView, UnrecordedView
 from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun
-from privacy_pipeline.reports.figures import Figure, Quote, Source
+from privacy_pipeline.reports.figures import Figure, Loss, Quote, Source
 from privacy_pipeline.reports.first_page import first_page
 from privacy_pipeline.reports.run_views import run_view
 
@@ -34,9 +35,16 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
         ),
         generated=Quote(quote=evidence.generated, source=Source(place="report", field="generated")),
         facts=evidence.facts,
-        first_page=first_page(budgets=budgets, runs=runs, unreadable=unreadable, unrecorded=unrecorded),
+        first_page=first_page(
+            budgets=budgets,
+            runs=runs,
+            unreadable=unreadable,
+            unrecorded=unrecorded,
+            key_lost=bool(evidence.ledger.keys_lost),
+        ),
         spans=spans,
         budgets=budgets,
+        changes=[_change(change) for change in evidence.ledger.changes],
         runs=runs,
         unreadable_runs=unreadable,
         unrecorded_runs=unrecorded,
@@ -47,8 +55,33 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
             runs=runs,
             unreadable=unreadable,
             unrecorded=unrecorded,
-            key_lost=evidence.ledger.key_lost,
+            key_lost=bool(evidence.ledger.keys_lost),
         ),
+    )
+
+
+def _change(change: LedgerChange) -> ChangeView:
+    def source(field: str) -> Source:
+        return Source(place="journal record", name=str(change.seq), field=field)
+
+    def quote(field: str, words: str | None) -> Quote | None:
+        return None if words is None else Quote(quote=words, source=source(field))
+
+    cap = None
+    if change.epsilon is not None and change.delta is not None:
+        cap = Loss(
+            epsilon=Figure(value=change.epsilon, kind="cap", source=source("epsilon")),
+            delta=Figure(value=change.delta, kind="delta", source=source("delta")),
+            basis="cap",
+        )
+    return ChangeView(
+        number=Figure(value=change.seq, kind="count", source=source("seq")),
+        at=Quote(quote=change.at, source=source("at")),
+        who=quote("principal", change.principal),
+        budget=quote("budget", change.budget),
+        what=change.what,
+        cap=cap,
+        key=quote("public_key", change.key),
     )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source, Statement
 
-SCHEMA_ID = "urn:privacy-pipeline:dataset-report:1"
+SCHEMA_ID = "urn:privacy-pipeline:dataset-report:2"
 
 
 class SpanView(ReportPart):
@@ -67,16 +67,35 @@ class EntryView(ReportPart):
     overrun: bool
 
 
+class ChangeView(ReportPart):
+    """One journal record that changed the rules of a budget, or the key that signs."""
+
+    number: Figure
+    at: Quote
+    who: Quote | None = Field(description="who asked; None where the record does not say")
+    budget: Quote | None
+    what: str
+    cap: Loss | None = Field(description="the cap from here on")
+    key: Quote | None = Field(description="the key that signs from here on")
+
+
 class BudgetView(ReportPart):
-    """One budget: what it allows, what is spent, and what that means."""
+    """One budget: what it allows, what is spent, and what that means.
+
+    `proven` is true whatever was seen before a run was chosen. `spent` is what the filter holds against the cap, and
+    `left` the cap less that. `best_order` and `pld` are tighter, for a set of runs that was fixed beforehand.
+    """
 
     key: Quote
     split: Quote
     unit: Quote
     relation: Quote
+    proven: Loss
     cap: Loss
     spent: Loss
     left: Figure
+    used: Figure | None = Field(description="part of the room at the filter's order that the runs use; None: all")
+    best_order: Loss
     simple_addition: Loss
     pld: Loss
     counted: Figure
@@ -192,13 +211,14 @@ class Point(ReportPart):
 class DatasetReport(ReportPart):
     """What is known, and what is not, of the privacy of one dataset over all its runs."""
 
-    report_version: Literal[1] = 1
+    report_version: Literal[2] = 2
     dataset: Quote
     generated: Quote
     facts: ReportFacts
     first_page: list[Passage]
     spans: list[SpanView]
     budgets: list[BudgetView]
+    changes: list[ChangeView]
     runs: list[RunView]
     unreadable_runs: list[Quote]
     unrecorded_runs: list[UnrecordedView] = Field(default=[])

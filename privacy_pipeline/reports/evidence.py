@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from privacy_pipeline.accounting.cap_history import LedgerChange, ledger_changes
+from privacy_pipeline.accounting.journal import Receipt
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
@@ -25,15 +27,17 @@ class LedgerState:
         budgets: its budgets.
         entries: entries of all its budgets, the oldest first.
         charges: stored charge of each counted entry, by number.
+        changes: what changed its caps and policies, and the ledger's key, the oldest first.
         registrations: its registered spans.
-        key_lost: whether a key took over from one that was declared lost, signed by nobody else.
+        keys_lost: keys that took over from one that was declared lost, signed by nobody else, and were accepted.
     """
 
     budgets: Sequence[BudgetStatus]
     entries: Sequence[Entry]
     charges: Mapping[int, Charge]
+    changes: Sequence[LedgerChange]
     registrations: Sequence[Registration]
-    key_lost: bool = False
+    keys_lost: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,43 +78,58 @@ class Evidence:
     unrecorded: Sequence[UnrecordedRun] = ()
 
 
-def read_ledger(url: str, dataset: str) -> LedgerState:
+def read_ledger(
+    url: str, dataset: str, *, receipts: Sequence[Receipt] = (), accepted: Collection[str] = ()
+) -> LedgerState:
     """Reads a dataset's part of a ledger.
 
     Args:
         url: SQLAlchemy URL of the ledger.
         dataset: registered name.
+        receipts: of journal records that the ledger must hold, from the records of runs.
+        accepted: ids of keys that took over from a lost one, and are known to be right.
 
     Raises:
         BadInputError: there is no ledger, or the dataset is not in it.
         LedgerError: the ledger cannot be read, was tampered with, or changed all the time while it was read.
     """
     ledger = Ledger.open(url)
-    key_lost = _verified(ledger)
+    keys_lost = _verified(ledger, receipts, accepted)
     for _ in range(_TRIES):
         before = ledger.status(dataset)
         if not before:
             raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix=REGISTER_FIX)
         entries, charges = ledger.entries(dataset), stored_charges(url, dataset)
+        changes = ledger_changes(url, dataset)
         registrations = [known for known in ledger.registrations() if known.dataset == dataset]
         counted = {entry.id for entry in entries if entry.state is not State.EXPIRED}
         if before == ledger.status(dataset) and counted == set(charges):
             return LedgerState(
-                budgets=before, entries=entries, charges=charges, registrations=registrations, key_lost=key_lost
+                budgets=before,
+                entries=entries,
+                charges=charges,
+                changes=changes,
+                registrations=registrations,
+                keys_lost=keys_lost,
             )
     raise LedgerError(f"dataset {dataset}: the ledger changed while it was read", fix="ask for the report again")
 
 
-def _verified(ledger: Ledger) -> bool:
-    """Verifies the ledger; whether a key took over from a lost one, which is no reason to refuse, but has to be told.
+def _verified(ledger: Ledger, receipts: Sequence[Receipt], accepted: Collection[str]) -> Sequence[str]:
+    """Verifies the ledger; the accepted keys that took over from a lost one, which have to be told.
 
     Raises:
-        LedgerError: the ledger is not what its writers wrote.
+        LedgerError: the ledger is not what its writers wrote, or a key took over that nobody accepts.
     """
-    found = ledger.verify(reprice=False)  # the report prices all events anew itself
-    if found.ok:
-        return False
-    tolerant = ledger.verify(reprice=False, accepted=found.keys)
-    if not tolerant.ok:
-        raise LedgerError(f"the ledger does not verify: {tolerant.problems[0]}", fix="privacy-pipeline budget verify")
-    return True
+    # The report prices all events anew itself.
+    found = ledger.verify(receipts=receipts, accepted=accepted, reprice=False)
+    if not found.ok:
+        raise LedgerError(f"the ledger does not verify: {found.problems[0]}", fix="privacy-pipeline budget verify")
+    if not accepted:
+        return ()
+    strict = ledger.verify(accepted=(), reprice=False)
+    return [
+        key
+        for key in found.keys
+        if key in accepted and any(f"--accept-lost-key {key}" in problem for problem in strict.problems)
+    ]

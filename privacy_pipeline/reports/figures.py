@@ -16,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from privacy_pipeline.reports.properties import shown
 
 Place = Literal[
-    "ledger entry", "ledger entries", "budget", "registration", "record", "summary", "workspace", "facts", "report"
+    "ledger entry",
+    "ledger entries",
+    "journal record",
+    "budget",
+    "registration",
+    "record",
+    "summary",
+    "workspace",
+    "facts",
+    "report",
 ]
 Kind = Literal["epsilon", "epsilon left", "epsilon low", "cap", "delta", "count", "rate", "metric", "number"]
 

@@ -16,9 +16,11 @@ def first_page(
     runs: Sequence[RunView],
     unreadable: Sequence[Quote],
     unrecorded: Sequence[UnrecordedView],
+    key_lost: bool,
 ) -> list[Passage]:
-    """What is protected, what a guess could gain, what is left, and what is not covered."""
+    """What is protected, how strongly, what a guess could gain, what is left, and what is not covered."""
     uncovered = [
+        *([unknown(_KEY_LOST)] if key_lost else []),
         *_without_guarantee(runs),
         *_not_covered(runs),
         *_unrecorded(unrecorded),
@@ -27,10 +29,17 @@ def first_page(
     nothing = unknown("There is no record of a run in the given workspaces; what else was done with the data is ")
     return [
         Passage(title="What is protected", statements=[_protected(budget, runs) for budget in budgets]),
+        Passage(title="How strongly", statements=[s for budget in budgets for s in _strength(budget)]),
         Passage(title="What a guess could gain", statements=[s for budget in budgets for s in _guess(budget)]),
         Passage(title="What is left of the budget", statements=[_left(budget) for budget in budgets]),
         Passage(title="What is NOT covered", statements=uncovered or [nothing]),
     ]
+
+
+_KEY_LOST = (
+    "A signing key of the ledger was declared lost, and another one took over, signed by nobody else. Whoever asked "
+    "for this report accepted it; whether nothing was changed at that time is "
+)
 
 
 def _protected(budget: BudgetView, runs: Sequence[RunView]) -> Statement:
@@ -47,15 +56,51 @@ def _protected(budget: BudgetView, runs: Sequence[RunView]) -> Statement:
     )
 
 
+def _strength(budget: BudgetView) -> list[Statement]:
+    """The bound that holds without assumptions first; those that hold for runs fixed beforehand are named as such."""
+    found = [
+        say(
+            "Budget ",
+            budget.key,
+            ", all that was done with it together: ",
+            budget.proven,
+            ". The smaller epsilon, the stronger the protection; delta is a small allowance for failure.",
+        )
+    ]
+    if budget.counted.value > 1:
+        found.append(
+            say(
+                "Had all runs been fixed before the first result was seen, it would be: ",
+                budget.best_order,
+                "; ",
+                budget.pld,
+                ". Runs that were chosen after a look at results are not covered by these.",
+            )
+        )
+    if budget.cap_changes.value:
+        found.append(
+            say(
+                "The cap was changed ",
+                budget.cap_changes,
+                " time(s). Each change is a decision after results, and adds the delta of a cap once more.",
+            )
+        )
+    if budget.overruns.value:
+        found.append(say(budget.overruns, " entries executed more than they had planned; that is counted in full."))
+    return found
+
+
 def _guess(budget: BudgetView) -> list[Statement]:
     now = [_reading(reading) for reading in budget.attack if reading.when == "now"]
+    cap = [_reading(reading) for reading in budget.attack if reading.when == "cap"]
     return [
         say(
             "Somebody who sees everything that was released under the guarantee guesses which units were in the data. "
             "How good can the guesses be?"
         ),
-        *now,
-        *[_reading(reading) for reading in budget.attack if reading.when == "cap"][-1:],
+        *(now if budget.counted.value <= 1 else []),
+        *cap,
+        *(now if budget.counted.value > 1 else []),
     ]
 
 
@@ -76,14 +121,16 @@ def _left(budget: BudgetView) -> Statement:
     return say(
         "Allowed over all runs together: ",
         budget.cap,
-        ". Spent: ",
+        ". Held against it: ",
         budget.spent,
         ". Left: epsilon ",
         budget.left,
         " at delta ",
         budget.cap.delta,
-        ". The smaller epsilon, the stronger the protection; delta is a small allowance for failure. A run that needs "
-        "more than what is left is refused.",
+        ". What is held is what grants or refuses a run; part of it is taken by the way of counting itself. Of the "
+        "rest, the runs used ",
+        *([budget.used] if budget.used else ["all"]),
+        ". A run that needs more than what is left is refused.",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from privacy_pipeline.reports import charts
-from privacy_pipeline.reports.dataset_report import BudgetView, DatasetReport, Point, RunView
+from privacy_pipeline.reports.dataset_report import BudgetView, ChangeView, DatasetReport, Point, RunView
 from privacy_pipeline.reports.drawing import Drawing
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, Statement, Words, pieces
 from privacy_pipeline.reports.run_views import CACHED, NOISY
@@ -74,7 +74,13 @@ def blocks(report: DatasetReport) -> list[Block]:
         made += [Heading(level=3, text=passage.title), Bullets(statements=passage.statements)]
     for index, budget in enumerate(report.budgets):
         made += _budget(budget, index, report.runs)
-    made += [*_runs(report.runs), *_audits(report.runs), *_not_covered(report), *_checklist(report.checklist)]
+    made += [
+        _changes(report.changes),
+        *_runs(report.runs),
+        *_audits(report.runs),
+        *_not_covered(report),
+        *_checklist(report.checklist),
+    ]
     return [*made, *_sources(report)]
 
 
@@ -100,16 +106,17 @@ def _budget(budget: BudgetView, index: int, runs: Sequence[RunView]) -> list[Blo
 
 
 def _totals(budget: BudgetView) -> Table:
-    why = budget.pld.missing
-    pld: Words = compact(budget.pld)
-    if why:
-        pld = ["none: ", *pieces(budget.pld)[1:2]]
     rows: list[tuple[str, Words]] = [
+        ("proven, whatever was seen before a run was chosen", _or_why(budget.proven)),
         ("cap", compact(budget.cap)),
-        ("spent, as enforced: stored Renyi charges added", compact(budget.spent)),
-        ("spent, tighter view: PLD over all events, for runs fixed beforehand", pld),
-        ("what simple addition of epsilons would have said", compact(budget.simple_addition)),
+        ("held against the cap, as enforced: the filter's fixed order", _or_why(budget.spent)),
         ("left of the cap", ["epsilon ", budget.left, " at delta ", budget.cap.delta]),
+        ("used by the runs, of the room at that order", [budget.used] if budget.used else ["all"]),
+        ("for runs fixed beforehand: RDP at its best order", _or_why(budget.best_order)),
+        ("for runs fixed beforehand: PLD over all events", _or_why(budget.pld)),
+        ("what simple addition of epsilons would have said", compact(budget.simple_addition)),
+        ("changes of the cap; each may add the delta of a cap once more", [budget.cap_changes]),
+        ("entries that executed more than they had planned", [budget.overruns]),
     ]
     return Table(
         caption="All runs together (epsilon, delta)",
@@ -117,6 +124,10 @@ def _totals(budget: BudgetView) -> Table:
         rows=[[[label], words] for label, words in rows],
         widths=(3, 2),
     )
+
+
+def _or_why(loss: Loss) -> Words:
+    return ["none: ", *pieces(loss)[1:2]] if loss.missing else compact(loss)
 
 
 def _curve_table(budget: BudgetView) -> list[Block]:
@@ -132,7 +143,10 @@ def _curve_table(budget: BudgetView) -> list[Block]:
             head: Words = [point.delta] if point is not None and fits else ["-"]
         rows.append([head, *row])
     columns = [f"epsilon by {curve.accountant}" for curve in budget.curves]
-    caption = "Points of the curve: each row is a pair of delta and epsilon that holds for all runs together"
+    caption = (
+        "Points of the curve: each row is a pair of delta and epsilon that holds for all runs together, if they were "
+        "fixed beforehand"
+    )
     return [Table(caption=caption, head=("delta", *columns), rows=rows, widths=(1,) * (1 + len(columns)))]
 
 
@@ -157,6 +171,23 @@ def _entries(budget: BudgetView) -> Table:
             for i, entry in enumerate(budget.entries)
             if entry.overrun or (entry.alone is not None and entry.alone.epsilon is None)
         ),
+    )
+
+
+def _changes(changes: Sequence[ChangeView]) -> Table:
+    rows: list[list[Words]] = []
+    for change in changes:
+        what: Words = [change.what]
+        if change.key:
+            what += [": ", change.key]
+        who: Words = [change.who] if change.who else ["not recorded"]
+        about: Words = [change.budget] if change.budget else DASH
+        rows.append([[change.number], [change.at], who, about, what, compact(change.cap) if change.cap else DASH])
+    return Table(
+        caption="Changes of cap, policy and key, from the journal; a name is what the user said, no proof of identity",
+        head=("record", "time", "who", "budget", "what", "cap from here on (epsilon, delta)"),
+        rows=rows,
+        widths=(7, 19, 12, 17, 27, 18),
     )
 
 

@@ -64,10 +64,14 @@ def composition(material: Material) -> list[Statement]:
     found: list[Statement] = []
     for budget in material.budgets:
         found += [
+            say("budget ", budget.key, ", ", budget.counted, " counted entries: ", budget.proven),
+            say("held against the cap, as enforced: ", budget.spent),
             say(
-                "budget ", budget.key, ", ", budget.counted, " counted entries: ", budget.spent, ", the enforced figure"
+                "the tighter views, for a set of runs fixed beforehand: ",
+                budget.best_order,
+                " at its best order; ",
+                budget.pld,
             ),
-            say("the tighter view, for a set of runs fixed beforehand: ", budget.pld),
             say("without composition, one would have said: ", budget.simple_addition),
             say("left of the cap: epsilon ", budget.left, " at delta ", budget.cap.delta),
         ]
@@ -81,8 +85,8 @@ def composition(material: Material) -> list[Statement]:
                 say(
                     "the cap was changed ",
                     budget.cap_changes,
-                    " time(s); each change is a decision outside the filter's guarantee, and may add the cap's delta "
-                    "once",
+                    " time(s); each change is a decision outside the filter's guarantee, and may add the delta of a "
+                    "cap once more; the sum is in the delta that is stated first",
                 )
             )
     for run in material.trained:

@@ -83,8 +83,9 @@ def parameters(material: Material) -> list[Statement]:
     found: list[Statement] = []
     for budget in material.budgets:
         found += [
-            say("cap: ", budget.cap),
-            say("all ", budget.counted, " counted entries together: ", budget.spent, "; ", budget.pld),
+            say("all ", budget.counted, " counted entries together: ", budget.proven),
+            say("if all runs were fixed beforehand: ", budget.best_order, "; ", budget.pld),
+            say("cap: ", budget.cap, "; held against it: ", budget.spent),
             *[
                 say(
                     "an attack with false-positive rate ",
@@ -103,12 +104,13 @@ def parameters(material: Material) -> list[Statement]:
 
 
 def _delta_against_units(budget: BudgetView, material: Material) -> Statement:
-    words: list[Part] = ["delta is ", budget.cap.delta]
+    delta = budget.proven.delta
+    words: list[Part] = ["delta is ", delta]
     sizes = [span.splits[budget.split.quote][1] for span in material.spans if budget.split.quote in span.splits]
     if not sizes:
         return unknown(*words, "; the number of units is not stated here, so delta against it is ")
     least = min(sizes, key=lambda size: size.value)
-    small = budget.cap.delta.value * least.value < 1
+    small = delta.value * least.value < 1
     words += ["; the smallest registered span has ", least, " units, so delta is "]
     return say(*words, "below" if small else "NOT below", " one over the number of units")
 

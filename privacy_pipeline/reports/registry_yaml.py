@@ -89,16 +89,23 @@ def _basic(report: DatasetReport) -> dict[str, Any]:
 
 def _privacy_loss(report: DatasetReport) -> dict[str, Any]:
     """Of the budget of the training data; further budgets are told in the details."""
-    budget = next((b for b in report.budgets if b.split.quote == "train"), report.budgets[0])
-    if budget.spent.epsilon is None:
-        raise BadInputError(f"budget {budget.key.quote} has no finite epsilon: there is no guarantee to register")
+    budgets = [b for b in report.budgets if b.split.quote == "train"] or report.budgets
+    for budget in budgets:
+        if budget.proven.epsilon is None:
+            why = budget.proven.missing
+            raise BadInputError(
+                f"budget {budget.key.quote}: no epsilon is proven ({why}): there is nothing to register"
+            )
+    # Spans with budgets of their own have no unit in common: the worst of them speaks for all.
+    epsilons = [float(b.proven.epsilon.text) for b in budgets if b.proven.epsilon]
+    budget = budgets[0]
     return {
         "privacy_unit": _text([budget.unit.quote, *dict.fromkeys(run.unit_in_words.quote for run in report.runs)]),
         "privacy_unit_details": _point(report, 4),
         "privacy_parameters": {
-            # As shown everywhere else: rounded up, so that the record never states less than was spent.
-            "epsilon": float(budget.spent.epsilon.text),
-            "delta": budget.spent.delta.value,
+            # As shown everywhere else: rounded up, so that the record never states less than what is proven.
+            "epsilon": max(epsilons),
+            "delta": max(b.proven.delta.value for b in budgets),
         },
         "privacy_parameters_details": _text(
             [
@@ -112,7 +119,8 @@ def _privacy_loss(report: DatasetReport) -> dict[str, Any]:
 
 def _all_budgets(budgets: Iterable[BudgetView]) -> str:
     return "; ".join(
-        plain(["budget ", b.key, ": spent by all runs together ", b.spent, ", cap ", b.cap]) for b in budgets
+        plain(["budget ", b.key, ": all runs together ", b.proven, ", held against the cap ", b.spent, ", cap ", b.cap])
+        for b in budgets
     )
 
 

@@ -34,6 +34,7 @@ class RunSummary(BaseModel):
         evaluation_reasons: thresholds that were missed, or, after a DP evaluation, not shown to be met.
         blessed: PrivacyGate's verdict, the one that counts.
         reasons: why a model was not blessed.
+        budget_reasons: those among them that are the policy's or the ledger's.
         model_uri: folder of the SavedModel.
         record: the privacy record of the training that made the model, with how it was evaluated.
         dp_evaluation: what a DP evaluation released; None where the metrics are exact.
@@ -49,6 +50,7 @@ class RunSummary(BaseModel):
     evaluation_reasons: list[str]
     blessed: bool
     reasons: list[str]
+    budget_reasons: list[str] = []
     slices: list[SliceMetrics]
     model_uri: str
     tensorboard: str

@@ -88,7 +88,8 @@ def test_a_run_from_reservation_to_commit(ledger: Ledger, url: str) -> None:
     assert entry.event == entry.executed_event == to_json(plan.event)
     (status,) = again.status()
     assert status.spent_epsilon == entry.epsilon == status.simple_epsilon > 0
-    assert status.remaining_epsilon == 3.0 - status.spent_epsilon
+    assert status.held_epsilon > status.spent_epsilon
+    assert status.remaining_epsilon == 3.0 - status.held_epsilon
     composed = again.composition(grant.entry_id)
     assert (composed.entries_before, composed.epsilon_before) == (0, 0.0)
     assert composed.epsilon_after == status.spent_epsilon

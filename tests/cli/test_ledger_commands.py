@@ -119,20 +119,35 @@ def test_export_of_a_registry_record_is_that_of_the_report(project: Path) -> Non
     assert "curator" in ended.output
 
 
+def test_status_tells_what_makes_a_cap_less_than_it_says(project: Path) -> None:
+    assert "note:" not in budget("status").output
+    ledger = Ledger.open("sqlite:///ledger/ledger.db")
+    with spend(ledger, make_plan(), run_id="more") as grant:
+        grant.start()
+        grant.commit(make_plan(noise=9.0).event)
+    ledger.set_cap("adult", epsilon=0.4, delta=1e-5)
+    said = " ".join(budget("status").output.split())
+    assert "1 entries executed more than they had planned" in said and "the cap was changed 1 time(s)" in said
+    assert "more is spent than the cap allows" in said
+    (row,) = json.loads(budget("status", "--json").stdout)
+    assert (row["overruns"], row["cap_changes"], row["remaining_epsilon"]) == (1, 1, 0.0)
+    assert row["held_epsilon"] > row["spent_epsilon"] > 0.4
+
+
 def test_alert_levels_are_told_once_they_are_passed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "alert:" not in budget("status").output
     ledger = Ledger.open("sqlite:///ledger/ledger.db")
-    ledger.apply_policy(Policy(dataset="adult", epsilon=3.0, delta=1e-5, unit="row", alerts=(0.05, 0.1, 0.5)))
+    ledger.apply_policy(Policy(dataset="adult", epsilon=3.0, delta=1e-5, unit="row", alerts=(0.02, 0.04, 0.3)))
     said = " ".join(budget("status").output.split())
-    assert "alert: budget adult/train/row: the policy's alert level of 10% is passed" in said
+    assert "alert: budget adult/train/row: the policy's alert level of 4% is passed" in said
     alerts = RunAlerts(write_project(project / "p", backend="dp_sgd", dataset={"name": "adult"}))
     alerts._ledger = "sqlite:///ledger/ledger.db"
     alerts.tell()
-    assert capsys.readouterr().err.count("level of 10%") == 1
+    assert capsys.readouterr().err.count("level of 4%") == 1
     alerts.tell()
     assert capsys.readouterr().err == ""  # told at the start of the run
     run(ledger, make_plan(noise=2.5), run_id="large")
     alerts.tell()
-    assert capsys.readouterr().err.count("level of 50%") == 1
+    assert capsys.readouterr().err.count("level of 30%") == 1
     RunAlerts(write_project(project / "q")).tell()  # a plain run has no ledger to ask
     assert capsys.readouterr().err == ""

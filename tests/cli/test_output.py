@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 import typer
 
 from privacy_pipeline.cli import output
+from privacy_pipeline.cli.run_commands import _finish
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.pipelines.workspace import RunFolder
+from tests.cli.test_tables import make_state
+from tests.reports.records import dp_record, make_summary
 
 
 def end_with(error: BaseException, *, as_json: bool) -> int:
@@ -71,3 +76,16 @@ def test_our_own_bugs_are_not_hidden() -> None:
 def test_long_messages_are_not_broken_into_lines(capsys: pytest.CaptureFixture[str]) -> None:
     output.tell(message="m" * 500, fix="f" * 500, exit_code=1, as_json=False)
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("reasons", "budget", "code"), [(["auc"], [], 3), (["auc", "policy"], ["policy"], 4)])
+def test_a_refusal_by_policy_or_ledger_ends_with_4_one_by_quality_with_3(
+    tmp_path: Path, reasons: list[str], budget: list[str], code: int
+) -> None:
+    folder = RunFolder(tmp_path)
+    state = make_state(status="not_blessed")
+    folder.write_state(state)
+    folder.write_summary(make_summary(dp_record(), blessed=False, reasons=reasons, budget_reasons=budget))
+    with pytest.raises(typer.Exit) as ended:
+        _finish(folder, state, as_json=False)
+    assert ended.value.exit_code == code

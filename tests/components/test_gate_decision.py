@@ -23,6 +23,7 @@ def verdict(record: PrivacyRecord, *, announced: str = "", missed: tuple[str, ..
         record=record,
         expected_class=announced or record.privacy_class,
         policy=PolicySection(**policy),
+        ledger_reasons=(),
     )
 
 
@@ -96,6 +97,7 @@ def test_private_predictions_must_be_the_plain_ones(evaluation: Any, reason: str
         record=record,
         expected_class=record.privacy_class,
         policy=PolicySection(),
+        ledger_reasons=(),
         encrypted=evaluation,
     )
     assert decision.blessed is (reason is None)

@@ -110,7 +110,7 @@ def test_a_missed_threshold_is_named_and_nothing_is_pushed_or_trained_again(reru
 
 def test_a_policy_below_the_runs_epsilon_refuses_the_model_and_spends_nothing(reruns: Runs, shared: Shared) -> None:
     ended, before, after = reruns["policy"].result()
-    assert ended.code == 3, ended.text
+    assert ended.code == 4, ended.text
     assert "is above the policy's 0.5" in ended.text
     assert "cached; spends no budget" in ended.text
     assert before == after

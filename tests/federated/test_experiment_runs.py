@@ -1,10 +1,13 @@
 """Runs of an experiment: recorded round by round, resumed to the same weights, charged when private."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 
+from federated.experiments import privacy
 from federated.experiments.config import load_experiment
 from federated.experiments.evaluation import area_under_curve
 from federated.experiments.run import run_point
@@ -15,7 +18,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.federated import logistic
 from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
 
@@ -131,8 +134,68 @@ def test_a_private_run_is_charged_again_after_a_kill_and_its_epsilon_follows_fro
     assert not (point.folder / "checkpoint.npz").exists()
 
 
+class Changed:
+    """An engine that does something with the aggregator's rounds that was not planned."""
+
+    def __init__(self, engine, aggregator, change):
+        self.inner, self.aggregator, self.change = engine, aggregator, change
+
+    def initial_state(self):
+        return self.inner.initial_state()
+
+    def run_round(self, state, cohort):
+        result = self.inner.run_round(state, cohort)
+        self.change(self.aggregator, state)
+        return result
+
+
+def changed_build(change):
+    def build(config, clients, aggregator, *, width, seed):
+        made = []
+
+        def kept(shapes):
+            made.append(aggregator(shapes))
+            return made[-1]
+
+        simulation = logistic.build(config, clients, kept, width=width, seed=seed)
+        return dataclasses.replace(simulation, engine=Changed(simulation.engine, made[0], change))
+
+    return build
+
+
+def test_what_the_mechanism_gave_out_is_committed_not_what_was_planned(people):
+    """The last round's noise is never drawn: five rounds ran, and five are committed; there is no record of six."""
+    point = points(people, PRIVACY)[0]
+    ledger = register(people, point)
+
+    def drop_last(aggregator, state):
+        if aggregator.released[-1] == aggregator.plan.rounds - 1:
+            aggregator.released.pop()
+
+    with pytest.raises(PipelineError, match="5 rounds were made, 6 were planned"):
+        run_point(point, build=changed_build(drop_last))
+    (entry,) = ledger.entries("people")
+    plan = privacy.charged(point.config, clients=60).plan
+    assert entry.state is State.COMMITTED and entry.executed_event == events.to_json(plan.event_of(5))
+    assert entry.event == events.to_json(plan.event) and not (point.folder / "privacy_record.json").exists()
+
+
+def test_a_round_that_was_given_out_twice_has_no_bound(people):
+    point = points(people, PRIVACY)[0]
+    ledger = register(people, point)
+
+    def repeat(aggregator, state):
+        if aggregator.released[-1] == 2:
+            aggregator.finish(aggregator.initial_state(), None, 2)
+
+    with pytest.raises(PipelineError, match="given out twice"):
+        run_point(point, build=changed_build(repeat))
+    (entry,) = ledger.entries("people")
+    assert entry.overrun and math.isinf(ledger.status("people")[0].spent_epsilon)
+
+
 def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
-    from federated.experiments import privacy, run
+    from federated.experiments import run
 
     def touched(*args, **kwargs):
         raise AssertionError("data was read")
@@ -179,3 +242,41 @@ def test_area_under_curve_counts_pairs():
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[positive] for b in scores[~positive]]
     assert area_under_curve(scores, positive) == pytest.approx(np.mean(pairs))
     assert np.isnan(area_under_curve(scores, np.ones(60, bool)))
+
+
+def test_the_datasets_report_holds_private_plain_and_unfinished_experiments(people):
+    """All that `federated run` did on a registered dataset is in its report, charged or not."""
+    from privacy_pipeline.pipelines.reporting import evidence
+    from privacy_pipeline.reports.compose import dataset_report
+    from privacy_pipeline.reports.figures import plain
+
+    private, killed = points(people, PRIVACY)
+    open_, _ = points(people)
+    register(people, private)
+    summary = run_point(private, build=logistic.build)
+    run_point(open_, build=logistic.build)
+    with pytest.raises(Killed):
+        run_point(killed, build=logistic.build, report=kill_at(2))
+    workspace = private.config.folder
+    found = evidence("people", ledger=private.config.ledger, workspaces=[workspace])
+    assert [run.run_id for run in found.runs] == [f"{private.config.experiment}-{private.name}"]
+    assert {run.status for run in found.unrecorded} == {"unfinished", "done, without any guarantee"}
+    report = dataset_report(found)
+    (run,) = report.runs
+    assert run.receipt == "agrees" and run.guarantee.epsilon.value == summary["epsilon"]
+    assert run.metrics["accuracy"].value == summary["accuracy"] and not run.blessed
+    said = " ".join(plain(s.words) for passage in report.first_page for s in passage.statements)
+    assert "2 run(s) read this data and did not finish with a record" in said
+    assert evidence("people", ledger=private.config.ledger, workspaces=[workspace.parent / "none"]).runs == []
+
+
+def test_an_experiment_that_cannot_be_read_is_named(people):
+    from privacy_pipeline.pipelines.reporting import evidence
+
+    point = points(people, PRIVACY)[0]
+    register(people, point)
+    run_point(point, build=logistic.build)
+    (point.folder / "privacy_record.json").write_text("{}")
+    told = []
+    found = evidence("people", ledger=point.config.ledger, workspaces=[point.config.folder], left_out=told.append)
+    assert found.runs == [] and len(found.unreadable) == 1 and "this is no privacy record" in told[0]

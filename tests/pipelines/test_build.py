@@ -187,6 +187,7 @@ def test_the_gate_is_never_served_from_cache(tmp_path: Path) -> None:
     config = write_project(tmp_path)
     for node in ("PrivacyGate", "RunMetrics"):
         assert [parameter(compiled(config, run_id=name)[node], "run_id") for name in ("r-1", "r-2")] == ["r-1", "r-2"]
+    assert parameter(compiled(config)["PrivacyGate"], "ledger") == config.ledger
     trainer = [compiled(config, run_id=name)["Trainer"].parameters for name in ("r-1", "r-2")]
     assert trainer[0] == trainer[1]
 

@@ -21,8 +21,10 @@ from privacy_pipeline.accounting.events import gaussian_passes, to_json
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines.reporting import evidence as gathered
 from privacy_pipeline.reports.attack import true_positive_rate
 from privacy_pipeline.reports.compose import dataset_report
 from privacy_pipeline.reports.dataset_report import DatasetReport
@@ -54,10 +56,108 @@ def test_all_runs_together(report: DatasetReport, project: Path) -> None:
     (budget,) = report.budgets
     (status,) = Ledger.open(f"sqlite:///{project}/ledger/ledger.db").status("things")
     assert budget.spent.epsilon and budget.pld.epsilon and budget.simple_addition.epsilon
-    assert budget.spent.epsilon.value == status.spent_epsilon == budget.burn_down[-1].spent.epsilon.value
-    assert budget.left.value == status.remaining_epsilon
-    assert budget.pld.epsilon.value < budget.spent.epsilon.value < budget.simple_addition.epsilon.value
+    assert budget.best_order.epsilon and budget.burn_down[-1].spent.epsilon
+    assert budget.spent.epsilon.value == status.held_epsilon == budget.burn_down[-1].spent.epsilon.value
+    assert budget.left.value == status.remaining_epsilon == status.cap_epsilon - status.held_epsilon
+    assert budget.best_order.epsilon.value == status.spent_epsilon < status.held_epsilon
+    assert budget.pld.epsilon.value < status.spent_epsilon < budget.simple_addition.epsilon.value
     assert [point.entry.value for point in budget.burn_down] == [1, 2, 3, 4, 5]  # 6 was given back
+
+
+def test_the_first_epsilon_is_the_one_that_needs_no_assumption(report: DatasetReport) -> None:
+    """Later runs were chosen after earlier results, so nothing below the cap is proven for all of them together."""
+    (budget,) = report.budgets
+    strength = next(passage for passage in report.first_page if passage.title == "How strongly")
+    first = plain(strength.statements[0].words)
+    assert "epsilon 5.000 at delta 1e-05 (the cap, whatever was seen before a run was chosen)" in first
+    assert "Had all runs been fixed before the first result was seen" in plain(strength.statements[1].words)
+    (guess,) = [passage for passage in report.first_page if passage.title == "What a guess could gain"]
+    order = [plain(s.words) for s in guess.statements[1:]]
+    assert "whatever was seen" in order[0] and all("fixed beforehand" in line for line in order[-2:])
+    assert budget.proven.epsilon and budget.proven.epsilon.value == 5.0
+
+
+def history(tmp_path: Path, *, runs: int) -> Ledger:
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger/ledger.db", create=True)
+    ledger.register(registration(), epsilon=5.0, delta=1e-5)
+    for number in range(runs):
+        train(ledger, f"run-{number}", small_plan(6.0), accuracy=0.7)
+    return ledger
+
+
+def reported(tmp_path: Path) -> DatasetReport:
+    ledger = read_ledger(f"sqlite:///{tmp_path}/ledger/ledger.db", "things")
+    return dataset_report(Evidence(dataset="things", ledger=ledger, runs=[], generated=GENERATED))
+
+
+def test_one_entry_was_chosen_before_any_result(tmp_path: Path) -> None:
+    ledger = history(tmp_path, runs=1)
+    (budget,) = reported(tmp_path).budgets
+    assert budget.proven.epsilon and budget.proven.epsilon.value == ledger.status()[0].spent_epsilon < 1
+    assert "one entry" in budget.proven.basis
+
+
+def test_each_cap_adds_its_delta_to_the_headline(tmp_path: Path) -> None:
+    ledger = history(tmp_path, runs=2)
+    ledger.set_cap("things", epsilon=8.0, delta=3e-5)
+    ledger.set_cap("things", epsilon=4.0, delta=1e-6)
+    report = reported(tmp_path)
+    (budget,) = report.budgets
+    assert budget.proven.epsilon and budget.proven.epsilon.value == 8.0  # what was granted, was granted under it
+    assert budget.proven.delta.value == pytest.approx(1e-5 + 3e-5 + 1e-6)
+    assert "at delta 4.1e-05" in first_page(report) and "The cap was changed 2 time(s)" in first_page(report)
+    worst = next(a for a in budget.attack if a.when == "cap" and a.false_positive_rate.value == 0.01)
+    assert worst.true_positive_rate.value == true_positive_rate([(8.0, 4.1e-5)], false_positive_rate=0.01)
+    assert [change.what for change in report.changes][2:] == ["the cap or the policy was changed"] * 2
+    assert budget.cap_changes.value == 2 and "4.1e-05" in to_html(report)
+
+
+def test_the_first_policy_of_an_unused_budget_adds_nothing(tmp_path: Path) -> None:
+    ledger = history(tmp_path, runs=0)
+    ledger.apply_policy(Policy(dataset="things", epsilon=5.0, delta=1e-5, unit="row"))
+    for number in range(2):
+        train(ledger, f"run-{number}", small_plan(6.0), accuracy=0.7)
+    (budget,) = reported(tmp_path).budgets
+    assert budget.proven.delta.value == 1e-5 and budget.cap_changes.value == 0
+
+
+def test_an_overrun_beyond_the_cap_leaves_nothing_proven(tmp_path: Path) -> None:
+    ledger = history(tmp_path, runs=1)
+    with ledger.spend(**request("overrun", small_plan(6.0))) as grant:
+        grant.start()
+        grant.commit(small_plan(0.6).event)
+    report = reported(tmp_path)
+    (budget,) = report.budgets
+    assert budget.proven.epsilon is None and "executed more than" in budget.proven.missing
+    assert budget.left.value == 0.0 and budget.best_order.epsilon and budget.best_order.epsilon.value > 5
+    assert "executed more than they had planned" in first_page(report)
+    assert [a.true_positive_rate.value for a in budget.attack if a.when == "cap"] == [1.0, 1.0]
+
+
+def test_changes_of_cap_policy_and_key_are_told_with_who_asked(tmp_path: Path) -> None:
+    ledger = history(tmp_path, runs=0)
+    ledger.apply_policy(Policy(dataset="things", epsilon=6.0, delta=1e-5, unit="row", eval_epsilon=1.0))
+    old, new = ledger.rotate_key()
+    changes = reported(tmp_path).changes
+    said = [(change.what.split(",")[0], change.budget and change.budget.quote) for change in changes]
+    assert said == [
+        ("the ledger began with this key", None),
+        ("registered", "things/train/row"),
+        ("the cap or the policy was changed", "things/train/row"),
+        ("the eval split got a budget", "things/eval/row"),
+        ("this key took over; the one before signed that", None),
+    ]
+    assert [change.key.quote for change in changes if change.key] == [old, new]
+    caps = [(c.cap.epsilon.value, c.cap.delta.value) for c in changes if c.cap and c.cap.epsilon]
+    assert caps == [(5.0, 1e-5), (6.0, 1e-5), (1.0, 1e-5)]
+
+
+def test_a_principal_in_the_journal_is_shown(evidence: Evidence) -> None:
+    first, second, *rest = evidence.ledger.changes
+    changes = [first, dataclasses.replace(second, principal="alice"), *rest]
+    ledger = dataclasses.replace(evidence.ledger, changes=changes)
+    page = to_html(dataset_report(dataclasses.replace(evidence, ledger=ledger)))
+    assert ">alice<" in page and "not recorded" in page
 
 
 def test_the_points_are_21_and_none_is_left_out(report: DatasetReport) -> None:
@@ -167,13 +267,35 @@ def test_no_report_is_made_of_charges_that_say_less_than_the_events(evidence: Ev
         dataset_report(dataclasses.replace(evidence, ledger=ledger))
 
 
-def test_a_lost_key_is_told_and_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_a_lost_key_is_refused_until_somebody_accepts_it_and_then_told_on_the_first_page(tmp_path: Path) -> None:
     url = make_project(tmp_path)
     silent = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
     (tmp_path / "ledger" / "ledger_key.pem").unlink()
-    Ledger.open(url).rotate_key(lost=True)
-    told = dataset_report(Evidence(dataset="things", ledger=read_ledger(url, "things"), runs=[], generated=GENERATED))
-    assert "declared lost" in told.model_dump_json() and "declared lost" not in silent.model_dump_json()
+    _, new = Ledger.open(url).rotate_key(lost=True)
+    with pytest.raises(LedgerError, match=f"--accept-lost-key {new}"):
+        read_ledger(url, "things")
+    with pytest.raises(LedgerError, match=f"--accept-lost-key {new}"):
+        read_ledger(url, "things", accepted=["f" * 16])
+    ledger = read_ledger(url, "things", accepted=[new])
+    told = dataset_report(Evidence(dataset="things", ledger=ledger, runs=[], generated=GENERATED))
+    assert "was declared lost" in first_page(told) and "was declared lost" not in first_page(silent)
+    assert any("declared lost" in line for line in lines(told, 21))
+
+
+def test_an_accepted_key_that_was_never_lost_is_not_told_as_lost(tmp_path: Path) -> None:
+    url = make_project(tmp_path)
+    (key,) = Ledger.open(url).verify().keys
+    assert read_ledger(url, "things", accepted=[key]).keys_lost == []
+
+
+def test_a_ledger_without_what_a_record_has_a_receipt_of_is_refused(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    shorter = f"sqlite:///{tmp_path}/shorter/ledger.db"
+    Ledger.open(shorter, create=True).register(registration(Relation.ZERO_OUT), epsilon=5.0, delta=1e-5)
+    with pytest.raises(LedgerError, match="of which there is a receipt, is missing"):
+        gathered("things", ledger=shorter, workspaces=[tmp_path / "workspace"])
+    found = gathered("things", ledger=f"sqlite:///{tmp_path}/ledger/ledger.db", workspaces=[tmp_path / "workspace"])
+    assert len(found.runs) == 6
 
 
 def test_a_secret_number_of_units_is_told_nowhere(tmp_path: Path) -> None:

@@ -42,8 +42,8 @@ def test_the_registry_takes_the_record(report: DatasetReport) -> None:
     assert (record["tier"], record["status"], record["url_slug"]) == (3, "Draft", "things")
     parameters = record["deployment"]["privacy_loss"]["privacy_parameters"]
     (budget,) = report.budgets
-    assert budget.spent.epsilon and parameters["delta"] == 1e-5
-    assert budget.spent.epsilon.value <= parameters["epsilon"] < budget.spent.epsilon.value + 0.001
+    assert budget.proven.epsilon and parameters["delta"] == budget.proven.delta.value == 1e-5
+    assert budget.proven.epsilon.value <= parameters["epsilon"] < budget.proven.epsilon.value + 0.001
     assert set(record["deployment"]) == {
         "basic", "dp_variant", "privacy_loss", "deployment_model", "accounting", "implementation", "administrative"
     }  # fmt: skip

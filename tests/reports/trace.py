@@ -70,6 +70,7 @@ class Files:
         self.entries = {row["id"]: dict(row) for row in connection.execute(ENTRIES)}
         (self.budget,) = (dict(row) for row in connection.execute("SELECT * FROM budgets"))
         (self.registration,) = (dict(row) for row in connection.execute("SELECT * FROM registrations"))
+        self.journal = {row["seq"]: dict(row) for row in connection.execute("SELECT * FROM journal")}
         connection.close()
         folders = sorted((folder / "workspace" / "runs").iterdir())
         self.summaries = {path.name: json.loads((path / "summary.json").read_text()) for path in folders}
@@ -82,6 +83,7 @@ class Files:
             "ledger entry": self._entry,
             "ledger entries": self._entries,
             "budget": self._budget_value,
+            "journal record": self._journal,
             "registration": self._registration,
             "record": self._record,
             "summary": self._summary,
@@ -102,8 +104,10 @@ class Files:
             return [len(rows)]
         if source.method == "sum":
             return [math.fsum(self._epsilon([row], delta) for row in rows)]
-        if source.method == "cap less spent":
-            return [cap - self._epsilon(rows, self.budget["delta"])]
+        if source.method == "cap less held":
+            return [cap - self._held(rows)]
+        if source.method.endswith("at the filter's order"):
+            return [self._held(rows)]
         if source.method == "attack bound":
             (budget,) = report.budgets
             points = [(p.epsilon.value, p.delta.value) for curve in budget.curves for p in curve.points]
@@ -129,6 +133,20 @@ class Files:
         vectors = [json.loads(row["rdp"]) for row in rows]
         return epsilon_from_rdp(ORDERS, [math.fsum(column) for column in zip(*vectors, strict=True)], delta)
 
+    def _at_order(self, rows: list[dict[str, Any]]) -> tuple[float, float, float]:
+        """Order, divergence there, and what the order takes of epsilon with 0.99 of delta (Canonne et al. 2020)."""
+        order, delta = self.budget["filter_order"], 0.99 * self.budget["delta"]
+        value = math.fsum(json.loads(row["rdp"])[ORDERS.index(order)] for row in rows)
+        return order, value, math.log((order - 1) / order) - (math.log(delta) + math.log(order)) / (order - 1)
+
+    def _held(self, rows: list[dict[str, Any]]) -> float:
+        _, value, taken = self._at_order(rows)
+        return value + taken
+
+    def _used(self, rows: list[dict[str, Any]]) -> float:
+        _, value, taken = self._at_order(rows)
+        return value / (self.budget["epsilon"] - taken)
+
     def _by_pld(self, name: str, rows: list[dict[str, Any]]) -> PLDAccountant:
         if name not in self._pld:
             accountant = PLDAccountant(NeighboringRelation.REPLACE_SPECIAL, 1e-4)
@@ -139,22 +157,34 @@ class Files:
 
     def _budget_value(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
         row, states = self.budget, [entry["state"] for entry in self.entries.values()]
-        if source.method == "attack bound":
-            return [attack([(row["epsilon"], row["delta"])], rate) for rate in (0.01, 0.1)]
-        if source.method == "cap less spent":
-            spent = [entry for entry in self.entries.values() if entry["state"] != "expired"]
-            return [row["epsilon"] - self._epsilon(spent, row["delta"])]
+        counted = [entry for entry in self.entries.values() if entry["state"] != "expired"]
+        if source.method == "cap less held":
+            return [row["epsilon"] - self._held(counted)]
         if source.method == "not listed":
             return [0]
         known = {
             "cap_epsilon": row["epsilon"],
             "cap_delta": row["delta"],
             "budget": f"{row['dataset']}/{row['split']}/{row['unit']}",
+            "used": self._used(counted),
             "overruns": sum(bool(entry["overrun"]) for entry in self.entries.values()),
         }
         if source.field.startswith("entries."):
             return [states.count(source.field.removeprefix("entries."))]
         return [known[source.field] if source.field in known else row[source.field]]
+
+    def _journal(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
+        if source.method == "attack bound":
+            return [attack([(self.budget["epsilon"], self.budget["delta"])], rate) for rate in (0.01, 0.1)]
+        row = self.journal[int(source.name)]
+        body = json.loads(row["body"])
+        if source.field == "public_key":
+            return [row["key_id"]]  # the first key signs its own record
+        if source.field in ("epsilon", "delta"):
+            return [body["budget"][source.field]]
+        if source.field == "budget":
+            return ["{dataset}/{split}/{unit}".format(**body["budget"])]
+        return [row[source.field]]
 
     def _registration(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
         if source.field.startswith("splits."):

@@ -17,6 +17,7 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
         "policy": component_spec.ExecutionParameter(type=str),
         "thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
+        "ledger": component_spec.ExecutionParameter(type=str),
         "run_id": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -32,7 +33,7 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
 
 
 class PrivacyGate(base_component.BaseComponent):
-    """The evaluation, the privacy record and the policy become the blessing that Pusher trusts.
+    """The evaluation, the privacy record, the ledger and the policy become the blessing that Pusher trusts.
 
     Never served from cache: `run_id` is a parameter, so that policy and ledger are looked at anew in every run.
 
@@ -46,6 +47,7 @@ class PrivacyGate(base_component.BaseComponent):
         policy: JSON of the config's `policy` section.
         thresholds: JSON of the least value of each metric of a DP evaluation.
         privacy_class: class of runs that the config announces.
+        ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
         run_id: the run, to keep the node out of the cache.
         encrypted_evaluation: plain against private predictions, with the encrypted backend.
     """
@@ -63,6 +65,7 @@ class PrivacyGate(base_component.BaseComponent):
         policy: str,
         thresholds: str,
         privacy_class: str,
+        ledger: str,
         run_id: str,
         encrypted_evaluation: types.BaseChannel | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class PrivacyGate(base_component.BaseComponent):
             policy=policy,
             thresholds=thresholds,
             privacy_class=privacy_class,
+            ledger=ledger,
             run_id=run_id,
             blessing=types.Channel(type=standard_artifacts.ModelBlessing),
         )

@@ -16,10 +16,17 @@ _WITHOUT_BOUND = ("UnsupportedDpEvent", "NonPrivateDpEvent")
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a model may be pushed, and every reason why not."""
+    """Whether a model may be pushed, and every reason why not.
+
+    Attributes:
+        blessed: whether there is no reason.
+        reasons: all reasons.
+        budget: those among them that are the policy's or the ledger's.
+    """
 
     blessed: bool
     reasons: tuple[str, ...]
+    budget: tuple[str, ...]
 
 
 def decide(
@@ -28,24 +35,26 @@ def decide(
     record: PrivacyRecord,
     expected_class: str,
     policy: PolicySection,
+    ledger_reasons: Sequence[str],
     encrypted: EncryptedEvaluation | None = None,
 ) -> Decision:
-    """Blesses a model whose evaluation, privacy record and policy all agree.
+    """Blesses a model whose evaluation, privacy record, ledger and policy all agree.
 
     Args:
         evaluation_reasons: quality thresholds that were missed; none where Evaluator blessed the model.
         record: the privacy record of the training that made the model.
         expected_class: privacy class that the config announced; a record of another class is a broken promise.
         policy: bounds of the config.
+        ledger_reasons: what the ledger has against the record (`ledger_check`).
         encrypted: plain against private predictions; needed where the record states a protected inference.
     """
     reasons = list(evaluation_reasons)
     if record.privacy_class != expected_class:
         reasons.append(f"the config announces privacy class {expected_class}, the record states {record.privacy_class}")
-    reasons += _unbounded_reasons(record)
-    reasons += _policy_reasons(record, policy)
+    budget = [*_unbounded_reasons(record), *_policy_reasons(record, policy), *ledger_reasons]
+    reasons += budget
     reasons += measured.reasons(encrypted, announced=record.inference_protection, policy=policy.encrypted)
-    return Decision(blessed=not reasons, reasons=tuple(reasons))
+    return Decision(blessed=not reasons, reasons=tuple(reasons), budget=tuple(budget))
 
 
 def _unbounded_reasons(record: PrivacyRecord) -> list[str]:

@@ -16,6 +16,7 @@ from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
+from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.config.models import PolicySection
 from privacy_pipeline.encrypted.measured import EVALUATION_FILE, EncryptedEvaluation
@@ -39,11 +40,14 @@ class Executor(base_executor.BaseExecutor):
         folder = Path(artifact_utils.get_single_uri(input_dict["privacy_record"]))
         record = PrivacyRecord.model_validate_json((folder / RECORD_FILE).read_text())
         reasons = _reasons(input_dict, json.loads(exec_properties["thresholds"]))
+        evaluation = artifact_utils.get_single_instance(input_dict["evaluation"])
+        noisy = read_evaluation(Path(evaluation.uri))
         decision = decide(
             evaluation_reasons=reasons,
             record=record,
             expected_class=exec_properties["privacy_class"],
             policy=PolicySection.model_validate_json(exec_properties["policy"]),
+            ledger_reasons=ledger_reasons(record, noisy, url=exec_properties["ledger"]),
             encrypted=read_encrypted(input_dict),
         )
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
@@ -53,7 +57,8 @@ class Executor(base_executor.BaseExecutor):
         blessing.set_string_custom_property(PRIVACY_CLASS, record.privacy_class)
         target = Path(blessing.uri)
         (target / ("BLESSED" if decision.blessed else "NOT_BLESSED")).touch()
-        (target / REASONS_FILE).write_text(json.dumps({"evaluation": reasons, "all": list(decision.reasons)}))
+        found = {"evaluation": reasons, "budget": list(decision.budget), "all": list(decision.reasons)}
+        (target / REASONS_FILE).write_text(json.dumps(found))
 
 
 def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEvaluation | None:

@@ -1,0 +1,95 @@
+"""What is held against a cap: the number by which the filter grants and refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy_pipeline.accounting import renyi_filter, truncation
+from privacy_pipeline.accounting.accountants import ORDERS
+from privacy_pipeline.accounting.held import filter_delta, held_epsilon, used_part
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_entries import Charge
+from privacy_pipeline.errors import BudgetRefusedError
+from tests.accounting.conftest import make_plan
+from tests.accounting.test_ledger import run, spend
+
+CAP, DELTA = 3.0, 1e-5
+
+
+def gaussian(rho: float, distance: float = 0.0) -> Charge:
+    return Charge(values=tuple(order * rho for order in ORDERS), distance=distance)
+
+
+def test_what_is_held_is_what_decides(ledger: Ledger) -> None:
+    """Runs are granted as long as what would be held fits, and what is left is the cap less what is held."""
+    granted = 0
+    while True:
+        try:
+            run(ledger, make_plan(noise=4.0), run_id=f"run-{granted}")
+        except BudgetRefusedError:
+            break
+        granted += 1
+    assert granted > 2
+    (status,) = ledger.status("adult")
+    order, vectors = status.filter_order, ledger.entries("adult")
+    assert order is not None and len(vectors) == granted
+    assert status.spent_epsilon < status.held_epsilon <= status.cap_epsilon and not status.passed
+    assert status.remaining_epsilon == status.cap_epsilon - status.held_epsilon
+    allowance = renyi_filter.allowance(order, epsilon=CAP, delta=DELTA * (1 - truncation.SHARE))
+    one = status.used * allowance / granted
+    assert status.used <= 1 < status.used * (granted + 1) / granted
+    assert status.held_epsilon == pytest.approx(CAP - allowance + one * granted, rel=1e-9)
+
+
+def test_the_best_order_says_less_than_what_is_held(ledger: Ledger) -> None:
+    """The first run fixes the order, later ones of another kind have their best one elsewhere."""
+    run(ledger, make_plan(noise=40.0), run_id="small")
+    run(ledger, make_plan(noise=2.5), run_id="large")
+    (status,) = ledger.status("adult")
+    assert status.filter_order is not None
+    assert status.held_epsilon > 1.02 * status.spent_epsilon
+
+
+def test_nothing_spent_holds_nothing_and_a_small_run_uses_a_small_part(ledger: Ledger) -> None:
+    (fresh,) = ledger.status("adult")
+    assert (fresh.held_epsilon, fresh.used, fresh.remaining_epsilon, fresh.passed) == (0.0, 0.0, CAP, False)
+    run(ledger, make_plan(noise=500.0))
+    (status,) = ledger.status("adult")
+    assert 0 < status.used < 0.01 and status.held_epsilon > 0.1  # the order's own part of epsilon
+
+
+def test_a_lowered_cap_is_passed(ledger: Ledger) -> None:
+    run(ledger, make_plan(noise=2.0))
+    ledger.set_cap("adult", epsilon=0.5, delta=DELTA)
+    (status,) = ledger.status("adult")
+    assert status.filter_order is None and status.passed and status.used > 1 and status.remaining_epsilon == 0.0
+    with pytest.raises(BudgetRefusedError), spend(ledger, make_plan(noise=1000.0), run_id="later"):
+        pass
+
+
+@given(rho=st.floats(1e-6, 0.1), order=st.sampled_from([order for order in ORDERS if order > 1.01]))
+def test_no_order_holds_less_than_the_best_one(rho: float, order: float) -> None:
+    spent = gaussian(rho)
+    held = held_epsilon(spent, order=order, epsilon=CAP, delta=DELTA)
+    assert held >= held_epsilon(spent, order=None, epsilon=CAP, delta=DELTA)
+    assert held >= spent.epsilon(filter_delta({"delta": DELTA})) >= spent.epsilon(DELTA)
+
+
+@given(rho=st.floats(1e-6, 0.2), share=st.floats(0.0, 1.0))
+def test_truncation_within_its_share_is_covered_and_beyond_it_there_is_no_bound(rho: float, share: float) -> None:
+    full = DELTA * truncation.SHARE / (1 + math.exp(CAP))
+    spent = gaussian(rho, share * full)
+    held = held_epsilon(spent, order=20.0, epsilon=CAP, delta=DELTA)
+    if held <= CAP:
+        assert held >= spent.epsilon(DELTA)  # which pays for the distance exactly
+    assert math.isinf(held_epsilon(gaussian(rho, 1.01 * full), order=20.0, epsilon=CAP, delta=DELTA))
+
+
+def test_a_cap_without_room_at_the_order_is_used_up() -> None:
+    spent = gaussian(0.01)
+    assert math.isinf(used_part(spent, order=2.0, epsilon=0.5, delta=DELTA))
+    assert math.isinf(used_part(Charge(values=(math.inf,) * len(ORDERS)), order=2.0, epsilon=9.0, delta=DELTA))
