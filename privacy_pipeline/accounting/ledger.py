@@ -19,7 +19,7 @@ from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import ZERO, Receipt, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
     apply_policy,
     change_cap,
@@ -51,18 +51,39 @@ class Ledger:
         self._engine = engine
 
     @classmethod
-    def open(cls, url: str, *, create: bool = False) -> Ledger:
+    def open(cls, url: str, *, create: bool = False, existing_key: bool = False) -> Ledger:
         """Opens a ledger.
 
         Args:
             url: SQLAlchemy URL.
             create: makes the ledger, and its folder, where there is none.
+            existing_key: a ledger that is made takes the key that is there; without this, a key without its ledger is
+                an error, because a ledger that was deleted must not begin anew with nothing spent.
 
         Raises:
             BadInputError: there is no ledger at the URL, or the URL is not usable.
-            LedgerError: the database is corrupt, cannot be written, or is of another version.
+            LedgerError: the database is corrupt, cannot be written, is of another version, or is gone.
         """
-        return cls(open_engine(url, create=create))
+        return cls(open_engine(url, create=create, existing_key=existing_key))
+
+    @classmethod
+    def migrate(cls, url: str, *, accept: bool = False) -> Ledger:
+        """Brings a ledger to this format now, rather than with the next write.
+
+        Args:
+            url: SQLAlchemy URL.
+            accept: records, signed, that what was imported from a format without signatures is known to be right; an
+                old ledger is then imported even where a key is there already.
+
+        Raises:
+            BadInputError: there is no ledger at the URL; with `accept`, nothing was imported.
+            LedgerError: the ledger does not verify, or cannot be written.
+        """
+        ledger = cls(open_engine(url, create=False, accept=accept))
+        with writing(ledger._engine) as journal:
+            if accept:
+                accept_imports(journal)
+        return ledger
 
     def register(
         self,

@@ -35,6 +35,9 @@ def register(
     disjoint: Annotated[
         bool, typer.Option("--disjoint", help="A budget of its own for the span, if its units are in no other span.")
     ] = False,
+    existing_key: Annotated[
+        bool, typer.Option("--existing-key", help="A new ledger takes the key that was made for it beforehand.")
+    ] = False,
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +51,9 @@ def register(
     with errors_as_exit_codes(as_json=as_json):
         cap, at, loaded = _cap(epsilon, delta, policy)
         parsed = load_config(config, overrides=set_)
-        registration = register_dataset(config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint)
+        registration = register_dataset(
+            config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint, existing_key=existing_key
+        )
         if as_json:
             print_json(dataclasses.asdict(registration))
             return

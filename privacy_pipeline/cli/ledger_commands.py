@@ -28,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(history)
     app.command()(verify)
     app.command("rotate-key")(rotate_key)
+    app.command()(migrate)
 
 
 def init(
@@ -139,6 +140,26 @@ def rotate_key(
             out.print(f"  verify fails from now on, unless it is told --accept-lost-key {new}")
 
 
+def migrate(
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="What was imported from format 1 or 2 is known to be right.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring an older ledger to the present format now; `verify` fails on an import until it is accepted."""
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        budgets = Ledger.migrate(ledger, accept=accept).status()
+        if as_json:
+            print_json([dataclasses.asdict(status) for status in budgets])
+            return
+        for status in budgets:
+            told = f"{status.spent_epsilon:.4f} of {status.cap_epsilon:g} spent, {sum(status.entries.values())} entries"
+            out.print(f"[green]✓[/] {escape(status.budget)}: {told}", soft_wrap=True)
+
+
 def _print(found: Verification) -> None:
     read = f"{found.records:,} journal records, {found.entries:,} entries, {found.receipts:,} receipts"
     for problem in found.problems:
@@ -148,5 +169,7 @@ def _print(found: Verification) -> None:
     if found.ok and found.head is not None:
         keys = ", ".join(found.keys)
         out.print(f"[green]✓[/] {read}; head {found.head.seq} {found.head.hash}; keys {keys}", soft_wrap=True)
+    elif set(found.problems) <= set(found.unaccepted):
+        err.print(f"[bold red]nothing was tampered with, but somebody has to accept the above[/] ({read})")
     else:
         err.print(f"[bold red]the ledger is not what its writers wrote[/] ({read})", soft_wrap=True)

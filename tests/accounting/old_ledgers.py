@@ -1,4 +1,4 @@
-"""Ledgers as formats 1 and 2 left them."""
+"""Ledgers as formats 1, 2 and 3 left them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
+from privacy_pipeline.accounting import journal, keys
 from privacy_pipeline.accounting.ledger_entries import plan_key, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import to_row
@@ -86,4 +87,20 @@ def make_old_ledger(url: str, *, runs: Sequence[str], version: int, states: Sequ
     connection.execute("INSERT INTO ledger_meta VALUES ('schema_version', ?)", (str(version),))
     connection.commit()
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+
+
+def as_format_3(url: str) -> None:
+    """Makes a ledger what format 3 left: the same tables, and a head that signs the journal's end alone."""
+    path = Path(url.removeprefix("sqlite:///"))
+    connection = sqlite3.connect(path)
+    with connection:
+        (text,) = connection.execute("SELECT value FROM ledger_meta WHERE key = 'head'").fetchone()
+        known = json.loads(text)
+        key = keys.load(path.with_name("ledger_key.pem"), expected=known["key_id"])
+        head = journal.Head(seq=known["seq"], hash=known["hash"], key_id=known["key_id"], signature="")
+        stored = {"seq": head.seq, "hash": head.hash, "key_id": head.key_id, "signature": key.sign(head.message)}
+        update = "UPDATE ledger_meta SET value = ? WHERE key = ?"
+        connection.executemany(update, [(json.dumps(stored), "head"), ("3", "schema_version")])
+        connection.execute("UPDATE ledger_version SET version_num = '3'")
     connection.close()
