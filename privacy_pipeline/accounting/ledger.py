@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.admission import check_plan, checked_budget, forecast_of
+from privacy_pipeline.accounting.admission import check_plan, check_principal, checked_budget, forecast_of
 from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
@@ -31,7 +31,8 @@ from privacy_pipeline.accounting.ledger_budgets import (
 )
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
-from privacy_pipeline.accounting.registration import Registration, from_row
+from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
 from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
 from privacy_pipeline.errors import BadInputError
@@ -248,7 +249,9 @@ class Ledger:
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
-            return [status_of(budget) for budget in connection.execute(query).mappings().all()]
+            rows = connection.execute(query).mappings().all()
+        governs = {row["dataset"]: row["policy"] for row in rows if row["split"] == TRAIN}
+        return [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
 
     def entries(self, dataset: str) -> list[Entry]:
         """All entries of a dataset's budgets, the oldest first, expired ones included."""
@@ -321,13 +324,15 @@ class Ledger:
             before: purpose and plan of what the same budget will have paid by then; it counts as spent.
 
         Raises:
-            BudgetRefusedError: the data is not registered, or the plan does not fit the registration.
+            BudgetRefusedError: the data is not registered, the plan does not fit the registration, or the policy does
+                not name whoever asks.
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)
         earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
         with schema.transaction(self._engine, write=False) as connection:
             registered, budget = checked_budget(connection, dataset=dataset, span=span, split=split)
+            check_principal(connection, budget, principal())
             check_plan(plan, registered, split=split)
             weighed = weigh(connection, budget, purpose, cost, before=earlier)
         return forecast_of(weighed)

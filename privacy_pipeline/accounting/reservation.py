@@ -66,6 +66,7 @@ class Weighed:
         order: Renyi order at which the cap is enforced.
         cost: what the run asks for.
         total: exact sum of all counted entries.
+        purpose: what the run is for.
         share: part of the budget that the run's purpose may use.
         used: exact sum of that purpose's counted entries.
     """
@@ -74,6 +75,7 @@ class Weighed:
     order: float
     cost: Charge
     total: Sum
+    purpose: str
     share: float
     used: Sum
 
@@ -269,7 +271,7 @@ def weigh(
         totals = totals.adding(paying, Sum.of(other.values, other.distance, 0.0))
     used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
     total = totals.all
-    return Weighed(budget=row, order=order, cost=cost, total=total, share=share, used=used)
+    return Weighed(budget=row, order=order, cost=cost, total=total, purpose=purpose, share=share, used=used)
 
 
 def _same(row: sa.RowMapping, request: Request) -> bool:

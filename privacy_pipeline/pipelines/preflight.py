@@ -184,7 +184,8 @@ def over_budget(
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
         f"{forecast.epsilon_run:.3f}{beside}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
-        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})",
+        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})"
+        + (f"; {forecast.limit}" if forecast.limit else ""),
         fix=_what_would_fit(config, checked, charge, span=span, path=path),
     )
 
