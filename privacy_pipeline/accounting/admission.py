@@ -134,7 +134,9 @@ def _limit(weighed: Weighed) -> tuple[str, str]:
     if weighed.fits:
         return "", ""
     if weighed.share < 1 and weighed.runs_in_share == 0 and (within or weighed.share == 0):
-        used = f"purpose {weighed.purpose!r} may use {weighed.share:.0%} of the budget (of its Renyi divergence at order"
+        used = (
+            f"purpose {weighed.purpose!r} may use {weighed.share:.0%} of the budget (of its Renyi divergence at order"
+        )
         return f"{used} {weighed.order:g}), which does not hold it", "or change `shares` in the budget's policy"
     if within:
         return (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting import records
 from privacy_pipeline.accounting.admission import check_plan, check_principal, checked_budget, forecast_of
 from privacy_pipeline.accounting.charges import newest
 from privacy_pipeline.accounting.composition import composition_of
@@ -32,6 +33,7 @@ from privacy_pipeline.accounting.ledger_budgets import (
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.accounting.records import JournalRecord
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
 from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
@@ -225,6 +227,15 @@ class Ledger:
             raise
         grant.release()
 
+    def require_registered(self, dataset: str | None) -> None:
+        """Refuses the name of a dataset that is not registered, where an empty answer would look like no spending.
+
+        Raises:
+            BadInputError: it is not registered.
+        """
+        with schema.transaction(self._engine, write=False) as connection:
+            _require(connection, dataset)
+
     def expire_reserved(self, run_id: str) -> int:
         """Gives back what a dead run reserved and never started; it counts until then.
 
@@ -261,11 +272,26 @@ class Ledger:
         """Entries, the newest first, expired ones included.
 
         Args:
-            dataset: only of this dataset.
+            dataset: only of this dataset; none where it is not registered.
             limit: at most so many; None for all.
         """
         with schema.transaction(self._engine, write=False) as connection:
             return newest(connection, dataset=dataset, limit=limit)
+
+    def records(self, *, dataset: str | None = None, limit: int | None = 50) -> list[JournalRecord]:
+        """Records of the journal, of every kind, the newest first.
+
+        Args:
+            dataset: only of this dataset, and those about the ledger as a whole, such as a change of its key.
+            limit: at most so many; None for all.
+
+        Raises:
+            BadInputError: the dataset is not registered.
+            LedgerError: a record is damaged.
+        """
+        with schema.transaction(self._engine, write=False) as connection:
+            _require(connection, dataset)
+            return records.newest(connection, dataset=dataset, limit=limit)
 
     def zero(self, *, dataset: str, run_id: str, node: str, paid_by: int | None) -> None:
         """Records that a node was served from cache, and spent nothing.
@@ -353,3 +379,9 @@ class Ledger:
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
         """Gives the ledger a new key; see `journal.rotate`."""
         return rotate(self._engine, lost=lost)
+
+
+def _require(connection: sa.Connection, dataset: str | None) -> None:
+    """Refuses the name of a dataset that is not registered."""
+    if dataset is not None and not train_budgets(connection, dataset):
+        raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix="privacy-pipeline budget status")

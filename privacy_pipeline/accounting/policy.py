@@ -89,7 +89,8 @@ def load_policy(path: Path) -> Policy:
     """Reads a policy.
 
     Raises:
-        BadInputError: the file cannot be read, is no YAML, or a field is unknown, missing or out of range; with the line.
+        BadInputError: the file cannot be read, is no YAML, or a field is unknown, missing or out of range; told
+            with the line.
     """
     from privacy_pipeline.config.messages import explain
     from privacy_pipeline.config.source import read_document

@@ -159,7 +159,6 @@ class Replay:
         }
         add[body["table"]](dict(body["row"]))
 
-
     def _accepted(self, _seq: int, _at: str, body: Any) -> None:
         if not (isinstance(body["hash"], str) and isinstance(body["principal"], str)):
             raise ReplayError("accepts nothing")

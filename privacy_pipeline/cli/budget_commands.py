@@ -63,6 +63,9 @@ def register(
             f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {policy}" if policy else ""),
             soft_wrap=True,
         )
+        out.print(
+            "  keep a copy of ledger_key.pub away from the ledger: only then a forged ledger is found", soft_wrap=True
+        )
 
 
 def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tuple[float, float, Policy | None]:
@@ -93,7 +96,9 @@ def status(
     from privacy_pipeline.cli.alerts import tell_alerts
 
     with errors_as_exit_codes(as_json=as_json):
-        budgets = Ledger.open(ledger).status(dataset=dataset)
+        opened = Ledger.open(ledger)
+        opened.require_registered(dataset)
+        budgets = opened.status(dataset=dataset)
         if as_json:
             print_json([dataclasses.asdict(b) for b in budgets])
             return

@@ -133,11 +133,16 @@ UNSIGNED: dict[str, Callable[[str], None]] = {
     "other data": lambda url: edit(url, "UPDATE registrations SET digest = 'other'"),
     "other counts": lambda url: edit(url, "UPDATE registrations SET splits = replace(splits, '1000', '9000')"),
     "another budget": lambda url: edit_all(
-        url, ("INSERT INTO budgets SELECT 9, dataset, 'eval', span_key, unit, relation, 50.0, delta, policy, NULL, 0,"
-              " '{}' FROM budgets",)
+        url,
+        (
+            "INSERT INTO budgets SELECT 9, dataset, 'eval', span_key, unit, relation, 50.0, delta, policy, NULL, 0,"
+            " '{}' FROM budgets",
+        ),
     ),
     "no budget": lambda url: edit(url, "UPDATE budgets SET dataset = 'else'"),
-    "no state": lambda url: edit(url, "UPDATE ledger_meta SET value = json_remove(value, '$.state') WHERE key = 'head'"),
+    "no state": lambda url: edit(
+        url, "UPDATE ledger_meta SET value = json_remove(value, '$.state') WHERE key = 'head'"
+    ),
     "the former format": lambda url: edit_all(
         url,
         (

@@ -31,7 +31,10 @@ def test_the_starter_is_a_policy(tmp_path: Path) -> None:
         ("dataset: adult\ndelta: 1.0e-5\nunit: row", "epsilon"),
         ("dataset: adult\nepsilon: .inf\ndelta: 1.0e-5\nunit: row", "epsilon"),
         ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {train: 0.8, tune: 0.3}", "more than 1"),
-        ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {trian: 0.8}", "p.yaml:5: unknown key 'trian' in `shares`"),
+        (
+            "dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {trian: 0.8}",
+            "p.yaml:5: unknown key 'trian' in `shares`",
+        ),
         ("- a", "mapping"),
         ("dataset: adult\nunit: [", "p.yaml:2: not valid YAML: [^\n]*$"),
         ("dataset: adult\nepsilon: 0\ndelta: 1.0e-5\nunit: row", "p.yaml:2: epsilon: must be greater than 0"),
@@ -125,7 +128,7 @@ def test_a_policy_without_an_eval_epsilon_closes_the_eval_budget(ledger: Ledger)
     ledger.apply_policy(policy())
     spent = ledger.status()[1].spent_epsilon
     for purpose in ("evaluate", "train", "anything"):
-        with pytest.raises(BudgetRefusedError, match="is closed.*`eval_epsilon`"):
+        with pytest.raises(BudgetRefusedError, match=r"is closed.*`eval_epsilon`"):
             spend(ledger, plan, **{**request, "purpose": purpose}).__enter__()
         with pytest.raises(BudgetRefusedError, match="is closed"):
             ledger.forecast(plan, dataset="adult", span=None, **{**request, "purpose": purpose})
