@@ -148,7 +148,7 @@ def _records(connection: sa.Connection) -> tuple[dict[int, int], dict[int, str]]
 
 
 def _batched(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
-    yield from connection.execution_options(yield_per=_BATCH).execute(query)
+    yield from connection.execute(query, execution_options={"yield_per": _BATCH})
 
 
 def _receipts(reserve: int | None, commit: int | None, hashes: Mapping[int, str]) -> dict[str, Any]:

@@ -258,7 +258,8 @@ def verify(
 
 def _records(connection: sa.Connection) -> Iterator[sa.RowMapping]:
     query = sa.select(schema.journal).order_by(schema.journal.c.seq)
-    yield from connection.execution_options(yield_per=_BATCH).execute(query).mappings()
+    # Of the statement alone: a connection keeps its options, and a migration goes on to write with it.
+    yield from connection.execute(query, execution_options={"yield_per": _BATCH}).mappings()
 
 
 def _subject(row: sa.RowMapping) -> str:

@@ -139,9 +139,7 @@ def test_alert_levels_are_told_once_they_are_passed(project: Path, capsys: pytes
     assert capsys.readouterr().err == ""
 
 
-def test_history_all_and_export_records_tell_who_changed_what(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_history_all_and_export_records_tell_who_changed_what(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger.open("sqlite:///ledger/ledger.db")
     monkeypatch.setenv("PRIVACY_PIPELINE_USER", "carol")
     ledger.apply_policy(Policy(dataset="adult", epsilon=5.0, delta=1e-5, unit="row", eval_epsilon=1.0))
