@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.accounting import charges, entries, journal, keys
+from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_budgets import find_budget
@@ -61,7 +62,7 @@ def plan(noise: float = 50.0) -> MechanismPlan:
 
 def create(url: str, *, epsilon: float) -> Ledger:
     """A ledger with one dataset."""
-    ledger = Ledger.open(url, create=True)
+    ledger = Ledger.open(url, create=True, existing_key=bool(keys.traces(schema.parse(url))))
     registration = Registration(
         dataset="made-up",
         span=None,

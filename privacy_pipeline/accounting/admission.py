@@ -29,7 +29,7 @@ def checked_budget(
     """The registration of what a run wants to read, and the budget that pays.
 
     Raises:
-        BudgetRefusedError: it is not registered, or its split has no budget.
+        BudgetRefusedError: it is not registered, or its split has no budget or one that was closed.
     """
     registered = find_registration(connection, dataset, span)
     if registered is None:
@@ -39,6 +39,12 @@ def checked_budget(
     if budget is None:
         fix = "set `eval_epsilon` in the dataset's policy: privacy-pipeline budget init, then budget apply"
         raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget", fix=fix)
+    policy = stored_policy(budget["policy"])
+    if split != TRAIN and policy is not None and policy.is_closed:
+        raise BudgetRefusedError(
+            f"the budget of split {split!r} of dataset {dataset} is closed: its policy has no `eval_epsilon` any more",
+            fix="set `eval_epsilon` in the dataset's policy, then: privacy-pipeline budget apply FILE",
+        )
     return registered, budget
 
 
@@ -102,6 +108,7 @@ def forecast_of(weighed: Weighed) -> Forecast:
         delta=delta,
         fits=weighed.fits,
         runs_that_fit=weighed.runs_that_fit,
+        limit=_limit(weighed)[0],
     )
 
 
@@ -120,28 +127,46 @@ def check_principal(connection: sa.Connection, budget: Mapping[Any, Any], princi
         )
 
 
+def _limit(weighed: Weighed) -> tuple[str, str]:
+    """What refuses a run where it is not the cap's epsilon alone, and what to do; empty texts otherwise."""
+    cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
+    within = weighed.filter_epsilon <= cap
+    if weighed.fits:
+        return "", ""
+    if weighed.share < 1 and weighed.runs_in_share == 0 and (within or weighed.share == 0):
+        used = (
+            f"purpose {weighed.purpose!r} may use {weighed.share:.0%} of the budget (of its Renyi divergence at order"
+        )
+        return f"{used} {weighed.order:g}), which does not hold it", "or change `shares` in the budget's policy"
+    if within:
+        return (
+            f"cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more of the cap's "
+            f"delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it",
+            "raise truncate_at, or use sampling: poisson, which cuts nothing; ask for values of public domains only",
+        )
+    if weighed.after.epsilon(delta) <= cap:
+        return (
+            f"at Renyi order {weighed.order:g}, which the first run fixed and by which the cap is held, together "
+            f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g})",
+            "",
+        )
+    return "", ""
+
+
 def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     """What to tell whoever asked for more than there is."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
     spent, run, after = (charge.epsilon(delta) for charge in (weighed.spent, cost, weighed.after))
     told = f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}"
     remain = f"{max(0.0, cap - spent):.4f} remain"
-    message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
-    if weighed.runs_in_share == 0 and weighed.share < 1 and weighed.filter_epsilon <= cap:
-        return BudgetRefusedError(
-            f"{told}; the purpose of this run may use {weighed.share:.0%} of the budget, which does not hold it",
-            fix=f"{_WHAT_FITS}; or change `shares` in the budget's policy",
-        )
-    if weighed.filter_epsilon <= cap:
-        message = (
-            f"{told}; cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more "
-            f"of the cap's delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it"
-        )
-        fix = "raise truncate_at, or use sampling: poisson, which cuts nothing; ask for values of public domains only"
-        return BudgetRefusedError(message, fix=fix)
-    if after <= cap:
-        message = (
-            f"{told}; at Renyi order {weighed.order:g}, which the first run fixed, together "
-            f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g}); {remain}"
-        )
-    return BudgetRefusedError(message, fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap")
+    limit, fix = _limit(weighed)
+    if not limit:
+        message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
+        return BudgetRefusedError(message, fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap")
+    if fix.startswith("raise"):
+        return BudgetRefusedError(f"{told}; {limit}", fix=fix)
+    if fix:
+        return BudgetRefusedError(f"{told}; {limit}", fix=f"{_WHAT_FITS}; {fix}")
+    return BudgetRefusedError(
+        f"{told}; {limit}; {remain}", fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap"
+    )

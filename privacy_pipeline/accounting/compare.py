@@ -53,7 +53,8 @@ def _problems(connection: sa.Connection, replay: Replay, reprice: bool) -> Itera
 def _entries(connection: sa.Connection, replay: Replay) -> Iterator[str]:
     seen = 0
     table = schema.entries
-    rows = connection.execution_options(yield_per=_BATCH).execute(sa.select(table).order_by(table.c.id)).mappings()
+    query = sa.select(table).order_by(table.c.id)
+    rows = connection.execute(query, execution_options={"yield_per": _BATCH}).mappings()
     for row in rows:
         seen += 1
         known = replay.open.get(row["id"])

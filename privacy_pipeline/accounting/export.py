@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import journal
+from privacy_pipeline.accounting import journal, records
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.charges import Charges, counted_digest
 from privacy_pipeline.accounting.ledger_budgets import charge_of
@@ -90,6 +91,23 @@ def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
         return found
 
 
+def exported_records(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
+    """Every record of the journal, the oldest first, with the fields of `records.JournalRecord`.
+
+    Args:
+        url: SQLAlchemy URL of the ledger.
+        dataset: only of this dataset, and those about the ledger as a whole.
+
+    Raises:
+        BadInputError: there is no ledger at the URL, or the dataset is not registered.
+        LedgerError: the ledger cannot be read, or a record is damaged.
+    """
+    with schema.transaction(open_engine(url, create=False), write=False) as connection:
+        _budgets(connection, dataset)
+        found = records.newest(connection, dataset=dataset, limit=None)
+    return [{"export_version": EXPORT_VERSION, **dataclasses.asdict(record)} for record in reversed(found)]
+
+
 def to_json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """One JSON object a line."""
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
@@ -130,7 +148,7 @@ def _records(connection: sa.Connection) -> tuple[dict[int, int], dict[int, str]]
 
 
 def _batched(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
-    yield from connection.execution_options(yield_per=_BATCH).execute(query)
+    yield from connection.execute(query, execution_options={"yield_per": _BATCH})
 
 
 def _receipts(reserve: int | None, commit: int | None, hashes: Mapping[int, str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The journal: every change of the ledger as one signed record, chained to the one before it. Append-only.
 
 A record's hash is SHA-256 over format, number, time, kind, body and the hash before it; the Ed25519 signature is over
-that hash. The last number and hash stand, signed too, in the `head` row, so that a cut tail shows. A signature proves
-who wrote and in which order, not that what was written is what ran.
+that hash. The last number and hash stand, signed too, in the `head` row, so that a cut tail shows. With them the head
+signs a digest of all that a reservation trusts (`trusted_state`), and every write holds the tables against it first. A
+signature proves who wrote and in which order, not that what was written is what ran.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey, SigningKey
+from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.errors import BadInputError
 
 FORMAT = "privacy-pipeline ledger journal 3"
 NO_HASH = "0" * 64
 VERIFY = "privacy-pipeline budget verify"
 GENESIS, REGISTER, POLICY, RESERVE, START = "genesis", "register", "policy", "reserve", "start"
 COMMIT, EXPIRE, TAKEOVER, ZERO = "commit", "expire", "takeover", "zero"
-ROTATE, LOST, IMPORTED = "rotate_key", "key_lost", "imported"
+ROTATE, LOST, IMPORTED, ACCEPT = "rotate_key", "key_lost", "imported", "accept_import"
 _HEAD, _KEY = "head", "public_key"
 
 
@@ -48,17 +51,27 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Number and hash of the last record, signed by the key that signs now."""
+    """Number and hash of the last record, signed by the key that signs now.
+
+    Attributes:
+        seq: number of the last record.
+        hash: its hash.
+        key_id: key that signs now.
+        signature: of `message`, hexadecimal.
+        state: `trusted_state` as the last writer left it; None in ledgers of format 3, which did not have it.
+    """
 
     seq: int
     hash: str
     key_id: str
     signature: str
+    state: str | None = None
 
     @property
     def message(self) -> bytes:
         """What is signed."""
-        return hashlib.sha256(canonical([FORMAT, "head", self.seq, self.hash]).encode()).digest()
+        state = [] if self.state is None else [self.state]
+        return hashlib.sha256(canonical([FORMAT, "head", self.seq, self.hash, *state]).encode()).digest()
 
 
 def canonical(value: Any) -> str:
@@ -74,6 +87,15 @@ def record_hash(*, seq: int, at: str, kind: str, body: str, prev_hash: str) -> s
 def now() -> str:
     """UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def trusted_state(connection: sa.Connection) -> str:
+    """SHA-256, hexadecimal, over all rows of budgets and registrations: caps, policies, totals, units and digests.
+
+    It is what a reservation decides by, and small whatever the number of entries.
+    """
+    rows = [[list(row) for row in connection.execute(query)] for query in _TRUSTED]
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":"), default=repr).encode()).hexdigest()
 
 
 class Writer:
@@ -97,7 +119,7 @@ class Writer:
     def append(
         self, kind: str, body: Mapping[str, Any], *, at: str | None = None, then: SigningKey | None = None
     ) -> Receipt:
-        """Appends one record and moves the head.
+        """Appends one record and moves the head. The body of each record but a reservation says who did it.
 
         Args:
             kind: what happened.
@@ -105,7 +127,8 @@ class Writer:
             at: time, UTC, ISO 8601; now by default.
             then: the key that signs from here on, starting with the head.
         """
-        seq, at, text, key = self._seq + 1, at or now(), canonical(body), self._key
+        who = {} if kind == RESERVE else {"principal": principal()}  # a reservation names its own
+        seq, at, text, key = self._seq + 1, at or now(), canonical({**who, **body}), self._key
         digest = record_hash(seq=seq, at=at, kind=kind, body=text, prev_hash=self._hash)
         row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev_hash": self._hash, "hash": digest}
         signature = key.sign(bytes.fromhex(digest))
@@ -114,10 +137,15 @@ class Writer:
         if then is not None:
             self._key = then
             _set(self.connection, _KEY, then.public.hex)
-        head = Head(seq=seq, hash=digest, key_id=self._key.public.id, signature="")
-        signed = {"seq": seq, "hash": digest, "key_id": head.key_id, "signature": self._key.sign(head.message)}
-        _set(self.connection, _HEAD, canonical(signed))
+        self.seal()
         return Receipt(seq=seq, hash=digest, key_id=key.public.id)
+
+    def seal(self) -> None:
+        """Signs the head over the last record and the tables as they are now."""
+        state, key_id = trusted_state(self.connection), self._key.public.id
+        head = Head(seq=self._seq, hash=self._hash, key_id=key_id, signature="", state=state)
+        signed = {"seq": head.seq, "hash": head.hash, "key_id": key_id, "state": state}
+        _set(self.connection, _HEAD, canonical({**signed, "signature": self._key.sign(head.message)}))
 
 
 @contextmanager
@@ -125,8 +153,8 @@ def writing(engine: sa.Engine) -> Iterator[Writer]:
     """A write transaction with the journal to append to.
 
     Raises:
-        LedgerError: the ledger cannot be written, its key is missing or another one, or the journal's end is not where
-            its head says.
+        LedgerError: the ledger cannot be written, its key is missing or another one, the journal's end is not where
+            its head says, or budgets or registrations are not what the last writer left.
     """
     with schema.transaction(engine, write=True) as connection:
         yield writer(connection, engine.url)
@@ -145,7 +173,24 @@ def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = N
     """
     head = checked_head(connection)
     signing = key or keys.load(keys.key_file(url), expected=head.key_id)
-    return Writer(connection, signing, seq=head.seq, last_hash=head.hash)
+    found = Writer(connection, signing, seq=head.seq, last_hash=head.hash)
+    if head.state is None:
+        found.seal()
+    return found
+
+
+def accept_imports(journal: Writer) -> None:
+    """Records that what was imported from an older format is known to be right.
+
+    Raises:
+        BadInputError: nothing was imported.
+    """
+    table = schema.journal
+    imported = sa.select(table.c.seq, table.c.hash).where(table.c.kind == IMPORTED).order_by(table.c.seq.desc())
+    last = journal.connection.execute(imported.limit(1)).first()
+    if last is None:
+        raise BadInputError("nothing was imported into this ledger", fix="leave out --accept")
+    journal.append(ACCEPT, {"seq": last.seq, "hash": last.hash})
 
 
 def begin(connection: sa.Connection, key: SigningKey) -> Writer:
@@ -157,10 +202,12 @@ def begin(connection: sa.Connection, key: SigningKey) -> Writer:
 
 
 def checked_head(connection: sa.Connection) -> Head:
-    """The head; it is signed by the key that the ledger names, and is the journal's last record.
+    """The head; it is signed by the key that the ledger names, is the journal's last record, and fits the tables.
+
+    A ledger of format 3 is verified as a whole, and then has format 4 once its head is signed anew.
 
     Raises:
-        LedgerError: it is not: somebody edited the ledger.
+        LedgerError: somebody edited the ledger.
     """
     head, key = read_head(connection), current_key(connection)
     last = connection.execute(_LAST).first()
@@ -170,6 +217,14 @@ def checked_head(connection: sa.Connection) -> Head:
         )
     if head.key_id != key.id or not key.verifies(head.signature, head.message):
         raise schema.LedgerError("the head of the journal is not signed by the ledger's key", fix=VERIFY)
+    if head.state is None:
+        from privacy_pipeline.accounting.migrations.migrate import migrate
+
+        migrate(connection, since="3")
+    elif head.state != trusted_state(connection):
+        raise schema.LedgerError(
+            "budgets or registrations were changed by somebody other than the ledger; nothing was written", fix=VERIFY
+        )
     return head
 
 
@@ -186,8 +241,9 @@ def read_head(connection: sa.Connection) -> Head:
             hash=str(found["hash"]),
             key_id=str(found["key_id"]),
             signature=str(found["signature"]),
+            state=None if found.get("state") is None else str(found["state"]),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise schema.LedgerError("the journal's head is missing or damaged", fix=VERIFY) from error
 
 
@@ -253,6 +309,7 @@ def _present(path: Path, expected: str) -> SigningKey | None:
 # Built once: every write asks for them while it holds the lock.
 _VALUE = sa.select(schema.meta.c.value).where(schema.meta.c.key == sa.bindparam("name"))
 _STORE = schema.meta.update().where(schema.meta.c.key == sa.bindparam("name")).values(value=sa.bindparam("text"))
+_TRUSTED = tuple(sa.select(table).order_by(table.c.id) for table in (schema.budgets, schema.registrations))
 _LAST = sa.select(schema.journal.c.seq, schema.journal.c.hash).order_by(schema.journal.c.seq.desc()).limit(1)
 
 

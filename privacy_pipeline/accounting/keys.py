@@ -118,17 +118,30 @@ def load(path: Path, *, expected: str) -> SigningKey:
     return key
 
 
-def create(path: Path) -> SigningKey:
-    """The key at a path; made, with rights 0600, where there is none.
+def traces(url: sa.URL) -> list[Path]:
+    """Files of a key that a ledger at this URL signs or signed with, private or public; empty where there is none."""
+    if sqlite_file(url) is None and not os.environ.get(ENVIRONMENT):
+        return []
+    path = key_file(url)
+    return [file for file in (path, public_file(path)) if file.exists()]
+
+
+def first(path: Path, *, existing: bool) -> SigningKey:
+    """The key of a new ledger. A new key waits beside its place until `install`, so that a crash leaves no key alone.
+
+    Args:
+        path: the key's file.
+        existing: takes the key that is there instead of making one.
 
     Raises:
         LedgerError: the file cannot be written, or what is there is no usable key.
     """
-    if path.exists():
-        return _read(path)
+    if existing:
+        key = _read(path)
+        write_public(path, key.public)
+        return key
     key = generate()
-    store(path, key)
-    write_public(path, key.public)
+    store(successor_file(path, key.public.id), key)
     return key
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.admission import check_plan, checked_budget, forecast_of
+from privacy_pipeline.accounting import records
+from privacy_pipeline.accounting.admission import check_plan, check_principal, checked_budget, forecast_of
 from privacy_pipeline.accounting.charges import find, newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import ZERO, Receipt, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
     apply_policy,
     change_cap,
@@ -31,7 +32,9 @@ from privacy_pipeline.accounting.ledger_budgets import (
 )
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
-from privacy_pipeline.accounting.registration import Registration, from_row
+from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.accounting.records import JournalRecord
+from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
 from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
 from privacy_pipeline.errors import BadInputError
@@ -51,18 +54,39 @@ class Ledger:
         self._engine = engine
 
     @classmethod
-    def open(cls, url: str, *, create: bool = False) -> Ledger:
+    def open(cls, url: str, *, create: bool = False, existing_key: bool = False) -> Ledger:
         """Opens a ledger.
 
         Args:
             url: SQLAlchemy URL.
             create: makes the ledger, and its folder, where there is none.
+            existing_key: a ledger that is made takes the key that is there; without this, a key without its ledger is
+                an error, because a ledger that was deleted must not begin anew with nothing spent.
 
         Raises:
             BadInputError: there is no ledger at the URL, or the URL is not usable.
-            LedgerError: the database is corrupt, cannot be written, or is of another version.
+            LedgerError: the database is corrupt, cannot be written, is of another version, or is gone.
         """
-        return cls(open_engine(url, create=create))
+        return cls(open_engine(url, create=create, existing_key=existing_key))
+
+    @classmethod
+    def migrate(cls, url: str, *, accept: bool = False) -> Ledger:
+        """Brings a ledger to this format now, rather than with the next write.
+
+        Args:
+            url: SQLAlchemy URL.
+            accept: records, signed, that what was imported from a format without signatures is known to be right; an
+                old ledger is then imported even where a key is there already.
+
+        Raises:
+            BadInputError: there is no ledger at the URL; with `accept`, nothing was imported.
+            LedgerError: the ledger does not verify, or cannot be written.
+        """
+        ledger = cls(open_engine(url, create=False, accept=accept))
+        with writing(ledger._engine) as journal:
+            if accept:
+                accept_imports(journal)
+        return ledger
 
     def register(
         self,
@@ -203,6 +227,15 @@ class Ledger:
             raise
         grant.release()
 
+    def require_registered(self, dataset: str | None) -> None:
+        """Refuses the name of a dataset that is not registered, where an empty answer would look like no spending.
+
+        Raises:
+            BadInputError: it is not registered.
+        """
+        with schema.transaction(self._engine, write=False) as connection:
+            _require(connection, dataset)
+
     def expire_reserved(self, run_id: str) -> int:
         """Gives back what a dead run reserved and never started; it counts until then.
 
@@ -227,7 +260,9 @@ class Ledger:
         if dataset is not None:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
-            return [status_of(budget) for budget in connection.execute(query).mappings().all()]
+            rows = connection.execute(query).mappings().all()
+        governs = {row["dataset"]: row["policy"] for row in rows if row["split"] == TRAIN}
+        return [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
 
     def entries(self, dataset: str) -> list[Entry]:
         """All entries of a dataset's budgets, the oldest first, expired ones included."""
@@ -242,11 +277,26 @@ class Ledger:
         """Entries, the newest first, expired ones included.
 
         Args:
-            dataset: only of this dataset.
+            dataset: only of this dataset; none where it is not registered.
             limit: at most so many; None for all.
         """
         with schema.transaction(self._engine, write=False) as connection:
             return newest(connection, dataset=dataset, limit=limit)
+
+    def records(self, *, dataset: str | None = None, limit: int | None = 50) -> list[JournalRecord]:
+        """Records of the journal, of every kind, the newest first.
+
+        Args:
+            dataset: only of this dataset, and those about the ledger as a whole, such as a change of its key.
+            limit: at most so many; None for all.
+
+        Raises:
+            BadInputError: the dataset is not registered.
+            LedgerError: a record is damaged.
+        """
+        with schema.transaction(self._engine, write=False) as connection:
+            _require(connection, dataset)
+            return records.newest(connection, dataset=dataset, limit=limit)
 
     def zero(self, *, dataset: str, run_id: str, node: str, paid_by: int | None) -> None:
         """Records that a node was served from cache, and spent nothing.
@@ -305,13 +355,15 @@ class Ledger:
             before: purpose and plan of what the same budget will have paid by then; it counts as spent.
 
         Raises:
-            BudgetRefusedError: the data is not registered, or the plan does not fit the registration.
+            BudgetRefusedError: the data is not registered, the plan does not fit the registration, or the policy does
+                not name whoever asks.
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)
         earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
         with schema.transaction(self._engine, write=False) as connection:
             registered, budget = checked_budget(connection, dataset=dataset, span=span, split=split)
+            check_principal(connection, budget, principal())
             check_plan(plan, registered, split=split)
             weighed = weigh(connection, budget, purpose, cost, before=earlier)
         return forecast_of(weighed)
@@ -332,3 +384,9 @@ class Ledger:
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
         """Gives the ledger a new key; see `journal.rotate`."""
         return rotate(self._engine, lost=lost)
+
+
+def _require(connection: sa.Connection, dataset: str | None) -> None:
+    """Refuses the name of a dataset that is not registered."""
+    if dataset is not None and not train_budgets(connection, dataset):
+        raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix="privacy-pipeline budget status")

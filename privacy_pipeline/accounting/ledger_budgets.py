@@ -67,7 +67,8 @@ def check_budget(budget: sa.RowMapping, registration: Registration, epsilon: flo
         raise BadInputError(
             f"dataset {registration.dataset} has a cap of epsilon {budget['epsilon']:g} at delta {budget['delta']:g} "
             f"for all its spans; registering does not change it to {epsilon:g} at {delta:g}",
-            fix="register with the same cap, and change the cap as a step of its own",
+            fix=f"register with the same cap; to change it: privacy-pipeline budget init {registration.dataset}, edit "
+            "the file, then budget apply FILE",
         )
 
 
@@ -265,6 +266,8 @@ def apply_policy(writer: Writer, policy: Policy) -> None:
             _change(writer, one, policy.epsilon, policy.delta, policy=policy.to_json(), counts=not unused)
     if policy.eval_epsilon is not None:
         _eval_budget(writer, budget, policy.eval_epsilon, policy.delta)
+    else:
+        _close_eval_budget(writer, policy)
 
 
 def _eval_budget(writer: Writer, train: Mapping[Any, Any], epsilon: float, delta: float) -> None:
@@ -277,8 +280,19 @@ def _eval_budget(writer: Writer, train: Mapping[Any, Any], epsilon: float, delta
         inserted = schema.budgets.insert().values(**row, totals=Totals().to_json()).returning(schema.budgets.c.id)
         row["id"] = int(writer.connection.execute(inserted).scalar_one())
         writer.append(POLICY, {"opens": row})
-    elif (known["epsilon"], known["delta"]) != (epsilon, delta):
-        change_cap(writer, known, epsilon=epsilon, delta=delta)
+    elif (known["epsilon"], known["delta"], known["policy"]) != (epsilon, delta, None):
+        _change(writer, known, epsilon, delta, policy=None, counts=True)
+
+
+def _close_eval_budget(writer: Writer, policy: Policy) -> None:
+    """A policy without `eval_epsilon` gives that split no budget: one that there is grants nothing any more."""
+    known = find_budget(writer.connection, policy.dataset, split=EVAL)
+    if known is None:
+        return
+    cap = {"epsilon": known["epsilon"], "delta": known["delta"]}
+    closed = policy.model_copy(update={**cap, "shares": {}}).to_json()
+    if known["policy"] != closed:
+        _change(writer, known, **cap, policy=closed, counts=True)
 
 
 def charge_of(total: Sum) -> Charge:
@@ -289,7 +303,7 @@ def charge_of(total: Sum) -> Charge:
 def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
     """A budget at a glance, from its stored totals alone."""
     totals, policy = totals_of(budget), stored_policy(budget["policy"])
-    total = totals.all
+    total, closed = totals.all, policy is not None and policy.is_closed
     spent = charge_of(total)
     cap = {"epsilon": budget["epsilon"], "delta": budget["delta"]}
     held = held_epsilon(spent, order=budget["filter_order"], **cap)
@@ -304,7 +318,7 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
         cap_delta=budget["delta"],
         held_epsilon=held,
         spent_epsilon=spent.epsilon(budget["delta"]),
-        remaining_epsilon=max(0.0, budget["epsilon"] - held),
+        remaining_epsilon=0.0 if closed else max(0.0, budget["epsilon"] - held),
         used=used,
         simple_epsilon=total.simple_epsilon,
         entries={state: totals.states.get(state.value, 0) for state in State},
@@ -312,4 +326,5 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
         filter_order=budget["filter_order"],
         cap_changes=budget["cap_changes"],
         alerts=tuple(level for level in policy.alerts if used >= level) if policy else (),
+        closed=closed,
     )

@@ -103,6 +103,8 @@ class BudgetStatus:
         filter_order: Renyi order at which the cap is enforced, once there was a run.
         cap_changes: how often the cap was changed; each change may add the cap's delta once.
         alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
+        alerts: parts of the cap at which the policy warns, and which are reached.
+        closed: whether no purpose may use anything: its policy has no `eval_epsilon` any more, or no shares.
     """
 
     budget: str
@@ -122,6 +124,7 @@ class BudgetStatus:
     filter_order: float | None
     cap_changes: int
     alerts: tuple[float, ...] = ()
+    closed: bool = False
 
     @property
     def passed(self) -> bool:
@@ -141,6 +144,7 @@ class Forecast:
         delta: the cap's delta.
         fits: whether a reservation would be granted now.
         runs_that_fit: how many such runs would be granted, one after the other.
+        limit: what refuses it, if that is not the cap's epsilon alone; empty otherwise.
     """
 
     epsilon_run: float
@@ -150,6 +154,7 @@ class Forecast:
     delta: float
     fits: bool
     runs_that_fit: int
+    limit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

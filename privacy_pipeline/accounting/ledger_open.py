@@ -4,78 +4,125 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.keys import SigningKey
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata, version
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
-_OLDER = ("1", "2")
+_UNSIGNED = ("1", "2")  # formats that had neither key nor journal
+_SIGNED = "3"  # read as it is, and brought to this format by the first write
 
 
-def open_engine(url: str, *, create: bool) -> sa.Engine:
+def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: bool = False) -> sa.Engine:
     """Connects to a ledger, and with `create` makes one, with its key, where there is none.
 
-    A ledger of an older format is brought to this one, in one transaction; its key is made then.
+    A ledger of format 1 or 2 is brought to this one, in one transaction; its key is made then. Where there is a key
+    already, the database is not the one that the key signed: neither is a new ledger made nor an old one imported.
+
+    Args:
+        url: SQLAlchemy URL.
+        create: makes the ledger where there is none.
+        existing_key: a new ledger takes the key that is there.
+        accept: an old ledger is imported under the key that is there, for whoever knows that it is the right one.
 
     Raises:
         BadInputError: the URL is not usable, or there is no ledger and `create` is not set.
-        LedgerError: the database cannot be used, or is of another version.
+        LedgerError: the database cannot be used, is of another version, or a key is there without its ledger.
     """
     parsed = schema.parse(url)
-    missing = BadInputError(f"there is no ledger at {schema.name(parsed)}", fix=REGISTER_FIX)
     file = schema.sqlite_file(parsed)
     if file is not None and not create and not file.is_file():
-        raise missing
+        raise _missing(parsed)
     engine = schema.connect(parsed)
     if create:
-        _create(engine, file)
+        _create(engine, file, existing_key=existing_key)
     with schema.transaction(engine, write=False) as connection:
         if not sa.inspect(connection).has_table(schema.meta.name):
-            raise missing
-        found = _version(connection)
-    if found in _OLDER:
-        found = _upgrade(engine)
-    if found != SCHEMA_VERSION:
+            raise _missing(parsed)
+        found = schema.stored_format(connection)
+    if found in _UNSIGNED:
+        found = _import(engine, accept=accept)
+    if found not in (_SIGNED, SCHEMA_VERSION):
         raise LedgerError(f"ledger {schema.name(parsed)} has format {found}; this version reads {SCHEMA_VERSION}")
     return engine
 
 
-def _version(connection: sa.Connection) -> str | None:
-    table = schema.meta
-    return connection.scalar(sa.select(table.c.value).where(table.c.key == "schema_version"))
+def _missing(url: sa.URL) -> PipelineError:
+    """What to say where there is no ledger; one that is gone is no reason to begin with nothing spent."""
+    if found := keys.traces(url):
+        return _gone(url, found[0])
+    return BadInputError(f"there is no ledger at {schema.name(url)}", fix=REGISTER_FIX)
 
 
-def _upgrade(engine: sa.Engine) -> str | None:
-    """Brings an older ledger to this format in one transaction; who comes second finds it done.
+def _gone(url: sa.URL, trace: Path) -> LedgerError:
+    return LedgerError(
+        f"{trace} is here, but its ledger is gone: there is none at {schema.name(url)}",
+        fix="restore the ledger from a copy. For a ledger of its own, with nothing spent: another folder, or move the "
+        "key and its .pub away; with a key that was made for it: budget register --existing-key",
+    )
+
+
+def _import(engine: sa.Engine, *, accept: bool) -> str | None:
+    """Brings a ledger of format 1 or 2 to this format in one transaction; who comes second finds it done.
 
     Returns:
         The format that the ledger has now.
     """
-    with schema.transaction(engine, write=True) as connection:
-        if (found := _version(connection)) in _OLDER:
+    path = keys.key_file(engine.url)
+    with _first_key(path) as made, schema.transaction(engine, write=True) as connection:
+        if (found := schema.stored_format(connection)) in _UNSIGNED:
+            if (traces := keys.traces(engine.url)) and not accept:
+                raise LedgerError(
+                    f"ledger {schema.name(engine.url)} has format {found}, which had no key, but {traces[0]} is here: "
+                    "this is not the database that the key signed",
+                    fix="restore the ledger from a copy; only if this is the right one: privacy-pipeline budget migrate"
+                    " --accept",
+                )
             from privacy_pipeline.accounting.migrations.migrate import migrate
 
-            migrate(connection, url=engine.url, since=str(found))
-            table = schema.meta
-            connection.execute(table.update().where(table.c.key == "schema_version").values(value=SCHEMA_VERSION))
-        return _version(connection)
+            key = keys.first(path, existing=path.exists())
+            made.append(key)
+            migrate(connection, since=str(found), key=key)
+        found = schema.stored_format(connection)
+    return found
 
 
-def _create(engine: sa.Engine, file: Path | None) -> None:
+@contextmanager
+def _first_key(path: Path) -> Iterator[list[SigningKey]]:
+    """Collects the key that a transaction makes: it is put in its place once the ledger knows it, else removed."""
+    made: list[SigningKey] = []
+    try:
+        yield made
+    except PipelineError:
+        for key in made:
+            keys.successor_file(path, key.public.id).unlink(missing_ok=True)
+        raise
+    for key in made:
+        keys.install(path, key.public.id)
+
+
+def _create(engine: sa.Engine, file: Path | None, *, existing_key: bool) -> None:
     try:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         name = schema.name(engine.url)
         raise LedgerError(f"ledger {name}: {error}", fix="choose a folder that can be written") from error
-    with schema.transaction(engine, write=True) as connection:
+    path = keys.key_file(engine.url)
+    with _first_key(path) as made, schema.transaction(engine, write=True) as connection:
         if not sa.inspect(connection).has_table(schema.meta.name):
-            key = keys.create(keys.key_file(engine.url))
+            if (traces := keys.traces(engine.url)) and not existing_key:
+                raise _gone(engine.url, traces[0])
+            key = keys.first(path, existing=existing_key)
+            made.append(key)
             metadata.create_all(connection)
             connection.execute(schema.meta.insert().values(key="schema_version", value=SCHEMA_VERSION))
             connection.execute(version.insert().values(version_num=SCHEMA_VERSION))

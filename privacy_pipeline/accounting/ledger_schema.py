@@ -33,6 +33,7 @@ __all__ = [
     "parse",
     "registrations",
     "sqlite_file",
+    "stored_format",
     "transaction",
 ]
 REGISTER_FIX = "privacy-pipeline budget register CONFIG"
@@ -124,6 +125,11 @@ def connect(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "checkout", _refuse_inherited)
         sa.event.listen(engine, "begin", _begin_postgresql)
     return engine
+
+
+def stored_format(connection: sa.Connection) -> str | None:
+    """Format of the ledger, as its table of settings says."""
+    return connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
 
 
 def name(url: sa.URL) -> str:

@@ -1,4 +1,4 @@
-"""Tables of the budget ledger, format 3.
+"""Tables of the budget ledger, format 4.
 
 The journal is what happened; registrations, budgets, charges and entries are views of it that are kept for speed, and
 `verify` holds them against it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 VERSION_TABLE = "ledger_version"
 
 metadata = sa.MetaData()

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from privacy_pipeline.errors import BadInputError
 
 Purpose = Literal["preprocess", "train", "tune", "evaluate"]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
+_Level = Annotated[float, Field(gt=0, le=1)]
 _SUM_ROUNDING = 1e-9
 
 STARTER = """\
 # Policy of the privacy budget of one dataset. Apply it with: privacy-pipeline budget apply FILE
 dataset: {dataset}
 # All that is ever spent on the train split, over all runs, stays within (epsilon, delta).
-epsilon: 3.0
+# The budget counts by RDP at this delta, which says somewhat more than the PLD figure of a run: leave room for that.
+epsilon: 4.0
 delta: 1.0e-5
 # What is protected: row, or the key column that names the privacy unit. It has to be the registered one.
 unit: {unit}
 # Largest part of the budget that each purpose may use; together at most 1. What is left out may use nothing.
+# Parts are of the Renyi divergence that the cap allows, not of epsilon: a part of 0.3 holds runs of more than 0.3 times
+# the cap's epsilon. `budget status` shows what each part comes to.
 shares:
   train: 1.0
 #  preprocess: 0.1
@@ -61,13 +62,18 @@ class Policy(BaseModel):
     shares: dict[Purpose, _Fraction] = {"train": 1.0}
     eval_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     may_spend: tuple[str, ...] | None = None
-    alerts: tuple[_Fraction, ...] = (0.5, 0.8)
+    alerts: tuple[_Level, ...] = (0.5, 0.8)
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Policy:
         if sum(self.shares.values()) > 1 + _SUM_ROUNDING:
             raise ValueError(f"the shares sum to {sum(self.shares.values()):g}, which is more than 1")
         return self
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no purpose may use anything."""
+        return not any(self.shares.values())
 
     def to_json(self) -> str:
         """As text for the budget's row."""
@@ -83,22 +89,17 @@ def load_policy(path: Path) -> Policy:
     """Reads a policy.
 
     Raises:
-        BadInputError: the file cannot be read, is no YAML, or a field is unknown, missing or out of range.
+        BadInputError: the file cannot be read, is no YAML, or a field is unknown, missing or out of range; told
+            with the line.
     """
+    from privacy_pipeline.config.messages import explain
+    from privacy_pipeline.config.source import read_document
+
+    document = read_document(path=path)
     try:
-        document: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise BadInputError(f"{path}: cannot be read: {error}", fix="privacy-pipeline budget init DATASET") from error
-    if not isinstance(document, dict):
-        raise BadInputError(f"{path}: a policy is a mapping of fields", fix="privacy-pipeline budget init DATASET")
-    try:
-        return Policy.model_validate(document)
+        return Policy.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "policy"
-        known = ", ".join(Policy.model_fields)
-        fix = f"known fields: {known}" if first["type"] == "extra_forbidden" else f"correct {where}"
-        raise BadInputError(f"{path}: {where}: {first['msg']}", fix=fix) from error
+        raise explain(error=error, document=document, root=Policy) from None
 
 
 def share_of(policy: Policy | None, purpose: str) -> float:

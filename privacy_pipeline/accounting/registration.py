@@ -61,8 +61,7 @@ class Registration:
     registered: str = field(compare=False)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.dataset):
-            raise BadInputError(f"dataset name {self.dataset!r} is not of the form {_NAME.pattern}")
+        check_name(self.dataset)
         if not _DIGEST.fullmatch(self.digest):
             raise BadInputError(f"digest of dataset {self.dataset} is not a hexadecimal SHA-256")
         if self.span is not None and self.span < 0:
@@ -78,6 +77,16 @@ class Registration:
     def name(self) -> str:
         """Dataset and span, for messages."""
         return self.dataset if self.span is None else f"{self.dataset} (span {self.span})"
+
+
+def check_name(dataset: str) -> None:
+    """Refuses what cannot be the name of a dataset.
+
+    Raises:
+        BadInputError: it is not of the form of a name.
+    """
+    if not _NAME.fullmatch(dataset):
+        raise BadInputError(f"dataset name {dataset!r} is not of the form {_NAME.pattern}")
 
 
 def differences(old: Registration, new: Registration) -> list[str]:

@@ -48,6 +48,7 @@ class Replay:
             journal.EXPIRE: self._expire,
             journal.ZERO: self._zero,
             journal.IMPORTED: self._imported,
+            journal.ACCEPT: self._accepted,
         }
 
     def apply(self, *, seq: int, at: str, kind: str, body: Mapping[str, Any]) -> None:
@@ -157,6 +158,10 @@ class Replay:
             "entries": self._add_entry,
         }
         add[body["table"]](dict(body["row"]))
+
+    def _accepted(self, _seq: int, _at: str, body: Any) -> None:
+        if not (isinstance(body["hash"], str) and isinstance(body["principal"], str)):
+            raise ReplayError("accepts nothing")
 
 
 def row_digest(row: Mapping[Any, Any]) -> bytes:

@@ -8,8 +8,6 @@ the former holder, should it live after all, can no longer start.
 
 from __future__ import annotations
 
-import getpass
-import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +26,13 @@ from privacy_pipeline.accounting.journal import writing
 from privacy_pipeline.accounting.ledger_budgets import charge_of, totals_of
 from privacy_pipeline.accounting.ledger_entries import Charge, Price, State, budget_key, plan_key, price
 from privacy_pipeline.accounting.policy import share_of, stored_policy
+from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.registration import span_key
 from privacy_pipeline.accounting.totals import Sum, fixed
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
 
-USER = "PRIVACY_PIPELINE_USER"
 TRAINING = "train"
 
 
@@ -69,6 +67,7 @@ class Weighed:
         order: Renyi order at which the cap is enforced.
         cost: what the run asks for.
         total: exact sum of all counted entries.
+        purpose: what the run is for.
         share: part of the budget that the run's purpose may use.
         used: exact sum of that purpose's counted entries.
     """
@@ -77,6 +76,7 @@ class Weighed:
     order: float
     cost: Charge
     total: Sum
+    purpose: str
     share: float
     used: Sum
 
@@ -267,17 +267,7 @@ def weigh(
         totals = totals.adding(paying, Sum.of(other.values, other.distance, 0.0))
     used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
     total = totals.all
-    return Weighed(budget=row, order=order, cost=cost, total=total, share=share, used=used)
-
-
-def principal() -> str:
-    """Who asks: PRIVACY_PIPELINE_USER, or the user of the operating system. A name, not a proof of identity."""
-    if named := os.environ.get(USER):
-        return named
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return f"uid-{os.getuid()}"
+    return Weighed(budget=row, order=order, cost=cost, total=total, purpose=purpose, share=share, used=used)
 
 
 def _same(row: sa.RowMapping, request: Request) -> bool:

@@ -19,6 +19,7 @@ from privacy_pipeline.accounting.compare import compare
 from privacy_pipeline.accounting.journal import Head, Receipt
 from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
 from privacy_pipeline.accounting.replay import Replay, ReplayError
 from privacy_pipeline.errors import PipelineError
 
@@ -31,6 +32,7 @@ class Verification:
 
     Attributes:
         problems: what is wrong, the first in the journal first; empty if nothing is.
+        unaccepted: those of them that are no sign of tampering: a lost key or an import that nobody accepted.
         notes: what a reader should know although it is no error.
         records: journal records that were read.
         entries: entries that they make.
@@ -40,6 +42,7 @@ class Verification:
     """
 
     problems: Sequence[str]
+    unaccepted: Sequence[str]
     notes: Sequence[str]
     records: int
     entries: int
@@ -61,14 +64,17 @@ class _BrokenError(Exception):
 class _Walk:
     """The pass over the journal."""
 
-    accepted: Collection[str]
-    pin: PublicKey | None
-    receipts: dict[int, list[Receipt]]
+    accepted: Collection[str] = ()
+    pin: PublicKey | None = None
+    receipts: dict[int, list[Receipt]] = field(default_factory=dict)
     replay: Replay = field(default_factory=Replay)
     key: PublicKey | None = None
     signers: list[str] = field(default_factory=list)
     imported: int = 0
+    imported_hash: str = ""
+    accepted_by: str | None = None
     lost: list[str] = field(default_factory=list)
+    unaccepted: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     last_seq: int = 0
     last_hash: str = journal.NO_HASH
@@ -98,8 +104,14 @@ class _Walk:
         except (ValueError, KeyError, TypeError) as error:
             raise _BrokenError(f"{name} is malformed ({error!r})") from error
         self._receipts(row, name)
-        self.imported += kind == journal.IMPORTED
+        self._imports(row, body)
         self.last_seq, self.last_hash = seq, row["hash"]
+
+    def _imports(self, row: sa.RowMapping, body: dict[str, str]) -> None:
+        if row["kind"] == journal.IMPORTED:
+            self.imported, self.imported_hash, self.accepted_by = self.imported + 1, row["hash"], None
+        elif row["kind"] == journal.ACCEPT and body["hash"] == self.imported_hash:
+            self.accepted_by = f"{body['principal']} at {row['at']}"
 
     def _signed(self, row: sa.RowMapping, body: dict[str, str], name: str) -> None:
         seq, kind = row["seq"], row["kind"]
@@ -115,10 +127,11 @@ class _Walk:
         if kind == journal.LOST:
             self.lost.append(self.key.id)
             if self.key.id not in self.accepted:
-                self.problems.append(
+                self.unaccepted.append(
                     f"{name}: key {body['lost']} was declared lost and key {self.key.id} took over, signed by nobody "
                     f"else; if that is known to be right: --accept-lost-key {self.key.id}"
                 )
+                self.problems.append(self.unaccepted[-1])
         if kind == journal.ROTATE:
             self._take(PublicKey(body["public_key"]))
 
@@ -134,6 +147,13 @@ class _Walk:
     def finish(self, connection: sa.Connection) -> Head | None:
         """Holds the head, the pinned key and the rest of the receipts against what was read."""
         head = self._head(connection)
+        if self.imported and self.accepted_by is None:
+            self.unaccepted.append(
+                f"{self.imported} records were imported from a format without signatures, and nobody accepted them: "
+                "protected since then, not before; if they are known to be right: privacy-pipeline budget migrate "
+                "--accept"
+            )
+            self.problems.append(self.unaccepted[-1])
         for seq in sorted(self.receipts):
             self.problems.append(f"journal record {seq}, of which there is a receipt, is missing: the tail was cut")
         if self.pin is not None and not self.pin_signed and not (head is not None and head.key_id == self.pin.id):
@@ -158,6 +178,34 @@ class _Walk:
         if self.key is None or head.key_id != self.key.id or not self.key.verifies(head.signature, head.message):
             self.problems.append(f"the head at record {head.seq} is not signed by the ledger's key")
         return head
+
+
+def _read(connection: sa.Connection, walk: _Walk, *, reprice: bool) -> Head | None:
+    """The journal in one pass, then the tables against it; the head, unless what comes after cannot be judged."""
+    try:
+        for row in _records(connection):
+            walk.record(row)
+    except _BrokenError as error:
+        walk.problems.append(str(error))
+        return None
+    head = walk.finish(connection)
+    walk.problems += compare(connection, walk.replay, reprice=reprice)
+    if head is not None and head.state is None and schema.stored_format(connection) == SCHEMA_VERSION:
+        walk.problems.append("the head does not sign budgets and registrations, as that of this format does")
+    if head is not None and head.state not in (None, journal.trusted_state(connection)):
+        walk.problems.append("budgets or registrations are not those that the head was signed with")
+    return head
+
+
+def tampering(connection: sa.Connection) -> list[str]:
+    """All that is wrong, without lost keys and imports that nobody accepted; see `verify`.
+
+    Args:
+        connection: a transaction.
+    """
+    walk = _Walk()
+    _read(connection, walk, reprice=True)
+    return [problem for problem in walk.problems if problem not in walk.unaccepted]
 
 
 def verify(
@@ -188,23 +236,17 @@ def verify(
         wanted.setdefault(receipt.seq, []).append(receipt)
     walk = _Walk(accepted=accepted, pin=pin, receipts=wanted)
     with schema.transaction(engine, write=False) as connection:
-        try:
-            for row in _records(connection):
-                walk.record(row)
-        except _BrokenError as error:
-            walk.problems.append(str(error))
-            head = None  # what comes after cannot be judged
-        else:
-            head = walk.finish(connection)
-            walk.problems += compare(connection, walk.replay, reprice=reprice)
-    if walk.imported:
-        notes.append(f"{walk.imported} records were imported from an older format: protected since then, not before")
+        head = _read(connection, walk, reprice=reprice)
+    if walk.accepted_by is not None:
+        told = f"{walk.imported} records were imported from an older format, protected since then, not before"
+        notes.append(f"{told}; accepted by {walk.accepted_by}")
     notes += [f"key {key} took over from a lost key, and is accepted" for key in walk.lost if key in accepted]
     if not receipts:
         notes.append("no receipt was given: a rollback to an earlier state of the whole ledger cannot be found")
     entries = len(walk.replay.open) + len(walk.replay.closed)
     return Verification(
         problems=walk.problems,
+        unaccepted=walk.unaccepted,
         notes=notes,
         records=walk.last_seq,
         entries=entries,
@@ -216,7 +258,8 @@ def verify(
 
 def _records(connection: sa.Connection) -> Iterator[sa.RowMapping]:
     query = sa.select(schema.journal).order_by(schema.journal.c.seq)
-    yield from connection.execution_options(yield_per=_BATCH).execute(query).mappings()
+    # Of the statement alone: a connection keeps its options, and a migration goes on to write with it.
+    yield from connection.execute(query, execution_options={"yield_per": _BATCH}).mappings()
 
 
 def _subject(row: sa.RowMapping) -> str:
@@ -230,7 +273,12 @@ def _subject(row: sa.RowMapping) -> str:
 
 def _copy(engine: sa.Engine, notes: list[str]) -> PublicKey | None:
     try:
-        return keys.read_public(keys.public_file(keys.key_file(engine.url)))
+        found = keys.read_public(keys.public_file(keys.key_file(engine.url)))
     except PipelineError:
         notes.append("there is no copy of the public key to hold the signatures against: give --public-key")
         return None
+    notes.append(
+        f"the signatures were held against key {found.id} from beside the private key: whoever replaced the ledger may "
+        "have replaced it too; give --public-key with a copy kept elsewhere"
+    )
+    return found

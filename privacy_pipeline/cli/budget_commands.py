@@ -38,6 +38,9 @@ def register(
     disjoint: Annotated[
         bool, typer.Option("--disjoint", help="A budget of its own for the span, if its units are in no other span.")
     ] = False,
+    existing_key: Annotated[
+        bool, typer.Option("--existing-key", help="A new ledger takes the key that was made for it beforehand.")
+    ] = False,
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -51,7 +54,9 @@ def register(
     with errors_as_exit_codes(as_json=as_json):
         cap, at, loaded = _cap(epsilon, delta, policy)
         parsed = load_config(config, overrides=set_)
-        registration = register_dataset(config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint)
+        registration = register_dataset(
+            config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint, existing_key=existing_key
+        )
         if as_json:
             print_json(dataclasses.asdict(registration))
             return
@@ -60,6 +65,9 @@ def register(
             f"[green]✓[/] dataset {registration.name}: {counts}; unit {registration.unit}; "
             f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {policy}" if policy else ""),
             soft_wrap=True,
+        )
+        out.print(
+            "  keep a copy of ledger_key.pub away from the ledger: only then a forged ledger is found", soft_wrap=True
         )
 
 
@@ -91,7 +99,9 @@ def status(
     from privacy_pipeline.cli.alerts import tell_alerts
 
     with errors_as_exit_codes(as_json=as_json):
-        budgets = Ledger.open(ledger).status(dataset=dataset)
+        opened = Ledger.open(ledger)
+        opened.require_registered(dataset)
+        budgets = opened.status(dataset=dataset)
         if as_json:
             print_json([dataclasses.asdict(b) for b in budgets])
             return

@@ -1,8 +1,9 @@
-"""`budget init`, `apply`, `history`, `verify` and `budget rotate-key`."""
+"""`budget init`, `apply`, `history`, `expire`, `verify`, `rotate-key` and `budget migrate`."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +16,11 @@ from privacy_pipeline.cli.run_commands import AsJson
 from privacy_pipeline.errors import ExitCode
 
 if TYPE_CHECKING:
+    from privacy_pipeline.accounting.ledger_entries import BudgetStatus
+    from privacy_pipeline.accounting.records import JournalRecord
     from privacy_pipeline.accounting.verify import Verification
 
+_CHARGES = ("reserve", "takeover", "start", "commit", "expire")
 LedgerUrl = Annotated[str, typer.Option("--ledger", help="SQLAlchemy URL of the ledger, as in the config.")]
 DEFAULT_LEDGER = "sqlite:///ledger/ledger.db"
 
@@ -26,8 +30,10 @@ def add_to(app: typer.Typer) -> None:
     app.command()(init)
     app.command()(apply)
     app.command()(history)
+    app.command()(expire)
     app.command()(verify)
     app.command("rotate-key")(rotate_key)
+    app.command()(migrate)
 
 
 def init(
@@ -37,9 +43,13 @@ def init(
 ) -> None:
     """Write a starter policy for a dataset's budget; an existing file is never overwritten."""
     from privacy_pipeline.accounting.policy import STARTER
+    from privacy_pipeline.accounting.registration import check_name
     from privacy_pipeline.errors import BadInputError
 
     with errors_as_exit_codes(as_json=False):
+        check_name(dataset)
+        if not unit or unit != unit.strip() or set(unit) & set(":#{}[]\n\"'"):
+            raise BadInputError(f"--unit {unit!r} names no key column", fix="--unit row, or the name of the key column")
         path = output or Path(f"{dataset}.policy.yaml")
         try:
             with path.open("x") as stream:
@@ -60,24 +70,60 @@ def apply(
 
     with errors_as_exit_codes(as_json=as_json):
         loaded, opened = load_policy(policy), Ledger.open(ledger)
+        before = {status.budget: status for status in opened.status(loaded.dataset)}
         opened.apply_policy(loaded)
         if as_json:
             print_json([dataclasses.asdict(status) for status in opened.status(loaded.dataset)])
             return
         out.print(f"[green]✓[/] dataset {loaded.dataset}: epsilon {loaded.epsilon:g} at delta {loaded.delta:g}")
+        for status in opened.status(loaded.dataset):
+            _tell_change(before.get(status.budget), status)
+
+
+def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
+    """What a policy changed in a budget, and what follows from it."""
+    if before == now:
+        return
+    cap = f"epsilon {now.cap_epsilon:g} at delta {now.cap_delta:g}"
+    if before is None:
+        out.print(f"  {escape(now.budget)}: opened with {cap}", soft_wrap=True)
+        return
+    told = f"epsilon {before.cap_epsilon:g} at delta {before.cap_delta:g} before, now " + (
+        "closed" if now.closed else cap
+    )
+    if now.cap_changes:
+        told += (
+            f"; change {now.cap_changes} of this budget: with each the filter starts anew and may add the cap's delta "
+            f"once, so all runs together are held to delta {(now.cap_changes + 1) * now.cap_delta:g}"
+        )
+    out.print(f"  {escape(now.budget)}: {told}", soft_wrap=True)
+    if now.spent_epsilon > now.cap_epsilon:
+        err.print(
+            f"[yellow]warning:[/] {escape(now.budget)}: {now.spent_epsilon:.3f} is spent already, above the new cap: "
+            "nothing more is granted",
+            soft_wrap=True,
+        )
 
 
 def history(
     ledger: LedgerUrl = DEFAULT_LEDGER,
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many entries.")] = 50,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every record of the journal: also changes of caps, policies and keys.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List what was charged, the newest first."""
     from privacy_pipeline.accounting.ledger import Ledger
 
     with errors_as_exit_codes(as_json=as_json):
-        entries = Ledger.open(ledger).history(dataset=dataset, limit=limit)
+        opened = Ledger.open(ledger)
+        opened.require_registered(dataset)
+        if all_:
+            _print_records(opened.records(dataset=dataset, limit=limit), as_json=as_json)
+            return
+        entries = opened.history(dataset=dataset, limit=limit)
         if as_json:
             print_json([dataclasses.asdict(entry) for entry in entries])
             return
@@ -87,8 +133,47 @@ def history(
         for entry in entries:
             texts = (entry.budget, entry.run_id, entry.node, entry.purpose, entry.principal, entry.state.value)
             epsilon = f"{entry.epsilon:.4f}" + (" (overrun)" if entry.overrun else "")
+            epsilon = "-" if entry.state.value == "expired" else epsilon
             table.add_row(str(entry.id), entry.reserved_at, *map(escape, texts), epsilon)
         out.print(table)
+
+
+def _print_records(records: list[JournalRecord], *, as_json: bool) -> None:
+    if as_json:
+        print_json([dataclasses.asdict(record) for record in records])
+        return
+    table = Table(title="records of the journal, newest first", title_justify="left")
+    for column in ("record", "at", "who", "what", "dataset or budget", "entry", "run", "details"):
+        table.add_column(column, justify="right" if column in ("record", "entry") else "left", overflow="fold")
+    for record in records:
+        entry = "" if record.entry is None else str(record.entry)
+        details = json.dumps(record.details, sort_keys=True) if record.kind not in _CHARGES else ""
+        about = record.budget or record.dataset or "the ledger"
+        texts = (record.principal or "not known", record.kind, about, entry, record.run_id or "", details)
+        table.add_row(str(record.seq), record.at, *map(escape, texts))
+    out.print(table)
+
+
+def expire(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run that is dead.")],
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    as_json: AsJson = False,
+) -> None:
+    """Give back what a dead run reserved and never started. What was started counts for ever.
+
+    Should the run be alive after all, it is refused before it reads any data.
+    """
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        opened = Ledger.open(ledger)
+        expired = opened.expire_reserved(run)
+        if as_json:
+            print_json({"run": run, "expired": expired})
+        elif expired:
+            out.print(f"[green]✓[/] {expired} reservation(s) of run {escape(run)} given back")
+        else:
+            out.print(f"run {escape(run)} has nothing reserved that was never started; nothing changed")
 
 
 def verify(
@@ -139,6 +224,26 @@ def rotate_key(
             out.print(f"  verify fails from now on, unless it is told --accept-lost-key {new}")
 
 
+def migrate(
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="What was imported from format 1 or 2 is known to be right.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring an older ledger to the present format now; `verify` fails on an import until it is accepted."""
+    from privacy_pipeline.accounting.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        budgets = Ledger.migrate(ledger, accept=accept).status()
+        if as_json:
+            print_json([dataclasses.asdict(status) for status in budgets])
+            return
+        for status in budgets:
+            told = f"{status.spent_epsilon:.4f} of {status.cap_epsilon:g} spent, {sum(status.entries.values())} entries"
+            out.print(f"[green]✓[/] {escape(status.budget)}: {told}", soft_wrap=True)
+
+
 def _print(found: Verification) -> None:
     read = f"{found.records:,} journal records, {found.entries:,} entries, {found.receipts:,} receipts"
     for problem in found.problems:
@@ -148,5 +253,7 @@ def _print(found: Verification) -> None:
     if found.ok and found.head is not None:
         keys = ", ".join(found.keys)
         out.print(f"[green]✓[/] {read}; head {found.head.seq} {found.head.hash}; keys {keys}", soft_wrap=True)
+    elif set(found.problems) <= set(found.unaccepted):
+        err.print(f"[bold red]nothing was tampered with, but somebody has to accept the above[/] ({read})")
     else:
         err.print(f"[bold red]the ledger is not what its writers wrote[/] ({read})", soft_wrap=True)

@@ -190,15 +190,12 @@ def over_budget(
     remain = max(0.0, forecast.cap - forecast.epsilon_before)
     before = [c for c in checked.charges if c.ask.split == ask.split and c is not charge]
     before = before[: [c.ask.node for c in checked.charges if c.ask.split == ask.split].index(ask.node)]
-    # Neither cost nor total shows why: the share that the policy leaves to the purpose is full, or there is none.
-    share = (
-        "" if forecast.epsilon_after > forecast.cap else f"; the policy's share of purpose {ask.purpose} is too small"
-    )
     beside = "".join(f", after {c.ask.what} at {c.forecast.epsilon_run:.3f}" for c in before)
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
         f"{forecast.epsilon_run:.3f}{beside}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
-        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e}){share}",
+        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})"
+        + (f"; {forecast.limit}" if forecast.limit else ""),
         fix=_what_would_fit(config, checked, charge, span=span, path=path),
     )
 

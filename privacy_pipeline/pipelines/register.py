@@ -15,7 +15,13 @@ from privacy_pipeline.pipelines.execute import now
 
 
 def register_dataset(
-    *, config: PipelineConfig, epsilon: float, delta: float, policy: Policy | None = None, disjoint: bool = False
+    *,
+    config: PipelineConfig,
+    epsilon: float,
+    delta: float,
+    policy: Policy | None = None,
+    disjoint: bool = False,
+    existing_key: bool = False,
 ) -> Registration:
     """Counts rows and units of every split, and writes them down with the data's digest.
 
@@ -25,6 +31,7 @@ def register_dataset(
         delta: delta at which the cap is held, between 0 and 1.
         policy: applied with the registration, or nothing is registered; its cap is the one that is given.
         disjoint: gives the span a budget of its own, if its units are proven to be in no other span.
+        existing_key: a ledger that is made takes the key that is there.
 
     Raises:
         BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, or the
@@ -51,7 +58,7 @@ def register_dataset(
         registered=now(),
     )
     units = source.unit_keys(source=resolved, dataset=config.dataset)
-    Ledger.open(config.ledger, create=True).register(
+    Ledger.open(config.ledger, create=True, existing_key=existing_key).register(
         registration, epsilon=epsilon, delta=delta, policy=policy, units=units, disjoint=disjoint
     )
     return registration

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from privacy_pipeline.accounting.events import gaussian_passes
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.registration import Registration, SplitCount
+from tests.accounting.postgresql_server import program, server
 
 UNITS = 1000
 DIGEST = hashlib.sha256(b"adult").hexdigest()
@@ -72,3 +75,27 @@ def ledger(url: str) -> Ledger:
     made = Ledger.open(url, create=True)
     made.register(make_registration(), epsilon=3.0, delta=1e-5)
     return made
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """URL of a PostgreSQL server of this session's own."""
+    if program("initdb") is None:
+        pytest.skip("PostgreSQL is not installed")
+    with server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fresh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a database without a ledger."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger/ledger.db"
+    monkeypatch.setenv("PRIVACY_PIPELINE_LEDGER_KEY", str(tmp_path / "key.pem"))
+    url: str = request.getfixturevalue("postgresql")
+    name = "db_" + "".join(letter for letter in tmp_path.name.lower() if letter.isalnum())
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return url.rsplit("/", 1)[0] + f"/{name}"

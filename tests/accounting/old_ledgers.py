@@ -1,12 +1,15 @@
-"""Ledgers as formats 1 and 2 left them."""
+"""Ledgers as formats 1, 2 and 3 left them."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting import journal, keys
+from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.ledger_entries import plan_key, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import to_row
@@ -37,7 +40,7 @@ AT = "2026-01-02T00:00:00+00:00"
 
 
 def make_old_ledger(url: str, *, runs: Sequence[str], version: int, states: Sequence[str] = ()) -> None:
-    """A ledger in SQLite with a registered dataset, a cap of epsilon 3, and an entry for each run.
+    """A ledger, in SQLite or PostgreSQL, with a registered dataset, a cap of epsilon 3, and an entry for each run.
 
     Args:
         url: where to.
@@ -45,17 +48,37 @@ def make_old_ledger(url: str, *, runs: Sequence[str], version: int, states: Sequ
         version: 1 or 2.
         states: state of each entry.
     """
-    path = Path(url.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path)
-    connection.executescript(_STATEMENTS)
+    engine = sa.create_engine(schema.parse(url))
+    if engine.dialect.name == "sqlite":
+        Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+    with engine.begin() as connection:
+        for statement in _STATEMENTS.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(_of(engine.dialect.name, statement))
+        _fill(connection, runs=runs, version=version, states=states)
+    if engine.dialect.name == "sqlite":
+        raw = engine.raw_connection()
+        raw.cursor().execute("PRAGMA journal_mode=WAL")
+        raw.close()
+    engine.dispose()
+
+
+def _of(dialect: str, statement: str) -> str:
+    """A table as SQLAlchemy makes it for the dialect."""
+    if dialect == "postgresql":
+        statement = statement.replace("id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "id SERIAL PRIMARY KEY")
+        statement = statement.replace("(id INTEGER NOT NULL", "(id SERIAL NOT NULL")
+    return statement
+
+
+def _fill(connection: sa.Connection, *, runs: Sequence[str], version: int, states: Sequence[str]) -> None:
     registration = to_row(make_registration())
-    marks = ", ".join(f":{name}" for name in registration)
-    connection.execute(f"INSERT INTO registrations ({', '.join(registration)}) VALUES ({marks})", registration)
+    _insert(connection, "registrations", registration)
     cost, plan = price(make_plan().event, Relation.ZERO_OUT), make_plan()
     order = 12.0 if runs else None
-    values = ("adult", "train", "row", "zero_out", 3.0, 1e-5, order, 0)
-    connection.execute("INSERT INTO budgets VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    same = {"dataset": "adult", "split": "train", "unit": "row", "relation": "zero_out"}
+    cap = {"epsilon": 3.0, "delta": 1e-5, "filter_order": order, "cap_changes": 0}
+    _insert(connection, "budgets", {"id": 1, **same, **cap})
     for number, run in enumerate(runs):
         state = states[number] if states else "committed"
         row = {
@@ -79,11 +102,27 @@ def make_old_ledger(url: str, *, runs: Sequence[str], version: int, states: Sequ
             "committed_at": AT if state == "committed" else None,
             "expired_at": AT if state == "expired" else None,
         }
-        columns = ", ".join(f'"{name}"' for name in row)
-        connection.execute(f"INSERT INTO entries ({columns}) VALUES ({', '.join(':' + n for n in row)})", row)
+        _insert(connection, "entries", row)
     if version == 2:
-        connection.execute("ALTER TABLE entries ADD COLUMN total_variation DOUBLE PRECISION NOT NULL DEFAULT 0")
-    connection.execute("INSERT INTO ledger_meta VALUES ('schema_version', ?)", (str(version),))
-    connection.commit()
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.close()
+        connection.exec_driver_sql("ALTER TABLE entries ADD COLUMN total_variation DOUBLE PRECISION NOT NULL DEFAULT 0")
+    _insert(connection, "ledger_meta", {"key": "schema_version", "value": str(version)})
+
+
+def _insert(connection: sa.Connection, table: str, row: Mapping[str, object]) -> None:
+    columns = ", ".join(f'"{name}"' for name in row)
+    connection.execute(sa.text(f"INSERT INTO {table} ({columns}) VALUES ({', '.join(':' + n for n in row)})"), row)
+
+
+def as_format_3(url: str) -> None:
+    """Makes a ledger what format 3 left: the same tables, and a head that signs the journal's end alone."""
+    engine = sa.create_engine(schema.parse(url))
+    with engine.begin() as connection:
+        known = json.loads(str(connection.scalar(sa.text("SELECT value FROM ledger_meta WHERE key = 'head'"))))
+        key = keys.load(keys.key_file(engine.url), expected=known["key_id"])
+        head = journal.Head(seq=known["seq"], hash=known["hash"], key_id=known["key_id"], signature="")
+        stored = {"seq": head.seq, "hash": head.hash, "key_id": head.key_id, "signature": key.sign(head.message)}
+        update = sa.text("UPDATE ledger_meta SET value = :value WHERE key = :key")
+        connection.execute(update, {"value": json.dumps(stored), "key": "head"})
+        connection.execute(update, {"value": "3", "key": "schema_version"})
+        connection.execute(sa.text("UPDATE ledger_version SET version_num = '3'"))
+    engine.dispose()

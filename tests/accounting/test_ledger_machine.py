@@ -1,4 +1,4 @@
-"""Retries, resumes, crashes, expiry and two runs at once, in any order, against a model of ten lines."""
+"""Retries, resumes, crashes, expiry, overruns, cache hits, new caps and clocks, in any order, against a small model."""
 
 from __future__ import annotations
 
@@ -25,17 +25,27 @@ from tests.accounting.conftest import DIGEST, make_plan, make_registration
 CAP, DELTA = 2.0, 1e-5
 NOISES = (8.0, 20.0)
 VECTORS = {noise: rdp_vector(make_plan(noise).event, Relation.ZERO_OUT)[1] for noise in NOISES}
+VECTORS |= {-noise: rdp_vector(make_plan(noise, epochs=2).event, Relation.ZERO_OUT)[1] for noise in NOISES}  # overruns
 RUNS = ("a", "b")
+CAPS = (1.0, CAP, 3.0)
+OTHER = "c" * 64
+CLOCKS = ("2001-01-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2090-01-01T00:00:00+00:00")
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """The model: entries by number, each with its noise and state; all but the expired ones count."""
+    """The model: entries by number, each with its noise and state; all but the expired ones count.
+
+    The noise of an entry that executed twice what it planned is negative. A second dataset has a budget of its own.
+    """
 
     @initialize()
     def begin(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.ledger = Ledger.open(f"sqlite:///{self.folder}/ledger.db", create=True)
         self.ledger.register(make_registration(), epsilon=CAP, delta=DELTA)
+        self.ledger.register(make_registration("other", digest=OTHER), epsilon=CAP, delta=DELTA)
+        self.patch = pytest.MonkeyPatch()
+        self.cap, self.changes, self.above, self.other, self.zeros = CAP, 0, False, 0, 0
         self.dead: list[AbstractContextManager[Grant]] = []
         self.model: dict[int, tuple[float, str, State]] = {}
         self.held: dict[int, tuple[AbstractContextManager[Grant], Grant]] = {}
@@ -43,6 +53,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
+            self.patch.undo()
             assert verify(self.ledger._engine, reprice=False).problems == []
             shutil.rmtree(self.folder)
 
@@ -66,7 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, run: str, noise: float) -> None:
         got = self.spend(run, noise)
         if got is None:
-            assert self.spent(more=noise) > CAP * 0.9  # nothing is refused that would plainly fit
+            assert self.spent(more=noise) > self.cap * 0.9  # nothing is refused that would plainly fit
             return
         _, grant = got
         known = self.model.get(grant.entry_id)
@@ -92,14 +103,48 @@ class LedgerMachine(RuleBasedStateMachine):
         self.tickets[entry] = (self.held[entry][1].ticket, run, noise)
 
     @precondition(lambda self: self.started())
-    @rule(data=st.data())
-    def commit(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), overruns=st.booleans())
+    def commit(self, data: st.DataObject, overruns: bool) -> None:
+        """What ran is charged in full, also where that passes the cap."""
         entry = data.draw(st.sampled_from(self.started()))
         noise, run, _ = self.model[entry]
         block, grant = self.held.pop(entry)
-        grant.commit(make_plan(noise).event)
+        grant.commit(make_plan(noise, epochs=1 + overruns).event)
         block.__exit__(None, None, None)
-        self.model[entry] = (noise, run, State.COMMITTED)
+        self.model[entry] = (-noise if overruns else noise, run, State.COMMITTED)
+        self.above = self.above or overruns
+
+    @rule(run=st.sampled_from(RUNS), paid_by=st.integers(1, 9))
+    def cached(self, run: str, paid_by: int) -> None:
+        """A node that is served from cache spends nothing."""
+        self.ledger.zero(dataset="adult", run_id=run, node="Trainer", paid_by=paid_by)
+        self.zeros += 1
+
+    @rule(at=st.sampled_from(CLOCKS))
+    def clock_jumps(self, at: str) -> None:
+        for module in ("journal", "entries"):
+            self.patch.setattr(f"privacy_pipeline.accounting.{module}.now", lambda: at)
+
+    @rule(cap=st.sampled_from(CAPS))
+    def new_cap(self, cap: float) -> None:
+        """What is spent stays spent, also where the new cap is below it."""
+        self.changes += cap != self.cap
+        self.ledger.set_cap("adult", epsilon=cap, delta=DELTA)
+        self.cap, self.above = cap, self.above or self.spent() > cap
+
+    @rule(noise=st.just(20.0))
+    def run_on_another_dataset(self, noise: float) -> None:
+        plan = make_plan(noise)
+        try:
+            with self.ledger.spend(
+                dataset="other", span=None, data_digest=OTHER, split="train", run_id="o", node="Trainer", plan=plan
+            ) as grant:
+                grant.start()
+                grant.commit(plan.event)
+        except BudgetRefusedError:
+            assert self.spent_on(noises=[noise] * (self.other + 1)) > CAP * 0.9
+        else:
+            self.other += 1
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), killed=st.booleans())
@@ -147,7 +192,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def spent(self, *, more: float | None = None) -> float:
         noises = [noise for noise, _, state in self.model.values() if state is not State.EXPIRED]
-        vectors = [VECTORS[noise] for noise in [*noises, *([more] if more else [])]]
+        return self.spent_on(noises=[*noises, *([more] if more else [])])
+
+    def spent_on(self, *, noises: list[float]) -> float:
+        vectors = [VECTORS[noise] for noise in noises]
         return epsilon_from_rdp(ORDERS, [sum(parts) for parts in zip(*vectors, strict=True)], DELTA) if vectors else 0.0
 
     @invariant()
@@ -158,7 +206,13 @@ class LedgerMachine(RuleBasedStateMachine):
         for state in State:
             assert status.entries[state] == sum(held is state for _, _, held in self.model.values()), state
         assert status.spent_epsilon == pytest.approx(self.spent(), rel=1e-6, abs=1e-9)
-        assert status.spent_epsilon <= CAP
+        assert self.above or status.spent_epsilon <= self.cap
+        assert (status.cap_epsilon, status.cap_changes) == (self.cap, self.changes)
+        assert status.overruns == sum(noise < 0 for noise, _, _ in self.model.values())
+        other = self.ledger.status("other")[0]
+        assert other.spent_epsilon == pytest.approx(self.spent_on(noises=[20.0] * self.other), rel=1e-6, abs=1e-9)
+        assert (other.cap_epsilon, other.cap_changes, sum(other.entries.values())) == (CAP, 0, self.other)
+        assert sum(record.kind == "zero" for record in self.ledger.records(limit=None)) == self.zeros
 
 
 TestLedgerMachine = pytest.mark.timeout(300)(LedgerMachine.TestCase)

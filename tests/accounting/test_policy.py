@@ -21,7 +21,7 @@ def policy(**changes: Any) -> Policy:
 def test_the_starter_is_a_policy(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(STARTER.format(dataset="adult", unit="row"))
-    assert load_policy(path) == policy()
+    assert load_policy(path) == policy(epsilon=4.0)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,14 @@ def test_the_starter_is_a_policy(tmp_path: Path) -> None:
         ("dataset: adult\ndelta: 1.0e-5\nunit: row", "epsilon"),
         ("dataset: adult\nepsilon: .inf\ndelta: 1.0e-5\nunit: row", "epsilon"),
         ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {train: 0.8, tune: 0.3}", "more than 1"),
-        ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {trian: 0.8}", "shares.trian"),
+        (
+            "dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nshares: {trian: 0.8}",
+            "p.yaml:5: unknown key 'trian' in `shares`",
+        ),
         ("- a", "mapping"),
-        ("{", "cannot be read"),
+        ("dataset: adult\nunit: [", "p.yaml:2: not valid YAML: [^\n]*$"),
+        ("dataset: adult\nepsilon: 0\ndelta: 1.0e-5\nunit: row", "p.yaml:2: epsilon: must be greater than 0"),
+        ("dataset: adult\nepsilon: 3\ndelta: 1.0e-5\nunit: row\nalerts: [0.5, 0]", "p.yaml:5: alerts.*greater than 0"),
     ],
 )
 def test_unusable_policies_name_the_field(tmp_path: Path, text: str, says: str) -> None:
@@ -114,3 +119,53 @@ def test_changes_are_counted_and_alerts_told(ledger: Ledger) -> None:
         with pytest.raises(BadInputError):
             ledger.apply_policy(wrong)
     assert ledger.verify().ok
+
+
+def test_a_policy_without_an_eval_epsilon_closes_the_eval_budget(ledger: Ledger) -> None:
+    plan, request = make_plan(units=200, noise=5.0), {"split": "eval", "purpose": "evaluate"}
+    ledger.apply_policy(policy(eval_epsilon=1.5))
+    run(ledger, plan, **request)
+    ledger.apply_policy(policy())
+    spent = ledger.status()[1].spent_epsilon
+    for purpose in ("evaluate", "train", "anything"):
+        with pytest.raises(BudgetRefusedError, match=r"is closed.*`eval_epsilon`"):
+            spend(ledger, plan, **{**request, "purpose": purpose}).__enter__()
+        with pytest.raises(BudgetRefusedError, match="is closed"):
+            ledger.forecast(plan, dataset="adult", span=None, **{**request, "purpose": purpose})
+    closed = ledger.status()[1]
+    assert (closed.closed, closed.spent_epsilon, closed.remaining_epsilon) == (True, spent, 0.0)
+    ledger.apply_policy(policy())
+    assert ledger.status()[1].cap_changes == 1  # closed once, however often it is said
+    ledger.apply_policy(policy(eval_epsilon=1.5))
+    run(ledger, plan, run_id="again", **request)
+    again = ledger.status()[1]
+    assert (again.closed, again.cap_changes, again.spent_epsilon > spent) == (False, 2, True)
+    assert ledger.verify().ok
+
+
+def test_a_forecast_holds_who_asks_too(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.apply_policy(policy(may_spend=["alice"], eval_epsilon=1.0))
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "bob")
+    for split, plan in (("train", make_plan()), ("eval", make_plan(units=200))):
+        with pytest.raises(BudgetRefusedError, match="bob may not spend"):
+            ledger.forecast(plan, dataset="adult", span=None, split=split)
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "alice")
+    assert ledger.forecast(make_plan(), dataset="adult", span=None, split="train").fits
+
+
+def test_alerts_are_of_the_eval_budget_too(ledger: Ledger) -> None:
+    ledger.apply_policy(policy(eval_epsilon=1.0, alerts=[0.01, 0.9]))
+    run(ledger, make_plan(units=200, noise=9.0), split="eval", purpose="evaluate")
+    assert [status.alerts for status in ledger.status()] == [(), (0.01,)]
+
+
+def test_a_forecast_and_a_refusal_name_the_limit_that_binds(ledger: Ledger) -> None:
+    plan, request = make_plan(noise=6.0), {"dataset": "adult", "span": None, "split": "train"}
+    assert ledger.forecast(plan, **request).limit == ""
+    assert ledger.forecast(make_plan(noise=0.2), **request).limit == ""  # the cap alone
+    ledger.apply_policy(policy(shares={"train": 0.5}))
+    for purpose, noise, share in (("tune", 6.0, "0%"), ("tune", 0.2, "0%"), ("train", 1.8, "50%")):
+        limit = ledger.forecast(make_plan(noise=noise), **request, purpose=purpose).limit
+        assert f"purpose '{purpose}' may use {share}" in limit
+        with pytest.raises(BudgetRefusedError, match=f"purpose '{purpose}' may use {share}"):
+            spend(ledger, make_plan(noise=noise), purpose=purpose).__enter__()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.errors import BudgetRefusedError
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
-from tests.accounting.postgresql_server import program, server
 from tests.clean_fork import CLEAN, clean_process
 
 NOISE = 5.0
@@ -81,30 +79,6 @@ def together(tasks: list[Callable[[], int]]) -> list[tuple[int | None, int | Non
     for process in processes:
         process.join(timeout=120)
     return [(process.exitcode, returned[number]) for number, process in enumerate(processes)]
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """URL of a PostgreSQL server of this test's own."""
-    if program("initdb") is None:
-        pytest.skip("PostgreSQL is not installed")
-    with server() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def fresh(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of a database without a ledger."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger/ledger.db"
-    monkeypatch.setenv("PRIVACY_PIPELINE_LEDGER_KEY", str(tmp_path / "key.pem"))
-    url: str = request.getfixturevalue("postgresql")
-    name = "db_" + "".join(letter for letter in tmp_path.name.lower() if letter.isalnum())
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return url.rsplit("/", 1)[0] + f"/{name}"
 
 
 @pytest.fixture

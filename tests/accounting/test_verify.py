@@ -379,7 +379,11 @@ def test_an_older_ledger_is_imported_and_verifies_from_then_on(url: str, version
     assert [status.entries[state] for state in State] == [1, 1, 2, 1]
     before = status.spent_epsilon
     found = check(url)
-    assert found.ok and found.entries == 5 and any("imported" in note for note in found.notes)
+    assert not found.ok and found.entries == 5 and found.problems == found.unaccepted
+    assert "budget migrate --accept" in found.problems[0]
+    Ledger.migrate(url, accept=True)
+    found = check(url)
+    assert found.ok and found.entries == 5 and any("accepted by" in note for note in found.notes)
     run(ledger, make_plan(), run_id="new")
     assert ledger.entries("adult")[-1].id == 6 and ledger.status()[0].spent_epsilon > before
     assert ledger.expire_reserved("run-4") == 1

@@ -15,6 +15,7 @@ from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.cli.alerts import RunAlerts
 from privacy_pipeline.cli.main import app
 from tests.accounting.conftest import make_plan, make_registration
+from tests.accounting.old_ledgers import make_old_ledger
 from tests.accounting.test_ledger import run, spend
 from tests.pipelines.projects import write_project
 
@@ -70,7 +71,7 @@ def test_history_is_newest_first_and_paged(project: Path) -> None:
     listed = json.loads(budget("history", "--limit", "1", "--json").stdout)
     assert [entry["run_id"] for entry in listed] == ["run-2"]
     assert "run-1" in budget("history", "--dataset", "adult").output
-    assert json.loads(budget("history", "--dataset", "nosuch", "--json").stdout) == []
+    assert budget("history", "--dataset", "nosuch", "--json").exit_code == 2
 
 
 def test_export_tells_every_entry_with_its_event_and_receipts(project: Path) -> None:
@@ -151,3 +152,91 @@ def test_alert_levels_are_told_once_they_are_passed(project: Path, capsys: pytes
     assert capsys.readouterr().err.count("level of 30%") == 1
     RunAlerts(write_project(project / "q")).tell()  # a plain run has no ledger to ask
     assert capsys.readouterr().err == ""
+
+
+def test_history_all_and_export_records_tell_who_changed_what(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.open("sqlite:///ledger/ledger.db")
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "carol")
+    ledger.apply_policy(Policy(dataset="adult", epsilon=5.0, delta=1e-5, unit="row", eval_epsilon=1.0))
+    ledger.zero(dataset="adult", run_id="cached", node="Trainer", paid_by=1)
+    ledger.rotate_key()
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "dave")
+    ledger.register(make_registration("census", digest="c" * 64), epsilon=3.0, delta=1e-5)
+    listed = json.loads(budget("history", "--all", "--dataset", "adult", "--limit", "99", "--json").stdout)
+    told = [(record["kind"], record["principal"]) for record in listed[:4]]
+    assert told == [("rotate_key", "carol"), ("zero", "carol"), ("policy", "carol"), ("policy", "carol")]
+    assert {record["kind"] for record in listed} >= {"genesis", "register", "reserve", "start", "commit"}
+    assert all(record["principal"] for record in listed)
+    opened, changed = listed[2], listed[3]
+    assert changed["details"]["changes"]["epsilon"] == 5.0 and changed["budget"] == "adult/train/row"
+    assert opened["details"]["opens"]["epsilon"] == 1.0 and opened["dataset"] == "adult"
+    assert (listed[1]["run_id"], listed[1]["details"]["paid_by"]) == ("cached", 1)
+    reserved = next(record for record in listed if record["kind"] == "reserve")
+    assert (reserved["run_id"], reserved["entry"], reserved["node"]) == ("run-2", 2, "trainer")
+    assert all("token" not in json.dumps(record) for record in listed)
+    exported = [json.loads(line) for line in budget("export", "adult", "--records").stdout.splitlines()]
+    assert [record["seq"] for record in exported] == [record["seq"] for record in reversed(listed)]
+    assert json.loads(budget("history", "--all", "--json").stdout)[0]["principal"] == "dave"
+    assert "carol" in budget("history", "--all").output
+    assert budget("export", "--records", "--format", "csv").exit_code == 2
+
+
+@pytest.mark.parametrize("command", [("status",), ("history",), ("history", "--all")])
+def test_an_unknown_dataset_is_not_an_empty_answer(project: Path, command: tuple[str, ...]) -> None:
+    ended = budget(*command, "--dataset", "nosuch")
+    assert ended.exit_code == 2 and "dataset nosuch is not registered" in ended.output
+
+
+def test_expire_gives_back_what_a_dead_run_reserved(project: Path) -> None:
+    from tests.accounting.test_ledger import abandon
+
+    ledger = Ledger.open("sqlite:///ledger/ledger.db")
+    before = ledger.status()[0].spent_epsilon
+    abandon(ledger, make_plan(noise=5.0), run_id="dead")
+    abandon(ledger, make_plan(noise=5.0), run_id="started", start=True)
+    held = ledger.status()[0].spent_epsilon
+    assert json.loads(budget("expire", "dead", "--json").stdout) == {"run": "dead", "expired": 1}
+    after = ledger.status()[0].spent_epsilon
+    assert before < after < held
+    for run_id in ("dead", "started", "nosuch"):
+        ended = budget("expire", run_id)
+        assert ended.exit_code == 0 and "nothing changed" in ended.output
+    assert ledger.status()[0].spent_epsilon == after
+    row = next(line for line in budget("history").output.splitlines() if "expired" in line)
+    assert row.rstrip(" │").endswith("-")
+
+
+def test_apply_tells_before_and_after_and_what_follows(project: Path) -> None:
+    def apply(epsilon: float, **more: float) -> str:
+        lines = [f"{name}: {value}" for name, value in {"epsilon": epsilon, **more}.items()]
+        Path("p.yaml").write_text("\n".join(["dataset: adult", "delta: 1.0e-5", "unit: row", *lines]))
+        ended = budget("apply", "p.yaml")
+        assert ended.exit_code == 0, ended.output
+        return " ".join(ended.output.split())
+
+    said = apply(5.0, eval_epsilon=1.0)
+    assert "adult/train/row: epsilon 3 at delta 1e-05 before, now epsilon 5 at delta 1e-05; change 1" in said
+    assert "held to delta 2e-05" in said and "adult/eval/row: opened with epsilon 1" in said and "warning" not in said
+    said = apply(0.1)
+    assert "held to delta 3e-05" in said and "warning: adult/train/row:" in said and "spent already" in said
+    assert "adult/eval/row: epsilon 1 at delta 1e-05 before, now closed" in said
+    assert "before" not in apply(0.1)
+
+
+@pytest.mark.parametrize("arguments", [("Bad Name!",), ("good", "--unit", ""), ("good", "--unit", "a: b")])
+def test_init_writes_no_policy_that_could_not_be_applied(project: Path, arguments: tuple[str, ...]) -> None:
+    assert budget("init", *arguments).exit_code == 2
+    assert not list(project.glob("*.policy.yaml"))
+
+
+def test_migrate_accepts_imports_and_verify_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_old_ledger("sqlite:///ledger/ledger.db", runs=["a"], version=2)
+    refused = budget("verify")
+    assert refused.exit_code == 1 and "not what its writers wrote" not in refused.output
+    assert "somebody has to accept" in refused.output
+    assert budget("migrate").exit_code == 0 and budget("verify").exit_code == 1
+    assert "1 entries" in budget("migrate", "--accept").output
+    assert budget("verify").exit_code == 0

@@ -34,6 +34,16 @@ def test_a_run_over_the_budget_is_refused(project: Project, command: str) -> Non
     assert project.budget() == before
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_who_may_not_spend_reads_nothing(project: Project, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    policy = ["dataset: adult", "epsilon: 10.0", "delta: 1.0e-5", "unit: row", "may_spend: [alice]"]
+    (project.root / "p.yaml").write_text("\n".join(policy))
+    project.done("budget", "register", "configs/dp.yaml", "--policy", "p.yaml")
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "bob")
+    text = _refused(project, command, "configs/dp.yaml")
+    assert "bob may not spend budget adult/train/row" in text and "alice" in text
+
+
 def test_an_unregistered_dataset_is_refused(project: Project) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10", "--set", "dataset.name=other")
     text = _refused(project, "run", "configs/dp.yaml")

@@ -11,8 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import context, op
 
-from privacy_pipeline.accounting import charges, entries, journal, keys
+from privacy_pipeline.accounting import charges, entries, journal
 from privacy_pipeline.accounting import ledger_tables as tables
+from privacy_pipeline.accounting.keys import SigningKey
 from privacy_pipeline.accounting.ledger_budgets import set_totals
 from privacy_pipeline.accounting.totals import Totals
 
@@ -47,13 +48,14 @@ def upgrade() -> None:
         totals[new["budget_id"]] = changed
     for key, total in totals.items():
         set_totals(connection, key, total)
+    writer.seal()
     _number_on(connection)
     op.drop_table("old_entries")
     op.drop_table("old_budgets")
 
 
 def _begin(connection: sa.Connection) -> journal.Writer:
-    key = keys.create(keys.key_file(context.config.attributes["url"]))
+    key: SigningKey = context.config.attributes["key"]
     op.drop_index("ix_entries_budget_id", "entries")
     op.rename_table("entries", "old_entries")
     op.rename_table("budgets", "old_budgets")
