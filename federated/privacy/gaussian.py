@@ -70,9 +70,17 @@ class GaussianAggregator:
         plan: the plan.
         key: the run's key.
         shapes: shapes of the model's trainable variables.
+
+    Raises:
+        BadInputError: the plan's noise is distributed.
     """
 
+    every_report = False
+    update_bytes: int | None = None
+
     def __init__(self, *, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> None:
+        if plan.distributed is not None:
+            raise BadInputError("the noise of this plan is the clients', not the server's")
         self.plan = plan
         self._shapes = [tuple(shape) for shape in shapes]
         base = GaussianNoise(key, self._shapes, hardened=plan.base.noise.hardened)
