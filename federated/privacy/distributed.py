@@ -15,7 +15,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from federated.contract import Aggregator, AggregatorState, Metrics, Tensor, Tensors
-from federated.privacy.encoding import clipped, padded_size, rotated, rounded, signs, unrotated, wrapped
+from federated.privacy.distributed_noise import RELEASED, WRAPPED
+from federated.privacy.encoding import clipped, rotated, rounded, signs, unrotated, wrapped
 from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.dp.integer_noise import IntegerNoise
@@ -23,7 +24,6 @@ from privacy_pipeline.dp.noise import keystream
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-RELEASED, WRAPPED = "rounds_released", "numbers_wrapped"
 _ROUND = "round"
 _AT_ONCE = 1 << 20  # numbers that are rotated at once
 
@@ -54,25 +54,11 @@ class DistributedAggregator:
         self.plan, self.noise, self._key = plan, plan.distributed, key
         self._shapes = [tuple(shape) for shape in shapes]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
-        self.check_size(plan, sum(self._sizes))
+        self.noise.require_room(sum(self._sizes))
         self._shares = IntegerNoise(self.noise.family, self.noise.share_variance)
         # Public, the same for all clients, and no function of any data.
         self._seed = int.from_bytes(hashlib.sha256(plan.digest().encode()).digest()[:16], "little")
         self._rounding = key.derive("randomized rounding", KEY_BYTES)
-
-    @staticmethod
-    def check_size(plan: FederatedPlan, weights: int) -> None:
-        """Refuses a model that does not fit into the plan's encoding.
-
-        Raises:
-            BadInputError: it has more weights.
-        """
-        if plan.distributed is not None and weights > plan.distributed.dimension:
-            raise BadInputError(
-                f"privacy.distributed.dimension: the model has {weights:,} trainable weights, more than the "
-                f"{plan.distributed.dimension:,} that are accounted",
-                fix=f"dimension: {padded_size(weights)}",
-            )
 
     @property
     def generator(self) -> str:
@@ -82,7 +68,7 @@ class DistributedAggregator:
     @property
     def update_bytes(self) -> int:
         """Bytes that a client would send."""
-        return -(-self.noise.dimension * self.noise.bits // 8)
+        return self.noise.update_bytes
 
     def initial_state(self) -> AggregatorState:
         """Round, rounds released, and numbers that wrapped around: int64, []."""

@@ -19,6 +19,8 @@ from privacy_pipeline.errors import BadInputError
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
+# Names of what the aggregator counts over the rounds.
+RELEASED, WRAPPED = "rounds_released", "numbers_wrapped"
 FAMILIES: tuple[Family, ...] = ("skellam", "discrete_gaussian")
 # Deviations of a number of the sum that fit into the modulus on either side; past 6, two in 10^9 numbers wrap around.
 DEVIATIONS = 6.0
@@ -116,6 +118,24 @@ class DistributedNoise:
             squared_norm=squared_norm_bound(scale * clipping_norm, settings.dimension),
         )
 
+    @property
+    def update_bytes(self) -> int:
+        """Bytes that a client would send."""
+        return -(-self.dimension * self.bits // 8)
+
+    def require_room(self, weights: int) -> None:
+        """Refuses a model that does not fit into the encoding.
+
+        Raises:
+            BadInputError: it has more trainable weights.
+        """
+        if weights > self.dimension:
+            raise BadInputError(
+                f"privacy.distributed.dimension: the model has {weights:,} trainable weights, more than the "
+                f"{self.dimension:,} that are accounted",
+                fix=f"set dimension: {padded_size(weights)}",
+            )
+
     def event(self, *, rounds: int, epochs: int, shares: int | None = None) -> DpEvent:
         """The event of some rounds, in which a client takes part once an epoch at most.
 
@@ -132,9 +152,7 @@ class DistributedNoise:
         from privacy_pipeline.accounting import integer_noise
         from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 
-        kind = (
-            integer_noise.SkellamSumDpEvent if self.family == "skellam" else integer_noise.DiscreteGaussianSumDpEvent
-        )
+        kind = integer_noise.SkellamSumDpEvent if self.family == "skellam" else integer_noise.DiscreteGaussianSumDpEvent
         one = kind(
             share_variance=self.share_variance,
             shares=self.min_clients if shares is None else shares,

@@ -12,6 +12,7 @@ refused.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def skellam_divergence(event: SkellamSumDpEvent, order: float) -> float:
     return whole * event.squared_norm / (2 * mu) + excess
 
 
+@functools.lru_cache(maxsize=256)
 def closeness(event: DiscreteGaussianSumDpEvent) -> float:
     """Bound tau on how far a sum of discrete Gaussians is from one discrete Gaussian, in each number.
 
