@@ -16,7 +16,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.config.federated_privacy import DistributedSection, check_distributed, require_min_clients
+from privacy_pipeline.config.federated_privacy import DistributedSection, check_distributed
 from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
@@ -92,13 +92,13 @@ class PrivacySection(Section):
             raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
         if self.mechanism == "gaussian" and self.scheme != "poisson":
             raise ValueError("`mechanism: gaussian` draws clients by `sampling: poisson` in an experiment")
-        check_distributed(mechanism=self.mechanism, distributed=self.distributed, sampling=self.scheme)
-        if self.adaptive is not None and self.distributed is not None:
-            raise ValueError(
-                f"`adaptive` releases a count that the noise of `mechanism: {self.mechanism}` does not cover"
-            )
-        if self.dropout or self.straggler:
-            require_min_clients(self.distributed)
+        check_distributed(
+            mechanism=self.mechanism,
+            distributed=self.distributed,
+            sampling=self.scheme,
+            adaptive=self.adaptive is not None,
+            absent=self.dropout > 0 or self.straggler > 0,
+        )
         return self
 
     @property

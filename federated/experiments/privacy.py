@@ -40,7 +40,7 @@ BACKEND = "federated"
 _NAMES = {
     None: "DP-FedAvg (Gaussian, clients' updates clipped)",
     "skellam": "distributed DP-FedAvg (Skellam noise of the clients; secure aggregation: simulated)",
-    "discrete_gaussian": "distributed DP-FedAvg (discrete Gaussian noise of the clients; secure aggregation: simulated)",
+    "discrete_gaussian": "distributed DP-FedAvg (discrete Gaussian noise of clients; secure aggregation: simulated)",
 }
 
 
@@ -250,7 +250,7 @@ def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
         drawn = Assumption(
             name="each client is in at most one round of an epoch",
             held=True,
-            detail="cohorts came from the plan's own sampler, and were counted; no amplification by sampling is claimed",
+            detail="cohorts came from the plan's own sampler, and were counted; no amplification is claimed",
         )
     return [
         drawn,

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from federated.contract import Aggregator, AggregatorState, Metrics, Tensor, Tensors
+from federated.contract import AggregatorState, Metrics, Tensor, Tensors
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from federated.privacy.encoding import clipped, rotated, rounded, signs, unrotated, wrapped
 from federated.privacy.gaussian import GaussianAggregator
@@ -176,7 +176,10 @@ class DistributedAggregator:
         return [tf.constant(part.reshape(shape)) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
-def aggregator_of(*, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> Aggregator:
+def aggregator_of(
+    *, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]
+) -> GaussianAggregator | DistributedAggregator:
     """The aggregator that a plan names."""
-    kind = GaussianAggregator if plan.distributed is None else DistributedAggregator
-    return kind(plan=plan, key=key, shapes=shapes)
+    if plan.distributed is None:
+        return GaussianAggregator(plan=plan, key=key, shapes=shapes)
+    return DistributedAggregator(plan=plan, key=key, shapes=shapes)

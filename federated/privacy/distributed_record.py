@@ -21,8 +21,8 @@ def assumptions(plan: FederatedPlan, *, released: int | None) -> list[Assumption
         Assumption(
             name="every reporting client is honest: it encodes as planned and adds its share of the noise",
             held=True,
-            detail=f"the noise of {noise.min_clients} shares is accounted; a client that is zeroed out, or whose update "
-            "is not finite, adds its share all the same; shares that are left out on purpose are not covered",
+            detail=f"the noise of {noise.min_clients} shares is accounted; a client that is zeroed out, or whose "
+            "update is not finite, adds its share all the same; shares that are left out on purpose are not covered",
         ),
         Assumption(
             name="whether a client reports does not depend on its data",
@@ -55,9 +55,8 @@ def accesses(plan: FederatedPlan, *, over: int | None) -> list[DataAccess]:
         DataAccess(
             what="secure aggregation",
             covered=False,
-            detail="simulated: the process that runs this sees every update, every share of the noise and the key of all "
-            "of them; the guarantee is for who sees the released sums alone, and assumes that the aggregation hides the "
-            "rest",
+            detail="simulated: the process that runs this sees every update, every share of the noise and their key; "
+            "the guarantee is for who sees the released sums alone, and takes for granted that the rest is hidden",
         ),
         DataAccess(
             what="what a reporting client knows",

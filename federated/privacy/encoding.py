@@ -121,7 +121,7 @@ def rounded(row: Floats, *, squared_norm: int, uniform: Callable[[int], Floats])
     for _ in range(_MOST_TRIES):
         found = whole + (uniform(row.size) < up)
         if int(np.square(found).sum()) <= squared_norm:
-            return found
+            return np.asarray(found)
     raise PipelineError("an encoded update stays over its bound: what ran is not what is accounted for")
 
 

@@ -228,7 +228,7 @@ class FederatedPlan:
         return plan._with_shares(distributed, epsilon=epsilon if searched else None)
 
     def _with_shares(self, settings: DistributedSettings, *, epsilon: float | None) -> FederatedPlan:
-        """This plan with its noise in shares, the least that meets epsilon if one is given."""
+        """The plan with its noise in shares, the least that meets epsilon if one is given."""
 
         def with_noise(multiplier: float) -> FederatedPlan:
             noise = DistributedNoise.of(

@@ -97,9 +97,8 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
     text = canonical(event)  # refuses values out of range, which the accountants would partly take
     event, own = taken_out(event, ORDERS)
     if own is not None and relation is not Relation.ZERO_OUT:
-        raise AccountingError(
-            f"RDP cannot account for {text} under {relation.value}: a client that is gone adds no noise"
-        )
+        why = "a client that is gone adds no noise"
+        raise AccountingError(f"RDP cannot account for {text} under {relation.value}: {why}")
     accountant = RdpAccountant(orders=ORDERS, neighboring_relation=_neighbours(relation))
     try:
         with _without_order_warnings():

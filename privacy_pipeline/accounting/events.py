@@ -1,8 +1,8 @@
 """DpEvents as JSON: what the ledger and the privacy record store, and the events that training runs imply.
 
 Only the event classes of dp_accounting 0.6 and the package's own ones (`OWN`) are known. An unknown class, an unknown
-field or a value out of range is an error in both directions: an event that is read back wrongly would be a wrong epsilon
-for ever after.
+field or a value out of range is an error in both directions: an event that is read back wrongly would be a wrong
+epsilon for ever after.
 """
 
 from __future__ import annotations

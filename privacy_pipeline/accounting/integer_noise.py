@@ -1,10 +1,10 @@
 """Sums of clients' integer noise shares: their events and Renyi divergences. To be imported on use: it is slow.
 
-Each client adds a share to a vector of integers, and only the sum is seen. Two datasets that differ in one client, which
-is zeroed out and adds its share all the same, give the same noise around sums that are an integer vector apart: one of
-L2 norm sqrt(squared_norm) at most, and so of L1 norm min(sqrt(dimension * squared_norm), squared_norm), since for
-integers |x| <= x^2. What is accounted is the noise of exactly `shares` shares: more of them, a sum modulo 2^bits and all
-that follows are post-processing.
+Each client adds a share to a vector of integers, and only the sum is seen. Two datasets that differ in one client,
+which is zeroed out and adds its share all the same, give the same noise around sums that are an integer vector apart:
+one of L2 norm sqrt(squared_norm) at most, and so of L1 norm min(sqrt(dimension * squared_norm), squared_norm), since
+for integers |x| <= x^2. What is accounted is the noise of exactly `shares` shares: more of them, a sum modulo 2^bits
+and all that follows are post-processing.
 
 dp_accounting 0.6 has no such events. No amplification by sampling is known here: inside of a sampled event they are
 refused.

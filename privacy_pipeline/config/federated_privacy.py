@@ -72,28 +72,33 @@ class DistributedSection(_Section):
         return self
 
 
-def check_distributed(*, mechanism: str, distributed: DistributedSection | None, sampling: str) -> None:
+def check_distributed(
+    *, mechanism: str, distributed: DistributedSection | None, sampling: str, adaptive: bool, absent: bool
+) -> None:
     """Refuses a privacy block whose mechanism, `distributed` block and sampling of clients do not go together.
+
+    Args:
+        mechanism: of the noise.
+        distributed: the block, if there is one.
+        sampling: how clients are drawn.
+        adaptive: whether the clipping norm adapts.
+        absent: whether some drawn clients do not report.
 
     Raises:
         ValueError: they do not; one line.
     """
     if (distributed is not None) != (mechanism in DISTRIBUTED):
         raise ValueError("`distributed` goes with `mechanism: skellam` and `mechanism: discrete_gaussian`, always")
-    if distributed is not None and sampling == "poisson":
+    if distributed is None:
+        return
+    if sampling == "poisson":
         raise ValueError(
-            f"`mechanism: {mechanism}` has no bound for `sampling: poisson`, whose rounds have no fixed number of noise "
-            "shares: use `shuffled` or `cyclic`"
+            f"`mechanism: {mechanism}` has no bound for `sampling: poisson`, whose rounds have no fixed number of "
+            "noise shares: use `shuffled` or `cyclic`"
         )
-
-
-def require_min_clients(distributed: DistributedSection | None) -> None:
-    """Refuses clients that do not report where a round is released only with all of them.
-
-    Raises:
-        ValueError: `distributed` has no `min_clients`; one line.
-    """
-    if distributed is not None and distributed.min_clients is None:
+    if adaptive:
+        raise ValueError(f"`adaptive` releases a count that the noise of `mechanism: {mechanism}` does not cover")
+    if absent and distributed.min_clients is None:
         raise ValueError(
             "some clients do not report, and a round without all of them releases nothing: give "
             "`distributed: {min_clients: ...}`"
@@ -128,10 +133,6 @@ class FederatedPrivacySection(_Section):
             raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
         if self.adaptive is not None and self.mechanism == "tree":
             raise ValueError(f"`adaptive` changes the norm that `mechanism: {self.mechanism}` spreads its noise over")
-        if self.adaptive is not None and self.mechanism in DISTRIBUTED:
-            raise ValueError(
-                f"`adaptive` releases a count that the noise of `mechanism: {self.mechanism}` does not cover"
-            )
         if self.hardened and self.mechanism in DISTRIBUTED:
             raise ValueError(f"`hardened` does nothing in `mechanism: {self.mechanism}`, whose noise is whole numbers")
         return self
@@ -183,7 +184,11 @@ class FederatedSection(_Section):
             raise ValueError("`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted")
         if self.privacy.mechanism == "tree" and self.scheme != "cyclic":
             raise ValueError("`mechanism: tree` has a bound for `sampling: cyclic` only")
-        check_distributed(mechanism=self.privacy.mechanism, distributed=self.privacy.distributed, sampling=self.scheme)
-        if self.attendance != AttendanceSection():
-            require_min_clients(self.privacy.distributed)
+        check_distributed(
+            mechanism=self.privacy.mechanism,
+            distributed=self.privacy.distributed,
+            sampling=self.scheme,
+            adaptive=self.privacy.adaptive is not None,
+            absent=self.attendance.dropout > 0 or self.attendance.straggler > 0,
+        )
         return self

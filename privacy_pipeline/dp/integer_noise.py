@@ -6,11 +6,11 @@ decide nothing. How far a draw is from the distribution, in total variation, is 
 
 - the table ends where each tail holds less than 2^-240 (Chernoff's bound; for the discrete Gaussian Canonne, Kamath and
   Steinke 2020, proposition 25: P(X >= k) is at most that of a Gaussian's X >= k - 1), below 2^20 each side;
-- discrete Gaussian weights w_k = exp(-k^2 / (2 v)) come from w_{k+1} = w_k q^(2k+1), rounded down at 2^-320: the k-th is
-  off by less than k^2 2^-320, all of them by less than 2^-258;
-- Skellam weights I_k(v) come from I_{k-1} = I_{k+1} + (2k/v) I_k, downwards (Miller's algorithm): all terms are positive,
-  so that roundings do not grow, and starting from 0 above the last weight moves each probability by less than that of
-  the first one left out, all of them by less than 2^-218;
+- discrete Gaussian weights w_k = exp(-k^2 / (2 v)) come from w_{k+1} = w_k q^(2k+1), rounded down at 2^-320: the k-th
+  is off by less than k^2 2^-320, all of them by less than 2^-258;
+- Skellam weights I_k(v) come from I_{k-1} = I_{k+1} + (2k/v) I_k, downwards (Miller's algorithm): all terms are
+  positive, so that roundings do not grow, and starting from 0 above the last weight moves each probability by less than
+  that of the first one left out, all of them by less than 2^-218;
 - sums are rounded down at 2^-256.
 
 The sampler has no other limits: no float decides a draw. The distribution's parameter is a float, and means that float.
@@ -150,8 +150,8 @@ class IntegerNoise:
         name = self.family.replace("_", " ")
         distance = round(math.log2(DISTANCE))
         return (
-            f"ChaCha20 with a 256-bit key; {name} by inversion of a 256-bit table of big integers, each draw within total "
-            f"variation 2^{distance} of the distribution"
+            f"ChaCha20 with a 256-bit key; {name} by inversion of a 256-bit table of big integers, each draw within "
+            f"total variation 2^{distance} of the distribution"
         )
 
     def draw(self, key: RunKey, purpose: str, step: int, size: int) -> NDArray[np.int64]:
