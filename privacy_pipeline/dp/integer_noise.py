@@ -114,13 +114,13 @@ _WEIGHTS: dict[Family, Callable[[float, int], list[int]]] = {
 
 @lru_cache(maxsize=4)
 def _table(family: Family, variance: float) -> _Table:
-    last = _last(family, variance)
-    half = _WEIGHTS[family](variance, last)
+    # Discrete Gaussian weights of small variances fall below 2^-320 before the last number.
+    half = [weight for weight in _WEIGHTS[family](variance, _last(family, variance)) if weight]
     total = 2 * sum(half) - half[0]
     sums = accumulate(half[:0:-1] + half[:-1])
     edges = [(value << _BITS) // total for value in sums]
     first = np.array([edge >> (_BITS - _FIRST) for edge in edges], np.uint64)
-    return _Table(least=-last, edges=edges, first=first)
+    return _Table(least=1 - len(half), edges=edges, first=first)
 
 
 @dataclass(frozen=True)
