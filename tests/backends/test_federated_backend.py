@@ -16,6 +16,7 @@ from privacy_pipeline.backends import federated_plan, federated_rounds, registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.backends.federated_clients import first_rows, read_clients
 from privacy_pipeline.dp import run_state
+from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.reports.build import RunFacts, build_record
@@ -271,3 +272,80 @@ def test_impossible_clipping_and_too_few_clients_are_refused_before_any_data() -
         backend.plan(config=config(privacy={**PRIVACY, "adaptive": {"count_noise": 0.5}}), units=PERSONS)
     with pytest.raises(BadInputError, match="batch_size: 20 clients of a round are more than the 19"):
         backend.plan(config=config(), units=19)
+
+
+SHARED = {
+    **PRIVACY,
+    "mechanism": "skellam",
+    "distributed": {"dimension": 1024, "min_clients": 15},
+}
+
+
+def test_distributed_noise_runs_as_accounted_and_its_record_says_what_is_simulated(
+    persons: Any, tmp_path: Path
+) -> None:
+    shared = config(privacy=SHARED, attendance={"dropout": 0.2})
+    inputs = inputs_of(persons, shared, tmp_path)
+    executed = train(inputs)
+    assert inputs.plan is not None and executed.event == inputs.plan.event
+    assert executed.sampler == Sampler.FULL_PASS.value and executed.largest_participation == 1
+    assert set(executed.history) == {"weights_norm", "rounds_released", "numbers_wrapped"}
+    assert 0 < executed.history["rounds_released"][0] <= executed.history["rounds_released"][1] <= 12
+    record = build_record(config=shared, facts=FACTS, executed=executed, plan=inputs.plan, composition=None)
+    assert record.guarantee is not None and record.guarantee.epsilon == record.guarantee.epsilon_rdp
+    assert record.guarantee.epsilon_pld is None and record.guarantee.epsilon_if_poisson_sampled is None
+    assert record.mechanism is not None and "secure aggregation: simulated" in record.mechanism.name
+    accesses = {access.what: access for access in record.data_accesses}
+    assert "sees every update" in accesses["secure aggregation"].detail and not accesses["secure aggregation"].covered
+    assert any(assumption.name.startswith("every reporting client is honest") for assumption in record.assumptions)
+    assert "SecAgg" not in record.model_dump_json()
+
+
+def test_distributed_noise_needs_a_plan_with_room_for_the_model(persons: Any, tmp_path: Path) -> None:
+    small = config(privacy={**SHARED, "distributed": {"dimension": 2}})
+    with pytest.raises(BadInputError, match="trainable weights, more than the 2 that are accounted"):
+        train(inputs_of(persons, small, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sampling": "poisson"}, "has no bound for `sampling: poisson`"),
+        ({"privacy": {**SHARED, "distributed": None}}, "`distributed` goes with"),
+        ({"privacy": {**SHARED, "mechanism": "gaussian"}}, "`distributed` goes with"),
+        ({"privacy": {**SHARED, "adaptive": {"count_noise": 2.0}}}, "releases a count"),
+        ({"privacy": {**SHARED, "hardened": True}}, "`hardened` does nothing"),
+        ({"privacy": {**SHARED, "distributed": {"dimension": 100}}}, "power of two: 128"),
+        (
+            {"privacy": {**SHARED, "distributed": {"dimension": 64}}, "attendance": {"straggler": 0.1}},
+            "some clients do not report",
+        ),
+    ],
+)
+def test_distributed_noise_is_refused_where_it_has_no_bound(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**{"privacy": SHARED, **changed})
+
+
+@pytest.mark.parametrize("mechanism", ["skellam", "discrete_gaussian"])
+def test_distributed_noise_goes_on_after_a_kill_to_the_same_weights(
+    persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str
+) -> None:
+    monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(RunKey, "from_system", classmethod(lambda cls: RunKey(b"k" * 32, seed_fixed=False)))
+    shared = config(privacy={**SHARED, "mechanism": mechanism}, attendance={"dropout": 0.2})
+    whole = train(inputs_of(persons, shared, tmp_path / "whole", state_dir=tmp_path / "whole" / "state"))
+
+    def killed(done: int, total: int, unit: str) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "killed"
+    given = {"state_dir": folder / "state", "binding": "b"}
+    with pytest.raises(KeyboardInterrupt):
+        train(inputs_of(persons, shared, folder, report_progress=killed, **given))
+    again = train(inputs_of(persons, shared, folder, **given))
+    assert again.resumed_at is not None and 0 < again.resumed_at < 12
+    assert again.history == whole.history
+    for left, right in zip(weights_of(tmp_path / "whole"), weights_of(folder), strict=True):
+        np.testing.assert_array_equal(left, right)

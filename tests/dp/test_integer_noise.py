@@ -117,7 +117,7 @@ def test_ties_of_the_first_bits_are_decided_by_the_others(monkeypatch: pytest.Mo
 
         def update(self, zeros: bytes) -> bytes:
             if len(zeros) % 8 == 0 and len(zeros) != 24:
-                return int(1 << 63).to_bytes(8, "little") * (len(zeros) // 8)
+                return (1 << 63).to_bytes(8, "little") * (len(zeros) // 8)
             return self.random.bytes(len(zeros))
 
     monkeypatch.setattr(integer_noise, "keystream", lambda *_: Tied())

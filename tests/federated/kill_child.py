@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from privacy_pipeline.pipelines.die_with_parent import die_with_parent
 ROUNDS, CLIENTS, ROWS = 300, 60, 6
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, mechanism: str) -> None:
     """One attempt, to the end; writes the weights and where it went on."""
     import tensorflow as tf
 
@@ -29,7 +30,6 @@ def train(folder: Path) -> None:
     from privacy_pipeline.backends.federated_rounds import Rounds, assign
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp import run_state
-    from privacy_pipeline.dp.plan import AdaptiveClipping
 
     run_state.CHECKPOINT_SECONDS = 0.02
     draws = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def train(folder: Path) -> None:
         delta=1e-5,
         clipping_norm=0.5,
         noise_multiplier=1.0,
-        adaptive=AdaptiveClipping(count_noise=2.0),
+        **mechanism_of(mechanism),
     )
     rounds = Rounds.prepare(
         model=model,
@@ -63,14 +63,26 @@ def train(folder: Path) -> None:
     os.replace(folder / "partial.npz", folder / "weights.npz")
 
 
-def attempt(folder: Path, *, seconds: float | None) -> bool:
+def mechanism_of(name: str) -> dict[str, Any]:
+    """What the plan says of the noise: adaptive clipping with the server's, or shares of clients that may be absent."""
+    from federated.privacy.distributed_noise import DistributedSettings
+    from federated.privacy.plan import Attendance
+    from privacy_pipeline.dp.plan import AdaptiveClipping
+
+    if name == "gaussian":
+        return {"adaptive": AdaptiveClipping(count_noise=2.0)}
+    settings = DistributedSettings(family="skellam", dimension=64, min_clients=9)
+    return {"distributed": settings, "sampling": "shuffled", "attendance": Attendance(dropout=0.2)}
+
+
+def attempt(folder: Path, mechanism: str, *, seconds: float | None) -> bool:
     """Forks an attempt, and kills it after some time; whether it ended by itself. Nothing of it may be left."""
     script = os.getpid()
     child = os.fork()
     if child == 0:
         die_with_parent(script)
         os.setpgid(0, 0)
-        train(folder)
+        train(folder, mechanism)
         os._exit(0)
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
@@ -101,7 +113,7 @@ def group_of(process: Path) -> int | None:
     return None if fields[0] == "Z" else int(fields[2])
 
 
-def main(root: Path, kills: int, seed: int) -> None:
+def main(root: Path, kills: int, seed: int, mechanism: str) -> None:
     """Prints a JSON object: kills, attempts that went on and that began anew, runs, and whether all weights agree."""
     import tensorflow  # noqa: F401
 
@@ -111,7 +123,7 @@ def main(root: Path, kills: int, seed: int) -> None:
     whole = root / "whole"
     whole.mkdir()
     began = time.monotonic()
-    attempt(whole, seconds=None)
+    attempt(whole, mechanism, seconds=None)
     took = time.monotonic() - began
     told = {"kills": 0, "resumed": 0, "anew": 0, "runs": 0, "same": True}
     while told["kills"] < kills:
@@ -123,7 +135,7 @@ def main(root: Path, kills: int, seed: int) -> None:
             enough = told["kills"] >= kills
             kept = (folder / "state" / "checkpoint.npz").exists()
             began = time.monotonic()
-            finished = attempt(folder, seconds=None if enough else draws.uniform(0.4, 1.05) * took)
+            finished = attempt(folder, mechanism, seconds=None if enough else draws.uniform(0.4, 1.05) * took)
             if finished and not kept:  # the machine was busier before
                 took = min(took, time.monotonic() - began)
             told["kills"] += not finished
@@ -135,4 +147,4 @@ def main(root: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
