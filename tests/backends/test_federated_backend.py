@@ -16,7 +16,6 @@ from privacy_pipeline.backends import federated_plan, federated_rounds, registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.backends.federated_clients import first_rows, read_clients
 from privacy_pipeline.dp import run_state
-from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.reports.build import RunFacts, build_record
@@ -24,6 +23,11 @@ from tests.backends.conftest import ROWS, make_config
 
 OPTIMIZERS = {"client_optimizer": {"learning_rate": 0.5}, "server_optimizer": {"learning_rate": 1.0, "momentum": 0.5}}
 PRIVACY = {"noise_multiplier": 2.0, "delta": 1e-5}
+SHARED = {
+    **PRIVACY,
+    "mechanism": "skellam",
+    "distributed": {"dimension": 1024, "min_clients": 15},
+}
 PERSONS = 120
 FACTS = RunFacts(run_id="r", pipeline="p", code="c", lock="l", data="d", schema_is_public=True)
 
@@ -174,11 +178,20 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(federated_rounds.ClientSampler, "cohort", cohort)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"privacy": {**PRIVACY, "adaptive": {"count_noise": 2.0}}},
+        {"privacy": SHARED, "attendance": {"dropout": 0.2}},
+        {"privacy": {**SHARED, "mechanism": "discrete_gaussian"}},
+    ],
+    ids=["adaptive", "skellam", "discrete_gaussian"],
+)
 def test_a_killed_run_goes_on_to_the_same_weights(
-    persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
-    adaptive = config(privacy={**PRIVACY, "adaptive": {"count_noise": 2.0}})
+    adaptive = config(**given)
     states = [tmp_path / name for name in ("whole", "broken")]
     keys = [run_state.RunKey(bytes(range(32)), seed_fixed=False)] * 4  # one secret for both, to compare
     monkeypatch.setattr(federated_rounds.RunKey, "from_system", lambda: keys.pop())
@@ -274,13 +287,6 @@ def test_impossible_clipping_and_too_few_clients_are_refused_before_any_data() -
         backend.plan(config=config(), units=19)
 
 
-SHARED = {
-    **PRIVACY,
-    "mechanism": "skellam",
-    "distributed": {"dimension": 1024, "min_clients": 15},
-}
-
-
 def test_distributed_noise_runs_as_accounted_and_its_record_says_what_is_simulated(
     persons: Any, tmp_path: Path
 ) -> None:
@@ -325,27 +331,3 @@ def test_distributed_noise_needs_a_plan_with_room_for_the_model(persons: Any, tm
 def test_distributed_noise_is_refused_where_it_has_no_bound(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config(**{"privacy": SHARED, **changed})
-
-
-@pytest.mark.parametrize("mechanism", ["skellam", "discrete_gaussian"])
-def test_distributed_noise_goes_on_after_a_kill_to_the_same_weights(
-    persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str
-) -> None:
-    monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(RunKey, "from_system", classmethod(lambda cls: RunKey(b"k" * 32, seed_fixed=False)))
-    shared = config(privacy={**SHARED, "mechanism": mechanism}, attendance={"dropout": 0.2})
-    whole = train(inputs_of(persons, shared, tmp_path / "whole", state_dir=tmp_path / "whole" / "state"))
-
-    def killed(done: int, total: int, unit: str) -> None:
-        if done == 7:
-            raise KeyboardInterrupt
-
-    folder = tmp_path / "killed"
-    given = {"state_dir": folder / "state", "binding": "b"}
-    with pytest.raises(KeyboardInterrupt):
-        train(inputs_of(persons, shared, folder, report_progress=killed, **given))
-    again = train(inputs_of(persons, shared, folder, **given))
-    assert again.resumed_at is not None and 0 < again.resumed_at < 12
-    assert again.history == whole.history
-    for left, right in zip(weights_of(tmp_path / "whole"), weights_of(folder), strict=True):
-        np.testing.assert_array_equal(left, right)
