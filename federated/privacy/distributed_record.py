@@ -31,6 +31,12 @@ def assumptions(plan: FederatedPlan, *, released: int | None) -> list[Assumption
             f"stays charged: {released} of {plan.rounds} rounds were released",
         ),
         Assumption(
+            name="the noise is drawn from its distribution",
+            held=True,
+            detail=f"all draws together are within total variation {noise.distance(plan.rounds):.1e} of it; what that "
+            "adds to delta is below a float's rounding of delta, and is not added",
+        ),
+        Assumption(
             name="an encoded update is within its bounds",
             held=True,
             detail=f"squared L2 norm at most {noise.squared_norm} on the grid, enforced by rounding again "

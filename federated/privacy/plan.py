@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from federated.privacy.distributed_noise import DistributedNoise, DistributedSettings
-from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
+from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.truncation import paid
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
 from privacy_pipeline.dp.sampling import FixedPartition, Sampling, scheme_of
 from privacy_pipeline.errors import BadInputError
@@ -241,16 +242,18 @@ class FederatedPlan:
             return replace(self, base=base, distributed=noise)
 
         _check_distributed(self.base)
-        if epsilon is None:
-            return with_noise(self.base.noise.multiplier)
-        return with_noise(
-            calibrate_noise_multiplier(
-                lambda multiplier: with_noise(multiplier).event,
+        multiplier = self.base.noise.multiplier
+        if epsilon is not None:
+            multiplier = calibrate_noise_multiplier(
+                lambda tried: with_noise(tried).event,
                 target_epsilon=epsilon,
                 delta=self.delta,
                 relation=self.relation,
             )
-        )
+        found = with_noise(multiplier)
+        if found.distributed is not None:
+            found._require_bound(found.distributed)
+        return found
 
     @property
     def clients(self) -> int | None:
@@ -293,7 +296,7 @@ class FederatedPlan:
             return self.base.event_of(rounds)
         if not 0 < rounds <= self.rounds:
             raise BadInputError(f"the plan has {self.rounds} rounds, not {rounds}")
-        return self.distributed.event(rounds=rounds, epochs=self._epochs(rounds))
+        return self.distributed.event(epochs=self._epochs(rounds))
 
     def _epochs(self, rounds: int) -> int:
         return math.ceil(rounds / self.base.steps_per_epoch)
@@ -309,9 +312,7 @@ class FederatedPlan:
         """
         if self.distributed is None or known >= self.distributed.min_clients:
             return None
-        event = self.distributed.event(
-            rounds=self.rounds, epochs=self._epochs(self.rounds), shares=self.distributed.min_clients - known
-        )
+        event = self.distributed.event(epochs=self._epochs(self.rounds), shares=self.distributed.min_clients - known)
         return epsilon_of(event, delta=self.delta, relation=self.relation)
 
     def epsilon(self) -> float:
@@ -332,7 +333,19 @@ class FederatedPlan:
         """
         if self.distributed is None:
             return self.base.guarantee()
-        return guarantee(self.event, delta=self.delta, relation=self.relation)
+        found = guarantee(self.event, delta=self.delta, relation=self.relation)
+        self._drawn_closely(found.epsilon)
+        return found
+
+    def _drawn_closely(self, epsilon: float) -> float:
+        """Epsilon, unless what the sampler's numerical limits add to delta is more than rounding there."""
+        if self.distributed is not None and math.isfinite(epsilon):
+            added = paid(self.distributed.distance(self.rounds), epsilon=epsilon)
+            if added > self.delta * 2.0**-52:
+                raise AccountingError(
+                    f"at epsilon {epsilon:.4g} the noise is not drawn closely enough", fix="more noise"
+                )
+        return epsilon
 
     def parameters(self) -> dict[str, Any]:
         """The plan as JSON values, without the event (which follows from them)."""

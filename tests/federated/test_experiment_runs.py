@@ -142,8 +142,8 @@ def test_distributed_noise_is_charged_told_and_recomputed(people, family):
     event = events.from_json(record.mechanism.dp_event)
     assert epsilon_of(event, delta=1e-3, relation=Relation.ZERO_OUT) == summary["epsilon"] == record.guarantee.epsilon
     assert record.guarantee.epsilon_pld is None and "PLD" in record.guarantee.epsilon_missing
-    assert event.events[0].count == 3  # epochs begun: six rounds each
-    assert event.events[0].event.shares == 7
+    assert event.count == 3  # epochs begun: six rounds each
+    assert event.event.shares == 7
     assert record.mechanism.sampler == "fixed_partition" and "secure aggregation: simulated" in record.mechanism.name
     accesses = {access.what: access for access in record.data_accesses}
     assert not accesses["secure aggregation"].covered

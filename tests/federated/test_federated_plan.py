@@ -143,12 +143,18 @@ def test_the_grid_is_as_fine_as_the_modulus_holds() -> None:
     assert most is not None and most.share_variance <= 2.0**31 and most.squared_norm < 2**60
 
 
-def test_an_epoch_that_was_begun_and_every_draw_is_paid_for() -> None:
+def test_an_epoch_that_was_begun_is_paid_for_and_draws_are_closer_than_rounding() -> None:
     plan = shared("skellam", rounds=40)
-    counts = [plan.event_of(rounds).events[0].count for rounds in (1, 10, 11, 40)]
+    counts = [plan.event_of(rounds).count for rounds in (1, 10, 11, 40)]
     assert counts == [1, 1, 2, 4]
-    distances = [plan.event_of(rounds).events[1].distance for rounds in (1, 40)]
-    assert distances == [rounds * shares.COHORT * 256 * 2.0**-200 for rounds in (1, 40)]
+    noise = plan.distributed
+    assert noise is not None and noise.distance(40) == 40 * shares.COHORT * 256 * 2.0**-200
+    epsilon = plan.epsilon()
+    assert plan.delta + (1 + math.exp(epsilon)) * noise.distance(40) == plan.delta
+    with pytest.raises(AccountingError, match="no longer below delta's rounding"):
+        shared("skellam", noise_multiplier=0.2)
+    with pytest.raises(AccountingError, match="epsilon is unknown: a share's standard deviation"):
+        shared("discrete_gaussian", bits=6)
     for rounds in (-1, 41):
         with pytest.raises(BadInputError):
             plan.event_of(rounds)
