@@ -333,19 +333,27 @@ class FederatedPlan:
         """
         if self.distributed is None:
             return self.base.guarantee()
-        found = guarantee(self.event, delta=self.delta, relation=self.relation)
-        self._drawn_closely(found.epsilon)
-        return found
+        return guarantee(self.event, delta=self.delta, relation=self.relation)
 
-    def _drawn_closely(self, epsilon: float) -> float:
-        """Epsilon, unless what the sampler's numerical limits add to delta is more than rounding there."""
-        if self.distributed is not None and math.isfinite(epsilon):
-            added = paid(self.distributed.distance(self.rounds), epsilon=epsilon)
-            if added > self.delta * 2.0**-52:
-                raise AccountingError(
-                    f"at epsilon {epsilon:.4g} the noise is not drawn closely enough", fix="more noise"
-                )
-        return epsilon
+    def _require_bound(self, noise: DistributedNoise) -> None:
+        """Refuses noise without a bound, or for which the sampler's numerical limits add more to delta than rounding.
+
+        Raises:
+            AccountingError: so it is.
+        """
+        epsilon = self.epsilon()
+        if math.isinf(epsilon):
+            raise AccountingError(
+                f"epsilon is unknown: a share's standard deviation of {noise.share_variance**0.5:.3g} steps is less "
+                "than half of one, which the bound of summed discrete Gaussians asks for",
+                fix="raise `bits`, or the noise",
+            )
+        if paid(noise.distance(self.rounds), epsilon=epsilon) > self.delta * 2.0**-52:
+            raise AccountingError(
+                f"at epsilon {epsilon:.4g} what separates drawn noise from its distribution is no longer below delta's "
+                "rounding",
+                fix="raise the noise",
+            )
 
     def parameters(self) -> dict[str, Any]:
         """The plan as JSON values, without the event (which follows from them)."""
