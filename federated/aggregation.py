@@ -18,6 +18,9 @@ class MeanAggregator:
         weighting: `examples` or `uniform`.
     """
 
+    every_report = False
+    update_bytes: int | None = None
+
     def __init__(self, shapes: Sequence[tuple[int, ...]], *, weighting: Literal["examples", "uniform"]) -> None:
         self._shapes = tuple(shapes)
         self._weighting = weighting

@@ -72,6 +72,16 @@ class Aggregator(Protocol):
     inside a tf.function (once per chunk), `finish` eagerly, once a round, also where the cohort is empty.
     """
 
+    @property
+    def every_report(self) -> bool:
+        """Whether a client whose update is not finite is present, with an update of 0; else it is absent."""
+        ...
+
+    @property
+    def update_bytes(self) -> int | None:
+        """Bytes that a client sends; None for those of its weights as they are."""
+        ...
+
     def initial_state(self) -> AggregatorState:
         """State before the first round: name to tensor or array of fixed shape; `numpy()`-able, to be saved."""
         ...
@@ -92,7 +102,7 @@ class Aggregator(Protocol):
 
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
-    ) -> tuple[Tensors, AggregatorState, Metrics]:
+    ) -> tuple[Tensors | None, AggregatorState, Metrics]:
         """The round's update, from the added partials.
 
         Args:
@@ -101,7 +111,8 @@ class Aggregator(Protocol):
             round_number: counts from 0.
 
         Returns:
-            One tensor per trainable weight, the next round's state, and numbers to log.
+            One tensor per trainable weight, or None for a round that releases nothing and leaves model and server
+            optimizer as they are; the next round's state, and numbers to log.
         """
         ...
 

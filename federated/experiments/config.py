@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.federated_privacy import DistributedSection, check_distributed
 from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
@@ -62,13 +63,26 @@ class AdaptiveSection(Section):
 
 
 class PrivacySection(Section):
-    """User-level differential privacy: a client is what is protected, and it is sampled by Poisson."""
+    """User-level differential privacy: a client is what is protected.
+
+    Clients are sampled by Poisson, and the server adds Gaussian noise; or the clients add shares of it, and each is in
+    one round of an epoch.
+    """
 
     target_epsilon: Annotated[PositiveFloat | None, Field(description="Give this or `noise_multiplier`.")] = None
     noise_multiplier: PositiveFloat | None = None
     delta: Delta
     clipping_norm: Annotated[PositiveFloat, Field(description="L2 bound of a client's update; the first, if adaptive.")]
     adaptive: AdaptiveSection | None = None
+    mechanism: Annotated[
+        Literal["gaussian", "skellam", "discrete_gaussian"],
+        Field(description="Whose noise: the server's, or shares of the clients, which need `distributed`."),
+    ] = "gaussian"
+    distributed: DistributedSection | None = None
+    sampling: Annotated[
+        Literal["poisson", "shuffled", "cyclic"] | None,
+        Field(description="Default: `poisson` for `gaussian`, its only one; `shuffled` for the others, or `cyclic`."),
+    ] = None
     dropout: Annotated[float, Field(ge=0, lt=1, description="Share of the drawn clients that do not report.")] = 0.0
     straggler: Annotated[float, Field(ge=0, lt=1, description="Share of the others that report too late.")] = 0.0
 
@@ -76,7 +90,21 @@ class PrivacySection(Section):
     def _one_target(self) -> PrivacySection:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        if self.mechanism == "gaussian" and self.scheme != "poisson":
+            raise ValueError("`mechanism: gaussian` draws clients by `sampling: poisson` in an experiment")
+        check_distributed(
+            mechanism=self.mechanism,
+            distributed=self.distributed,
+            sampling=self.scheme,
+            adaptive=self.adaptive is not None,
+            absent=self.dropout > 0 or self.straggler > 0,
+        )
         return self
+
+    @property
+    def scheme(self) -> str:
+        """How clients are drawn, default filled in."""
+        return self.sampling or ("poisson" if self.mechanism == "gaussian" else "shuffled")
 
 
 class EvaluationSection(Section):
@@ -228,6 +256,10 @@ def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Poi
         _set(changed, dotted, value)
     config = _validated(changed)
     identity = config.model_dump(mode="json", exclude={"folder", "ledger"})
+    if config.privacy is not None and config.privacy.distributed is None:
+        # Not there when runs were named first: the same settings keep their names, and are not charged again.
+        for name in ("mechanism", "distributed", "sampling"):
+            del identity["privacy"][name]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Point(config=config, settings=settings, name=f"{digest[:10]}-s{seed}")
 

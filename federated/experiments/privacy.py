@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from federated.experiments.config import ExperimentConfig
+from federated.clients.encoding import encode
+from federated.experiments.config import ExperimentConfig, PrivacySection
+from federated.privacy import distributed_record
+from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.plan import Attendance, FederatedPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
@@ -22,6 +26,7 @@ from privacy_pipeline.accounting.record import (
     Versions,
 )
 from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 
@@ -32,6 +37,11 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.registration import Registration
 
 BACKEND = "federated"
+_NAMES = {
+    None: "DP-FedAvg (Gaussian, clients' updates clipped)",
+    "skellam": "distributed DP-FedAvg (Skellam noise of the clients; secure aggregation: simulated)",
+    "discrete_gaussian": "distributed DP-FedAvg (discrete Gaussian noise of clients; secure aggregation: simulated)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +123,38 @@ def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
         epsilon=section.target_epsilon,
         noise_multiplier=section.noise_multiplier,
         adaptive=adaptive,
+        sampling=section.scheme,
         attendance=Attendance(dropout=section.dropout, straggler=section.straggler),
+        distributed=_distributed(section),
     )
     training = config.model_dump(mode="json", include={"model", "algorithm", "seeds"})
     return ChargedExperiment(plan=plan, unit=unit.key, contribution_bound=unit.contribution_bound, training=training)
+
+
+def _distributed(section: PrivacySection) -> DistributedSettings | None:
+    if section.mechanism == "gaussian" or section.distributed is None:
+        return None
+    return DistributedSettings(family=section.mechanism, **section.distributed.model_dump())
+
+
+def require_room(config: ExperimentConfig, charge: ChargedExperiment, features: FeaturePlan) -> None:
+    """Refuses, before anything is spent, a model that the plan's encoding has no room for.
+
+    Args:
+        config: settings.
+        charge: the plan.
+        features: public facts of the columns.
+
+    Raises:
+        BadInputError: the model has more trainable weights than accounted.
+    """
+    if charge.plan.distributed is None:
+        return
+    import pandas as pd
+
+    empty = pd.DataFrame({column.name: [] for column in features.columns})
+    widths = [encode(features, empty, name="no rows").shape[1], *config.model.hidden_units, 1]
+    charge.plan.distributed.require_room(sum((left + 1) * right for left, right in itertools.pairwise(widths)))
 
 
 def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) -> Registration:
@@ -135,12 +173,12 @@ def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) ->
     return found
 
 
-def executed(plan: FederatedPlan, released: Sequence[int]) -> DpEvent:
+def executed(plan: FederatedPlan, summed: Sequence[int]) -> DpEvent:
     """The event of what the mechanism gave out, whatever was planned.
 
     Args:
         plan: the plan.
-        released: the round of each noisy sum, in their order.
+        summed: the round of each noisy sum, in their order.
 
     Returns:
         The event of the rounds from the first on; one without a bound where a round was left out or given out twice:
@@ -148,11 +186,11 @@ def executed(plan: FederatedPlan, released: Sequence[int]) -> DpEvent:
     """
     from dp_accounting import NonPrivateDpEvent
 
-    return plan.event_of(len(released)) if _in_order(released) else NonPrivateDpEvent()
+    return plan.event_of(len(summed)) if _in_order(summed) else NonPrivateDpEvent()
 
 
-def _in_order(released: Sequence[int]) -> bool:
-    return list(released) == list(range(len(released)))
+def _in_order(summed: Sequence[int]) -> bool:
+    return list(summed) == list(range(len(summed)))
 
 
 def record_of(
@@ -161,11 +199,13 @@ def record_of(
     charge: ChargedExperiment,
     run_id: str,
     span: int | None,
-    released: Sequence[int],
+    summed: Sequence[int],
     generator: str,
     composition: Composition,
     data_digest: str,
     code: str,
+    released: int | None = None,
+    over: int | None = None,
 ) -> PrivacyRecord:
     """States what a finished run guarantees.
 
@@ -173,16 +213,17 @@ def record_of(
         config: the settings.
         charge: what was reserved, and ran.
         run_id, span: of the run.
-        released: the round of each noisy sum that was given out.
+        summed: the round of each sum that was made, in their order.
         generator: where sampling and noise came from.
         composition: the run among all that the ledger holds.
         data_digest, code: hashes.
+        released, over: of distributed noise, rounds that released something, and numbers that wrapped around in them.
 
     Raises:
         PipelineError: another number of rounds was made than planned, or a round was given out twice.
     """
-    plan, rounds = charge.plan, len(released)
-    if not _in_order(released):
+    plan, rounds = charge.plan, len(summed)
+    if not _in_order(summed):
         raise PipelineError("a round was left out or given out twice: there is no guarantee to state")
     if rounds != plan.rounds:
         raise PipelineError(f"{rounds} rounds were made, {plan.rounds} were planned: there is no guarantee to state")
@@ -200,21 +241,21 @@ def record_of(
         contribution_bound=charge.contribution_bound,
         relation=charge.relation.value,
         mechanism=Mechanism(
-            name="DP-FedAvg (Gaussian, clients' updates clipped)",
-            sampler="poisson",
+            name=_NAMES[plan.distributed.family if plan.distributed else None],
+            sampler=str(plan.sampling.parameters()["scheme"]),
             clipping_norm=plan.base.clipping.norm,
             noise_multiplier=plan.base.sum_multiplier,
             batch_size=config.clients_per_round,
             epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
             steps=rounds,
             units=plan.clients,
-            dp_event=events.to_json(executed(plan, released)),
+            dp_event=events.to_json(executed(plan, summed)),
             engine=config.algorithm.engine,
             plan=charge.parameters(),
         ),
         guarantee=plan.guarantee(),
-        assumptions=_assumptions(charge),
-        data_accesses=_data_accesses(config),
+        assumptions=[*_assumptions(charge), *distributed_record.assumptions(plan, released=released)],
+        data_accesses=[*_data_accesses(config), *distributed_record.accesses(plan, over=over)],
         composition=composition,
         randomness=Randomness(generator=generator, cryptographic=True, seed_fixed=False),
         versions=Versions(code=code, lock="", data=data_digest, packages=_packages()),
@@ -222,12 +263,19 @@ def record_of(
 
 
 def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
-    return [
-        Assumption(
-            name="each client is drawn independently with the same probability",
+    drawn = Assumption(
+        name="each client is drawn independently with the same probability",
+        held=True,
+        detail="cohorts came from the plan's own sampler; no client was in a round twice (checked)",
+    )
+    if charge.plan.distributed is not None:
+        drawn = Assumption(
+            name="each client is in at most one round of an epoch",
             held=True,
-            detail="cohorts came from the plan's own sampler; no client was in a round twice (checked)",
-        ),
+            detail="cohorts came from the plan's own sampler, and were counted; no amplification is claimed",
+        )
+    return [
+        drawn,
         Assumption(
             name="the sum is divided by a fixed number",
             held=True,

@@ -15,6 +15,7 @@ from federated.experiments.config import ExperimentConfig, Point
 from federated.experiments.data import feature_plan, load_clients, source_of
 from federated.experiments.evaluation import Evaluation, Predict, evaluate
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
+from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from privacy_pipeline.atomic import write_atomically
 
 NODE = "FederatedTraining"  # the ledger's name of what spends
@@ -114,7 +115,7 @@ class _Run:
         return self.rounds(simulation, sampler, state, train)
 
     def private(self) -> dict[str, Any]:
-        from federated.privacy.gaussian import GaussianAggregator
+        from federated.privacy.distributed import aggregator_of
         from federated.privacy.sampler import ClientSampler
         from privacy_pipeline.accounting.ledger import Ledger
         from privacy_pipeline.dp.randomness import RunKey
@@ -124,7 +125,8 @@ class _Run:
         charge = privacy.charged(self.config, clients=known.splits["train"].units)
         digest = self.source.digest()
         self.folder.forget()
-        made: list[GaussianAggregator] = []
+        privacy.require_room(self.config, charge, self.plan)
+        made: list[Any] = []
         with ledger.spend(
             dataset=self.config.data.dataset.name,
             span=self.source.span,
@@ -141,24 +143,26 @@ class _Run:
             sampler = ClientSampler(charge.plan, key, train.num_clients)
 
             def aggregator(shapes: Any) -> Any:
-                made.append(GaussianAggregator(plan=charge.plan, key=key, shapes=shapes))
+                made.append(aggregator_of(plan=charge.plan, key=key, shapes=shapes))
                 return made[-1]
 
             simulation = self.simulation(train, aggregator)
             summary = self.rounds(simulation, sampler, simulation.engine.initial_state(), train, charge)
-            released = [number for one in made for number in one.released]
-            receipt = grant.commit(privacy.executed(charge.plan, released))
+            summed = [number for one in made for number in one.summed]
+            receipt = grant.commit(privacy.executed(charge.plan, summed))
         stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
         record = privacy.record_of(
             config=self.config,
             charge=charge,
             run_id=f"{self.config.experiment}-{self.point.name}",
             span=self.source.span,
-            released=released,
+            summed=summed,
             generator=made[0].generator,
             composition=composition.model_copy(update=stamp),
             data_digest=digest,
             code=self.code,
+            released=summary.get(RELEASED),
+            over=summary.get(WRAPPED),
         )
         write_atomically(path=self.folder.path / RECORD, text=record.model_dump_json(indent=1) + "\n")
         guarantee = record.guarantee
@@ -200,8 +204,9 @@ class _Run:
                 if charge is None:
                     line |= {"bytes_up": sent[0], "bytes_down": sent[1], "clients": result.clients, **result.metrics}
                 else:  # the realised cohort is secret: its expected size is what may be told
-                    per_client = _bytes_of(state) * self.config.clients_per_round * (number + 1)
-                    line |= {"bytes_up": per_client, "bytes_down": per_client}
+                    sent_by_all = self.config.clients_per_round * (number + 1)
+                    up, down = _private_bytes(charge, state)
+                    line |= {"bytes_up": up * sent_by_all, "bytes_down": down * sent_by_all, **_told(state)}
                 if (number + 1) % self.config.evaluation.every == 0 or number + 1 == total:
                     found = evaluate(state, evaluation, simulation.predict)
                     line["eval"] = asdict(found)
@@ -231,7 +236,19 @@ class _Run:
             "bytes_down": last["bytes_down"],
             "seconds": time.perf_counter() - began,
             **(asdict(found) if found is not None else {}),
+            **_told(state),
         }
+
+
+def _told(state: RoundState) -> dict[str, int]:
+    """What distributed noise counts over the rounds so far, and its guarantee covers."""
+    return {name: int(state.aggregator[name]) for name in (RELEASED, WRAPPED) if name in state.aggregator}
+
+
+def _private_bytes(charge: privacy.ChargedExperiment, state: RoundState) -> tuple[int, int]:
+    """What one client sends and gets in a round."""
+    weights, noise = _bytes_of(state), charge.plan.distributed
+    return (weights if noise is None else noise.update_bytes), weights
 
 
 def _participation(charge: privacy.ChargedExperiment | None, train: ClientStore) -> Callable[[int, Any], None]:

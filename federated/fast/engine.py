@@ -103,7 +103,10 @@ class FastEngine:
         if full is not None:
             gradient, _, _ = self._full_gradients.finish({}, full, state.round_number)
             full_gradient = [np.asarray(value) for value in gradient]
-        weights, server, more = self._server.step(state, [np.asarray(value) for value in update], full_gradient)
+        if update is None:
+            weights, server, more = state.weights, dict(state.server), {"update_rejected": 0.0}
+        else:
+            weights, server, more = self._server.step(state, [np.asarray(value) for value in update], full_gradient)
         loss, seen, examples, sent = totals
         size = 4 * self._model.parameters * (2 if self._algorithm.name == "mimelite" else 1)
         return RoundResult(
@@ -118,7 +121,7 @@ class FastEngine:
             clients=int(sent),
             examples=int(examples),
             bytes_down=size * len(cohort),
-            bytes_up=size * int(sending.sum()),
+            bytes_up=(self._aggregator.update_bytes or size) * int(sending.sum()),
         )
 
     def _run_chunks(
@@ -190,7 +193,8 @@ class FastEngine:
         return sums, full, numbers
 
     def _sums(self, aggregator: Any, result: LocalResult, chunk: ChunkTensors) -> tuple[Tensors, Tensors, Tensor]:
-        sums = self._aggregator.partial(aggregator, result.updates, result.num_examples, result.present)
+        present = chunk.present if self._aggregator.every_report else result.present
+        sums = self._aggregator.partial(aggregator, result.updates, result.num_examples, present)
         full: Tensors = []
         if result.full_gradients:
             full = self._full_gradients.partial({}, result.full_gradients, result.num_examples, result.present)

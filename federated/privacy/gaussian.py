@@ -72,12 +72,20 @@ class GaussianAggregator:
         shapes: shapes of the model's trainable variables.
 
     Attributes:
-        released: the round of each noisy sum that was given out, in their order: what ran, and is accounted for.
+        summed: the round of each noisy sum that was given out, in their order: what ran, and is accounted for.
+
+    Raises:
+        BadInputError: the plan's noise is distributed.
     """
 
+    every_report = False
+    update_bytes: int | None = None
+
     def __init__(self, *, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> None:
+        if plan.distributed is not None:
+            raise BadInputError("the noise of this plan is the clients', not the server's")
         self.plan = plan
-        self.released: list[int] = []
+        self.summed: list[int] = []
         self._shapes = [tuple(shape) for shape in shapes]
         base = GaussianNoise(key, self._shapes, hardened=plan.base.noise.hardened)
         correlated = plan.base.noise.correlation != "none"
@@ -132,7 +140,7 @@ class GaussianAggregator:
         found = [np.asarray(part, np.float32) for part in held[: len(self._shapes)]]
         if [part.shape for part in found] != self._shapes:
             raise BadInputError("the sum of updates does not have the shapes of the model's variables")
-        self.released.append(round_number)
+        self.summed.append(round_number)
         norm, expected = float(state[_NORM]), self.plan.expected_clients
         noise = self._noise.draw(round_number, stddev=self.plan.base.sum_multiplier * norm)
         update = [tf.constant((part + own) / np.float32(expected)) for part, own in zip(found, noise, strict=True)]

@@ -92,8 +92,13 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
     from dp_accounting.rdp import RdpAccountant
 
     from privacy_pipeline.accounting.events import canonical
+    from privacy_pipeline.accounting.integer_noise import taken_out
 
     text = canonical(event)  # refuses values out of range, which the accountants would partly take
+    event, own = taken_out(event, ORDERS)
+    if own is not None and relation is not Relation.ZERO_OUT:
+        why = "a client that is gone adds no noise"
+        raise AccountingError(f"RDP cannot account for {text} under {relation.value}: {why}")
     accountant = RdpAccountant(orders=ORDERS, neighboring_relation=_neighbours(relation))
     try:
         with _without_order_warnings():
@@ -101,6 +106,8 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
     except (UnsupportedEventError, ValueError, OverflowError) as error:
         raise AccountingError(f"RDP cannot account for {text} under {relation.value}: {error}") from error
     values = [float(value) for value in accountant.rdp]
+    if own is not None:
+        values = [value + more for value, more in zip(values, own, strict=True)]
     if any(math.isnan(value) or value < -_ROUNDING for value in values):
         raise AccountingError(f"RDP gives a negative or undefined divergence for {text}")
     for index in range(len(values) - 2, -1, -1):

@@ -28,8 +28,8 @@ def calibrate_noise_multiplier(
 ) -> float:
     """The smallest noise multiplier, to within `tolerance`, whose headline epsilon is at most the target.
 
-    The number given back was itself put to the accountant, so its epsilon is never above the target, even where rounding
-    makes the accountant's epsilon not quite monotone in the noise.
+    The number given back was itself put to the accountant, so its epsilon is never above the target, even where
+    rounding makes the accountant's epsilon not quite monotone in the noise.
 
     Args:
         make_event: the event that a noise multiplier implies; more noise must mean less epsilon.

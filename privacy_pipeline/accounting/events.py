@@ -1,13 +1,14 @@
 """DpEvents as JSON: what the ledger and the privacy record store, and the events that training runs imply.
 
-Only the event classes of dp_accounting 0.6 and the package's own `TotalVariationDpEvent` are known. An unknown class,
-an unknown field or a value out of range is an error in both directions: an event that is read back wrongly would be a
-wrong epsilon for ever after.
+Only the event classes of dp_accounting 0.6 and the package's own ones (`OWN`) are known. An unknown class, an unknown
+field or a value out of range is an error in both directions: an event that is read back wrongly would be a wrong
+epsilon for ever after.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -55,6 +56,12 @@ def _count(value: Any) -> int:
     return int(value.__index__())
 
 
+def _at_least_one(value: Any) -> int:
+    if _count(value) < 1:
+        raise BadInputError(f"a whole number of 1 or more is needed in a DpEvent, found {value!r}")
+    return _count(value)
+
+
 def _many(one: Callable[[Any], float]) -> Callable[[Any], list[float]]:
     def check(value: Any) -> list[float]:
         if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
@@ -70,6 +77,18 @@ def _counts(value: Any) -> int | list[float]:
 
 # Markers for fields that hold events; every other field has a function that checks and normalises its value.
 _EVENT, _EVENTS = "event", "list of events"
+_INTEGER_NOISE = {
+    "share_variance": _positive,
+    "shares": _at_least_one,
+    "dimension": _at_least_one,
+    "squared_norm": _count,
+}
+# The package's own events, and the modules that hold them.
+OWN = {
+    "TotalVariationDpEvent": "privacy_pipeline.accounting.total_variation",
+    "SkellamSumDpEvent": "privacy_pipeline.accounting.integer_noise",
+    "DiscreteGaussianSumDpEvent": "privacy_pipeline.accounting.integer_noise",
+}
 _SPEC: dict[str, dict[str, Any]] = {
     "NoOpDpEvent": {},
     "NonPrivateDpEvent": {},
@@ -92,6 +111,8 @@ _SPEC: dict[str, dict[str, Any]] = {
     },
     "ZCDpEvent": {"rho": _not_negative, "xi": _not_negative},
     "TotalVariationDpEvent": {"distance": _probability},
+    "SkellamSumDpEvent": _INTEGER_NOISE,
+    "DiscreteGaussianSumDpEvent": _INTEGER_NOISE,
     "TruncatedSubsampledGaussianDpEvent": {
         "dataset_size": _count,
         "sampling_probability": _probability,
@@ -121,18 +142,14 @@ def _from_plain(value: Any) -> Any:
 
 
 def _class(name: str) -> Any:
-    from dp_accounting import dp_event
-
-    from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
-
-    return TotalVariationDpEvent if name == TotalVariationDpEvent.__name__ else getattr(dp_event, name)
+    return getattr(importlib.import_module(OWN.get(name, "dp_accounting.dp_event")), name)
 
 
 def to_json(event: DpEvent) -> JsonValue:
     """An event as JSON: its class name under `type`, and its fields.
 
     Args:
-        event: any event of dp_accounting's `dp_event` module, or a `TotalVariationDpEvent`.
+        event: any event of dp_accounting's `dp_event` module, or one of `OWN`.
 
     Raises:
         BadInputError: the event's class is unknown, or one of its values is out of range.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from privacy_pipeline.accounting.record import Assumption, DataAccess
 from privacy_pipeline.config.models import PipelineConfig
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Executed:
         sampler: what drew the batches (`accounting.plan.Sampler`).
         withheld: what was computed exactly and is told to nobody.
         audits: results of audits made on the way, as the record keeps them.
+        assumptions: what the guarantee rests on beside what every record lists.
+        accesses: uses of the data to be listed, beside those of every record.
         resumed_at: step at which a killed attempt was continued with its own key; None for a fresh start.
         tuning: which of several trials this is; None where there was one training. All else here is about the chosen
             trial, but for `event`, which is that of all of it.
@@ -118,6 +121,8 @@ class Executed:
     sampler: str | None = None
     withheld: tuple[str, ...] = ()
     audits: tuple[Mapping[str, str | int | float], ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
+    accesses: tuple[DataAccess, ...] = ()
     resumed_at: int | None = None
     tuning: Tuned | None = None
 

@@ -174,8 +174,17 @@ def _executed(rounds: Rounds, *, examples: int, clients: ClientStore, plan: Fede
     )
     if plan is None:
         return executed
+    from federated.privacy import distributed_record
+    from federated.privacy.distributed_noise import RELEASED, WRAPPED
     from federated.privacy.gaussian import WITHHELD
 
     if rounds.done != plan.rounds:
         raise PipelineError(f"{rounds.done} rounds ran, {plan.rounds} were accounted; the model is not handed out")
-    return dataclasses.replace(executed, event=plan.event_of(rounds.done), withheld=WITHHELD)
+    counted = {name: int(rounds.history[name][-1]) for name in (RELEASED, WRAPPED) if name in rounds.history}
+    return dataclasses.replace(
+        executed,
+        event=plan.event_of(rounds.done),
+        withheld=WITHHELD,
+        assumptions=tuple(distributed_record.assumptions(plan, released=counted.get(RELEASED))),
+        accesses=tuple(distributed_record.accesses(plan, over=counted.get(WRAPPED))),
+    )

@@ -6,6 +6,7 @@ config and is refused if it is another one than what was reserved.
 
 from __future__ import annotations
 
+from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.plan import Attendance, CohortPlan, FederatedPlan
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
@@ -18,8 +19,11 @@ BACKEND = "federated"
 _MECHANISMS = {
     "gaussian": "user-level DP (Gaussian noise on the sum of clipped client updates)",
     "tree": "user-level DP-FTRL (tree aggregation of clipped client updates)",
+    "skellam": "user-level distributed DP (Skellam noise of the clients; secure aggregation: simulated)",
+    "discrete_gaussian": (
+        "user-level distributed DP (discrete Gaussian noise of the clients; secure aggregation: simulated)"
+    ),
 }
-_CORRELATIONS = {"gaussian": "none", "tree": "tree"}
 
 
 def section_of(config: PipelineConfig) -> FederatedSection:
@@ -79,11 +83,18 @@ def federated_plan(
         noise_multiplier=noise,
         delta=privacy.delta,
         clipping_norm=privacy.clipping_norm,
-        correlation=_CORRELATIONS[privacy.mechanism],
+        correlation="tree" if privacy.mechanism == "tree" else "none",
         adaptive=AdaptiveClipping(**privacy.adaptive.model_dump()) if privacy.adaptive else None,
         hardened=privacy.hardened,
         attendance=_attendance(section),
+        distributed=_distributed(privacy),
     )
+
+
+def _distributed(privacy: FederatedPrivacySection) -> DistributedSettings | None:
+    if privacy.mechanism == "gaussian" or privacy.mechanism == "tree" or privacy.distributed is None:
+        return None
+    return DistributedSettings(family=privacy.mechanism, **privacy.distributed.model_dump())
 
 
 def mechanism_plan(config: PipelineConfig, plan: FederatedPlan) -> MechanismPlan:

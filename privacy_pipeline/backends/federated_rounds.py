@@ -18,7 +18,8 @@ from federated.clients.store import ClientStore
 from federated.contract import Engine, RoundState
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
-from federated.privacy.gaussian import GaussianAggregator
+from federated.privacy.distributed import aggregator_of
+from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from federated.privacy.plan import FederatedPlan
 from federated.privacy.sampler import ClientSampler, Cohorts, Participation
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
@@ -104,7 +105,7 @@ class Rounds:
             kept = RunState.open_or_create(state_dir, bound, key=key)
             key = kept.key
         engine: Engine
-        aggregator = None if plan is None else GaussianAggregator(plan=plan, key=key, shapes=federated.shapes)
+        aggregator = None if plan is None else aggregator_of(plan=plan, key=key, shapes=federated.shapes)
         if worker is not None:
             if aggregator is not None:
                 raise BadInputError(
@@ -115,8 +116,11 @@ class Rounds:
             engine = TffEngine(model=federated, clients=clients, algorithm=algorithm, worker=worker)
         else:
             engine = FastEngine(model=federated, clients=clients, algorithm=algorithm, aggregator=aggregator)
-        adaptive = plan is not None and plan.base.clipping.adaptive is not None
-        private = ["weights_norm", "clipping_norm"] if adaptive else ["weights_norm"]
+        private = ["weights_norm"]
+        if plan is not None and plan.base.clipping.adaptive is not None:
+            private.append("clipping_norm")
+        if plan is not None and plan.distributed is not None:
+            private += [RELEASED, WRAPPED]
         return cls(
             cohorts=cohorts,
             sampler=ClientSampler(cohorts, key, clients.num_clients),
@@ -195,6 +199,8 @@ class Rounds:
             "loss": float(np.nanmean(losses)),
             "weights_norm": float(np.sqrt(sum(float(np.sum(np.square(value))) for value in state.weights))),
             "clipping_norm": 0.0 if norm is None else float(norm),
+            # Of all rounds so far, also of those before a kill.
+            **{name: float(state.aggregator.get(name, 0)) for name in (RELEASED, WRAPPED)},
         }
         for name, curve in self.history.items():
             curve.append(values[name])

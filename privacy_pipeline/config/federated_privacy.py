@@ -41,6 +41,70 @@ class AttendanceSection(_Section):
     straggler: Annotated[float, Field(ge=0, lt=1, description="Chance of one left to report too late.")] = 0.0
 
 
+DISTRIBUTED = ("skellam", "discrete_gaussian")
+
+
+class DistributedSection(_Section):
+    """How clients encode their updates and share the noise; the secure aggregation of the sums is simulated."""
+
+    dimension: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1 << 24,
+            description="Numbers of an update: a power of two, at least the model's trainable weights.",
+        ),
+    ]
+    min_clients: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="A share of the noise is made for so many reporting clients; a round with fewer releases "
+            "nothing. Default: all clients of a round.",
+        ),
+    ] = None
+    bits: Annotated[int, Field(ge=6, le=32, description="Of each number sent; sums are modulo 2^bits.")] = 16
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> DistributedSection:
+        if self.dimension & (self.dimension - 1):
+            raise ValueError(f"`dimension` must be a power of two: {1 << self.dimension.bit_length()}")
+        return self
+
+
+def check_distributed(
+    *, mechanism: str, distributed: DistributedSection | None, sampling: str, adaptive: bool, absent: bool
+) -> None:
+    """Refuses a privacy block whose mechanism, `distributed` block and sampling of clients do not go together.
+
+    Args:
+        mechanism: of the noise.
+        distributed: the block, if there is one.
+        sampling: how clients are drawn.
+        adaptive: whether the clipping norm adapts.
+        absent: whether some drawn clients do not report.
+
+    Raises:
+        ValueError: they do not; one line.
+    """
+    if (distributed is not None) != (mechanism in DISTRIBUTED):
+        raise ValueError("`distributed` goes with `mechanism: skellam` and `mechanism: discrete_gaussian`, always")
+    if distributed is None:
+        return
+    if sampling == "poisson":
+        raise ValueError(
+            f"`mechanism: {mechanism}` has no bound for `sampling: poisson`, whose rounds have no fixed number of "
+            "noise shares: use `shuffled` or `cyclic`"
+        )
+    if adaptive:
+        raise ValueError(f"`adaptive` releases a count that the noise of `mechanism: {mechanism}` does not cover")
+    if absent and distributed.min_clients is None:
+        raise ValueError(
+            "some clients do not report, and a round without all of them releases nothing: give "
+            "`distributed: {min_clients: ...}`"
+        )
+
+
 class FederatedPrivacySection(_Section):
     """User-level differential privacy. Give either `target_epsilon` or `noise_multiplier`."""
 
@@ -50,21 +114,27 @@ class FederatedPrivacySection(_Section):
     ] = None
     delta: Delta
     mechanism: Annotated[
-        Literal["gaussian", "tree"],
-        Field(description="Noise of each round; `tree` is DP-FTRL, which needs `sampling: cyclic`."),
+        Literal["gaussian", "tree", "skellam", "discrete_gaussian"],
+        Field(
+            description="Noise of each round; `tree` is DP-FTRL, which needs `sampling: cyclic`; `skellam` and "
+            "`discrete_gaussian` are added by the clients and need `distributed`."
+        ),
     ] = "gaussian"
     clipping_norm: Annotated[
         PositiveFloat, Field(description="L2 bound of a client's update over all weights; with `adaptive` the first.")
     ] = 0.5
     hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
     adaptive: AdaptiveSection | None = None
+    distributed: DistributedSection | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> FederatedPrivacySection:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
-        if self.adaptive is not None and self.mechanism != "gaussian":
+        if self.adaptive is not None and self.mechanism == "tree":
             raise ValueError(f"`adaptive` changes the norm that `mechanism: {self.mechanism}` spreads its noise over")
+        if self.hardened and self.mechanism in DISTRIBUTED:
+            raise ValueError(f"`hardened` does nothing in `mechanism: {self.mechanism}`, whose noise is whole numbers")
         return self
 
 
@@ -80,7 +150,8 @@ class FederatedSection(_Section):
         Literal["poisson", "shuffled", "cyclic"] | None,
         Field(
             description="How the clients of a round are drawn: independently; each once an epoch; or that in the same "
-            "order in each epoch. Default: `poisson` with `privacy` (`cyclic` for `tree`), else `shuffled`."
+            "order in each epoch. Default: `poisson` with `privacy` (`cyclic` for `tree`, `shuffled` for `skellam` and "
+            "`discrete_gaussian`), else `shuffled`."
         ),
     ] = None
     attendance: AttendanceSection = AttendanceSection()
@@ -95,7 +166,8 @@ class FederatedSection(_Section):
             return self.sampling
         if self.privacy is None:
             return "shuffled"
-        return "cyclic" if self.privacy.mechanism == "tree" else "poisson"
+        other = {"tree": "cyclic", "skellam": "shuffled", "discrete_gaussian": "shuffled"}
+        return other.get(self.privacy.mechanism, "poisson")
 
     @model_validator(mode="after")
     def _private_parts_fit(self) -> FederatedSection:
@@ -112,4 +184,11 @@ class FederatedSection(_Section):
             raise ValueError("`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted")
         if self.privacy.mechanism == "tree" and self.scheme != "cyclic":
             raise ValueError("`mechanism: tree` has a bound for `sampling: cyclic` only")
+        check_distributed(
+            mechanism=self.privacy.mechanism,
+            distributed=self.privacy.distributed,
+            sampling=self.scheme,
+            adaptive=self.privacy.adaptive is not None,
+            absent=self.attendance.dropout > 0 or self.attendance.straggler > 0,
+        )
         return self

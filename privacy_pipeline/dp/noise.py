@@ -22,7 +22,7 @@ from privacy_pipeline.dp.randomness import RunKey
 _PLAIN, _HARDENED = "noise", "hardened noise"
 
 
-def _keystream(key: bytes, step: int) -> Any:
+def keystream(key: bytes, step: int) -> Any:
     """Encryptor of ChaCha20 (RFC 8439) for a step: 32 bits of block counter, then a nonce that is the step."""
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
@@ -139,7 +139,7 @@ class GaussianNoise:
 
     def _normal(self, step: int, size: int, stddev: float) -> NDArray[np.float32]:
         """Normal numbers of a step, float32, [size]; `size` is even."""
-        stream = _keystream(self.key.derive(_HARDENED if self.hardened else _PLAIN, 32), step)
+        stream = keystream(self.key.derive(_HARDENED if self.hardened else _PLAIN, 32), step)
         normal: NDArray[np.float32] = aligned_empty([size], np.float32)
         for start in range(0, size, 2 * _PAIRS_AT_ONCE):
             part = normal[start : start + 2 * _PAIRS_AT_ONCE]

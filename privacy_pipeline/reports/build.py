@@ -180,7 +180,9 @@ def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics
         both = ComposedDpEvent([events.from_json(statistics.event), executed.event or plan.event])
         return accountants.guarantee(both, delta=plan.delta, relation=plan.relation)
     poisson = None
-    if plan.sampler is Sampler.FULL_PASS and plan.units is not None and plan.tuning is None:
+    # Noise that clients share has no bound under Poisson samples, and a tuning is more than its trial.
+    other = plan.tuning is not None or "distributed" in plan.engine_parameters
+    if plan.sampler is Sampler.FULL_PASS and plan.units is not None and not other:
         poisson = events.poisson_gaussian(
             sampling_probability=min(1.0, plan.batch_size / plan.units),
             noise_multiplier=plan.noise_multiplier,
@@ -212,7 +214,7 @@ def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
                 detail=f"{units} units trained on; {plan.units} units registered",
             )
         )
-    return found
+    return [*found, *executed.assumptions]
 
 
 def _sampling_assumption(plan: MechanismPlan, executed: Executed) -> Assumption:
@@ -258,6 +260,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
         ),
         *_federation(config),
+        *executed.accesses,
         *(withheld if executed.withheld else []),
         *(_ENCRYPTED_EVALUATION if config.training.encrypted else []),
     ]
@@ -314,8 +317,7 @@ def _federation(config: PipelineConfig) -> list[DataAccess]:
         DataAccess(
             what="updates of single clients",
             covered=False,
-            detail="the federation is simulated in one process: the server sees each update before it is clipped; no "
-            "secure aggregation",
+            detail="the federation is simulated in one process, which sees each update before it is clipped",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""The search for the least noise: never above the target, as good as bisection, and with few looks at the accountant."""
+"""The search for the least noise: never above the target, as good as bisection, and with few looks."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.integer_noise import DiscreteGaussianSumDpEvent, SkellamSumDpEvent
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 from privacy_pipeline.errors import BadInputError
@@ -22,6 +23,7 @@ from tests.accounting.conftest import make_plan
 positive = st.floats(min_value=1e-3, max_value=1e6)
 probability = st.floats(min_value=0, max_value=1)
 count = st.integers(min_value=0, max_value=10**6)
+one_or_more = st.integers(min_value=1, max_value=10**6)
 leaves = st.one_of(
     st.just(d.NoOpDpEvent()),
     st.just(d.NonPrivateDpEvent()),
@@ -35,6 +37,8 @@ leaves = st.one_of(
     st.builds(d.MixtureOfGaussiansDpEvent, positive, st.lists(positive), st.lists(probability)),
     st.builds(d.TruncatedSubsampledGaussianDpEvent, count, probability, count, positive),
     st.builds(TotalVariationDpEvent, probability),
+    st.builds(SkellamSumDpEvent, positive, one_or_more, one_or_more, count),
+    st.builds(DiscreteGaussianSumDpEvent, positive, one_or_more, one_or_more, count),
 )
 trees = st.recursive(
     leaves,
@@ -61,7 +65,8 @@ def test_round_trip_through_text(event: d.DpEvent) -> None:
 
 def test_every_event_class_of_the_library_is_known() -> None:
     classes = {c.__name__ for c in vars(d).values() if isinstance(c, type) and issubclass(c, d.DpEvent)}
-    assert classes - {"DpEvent"} == set(events._SPEC) - {"TotalVariationDpEvent"}
+    assert classes - {"DpEvent"} == set(events._SPEC) - set(events.OWN)
+    assert set(events.OWN) == {"TotalVariationDpEvent", "SkellamSumDpEvent", "DiscreteGaussianSumDpEvent"}
 
 
 def test_equal_events_have_equal_text_whatever_their_number_types() -> None:
@@ -88,6 +93,10 @@ Impostor = type("GaussianDpEvent", (d.DpEvent,), {})  # another class under a kn
         d.SelfComposedDpEvent(d.GaussianDpEvent(1.0), True),
         d.PoissonSampledDpEvent(1.1, d.GaussianDpEvent(1.0)),
         d.ComposedDpEvent([object()]),
+        SkellamSumDpEvent(0.0, 1, 1, 1),
+        SkellamSumDpEvent(1.0, 0, 1, 1),
+        DiscreteGaussianSumDpEvent(1.0, 1, 0, 1),
+        DiscreteGaussianSumDpEvent(1.0, 1, 1, 1.5),
         d.DpEvent(),
         Impostor(),
     ],

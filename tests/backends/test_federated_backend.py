@@ -23,6 +23,11 @@ from tests.backends.conftest import ROWS, make_config
 
 OPTIMIZERS = {"client_optimizer": {"learning_rate": 0.5}, "server_optimizer": {"learning_rate": 1.0, "momentum": 0.5}}
 PRIVACY = {"noise_multiplier": 2.0, "delta": 1e-5}
+SHARED = {
+    **PRIVACY,
+    "mechanism": "skellam",
+    "distributed": {"dimension": 1024, "min_clients": 15},
+}
 PERSONS = 120
 FACTS = RunFacts(run_id="r", pipeline="p", code="c", lock="l", data="d", schema_is_public=True)
 
@@ -173,11 +178,20 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(federated_rounds.ClientSampler, "cohort", cohort)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"privacy": {**PRIVACY, "adaptive": {"count_noise": 2.0}}},
+        {"privacy": SHARED, "attendance": {"dropout": 0.2}},
+        {"privacy": {**SHARED, "mechanism": "discrete_gaussian"}},
+    ],
+    ids=["adaptive", "skellam", "discrete_gaussian"],
+)
 def test_a_killed_run_goes_on_to_the_same_weights(
-    persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
-    adaptive = config(privacy={**PRIVACY, "adaptive": {"count_noise": 2.0}})
+    adaptive = config(**given)
     states = [tmp_path / name for name in ("whole", "broken")]
     keys = [run_state.RunKey(bytes(range(32)), seed_fixed=False)] * 4  # one secret for both, to compare
     monkeypatch.setattr(federated_rounds.RunKey, "from_system", lambda: keys.pop())
@@ -271,3 +285,49 @@ def test_impossible_clipping_and_too_few_clients_are_refused_before_any_data() -
         backend.plan(config=config(privacy={**PRIVACY, "adaptive": {"count_noise": 0.5}}), units=PERSONS)
     with pytest.raises(BadInputError, match="batch_size: 20 clients of a round are more than the 19"):
         backend.plan(config=config(), units=19)
+
+
+def test_distributed_noise_runs_as_accounted_and_its_record_says_what_is_simulated(
+    persons: Any, tmp_path: Path
+) -> None:
+    shared = config(privacy=SHARED, attendance={"dropout": 0.2})
+    inputs = inputs_of(persons, shared, tmp_path)
+    executed = train(inputs)
+    assert inputs.plan is not None and executed.event == inputs.plan.event
+    assert executed.sampler == Sampler.FULL_PASS.value and executed.largest_participation == 1
+    assert set(executed.history) == {"weights_norm", "rounds_released", "numbers_wrapped"}
+    assert 0 < executed.history["rounds_released"][0] <= executed.history["rounds_released"][1] <= 12
+    record = build_record(config=shared, facts=FACTS, executed=executed, plan=inputs.plan, composition=None)
+    assert record.guarantee is not None and record.guarantee.epsilon == record.guarantee.epsilon_rdp
+    assert record.guarantee.epsilon_pld is None and record.guarantee.epsilon_if_poisson_sampled is None
+    assert record.mechanism is not None and "secure aggregation: simulated" in record.mechanism.name
+    accesses = {access.what: access for access in record.data_accesses}
+    assert "sees every update" in accesses["secure aggregation"].detail and not accesses["secure aggregation"].covered
+    assert any(assumption.name.startswith("every reporting client is honest") for assumption in record.assumptions)
+    assert "SecAgg" not in record.model_dump_json()
+
+
+def test_distributed_noise_needs_a_plan_with_room_for_the_model(persons: Any, tmp_path: Path) -> None:
+    small = config(privacy={**SHARED, "distributed": {"dimension": 2}})
+    with pytest.raises(BadInputError, match="trainable weights, more than the 2 that are accounted"):
+        train(inputs_of(persons, small, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sampling": "poisson"}, "has no bound for `sampling: poisson`"),
+        ({"privacy": {**SHARED, "distributed": None}}, "`distributed` goes with"),
+        ({"privacy": {**SHARED, "mechanism": "gaussian"}}, "`distributed` goes with"),
+        ({"privacy": {**SHARED, "adaptive": {"count_noise": 2.0}}}, "releases a count"),
+        ({"privacy": {**SHARED, "hardened": True}}, "`hardened` does nothing"),
+        ({"privacy": {**SHARED, "distributed": {"dimension": 100}}}, "power of two: 128"),
+        (
+            {"privacy": {**SHARED, "distributed": {"dimension": 64}}, "attendance": {"straggler": 0.1}},
+            "some clients do not report",
+        ),
+    ],
+)
+def test_distributed_noise_is_refused_where_it_has_no_bound(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**{"privacy": SHARED, **changed})

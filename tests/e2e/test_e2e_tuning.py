@@ -43,7 +43,7 @@ def test_a_policy_without_a_share_for_tuning_refuses_it_before_anything_starts(t
     tuned.done("budget", "init", "adult", "--output", "policy.yaml")
     tuned.done("budget", "apply", "policy.yaml")
     ended = tuned.cli("run", "configs/dp.yaml", timeout=60)
-    assert ended.code == 4 and "share of purpose tune is too small" in ended.text
+    assert ended.code == 4 and "purpose 'tune' may use 0% of the budget" in ended.text
     assert tuned.entries() == []
 
 

@@ -31,6 +31,15 @@ folder: {folder}/runs
 ledger: sqlite:///{folder}/ledger.db
 """
 PRIVACY = "privacy: {noise_multiplier: 1.0, delta: 1.0e-3, clipping_norm: 0.5}\n"
+DISTRIBUTED = """
+privacy:
+  mechanism: skellam
+  noise_multiplier: 1.0
+  delta: 1.0e-3
+  clipping_norm: 0.5
+  distributed: {dimension: 256, min_clients: 7}
+  dropout: 0.2
+"""
 
 
 def write_people(folder, *, train=60, evaluation=20):

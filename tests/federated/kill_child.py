@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from privacy_pipeline.die_with_parent import die_with_parent
 ROUNDS, CLIENTS, ROWS = 300, 60, 6
 
 
-def train(folder: Path) -> None:
+def train(folder: Path, mechanism: str) -> None:
     """One attempt, to the end; writes the weights and where it went on."""
     import tensorflow as tf
 
@@ -29,7 +30,6 @@ def train(folder: Path) -> None:
     from privacy_pipeline.backends.federated_rounds import Rounds, assign
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp import run_state
-    from privacy_pipeline.dp.plan import AdaptiveClipping
 
     run_state.CHECKPOINT_SECONDS = 0.02
     draws = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def train(folder: Path) -> None:
         delta=1e-5,
         clipping_norm=0.5,
         noise_multiplier=1.0,
-        adaptive=AdaptiveClipping(count_noise=2.0),
+        **mechanism_of(mechanism),
     )
     rounds = Rounds.prepare(
         model=model,
@@ -63,7 +63,19 @@ def train(folder: Path) -> None:
     os.replace(folder / "partial.npz", folder / "weights.npz")
 
 
-def attempt(folder: Path, *, seconds: float | None, checkpoints: int = 0) -> bool:
+def mechanism_of(name: str) -> dict[str, Any]:
+    """What the plan says of the noise: adaptive clipping with the server's, or shares of clients that may be absent."""
+    from federated.privacy.distributed_noise import DistributedSettings
+    from federated.privacy.plan import Attendance
+    from privacy_pipeline.dp.plan import AdaptiveClipping
+
+    if name == "gaussian":
+        return {"adaptive": AdaptiveClipping(count_noise=2.0)}
+    settings = DistributedSettings(family="skellam", dimension=64, min_clients=9)
+    return {"distributed": settings, "sampling": "shuffled", "attendance": Attendance(dropout=0.2)}
+
+
+def attempt(folder: Path, mechanism: str, *, seconds: float | None, checkpoints: int = 0) -> bool:
     """Forks an attempt, and kills it after some time; whether it ended by itself. Nothing of it may be left.
 
     The time begins when the attempt has written that many checkpoints: a clock alone does not know how busy the machine
@@ -74,7 +86,7 @@ def attempt(folder: Path, *, seconds: float | None, checkpoints: int = 0) -> boo
     if child == 0:
         die_with_parent(script)
         os.setpgid(0, 0)
-        train(folder)
+        train(folder, mechanism)
         os._exit(0)
     seen = {stamp(folder / "state" / "checkpoint.npz")}
     deadline = None
@@ -118,7 +130,7 @@ def group_of(process: Path) -> int | None:
     return None if fields[0] == "Z" else int(fields[2])
 
 
-def main(root: Path, kills: int, seed: int) -> None:
+def main(root: Path, kills: int, seed: int, mechanism: str) -> None:
     """Prints a JSON object: kills, attempts that went on and that began anew, runs, and whether all weights agree."""
     import tensorflow  # noqa: F401
 
@@ -128,7 +140,7 @@ def main(root: Path, kills: int, seed: int) -> None:
     whole = root / "whole"
     whole.mkdir()
     began = time.monotonic()
-    attempt(whole, seconds=None)
+    attempt(whole, mechanism, seconds=None)
     took = time.monotonic() - began
     told = {"kills": 0, "resumed": 0, "anew": 0, "runs": 0, "same": True}
     while told["kills"] < kills:
@@ -140,11 +152,11 @@ def main(root: Path, kills: int, seed: int) -> None:
             enough = told["kills"] >= kills
             kept = (folder / "state" / "checkpoint.npz").exists()
             if enough:
-                finished = attempt(folder, seconds=None)
+                finished = attempt(folder, mechanism, seconds=None)
             elif told["kills"] % 2:  # at any moment, that of the first checkpoint too
-                finished = attempt(folder, seconds=draws.uniform(0.0, 1.05) * took)
+                finished = attempt(folder, mechanism, seconds=draws.uniform(0.0, 1.05) * took)
             else:
-                finished = attempt(folder, seconds=draws.uniform(0.0, 0.1), checkpoints=2)
+                finished = attempt(folder, mechanism, seconds=draws.uniform(0.0, 0.1), checkpoints=2)
             told["kills"] += not finished
             told["resumed" if kept else "anew"] += 1
         with np.load(whole / "weights.npz") as one, np.load(folder / "weights.npz") as other:
@@ -154,4 +166,4 @@ def main(root: Path, kills: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -40,6 +40,8 @@ class LogisticEngine:
                 ones = np.ones(len(updates), np.float32)
                 sums = self.aggregator.partial(after, stacked, np.array(counts, np.float32), ones)
             total, after, _ = self.aggregator.finish(after, sums, state.round_number)
+            if total is None:
+                total = [np.zeros_like(part) for part in state.weights]
         weights = tuple(
             (old + np.asarray(new)).astype(np.float32) for old, new in zip(state.weights, total, strict=True)
         )

@@ -4,7 +4,7 @@ import pytest
 
 from federated.experiments.config import load_experiment, point_from_json, point_to_json
 from privacy_pipeline.errors import BadInputError
-from tests.federated.experiment_files import PRIVACY, write_experiment
+from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, write_experiment
 
 
 def test_a_grid_times_seeds_gives_distinct_points(tmp_path):
@@ -30,6 +30,27 @@ def test_a_grid_may_make_sections(tmp_path):
     assert [point.config.data.client_column for point in points[::2]] == ["who", None, None]
 
 
+def test_runs_that_were_named_before_there_was_a_mechanism_keep_their_names(tmp_path):
+    """A new name would run, and charge, the same settings again."""
+    import hashlib
+    import json
+
+    _, points = load_experiment(write_experiment(tmp_path, PRIVACY))
+    identity = points[0].config.model_dump(mode="json", exclude={"folder", "ledger"})
+    identity["privacy"] = {
+        name: identity["privacy"][name]
+        for name in (
+            *("target_epsilon", "noise_multiplier", "delta", "clipping_norm", "adaptive", "dropout", "straggler"),
+        )
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    assert points[0].name == f"{digest[:10]}-s1"
+    _, shared = load_experiment(write_experiment(tmp_path, DISTRIBUTED))
+    _, other = load_experiment(write_experiment(tmp_path, DISTRIBUTED.replace("skellam", "discrete_gaussian")))
+    assert len({points[0].name, shared[0].name, other[0].name}) == 3
+    assert shared[0].config.privacy.scheme == "shuffled"
+
+
 @pytest.mark.parametrize(
     ("more", "replaced", "message"),
     [
@@ -51,6 +72,14 @@ def test_a_grid_may_make_sections(tmp_path):
             "clients must be the dataset's privacy unit",
         ),
         (PRIVACY.replace("0.5", "0"), {}, "clipping_norm: must be greater than 0"),
+        (PRIVACY.replace("{noise", "{sampling: shuffled, noise"), {}, "draws clients by `sampling: poisson`"),
+        (PRIVACY.replace("{noise", "{mechanism: skellam, noise"), {}, "`distributed` goes with `mechanism: skellam`"),
+        (PRIVACY.replace("{noise", "{distributed: {dimension: 8}, noise"), {}, "`distributed` goes with"),
+        (DISTRIBUTED + "  sampling: poisson\n", {}, "`mechanism: skellam` has no bound for `sampling: poisson`"),
+        (DISTRIBUTED + "  adaptive: {}\n", {}, "`adaptive` releases a count"),
+        (DISTRIBUTED.replace("256", "200"), {}, "`dimension` must be a power of two: 256"),
+        (DISTRIBUTED.replace(", min_clients: 7", ""), {}, "some clients do not report.*min_clients"),
+        (DISTRIBUTED.replace("7}", "7, bits: 60}"), {}, "bits: must be at most 32"),
     ],
 )
 def test_mistakes_name_their_place(tmp_path, more, replaced, message):

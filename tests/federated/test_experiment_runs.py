@@ -20,7 +20,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
+from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, write_experiment, write_people
 
 
 class Killed(BaseException):
@@ -169,8 +169,8 @@ def test_what_the_mechanism_gave_out_is_committed_not_what_was_planned(people):
     ledger = register(people, point)
 
     def drop_last(aggregator, state):
-        if aggregator.released[-1] == aggregator.plan.rounds - 1:
-            aggregator.released.pop()
+        if aggregator.summed[-1] == aggregator.plan.rounds - 1:
+            aggregator.summed.pop()
 
     with pytest.raises(PipelineError, match="5 rounds were made, 6 were planned"):
         run_point(point, build=changed_build(drop_last))
@@ -185,13 +185,61 @@ def test_a_round_that_was_given_out_twice_has_no_bound(people):
     ledger = register(people, point)
 
     def repeat(aggregator, state):
-        if aggregator.released[-1] == 2:
+        if aggregator.summed[-1] == 2:
             aggregator.finish(aggregator.initial_state(), None, 2)
 
     with pytest.raises(PipelineError, match="given out twice"):
         run_point(point, build=changed_build(repeat))
     (entry,) = ledger.entries("people")
     assert entry.overrun and math.isinf(ledger.status("people")[0].spent_epsilon)
+
+
+@pytest.mark.parametrize("family", ["skellam", "discrete_gaussian"])
+def test_distributed_noise_is_charged_told_and_recomputed(people, family):
+    point = points(people, DISTRIBUTED.replace("skellam", family), **{"rounds: 6": "rounds: 14"})[0]
+    ledger = register(people, point)
+    summary = run_point(point, build=logistic.build)
+    (entry,) = ledger.entries("people")
+    assert entry.state is State.COMMITTED
+    record = PrivacyRecord.model_validate_json((point.folder / "privacy_record.json").read_text())
+    event = events.from_json(record.mechanism.dp_event)
+    assert epsilon_of(event, delta=1e-3, relation=Relation.ZERO_OUT) == summary["epsilon"] == record.guarantee.epsilon
+    assert record.guarantee.epsilon_pld is None and "PLD" in record.guarantee.epsilon_missing
+    assert event.count == 3  # epochs begun: six rounds each
+    assert event.event.shares == 7
+    assert record.mechanism.sampler == "fixed_partition" and "secure aggregation: simulated" in record.mechanism.name
+    accesses = {access.what: access for access in record.data_accesses}
+    assert not accesses["secure aggregation"].covered
+    assert accesses["secure aggregation"].detail.startswith("simulated: the process that runs this sees every update")
+    inside = float(accesses["what a reporting client knows"].detail.split("epsilon is ")[1].split(" at")[0])
+    assert inside > summary["epsilon"]
+    told = " ".join(assumption.detail for assumption in record.assumptions)
+    assert f"{summary['rounds_released']} of 14 rounds were released" in told
+    assert "SecAgg" not in record.model_dump_json()
+    assert "2^-200" in record.randomness.generator
+    rounds = RunFolder(point.folder).rounds()
+    assert set(rounds[0]) == {"round", "bytes_up", "bytes_down", "rounds_released", "numbers_wrapped"}
+    assert rounds[0]["bytes_up"] == 10 * 256 * 16 // 8 and rounds[0]["bytes_down"] == 10 * 24
+    # Of ten clients that a round asks some drop out, in some rounds more than three.
+    assert 0 < summary["rounds_released"] == rounds[-1]["rounds_released"] <= 14
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_spent(people):
+    point = points(people, DISTRIBUTED.replace("256", "64"))[0]
+    ledger = register(people, point)
+    with pytest.raises(BadInputError, match="225 trainable weights, more than the 64 that are accounted") as caught:
+        run_point(point, build=logistic.build)
+    assert caught.value.fix == "set dimension: 256"
+    assert ledger.entries("people") == []
+
+
+def test_rounds_with_too_few_clients_release_nothing_and_stay_charged(people):
+    lonely = DISTRIBUTED.replace("dropout: 0.2", "dropout: 0.9").replace("min_clients: 7", "min_clients: 9")
+    point = points(people, lonely)[0]
+    ledger = register(people, point)
+    summary = run_point(point, build=logistic.build)
+    assert summary["rounds_released"] == 0 and summary["epsilon"] > 0
+    assert [entry.state for entry in ledger.entries("people")] == [State.COMMITTED]
 
 
 def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,15 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 from scipy.stats import norm
 
+from federated.privacy.distributed_noise import DistributedSettings
+from federated.privacy.plan import Attendance
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError
+from tests.federated import distributed_checks as shares
+from tests.federated.distributed_checks import plan_of as shared
 from tests.federated.privacy_checks import CLIENTS, PER_ROUND, plan_of
 
 
@@ -90,3 +96,85 @@ def test_parameters_say_whose_privacy_it_is_and_decide_the_digest() -> None:
         from privacy_pipeline.dp.plan import Clipping
 
         replace(plan, base=replace(plan.base, clipping=Clipping(norm=1.0, per_layer=True)))
+
+
+@pytest.mark.parametrize("family", ["skellam", "discrete_gaussian"])
+def test_distributed_noise_by_hand(family: Any) -> None:
+    """Skellam by its theorem; a discrete Gaussian on a fine grid is the Gaussian's concentrated bound."""
+    plan = shared(family, rounds=15, noise_multiplier=2.0)
+    noise = plan.distributed
+    assert noise is not None and noise.min_clients == 15 and noise.clients == shares.COHORT
+    # 15 shares make up the noise multiplier, in steps of the grid.
+    assert 15 * noise.share_variance == pytest.approx((2.0 * shares.NORM * noise.scale) ** 2)
+    variance, squared = 15 * noise.share_variance, noise.squared_norm
+    norm1 = min(math.isqrt(256 * squared), squared)
+    by_hand = math.inf
+    for order in range(2, 1025):
+        value = order * squared / (2 * variance)
+        if family == "skellam":
+            excess = min(((2 * order - 1) * squared + 6 * norm1) / (4 * variance**2), 3 * norm1 / (2 * variance))
+            value += excess
+        value *= 2  # fifteen rounds are two epochs of ten
+        by_hand = min(by_hand, value + math.log1p(-1 / order) - math.log(1e-5 * order) / (order - 1))
+    assert plan.epsilon() == pytest.approx(by_hand, rel=1e-3)
+    stored = events.from_json(events.to_json(plan.event))
+    assert epsilon_of(stored, delta=1e-5, relation=Relation.ZERO_OUT) == plan.epsilon()
+    assert plan.guarantee().epsilon == plan.epsilon()
+    assert shared(family, rounds=10, noise_multiplier=2.0).epsilon() < plan.epsilon()
+
+
+@pytest.mark.parametrize("family", ["skellam", "discrete_gaussian"])
+def test_distributed_noise_is_the_least_that_meets_the_target(family: Any) -> None:
+    plan = shared(family, noise_multiplier=None, epsilon=3.0)
+    assert plan.epsilon() <= 3.0
+    assert shared(family, noise_multiplier=plan.base.noise.multiplier - 0.01).epsilon() > 3.0
+    inside = plan.epsilon_of_insider()
+    assert inside is not None and plan.epsilon() < inside < 1.1 * plan.epsilon()
+    assert plan.epsilon_of_insider(15) is None and plan_of().epsilon_of_insider() is None
+
+
+def test_the_grid_is_as_fine_as_the_modulus_holds() -> None:
+    for bits in (10, 16, 20):
+        noise = shared("skellam", bits=bits).distributed
+        assert noise is not None
+        spread = (shares.COHORT * shares.NORM * noise.scale) ** 2 / 256 + shares.COHORT * (noise.share_variance + 0.25)
+        assert 6 * spread**0.5 == pytest.approx(2 ** (bits - 1), rel=1e-6)
+    most = shared("skellam", bits=32).distributed
+    assert most is not None and most.share_variance <= 2.0**31 and most.squared_norm < 2**60
+
+
+def test_an_epoch_that_was_begun_is_paid_for_and_draws_are_closer_than_rounding() -> None:
+    plan = shared("skellam", rounds=40)
+    counts = [plan.event_of(rounds).count for rounds in (1, 10, 11, 40)]
+    assert counts == [1, 1, 2, 4]
+    noise = plan.distributed
+    assert noise is not None and noise.distance(40) == 40 * shares.COHORT * 256 * 2.0**-200
+    epsilon = plan.epsilon()
+    assert plan.delta + (1 + math.exp(epsilon)) * noise.distance(40) == plan.delta
+    with pytest.raises(AccountingError, match="no longer below delta's rounding"):
+        shared("skellam", noise_multiplier=0.2)
+    with pytest.raises(AccountingError, match="epsilon is unknown: a share's standard deviation"):
+        shared("discrete_gaussian", bits=6, noise_multiplier=0.3)
+    for rounds in (-1, 41):
+        with pytest.raises(BadInputError):
+            plan.event_of(rounds)
+    assert plan.event_of(0) == plan_of().event_of(0)
+
+
+def test_what_distributed_noise_does_not_go_with_is_refused() -> None:
+    for changed, message in (
+        ({"sampling": "poisson"}, "Poisson samples have no fixed number of shares"),
+        ({"sampling": "cyclic", "correlation": "tree"}, "independent in each round"),
+        ({"adaptive": AdaptiveClipping(count_noise=2.0)}, "a count that distributed noise does not cover"),
+        ({"hardened": True}, "no floating point"),
+        ({"least": 21}, "min_clients must lie between 1 and the 20"),
+        ({"least": None, "attendance": Attendance(dropout=0.1)}, "no round is released"),
+        ({"bits": 6, "clients_per_round": 200}, "6 bits do not hold the sum of 200"),
+    ):
+        with pytest.raises(BadInputError, match=message):
+            shared("skellam", **changed)  # type: ignore[arg-type]
+    for wrong in ({"dimension": 100}, {"bits": 40}, {"family": "laplace"}):
+        with pytest.raises(BadInputError):
+            DistributedSettings(**{"family": "skellam", "dimension": 64, **wrong})  # type: ignore[arg-type]
+    assert "distributed" not in plan_of().parameters()
+    assert shared("skellam").digest() != shared("skellam", bits=18).digest()
