@@ -1,0 +1,197 @@
+"""ReLU on replicated shares: the sign by a carry tree over bit planes, then one product with a shared bit.
+
+The tree is ABY3's (Mohassel and Rindal, CCS 2018, section 5.3). Planes hold one bit of 64 elements in a word, so that
+no bit of a word is wasted however far the tree has narrowed, and its halves are slices.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
+from privacy_pipeline.encrypted.worker.shares import Held, Masks, held_of, on, private
+
+_WORD = 64
+# Rows of the tree: position 0 holds the top bit, which has no carry to give, position i the bit i - 1. Positions are
+# stored in the order of their reversed bits, so that the neighbours 2i and 2i + 1 are in the lower and upper half, at
+# every level.
+_ORDER = [(int(f"{row:06b}"[::-1], 2) - 1) % _WORD for row in range(_WORD)]
+_SWAPS = tuple((1 << step, sum(1 << bit for bit in range(_WORD) if not bit >> step & 1)) for step in range(5, -1, -1))
+
+
+def relu(protocol: SecureABY3, x: Any) -> Any:
+    """Replicated shares of max(x, 0).
+
+    Every message is masked by words that its receiver does not know, each used once:
+
+    - Server 0 shares u = x_0 + x_1 as (m, u ^ m, 0) where servers 0 and 2 draw m; server 1 receives u ^ m. x_2 is
+      shared as (0, 0, x_2) as it is. So u ^ x_2 is shared, without a message.
+    - u & x_2 = (u ^ m) & x_2 ^ m & x_2, the terms known to server 1 and server 2, who exchange them under masks f_1 and
+      f_0 that the other lacks, and share them as (f_0, f_1, the rest).
+    - Every level of the tree re-shares its products under a fresh sharing of zero, as ABY3 does.
+    - The sign is k' ^ k_1, where server 2 knows k' and servers 0 and 1 know k_1. Server 2 shares k' and (x_0 + x_2) k'
+      among servers 0 and 1 (server 1 receives both under masks that servers 0 and 2 draw), who so have shares of
+      x k' = (x_0 + x_2) k' + x_1 k', and from it, because they know k_1, of the result. They exchange these under y_0
+      and y_2, drawn by servers 0 and 2, and by servers 1 and 2.
+
+    Args:
+        protocol: the current protocol.
+        x: a private value of static shape; |x| < 2^63 in the ring.
+    """
+    shape = x.shape if isinstance(x.shape, list) else x.shape.as_list()
+    columns = -(-math.prod(shape) // _WORD)
+    words = _WORD * columns
+    held: Held = []
+    for server, pair in enumerate(held_of(x)):
+        with on(protocol, server):
+            held.append((_grid(pair[0], columns), _grid(pair[1], columns)))
+    tree = sum(_rows(half) for half in _halves()) * columns
+    masks = Masks(protocol, {(0, 2): 5 * words + tree, (0, 1): words + tree, (1, 2): words + tree})
+    sign = _top_bit(protocol, held, masks, columns)
+    result = _kept(protocol, held, sign, masks, columns)
+    cut: Held = []
+    for server, pair in enumerate(result):
+        with on(protocol, server):
+            cut.append((_ungrid(pair[0], shape), _ungrid(pair[1], shape)))
+    return private(protocol, cut)
+
+
+def _halves() -> list[int]:
+    """Rows of a half at each level of the tree."""
+    return [32, 16, 8, 4, 2, 1]
+
+
+def _rows(half: int) -> int:
+    """Rows that a level multiplies: carries and propagations; the last needs carries alone."""
+    return 2 * half if half > 1 else 1
+
+
+def _top_bit(protocol: SecureABY3, x: Held, masks: Masks, columns: int) -> Held:
+    """Boolean shares of the top bit of x, [1, columns]."""
+    shape = [_WORD, columns]
+    m_at_0, m_at_2 = masks.take((0, 2), shape)
+    f0_at_0, f0_at_2 = masks.take((0, 2), shape)
+    f1_at_0, f1_at_1 = masks.take((0, 1), shape)
+    with on(protocol, 0):
+        hidden_at_0 = planes(x[0][0] + x[0][1]) ^ m_at_0
+    with on(protocol, 1):
+        hidden_at_1, y_at_1 = tf.identity(hidden_at_0), planes(x[1][1])
+        term_1 = (hidden_at_1 & y_at_1) ^ f1_at_1
+    with on(protocol, 2):
+        y_at_2 = planes(x[2][0])
+        term_2 = (m_at_2 & y_at_2) ^ f0_at_2
+        rest_at_2 = term_1 ^ term_2
+    with on(protocol, 1):
+        rest_at_1 = term_1 ^ term_2
+    propagate: Held = [(m_at_0, hidden_at_0), (hidden_at_1, y_at_1), (y_at_2, m_at_2)]
+    generate: Held = [(f0_at_0, f1_at_0), (f1_at_1, rest_at_1), (rest_at_2, f0_at_2)]
+    # Position 0 gives no carry, and its propagation is that of the sum's top bit.
+    top, carries = [], []
+    for server in range(3):
+        with on(protocol, server):
+            top.append((propagate[server][0][:1], propagate[server][1][:1]))
+            carries.append((_without_first(generate[server][0]), _without_first(generate[server][1])))
+    for half in _halves():
+        carries, propagate = _level(protocol, carries, propagate, masks, half)
+    found: Held = []
+    for server in range(3):
+        with on(protocol, server):
+            found.append((top[server][0] ^ carries[server][0], top[server][1] ^ carries[server][1]))
+    return found
+
+
+def _level(
+    protocol: SecureABY3, carries: Held, propagate: Held, masks: Masks, half: int
+) -> tuple[Held, Held]:
+    """Joins neighbours: the upper's carry, or the lower's if the upper propagates; both propagate."""
+    shape = [_rows(half), carries[0][0].shape[1]]
+    zeros: list[list[Any]] = [[], [], []]
+    for pair in ((0, 1), (0, 2), (1, 2)):
+        for server, words in zip(pair, masks.take(pair, shape), strict=True):
+            zeros[server].append(words)
+    sent = []
+    for server in range(3):
+        with on(protocol, server):
+            lower = [(share[:half], upper[:half]) for share, upper in zip(carries[server], propagate[server])]
+            (g0, p0), (g1, p1) = lower
+            h0, h1 = (share[half:] for share in propagate[server])
+            products = [(h0 & (g0 ^ g1)) ^ (h1 & g0)]
+            if half > 1:
+                products.append((h0 & (p0 ^ p1)) ^ (h1 & p0))
+            sent.append(tf.concat(products, axis=0) ^ zeros[server][0] ^ zeros[server][1])
+    next_carries, next_propagate = [], []
+    for server in range(3):
+        with on(protocol, server):
+            own, other = sent[server], tf.identity(sent[(server + 1) % 3])
+            first, second = (share[half:] for share in carries[server])
+            next_carries.append((first ^ own[:half], second ^ other[:half]))
+            next_propagate.append((own[half:], other[half:]))
+    return next_carries, next_propagate
+
+
+def _kept(protocol: SecureABY3, x: Held, sign: Held, masks: Masks, columns: int) -> Held:
+    """Shares of x where the sign bit is 0, of 0 elsewhere."""
+    shape = [_WORD, columns]
+    dealt_at_0, dealt_at_2 = masks.take((0, 2), [2, *shape])
+    y0_at_0, y0_at_2 = masks.take((0, 2), shape)
+    y2_at_1, y2_at_2 = masks.take((1, 2), shape)
+    with on(protocol, 2):
+        known = _bits(sign[2][0] ^ sign[2][1])
+        dealt_to_1 = tf.stack([known, (x[2][0] + x[2][1]) * known]) - dealt_at_2
+    with on(protocol, 0):
+        share_0 = _selected(x[0][0] + x[0][1], x[0][1], dealt_at_0, sign[0][1]) - y0_at_0
+    with on(protocol, 1):
+        share_1 = _selected(x[1][1], x[1][0], dealt_to_1, sign[1][0]) - y2_at_1
+    with on(protocol, 0):
+        middle_at_0 = share_0 + share_1
+    with on(protocol, 1):
+        middle_at_1 = share_0 + share_1
+    return [(y0_at_0, middle_at_0), (middle_at_1, y2_at_1), (y2_at_2, y0_at_2)]
+
+
+def _selected(own: Any, x1: Any, dealt: Any, sign: Any) -> Any:
+    """A share of x - x (k' ^ k_1), of `own`, a share of x, and of what server 2 dealt: shares of k' and (x_0 + x_2) k'."""
+    product = x1 * dealt[0] + dealt[1]  # of x k'
+    positive = 1 - _bits(sign)
+    return product + positive * (own - 2 * product)
+
+
+def planes(x: Any) -> Any:
+    """[64, columns] elements as [64, columns] bit planes in the order of the tree.
+
+    Bit r of a plane's word c is that of element [r, c]. The transposition is that of Warren, "Hacker's Delight",
+    section 7-3.
+    """
+    columns = x.shape[1]
+    for size, mask in _SWAPS:
+        split = tf.reshape(x, [_WORD // (2 * size), 2, size, columns])
+        low, high = split[:, 0], split[:, 1]
+        shift = tf.constant(size, tf.int64)
+        swapped = (tf.bitwise.right_shift(low, shift) ^ high) & tf.constant(mask, tf.int64)
+        low, high = low ^ tf.bitwise.left_shift(swapped, shift), high ^ swapped
+        x = tf.reshape(tf.stack([low, high], axis=1), [_WORD, columns])
+    return tf.gather(x, _ORDER)
+
+
+def _bits(plane: Any) -> Any:
+    """One plane, [1, columns], as 0 or 1 for each element, [64, columns]."""
+    return tf.bitwise.right_shift(plane, np.arange(_WORD, dtype=np.int64)[:, None]) & tf.constant(1, tf.int64)
+
+
+def _without_first(planes_of: Any) -> Any:
+    return tf.concat([tf.zeros_like(planes_of[:1]), planes_of[1:]], axis=0)
+
+
+def _grid(share: Any, columns: int) -> Any:
+    """A share as [64, columns]; zeros, which are public, fill the last words."""
+    flat = tf.reshape(share, [-1])
+    missing = _WORD * columns - flat.shape[0]
+    return tf.reshape(tf.pad(flat, [(0, missing)]) if missing else flat, [_WORD, columns])
+
+
+def _ungrid(grid: Any, shape: list[int]) -> Any:
+    return tf.reshape(tf.reshape(grid, [-1])[: math.prod(shape)], shape)
