@@ -18,6 +18,11 @@ def test_one_server_recovers_the_difference_of_two_queries_on_stock(program: Cal
     np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
 
 
+def test_it_would_on_ours_if_a_compiled_call_reused_its_keys(program: Callable[..., Any]) -> None:
+    found = program("attack.py", "ours-reused")
+    np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
+
+
 @pytest.mark.parametrize("path", ["ours", pytest.param("ours-keras", marks=pytest.mark.slow)])
 def test_the_same_server_recovers_noise_on_ours(program: Callable[..., Any], path: str) -> None:
     found = program("attack.py", path)
