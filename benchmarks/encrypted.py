@@ -3,7 +3,7 @@
     python benchmarks/encrypted.py            # everything that fits: about an hour
     python benchmarks/encrypted.py --quick    # two networks, batch 1 and 1,024: a few minutes
 
-The same network with the same weights and rows everywhere, 16 fractional bits, and each answer is compared with NumPy's.
+Same network, weights and rows everywhere, 16 fractional bits, and each answer is compared with NumPy's.
 Every engine runs in a process of its own, one after the other, in turns; of the turns' medians the best counts, since
 others may use the machine. Building, compiling and sharing the weights is not part of a call, sharing the rows and
 revealing the answer is.
@@ -21,6 +21,7 @@ does not fit is said in the table. Writes `results/encrypted.json`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -135,10 +136,8 @@ def measured(
             status: int | None = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
             status = None
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
     lines = [line for line in (folder / "out").read_text().splitlines() if line.startswith('{"batch"')]
     rows = [json.loads(line) for line in lines]
@@ -170,8 +169,8 @@ def table(
 ) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| network | batch | engine | ms a call | rows a second | ours is x times as fast | build s | rounds | MB a call "
-        "| largest error |",
+        "| network | batch | engine | ms a call | rows a second | ours is x times as fast | build s "
+        "| rounds | MB a call | largest error |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in names:

@@ -11,9 +11,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
-from encrypted_timing import measure  # noqa: E402
+from encrypted_timing import measure
 
-from privacy_pipeline.encrypted.model_format import Layer, PrivateModel, load  # noqa: E402
+from privacy_pipeline.encrypted.model_format import Layer, PrivateModel, load
 
 Made = tuple[Callable[[Any], Any], dict[str, Any]]
 

@@ -67,16 +67,20 @@ class Parties:
         )
 
     def each(self, function: Callable[[int], Any]) -> list[Any]:
+        """What a function of the rank gives, all at the same time."""
         threads = [PropagatingThread(target=function, args=(rank,)) for rank in range(PARTIES)]
         for thread in threads:
             thread.start()
         return [thread.join() for thread in threads]
 
     def give(self, name: str, value: Any) -> None:
+        """Shares a value among the parties."""
         for runtime, share in zip(self.runtimes, self.io.make_shares(value, SECRET), strict=True):
             runtime.set_var(name, share)
 
     def run(self, executable: Any) -> Any:
+        """The revealed first output."""
+
         def one(rank: int) -> Any:
             self.runtimes[rank].run(executable)
             return self.runtimes[rank].get_var(executable.output_names[0])
@@ -87,9 +91,7 @@ class Parties:
 def main(folder: Path) -> None:
     model = load(folder / "model")
     weights = {name: value.astype(np.float32) for name, value in model.weights.items()}
-    config = libspu.RuntimeConfig(
-        protocol=libspu.ProtocolKind.ABY3, field=libspu.FieldType.FM64, fxp_fraction_bits=16
-    )
+    config = libspu.RuntimeConfig(protocol=libspu.ProtocolKind.ABY3, field=libspu.FieldType.FM64, fxp_fraction_bits=16)
 
     def make(batch: int) -> tuple[Callable[[Any], Any], dict[str, Any]]:
         parties = Parties(config)

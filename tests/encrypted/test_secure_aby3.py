@@ -40,6 +40,21 @@ def test_no_party_can_tell_two_queries_from_all_that_it_sees(program: Callable[.
         assert view["largest"] < BOUND, party
 
 
+@pytest.mark.parametrize("network", ["mlp", pytest.param("layered", marks=pytest.mark.slow)])
+def test_every_message_to_a_server_is_under_a_pad_of_its_own(program: Callable[..., Any], network: str) -> None:
+    found = program("pads.py", network)
+    assert found["drawn twice"] == []
+    for server, read in found["servers"].items():
+        assert read["messages"] >= 8, server
+        assert read["without"] == [] and read["depending"] == [], server
+    assert found["pads"] >= 30 and found["not needed"] == []
+
+
+def test_a_pad_that_is_used_again_is_noticed(program: Callable[..., Any]) -> None:
+    found = program("pads.py", "mlp", "reused")
+    assert all(read["without"] for read in found["servers"].values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["linear", "relu"])
 def test_the_views_of_stock_tell_them_at_once(program: Callable[..., Any], network: str) -> None:

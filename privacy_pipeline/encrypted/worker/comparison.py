@@ -104,9 +104,7 @@ def _top_bit(protocol: SecureABY3, x: Held, masks: Masks, columns: int) -> Held:
     return found
 
 
-def _level(
-    protocol: SecureABY3, carries: Held, propagate: Held, masks: Masks, half: int
-) -> tuple[Held, Held]:
+def _level(protocol: SecureABY3, carries: Held, propagate: Held, masks: Masks, half: int) -> tuple[Held, Held]:
     """Joins neighbours: the upper's carry, or the lower's if the upper propagates; both propagate."""
     shape = [_rows(half), carries[0][0].shape[1]]
     zeros: list[list[Any]] = [[], [], []]
@@ -116,9 +114,8 @@ def _level(
     sent = []
     for server in range(3):
         with on(protocol, server):
-            lower = [(share[:half], upper[:half]) for share, upper in zip(carries[server], propagate[server])]
-            (g0, p0), (g1, p1) = lower
-            h0, h1 = (share[half:] for share in propagate[server])
+            g0, g1 = (share[:half] for share in carries[server])
+            (p0, h0), (p1, h1) = ((share[:half], share[half:]) for share in propagate[server])
             products = [(h0 & (g0 ^ g1)) ^ (h1 & g0)]
             if half > 1:
                 products.append((h0 & (p0 ^ p1)) ^ (h1 & p0))
@@ -154,7 +151,7 @@ def _kept(protocol: SecureABY3, x: Held, sign: Held, masks: Masks, columns: int)
 
 
 def _selected(own: Any, x1: Any, dealt: Any, sign: Any) -> Any:
-    """A share of x - x (k' ^ k_1), of `own`, a share of x, and of what server 2 dealt: shares of k' and (x_0 + x_2) k'."""
+    """A share of x - x (k' ^ k_1), from `own`, one of x, and from what server 2 dealt, of k' and of (x_0 + x_2) k'."""
     product = x1 * dealt[0] + dealt[1]  # of x k'
     positive = 1 - _bits(sign)
     return product + positive * (own - 2 * product)

@@ -18,7 +18,7 @@ from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
 Pair = tuple[int, int]  # two servers, the lower first
 Held = list[tuple[Any, Any]]  # of each server: its shares i and i + 1
 
-# Key k is held by servers k and k - 1: as the first of the keys of server k, and as the second of those of server k - 1.
+# Key k is held by servers k and k - 1: the first of the keys of server k is the second of those of server k - 1.
 _KEY_OF: Mapping[Pair, int] = {(0, 2): 0, (0, 1): 1, (1, 2): 2}
 
 

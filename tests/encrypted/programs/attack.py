@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_encrypted as tfe
+from tensorflow.python.eager.function import ConcreteFunction
 from tf_encrypted.operations import secure_random
 from tf_encrypted.protocol.aby3 import aby3
-
-from tensorflow.python.eager.function import ConcreteFunction
 
 from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
 from privacy_pipeline.encrypted.worker.predictor import build, encode, local_config
