@@ -1,7 +1,7 @@
 """How fast are private predictions, and what crosses between the parties: ours, stock TF-Encrypted, SPU, CrypTen?
 
-    python benchmarks/encrypted.py            # everything that fits: about an hour
-    python benchmarks/encrypted.py --quick    # two networks, batch 1 and 1,024: a few minutes
+    python benchmarks/encrypted.py            # everything that fits into two hours
+    python benchmarks/encrypted.py --quick    # two networks, batch 1 and 1,024: at most ten minutes
 
 Same network, weights and rows everywhere, 16 fractional bits, and each answer is compared with NumPy's.
 Every engine runs in a process of its own, one after the other, in turns; of the turns' medians the best counts, since
@@ -14,8 +14,8 @@ revealing the answer is.
 - spu: ABY3 of SPU 0.9.5 in its simulator (three threads and links in memory), compiled once, weights shared once.
 - crypten: CrypTen 0.4.1, two processes and a first party that deals all random numbers and so is trusted.
 
-The first three are simulations: no network is measured. A process may take `--limit` seconds and `--memory` GiB; what
-does not fit is said in the table. Writes `results/encrypted.json`.
+The first three are simulations: no network is measured. A process may take `--limit` seconds and `--memory` GiB, and
+all of them `--minutes`; what does not fit is said in the table. Writes `results/encrypted.json`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -85,19 +86,29 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=None)
     parser.add_argument("--turns", type=int, default=None, help="2, or 1 with --quick")
     parser.add_argument("--seconds", type=float, default=5.0, help="of timed calls for one size")
+    parser.add_argument("--minutes", type=float, default=None, help="for everything: 120, or 10 with --quick")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that a process may take")
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of addresses that a process may take")
     given = parser.parse_args()
     names = given.networks or (QUICK if given.quick else tuple(NETWORKS))
     batches = given.batches or ((1, 1024) if given.quick else BATCHES)
     commands = {engine: ENGINES[engine]() for engine in given.engines}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
+    end = time.monotonic() + 60 * (given.minutes or (10 if given.quick else 120))
     best: dict[tuple[str, int, str], Row] = {}
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             prepare(name, batches, Path(folder), given.seconds)
-            for _ in range(given.turns or (1 if given.quick else 2)):
+            failed: set[str] = set()
+            for turn in range(given.turns or (1 if given.quick else 2)):
                 for engine, command in commands.items():
-                    for row in measured(engine, command, Path(folder), batches, given.limit, given.memory):
+                    limit = min(given.limit, end - time.monotonic())
+                    # What failed once is not tried again, and a second turn is no reason to take longer.
+                    if engine in failed or (turn and limit < given.limit):
+                        continue
+                    rows = measured(engine, command, Path(folder), batches, limit, given.memory)
+                    failed |= {engine for row in rows if "failed" in row}
+                    for row in rows:
                         keep(best, {"network": name, "engine": engine, "setting": SETTING[engine], **row})
         write(list(best.values()))
     print("\n".join(table(names, batches, list(commands), best)))
@@ -119,6 +130,8 @@ def measured(
     engine: str, command: list[str], folder: Path, batches: tuple[int, ...], limit: float, memory: float
 ) -> list[Row]:
     """One process of an engine: a row for every batch size, `failed` where it gave none."""
+    if limit <= 0:
+        return [{"batch": batch, "failed": "not measured: the time was up"} for batch in batches]
 
     def held() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (int(memory * 2**30),) * 2)
@@ -132,13 +145,14 @@ def measured(
             preexec_fn=held,
             start_new_session=True,
         )
+        status: int | None = None
         try:
-            status: int | None = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(timeout=limit)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     lines = [line for line in (folder / "out").read_text().splitlines() if line.startswith('{"batch"')]
     rows = [json.loads(line) for line in lines]
     for row in rows:

@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
-from privacy_pipeline.encrypted.worker.shares import Held, Masks, held_of, on, private
+from privacy_pipeline.encrypted.worker.shares import Held, Masks, Opened, Pair, Truncated, held_of, on, private
+from privacy_pipeline.encrypted.worker.truncation import LIFT
 
 _WORD = 64
 # Rows of the tree: position 0 holds the top bit, which has no carry to give, position i the bit i - 1. Positions are
@@ -26,12 +27,15 @@ _SWAPS = tuple((1 << step, sum(1 << bit for bit in range(_WORD) if not bit >> st
 def relu(protocol: SecureABY3, x: Any) -> Any:
     """Replicated shares of max(x, 0).
 
+    The sign is the top bit of a sum of two words: one that a single server, the owner o, knows, and one that the other
+    two know. That is x_0 + x_1, of server 0, and x_2; or, where x comes from a truncation, -r, of server 2, and the c
+    that was opened, whose sum is there before x is: bit 62 of x + 2^62 says that x, not yet truncated, is at least 0.
     Every message is masked by words that its receiver does not know, each used once:
 
-    - Server 0 shares u = x_0 + x_1 as (m, u ^ m, 0) where servers 0 and 2 draw m; server 1 receives u ^ m. x_2 is
-      shared as (0, 0, x_2) as it is. So u ^ x_2 is shared, without a message.
-    - u & x_2 = (u ^ m) & x_2 ^ m & x_2, the terms known to server 1 and server 2, who exchange them under masks f_1 and
-      f_0 that the other lacks, and share them as (f_0, f_1, the rest).
+    - The owner's word u is shared as m, which it draws with server o - 1, and u ^ m, which server o + 1 receives. The
+      other word, y, is a share as it is. So u ^ y is shared, as (m, u ^ m, y).
+    - u & y = (u ^ m) & y ^ m & y, the terms known to servers o + 1 and o + 2, who exchange them under masks that the
+      other lacks: f', which o and o + 1 draw, and f, which o and o - 1 draw. So it is shared, as (f, f', the rest).
     - Every level of the tree re-shares its products under a fresh sharing of zero, as ABY3 does.
     - The sign is k' ^ k_1, where server 2 knows k' and servers 0 and 1 know k_1. Server 2 shares k' and (x_0 + x_2) k'
       among servers 0 and 1 (server 1 receives both under masks that servers 0 and 2 draw), who so have shares of
@@ -44,20 +48,53 @@ def relu(protocol: SecureABY3, x: Any) -> Any:
     """
     shape = x.shape if isinstance(x.shape, list) else x.shape.as_list()
     columns = -(-math.prod(shape) // _WORD)
-    words = _WORD * columns
     held: Held = []
     for server, pair in enumerate(held_of(x)):
         with on(protocol, server):
             held.append((_grid(pair[0], columns), _grid(pair[1], columns)))
-    tree = sum(_rows(half) for half in _halves()) * columns
-    masks = Masks(protocol, {(0, 2): 5 * words + tree, (0, 1): words + tree, (1, 2): words + tree})
-    sign = _top_bit(protocol, held, masks, columns)
-    result = _kept(protocol, held, sign, masks, columns)
+    owner = 2 if isinstance(x, Truncated) else 0
+    masks = Masks(protocol, _words(owner, columns))
+    summands = _opened(protocol, x.opened, columns) if isinstance(x, Truncated) else _as_shared(protocol, held)
+    sign = _top_bit(protocol, owner, summands, masks, columns)
     cut: Held = []
-    for server, pair in enumerate(result):
+    for server, pair in enumerate(_kept(protocol, held, sign, masks, columns)):
         with on(protocol, server):
             cut.append((_ungrid(pair[0], shape), _ungrid(pair[1], shape)))
     return private(protocol, cut)
+
+
+def _words(owner: int, columns: int) -> dict[Pair, int]:
+    """How many words each two servers draw."""
+    tree = sum(_rows(half) for half in _halves()) * columns
+    words = {(0, 1): tree, (0, 2): tree + 3 * _WORD * columns, (1, 2): tree + _WORD * columns}
+    for other, count in (((owner - 1) % 3, 2), ((owner + 1) % 3, 1)):
+        words[min(owner, other), max(owner, other)] += count * _WORD * columns
+    return words
+
+
+def _as_shared(protocol: SecureABY3, x: Held) -> list[Any]:
+    """By server: planes of x_0 + x_1 at server 0, of x_2 at servers 1 and 2."""
+    with on(protocol, 0):
+        owned = planes(x[0][0] + x[0][1])
+    with on(protocol, 1):
+        known_at_1 = planes(x[1][1])
+    with on(protocol, 2):
+        known_at_2 = planes(x[2][0])
+    return [owned, known_at_1, known_at_2]
+
+
+def _opened(protocol: SecureABY3, opened: Opened, columns: int) -> list[Any]:
+    """By server: planes of c at servers 0 and 1, of -r at server 2, each moved up by one, with c's bit 62 turned over.
+
+    So the top bit of their sum is 1 where x is negative.
+    """
+    found = []
+    for server, c in enumerate((opened.c_at_0, opened.c_at_1)):
+        with on(protocol, server):
+            found.append(planes(2 * (_grid(c, columns) ^ tf.constant(LIFT, tf.int64))))
+    with on(protocol, 2):
+        found.append(planes(-2 * _grid(opened.r_at_2, columns)))
+    return found
 
 
 def _halves() -> list[int]:
@@ -70,25 +107,28 @@ def _rows(half: int) -> int:
     return 2 * half if half > 1 else 1
 
 
-def _top_bit(protocol: SecureABY3, x: Held, masks: Masks, columns: int) -> Held:
-    """Boolean shares of the top bit of x, [1, columns]."""
+def _top_bit(protocol: SecureABY3, owner: int, summands: list[Any], masks: Masks, columns: int) -> Held:
+    """Boolean shares, [1, columns], of the top bit of the sum of what `owner` knows and what the two others know."""
     shape = [_WORD, columns]
-    m_at_0, m_at_2 = masks.take((0, 2), shape)
-    f0_at_0, f0_at_2 = masks.take((0, 2), shape)
-    f1_at_0, f1_at_1 = masks.take((0, 1), shape)
-    with on(protocol, 0):
-        hidden_at_0 = planes(x[0][0] + x[0][1]) ^ m_at_0
-    with on(protocol, 1):
-        hidden_at_1, y_at_1 = tf.identity(hidden_at_0), planes(x[1][1])
-        term_1 = (hidden_at_1 & y_at_1) ^ f1_at_1
-    with on(protocol, 2):
-        y_at_2 = planes(x[2][0])
-        term_2 = (m_at_2 & y_at_2) ^ f0_at_2
-        rest_at_2 = term_1 ^ term_2
-    with on(protocol, 1):
-        rest_at_1 = term_1 ^ term_2
-    propagate: Held = [(m_at_0, hidden_at_0), (hidden_at_1, y_at_1), (y_at_2, m_at_2)]
-    generate: Held = [(f0_at_0, f1_at_0), (f1_at_1, rest_at_1), (rest_at_2, f0_at_2)]
+    after, last = (owner + 1) % 3, (owner + 2) % 3
+    m_at_owner, m_at_last = masks.take((owner, last), shape)
+    f_at_owner, f_at_last = masks.take((owner, last), shape)
+    g_at_owner, g_at_after = masks.take((owner, after), shape)
+    with on(protocol, owner):
+        hidden_at_owner = summands[owner] ^ m_at_owner
+    with on(protocol, after):
+        hidden_at_after = tf.identity(hidden_at_owner)
+        term_after = (hidden_at_after & summands[after]) ^ g_at_after
+    with on(protocol, last):
+        term_last = (m_at_last & summands[last]) ^ f_at_last
+        rest_at_last = term_after ^ term_last
+    with on(protocol, after):
+        rest_at_after = term_after ^ term_last
+    propagate: Held = [(None, None)] * 3
+    generate: Held = [(None, None)] * 3
+    propagate[owner], generate[owner] = (m_at_owner, hidden_at_owner), (f_at_owner, g_at_owner)
+    propagate[after], generate[after] = (hidden_at_after, summands[after]), (g_at_after, rest_at_after)
+    propagate[last], generate[last] = (summands[last], m_at_last), (rest_at_last, f_at_last)
     # Position 0 gives no carry, and its propagation is that of the sum's top bit.
     top, carries = [], []
     for server in range(3):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -32,10 +33,29 @@ def held_of(value: Any) -> Held:
     return [(pair[0].value, pair[1].value) for pair in value.unwrapped]
 
 
-def private(protocol: SecureABY3, held: Sequence[tuple[Any, Any]]) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """x + 2^62 as c - r: servers 0 and 1 know c, server 2 alone knows r; x is the value before it was truncated."""
+
+    c_at_0: Any
+    c_at_1: Any
+    r_at_2: Any
+
+
+class Truncated(ABY3PrivateTensor):
+    """A private value that remembers how it was opened under a mask, from which its sign is had a round earlier."""
+
+    def __init__(self, protocol: SecureABY3, shares: Any, opened: Opened) -> None:
+        super().__init__(protocol, shares, True, ShareType.ARITHMETIC)
+        self.opened = opened
+
+
+def private(protocol: SecureABY3, held: Sequence[tuple[Any, Any]], opened: Opened | None = None) -> Any:
     """The private value with these shares, each already on the server that holds it."""
     wrap = protocol.default_factory.tensor
     shares = [[wrap(share, encode=False) for share in pair] for pair in held]
+    if opened is not None:
+        return Truncated(protocol, shares, opened)
     return ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
 
 
@@ -63,12 +83,13 @@ class Masks:
         self._protocol = protocol
         protocol._update_pairwise_nonces()
 
-    def take(self, pair: Pair, shape: Sequence[int]) -> tuple[Any, Any]:
-        """The next words of two servers: the same tensor on the first and on the second.
+    def take(self, servers: Pair, shape: Sequence[int]) -> tuple[Any, Any]:
+        """The next words of two servers, in any order: the same tensor on the first and on the second.
 
         Raises:
             ValueError: fewer words are left.
         """
+        pair = (min(servers), max(servers))
         count = math.prod(shape)
         end = self._left[pair]
         if count > end:
@@ -78,7 +99,7 @@ class Masks:
         for server, drawn in zip(pair, self._drawn[pair], strict=True):
             with on(self._protocol, server):
                 found.append(tf.reshape(drawn[end - count : end], list(shape)))
-        return found[0], found[1]
+        return (found[0], found[1]) if servers == pair else (found[1], found[0])
 
 
 def uniform_words(shape: Sequence[int], seed: Any) -> Any:

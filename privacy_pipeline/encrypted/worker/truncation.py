@@ -15,9 +15,9 @@ import tensorflow as tf
 from tf_encrypted.operations import secure_random
 
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
-from privacy_pipeline.encrypted.worker.shares import Masks, on, private, uniform_words
+from privacy_pipeline.encrypted.worker.shares import Masks, Opened, on, private, uniform_words
 
-_LIFT = 1 << 62
+LIFT = 1 << 62
 
 
 def truncated(protocol: SecureABY3, thirds: Sequence[Any]) -> Any:
@@ -60,16 +60,17 @@ def truncated(protocol: SecureABY3, thirds: Sequence[Any]) -> Any:
     with on(protocol, 1):
         sent_1 = thirds[1] + a1_at_1
     with on(protocol, 0):
-        c = tf.identity(sent_0 + sent_1 + sent_2 + _LIFT, name="opened")
-        share_0 = _above(c, amount, kept) - (_LIFT >> amount) + _choose(c, chosen_0) - y0_at_0
+        c_at_0 = tf.identity(sent_0 + sent_1 + sent_2 + LIFT, name="opened")
+        share_0 = _above(c_at_0, amount, kept) - (LIFT >> amount) + _choose(c_at_0, chosen_0) - y0_at_0
     with on(protocol, 1):
-        c = tf.identity(sent_0 + sent_1 + sent_2 + _LIFT, name="opened")
-        share_1 = _choose(c, chosen_1) - y2_at_1
+        c_at_1 = tf.identity(sent_0 + sent_1 + sent_2 + LIFT, name="opened")
+        share_1 = _choose(c_at_1, chosen_1) - y2_at_1
     with on(protocol, 0):
         middle_at_0 = share_0 + share_1
     with on(protocol, 1):
         middle_at_1 = share_0 + share_1
-    return private(protocol, [(y0_at_0, middle_at_0), (middle_at_1, y2_at_1), (y2_at_2, y0_at_2)])
+    opened = Opened(c_at_0=c_at_0, c_at_1=c_at_1, r_at_2=r)
+    return private(protocol, [(y0_at_0, middle_at_0), (middle_at_1, y2_at_1), (y2_at_2, y0_at_2)], opened)
 
 
 def _above(value: Any, amount: int, kept: int) -> Any:
