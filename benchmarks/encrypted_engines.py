@@ -1,7 +1,8 @@
-"""Ours and stock TF-Encrypted for benchmarks/encrypted.py: encrypted_engines.py ours|stock FOLDER."""
+"""Ours and stock TF-Encrypted for benchmarks/encrypted.py: encrypted_engines.py ours|stock|count FOLDER."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,22 @@ Made = tuple[Callable[[Any], Any], dict[str, Any]]
 
 
 def ours(model: PrivateModel) -> Callable[[int], Made]:
+    from privacy_pipeline.encrypted.worker.predictor import build, local_config, share_weights
+    from privacy_pipeline.encrypted.worker.secure_aby3 import activate
+
+    config = local_config()
+    protocol = activate(config)
+    weights = share_weights(protocol, model)
+
+    def make(batch: int) -> Made:
+        predictor = build(model, batch, config, protocol=protocol, weights=weights)
+        return lambda x: predictor({"x": x}), {}
+
+    return make
+
+
+def count(model: PrivateModel, batches: list[int]) -> None:
+    """Rounds and bytes of ours, read off graphs whose parties have devices of their own. Nothing is timed."""
     from privacy_pipeline.encrypted.worker.evaluate import separate_parties
 
     config = separate_parties()
@@ -28,13 +45,9 @@ def ours(model: PrivateModel) -> Callable[[int], Made]:
 
     protocol = activate(config)
     weights = share_weights(protocol, model)
-
-    def make(batch: int) -> Made:
-        predictor = build(model, batch, config, protocol=protocol, weights=weights)
-        crossing = traffic(predictor.graph)
-        return lambda x: predictor({"x": x}), {"rounds": crossing.rounds, "bytes": crossing.sent_bytes}
-
-    return make
+    for batch in batches:
+        crossing = traffic(build(model, batch, config, protocol=protocol, weights=weights).graph)
+        print(json.dumps({"batch": batch, "rounds": crossing.rounds, "bytes": crossing.sent_bytes}), flush=True)
 
 
 def stock(model: PrivateModel) -> Callable[[int], Made]:
@@ -74,6 +87,9 @@ def stock_layer(layers: Any, layer: Layer, shape: dict[str, Any]) -> Any:
 
 def main(kind: str, folder: Path) -> None:
     model = load(folder / "model")
+    if kind == "count":
+        count(model, json.loads((folder / "job.json").read_text())["batches"])
+        return
     measure(folder, (ours if kind == "ours" else stock)(model))
 
 

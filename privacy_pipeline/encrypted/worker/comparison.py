@@ -151,11 +151,12 @@ def _level(protocol: SecureABY3, carries: Held, propagate: Held, masks: Masks, h
     for pair in ((0, 1), (0, 2), (1, 2)):
         for server, words in zip(pair, masks.take(pair, shape), strict=True):
             zeros[server].append(words)
-    sent = []
+    sent, upper = [], []
     for server in range(3):
         with on(protocol, server):
-            g0, g1 = (share[:half] for share in carries[server])
-            (p0, h0), (p1, h1) = ((share[:half], share[half:]) for share in propagate[server])
+            (g0, first), (g1, second) = (tf.split(share, 2) for share in carries[server])
+            (p0, h0), (p1, h1) = (tf.split(share, 2) for share in propagate[server])
+            upper.append((first, second))
             products = [(h0 & (g0 ^ g1)) ^ (h1 & g0)]
             if half > 1:
                 products.append((h0 & (p0 ^ p1)) ^ (h1 & p0))
@@ -164,9 +165,13 @@ def _level(protocol: SecureABY3, carries: Held, propagate: Held, masks: Masks, h
     for server in range(3):
         with on(protocol, server):
             own, other = sent[server], tf.identity(sent[(server + 1) % 3])
-            first, second = (share[half:] for share in carries[server])
-            next_carries.append((first ^ own[:half], second ^ other[:half]))
-            next_propagate.append((own[half:], other[half:]))
+            first, second = upper[server]
+            if half == 1:
+                next_carries.append((first ^ own, second ^ other))
+                continue
+            (own_carries, own_propagate), (other_carries, other_propagate) = tf.split(own, 2), tf.split(other, 2)
+            next_carries.append((first ^ own_carries, second ^ other_carries))
+            next_propagate.append((own_propagate, other_propagate))
     return next_carries, next_propagate
 
 
@@ -206,7 +211,7 @@ def planes(x: Any) -> Any:
     columns = x.shape[1]
     for size, mask in _SWAPS:
         split = tf.reshape(x, [_WORD // (2 * size), 2, size, columns])
-        low, high = split[:, 0], split[:, 1]
+        low, high = tf.unstack(split, axis=1)
         shift = tf.constant(size, tf.int64)
         swapped = (tf.bitwise.right_shift(low, shift) ^ high) & tf.constant(mask, tf.int64)
         low, high = low ^ tf.bitwise.left_shift(swapped, shift), high ^ swapped
