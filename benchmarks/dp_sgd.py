@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -25,10 +24,10 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.dp_sgd_shapes import TASKS
+from benchmarks.peer_environments import interpreter
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "dp_sgd.json"
-ENVIRONMENTS = HERE / ".envs"
 PLAIN, OURS = "plain Keras", "ours"
 ENGINES = (PLAIN, OURS, "ours, truncated", "TF Privacy DPSequential", "TF Privacy vectorized")
 # TensorFlow Privacy's take seconds a step beyond this, and have no transformer.
@@ -62,24 +61,11 @@ def measure(name: str, batch: int, *, engines: list[str], repeats: int, seconds:
     return [{"model": name, "batch": batch, "engine": e, "examples_per_second": speed} for e, speed in best.items()]
 
 
-def environment(peer: str) -> Path:
-    """Python of a peer's environment, which is made if it is missing."""
-    uv = next((str(p) for p in (HERE.parent / ".tools/uv/bin/uv",) if p.exists()), None) or shutil.which("uv")
-    if uv is None:
-        raise SystemExit("uv is needed for the peers' environments: `make setup` fetches it")
-    folder, (python, packages) = ENVIRONMENTS / peer, PEERS[peer]
-    done = folder / "packages"
-    if not done.exists() or done.read_text() != " ".join(packages):
-        print(f"making {folder} (once)", file=sys.stderr)
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", python, str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *packages], check=True)
-        done.write_text(" ".join(packages))
-    return folder / "bin" / "python"
-
-
 def measure_peer(peer: str, given: dict[str, Any]) -> list[Row]:
     """Rows of a peer, in all its modes."""
-    command = [str(environment(peer)), str(HERE / "peers" / f"{peer}_speed.py"), json.dumps(given)]
+    version, packages = PEERS[peer]
+    python = interpreter(peer, packages, python=version)
+    command = [str(python), str(HERE / "peers" / f"{peer}_speed.py"), json.dumps(given)]
     threads = {name: str(given["threads"]) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     rows = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}) as ran:

@@ -1,134 +1,214 @@
-"""How fast are private predictions: this project's graph against stock TF-Encrypted 0.9.1, both in one process.
+"""How fast are private predictions, and what crosses between the parties: ours, stock TF-Encrypted, SPU, CrypTen?
 
-Stock is `tfe.keras.Sequential.predict` under its own ABY3, whose compiled calls reuse their masks; ours draws them anew
-in every call. All parties are in one process, which is a simulation: no network is measured. Each kind runs in a
-process of its own, in turns, and the best median of the rounds counts.
+    python benchmarks/encrypted.py            # everything that fits into two hours
+    python benchmarks/encrypted.py --quick    # two networks, batch 1 and 1,024: at most ten minutes
 
-    .venv/bin/python benchmarks/encrypted.py
+Same network, weights and rows everywhere, 16 fractional bits, and each answer is compared with NumPy's.
+Every engine runs in a process of its own, one after the other, in turns; of the turns' medians the best counts, since
+others may use the machine. Building, compiling and sharing the weights is not part of a call, sharing the rows and
+revealing the answer is.
+
+- ours: all parties in one process, masks drawn anew in every call. Rounds and bytes are counted on its graph, apart.
+- stock: `tfe.keras.Sequential.predict` of TF-Encrypted 0.9.1 under its ABY3, in one process; its compiled calls reuse
+  their masks, so it saves work that has to be done.
+- spu: ABY3 of SPU 0.9.5 in its simulator (three threads and links in memory), compiled once, weights shared once.
+- crypten: CrypTen 0.4.1, two processes and a first party that deals all random numbers and so is trusted.
+
+The first three are simulations: no network is measured. A process may take `--limit` seconds and `--memory` GiB, and
+all of them `--minutes`; what does not fit is said in the table. Writes `results/encrypted.json`.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
+import contextlib
 import json
-import statistics
+import os
+import resource
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-NETWORKS = {"20-64-32-1": [20, 64, 32, 1], "Adult MLP (430-64-32-1)": [430, 64, 32, 1]}
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from encrypted_networks import NETWORKS, network, rows_for  # noqa: E402
+from peer_environments import interpreter  # noqa: E402
+
+from privacy_pipeline.encrypted import environment, model_format, reference  # noqa: E402
+
+RESULT = HERE / "results" / "encrypted.json"
 BATCHES = (1, 128, 1024)
-CALLS = {1: 40, 128: 12, 1024: 6}
-ROUNDS = 2
-RESULT = Path(__file__).parent / "results" / "encrypted.json"
+QUICK = ("20-64-32-1", "Adult MLP")
+# The last three columns of numbers; no answer may be further from NumPy's.
+LARGEST_ERROR = 0.05
+SPU = ("spu==0.9.5",)
+# CrypTen asks for a package that long has another name, and that refuses to be installed unless told.
+CRYPTEN = ("crypten==0.4.1", "torch==1.13.1", "torchvision==0.14.1", "numpy==1.23.5")
+Row = dict[str, Any]
+
+
+def tf_encrypted(kind: str) -> list[str]:
+    """Command of ours or stock."""
+    return [str(environment.interpreter()), str(HERE / "encrypted_engines.py"), kind]
+
+
+def peer(name: str, packages: tuple[str, ...]) -> list[str]:
+    """Command of a peer, whose environment is made if it is missing."""
+    python = interpreter(name, packages, variables={"SKLEARN_ALLOW_DEPRECATED_SKLEARN_PACKAGE_INSTALL": "True"})
+    return [str(python), str(HERE / "peers" / f"{name}_speed.py")]
+
+
+# An engine is a command that takes the folder of a job and prints one JSON row a batch size; parties in processes of
+# their own over a network would be one more.
+ENGINES: dict[str, Callable[[], list[str]]] = {
+    "ours": partial(tf_encrypted, "ours"),
+    "stock": partial(tf_encrypted, "stock"),
+    "spu": partial(peer, "spu", SPU),
+    "crypten": partial(peer, "crypten", CRYPTEN),
+}
+SETTING = {"ours": "one process", "stock": "one process", "spu": "one process", "crypten": "two processes"}
 
 
 def main() -> None:
-    from privacy_pipeline.encrypted import environment
-
-    best: dict[tuple[str, int, str], dict[str, float]] = {}
-    for _ in range(ROUNDS):
-        for kind in ("stock", "ours"):
-            printed = environment.run([__file__, kind], timeout=1800)
-            for row in json.loads(printed.splitlines()[-1]):
-                key = (row["network"], row["batch"], kind)
-                if key not in best or row["seconds"] < best[key]["seconds"]:
-                    best[key] = row
-    rows = [{"kind": kind, **row} for (_, _, kind), row in best.items()]
-    RESULT.write_text(json.dumps(rows, indent=1) + "\n")
-    print("| network | batch | stock ms | ours ms | ours/stock rows a second | build s stock, ours | largest error |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for network in NETWORKS:
-        for batch in BATCHES:
-            stock, ours = (best[network, batch, kind] for kind in ("stock", "ours"))
-            print(
-                f"| {network} | {batch} | {stock['seconds'] * 1e3:.1f} | {ours['seconds'] * 1e3:.1f} "
-                f"| {stock['seconds'] / ours['seconds']:.2f} | {stock['build']:.1f}, {ours['build']:.1f} "
-                f"| {ours['error']:.1e} |"
-            )
-
-
-def measure(kind: str) -> None:
-    """One kind, here; prints JSON."""
-    rows = []
-    for name, sizes in NETWORKS.items():
-        random = np.random.default_rng(0)
-        weights = [(random.normal(size=(a, b)) / np.sqrt(a), random.normal(size=b)) for a, b in pairs(sizes)]
-        for batch in BATCHES:
-            x = random.uniform(0, 1, (batch, sizes[0]))
-            began = time.perf_counter()
-            predict = (ours if kind == "ours" else stock)(weights, batch)
-            found = predict(x)
-            built = time.perf_counter() - began
-            taken = []
-            for _ in range(CALLS[batch]):
-                began = time.perf_counter()
-                predict(x)
-                taken.append(time.perf_counter() - began)
-            error = float(np.abs(found - plain(weights, x)).max())
-            seconds = statistics.median(taken)
-            rows.append({"network": name, "batch": batch, "build": built, "seconds": seconds, "error": error})
-    print(json.dumps(rows))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two networks, batch 1 and 1,024, one turn")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=None)
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--batches", nargs="+", type=int, default=None)
+    parser.add_argument("--turns", type=int, default=None, help="2, or 1 with --quick")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of timed calls for one size")
+    parser.add_argument("--minutes", type=float, default=None, help="for everything: 120, or 10 with --quick")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds that a process may take")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB of addresses that a process may take")
+    given = parser.parse_args()
+    names = given.networks or (QUICK if given.quick else tuple(NETWORKS))
+    batches = given.batches or ((1, 1024) if given.quick else BATCHES)
+    commands = {engine: ENGINES[engine]() for engine in given.engines}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left
+    end = time.monotonic() + 60 * (given.minutes or (10 if given.quick else 120))
+    best: dict[tuple[str, int, str], Row] = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(name, batches, Path(folder), given.seconds)
+            crossing = {}
+            if "ours" in commands:
+                counted = measured("count", tf_encrypted("count"), Path(folder), batches, given.limit, given.memory)
+                crossing = {row["batch"]: row for row in counted if "failed" not in row}
+            failed: set[str] = set()
+            for turn in range(given.turns or (1 if given.quick else 2)):
+                for engine, command in commands.items():
+                    limit = min(given.limit, end - time.monotonic())
+                    # What failed once is not tried again, and a second turn is no reason to take longer.
+                    if engine in failed or (turn and limit < given.limit):
+                        continue
+                    rows = measured(engine, command, Path(folder), batches, limit, given.memory)
+                    failed |= {engine for row in rows if "failed" in row}
+                    for row in rows:
+                        more = crossing.get(row["batch"], {}) if engine == "ours" else {}
+                        keep(best, {"network": name, "engine": engine, "setting": SETTING[engine], **more, **row})
+        write(list(best.values()))
+    print("\n".join(table(names, batches, list(commands), best)))
 
 
-def pairs(sizes: list[int]) -> list[tuple[int, int]]:
-    return list(itertools.pairwise(sizes))
+def prepare(name: str, batches: tuple[int, ...], folder: Path, seconds: float) -> None:
+    """The job of one network: model, rows, and what NumPy answers."""
+    model = network(name)
+    model_format.save(model, folder / "model")
+    for batch in batches:
+        rows = rows_for(model, batch)
+        # A block at a time: the patches of a thousand pictures take gigabytes.
+        blocks = [reference.evaluate(model, {"x": rows[i : i + 64]})[model.output] for i in range(0, batch, 64)]
+        np.savez(folder / f"rows{batch}.npz", x=rows, expected=np.concatenate(blocks))
+    (folder / "job.json").write_text(json.dumps({"batches": list(batches), "seconds": seconds}))
 
 
-def plain(weights: list[Any], x: Any) -> Any:
-    for number, (kernel, bias) in enumerate(weights):
-        x = x @ kernel + bias
-        x = np.maximum(x, 0) if number < len(weights) - 1 else x
-    return x
+def measured(
+    engine: str, command: list[str], folder: Path, batches: tuple[int, ...], limit: float, memory: float
+) -> list[Row]:
+    """One process of an engine: a row for every batch size, `failed` where it gave none."""
+    if limit <= 0:
+        return [{"batch": batch, "failed": "not measured: the time was up"} for batch in batches]
 
+    def held() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (int(memory * 2**30),) * 2)
 
-def ours(weights: list[Any], batch: int) -> Callable[[Any], Any]:
-    from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
-    from privacy_pipeline.encrypted.worker.predictor import build, local_config
-
-    layers, held, last = [], {}, "x"
-    for number, (kernel, bias) in enumerate(weights):
-        name = f"d{number}"
-        layers.append(
-            Layer(name=name, op="dense", inputs=(last,), weights={"kernel": kernel.shape, "bias": bias.shape})
+    with (folder / "out").open("w+") as out, (folder / "errors").open("w+") as errors:
+        process = subprocess.Popen(
+            [*command, str(folder)],
+            stdout=out,
+            stderr=errors,
+            env=environment.variables(),
+            preexec_fn=held,
+            start_new_session=True,
         )
-        held |= {f"{name}/kernel": kernel, f"{name}/bias": bias}
-        last = name
-        if number < len(weights) - 1:
-            last = f"r{number}"
-            layers.append(Layer(name=last, op="relu", inputs=(name,)))
-    inputs = (Input(name="x", shape=weights[0][0].shape[:1]),)
-    model = PrivateModel(inputs=inputs, layers=tuple(layers), output=last, weights=held)
-    predictor = build(model, batch, local_config())
-    return lambda x: predictor({"x": x})
+        status: int | None = None
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(timeout=limit)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    lines = [line for line in (folder / "out").read_text().splitlines() if line.startswith('{"batch"')]
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if not row.get("error", 0.0) < LARGEST_ERROR:
+            row["failed"] = f"wrong by {row['error']:.2g}"
+    if len(rows) < len(batches):
+        errors_text = (folder / "errors").read_text().strip().splitlines()
+        print(f"{engine}: status {status}; {errors_text[-1] if errors_text else ''}", file=sys.stderr)
+        why = f"more than {limit:.0f} s" if status is None else f"more than {memory:.0f} GiB, or failed"
+        rows += [{"batch": batch, "failed": why} for batch in batches[len(rows) :]]
+    return rows
 
 
-def stock(weights: list[Any], batch: int) -> Callable[[Any], Any]:
-    import tensorflow as tf
-    import tf_encrypted as tfe
+def keep(best: dict[tuple[str, int, str], Row], row: Row) -> None:
+    """The faster of two turns; a turn that failed counts only if none succeeded."""
+    key = (row["network"], row["batch"], row["engine"])
+    if key not in best or row.get("seconds", np.inf) < best[key].get("seconds", np.inf):
+        best[key] = row
 
-    tfe.set_config(tfe.LocalConfig(player_names=["server0", "server1", "server2", "weights-provider", "client"]))
-    tfe.set_protocol(tfe.protocol.ABY3())
-    model = tfe.keras.Sequential()
-    for number, (kernel, _) in enumerate(weights):
-        activation = "relu" if number < len(weights) - 1 else None
-        shape = {"batch_input_shape": [batch, kernel.shape[0]]} if number == 0 else {}
-        model.add(tfe.keras.layers.Dense(kernel.shape[1], activation=activation, **shape))
-    model.set_weights([part for pair in weights for part in pair])
 
-    def predict(x: Any) -> Any:
-        shared = tfe.define_private_input("client", lambda: tf.constant(x, tf.float64))
-        return np.asarray(model.predict(shared, batch_size=batch)).reshape(batch, -1)
+def write(rows: list[Row]) -> None:
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(rows, indent=1) + "\n")
 
-    return predict
+
+def table(
+    names: tuple[str, ...], batches: tuple[int, ...], engines: list[str], best: dict[tuple[str, int, str], Row]
+) -> list[str]:
+    """Lines of Markdown."""
+    lines = [
+        "| network | batch | engine | ms a call | rows a second | ours is x times as fast | build s "
+        "| rounds | MB a call | largest error |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in names:
+        for batch in batches:
+            own = best.get((name, batch, "ours"), {}).get("seconds")
+            for engine in engines:
+                row = best[name, batch, engine]
+                start = f"| {name} | {batch:,} | {engine} |"
+                if "failed" in row:
+                    lines.append(f"{start} {row['failed']} | | | | | | |")
+                    continue
+                ratio = f"{row['seconds'] / own:.1f}" if own and engine != "ours" else ""
+                sent = f"{row['bytes'] / 1e6:,.2f}" if "bytes" in row else ""
+                lines.append(
+                    f"{start} {row['seconds'] * 1e3:,.1f} | {batch / row['seconds']:,.0f} | {ratio} "
+                    f"| {row['build']:.1f} | {row.get('rounds', '')} | {sent} | {row['error']:.1e} |"
+                )
+    return lines
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        measure(sys.argv[1])
-    else:
-        main()
+    main()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from peer_environments import interpreter
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "federated.json"
@@ -38,18 +39,7 @@ def python_of(engine: str) -> list[str]:
     """Command of an engine; a peer's environment is made if it is missing."""
     if engine not in PEERS:
         return [sys.executable, "-W", "ignore", "-m", "benchmarks.federated_engines"]
-    folder, packages = HERE / ".envs" / engine, PEERS[engine]
-    done = folder / "packages"
-    if not done.exists() or done.read_text() != " ".join(packages):
-        own = HERE.parent / ".tools/uv/bin/uv"
-        uv = str(own) if own.exists() else shutil.which("uv")
-        if uv is None:
-            raise SystemExit("uv is needed for the peers' environments: `make setup` fetches it")
-        print(f"making {folder} (once)", file=sys.stderr)
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", "==3.10.*", str(folder)], check=True)
-        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python"), *packages], check=True)
-        done.write_text(" ".join(packages))
-    return [str(folder / "bin/python"), str(HERE / "peers" / f"{engine}_speed.py")]
+    return [str(interpreter(engine, PEERS[engine])), str(HERE / "peers" / f"{engine}_speed.py")]
 
 
 def measured(engine: str, model: str, clients: int, cohort: int, seconds: float) -> Row:

@@ -18,6 +18,11 @@ def test_one_server_recovers_the_difference_of_two_queries_on_stock(program: Cal
     np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
 
 
+def test_it_would_on_ours_if_a_compiled_call_reused_its_keys(program: Callable[..., Any]) -> None:
+    found = program("attack.py", "ours-reused")
+    np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
+
+
 @pytest.mark.parametrize("path", ["ours", pytest.param("ours-keras", marks=pytest.mark.slow)])
 def test_the_same_server_recovers_noise_on_ours(program: Callable[..., Any], path: str) -> None:
     found = program("attack.py", path)
@@ -33,6 +38,21 @@ def test_no_party_can_tell_two_queries_from_all_that_it_sees(program: Callable[.
     for party, view in views.items():
         assert view["messages"] >= 6 and view["tests"] > 5000, party
         assert view["largest"] < BOUND, party
+
+
+@pytest.mark.parametrize("network", ["mlp", pytest.param("layered", marks=pytest.mark.slow)])
+def test_every_message_to_a_server_is_under_a_pad_of_its_own(program: Callable[..., Any], network: str) -> None:
+    found = program("pads.py", network)
+    assert found["drawn twice"] == []
+    for server, read in found["servers"].items():
+        assert read["messages"] >= 8, server
+        assert read["without"] == [] and read["depending"] == [], server
+    assert found["pads"] >= 30 and found["not needed"] == []
+
+
+def test_a_pad_that_is_used_again_is_noticed(program: Callable[..., Any]) -> None:
+    found = program("pads.py", "mlp", "reused")
+    assert all(read["without"] for read in found["servers"].values())
 
 
 @pytest.mark.slow

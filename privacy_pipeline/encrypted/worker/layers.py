@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
 from privacy_pipeline.encrypted.model_format import Layer, padding_of
+from privacy_pipeline.encrypted.worker.comparison import relu
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
+from privacy_pipeline.encrypted.worker.shares import held_of, on, private
+from privacy_pipeline.encrypted.worker.truncation import truncated
 
 Local = Callable[[Any], Any]
 Bilinear = Callable[[Any, Any], Any]
@@ -30,38 +32,30 @@ class SharedWeights:
 
 def each_share(protocol: SecureABY3, function: Callable[..., Any], *values: Any) -> Any:
     """Applies a linear local function (of a share of each value) to every share, on the server that holds it."""
-    factory = protocol.default_factory
-    shares: list[list[Any]] = [[None, None] for _ in range(3)]
+    given = [held_of(value) for value in values]
+    shares = []
     for server in range(3):
-        with tf.device(protocol.servers[server].device_name):
-            for half in range(2):
-                given = [value.unwrapped[server][half].value for value in values]
-                shares[server][half] = factory.tensor(function(*given), encode=False)
-    return ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
+        with on(protocol, server):
+            first, second = (function(*(held[server][half] for held in given)) for half in range(2))
+            shares.append((first, second))
+    return private(protocol, shares)
 
 
-def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear) -> Any:
-    """A bilinear function of two shared values, re-shared under fresh zero shares and truncated.
+def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, bias: Any = None) -> Any:
+    """A bilinear function of two shared values, plus a bias, truncated.
 
     Server i holds x_i, x_{i+1}, w_i, w_{i+1} and computes x_i (w_i + w_{i+1}) + x_{i+1} w_i, its third of the product.
     """
-    factory = protocol.default_factory
-    parts = []
+    xs, ws = held_of(x), held_of(w)
+    thirds = []
     for server in range(3):
-        with tf.device(protocol.servers[server].device_name):
-            (x0, x1), (w0, w1) = ([share.value for share in value.unwrapped[server]] for value in (x, w))
-            parts.append(function(x0, w0 + w1) + function(x1, w0))
-    zeros = protocol._gen_zero_sharing(parts[0].shape.as_list())
-    masked = []
-    for server in range(3):
-        with tf.device(protocol.servers[server].device_name):
-            masked.append(factory.tensor(parts[server] + zeros[server].value, encode=False))
-    shares: list[list[Any]] = [[None, None] for _ in range(3)]
-    for server in range(3):
-        with tf.device(protocol.servers[server].device_name):
-            shares[server] = [masked[server], masked[(server + 1) % 3].identity()]
-    product = ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
-    return protocol.truncate(product)
+        with on(protocol, server):
+            (x0, x1), (w0, w1) = xs[server], ws[server]
+            third = function(x0, w0 + w1) + function(x1, w0)
+            if bias is not None:  # its scale is that of the result
+                third += held_of(bias)[server][0] * int(protocol.fixedpoint_config.scaling_factor)
+            thirds.append(third)
+    return truncated(protocol, thirds)
 
 
 def evaluate(protocol: SecureABY3, layer: Layer, given: Sequence[Any], weights: SharedWeights) -> Any:
@@ -81,12 +75,8 @@ def _plus(protocol: SecureABY3, x: Any, y: Any) -> Any:
     return each_share(protocol, lambda one, other: one + other, x, y)
 
 
-def _biased(protocol: SecureABY3, x: Any, held: Mapping[str, Any]) -> Any:
-    return _plus(protocol, x, held["bias"]) if "bias" in held else x
-
-
 def _dense(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    return _biased(protocol, bilinear(protocol, given[0], held["kernel"], _matmul), held)
+    return bilinear(protocol, given[0], held["kernel"], _matmul, held.get("bias"))
 
 
 def _matmul(x: Any, w: Any) -> Any:
@@ -121,7 +111,7 @@ def _conv2d(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[
         return tf.reshape(found, [*found.shape[:3], height * width * channels])
 
     patches = each_share(protocol, rows, given[0])
-    return _biased(protocol, bilinear(protocol, patches, flat, _matmul), held)
+    return bilinear(protocol, patches, flat, _matmul, held.get("bias"))
 
 
 def _depthwise(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
@@ -133,7 +123,7 @@ def _depthwise(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mappi
         summed = tf.reduce_sum(x[..., None] * w, axis=3)
         return tf.reshape(summed, [*summed.shape[:3], channels * multiplier])
 
-    return _biased(protocol, bilinear(protocol, patches, flat, product), held)
+    return bilinear(protocol, patches, flat, product, held.get("bias"))
 
 
 def _average_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
@@ -144,7 +134,7 @@ def _average_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Ma
         counts = tf.reduce_sum(_patches(tf.constant(ones), layer, window), axis=3).numpy()
     factors = np.rint(protocol.fixedpoint_config.scaling_factor / counts).astype(np.int64)
     means = each_share(protocol, lambda x: tf.reduce_sum(_patches(x, layer, window), axis=3) * factors, given[0])
-    return protocol.truncate(means)
+    return truncated(protocol, [pair[0] for pair in held_of(means)])
 
 
 def _max_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
@@ -156,7 +146,7 @@ def _max_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mappin
         half, odd = divmod(count, 2)
         left = each_share(protocol, lambda x, n=half: x[..., :n, :], found)
         right = each_share(protocol, lambda x, n=half: x[..., n : 2 * n, :], found)
-        larger = _plus(protocol, right, _relu_of(protocol, _minus(protocol, left, right)))
+        larger = _plus(protocol, right, relu(protocol, _minus(protocol, left, right)))
         if odd:
             rest = each_share(protocol, lambda x, n=half: x[..., 2 * n :, :], found)
             larger = each_share(protocol, lambda x, y: tf.concat([x, y], axis=3), larger, rest)
@@ -168,16 +158,12 @@ def _minus(protocol: SecureABY3, x: Any, y: Any) -> Any:
     return each_share(protocol, lambda one, other: one - other, x, y)
 
 
-def _relu_of(protocol: SecureABY3, x: Any) -> Any:
-    return protocol.relu(x)
-
-
 def _relu(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    return _relu_of(protocol, given[0])
+    return relu(protocol, given[0])
 
 
 def _affine(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    return _plus(protocol, bilinear(protocol, given[0], held["scale"], lambda x, w: x * w), held["shift"])
+    return bilinear(protocol, given[0], held["scale"], lambda x, w: x * w, held["shift"])
 
 
 def _reshape(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:

@@ -1,7 +1,8 @@
-"""One server's attack on two queries of a compiled model: attack.py stock|ours|ours-keras.
+"""One server's attack on two queries of a compiled model: attack.py stock|ours|ours-keras|ours-reused.
 
-Server 1 subtracts what it saw in the truncation after the first matrix product: c0 (from server 0) and its share x1.
-With the same masks in both calls c0 + x1 differ by exactly the difference of the secret products.
+Server 1 subtracts what it saw in the truncation after the first matrix product: on stock c0 (from server 0) and its
+share x1, on ours the value that is opened to servers 0 and 1. With the same masks in both calls these differ by exactly
+the difference of the secret products; `ours-reused` is ours with its masks' keys made constants, to show that.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_encrypted as tfe
+from tensorflow.python.eager.function import ConcreteFunction
+from tf_encrypted.operations import secure_random
 from tf_encrypted.protocol.aby3 import aby3
 
 from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
-from privacy_pipeline.encrypted.worker.predictor import build, local_config
+from privacy_pipeline.encrypted.worker.predictor import build, encode, local_config
 from privacy_pipeline.encrypted.worker.secure_aby3 import activate
 
 WEIGHTS = np.array([[1.0, -2.0, 0.5], [0.5, 3.0, 1.0], [2.0, 0.0, -1.0]])
@@ -63,7 +66,33 @@ def our_predictor(config: Any) -> Any:
         inputs=(Input(name="x", shape=(3,)),), layers=(layer,), output="dense", weights={"dense/kernel": WEIGHTS}
     )
     predictor = build(model, 1, config)
-    return lambda query: predictor({"x": np.array([query])})
+    graph = predictor.graph.graph
+    # Both servers that learn the opened value compute it.
+    opened, again = (op.outputs[0] for op in graph.get_operations() if op.name.rpartition("/")[2].startswith("opened"))
+    graph.outputs = [*graph.outputs, opened, again]
+    graph.structured_outputs = graph.outputs
+    everything = ConcreteFunction(graph)
+
+    def predict(query: list[float]) -> Any:
+        encoded = tf.constant(encode(model, {"x": np.array([query])}, batch=1))
+        answer, one, other = (value.numpy() for value in everything._call_flat([encoded], everything.captured_inputs))
+        assert np.array_equal(one, other)
+        seen.append((one, np.zeros_like(one)))
+        return answer
+
+    return predict
+
+
+def reuse_keys() -> None:
+    """Undoes the mend: keys are drawn when the graph is built, as stock does, and not when it runs."""
+    secure_seed = secure_random.secure_seed
+
+    def constant(name: str | None = None) -> Any:
+        with tf.init_scope():
+            drawn = secure_seed().numpy()
+        return tf.constant(drawn)
+
+    secure_random.secure_seed = constant
 
 
 def main(kind: str) -> None:
@@ -77,6 +106,8 @@ def main(kind: str) -> None:
         activate(config)
         predict = keras_predictor()
     else:
+        if kind == "ours-reused":
+            reuse_keys()
         predict = our_predictor(config)
     views, answers = [], []
     for query in QUERIES:

@@ -27,3 +27,24 @@ def mlp(sizes: list[int], *, seed: int = 0, relu: bool = True, name: str = "x") 
     return PrivateModel(
         inputs=(Input(name=name, shape=(sizes[0],)),), layers=tuple(layers), output=last, weights=weights
     )
+
+
+def layered() -> PrivateModel:
+    """Every kind of operation that sends messages or moves elements, on small pictures."""
+    random = np.random.default_rng(0)
+    window = {"strides": (1, 1), "padding": "valid"}
+    given: list[tuple[str, tuple[str, ...], dict[str, object], dict[str, tuple[int, ...]]]] = [
+        ("conv2d", ("x",), window, {"kernel": (2, 2, 1, 2), "bias": (2,)}),
+        ("relu", ("conv2d",), {}, {}),
+        ("depthwise_conv2d", ("relu",), window, {"kernel": (2, 2, 2, 1), "bias": (2,)}),
+        ("affine", ("depthwise_conv2d",), {}, {"scale": (2,), "shift": (2,)}),
+        ("max_pool", ("affine",), {**window, "pool": (2, 2)}, {}),
+        ("average_pool", ("affine",), {**window, "pool": (2, 2)}, {}),
+        ("add", ("max_pool", "average_pool"), {}, {}),
+        ("concatenate", ("add", "max_pool"), {"axis": 2}, {}),
+        ("reshape", ("concatenate",), {"shape": (16,)}, {}),
+        ("dense", ("reshape",), {}, {"kernel": (16, 1)}),
+    ]
+    layers = tuple(Layer(name=op, op=op, inputs=inputs, config=c, weights=w) for op, inputs, c, w in given)
+    weights = {f"{one.name}/{role}": random.normal(size=s) for one in layers for role, s in one.weights.items()}
+    return PrivateModel(inputs=(Input(name="x", shape=(5, 5, 1)),), layers=layers, output="dense", weights=weights)
