@@ -132,3 +132,23 @@ def test_plain_runs_spend_nothing(tmp_path: Path) -> None:
     assert fitting(config, preflight.check(config, span=1), span=1) is None
     with pytest.raises(BadInputError, match="--runs"):
         fitting(config, preflight.check(config, span=1), span=1, runs=0)
+
+
+def test_a_tuning_is_forecast_as_a_whole_from_its_own_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tuning = {"method": "each", "trials": 4, "space": {"learning_rate": [0.01, 0.1]}}
+    path = write_file(tmp_path, training={**TARGET["training"], "tuning": tuning})
+    config = load_config(path)
+    checked = preflight.check(config, span=1)
+    assert checked.plan is not None and checked.forecast is not None and checked.charges[0].ask.purpose == "tune"
+    facts: dict[str, Any] = preflight.forecast_facts(checked.plan, checked.forecast)
+    assert 0.29 < facts["epsilon"] <= 0.3 and facts["epsilon_one_trial"] < 0.2
+    ledger = Ledger.open(config.ledger)
+    ledger.apply_policy(
+        Policy(dataset="things", epsilon=0.7, delta=1e-5, unit="row", shares={"train": 0.9, "tune": 0.1})
+    )
+    refused = " ".join(call("check", str(path)).output.split())
+    assert "share of purpose tune is too small" in refused
+    fits = proposed(path)
+    assert fits is not None and fits.noise_multiplier > checked.plan.noise_multiplier
+    assert preflight.check(load_config(path, overrides=[fits.override]), span=1).charges[0].forecast.fits
