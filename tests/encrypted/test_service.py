@@ -202,6 +202,15 @@ def test_without_a_service_the_client_says_so_at_once(deployment: Deployment) ->
         asyncio.run(predicted(deployment, 1, seed=0))
 
 
+def test_before_it_is_ready_the_service_says_so_at_once(deployment: Deployment) -> None:
+    async def main() -> None:
+        asked = deployment.service._answer({"op": "run", "request": "0" * 32, "rows": 1})
+        with pytest.raises(PipelineError, match="the service is starting"):
+            await asyncio.wait_for(asked, 5)
+
+    asyncio.run(main())
+
+
 async def kills(deployment: Deployment, count: int, *, seed: int) -> list[str]:
     """Kills or stops a party at random while clients predict; what clients were told."""
     choice = random.Random(seed)
