@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -114,6 +115,16 @@ class Deployment:
             assert stdout is not None
             line = stdout.readline()
             assert "ready on" in line, (line, self.parties[name].communicate())
+
+    def carried(self, name: str) -> dict[str, dict[str, int]]:
+        """Bytes that a server counted, by peer and direction."""
+        stdout = self.parties[name].stdout
+        assert stdout is not None
+        self.parties[name].send_signal(signal.SIGUSR1)
+        start = f"{name}: bytes "
+        line = next(line for line in stdout if line.startswith(start))
+        found: dict[str, dict[str, int]] = json.loads(line[len(start) :])
+        return found
 
     def start_driver(self) -> None:
         """Starts a driver in the place of an earlier one."""

@@ -210,8 +210,8 @@ def test_nobody_at_the_address_is_one_clear_line(parties: Path) -> None:
 
 
 def test_delay_and_rate_apply_in_both_directions(parties: Path, tmp_path: Path) -> None:
-    """112 kB there and back: a round trip of 200 ms, and 90 ms at 10 Mbit/s each way, partly at the same time."""
-    for name, speed, least in (("a", Speed(delay_ms=100), 0.2), ("b", Speed(delay_ms=100, rate_mbps=10), 0.28)):
+    """112 kB there and back: a round trip of 600 ms; 0.9 s at 1 Mbit/s each way, partly at the same time."""
+    for name, speed, least in (("a", Speed(delay_ms=300), 0.6), ("b", Speed(rate_mbps=1), 0.89)):
         link = _Link(parties, tmp_path / name)
         link.scratch.mkdir()
         began = time.monotonic()
