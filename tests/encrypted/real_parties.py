@@ -33,7 +33,7 @@ class Recorder:
 
     targets: dict[str, tuple[str, int]]  # by link, "server0>server1"
     ports: dict[str, int] = field(default_factory=dict)
-    streams: dict[str, list[bytearray]] = field(default_factory=dict)
+    streams: dict[str, list[bytearray]] = field(default_factory=dict)  # by link; the other way "answers on LINK"
 
     def start(self) -> None:
         """Listens for every link."""
@@ -51,9 +51,9 @@ class Recorder:
             self.ports[link] = server.sockets[0].getsockname()[1]
 
     async def _carry(self, link: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        async def copy(name: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             kept = bytearray()
-            self.streams.setdefault(link, []).append(kept)
+            self.streams.setdefault(name, []).append(kept)
             try:
                 while content := await source.read(1 << 16):
                     kept += content
@@ -68,7 +68,7 @@ class Recorder:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(copy(reader, far[1]), copy(far[0], writer))
+        await asyncio.gather(copy(link, reader, far[1]), copy(f"answers on {link}", far[0], writer))
 
 
 class Deployment:
