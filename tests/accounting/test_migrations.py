@@ -60,7 +60,7 @@ def test_a_team_makes_its_key_beforehand(fresh: str, tmp_path: Any, monkeypatch:
     path = tmp_path / "made-beforehand.pem"
     keys.store(path, keys.generate())
     monkeypatch.setenv(keys.ENVIRONMENT, str(path))
-    with pytest.raises(LedgerError, match="existing-key|its ledger is gone"):
+    with pytest.raises(LedgerError, match="its ledger is gone"):
         Ledger.open(fresh, create=True)
     Ledger.open(fresh, create=True, existing_key=True).register(make_registration(), epsilon=3.0, delta=1e-5)
     assert Ledger.open(fresh).verify().ok
@@ -73,7 +73,7 @@ def test_format_3_is_verified_before_it_is_signed_anew(fresh: str) -> None:
     as_format_3(fresh)
     assert ledger.verify().ok
     execute(fresh, "UPDATE budgets SET epsilon = 100")
-    with pytest.raises(LedgerError, match="format 3 does not verify.*epsilon is 100.0"):
+    with pytest.raises(LedgerError, match=r"format 3 does not verify.*epsilon is 100.0"):
         run(ledger, make_plan(noise=1.0), run_id="large")
     execute(fresh, "UPDATE budgets SET epsilon = 3")
     run(ledger, make_plan(), run_id="second")
