@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
@@ -120,4 +121,11 @@ def status(
                 f"{b.simple_epsilon:.3f}",
             )
         out.print(table)
+        for share in opened.shares(dataset):
+            size = "a size that the first run fixes" if share.epsilon is None else f"epsilon {share.epsilon:.3f}"
+            told = f"{share.budget}: purpose {share.purpose} may use {share.share:.0%}, {size}; {share.used:.3f} used"
+            out.print(f"  {escape(told)} (at the filter's Renyi order)", soft_wrap=True, highlight=False)
+        for b in budgets:
+            if b.closed:
+                out.print(f"  {escape(b.budget)}: closed by its policy, grants nothing", soft_wrap=True)
         tell_alerts(budgets)
