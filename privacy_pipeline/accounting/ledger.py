@@ -36,6 +36,7 @@ from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.records import JournalRecord
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
+from privacy_pipeline.accounting.shares import ShareStatus, shares_of
 from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
 from privacy_pipeline.errors import BadInputError
 
@@ -263,6 +264,15 @@ class Ledger:
             rows = connection.execute(query).mappings().all()
         governs = {row["dataset"]: row["policy"] for row in rows if row["split"] == TRAIN}
         return [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
+
+    def shares(self, dataset: str | None = None) -> list[ShareStatus]:
+        """What the shares of each budget's policy come to."""
+        table = schema.budgets
+        query = sa.select(table).order_by(table.c.dataset, table.c.id)
+        if dataset is not None:
+            query = query.where(table.c.dataset == dataset)
+        with schema.transaction(self._engine, write=False) as connection:
+            return [share for row in connection.execute(query).mappings() for share in shares_of(row)]
 
     def entries(self, dataset: str) -> list[Entry]:
         """All entries of a dataset's budgets, the oldest first, expired ones included."""

@@ -114,9 +114,15 @@ class Totals:
         return Totals(spent=spent, states=self.states, overruns=self.overruns)
 
     def moving(self, before: str | None, after: str, *, overrun: bool = False) -> Totals:
-        """With an entry that went from one state to another; from None where it is new."""
+        """With an entry that went from one state to another; from None where it is new.
+
+        Raises:
+            LedgerError: no entry is in that state: somebody edited the entry's row, to have it given back, say.
+        """
         states = dict(self.states)
         if before is not None:
+            if not states.get(before):
+                raise LedgerError(f"an entry is {before} that should not be; nothing was written", fix=VERIFY)
             states[before] = states.get(before, 0) - 1
         states[after] = states.get(after, 0) + 1
         return Totals(spent=self.spent, states=states, overruns=self.overruns + overrun)

@@ -128,6 +128,13 @@ def status(
         for b in budgets:
             for warning in _warnings(b):
                 err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {warning}", soft_wrap=True)
+        for share in opened.shares(dataset):
+            size = "a size that the first run fixes" if share.epsilon is None else f"epsilon {share.epsilon:.3f}"
+            told = f"{share.budget}: purpose {share.purpose} may use {share.share:.0%}, {size}; {share.used:.3f} used"
+            out.print(f"  {escape(told)} (at the filter's Renyi order)", soft_wrap=True, highlight=False)
+        for b in budgets:
+            if b.closed:
+                out.print(f"  {escape(b.budget)}: closed by its policy, grants nothing", soft_wrap=True)
         tell_alerts(budgets)
 
 

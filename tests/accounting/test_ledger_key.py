@@ -241,3 +241,15 @@ def test_the_pin_beside_the_ledger_is_told_to_be_no_proof(used: str, tmp_path: P
     assert any("beside the private key" in note for note in check(used).notes)
     kept = Path(shutil.copy(file_of(used).with_name("ledger_key.pub"), tmp_path))
     assert not any("beside" in note for note in check(used, public_key=keys.read_public(kept)).notes)
+
+
+def test_what_was_started_cannot_be_given_back_by_editing_its_row(used: str) -> None:
+    edit(used, "UPDATE entries SET state = 'reserved' WHERE id IN (1, 4)")
+    ledger, before = Ledger.open(used), Ledger.open(used).status()
+    for write in (
+        lambda: ledger.expire_reserved("run-1"),
+        lambda: run(ledger, make_plan(noise=13.0), run_id="run-4"),  # would go on with it, and read for nothing
+    ):
+        with pytest.raises(LedgerError, match="should not be"):
+            write()
+    assert [status.spent_epsilon for status in ledger.status()] == [status.spent_epsilon for status in before]

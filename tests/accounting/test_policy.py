@@ -169,3 +169,23 @@ def test_a_forecast_and_a_refusal_name_the_limit_that_binds(ledger: Ledger) -> N
         assert f"purpose '{purpose}' may use {share}" in limit
         with pytest.raises(BudgetRefusedError, match=f"purpose '{purpose}' may use {share}"):
             spend(ledger, make_plan(noise=noise), purpose=purpose).__enter__()
+
+
+def test_a_share_is_told_as_the_epsilon_at_which_it_refuses(ledger: Ledger) -> None:
+    ledger.apply_policy(policy(epsilon=8.0, shares={"train": 0.3, "tune": 0.7}))
+    assert [(share.purpose, share.epsilon, share.used) for share in ledger.shares()] == [
+        ("train", None, 0.0),
+        ("tune", None, 0.0),
+    ]
+    number = 0
+    while True:
+        try:
+            run(ledger, make_plan(noise=6.0), run_id=f"run-{number}")
+        except BudgetRefusedError:
+            break
+        number += 1
+    train, tune = ledger.shares("adult")
+    assert train.epsilon is not None and tune.epsilon is not None
+    assert train.epsilon * 0.95 < train.used <= train.epsilon
+    assert train.epsilon > 0.3 * 8.0 and train.epsilon < tune.epsilon < 8.0
+    assert tune.used == 0.0
