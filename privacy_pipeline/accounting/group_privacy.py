@@ -45,18 +45,18 @@ def group_epsilon(curve: Callable[[float], float], delta: float, *, size: int) -
         Epsilon; infinite where no point of the curve gives one.
     """
 
-    def fits(exponent: float) -> bool:
-        pair = group_pair(curve(math.exp(exponent)), math.exp(exponent), size=size)
+    def fits(at: float) -> bool:
+        pair = group_pair(curve(at), at, size=size)
         return pair is not None and pair[1] <= delta
 
-    low, high = math.log(_LEAST), math.log(delta)
+    low, high = _LEAST, delta
     if fits(high):
-        return size * curve(delta)
+        return size * curve(high)
     if not fits(low):
         return math.inf
     for _ in range(_HALVINGS):  # `low` always fits, so that what is returned is a bound whatever the curve's shape
-        middle = (low + high) / 2
+        middle = math.sqrt(low) * math.sqrt(high)
         if not low < middle < high:
             break
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return size * curve(math.exp(low))
+    return size * curve(low)

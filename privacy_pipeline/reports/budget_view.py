@@ -15,6 +15,7 @@ from privacy_pipeline.reports.attack import FALSE_POSITIVE_RATES, true_positive_
 from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, BurnPoint, Curve, CurvePoint, EntryView
 from privacy_pipeline.reports.evidence import LedgerState
 from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source, ranges
+from privacy_pipeline.reports.groups import GROUPS, group_reading
 from privacy_pipeline.reports.proven import WHATEVER, Proven, proven_bound
 
 MOST_ENTRIES = 500  # listed; the burn-down has at most this many points too
@@ -74,6 +75,7 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
         burn_down=_burn_down(status, counted, charges),
         curves=curves,
         attack=_attack(status, curves, numbers, proven),
+        groups=[group_reading(size, proven.loss, total, status, numbers) for size in GROUPS] if counted else [],
         entries=[_entry(status, entry) for entry in entries[-MOST_ENTRIES:]],
         entries_left_out=_figure(max(0, len(entries) - MOST_ENTRIES), "count", _at(status, "entries", "not listed")),
     )

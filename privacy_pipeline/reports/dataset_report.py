@@ -79,6 +79,14 @@ class ChangeView(ReportPart):
     key: Quote | None = Field(description="the key that signs from here on")
 
 
+class GroupReading(ReportPart):
+    """The same budget for a group: a person with that many rows, where the unit is a row."""
+
+    size: Figure
+    proven: Loss = Field(description="whatever was seen before a run was chosen; delta grows with the group")
+    fixed: Loss = Field(description="for runs fixed beforehand, at the cap's delta")
+
+
 class BudgetView(ReportPart):
     """One budget: what it allows, what is spent, and what that means.
 
@@ -106,6 +114,7 @@ class BudgetView(ReportPart):
     burn_down: list[BurnPoint]
     curves: list[Curve]
     attack: list[AttackReading]
+    groups: list[GroupReading] = Field(description="empty where nothing was spent")
     entries: list[EntryView]
     entries_left_out: Figure
 

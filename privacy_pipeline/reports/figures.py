@@ -27,7 +27,9 @@ Place = Literal[
     "facts",
     "report",
 ]
-Kind = Literal["epsilon", "epsilon left", "epsilon low", "cap", "delta", "count", "rate", "metric", "number"]
+Kind = Literal[
+    "epsilon", "epsilon left", "epsilon low", "cap", "delta", "delta up", "count", "rate", "metric", "number"
+]
 
 
 class ReportPart(BaseModel):
@@ -74,9 +76,20 @@ class Figure(ReportPart):
             return f"{math.floor(self.value * 1000 + 1e-9) / 1000:.3f}"
         if self.kind == "count":
             return f"{int(self.value):,}"
+        if self.kind == "delta up":
+            return _rounded_up(self.value)
         if self.kind == "rate":
             return f"{math.ceil(self.value * 1000 - 1e-9) / 10:g} %"
         return f"{self.value:.4f}" if self.kind == "metric" else f"{self.value:g}"
+
+
+def _rounded_up(value: float) -> str:
+    """Two digits, not less than the value but for the rounding of a sum."""
+    text = f"{value:.1e}"
+    if float(text) < value * (1 - 1e-9):
+        exponent = math.floor(math.log10(value))
+        text = f"{(math.floor(value / 10.0 ** (exponent - 1)) + 1) * 10.0 ** (exponent - 1):.1e}"
+    return text.replace(".0e", "e")
 
 
 class Quote(ReportPart):

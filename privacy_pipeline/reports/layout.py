@@ -102,7 +102,7 @@ def _budget(budget: BudgetView, index: int, runs: Sequence[RunView]) -> list[Blo
     )
     made: list[Block] = [Heading(level=2, text=f"Budget {budget.key.quote}", new_page=True), _totals(budget)]
     made += [Chart(drawing=drawing) for drawing in drawings if drawing is not None]
-    return [*made, *_curve_table(budget), _entries(budget)]
+    return [*made, *_groups(budget), *_curve_table(budget), _entries(budget)]
 
 
 def _totals(budget: BudgetView) -> Table:
@@ -128,6 +128,23 @@ def _totals(budget: BudgetView) -> Table:
 
 def _or_why(loss: Loss) -> Words:
     return ["none: ", *pieces(loss)[1:2]] if loss.missing else compact(loss)
+
+
+def _groups(budget: BudgetView) -> list[Block]:
+    if not budget.groups:
+        return []
+    unit = budget.unit.quote
+    who = "row(s)" if unit == "row" else "unit(s)"
+    rows: list[list[Words]] = [
+        [["a person with ", reading.size, f" {who}"], _or_why(reading.proven), _or_why(reading.fixed)]
+        for reading in budget.groups
+    ]
+    caption = (
+        "Somebody with more than one unit in this budget is protected less (Vadhan, The Complexity of Differential "
+        "Privacy, group privacy)"
+    )
+    head = ("who", "whatever was seen (epsilon, delta)", "runs fixed beforehand (epsilon, delta)")
+    return [Table(caption=caption, head=head, rows=rows, widths=(2, 3, 3))]
 
 
 def _curve_table(budget: BudgetView) -> list[Block]:

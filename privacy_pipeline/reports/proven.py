@@ -58,7 +58,7 @@ def proven_bound(
     cap = None if why else (largest, delta)
     if len(entries) <= 1:
         return Proven(loss=_single(status, total, entries), cap=cap, records=records)
-    shown = Figure(value=delta, kind="delta", source=Source(**place, field="delta", method="sum"))
+    shown = Figure(value=delta, kind="delta up", source=Source(**place, field="delta", method="sum"))
     basis = f"the cap, {WHATEVER}"
     if why:
         return Proven(loss=Loss(epsilon=None, delta=shown, basis=basis, missing=why), cap=None, records=records)

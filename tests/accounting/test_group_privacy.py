@@ -8,7 +8,7 @@ import pytest
 from dp_accounting import NeighboringRelation
 from dp_accounting import dp_event as d
 from dp_accounting.pld import PLDAccountant
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
@@ -57,6 +57,7 @@ def test_no_less_than_the_mixture_of_gaussians_that_k_sampled_units_make(size: i
     assert 0 < float(exact.get_epsilon(1e-5)) <= bound < math.inf
 
 
+@settings(deadline=None)
 @given(noise=st.floats(1.0, 50.0), size=st.integers(1, 10), delta=st.floats(1e-9, 1e-3))
 def test_what_is_found_ends_at_the_delta_that_was_asked(noise: float, size: int, delta: float) -> None:
     one = price(gaussian_passes(noise_multiplier=noise, epochs=1), Relation.ZERO_OUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,19 @@ def test_the_first_policy_of_an_unused_budget_adds_nothing(tmp_path: Path) -> No
         train(ledger, f"run-{number}", small_plan(6.0), accuracy=0.7)
     (budget,) = reported(tmp_path).budgets
     assert budget.proven.delta.value == 1e-5 and budget.cap_changes.value == 0
+
+
+def test_a_person_with_several_rows_is_protected_less(report: DatasetReport, tmp_path: Path) -> None:
+    (budget,) = report.budgets
+    two, five, ten = budget.groups
+    assert [reading.size.value for reading in budget.groups] == [2, 5, 10]
+    assert two.proven.epsilon and two.fixed.epsilon and budget.best_order.epsilon
+    assert (two.proven.epsilon.value, two.proven.delta.value) == pytest.approx((10.0, 1e-5 * (1 + math.exp(5))))
+    assert two.fixed.epsilon.value > 2 * budget.best_order.epsilon.value and two.fixed.delta.value == 1e-5
+    assert five.proven.missing == ten.proven.missing == "no bound for a group of that size"
+    assert "a person with" in to_html(report)
+    history(tmp_path, runs=0)
+    assert reported(tmp_path).budgets[0].groups == []
 
 
 def test_an_overrun_beyond_the_cap_leaves_nothing_proven(tmp_path: Path) -> None:
@@ -420,6 +434,10 @@ def test_ranges_of_entry_numbers() -> None:
         ("rate", 0.0231, "2.4 %"),
         ("rate", 0.1, "10 %"),
         ("delta", 1e-5, "1e-05"),
+        ("delta up", 1.4941e-3, "1.5e-03"),
+        ("delta up", 2.01e-7, "2.1e-07"),
+        ("delta up", 9.91e-4, "1e-03"),
+        ("delta up", 1e-5, "1e-05"),
         ("count", 1000, "1,000"),
     ],
 )
