@@ -1,37 +1,26 @@
-"""User-level privacy of a run: its plan, what the ledger charges, and the record."""
+"""User-level privacy of a run: its plan, what the ledger charges, and what the record states."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from federated.experiments.config import ExperimentConfig
+from federated.experiments.record import BACKEND, Statement
 from federated.privacy.plan import Attendance, FederatedPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
-from privacy_pipeline.accounting.record import (
-    Assumption,
-    Composition,
-    DataAccess,
-    Mechanism,
-    PrivacyRecord,
-    Randomness,
-    Versions,
-)
+from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.dp.plan import AdaptiveClipping
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.registration import Registration
-
-BACKEND = "federated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +74,38 @@ class ChargedExperiment:
         """SHA-256 over the parameters."""
         return parameters_digest(self.parameters())
 
+    def statement(self, config: ExperimentConfig) -> Statement:
+        """What the record says of a run that made all rounds."""
+        plan, name = self.plan, config.data.dataset.name
+        return Statement(
+            unit_in_words=f"one client: all rows of {name} that share one value of `{self.unit}`",
+            mechanism=Mechanism(
+                name="DP-FedAvg (Gaussian, clients' updates clipped)",
+                sampler="poisson",
+                clipping_norm=plan.base.clipping.norm,
+                noise_multiplier=plan.base.sum_multiplier,
+                batch_size=config.clients_per_round,
+                epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
+                steps=plan.rounds,
+                units=plan.clients,
+                dp_event=events.to_json(plan.event),
+                engine=config.algorithm.engine,
+                plan=self.parameters(),
+            ),
+            assumptions=_assumptions(self),
+            data_accesses=[
+                DataAccess(what="training", covered=True, detail="clipped and noised updates of sampled clients"),
+                *uncovered(config),
+            ],
+        )
 
-def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
+
+def charged(config: ExperimentConfig, *, units: int) -> ChargedExperiment:
     """The plan of a run, before any data is read.
 
     Args:
         config: settings with a privacy block.
-        clients: registered number of clients of the train split.
+        units: registered number of clients of the train split.
 
     Raises:
         BadInputError: there is no privacy block, or its parts do not go together.
@@ -109,7 +123,7 @@ def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
         clients_per_round=config.clients_per_round,
         delta=section.delta,
         clipping_norm=section.clipping_norm,
-        clients=clients,
+        clients=units,
         epsilon=section.target_epsilon,
         noise_multiplier=section.noise_multiplier,
         adaptive=adaptive,
@@ -133,70 +147,6 @@ def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) ->
             fix="privacy-pipeline federated register EXPERIMENT.yaml --epsilon CAP --delta DELTA",
         )
     return found
-
-
-def record_of(
-    *,
-    config: ExperimentConfig,
-    charge: ChargedExperiment,
-    run_id: str,
-    span: int | None,
-    rounds: int,
-    generator: str,
-    composition: Composition,
-    data_digest: str,
-    code: str,
-) -> PrivacyRecord:
-    """States what a finished run guarantees.
-
-    Args:
-        config: the settings.
-        charge: what was reserved, and ran.
-        run_id, span: of the run.
-        rounds: rounds that were made.
-        generator: where sampling and noise came from.
-        composition: the run among all that the ledger holds.
-        data_digest, code: hashes.
-
-    Raises:
-        PipelineError: another number of rounds was made than planned.
-    """
-    plan = charge.plan
-    if rounds != plan.rounds:
-        raise PipelineError(f"{rounds} rounds were made, {plan.rounds} were planned: there is no guarantee to state")
-    dataset = config.data.dataset
-    return PrivacyRecord(
-        run_id=run_id,
-        pipeline=config.experiment,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        backend=BACKEND,
-        dataset=dataset.name,
-        span=span,
-        training_guarantee="dp",
-        unit=charge.unit,
-        unit_in_words=f"one client: all rows of {dataset.name} that share one value of `{charge.unit}`",
-        contribution_bound=charge.contribution_bound,
-        relation=charge.relation.value,
-        mechanism=Mechanism(
-            name="DP-FedAvg (Gaussian, clients' updates clipped)",
-            sampler="poisson",
-            clipping_norm=plan.base.clipping.norm,
-            noise_multiplier=plan.base.sum_multiplier,
-            batch_size=config.clients_per_round,
-            epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
-            steps=rounds,
-            units=plan.clients,
-            dp_event=events.to_json(plan.event),
-            engine=config.algorithm.engine,
-            plan=charge.parameters(),
-        ),
-        guarantee=plan.guarantee(),
-        assumptions=_assumptions(charge),
-        data_accesses=_data_accesses(config),
-        composition=composition,
-        randomness=Randomness(generator=generator, cryptographic=True, seed_fixed=False),
-        versions=Versions(code=code, lock="", data=data_digest, packages=_packages()),
-    )
 
 
 def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
@@ -224,9 +174,9 @@ def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
     ]
 
 
-def _data_accesses(config: ExperimentConfig) -> list[DataAccess]:
+def uncovered(config: ExperimentConfig) -> list[DataAccess]:
+    """What no guarantee of an experiment covers."""
     return [
-        DataAccess(what="training", covered=True, detail="clipped and noised updates of sampled clients"),
         DataAccess(
             what="training losses, cohort sizes and example counts",
             covered=False,
@@ -244,13 +194,3 @@ def _data_accesses(config: ExperimentConfig) -> list[DataAccess]:
             detail="every run of a sweep is charged; choosing among them by exact evaluation is not covered",
         ),
     ]
-
-
-def _packages() -> dict[str, str]:
-    found = {}
-    for name in ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-federated"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -24,17 +22,16 @@ from federated.privacy.sampler import ClientSampler, Cohorts, Participation
 from federated.silos.engine import SiloEngine
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
+from privacy_pipeline.backends.federated_binding import binding_of
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp import run_state
-from privacy_pipeline.dp.checkpoints import deterministic_ops, graph_digest, machine_facts
+from privacy_pipeline.dp.checkpoints import deterministic_ops
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
     from federated.tff_engine.worker import TffWorker
-
-_DIGEST_ROWS = 1 << 16
 
 
 @dataclass
@@ -103,7 +100,7 @@ class Rounds:
         federated = _model(model)
         key, kept = _key(seed), None
         if state_dir is not None and plan is not None:
-            bound = _binding(plan, algorithm, clients, federated, binding)
+            bound = binding_of(plan, algorithm, clients, federated, binding)
             kept = RunState.open_or_create(state_dir, bound, key=key)
             key = kept.key
         engine: Engine
@@ -159,7 +156,7 @@ class Rounds:
         federated, silos = _model(model), records.clients.num_clients
         key, kept = _key(seed), None
         if state_dir is not None:
-            bound = _binding(plan, algorithm, records.clients, federated, binding, owners=records.owners)
+            bound = binding_of(plan, algorithm, records.clients, federated, binding, owners=records.owners)
             kept = RunState.open_or_create(state_dir, bound, key=key)
             key = kept.key
         cohorts = CohortPlan.of(clients=silos, clients_per_round=silos, rounds=plan.rounds)
@@ -267,48 +264,3 @@ def _model(model: Any) -> FederatedModel:
 
 def _key(seed: int | None) -> RunKey:
     return RunKey.from_system() if seed is None else RunKey.from_seed(seed)
-
-
-def _binding(
-    plan: FederatedPlan | SiloPlan,
-    algorithm: FederatedAlgorithm,
-    clients: ClientStore,
-    model: FederatedModel,
-    more: str,
-    *,
-    owners: NDArray[np.int64] | None = None,
-) -> str:
-    """Digest of all that decides a run beside its key and the weights it starts from."""
-    held = [
-        plan.digest(),
-        algorithm.model_dump_json(),
-        _digest(clients, owners),
-        graph_digest(_forward(model)),
-        [list(shape) for shape in model.shapes],
-        more,
-        machine_facts(),
-    ]
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
-
-def _forward(model: FederatedModel) -> Any:
-    """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
-    import tensorflow as tf
-
-    def forward(*inputs: Any) -> Any:
-        return model.predict(list(inputs), training=True)
-
-    return tf.function(forward, input_signature=model.input_specs).get_concrete_function().graph
-
-
-def _digest(clients: ClientStore, owners: NDArray[np.int64] | None) -> str:
-    digest = hashlib.sha256()
-    arrays = {**clients.features, "labels": clients.labels, "offsets": clients.offsets}
-    if owners is not None:
-        arrays["owners"] = owners
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        for start in range(0, array.shape[0], _DIGEST_ROWS):
-            digest.update(np.ascontiguousarray(array[start : start + _DIGEST_ROWS]).data)
-    return digest.hexdigest()

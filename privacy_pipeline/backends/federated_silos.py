@@ -14,6 +14,7 @@ import numpy as np
 from federated.clients.origin import ClientOrigin
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords, stated
+from federated.silos.statement import MECHANISM
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.config.federated_privacy import SiloPrivacySection
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.backends.federated_rounds import Rounds
 
 BACKEND = "federated"
-MECHANISM = "cross-silo FedAvg, DP-SGD (Gaussian) inside each silo"
 ENGINE = "native"
 
 

@@ -141,7 +141,7 @@ def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
     monkeypatch.setattr(run, "load_clients", touched)
     with pytest.raises(BadInputError, match="ledger"):
         run_point(first, build=logistic.build)
-    charge = privacy.charged(first.config, clients=60)
+    charge = privacy.charged(first.config, units=60)
     ledger = register(people, first, cap=1.2 * price(charge.event, charge.relation).epsilon(1e-3))
     with pytest.raises(AssertionError, match="data was read"):  # the reservation was granted, and is spent
         run_point(first, build=logistic.build)
