@@ -59,7 +59,10 @@ class AdaptiveSection(Section):
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     learning_rate: PositiveFloat = 0.2
-    count_noise: PositiveFloat | None = None
+    count_noise: Annotated[
+        PositiveFloat | None,
+        Field(description="Noise on the number of unclipped clients; default: a twentieth of `clients_per_round`."),
+    ] = None
 
 
 class PrivacySection(Section):

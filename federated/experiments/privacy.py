@@ -116,7 +116,8 @@ def charged(config: ExperimentConfig, *, units: int) -> ChargedExperiment:
         raise BadInputError("a guarantee needs a `privacy` block and a key column as the privacy unit")
     adaptive = None
     if section.adaptive is not None:
-        given = section.adaptive.model_dump(exclude_none=True)
+        # Andrew et al. 2021 take a twentieth of the cohort.
+        given = {"count_noise": config.clients_per_round / 20, **section.adaptive.model_dump(exclude_none=True)}
         adaptive = AdaptiveClipping(**given)
     plan = FederatedPlan.calibrated(
         rounds=config.rounds,

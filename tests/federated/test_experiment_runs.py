@@ -162,6 +162,16 @@ def test_bad_populations_are_one_clear_error(people):
         run_point(private, build=logistic.build)
 
 
+def test_noise_on_the_count_of_unclipped_clients_follows_the_cohort(people):
+    from federated.experiments import privacy
+
+    block = "privacy: {noise_multiplier: 0.6, delta: 1.0e-3, clipping_norm: 0.5, adaptive: {}}\n"
+    adaptive = privacy.charged(points(people, block)[0].config, units=60).plan.base.clipping.adaptive
+    assert (adaptive.count_noise, adaptive.quantile) == (0.5, 0.5)  # a twentieth of 10 clients
+    stated = points(people, block.replace("{}", "{count_noise: 2.0}"))[0].config
+    assert privacy.charged(stated, units=60).plan.base.clipping.adaptive.count_noise == 2.0
+
+
 def test_silos_and_synthetic_clients(people):
     silos = points(people, **{"rounds: 6": "  clients: {column: town}\nrounds: 6", "per_round: 10": "per_round: 2"})[0]
     summary = run_point(silos, build=logistic.build)
