@@ -11,6 +11,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
+from privacy_pipeline.pipelines.forecast import fitting, noise_section
 from privacy_pipeline.pipelines.register import register_dataset
 from tests.pipelines.projects import HASHED, KEYED, SCHEMA, write_project
 
@@ -86,3 +87,15 @@ def test_a_file_without_the_silos_column_is_named(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("colour", "shade", 1))
     with pytest.raises(BadInputError, match=r"rows.csv: column 'colour' is missing"):
         preflight.check_source(config, preflight.read_features(config))
+
+
+def test_the_forecast_sets_noise_in_the_block_of_the_silos(tmp_path: Path) -> None:
+    config = project(tmp_path)
+    register_dataset(config=config, epsilon=4, delta=1e-5)
+    path, block = noise_section(config) or ("", None)
+    assert path == "federated.silo_privacy" and block.noise_multiplier == 4.0
+    found = fitting(config, preflight.check(config, span=1), span=1, runs=3)
+    assert found is not None and found.runs_that_fit >= 3
+    assert found.override == f"training.federated.silo_privacy.noise_multiplier={found.noise_multiplier!r}"
+    plain = write_project(tmp_path / "plain")
+    assert noise_section(plain) is None
