@@ -81,7 +81,7 @@ def of_dataset(name: str, folder: Path, seeds: list[int], rounds: int) -> list[R
     for epsilon in EPSILONS:
         settings = f"privacy={{delta: {DELTA}, clipping_norm: {CLIPPING_NORM}, "
         target, _ = load_experiment(file, overrides=[*common, f"{settings} target_epsilon: {epsilon}}}"])
-        noise = privacy.charged(target, clients=clients).plan.base.sum_multiplier  # calibrated once for all seeds
+        noise = privacy.charged(target, units=clients).plan.base.sum_multiplier  # calibrated once for all seeds
         _, points = load_experiment(file, overrides=[*common, f"{settings} noise_multiplier: {noise!r}}}"])
         rows += [row_of(f"federated, user-level DP, epsilon {epsilon:g}", name, point) for point in points]
     return rows

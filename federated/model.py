@@ -55,6 +55,11 @@ class FederatedModel:
         self.shapes = tuple(tuple(weight.shape) for weight in keras_model.trainable_weights)
         self.parameters = int(sum(np.prod(shape, dtype=np.int64) for shape in self.shapes))
 
+    @property
+    def loss(self) -> Any:
+        """The Keras loss."""
+        return self._loss
+
     def losses(self, labels: Tensor, predictions: Tensor) -> Tensor:
         """Loss of each row, float32 [rows]; where a row has several outputs, their mean."""
         predictions = tf.cast(predictions, tf.float32)

@@ -13,6 +13,7 @@ from federated.clients.encoding import encode, missing, numbers
 from federated.clients.origin import ClientOrigin
 from federated.clients.splits import Split, split_rows
 from federated.clients.store import ClientStore
+from federated.silos.records import SiloRecords
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
@@ -56,14 +57,46 @@ def clients_from_table(
     """
     frame, name = _frame(table, name)
     inputs, labels = _arrays(frame, label=label, plan=plan, features=features, name=name)
-    keys = _required(frame, key, name, role="the client's key")
-    whole = keys.str.fullmatch(r"-?\d{1,18}").all()
     return ClientStore.from_arrays(
-        keys_of_rows=keys.astype(np.int64).to_numpy() if whole else keys.to_numpy(str),
+        keys_of_rows=_keys(frame, key, name, role="the client's key"),
         features=inputs,
         labels=labels,
         origin=ClientOrigin(client_is=f"one value of the column '{key}' of {name}"),
     )
+
+
+def silos_from_table(
+    table: Any, *, silo: str, owner: str | None, label: str, plan: FeaturePlan, name: str = ""
+) -> SiloRecords:
+    """Makes every value of a column one silo, which knows whose each of its rows is.
+
+    Args:
+        table, label, plan, name: as in `clients_from_table`.
+        silo: column whose value names the silo; never an input of a model.
+        owner: column whose value names the user who owns a row; None where a row is its own privacy unit.
+
+    Raises:
+        BadInputError: as `clients_from_table`; also a user with rows in two silos.
+    """
+    frame, name = _frame(table, name)
+    inputs, labels = _arrays(frame, label=label, plan=plan, features=(), name=name)
+    owners = None
+    if owner is not None:
+        _, owners = np.unique(_keys(frame, owner, name, role="the privacy unit's key"), return_inverse=True)
+    return SiloRecords.from_rows(
+        silo_of_rows=_keys(frame, silo, name, role="the silo"),
+        features=inputs,
+        labels=labels,
+        owners=owners,
+        origin=ClientOrigin(client_is=f"a silo: one value of the column '{silo}' of {name}"),
+    )
+
+
+def _keys(frame: Any, column: str, name: str, *, role: str) -> NDArray[Any]:
+    """A column of keys: whole numbers where all are, else texts."""
+    keys = _required(frame, column, name, role=role)
+    whole = keys.str.fullmatch(r"-?\d{1,18}").all()
+    return np.asarray(keys.astype(np.int64).to_numpy() if whole else keys.to_numpy(str))
 
 
 def clients_by_rule(

@@ -16,7 +16,12 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.config.federated_privacy import DistributedSection, check_distributed
+from privacy_pipeline.config.federated_privacy import (
+    DistributedSection,
+    SiloMechanism,
+    check_distributed,
+    not_of_silos,
+)
 from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
@@ -59,7 +64,10 @@ class AdaptiveSection(Section):
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     learning_rate: PositiveFloat = 0.2
-    count_noise: PositiveFloat | None = None
+    count_noise: Annotated[
+        PositiveFloat | None,
+        Field(description="Noise on the number of unclipped clients; default: a twentieth of `clients_per_round`."),
+    ] = None
 
 
 class PrivacySection(Section):
@@ -107,6 +115,14 @@ class PrivacySection(Section):
         return self.sampling or ("poisson" if self.mechanism == "gaussian" else "shuffled")
 
 
+class SiloPrivacySection(SiloMechanism):
+    """DP-SGD inside each silo, which `data.clients: {column: COLUMN}` names."""
+
+    sampling_probability: Annotated[
+        float, Field(gt=0, le=1, description="Chance of each unit to be in each step of its silo; one for all silos.")
+    ]
+
+
 class EvaluationSection(Section):
     """When the model is evaluated on the clients of the eval split."""
 
@@ -151,6 +167,7 @@ class ExperimentConfig(Section):
     clients_per_round: Annotated[int, Field(ge=1, description="With a privacy block: the expected number.")]
     algorithm: FederatedAlgorithm = FederatedAlgorithm()
     privacy: PrivacySection | None = None
+    silo_privacy: SiloPrivacySection | None = None
     evaluation: EvaluationSection = EvaluationSection()
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[1], min_length=1)
     sweep: dict[str, Annotated[list[JsonValue], Field(min_length=1)]] = Field(
@@ -161,6 +178,11 @@ class ExperimentConfig(Section):
         "workspace/federated"
     )
     ledger: Annotated[str, Field(description="SQLAlchemy URL of the budget ledger.")] = "sqlite:///ledger/ledger.db"
+
+    @property
+    def claims_guarantee(self) -> bool:
+        """Whether a run adds noise and asks the ledger."""
+        return self.privacy is not None or self.silo_privacy is not None
 
     @model_validator(mode="after")
     def _clients_are_the_unit(self) -> ExperimentConfig:
@@ -176,6 +198,28 @@ class ExperimentConfig(Section):
                 "`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted, and an "
                 "algorithm that sends one clipped update (not `mimelite`)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _silos_are_the_clients(self) -> ExperimentConfig:
+        silos, unit = self.silo_privacy, self.data.dataset.privacy_unit
+        if silos is None:
+            return self
+        if self.privacy is not None:
+            raise ValueError("`privacy` protects clients and `silo_privacy` the records of each; give one of the two")
+        if not isinstance(self.data.clients, ByColumn):
+            raise ValueError("`silo_privacy` needs `data.clients: {column: COLUMN}`, which names a row's silo")
+        if isinstance(unit, KeyedUnit) and self.data.clients.column == unit.key:
+            raise ValueError(
+                f"`silo_privacy` protects each '{unit.key}' inside its silo; name the silo's column in `data.clients`"
+            )
+        if self.clients_per_round != len(silos.silos):
+            raise ValueError(
+                f"every silo takes part in every round of `silo_privacy`: set `clients_per_round` to {len(silos.silos)}"
+            )
+        reason = not_of_silos(self.algorithm)
+        if reason is not None:
+            raise ValueError(reason)
         return self
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from federated.clients.store import ClientStore
-from federated.clients.tables import clients_by_rule, clients_from_table, read_csv
+from federated.clients.tables import clients_by_rule, clients_from_table, read_csv, silos_from_table
 from federated.experiments.config import ByRule, DataSection
+from federated.silos.records import SiloRecords
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.files import ResolvedSource, resolve
@@ -68,6 +69,23 @@ def load_clients(data: DataSection, *, split: str, source: ResolvedSource, plan:
     if isinstance(unit, KeyedUnit) and unit.key == column:
         _require_bound(store, unit.contribution_bound, name)
     return store
+
+
+def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan) -> SiloRecords:
+    """Reads the train split and groups its rows by silo.
+
+    Args:
+        data, source, plan: as in `load_clients`.
+
+    Raises:
+        BadInputError: a column, a silo or a key is missing, or a privacy unit has rows in two silos.
+    """
+    table, name = _table(source, "train")
+    column, unit = data.client_column, data.dataset.privacy_unit
+    if column is None:  # refused by ExperimentConfig
+        raise BadInputError("nothing says which silo a row is in")
+    owner = unit.key if isinstance(unit, KeyedUnit) else None
+    return silos_from_table(table, silo=column, owner=owner, label=data.dataset.label, plan=plan, name=name)
 
 
 def _table(source: ResolvedSource, split: str) -> tuple[Any, str]:

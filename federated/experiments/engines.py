@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,14 @@ from federated.clients.store import ClientStore
 from federated.contract import Array, RoundState
 from federated.experiments.config import ExperimentConfig
 from federated.experiments.run import Simulation
+from federated.silos.plan import SiloPlan
+from federated.silos.records import SiloRecords
+from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from federated.model import FederatedModel
+    from federated.silos.engine import SiloEngine
 
 
 def build(
@@ -22,14 +29,7 @@ def build(
     Raises:
         BadInputError: the engine does not offer what is asked for.
     """
-    import tensorflow as tf
-
-    from federated.model import FederatedModel
-
-    model = FederatedModel(
-        perceptron(width=width, hidden_units=config.model.hidden_units, seed=seed),
-        loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
-    )
+    model = _model(config, width=width, seed=seed)
     if config.algorithm.engine == "tff":
         return _tff(config, clients, model, aggregator)
     from federated.fast.engine import FastEngine
@@ -37,6 +37,40 @@ def build(
     combine = None if aggregator is None else aggregator(model.shapes)
     engine = FastEngine(model=model, clients=clients, algorithm=config.algorithm, aggregator=combine)
     return Simulation(engine=engine, predict=logits)
+
+
+def build_silos(
+    config: ExperimentConfig, records: SiloRecords, plan: SiloPlan, key: RunKey, *, width: int, seed: int
+) -> tuple[Simulation, SiloEngine]:
+    """The engine in which each silo trains by DP-SGD.
+
+    Args:
+        config: the settings.
+        records: the records of the silos.
+        plan: what was reserved.
+        key: the run's key.
+        width: numbers of an example's features.
+        seed: of the initial weights.
+
+    Raises:
+        PipelineError: the records are not those of the plan.
+    """
+    from federated.silos.engine import SiloEngine
+
+    model = _model(config, width=width, seed=seed)
+    engine = SiloEngine(model=model, records=records, plan=plan, algorithm=config.algorithm, key=key)
+    return Simulation(engine=engine, predict=logits), engine
+
+
+def _model(config: ExperimentConfig, *, width: int, seed: int) -> FederatedModel:
+    import tensorflow as tf
+
+    from federated.model import FederatedModel
+
+    return FederatedModel(
+        perceptron(width=width, hidden_units=config.model.hidden_units, seed=seed),
+        loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
+    )
 
 
 def _tff(config: ExperimentConfig, clients: ClientStore, model: Any, aggregator: Any | None) -> Simulation:

@@ -1,34 +1,25 @@
-"""User-level privacy of a run: its plan, what the ledger charges, and the record."""
+"""User-level privacy of a run: its plan, what the ledger charges, and what the record states."""
 
 from __future__ import annotations
 
-import datetime
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from federated.clients.encoding import encode
 from federated.experiments.config import ExperimentConfig, PrivacySection
+from federated.experiments.record import BACKEND, Statement
 from federated.privacy import distributed_record
-from federated.privacy.distributed_noise import DistributedSettings
+from federated.privacy.distributed_noise import RELEASED, WRAPPED, DistributedSettings
 from federated.privacy.plan import Attendance, FederatedPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
-from privacy_pipeline.accounting.record import (
-    Assumption,
-    Composition,
-    DataAccess,
-    Mechanism,
-    PrivacyRecord,
-    Randomness,
-    Versions,
-)
+from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.dp.plan import AdaptiveClipping
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -36,7 +27,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.registration import Registration
 
-BACKEND = "federated"
 _NAMES = {
     None: "DP-FedAvg (Gaussian, clients' updates clipped)",
     "skellam": "distributed DP-FedAvg (Skellam noise of the clients; secure aggregation: simulated)",
@@ -95,13 +85,42 @@ class ChargedExperiment:
         """SHA-256 over the parameters."""
         return parameters_digest(self.parameters())
 
+    def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
+        """What the record says of a run that made all rounds."""
+        plan, name = self.plan, config.data.dataset.name
+        return Statement(
+            unit_in_words=f"one client: all rows of {name} that share one value of `{self.unit}`",
+            mechanism=Mechanism(
+                name=_NAMES[plan.distributed.family if plan.distributed else None],
+                sampler=str(plan.sampling.parameters()["scheme"]),
+                clipping_norm=plan.base.clipping.norm,
+                noise_multiplier=plan.base.sum_multiplier,
+                batch_size=config.clients_per_round,
+                epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
+                steps=plan.rounds,
+                units=plan.clients,
+                dp_event=events.to_json(plan.event),
+                engine=config.algorithm.engine,
+                plan=self.parameters(),
+            ),
+            assumptions=[
+                *_assumptions(self),
+                *distributed_record.assumptions(plan, released=counted.get(RELEASED)),
+            ],
+            data_accesses=[
+                DataAccess(what="training", covered=True, detail="clipped and noised updates of sampled clients"),
+                *uncovered(config),
+                *distributed_record.accesses(plan, over=counted.get(WRAPPED)),
+            ],
+        )
 
-def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
+
+def charged(config: ExperimentConfig, *, units: int) -> ChargedExperiment:
     """The plan of a run, before any data is read.
 
     Args:
         config: settings with a privacy block.
-        clients: registered number of clients of the train split.
+        units: registered number of clients of the train split.
 
     Raises:
         BadInputError: there is no privacy block, or its parts do not go together.
@@ -112,14 +131,15 @@ def charged(config: ExperimentConfig, *, clients: int) -> ChargedExperiment:
         raise BadInputError("a guarantee needs a `privacy` block and a key column as the privacy unit")
     adaptive = None
     if section.adaptive is not None:
-        given = section.adaptive.model_dump(exclude_none=True)
+        # Andrew et al. 2021 take a twentieth of the cohort.
+        given = {"count_noise": config.clients_per_round / 20, **section.adaptive.model_dump(exclude_none=True)}
         adaptive = AdaptiveClipping(**given)
     plan = FederatedPlan.calibrated(
         rounds=config.rounds,
         clients_per_round=config.clients_per_round,
         delta=section.delta,
         clipping_norm=section.clipping_norm,
-        clients=clients,
+        clients=units,
         epsilon=section.target_epsilon,
         noise_multiplier=section.noise_multiplier,
         adaptive=adaptive,
@@ -173,95 +193,6 @@ def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) ->
     return found
 
 
-def executed(plan: FederatedPlan, summed: Sequence[int]) -> DpEvent:
-    """The event of what the mechanism gave out, whatever was planned.
-
-    Args:
-        plan: the plan.
-        summed: the round of each noisy sum, in their order.
-
-    Returns:
-        The event of the rounds from the first on; one without a bound where a round was left out or given out twice:
-        its noise follows from key and round, and two sums under one noise tell their difference.
-    """
-    from dp_accounting import NonPrivateDpEvent
-
-    return plan.event_of(len(summed)) if _in_order(summed) else NonPrivateDpEvent()
-
-
-def _in_order(summed: Sequence[int]) -> bool:
-    return list(summed) == list(range(len(summed)))
-
-
-def record_of(
-    *,
-    config: ExperimentConfig,
-    charge: ChargedExperiment,
-    run_id: str,
-    span: int | None,
-    summed: Sequence[int],
-    generator: str,
-    composition: Composition,
-    data_digest: str,
-    code: str,
-    released: int | None = None,
-    over: int | None = None,
-) -> PrivacyRecord:
-    """States what a finished run guarantees.
-
-    Args:
-        config: the settings.
-        charge: what was reserved, and ran.
-        run_id, span: of the run.
-        summed: the round of each sum that was made, in their order.
-        generator: where sampling and noise came from.
-        composition: the run among all that the ledger holds.
-        data_digest, code: hashes.
-        released, over: of distributed noise, rounds that released something, and numbers that wrapped around in them.
-
-    Raises:
-        PipelineError: another number of rounds was made than planned, or a round was given out twice.
-    """
-    plan, rounds = charge.plan, len(summed)
-    if not _in_order(summed):
-        raise PipelineError("a round was left out or given out twice: there is no guarantee to state")
-    if rounds != plan.rounds:
-        raise PipelineError(f"{rounds} rounds were made, {plan.rounds} were planned: there is no guarantee to state")
-    dataset = config.data.dataset
-    return PrivacyRecord(
-        run_id=run_id,
-        pipeline=config.experiment,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        backend=BACKEND,
-        dataset=dataset.name,
-        span=span,
-        training_guarantee="dp",
-        unit=charge.unit,
-        unit_in_words=f"one client: all rows of {dataset.name} that share one value of `{charge.unit}`",
-        contribution_bound=charge.contribution_bound,
-        relation=charge.relation.value,
-        mechanism=Mechanism(
-            name=_NAMES[plan.distributed.family if plan.distributed else None],
-            sampler=str(plan.sampling.parameters()["scheme"]),
-            clipping_norm=plan.base.clipping.norm,
-            noise_multiplier=plan.base.sum_multiplier,
-            batch_size=config.clients_per_round,
-            epochs=-(-plan.rounds * config.clients_per_round // (plan.clients or 1)),
-            steps=rounds,
-            units=plan.clients,
-            dp_event=events.to_json(executed(plan, summed)),
-            engine=config.algorithm.engine,
-            plan=charge.parameters(),
-        ),
-        guarantee=plan.guarantee(),
-        assumptions=[*_assumptions(charge), *distributed_record.assumptions(plan, released=released)],
-        data_accesses=[*_data_accesses(config), *distributed_record.accesses(plan, over=over)],
-        composition=composition,
-        randomness=Randomness(generator=generator, cryptographic=True, seed_fixed=False),
-        versions=Versions(code=code, lock="", data=data_digest, packages=_packages()),
-    )
-
-
 def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
     drawn = Assumption(
         name="each client is drawn independently with the same probability",
@@ -294,9 +225,9 @@ def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
     ]
 
 
-def _data_accesses(config: ExperimentConfig) -> list[DataAccess]:
+def uncovered(config: ExperimentConfig) -> list[DataAccess]:
+    """What no guarantee of an experiment covers."""
     return [
-        DataAccess(what="training", covered=True, detail="clipped and noised updates of sampled clients"),
         DataAccess(
             what="training losses, cohort sizes and example counts",
             covered=False,
@@ -314,13 +245,3 @@ def _data_accesses(config: ExperimentConfig) -> list[DataAccess]:
             detail="every run of a sweep is charged; choosing among them by exact evaluation is not covered",
         ),
     ]
-
-
-def _packages() -> dict[str, str]:
-    found = {}
-    for name in ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-federated"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

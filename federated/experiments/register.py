@@ -6,11 +6,12 @@ import datetime
 
 from federated.experiments.config import ExperimentConfig
 from federated.experiments.data import feature_plan, source_of
+from federated.silos.records import stated
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.config.models import KeyedUnit
-from privacy_pipeline.data.source import count_units
+from privacy_pipeline.data.source import ResolvedSource, count_silos, count_units
 from privacy_pipeline.errors import BadInputError
 
 
@@ -18,23 +19,26 @@ def register_clients(config: ExperimentConfig, *, epsilon: float, delta: float) 
     """Counts clients and rows of each split and opens the dataset's budget; the ledger is made where there is none.
 
     Args:
-        config: the experiment; its dataset has a key column.
+        config: the experiment; its dataset has a key column, or it has `silo_privacy` for rows.
         epsilon: cap of the budget over all runs.
         delta: delta of the cap.
 
     Raises:
-        BadInputError: no key column, a client in both splits, a row without key, or other facts than registered.
+        BadInputError: no key column, a client in both splits, a row without key, stated silos that are not those of
+            the data, or other facts than registered.
     """
     dataset = config.data.dataset
     unit = dataset.privacy_unit
-    if not isinstance(unit, KeyedUnit):
+    if not isinstance(unit, KeyedUnit) and config.silo_privacy is None:
         raise BadInputError("data.dataset.privacy_unit names no key column, so no client can be registered")
     source = source_of(config.data)
+    if config.silo_privacy is not None:
+        _require_stated(config, source)
     registration = Registration(
         dataset=dataset.name,
         span=source.span,
-        unit=unit.key,
-        contribution_bound=unit.contribution_bound,
+        unit=unit.key if isinstance(unit, KeyedUnit) else "row",
+        contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
         relation=Relation.ZERO_OUT,
         splits={
             n: SplitCount(rows=c.rows, units=c.units) for n, c in count_units(source=source, dataset=dataset).items()
@@ -45,3 +49,16 @@ def register_clients(config: ExperimentConfig, *, epsilon: float, delta: float) 
     )
     Ledger.open(config.ledger, create=True).register(registration, epsilon=epsilon, delta=delta)
     return registration
+
+
+def _require_stated(config: ExperimentConfig, source: ResolvedSource) -> None:
+    """Refuses stated numbers of units that are not those of the data, where they cost nothing yet."""
+    section, column = config.silo_privacy, config.data.client_column
+    if section is None or column is None:  # refused by ExperimentConfig
+        return
+    counted = count_silos(source=source, dataset=config.data.dataset, column=column)
+    if counted is not None and section.silos != counted:
+        raise BadInputError(
+            "silo_privacy.silos: these are not the numbers of units in the train split; nothing was registered",
+            fix=f"silos: {stated(counted)}",
+        )

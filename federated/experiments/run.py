@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from federated.clients.store import ClientStore
 from federated.contract import Engine, RoundState
-from federated.experiments import privacy
+from federated.experiments import privacy, silos
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
-from federated.experiments.data import feature_plan, load_clients, source_of
+from federated.experiments.data import feature_plan, load_clients, load_silos, source_of
 from federated.experiments.evaluation import Evaluation, Predict, evaluate
+from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.dp.randomness import RunKey
 
 NODE = "FederatedTraining"  # the ledger's name of what spends
 
@@ -65,7 +70,7 @@ Report = Callable[[str, int, int], None]  # name of the run, rounds done, rounds
 def run_point(point: Point, *, build: Build, report: Report = lambda *_: None, code: str = "") -> dict[str, Any]:
     """Runs a point, or goes on with it, and returns its summary; a finished run is not run again.
 
-    Without a privacy block a killed run goes on from its last checkpoint, to the same weights. With one, its key died
+    Without a guarantee a killed run goes on from its last checkpoint, to the same weights. With one, its key died
     with the process: it starts anew, with new noise, and is charged again.
 
     Args:
@@ -84,9 +89,23 @@ def run_point(point: Point, *, build: Build, report: Report = lambda *_: None, c
         return done
     folder.begin(point)
     run = _Run(point, folder, build, report, code)
-    summary = run.without_guarantee() if point.config.privacy is None else run.private()
+    summary = run.private() if point.config.claims_guarantee else run.without_guarantee()
     folder.finish(summary)
     return summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Protected:
+    """A run with a guarantee, ready to begin: engine, who takes part, the train split, where its noise comes from.
+
+    `summed` is the round of each noisy sum so far, in their order, as the mechanism itself keeps it.
+    """
+
+    simulation: Simulation
+    sampler: Any
+    train: ClientStore
+    generator: str
+    summed: Sequence[int]
 
 
 class _Run:
@@ -100,8 +119,7 @@ class _Run:
         return load_clients(self.config.data, split=split, source=self.source, plan=self.plan)
 
     def simulation(self, train: ClientStore, aggregator: Any | None) -> Simulation:
-        width = int(train.features["features"].shape[1])
-        return self.build(self.config, train, aggregator, width=width, seed=self.point.seed)
+        return self.build(self.config, train, aggregator, width=_width(train), seed=self.point.seed)
 
     def without_guarantee(self) -> dict[str, Any]:
         train = self.clients("train")
@@ -115,18 +133,16 @@ class _Run:
         return self.rounds(simulation, sampler, state, train)
 
     def private(self) -> dict[str, Any]:
-        from federated.privacy.distributed import aggregator_of
-        from federated.privacy.sampler import ClientSampler
         from privacy_pipeline.accounting.ledger import Ledger
-        from privacy_pipeline.dp.randomness import RunKey
 
         ledger = Ledger.open(self.config.ledger)
         known = privacy.registered(self.config, ledger, span=self.source.span)
-        charge = privacy.charged(self.config, clients=known.splits["train"].units)
+        plan_of = silos.charged if self.config.silo_privacy is not None else privacy.charged
+        charge: Charge = plan_of(self.config, units=known.splits["train"].units)
         digest = self.source.digest()
         self.folder.forget()
-        privacy.require_room(self.config, charge, self.plan)
-        made: list[Any] = []
+        if isinstance(charge, privacy.ChargedExperiment):
+            privacy.require_room(self.config, charge, self.plan)
         with ledger.spend(
             dataset=self.config.data.dataset.name,
             span=self.source.span,
@@ -138,31 +154,23 @@ class _Run:
         ) as grant:
             composition = ledger.composition(grant.entry_id)
             grant.start()
-            train = self.clients("train")
-            key = RunKey.from_system()
-            sampler = ClientSampler(charge.plan, key, train.num_clients)
-
-            def aggregator(shapes: Any) -> Any:
-                made.append(aggregator_of(plan=charge.plan, key=key, shapes=shapes))
-                return made[-1]
-
-            simulation = self.simulation(train, aggregator)
-            summary = self.rounds(simulation, sampler, simulation.engine.initial_state(), train, charge)
-            summed = [number for one in made for number in one.summed]
-            receipt = grant.commit(privacy.executed(charge.plan, summed))
+            protected = self.protected(charge)
+            simulation = protected.simulation
+            first = simulation.engine.initial_state()
+            summary = self.rounds(simulation, protected.sampler, first, protected.train, charge)
+            receipt = grant.commit(executed(charge.plan, protected.summed))
         stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
-        record = privacy.record_of(
+        record = record_of(
             config=self.config,
             charge=charge,
             run_id=f"{self.config.experiment}-{self.point.name}",
             span=self.source.span,
-            summed=summed,
-            generator=made[0].generator,
+            summed=protected.summed,
+            counted=summary,
+            generator=protected.generator,
             composition=composition.model_copy(update=stamp),
             data_digest=digest,
             code=self.code,
-            released=summary.get(RELEASED),
-            over=summary.get(WRAPPED),
         )
         write_atomically(path=self.folder.path / RECORD, text=record.model_dump_json(indent=1) + "\n")
         guarantee = record.guarantee
@@ -178,13 +186,57 @@ class _Run:
             "ledger_entry": composition.ledger_entry,
         }
 
+    def protected(self, charge: Charge) -> _Protected:
+        """Reads the data and makes the engine whose noise and samples are those of the charge, under a new key."""
+        from privacy_pipeline.dp.randomness import RunKey
+
+        key = RunKey.from_system()
+        if isinstance(charge, silos.ChargedSilos):
+            return self.by_silos(charge, key)
+        if not isinstance(charge, privacy.ChargedExperiment):
+            raise PipelineError(f"no engine is known for the charge {type(charge).__name__}")
+        from federated.privacy.distributed import aggregator_of
+        from federated.privacy.sampler import ClientSampler
+
+        plan, train = charge.plan, self.clients("train")
+        made: list[Any] = []
+
+        def aggregator(shapes: Any) -> Any:
+            made.append(aggregator_of(plan=plan, key=key, shapes=shapes))
+            return made[-1]
+
+        simulation = self.simulation(train, aggregator)
+        sampler = ClientSampler(plan, key, train.num_clients)
+        (aggregated,) = made
+        return _Protected(
+            simulation=simulation,
+            sampler=sampler,
+            train=train,
+            generator=aggregated.generator,
+            summed=aggregated.summed,
+        )
+
+    def by_silos(self, charge: silos.ChargedSilos, key: RunKey) -> _Protected:
+        """The same, for silos that each protect their own records."""
+        from federated.experiments.engines import build_silos
+
+        records = load_silos(self.config.data, source=self.source, plan=self.plan)
+        train = records.clients
+        simulation, engine = build_silos(
+            self.config, records, charge.plan, key, width=_width(train), seed=self.point.seed
+        )
+        sampler = UniformSampler(clients=train.num_clients, size=train.num_clients, seed=0)  # all of them
+        return _Protected(
+            simulation=simulation, sampler=sampler, train=train, generator=engine.generator, summed=engine.summed
+        )
+
     def rounds(
         self,
         simulation: Simulation,
         sampler: Any,
         state: RoundState,
         train: ClientStore,
-        charge: privacy.ChargedExperiment | None = None,
+        charge: Charge | None = None,
     ) -> dict[str, Any]:
         """All rounds from `state` on. What a private run writes down of a round is public or on the eval split."""
         algorithm, evaluation, total = self.config.algorithm, self.clients("eval"), self.config.rounds
@@ -245,21 +297,26 @@ def _told(state: RoundState) -> dict[str, int]:
     return {name: int(state.aggregator[name]) for name in (RELEASED, WRAPPED) if name in state.aggregator}
 
 
-def _private_bytes(charge: privacy.ChargedExperiment, state: RoundState) -> tuple[int, int]:
+def _private_bytes(charge: Charge, state: RoundState) -> tuple[int, int]:
     """What one client sends and gets in a round."""
-    weights, noise = _bytes_of(state), charge.plan.distributed
+    weights = _bytes_of(state)
+    noise = charge.plan.distributed if isinstance(charge, privacy.ChargedExperiment) else None
     return (weights if noise is None else noise.update_bytes), weights
 
 
-def _participation(charge: privacy.ChargedExperiment | None, train: ClientStore) -> Callable[[int, Any], None]:
-    if charge is None:
+def _participation(charge: Charge | None, train: ClientStore) -> Callable[[int, Any], None]:
+    if not isinstance(charge, privacy.ChargedExperiment):  # in silos, the engine demands each of them once
         return lambda number, cohort: None
     from federated.privacy.sampler import Participation
 
     return Participation(charge.plan, train.num_clients).saw
 
 
-def _epsilon(charge: privacy.ChargedExperiment, rounds: int) -> float:
+def _width(train: ClientStore) -> int:
+    return int(train.features["features"].shape[1])
+
+
+def _epsilon(charge: Charge, rounds: int) -> float:
     from privacy_pipeline.accounting.accountants import epsilon_of
 
     plan = charge.plan

@@ -91,11 +91,13 @@ class FastEngine:
         """One round; see `federated.contract.Engine`.
 
         Raises:
-            BadInputError: a client index that does not exist.
+            BadInputError: a client index that does not exist, or is there twice.
         """
         cohort = np.asarray(cohort, np.int64)
         if len(cohort) and (cohort.min() < 0 or cohort.max() >= self._chunker.clients):
             raise BadInputError("cohort: a client that does not exist", fix=f"there are {self._chunker.clients}")
+        if np.unique(cohort).size != len(cohort):  # its update would count, and be clipped, twice
+            raise BadInputError("cohort: a client is in it twice", fix="name each client once")
         sending = np.ones(len(cohort), np.bool_) if present is None else np.asarray(present, np.bool_)
         sums, full, totals = self._run_chunks(state, cohort, sending)
         update, aggregator, metrics = self._aggregator.finish(dict(state.aggregator), sums, state.round_number)

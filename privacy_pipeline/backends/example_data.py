@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.backends import keras_io
-from privacy_pipeline.data.features import UNIT_KEY_FEATURE
+from privacy_pipeline.data.features import SILO_FEATURE, UNIT_KEY_FEATURE
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.errors import BadInputError
 
@@ -29,10 +29,12 @@ class Examples:
     Attributes:
         store: inputs by name, each [rows, ...], and labels, float32, [rows, 1].
         owners: number of the privacy unit that owns each row, int64, [rows]; None where a row is its own unit.
+        silos: name of each row's silo, texts, [rows]; None where it was not asked for.
     """
 
     store: ExampleStore
     owners: NDArray[np.int64] | None
+    silos: NDArray[np.str_] | None = None
 
     @property
     def units(self) -> int:
@@ -47,6 +49,7 @@ def read_examples(
     names: Sequence[str],
     keyed: bool,
     folder: Path,
+    silos: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Examples:
     """Reads a split of transformed examples.
@@ -57,13 +60,15 @@ def read_examples(
         names: features to keep.
         keyed: read who owns each row. The key becomes a number at once, and never an input of the model.
         folder: where the arrays go that do not fit into memory.
+        silos: read the name of each row's silo; no input of the model either.
         memory_limit: bytes of arrays that may stay in memory.
 
     Raises:
-        BadInputError: no row, a row without a key, no label, or a label outside the public domain.
+        BadInputError: no row, a row without a key or a silo, no label, or a label outside the public domain.
     """
-    owners = _Owners() if keyed else None
-    chunks = _chunks(patterns, transform_graph, names, owners)
+    owners = _Keys("dataset.privacy_unit: the key", "belong to no unit") if keyed else None
+    homes = _Keys("training.federated.silo_privacy.column: the silo", "belong to no silo") if silos else None
+    chunks = _chunks(patterns, transform_graph, names, owners, homes)
     held: list[Chunk] = []
     size = 0
     for chunk in chunks:
@@ -71,12 +76,20 @@ def read_examples(
         size += chunk[1].nbytes + sum(array.nbytes for array in chunk[0].values())
         if size > memory_limit:
             store = ExampleStore.write(folder, itertools.chain(_drained(held), chunks), examples=count(patterns))
-            return Examples(store=store, owners=owners.numbers() if owners else None)
+            return _found(store, owners, homes)
     if not held:
         raise keras_io.no_rows()
     inputs = {name: np.concatenate([x[name] for x, _ in held]) for name in names}
     store = ExampleStore.from_arrays(inputs, np.concatenate([y for _, y in held]))
-    return Examples(store=store, owners=owners.numbers() if owners else None)
+    return _found(store, owners, homes)
+
+
+def _found(store: ExampleStore, owners: _Keys | None, homes: _Keys | None) -> Examples:
+    return Examples(
+        store=store,
+        owners=owners.numbers() if owners else None,
+        silos=homes.names()[homes.numbers()] if homes else None,
+    )
 
 
 def count(patterns: Sequence[str]) -> int:
@@ -85,10 +98,11 @@ def count(patterns: Sequence[str]) -> int:
     return int(records.reduce(np.int64(0), lambda done, _: done + 1).numpy())
 
 
-class _Owners:
-    """Keys of units as numbers, in the order of their first row."""
+class _Keys:
+    """Keys of rows as numbers, in the order of their first row."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str, otherwise: str) -> None:
+        self._what, self._otherwise = what, otherwise
         self._known: dict[Any, int] = {}
         self._parts: list[NDArray[np.int64]] = []
 
@@ -97,8 +111,8 @@ class _Owners:
         missing = values == b"" if values.dtype.kind in "OS" else values == np.iinfo(np.int64).min
         if np.any(missing):
             raise BadInputError(
-                f"dataset.privacy_unit: the key is empty in {int(np.sum(missing))} row(s) of the training split, which "
-                "belong to no unit",
+                f"{self._what} is empty in {int(np.sum(missing))} row(s) of the training split, which "
+                f"{self._otherwise}",
                 fix="give each row a key, or remove those rows",
             )
         numbers = [self._known.setdefault(key, len(self._known)) for key in keys.ravel().tolist()]
@@ -107,13 +121,25 @@ class _Owners:
     def numbers(self) -> NDArray[np.int64]:
         return np.concatenate(self._parts)
 
+    def names(self) -> NDArray[np.str_]:
+        texts = [key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key) for key in self._known]
+        return np.asarray(texts, np.str_)
+
 
 def _chunks(
-    patterns: Sequence[str], transform_graph: Path, names: Sequence[str], owners: _Owners | None
+    patterns: Sequence[str],
+    transform_graph: Path,
+    names: Sequence[str],
+    owners: _Keys | None,
+    homes: _Keys | None,
 ) -> Iterator[Chunk]:
-    for part in keras_io.parsed(patterns, transform_graph=transform_graph, with_key=owners is not None):
+    for part in keras_io.parsed(
+        patterns, transform_graph=transform_graph, with_key=owners is not None, with_silo=homes is not None
+    ):
         if owners is not None:
             owners.add(part[UNIT_KEY_FEATURE])
+        if homes is not None:
+            homes.add(part[SILO_FEATURE])
         yield {name: part[name] for name in names}, keras_io.labels_of(part)
 
 

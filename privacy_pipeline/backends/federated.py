@@ -1,6 +1,7 @@
 """The federated backend: a simulation of federated training, with user-level privacy where the config asks for it.
 
-Without a `privacy` block a run claims nothing. TensorFlow is imported only to train.
+With `silo_privacy` each of a few silos protects its own records instead. Without either block a run claims nothing.
+TensorFlow is imported only to train.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import MechanismPlan
-from privacy_pipeline.backends import federated_plan
+from privacy_pipeline.backends import federated_plan, federated_silos
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import PipelineConfig
@@ -33,14 +34,17 @@ class FederatedBackend:
     name = federated_plan.BACKEND
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
-        """The mechanism that `train` will run; None without a `privacy` block.
+        """The mechanism that `train` will run; None without a `privacy` or `silo_privacy` block.
 
         Raises:
-            BadInputError: the dataset is not registered, or a round has more clients than there are.
+            BadInputError: the dataset is not registered, a round has more clients than there are, or the stated silos
+                do not add up.
             AccountingError: there is no proven epsilon for what the config asks for.
         """
         if not config.training.claims_guarantee:
             return None
+        if config.training.silo_column is not None:
+            return federated_silos.mechanism_plan(config, federated_silos.silo_plan(config, units=units))
         return federated_plan.mechanism_plan(config, federated_plan.federated_plan(config, clients=units))
 
     def train(self, inputs: TrainingInputs) -> Executed:
@@ -58,36 +62,66 @@ class FederatedBackend:
         import tensorflow as tf
 
         from privacy_pipeline.backends import keras_io
-        from privacy_pipeline.backends.federated_clients import read_clients
-        from privacy_pipeline.backends.federated_rounds import assign
 
         config, mechanism = inputs.config, inputs.plan
         if config.training.claims_guarantee and mechanism is None:
-            raise BadInputError("backend federated with `privacy` trains only under a reserved plan", fix="register")
-        plan = None if mechanism is None else federated_plan.reserved_plan(config, mechanism)
+            raise BadInputError("backend federated with a guarantee trains only under a reserved plan", fix="register")
         if config.training.seed is not None:
             tf.keras.utils.set_random_seed(config.training.seed)
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
-        clients, examples = read_clients(inputs, names=list(model.input_names))
-        if mechanism is not None:
-            require_units(mechanism, units=clients.num_clients)
-        with _worker(config) as worker:
-            rounds = _rounds(inputs, model, clients, plan, worker)
-            with _curves(inputs, rounds):
-                state = rounds.run()
-            if (
-                worker is not None
-            ):  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
-                model = keras_io.build_model(inputs)
-        assign(model, state)
-        executed = _executed(rounds, examples=examples, clients=clients, plan=plan)
+        if mechanism is not None and config.training.silo_column is not None:
+            executed = _by_silos(inputs, model, mechanism)
+        else:
+            model, executed = _by_clients(inputs, model, mechanism)
         if mechanism is not None:
             require_executed_as_planned(mechanism, executed)
         keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
+
+
+def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | None) -> tuple[Any, Executed]:
+    """Trains on cohorts of clients, under the reserved plan if there is one; the model that was trained."""
+    from privacy_pipeline.backends import keras_io
+    from privacy_pipeline.backends.federated_clients import read_clients
+    from privacy_pipeline.backends.federated_rounds import assign
+
+    plan = None if mechanism is None else federated_plan.reserved_plan(inputs.config, mechanism)
+    clients, examples = read_clients(inputs, names=list(model.input_names))
+    if mechanism is not None:
+        require_units(mechanism, units=clients.num_clients)
+    with _worker(inputs.config) as worker:
+        rounds = _rounds(inputs, model, clients, plan, worker)
+        with _curves(inputs, rounds, steps=rounds.cohorts.rounds, of_round=1):
+            state = rounds.run()
+        if worker is not None:  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
+            model = keras_io.build_model(inputs)
+    assign(model, state)
+    return model, _executed(rounds, examples=examples, clients=clients, plan=plan)
+
+
+def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> Executed:
+    """Trains by DP-SGD inside each silo, under the reserved plan."""
+    from privacy_pipeline.backends.federated_rounds import Rounds, assign
+
+    plan = federated_silos.reserved_plan(inputs.config, mechanism)
+    records = federated_silos.read_silos(inputs, names=list(model.input_names), plan=plan)
+    require_units(mechanism, units=sum(records.counts().values()))
+    rounds = Rounds.of_silos(
+        model=model,
+        records=records,
+        algorithm=federated_plan.section_of(inputs.config).algorithm,
+        plan=plan,
+        seed=inputs.config.training.seed,
+        state_dir=inputs.state_dir,
+        binding=inputs.binding,
+    )
+    with _curves(inputs, rounds, steps=plan.steps, of_round=plan.local_steps):
+        state = rounds.run()
+    assign(model, state)
+    return federated_silos.executed(rounds, records, plan)
 
 
 @contextmanager
@@ -122,19 +156,19 @@ def _rounds(
 
 
 @contextmanager
-def _curves(inputs: TrainingInputs, rounds: Rounds) -> Iterator[None]:
-    """Tells the rounds made, and writes the curves for TensorBoard."""
+def _curves(inputs: TrainingInputs, rounds: Rounds, *, steps: int, of_round: int) -> Iterator[None]:
+    """Tells the steps made, so many a round, and writes the curves for TensorBoard."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
 
     writer = keras_io.summary_writer(inputs.log_dir)
-    progress = keras_io.Progress(inputs.report_progress, total=rounds.cohorts.rounds)
+    progress = keras_io.Progress(inputs.report_progress, total=steps)
     written = 0
 
     def told(done: int) -> None:
         nonlocal written
-        progress.step(done)
+        progress.step(min(done * of_round, steps))
         epochs = max((len(curve) for curve in rounds.history.values()), default=0)
         with writer.as_default():
             for epoch in range(written, epochs):

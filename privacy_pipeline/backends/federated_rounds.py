@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,19 +18,21 @@ from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from federated.privacy.distributed import aggregator_of
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
-from federated.privacy.plan import FederatedPlan
+from federated.privacy.plan import CohortPlan, FederatedPlan
 from federated.privacy.sampler import ClientSampler, Cohorts, Participation
+from federated.silos.engine import SiloEngine
+from federated.silos.plan import SiloPlan
+from federated.silos.records import SiloRecords
+from privacy_pipeline.backends.federated_binding import binding_of
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp import run_state
-from privacy_pipeline.dp.checkpoints import deterministic_ops, graph_digest, machine_facts
+from privacy_pipeline.dp.checkpoints import deterministic_ops
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
     from federated.tff_engine.worker import TffWorker
-
-_DIGEST_ROWS = 1 << 16
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Rounds:
         noise: what the noise comes from; None without privacy.
         kept: where key and progress are kept; None for a run that cannot be continued.
         history: curves, one value an epoch.
+        epoch: rounds of an epoch.
         done: rounds made.
         resumed_at: rounds that an earlier process had made.
         told: called after each round with the number of rounds made.
@@ -61,6 +62,7 @@ class Rounds:
     noise: str | None
     kept: RunState | None
     history: dict[str, list[float]]
+    epoch: int
     done: int = 0
     resumed_at: int | None = None
     told: Callable[[int], None] = field(default=lambda done: None, repr=False)
@@ -96,12 +98,10 @@ class Rounds:
             StateMismatch: `state_dir` holds the state of another run; it is destroyed.
             BadInputError: the data does not hold the plan's number of clients, or the model cannot be trained so.
         """
-        import tensorflow as tf
-
-        federated = FederatedModel(model, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
-        key, kept = RunKey.from_system() if seed is None else RunKey.from_seed(seed), None
+        federated = _model(model)
+        key, kept = _key(seed), None
         if state_dir is not None and plan is not None:
-            bound = _binding(plan, algorithm, clients, federated, binding)
+            bound = binding_of(plan, algorithm, clients, federated, binding)
             kept = RunState.open_or_create(state_dir, bound, key=key)
             key = kept.key
         engine: Engine
@@ -130,6 +130,51 @@ class Rounds:
             noise=None if aggregator is None else aggregator.generator,
             kept=kept,
             history={name: [] for name in (["loss"] if plan is None else private)},
+            epoch=cohorts.sampling.steps_per_epoch,
+        )
+
+    @classmethod
+    def of_silos(
+        cls,
+        *,
+        model: Any,
+        records: SiloRecords,
+        algorithm: FederatedAlgorithm,
+        plan: SiloPlan,
+        seed: int | None,
+        state_dir: Path | None,
+        binding: str,
+    ) -> Rounds:
+        """A run in which each silo protects its own records, from its beginning or from where it was killed.
+
+        Args:
+            model, algorithm, seed, state_dir, binding: as in `prepare`.
+            records: the records of the silos.
+            plan: the plan.
+
+        Raises:
+            StateMismatch: `state_dir` holds the state of another run; it is destroyed.
+            BadInputError: the model cannot be trained so.
+            PipelineError: the records are not those of the plan.
+        """
+        federated, silos = _model(model), records.clients.num_clients
+        key, kept = _key(seed), None
+        if state_dir is not None:
+            bound = binding_of(plan, algorithm, records.clients, federated, binding, owners=records.owners)
+            kept = RunState.open_or_create(state_dir, bound, key=key)
+            key = kept.key
+        cohorts = CohortPlan.of(clients=silos, clients_per_round=silos, rounds=plan.rounds)
+        engine = SiloEngine(model=federated, records=records, plan=plan, algorithm=algorithm, key=key)
+        return cls(
+            cohorts=cohorts,
+            sampler=ClientSampler(cohorts, key, silos),
+            engine=engine,
+            watcher=Participation(cohorts, silos),
+            key=key,
+            noise=engine.generator,
+            kept=kept,
+            history={"weights_norm": []},
+            epoch=max(1, round(1 / (plan.probability * plan.local_steps))),
         )
 
     def run(self) -> RoundState:
@@ -140,7 +185,7 @@ class Rounds:
         """
         with nullcontext() if self.kept is None else deterministic_ops():
             state = self._begin()
-            length, losses = self.cohorts.sampling.steps_per_epoch, []
+            losses: list[float] = []
             saved = time.monotonic()
             while self.done < self.cohorts.rounds:
                 cohort = self.sampler.cohort(self.done)
@@ -150,9 +195,10 @@ class Rounds:
                 self.done += 1
                 result = self.engine.run_round(state, cohort)
                 state = result.state
-                losses.append(result.metrics["loss"])
+                if "loss" in self.history:
+                    losses.append(result.metrics["loss"])
                 last = self.done == self.cohorts.rounds
-                if self.done % length == 0 or last:
+                if self.done % self.epoch == 0 or last:
                     self._end_epoch(state, losses, norm)
                     losses = []
                 if self.kept is not None and (last or time.monotonic() - saved >= run_state.CHECKPOINT_SECONDS):
@@ -196,7 +242,7 @@ class Rounds:
         if not all(np.isfinite(value).all() for value in state.weights):
             raise PipelineError(f"training diverged by round {self.done}", fix="lower the learning rates")
         values = {
-            "loss": float(np.nanmean(losses)),
+            "loss": float(np.nanmean(losses)) if losses else float("nan"),
             "weights_norm": float(np.sqrt(sum(float(np.sum(np.square(value))) for value in state.weights))),
             "clipping_norm": 0.0 if norm is None else float(norm),
             # Of all rounds so far, also of those before a kill.
@@ -216,38 +262,11 @@ def assign(model: Any, state: RoundState) -> None:
             variable.assign(value)
 
 
-def _binding(
-    plan: FederatedPlan, algorithm: FederatedAlgorithm, clients: ClientStore, model: FederatedModel, more: str
-) -> str:
-    """Digest of all that decides a run beside its key and the weights it starts from."""
-    held = [
-        plan.digest(),
-        algorithm.model_dump_json(),
-        _digest(clients),
-        graph_digest(_forward(model)),
-        [list(shape) for shape in model.shapes],
-        more,
-        machine_facts(),
-    ]
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
-
-
-def _forward(model: FederatedModel) -> Any:
-    """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
+def _model(model: Any) -> FederatedModel:
     import tensorflow as tf
 
-    def forward(*inputs: Any) -> Any:
-        return model.predict(list(inputs), training=True)
-
-    return tf.function(forward, input_signature=model.input_specs).get_concrete_function().graph
+    return FederatedModel(model, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
 
 
-def _digest(clients: ClientStore) -> str:
-    digest = hashlib.sha256()
-    arrays = {**clients.features, "labels": clients.labels, "offsets": clients.offsets}
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        for start in range(0, array.shape[0], _DIGEST_ROWS):
-            digest.update(np.ascontiguousarray(array[start : start + _DIGEST_ROWS]).data)
-    return digest.hexdigest()
+def _key(seed: int | None) -> RunKey:
+    return RunKey.from_system() if seed is None else RunKey.from_seed(seed)

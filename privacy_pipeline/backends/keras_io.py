@@ -17,12 +17,17 @@ from privacy_pipeline.backends.base import ReportProgress, TrainingInputs
 from privacy_pipeline.backends.tabular import InputSpec, ModelContext
 from privacy_pipeline.backends.user_code import resolve
 from privacy_pipeline.config.models import TrainingSection
-from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE
+from privacy_pipeline.data.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
     from privacy_pipeline.data.features import FeaturePlan
 
+_MEANINGS = {
+    LABEL_FEATURE: "1 for the positive class, 0 for any other",
+    UNIT_KEY_FEATURE: "the column that dataset.privacy_unit names, as it is",
+    SILO_FEATURE: "the column that training.federated.silo_privacy names, as it is",
+}
 _PARSED_AT_ONCE = 4096  # rows; one parse_example call for each row costs 20 times as much
 _SECONDS_BETWEEN_REPORTS = 0.5
 
@@ -70,7 +75,7 @@ def input_specs(transform_graph: Path) -> dict[str, InputSpec]:
         BadInputError: one of them is not dense.
     """
     spec = tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec()
-    chosen = {name: feature for name, feature in spec.items() if name not in (LABEL_FEATURE, UNIT_KEY_FEATURE)}
+    chosen = {name: feature for name, feature in spec.items() if name not in RESERVED}
     for name, feature in chosen.items():
         if not isinstance(feature, tf.io.FixedLenFeature):
             raise BadInputError(
@@ -113,7 +118,7 @@ def files_of(patterns: Sequence[str]) -> list[str]:
 
 
 def parsed(
-    patterns: Sequence[str], *, transform_graph: Path, with_key: bool = False
+    patterns: Sequence[str], *, transform_graph: Path, with_key: bool = False, with_silo: bool = False
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Rows of a split, some thousand at a time, by feature: each [rows, ...], always in the same order.
 
@@ -121,20 +126,19 @@ def parsed(
         patterns: gzipped TFRecord files, or globs of such.
         transform_graph: the tf.Transform output that made them.
         with_key: parse the privacy unit's key too.
+        with_silo: parse the name of the row's silo too.
 
     Raises:
-        BadInputError: `preprocessing_fn` makes no label, or no key where one is wanted.
+        BadInputError: `preprocessing_fn` makes no label, or no key or silo where one is wanted.
     """
     spec = dict(tft.TFTransformOutput(str(transform_graph)).transformed_feature_spec())
-    if not with_key:
-        spec.pop(UNIT_KEY_FEATURE, None)
-    for wanted in (LABEL_FEATURE, UNIT_KEY_FEATURE) if with_key else (LABEL_FEATURE,):
-        if wanted not in spec:
+    wanted = {LABEL_FEATURE: True, UNIT_KEY_FEATURE: with_key, SILO_FEATURE: with_silo}
+    for name, asked in wanted.items():
+        if not asked:
+            spec.pop(name, None)
+        elif name not in spec:
             raise BadInputError(
-                f"model: preprocessing_fn makes no feature '{wanted}'",
-                fix=f"output '{LABEL_FEATURE}': 1 for the positive class, 0 for any other"
-                if wanted == LABEL_FEATURE
-                else f"output '{UNIT_KEY_FEATURE}': the column that dataset.privacy_unit names, as it is",
+                f"model: preprocessing_fn makes no feature '{name}'", fix=f"output '{name}': {_MEANINGS[name]}"
             )
     files = files_of(patterns)
     if not files:

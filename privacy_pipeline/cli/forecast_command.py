@@ -52,12 +52,14 @@ def forecast(
 def _facts(
     config: PipelineConfig, checked: Checked, fits: Fitting | None, *, runs: int, span: int | None
 ) -> dict[str, Any]:
+    from privacy_pipeline.pipelines.forecast import noise_section
+
     plan, ahead = checked.plan, checked.forecast
     facts: dict[str, Any] = {"dataset": config.dataset.name, "span": span, "backend": config.training.backend}
     if plan is None or ahead is None:
         return {**facts, "budget": None, "run": None, "asked_runs": runs, "fitting": None}
     remaining = max(0.0, ahead.cap - ahead.epsilon_before)
-    section = getattr(config.training, config.training.backend, None)
+    found = noise_section(config)
     return {
         **facts,
         "budget": {
@@ -69,7 +71,7 @@ def _facts(
         },
         "run": {
             "noise_multiplier": plan.noise_multiplier,
-            "target_epsilon": getattr(section, "target_epsilon", None),
+            "target_epsilon": None if found is None else found[1].target_epsilon,
             "delta": plan.delta,
             "epsilon": ahead.epsilon_run,
             "fits": ahead.fits,

@@ -138,6 +138,57 @@ class FederatedPrivacySection(_Section):
         return self
 
 
+class SiloMechanism(_Section):
+    """DP-SGD inside each silo: records are protected from the server and from the other silos. Give either
+    `target_epsilon` or `noise_multiplier`.
+    """
+
+    silos: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]],
+        Field(
+            min_length=1,
+            description="Name of each silo and its number of privacy units in the train split, which are public. "
+            "Registering the dataset counts them and tells what to write here.",
+        ),
+    ]
+    target_epsilon: PositiveFloat | None = None
+    noise_multiplier: Annotated[
+        PositiveFloat | None, Field(description="Standard deviation of each silo's noise over the clipping norm.")
+    ] = None
+    delta: Delta
+    clipping_norm: Annotated[PositiveFloat, Field(description="L2 bound of one unit's gradient.")]
+    local_steps: Annotated[
+        int | None,
+        Field(ge=1, description="Steps of each silo in a round; default: as many as draw each unit once, expected."),
+    ] = None
+    hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
+
+    @model_validator(mode="after")
+    def _one_target(self) -> SiloMechanism:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
+        return self
+
+
+class SiloPrivacySection(SiloMechanism):
+    """DP-SGD inside each silo; `training.batch_size` units of a step over all silos, `training.epochs` of each unit."""
+
+    column: Annotated[str, Field(min_length=1, description="Column whose value names a row's silo.")]
+
+
+def not_of_silos(algorithm: FederatedAlgorithm) -> str | None:
+    """Why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
+    if algorithm.name != "fedavg":
+        return f"`silo_privacy` makes the local steps of `fedavg`, not of `{algorithm.name}`"
+    if algorithm.engine != "fast":
+        return "`silo_privacy` trains with the DP-SGD engine; drop `engine: tff`"
+    fields = type(algorithm).model_fields
+    for name in ("batch_size", "local_epochs", "weighting"):
+        if getattr(algorithm, name) != fields[name].default:
+            return f"`{name}` does nothing in `silo_privacy`, which draws samples in `local_steps`; drop it"
+    return None
+
+
 class FederatedSection(_Section):
     """Federated training: `training.batch_size` clients a round, `training.epochs` expected rounds of each client."""
 
@@ -155,9 +206,12 @@ class FederatedSection(_Section):
         ),
     ] = None
     attendance: AttendanceSection = AttendanceSection()
-    privacy: Annotated[FederatedPrivacySection | None, Field(description="Without it the run claims no guarantee.")] = (
-        None
-    )
+    privacy: Annotated[
+        FederatedPrivacySection | None, Field(description="User-level privacy. Without either the run claims nothing.")
+    ] = None
+    silo_privacy: Annotated[
+        SiloPrivacySection | None, Field(description="Privacy of records inside few silos, which are the clients.")
+    ] = None
 
     @property
     def scheme(self) -> str:
@@ -168,6 +222,21 @@ class FederatedSection(_Section):
             return "shuffled"
         other = {"tree": "cyclic", "skellam": "shuffled", "discrete_gaussian": "shuffled"}
         return other.get(self.privacy.mechanism, "poisson")
+
+    @model_validator(mode="after")
+    def _silos_fit(self) -> FederatedSection:
+        if self.silo_privacy is None:
+            return self
+        if self.privacy is not None:
+            raise ValueError("`privacy` protects clients and `silo_privacy` the records of each; give one of the two")
+        if self.clients is not None:
+            raise ValueError("the silos are the clients of `silo_privacy`, by its `column`; drop `clients`")
+        if self.sampling is not None or self.attendance != AttendanceSection():
+            raise ValueError("every silo takes part in every round of `silo_privacy`; drop `sampling`, `attendance`")
+        reason = not_of_silos(self.algorithm)
+        if reason is not None:
+            raise ValueError(reason)
+        return self
 
     @model_validator(mode="after")
     def _private_parts_fit(self) -> FederatedSection:

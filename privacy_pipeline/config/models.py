@@ -154,7 +154,15 @@ class TrainingSection(Section):
     @property
     def claims_guarantee(self) -> bool:
         """Whether the training adds noise and asks the ledger; a fixed seed voids the guarantee, not the charge."""
-        return self.dp_sgd is not None or (self.federated is not None and self.federated.privacy is not None)
+        federated = self.federated
+        user_level = federated is not None and federated.privacy is not None
+        return self.dp_sgd is not None or user_level or self.silo_column is not None
+
+    @property
+    def silo_column(self) -> str | None:
+        """Column that names a row's silo, where each silo protects its own records; else None."""
+        silos = None if self.federated is None else self.federated.silo_privacy
+        return None if silos is None else silos.column
 
     @model_validator(mode="before")
     @classmethod
@@ -223,7 +231,10 @@ class TrainingSection(Section):
                     "federated.algorithm"
                 )
         if self.batch_size is None:
-            raise ValueError("backend federated needs `batch_size`, the (expected) number of clients of a round")
+            raise ValueError(
+                "backend federated needs `batch_size`, the (expected) number of clients of a round; with "
+                "`silo_privacy`, that of units of a step over all silos"
+            )
         made_up = self.federated.clients if self.federated is not None else None
         if made_up is not None and made_up.clients < self.batch_size:
             raise ValueError(f"`batch_size` asks for {self.batch_size} clients a round, of {made_up.clients} in all")
@@ -369,7 +380,7 @@ class PipelineConfig(Section):
         if self.evaluation.dp is not None and not self.training.claims_guarantee:
             raise ValueError(
                 "evaluation.dp: this training gives no guarantee, so a private evaluation of it would protect nothing; "
-                "drop `dp`, or train with dp_sgd or with training.federated.privacy"
+                "drop `dp`, or train with dp_sgd or with training.federated.privacy or silo_privacy"
             )
         return self
 
@@ -386,6 +397,14 @@ class PipelineConfig(Section):
     def _clients_are_units_or_made_up(self) -> PipelineConfig:
         section, unit = self.training.federated, self.dataset.privacy_unit
         if section is None:
+            return self
+        if section.silo_privacy is not None:
+            column = section.silo_privacy.column
+            if column == self.dataset.label or (isinstance(unit, KeyedUnit) and column == unit.key):
+                raise ValueError(
+                    f"training.federated.silo_privacy.column: '{column}' is the label or the privacy unit's key; name "
+                    "the column of the silo"
+                )
             return self
         if isinstance(unit, KeyedUnit) and section.clients is not None:
             raise ValueError(f"dataset.privacy_unit names the clients ('{unit.key}'); drop training.federated.clients")

@@ -121,12 +121,13 @@ def _count_rows(*, file: Path) -> int:
     width = len(read_header(file=file))
     count = 0
     for row in rows(file=file):
-        _check_row(file, row, width)
+        check_row(file, row, width)
         count += 1
     return count
 
 
-def _check_row(file: Path, row: Row, width: int) -> None:
+def check_row(file: Path, row: Row, width: int) -> None:
+    """Refuses a row that cannot be read as one of `width` texts."""
     if row.problem:
         raise BadInputError(f"{file}:{row.line}: {row.problem}", fix="correct the row")
     if not row.decodes:
@@ -163,7 +164,7 @@ def _count_keys(files: tuple[Path, ...], key: str) -> Counter[str]:
             raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
         index = header.index(key)
         for row in rows(file=file):
-            _check_row(file, row, len(header))
+            check_row(file, row, len(header))
             value = row.cells[index]
             if not value:
                 raise BadInputError(
@@ -174,7 +175,7 @@ def _count_keys(files: tuple[Path, ...], key: str) -> Counter[str]:
     return found
 
 
-def _as_int(text: str) -> int | None:
+def as_int(text: str) -> int | None:
     """As TFX: what Python reads as an integer from ASCII and fits 64 bits."""
     try:
         value = int(text.encode("utf-8"))
@@ -185,7 +186,7 @@ def _as_int(text: str) -> int | None:
 
 def _typed(texts: Counter[str], key: str, folder: Path) -> Counter[int | str]:
     """Keys as ExampleGen types the column: int64 if all are integers, else bytes; 07 and 7 are one int, two texts."""
-    integers = {text: value for text in texts if (value := _as_int(text)) is not None}
+    integers = {text: value for text in texts if (value := as_int(text)) is not None}
     others = [text for text in texts if text not in integers]
     typed: Counter[int | str] = Counter()
     if not others:
@@ -217,7 +218,7 @@ def _is_float(text: str) -> bool:
 
 def _refuse_overlap(texts: Mapping[str, Counter[str]], key: str) -> None:
     # Compared as integers where they look like ones, whatever the type in each split: 07 and 7 may be one person.
-    seen = [{text if (value := _as_int(text)) is None else value for text in found} for found in texts.values()]
+    seen = [{text if (value := as_int(text)) is None else value for text in found} for found in texts.values()]
     shared = set.intersection(*seen)
     if shared:
         raise BadInputError(

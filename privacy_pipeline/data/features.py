@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 UNIT_KEY_FEATURE = "privacy_unit_key"  # reserved: carried to the trainer, never an input of the model
+SILO_FEATURE = "silo_name"  # reserved, as the former
 LABEL_FEATURE = "label"
+RESERVED = (UNIT_KEY_FEATURE, SILO_FEATURE, LABEL_FEATURE)
 
 
 class Column(BaseModel):
@@ -52,6 +54,7 @@ class FeaturePlan(BaseModel):
     positive_class: str
     unit_key: str | None
     unit_key_dtype: Literal["int", "bytes"] | None = None
+    silo: str | None = None
 
     @property
     def unknown(self) -> tuple[str, ...]:

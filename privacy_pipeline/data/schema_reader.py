@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
+from privacy_pipeline.data.features import RESERVED, Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def read_feature_plan(
     label: str,
     positive_class: str | int,
     unit_key: str | None = None,
+    silo: str | None = None,
     may_be_unknown: bool = False,
 ) -> FeaturePlan:
     """Reads which columns the model sees, with their public domains and ranges.
@@ -36,6 +37,7 @@ def read_feature_plan(
         label: label column; must be in the schema, with a domain.
         positive_class: value of the label that counts as positive.
         unit_key: column that names the privacy unit; never an input of the model.
+        silo: column that names a row's silo; an input of the model too, unless the schema says `ignore`.
         may_be_unknown: whether columns may have neither domain nor range, because DP statistics will find them.
 
     Raises:
@@ -48,6 +50,8 @@ def read_feature_plan(
             label, f"'{positive_class}' (dataset.positive_class) is not in the domain: {', '.join(label_domain)}"
         )
     key_dtype = None if unit_key is None else reader.key_dtype(unit_key)
+    if silo is not None:
+        reader.key_dtype(silo, role="training.federated.silo_privacy.column")
     columns = tuple(
         reader.column(feature, may_be_unknown=may_be_unknown)
         for name, feature in reader.features.items()
@@ -63,6 +67,7 @@ def read_feature_plan(
         positive_class=str(positive_class),
         unit_key=unit_key,
         unit_key_dtype=key_dtype,
+        silo=silo,
     )
 
 
@@ -159,15 +164,16 @@ class _Reader:
             raise self.wrong(name, "the label's domain needs at least two values")
         return dtype, domain
 
-    def key_dtype(self, name: str) -> Literal["int", "bytes"]:
-        dtype = self._dtype(self._feature(name, "dataset.privacy_unit.key"))
+    def key_dtype(self, name: str, *, role: str = "dataset.privacy_unit.key") -> Literal["int", "bytes"]:
+        dtype = self._dtype(self._feature(name, role))
         if dtype == "float":
-            raise self.wrong(name, "the key of the privacy unit cannot be FLOAT", fix="use INT or BYTES")
+            what = "privacy unit" if role == "dataset.privacy_unit.key" else "silo"
+            raise self.wrong(name, f"the key of the {what} cannot be FLOAT", fix="use INT or BYTES")
         return dtype
 
     def column(self, feature: schema_pb2.Feature, *, may_be_unknown: bool) -> Column:
         name = feature.name
-        if name in (UNIT_KEY_FEATURE, LABEL_FEATURE):
+        if name in RESERVED:
             raise self.wrong(name, "this name is reserved", fix=f'rename the column, or tag it "{IGNORE_TAG}"')
         dtype = self._dtype(feature)
         optional = feature.presence.min_fraction < 1

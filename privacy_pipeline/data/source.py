@@ -4,6 +4,7 @@ from privacy_pipeline.data.cells import BadCell, locate
 from privacy_pipeline.data.counts import SPLIT_ORDER, NeedsExampleGen, SplitCount, count_units, unit_keys
 from privacy_pipeline.data.files import ALL, ResolvedSource, resolve
 from privacy_pipeline.data.headers import check_headers
+from privacy_pipeline.data.silos import count_silos
 
 __all__ = [
     "ALL",
@@ -13,6 +14,7 @@ __all__ = [
     "ResolvedSource",
     "SplitCount",
     "check_headers",
+    "count_silos",
     "count_units",
     "locate",
     "resolve",

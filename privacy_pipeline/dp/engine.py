@@ -11,14 +11,13 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
-from privacy_pipeline.dp.clipping.gradients import make_groups
 from privacy_pipeline.dp.execution import Execution
-from privacy_pipeline.dp.feeding import Participation, Reader
 from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import Program, choose_clipper, finite_norm, specs_of
+from privacy_pipeline.dp.program import Program, finite_norm
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
+from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
@@ -101,18 +100,16 @@ class PrivateModel:
         checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
         if checkpoints is not None:
             self._begun = checkpoints.begin()
-        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
-        reader = Reader.of(self.plan, store, self._key, shapes)
-        watcher = Participation(self.plan, reader.sampler.units)
-        watcher.catch_up(self._begun, reader.sampler)
+        steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
+        steps.watcher.catch_up(self._begun, steps.reader.sampler)
         with nullcontext() if checkpoints is None else deterministic_ops():
-            self._loop(program, reader, watcher, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
+            self._loop(steps, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
         return Execution(
             plan=self.plan,
             steps=self._begun,
-            largest_participation=watcher.largest,
+            largest_participation=steps.watcher.largest,
             seed_fixed=self._key.seed_fixed,
-            generator=f"noise: {reader.noise.generator}; {_SAMPLING}; "
+            generator=f"noise: {steps.reader.noise.generator}; {_SAMPLING}; "
             + ("both FROM A FIXED SEED, not private" if self._key.seed_fixed else "both from the OS' entropy"),
             cryptographic=not self._key.seed_fixed,
             stopped_early=self._begun < self.plan.steps,
@@ -145,53 +142,37 @@ class PrivateModel:
         return Checkpoints(state, [*self.model.weights, *self._optimizer.variables, *program.state], history)
 
     def _program(self, store: ExampleStore) -> Program:
-        x, y = specs_of(store)
-        variables = self.model.trainable_variables
-        clipping, users = self.plan.clipping, self.plan.users
-        norm = clipping.norm if users is None else users.norm(clipping.norm)
-        clipper = choose_clipper(
-            model=self.model,
-            losses=self._losses,
-            groups=make_groups(self.model, variables, norm=norm, per_layer=clipping.per_layer),
-            x=x,
-            y=y,
-            memory_cap=self._memory_cap,
-            rows=1 if users is None else users.rows,
+        clipper = clipper_of(
+            model=self.model, losses=self._losses, plan=self.plan, store=store, memory_cap=self._memory_cap
         )
-        self._optimizer.build(variables)
-        return Program(
+        return program_of(
             model=self.model,
             clipper=clipper,
-            variables=variables,
             optimizer=self._optimizer,
             plan=self.plan,
-            x=x,
-            y=y,
+            store=store,
             largest=self._largest,
             norm=self._norm,
         )
 
     def _loop(
         self,
-        program: Program,
-        reader: Reader,
-        watcher: Participation,
+        steps: PrivateSteps,
         callbacks: Any,
         history: dict[str, list[float]],
         checkpoints: Checkpoints | None,
     ) -> None:
         """Runs the remaining steps."""
-        length, first = self.plan.steps_per_epoch, self._begun
+        length, first, program = self.plan.steps_per_epoch, self._begun, steps.program
         self.model.stop_training = False
         callbacks.on_train_begin()
-        for step, batch in reader.from_step(first):
+        for step, batch in steps.reader.from_step(first):
             if step % length == 0 or step == first:
                 callbacks.on_epoch_begin(step // length)
             callbacks.on_train_batch_begin(step % length)
             # Before the data is used: a step that is broken off has been counted.
             self._begun = step + 1
-            watcher.saw(step, batch.index)
-            program.run(batch.x, batch.y, batch.present, batch.noise, batch.seed)
+            steps.make(step, batch)
             callbacks.on_train_batch_end(step % length)
             last = step + 1 == self.plan.steps or self.model.stop_training
             if (step + 1) % length == 0 or last:

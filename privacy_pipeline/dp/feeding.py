@@ -119,14 +119,15 @@ class Reader:
         x, y = self.store.rows(rows)
         return Batch(index, x, y, present, self._noise(step), mask_seed(self.sampler.key, step))
 
-    def from_step(self, first: int) -> Iterator[tuple[int, Batch]]:
-        """Steps in order, up to the plan's last."""
-        if first >= self.plan.steps:
+    def from_step(self, first: int, *, until: int | None = None) -> Iterator[tuple[int, Batch]]:
+        """Steps in order, up to `until` (excluded) or the plan's last."""
+        end = self.plan.steps if until is None else until
+        if first >= end:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="dp-batches") as pool:
-            steps = iter(range(first, self.plan.steps))
+            steps = iter(range(first, end))
             coming = deque(pool.submit(self.read, step) for step in islice(steps, self.ahead))
-            for step in range(first, self.plan.steps):
+            for step in range(first, end):
                 batch = coming.popleft().result()
                 coming.extend(pool.submit(self.read, later) for later in islice(steps, 1))
                 yield step, batch

@@ -72,7 +72,7 @@ def fitting(config: PipelineConfig, checked: Checked, *, span: int | None, runs:
     """
     if runs < 1:
         raise BadInputError(f"--runs must be at least 1 (got {runs})", fix="--runs 1")
-    if checked.registration is None or _section(config) is None:
+    if checked.registration is None or noise_section(config) is None:
         return None
     asking = _Asking.of(config, checked, checked.registration, span=span)
 
@@ -128,15 +128,16 @@ def _stated(asking: _Asking, *, noise: float, runs: int) -> Fitting:
     """The change as a target epsilon that the ledger was asked about; as a noise multiplier where there is none."""
     from privacy_pipeline.accounting import accountants
 
-    config, backend = asking.config, asking.config.training.backend
+    config = asking.config
+    path, block = noise_section(config) or ("", None)
     plan = asking.plan(_changed(config, noise_multiplier=noise))
     forecast, target = asking.forecast(_changed(config, noise_multiplier=noise)), None
-    override = f"training.{backend}.noise_multiplier={noise!r}"
-    if getattr(_section(config), "target_epsilon", None) is not None:
+    override = f"training.{path}.noise_multiplier={noise!r}"
+    if getattr(block, "target_epsilon", None) is not None:
         epsilon = accountants.epsilon_of(plan.event, delta=plan.delta, relation=plan.relation)
         target, asked = _target(asking, epsilon, runs=runs)
         if target is not None and asked is not None:
-            forecast, override = asked, f"training.{backend}.target_epsilon={target:g}"
+            forecast, override = asked, f"training.{path}.target_epsilon={target:g}"
     return Fitting(
         noise_multiplier=noise,
         target_epsilon=target,
@@ -169,18 +170,30 @@ def _rounded_down(value: float, digits: int = 3) -> float:
     return float(text)
 
 
-def _section(config: PipelineConfig) -> Any | None:
-    """The block of the config's backend, if it is one that noise can be set in."""
-    section = getattr(config.training, config.training.backend, None)
-    return section if hasattr(section, "noise_multiplier") and hasattr(section, "target_epsilon") else None
+def noise_section(config: PipelineConfig) -> tuple[str, Any] | None:
+    """Path below `training` of the block that noise is set in, and the block; None where the backend has none."""
+    training, backend = config.training, config.training.backend
+    paths: list[str] = [backend]
+    if training.federated is not None:
+        paths = [f"{backend}.{name}" for name in ("privacy", "silo_privacy")]
+    for path in paths:
+        block: Any = training
+        for name in path.split("."):
+            block = getattr(block, name, None)
+        if hasattr(block, "noise_multiplier") and hasattr(block, "target_epsilon"):
+            return path, block
+    return None
 
 
 def _changed(
     config: PipelineConfig, *, noise_multiplier: float | None = None, target_epsilon: float | None = None
 ) -> PipelineConfig:
-    section = _section(config)
-    if section is None:
+    found = noise_section(config)
+    if found is None:
         raise ValueError("looked at before")
-    noise = section.model_copy(update={"noise_multiplier": noise_multiplier, "target_epsilon": target_epsilon})
-    training = config.training.model_copy(update={config.training.backend: noise})
-    return config.model_copy(update={"training": training})
+    path, block = found
+    changed = block.model_copy(update={"noise_multiplier": noise_multiplier, "target_epsilon": target_epsilon})
+    backend, _, inner = path.partition(".")
+    if inner:
+        changed = getattr(config.training, backend).model_copy(update={inner: changed})
+    return config.model_copy(update={"training": config.training.model_copy(update={backend: changed})})

@@ -107,6 +107,7 @@ def read_features(config: PipelineConfig) -> FeaturePlan | None:
         label=dataset.label,
         positive_class=dataset.positive_class,
         unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
+        silo=config.training.silo_column,
         may_be_unknown=config.preprocessing.dp is not None,
     )
 
@@ -228,6 +229,8 @@ def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source
     if dataset.format == "csv":
         unit = dataset.privacy_unit
         columns = [c.name for c in features.columns if not c.optional] if features else []
+        if features is not None and features.silo is not None and features.silo not in columns:
+            columns.append(features.silo)
         source.check_headers(
             source=resolved,
             dataset=dataset,

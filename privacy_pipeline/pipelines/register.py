@@ -6,7 +6,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.backends import registry
+from privacy_pipeline.backends import federated_silos, registry
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError
@@ -34,8 +34,8 @@ def register_dataset(
         existing_key: a ledger that is made takes the key that is there.
 
     Raises:
-        BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, or the
-            dataset is registered with other facts.
+        BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, the stated
+            numbers of units of the silos are not those of the data, or the dataset is registered with other facts.
     """
     if not epsilon > 0:
         raise BadInputError(f"--epsilon must be greater than 0 (got {epsilon:g})", fix="--epsilon 10")
@@ -46,13 +46,17 @@ def register_dataset(
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
     unit = config.dataset.privacy_unit
+    splits, column = _count(config, resolved), config.training.silo_column
+    if column is not None:
+        counted = source.count_silos(source=resolved, dataset=config.dataset, column=column)
+        federated_silos.require_stated(config, counted)
     registration = Registration(
         dataset=config.dataset.name,
         span=resolved.span,
         unit=_unit(config),
         contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
         relation=registry.relation_of(config) or Relation.ZERO_OUT,
-        splits=_count(config, resolved),
+        splits=splits,
         columns=tuple(c.name for c in features.columns) if features else (),
         digest=resolved.digest(),
         registered=now(),

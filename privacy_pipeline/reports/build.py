@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
+from federated.silos.statement import silo_accesses, silo_assumption
 from privacy_pipeline.accounting import accountants, events
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.record import (
@@ -127,11 +128,12 @@ def _unit(config: PipelineConfig) -> str:
 
 
 def _unit_in_words(config: PipelineConfig) -> str:
-    unit = config.dataset.privacy_unit
+    unit, silo = config.dataset.privacy_unit, config.training.silo_column
+    home = "" if silo is None else f", in the silo (`{silo}`) that holds them"
     if isinstance(unit, KeyedUnit):
-        client = "" if config.training.federated is None else ": one client of the federation"
-        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`{client}"
-    return f"one row of {config.dataset.name}; a person with several rows is protected row by row only"
+        client = "" if config.training.federated is None or home else ": one client of the federation"
+        return f"all rows of {config.dataset.name} that share one value of `{unit.key}`{client}{home}"
+    return f"one row of {config.dataset.name}; a person with several rows is protected row by row only{home}"
 
 
 def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
@@ -205,6 +207,9 @@ def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
         ),
         _sampling_assumption(plan, executed),
     ]
+    silos = plan.engine_parameters.get("silos")
+    if silos:
+        found.append(silo_assumption(silos))
     if plan.relation is Relation.ZERO_OUT:
         units = executed.examples if executed.units is None else executed.units
         found.append(
@@ -308,6 +313,8 @@ def _federation(config: PipelineConfig) -> list[DataAccess]:
     section = config.training.federated
     if section is None:
         return []
+    if section.silo_privacy is not None:
+        return silo_accesses(section.silo_privacy.column)
     who = "real: the key names them; several keys of one person would be several clients"
     if section.clients is not None:
         rule = ", ".join(f"{name} {value}" for name, value in section.clients.model_dump(exclude_none=True).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ PLAN = FeaturePlan(
     positive_class="yes",
     unit_key="person",
     unit_key_dtype="bytes",
+    silo="colour",
 )
 
 RAW_SPEC = {
@@ -81,6 +83,11 @@ def raw_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def silo_sizes() -> dict[str, int]:
+    """Rows of each silo of the split."""
+    return dict(Counter(row["colour"].decode() for row in raw_rows(ROWS)))
 
 
 def serialized(row: dict[str, Any], *, without: tuple[str, ...] = ()) -> bytes:

@@ -111,3 +111,22 @@ def test_the_unit_key_passes_through_beside_the_features() -> None:
     assert set(outputs) == {FEATURES, "label", "privacy_unit_key"}
     np.testing.assert_array_equal(outputs["privacy_unit_key"], [[42]])
     assert outputs[FEATURES].shape == (1, width_of(COLOUR) + width_of(GAIN))
+
+
+@pytest.mark.parametrize("silo", ["colour", "site"])
+def test_the_silo_passes_through_whether_or_not_the_model_sees_it(silo: str) -> None:
+    plan = FeaturePlan(
+        columns=(COLOUR,),
+        label="y",
+        label_domain=("a", "b"),
+        label_dtype="bytes",
+        positive_class="a",
+        unit_key=None,
+        silo=silo,
+    )
+    columns = {"colour": tf.constant([b"red"]), "site": tf.constant([3], tf.int64), "y": tf.constant([b"a"])}
+    outputs = preprocessing_fn(columns, {"feature_plan": plan.model_dump_json()})
+    assert set(outputs) == {FEATURES, "label", "silo_name"}
+    np.testing.assert_array_equal(outputs["silo_name"], [[b"red"]] if silo == "colour" else [[3]])
+    del columns["site"]
+    assert (silo == "colour") == ("silo_name" in preprocessing_fn(columns, {"feature_plan": plan.model_dump_json()}))

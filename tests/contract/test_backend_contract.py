@@ -18,13 +18,14 @@ from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import LABEL_FEATURE
 from privacy_pipeline.errors import BadInputError
-from tests.backends.conftest import make_config
+from tests.backends.conftest import make_config, silo_sizes
 
 # Backends, and ways to run them after a dot, with the keys of the training section that they cannot do without.
 DP = {"noise_multiplier": 2.0, "delta": 1e-5}
 KEYED = {"dataset": {"privacy_unit": {"key": "person"}}}
 FEDERATED = {"learning_rate": 1e-3}  # the default: clients and server have their own
 ALGORITHM = {"client_optimizer": {"learning_rate": 0.5}, "server_optimizer": {"learning_rate": 1.0, "momentum": 0.5}}
+SILOS = {**DP, "clipping_norm": 1.0, "column": "colour", "silos": silo_sizes()}
 SECTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dp_sgd": {"dp_sgd": DP},
@@ -34,6 +35,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "dp_sgd.tensorflow_privacy": {"dp_sgd": {**DP, "engine": "tensorflow_privacy"}},
     "federated": {**FEDERATED, "federated": {"clients": {"clients": 600}, "algorithm": ALGORITHM}},
     "federated.private": {**FEDERATED, **KEYED, "federated": {"privacy": DP, "algorithm": ALGORITHM}},
+    "federated.silos": {**FEDERATED, "federated": {"silo_privacy": SILOS, "algorithm": ALGORITHM}},
 }
 ROWS, BATCH, EPOCHS = 600, 100, 2
 EXACT = re.compile(r"loss|accuracy|auc|precision|recall|error|gradient")

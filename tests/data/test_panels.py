@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from federated.experiments.config import load_experiment
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data import panels
 from privacy_pipeline.data.counts import split_of
 from privacy_pipeline.data.schema_reader import read_feature_plan
-from privacy_pipeline.data.source import check_headers, count_units, locate, resolve
+from privacy_pipeline.data.source import check_headers, count_silos, count_units, locate, resolve
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset
 
@@ -45,6 +46,17 @@ def test_all_rows_are_there_and_no_person_is_on_both_sides(folder: Path, name: s
     for split, keys in zip(("train", "eval"), persons, strict=True):
         assert {split_of(value=int(key), buckets={"train": 4, "eval": 1}) for key in keys} == {split}
     assert {row[panel.label] for row in train + evaluation} == {"yes", "no"}
+
+
+def test_the_example_of_silos_states_what_the_sites_hold(folder: Path) -> None:
+    _, points = load_experiment(
+        Path("configs/federated/randhie_silos_dp.yaml"), overrides=[f"data.dataset.path={folder}/randhie"]
+    )
+    (private,) = (point.config for point in points if point.config.silo_privacy is not None)
+    section = private.data.dataset
+    counted = count_silos(source=resolve(dataset=section), dataset=section, column="site")
+    assert private.silo_privacy is not None and private.silo_privacy.silos == counted
+    assert any(point.config.silo_privacy is None for point in points)
 
 
 def test_values_of_the_first_woman(folder: Path) -> None:

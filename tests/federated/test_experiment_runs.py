@@ -252,7 +252,7 @@ def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
     monkeypatch.setattr(run, "load_clients", touched)
     with pytest.raises(BadInputError, match="ledger"):
         run_point(first, build=logistic.build)
-    charge = privacy.charged(first.config, clients=60)
+    charge = privacy.charged(first.config, units=60)
     ledger = register(people, first, cap=1.2 * price(charge.event, charge.relation).epsilon(1e-3))
     with pytest.raises(AssertionError, match="data was read"):  # the reservation was granted, and is spent
         run_point(first, build=logistic.build)
@@ -271,6 +271,16 @@ def test_bad_populations_are_one_clear_error(people):
     register(people, private)
     with pytest.raises(BadInputError, match="61 clients does not fit into 60"):
         run_point(private, build=logistic.build)
+
+
+def test_noise_on_the_count_of_unclipped_clients_follows_the_cohort(people):
+    from federated.experiments import privacy
+
+    block = "privacy: {noise_multiplier: 0.6, delta: 1.0e-3, clipping_norm: 0.5, adaptive: {}}\n"
+    adaptive = privacy.charged(points(people, block)[0].config, units=60).plan.base.clipping.adaptive
+    assert (adaptive.count_noise, adaptive.quantile) == (0.5, 0.5)  # a twentieth of 10 clients
+    stated = points(people, block.replace("{}", "{count_noise: 2.0}"))[0].config
+    assert privacy.charged(stated, units=60).plan.base.clipping.adaptive.count_noise == 2.0
 
 
 def test_silos_and_synthetic_clients(people):

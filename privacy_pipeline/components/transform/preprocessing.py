@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
+from privacy_pipeline.data.features import LABEL_FEATURE, SILO_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
 
 FEATURES = "features"  # the model's one input: float32, [batch, width]
 BUCKETS = 32  # equal-width buckets of the linear and of the logarithmic scale
@@ -33,7 +33,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
     Returns:
         `features` (float32, [batch, width]); `label` (int64, [batch, 1]: 1 positive, 0 other, -1 none) where the label
         is among the inputs; `privacy_unit_key` (int64 or string, [batch, 1]) where the plan has one and it is among
-        the inputs.
+        the inputs, and so `silo_name`.
     """
     plan = FeaturePlan.model_validate_json(custom_config["feature_plan"])
     outputs = {FEATURES: tf.concat([encode(column, inputs[column.name]) for column in plan.columns], axis=1)}
@@ -41,6 +41,8 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         outputs[LABEL_FEATURE] = tf.expand_dims(label_of(plan, inputs[plan.label]), 1)
     if plan.unit_key is not None and plan.unit_key in inputs:
         outputs[UNIT_KEY_FEATURE] = tf.expand_dims(univalent(inputs[plan.unit_key]), 1)
+    if plan.silo is not None and plan.silo in inputs:
+        outputs[SILO_FEATURE] = tf.expand_dims(univalent(inputs[plan.silo]), 1)
     return outputs
 
 
