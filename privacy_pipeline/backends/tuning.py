@@ -87,10 +87,10 @@ class TunedBackend:
                 the trials died.
         """
         section = tuning_of(inputs.config)
-        begun = time.monotonic()
-        chosen = _run_trials(inputs)
-        if section.minutes is not None:
-            time.sleep(max(0.0, begun + 60 * section.minutes - time.monotonic()))
+        ends = None if section.minutes is None else time.monotonic() + 60 * section.minutes
+        chosen = _run_trials(inputs, ends=ends)
+        if ends is not None:
+            _wait_until(ends)
         executed = chosen.executed or _untrained(inputs, section)
         if executed.tuning is None:
             raise ValueError("the trials tell which of them was chosen")
@@ -217,7 +217,11 @@ def _silent(done: int, total: int, unit: str) -> None:
     """Progress would tell the number of trials."""
 
 
-def _run_trials(inputs: TrainingInputs) -> Chosen:
+def _wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
     """Runs the trials in a process of their own, whose output is thrown away: its length tells how many there were."""
     inputs.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=inputs.work_dir) as name:
@@ -229,9 +233,22 @@ def _run_trials(inputs: TrainingInputs) -> Chosen:
         command = [sys.executable, str(_LAUNCHER), str(os.getpid())]
         command += [sys.executable, "-m", "privacy_pipeline.backends.trials", name]
         with (folder / _ERRORS).open("wb") as errors:
-            ended = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, check=False
-            )
+            left = None if ends is None else max(0.0, ends - time.monotonic())
+            try:
+                ended = subprocess.run(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    check=False,
+                    timeout=left,
+                )
+            except subprocess.TimeoutExpired:
+                raise PipelineError(
+                    "the trials took longer than training.tuning.minutes, and how long would tell their number; no "
+                    "model is handed out, and the tuning stays charged",
+                    fix="raise training.tuning.minutes, or lower trials or epochs",
+                ) from None
         if ended.returncode != 0:
             said = (folder / _ERRORS).read_text(errors="replace").strip().splitlines()
             last = said[-1] if said else "it said nothing"

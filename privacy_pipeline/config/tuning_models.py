@@ -96,7 +96,8 @@ class TuningSection(_Section):
     minutes: Annotated[
         PositiveFloat | None,
         Field(
-            description="The tuning waits until so many minutes are over: its time tells about the number of trials."
+            description="Of `repeat_and_select`: the tuning takes so long, whatever the number of trials, which its "
+            "time would tell; trials that take longer are ended, and nothing is handed out."
         ),
     ] = None
     space: SpaceSection
@@ -106,6 +107,11 @@ class TuningSection(_Section):
         if (self.distribution is not None) != (self.method == "repeat_and_select"):
             raise ValueError(
                 "`method: repeat_and_select` needs `distribution`, poisson or geometric; `method: each` takes none"
+            )
+        if self.minutes is None and self.method == "repeat_and_select":
+            raise ValueError(
+                "`method: repeat_and_select` needs `minutes`, well above what the mean number of trials takes: the "
+                "guarantee rests on a secret number of trials, and how long they take would tell it"
             )
         if self.minutes is not None and self.method == "each":
             raise ValueError("`minutes` hides the number of trials, which `method: each` states; drop it")

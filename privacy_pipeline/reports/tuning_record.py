@@ -98,10 +98,10 @@ def tuning_accesses(tuning: Tuning | None, guarantee: Guarantee | None, *, share
     if tuning.distribution is not None and guarantee is not None:
         found.append(
             DataAccess(
-                what="how long the tuning took",
+                what="load of the machine while it tunes",
                 covered=False,
-                detail="it tells about the number of trials, to whoever knows when the run began and ended; with the "
-                "number k known, the guarantee is only that of k trials together",
+                detail="it tells about the number of trials, to whoever watches the machine; with the number k known, "
+                "the guarantee is only that of k trials together",
             )
         )
     return found
@@ -123,6 +123,14 @@ def tuning_assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumpti
                 name="the number of trials is random and does not depend on the data",
                 held=True,
                 detail="drawn by the operating system's generator before any data was read; it is stored nowhere",
+            )
+        )
+        found.append(
+            Assumption(
+                name="how long the tuning took tells nothing of the number of trials",
+                held=True,
+                detail=f"it took {section['minutes']:g} minutes, as the config says, whatever the number; trials that "
+                "take longer are ended, and hand out nothing",
             )
         )
     if not tuned.trained:

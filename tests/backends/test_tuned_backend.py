@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 
 ROWS = 600
 SPACE = {"learning_rate": [0.01, 0.05], "clipping_norm": [0.5, 1.0], "hidden_units": [[4], [8, 4]]}
-SELECT = {"method": "repeat_and_select", "trials": 4, "distribution": "geometric", "space": SPACE}
+SELECT = {"method": "repeat_and_select", "trials": 4, "distribution": "geometric", "minutes": 9.0, "space": SPACE}
 EACH = {"method": "each", "trials": 3, "space": SPACE}
 SECTION = {"noise_multiplier": 2.0, "delta": 1e-5}
 ONE = poisson_gaussian(sampling_probability=1 / 6, noise_multiplier=2.0, steps=6)
@@ -54,6 +55,14 @@ def make_inputs(split: Any, folder: Path, *, how: dict[str, Any] = SELECT, **cha
 def plain_inputs(split: Any, folder: Path, how: dict[str, Any]) -> TrainingInputs:
     space = {"learning_rate": [0.01, 0.05]}
     return make_inputs(split, folder, how={**how, "space": space}, backend="plain", dp_sgd=None)
+
+
+@pytest.fixture(autouse=True)
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Moments until which a tuning would have waited; here none waits."""
+    moments: list[float] = []
+    monkeypatch.setattr(tuning, "_wait_until", moments.append)
+    return moments
 
 
 @pytest.fixture
@@ -181,7 +190,7 @@ def test_a_model_whose_trials_cost_something_else_is_not_handed_out(
 ) -> None:
     inputs = make_inputs(split, tmp_path)
     fewer = executed_like(inputs, {}, event=RepeatAndSelectDpEvent(ONE, 3.0, 1.0))
-    monkeypatch.setattr(tuning, "_run_trials", lambda _: tuning.Chosen(executed=fewer, weights=[]))
+    monkeypatch.setattr(tuning, "_run_trials", lambda _, ends: tuning.Chosen(executed=fewer, weights=[]))
     with pytest.raises(PipelineError, match="not handed out"):
         TunedBackend("dp_sgd").train(inputs)
     assert not (tmp_path / "model").exists()
@@ -280,7 +289,7 @@ def test_no_trial_drawn_gives_an_untrained_model_at_the_full_price(
     inputs = dataclasses.replace(
         make_inputs(split, tmp_path, how={**SELECT, "distribution": "poisson"}), train_files=("no/such/file",)
     )
-    monkeypatch.setattr(tuning, "_run_trials", lambda asked: trials.run(asked))
+    monkeypatch.setattr(tuning, "_run_trials", lambda asked, ends: trials.run(asked))
     executed = TunedBackend("dp_sgd").train(inputs)
     assert executed.tuning is not None and not executed.tuning.trained and inputs.plan is not None
     assert (executed.steps, executed.event) == (0, inputs.plan.event)
@@ -337,13 +346,22 @@ def test_what_crosses_to_the_process_can_be_pickled(split: Any, tmp_path: Path) 
     assert again.plan == inputs.plan and again.config == inputs.config
 
 
-def test_a_tuning_that_hides_its_time_waits(split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(tuning.time, "sleep", waited.append)
+def test_a_tuning_takes_as_long_as_it_says_whatever_the_number_of_trials(
+    split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waited: list[float]
+) -> None:
     inputs = make_inputs(split, tmp_path, how={**SELECT, "minutes": 2.0})
-    monkeypatch.setattr(tuning, "_run_trials", lambda _: tuning.Chosen(executed=None, weights=[]))
+    monkeypatch.setattr(tuning, "_run_trials", lambda _, ends: tuning.Chosen(executed=None, weights=[]))
+    begun = time.monotonic()
     TunedBackend("dp_sgd").train(inputs)
-    assert waited and 119 < waited[0] <= 120
+    assert begun + 120 <= waited[0] < begun + 150  # the clock runs from the beginning, not from the end of the trials
+
+
+def test_trials_that_take_longer_hand_out_nothing(split: Any, tmp_path: Path) -> None:
+    inputs = make_inputs(split, tmp_path, how={**SELECT, "minutes": 0.001})
+    with pytest.raises(PipelineError, match=r"longer than training\.tuning\.minutes") as caught:
+        TunedBackend("dp_sgd").train(inputs)
+    assert "raise training.tuning.minutes" in caught.value.fix
+    assert not inputs.model_dir.exists()
 
 
 def names_in(model_dir: Path) -> set[str]:
@@ -367,7 +385,7 @@ def test_nothing_in_the_saved_model_depends_on_the_number_of_trials(
         inputs = make_inputs(split, tmp_path / str(number), how=how)
         with monkeypatch.context() as patched:
             patched.setattr(tuning.subprocess, "run", drawing(number, real))
-            chosen = tuning._run_trials(inputs)
+            chosen = tuning._run_trials(inputs, ends=None)
         assert chosen.executed is not None and chosen.executed.tuning is not None
         made[number] = in_a_new_process(inputs, chosen.executed.tuning.point, chosen.weights, trials_before=0)
     assert made[1] == made[3] and len(made[1]) > 10

@@ -16,6 +16,7 @@ SELECT = {
     "method": "repeat_and_select",
     "trials": 5,
     "distribution": "poisson",
+    "minutes": 5,
     "space": {"learning_rate": [0.01, 0.1], "hidden_units": [[8], [16, 8], [32]]},
 }
 
@@ -63,6 +64,8 @@ def test_what_changes_the_cost_of_a_trial_is_one_clear_error(tmp_path: Path, nam
     [
         ({"distribution": None}, {}, "needs `distribution`"),
         ({"method": "each"}, {}, "`method: each` takes none"),
+        ({"minutes": None}, {}, "needs `minutes`"),
+        ({"minutes": 0}, {}, "minutes"),
         ({"method": "each", "distribution": None, "minutes": 2}, {}, "`minutes` hides"),
         ({"trials": 1}, {}, "at least 2"),
         ({"space": {}}, {}, "names no hyperparameter"),

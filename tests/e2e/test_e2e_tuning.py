@@ -15,6 +15,7 @@ _BLOCK = """\
     method: repeat_and_select
     trials: 2
     distribution: geometric
+    minutes: 2
     space: {learning_rate: [0.01, 0.1], hidden_units: [[8], [4]]}
 """
 _EACH = ["--set", "training.tuning={method: each, trials: 2, space: {learning_rate: [0.01, 0.1]}}"]

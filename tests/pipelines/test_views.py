@@ -60,11 +60,16 @@ def federated(more: str) -> tuple[str, ...]:
     return (f"training={{backend: federated, batch_size: 8, federated: {{{parts}}}}}",)
 
 
+SHARED = NOISE + ", mechanism: skellam, distributed: {dimension: 256, min_clients: 7}"
+SILOS = (
+    "training={{backend: federated, batch_size: 8, federated: {{silo_privacy: {{column: site, silos: {{a: 5, b: 7}}, "
+    "delta: 1.0e-5, clipping_norm: 1.0, {}}}}}}}"
+)
 _TUNED = (
     "training={{backend: dp_sgd, dp_sgd: {{noise_multiplier: 1.0, delta: 1.0e-5}}, tuning: {{method: {}, trials: 3, "
     "space: {{learning_rate: [0.1], optimizer: [sgd], clipping_norm: [1.0], hidden_units: [[8]], dropout: [0.1]}}}}}}"
 )
-SELECT, EACH = _TUNED.format("repeat_and_select, distribution: poisson"), _TUNED.format("each")
+SELECT, EACH = _TUNED.format("repeat_and_select, distribution: poisson, minutes: 5"), _TUNED.format("each")
 
 ENCRYPTED = "training={backend: encrypted, encrypted: {simulate: true}}"
 
@@ -184,6 +189,22 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
             ("adaptive.quantile", CLIPPING, "adaptive.quantile=0.7"),
             ("adaptive.learning_rate", CLIPPING, "adaptive.learning_rate=0.3"),
             ("adaptive.count_noise", CLIPPING, "adaptive.count_noise=20.0"),
+            ("distributed.dimension", SHARED, "distributed.dimension=512"),
+            ("distributed.min_clients", SHARED, "distributed.min_clients=6"),
+            ("distributed.bits", SHARED, "distributed.bits=20"),
+        )
+    },
+    **{
+        f"training.federated.silo_privacy.{key}": ((SILOS.format(shared),), f"training.federated.silo_privacy.{change}")
+        for key, shared, change in (
+            ("column", NOISE, "column=colour"),
+            ("silos", NOISE, "silos={a: 5, b: 6}"),
+            ("target_epsilon", "target_epsilon: 1.0", "target_epsilon=2.0"),
+            ("noise_multiplier", NOISE, "noise_multiplier=2.0"),
+            ("delta", NOISE, "delta=1.0e-6"),
+            ("clipping_norm", NOISE, "clipping_norm=2.0"),
+            ("local_steps", NOISE, "local_steps=3"),
+            ("hardened", NOISE, "hardened=true"),
         )
     },
     "ledger": ((), "ledger=sqlite:///other.db"),  # the training is charged there, and its record says so

@@ -14,7 +14,13 @@ from tests.reports.records import poisson_executed, poisson_plan
 
 SPACE = {"learning_rate": [0.01, 0.05], "clipping_norm": [0.5, 1.0]}
 POINT = {"learning_rate": 0.05, "clipping_norm": 0.5}
-SELECT: dict[str, Any] = {"method": "repeat_and_select", "trials": 7, "distribution": "geometric", "space": SPACE}
+SELECT: dict[str, Any] = {
+    "method": "repeat_and_select",
+    "trials": 7,
+    "distribution": "geometric",
+    "minutes": 5.0,
+    "space": SPACE,
+}
 EACH: dict[str, Any] = {"method": "each", "trials": 3, "space": SPACE}
 
 
