@@ -95,14 +95,13 @@ def _sizes(buckets: str) -> tuple[int, ...]:
 
 
 def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console: Console) -> dict[str, Any]:
-    from privacy_pipeline.encrypted import predictions, published, rows
+    from privacy_pipeline.encrypted import party, predictions, published, rows
     from privacy_pipeline.encrypted.client import Client
-    from privacy_pipeline.encrypted.dialing import addresses
+    from privacy_pipeline.encrypted.worker.parties import CLIENT
 
     found = published.load(parties / published.FOLDER)
-    client = Client(
-        folder=parties / "prediction-client", addresses=addresses(parties), published=found, seconds=timeout
-    )
+    own = party.load(name=CLIENT, folder=parties)
+    client = Client(folder=own.folder, addresses=own.addresses, published=found, seconds=timeout)
     with console.status("reading the rows"):
         checked = rows.check(file=file, published=found)
         asyncio.run(client.require_ready())  # known at once, and importing TensorFlow takes seconds

@@ -16,7 +16,7 @@ from typing import Any
 from privacy_pipeline.errors import PipelineError
 
 _LARGEST_LINE = 1 << 20  # bytes
-_CLEAN_UP_SECONDS, _END_SECONDS = 2.0, 5.0
+_CLEAN_UP_SECONDS, _END_SECONDS = 5.0, 5.0
 
 
 class DriverError(PipelineError):

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.encrypted import driving, published
-from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.encrypted import driving, party, published
 from privacy_pipeline.encrypted.driver_process import DriverProcess
 from privacy_pipeline.encrypted.local_parties import LocalParties
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE
@@ -72,11 +71,11 @@ def serve(
 
     Raises:
         BadInputError: model or folder is not usable.
-        PipelineError: an address cannot be bound, or a party does not start.
+        PipelineError: a certificate is not valid, an address cannot be bound, or a party does not start.
     """
     if local:
         model.weights()
-    known = addresses(parties)
+    known = party.load(name=party.DRIVER, folder=parties).addresses
     if model.published.resolve() != (parties / published.FOLDER).resolve():
         published.copy(model.published, parties / published.FOLDER)
     digest = published.load(parties / published.FOLDER).digest
@@ -106,9 +105,9 @@ def provide_weights(*, model: ServedModel, parties: Path, report: Report) -> Non
 
     Raises:
         BadInputError: model or folder is not usable.
-        PipelineError: the address cannot be bound.
+        PipelineError: the certificate is not valid, or the address cannot be bound.
     """
-    known = addresses(parties)
+    known = party.load(name=PROVIDER, folder=parties).addresses
     provider = Provider(folder=parties / PROVIDER, addresses=known, private_model=model.weights())
 
     async def provide() -> None:

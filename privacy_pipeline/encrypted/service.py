@@ -58,7 +58,7 @@ class Service:
         self._told: set[str] = set()  # since it was ready
         self._largest = max(setting.buckets)
         self._queue = Queue(largest=self._largest)
-        self._trouble = "is starting"
+        self._trouble = "the service is starting"
         self._running: frozenset[str] = frozenset()
         self.batches: list[tuple[int, int]] = []  # bucket and requests of the latest batches
 
@@ -75,7 +75,7 @@ class Service:
             await self._keep_serving()
         finally:
             server.close()
-            self._fail("is ending")
+            self._fail("the service is ending")
 
     async def _keep_serving(self) -> None:
         attempts, came_up = 0, False

@@ -68,6 +68,7 @@ class Deployment:
     folder: Path
     model: PrivateModel = field(default_factory=network)
     said: list[str] = field(default_factory=list)
+    supervised: bool = True  # else parties are started by the test, as on hosts of their own
 
     def __post_init__(self) -> None:
         self.parties = make_parties(self.folder / "parties")
@@ -81,7 +82,9 @@ class Deployment:
         ]  # fmt: skip
         self.local = LocalParties(commands=commands, environment=os.environ, logs=self.scratch, grace_seconds=5.0)
         self.driver: DriverProcess | None = None
-        self.service = Service(self._setting(), supervisor=self.local, report=self.said.append)
+        self.service = Service(
+            self._setting(), supervisor=self.local if self.supervised else None, report=self.said.append
+        )
 
     def _setting(self) -> Setting:
         return Setting(

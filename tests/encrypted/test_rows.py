@@ -11,6 +11,8 @@ import pytest
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.encrypted import model_format, predictions, published, rows
 from privacy_pipeline.encrypted.client import probabilities
+from privacy_pipeline.encrypted.inputs import encode_inputs
+from privacy_pipeline.encrypted.model_format import Input, PrivateModel
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import PLAN, Split, split  # noqa: F401 (a fixture)
@@ -81,6 +83,27 @@ def test_what_is_wrong_with_a_file_is_named(public: Published, tmp_path: Path, c
 def test_a_file_that_is_not_there_is_named(public: Published, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"none\.csv: cannot be read"):
         rows.check(file=tmp_path / "none.csv", published=public)
+
+
+@pytest.mark.parametrize(
+    ("x", "kind", "says"),
+    [
+        ([[0.0], [128.5]], [0, 1], "line 8: input 'x' exceeds the fixed-point range of 128"),
+        ([[0.0], [np.nan]], [0, 1], "line 8: input 'x' exceeds"),
+        ([[0.0], [1.0]], [2, 1], "line 7: input 'kind' is no integer from 0 to 1"),
+        ([[0.0], [1.0]], [0, 0.5], "line 8: input 'kind' is no integer"),
+        ([[0.0], [1.0]], [0, np.nan], "line 8: input 'kind' is no integer"),
+        ([[0.0]], [0, 1], "input 'x' has shape"),
+    ],
+)
+def test_a_value_that_cannot_be_shared_is_named(x: list[list[float]], kind: list[float], says: str) -> None:
+    model = PrivateModel(
+        inputs=(Input(name="x", shape=(1,)), Input(name="kind", shape=(), vocabulary=2)),
+        layers=(), output="x", weights={},
+    )  # fmt: skip
+    given = {"x": np.array(x), "kind": np.array(kind)}
+    with pytest.raises(BadInputError, match=says):
+        encode_inputs(model, given, rows=2, where=lambda index: f"line {7 + index}")
 
 
 def test_a_public_side_has_no_weights_and_is_replaced_as_a_whole(public: Published, tmp_path: Path) -> None:

@@ -111,6 +111,39 @@ def test_an_idle_service_notices_a_server_that_started_anew(deployment: Deployme
     run(deployment, body)
 
 
+def test_on_hosts_of_their_own_the_service_waits_for_a_party_to_return(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, supervised=False)
+
+    async def start() -> None:
+        await asyncio.sleep(1)
+        assert deployment.ready_times == 0
+        await deployment.local.ensure()
+
+    async def body() -> None:
+        await predicted(deployment, 2, seed=0)
+        for party in ("server0", "driver"):
+            ready = deployment.ready_times
+            process = deployment.driver.pid if party == "driver" and deployment.driver else deployment.local.pids[party]
+            os.kill(process, signal.SIGKILL)
+            with pytest.raises(PipelineError, match=party):
+                await predicted(deployment, 2, seed=1)
+            if party != "driver":
+                await asyncio.sleep(1)
+                assert deployment.ready_times == ready
+                deployment.local.came_up()
+                await deployment.local.ensure()
+            await deployment.until_ready(ready + 1)
+            await predicted(deployment, 2, seed=2)
+
+    async def main() -> None:
+        starting = asyncio.ensure_future(start())
+        async with deployment.serving():
+            await starting
+            await body()
+
+    asyncio.run(main())
+
+
 async def refusal(deployment: Deployment, role: str, party: str, *messages: dict, payload: bytes = b"") -> str:
     with pytest.raises(PartyError) as caught:
         own = deployment.parties / role
@@ -200,6 +233,15 @@ def test_another_model_than_the_published_one_is_refused_before_a_share_leaves(d
 def test_without_a_service_the_client_says_so_at_once(deployment: Deployment) -> None:
     with pytest.raises(PartyError, match="driver is not reached"):
         asyncio.run(predicted(deployment, 1, seed=0))
+
+
+def test_before_it_is_ready_the_service_says_so_at_once(deployment: Deployment) -> None:
+    async def main() -> None:
+        asked = deployment.service._answer({"op": "run", "request": "0" * 32, "rows": 1})
+        with pytest.raises(PipelineError, match="the service is starting"):
+            await asyncio.wait_for(asked, 5)
+
+    asyncio.run(main())
 
 
 async def kills(deployment: Deployment, count: int, *, seed: int) -> list[str]:
