@@ -27,14 +27,14 @@ $(UV):
 
 $(SETUP): $(UV) pyproject.toml uv.lock
 	@echo "setting up .venv (about a minute)"
-	@$(UV) sync --locked --quiet --extra pipeline
+	@$(UV) sync --locked --quiet --compile-bytecode --extra pipeline
 	@touch $@
 
 setup: $(SETUP)
 
 setup-encrypted: $(UV)
 	@echo "setting up .venv-encrypted (about a minute)"
-	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-encrypted $(UV) sync --locked --quiet --extra encrypted
+	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-encrypted $(UV) sync --locked --quiet --compile-bytecode --extra encrypted
 
 demo: setup
 	@$(CLI) data adult

@@ -4,8 +4,8 @@
     python -m benchmarks.ledger --entries 100000
 
 Entries are written as a reservation writes them, each signed and chained, many to a transaction. Times are medians of
-five, by library calls in one process; `--postgresql URL` repeats the processes there (needs
-PRIVACY_PIPELINE_LEDGER_KEY).
+five, by library calls in one process; those of commands are whole processes, imports counted. The 16 processes take
+turns on SQLite and, where it is installed, on a PostgreSQL server of the script's own.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ import argparse
 import hashlib
 import json
 import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.accounting import charges, entries, journal
+from privacy_pipeline.accounting import charges, entries, journal, keys
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_budgets import find_budget
@@ -29,6 +32,7 @@ from privacy_pipeline.accounting.ledger_entries import plan_key, price
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.verify import verify
+from tests.accounting.postgresql_server import program, server
 
 RESULTS = Path(__file__).parent / "results" / "ledger.json"
 UNITS, DIGEST, BATCH = 100_000, hashlib.sha256(b"made up").hexdigest(), 5_000
@@ -139,11 +143,30 @@ def load(count: int) -> dict[str, float]:
         found["forecast"] = seconds(
             lambda: Ledger.open(url).forecast(asked, dataset="made-up", span=None, split="train")
         )
+        found |= commands(url)
         begin = time.perf_counter()
         problems = verify(ledger._engine).problems
         found["verify"] = time.perf_counter() - begin
         assert not problems, problems
     return found
+
+
+def commands(url: str) -> dict[str, float]:
+    """Seconds of whole commands on that ledger, with Adult registered in it beside the made-up dataset."""
+    command = [str(Path(sys.executable).with_name("privacy-pipeline"))]
+    ledger, config = ["--ledger", url], ["configs/adult_dp_sgd.yaml", "--set", f"ledger={url}"]
+
+    def run(*words: str) -> None:
+        subprocess.run([*command, *words], check=True, capture_output=True)
+
+    run("data", "adult")
+    run("budget", "register", *config, "--epsilon", "10", "--delta", "1e-5")
+    return {
+        "command: budget status": seconds(lambda: run("budget", "status", *ledger)),
+        "command: budget history": seconds(lambda: run("budget", "history", *ledger)),
+        "command: check": seconds(lambda: run("check", *config)),
+        "command: budget forecast": seconds(lambda: run("budget", "forecast", *config)),
+    }
 
 
 def race(url: str, *, processes: int, each: int) -> dict[str, float]:
@@ -195,12 +218,16 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--each", type=int, default=100, help="reservations that each process asks for")
-    parser.add_argument("--postgresql", metavar="URL")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        raced = {"sqlite": race(f"sqlite:///{folder}/l.db", processes=given.processes, each=given.each)}
-    if given.postgresql:
-        raced["postgresql"] = race(given.postgresql, processes=given.processes, each=given.each)
+        raced = {"SQLite": race(f"sqlite:///{folder}/l.db", processes=given.processes, each=given.each)}
+        if program("initdb") is None:
+            print("PostgreSQL is not installed, and not measured", file=sys.stderr)
+        else:
+            os.environ[keys.ENVIRONMENT] = f"{folder}/key.pem"
+            with server() as url:
+                raced["PostgreSQL"] = race(url, processes=given.processes, each=given.each)
+            del os.environ[keys.ENVIRONMENT]
     print(f"| {given.processes} processes | granted | fit | reservations a second |\n|---|---:|---:|---:|")
     for name, row in raced.items():
         print(f"| {name} | {row['granted']:,} | {row['fit']:,} | {row['a_second']:,.0f} |")

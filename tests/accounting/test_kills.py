@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,19 @@ from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.verify import verify
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
-from tests.accounting.test_processes import FORK
+from tests.clean_fork import clean_process
 
 COUNTED = (State.STARTED, State.COMMITTED)
 
 
-def run_once(ledger: Ledger, run_id: str, touched: Callable[[], Any]) -> None:
-    """One run under the ledger; `touched` stands for the first read of data."""
+def run_once(ledger: Ledger, run_id: str, touch: Callable[[], Any]) -> None:
+    """One run under the ledger; `touch` stands for the first read of data."""
     plan = make_plan(50.0)
     with ledger.spend(
         dataset="adult", span=None, data_digest=DIGEST, split="train", run_id=run_id, node="Trainer", plan=plan
     ) as grant:
         grant.start()
-        touched()
+        touch()
         grant.commit(plan.event)
 
 
@@ -52,6 +53,19 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def touched(log: Path) -> None:
+    """Stands for the first read of data."""
+    with log.open("ab", buffering=0) as stream:
+        stream.write(b"x")
+
+
+def killed(url: str, run_id: str, at: int, log: Path) -> None:
+    """In a process of its own: one run that dies right before the statement of that number."""
+    own = Ledger.open(url)
+    on_statement(own, at, die)
+    run_once(own, run_id, partial(touched, log))
+
+
 def reads(path: Path) -> int:
     """How often data was touched."""
     return path.stat().st_size if path.exists() else 0
@@ -62,26 +76,17 @@ def test_three_hundred_kills(tmp_path: Path) -> None:
     ledger = Ledger.open(url, create=True)
     ledger.register(make_registration(), epsilon=1000.0, delta=1e-5)
 
-    def touch() -> None:
-        with log.open("ab", buffering=0) as stream:
-            stream.write(b"x")
-
+    touch = partial(touched, log)
     run_once(ledger, "first", touch)  # stores what equal runs share
     statements = on_statement(ledger, 0, die)
     run_once(ledger, "whole", touch)
     whole, chance = len(statements), random.Random(7)
-
-    def killed(run_id: str, at: int) -> None:
-        own = Ledger.open(url)
-        on_statement(own, at, die)
-        run_once(own, run_id, touch)
-
     numbers = [chance.randint(1, whole) for _ in range(300)]
     assert set(numbers) == set(range(1, whole + 1))  # between any two
     died = 0
     for kill, at in enumerate(numbers):
         before = ledger.status("adult")[0].spent_epsilon
-        child = FORK.Process(target=killed, args=(f"run-{kill}", at))
+        child = clean_process(killed, url, f"run-{kill}", at, log)
         child.start()
         child.join(timeout=60)
         died += child.exitcode == -signal.SIGKILL
@@ -108,10 +113,7 @@ def test_a_full_disk_grants_nothing_and_loses_nothing(tmp_path: Path) -> None:
 
     sa.event.listen(ledger._engine, "connect", limit)
 
-    def touch() -> None:
-        with log.open("ab", buffering=0) as stream:
-            stream.write(b"x")
-
+    touch = partial(touched, log)
     with ledger._engine.connect() as connection:
         room["pages"] = int(connection.exec_driver_sql("PRAGMA page_count").scalar() or 0) + 3
     refused = 0

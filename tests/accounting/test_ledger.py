@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import sqlite3
 import subprocess
@@ -32,6 +31,7 @@ from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.reservation import Request, reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
+from tests.clean_fork import CLEAN, clean_process
 
 OTHER = "b" * 64
 
@@ -578,11 +578,10 @@ def open_as_nobody(folder: str, told: SimpleQueue[str]) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(ledger: Ledger) -> None:
-    fork = multiprocessing.get_context("fork")
-    told: SimpleQueue[str] = fork.SimpleQueue()
+    told: SimpleQueue[str] = CLEAN.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o555)
-        process = fork.Process(target=open_as_nobody, args=(folder, told))
+        process = clean_process(open_as_nobody, folder, told)
         process.start()
         process.join(timeout=60)
         assert process.exitcode == 0

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,9 +17,10 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.errors import BudgetRefusedError
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
+from tests.accounting.postgresql_server import program, server
+from tests.clean_fork import CLEAN, clean_process
 
 NOISE = 5.0
-FORK = multiprocessing.get_context("fork")  # workers share the parent's imports, and nothing of the database
 
 
 def create(url: str) -> int:
@@ -68,16 +65,17 @@ def train(url: str, run_ids: list[str], noise: float, die_at: State | None) -> i
     return len(run_ids)
 
 
+def act(barrier: Any, returned: Any, number: int, task: Callable[[], int]) -> None:
+    """In a process of its own: waits for the others, and keeps what the task returns."""
+    barrier.wait(timeout=60)
+    returned[number] = task()
+
+
 def together(tasks: list[Callable[[], int]]) -> list[tuple[int | None, int | None]]:
     """Runs each task in a process of its own, all from the same instant; exit code and what the task returned."""
-    barrier = FORK.Barrier(len(tasks))
-    returned = FORK.Array("i", [-1] * len(tasks))
-
-    def act(number: int) -> None:
-        barrier.wait(timeout=60)
-        returned[number] = tasks[number]()
-
-    processes = [FORK.Process(target=act, args=(number,)) for number in range(len(tasks))]
+    barrier = CLEAN.Barrier(len(tasks))
+    returned = CLEAN.Array("i", [-1] * len(tasks))
+    processes = [clean_process(act, barrier, returned, number, task) for number, task in enumerate(tasks)]
     for process in processes:
         process.start()
     for process in processes:
@@ -85,45 +83,13 @@ def together(tasks: list[Callable[[], int]]) -> list[tuple[int | None, int | Non
     return [(process.exitcode, returned[number]) for number, process in enumerate(processes)]
 
 
-def demote() -> None:
-    """PostgreSQL refuses to run as root."""
-    os.setgid(65534)
-    os.setuid(65534)
-
-
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
     """URL of a PostgreSQL server of this test's own."""
-    initdb, postgres = shutil.which("initdb"), shutil.which("postgres")
-    if initdb is None or postgres is None:
+    if program("initdb") is None:
         pytest.skip("PostgreSQL is not installed")
-    as_nobody = demote if os.getuid() == 0 else None
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
-        os.chmod(folder, 0o777)
-        data = f"{folder}/data"
-        initialise = [initdb, "-D", data, "-U", "ledger", "-A", "trust", "--no-sync"]
-        subprocess.run(initialise, check=True, capture_output=True, preexec_fn=as_nobody, cwd="/")
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        serve = [postgres, "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1", "-k", folder]
-        # A server whose default isolation is stricter than the ledger's: the ledger sets its own.
-        serve += ["-c", "default_transaction_isolation=repeatable read"]
-        with open(f"{folder}/log", "w") as log:
-            server = subprocess.Popen(serve, stdout=log, stderr=log, preexec_fn=as_nobody, cwd="/")
-        try:
-            check = ["pg_isready", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
-            ready = any(subprocess.run(check, capture_output=True).returncode == 0 or _pause() for _ in range(100))
-            assert ready, Path(f"{folder}/log").read_text()
-            yield f"postgresql://ledger@127.0.0.1:{port}/postgres"
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(timeout=30)
-
-
-def _pause() -> bool:
-    time.sleep(0.2)
-    return False
+    with server() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -63,8 +63,12 @@ def train(folder: Path) -> None:
     os.replace(folder / "partial.npz", folder / "weights.npz")
 
 
-def attempt(folder: Path, *, seconds: float | None) -> bool:
-    """Forks an attempt, and kills it after some time; whether it ended by itself. Nothing of it may be left."""
+def attempt(folder: Path, *, seconds: float | None, checkpoints: int = 0) -> bool:
+    """Forks an attempt, and kills it after some time; whether it ended by itself. Nothing of it may be left.
+
+    The time begins when the attempt has written that many checkpoints: a clock alone does not know how busy the machine
+    is, and would kill now before the first round and now after the last one.
+    """
     script = os.getpid()
     child = os.fork()
     if child == 0:
@@ -72,11 +76,15 @@ def attempt(folder: Path, *, seconds: float | None) -> bool:
         os.setpgid(0, 0)
         train(folder)
         os._exit(0)
-    deadline = None if seconds is None else time.monotonic() + seconds
+    seen = {stamp(folder / "state" / "checkpoint.npz")}
+    deadline = None
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             break
+        seen.add(stamp(folder / "state" / "checkpoint.npz"))
+        if seconds is not None and deadline is None and len(seen) > checkpoints:
+            deadline = time.monotonic() + seconds
         if deadline is not None and time.monotonic() >= deadline:
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
@@ -90,6 +98,15 @@ def attempt(folder: Path, *, seconds: float | None) -> bool:
     if status != 0:
         raise SystemExit(f"the training ended with status {status}")
     return True
+
+
+def stamp(file: Path) -> tuple[int, int] | None:
+    """Another one whenever the file was written anew; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
 
 
 def group_of(process: Path) -> int | None:
@@ -122,10 +139,12 @@ def main(root: Path, kills: int, seed: int) -> None:
         while not finished:
             enough = told["kills"] >= kills
             kept = (folder / "state" / "checkpoint.npz").exists()
-            began = time.monotonic()
-            finished = attempt(folder, seconds=None if enough else draws.uniform(0.4, 1.05) * took)
-            if finished and not kept:  # the machine was busier before
-                took = min(took, time.monotonic() - began)
+            if enough:
+                finished = attempt(folder, seconds=None)
+            elif told["kills"] % 2:  # at any moment, that of the first checkpoint too
+                finished = attempt(folder, seconds=draws.uniform(0.0, 1.05) * took)
+            else:
+                finished = attempt(folder, seconds=draws.uniform(0.0, 0.1), checkpoints=2)
             told["kills"] += not finished
             told["resumed" if kept else "anew"] += 1
         with np.load(whole / "weights.npz") as one, np.load(folder / "weights.npz") as other:
