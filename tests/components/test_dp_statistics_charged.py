@@ -171,7 +171,7 @@ def test_over_budget_nothing_is_read(tmp_path: Path) -> None:
 def test_a_policy_without_a_share_for_preprocessing_refuses(tmp_path: Path) -> None:
     config = project(tmp_path)
     Ledger.open(config.ledger).apply_policy(Policy(dataset="things", epsilon=10.0, delta=1e-5, unit="row"))
-    with pytest.raises(BudgetRefusedError, match="purpose of this run may use 0%"):
+    with pytest.raises(BudgetRefusedError, match="purpose 'preprocess' may use 0%"):
         release(config, never)
 
 
