@@ -92,7 +92,7 @@ def _strength(budget: BudgetView) -> list[Statement]:
 
 def _guess(budget: BudgetView) -> list[Statement]:
     now = [_reading(reading) for reading in budget.attack if reading.when == "now"]
-    cap = [_reading(reading) for reading in budget.attack if reading.when == "cap"]
+    cap = [_reading(reading) for reading in budget.attack if reading.when == "cap"][:1]
     return [
         say(
             "Somebody who sees everything that was released under the guarantee guesses which units were in the data. "

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from dp_accounting import UnsupportedDpEvent
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +18,10 @@ from scipy.stats import norm
 
 from privacy_pipeline.accounting import profile as profiles
 from privacy_pipeline.accounting.accountants import AccountingError
+from privacy_pipeline.accounting.cap_history import ledger_changes
 from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
+from privacy_pipeline.accounting.journal import POLICY, writing
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import Relation
@@ -168,7 +171,7 @@ def test_changes_of_cap_policy_and_key_are_told_with_who_asked(tmp_path: Path) -
 
 def test_a_principal_in_the_journal_is_shown(evidence: Evidence) -> None:
     first, second, *rest = evidence.ledger.changes
-    changes = [first, dataclasses.replace(second, principal="alice"), *rest]
+    changes = [dataclasses.replace(first, principal=None), dataclasses.replace(second, principal="alice"), *rest]
     ledger = dataclasses.replace(evidence.ledger, changes=changes)
     page = to_html(dataset_report(dataclasses.replace(evidence, ledger=ledger)))
     assert ">alice<" in page and "not recorded" in page
@@ -443,3 +446,14 @@ def test_ranges_of_entry_numbers() -> None:
 )
 def test_what_people_read_is_never_better_than_the_truth(kind: Any, value: float, text: str) -> None:
     assert Figure(value=value, kind=kind, source=Source(place="report")).text == text
+
+
+def test_who_asked_is_read_from_the_journal_where_the_record_says_it(tmp_path: Path) -> None:
+    history(tmp_path, runs=0)
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/ledger/ledger.db")
+    with writing(engine) as journal:
+        body = {"budget": 1, "changes": {"epsilon": 4.0, "delta": 1e-5}, "principal": "bob"}
+        journal.append(POLICY, body)
+    engine.dispose()
+    found = ledger_changes(f"sqlite:///{tmp_path}/ledger/ledger.db", "things")
+    assert (found[-1].principal, found[-1].epsilon, found[-1].budget) == ("bob", 4.0, "things/train/row")

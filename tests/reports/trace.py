@@ -199,6 +199,8 @@ class Files:
             return [grown[what]]
         row = self.journal[int(source.name)]
         body = json.loads(row["body"])
+        if source.field == "principal":
+            return [body["principal"]]
         if source.field == "public_key":
             return [row["key_id"]]  # the first key signs its own record
         if source.field in ("epsilon", "delta"):
