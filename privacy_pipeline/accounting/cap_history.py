@@ -16,7 +16,15 @@ from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.accounting.ledger_entries import budget_key
 from privacy_pipeline.accounting.ledger_open import open_engine
 
-_KINDS = (journal.GENESIS, journal.REGISTER, journal.POLICY, journal.ROTATE, journal.LOST, journal.IMPORTED)
+_KINDS = (
+    journal.GENESIS,
+    journal.REGISTER,
+    journal.POLICY,
+    journal.ROTATE,
+    journal.LOST,
+    journal.IMPORTED,
+    journal.ACCEPT,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,8 @@ def _change(row: Mapping[Any, Any], body: Any, dataset: str, keys: dict[int, str
         }
         key = PublicKey(body["public_key"]).id
         return LedgerChange(**common, budget=None, what=what[kind], key=key)
+    if kind == journal.ACCEPT:
+        return LedgerChange(**common, budget=None, what="what was taken over from an older format was accepted")
     if kind == journal.IMPORTED:
         if body["table"] != "budgets":
             return None

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import keys
+from privacy_pipeline.accounting import journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.cap_history import ledger_changes
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
@@ -35,6 +36,8 @@ def test_an_unsigned_ledger_is_imported_and_goes_on(fresh: str, version: int) ->
     assert before > 0 and ledger.verify().problems == ledger.verify().unaccepted != []
     Ledger.migrate(fresh, accept=True)
     assert ledger.verify().ok
+    (*_, accepted) = ledger_changes(fresh, "adult")
+    assert accepted.kind == journal.ACCEPT and accepted.principal
     run(ledger, make_plan(), run_id="new")
     assert ledger.entries("adult")[-1].id == 5  # numbered on, although the ids were given
     assert ledger.status()[0].spent_epsilon > before
