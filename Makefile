@@ -4,6 +4,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 CLI := $(RUN)/privacy-pipeline
 SETUP := .venv/.set-up
+SETUP_ENCRYPTED := .venv-encrypted/.set-up
 
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
@@ -32,9 +33,12 @@ $(SETUP): $(UV) pyproject.toml uv.lock
 
 setup: $(SETUP)
 
-setup-encrypted: $(UV)
+$(SETUP_ENCRYPTED): $(UV) pyproject.toml uv.lock
 	@echo "setting up .venv-encrypted (about a minute)"
 	@UV_PROJECT_ENVIRONMENT=$(CURDIR)/.venv-encrypted $(UV) sync --locked --quiet --compile-bytecode --extra encrypted
+	@touch $@
+
+setup-encrypted: $(SETUP_ENCRYPTED)
 
 demo: setup
 	@$(CLI) data adult
@@ -44,11 +48,11 @@ demo: setup
 	@$(CLI) diff adult-plain adult-dp-sgd
 
 # The end-to-end tests start processes of their own on every core; the rest takes one core a worker.
-test: setup
+test: setup setup-encrypted
 	@$(RUN)/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/e2e tests
 	@$(RUN)/python -m pytest -m "not slow" tests/e2e
 
-test-slow: setup
+test-slow: setup setup-encrypted
 	@$(RUN)/python -m pytest -m slow tests
 
 lint: setup

@@ -33,6 +33,8 @@ COMMANDS = (
     "budget",
     "config",
     "encrypted",
+    "serve",
+    "predict",
     "federated",
 )
 

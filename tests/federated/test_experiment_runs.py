@@ -175,7 +175,7 @@ def test_what_the_mechanism_gave_out_is_committed_not_what_was_planned(people):
     with pytest.raises(PipelineError, match="5 rounds were made, 6 were planned"):
         run_point(point, build=changed_build(drop_last))
     (entry,) = ledger.entries("people")
-    plan = privacy.charged(point.config, clients=60).plan
+    plan = privacy.charged(point.config, units=60).plan
     assert entry.state is State.COMMITTED and entry.executed_event == events.to_json(plan.event_of(5))
     assert entry.event == events.to_json(plan.event) and not (point.folder / "privacy_record.json").exists()
 

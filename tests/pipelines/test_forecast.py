@@ -148,7 +148,7 @@ def test_a_tuning_is_forecast_as_a_whole_from_its_own_share(tmp_path: Path, monk
         Policy(dataset="things", epsilon=0.7, delta=1e-5, unit="row", shares={"train": 0.9, "tune": 0.1})
     )
     refused = " ".join(call("check", str(path)).output.split())
-    assert "share of purpose tune is too small" in refused
+    assert "purpose 'tune' may use 10% of the budget" in refused
     fits = proposed(path)
     assert fits is not None and fits.noise_multiplier > checked.plan.noise_multiplier
     assert preflight.check(load_config(path, overrides=[fits.override]), span=1).charges[0].forecast.fits
