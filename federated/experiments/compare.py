@@ -32,6 +32,22 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Personalized:
+    """Clients of the eval split with a model of their own; means over seeds, each client with the same weight.
+
+    Attributes:
+        clients: how many.
+        before, after: mean accuracy on their held-out rows, with the global and with their own models.
+        worse_off: share of clients that lose accuracy.
+    """
+
+    clients: int
+    before: float
+    after: float
+    worse_off: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One setting over its seeds; means, with standard deviations over seeds (NaN for one seed).
 
@@ -46,6 +62,7 @@ class Row:
         synthetic: the clients are no real persons or sites.
         megabytes: sent by clients and server in a run, 10^6 bytes.
         seconds: of a run.
+        personalized: what fine-tuning on each client alone does; None where it was not asked for.
         curve: over the rounds.
     """
 
@@ -66,6 +83,7 @@ class Row:
     megabytes: float
     seconds: float
     curve: Curve
+    personalized: Personalized | None = None
 
 
 def compare(points: Iterable[Point]) -> tuple[list[Row], list[Point]]:
@@ -134,7 +152,19 @@ def _row(runs: Sequence[tuple[Point, dict[str, Any], list[dict[str, Any]]]]) -> 
         synthetic=bool(first["clients"]["synthetic"]),
         megabytes=(mean("bytes_up") + mean("bytes_down")) / 1e6,
         seconds=mean("seconds"),
+        personalized=_personalized([summary["personalized"] for summary in summaries if "personalized" in summary]),
         curve=_curve([lines for _, _, lines in runs]),
+    )
+
+
+def _personalized(found: Sequence[dict[str, Any]]) -> Personalized | None:
+    if not found:
+        return None
+    return Personalized(
+        clients=max(one["clients"] for one in found),
+        before=float(np.mean([one["before"]["accuracy"]["mean"] for one in found])),
+        after=float(np.mean([one["after"]["accuracy"]["mean"] for one in found])),
+        worse_off=float(np.mean([one["worse_off"] for one in found])),
     )
 
 

@@ -127,6 +127,14 @@ class EvaluationSection(Section):
     """When the model is evaluated on the clients of the eval split."""
 
     every: Annotated[int, Field(ge=1, description="Rounds between evaluations; the last round is always one.")] = 10
+    personalize: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Clients of the eval split, the first so many, on each of whom alone the final model is "
+            "fine-tuned with half of the client's rows, and evaluated on the others.",
+        ),
+    ] = 0
 
 
 class DataSection(Section):
@@ -183,6 +191,15 @@ class ExperimentConfig(Section):
     def claims_guarantee(self) -> bool:
         """Whether a run adds noise and asks the ledger."""
         return self.privacy is not None or self.silo_privacy is not None
+
+    @model_validator(mode="after")
+    def _a_client_can_train_alone(self) -> ExperimentConfig:
+        if self.evaluation.personalize and self.algorithm.name in ("fedsgd", "mimelite"):
+            raise ValueError(
+                f"`evaluation.personalize` fine-tunes on one client alone, which `{self.algorithm.name}` has no steps "
+                "for; take fedavg or fedprox, or drop it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _clients_are_the_unit(self) -> ExperimentConfig:

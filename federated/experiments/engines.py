@@ -36,7 +36,7 @@ def build(
 
     combine = None if aggregator is None else aggregator(model.shapes)
     engine = FastEngine(model=model, clients=clients, algorithm=config.algorithm, aggregator=combine)
-    return Simulation(engine=engine, predict=logits)
+    return Simulation(engine=engine, predict=logits, model=model)
 
 
 def build_silos(
@@ -59,7 +59,7 @@ def build_silos(
 
     model = _model(config, width=width, seed=seed)
     engine = SiloEngine(model=model, records=records, plan=plan, algorithm=config.algorithm, key=key)
-    return Simulation(engine=engine, predict=logits), engine
+    return Simulation(engine=engine, predict=logits, model=model), engine
 
 
 def _model(config: ExperimentConfig, *, width: int, seed: int) -> FederatedModel:
@@ -83,7 +83,7 @@ def _tff(config: ExperimentConfig, clients: ClientStore, model: Any, aggregator:
     worker = TffWorker()
     worker.start()
     engine = TffEngine(model=model, clients=clients, algorithm=config.algorithm, worker=worker)
-    return Simulation(engine=engine, predict=logits, close=worker.close)
+    return Simulation(engine=engine, predict=logits, model=model, close=worker.close)
 
 
 def perceptron(*, width: int, hidden_units: list[int], seed: int) -> Any:

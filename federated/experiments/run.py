@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from federated.clients.store import ClientStore
 from federated.contract import Engine, RoundState
 from federated.experiments import privacy, silos
@@ -18,9 +20,10 @@ from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
+    from federated.model import FederatedModel
     from privacy_pipeline.dp.randomness import RunKey
 
 NODE = "FederatedTraining"  # the ledger's name of what spends
@@ -37,11 +40,13 @@ class Simulation:
     Attributes:
         engine: makes rounds.
         predict: gives logits of a state's model.
+        model: the model itself, for clients of the eval split to fine-tune; None where the engine has none.
         close: ends what the engine started.
     """
 
     engine: Engine
     predict: Predict
+    model: FederatedModel | None = None
     close: Callable[[], None] = _nothing
 
 
@@ -269,6 +274,7 @@ class _Run:
                     log.sync()
                     self.folder.save(state)
                 self.report(self.point.name, number + 1, total)
+            own = self.personalized(simulation, state, evaluation)
         finally:
             log.close()
             simulation.close()
@@ -288,8 +294,26 @@ class _Run:
             "bytes_down": last["bytes_down"],
             "seconds": time.perf_counter() - began,
             **(asdict(found) if found is not None else {}),
+            **own,
             **_told(state),
         }
+
+    def personalized(self, simulation: Simulation, state: RoundState, clients: ClientStore) -> dict[str, Any]:
+        """What fine-tuning on each of some clients of the eval split does for them; exact, like all evaluation."""
+        if not self.config.evaluation.personalize:
+            return {}
+        from federated.evaluation import personalize
+
+        if simulation.model is None:
+            raise BadInputError("evaluation.personalize: this engine has no model to fine-tune", fix="drop it")
+        found = personalize(
+            model=simulation.model,
+            clients=clients,
+            algorithm=self.config.algorithm,
+            state=state,
+            chosen=np.arange(min(self.config.evaluation.personalize, clients.num_clients)),
+        )
+        return {"personalized": {"clients": len(found.after.clients), **found.summary()}}
 
 
 def _told(state: RoundState) -> dict[str, int]:

@@ -59,6 +59,13 @@ def notes(rows: Sequence[Row]) -> list[str]:
         classes = {(row.unit, row.relation, row.delta) for row in rows if row.epsilon is not None}
         if len(classes) > 1:
             said.append("The epsilons are of different units, relations or deltas: they cannot be compared.")
+    said += [
+        f"{row.name}: fine-tuned on each of {own.clients} clients of the eval split alone, with half of the client's "
+        f"rows, accuracy on the other half goes from {own.before:.4f} to {own.after:.4f} (mean over clients); "
+        f"{own.worse_off:.0%} of the clients lose accuracy."
+        for row in rows
+        if (own := row.personalized) is not None
+    ]
     if any(row.synthetic for row in rows):
         said.append("Some clients are synthetic: rows dealt out by a stated rule, no real persons or sites.")
     return said

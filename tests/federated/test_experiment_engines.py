@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from federated.experiments.compare import compare
 from federated.experiments.engines import build, logits, perceptron
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
+from privacy_pipeline.reports.federated_page import notes
 from tests.federated.experiment_files import PRIVACY, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at, points, register
 
@@ -49,6 +51,21 @@ def test_a_private_run_of_the_real_engine(people):
     assert summary["unit"] == "who"
     rounds = RunFolder(point.folder).rounds()
     assert all(set(line) <= {"round", "bytes_up", "bytes_down", "eval", "epsilon"} for line in rounds)
+
+
+def test_clients_of_the_eval_split_fine_tune_the_final_model(people):
+    changes = {"every: 2": "every: 6, personalize: 5", "seeds: [1, 2]": "seeds: [3]"}
+    (point,) = points(people, **changes, **{f"folder: {people}/runs": f"folder: {people}/own"})
+    before = run_point(points(people, **{f"folder: {people}/runs": f"folder: {people}/none"})[0], build=build)
+    own = run_point(point, build=build)["personalized"]
+    assert "personalized" not in before
+    assert own["clients"] == 4 and 0 <= own["worse_off"] <= 1  # one of the five has a single row
+    gain = own["after"]["accuracy"]["mean"] - own["before"]["accuracy"]["mean"]
+    assert gain == pytest.approx(own["gain"]["mean"], abs=1e-6)
+    assert own["after"]["loss"]["mean"] != own["before"]["loss"]["mean"]  # the clients did train
+    (row,), _ = compare([point])
+    assert row.personalized is not None and row.personalized.after == own["after"]["accuracy"]["mean"]
+    assert any("4 clients of the eval split alone" in note for note in notes([row]))
 
 
 @pytest.mark.slow
