@@ -7,6 +7,7 @@ one: if it is, one of them is wrong and no epsilon is given.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import math
 from collections.abc import Iterator, Sequence
@@ -141,6 +142,11 @@ def epsilon_from_rdp(orders: Sequence[float], values: Sequence[float], delta: fl
         BadInputError: lengths differ, an order is not above 1, or delta is out of range.
         AccountingError: a divergence is negative or not a number.
     """
+    return _epsilon_from_rdp(tuple(orders), tuple(values), delta)
+
+
+@functools.lru_cache(maxsize=256)  # a ledger asks for that of equal charges, within its lock
+def _epsilon_from_rdp(orders: tuple[float, ...], values: tuple[float, ...], delta: float) -> float:
     _checked_delta(delta)
     if len(orders) != len(values) or not orders or min(orders) <= 1:
         raise BadInputError("RDP needs one value for each order, and orders above 1")

@@ -7,6 +7,7 @@ that could not be accounted for) are counted beside the sums.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,8 +57,7 @@ class Sum:
     @classmethod
     def of(cls, values: Sequence[float], distance: float, epsilon: float) -> Sum:
         """One charge."""
-        pairs = [fixed(value) for value in (*values, distance, epsilon)]
-        return cls(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs), 1)
+        return _one(tuple(values), distance, epsilon)
 
     def __add__(self, other: Sum) -> Sum:
         return Sum(
@@ -87,6 +87,12 @@ class Sum:
     def simple_epsilon(self) -> float:
         """Sum of the entries' own epsilons, rounded up."""
         return to_float(self.numbers[-1], self.infinite[-1])
+
+
+@functools.lru_cache(maxsize=256)  # equal runs are charged alike, within the lock
+def _one(values: tuple[float, ...], distance: float, epsilon: float) -> Sum:
+    pairs = [fixed(value) for value in (*values, distance, epsilon)]
+    return Sum(tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
