@@ -26,7 +26,8 @@ SPACE = {"learning_rate": [0.01, 0.1]}
 
 
 def section(**changes: object) -> TuningSection:
-    values = {"method": "repeat_and_select", "trials": 10, "distribution": "geometric", "space": SPACE, **changes}
+    select = {"method": "repeat_and_select", "distribution": "geometric", "minutes": 5}
+    values = {**select, "trials": 10, "space": SPACE, **changes}
     return TuningSection.model_validate({name: value for name, value in values.items() if value is not None})
 
 
@@ -53,7 +54,7 @@ def test_the_shape_is_that_of_dp_accounting(distribution: Distribution, shape: f
 
 
 def test_each_trial_is_composed_where_all_are_paid_for() -> None:
-    event = whole_event(section(method="each", distribution=None, trials=3), ONE)
+    event = whole_event(section(method="each", distribution=None, minutes=None, trials=3), ONE)
     assert event == SelfComposedDpEvent(ONE, 3)
     stated = accountants.guarantee(event, delta=1e-5, relation=Relation.ZERO_OUT)
     assert stated.accountant == "pld" and stated.epsilon_pld is not None
