@@ -1,4 +1,4 @@
-"""SPU's ABY3 for benchmarks/encrypted.py and encrypted_parties.py: spu_speed.py FOLDER [processes].
+"""SPU's ABY3 for benchmarks/encrypted.py and encrypted_parties.py: spu_speed.py [processes] FOLDER.
 
 Three threads with links in memory, as in SPU's own simulator, which however would compile and share the weights again
 in every call; here that is done once, and the parties stay. With `processes` each party is one, linked to the others by
@@ -116,9 +116,8 @@ class PartyProcesses:
 
     def run(self, executable: Any) -> Any:
         """The revealed first output."""
-        order = (executable.name, list(executable.input_names), list(executable.output_names), executable.code)
         for pipe in self.pipes:
-            pipe.send((None, order))
+            pipe.send((None, executable.SerializeToString()))
         return self.io.reconstruct([pipe.recv() for pipe in self.pipes])
 
 
@@ -138,9 +137,10 @@ def party(rank: int, ports: list[int], setting: bytes, pipe: Connection) -> None
         if name is not None:
             runtime.set_var(name, content)
             continue
-        name, inputs, outputs, code = content
-        runtime.run(libspu.Executable(name=name, input_names=inputs, output_names=outputs, code=code))
-        pipe.send(runtime.get_var(outputs[0]))
+        executable = libspu.Executable()
+        executable.ParseFromString(content)
+        runtime.run(executable)
+        pipe.send(runtime.get_var(executable.output_names[0]))
 
 
 def main(folder: Path, kind: Callable[[Any], Any] = Parties) -> None:
@@ -175,4 +175,5 @@ def main(folder: Path, kind: Callable[[Any], Any] = Parties) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), PartyProcesses if sys.argv[2:] == ["processes"] else Parties)
+    *given, job = sys.argv[1:]
+    main(Path(job), PartyProcesses if given == ["processes"] else Parties)
