@@ -1,13 +1,18 @@
-"""SPU's ABY3 for benchmarks/encrypted.py: spu_speed.py FOLDER.
+"""SPU's ABY3 for benchmarks/encrypted.py and encrypted_parties.py: spu_speed.py [processes] FOLDER.
 
 Three threads with links in memory, as in SPU's own simulator, which however would compile and share the weights again
-in every call; here that is done once, and the parties stay.
+in every call; here that is done once, and the parties stay. With `processes` each party is one, linked to the others by
+SPU's sockets (brpc on this machine's loopback, no TLS); the client, who shares and joins, is this process.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +93,63 @@ class Parties:
         return self.io.reconstruct(self.each(one))
 
 
-def main(folder: Path) -> None:
+class PartyProcesses:
+    """Three processes with a runtime each, which end with this one."""
+
+    def __init__(self, config: Any) -> None:
+        self.io = spu.api.Io(PARTIES, config)
+        with ExitStack() as stack:
+            free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(PARTIES)]
+            ports = [one.getsockname()[1] for one in free]
+        started = multiprocessing.get_context("spawn")  # brpc has threads, which a fork would not copy
+        self.pipes: list[Connection] = []
+        for rank in range(PARTIES):
+            near, far = started.Pipe()
+            setting = config.SerializeToString()
+            started.Process(target=party, args=(rank, ports, setting, far), daemon=True).start()
+            self.pipes.append(near)
+
+    def give(self, name: str, value: Any) -> None:
+        """Shares a value among the parties."""
+        for pipe, share in zip(self.pipes, self.io.make_shares(value, SECRET), strict=True):
+            pipe.send((name, share))
+
+    def run(self, executable: Any) -> Any:
+        """The revealed first output."""
+        for pipe in self.pipes:
+            pipe.send((None, executable.SerializeToString()))
+        return self.io.reconstruct([pipe.recv() for pipe in self.pipes])
+
+
+def party(rank: int, ports: list[int], setting: bytes, pipe: Connection) -> None:
+    """One process: takes shares, and runs what it is told until the client is gone."""
+    described = libspu.link.Desc()
+    for number, port in enumerate(ports):
+        described.add_party(f"id_{number}", f"127.0.0.1:{port}")
+    config = libspu.RuntimeConfig()
+    config.ParseFromString(setting)
+    runtime = spu.api.Runtime(libspu.link.create_brpc(described, rank), config)
+    while True:
+        try:
+            name, content = pipe.recv()
+        except EOFError:
+            return
+        if name is not None:
+            runtime.set_var(name, content)
+            continue
+        executable = libspu.Executable()
+        executable.ParseFromString(content)
+        runtime.run(executable)
+        pipe.send(runtime.get_var(executable.output_names[0]))
+
+
+def main(folder: Path, kind: Callable[[Any], Any] = Parties) -> None:
     model = load(folder / "model")
     weights = {name: value.astype(np.float32) for name, value in model.weights.items()}
     config = libspu.RuntimeConfig(protocol=libspu.ProtocolKind.ABY3, field=libspu.FieldType.FM64, fxp_fraction_bits=16)
 
     def make(batch: int) -> tuple[Callable[[Any], Any], dict[str, Any]]:
-        parties = Parties(config)
+        parties = kind(config)
         x = np.zeros((batch, *model.inputs[0].shape), np.float32)
         flat, _ = jax.tree_util.tree_flatten(((x, weights), {}))
         names = [f"in{number}" for number in range(len(flat))]
@@ -120,4 +175,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    *given, job = sys.argv[1:]
+    main(Path(job), PartyProcesses if given == ["processes"] else Parties)

@@ -104,7 +104,7 @@ def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console
     client = Client(folder=own.folder, addresses=own.addresses, published=found, seconds=timeout)
     with console.status("reading the rows"):
         checked = rows.check(file=file, published=found)
-        asyncio.run(client.require_ready())  # known at once, and importing TensorFlow takes seconds
+        protection = asyncio.run(client.require_ready())  # known at once, and importing TensorFlow takes seconds
     with console.status("transforming the rows"):
         inputs = rows.transform(checked, published=found)
     began = time.perf_counter()
@@ -117,6 +117,7 @@ def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console
         "rows_per_second": len(checked.lines) / seconds,
         "out": str(output),
         "model": found.digest,
+        "inference_protection": protection,
     }
 
 

@@ -17,6 +17,7 @@ from privacy_pipeline.encrypted import shares
 from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.published import Published
+from privacy_pipeline.encrypted.threat_model import Protection, of_parties
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -81,15 +82,23 @@ class Client:
             await asyncio.gather(*lanes, return_exceptions=True)
         return logits
 
-    async def require_ready(self) -> None:
+    async def require_ready(self) -> Protection:
         """Asks the service whether it serves this model now. No share leaves.
+
+        Returns:
+            "encrypted" if the service says so and the client's own addresses bear it out (`threat_model.of_parties`);
+            else "simulated".
 
         Raises:
             BadInputError: it serves another model.
-            PartyError: it does not answer.
+            PartyError: it does not answer, or not what protects the rows.
             PipelineError: it is not ready; says why.
         """
-        await self._hello()
+        said = (await self._hello()).get("inference_protection")
+        if said not in ("encrypted", "simulated"):
+            raise PartyError(_SERVICE, "does not say what protects the rows")
+        hosts = {name: self.addresses[name][0] for name in SERVERS}
+        return of_parties(local=said == "simulated", hosts=hosts).protection
 
     async def _hello(self) -> Header:
         async with self._link(_SERVICE) as service:

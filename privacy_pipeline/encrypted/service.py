@@ -17,7 +17,9 @@ from privacy_pipeline.encrypted.dialing import SilentError, listen
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.frames import BadMessageError, Header
 from privacy_pipeline.encrypted.local_parties import DoesNotStartError
+from privacy_pipeline.encrypted.threat_model import of_parties
 from privacy_pipeline.encrypted.warm import Setting, Warm, warm_up
+from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
 _WINDOW_SECONDS = 0.003  # requests that come together run together
@@ -59,6 +61,8 @@ class Service:
         self._largest = max(setting.buckets)
         self._queue = Queue(largest=self._largest)
         self._trouble = "the service is starting"
+        hosts = {name: setting.addresses[name][0] for name in SERVERS}
+        self._protection = of_parties(local=supervisor is not None, hosts=hosts).protection
         self._running: frozenset[str] = frozenset()
         self.batches: list[tuple[int, int]] = []  # bucket and requests of the latest batches
 
@@ -184,7 +188,12 @@ class Service:
     async def _answer(self, header: Header) -> Header:
         operation = frames.text(header, "op")
         if operation == "hello":
-            return {"model": self._setting.digest, "largest": self._largest, "trouble": self._trouble}
+            return {
+                "model": self._setting.digest,
+                "largest": self._largest,
+                "trouble": self._trouble,
+                "inference_protection": self._protection,
+            }
         if operation != "run":
             raise BadMessageError("the service knows `hello` and `run`")
         request = Pending(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -42,3 +43,40 @@ def simulated() -> ThreatModel:
         driver="this pipeline's own process, which holds every share, the weights and the eval split",
         transport="none: all parties are in one process",
     )
+
+
+def deployed() -> ThreatModel:
+    """Each party on a host of its own, under somebody of its own."""
+    return ThreatModel(
+        protection="encrypted",
+        driver="a trusted role of its own, without shares and weights; it names what the servers compute, and whoever "
+        "runs it could have them reveal what they hold",
+        transport="mutual TLS 1.3 with a certificate for each role; TensorFlow in closed namespaces behind it",
+    )
+
+
+def on_one_host() -> ThreatModel:
+    """Parties in processes of their own under one user of one machine, who can read all their memory."""
+    return ThreatModel(
+        protection="simulated",
+        driver="a process of the same machine as the servers, whose owner holds every key, every share and the weights",
+        transport=deployed().transport,
+    )
+
+
+def of_parties(*, local: bool, hosts: Mapping[str, str]) -> ThreatModel:
+    """What protects the queries to a service; whether two hosts have one owner cannot be seen from here.
+
+    Args:
+        local: whether the service itself started the servers.
+        hosts: of the servers, as parties.yaml names them.
+
+    Returns:
+        `deployed` where no two servers live at the same host, else `on_one_host`: one machine has two shares of three.
+    """
+    apart = {"this machine" if _is_this_machine(host) else host.lower() for host in hosts.values()}
+    return deployed() if not local and len(apart) == len(hosts) else on_one_host()
+
+
+def _is_this_machine(host: str) -> bool:
+    return host.lower() in ("localhost", "::1", "[::1]", "0.0.0.0") or host.startswith("127.")

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from privacy_pipeline.encrypted.client import Client
 from privacy_pipeline.encrypted.dialing import PartyError, addresses, dial
+from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import Deployment
@@ -242,6 +244,62 @@ def test_before_it_is_ready_the_service_says_so_at_once(deployment: Deployment) 
             await asyncio.wait_for(asked, 5)
 
     asyncio.run(main())
+
+
+def test_parties_of_one_machine_are_simulated(deployment: Deployment) -> None:
+    async def body() -> None:
+        assert await deployment.client().require_ready() == "simulated"
+
+    run(deployment, body)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "local", "found"),
+    [
+        (("a.example", "b.example", "c.example"), False, "encrypted"),
+        (("127.0.0.1", "b.example", "c.example"), False, "encrypted"),
+        (("a.example", "b.example", "c.example"), True, "simulated"),
+        (("a.example", "B.example", "b.example"), False, "simulated"),
+        (("127.0.0.1", "127.0.0.2", "c.example"), False, "simulated"),
+        (("localhost", "::1", "c.example"), False, "simulated"),
+    ],
+)
+def test_the_service_tells_what_it_is(
+    deployment: Deployment, hosts: tuple[str, str, str], local: bool, found: str
+) -> None:
+    setting = replace(deployment._setting(), addresses=at(deployment, hosts))
+    service = Service(setting, supervisor=deployment.local if local else None, report=print)
+    assert asyncio.run(service._answer({"op": "hello"}))["inference_protection"] == found
+
+
+def at(deployment: Deployment, hosts: tuple[str, str, str]) -> dict[str, tuple[str, int]]:
+    """All addresses, the servers' at these hosts."""
+    return {**addresses(deployment.parties), **{name: (host, 1) for name, host in zip(SERVERS, hosts, strict=True)}}
+
+
+@pytest.mark.parametrize(
+    ("said", "host", "found"),
+    [
+        ("encrypted", "b.example", "encrypted"),
+        ("encrypted", "a.example", "simulated"),  # the client knows better
+        ("simulated", "b.example", "simulated"),
+        (None, "b.example", None),
+        ("yes", "b.example", None),
+    ],
+)
+def test_the_client_believes_no_more_than_it_sees(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, said: str | None, host: str, found: str | None
+) -> None:
+    async def hello(client: Client) -> dict:
+        return {"largest": 1, "inference_protection": said}
+
+    monkeypatch.setattr(Client, "_hello", hello)
+    client = replace(deployment.client(), addresses=at(deployment, ("a.example", host, "c.example")))
+    if found is None:
+        with pytest.raises(PartyError, match="does not say what protects the rows"):
+            asyncio.run(client.require_ready())
+    else:
+        assert asyncio.run(client.require_ready()) == found
 
 
 async def kills(deployment: Deployment, count: int, *, seed: int) -> list[str]:

@@ -133,6 +133,7 @@ def test_predict_writes_what_the_model_says(served: Served, split: Split, tmp_pa
     command = ["predict", "--encrypted", str(file), "--parties", str(served.parties), "--out", str(tmp_path / "p.csv")]
     done = subprocess.run([*CLI, *command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and '"rows": 50' in done.stdout, done.stderr
+    assert '"inference_protection": "simulated"' in done.stdout
     with (tmp_path / "p.csv").open() as stream:
         found = list(csv.DictReader(stream))
     public = published.load(served.parties / published.FOLDER)
