@@ -105,9 +105,7 @@ def release(kind: str, *, rho: float, units: int) -> ReleasePlan:
 def stated(ledger: Ledger, run_id: str, plan: MechanismPlan, composition: Composition, **parts: Any) -> RunSummary:
     section = {"span": parts.pop("span", 1), "path": "data/things-{SPAN}.csv", "format": "csv"}
     record = build_record(
-        config=make_config(
-            dataset={"privacy_unit": {"key": "person"}, **section}, training=parts.pop("training", {})
-        ),
+        config=make_config(dataset={"privacy_unit": {"key": "person"}, **section}, training=parts.pop("training", {})),
         facts=dataclasses.replace(FACTS, run_id=run_id, statistics=parts.pop("statistics", None)),
         executed=parts.pop("executed"),
         plan=plan,
