@@ -97,8 +97,8 @@ def _guess(budget: BudgetView) -> list[Statement]:
         say(
             "Budget ",
             budget.key,
-            ": somebody who sees everything that was released under the guarantee guesses which units were in the data. "
-            "How good can the guesses be?",
+            ": somebody who sees everything that was released under the guarantee guesses which units were in the "
+            "data. How good can the guesses be?",
         ),
         *(now if budget.counted.value <= 1 else []),
         *cap,

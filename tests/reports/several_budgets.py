@@ -1,4 +1,4 @@
-"""A dataset with several budgets: statistics, a tuning, noisy evaluations, a changed cap, spans with their own budget."""
+"""A dataset with several budgets: statistics, a tuning, noisy evaluations, a changed cap, spans with their own one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.record import Composition
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.release_plan import ReleasePlan
-from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.releases.evaluation import PURPOSE as EVALUATE
+from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.releases.statistics import PURPOSE as PREPROCESS
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.build import build_record
