@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting import truncation
+from privacy_pipeline.accounting.held import against_cap
 from privacy_pipeline.accounting.ledger_budgets import find_budget, find_registration
 from privacy_pipeline.accounting.ledger_entries import Forecast, Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
@@ -102,8 +103,8 @@ def forecast_of(weighed: Weighed) -> Forecast:
     delta = weighed.budget["delta"]
     return Forecast(
         epsilon_run=weighed.cost.epsilon(delta),
-        epsilon_before=weighed.spent.epsilon(delta),
-        epsilon_after=weighed.after.epsilon(delta),
+        epsilon_before=weighed.held_before,
+        epsilon_after=weighed.held_after,
         cap=weighed.budget["epsilon"],
         delta=delta,
         fits=weighed.fits,
@@ -138,17 +139,11 @@ def _limit(weighed: Weighed) -> tuple[str, str]:
             f"purpose {weighed.purpose!r} may use {weighed.share:.0%} of the budget (of its Renyi divergence at order"
         )
         return f"{used} {weighed.order:g}), which does not hold it", "or change `shares` in the budget's policy"
-    if within:
+    if within and weighed.truncations_that_fit == 0:
         return (
             f"cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more of the cap's "
             f"delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it",
             "raise truncate_at, or use sampling: poisson, which cuts nothing; ask for values of public domains only",
-        )
-    if weighed.after.epsilon(delta) <= cap:
-        return (
-            f"at Renyi order {weighed.order:g}, which the first run fixed and by which the cap is held, together "
-            f"{weighed.filter_epsilon:.4f}, above the cap of {cap:g} (delta {delta:g})",
-            "",
         )
     return "", ""
 
@@ -156,17 +151,16 @@ def _limit(weighed: Weighed) -> tuple[str, str]:
 def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
     """What to tell whoever asked for more than there is."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
-    spent, run, after = (charge.epsilon(delta) for charge in (weighed.spent, cost, weighed.after))
-    told = f"budget {budget_key(weighed.budget)}: spent epsilon {spent:.4f}, this run costs {run:.4f}"
-    remain = f"{max(0.0, cap - spent):.4f} remain"
+    told = (
+        f"budget {budget_key(weighed.budget)}: held against the cap: {against_cap(weighed.held_before, cap)}; "
+        f"this run costs {cost.epsilon(delta):.4f} (RDP, delta {delta:g})"
+    )
     limit, fix = _limit(weighed)
     if not limit:
-        message = f"{told}, together {after:.4f}, above the cap of {cap:g} (RDP, delta {delta:g}); {remain}"
+        remain = max(0.0, cap - weighed.held_before)
+        message = (
+            f"{told}, with it {against_cap(weighed.held_after, cap)} would be held (Renyi order {weighed.order:g}), "
+            f"above the cap of {cap:g}; {remain:.4f} remain"
+        )
         return BudgetRefusedError(message, fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap")
-    if fix.startswith("raise"):
-        return BudgetRefusedError(f"{told}; {limit}", fix=fix)
-    if fix:
-        return BudgetRefusedError(f"{told}; {limit}", fix=f"{_WHAT_FITS}; {fix}")
-    return BudgetRefusedError(
-        f"{told}; {limit}; {remain}", fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap"
-    )
+    return BudgetRefusedError(f"{told}; {limit}", fix=fix if fix.startswith("raise") else f"{_WHAT_FITS}; {fix}")

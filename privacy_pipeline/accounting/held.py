@@ -49,6 +49,19 @@ def held_epsilon(spent: Charge, *, order: float | None, epsilon: float, delta: f
     return held
 
 
+def against_cap(held: float, cap: float) -> str:
+    """What is held, of the cap, for people: "3.900 of 10.000".
+
+    Held is rounded up and the cap down, but what is within the cap is never shown above it, nor the other way round.
+    """
+    whole = math.floor(cap * 1000 + 1e-9)
+    if math.isinf(held):
+        return f"no finite epsilon of {whole / 1000:.3f}"
+    up = math.ceil(held * 1000)
+    up = min(up, whole) if held <= cap else max(up, whole + 1)
+    return f"{up / 1000:.3f} of {whole / 1000:.3f}"
+
+
 def used_part(spent: Charge, *, order: float | None, epsilon: float, delta: float) -> float:
     """Part of the cap's room that is used, between 0 and 1; above 1 where the cap is passed, infinite without a bound.
 

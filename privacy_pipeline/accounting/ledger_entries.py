@@ -136,10 +136,13 @@ class BudgetStatus:
 class Forecast:
     """What a plan would do to a budget; nothing was reserved.
 
+    Where no run fixed the filter's order yet, it is the one that this plan would fix (or the first before it).
+
     Attributes:
-        epsilon_run: cost of the run alone, by RDP at the cap's delta.
-        epsilon_before: spent so far.
-        epsilon_after: spent with the run.
+        epsilon_run: cost of the run alone, by RDP at the cap's delta and its best order.
+        epsilon_before: held against the cap so far, at the filter's order (`held`).
+        epsilon_after: held against the cap with the run: above the cap where the cap refuses the run, infinite where
+            truncation costs more of delta than is kept for it.
         cap: the cap's epsilon.
         delta: the cap's delta.
         fits: whether a reservation would be granted now.
@@ -155,6 +158,11 @@ class Forecast:
     fits: bool
     runs_that_fit: int
     limit: str = ""
+
+    @property
+    def remaining(self) -> float:
+        """The cap less what is held against it before the run."""
+        return max(0.0, self.cap - self.epsilon_before)
 
 
 @dataclass(frozen=True, kw_only=True)

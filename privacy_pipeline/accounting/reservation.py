@@ -8,6 +8,7 @@ the former holder, should it live after all, can no longer start.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.admission import check_data, check_plan, check_principal, checked_budget, refusal
 from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.held import filter_delta
+from privacy_pipeline.accounting.held import filter_delta, held_epsilon
 from privacy_pipeline.accounting.journal import writing
 from privacy_pipeline.accounting.ledger_budgets import charge_of, totals_of
 from privacy_pipeline.accounting.ledger_entries import Charge, Price, State, budget_key, plan_key, price
@@ -92,9 +93,26 @@ class Weighed:
 
     @property
     def filter_epsilon(self) -> float:
-        """What is held against the cap."""
+        """What the divergences alone would hold against the cap, with the run."""
         delta = filter_delta(self.budget)
         return renyi_filter.filter_epsilon(ORDERS, self.after.values, order=self.order, delta=delta)
+
+    @property
+    def held_before(self) -> float:
+        """What is held against the cap now."""
+        return self._held(self.spent)
+
+    @property
+    def held_after(self) -> float:
+        """What would be held against the cap with the run: within it just where the filter grants, shares aside."""
+        if self.truncations_that_fit == 0:
+            return math.inf
+        held, cap = self._held(self.after), float(self.budget["epsilon"])
+        # The filter counts in whole numbers, rounded against whoever asks; what that refuses is above the cap.
+        return held if self.runs_by_order else max(held, math.nextafter(cap, math.inf))
+
+    def _held(self, charge: Charge) -> float:
+        return held_epsilon(charge, order=self.order, epsilon=self.budget["epsilon"], delta=self.budget["delta"])
 
     @property
     def fits(self) -> bool:
@@ -111,14 +129,18 @@ class Weighed:
     @property
     def runs_that_fit(self) -> int:
         """How many such runs would be granted, one after the other."""
+        return min(self.runs_by_order, self.truncations_that_fit, self.runs_in_share)
+
+    @property
+    def runs_by_order(self) -> int:
+        """How many such runs fit the cap at the filter's order."""
         at = ORDERS.index(self.order)
         room = renyi_filter.allowance(self.order, epsilon=self.budget["epsilon"], delta=filter_delta(self.budget))
         cost, endless = fixed(self.cost.values[at])
         if endless or self.total.infinite[at] or room < 0:
             return 0
         left = renyi_filter.floor_fixed(room) - self.total.numbers[at]
-        by_order = renyi_filter.runs_that_fit(0, cost, room=left)
-        return min(by_order, self.truncations_that_fit, self.runs_in_share)
+        return renyi_filter.runs_that_fit(0, cost, room=left)
 
     @property
     def runs_in_share(self) -> int:

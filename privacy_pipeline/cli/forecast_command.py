@@ -58,14 +58,13 @@ def _facts(
     facts: dict[str, Any] = {"dataset": config.dataset.name, "span": span, "backend": config.training.backend}
     if plan is None or ahead is None:
         return {**facts, "budget": None, "run": None, "asked_runs": runs, "fitting": None}
-    remaining = max(0.0, ahead.cap - ahead.epsilon_before)
     found = noise_section(config)
     return {
         **facts,
         "budget": {
-            "spent_epsilon": ahead.epsilon_before,
+            "held_epsilon": ahead.epsilon_before,
             "cap_epsilon": ahead.cap,
-            "remaining_epsilon": remaining,
+            "remaining_epsilon": ahead.remaining,
             "delta": ahead.delta,
             "accountant": "rdp",
         },
@@ -83,6 +82,8 @@ def _facts(
 
 
 def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
+    from privacy_pipeline.accounting.held import against_cap
+
     budget, run, fits = facts["budget"], facts["run"], facts["fitting"]
     table = Table(title=f"forecast for dataset {facts['dataset']} (RDP, delta {budget['delta']:.0e})")
     table.title_justify = "left"
@@ -94,8 +95,8 @@ def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
     print_table(table, as_markdown=as_markdown)
     if as_markdown:
         return
-    spent, cap, left = budget["spent_epsilon"], budget["cap_epsilon"], budget["remaining_epsilon"]
-    out.print(f"spent {spent:.3f} of {cap:.3f}, {left:.3f} remain; nothing was reserved", soft_wrap=True)
+    held, left = against_cap(budget["held_epsilon"], budget["cap_epsilon"]), budget["remaining_epsilon"]
+    out.print(f"held against the cap: {held}, {left:.3f} remain; nothing was reserved", soft_wrap=True)
     if fits:
         out.print(f"  privacy-pipeline run {config} --set {fits['override']}", soft_wrap=True, markup=False)
 

@@ -97,9 +97,9 @@ def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
             f"once, so all runs together are held to delta {(now.cap_changes + 1) * now.cap_delta:g}"
         )
     out.print(f"  {escape(now.budget)}: {told}", soft_wrap=True)
-    if now.spent_epsilon > now.cap_epsilon:
+    if now.passed:
         err.print(
-            f"[yellow]warning:[/] {escape(now.budget)}: {now.spent_epsilon:.3f} is spent already, above the new cap: "
+            f"[yellow]warning:[/] {escape(now.budget)}: {now.held_epsilon:.3f} is held already, above the new cap: "
             "nothing more is granted",
             soft_wrap=True,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,18 +184,24 @@ def _print_check(facts: dict[str, object]) -> None:
             soft_wrap=True,
         )
     out.print(
-        f"  budget: {forecast['epsilon_after']:.3f} of {forecast['cap']:.3f} after this run "
-        f"(RDP); {forecast['runs_that_fit']} such run(s) fit",
+        f"  held against the cap: {_held(forecast)} after this run (RDP); {forecast['runs_that_fit']} such run(s) fit",
         soft_wrap=True,
     )
     for charge in facts["beside_training"] if isinstance(facts["beside_training"], list) else []:
         said = charge["forecast"]
         out.print(
             f"  {charge['node']}: epsilon {said['epsilon']:.3f} at delta {said['delta']:.0e} ({said['accountant']}), "
-            f"purpose {charge['purpose']}; budget of the {charge['split']} split: {said['epsilon_after']:.3f} of "
-            f"{said['cap']:.3f} after it (RDP); {said['runs_that_fit']} such run(s) fit",
+            f"purpose {charge['purpose']}; held against the cap of the {charge['split']} split: {_held(said)} after "
+            f"it (RDP); {said['runs_that_fit']} such run(s) fit",
             soft_wrap=True,
         )
+
+
+def _held(forecast: dict[str, Any]) -> str:
+    from privacy_pipeline.accounting.held import against_cap
+
+    after = forecast["epsilon_after"]
+    return against_cap(math.inf if after is None else after, forecast["cap"])
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:

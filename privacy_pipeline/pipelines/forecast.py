@@ -36,7 +36,7 @@ class Fitting:
             accountant of its headline; None where no target was found that fits.
         delta: the config's delta.
         epsilon_run: what one such run costs, by RDP at the cap's delta.
-        epsilon_after: what is spent after one such run.
+        epsilon_after: what is held against the cap after one such run.
         runs_that_fit: how many such runs fit; at least as many as were asked for.
         override: the change, to be given as `--set`.
     """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting.held import against_cap
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.registration import TRAIN
 from privacy_pipeline.backends import registry
@@ -153,6 +155,7 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
     """The forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the event.
 
     That of a tuning is for all of its trials; `epsilon_one_trial` beside it is what one alone would have claimed.
+    `epsilon_after` is what would be held against the cap, None where that has no finite bound.
     """
     from privacy_pipeline.accounting import accountants
 
@@ -167,7 +170,7 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
         "delta": plan.delta,
         "accountant": guarantee.accountant.upper(),
         "epsilon_rdp": guarantee.epsilon_rdp,
-        "epsilon_after": forecast.epsilon_after,
+        "epsilon_after": forecast.epsilon_after if math.isfinite(forecast.epsilon_after) else None,
         "cap": forecast.cap,
         "fits": forecast.fits,
         "runs_that_fit": forecast.runs_that_fit,
@@ -188,14 +191,14 @@ def over_budget(
     """
     forecast, ask = charge.forecast, charge.ask
     where = "" if ask.split == TRAIN else f", {ask.split} split,"
-    remain = max(0.0, forecast.cap - forecast.epsilon_before)
     before = [c for c in checked.charges if c.ask.split == ask.split and c is not charge]
     before = before[: [c.ask.node for c in checked.charges if c.ask.split == ask.split].index(ask.node)]
     beside = "".join(f", after {c.ask.what} at {c.forecast.epsilon_run:.3f}" for c in before)
     return BudgetRefusedError(
         f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
-        f"{forecast.epsilon_run:.3f}{beside}, which would take the total to {forecast.epsilon_after:.3f}; the cap is "
-        f"{forecast.cap:.3f}, {remain:.3f} remain (RDP, delta {forecast.delta:.0e})"
+        f"{forecast.epsilon_run:.3f}{beside}, which would take what is held against the cap to "
+        f"{against_cap(forecast.epsilon_after, forecast.cap)}; the cap is {forecast.cap:.3f}, "
+        f"{forecast.remaining:.3f} remain (RDP, delta {forecast.delta:.0e})"
         + (f"; {forecast.limit}" if forecast.limit else ""),
         fix=_what_would_fit(config, checked, charge, span=span, path=path),
     )

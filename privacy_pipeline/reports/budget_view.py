@@ -45,7 +45,7 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
     spent, held = total.epsilon(status.cap_delta), _held(status, total)
     found = _profile(status, counted, spent)
     proven = proven_bound(status, total, entries=counted, changes=ledger.changes)
-    numbers = ranges(entry.id for entry in counted)
+    numbers = ranges(entry.id for entry in counted) or f"none of {status.budget}"
     curves = _curves(total, found, numbers) if counted and math.isfinite(spent) else []
     return BudgetView(
         key=_quote(status, "budget", status.budget),
@@ -160,7 +160,7 @@ def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence
         if index not in kept:
             continue
         held, spent = _held(status, running), running.epsilon(status.cap_delta)
-        before = _all(f"up to {entry.id}", "rdp", HELD_SUM)
+        before = _all(f"up to {entry.id} of {status.budget}", "rdp", HELD_SUM)
         points.append(
             BurnPoint(
                 entry=_figure(entry.id, "count", _of(entry, "id")),

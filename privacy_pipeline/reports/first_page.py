@@ -95,8 +95,10 @@ def _guess(budget: BudgetView) -> list[Statement]:
     cap = [_reading(reading) for reading in budget.attack if reading.when == "cap"][:1]
     return [
         say(
-            "Somebody who sees everything that was released under the guarantee guesses which units were in the data. "
-            "How good can the guesses be?"
+            "Budget ",
+            budget.key,
+            ": somebody who sees everything that was released under the guarantee guesses which units were in the "
+            "data. How good can the guesses be?",
         ),
         *(now if budget.counted.value <= 1 else []),
         *cap,
@@ -119,7 +121,9 @@ def _reading(reading: AttackReading) -> Statement:
 
 def _left(budget: BudgetView) -> Statement:
     return say(
-        "Allowed over all runs together: ",
+        "Budget ",
+        budget.key,
+        ": allowed over all its runs together: ",
         budget.cap,
         ". Held against it: ",
         budget.spent,
@@ -171,7 +175,7 @@ def _unrecorded(unrecorded: Sequence[UnrecordedView]) -> list[Statement]:
 
 def _gaps(budgets: Sequence[BudgetView], runs: Sequence[RunView], unreadable: Sequence[Quote]) -> list[Statement]:
     found = []
-    seen = {run.trained_by.quote for run in runs}
+    seen = {name.quote for run in runs for name in (run.run, run.trained_by)}
     lacking = {entry.run.quote for b in budgets for entry in b.entries if entry.state.quote != "expired"} - seen
     if lacking:
         words = (

@@ -38,7 +38,13 @@ def accountant(material: Material) -> list[Statement]:
     for budget in material.budgets:
         if budget.filter_order is not None:
             found.append(
-                say("the cap is enforced by a Renyi filter at order ", budget.filter_order, ", fixed by the first run")
+                say(
+                    "the cap of budget ",
+                    budget.key,
+                    " is enforced by a Renyi filter at order ",
+                    budget.filter_order,
+                    ", fixed by the first run",
+                )
             )
     return found
 

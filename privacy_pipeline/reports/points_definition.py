@@ -83,7 +83,7 @@ def parameters(material: Material) -> list[Statement]:
     found: list[Statement] = []
     for budget in material.budgets:
         found += [
-            say("all ", budget.counted, " counted entries together: ", budget.proven),
+            say("budget ", budget.key, ", all ", budget.counted, " counted entries together: ", budget.proven),
             say("if all runs were fixed beforehand: ", budget.best_order, "; ", budget.pld),
             say("cap: ", budget.cap, "; held against it: ", budget.spent),
             *[
@@ -106,13 +106,25 @@ def parameters(material: Material) -> list[Statement]:
 def _delta_against_units(budget: BudgetView, material: Material) -> Statement:
     delta = budget.proven.delta
     words: list[Part] = ["delta is ", delta]
-    sizes = [span.splits[budget.split.quote][1] for span in material.spans if budget.split.quote in span.splits]
+    spans = _covered(budget, material)
+    sizes = [span.splits[budget.split.quote][1] for span in spans if budget.split.quote in span.splits]
     if not sizes:
         return unknown(*words, "; the number of units is not stated here, so delta against it is ")
     least = min(sizes, key=lambda size: size.value)
     small = delta.value * least.value < 1
-    words += ["; the smallest registered span has ", least, " units, so delta is "]
+    words += ["; the smallest registered span that pays from it has ", least, " units, so delta is "]
     return say(*words, "below" if small else "NOT below", " one over the number of units")
+
+
+def _covered(budget: BudgetView, material: Material) -> list[SpanView]:
+    """The spans that pay from a budget: its own one, or all that have none of their own."""
+
+    def own(key: str, span: SpanView) -> bool:
+        return key.endswith(f"/{budget.split.quote}/{budget.unit.quote}/span-{span.span.quote}")
+
+    mine = [span for span in material.spans if own(budget.key.quote, span)]
+    keys = [known.key.quote for known in material.budgets]
+    return mine or [span for span in material.spans if not any(own(key, span) for key in keys)]
 
 
 def domain(material: Material) -> list[Statement]:

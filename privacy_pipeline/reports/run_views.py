@@ -41,10 +41,10 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
         entries: the dataset's ledger entries by number.
     """
     record = summary.record
-    audits = [audit for raw in enumerate(record.audits) if (audit := _audit(record, *raw)) is not None]
+    view = _View(summary)
+    audits = [audit for raw in enumerate(record.audits) if (audit := _audit(view, *raw)) is not None]
     receipt = _receipt(record, entries)
     cached = summary.training_run != summary.run_id
-    view = _View(record)
     return RunView(
         run=Quote(quote=summary.run_id, source=Source(place="summary", name=summary.run_id, field="run_id")),
         trained_by=Quote(
@@ -103,10 +103,13 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
 
 
 class _View:
-    """Makes quotes and figures of one record."""
+    """Makes quotes and figures of the record that a run holds.
 
-    def __init__(self, record: PrivacyRecord) -> None:
-        self._name = record.run_id
+    That of a cached training names the run that trained; but each run has its own, with its own evaluation in it.
+    """
+
+    def __init__(self, summary: RunSummary) -> None:
+        self._name = summary.run_id
 
     def _source(self, field: str, method: str = "") -> Source:
         return Source(place="record", name=self._name, field=field, method=method)
@@ -179,7 +182,7 @@ def _mechanism(view: _View, mechanism: Mechanism | None) -> MechanismView | None
     )
 
 
-def _audit(record: PrivacyRecord, index: int, raw: JsonValue) -> AuditView | None:
+def _audit(view: _View, index: int, raw: JsonValue) -> AuditView | None:
     """An audit that states a lower bound at a confidence beside an upper bound at a delta; None for anything else."""
     if not isinstance(raw, dict):
         return None
@@ -187,7 +190,7 @@ def _audit(record: PrivacyRecord, index: int, raw: JsonValue) -> AuditView | Non
     numbers: dict[str, Any] = {name: raw.get(name) for name in names}
     if any(isinstance(n, bool) or not isinstance(n, (int, float)) or not math.isfinite(n) for n in numbers.values()):
         return None
-    view, at = _View(record), f"audits.{index}"
+    at = f"audits.{index}"
     delta = view.figure(f"{at}.delta", numbers["delta"], "delta")
     lower = view.figure(f"{at}.lower_bound", numbers["lower_bound"], "epsilon low")
     upper = view.figure(f"{at}.upper_bound", numbers["upper_bound"], "epsilon")

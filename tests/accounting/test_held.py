@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import renyi_filter, truncation
 from privacy_pipeline.accounting.accountants import ORDERS
-from privacy_pipeline.accounting.held import filter_delta, held_epsilon, used_part
+from privacy_pipeline.accounting.events import poisson_gaussian
+from privacy_pipeline.accounting.held import against_cap, filter_delta, held_epsilon, used_part
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import Charge
+from privacy_pipeline.accounting.ledger_entries import Charge, price, together
+from privacy_pipeline.accounting.plan import Sampler
 from privacy_pipeline.errors import BudgetRefusedError
 from tests.accounting.conftest import make_plan
 from tests.accounting.test_ledger import run, spend
@@ -60,6 +63,44 @@ def test_nothing_spent_holds_nothing_and_a_small_run_uses_a_small_part(ledger: L
     run(ledger, make_plan(noise=500.0))
     (status,) = ledger.status("adult")
     assert 0 < status.used < 0.01 and status.held_epsilon > 0.1  # the order's own part of epsilon
+
+
+@pytest.mark.parametrize("noises", [(4.0,) * 20, (40.0, 2.5, 2.5, 2.5), (2.0, 1.0, 30.0, 500.0)])
+def test_a_forecast_shows_what_the_filter_holds(ledger: Ledger, noises: tuple[float, ...]) -> None:
+    """Before, after and what remains are those of `budget status`, and a run fits just where they say so."""
+    said = []
+    for number, noise in enumerate(noises):
+        plan, (before,) = make_plan(noise=noise), ledger.status("adult")
+        forecast = ledger.forecast(plan, dataset="adult", span=None, split="train")
+        assert (forecast.epsilon_before, forecast.remaining) == (before.held_epsilon, before.remaining_epsilon)
+        assert forecast.fits == (forecast.epsilon_after <= CAP)
+        said.append(forecast.fits)
+        if forecast.fits:
+            run(ledger, plan, run_id=f"run-{number}")
+            assert ledger.status("adult")[0].held_epsilon == forecast.epsilon_after
+    assert {True, False} == set(said)
+
+
+def test_a_run_that_the_best_order_would_let_pass_is_shown_above_the_cap(ledger: Ledger) -> None:
+    event = poisson_gaussian(sampling_probability=0.01, noise_multiplier=0.9, steps=10)
+    first = dataclasses.replace(make_plan(), sampler=Sampler.POISSON, event=event)  # at its best at a low order
+    run(ledger, first)
+    for noise in range(300, 100, -1):
+        large = make_plan(noise=noise / 100)
+        forecast = ledger.forecast(large, dataset="adult", span=None, split="train")
+        if not forecast.fits:
+            break
+    both = together(price(plan.event, plan.relation) for plan in (first, large))
+    assert forecast.epsilon_run < both.epsilon(DELTA) < CAP < forecast.epsilon_after
+
+
+@given(cap=st.floats(0.01, 50.0), held=st.floats(0.0, 60.0))
+def test_the_words_never_contradict_the_verdict(cap: float, held: float) -> None:
+    for one in (held, cap, math.nextafter(cap, math.inf), math.nextafter(cap, 0.0)):
+        left, right = map(float, against_cap(one, cap).split(" of "))
+        assert (left <= right) == (one <= cap)
+        assert right <= cap + 1e-9 and abs(left - one) < 0.0021
+    assert against_cap(3.9, 10.0) == "3.900 of 10.000" and "no finite" in against_cap(math.inf, cap)
 
 
 def test_a_lowered_cap_is_passed(ledger: Ledger) -> None:

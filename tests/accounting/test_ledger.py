@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian, to_json
 from privacy_pipeline.accounting.grants import Grant
+from privacy_pipeline.accounting.held import against_cap
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
@@ -190,17 +191,18 @@ def test_the_cap_holds_and_a_refusal_says_why_and_leaves_no_trace(ledger: Ledger
     assert forecast.runs_that_fit >= 2 and forecast.fits
     for number in range(forecast.runs_that_fit):
         run(ledger, plan, run_id=f"run-{number}")
-    before = ledger.entries("adult")
+    before, (status,) = ledger.entries("adult"), ledger.status("adult")
     with pytest.raises(BudgetRefusedError) as caught, spend(ledger, plan, run_id="one-too-many"):
         pass
-    assert f"spent epsilon {spent(ledger):.4f}" in caught.value.message
+    after = ledger.forecast(plan, dataset="adult", span=None, split="train")
+    assert f"held against the cap: {against_cap(status.held_epsilon, 3.0)}" in caught.value.message
+    assert f"with it {against_cap(after.epsilon_after, 3.0)} would be held" in caught.value.message
     assert f"this run costs {forecast.epsilon_run:.4f}" in caught.value.message
     assert "cap of 3" in caught.value.message and "remain" in caught.value.message
     assert caught.value.fix
     assert ledger.entries("adult") == before
-    after = ledger.forecast(plan, dataset="adult", span=None, split="train")
     assert (after.fits, after.runs_that_fit) == (False, 0)
-    assert spent(ledger) <= 3.0 < after.epsilon_after
+    assert after.epsilon_before == status.held_epsilon <= 3.0 < after.epsilon_after
 
 
 @pytest.mark.parametrize("spent_already", [False, True])

@@ -110,12 +110,14 @@ def test_truncation_that_costs_too_much_of_delta_is_refused(ledger: Ledger) -> N
 
 
 def test_the_share_for_truncation_is_used_up_by_many_runs(ledger: Ledger) -> None:
-    few = truncated(150, steps=1, noise=50.0)
+    few = truncated(160, steps=1, noise=50.0)
     forecast = ledger.forecast(plan_of(few), dataset="adult", span=None, split="train")
-    share = truncation.paid(binom.sf(150, UNITS, PROBABILITY), epsilon=3.0)
-    assert forecast.runs_that_fit == math.floor(1e-5 * truncation.SHARE / share)
+    share = truncation.paid(binom.sf(160, UNITS, PROBABILITY), epsilon=3.0)
+    assert forecast.runs_that_fit == math.floor(1e-5 * truncation.SHARE / share) > 1
     for number in range(forecast.runs_that_fit):
         run(ledger, few, run_id=str(number))
+    more = ledger.forecast(plan_of(few), dataset="adult", span=None, split="train")
+    assert math.isinf(more.epsilon_after) and not more.fits and forecast.epsilon_after <= 3.0
     with pytest.raises(BudgetRefusedError, match="costs more of the cap's delta"):
         run(ledger, few, run_id="one more")
 

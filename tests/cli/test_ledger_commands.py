@@ -218,7 +218,7 @@ def test_apply_tells_before_and_after_and_what_follows(project: Path) -> None:
     assert "adult/train/row: epsilon 3 at delta 1e-05 before, now epsilon 5 at delta 1e-05; change 1" in said
     assert "held to delta 2e-05" in said and "adult/eval/row: opened with epsilon 1" in said and "warning" not in said
     said = apply(0.1)
-    assert "held to delta 3e-05" in said and "warning: adult/train/row:" in said and "spent already" in said
+    assert "held to delta 3e-05" in said and "warning: adult/train/row:" in said and "held already, above" in said
     assert "adult/eval/row: epsilon 1 at delta 1e-05 before, now closed" in said
     assert "before" not in apply(0.1)
 

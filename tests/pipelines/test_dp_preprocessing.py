@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_entries import price, together
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import preflight, runs
@@ -39,7 +40,7 @@ def test_statistics_and_training_are_forecast_together(tmp_path: Path) -> None:
 
 def test_a_budget_for_either_but_not_for_both_refuses_with_both_costs(tmp_path: Path) -> None:
     generous = preflight.check(project(tmp_path / "a"), span=1).charges
-    both = generous[1].forecast.epsilon_after
+    both = together(price(charge.ask.plan.event, charge.ask.plan.relation) for charge in generous).epsilon(1e-5)
     either = max(charge.forecast.epsilon_run for charge in generous)
     config = project(tmp_path / "b", epsilon=(both + either) / 2)
     checked = preflight.check(config, span=1)

@@ -121,7 +121,11 @@ def test_a_config_with_a_noise_multiplier_is_told_one(tmp_path: Path) -> None:
 def test_forecast_as_text_and_markdown(project: Path) -> None:
     noise = ("--set", "training.dp_sgd.target_epsilon=null", "--set", "training.dp_sgd.noise_multiplier=30.0")
     text = call("budget", "forecast", str(project), "--runs", "4", *noise).output
-    assert "noise for 4 runs" in text and "spent 0.000 of 0.700" in text and "--set training.dp_sgd.noise" in text
+    assert (
+        "noise for 4 runs" in text
+        and "held against the cap: 0.000 of 0.700, 0.700 remain" in text
+        and "--set training.dp_sgd.noise" in text
+    )
     table = call("budget", "forecast", str(project), "--markdown", *noise).output
     assert "| as configured |" in table and "noise that fits" in table
     assert call("budget", "forecast", str(project), "--runs", "0", *noise).exit_code == 2

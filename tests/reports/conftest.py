@@ -10,6 +10,7 @@ from privacy_pipeline.reports.compose import dataset_report
 from privacy_pipeline.reports.dataset_report import DatasetReport
 from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun, read_ledger
 from privacy_pipeline.reports.facts import load_facts
+from tests.reports import several_budgets
 from tests.reports.report_project import FACTS_YAML, make_project, summaries
 
 RUNS = [f"run-{number}" for number in range(1, 7)]
@@ -40,6 +41,35 @@ def evidence(project: Path) -> Evidence:
 
 
 @pytest.fixture(scope="session")
-def report(evidence: Evidence) -> DatasetReport:
-    """The report."""
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the project with several budgets; read only."""
+    folder = tmp_path_factory.mktemp("several")
+    several_budgets.make_several(folder)
+    (folder / "facts.yaml").write_text(FACTS_YAML)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def several_report(several: Path) -> DatasetReport:
+    """The report on it."""
+    return dataset_report(
+        Evidence(
+            dataset="things",
+            ledger=read_ledger(f"sqlite:///{several}/ledger/ledger.db", "things"),
+            runs=summaries(several, several_budgets.RUNS),
+            facts=load_facts(several / "facts.yaml"),
+            generated=GENERATED,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def one_report(evidence: Evidence) -> DatasetReport:
+    """The report on the project with one budget."""
     return dataset_report(evidence)
+
+
+@pytest.fixture(scope="session")
+def report(one_report: DatasetReport) -> DatasetReport:
+    """The same; a module may trace another one beside it."""
+    return one_report

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
@@ -34,9 +35,11 @@ COUNTS = {
     "records with a ledger entry": 4,
     "runs with a guarantee and without an audit": 2,
 }
+FURTHER = (1, 2)  # beyond the three that are named: of five trainings, or of the four with a mechanism
 UNRECORDED = {"run-8": {"run": "run-8", "status": "failed", "nodes": "ExampleGen, StatisticsGen"}}
 ENTRIES = """
-SELECT entries.*, planned.event AS event, executed.event AS executed_event, coalesce(executed.rdp, planned.rdp) AS rdp
+SELECT entries.*, planned.event AS event, executed.event AS executed_event, coalesce(executed.rdp, planned.rdp) AS rdp,
+coalesce(executed.total_variation, planned.total_variation) AS distance
 FROM entries JOIN charges AS planned ON planned.digest = entries.planned
 LEFT JOIN charges AS executed ON executed.digest = entries.executed ORDER BY entries.id
 """
@@ -64,15 +67,35 @@ def walk(value: Any, delta: float | None = None) -> Iterator[tuple[Figure | Quot
             yield from walk(item, delta)
 
 
-class Files:
-    """The raw material of a project."""
+def untraced(report: DatasetReport, files: Files) -> list[tuple[Figure | Quote, list[Any]]]:
+    """Figures and quotes that are not what their source says, with that; the source of each can be found."""
+    wrong, checked = [], 0
+    for part, delta in walk(report):
+        if isinstance(part, Quote) and part.source.field == "missing":
+            continue
+        expected = files.find(part.source, report, delta)
+        if isinstance(part, Quote):
+            right = part.quote in [str(value) for value in expected]
+        else:
+            # PLD rounds to its grid once for each composition, and the trace composes one entry after the other.
+            room = 1e-3 if part.source.method.startswith("PLD") else 1e-9
+            right = any(part.value == pytest.approx(value, rel=room, abs=1e-12) for value in expected)
+        wrong += [] if right else [(part, expected)]
+        checked += 1
+    assert checked > 400
+    return wrong
 
-    def __init__(self, folder: Path, facts: str) -> None:
+
+class Files:
+    """The raw material of a project, and what it holds, counted by hand."""
+
+    def __init__(self, folder: Path, facts: str, *, counts: Mapping[str, int], further: tuple[int, ...] = ()) -> None:
+        self.counts, self.further = counts, further
         connection = sqlite3.connect(folder / "ledger" / "ledger.db")
         connection.row_factory = sqlite3.Row
         self.entries = {row["id"]: dict(row) for row in connection.execute(ENTRIES)}
-        (self.budget,) = (dict(row) for row in connection.execute("SELECT * FROM budgets"))
-        (self.registration,) = (dict(row) for row in connection.execute("SELECT * FROM registrations"))
+        self.budgets = {key_of(row): dict(row) for row in connection.execute("SELECT * FROM budgets")}
+        self.registrations = {span_of(row): dict(row) for row in connection.execute("SELECT * FROM registrations")}
         self.journal = {row["seq"]: dict(row) for row in connection.execute("SELECT * FROM journal")}
         connection.close()
         folders = sorted((folder / "workspace" / "runs").iterdir())
@@ -98,70 +121,100 @@ class Files:
 
     def _entry(self, source: Source, _report: DatasetReport, delta: float | None) -> list[Any]:
         row = self.entries[int(source.name)]
-        return [self._epsilon([row], delta) if source.field == "epsilon" else row[source.field]]
+        return self._stated([row], delta) if source.field == "epsilon" else [row[source.field]]
 
     def _entries(self, source: Source, report: DatasetReport, delta: float | None) -> list[Any]:
-        rows = self._rows(source.name)
-        cap = self.budget["epsilon"]
+        budget, rows = self._rows(source.name)
         if source.method == "count":
             return [len(rows)]
         if source.method == "sum":
             return [math.fsum(self._epsilon([row], delta) for row in rows)]
         if source.method == "cap less held":
-            return [cap - self._held(rows)]
+            return [budget["epsilon"] - self._held(budget, rows)]
+        what, _, size = source.method.partition(" of a group of ")
+        if size:  # of a single entry, whose own pair is proven
+            return [grown(self._epsilon(rows, budget["delta"]), budget["delta"], int(size))[what]]
         if source.method.startswith("group of "):
-            return [self._group(rows, int(source.method.rpartition(" ")[2]))]
+            return [self._group(budget, rows, int(source.method.rpartition(" ")[2]))]
         if source.method.endswith("at the filter's order"):
-            return [self._held(rows)]
+            return [self._held(budget, rows)]
         if source.method == "attack bound":
-            (budget,) = report.budgets
-            points = [(p.epsilon.value, p.delta.value) for curve in budget.curves for p in curve.points]
+            (view,) = (view for view in report.budgets if view.key.quote == key_of(budget))
+            points = [(p.epsilon.value, p.delta.value) for curve in view.curves for p in curve.points]
+            points = points if rows else [(0.0, 0.0)]
             return [attack(points, rate) for rate in (0.01, 0.1)]
         if source.field == "event":
             return [self._by_pld(source.name, rows).get_epsilon(delta)]
         assert source.field == "rdp" and source.method.startswith("stored charges added, then epsilon")
-        return [self._epsilon(rows, delta)]
+        return self._stated(rows, delta)
 
-    def _rows(self, name: str) -> list[dict[str, Any]]:
-        counted = [row for row in self.entries.values() if row["state"] != "expired"]
-        if name.startswith("up to "):
-            return [row for row in counted if row["id"] <= int(name.removeprefix("up to "))]
-        numbers: set[int] = set()
-        for part in name.split(", "):
-            low, _, high = part.partition("-")
-            numbers |= set(range(int(low), int(high or low) + 1))
+    def _counted(self, budget: dict[str, Any]) -> list[dict[str, Any]]:
+        mine = [row for row in self.entries.values() if row["budget_id"] == budget["id"]]
+        return [row for row in mine if row["state"] != "expired"]
+
+    def _rows(self, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The budget that a source's entries belong to, and the entries."""
+        which, _, key = name.partition(" of ")
+        if key:
+            budget = self.budgets[key]
+            last = 0 if which == "none" else int(which.removeprefix("up to "))
+            assert last or not self._counted(budget)
+            return budget, [row for row in self._counted(budget) if row["id"] <= last]
+        numbers = numbers_of(name)
+        (budget,) = (b for b in self.budgets.values() if b["id"] == self.entries[min(numbers)]["budget_id"])
+        counted = self._counted(budget)
         assert numbers == {row["id"] for row in counted}
-        return counted
+        return budget, counted
 
     def _epsilon(self, rows: list[dict[str, Any]], delta: float | None) -> float:
         assert delta is not None
-        vectors = [json.loads(row["rdp"]) for row in rows]
-        return epsilon_from_rdp(ORDERS, [math.fsum(column) for column in zip(*vectors, strict=True)], delta)
+        if not rows:
+            return 0.0
+        vectors, distance = [json.loads(row["rdp"]) for row in rows], math.fsum(row["distance"] for row in rows)
+        values = [math.fsum(column) for column in zip(*vectors, strict=True)]
 
-    def _at_order(self, rows: list[dict[str, Any]]) -> tuple[float, float, float]:
+        def left(epsilon: float) -> float:
+            """Delta without what a distance in total variation takes of it on both sides."""
+            return delta - (1 + math.exp(epsilon)) * distance
+
+        if not distance:
+            return epsilon_from_rdp(ORDERS, values, delta)
+        highest = math.log(delta / distance - 1) - 1e-9
+        return float(brentq(lambda e: epsilon_from_rdp(ORDERS, values, left(e)) - e, 0.0, highest, xtol=1e-13))
+
+    def _stated(self, rows: list[dict[str, Any]], delta: float | None) -> list[float]:
+        """The epsilon; the ledger's own search with a distance ends above it, by a part that is no more than that."""
+        epsilon = self._epsilon(rows, delta)
+        return [epsilon, epsilon * (1 + 1e-9)] if any(row["distance"] for row in rows) else [epsilon]
+
+    def _at_order(self, budget: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[float, float, float]:
         """Order, divergence there, and what the order takes of epsilon with 0.99 of delta (Canonne et al. 2020)."""
-        order, delta = self.budget["filter_order"], 0.99 * self.budget["delta"]
+        order, delta = budget["filter_order"], 0.99 * budget["delta"]
         value = math.fsum(json.loads(row["rdp"])[ORDERS.index(order)] for row in rows)
         return order, value, math.log((order - 1) / order) - (math.log(delta) + math.log(order)) / (order - 1)
 
-    def _group(self, rows: list[dict[str, Any]], size: int) -> float:
+    def _group(self, budget: dict[str, Any], rows: list[dict[str, Any]], size: int) -> float:
         """The point of the curve whose delta, grown by the lemma, is the cap's; by another search than the report's."""
 
-        def grown(log_delta: float) -> float:
+        def log_grown(log_delta: float) -> float:
             epsilon = self._epsilon(rows, math.exp(log_delta))
             return log_delta + math.log(sum(math.exp(epsilon * step) for step in range(size)))
 
-        wanted = math.log(self.budget["delta"])
-        root = brentq(lambda x: grown(x) - wanted, wanted - 200, wanted, xtol=1e-12)
+        wanted = math.log(budget["delta"])
+        root = brentq(lambda x: log_grown(x) - wanted, wanted - 200, wanted, xtol=1e-12)
         return size * self._epsilon(rows, math.exp(root))
 
-    def _held(self, rows: list[dict[str, Any]]) -> float:
-        _, value, taken = self._at_order(rows)
+    def _held(self, budget: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+        if not rows:
+            return 0.0
+        _, value, taken = self._at_order(budget, rows)
         return value + taken
 
-    def _used(self, rows: list[dict[str, Any]]) -> float:
-        _, value, taken = self._at_order(rows)
-        return value / (self.budget["epsilon"] - taken)
+    def _used(self, budget: dict[str, Any], rows: list[dict[str, Any]]) -> float:
+        if not rows:
+            return 0.0
+        _, value, taken = self._at_order(budget, rows)
+        return value / (budget["epsilon"] - taken)
 
     def _by_pld(self, name: str, rows: list[dict[str, Any]]) -> PLDAccountant:
         if name not in self._pld:
@@ -172,31 +225,31 @@ class Files:
         return self._pld[name]
 
     def _budget_value(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
-        row, states = self.budget, [entry["state"] for entry in self.entries.values()]
-        counted = [entry for entry in self.entries.values() if entry["state"] != "expired"]
+        row = self.budgets[source.name]
+        mine, counted = (
+            [entry for entry in self.entries.values() if entry["budget_id"] == row["id"]],
+            self._counted(row),
+        )
+        states = [entry["state"] for entry in mine]
         if source.method == "cap less held":
-            return [row["epsilon"] - self._held(counted)]
+            return [row["epsilon"] - self._held(row, counted)]
         if source.method == "not listed":
             return [0]
         known = {
             "cap_epsilon": row["epsilon"],
             "cap_delta": row["delta"],
-            "budget": f"{row['dataset']}/{row['split']}/{row['unit']}",
-            "used": self._used(counted),
-            "overruns": sum(bool(entry["overrun"]) for entry in self.entries.values()),
+            "budget": key_of(row),
+            "used": self._used(row, counted),
+            "spent_epsilon": self._epsilon(counted, row["delta"]),
+            "overruns": sum(bool(entry["overrun"]) for entry in mine),
         }
         if source.field.startswith("entries."):
             return [states.count(source.field.removeprefix("entries."))]
         return [known[source.field] if source.field in known else row[source.field]]
 
     def _journal(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
-        if source.method == "attack bound":
-            return [attack([(self.budget["epsilon"], self.budget["delta"])], rate) for rate in (0.01, 0.1)]
-        if " of a group of " in source.method:
-            what, _, size = source.method.partition(" of a group of ")
-            epsilon, delta, steps = self.budget["epsilon"], self.budget["delta"], range(int(size))
-            grown = {"epsilon": epsilon * int(size), "delta": delta * sum(math.exp(epsilon * step) for step in steps)}
-            return [grown[what]]
+        if source.method:
+            return self._of_caps(source)
         row = self.journal[int(source.name)]
         body = json.loads(row["body"])
         if source.field == "principal":
@@ -204,18 +257,44 @@ class Files:
         if source.field == "public_key":
             return [row["key_id"]]  # the first key signs its own record
         if source.field in ("epsilon", "delta"):
-            return [body["budget"][source.field]]
+            return [self._cap(row)[1][source.field]]
         if source.field == "budget":
-            return ["{dataset}/{split}/{unit}".format(**body["budget"])]
+            return [self._cap(row)[0]]
         return [row[source.field]]
 
+    def _cap(self, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The budget whose cap a journal record fixed, and the cap."""
+        body = json.loads(row["body"])
+        opened = body.get("opens") if row["kind"] == "policy" else body["budget"]
+        if opened is not None:
+            return key_of(opened), opened
+        (budget,) = (b for b in self.budgets.values() if b["id"] == body["budget"])
+        return key_of(budget), body["changes"]
+
+    def _of_caps(self, source: Source) -> list[Any]:
+        """What all caps of one budget prove together: the largest epsilon, and the sum of the deltas."""
+        caps = [self._cap(self.journal[number]) for number in sorted(numbers_of(source.name))]
+        ((name, *others), limits) = zip(*caps, strict=True)
+        assert set(others) <= {name} and len(caps) == self.budgets[name]["cap_changes"] + 1
+        epsilon, delta = max(cap["epsilon"] for cap in limits), math.fsum(cap["delta"] for cap in limits)
+        if source.method == "attack bound":
+            return [attack([(epsilon, delta)], rate) for rate in (0.01, 0.1)]
+        what, _, size = source.method.partition(" of a group of ")
+        if size:
+            return [grown(epsilon, delta, int(size))[what]]
+        return [{("epsilon", "largest"): epsilon, ("delta", "sum"): delta}[source.field, source.method]]
+
     def _registration(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
+        if source.field == "dataset":
+            assert {row["dataset"] for row in self.registrations.values()} == {source.name}
+            return [source.name]
+        row = self.registrations[source.name]
         if source.field.startswith("splits."):
             _, split, what = source.field.split(".")
-            return [json.loads(self.registration["splits"])[split][("rows", "units").index(what)]]
+            return [json.loads(row["splits"])[split][("rows", "units").index(what)]]
         if source.field == "span":
-            return [self.registration["span_key"] or "none"]
-        return [self.registration[source.field]]
+            return [row["span_key"] or "none"]
+        return [row[source.field]]
 
     def _record(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
         record = self.summaries[source.name]["record"]
@@ -228,15 +307,36 @@ class Files:
 
     def _workspace(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
         if source.field == "further runs":
-            return [1, 2]  # beyond the three that are named: of five trainings, or of the four with a mechanism
+            return list(self.further)
         if source.field.startswith("unrecorded "):
             return [UNRECORDED[source.name][source.field.removeprefix("unrecorded ")]]
-        return ["run-9"] if source.field == "unreadable run" else [COUNTS[source.field]]
+        return ["run-9"] if source.field == "unreadable run" else [self.counts[source.field]]
 
     def _report(self, source: Source, report: DatasetReport, _delta: float | None) -> list[Any]:
         if source.field == "curve delta":
             return [point.delta.value for b in report.budgets for curve in b.curves for point in curve.points]
         return list(CHOSEN.get(source.field, [report.generated.quote]))
+
+
+def grown(epsilon: float, delta: float, size: int) -> dict[str, float]:
+    """The lemma on groups."""
+    return {"epsilon": epsilon * size, "delta": delta * sum(math.exp(epsilon * step) for step in range(size))}
+
+
+def span_of(row: Any) -> str:
+    """Name of a registration."""
+    return f"{row['dataset']} (span {row['span_key']})" if row["span_key"] else str(row["dataset"])
+
+
+def key_of(row: Any) -> str:
+    """Name of a budget."""
+    return f"{row['dataset']}/{row['split']}/{row['unit']}" + (f"/span-{row['span_key']}" if row["span_key"] else "")
+
+
+def numbers_of(text: str) -> set[int]:
+    """ "1-3, 7" as numbers."""
+    ends = [part.partition("-") for part in text.split(", ")]
+    return {number for low, _, high in ends for number in range(int(low), int(high or low) + 1)}
 
 
 def attack(points: list[tuple[float, float]], rate: float) -> float:
