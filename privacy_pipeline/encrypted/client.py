@@ -156,8 +156,18 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _links(self) -> AsyncIterator[Mapping[str, Link]]:
+        parties = (*SERVERS, _SERVICE)
         async with contextlib.AsyncExitStack() as stack:
-            yield {party: await stack.enter_async_context(self._link(party)) for party in (*SERVERS, _SERVICE)}
+            # All at once: over a slow network each takes several round trips. All are waited for, so that those that
+            # were opened are closed where another one fails.
+            opening = [stack.enter_async_context(self._link(party)) for party in parties]
+            opened = await asyncio.gather(*opening, return_exceptions=True)
+            links: dict[str, Link] = {}
+            for party, one in zip(parties, opened, strict=True):
+                if isinstance(one, BaseException):
+                    raise one
+                links[party] = one
+            yield links
 
 
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
