@@ -23,7 +23,6 @@ def evaluated(project: Project) -> Project:
 
 def open_eval_budget(project: Project, epsilon: float) -> None:
     project.done("budget", "init", "adult", "--output", "policy.yaml")
-    project.edit("policy.yaml", "epsilon: 4.0", "epsilon: 4.0")
     project.edit("policy.yaml", "# eval_epsilon: 1.0", f"eval_epsilon: {epsilon}")
     project.done("budget", "apply", "policy.yaml")
 
