@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.client import NumPyClient
-from flwr.common import Context
+from flwr.common import Context, ndarrays_to_parameters
 from flwr.server import ServerConfig
 from flwr.server.strategy import FedAvg
 from flwr.simulation import start_simulation
@@ -45,14 +45,16 @@ class Client(NumPyClient):
 
 
 class Timed(FedAvg):
-    """Notes when a round ends."""
+    """Notes when a round ends, and how many clients came to it."""
 
     ends: list[float] = []  # noqa: RUF012
+    came: list[int] = []  # noqa: RUF012
 
-    def aggregate_fit(self, *arguments: Any) -> Any:
+    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
         """Aggregates, and notes the time."""
-        result = super().aggregate_fit(*arguments)
+        result = super().aggregate_fit(server_round, results, failures)
         self.ends.append(time.perf_counter())
+        self.came.append(len(results))
         return result
 
 
@@ -67,7 +69,10 @@ def main() -> None:
         return Client(model, torch.from_numpy(made.x[rows]), torch.from_numpy(made.y[rows])).to_client()
 
     strategy = Timed(
-        fraction_fit=given["cohort"] / given["clients"], fraction_evaluate=0.0, min_available_clients=given["clients"]
+        fraction_fit=given["cohort"] / given["clients"],
+        fraction_evaluate=0.0,
+        min_available_clients=given["clients"],
+        initial_parameters=ndarrays_to_parameters([value.detach().numpy() for value in Net(model).parameters()]),
     )
     start_simulation(
         client_fn=client,
@@ -77,6 +82,8 @@ def main() -> None:
         client_resources={"num_cpus": 1},
         ray_init_args={"num_cpus": given["threads"], "include_dashboard": False, "log_to_driver": False},
     )
+    if set(strategy.came) != {given["cohort"]}:
+        raise SystemExit(f"{sorted(set(strategy.came))} clients came to the rounds, not {given['cohort']}")
     times = np.diff(strategy.ends)
     print(
         json.dumps({"seconds": float(min(times)), "median": float(np.median(times)), "rounds": len(times)}), flush=True
