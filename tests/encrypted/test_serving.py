@@ -68,8 +68,16 @@ class Served:
             time.sleep(0.2)
 
     def pid_of(self, *words: str) -> int | None:
-        """A process of this service whose command line has these words."""
-        found = [pid for pid, line in running(self.mark).items() if all(word in line.split() for word in words)]
+        """A process of this service whose command line has these words.
+
+        It is not the one that closed the namespace and started it with the same words: stopped, that hands out no more
+        sockets, and where no new ones are needed the service goes on as if nothing had happened.
+        """
+        found = [
+            pid
+            for pid, line in running(self.mark).items()
+            if all(word in line.split() for word in words) and "privacy_pipeline.encrypted.enclosed" not in line.split()
+        ]
         return found[0] if found else None
 
     def client(self, *, seconds: float = 100.0) -> Client:
