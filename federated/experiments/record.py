@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
-from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.plan import ChargedPlan, Relation
 from privacy_pipeline.accounting.record import (
     Assumption,
     Composition,
@@ -65,42 +65,12 @@ class RoundsPlan(Protocol):
         """Epsilon by both accountants."""
 
 
-class Charge(Protocol):
-    """A plan that the ledger charges (`accounting.plan.ChargedPlan`), and what to say of it."""
+class Charge(ChargedPlan, Protocol):
+    """A plan that the ledger charges, and what to say of it."""
 
     @property
     def plan(self) -> RoundsPlan:
         """The mechanism."""
-
-    @property
-    def unit(self) -> str:
-        """Name of the privacy unit."""
-
-    @property
-    def contribution_bound(self) -> int:
-        """Rows of one unit that may be used."""
-
-    @property
-    def relation(self) -> Relation:
-        """Neighbouring relation."""
-
-    @property
-    def units(self) -> int | None:
-        """Registered number of units of the train split."""
-
-    @property
-    def delta(self) -> float:
-        """Delta of the guarantee."""
-
-    @property
-    def event(self) -> DpEvent:
-        """The DpEvent of all rounds."""
-
-    def parameters(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-
-    def digest(self) -> str:
-        """SHA-256 over the parameters."""
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
         """What the record says of a run that made all rounds, and of what it counted on the way."""
