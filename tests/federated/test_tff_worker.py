@@ -73,6 +73,12 @@ def test_no_worker_outlives_its_command(ending, kill):
 
 @pytest.fixture
 def worker():
+    with TffWorker() as started:
+        yield started
+
+
+@pytest.fixture
+def impatient_worker():
     with TffWorker(timeout=2.0) as started:
         yield started
 
@@ -91,13 +97,13 @@ def test_a_dead_worker_is_one_error(worker):
         doubled(4)
 
 
-def test_a_worker_that_hangs_is_ended_in_time(worker):
-    os.kill(worker.pid, signal.SIGSTOP)
+def test_a_worker_that_hangs_is_ended_in_time(impatient_worker):
+    os.kill(impatient_worker.pid, signal.SIGSTOP)
     begin = time.monotonic()
-    with pytest.raises(PipelineError, match="did not answer within 2 s"), worker.call():
+    with pytest.raises(PipelineError, match="did not answer within 2 s"), impatient_worker.call():
         doubled(4)
     assert time.monotonic() - begin < 20
-    assert gone(worker.pid)
+    assert gone(impatient_worker.pid)
 
 
 def test_closing_ends_it_and_may_be_done_twice():
