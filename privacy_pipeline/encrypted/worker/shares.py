@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tf_encrypted.operations import secure_random
@@ -33,30 +33,61 @@ def held_of(value: Any) -> Held:
     return [(pair[0].value, pair[1].value) for pair in value.unwrapped]
 
 
+class Known(NamedTuple):
+    """What servers 0 and 1 both know of a value; `factor` is None where it is nothing but a difference."""
+
+    value: Any
+    factor: Any
+    word: Any
+
+
+class Hidden(NamedTuple):
+    """What server 2 alone knows of it."""
+
+    value: Any
+    top: Any
+    word: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """x + 2^62 as c - r: servers 0 and 1 know c, server 2 alone knows r; x is the value before it was truncated."""
+    """A value that was opened under a mask: known.value + known.factor * hidden.top - hidden.value modulo 2^64.
 
-    c_at_0: Any
-    c_at_1: Any
-    r_at_2: Any
+    Its sign is the top bit of known.word + hidden.word, both of which are 0 in their bits 0 to 15.
+    """
+
+    known: tuple[Known, Known]  # on server 0, on server 1
+    hidden: Hidden
+
+    @property
+    def shape(self) -> Any:
+        """Of the value."""
+        return self.hidden.value.shape
 
 
-class Truncated(ABY3PrivateTensor):
-    """A private value that remembers how it was opened under a mask, from which its sign is had a round earlier."""
-
-    def __init__(self, protocol: SecureABY3, shares: Any, opened: Opened) -> None:
-        super().__init__(protocol, shares, True, ShareType.ARITHMETIC)
-        self.opened = opened
-
-
-def private(protocol: SecureABY3, held: Sequence[tuple[Any, Any]], opened: Opened | None = None) -> Any:
+def private(protocol: SecureABY3, held: Sequence[tuple[Any, Any]]) -> Any:
     """The private value with these shares, each already on the server that holds it."""
     wrap = protocol.default_factory.tensor
     shares = [[wrap(share, encode=False) for share in pair] for pair in held]
-    if opened is not None:
-        return Truncated(protocol, shares, opened)
     return ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
+
+
+def shared_again(protocol: SecureABY3, share_at_0: Any, share_at_1: Any, masks: Masks) -> Held:
+    """Replicated shares of a value of which servers 0 and 1 have a share each, that sum to it: one round.
+
+    Server 0 receives the share of server 1 under y2, which servers 1 and 2 draw, server 1 that of server 0 under y0.
+    """
+    y0_at_0, y0_at_2 = masks.take((0, 2), share_at_0.shape)
+    y2_at_1, y2_at_2 = masks.take((1, 2), share_at_1.shape)
+    with on(protocol, 0):
+        sent_0 = share_at_0 - y0_at_0
+    with on(protocol, 1):
+        sent_1 = share_at_1 - y2_at_1
+    with on(protocol, 0):
+        middle_at_0 = sent_0 + sent_1
+    with on(protocol, 1):
+        middle_at_1 = sent_0 + sent_1
+    return [(y0_at_0, middle_at_0), (middle_at_1, y2_at_1), (y2_at_2, y0_at_2)]
 
 
 class Masks:

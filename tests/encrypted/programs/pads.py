@@ -61,7 +61,7 @@ class Reader:
                 if tensor.op.type == "SecureSeed":
                     self.holders.setdefault(tensor.op.name, {device(tensor.op.device)}).add(device(operation.device))
         self.piece = cache(self._piece)
-        self.depends_on = cache(self._depends_on)
+        self.depending = cache(self._depends_on)
 
     def draws_twice(self) -> list[str]:
         """Draws of one key under one nonce that a party makes more than once, or whose key is older than the call."""
@@ -83,7 +83,7 @@ class Reader:
                 source = device(tensor.op.device)
                 # A shape that is known when the graph is built says nothing.
                 if device(operation.device) == own and source not in ("", own) and tensor.op.type != "Const":
-                    messages[tensor.name] = tensor
+                    messages.update({part.name: part for part in parts_of(tensor)})
         pads: dict[str, Piece] = {}
         without = []
         for name, tensor in messages.items():
@@ -101,7 +101,7 @@ class Reader:
         """Messages that cannot be ordered."""
         left = dict(messages)
         needed = {
-            name: {o for o in messages if o != name and any(overlap(pads[o], p) for p in self.depends_on(tensor.op))}
+            name: {o for o in messages if o != name and any(overlap(pads[o], p) for p in self.depends_on(tensor))}
             for name, tensor in messages.items()
         }
         while True:
@@ -121,7 +121,7 @@ class Reader:
         for index, summand in enumerate(summands):
             piece = self.piece(summand.op)
             others = [other for place, other in enumerate(summands) if place != index]
-            alone = piece and not any(overlap(piece, p) for other in others for p in self.depends_on(other.op))
+            alone = piece and not any(overlap(piece, p) for other in others for p in self.depends_on(other))
             if alone and summand.shape == tensor.shape:
                 found.append(piece)
         return found
@@ -156,11 +156,37 @@ class Reader:
             seed = seed.inputs[0].op
         return (seed.name, nonce) if seed.type == "SecureSeed" else None
 
-    def _depends_on(self, operation: Any) -> frozenset[Piece]:
-        found = self.piece(operation)
+    def depends_on(self, tensor: Any) -> frozenset[Piece]:
+        return self.depending(tensor.ref())
+
+    def _depends_on(self, reference: Any) -> frozenset[Piece]:
+        tensor = reference.deref()
+        found = self.piece(tensor.op)
         if found is not None:
             return frozenset([found])
-        return frozenset().union(*(self.depends_on(tensor.op) for tensor in operation.inputs))
+        part = part_of_message(tensor)
+        given = tensor.op.inputs if part is None else [part]
+        return frozenset().union(*(self.depends_on(one) for one in given))
+
+
+def part_of_message(tensor: Any) -> Any:
+    """What was put into a message as the part that this is cut out of it; None for everything else."""
+    if tensor.op.type != "SplitV":
+        return None
+    message, sizes, axis = tensor.op.inputs
+    parts, sizes = list(message.op.inputs[:-1]), list(tf.get_static_value(sizes))
+    axes = [tf.get_static_value(one) for one in (axis, message.op.inputs[-1])]
+    whole = message.op.type == "ConcatV2" and axes == [0, 0] and [part.shape[0] for part in parts] == sizes
+    return parts[tensor.value_index] if whole else None
+
+
+def parts_of(tensor: Any) -> list[Any]:
+    """What was sent as one message."""
+    while tensor.op.type in THROUGH:
+        tensor = tensor.op.inputs[0]
+    if tensor.op.type != "ConcatV2":
+        return [tensor]
+    return [part for one in tensor.op.inputs[:-1] for part in parts_of(one)]
 
 
 def overlap(one: Piece, other: Piece) -> bool:
