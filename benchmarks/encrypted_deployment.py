@@ -176,18 +176,7 @@ async def slowed(target: Address, speed: Speed) -> AsyncIterator[Address]:
         except OSError:
             writer.close()
             return
-        ways = [
-            asyncio.ensure_future(pace.out(reader, far[1], lambda size: None)),
-            asyncio.ensure_future(pace.back(far[0], writer, lambda size: None)),
-        ]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            far[1].close()
-            writer.close()
+        await pace.join((reader, writer), far)
 
     server = await asyncio.start_server(carry, "127.0.0.1", 0)
     try:

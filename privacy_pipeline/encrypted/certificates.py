@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +22,16 @@ _FIRST_PORT = 27100  # below the kernel's own choices (32768 on): see worker/par
 def role_uri(party: str) -> str:
     """The URI in a certificate's subject alternative name that says whose it is."""
     return f"urn:privacy-pipeline:party:{party}"
+
+
+def role_in(certificate: Mapping[str, Any]) -> str | None:
+    """The party that a certificate names, which was accepted; None for none.
+
+    Args:
+        certificate: as `ssl.SSLSocket.getpeercert` gives it.
+    """
+    names = certificate.get("subjectAltName", ())
+    return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
 
 
 def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.0) -> None:

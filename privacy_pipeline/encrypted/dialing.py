@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from privacy_pipeline.encrypted import frames
-from privacy_pipeline.encrypted.certificates import PARTIES
-from privacy_pipeline.encrypted.tunnel import DESK, role_of, tls_context
+from privacy_pipeline.encrypted.certificates import PARTIES, role_in
+from privacy_pipeline.encrypted.tunnel import DESK, tls_context
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 CONNECT_SECONDS = 10.0
@@ -161,6 +161,11 @@ async def listen(
         raise PipelineError(
             f"{address[0]}:{address[1]}: cannot be bound ({error.strerror})", fix="correct parties.yaml"
         ) from None
+
+
+def role_of(writer: asyncio.StreamWriter) -> str | None:
+    """The party that the peer's certificate names; None for none."""
+    return role_in(writer.get_extra_info("peercert") or {})
 
 
 async def _within(work: Awaitable[_Result], party: str, *, seconds: float) -> _Result:

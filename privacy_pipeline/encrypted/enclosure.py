@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.encrypted.enclosed import FIX, READY
+from privacy_pipeline.encrypted.sockets import readable
 from privacy_pipeline.errors import PipelineError
 
 _START_SECONDS, _END_SECONDS = 60.0, 10.0
@@ -107,20 +108,9 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
     await asyncio.wait_for(process.wait(), _END_SECONDS)
 
 
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
 async def _received(control: socket.socket, count: int) -> tuple[bytes, list[socket.socket]]:
     """The next message and the sockets that came with it; no bytes when the other side is gone."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(control, _wake, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(control)
+    await readable(control)
     try:
         content, descriptors, _, _ = socket.recv_fds(control, _LONGEST, count)
     except ConnectionResetError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
 _CHUNK = 1 << 14  # bytes: at 352 Mbit/s 0.4 ms
 _AHEAD_SECONDS = 1.0  # how much may be on the way before the sender has to wait
 
-Count = Callable[[int], None]
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +32,33 @@ class Pace:
         self._seconds_per_byte = 8 / (speed.rate_mbps * 1e6) if speed.rate_mbps else 0.0
         self._free_at = {"out": 0.0, "back": 0.0}
 
-    async def out(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Count) -> None:
-        """Carries what the party that dialled sends, until it ends."""
-        await self._carry("out", reader, writer, count)
+    async def join(self, near: Stream, far: Stream) -> None:
+        """Carries what the party that dialled sends, and what it gets, until either side ends; then both end.
 
-    async def back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Count) -> None:
-        """Carries what it gets, until that ends."""
-        await self._carry("back", reader, writer, count)
+        Args:
+            near: to the party that dialled.
+            far: to the other one.
+        """
+        both = [
+            asyncio.create_task(self._carry("out", near[0], far[1])),
+            asyncio.create_task(self._carry("back", far[0], near[1])),
+        ]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in both:
+                task.cancel()
+            # A connection that broke is an end like any other here: the party at each end sees its socket close.
+            await asyncio.gather(*both, return_exceptions=True)
+            near[1].close()
+            far[1].close()
 
-    async def _carry(self, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Count) -> None:
+    async def _carry(self, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         sending = asyncio.create_task(_deliver(under_way, writer))
         clock = asyncio.get_running_loop().time
         try:
             while content := await reader.read(_CHUNK):
-                count(len(content))
                 self._free_at[way] = max(self._free_at[way], clock()) + len(content) * self._seconds_per_byte
                 under_way.put_nowait((self._free_at[way] + self._delay, content))
                 await asyncio.sleep(max(0.0, self._free_at[way] - clock() - _AHEAD_SECONDS))

@@ -30,6 +30,31 @@ async def connected(address: tuple[str, int]) -> socket.socket:
     return outward
 
 
+async def readable(sock: socket.socket) -> None:
+    """Waits until something, or the end, can be read."""
+    ready = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().add_reader(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        asyncio.get_running_loop().remove_reader(sock)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Waits until something can be written, or the peer is gone."""
+    ready = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().add_writer(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        asyncio.get_running_loop().remove_writer(sock)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 def unix_listener(path: Path) -> socket.socket:
     """A Unix socket that only its owner can connect to."""
     listener = socket.socket(socket.AF_UNIX)

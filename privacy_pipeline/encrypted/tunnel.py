@@ -12,21 +12,20 @@ import ssl
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
-from privacy_pipeline.encrypted.certificates import PARTIES, role_uri
+from privacy_pipeline.encrypted import pump
+from privacy_pipeline.encrypted.certificates import role_in
 from privacy_pipeline.encrypted.pace import Pace, Speed
+from privacy_pipeline.encrypted.sides import Plain, Secured
 from privacy_pipeline.encrypted.sockets import Connect, connected
 from privacy_pipeline.errors import PipelineError
 
 TENSORFLOW, DESK = "tf", "desk"  # protocol names
-_CHUNK = 1 << 18  # bytes
 _HANDSHAKE_SECONDS = 10.0
 _DEAD_SECONDS = 20  # until a host that vanished counts as gone
 _ACCEPTED = b"accepted\n"
 _LONGEST_LINE = 200
 _KEPT_REFUSALS = 100
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
@@ -112,30 +111,31 @@ async def open_ingress(
             peer.close()
             return
         try:
-            local = await _routed(remote[1], routes)
-            await _join(local=local, remote=remote, record=record, speed=None)
+            local = await _routed(remote, routes)
         except PipelineError as error:
             record.refuse(error.message)
-            remote[1].write(f"{error.message}\n".encode())
-            remote[1].close()
+            remote.write(f"{error.message}\n".encode())
+            await pump.part(remote)
+            return
+        await _join(local=local, remote=remote, record=record)
 
     return asyncio.create_task(_accept(listener, serve))
 
 
-async def _routed(remote: asyncio.StreamWriter, routes: Mapping[str, Route]) -> Stream:
+async def _routed(remote: Secured, routes: Mapping[str, Route]) -> Plain:
     """The local side for an accepted peer."""
-    role = role_of(remote)
-    route = routes.get(remote.get_extra_info("ssl_object").selected_alpn_protocol() or "")
+    role = role_in(remote.certificate)
+    route = routes.get(remote.protocol or "")
     if route is None:
         raise PipelineError("the peer names no protocol that is served here")
     if role is None or role not in route.allowed:
         raise PipelineError(f"certificate is not of {', '.join(sorted(route.allowed))}")
     try:
-        local = await asyncio.open_connection(sock=await route.connect())
+        local = Plain(await route.connect())
     except OSError as error:
         raise PipelineError(f"the party is down: {error}") from None
     if route.names_role:
-        local[1].write(f"{role}\n".encode())
+        local.write(f"{role}\n".encode())
     else:
         remote.write(_ACCEPTED)
     return local
@@ -175,8 +175,10 @@ async def open_egress(
             record.refuse(error.message)
             local_socket.close()
             return
-        local = await asyncio.open_connection(sock=local_socket)
-        await _join(local=local, remote=remote, record=record, speed=pace)
+        if pace is None:
+            await _join(local=Plain(local_socket), remote=remote, record=record)
+        else:
+            await _join_slowly(local_socket, remote, record, pace)
 
     return asyncio.create_task(_accept(listener, serve))
 
@@ -187,8 +189,7 @@ async def probe(*, folder: Path, address: tuple[str, int], expected: str, protoc
     Raises:
         PipelineError: the party is not reached, shows no or another's certificate, or refuses ours.
     """
-    _, writer = await _dialled(_client_context(folder, protocol), address, expected)
-    writer.transport.abort()
+    (await _dialled(_client_context(folder, protocol), address, expected)).socket.close()
 
 
 def _client_context(folder: Path, protocol: str) -> ssl.SSLContext:
@@ -197,7 +198,7 @@ def _client_context(folder: Path, protocol: str) -> ssl.SSLContext:
     return context
 
 
-async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Stream:
+async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Secured:
     where = f"{expected} at {address[0]}:{address[1]}"
     try:
         peer = await asyncio.wait_for(connected(address), _HANDSHAKE_SECONDS)
@@ -208,21 +209,26 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
     except (OSError, asyncio.TimeoutError) as error:
         peer.close()
         raise PipelineError(f"{where}: no mutual TLS: {error}") from None
-    if role_of(remote[1]) != expected:
-        remote[1].transport.abort()
-        raise PipelineError(f"{where}: certificate is not of {expected}")
-    try:  # a peer that does not accept our certificate says so only now (TLS 1.3)
-        answer = await asyncio.wait_for(remote[0].readline(), _HANDSHAKE_SECONDS)
-    except (OSError, ValueError, asyncio.TimeoutError) as error:
-        answer = str(error or "no answer").encode()
-    if answer != _ACCEPTED:
-        remote[1].transport.abort()
-        said = (
-            answer[:_LONGEST_LINE].decode(errors="replace").strip()
-            or "it closed the connection (does it accept our certificate?)"
-        )
-        raise PipelineError(f"{where} refuses: {said}")
+    try:
+        if role_in(remote.certificate) != expected:
+            raise PipelineError(f"{where}: certificate is not of {expected}")
+        answer = await _answer(remote)
+        if answer != _ACCEPTED:
+            said = answer.decode(errors="replace").strip()
+            why = said or "it closed the connection (does it accept our certificate?)"
+            raise PipelineError(f"{where} refuses: {why}")
+    except BaseException:
+        peer.close()
+        raise
     return remote
+
+
+async def _answer(remote: Secured) -> bytes:
+    """Its first line: a peer that does not accept our certificate says so only now (TLS 1.3)."""
+    try:
+        return await asyncio.wait_for(remote.line(_LONGEST_LINE), _HANDSHAKE_SECONDS)
+    except (OSError, asyncio.TimeoutError) as error:
+        return str(error or "no answer").encode()
 
 
 async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]]) -> None:
@@ -241,35 +247,22 @@ async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coro
             task.cancel()
 
 
-async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Stream:
+async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Secured:
     """The TLS handshake; raises OSError (SSLError is one) where the peer's certificate is not accepted."""
     # Otherwise a host that vanished would keep calls waiting for ever.
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 2)
     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport: asyncio.BaseTransport
-    if server:
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol, peer, ssl=context, ssl_handshake_timeout=_HANDSHAKE_SECONDS
-        )
-    else:
-        transport, _ = await loop.create_connection(
-            lambda: protocol, sock=peer, ssl=context, server_hostname="", ssl_handshake_timeout=_HANDSHAKE_SECONDS
-        )
-    return reader, asyncio.StreamWriter(cast(asyncio.WriteTransport, transport), protocol, reader, loop)
+    remote = Secured(peer, context, server=server)
+    try:
+        await asyncio.wait_for(remote.handshake(), _HANDSHAKE_SECONDS)
+    except asyncio.TimeoutError:
+        raise TimeoutError(f"no handshake within {_HANDSHAKE_SECONDS:g} s") from None
+    return remote
 
 
-def role_of(writer: asyncio.StreamWriter) -> str | None:
-    """The party that the peer's certificate names; None for none."""
-    names = writer.get_extra_info("peercert", {}).get("subjectAltName", ())
-    return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
-
-
-async def _join(*, local: Stream, remote: Stream, record: TunnelRecord, speed: Pace | None) -> None:
-    """Copies both ways until either side ends; then both end."""
+async def _join(*, local: Plain, remote: Secured, record: TunnelRecord) -> None:
+    """Carries both ways until either side ends; then both end."""
 
     def count_out(size: int) -> None:
         record.bytes_out += size
@@ -277,24 +270,18 @@ async def _join(*, local: Stream, remote: Stream, record: TunnelRecord, speed: P
     def count_in(size: int) -> None:
         record.bytes_in += size
 
-    ways = (
-        _copied(local[0], remote[1], count_out) if speed is None else speed.out(local[0], remote[1], count_out),
-        _copied(remote[0], local[1], count_in) if speed is None else speed.back(remote[0], local[1], count_in),
-    )
-    both = [asyncio.create_task(way) for way in ways]
+    await pump.carry(local, remote, to_other=count_out, to_one=count_in)
+    if remote.trouble:
+        record.refuse(remote.trouble)
+
+
+async def _join_slowly(local_socket: socket.socket, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
+    """The same, with what slows it down between the local side and the tunnel."""
+    ours, theirs = socket.socketpair()
+    near, far = [await asyncio.open_connection(sock=one) for one in (local_socket, theirs)]
+    pacing = asyncio.create_task(pace.join(near, far))
     try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await _join(local=Plain(ours), remote=remote, record=record)
+        await pacing  # what came is still under way
     finally:
-        for task in both:
-            task.cancel()
-        # A connection that broke is an end like any other here: the party at each end sees its socket close.
-        await asyncio.gather(*both, return_exceptions=True)
-        local[1].close()
-        remote[1].close()
-
-
-async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: Callable[[int], None]) -> None:
-    while content := await reader.read(_CHUNK):
-        count(len(content))
-        writer.write(content)
-        await writer.drain()
+        pacing.cancel()

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.encrypted import desk
-from privacy_pipeline.encrypted.dialing import addresses, listen
-from privacy_pipeline.encrypted.tunnel import role_of
+from privacy_pipeline.encrypted.dialing import addresses, listen, role_of
 
 
 async def main(parties: Path, name: str, scratch: Path) -> None:
