@@ -7,7 +7,8 @@ The parties are those of `serve --local`: three servers, each with its TensorFlo
 another one, and between them mutual TLS. Service, weights provider and client are this process, one after the other.
 Every answer is compared with NumPy's.
 
-- request: `Client.predict`, all of it: new TLS connections to four parties, sharing, sending, run, fetching, joining.
+- request: `Session.predict`, all of it but the connections: sharing, sending, run, fetching, joining.
+- connect: `Client.session`, once for any number of requests: TLS connections to four parties, and a greeting.
 - run: the driver's part of it alone, from its order until the servers have their shares of the answer.
 - build: the graph of one batch size, once for a deployment. Start: from nothing until the servers hold their shares of
   the weights.
@@ -45,7 +46,7 @@ from encrypted_deployment import Deployment  # noqa: E402
 from encrypted_networks import NETWORKS  # noqa: E402
 
 from privacy_pipeline.encrypted import model_format  # noqa: E402
-from privacy_pipeline.encrypted.client import Client  # noqa: E402
+from privacy_pipeline.encrypted.client import Client, Session  # noqa: E402
 from privacy_pipeline.encrypted.pace import Speed  # noqa: E402
 from privacy_pipeline.errors import PipelineError  # noqa: E402
 
@@ -77,6 +78,17 @@ async def deployed(
 
 async def timed(deployment: Deployment, client: Client, batch: int, seconds: float) -> Row:
     """Requests of one batch size: medians, and what crossed in one."""
+    connects = []
+    for _ in range(FEWEST):
+        began = time.perf_counter()
+        async with client.session():
+            connects.append(time.perf_counter() - began)
+    async with client.session() as session:
+        return {"connect": statistics.median(connects), **await requested(deployment, session, batch, seconds)}
+
+
+async def requested(deployment: Deployment, session: Session, batch: int, seconds: float) -> Row:
+    """The same, of one session."""
     with np.load(deployment.folder / f"rows{batch}.npz", allow_pickle=False) as archive:
         x, expected = archive["x"], archive["expected"]
     error = 0.0
@@ -86,7 +98,7 @@ async def timed(deployment: Deployment, client: Client, batch: int, seconds: flo
     async def call() -> float:
         nonlocal error
         began = time.perf_counter()
-        found = await client.predict({"x": x}, progress=lambda rows: None)
+        found = await session.predict({"x": x})
         taken = time.perf_counter() - began
         error = max(error, float(np.abs(found - expected).max()))
         return taken
@@ -203,20 +215,22 @@ def measurements(
 def table(rows: list[Row]) -> list[str]:
     """Lines of Markdown."""
     lines = [
-        "| network | batch | setting | engine | request ms | run ms | rows a second | calls | build s | start s "
-        "| rounds | servers' MB | client's MB | largest error |",
-        "|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | batch | setting | engine | connect ms | request ms | run ms | rows a second | calls | build s "
+        "| start s | rounds | servers' MB | client's MB | largest error |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         start = f"| {row['network']} | {row['batch']:,} | {row['setting']} | {row['engine']} |"
         if "failed" in row:
-            lines.append(f"{start} {row['failed']} | | | | | | | | | |")
+            lines.append(f"{start} {row['failed']} | | | | | | | | | | |")
             continue
-        run, began = (f"{row[key] * factor:,.1f}" if key in row else "" for key, factor in (("run", 1e3), ("start", 1)))
+        scaled = (("connect", 1e3), ("run", 1e3), ("start", 1))
+        connect, run, began = (f"{row[key] * factor:,.1f}" if key in row else "" for key, factor in scaled)
         sent, shared = (f"{row[key] / 1e6:,.2f}" if key in row else "" for key in ("bytes", "client_bytes"))
         lines.append(
-            f"{start} {row['seconds'] * 1e3:,.1f} | {run} | {row['batch'] / row['seconds']:,.0f} | {row['calls']} "
-            f"| {row['build']:.1f} | {began} | {row.get('rounds', '')} | {sent} | {shared} | {row['error']:.1e} |"
+            f"{start} {connect} | {row['seconds'] * 1e3:,.1f} | {run} | {row['batch'] / row['seconds']:,.0f} "
+            f"| {row['calls']} | {row['build']:.1f} | {began} | {row.get('rounds', '')} | {sent} | {shared} "
+            f"| {row['error']:.1e} |"
         )
     return lines
 

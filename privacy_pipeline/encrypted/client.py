@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,27 +60,37 @@ class Client:
             PartyError: a party does not answer in time, or refuses; names it.
             PipelineError: the servers' shares of an answer do not fit together.
         """
-        rows = len(next(iter(inputs.values())))
-        shape = self.published.model.shapes()[self.published.model.output]
-        logits = np.empty((rows, *shape))
-        largest = min(_largest(await self._hello()), _MOST_ROWS)
-        chunks = iter([slice(start, min(start + largest, rows)) for start in range(0, rows, largest)])
+        async with contextlib.AsyncExitStack() as stack:
+            sessions = [await stack.enter_async_context(self.session())]
+            if len(next(iter(inputs.values()))) > sessions[0].largest:
+                sessions += [await stack.enter_async_context(self.session()) for _ in range(_LANES - 1)]
+            return await _answered(sessions, inputs, progress)
 
-        async def lane() -> None:
-            async with self._links() as links:
-                for chunk in chunks:
-                    part = {name: value[chunk] for name, value in inputs.items()}
-                    logits[chunk] = await self._evaluate(links, part, rows=chunk.stop - chunk.start)
-                    progress(chunk.stop - chunk.start)
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """Connections to all parties, for predictions one after the other; the parties close idle ones after a while.
 
-        lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES if rows > largest else 1)]
-        try:
-            await asyncio.gather(*lanes)
-        finally:
-            for one in lanes:
-                one.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
-        return logits
+        Raises:
+            BadInputError: the service serves another model.
+            PartyError: a party is not reached, or refuses; names it.
+            PipelineError: the service is not ready; says why.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            # All at once: over a slow network each takes several round trips.
+            opening = {
+                party: asyncio.ensure_future(stack.enter_async_context(self._link(party)))
+                for party in (_SERVICE, *SERVERS)
+            }
+            try:
+                # First of all: the service knows best why a server may not be reached.
+                hello = await self._hello(await opening[_SERVICE])
+                links = {party: await one for party, one in opening.items()}
+            finally:
+                for one in opening.values():
+                    one.cancel()
+                # All are waited for, so that those that were opened are closed where another one fails.
+                await asyncio.gather(*opening.values(), return_exceptions=True)
+            yield Session(client=self, links=links, largest=min(_largest(hello), _MOST_ROWS))
 
     async def require_ready(self) -> Protection:
         """Asks the service whether it serves this model now. No share leaves.
@@ -94,15 +104,15 @@ class Client:
             PartyError: it does not answer, or not what protects the rows.
             PipelineError: it is not ready; says why.
         """
-        said = (await self._hello()).get("inference_protection")
+        async with self._link(_SERVICE) as service:
+            said = (await self._hello(service)).get("inference_protection")
         if said not in ("encrypted", "simulated"):
             raise PartyError(_SERVICE, "does not say what protects the rows")
         hosts = {name: self.addresses[name][0] for name in SERVERS}
         return of_parties(local=said == "simulated", hosts=hosts).protection
 
-    async def _hello(self) -> Header:
-        async with self._link(_SERVICE) as service:
-            found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
+    async def _hello(self, service: Link) -> Header:
+        found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
         if found.get("model") != self.published.digest:
             raise BadInputError(
                 "the service serves another model than the published one beside parties.yaml",
@@ -112,30 +122,52 @@ class Client:
             raise PipelineError(f"the service is not ready: {found['trouble']}", fix="try again")
         return found
 
-    async def _evaluate(self, links: Mapping[str, Link], inputs: Mapping[str, Array], *, rows: int) -> Array:
+    def _link(self, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
+        return dial(folder=self.folder, address=self.addresses[party], expected=party)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """Open connections of a client. Not for two predictions at once.
+
+    Attributes:
+        client: whose.
+        links: by party.
+        largest: rows of one request; more are cut into several.
+    """
+
+    client: Client
+    links: Mapping[str, Link]
+    largest: int
+
+    async def predict(
+        self, inputs: Mapping[str, Array], *, progress: Callable[[int], None] = lambda rows: None
+    ) -> NDArray[np.float64]:
+        """Logits of all rows: what `Client.predict` gives, and raises."""
+        return await _answered([self], inputs, progress)
+
+    async def evaluate(self, inputs: Mapping[str, Array], *, rows: int) -> Array:
+        """Logits of at most `largest` rows; errors are those of `Client.predict`."""
         request = secrets.token_hex(16)
         # The drivers of the computation get the id, and no share; each server gets two shares of three.
-        held = [shares.split(shares.encode(inputs[one.name])) for one in self.published.model.inputs]
+        held = [shares.split(shares.encode(inputs[one.name])) for one in self.client.published.model.inputs]
         try:
-            header = {"op": "put", "request": request, "rows": rows, "model": self.published.digest}
+            header = {"op": "put", "request": request, "rows": rows, "model": self.client.published.digest}
             await self._of_all(
-                links,
                 lambda number: (header, [shares.to_bytes(s) for parts in held for s in shares.held(parts, number)]),
             )
-            await links[_SERVICE].ask({"op": "run", "request": request, "rows": rows}, seconds=self.seconds)
-            answers = await self._of_all(links, lambda number: ({"op": "fetch", "request": request}, []))
+            await self.links[_SERVICE].ask({"op": "run", "request": request, "rows": rows}, seconds=self.client.seconds)
+            answers = await self._of_all(lambda number: ({"op": "fetch", "request": request}, []))
         except PipelineError:
-            await self._drop(links, request)
+            await self._drop(request)
             raise
-        shape = (rows, *self.published.model.shapes()[self.published.model.output])
+        shape = (rows, *self.client.published.model.shapes()[self.client.published.model.output])
         return shares.decode(shares.join([_held(answer, shape) for answer in answers]))
 
-    async def _of_all(
-        self, links: Mapping[str, Link], message: Callable[[int], tuple[Header, list[bytes]]]
-    ) -> list[tuple[str, bytes]]:
+    async def _of_all(self, message: Callable[[int], tuple[Header, list[bytes]]]) -> list[tuple[str, bytes]]:
         async def ask(number: int) -> tuple[str, bytes]:
             header, parts = message(number)
-            _, content = await links[SERVERS[number]].ask(header, parts, seconds=self.seconds)
+            _, content = await self.links[SERVERS[number]].ask(header, parts, seconds=self.client.seconds)
             return SERVERS[number], content
 
         found = await asyncio.gather(*(ask(number) for number in range(len(SERVERS))), return_exceptions=True)
@@ -146,28 +178,35 @@ class Client:
             answers.append(one)
         return answers
 
-    async def _drop(self, links: Mapping[str, Link], request: str) -> None:
+    async def _drop(self, request: str) -> None:
         """Has the servers forget a request that failed; those that cannot be asked forget it by themselves."""
-        asked = [links[name].ask({"op": "drop", "request": request}, seconds=_DROP_SECONDS) for name in SERVERS]
+        asked = [self.links[name].ask({"op": "drop", "request": request}, seconds=_DROP_SECONDS) for name in SERVERS]
         await asyncio.gather(*asked, return_exceptions=True)
 
-    def _link(self, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
-        return dial(folder=self.folder, address=self.addresses[party], expected=party)
 
-    @contextlib.asynccontextmanager
-    async def _links(self) -> AsyncIterator[Mapping[str, Link]]:
-        parties = (*SERVERS, _SERVICE)
-        async with contextlib.AsyncExitStack() as stack:
-            # All at once: over a slow network each takes several round trips. All are waited for, so that those that
-            # were opened are closed where another one fails.
-            opening = [stack.enter_async_context(self._link(party)) for party in parties]
-            opened = await asyncio.gather(*opening, return_exceptions=True)
-            links: dict[str, Link] = {}
-            for party, one in zip(parties, opened, strict=True):
-                if isinstance(one, BaseException):
-                    raise one
-                links[party] = one
-            yield links
+async def _answered(
+    sessions: Sequence[Session], inputs: Mapping[str, Array], progress: Callable[[int], None]
+) -> NDArray[np.float64]:
+    """Logits of all rows; the sessions take turns."""
+    rows, model = len(next(iter(inputs.values()))), sessions[0].client.published.model
+    logits = np.empty((rows, *model.shapes()[model.output]))
+    largest = min(session.largest for session in sessions)
+    chunks = iter([slice(start, min(start + largest, rows)) for start in range(0, rows, largest)])
+
+    async def lane(session: Session) -> None:
+        for chunk in chunks:
+            part = {name: value[chunk] for name, value in inputs.items()}
+            logits[chunk] = await session.evaluate(part, rows=chunk.stop - chunk.start)
+            progress(chunk.stop - chunk.start)
+
+    lanes = [asyncio.ensure_future(lane(session)) for session in sessions]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        for one in lanes:
+            one.cancel()
+        await asyncio.gather(*lanes, return_exceptions=True)
+    return logits
 
 
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:

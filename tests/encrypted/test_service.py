@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,16 +291,36 @@ def at(deployment: Deployment, hosts: tuple[str, str, str]) -> dict[str, tuple[s
 def test_the_client_believes_no_more_than_it_sees(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, said: str | None, host: str, found: str | None
 ) -> None:
-    async def hello(client: Client) -> dict:
+    async def hello(client: Client, service: object) -> dict:
         return {"largest": 1, "inference_protection": said}
 
+    @contextlib.asynccontextmanager
+    async def nobody(client: Client, party: str) -> AsyncIterator[None]:
+        yield None
+
     monkeypatch.setattr(Client, "_hello", hello)
+    monkeypatch.setattr(Client, "_link", nobody)
     client = replace(deployment.client(), addresses=at(deployment, ("a.example", host, "c.example")))
     if found is None:
         with pytest.raises(PartyError, match="does not say what protects the rows"):
             asyncio.run(client.require_ready())
     else:
         assert asyncio.run(client.require_ready()) == found
+
+
+def test_a_session_keeps_its_connections(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    link = Client._link
+    monkeypatch.setattr(Client, "_link", lambda client, party: opened.append(party) or link(client, party))
+
+    async def body() -> None:
+        async with deployment.client().session() as session:
+            for count in (1, 37, 3):
+                rows = deployment.rows(count, seed=count)
+                np.testing.assert_allclose(await session.predict(rows), deployment.expected(rows), atol=TOLERANCE)
+        assert sorted(opened) == ["driver", "server0", "server1", "server2"]
+
+    run(deployment, body)
 
 
 async def kills(deployment: Deployment, count: int, *, seed: int) -> list[str]:
