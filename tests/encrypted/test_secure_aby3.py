@@ -40,22 +40,37 @@ def test_no_party_can_tell_two_queries_from_all_that_it_sees(program: Callable[.
         assert view["largest"] < BOUND, party
 
 
-@pytest.mark.parametrize("network", ["mlp", pytest.param("layered", marks=pytest.mark.slow)])
-def test_every_message_to_a_server_is_under_a_pad_of_its_own(program: Callable[..., Any], network: str) -> None:
-    found = program("pads.py", network)
-    assert found["drawn twice"] == []
-    for server, read in found["servers"].items():
-        assert read["messages"] >= (3 if server == "server2" else 11), server
+@pytest.mark.parametrize(
+    ("network", "how", "messages", "pads"),
+    [
+        ("mlp", "", (11, 17, 3), 23),
+        ("mlp", "deployed", (9, 15, 1), 21),
+        pytest.param("residual", "", (17, 28, 3), 40, marks=pytest.mark.slow),
+        pytest.param("layered", "", (30, 47, 3), 69, marks=pytest.mark.slow),
+    ],
+)
+def test_every_message_to_a_server_is_under_a_pad_of_its_own(
+    program: Callable[..., Any], network: str, how: str, messages: tuple[int, int, int], pads: int
+) -> None:
+    found = program("pads.py", network, how)
+    assert found["badly drawn"] == []
+    for (server, read), fewest in zip(found["servers"].items(), messages, strict=True):
+        assert read["messages"] >= fewest, server
         assert read["without"] == [] and read["depending"] == [], server
     # All that server 2 gets are its keys and the client's shares: it deals, and is told nothing.
-    keys_and_shares = found["servers"]["server2"]
-    assert keys_and_shares["messages"] == 3 and len(keys_and_shares["pads"]) == 1
-    assert found["pads"] >= 23 and found["not needed"] == []
+    last = found["servers"]["server2"]
+    assert last["messages"] == messages[2] and len(last["pads"]) == (0 if how else 1)
+    assert found["pads"] >= pads and found["not needed"] == []
 
 
 def test_a_pad_that_is_used_again_is_noticed(program: Callable[..., Any]) -> None:
     found = program("pads.py", "mlp", "reused")
     assert all(found["servers"][server]["without"] for server in ("server0", "server1"))
+
+
+def test_so_are_narrow_pads_and_messages_by_way_of_nobody(program: Callable[..., Any]) -> None:
+    assert program("pads.py", "mlp", "narrow")["badly drawn"]
+    assert program("pads.py", "mlp", "told")["refused"].endswith("is at no party")
 
 
 def test_the_positive_part_is_exact_over_its_whole_range(program: Callable[..., Any]) -> None:

@@ -46,9 +46,9 @@ def relu(protocol: SecureABY3, x: Any) -> Any:
 
     Args:
         protocol: the current protocol.
-        x: a private value of static shape; |x| < 2^47 in the ring.
+        x: a private value, or a truncated product, of static shape; |x| < 2^47 in the ring.
     """
-    shape = x.shape if isinstance(x.shape, list) else x.shape.as_list()
+    shape = x.shape.as_list()
     columns = -(-math.prod(shape) // WORD)
     opened = _gridded(protocol, x.opened if isinstance(x, Truncated) else _opened(protocol, x), columns)
     shares = _Dealing(protocol, opened, columns).positive_part()

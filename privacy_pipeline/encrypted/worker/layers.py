@@ -1,6 +1,7 @@
 """The layers of a private network on replicated shares: linear maps, pooling, ReLU.
 
-Everything that moves or adds elements runs on each share by itself. A product takes one re-sharing and one truncation.
+Everything that moves or adds elements runs on each share by itself. A product is opened under a mask, truncated, and
+shared again if somebody asks for its shares.
 All tensors are channels-last and have a batch dimension, as in Keras.
 """
 
@@ -42,7 +43,7 @@ def each_share(protocol: SecureABY3, function: Callable[..., Any], *values: Any)
 
 
 def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, bias: Any = None) -> Any:
-    """A bilinear function of two shared values, plus a bias, truncated.
+    """A bilinear function of two shared values, plus a bias, as a truncated product.
 
     Server i holds x_i, x_{i+1}, w_i, w_{i+1} and computes x_i (w_i + w_{i+1}) + x_{i+1} w_i, its third of the product.
     """
@@ -64,7 +65,7 @@ def evaluate(protocol: SecureABY3, layer: Layer, given: Sequence[Any], weights: 
     Args:
         protocol: the current protocol.
         layer: what to compute.
-        given: its inputs, each a private tensor [batch, ...].
+        given: its inputs, each a private tensor or a truncated product, [batch, ...].
         weights: of the whole model.
     """
     held = {role: weights.tensors[f"{layer.name}/{role}"] for role in layer.weights}

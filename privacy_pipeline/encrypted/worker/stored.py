@@ -21,6 +21,7 @@ from privacy_pipeline.encrypted.model_format import PrivateModel, Shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3, forget_memoized, require_secure_randomness
+from privacy_pipeline.encrypted.worker.shares import held_of
 from privacy_pipeline.errors import PipelineError
 
 HALVES = 2
@@ -150,14 +151,14 @@ class StoredPredictor:
         return ABY3PrivateTensor(self._protocol, wrapped, True, ShareType.ARITHMETIC)
 
     def _written(self, value: Any, batches: tuple[Any, ...]) -> list[Any]:
-        done = []
+        done, held = [], held_of(value)
         for number, server in enumerate(self._protocol.servers):
             with tf.device(server.device_name):
                 written: list[Any] = []
                 for part in range(HALVES):  # the second after the first: a reader waits for the driver's word
                     path = self._path(batches[number], number, shares.output_stem("_"), part)
                     with tf.control_dependencies(written):
-                        written = [tf.io.write_file(path, raw_bytes(value.unwrapped[number][part].value))]
+                        written = [tf.io.write_file(path, raw_bytes(held[number][part]))]
                 with tf.control_dependencies(written):
                     done.append(tf.constant(True))
         return done

@@ -48,3 +48,21 @@ def layered() -> PrivateModel:
     layers = tuple(Layer(name=op, op=op, inputs=inputs, config=c, weights=w) for op, inputs, c, w in given)
     weights = {f"{one.name}/{role}": random.normal(size=s) for one in layers for role, s in one.weights.items()}
     return PrivateModel(inputs=(Input(name="x", shape=(5, 5, 1)),), layers=layers, output="dense", weights=weights)
+
+
+def residual() -> PrivateModel:
+    """A product that a ReLU and a sum both read; more elements than a word has bits."""
+    random = np.random.default_rng(0)
+    given: list[tuple[str, str, tuple[str, ...], dict[str, tuple[int, ...]]]] = [
+        ("wide", "dense", ("x",), {"kernel": (3, 40), "bias": (40,)}),
+        ("relu", "relu", ("wide",), {}),
+        ("add", "add", ("relu", "wide"), {}),
+        ("again", "relu", ("add",), {}),
+        ("out", "dense", ("again",), {"kernel": (40, 1)}),
+    ]
+    layers = tuple(Layer(name=name, op=op, inputs=inputs, weights=w) for name, op, inputs, w in given)
+    weights = {f"{one.name}/{role}": random.normal(size=s) for one in layers for role, s in one.weights.items()}
+    return PrivateModel(inputs=(Input(name="x", shape=(3,)),), layers=layers, output="out", weights=weights)
+
+
+PADDED = {"mlp": lambda: mlp([3, 2, 1]), "residual": residual, "layered": layered}

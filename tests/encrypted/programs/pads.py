@@ -1,11 +1,12 @@
-"""Is every message to a server under a one-time pad? Read off the graph: pads.py NETWORK [reused]. Prints JSON.
+"""Is every message to a server under a one-time pad? Read off the graph: pads.py NETWORK [HOW]. Prints JSON.
 
 A pad is a piece of a draw (of one key, under one nonce) that the message has as a summand: of an addition or
 subtraction in Z_2^64, or of an exclusive or. For each server the program looks for pads of all messages that it gets
 from others, such that it holds none of the pads' keys, no two messages have the same pad, and the messages can be
 ordered so that no message depends on the pad of an earlier one in any other way. Then the messages are, given all that
 the server holds itself, a bijective image of uniform words: whatever the secrets are, they are uniform. Each pad is
-then taken away in turn, to see that it is needed. `reused` makes every step take its pads from the same words.
+then taken away in turn, to see that it is needed. A graph that could hide a message is refused. HOW is `deployed` for
+the graph that servers run on their stores, or a way to break it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from __future__ import annotations
 import json
 import math
 import sys
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from privacy_pipeline.encrypted import shares
 from privacy_pipeline.encrypted.worker.evaluate import separate_parties
-from privacy_pipeline.encrypted.worker.parties import CLIENT, SERVERS
+from privacy_pipeline.encrypted.worker.parties import SERVERS
 
 THROUGH = ("Identity", "Reshape")
 ADDING, XORING = ("AddV2", "Sub"), ("BitwiseXor",)
@@ -53,23 +57,30 @@ class Reader:
     def __init__(self, graph: Any, config: Any, public: frozenset[Piece] = frozenset()) -> None:
         self.operations = graph.get_operations()
         self.server_of = {device(config.get_player(name).device_name): name for name in SERVERS}
-        self.client = device(config.get_player(CLIENT).device_name)
         self.public = public
         self.holders: dict[str, set[str]] = {}
+        places = {device(player.device_name) for player in config.players}
         for operation in self.operations:
+            if any(attr.HasField("func") for attr in operation.node_def.attr.values()):
+                raise ValueError(f"{operation.name} calls a function, which is not looked into")
             for tensor in operation.inputs:
                 if tensor.op.type == "SecureSeed":
                     self.holders.setdefault(tensor.op.name, {device(tensor.op.device)}).add(device(operation.device))
+                ends = {device(operation.device), device(tensor.op.device)}
+                if ends & self.server_of.keys() and not ends <= places and not public_input(tensor):
+                    raise ValueError(f"{operation.name} or its input {tensor.name} is at no party")
         self.piece = cache(self._piece)
         self.depending = cache(self._depends_on)
 
-    def draws_twice(self) -> list[str]:
-        """Draws of one key under one nonce that a party makes more than once, or whose key is older than the call."""
+    def bad_draws(self) -> list[str]:
+        """Draws that a party makes twice (one key, one nonce), with a key older than the call, or not over all of Z_2^64."""
         seen, found = set(), []
         for operation in self.operations:
             if operation.type == "SecureSeededRandomUniform":
                 key = (self._stream(operation), operation.device)
-                if key in seen or key[0] is None:
+                limits = [tf.get_static_value(limit) for limit in operation.inputs[2:4]]
+                narrow = operation.outputs[0].dtype != tf.int64 or limits != [tf.int64.min, tf.int64.max]
+                if key in seen or key[0] is None or narrow:
                     found.append(operation.name)
                 seen.add(key)
         return found
@@ -81,8 +92,7 @@ class Reader:
         for operation in self.operations:
             for tensor in operation.inputs:
                 source = device(tensor.op.device)
-                # A shape that is known when the graph is built says nothing.
-                if device(operation.device) == own and source not in ("", own) and tensor.op.type != "Const":
+                if device(operation.device) == own and source not in ("", own):
                     messages.update({part.name: part for part in parts_of(tensor)})
         pads: dict[str, Piece] = {}
         without = []
@@ -140,10 +150,13 @@ class Reader:
         if operation.type == "StridedSlice" and operation.inputs[0].shape.rank == 1:
             whole = self.piece(operation.inputs[0].op)
             begin, end, step = (int(tf.get_static_value(value)[0]) for value in operation.inputs[1:])
-            if whole is None or step != 1 or operation.get_attr("ellipsis_mask"):
+            masks = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+            if whole is None or step != 1 or any(operation.get_attr(mask) for mask in masks):
                 return None
             first = 0 if operation.get_attr("begin_mask") else begin
             last = whole.end - whole.start if operation.get_attr("end_mask") else end
+            if not 0 <= first < last <= whole.end - whole.start:
+                return None
             return Piece(whole.seed, whole.nonce, whole.start + first, whole.start + last)
         return None
 
@@ -173,11 +186,18 @@ def part_of_message(tensor: Any) -> Any:
     """What was put into a message as the part that this is cut out of it; None for everything else."""
     if tensor.op.type != "SplitV":
         return None
-    message, sizes, axis = tensor.op.inputs
-    parts, sizes = list(message.op.inputs[:-1]), list(tf.get_static_value(sizes))
-    axes = [tf.get_static_value(one) for one in (axis, message.op.inputs[-1])]
-    whole = message.op.type == "ConcatV2" and axes == [0, 0] and [part.shape[0] for part in parts] == sizes
+    message, *numbers = tensor.op.inputs
+    sizes, axis = (tf.get_static_value(number) for number in numbers)
+    if message.op.type != "ConcatV2" or sizes is None:
+        return None
+    parts, axes = list(message.op.inputs[:-1]), [axis, tf.get_static_value(message.op.inputs[-1])]
+    whole = axes == [0, 0] and [part.shape[0] for part in parts] == list(sizes)
     return parts[tensor.value_index] if whole else None
+
+
+def public_input(tensor: Any) -> bool:
+    """What comes from no party's device and everybody may know: a constant, a name of a batch."""
+    return not tensor.op.device and (tensor.op.type == "Const" or tensor.dtype == tf.string)
 
 
 def parts_of(tensor: Any) -> list[Any]:
@@ -193,13 +213,31 @@ def overlap(one: Piece, other: Piece) -> bool:
     return (one.seed, one.nonce) == (other.seed, other.nonce) and one.start < other.end and other.start < one.end
 
 
-def graph_of(network: str, config: Any) -> Any:
-    from networks import layered, mlp
+def graph_of(network: str, config: Any, *, deployed: bool) -> Any:
+    import networks
 
-    from privacy_pipeline.encrypted.worker.predictor import build
+    from privacy_pipeline.encrypted.worker import predictor, secure_aby3, stored
 
-    model = mlp([3, 2, 1]) if network == "mlp" else layered()
-    return build(model, 2, config).graph.graph
+    model = networks.PADDED[network]()
+    if not deployed:
+        return predictor.build(model, 2, config).graph.graph
+    protocol = secure_aby3.activate(config)
+    with tempfile.TemporaryDirectory() as folder:
+        stores = stored.Stores(roots=tuple(Path(folder) / name for name in SERVERS))
+        write_weights(model, stores)
+        weights = stored.load_weights(protocol, model, stores)
+        return stored.StoredPredictor(protocol, model, weights, stores=stores, bucket=2).graph.graph
+
+
+def write_weights(model: Any, stores: Any) -> None:
+    """Shares of all weights, as the weights provider leaves them."""
+    for name, weight in model.weights.items():
+        parts = shares.split(shares.encode(weight))
+        for number, root in enumerate(stores.roots):
+            for half, share in enumerate(shares.held(parts, number)):
+                path = root / shares.half(shares.weight_stem(*name.split("/")), half)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(shares.to_bytes(share))
 
 
 def reuse_words() -> None:
@@ -217,13 +255,44 @@ def reuse_words() -> None:
     Masks.take = again
 
 
-def main(network: str, *broken: str) -> None:
+def draw_narrowly() -> None:
+    """Breaks all masks of `Masks`: their highest bits are known."""
+    from privacy_pipeline.encrypted.worker import shares as worker_shares
+
+    draw = worker_shares.secure_random.seeded_random_uniform
+    limits = {"minval": -(1 << 40), "maxval": 1 << 40, "dtype": tf.int64}
+    worker_shares.uniform_words = lambda shape, seed: draw(list(shape), seed=seed, **limits)
+
+
+def tell_server_1() -> None:
+    """Breaks the last step: server 1 is shown what server 0 subtracts, by way of an operation at no party."""
+    from privacy_pipeline.encrypted.worker import comparison
+
+    share = comparison.shared_again
+
+    def told(protocol: Any, share_at_0: Any, share_at_1: Any, masks: Any) -> Any:
+        with tf.device(None):
+            seen = share_at_0 + 0
+        with comparison.on(protocol, 1):
+            return share(protocol, share_at_0, share_at_1 + 0 * seen, masks)
+
+    comparison.shared_again = told
+
+
+BREAKS = {"reused": reuse_words, "narrow": draw_narrowly, "told": tell_server_1}
+
+
+def main(network: str, how: str = "") -> None:
     config = separate_parties()
-    if broken:
-        reuse_words()
-    graph = graph_of(network, config)
+    if how in BREAKS:
+        BREAKS[how]()
+    graph = graph_of(network, config, deployed=how == "deployed")
     sys.setrecursionlimit(100_000)
-    reader = Reader(graph, config)
+    try:
+        reader = Reader(graph, config)
+    except ValueError as error:
+        print(json.dumps({"refused": str(error)}))
+        return
     found = {server: reader.read(server) for server in SERVERS}
     pieces = {pad for finding in found.values() for pad in finding.pads.values()}
     unneeded = []
@@ -234,7 +303,7 @@ def main(network: str, *broken: str) -> None:
     print(
         json.dumps(
             {
-                "drawn twice": reader.draws_twice(),
+                "badly drawn": reader.bad_draws(),
                 "servers": {server: finding._asdict() for server, finding in found.items()},
                 "pads": len(pieces),
                 "not needed": unneeded,

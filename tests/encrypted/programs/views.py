@@ -1,8 +1,8 @@
 """What each party sees of two queries, over many runs of the compiled graph: views.py PROTOCOL NETWORK RUNS.
 
 The parties get logical devices of their own. The view of a party is every tensor that crosses from another device to
-its own, and all that it draws from keys. For each bit of each element, of each sum and of each difference of two 64-bit
-elements, the largest |z| of a two-sample test of proportions between the two queries is printed, with its bound.
+its own, and all that it draws from keys. For each bit of each element, and of sums and differences of some 64-bit
+elements taken at random, the largest |z| of a two-sample test of proportions between the two queries is printed.
 """
 
 from __future__ import annotations
