@@ -73,7 +73,7 @@ class Reader:
         self.depending = cache(self._depends_on)
 
     def bad_draws(self) -> list[str]:
-        """Draws that a party makes twice (one key, one nonce), with a key older than the call, or not over all of Z_2^64."""
+        """Draws that a party makes twice (one key and nonce), or by a key of old, or not over all of Z_2^64."""
         seen, found = set(), []
         for operation in self.operations:
             if operation.type == "SecureSeededRandomUniform":
