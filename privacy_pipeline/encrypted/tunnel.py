@@ -7,6 +7,7 @@ its own list of roles. A benchmark may slow a tunnel down, because the kernel's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
@@ -26,6 +27,7 @@ _DEAD_SECONDS = 20  # until a host that vanished counts as gone
 _ACCEPTED = b"accepted\n"
 _LONGEST_LINE = 200
 _KEPT_REFUSALS = 100
+_ACCEPT_PAUSE = 0.1  # seconds
 
 
 @dataclass
@@ -106,9 +108,8 @@ async def open_ingress(
     async def serve(peer: socket.socket) -> None:
         try:
             remote = await _secured(peer, context, server=True)
-        except (OSError, asyncio.TimeoutError) as error:
+        except OSError as error:
             record.refuse(f"no mutual TLS: {error}")
-            peer.close()
             return
         try:
             local = await _routed(remote, routes)
@@ -117,9 +118,9 @@ async def open_ingress(
             remote.write(f"{error.message}\n".encode())
             await pump.part(remote)
             return
-        await _join(local=local, remote=remote, record=record)
+        await _join(local, remote, record)
 
-    return asyncio.create_task(_accept(listener, serve))
+    return asyncio.create_task(_accept(listener, serve, record))
 
 
 async def _routed(remote: Secured, routes: Mapping[str, Route]) -> Plain:
@@ -169,18 +170,18 @@ async def open_egress(
     listener.setblocking(False)
 
     async def serve(local_socket: socket.socket) -> None:
-        try:
-            remote = await _dialled(context, address, expected)
-        except PipelineError as error:
-            record.refuse(error.message)
-            local_socket.close()
-            return
-        if pace is None:
-            await _join(local=Plain(local_socket), remote=remote, record=record)
-        else:
-            await _join_slowly(local_socket, remote, record, pace)
+        with contextlib.ExitStack() as undo:
+            undo.callback(local_socket.close)
+            try:
+                remote = await _dialled(context, address, expected)
+            except PipelineError as error:
+                record.refuse(error.message)
+                return
+            undo.pop_all()
+        local = Plain(local_socket)
+        await (_join(local, remote, record) if pace is None else _join_slowly(local, remote, record, pace))
 
-    return asyncio.create_task(_accept(listener, serve))
+    return asyncio.create_task(_accept(listener, serve, record))
 
 
 async def probe(*, folder: Path, address: tuple[str, int], expected: str, protocol: str = TENSORFLOW) -> None:
@@ -206,10 +207,10 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
         raise PipelineError(f"{where} is not reached: {error or 'no answer'}", fix=f"start {expected}") from None
     try:
         remote = await _secured(peer, context, server=False)
-    except (OSError, asyncio.TimeoutError) as error:
-        peer.close()
+    except OSError as error:
         raise PipelineError(f"{where}: no mutual TLS: {error}") from None
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(remote.socket.close)
         if role_in(remote.certificate) != expected:
             raise PipelineError(f"{where}: certificate is not of {expected}")
         answer = await _answer(remote)
@@ -217,9 +218,7 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
             said = answer.decode(errors="replace").strip()
             why = said or "it closed the connection (does it accept our certificate?)"
             raise PipelineError(f"{where} refuses: {why}")
-    except BaseException:
-        peer.close()
-        raise
+        undo.pop_all()
     return remote
 
 
@@ -231,13 +230,19 @@ async def _answer(remote: Secured) -> bytes:
         return str(error or "no answer").encode()
 
 
-async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]]) -> None:
+async def _accept(
+    listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]], record: TunnelRecord
+) -> None:
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
     try:
         while True:
-            peer, _ = await loop.sock_accept(listener)
-            peer.setblocking(False)
+            try:
+                peer, _ = await loop.sock_accept(listener)
+            except OSError as error:  # it left again, or too many files are open: others still come
+                record.refuse(f"a connection cannot be accepted: {error}")
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
             task = asyncio.create_task(serve(peer))
             running.add(task)
             task.add_done_callback(running.discard)
@@ -249,19 +254,22 @@ async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coro
 
 async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Secured:
     """The TLS handshake; raises OSError (SSLError is one) where the peer's certificate is not accepted."""
-    # Otherwise a host that vanished would keep calls waiting for ever.
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 2)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
-    remote = Secured(peer, context, server=server)
-    try:
-        await asyncio.wait_for(remote.handshake(), _HANDSHAKE_SECONDS)
-    except asyncio.TimeoutError:
-        raise TimeoutError(f"no handshake within {_HANDSHAKE_SECONDS:g} s") from None
+    with contextlib.ExitStack() as undo:
+        undo.callback(peer.close)
+        # Otherwise a host that vanished would keep calls waiting for ever.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 2)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
+        remote = Secured(peer, context, server=server)
+        try:
+            await asyncio.wait_for(remote.handshake(), _HANDSHAKE_SECONDS)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no handshake within {_HANDSHAKE_SECONDS:g} s") from None
+        undo.pop_all()
     return remote
 
 
-async def _join(*, local: Plain, remote: Secured, record: TunnelRecord) -> None:
+async def _join(local: Plain, remote: Secured, record: TunnelRecord) -> None:
     """Carries both ways until either side ends; then both end."""
 
     def count_out(size: int) -> None:
@@ -275,13 +283,13 @@ async def _join(*, local: Plain, remote: Secured, record: TunnelRecord) -> None:
         record.refuse(remote.trouble)
 
 
-async def _join_slowly(local_socket: socket.socket, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
+async def _join_slowly(local: Plain, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
     """The same, with what slows it down between the local side and the tunnel."""
     ours, theirs = socket.socketpair()
-    near, far = [await asyncio.open_connection(sock=one) for one in (local_socket, theirs)]
+    near, far = [await asyncio.open_connection(sock=one) for one in (local.socket, theirs)]
     pacing = asyncio.create_task(pace.join(near, far))
     try:
-        await _join(local=Plain(ours), remote=remote, record=record)
+        await _join(Plain(ours), remote, record)
         await pacing  # what came is still under way
     finally:
         pacing.cancel()
