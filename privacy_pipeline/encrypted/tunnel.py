@@ -204,7 +204,7 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
     try:
         peer = await asyncio.wait_for(connected(address), _HANDSHAKE_SECONDS)
     except (OSError, asyncio.TimeoutError) as error:
-        raise PipelineError(f"{where} is not reached: {error or 'no answer'}", fix=f"start {expected}") from None
+        raise PipelineError(f"{where} is not reached: {str(error) or 'no answer'}", fix=f"start {expected}") from None
     try:
         remote = await _secured(peer, context, server=False)
     except OSError as error:
@@ -227,7 +227,7 @@ async def _answer(remote: Secured) -> bytes:
     try:
         return await asyncio.wait_for(remote.line(_LONGEST_LINE), _HANDSHAKE_SECONDS)
     except (OSError, asyncio.TimeoutError) as error:
-        return str(error or "no answer").encode()
+        return (str(error) or "no answer").encode()
 
 
 async def _accept(
