@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.encrypted import tunnel
+from privacy_pipeline.encrypted import pump, tunnel
 from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
 from privacy_pipeline.encrypted.pace import Speed
 from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
@@ -222,6 +222,21 @@ def test_delay_and_rate_apply_in_both_directions(parties: Path, tmp_path: Path) 
         assert link.run(lambda s=speed, on=link: on.send(sender=parties / "server0", speed=s)) == _SHARE
         assert time.monotonic() - began >= least
         assert link.egress.bytes_out == link.egress.bytes_in == len(_SHARE)
+
+
+def test_what_is_still_under_way_at_the_end_arrives_late_and_in_full(
+    parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "_PARTING_SECONDS", 0.05)
+
+    class Closing(_Link):
+        async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readexactly(len(_SHARE)))
+            writer.close()
+
+    link, began = Closing(parties, tmp_path), time.monotonic()
+    assert link.run(lambda: link.send(sender=parties / "server0", speed=Speed(delay_ms=300))) == _SHARE
+    assert time.monotonic() - began >= 0.6
 
 
 def test_a_plaintext_client_reaches_nothing(parties: Path, tmp_path: Path) -> None:
