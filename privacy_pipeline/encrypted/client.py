@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.threat_model import Protection, of_parties
+from privacy_pipeline.encrypted.tunnel import DESK, client_context
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -63,23 +65,28 @@ class Client:
         rows = len(next(iter(inputs.values())))
         shape = self.published.model.shapes()[self.published.model.output]
         logits = np.empty((rows, *shape))
-        largest = min(_largest(await self._hello()), _MOST_ROWS)
-        chunks = iter([slice(start, min(start + largest, rows)) for start in range(0, rows, largest)])
+        async with self._links() as (links, said):
+            largest = min(_largest(said), _MOST_ROWS)
+            chunks = iter([slice(start, min(start + largest, rows)) for start in range(0, rows, largest)])
 
-        async def lane() -> None:
-            async with self._links() as links:
+            async def lane(links: Mapping[str, Link]) -> None:
                 for chunk in chunks:
                     part = {name: value[chunk] for name, value in inputs.items()}
                     logits[chunk] = await self._evaluate(links, part, rows=chunk.stop - chunk.start)
                     progress(chunk.stop - chunk.start)
 
-        lanes = [asyncio.ensure_future(lane()) for _ in range(_LANES if rows > largest else 1)]
-        try:
-            await asyncio.gather(*lanes)
-        finally:
-            for one in lanes:
-                one.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            async def further_lane() -> None:
+                async with self._links() as (links, _):
+                    await lane(links)
+
+            further = [further_lane() for _ in range(1, _LANES if rows > largest else 1)]
+            lanes = [asyncio.ensure_future(one) for one in (lane(links), *further)]
+            try:
+                await asyncio.gather(*lanes)
+            finally:
+                for one in lanes:
+                    one.cancel()
+                await asyncio.gather(*lanes, return_exceptions=True)
         return logits
 
     async def require_ready(self) -> Protection:
@@ -101,8 +108,11 @@ class Client:
         return of_parties(local=said == "simulated", hosts=hosts).protection
 
     async def _hello(self) -> Header:
-        async with self._link(_SERVICE) as service:
-            found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
+        async with self._link(self._context(), _SERVICE) as service:
+            return await self._said(service)
+
+    async def _said(self, service: Link) -> Header:
+        found, _ = await service.ask({"op": "hello"}, seconds=self.seconds)
         if found.get("model") != self.published.digest:
             raise BadInputError(
                 "the service serves another model than the published one beside parties.yaml",
@@ -151,23 +161,34 @@ class Client:
         asked = [links[name].ask({"op": "drop", "request": request}, seconds=_DROP_SECONDS) for name in SERVERS]
         await asyncio.gather(*asked, return_exceptions=True)
 
-    def _link(self, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
-        return dial(folder=self.folder, address=self.addresses[party], expected=party)
+    def _context(self) -> ssl.SSLContext:
+        return client_context(folder=self.folder, protocol=DESK)
+
+    def _link(self, context: ssl.SSLContext, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
+        return dial(context=context, address=self.addresses[party], expected=party)
 
     @contextlib.asynccontextmanager
-    async def _links(self) -> AsyncIterator[Mapping[str, Link]]:
-        parties = (*SERVERS, _SERVICE)
+    async def _links(self) -> AsyncIterator[tuple[Mapping[str, Link], Header]]:
+        """To all parties, and what the service says; it serves this model."""
+        context = self._context()
         async with contextlib.AsyncExitStack() as stack:
             # All at once: over a slow network each takes several round trips. All are waited for, so that those that
             # were opened are closed where another one fails.
-            opening = [stack.enter_async_context(self._link(party)) for party in parties]
-            opened = await asyncio.gather(*opening, return_exceptions=True)
-            links: dict[str, Link] = {}
-            for party, one in zip(parties, opened, strict=True):
+            opening = [stack.enter_async_context(self._link(context, party)) for party in SERVERS]
+            servers = asyncio.gather(*opening, return_exceptions=True)
+            try:
+                service = await stack.enter_async_context(self._link(context, _SERVICE))
+                said = await self._said(service)  # what it says goes before what a server does not say
+                opened = await servers
+            finally:
+                servers.cancel()
+                await asyncio.gather(servers, return_exceptions=True)
+            links = {_SERVICE: service}
+            for party, one in zip(SERVERS, opened, strict=True):
                 if isinstance(one, BaseException):
                     raise one
                 links[party] = one
-            yield links
+            yield links, said
 
 
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -165,7 +165,7 @@ async def open_egress(
         protocol: one whose route answers that it accepts.
         speed: None for as fast as the machine can.
     """
-    context = _client_context(folder, protocol)
+    context = client_context(folder=folder, protocol=protocol)
     pace = Pace(speed) if speed is not None else None
     listener.setblocking(False)
 
@@ -190,10 +190,16 @@ async def probe(*, folder: Path, address: tuple[str, int], expected: str, protoc
     Raises:
         PipelineError: the party is not reached, shows no or another's certificate, or refuses ours.
     """
-    (await _dialled(_client_context(folder, protocol), address, expected)).socket.close()
+    context = client_context(folder=folder, protocol=protocol)
+    (await _dialled(context, address, expected)).socket.close()
 
 
-def _client_context(folder: Path, protocol: str) -> ssl.SSLContext:
+def client_context(*, folder: Path, protocol: str) -> ssl.SSLContext:
+    """That of a party that dials, and wants this protocol.
+
+    Raises:
+        PipelineError: a file of the party's is missing or unreadable.
+    """
     context = tls_context(folder=folder, server=False)
     context.set_alpn_protocols([protocol])
     return context

@@ -17,6 +17,7 @@ import pytest
 from privacy_pipeline.encrypted.client import Client
 from privacy_pipeline.encrypted.dialing import PartyError, addresses, dial
 from privacy_pipeline.encrypted.service import Service
+from privacy_pipeline.encrypted.tunnel import DESK, client_context
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import Deployment
@@ -149,7 +150,8 @@ def test_on_hosts_of_their_own_the_service_waits_for_a_party_to_return(tmp_path:
 async def refusal(deployment: Deployment, role: str, party: str, *messages: dict, payload: bytes = b"") -> str:
     with pytest.raises(PartyError) as caught:
         own = deployment.parties / role
-        async with dial(folder=own, address=addresses(deployment.parties)[party], expected=party) as link:
+        context = client_context(folder=own, protocol=DESK)
+        async with dial(context=context, address=addresses(deployment.parties)[party], expected=party) as link:
             for message in messages:
                 await link.ask(message, [payload] if payload else [], seconds=5)
     return str(caught.value)
