@@ -71,6 +71,8 @@ def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the role in the certificate is checked instead: hosts may move
     context.verify_mode = ssl.CERT_REQUIRED
+    if server:
+        context.num_tickets = 0  # no session is resumed: each connection shows its certificate
     try:
         context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
         context.load_verify_locations(folder / "ca.pem")

@@ -348,6 +348,9 @@ def test_the_end_is_said_in_tls(contexts: Contexts) -> None:
             peer.incoming.write_eof()
             assert peer.tls.read(100) == b"all"
             assert peer.tls.read(100) == b""  # else ssl.SSLEOFError
+            assert (
+                peer.tls.session is not None and not peer.tls.session.has_ticket
+            )  # to be resumed without a certificate
 
     run(main())
 
