@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import shares
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.threat_model import Protection, of_parties
-from privacy_pipeline.encrypted.tunnel import DESK, client_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from privacy_pipeline.encrypted import frames
-from privacy_pipeline.encrypted.certificates import PARTIES, role_in
-from privacy_pipeline.encrypted.tunnel import DESK, tls_context
+from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 CONNECT_SECONDS = 10.0

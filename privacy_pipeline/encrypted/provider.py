@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from privacy_pipeline.encrypted import frames, model_format, shares
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel
-from privacy_pipeline.encrypted.tunnel import DESK, client_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from privacy_pipeline.encrypted import pump
-from privacy_pipeline.encrypted.certificates import role_in
+from privacy_pipeline.encrypted.certificates import client_context, role_in, tls_context
 from privacy_pipeline.encrypted.pace import Pace, Speed
 from privacy_pipeline.encrypted.sides import Plain, Secured
 from privacy_pipeline.encrypted.sockets import Connect, connected
@@ -59,28 +59,6 @@ class Route:
     allowed: frozenset[str]
     connect: Connect
     names_role: bool = False
-
-
-def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
-    """TLS 1.3 that presents the party's certificate and demands one of the same authority from the peer.
-
-    Raises:
-        PipelineError: a file is missing or unreadable.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the role in the certificate is checked instead: hosts may move
-    context.verify_mode = ssl.CERT_REQUIRED
-    if server:
-        context.num_tickets = 0  # no session is resumed: each connection shows its certificate
-    try:
-        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-        context.load_verify_locations(folder / "ca.pem")
-    except OSError as error:
-        raise PipelineError(
-            f"{folder}: key or certificate not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
-        ) from None
-    return context
 
 
 async def open_ingress(
@@ -196,17 +174,6 @@ async def probe(*, folder: Path, address: tuple[str, int], expected: str, protoc
     (await _dialled(context, address, expected)).socket.close()
 
 
-def client_context(*, folder: Path, protocol: str) -> ssl.SSLContext:
-    """That of a party that dials, and wants this protocol.
-
-    Raises:
-        PipelineError: a file of the party's is missing or unreadable.
-    """
-    context = tls_context(folder=folder, server=False)
-    context.set_alpn_protocols([protocol])
-    return context
-
-
 async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Secured:
     where = f"{expected} at {address[0]}:{address[1]}"
     try:
@@ -247,7 +214,9 @@ async def _accept(
         while True:
             try:
                 peer, _ = await loop.sock_accept(listener)
-            except OSError as error:  # it left again, or too many files are open: others still come
+            except ConnectionAbortedError:
+                continue  # it left again
+            except OSError as error:  # too many open files, say: others still come
                 record.refuse(f"a connection cannot be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_PAUSE)
                 continue

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.coalescing import Pending
 from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.provider import PROVIDE_SECONDS
-from privacy_pipeline.encrypted.tunnel import DESK, client_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.encrypted import dialing, frames
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Link, PartyError, RefusedError, SilentError, addresses, dial, listen
-from privacy_pipeline.encrypted.tunnel import DESK, client_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from tests.encrypted.deployment import make_parties
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.encrypted import pump
-from privacy_pipeline.encrypted.certificates import init_parties
+from privacy_pipeline.encrypted.certificates import init_parties, tls_context
 from privacy_pipeline.encrypted.sides import CHUNK, Plain, Secured
-from privacy_pipeline.encrypted.tunnel import tls_context
 
 _SMALL, _MANY = 8192, 16 << 20  # bytes of a kernel's buffer, and more than all buffers on the way hold
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.client import Client
 from privacy_pipeline.encrypted.dialing import PartyError, addresses, dial
 from privacy_pipeline.encrypted.service import Service
-from privacy_pipeline.encrypted.tunnel import DESK, client_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import Deployment

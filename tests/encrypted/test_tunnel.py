@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.encrypted import pump, tunnel
-from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
+from privacy_pipeline.encrypted.certificates import PARTIES, init_parties, tls_context
 from privacy_pipeline.encrypted.pace import Speed
 from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
 from privacy_pipeline.encrypted.tunnel import (
@@ -26,7 +26,6 @@ from privacy_pipeline.encrypted.tunnel import (
     open_egress,
     open_ingress,
     probe,
-    tls_context,
 )
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.issuing import reissued
