@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
-CHUNK = 1 << 18  # bytes received at once: more only delays other connections
+CHUNK = 1 << 17  # bytes received at once: more only delays other connections
 _RECORD = 1 << 14  # bytes of content; with all that belongs to it 2^14 + 261 (RFC 8446, 5.2)
 _NOTHING = memoryview(b"")
 

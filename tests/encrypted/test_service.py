@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -14,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privacy_pipeline.encrypted import frames
 from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.client import Client
-from privacy_pipeline.encrypted.dialing import PartyError, addresses, dial
+from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, addresses, dial, listen
 from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import SERVERS
@@ -238,6 +241,27 @@ def test_another_model_than_the_published_one_is_refused_before_a_share_leaves(d
 def test_without_a_service_the_client_says_so_at_once(deployment: Deployment) -> None:
     with pytest.raises(PartyError, match="driver is not reached"):
         asyncio.run(predicted(deployment, 1, seed=0))
+
+
+def test_the_trouble_of_the_service_is_told_at_once_while_a_server_hangs(deployment: Deployment) -> None:
+    async def trouble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await frames.read_header(reader)
+        await frames.write(writer, {"model": deployment.digest, "trouble": "server1 hangs"})
+
+    async def main() -> None:
+        known = addresses(deployment.parties)
+        allowed = frozenset({"prediction-client"})
+        service = await listen(
+            folder=deployment.parties / "driver", address=known["driver"], allowed=allowed, serve=trouble
+        )
+        with contextlib.ExitStack() as silent:
+            for name in SERVERS:
+                silent.enter_context(socket.create_server(known[name]))
+            with pytest.raises(PipelineError, match="the service is not ready: server1 hangs"):
+                await asyncio.wait_for(predicted(deployment, 1, seed=0), CONNECT_SECONDS / 2)
+        service.close()
+
+    asyncio.run(main())
 
 
 def test_before_it_is_ready_the_service_says_so_at_once(deployment: Deployment) -> None:
