@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 PARTIES = ("server0", "server1", "server2", "weights-provider", "prediction-client", "driver")
 _FIRST_PORT = 27100  # below the kernel's own choices (32768 on): see worker/parties.py
@@ -32,6 +33,39 @@ def role_in(certificate: Mapping[str, Any]) -> str | None:
     """
     names = certificate.get("subjectAltName", ())
     return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
+
+
+def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
+    """TLS 1.3 that presents the party's certificate and demands one of the same authority from the peer.
+
+    Raises:
+        PipelineError: a file is missing or unreadable.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the role in the certificate is checked instead: hosts may move
+    context.verify_mode = ssl.CERT_REQUIRED
+    if server:
+        context.num_tickets = 0  # no session is resumed: each connection shows its certificate
+    try:
+        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+        context.load_verify_locations(folder / "ca.pem")
+    except OSError as error:
+        raise PipelineError(
+            f"{folder}: key or certificate not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
+        ) from None
+    return context
+
+
+def client_context(*, folder: Path, protocol: str) -> ssl.SSLContext:
+    """That of a party that dials, and wants this protocol.
+
+    Raises:
+        PipelineError: a file of the party's is missing or unreadable.
+    """
+    context = tls_context(folder=folder, server=False)
+    context.set_alpn_protocols([protocol])
+    return context
 
 
 def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import shares
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.threat_model import Protection, of_parties
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -76,9 +79,10 @@ class Client:
             PipelineError: the service is not ready; says why.
         """
         async with contextlib.AsyncExitStack() as stack:
+            context = self._context()
             # All at once: over a slow network each takes several round trips.
             opening = {
-                party: asyncio.ensure_future(stack.enter_async_context(self._link(party)))
+                party: asyncio.ensure_future(stack.enter_async_context(self._link(context, party)))
                 for party in (_SERVICE, *SERVERS)
             }
             try:
@@ -104,7 +108,7 @@ class Client:
             PartyError: it does not answer, or not what protects the rows.
             PipelineError: it is not ready; says why.
         """
-        async with self._link(_SERVICE) as service:
+        async with self._link(self._context(), _SERVICE) as service:
             said = (await self._hello(service)).get("inference_protection")
         if said not in ("encrypted", "simulated"):
             raise PartyError(_SERVICE, "does not say what protects the rows")
@@ -122,8 +126,11 @@ class Client:
             raise PipelineError(f"the service is not ready: {found['trouble']}", fix="try again")
         return found
 
-    def _link(self, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
-        return dial(folder=self.folder, address=self.addresses[party], expected=party)
+    def _context(self) -> ssl.SSLContext:
+        return client_context(folder=self.folder, protocol=DESK)
+
+    def _link(self, context: ssl.SSLContext, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
+        return dial(context=context, address=self.addresses[party], expected=party)
 
 
 @dataclass(frozen=True, kw_only=True)

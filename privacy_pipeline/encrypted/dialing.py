@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from privacy_pipeline.encrypted import frames
-from privacy_pipeline.encrypted.certificates import PARTIES, role_in
-from privacy_pipeline.encrypted.tunnel import DESK, tls_context
+from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_context
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 CONNECT_SECONDS = 10.0
@@ -110,11 +110,12 @@ class Link:
 
 
 @contextlib.asynccontextmanager
-async def dial(*, folder: Path, address: Address, expected: str) -> AsyncIterator[Link]:
+async def dial(*, context: ssl.SSLContext, address: Address, expected: str) -> AsyncIterator[Link]:
     """A connection to the desk of the party `expected`, closed at the end.
 
     Args:
-        folder: one's own folder of `init_parties`.
+        context: one's own, `tunnel.client_context` for a desk; made once for many connections, because to read keys
+            takes longer than to use them.
         address: of the party.
         expected: the party; no byte is sent before its certificate was accepted.
 
@@ -122,8 +123,6 @@ async def dial(*, folder: Path, address: Address, expected: str) -> AsyncIterato
         SilentError: it cannot be reached.
         PartyError: somebody else answers.
     """
-    context = tls_context(folder=folder, server=False)
-    context.set_alpn_protocols([DESK])
     opening = asyncio.open_connection(*address, ssl=context, server_hostname="", ssl_handshake_timeout=CONNECT_SECONDS)
     reader, writer = await _within(opening, expected, seconds=CONNECT_SECONDS)
     try:

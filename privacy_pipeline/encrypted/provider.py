@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from privacy_pipeline.encrypted import frames, model_format, shares
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
 
@@ -74,7 +76,8 @@ class Provider:
 
     async def _send(self, number: int, sharing: str, parts: Mapping[str, tuple[shares.Ring, ...]]) -> None:
         name = SERVERS[number]
-        async with dial(folder=self._folder, address=self._addresses[name], expected=name) as link:
+        context = client_context(folder=self._folder, protocol=DESK)
+        async with dial(context=context, address=self._addresses[name], expected=name) as link:
             header = {"op": "weights", "sharing": sharing}
             await link.ask(header, [self._architecture], seconds=_WEIGHT_SECONDS)
             for layer in self._model.layers:

@@ -84,6 +84,8 @@ async def part(side: Plain) -> None:
     try:
         side.finish()
         await _taken(side)
+        if side.broken:
+            return
         side.socket.shutdown(socket.SHUT_WR)
         await asyncio.wait_for(_discarded(side.socket), _PARTING_SECONDS)
     except (OSError, asyncio.TimeoutError):

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
-CHUNK = 1 << 18  # bytes received at once: more only delays other connections
+CHUNK = 1 << 17  # bytes received at once: more only delays other connections
 _RECORD = 1 << 14  # bytes of content; with all that belongs to it 2^14 + 261 (RFC 8446, 5.2)
 _NOTHING = memoryview(b"")
 
@@ -51,11 +51,9 @@ class Plain:
         return self._received[: self._receive()]
 
     def write(self, content: bytes | memoryview) -> None:
-        """Sends as much as the socket takes; the rest is a copy in `unsent`."""
+        """Sends as much as the socket takes; what is not sent must stay as it is until `unsent` is empty."""
         self.unsent = memoryview(b"".join((self.unsent, content))) if self.unsent else memoryview(content)
         self.flush()
-        if self.unsent:
-            self.unsent = memoryview(bytes(self.unsent))
 
     def flush(self) -> None:
         """Sends as much of what is unsent as the socket takes."""

@@ -7,6 +7,7 @@ its own list of roles. A benchmark may slow a tunnel down, because the kernel's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from privacy_pipeline.encrypted import pump
-from privacy_pipeline.encrypted.certificates import role_in
+from privacy_pipeline.encrypted.certificates import client_context, role_in, tls_context
 from privacy_pipeline.encrypted.pace import Pace, Speed
 from privacy_pipeline.encrypted.sides import Plain, Secured
 from privacy_pipeline.encrypted.sockets import Connect, connected
@@ -26,6 +27,7 @@ _DEAD_SECONDS = 20  # until a host that vanished counts as gone
 _ACCEPTED = b"accepted\n"
 _LONGEST_LINE = 200
 _KEPT_REFUSALS = 100
+_ACCEPT_PAUSE = 0.1  # seconds
 
 
 @dataclass
@@ -59,26 +61,6 @@ class Route:
     names_role: bool = False
 
 
-def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
-    """TLS 1.3 that presents the party's certificate and demands one of the same authority from the peer.
-
-    Raises:
-        PipelineError: a file is missing or unreadable.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the role in the certificate is checked instead: hosts may move
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
-        context.load_verify_locations(folder / "ca.pem")
-    except OSError as error:
-        raise PipelineError(
-            f"{folder}: key or certificate not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
-        ) from None
-    return context
-
-
 async def open_ingress(
     *, folder: Path, address: tuple[str, int], routes: Mapping[str, Route], record: TunnelRecord
 ) -> asyncio.Task[None]:
@@ -106,9 +88,8 @@ async def open_ingress(
     async def serve(peer: socket.socket) -> None:
         try:
             remote = await _secured(peer, context, server=True)
-        except (OSError, asyncio.TimeoutError) as error:
+        except OSError as error:
             record.refuse(f"no mutual TLS: {error}")
-            peer.close()
             return
         try:
             local = await _routed(remote, routes)
@@ -117,9 +98,9 @@ async def open_ingress(
             remote.write(f"{error.message}\n".encode())
             await pump.part(remote)
             return
-        await _join(local=local, remote=remote, record=record)
+        await _join(local, remote, record)
 
-    return asyncio.create_task(_accept(listener, serve))
+    return asyncio.create_task(_accept(listener, serve, record))
 
 
 async def _routed(remote: Secured, routes: Mapping[str, Route]) -> Plain:
@@ -164,23 +145,23 @@ async def open_egress(
         protocol: one whose route answers that it accepts.
         speed: None for as fast as the machine can.
     """
-    context = _client_context(folder, protocol)
+    context = client_context(folder=folder, protocol=protocol)
     pace = Pace(speed) if speed is not None else None
     listener.setblocking(False)
 
     async def serve(local_socket: socket.socket) -> None:
-        try:
-            remote = await _dialled(context, address, expected)
-        except PipelineError as error:
-            record.refuse(error.message)
-            local_socket.close()
-            return
-        if pace is None:
-            await _join(local=Plain(local_socket), remote=remote, record=record)
-        else:
-            await _join_slowly(local_socket, remote, record, pace)
+        with contextlib.ExitStack() as undo:
+            undo.callback(local_socket.close)
+            try:
+                remote = await _dialled(context, address, expected)
+            except PipelineError as error:
+                record.refuse(error.message)
+                return
+            undo.pop_all()
+        local = Plain(local_socket)
+        await (_join(local, remote, record) if pace is None else _join_slowly(local, remote, record, pace))
 
-    return asyncio.create_task(_accept(listener, serve))
+    return asyncio.create_task(_accept(listener, serve, record))
 
 
 async def probe(*, folder: Path, address: tuple[str, int], expected: str, protocol: str = TENSORFLOW) -> None:
@@ -189,13 +170,8 @@ async def probe(*, folder: Path, address: tuple[str, int], expected: str, protoc
     Raises:
         PipelineError: the party is not reached, shows no or another's certificate, or refuses ours.
     """
-    (await _dialled(_client_context(folder, protocol), address, expected)).socket.close()
-
-
-def _client_context(folder: Path, protocol: str) -> ssl.SSLContext:
-    context = tls_context(folder=folder, server=False)
-    context.set_alpn_protocols([protocol])
-    return context
+    context = client_context(folder=folder, protocol=protocol)
+    (await _dialled(context, address, expected)).socket.close()
 
 
 async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Secured:
@@ -203,13 +179,13 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
     try:
         peer = await asyncio.wait_for(connected(address), _HANDSHAKE_SECONDS)
     except (OSError, asyncio.TimeoutError) as error:
-        raise PipelineError(f"{where} is not reached: {error or 'no answer'}", fix=f"start {expected}") from None
+        raise PipelineError(f"{where} is not reached: {str(error) or 'no answer'}", fix=f"start {expected}") from None
     try:
         remote = await _secured(peer, context, server=False)
-    except (OSError, asyncio.TimeoutError) as error:
-        peer.close()
+    except OSError as error:
         raise PipelineError(f"{where}: no mutual TLS: {error}") from None
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(remote.socket.close)
         if role_in(remote.certificate) != expected:
             raise PipelineError(f"{where}: certificate is not of {expected}")
         answer = await _answer(remote)
@@ -217,9 +193,7 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
             said = answer.decode(errors="replace").strip()
             why = said or "it closed the connection (does it accept our certificate?)"
             raise PipelineError(f"{where} refuses: {why}")
-    except BaseException:
-        peer.close()
-        raise
+        undo.pop_all()
     return remote
 
 
@@ -228,16 +202,24 @@ async def _answer(remote: Secured) -> bytes:
     try:
         return await asyncio.wait_for(remote.line(_LONGEST_LINE), _HANDSHAKE_SECONDS)
     except (OSError, asyncio.TimeoutError) as error:
-        return str(error or "no answer").encode()
+        return (str(error) or "no answer").encode()
 
 
-async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]]) -> None:
+async def _accept(
+    listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]], record: TunnelRecord
+) -> None:
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
     try:
         while True:
-            peer, _ = await loop.sock_accept(listener)
-            peer.setblocking(False)
+            try:
+                peer, _ = await loop.sock_accept(listener)
+            except ConnectionAbortedError:
+                continue  # it left again
+            except OSError as error:  # too many open files, say: others still come
+                record.refuse(f"a connection cannot be accepted: {error}")
+                await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
             task = asyncio.create_task(serve(peer))
             running.add(task)
             task.add_done_callback(running.discard)
@@ -249,19 +231,22 @@ async def _accept(listener: socket.socket, serve: Callable[[socket.socket], Coro
 
 async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Secured:
     """The TLS handshake; raises OSError (SSLError is one) where the peer's certificate is not accepted."""
-    # Otherwise a host that vanished would keep calls waiting for ever.
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 2)
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
-    remote = Secured(peer, context, server=server)
-    try:
-        await asyncio.wait_for(remote.handshake(), _HANDSHAKE_SECONDS)
-    except asyncio.TimeoutError:
-        raise TimeoutError(f"no handshake within {_HANDSHAKE_SECONDS:g} s") from None
+    with contextlib.ExitStack() as undo:
+        undo.callback(peer.close)
+        # Otherwise a host that vanished would keep calls waiting for ever.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_SECONDS // 2)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_SECONDS * 1000)
+        remote = Secured(peer, context, server=server)
+        try:
+            await asyncio.wait_for(remote.handshake(), _HANDSHAKE_SECONDS)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no handshake within {_HANDSHAKE_SECONDS:g} s") from None
+        undo.pop_all()
     return remote
 
 
-async def _join(*, local: Plain, remote: Secured, record: TunnelRecord) -> None:
+async def _join(local: Plain, remote: Secured, record: TunnelRecord) -> None:
     """Carries both ways until either side ends; then both end."""
 
     def count_out(size: int) -> None:
@@ -275,13 +260,13 @@ async def _join(*, local: Plain, remote: Secured, record: TunnelRecord) -> None:
         record.refuse(remote.trouble)
 
 
-async def _join_slowly(local_socket: socket.socket, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
+async def _join_slowly(local: Plain, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
     """The same, with what slows it down between the local side and the tunnel."""
     ours, theirs = socket.socketpair()
-    near, far = [await asyncio.open_connection(sock=one) for one in (local_socket, theirs)]
+    near, far = [await asyncio.open_connection(sock=one) for one in (local.socket, theirs)]
     pacing = asyncio.create_task(pace.join(near, far))
     try:
-        await _join(local=Plain(ours), remote=remote, record=record)
+        await _join(Plain(ours), remote, record)
         await pacing  # what came is still under way
     finally:
         pacing.cancel()

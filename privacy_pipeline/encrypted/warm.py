@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.coalescing import Pending
 from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.provider import PROVIDE_SECONDS
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
 
@@ -156,7 +158,8 @@ async def warm_up(setting: Setting, *, report: Report) -> Warm:
     """
     async with contextlib.AsyncExitStack() as resources:
         report("reaching the servers")
-        dialled = [dial(folder=setting.folder, address=setting.addresses[name], expected=name) for name in SERVERS]
+        context = client_context(folder=setting.folder, protocol=DESK)
+        dialled = [dial(context=context, address=setting.addresses[name], expected=name) for name in SERVERS]
         links = [await resources.enter_async_context(one) for one in dialled]
         state = await _with_weights(setting, links, report)
         driver = await setting.start_driver()
@@ -179,7 +182,8 @@ async def _with_weights(setting: Setting, links: Sequence[Link], report: Report)
         return state
     report("the weights provider sends the shares of the weights")
     address = setting.addresses[PROVIDER]
-    async with dial(folder=setting.folder, address=address, expected=PROVIDER) as link:
+    context = client_context(folder=setting.folder, protocol=DESK)
+    async with dial(context=context, address=address, expected=PROVIDER) as link:
         answer, _ = await link.ask({"op": "provide"}, seconds=PROVIDE_SECONDS + setting.limits.desk)
     if answer.get("model") != setting.digest:
         raise PartyError(PROVIDER, "has the weights of another model")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from privacy_pipeline.encrypted import dialing, frames
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Link, PartyError, RefusedError, SilentError, addresses, dial, listen
+from privacy_pipeline.encrypted.tunnel import DESK
 from tests.encrypted.deployment import make_parties
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -21,6 +24,10 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_parties(tmp_path_factory.mktemp("p") / "parties")
 
 
+def as_driver(parties: Path) -> ssl.SSLContext:
+    return client_context(folder=parties / "driver", protocol=DESK)
+
+
 def asked(parties: Path, serve: Serve, *, own: str = "server0", expected: str = "server0") -> frames.Header:
     """What server0, who serves so, answers to the driver, who looks for `expected` there."""
 
@@ -28,7 +35,7 @@ def asked(parties: Path, serve: Serve, *, own: str = "server0", expected: str = 
         address = addresses(parties)["server0"]
         server = await listen(folder=parties / own, address=address, allowed=frozenset({"driver"}), serve=serve)
         try:
-            async with dial(folder=parties / "driver", address=address, expected=expected) as link:
+            async with dial(context=as_driver(parties), address=address, expected=expected) as link:
                 return (await ask(link))[0]
         finally:
             server.close()
@@ -100,7 +107,7 @@ def test_a_port_without_tls_is_named_in_time(parties: Path, monkeypatch: pytest.
     monkeypatch.setattr(dialing, "CONNECT_SECONDS", 0.3)
 
     async def main(address: tuple[str, int]) -> None:
-        async with dial(folder=parties / "driver", address=address, expected="server2"):
+        async with dial(context=as_driver(parties), address=address, expected="server2"):
             pass
 
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(SilentError, match="server2 does not answer"):

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -15,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from privacy_pipeline.encrypted import frames
+from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.client import Client
-from privacy_pipeline.encrypted.dialing import PartyError, addresses, dial
+from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, addresses, dial, listen
 from privacy_pipeline.encrypted.service import Service
+from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import Deployment
@@ -150,7 +154,8 @@ def test_on_hosts_of_their_own_the_service_waits_for_a_party_to_return(tmp_path:
 async def refusal(deployment: Deployment, role: str, party: str, *messages: dict, payload: bytes = b"") -> str:
     with pytest.raises(PartyError) as caught:
         own = deployment.parties / role
-        async with dial(folder=own, address=addresses(deployment.parties)[party], expected=party) as link:
+        context = client_context(folder=own, protocol=DESK)
+        async with dial(context=context, address=addresses(deployment.parties)[party], expected=party) as link:
             for message in messages:
                 await link.ask(message, [payload] if payload else [], seconds=5)
     return str(caught.value)
@@ -238,6 +243,27 @@ def test_without_a_service_the_client_says_so_at_once(deployment: Deployment) ->
         asyncio.run(predicted(deployment, 1, seed=0))
 
 
+def test_the_trouble_of_the_service_is_told_at_once_while_a_server_hangs(deployment: Deployment) -> None:
+    async def trouble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await frames.read_header(reader)
+        await frames.write(writer, {"model": deployment.digest, "trouble": "server1 hangs"})
+
+    async def main() -> None:
+        known = addresses(deployment.parties)
+        allowed = frozenset({"prediction-client"})
+        service = await listen(
+            folder=deployment.parties / "driver", address=known["driver"], allowed=allowed, serve=trouble
+        )
+        with contextlib.ExitStack() as silent:
+            for name in SERVERS:
+                silent.enter_context(socket.create_server(known[name]))
+            with pytest.raises(PipelineError, match="the service is not ready: server1 hangs"):
+                await asyncio.wait_for(predicted(deployment, 1, seed=0), CONNECT_SECONDS / 2)
+        service.close()
+
+    asyncio.run(main())
+
+
 def test_before_it_is_ready_the_service_says_so_at_once(deployment: Deployment) -> None:
     async def main() -> None:
         asked = deployment.service._answer({"op": "run", "request": "0" * 32, "rows": 1})
@@ -295,7 +321,7 @@ def test_the_client_believes_no_more_than_it_sees(
         return {"largest": 1, "inference_protection": said}
 
     @contextlib.asynccontextmanager
-    async def nobody(client: Client, party: str) -> AsyncIterator[None]:
+    async def nobody(client: Client, context: object, party: str) -> AsyncIterator[None]:
         yield None
 
     monkeypatch.setattr(Client, "_hello", hello)
@@ -311,7 +337,7 @@ def test_the_client_believes_no_more_than_it_sees(
 def test_a_session_keeps_its_connections(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     link = Client._link
-    monkeypatch.setattr(Client, "_link", lambda client, party: opened.append(party) or link(client, party))
+    monkeypatch.setattr(Client, "_link", lambda *given: opened.append(given[-1]) or link(*given))
 
     async def body() -> None:
         async with deployment.client().session() as session:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import socket
 import ssl
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
+from privacy_pipeline.encrypted import pump, tunnel
+from privacy_pipeline.encrypted.certificates import PARTIES, init_parties, tls_context
 from privacy_pipeline.encrypted.pace import Speed
 from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
 from privacy_pipeline.encrypted.tunnel import (
@@ -22,7 +26,6 @@ from privacy_pipeline.encrypted.tunnel import (
     open_egress,
     open_ingress,
     probe,
-    tls_context,
 )
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.issuing import reissued
@@ -220,6 +223,21 @@ def test_delay_and_rate_apply_in_both_directions(parties: Path, tmp_path: Path) 
         assert link.egress.bytes_out == link.egress.bytes_in == len(_SHARE)
 
 
+def test_what_is_still_under_way_at_the_end_arrives_late_and_in_full(
+    parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "_PARTING_SECONDS", 0.05)
+
+    class Closing(_Link):
+        async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readexactly(len(_SHARE)))
+            writer.close()
+
+    link, began = Closing(parties, tmp_path), time.monotonic()
+    assert link.run(lambda: link.send(sender=parties / "server0", speed=Speed(delay_ms=300))) == _SHARE
+    assert time.monotonic() - began >= 0.6
+
+
 def test_a_plaintext_client_reaches_nothing(parties: Path, tmp_path: Path) -> None:
     link = _Link(parties, tmp_path)
 
@@ -265,6 +283,115 @@ def test_a_client_without_a_certificate_reaches_nothing(parties: Path, tmp_path:
 
     assert link.run(anonymous) == b""
     assert link.reached == b"" and "no mutual TLS" in link.ingress.refused[0]
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+def test_a_peer_that_stops_in_its_handshake_keeps_nobody_waiting(
+    parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(tunnel, "_HANDSHAKE_SECONDS", 0.5)
+    link = _Link(parties, tmp_path)
+
+    async def others_meanwhile() -> bytes:
+        with contextlib.ExitStack() as stack:
+            stalled = [stack.enter_context(socket.create_connection(("127.0.0.1", link.port))) for _ in range(20)]
+            for one in stalled:
+                one.sendall(sent)
+            found = await link.send(sender=parties / "server0")
+            assert not link.ingress.refused  # they still wait
+            await asyncio.sleep(0.7)
+            for one in stalled:
+                one.settimeout(0)
+                assert one.recv(1) == b""
+        return found
+
+    assert link.run(others_meanwhile) == _SHARE
+    assert link.ingress.refused == ["no mutual TLS: no handshake within 0.5 s"] * 20
+
+
+@pytest.mark.parametrize("last", ["nothing", "all but its word"])
+def test_a_silent_party_is_said_in_time(
+    parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """It accepts the connection and says nothing, or does its handshake and never that it accepts."""
+    monkeypatch.setattr(tunnel, "_HANDSHAKE_SECONDS", 0.5)
+    link = _Link(parties, tmp_path)
+
+    async def main() -> bytes:
+        context = tls_context(folder=parties / "server1", server=True) if last != "nothing" else None
+        silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0, ssl=context)
+        link.port = silent.sockets[0].getsockname()[1]
+        async with silent:
+            return await link.send(sender=parties / "server0")
+
+    assert asyncio.run(main()) == b"" and link.egress.bytes_out == 0
+    why = "no mutual TLS: no handshake within 0.5 s" if last == "nothing" else "no answer"
+    assert len(link.egress.refused) == 1 and why in link.egress.refused[0]
+
+
+def test_a_peer_that_reads_nothing_keeps_nobody_else_waiting(parties: Path, tmp_path: Path) -> None:
+    link = _Link(parties, tmp_path)
+
+    async def others_meanwhile() -> bytes:
+        context = tls_context(folder=parties / "server2", server=False)
+        context.set_alpn_protocols([TENSORFLOW])
+        _, writer = await asyncio.open_connection("127.0.0.1", link.port, ssl=context, server_hostname="", limit=1)
+        writer.write(bytes(1 << 24))
+        with pytest.raises(asyncio.TimeoutError):  # the echo waits for it, and so it waits itself
+            await asyncio.wait_for(writer.drain(), 0.5)
+        try:
+            return await link.send(sender=parties / "server0")
+        finally:
+            writer.transport.abort()
+
+    assert link.run(others_meanwhile) == _SHARE
+
+
+def test_a_connection_that_cannot_be_accepted_is_said_and_does_not_end_the_others(
+    parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = _Link(parties, tmp_path)
+    loop_class = asyncio.SelectorEventLoop
+    accept, failed = loop_class.sock_accept, []
+
+    async def fails_first(self: asyncio.AbstractEventLoop, sock: socket.socket) -> Any:
+        if not failed:
+            failed.append(sock)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await accept(self, sock)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop_class, "sock_accept", fails_first)
+    assert link.run(lambda: link.send(sender=parties / "server0")) == _SHARE
+    assert link.ingress.refused == ["a connection cannot be accepted: [Errno 24] Too many open files"]
+
+
+def test_what_was_changed_on_its_way_is_said_and_goes_no_further(parties: Path, tmp_path: Path) -> None:
+    link = _Link(parties, tmp_path)
+    seen = 0
+
+    async def change(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        while content := bytearray(await reader.read(1 << 16)):
+            seen += len(content)
+            if seen > 20_000:  # the handshake is over
+                content[-1] ^= 1
+            writer.write(content)
+
+    async def main() -> bytes:
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            onward = await asyncio.open_connection("127.0.0.1", real)
+            await asyncio.gather(change(reader, onward[1]), change(onward[0], writer), return_exceptions=True)
+            onward[1].close()
+            writer.close()
+
+        between = await asyncio.start_server(carry, "127.0.0.1", 0)
+        real, link.port = link.port, between.sockets[0].getsockname()[1]
+        async with between:
+            return await link.send(sender=parties / "server0")
+
+    assert link.run(main) == b""
+    assert "TLS broke: DECRYPTION_FAILED_OR_BAD_RECORD_MAC" in [*link.ingress.refused, *link.egress.refused]
+    assert _SHARE.startswith(link.reached) and len(link.reached) < len(_SHARE)
 
 
 def test_files_are_private_and_never_overwritten(parties: Path) -> None:
