@@ -134,7 +134,7 @@ def require_disjoint(
             else "the keys of this data are not known before ExampleGen has read it"
         )
         raise BadInputError(f"dataset {dataset}: no proof that the span's units are in no other span: {why}", fix=fix)
-    stored = _stored(connection, dataset)
+    stored = stored_digests(connection, dataset)
     for span in spans:
         known = stored.get(span)
         named = f"span {span}" if span else "the dataset without a span"
@@ -147,7 +147,7 @@ def require_disjoint(
             raise BadInputError(f"dataset {dataset}: {told}; nobody may pay from two budgets", fix=fix)
 
 
-def _stored(connection: sa.Connection, dataset: str) -> dict[str, UnitDigests]:
+def stored_digests(connection: sa.Connection, dataset: str) -> dict[str, UnitDigests]:
     """Digests by span key, from the journal."""
     table, found = schema.journal, {}
     for text in connection.scalars(sa.select(table.c.body).where(table.c.kind == REGISTER)):
