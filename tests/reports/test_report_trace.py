@@ -42,7 +42,7 @@ def files(which: str, project: Path, several: Path) -> Files:
     """Its raw material."""
     if which == "one budget":
         return Files(project, FACTS_YAML, counts=COUNTS, further=FURTHER)
-    return Files(several, FACTS_YAML, counts=several_budgets.COUNTS)
+    return Files(several, FACTS_YAML, counts=several_budgets.COUNTS, further=several_budgets.FURTHER)
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +71,26 @@ def test_a_number_of_another_budget_is_found(several_report: DatasetReport, seve
     broken = several_report.model_copy(
         update={"budgets": [train.model_copy(update={"left": swapped}), evaluation, *others]}
     )
-    found = untraced(broken, Files(several, FACTS_YAML, counts=several_budgets.COUNTS))
+    found = untraced(broken, Files(several, FACTS_YAML, counts=several_budgets.COUNTS, further=several_budgets.FURTHER))
     assert [part for part, _ in found] == [swapped]
 
 
 def test_the_second_project_has_what_the_first_has_not(several_report: DatasetReport) -> None:
     keys = ["things/train/person", "things/eval/person", "things/train/person/span-2", "things/train/person/span-3"]
     assert [budget.key.quote for budget in several_report.budgets] == keys
-    assert [budget.counted.value for budget in several_report.budgets] == [3, 3, 1, 0]
+    assert [budget.counted.value for budget in several_report.budgets] == [4, 3, 2, 0]
     nodes = {entry.node.quote for budget in several_report.budgets for entry in budget.entries}
     assert nodes == {"DpStatistics", "Trainer", "DpEvaluator"}
     assert several_report.budgets[0].cap_changes.value == 1
+    together = several_report.runs[-1]  # over two spans: an entry at each of their budgets
+    assert [span.quote for span in together.spans] == ["1", "2"] and together.receipt == "agrees"
+    assert together.entry is not None and len(together.further_entries) == 1
+    assert {"things/train/person", "things/train/person/span-2"} == {
+        budget.key.quote
+        for budget in several_report.budgets
+        for entry in budget.entries
+        if entry.number.value in (together.entry.value, together.further_entries[0].value)
+    }
     said = [plain(s.words) for passage in several_report.first_page for s in passage.statements]
     assert not any("left no record" in text for text in said)  # one run trained nothing, and paid for its evaluation
     points = [plain(s.words) for point in several_report.checklist for s in point.statements]
