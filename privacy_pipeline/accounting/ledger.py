@@ -8,7 +8,7 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -100,7 +100,7 @@ class Ledger:
         epsilon: float,
         delta: float,
         policy: Policy | None = None,
-        units: Collection[str] | None = None,
+        units: Collection[str] | Mapping[str, Collection[str]] | None = None,
         disjoint: bool = False,
     ) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
@@ -110,7 +110,8 @@ class Ledger:
             epsilon: cap that all runs on the dataset together may reach.
             delta: delta of the cap.
             policy: applied in the same transaction: if it cannot be, nothing is registered.
-            units: keys of the span's units, all splits together, where they are known; kept as digests.
+            units: keys of the span's units, where they are known, by split or all together; kept as digests. Only by
+                split can the units of spans that have some in common be counted together later.
             disjoint: gives the span a budget of its own, under the same cap and policy, if these units are in no other
                 span. Else the spans share one.
 

@@ -1,12 +1,13 @@
 """Several spans of a dataset as one run reads them: what is registered of their rows and units together.
 
 The number of units decides how much sampling amplifies, so it has to be that of all spans together, in which a unit
-with rows in two spans is one unit. Only where the units' digests prove that no unit is in two of the spans do their
-numbers add up; where nothing is proven, nothing is granted.
+with rows in two spans is one unit. The digests of the units tell: where no unit is in two of the spans the registered
+numbers add up, else the different digests are counted. Where they prove nothing, nothing is granted.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.ledger_budgets import find_registration
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.accounting.unit_digests import stored_digests
+from privacy_pipeline.accounting.unit_digests import UnitDigests, stored_digests
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.spans import Span, check_spans, span_words, union_digest
 
@@ -70,12 +71,11 @@ def together(connection: sa.Connection, dataset: str, spans: tuple[int, ...]) ->
     parts = tuple(registered_span(connection, dataset, span) for span in spans)
     name = f"dataset {dataset} ({span_words(spans)})"
     _require_alike(name, parts)
-    _require_apart(connection, name, parts)
     whole = replace(
         parts[0],
         span=spans,
         contribution_bound=min(part.contribution_bound for part in parts),
-        splits={split: _sum(parts, split) for split in parts[0].splits},
+        splits=_splits(connection, name, parts),
         digest=union_digest({_number(part): part.digest for part in parts}),
         registered=max(part.registered for part in parts),
     )
@@ -103,11 +103,6 @@ def _number(part: Registration) -> int:
     return part.span
 
 
-def _sum(parts: Sequence[Registration], split: str) -> SplitCount:
-    counts = [part.splits[split] for part in parts]
-    return SplitCount(rows=sum(count.rows for count in counts), units=sum(count.units for count in counts))
-
-
 def _require_alike(name: str, parts: Sequence[Registration]) -> None:
     """What the spans of a dataset may differ in, but not those of one run."""
     first = parts[0]
@@ -130,34 +125,76 @@ def _listed(value: str | list[str]) -> str:
     return repr(value) if isinstance(value, str) else ", ".join(value) or "that nobody named"
 
 
-def _require_apart(connection: sa.Connection, name: str, parts: Sequence[Registration]) -> None:
-    """Proves that no unit is in two of the spans."""
-    unit = parts[0].unit
-    if unit == "row":
+def _splits(connection: sa.Connection, name: str, parts: Sequence[Registration]) -> dict[str, SplitCount]:
+    """Rows and units of each split of all the spans together.
+
+    Raises:
+        BudgetRefusedError: nothing proves how many units there are, or one is in two splits.
+    """
+    found = _digests(connection, name, parts)
+    once = frozenset().union(*(digests.digests for digests in found))
+    apart = len(once) == sum(len(digests.digests) for digests in found)
+    if not apart:
+        _require_countable(name, parts, found)
+    counts = {}
+    for split in parts[0].splits:
+        rows, units = (sum(getattr(part.splits[split], what) for part in parts) for what in ("rows", "units"))
+        if not apart:
+            units = len(frozenset().union(*(digests.splits[split] for digests in found)))
+        counts[split] = SplitCount(rows=rows, units=units)
+    return counts
+
+
+def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]) -> list[UnitDigests]:
+    """The digests of the units of each span, all under one secret."""
+    if parts[0].unit == "row":
         raise BudgetRefusedError(
             f"{name}: where the unit is a row, nothing tells whether a row is in two of the spans, and how many rows "
             "there are together; a run with a guarantee reads one of them",
             fix="give dataset.privacy_unit a key; or read the spans one at a time",
         )
     stored = stored_digests(connection, parts[0].dataset)
-    known = [stored.get(str(part.span)) for part in parts]
-    missing = [part.span for part, digests in zip(parts, known, strict=True) if digests is None]
+    missing = [part.span for part in parts if str(part.span) not in stored]
     if missing:
         raise BudgetRefusedError(
             f"{name}: span {missing[0]} was registered without digests of its units, so nothing tells how many units "
             "there are together",
             fix=_ONE_BY_ONE,
         )
-    found = [digests for digests in known if digests is not None]
+    found = [stored[str(part.span)] for part in parts]
     if len({digests.key_id for digests in found}) > 1:
         raise BudgetRefusedError(
             f"{name}: they were registered under different secrets of digests, so nothing tells how many units there "
             "are together",
             fix=_ONE_BY_ONE,
         )
-    apart = sum(len(digests.digests) for digests in found)
-    once = len(frozenset().union(*(digests.digests for digests in found)))
-    if once != apart:
-        raise BudgetRefusedError(
-            f"{name}: {apart - once:,} times a unit ({unit}) of one span is in a further one too", fix=_ONE_BY_ONE
+    return found
+
+
+def _require_countable(name: str, parts: Sequence[Registration], found: Sequence[UnitDigests]) -> None:
+    """Whether digests count the units of spans that have some in common: one for each unit, and by split."""
+    for part, digests in zip(parts, found, strict=True):
+        if set(digests.splits) != set(part.splits):
+            raise BudgetRefusedError(
+                f"{name}: units are in more than one of them, and span {part.span} was registered without telling "
+                "which unit is in which split, so nothing tells how many there are together",
+                fix=_ONE_BY_ONE,
+            )
+        for split, count in part.splits.items():
+            if len(digests.splits[split]) != count.units:
+                raise BudgetRefusedError(
+                    f"{name}: units are in more than one of them, and in split {split!r} of span {part.span} keys "
+                    "differ in case, blanks or leading zeros alone, so nothing tells how many units there are together",
+                    fix=_ONE_BY_ONE,
+                )
+    for one, other in itertools.combinations(parts[0].splits, 2):
+        both = len(
+            frozenset().union(*(digests.splits[one] for digests in found))
+            & frozenset().union(*(digests.splits[other] for digests in found))
         )
+        if both:
+            raise BudgetRefusedError(
+                f"{name}: {both:,} units are in split {one!r} of one span and in split {other!r} of another: the run "
+                "would train and be evaluated on the same units",
+                fix=f"keep a unit's rows on one side in all spans; or {_ONE_BY_ONE}",
+            )

@@ -58,21 +58,24 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> 
 def _refuse_other_units(config: PipelineConfig, registration: Registration) -> None:
     """Counts the units of several spans together, as ExampleGen will read them.
 
-    Each span was counted alone. Together they may come out otherwise, where a key is a number in one and a text in
-    another, or where the split of the config has changed; then rows would be sampled, or held out, that were not
-    registered so. The trainer would refuse too, but only with the budget spent.
+    Each span was counted alone. Together they may come out otherwise: where a key is a number in one and a text in
+    another, where one person's key is written in two ways, or where the split of the config has changed; then rows
+    would be sampled, or held out, that were not registered so. The trainer would refuse too, but with the budget spent.
 
     Raises:
-        BudgetRefusedError: the numbers of units are not those that were registered.
+        BadInputError: the keys are not of one type.
+        BudgetRefusedError: the numbers of rows or units are not those that were registered.
     """
-    counts = source.count_units(source=source.resolve(dataset=config.dataset), dataset=config.dataset)
+    together = source.resolve(dataset=config.dataset)
+    source.require_one_key_type(source=together, dataset=config.dataset)
+    counts = source.count_units(source=together, dataset=config.dataset)
     for split, registered in registration.splits.items():
         if (counts[split].rows, counts[split].units) != (registered.rows, registered.units):
             raise BudgetRefusedError(
                 f"split {split!r} of {registration.name}: read together, the spans have another number of rows or "
                 "units than registered one by one",
-                fix="let the privacy unit's key be of one kind in all spans (all integers, or none), and dataset.input "
-                "and hash_split what they were when the spans were registered; or read the spans one at a time",
+                fix="write a unit's key alike in all spans, and let dataset.input and hash_split be what they were at "
+                "the registration; or read the spans one at a time",
             )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from dp_accounting import dp_event
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import entries, reservation
@@ -25,6 +27,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.accounting.registration import SplitCount
 from privacy_pipeline.accounting.reservation import Request, reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key, span_of, union_digest
@@ -209,7 +212,7 @@ def test_units_that_are_not_proven_apart_are_not_counted(tmp_path: Path) -> None
     register(ledger, 2, "cid", " BOB", disjoint=False)
     register(ledger, 3, "eve", disjoint=False)
     register(ledger, 4, disjoint=False, units=None)
-    for spans, why in (((1, 2), "1 times a unit"), ((1, 2, 3), "1 times a unit"), ((3, 4), "without digests")):
+    for spans, why in (((1, 2), "without telling which"), ((1, 2, 3), "without telling"), ((3, 4), "without digests")):
         with pytest.raises(BudgetRefusedError, match=why):
             train(ledger, spans)
     (tmp_path / "ledger_units.key").unlink()
@@ -219,6 +222,52 @@ def test_units_that_are_not_proven_apart_are_not_counted(tmp_path: Path) -> None
     assert charged(ledger) == {}
     train(ledger, (1, 3))
     assert charged(ledger) == {key(1): 1}
+
+
+def with_people(ledger: Ledger, span: int, train: set[str], evaluation: set[str]) -> None:
+    """A span whose numbers are those of its people; it shares the budget of the others."""
+    splits = {"train": SplitCount(rows=2 * len(train), units=len(train))}
+    splits["eval"] = SplitCount(rows=len(evaluation), units=len(evaluation))
+    registration = replace(make_registration(span=span, digest=data_of(span), unit="person"), splits=splits)
+    ledger.register(registration, epsilon=CAP, delta=DELTA, units={"train": train, "eval": evaluation})
+
+
+PEOPLE = st.tuples(
+    st.sets(st.sampled_from("abcdef"), min_size=1, max_size=4), st.sets(st.sampled_from("efgh"), max_size=2)
+).filter(lambda sides: not sides[0] & sides[1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PEOPLE, min_size=2, max_size=4))
+def test_a_unit_of_two_spans_is_one_unit(people: list[tuple[set[str], set[str]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger.open(f"sqlite:///{folder}/ledger.db", create=True)
+        for span, (train_people, eval_people) in enumerate(people):
+            with_people(ledger, span, train_people, eval_people)
+        trained, evaluated = (set().union(*side) for side in zip(*people, strict=True))
+        spans = tuple(range(len(people)))
+        if trained & evaluated:
+            with pytest.raises(BudgetRefusedError, match=f"{len(trained & evaluated)} units are in split"):
+                ledger.registration("adult", spans)
+            return
+        together = ledger.registration("adult", spans)
+        assert together is not None
+        assert (together.splits["train"].units, together.splits["eval"].units) == (len(trained), len(evaluated))
+        assert together.splits["train"].rows == 2 * sum(len(side) for side, _ in people)
+        plan = make_plan(unit="person", units=len(trained))
+        with spend(ledger, spans, plan) as grant:
+            assert len(grant.entry_ids) == 1  # they share a budget
+
+
+def test_keys_that_may_be_one_persons_are_not_counted_by_their_digests(tmp_path: Path) -> None:
+    other = Ledger.open(f"sqlite:///{tmp_path}/other.db", create=True)
+    with_people(other, 1, {"ann", "Ann"}, {"dan"})
+    with_people(other, 2, {"bob"}, {"eve"})
+    with_people(other, 3, {"ann"}, {"fay"})
+    together = other.registration("adult", (1, 2))  # apart: what was registered adds up
+    assert together is not None and together.splits["train"].units == 3
+    with pytest.raises(BudgetRefusedError, match="differ in case, blanks or leading zeros alone"):
+        other.registration("adult", (1, 3))
 
 
 def test_rows_of_several_spans_are_not_counted(tmp_path: Path) -> None:
@@ -231,7 +280,7 @@ def test_rows_of_several_spans_are_not_counted(tmp_path: Path) -> None:
 
 def test_spans_of_other_columns_are_not_read_together(ledger: Ledger) -> None:
     registration = make_registration(span=6, digest=data_of(6), unit="person")
-    other = type(registration)(**{**vars(registration), "columns": ("age", "wage")})
+    other = replace(registration, columns=("age", "wage"))
     ledger.register(other, epsilon=CAP, delta=DELTA, units=["person 6"], disjoint=True)
     with pytest.raises(BudgetRefusedError, match="span 2 is registered with columns age, label, span 6 with age, wage"):
         train(ledger, (2, 6))

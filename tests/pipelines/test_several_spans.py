@@ -174,11 +174,27 @@ def test_keys_of_another_kind_are_not_read_together(tmp_path: Path) -> None:
         (folder / "rows.csv").write_text("\n".join(rows) + "\n")
         register_dataset(config=at(config, span), epsilon=30.0, delta=1e-5, disjoint=True)
     refuse(config, (1, 2))
-    with pytest.raises(BudgetRefusedError, match="read together, the spans have another number of rows or units"):
+    with pytest.raises(BadInputError, match="'person' are integers in span 2 and texts in span 3"):
         refuse(config, (2, 3))
+    section = config.dataset.model_copy(update={"hash_split": {"train": 1, "eval": 1}})
+    with pytest.raises(BudgetRefusedError, match="read together, the spans have another number of rows or units"):
+        refuse(config.model_copy(update={"dataset": section}), (1, 2))
 
 
-def test_a_person_in_two_spans_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_is_written_in_two_ways_is_not_counted_once(tmp_path: Path) -> None:
+    config = written(tmp_path, dataset=KEYED)
+    write_spans(tmp_path, 1, 2)
+    for span, name in ((1, "ann"), (2, "ANN")):
+        rows = tmp_path / f"data/span-{span}/train/rows.csv"
+        lines = [line.split(",") for line in rows.read_text().splitlines()]
+        named = [lines[0], *([cells[0], cells[1], f"{name} {cells[2][-2:]}", cells[3]] for cells in lines[1:])]
+        rows.write_text("".join(",".join(cells) + "\n" for cells in named))
+        register_dataset(config=at(config, span), epsilon=3.0, delta=1e-5)
+    with pytest.raises(BudgetRefusedError, match="read together, the spans have another number of rows or units"):
+        refuse(config, (1, 2))
+
+
+def test_a_person_on_both_sides_is_refused(tmp_path: Path) -> None:
     config = written(tmp_path, dataset=KEYED)
     write_spans(tmp_path, 1, 2)
     extra = csv_text(3, first=9000).splitlines()[1:]
@@ -186,8 +202,28 @@ def test_a_person_in_two_spans_is_refused(tmp_path: Path) -> None:
     rows.write_text(rows.read_text() + "\n".join(extra) + "\n")
     for span in (1, 2):
         register_dataset(config=at(config, span), epsilon=3.0, delta=1e-5)
-    with pytest.raises(BudgetRefusedError, match=r"1 times a unit \(person\) of one span is in a further one too"):
+    with pytest.raises(
+        BudgetRefusedError, match="1 units are in split 'eval' of one span and in split 'train' of another"
+    ):
         refuse(config, (1, 2))
+
+
+@pytest.mark.parametrize("hashed", [False, True])
+def test_persons_in_two_spans_that_share_a_budget_count_once(tmp_path: Path, hashed: bool) -> None:
+    section = {"input": "span-{SPAN}/*/*.csv", "hash_split": HASHED["hash_split"]} if hashed else {}
+    config = written(tmp_path, dataset={**KEYED, **section})
+    write_spans(tmp_path, 1, 2)
+    rows = tmp_path / "data/span-2/train/rows.csv"
+    returning = csv_text(60, first=9000).splitlines()[1:]  # 20 persons of span 1
+    rows.write_text(rows.read_text() + "\n".join(returning) + "\n")
+    registered = [register_dataset(config=at(config, span), epsilon=3.0, delta=1e-5) for span in (1, 2)]
+    together = preflight.check(at(config, (1, 2)), span=(1, 2)).registration
+    assert together is not None
+    alone = [sum(split.units for split in each.splits.values()) for each in registered]
+    assert sum(split.units for split in together.splits.values()) == sum(alone) - 20
+    refuse(config, (1, 2))  # counts the rows and units that ExampleGen will read
+    train(config, (1, 2))
+    assert counted(config) == {"": 1}
 
 
 def test_what_is_not_counted_over_several_spans_is_refused(tmp_path: Path) -> None:
