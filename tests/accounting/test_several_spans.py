@@ -286,6 +286,14 @@ def test_spans_of_other_columns_are_not_read_together(ledger: Ledger) -> None:
         train(ledger, (2, 6))
 
 
+def test_the_strictest_bound_of_the_spans_holds(ledger: Ledger) -> None:
+    registration = replace(make_registration(span=6, digest=data_of(6), unit="person"), contribution_bound=5)
+    ledger.register(registration, epsilon=CAP, delta=DELTA, units=["person 6"], disjoint=True)
+    train(ledger, 6, replace(plan_for(6), contribution_bound=5))
+    with pytest.raises(BudgetRefusedError, match="at most 1 rows of a unit"):
+        train(ledger, (2, 6), replace(plan_for((2, 6)), contribution_bound=5))
+
+
 def test_each_span_has_to_be_what_was_registered(ledger: Ledger) -> None:
     wrong = union_digest({2: data_of(2), 3: data_of(4)})
     for digest in (wrong, data_of(2), union_digest({3: data_of(2), 2: data_of(3)})):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pypdfium2
 import pytest
 
+from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.reports.dataset_report import DatasetReport
 from privacy_pipeline.reports.figures import Figure, Quote, ReportPart, Statement, plain
 from privacy_pipeline.reports.html import to_html
 from privacy_pipeline.reports.layout import Bullets, Chart, Table, Text, blocks
 from privacy_pipeline.reports.pdf import to_pdf
+from privacy_pipeline.reports.run_views import run_view
 from tests.reports import several_budgets
-from tests.reports.report_project import FACTS_YAML
+from tests.reports.report_project import FACTS_YAML, summaries
 from tests.reports.trace import COUNTS, FURTHER, Files, untraced, walk
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -96,6 +99,17 @@ def test_the_second_project_has_what_the_first_has_not(several_report: DatasetRe
     points = [plain(s.words) for point in several_report.checklist for s in point.statements]
     sizes = [text.split(" has ")[1].split(" units")[0] for text in points if "that pays from it" in text]
     assert sizes == ["1,000", "200", "700", "700"]
+
+
+def test_each_entry_of_a_run_over_several_spans_has_to_agree(several: Path) -> None:
+    (summary,) = summaries(several, several_budgets.RUNS[-1:])
+    entries = {entry.id: entry for entry in Ledger.open(f"sqlite:///{several}/ledger/ledger.db").entries("things")}
+    numbers = [made.ledger_entry for made in summary.record.compositions]
+    assert run_view(summary, entries).receipt == "agrees"
+    for number in numbers:
+        other = dataclasses.replace(entries[number], run_id="another")
+        assert run_view(summary, {**entries, number: other}).receipt == "differs"
+        assert run_view(summary, {key: entry for key, entry in entries.items() if key != number}).receipt == "missing"
 
 
 def test_the_reports_own_words_hold_no_numbers(report: DatasetReport) -> None:
