@@ -154,6 +154,8 @@ class DataSection(Section):
             raise ValueError("clients need a curated public schema: ranges read off the data would leak between them")
         if self.dataset.format != "csv" or self.dataset.hash_split is not None:
             raise ValueError("an experiment reads CSV files with one `input` pattern for each split")
+        if isinstance(self.dataset.span, tuple):
+            raise ValueError("an experiment reads one span; `privacy-pipeline run` reads several together")
         return self
 
     @property

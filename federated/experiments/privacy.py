@@ -20,6 +20,7 @@ from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -177,7 +178,7 @@ def require_room(config: ExperimentConfig, charge: ChargedExperiment, features: 
     charge.plan.distributed.require_room(sum((left + 1) * right for left, right in itertools.pairwise(widths)))
 
 
-def registered(config: ExperimentConfig, ledger: Ledger, *, span: int | None) -> Registration:
+def registered(config: ExperimentConfig, ledger: Ledger, *, span: Span) -> Registration:
     """What the ledger knows of the experiment's dataset.
 
     Raises:

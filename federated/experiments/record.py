@@ -19,6 +19,7 @@ from privacy_pipeline.accounting.record import (
     Versions,
 )
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -101,7 +102,7 @@ def record_of(
     config: ExperimentConfig,
     charge: Charge,
     run_id: str,
-    span: int | None,
+    span: Span,
     summed: Sequence[int],
     counted: Mapping[str, Any],
     generator: str,

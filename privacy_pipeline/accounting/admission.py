@@ -2,51 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import truncation
+from privacy_pipeline.accounting import truncation, unions
 from privacy_pipeline.accounting.held import against_cap
-from privacy_pipeline.accounting.ledger_budgets import find_budget, find_registration
+from privacy_pipeline.accounting.ledger_budgets import budgets_of, find_budget
 from privacy_pipeline.accounting.ledger_entries import Forecast, Price, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import stored_policy
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
-    from privacy_pipeline.accounting.reservation import Request, Weighed
+    from privacy_pipeline.accounting.reservation import Request
+    from privacy_pipeline.accounting.unions import Union
+    from privacy_pipeline.accounting.weighing import Weighed
 
 _WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget forecast CONFIG` tells what fits"
 
 
-def checked_budget(
-    connection: sa.Connection, *, dataset: str, span: int | None, split: str
-) -> tuple[Registration, sa.RowMapping]:
-    """The registration of what a run wants to read, and the budget that pays.
+def paying(
+    connection: sa.Connection, *, dataset: str, span: Span, split: str, union: Union | None
+) -> tuple[Registration, list[sa.RowMapping]]:
+    """The registration of what a run wants to read, and the budgets that pay: each once.
+
+    Args:
+        connection: a transaction.
+        dataset: its name.
+        span: the span, or several.
+        split: the split.
+        union: the spans together, where they are several; they are held against the registrations as they are now.
 
     Raises:
         BudgetRefusedError: it is not registered, or its split has no budget or one that was closed.
     """
-    registered = find_registration(connection, dataset, span)
-    if registered is None:
-        where = dataset if span is None else f"{dataset} (span {span})"
-        raise BudgetRefusedError(f"dataset {where} is not registered in the ledger", fix=schema.REGISTER_FIX)
-    budget = find_budget(connection, dataset, split=split, span=span)
-    if budget is None:
+    if union is not None:
+        union.require_current(connection)
+        registered = union.whole
+    else:
+        registered = unions.registered_span(connection, dataset, span)
+    budgets = budgets_of(connection, dataset, split=split, span=span)
+    if not budgets:
         fix = "set `eval_epsilon` in the dataset's policy: privacy-pipeline budget init, then budget apply"
         raise BudgetRefusedError(f"split {split!r} of dataset {dataset} has no budget", fix=fix)
-    policy = stored_policy(budget["policy"])
-    if split != TRAIN and policy is not None and policy.is_closed:
-        raise BudgetRefusedError(
-            f"the budget of split {split!r} of dataset {dataset} is closed: its policy has no `eval_epsilon` any more",
-            fix="set `eval_epsilon` in the dataset's policy, then: privacy-pipeline budget apply FILE",
-        )
-    return registered, budget
+    for budget in budgets:
+        policy = stored_policy(budget["policy"])
+        if split != TRAIN and policy is not None and policy.is_closed:
+            raise BudgetRefusedError(
+                f"the budget of split {split!r} of dataset {dataset} is closed: its policy has no `eval_epsilon` any "
+                "more",
+                fix="set `eval_epsilon` in the dataset's policy, then: privacy-pipeline budget apply FILE",
+            )
+    return registered, budgets
 
 
 def check_plan(plan: ChargedPlan, registered: Registration, *, split: str) -> None:
@@ -98,8 +112,15 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
     )
 
 
-def forecast_of(weighed: Weighed) -> Forecast:
-    """What a weighed run would do to its budget."""
+def forecast_of(weighed: Sequence[Weighed]) -> Forecast:
+    """What a weighed run would do to the budget with the least room; the other ones that would pay come with it."""
+    # One that refuses comes before any that grants, so that the first says whether all of them grant.
+    ordered = sorted(weighed, key=lambda one: (one.fits, one.runs_that_fit, one.budget["epsilon"] - one.held_after))
+    first, *others = (_forecast(one) for one in ordered)
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _forecast(weighed: Weighed) -> Forecast:
     delta = weighed.budget["delta"]
     return Forecast(
         epsilon_run=weighed.cost.epsilon(delta),
@@ -110,22 +131,24 @@ def forecast_of(weighed: Weighed) -> Forecast:
         fits=weighed.fits,
         runs_that_fit=weighed.runs_that_fit,
         limit=_limit(weighed)[0],
+        budget=budget_key(weighed.budget),
     )
 
 
-def check_principal(connection: sa.Connection, budget: Mapping[Any, Any], principal: str) -> None:
+def check_principal(connection: sa.Connection, budgets: Sequence[Mapping[Any, Any]], principal: str) -> None:
     """Refuses whom the policy does not name; the policy of the train split is that of the eval split too.
 
     Raises:
-        BudgetRefusedError: the policy says who may spend, and this is somebody else.
+        BudgetRefusedError: the policy of a budget says who may spend, and this is somebody else.
     """
-    governs = budget if budget["split"] == TRAIN else find_budget(connection, budget["dataset"])
-    policy = stored_policy(governs["policy"] if governs is not None else None)
-    if policy is not None and policy.may_spend is not None and principal not in policy.may_spend:
-        raise BudgetRefusedError(
-            f"{principal} may not spend budget {budget_key(budget)}",
-            fix=f"ask one of {', '.join(policy.may_spend)}, or the owner of the policy",
-        )
+    for budget in budgets:
+        governs = budget if budget["split"] == TRAIN else find_budget(connection, budget["dataset"])
+        policy = stored_policy(governs["policy"] if governs is not None else None)
+        if policy is not None and policy.may_spend is not None and principal not in policy.may_spend:
+            raise BudgetRefusedError(
+                f"{principal} may not spend budget {budget_key(budget)}",
+                fix=f"ask one of {', '.join(policy.may_spend)}, or the owner of the policy",
+            )
 
 
 def _limit(weighed: Weighed) -> tuple[str, str]:
@@ -148,8 +171,22 @@ def _limit(weighed: Weighed) -> tuple[str, str]:
     return "", ""
 
 
-def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
-    """What to tell whoever asked for more than there is."""
+def refusal(weighed: Sequence[Weighed], cost: Price) -> BudgetRefusedError:
+    """What to tell whoever asked for more than there is.
+
+    Args:
+        weighed: the run against each budget that would pay; at least one refuses it.
+        cost: its cost.
+    """
+    lacking = [_lack(one, cost) for one in weighed if not one.fits]
+    message, fix = "; ".join(told for told, _ in lacking), lacking[0][1]
+    if len(weighed) > 1:
+        message += f"; the run's spans have {len(weighed)} budgets, and none of them was charged"
+    return BudgetRefusedError(message, fix=fix)
+
+
+def _lack(weighed: Weighed, cost: Price) -> tuple[str, str]:
+    """What one budget lacks, and what to do."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
     told = (
         f"budget {budget_key(weighed.budget)}: held against the cap: {against_cap(weighed.held_before, cap)}; "
@@ -162,5 +199,5 @@ def refusal(weighed: Weighed, cost: Price) -> BudgetRefusedError:
             f"{told}, with it {against_cap(weighed.held_after, cap)} would be held (Renyi order {weighed.order:g}), "
             f"above the cap of {cap:g}; {remain:.4f} remain"
         )
-        return BudgetRefusedError(message, fix=f"{_WHAT_FITS}; or have the owner of the budget raise its cap")
-    return BudgetRefusedError(f"{told}; {limit}", fix=fix if fix.startswith("raise") else f"{_WHAT_FITS}; {fix}")
+        return message, f"{_WHAT_FITS}; or have the owner of the budget raise its cap"
+    return f"{told}; {limit}", fix if fix.startswith("raise") else f"{_WHAT_FITS}; {fix}"

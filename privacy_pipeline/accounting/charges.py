@@ -15,6 +15,7 @@ from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_entries import Charge, Entry, Price, State, budget_key
 from privacy_pipeline.accounting.totals import Sum
+from privacy_pipeline.spans import span_of
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -142,7 +143,7 @@ class Charges:
             id=row["id"],
             budget=budget_key(budget),
             dataset=budget["dataset"],
-            span=int(row["span_key"]) if row["span_key"] else None,
+            span=span_of(row["span_key"]),
             split=budget["split"],
             run_id=row["run_id"],
             node=row["node"],

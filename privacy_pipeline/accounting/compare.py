@@ -16,6 +16,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.replay import Replay, row_digest
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.spans import span_key, span_of, spans_of
 
 MOST = 20  # problems that are told
 _BATCH = 2000
@@ -40,6 +41,7 @@ def compare(connection: sa.Connection, replay: Replay, *, reprice: bool) -> list
 
 def _problems(connection: sa.Connection, replay: Replay, reprice: bool) -> Iterator[str]:
     yield from _entries(connection, replay)
+    yield from _several(replay)
     yield from _registrations(connection, replay)
     charges = Charges(connection)
     for key in sorted(replay.budgets):
@@ -67,6 +69,31 @@ def _entries(connection: sa.Connection, replay: Replay) -> Iterator[str]:
     if seen < len(replay.open) + len(replay.closed):
         stored = set(connection.scalars(sa.select(table.c.id)))
         yield from (f"entry {key} was deleted" for key in sorted({*replay.open, *replay.closed} - stored))
+
+
+def _several(replay: Replay) -> Iterator[str]:
+    """Runs over several spans that did not charge each of their budgets once, or whose charges moved apart."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for _, row in sorted(replay.several.items()):
+        runs.setdefault(row["token"], []).append(row)
+    for rows in runs.values():
+        name = f"entries {', '.join(str(row['id']) for row in rows)} (run {rows[0]['run_id']})"
+        if len({(row["state"], row["executed"], row["planned"], row["span_key"]) for row in rows}) > 1:
+            yield f"{name} are of one run over several spans, and are not in one state or not the same charge"
+        paid = sorted(row["budget_id"] for row in rows)
+        if paid != sorted(_due(replay, rows[0])):
+            yield f"{name} do not charge each budget of spans {rows[0]['span_key']} once"
+
+
+def _due(replay: Replay, row: Mapping[str, Any]) -> set[int]:
+    """The budgets that the spans of an entry belong to."""
+    budget = replay.budgets[row["budget_id"]]
+    same = {
+        other["span_key"]: key
+        for key, other in replay.budgets.items()
+        if (other["dataset"], other["split"]) == (budget["dataset"], budget["split"])
+    }
+    return {same.get(span_key(span), same.get("", -1)) for span in spans_of(span_of(row["span_key"]))}
 
 
 def _registrations(connection: sa.Connection, replay: Replay) -> Iterator[str]:

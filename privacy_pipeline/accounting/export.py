@@ -114,13 +114,14 @@ def to_json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A header and one line for each entry; plan and events are JSON, what is null is empty."""
+    """A header and one line for each entry; plan, events and several spans are JSON, what is null is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         nested = {name: json.dumps(row[name]) for name in ("plan", "event", "executed_event") if row[name] is not None}
-        writer.writerow({**row, **nested})
+        several = {"span": json.dumps(row["span"])} if isinstance(row["span"], tuple) else {}
+        writer.writerow({**row, **nested, **several})
     return text.getvalue()
 
 

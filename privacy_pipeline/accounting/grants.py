@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """A started entry and the secret of its holder. It is kept beside the run's key, never in a record or a log."""
+    """A started entry (the first of a run over several spans) and the secret of its holder.
+
+    It is kept beside the run's key, never in a record or a log.
+    """
 
     entry_id: int
     token: str = field(repr=False)
@@ -34,32 +38,39 @@ class Grant:
     """Leave to run one plan once. Made by `Ledger.spend`.
 
     Attributes:
-        entry_id: the ledger entry that pays for the run.
+        entry_ids: the ledger entries that pay for the run, one for each budget that its spans belong to. They start and
+            commit together, in one transaction, or none does.
+        entry_id: the first of them.
         attempt: counts the charges of one run, node and plan; 1 for the first.
-        budget: key of the budget.
+        budget: key of the budget that the first entry charges.
         continued: an attempt that was killed goes on under its own charge; it was started then.
-        receipt: of the commit, once there was one.
+        receipts: of the commit, one for each entry, once there was one.
     """
 
     def __init__(
         self,
         *,
         engine: sa.Engine,
-        entry_id: int,
+        entry_ids: Sequence[int],
         attempt: int,
         budget: str,
         token: str,
         plan: ChargedPlan,
         continued: bool = False,
     ) -> None:
-        self.entry_id = entry_id
+        self.entry_ids = tuple(entry_ids)
         self.attempt = attempt
         self.budget = budget
         self.continued = continued
         self._engine = engine
         self._token = token
         self._plan = plan
-        self.receipt: Receipt | None = None
+        self.receipts: tuple[Receipt, ...] = ()
+
+    @property
+    def entry_id(self) -> int:
+        """The first of the entries."""
+        return self.entry_ids[0]
 
     @property
     def ticket(self) -> Ticket:
@@ -74,7 +85,8 @@ class Grant:
             LedgerError: the ledger cannot be written: the data may not be read.
         """
         with writing(self._engine) as journal:
-            entries.start(journal, self._held(journal, State.RESERVED))
+            for entry in self._held(journal, State.RESERVED):
+                entries.start(journal, entry)
 
     def commit(self, executed_event: DpEvent) -> Receipt:
         """Records what really ran. Costing less is never refunded; costing more is charged and marked.
@@ -83,7 +95,7 @@ class Grant:
             executed_event: the event of what was executed.
 
         Returns:
-            The receipt of the commit, for the run's record.
+            The receipt of the first entry's commit, for the run's record; `receipts` has all of them.
 
         Raises:
             AccountingError: RDP does not support the executed event; the budget is charged without limit.
@@ -101,40 +113,42 @@ class Grant:
 
     def _commit(self, executed: Price) -> Receipt:
         with writing(self._engine) as journal:
-            entry = self._held(journal, State.STARTED)
-            planned = charges.Charges(journal.connection).get(entry["planned"])
-            digest, overrun = entry["planned"], False
-            if executed.event != planned.text:
-                values = tuple(map(max, planned.charge.values, executed.values))
-                distance = max(planned.charge.distance, executed.distance)
-                overrun = (values, distance) != (planned.charge.values, planned.charge.distance)
-                done = Price(event=executed.event, values=values, distance=distance)
-                digest = charges.put(journal.connection, charges.row_of(charges.plan_text(self._plan), done))
-            receipt = entries.commit(journal, entry, digest, overrun=overrun)
-        self.receipt = receipt
-        return receipt
+            receipts = [self._commit_one(journal, entry, executed) for entry in self._held(journal, State.STARTED)]
+        self.receipts = tuple(receipts)
+        return self.receipts[0]
+
+    def _commit_one(self, journal: Writer, entry: sa.RowMapping, executed: Price) -> Receipt:
+        planned = charges.Charges(journal.connection).get(entry["planned"])
+        digest, overrun = entry["planned"], False
+        if executed.event != planned.text:
+            values = tuple(map(max, planned.charge.values, executed.values))
+            distance = max(planned.charge.distance, executed.distance)
+            overrun = (values, distance) != (planned.charge.values, planned.charge.distance)
+            done = Price(event=executed.event, values=values, distance=distance)
+            digest = charges.put(journal.connection, charges.row_of(charges.plan_text(self._plan), done))
+        return entries.commit(journal, entry, digest, overrun=overrun)
 
     def release(self) -> None:
         """Gives the reservation back, if it was never started."""
         with schema.transaction(self._engine, write=False) as connection:
-            idle = self._row(connection, State.RESERVED) is not None
+            idle = bool(self._rows(connection, State.RESERVED))
         if idle:  # else nothing has to be written
             with writing(self._engine) as journal:
-                row = self._row(journal.connection, State.RESERVED)
-                if row is not None:
+                for row in self._rows(journal.connection, State.RESERVED):
                     entries.expire(journal, row)
 
-    def _held(self, journal: Writer, expected: State) -> sa.RowMapping:
-        row = self._row(journal.connection, expected)
-        if row is None:
+    def _held(self, journal: Writer, expected: State) -> Sequence[sa.RowMapping]:
+        """All entries of the grant in the expected state: what moves, moves as a whole."""
+        rows = self._rows(journal.connection, expected)
+        if len(rows) != len(self.entry_ids):
             raise BudgetRefusedError(
                 f"ledger entry {self.entry_id} is no longer {expected.value} for this attempt: it expired, moved "
                 "on, or another attempt of the run took it over",
                 fix="run again; a new attempt reserves anew",
             )
-        return row
+        return rows
 
-    def _row(self, connection: sa.Connection, state: State) -> sa.RowMapping | None:
+    def _rows(self, connection: sa.Connection, state: State) -> Sequence[sa.RowMapping]:
         table = schema.entries
-        held = (table.c.id == self.entry_id, table.c.token == token_hash(self._token), table.c.state == state.value)
-        return connection.execute(sa.select(table).where(*held)).mappings().first()
+        held = (table.c.id.in_(self.entry_ids), table.c.token == token_hash(self._token), table.c.state == state.value)
+        return connection.execute(sa.select(table).where(*held).order_by(table.c.id)).mappings().all()

@@ -1,21 +1,22 @@
 """The budget ledger: what each registered dataset may spend over all runs, and what it has spent.
 
 One budget covers one dataset, its train split and its privacy unit. The spans of a dataset share that budget, except
-those whose units are proven to be in no other span (`unit_digests`). Events are stored with their Renyi vectors, and
+those whose units are proven to be in no other span (`unit_digests`). A run over several spans charges each budget that
+one of them belongs to, or none (`reservation`). Events are stored with their Renyi vectors, and
 epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting import records
-from privacy_pipeline.accounting.admission import check_plan, check_principal, checked_budget, forecast_of
+from privacy_pipeline.accounting import records, unions
+from privacy_pipeline.accounting.admission import check_plan, check_principal, forecast_of, paying
 from privacy_pipeline.accounting.charges import find, newest
 from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.entries import expire
@@ -35,10 +36,12 @@ from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.records import JournalRecord
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
-from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve, weigh
+from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve
 from privacy_pipeline.accounting.shares import ShareStatus, shares_of
 from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
+from privacy_pipeline.accounting.weighing import weigh
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.keys import PublicKey
@@ -53,6 +56,7 @@ class Ledger:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._unions: dict[tuple[str, Span], unions.Union | None] = {}  # what is registered stays
 
     @classmethod
     def open(cls, url: str, *, create: bool = False, existing_key: bool = False) -> Ledger:
@@ -96,7 +100,7 @@ class Ledger:
         epsilon: float,
         delta: float,
         policy: Policy | None = None,
-        units: Collection[str] | None = None,
+        units: Collection[str] | Mapping[str, Collection[str]] | None = None,
         disjoint: bool = False,
     ) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
@@ -106,7 +110,8 @@ class Ledger:
             epsilon: cap that all runs on the dataset together may reach.
             delta: delta of the cap.
             policy: applied in the same transaction: if it cannot be, nothing is registered.
-            units: keys of the span's units, all splits together, where they are known; kept as digests.
+            units: keys of the span's units, where they are known, by split or all together; kept as digests. Only by
+                split can the units of spans that have some in common be counted together later.
             disjoint: gives the span a budget of its own, under the same cap and policy, if these units are in no other
                 span. Else the spans share one.
 
@@ -157,10 +162,23 @@ class Ledger:
         with writing(self._engine) as journal:
             apply_policy(journal, policy)
 
-    def registration(self, name: str, span: int | None) -> Registration | None:
-        """What is registered for a span of a dataset, or None."""
+    def registration(self, name: str, span: Span) -> Registration | None:
+        """What is registered for a span of a dataset, or None; for several spans, what they are together.
+
+        Raises:
+            BudgetRefusedError: one of several spans is not registered, or they cannot be read together (`unions`).
+        """
         with schema.transaction(self._engine, write=False) as connection:
-            return find_registration(connection, name, span)
+            if not isinstance(span, tuple):
+                return find_registration(connection, name, span)
+        union = self._union(name, span)
+        return None if union is None else union.whole
+
+    def _union(self, dataset: str, span: Span) -> unions.Union | None:
+        """Several spans together, read once: a forecast asks again and again."""
+        if (dataset, span) not in self._unions:
+            self._unions[dataset, span] = unions.of(self._engine, dataset, span)
+        return self._unions[dataset, span]
 
     def registrations(self) -> list[Registration]:
         """All registered spans, in the order of their registration."""
@@ -173,7 +191,7 @@ class Ledger:
         self,
         *,
         dataset: str,
-        span: int | None,
+        span: Span,
         data_digest: str,
         split: str,
         run_id: str,
@@ -191,8 +209,9 @@ class Ledger:
 
         Args:
             dataset: registered name of the dataset.
-            span: registered span.
-            data_digest: SHA-256 of the data that the run will read.
+            span: registered span; or several, ascending, which one run reads together: each budget that one of them
+                belongs to is charged, once, or none is.
+            data_digest: SHA-256 of the data that the run will read; of several spans `unions.union_digest`.
             split: split that the run will read.
             run_id: the run.
             node: the node of the run.
@@ -349,7 +368,7 @@ class Ledger:
         plan: ChargedPlan,
         *,
         dataset: str,
-        span: int | None,
+        span: Span,
         split: str,
         purpose: str = TRAINING,
         before: Sequence[tuple[str, ChargedPlan]] = (),
@@ -359,7 +378,7 @@ class Ledger:
         Args:
             plan: the plan.
             dataset: registered name of the dataset.
-            span: registered span.
+            span: registered span, or several.
             split: split that the plan reads.
             purpose: share of the budget that would pay.
             before: purpose and plan of what the same budget will have paid by then; it counts as spent.
@@ -371,11 +390,12 @@ class Ledger:
         """
         cost = price(plan.event, plan.relation)
         earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
+        union = self._union(dataset, span)
         with schema.transaction(self._engine, write=False) as connection:
-            registered, budget = checked_budget(connection, dataset=dataset, span=span, split=split)
-            check_principal(connection, budget, principal())
+            registered, budgets = paying(connection, dataset=dataset, span=span, split=split, union=union)
+            check_principal(connection, budgets, principal())
             check_plan(plan, registered, split=split)
-            weighed = weigh(connection, budget, purpose, cost, before=earlier)
+            weighed = [weigh(connection, budget, purpose, cost, before=earlier) for budget in budgets]
         return forecast_of(weighed)
 
     def verify(

@@ -15,10 +15,11 @@ from privacy_pipeline.accounting.journal import POLICY, REGISTER, Writer
 from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy, stored_policy
-from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, differences, from_row, span_key, to_row
+from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, differences, from_row, to_row
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.accounting.unit_digests import UnitDigests, require_disjoint
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.spans import Span, span_key, spans_of
 
 # Built once: every write asks for them while it holds the lock.
 _REGISTRATION = sa.select(schema.registrations).where(
@@ -104,6 +105,17 @@ def find_budget(
     return connection.execute(_BUDGET, asked).mappings().first()
 
 
+def budgets_of(connection: sa.Connection, dataset: str, *, split: str, span: Span) -> list[sa.RowMapping]:
+    """The budgets that pay for a span, or for several: each once, whichever of the spans share it.
+
+    Returns:
+        Rows in ascending order of their ids; none where a span has none.
+    """
+    found = [find_budget(connection, dataset, split=split, span=one) for one in spans_of(span)]
+    known = {row["id"]: row for row in found if row is not None}
+    return [known[number] for number in sorted(known)] if None not in found else []
+
+
 def totals_of(budget: Mapping[Any, Any]) -> Totals:
     """The stored totals of a budget's row.
 
@@ -142,6 +154,8 @@ def register(
 ) -> None:
     """See `Ledger.register`."""
     connection, dataset = writer.connection, registration.dataset
+    if isinstance(registration.span, tuple):
+        raise BadInputError(f"{registration.name}: spans are registered one by one", fix="name one span")
     refuse_foreign_data(connection, registration)
     known = find_registration(connection, dataset, registration.span)
     if known is not None and (changed := differences(known, registration)):

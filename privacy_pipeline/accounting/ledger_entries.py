@@ -12,6 +12,7 @@ from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.accountants import rdp_vector
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.totals import Sum, sum_of
+from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -40,7 +41,7 @@ class Entry:
         id: number of the entry; entries are numbered in the order of their reservation.
         budget: key of the budget.
         dataset: dataset that was charged.
-        span: span that was read.
+        span: span that was read; all of them where a run reads several, which then has an entry for each budget.
         split: split that was read.
         run_id: run that asked.
         node: node of the run that asked.
@@ -59,7 +60,7 @@ class Entry:
     id: int
     budget: str
     dataset: str
-    span: int | None
+    span: Span
     split: str
     run_id: str
     node: str
@@ -145,9 +146,11 @@ class Forecast:
             truncation costs more of delta than is kept for it.
         cap: the cap's epsilon.
         delta: the cap's delta.
-        fits: whether a reservation would be granted now.
+        fits: whether a reservation would be granted now; where several budgets would pay, by all of them.
         runs_that_fit: how many such runs would be granted, one after the other.
         limit: what refuses it, if that is not the cap's epsilon alone; empty otherwise.
+        budget: key of the budget that all of this is about: where several would pay, the one with the least room.
+        others: the same for the others, those with less room first; all of them would be charged, or none.
     """
 
     epsilon_run: float
@@ -158,6 +161,8 @@ class Forecast:
     fits: bool
     runs_that_fit: int
     limit: str = ""
+    budget: str = ""
+    others: tuple[Forecast, ...] = ()
 
     @property
     def remaining(self) -> float:
@@ -223,9 +228,16 @@ _PRICES: dict[tuple[str, Relation], Price] = {}
 _MOST_PRICES = 1000
 
 
-def plan_key(plan: ChargedPlan, event: str) -> str:
-    """Part of the idempotency key: the plan's parameters and the event that they imply."""
-    return hashlib.sha256(f"{plan.digest()}\n{event}".encode()).hexdigest()
+def plan_key(plan: ChargedPlan, event: str, *, charge: str = "") -> str:
+    """Part of the idempotency key: the plan's parameters and the event that they imply.
+
+    Args:
+        plan: the plan.
+        event: canonical text of its event.
+        charge: which of the charges of a run over several spans it is; empty for a run over one.
+    """
+    text = f"{plan.digest()}\n{event}"
+    return hashlib.sha256((f"{text}\n{charge}" if charge else text).encode()).hexdigest()
 
 
 def budget_key(row: Mapping[Any, Any]) -> str:

@@ -44,7 +44,8 @@ def receipts_in(document: Any) -> list[Receipt]:
         KeyError, TypeError, AttributeError: it is none of these.
     """
     record, evaluation = document.get("record", document), document.get("dp_evaluation") or {}
-    stamps = (record.get("composition"), record.get("preprocessing"), evaluation.get("composition"))
+    further = record.get("further_compositions") or []
+    stamps = (record.get("composition"), *further, record.get("preprocessing"), evaluation.get("composition"))
     return [
         Receipt(seq=int(stamp["journal_seq"]), hash=str(stamp["journal_hash"]), key_id=str(stamp["key_id"]))
         for stamp in stamps

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from privacy_pipeline.spans import Span
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -155,15 +157,19 @@ class Composition(_Part):
 
 
 class PrivacyRecord(_Part):
-    """What a run guarantees, what it does not, and how far to trust either."""
+    """What a run guarantees, what it does not, and how far to trust either.
 
-    record_version: Literal[1, 2, 3, 4, 5] = 5
+    A run over several spans has them all in `span`, and in `further_compositions` what `composition` says, for each
+    further budget that it was charged to.
+    """
+
+    record_version: Literal[1, 2, 3, 4, 5, 6] = 6
     run_id: str
     pipeline: str
     created: str
     backend: str
     dataset: str
-    span: int | None
+    span: Span
     training_guarantee: Literal["dp", "none"]
     inference_protection: Literal["none", "encrypted", "simulated"] = "none"
     unit: str
@@ -177,6 +183,7 @@ class PrivacyRecord(_Part):
     assumptions: list[Assumption] = []
     data_accesses: list[DataAccess]
     composition: Composition | None = None
+    further_compositions: list[Composition] = []
     randomness: Randomness
     versions: Versions
     audits: list[JsonValue] = []
@@ -192,7 +199,14 @@ class PrivacyRecord(_Part):
             raise ValueError("a run with a fixed seed has no guarantee: its noise can be computed again")
         if self.training_guarantee == "dp" and not all(a.held for a in self.assumptions):
             raise ValueError("a guarantee is not stated on an assumption that did not hold")
+        if self.further_compositions and self.composition is None:
+            raise ValueError("what was charged to one budget is `composition`; only further ones go beside it")
         return self
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """The run at each budget that it was charged to; none where nothing was charged."""
+        return () if self.composition is None else (self.composition, *self.further_compositions)
 
     @property
     def privacy_class(self) -> str:

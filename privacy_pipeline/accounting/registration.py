@@ -10,6 +10,7 @@ from typing import Any
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.spans import Span, span_key, span_of, span_words, spans_of
 
 TRAIN = "train"
 EVAL = "eval"
@@ -36,11 +37,11 @@ class SplitCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """One span of a dataset as it was registered.
+    """One span of a dataset as it was registered, or several together (`unions`), which nobody registers as one.
 
     Attributes:
         dataset: name of the dataset; its spans share one budget.
-        span: number of the span, or None for a dataset without spans.
+        span: number of the span, the numbers of several, or None for a dataset without spans.
         unit: "row", or the key column that names the privacy unit.
         contribution_bound: rows of one unit that training may use.
         relation: neighbouring relation of every guarantee on this dataset.
@@ -51,7 +52,7 @@ class Registration:
     """
 
     dataset: str
-    span: int | None
+    span: Span
     unit: str
     contribution_bound: int
     relation: Relation
@@ -64,8 +65,9 @@ class Registration:
         check_name(self.dataset)
         if not _DIGEST.fullmatch(self.digest):
             raise BadInputError(f"digest of dataset {self.dataset} is not a hexadecimal SHA-256")
-        if self.span is not None and self.span < 0:
-            raise BadInputError(f"span {self.span} of dataset {self.dataset} is negative")
+        for span in spans_of(self.span):
+            if span is not None and span < 0:
+                raise BadInputError(f"span {span} of dataset {self.dataset} is negative")
         if self.contribution_bound < 1 or (self.unit == "row" and self.contribution_bound != 1):
             raise BadInputError(f"contribution bound {self.contribution_bound} does not fit the unit {self.unit!r}")
         if not self.unit or TRAIN not in self.splits or self.splits[TRAIN].units < 1:
@@ -76,7 +78,7 @@ class Registration:
     @property
     def name(self) -> str:
         """Dataset and span, for messages."""
-        return self.dataset if self.span is None else f"{self.dataset} (span {self.span})"
+        return self.dataset if self.span is None else f"{self.dataset} ({span_words(self.span)})"
 
 
 def check_name(dataset: str) -> None:
@@ -93,11 +95,6 @@ def differences(old: Registration, new: Registration) -> list[str]:
     """Names of the facts, the time of registration aside, in which two registrations differ."""
     facts = ("dataset", "span", "unit", "contribution_bound", "relation", "splits", "columns", "digest")
     return [name for name in facts if getattr(old, name) != getattr(new, name)]
-
-
-def span_key(span: int | None) -> str:
-    """A span as part of a unique key; SQL treats NULLs as distinct."""
-    return "" if span is None else str(span)
 
 
 def to_row(registration: Registration) -> dict[str, Any]:
@@ -121,7 +118,7 @@ def from_row(row: Mapping[Any, Any]) -> Registration:
     splits = json.loads(row["splits"])
     return Registration(
         dataset=row["dataset"],
-        span=int(row["span_key"]) if row["span_key"] else None,
+        span=span_of(row["span_key"]),
         unit=row["unit"],
         contribution_bound=row["contribution_bound"],
         relation=Relation(row["relation"]),

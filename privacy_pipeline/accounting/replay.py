@@ -27,6 +27,7 @@ class Replay:
         counted: for each budget, how many counted entries there are of each purpose and charge.
         states: for each budget, how many entries there are in each state.
         overruns: for each budget.
+        several: rows of the entries of runs over several spans, by id: those of one run have to move together.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class Replay:
         self.counted: dict[int, Counter[tuple[str, str]]] = {}
         self.states: dict[int, Counter[str]] = {}
         self.overruns: Counter[int] = Counter()
+        self.several: dict[int, dict[str, Any]] = {}
         self._last_entry = 0
         self._apply: dict[str, Callable[[int, str, Any], None]] = {
             journal.REGISTER: self._register,
@@ -105,6 +107,8 @@ class Replay:
         self._keep(row)
 
     def _keep(self, row: dict[str, Any]) -> None:
+        if row["span_key"] and not row["span_key"].isdigit():
+            self.several[row["id"]] = row
         if row["state"] in (State.COMMITTED.value, State.EXPIRED.value):
             self.open.pop(row["id"], None)
             self.closed[row["id"]] = row_digest(row)

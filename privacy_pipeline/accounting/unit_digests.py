@@ -12,11 +12,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,37 +34,61 @@ _SHARE = "register the span without --disjoint: it then shares the budget of the
 
 @dataclass(frozen=True, kw_only=True)
 class UnitDigests:
-    """The units of a span, all splits together.
+    """The units of a span.
 
     Attributes:
         key_id: first 16 hexadecimal digits of the secret's SHA-256.
-        digests: a digest of 16 bytes for each unit.
+        digests: a digest of 16 bytes for each unit, all splits together.
+        splits: those of them that are in each split; empty where that was not told.
     """
 
     key_id: str
     digests: frozenset[bytes]
+    splits: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, str]:
-        """For the journal; sorted, so that the order tells nothing of the data's."""
-        return {"key_id": self.key_id, "digests": base64.b64encode(b"".join(sorted(self.digests))).decode()}
+    def to_json(self) -> dict[str, Any]:
+        """For the journal; sorted, so that the order tells nothing of the data's. A split has a bit for each digest."""
+        ordered = sorted(self.digests)
+        bits = {split: bytes(map(found.__contains__, ordered)) for split, found in self.splits.items()}
+        stored: dict[str, Any] = {"key_id": self.key_id, "digests": base64.b64encode(b"".join(ordered)).decode()}
+        return stored | ({"splits": {split: _packed(each) for split, each in bits.items()}} if bits else {})
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, str]) -> UnitDigests:
+    def from_json(cls, stored: Mapping[str, Any]) -> UnitDigests:
         """What `to_json` gave."""
         joined = base64.b64decode(stored["digests"], validate=True)
-        parts = (joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES))
-        return cls(key_id=stored["key_id"], digests=frozenset(parts))
+        ordered = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES)]
+        splits = {
+            split: frozenset(itertools.compress(ordered, _unpacked(bits, len(ordered))))
+            for split, bits in stored.get("splits", {}).items()
+        }
+        return cls(key_id=stored["key_id"], digests=frozenset(ordered), splits=splits)
 
 
-def digest_units(units: Iterable[str], secret: bytes) -> UnitDigests:
+def _packed(bits: bytes) -> str:
+    number = int("".join(map(str, bits)) or "0", 2)
+    return base64.b64encode(number.to_bytes((len(bits) + 7) // 8, "big")).decode()
+
+
+def _unpacked(text: str, count: int) -> list[int]:
+    number = int.from_bytes(base64.b64decode(text, validate=True), "big")
+    return [int(bit) for bit in f"{number:0{count}b}"] if count else []
+
+
+def digest_units(units: Iterable[str] | Mapping[str, Iterable[str]], secret: bytes) -> UnitDigests:
     """Digests of units by their keys as texts; those that may well be one person's count as one key.
 
     Args:
-        units: keys as they are written: "07" and "7", or "Ann" and " ann", are the same.
+        units: keys as they are written: "07" and "7", or "Ann" and " ann", are the same. By split, where that is known.
         secret: the ledger's secret.
     """
-    found = {hmac.digest(secret, _folded(unit).encode(), "sha256")[:_DIGEST_BYTES] for unit in units}
-    return UnitDigests(key_id=_key_id(secret), digests=frozenset(found))
+    splits = {split: _digested(keys, secret) for split, keys in units.items()} if isinstance(units, Mapping) else {}
+    found = frozenset().union(*splits.values()) if isinstance(units, Mapping) else _digested(units, secret)
+    return UnitDigests(key_id=_key_id(secret), digests=found, splits=splits)
+
+
+def _digested(units: Iterable[str], secret: bytes) -> frozenset[bytes]:
+    return frozenset(hmac.digest(secret, _folded(unit).encode(), "sha256")[:_DIGEST_BYTES] for unit in units)
 
 
 def _folded(unit: str) -> str:
@@ -134,7 +159,7 @@ def require_disjoint(
             else "the keys of this data are not known before ExampleGen has read it"
         )
         raise BadInputError(f"dataset {dataset}: no proof that the span's units are in no other span: {why}", fix=fix)
-    stored = _stored(connection, dataset)
+    stored = stored_digests(connection, dataset)
     for span in spans:
         known = stored.get(span)
         named = f"span {span}" if span else "the dataset without a span"
@@ -147,7 +172,7 @@ def require_disjoint(
             raise BadInputError(f"dataset {dataset}: {told}; nobody may pay from two budgets", fix=fix)
 
 
-def _stored(connection: sa.Connection, dataset: str) -> dict[str, UnitDigests]:
+def stored_digests(connection: sa.Connection, dataset: str) -> dict[str, UnitDigests]:
     """Digests by span key, from the journal."""
     table, found = schema.journal, {}
     for text in connection.scalars(sa.select(table.c.body).where(table.c.kind == REGISTER)):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
     from privacy_pipeline.pipelines.forecast import Fitting
     from privacy_pipeline.pipelines.preflight import Checked
+    from privacy_pipeline.spans import Span
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,9 +50,7 @@ def forecast(
             _print(facts, str(config), as_markdown=as_markdown)
 
 
-def _facts(
-    config: PipelineConfig, checked: Checked, fits: Fitting | None, *, runs: int, span: int | None
-) -> dict[str, Any]:
+def _facts(config: PipelineConfig, checked: Checked, fits: Fitting | None, *, runs: int, span: Span) -> dict[str, Any]:
     from privacy_pipeline.pipelines.forecast import noise_section
 
     plan, ahead = checked.plan, checked.forecast
@@ -67,6 +66,7 @@ def _facts(
             "remaining_epsilon": ahead.remaining,
             "delta": ahead.delta,
             "accountant": "rdp",
+            **({"name": ahead.budget, "others": [one.budget for one in ahead.others]} if ahead.others else {}),
         },
         "run": {
             "noise_multiplier": plan.noise_multiplier,
@@ -96,6 +96,9 @@ def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
     if as_markdown:
         return
     held, left = against_cap(budget["held_epsilon"], budget["cap_epsilon"]), budget["remaining_epsilon"]
+    if "name" in budget:
+        others = ", ".join(budget["others"])
+        out.print(f"budget {budget['name']} has the least room; such a run is charged to {others} too", soft_wrap=True)
     out.print(f"held against the cap: {held}, {left:.3f} remain; nothing was reserved", soft_wrap=True)
     if fits:
         out.print(f"  privacy-pipeline run {config} --set {fits['override']}", soft_wrap=True, markup=False)

@@ -14,6 +14,7 @@ from rich.table import Table
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson
 from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.spans import span_words
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import BudgetStatus
@@ -131,7 +132,15 @@ def history(
         for column in ("entry", "reserved", "budget", "run", "node", "purpose", "who", "state", "epsilon"):
             table.add_column(column, justify="right" if column in ("entry", "epsilon") else "left")
         for entry in entries:
-            texts = (entry.budget, entry.run_id, entry.node, entry.purpose, entry.principal, entry.state.value)
+            several = f" (one of those of {span_words(entry.span)})" if isinstance(entry.span, tuple) else ""
+            texts = (
+                entry.budget + several,
+                entry.run_id,
+                entry.node,
+                entry.purpose,
+                entry.principal,
+                entry.state.value,
+            )
             epsilon = f"{entry.epsilon:.4f}" + (" (overrun)" if entry.overrun else "")
             epsilon = "-" if entry.state.value == "expired" else epsilon
             table.add_row(str(entry.id), entry.reserved_at, *map(escape, texts), epsilon)

@@ -187,6 +187,8 @@ def _print_check(facts: dict[str, object]) -> None:
         f"  held against the cap: {_held(forecast)} after this run (RDP); {forecast['runs_that_fit']} such run(s) fit",
         soft_wrap=True,
     )
+    for one in forecast.get("budgets", []):
+        out.print(f"  budget {one['budget']}: {_held(one)}; {one['runs_that_fit']} such run(s) fit", soft_wrap=True)
     for charge in facts["beside_training"] if isinstance(facts["beside_training"], list) else []:
         said = charge["forecast"]
         out.print(

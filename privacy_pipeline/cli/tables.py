@@ -46,11 +46,10 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
             ("mechanism", f"{m.name}, noise multiplier {m.noise_multiplier:.4g}, clipping norm {m.clipping_norm:g}"),
             ("batches", f"{m.sampler}, {m.batch_size:,} units, {m.epochs} epochs, {m.steps:,} steps"),
         ]
-    if record.composition is not None:
-        c = record.composition
+    for c in record.compositions:
         rows.append(
             (
-                "budget of the dataset",
+                "budget of the dataset" if not record.further_compositions else f"budget {c.budget}",
                 f"{shown(c.epsilon_after)} of {c.epsilon_cap:.3f} spent at delta {c.delta:.0e} (RDP), "
                 f"ledger entry {c.ledger_entry}",
             )

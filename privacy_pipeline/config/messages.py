@@ -24,6 +24,7 @@ _EXPECTED_TYPE = {
     "path_type": "a path",
     "bool_type": "true or false",
     "list_type": "a list",
+    "tuple_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
 }

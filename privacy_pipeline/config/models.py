@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 from privacy_pipeline.config.federated_privacy import FederatedSection
 from privacy_pipeline.config.tuning_models import TuningSection
+from privacy_pipeline.spans import Span
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 DottedName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
@@ -36,6 +37,7 @@ class KeyedUnit(Section):
 
 
 PrivacyUnit = Literal["row"] | KeyedUnit
+_Number = Annotated[int, Field(ge=0)]
 
 
 class DatasetConfig(Section):
@@ -55,7 +57,10 @@ class DatasetConfig(Section):
         dict[Literal["train", "eval"], Annotated[int, Field(ge=1)]] | None,
         Field(description="Buckets for each split of a single source, by hash of the privacy unit's key."),
     ] = None
-    span: Annotated[Literal["latest"] | Annotated[int, Field(ge=0)], Field(description="Span to train on.")] = "latest"
+    span: Annotated[
+        Literal["latest"] | _Number | Annotated[tuple[_Number, ...], Field(min_length=1)],
+        Field(description="Span to train on; or a list of several that are read together, as one data set."),
+    ] = "latest"
     version: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
     schema_path: Annotated[
         Path | Literal["infer"],
@@ -67,6 +72,21 @@ class DatasetConfig(Section):
     label: Annotated[str, Field(min_length=1)]
     positive_class: Annotated[str | int, Field(description="Value of the label that counts as positive.")]
     privacy_unit: PrivacyUnit = "row"
+
+    @field_validator("span")
+    @classmethod
+    def _one_form_of_several_spans(cls, span: str | int | tuple[int, ...]) -> str | int | tuple[int, ...]:
+        if not isinstance(span, tuple):
+            return span
+        twice = sorted({number for number in span if span.count(number) > 1})
+        if twice:
+            raise ValueError(f"span {twice[0]} is named twice: its rows would be read twice")
+        return tuple(sorted(span)) if len(span) > 1 else span[0]
+
+    @property
+    def named_span(self) -> Span:
+        """The span, or the several, that the config names; None for `latest`, and so where there are no spans."""
+        return None if isinstance(self.span, str) else self.span
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DatasetConfig:
@@ -372,6 +392,20 @@ class PipelineConfig(Section):
                 f"preprocessing.dp goes with backend dp_sgd, not with {self.training.backend}; drop `dp` and state "
                 "ranges and domains in the schema, or train with dp_sgd"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _several_spans_are_one_training(self) -> PipelineConfig:
+        """What is charged or counted span by span so far is refused, rather than charged wrongly."""
+        if not isinstance(self.dataset.span, tuple):
+            return self
+        if self.preprocessing.dp is not None:
+            raise ValueError(
+                "preprocessing.dp releases statistics of one span; state ranges and domains in the schema, or name one "
+                "span in dataset.span"
+            )
+        if self.training.silo_column is not None:
+            raise ValueError("training.federated.silo_privacy states the silos of one span; name one in dataset.span")
         return self
 
     @model_validator(mode="after")

@@ -65,8 +65,8 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
     return counts
 
 
-def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> frozenset[str] | None:
-    """Keys of the privacy units of all splits together, as they are written; None where rows have none, or not here.
+def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, frozenset[str]] | None:
+    """Keys of the privacy units of each split, as texts; None where rows have none, or not here.
 
     Args:
         source: the files.
@@ -78,7 +78,40 @@ def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> frozenset[st
     unit = dataset.privacy_unit
     if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
         return None
-    return frozenset(key for files in source.files.values() for key in _count_keys(files, unit.key))
+    texts = {split: _count_keys(files, unit.key) for split, files in source.files.items()}
+    if dataset.hash_split is None:
+        return {split: frozenset(found) for split, found in texts.items()}
+    divided = _divide(_typed(texts[ALL], unit.key, dataset.path), dataset.hash_split)
+    return {split: frozenset(map(str, found)) for split, found in divided.items()}
+
+
+def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
+    """Refuses several spans in which ExampleGen would read the key as integers in one and as texts in another.
+
+    Together it reads texts then: `07` and `7` become two units, and a number's hash puts it into another split.
+
+    Args:
+        source: the files of several spans.
+        dataset: the config's section.
+
+    Raises:
+        BadInputError: the types differ, or a row cannot be read or lacks its key.
+    """
+    unit = dataset.privacy_unit
+    if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
+        return
+    first: dict[str, tuple[int, bool]] = {}
+    for span, part in source.parts.items():
+        for split, files in part.files.items():
+            integers = all(isinstance(key, int) for key in _typed(_count_keys(files, unit.key), unit.key, dataset.path))
+            earlier, same = first.setdefault(split, (span, integers))
+            if same != integers:
+                kinds = ("texts", "integers") if integers else ("integers", "texts")
+                raise BadInputError(
+                    f"{dataset.path}: the keys '{unit.key}' are {kinds[0]} in span {earlier} and {kinds[1]} in span "
+                    f"{span}: read together, ExampleGen would take them all for texts, and divide them otherwise",
+                    fix="let the keys be of one kind in all spans, or read these spans one at a time",
+                )
 
 
 def partition_bytes(*, value: int | str) -> bytes:

@@ -6,12 +6,13 @@ import glob
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from privacy_pipeline.config.models import DatasetConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.spans import Span, union_digest
 
 ALL = "all"  # the one source that `hash_split` divides
 
@@ -21,33 +22,39 @@ _GLOB_CHARACTERS = re.compile(r"\[[^]]+\]|[*?]")
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedSource:
-    """The files behind one span and version of a dataset.
+    """The files behind one span and version of a dataset, or behind several spans together.
 
     Attributes:
-        span: number of the span, or None where no pattern has {SPAN}.
-        version: number of the version, or None where no pattern has {VERSION}.
+        span: number of the span, those of several, or None where no pattern has {SPAN}.
+        version: number of the version, or None where no pattern has {VERSION} or there are several spans.
         patterns: globs by split, relative to the dataset's folder, with span and version filled in; the split of a
             single source that `hash_split` divides is `ALL`.
         files: the files by split, sorted.
+        parts: each span alone, where there are several; patterns and files are theirs, one after the other.
     """
 
-    span: int | None
+    span: Span
     version: int | None
     patterns: Mapping[str, str]
     files: Mapping[str, tuple[Path, ...]]
+    parts: Mapping[int, ResolvedSource] = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256 over the content of all files by split; names and folders play no part.
 
+        That of several spans is made of each one's own, by which it was registered.
+
         Raises:
             BadInputError: a file cannot be read.
         """
+        if self.parts:
+            return union_digest({span: part.digest() for span, part in self.parts.items()})
         entries = sorted((split, _content_digest(file)) for split, files in self.files.items() for file in files)
         return hashlib.sha256("".join(f"{split}\0{digest}\n" for split, digest in entries).encode()).hexdigest()
 
 
 def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
-    """Finds the files of the span and version that the config asks for.
+    """Finds the files of the span and version that the config asks for, or of its several spans.
 
     Args:
         dataset: the config's section.
@@ -55,6 +62,8 @@ def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
     Raises:
         BadInputError: a folder, span, version or file is missing, empty or cannot be read, or a pattern is malformed.
     """
+    if isinstance(dataset.span, tuple):
+        return _together({span: resolve(dataset=dataset.model_copy(update={"span": span})) for span in dataset.span})
     if not dataset.path.is_dir():
         raise BadInputError(
             f"{dataset.path}: no such folder (dataset.path)", fix="check dataset.path, or write the demo's data first"
@@ -65,6 +74,20 @@ def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
     version, patterns = _choose("version", patterns, dataset.version, dataset.path)
     files = {split: _files(dataset.path, split, pattern) for split, pattern in patterns.items()}
     return ResolvedSource(span=span, version=version, patterns=patterns, files=files)
+
+
+def _together(parts: Mapping[int, ResolvedSource]) -> ResolvedSource:
+    splits = next(iter(parts.values())).files
+    files = {split: tuple(file for part in parts.values() for file in part.files[split]) for split in splits}
+    for split, found in files.items():
+        twice = [file for file in found if found.count(file) > 1]
+        if twice:
+            raise BadInputError(
+                f"{twice[0]}: belongs to more than one of the spans {', '.join(map(str, parts))} ({split})",
+                fix="let the patterns in dataset.input tell the spans apart",
+            )
+    patterns = {split: " and ".join(part.patterns[split] for part in parts.values()) for split in splits}
+    return ResolvedSource(span=tuple(parts), version=None, patterns=patterns, files=files, parts=parts)
 
 
 def _check_patterns(patterns: Mapping[str, str]) -> None:

@@ -1,7 +1,14 @@
 """Everything that is asked of a dataset's files before TFX reads them."""
 
 from privacy_pipeline.data.cells import BadCell, locate
-from privacy_pipeline.data.counts import SPLIT_ORDER, NeedsExampleGen, SplitCount, count_units, unit_keys
+from privacy_pipeline.data.counts import (
+    SPLIT_ORDER,
+    NeedsExampleGen,
+    SplitCount,
+    count_units,
+    require_one_key_type,
+    unit_keys,
+)
 from privacy_pipeline.data.files import ALL, ResolvedSource, resolve
 from privacy_pipeline.data.headers import check_headers
 from privacy_pipeline.data.silos import count_silos
@@ -17,6 +24,7 @@ __all__ = [
     "count_silos",
     "count_units",
     "locate",
+    "require_one_key_type",
     "resolve",
     "unit_keys",
 ]

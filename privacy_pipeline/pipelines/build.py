@@ -41,6 +41,7 @@ from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, ENCRYPTED, GATE
 from privacy_pipeline.pipelines.planned_charges import slice_domains
+from privacy_pipeline.pipelines.spans_together import one_folder
 from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
 
@@ -55,7 +56,7 @@ def build(spec: RunSpec) -> Pipeline:
     """
     config = spec.config
     workspace = Workspace(config)
-    examples = example_gen(config.dataset, span=spec.span)
+    examples = _example_gen(spec, workspace)
     statistics = StatisticsGen(examples=examples.outputs["examples"])
     schema = _schema_gen(spec, workspace, statistics)
     validator = GatingExampleValidator(
@@ -76,6 +77,13 @@ def build(spec: RunSpec) -> Pipeline:
         enable_cache=config.cache,
         beam_pipeline_args=list(config.beam.args),
     )
+
+
+def _example_gen(spec: RunSpec, workspace: Workspace) -> BaseComponent:
+    dataset = spec.config.dataset
+    if isinstance(spec.span, tuple):
+        return example_gen(one_folder(dataset, below=workspace.pipeline_root / ".spans"), span=None)
+    return example_gen(dataset, span=spec.span)
 
 
 def example_gen(dataset: DatasetConfig, *, span: int | None) -> BaseComponent:

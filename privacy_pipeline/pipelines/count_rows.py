@@ -54,6 +54,8 @@ def _count(config: PipelineConfig) -> dict[str, int]:
     from privacy_pipeline.pipelines.build import example_gen
 
     resolved = source.resolve(dataset=config.dataset)
+    if isinstance(resolved.span, tuple):
+        raise ValueError("spans are registered, and so counted, one by one")
     component = example_gen(config.dataset, span=resolved.span)
     executor = component.executor_spec.executor_class()
     with tempfile.TemporaryDirectory() as folder:

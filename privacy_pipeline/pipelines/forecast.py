@@ -13,6 +13,7 @@ from privacy_pipeline.backends import registry
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
@@ -50,7 +51,7 @@ class Fitting:
     override: str
 
 
-def fitting(config: PipelineConfig, checked: Checked, *, span: int | None, runs: int = 1) -> Fitting | None:
+def fitting(config: PipelineConfig, checked: Checked, *, span: Span, runs: int = 1) -> Fitting | None:
     """The least noise with which so many runs of a config fit into what remains of its budget.
 
     Every candidate is weighed as a reservation would be, so that shares of a policy, the filter's order and what
@@ -94,11 +95,11 @@ class _Asking:
     config: PipelineConfig
     registration: Registration
     ledger: Ledger
-    span: int | None
+    span: Span
     before: tuple[tuple[str, ChargedPlan], ...]  # what the run will have spent before it trains
 
     @classmethod
-    def of(cls, config: PipelineConfig, checked: Checked, registration: Registration, *, span: int | None) -> _Asking:
+    def of(cls, config: PipelineConfig, checked: Checked, registration: Registration, *, span: Span) -> _Asking:
         from privacy_pipeline.accounting.ledger import Ledger
 
         asks = [charge.ask for charge in checked.charges]

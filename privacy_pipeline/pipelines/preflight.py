@@ -20,6 +20,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import convertible, planned_charges
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.tuning_record import one_trial
+from privacy_pipeline.spans import Span, span_words
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import Forecast
@@ -51,7 +52,7 @@ class Checked:
         return next((charge.forecast for charge in self.charges if charge.ask.node == TRAINER), None)
 
 
-def check(config: PipelineConfig, *, span: int | None, paid: Collection[str] = ()) -> Checked:
+def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> Checked:
     """Validates config, schema, user code and budget; reads no data.
 
     Args:
@@ -73,9 +74,7 @@ def check(config: PipelineConfig, *, span: int | None, paid: Collection[str] = (
     return _with_budget(config, span, features, paid)
 
 
-def _with_budget(
-    config: PipelineConfig, span: int | None, features: FeaturePlan | None, paid: Collection[str]
-) -> Checked:
+def _with_budget(config: PipelineConfig, span: Span, features: FeaturePlan | None, paid: Collection[str]) -> Checked:
     from privacy_pipeline.accounting.ledger import Ledger
 
     _refuse_unreviewed(config)
@@ -155,7 +154,8 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
     """The forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the event.
 
     That of a tuning is for all of its trials; `epsilon_one_trial` beside it is what one alone would have claimed.
-    `epsilon_after` is what would be held against the cap, None where that has no finite bound.
+    `epsilon_after` is what would be held against the cap, None where that has no finite bound. Where several budgets
+    would pay, that and what fits are of the one with the least room, and `budgets` has them all.
     """
     from privacy_pipeline.accounting import accountants
 
@@ -174,11 +174,23 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
         "cap": forecast.cap,
         "fits": forecast.fits,
         "runs_that_fit": forecast.runs_that_fit,
+        **({} if not forecast.others else {"budgets": [_of_budget(one) for one in (forecast, *forecast.others)]}),
+    }
+
+
+def _of_budget(forecast: Forecast) -> dict[str, object]:
+    """What one of several budgets would hold."""
+    return {
+        "budget": forecast.budget,
+        "epsilon_after": forecast.epsilon_after if math.isfinite(forecast.epsilon_after) else None,
+        "cap": forecast.cap,
+        "fits": forecast.fits,
+        "runs_that_fit": forecast.runs_that_fit,
     }
 
 
 def over_budget(
-    config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: int | None, path: Path
+    config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: Span, path: Path
 ) -> BudgetRefusedError:
     """The refusal of a run that its dataset's budget does not hold: its cost, what remains, and what would fit.
 
@@ -194,19 +206,26 @@ def over_budget(
     before = [c for c in checked.charges if c.ask.split == ask.split and c is not charge]
     before = before[: [c.ask.node for c in checked.charges if c.ask.split == ask.split].index(ask.node)]
     beside = "".join(f", after {c.ask.what} at {c.forecast.epsilon_run:.3f}" for c in before)
-    return BudgetRefusedError(
-        f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon "
-        f"{forecast.epsilon_run:.3f}{beside}, which would take what is held against the cap to "
-        f"{against_cap(forecast.epsilon_after, forecast.cap)}; the cap is {forecast.cap:.3f}, "
-        f"{forecast.remaining:.3f} remain (RDP, delta {forecast.delta:.0e})"
-        + (f"; {forecast.limit}" if forecast.limit else ""),
-        fix=_what_would_fit(config, checked, charge, span=span, path=path),
+    told = f"budget of dataset {config.dataset.name!r}{where} refused: {ask.what} costs epsilon"
+    told += f" {forecast.epsilon_run:.3f}{beside}, "
+    if forecast.others:
+        lacking = [one for one in (forecast, *forecast.others) if not one.fits]
+        told += f"charged to each budget of {span_words(span)} or to none; "
+        told += "; ".join(f"budget {one.budget}: it {_would_hold(one)}" for one in lacking)
+    else:
+        told += f"which {_would_hold(forecast)}"
+    return BudgetRefusedError(told, fix=_what_would_fit(config, checked, charge, span=span, path=path))
+
+
+def _would_hold(forecast: Forecast) -> str:
+    return (
+        f"would take what is held against the cap to {against_cap(forecast.epsilon_after, forecast.cap)}; the cap is "
+        f"{forecast.cap:.3f}, {forecast.remaining:.3f} remain (RDP, delta {forecast.delta:.0e})"
+        + (f"; {forecast.limit}" if forecast.limit else "")
     )
 
 
-def _what_would_fit(
-    config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: int | None, path: Path
-) -> str:
+def _what_would_fit(config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: Span, path: Path) -> str:
     from privacy_pipeline.pipelines.forecast import fitting
 
     owner = "ask the owner of the budget for more"

@@ -12,6 +12,7 @@ from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.execute import now
+from privacy_pipeline.spans import span_words
 
 
 def register_dataset(
@@ -43,6 +44,12 @@ def register_dataset(
         raise BadInputError(f"--delta must lie between 0 and 1 (got {delta:g})", fix="--delta 1e-5")
     if policy is not None:
         _check_policy(config, policy)
+    if isinstance(config.dataset.span, tuple):
+        raise BadInputError(
+            f"dataset.span: {span_words(config.dataset.span)} are registered one by one; a run may then read them "
+            "together",
+            fix=f"--set dataset.span={config.dataset.span[0]}, and so on",
+        )
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
     unit = config.dataset.privacy_unit

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import source
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, TRAINER
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.summary import RunSummary
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.registration import Registration
 
 FINISHED = ("done", "cached")
 
@@ -46,6 +51,32 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> 
     for charge in checked.charges:
         if not charge.forecast.fits:
             raise preflight.over_budget(spec.config, checked, charge, span=spec.span, path=Path(state.config_path))
+    if checked.registration is not None and isinstance(spec.span, tuple):
+        _refuse_other_units(spec.config, checked.registration)
+
+
+def _refuse_other_units(config: PipelineConfig, registration: Registration) -> None:
+    """Counts the units of several spans together, as ExampleGen will read them.
+
+    Each span was counted alone. Together they may come out otherwise: where a key is a number in one and a text in
+    another, where one person's key is written in two ways, or where the split of the config has changed; then rows
+    would be sampled, or held out, that were not registered so. The trainer would refuse too, but with the budget spent.
+
+    Raises:
+        BadInputError: the keys are not of one type.
+        BudgetRefusedError: the numbers of rows or units are not those that were registered.
+    """
+    together = source.resolve(dataset=config.dataset)
+    source.require_one_key_type(source=together, dataset=config.dataset)
+    counts = source.count_units(source=together, dataset=config.dataset)
+    for split, registered in registration.splits.items():
+        if (counts[split].rows, counts[split].units) != (registered.rows, registered.units):
+            raise BudgetRefusedError(
+                f"split {split!r} of {registration.name}: read together, the spans have another number of rows or "
+                "units than registered one by one",
+                fix="write a unit's key alike in all spans, and let dataset.input and hash_split be what they were at "
+                "the registration; or read the spans one at a time",
+            )
 
 
 def _is_paid(workspace: Workspace, config: PipelineConfig, state: RunState, node: str) -> bool:

@@ -18,6 +18,7 @@ from privacy_pipeline.config.models import (
     SqliteMetadata,
     Threshold,
 )
+from privacy_pipeline.spans import Span
 
 
 def canonical(config: PipelineConfig) -> str:
@@ -25,7 +26,7 @@ def canonical(config: PipelineConfig) -> str:
     return json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
-def training_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig:
+def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
     """The config with everything fixed that cannot change a trained model.
 
     TFX's cache key holds this view, so that a new threshold or slice does not train (and spend) again.
@@ -50,7 +51,7 @@ def training_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig
     )
 
 
-def evaluation_view(config: PipelineConfig, *, span: int | None) -> PipelineConfig:
+def evaluation_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
     """The config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above all.
 
     Args:

@@ -19,6 +19,7 @@ from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.spans import Span
 
 STATE_FILE = "run.json"
 SPEC_FILE = "spec.json"
@@ -95,7 +96,7 @@ class RunSpec(BaseModel):
     lock: str
     data_digest: str
     schema_digest: str = ""
-    span: int | None
+    span: Span
     version: int | None
     from_nodes: list[str] = []
     to_nodes: list[str] = []

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
@@ -68,6 +69,7 @@ def build_record(
     executed: Executed,
     plan: MechanismPlan | None,
     composition: Composition | None,
+    further: Sequence[Composition] = (),
 ) -> PrivacyRecord:
     """States what the run guarantees.
 
@@ -77,6 +79,7 @@ def build_record(
         executed: what the backend counted while it ran.
         plan: the mechanism that was reserved; None for a run that claims nothing.
         composition: the run among all that the ledger holds.
+        further: the same at each further budget that a run over several spans was charged to.
 
     Raises:
         AccountingError: the accountants contradict each other.
@@ -90,7 +93,7 @@ def build_record(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         backend=config.training.backend,
         dataset=config.dataset.name,
-        span=config.dataset.span if isinstance(config.dataset.span, int) else None,
+        span=config.dataset.named_span,
         training_guarantee="dp" if private else "none",
         inference_protection=_inference_protection(config),
         unit=_unit(config),
@@ -107,6 +110,7 @@ def build_record(
             *tuning_accesses(tuning, guarantee, shared_users=_shared_users(config)),
         ],
         composition=composition,
+        further_compositions=list(further),
         randomness=Randomness(
             generator=executed.generator, cryptographic=executed.cryptographic, seed_fixed=executed.seed_fixed
         ),

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source, Statement
 
-SCHEMA_ID = "urn:privacy-pipeline:dataset-report:2"
+SCHEMA_ID = "urn:privacy-pipeline:dataset-report:3"
 
 
 class SpanView(ReportPart):
@@ -159,7 +159,8 @@ class RunView(ReportPart):
     """One run: utility and privacy.
 
     `marks` says what must not be overlooked, e.g. that the run has no guarantee. `receipt` is how the record and the
-    ledger entry that it names agree. `threat_model` is that of encrypted inference, by aspect.
+    ledger entries that it names agree. A run that read several spans has them in `spans`, and in `further_entries` what
+    further budgets were charged. `threat_model` is that of encrypted inference, by aspect.
     """
 
     run: Quote
@@ -186,7 +187,9 @@ class RunView(ReportPart):
     accesses: list[AccessView]
     audits: list[AuditView]
     unreadable_audits: Figure
+    spans: list[Quote] = Field(description="empty where it read one span, or the dataset has none")
     entry: Figure | None
+    further_entries: list[Figure]
     receipt: Literal["agrees", "differs", "missing", "none"]
     versions: dict[str, Quote]
     marks: list[str]
@@ -220,7 +223,7 @@ class Point(ReportPart):
 class DatasetReport(ReportPart):
     """What is known, and what is not, of the privacy of one dataset over all its runs."""
 
-    report_version: Literal[2] = 2
+    report_version: Literal[3] = 3
     dataset: Quote
     generated: Quote
     facts: ReportFacts

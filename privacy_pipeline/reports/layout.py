@@ -208,6 +208,12 @@ def _changes(changes: Sequence[ChangeView]) -> Table:
     )
 
 
+def _spans(run: RunView) -> Words:
+    """The spans of a run that read several."""
+    listed = [word for span in run.spans for word in (", ", span)]
+    return [" (spans ", *listed[1:], ")"] if listed else []
+
+
 def _runs(runs: Sequence[RunView]) -> list[Block]:
     rows: list[list[Words]] = []
     for run in runs:
@@ -215,13 +221,13 @@ def _runs(runs: Sequence[RunView]) -> list[Block]:
         unit: Words = [run.unit, ", ", run.relation] if run.relation else [run.unit]
         rows.append(
             [
-                [run.run],
+                [run.run, *_spans(run)],
                 [run.backend],
                 [run.metrics["accuracy"]] if "accuracy" in run.metrics else ["-"],
                 [run.metrics["auc"]] if "auc" in run.metrics else ["-"],
                 compact(run.guarantee),
                 unit,
-                [run.entry] if run.entry else ["-"],
+                [run.entry, *(word for entry in run.further_entries for word in (", ", entry))] if run.entry else ["-"],
                 marks,
             ]
         )

@@ -93,6 +93,13 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
         entry=None
         if record.composition is None
         else view.figure("composition.ledger_entry", record.composition.ledger_entry, "count"),
+        further_entries=[
+            view.figure(f"further_compositions.{index}.ledger_entry", further.ledger_entry, "count")
+            for index, further in enumerate(record.further_compositions)
+        ],
+        spans=[view.quote(f"span.{index}", str(span)) for index, span in enumerate(record.span)]
+        if isinstance(record.span, tuple)
+        else [],
         receipt=receipt,
         versions={
             name: view.quote(f"versions.{name}", getattr(record.versions, name)) for name in ("code", "lock", "data")
@@ -205,10 +212,13 @@ def _audit(view: _View, index: int, raw: JsonValue) -> AuditView | None:
 
 
 def _receipt(record: PrivacyRecord, entries: Mapping[int, Entry]) -> Receipt:
-    """Whether the ledger still holds what the record says that it was charged to."""
-    if record.composition is None:
-        return "none"
-    entry = entries.get(record.composition.ledger_entry)
+    """Whether the ledger still holds what the record says that it was charged to, at each budget."""
+    found = [_agreement(record, entries.get(charged.ledger_entry)) for charged in record.compositions]
+    worst: tuple[Receipt, ...] = ("missing", "differs", "agrees")
+    return next((receipt for receipt in worst if receipt in found), "none")
+
+
+def _agreement(record: PrivacyRecord, entry: Entry | None) -> Receipt:
     if entry is None:
         return "missing"
     ran = entry.event if entry.executed_event is None else entry.executed_event

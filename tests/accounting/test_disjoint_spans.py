@@ -190,6 +190,10 @@ def test_no_unit_ever_pays_from_two_budgets(spans: list[tuple[set[str], bool]], 
 def test_digests_meet_where_units_do(one: set[str], other: set[str]) -> None:
     left, right = digest_units(one, SECRET), digest_units(other, SECRET)
     assert UnitDigests.from_json(left.to_json()) == left
+    split = digest_units({"train": one, "eval": other}, SECRET)
+    assert UnitDigests.from_json(json.loads(json.dumps(split.to_json()))) == split
+    assert (split.splits["train"], split.splits["eval"]) == (left.digests, right.digests)
+    assert split.digests == left.digests | right.digests
     if one & other:
         assert left.digests & right.digests
     plain = {text for text in one | other if text.isascii() and text.isalpha() and text.islower()}

@@ -17,10 +17,13 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.verify import verify
-from tests.accounting.conftest import DIGEST, make_plan, make_registration
+from privacy_pipeline.spans import union_digest
+from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
+from tests.accounting.test_several_spans import data_of
 from tests.clean_fork import clean_process
 
 COUNTED = (State.STARTED, State.COMMITTED)
+Run = Callable[[Ledger, str, Callable[[], Any]], None]
 
 
 def run_once(ledger: Ledger, run_id: str, touch: Callable[[], Any]) -> None:
@@ -28,6 +31,18 @@ def run_once(ledger: Ledger, run_id: str, touch: Callable[[], Any]) -> None:
     plan = make_plan(50.0)
     with ledger.spend(
         dataset="adult", span=None, data_digest=DIGEST, split="train", run_id=run_id, node="Trainer", plan=plan
+    ) as grant:
+        grant.start()
+        touch()
+        grant.commit(plan.event)
+
+
+def over_spans(ledger: Ledger, run_id: str, touch: Callable[[], Any]) -> None:
+    """One run over the spans 1 to 3, which have a budget each."""
+    plan, spans = make_plan(50.0, unit="person", units=3 * UNITS), (1, 2, 3)
+    digest = union_digest({span: data_of(span) for span in spans})
+    with ledger.spend(
+        dataset="adult", span=spans, data_digest=digest, split="train", run_id=run_id, node="Trainer", plan=plan
     ) as grant:
         grant.start()
         touch()
@@ -59,11 +74,11 @@ def touched(log: Path) -> None:
         stream.write(b"x")
 
 
-def killed(url: str, run_id: str, at: int, log: Path) -> None:
+def killed(url: str, run_id: str, at: int, log: Path, run: Run = run_once) -> None:
     """In a process of its own: one run that dies right before the statement of that number."""
     own = Ledger.open(url)
     on_statement(own, at, die)
-    run_once(own, run_id, partial(touched, log))
+    run(own, run_id, partial(touched, log))
 
 
 def reads(path: Path) -> int:
@@ -98,6 +113,39 @@ def test_three_hundred_kills(tmp_path: Path) -> None:
     assert died == 300
     run_once(ledger, "afterwards", touch)
     assert reads(log) > 100  # some died after the first read of data
+    assert verify(ledger._engine).problems == []
+
+
+def test_kills_of_a_run_over_several_spans_leave_no_budget_behind(tmp_path: Path) -> None:
+    """Between any two statements: all budgets of the spans are charged before the first read, and by the same runs."""
+    url, log = f"sqlite:///{tmp_path}/ledger/ledger.db", tmp_path / "reads"
+    ledger = Ledger.open(url, create=True)
+    for span in (1, 2, 3):
+        registration = make_registration(span=span, digest=data_of(span), unit="person")
+        ledger.register(registration, epsilon=1000.0, delta=1e-5, units=[f"person {span}"], disjoint=True)
+
+    touch = partial(touched, log)
+    over_spans(ledger, "first", touch)  # stores what equal runs share
+    statements = on_statement(ledger, 0, die)
+    over_spans(ledger, "whole", touch)
+    numbers = [*range(1, len(statements) + 1)]
+    random.Random(7).shuffle(numbers)
+    for at in numbers:
+        before = [status.spent_epsilon for status in ledger.status("adult")]
+        child = clean_process(killed, url, f"run-{at}", at, log, over_spans)
+        child.start()
+        child.join(timeout=60)
+        assert child.exitcode == -signal.SIGKILL
+        budgets = ledger.status("adult")
+        assert len(budgets) == 3 and len({tuple(status.entries.items()) for status in budgets}) == 1
+        assert all(sum(status.entries[state] for state in COUNTED) >= reads(log) for status in budgets)
+        assert all(status.spent_epsilon >= spent for status, spent in zip(budgets, before, strict=True))
+        if at % 10 == 0:
+            assert verify(ledger._engine, reprice=False).problems == []
+    assert 2 < reads(log) < len(numbers)  # some died after the first read of data
+    over_spans(ledger, "run-1", touch)  # goes on with what was reserved, or begins anew
+    ledger.expire_reserved(f"run-{numbers[0]}")
+    assert len({status.spent_epsilon for status in ledger.status("adult")}) == 1
     assert verify(ledger._engine).problems == []
 
 

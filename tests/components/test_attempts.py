@@ -6,6 +6,7 @@ import json
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,16 @@ from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.dp.run_state import RunState, has_state
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
-from tests.components.test_train_charged import FakeBackend, ledger, train, url  # noqa: F401
-from tests.reports.records import make_executed, make_plan
+from tests.components.test_train_charged import (  # noqa: F401
+    FakeBackend,
+    backend_over,
+    ledger,
+    several,
+    train,
+    train_over,
+    url,
+)
+from tests.reports.records import UNITS, make_executed, make_plan
 
 
 class Killed(BaseException):
@@ -31,7 +40,7 @@ class Resumable(FakeBackend):
 
     def __init__(self, *, dies: bool, binding: str = "the same", **given: Any) -> None:
         super().__init__(**given)
-        self.on_train = self.keep
+        self.on_train, self.ran = self.keep, make_executed
         self.dies, self.binding = dies, binding
         self.keys: list[bytes] = []
 
@@ -42,7 +51,7 @@ class Resumable(FakeBackend):
         state.save(3, {"weights": np.zeros(2)})
         if self.dies:
             raise Killed
-        return make_executed(resumed_at=3 if state.resumed else None)
+        return self.ran(resumed_at=3 if state.resumed else None)
 
 
 @pytest.fixture
@@ -77,6 +86,28 @@ def test_it_goes_on_with_its_key_and_pays_once(url: str, ledger: Ledger, root: P
     assert backend.keys == [key]
     assert states_of(ledger) == [State.COMMITTED] and ledger.status()[0].spent_epsilon == spent
     assert record.composition is not None and record.composition.entries_before == 0
+
+
+def test_over_several_spans_it_goes_on_under_all_of_its_charges(
+    url: str,  # noqa: F811
+    several: Ledger,  # noqa: F811
+    root: Path,
+) -> None:
+    spans = (1, 3)
+    keys = []
+    for dies in (True, False):
+        backend = Resumable(dies=dies, plan=backend_over(spans)._plan)
+        backend.ran = partial(make_executed, units=2 * UNITS, examples=2 * UNITS)
+        if dies:
+            with pytest.raises(Killed):
+                train_over(backend, url, spans, state_dir=root)
+            assert states_of(several) == [State.STARTED] * 2
+        else:
+            record = train_over(backend, url, spans, state_dir=root)
+        keys += backend.keys
+    assert keys[0] == keys[1] and states_of(several) == [State.COMMITTED] * 2
+    assert [made.ledger_entry for made in record.compositions] == [entry.id for entry in several.entries("things")]
+    assert several.verify().ok
 
 
 def test_key_and_ticket_are_gone_once_it_is_committed(url: str, ledger: Ledger, root: Path) -> None:  # noqa: F811

@@ -14,17 +14,21 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.backends.base import Executed, TrainingInputs, Tuned
+from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.trainer import executor
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
 from privacy_pipeline.reports.build import RunFacts
+from privacy_pipeline.spans import Span, union_digest
 from tests.reports.records import UNITS, make_config, make_executed, make_plan
 from tests.reports.tuned import EACH, SELECT, tuned_executed, tuned_plan
 
 DIGEST = "d" * 64
+KEYED = {"privacy_unit": {"key": "person"}}
 FEATURES = FeaturePlan(
     columns=(), label="y", label_domain=("a", "b"), label_dtype="bytes", positive_class="a", unit_key=None
 )
@@ -82,10 +86,11 @@ def train(
     run_id: str = "run-1",
     digest: str = DIGEST,
     state_dir: Path | None = None,
+    span: Span = 1,
     **sections: Any,
 ) -> Any:
     config = make_config("plain" if backend.name == "plain" else "dp_sgd", ledger=url, **sections)
-    config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"span": 1})})
+    config = config.model_copy(update={"dataset": config.dataset.model_copy(update={"span": span})})
     inputs = TrainingInputs(
         train_files=(),
         eval_files=(),
@@ -101,6 +106,95 @@ def train(
     )
     facts = RunFacts(run_id=run_id, pipeline="things", code="c", lock="l", data=digest, schema_is_public=True)
     return executor.train_charged(backend=backend, inputs=inputs, facts=facts, node="Trainer")
+
+
+@pytest.fixture
+def several(url: str) -> Ledger:
+    """Spans 1 to 3 of different persons, each with a budget."""
+    made = Ledger.open(url, create=True)
+    for span in (1, 2, 3):
+        registration = Registration(
+            dataset="things",
+            span=span,
+            unit="person",
+            contribution_bound=1,
+            relation=Relation.ZERO_OUT,
+            splits={"train": SplitCount(rows=UNITS, units=UNITS), "eval": SplitCount(rows=10, units=10)},
+            columns=(),
+            digest=str(span) * 64,
+            registered="2026-01-01T00:00:00+00:00",
+        )
+        made.register(registration, epsilon=3.0, delta=1e-5, units=[f"person {span}"], disjoint=True)
+    return made
+
+
+def train_over(backend: FakeBackend, url: str, spans: tuple[int, ...], **given: Any) -> Any:
+    digest = union_digest({span: str(span) * 64 for span in spans})
+    return train(backend, url, span=spans, digest=digest, dataset=KEYED, **given)
+
+
+def backend_over(spans: tuple[int, ...]) -> FakeBackend:
+    units = UNITS * len(spans)
+    backend = FakeBackend(plan=dataclasses.replace(make_plan(), unit="person", units=units))
+    backend.on_train = lambda inputs: make_executed(units=units, examples=units)
+    return backend
+
+
+def test_a_training_over_several_spans_is_charged_to_each_budget(url: str, several: Ledger, tmp_path: Path) -> None:
+    backend = backend_over((1, 2, 3))
+    seen: list[State] = []
+    whole = backend.on_train
+
+    def on_train(inputs: TrainingInputs) -> Executed:
+        seen.extend(entry.state for entry in Ledger.open(url).entries("things"))
+        return whole(inputs)
+
+    backend.on_train = on_train
+    record = train_over(backend, url, (1, 2, 3))
+    assert backend.units == [3 * UNITS] and seen == [State.STARTED] * 3
+    entries = several.entries("things")
+    assert [entry.state for entry in entries] == [State.COMMITTED] * 3
+    assert record.span == (1, 2, 3) and record.record_version == 6
+    assert [made.ledger_entry for made in record.compositions] == [entry.id for entry in entries]
+    assert [made.budget for made in record.compositions] == [entry.budget for entry in entries]
+    assert len(record.further_compositions) == 2
+    path = tmp_path / "privacy_record.json"
+    path.write_text(record.model_dump_json())
+    receipts = read_receipts([path])
+    assert len({receipt.seq for receipt in receipts}) == 3 and several.verify(receipts=receipts).ok
+    assert type(record).model_validate_json(record.model_dump_json()) == record
+    assert ledger_reasons(record, None, url=url) == []
+    other = record.further_compositions[1].model_copy(update={"journal_hash": "0" * 64})
+    forged = record.model_copy(update={"further_compositions": [record.further_compositions[0], other]})
+    (reason,) = ledger_reasons(forged, None, url=url)
+    assert reason.startswith(f"ledger entry {entries[2].id} ") and "another receipt" in reason
+
+
+def test_a_training_is_refused_where_one_of_its_spans_lacks_budget(url: str, several: Ledger) -> None:
+    runs = 0
+    while several.forecast(backend_over((2,))._plan, dataset="things", span=2, split="train").fits:
+        runs += 1
+        train(backend_over((2,)), url, run_id=f"run-{runs}", span=2, digest="2" * 64, dataset=KEYED)
+    backend, before = backend_over((1, 2)), several.entries("things")
+    with pytest.raises(BudgetRefusedError, match=r"budget things/train/person/span-2: .* none of them was charged"):
+        train_over(backend, url, (1, 2))
+    assert not backend.trained and several.entries("things") == before
+    train_over(backend_over((1, 3)), url, (1, 3))
+
+
+def test_a_training_over_several_spans_that_breaks_off_stays_charged_to_all(url: str, several: Ledger) -> None:
+    backend = backend_over((2, 3))
+    backend.on_train = lambda inputs: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        train_over(backend, url, (2, 3))
+    train_over(backend_over((2, 3)), url, (2, 3))
+    found = [(entry.budget.rpartition("/")[2], entry.attempt, entry.state) for entry in several.entries("things")]
+    assert found == [
+        ("span-2", 1, State.STARTED),
+        ("span-3", 1, State.STARTED),
+        ("span-2", 2, State.COMMITTED),
+        ("span-3", 2, State.COMMITTED),
+    ]
 
 
 def only_entry(ledger: Ledger) -> Entry:

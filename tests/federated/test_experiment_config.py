@@ -51,6 +51,12 @@ def test_runs_that_were_named_before_there_was_a_mechanism_keep_their_names(tmp_
     assert shared[0].config.privacy.scheme == "shuffled"
 
 
+def test_an_experiment_reads_one_span(tmp_path):
+    path = write_experiment(tmp_path, "")
+    with pytest.raises(BadInputError, match="an experiment reads one span"):
+        load_experiment(path, overrides=["data.dataset.span=[1,2]"])
+
+
 @pytest.mark.parametrize(
     ("more", "replaced", "message"),
     [

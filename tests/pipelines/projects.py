@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def write_project(
     for name, values in sections.items():
         document[name] = {**document.get(name, {}), **values}
     return PipelineConfig.model_validate(document)
+
+
+def write_spans(root: Path, *spans: int, train: int = 240, evaluation: int = 60) -> None:
+    """Spans of different persons, in place of the one that `write_project` wrote."""
+    shutil.rmtree(root / "data/span-1")
+    for span in spans:
+        for split, rows, first in (("train", train, 0), ("eval", evaluation, 3000)):
+            folder = root / f"data/span-{span}" / split
+            folder.mkdir(parents=True)
+            (folder / "rows.csv").write_text(csv_text(rows, first=span * 9000 + first))
 
 
 def make_spec(config: PipelineConfig, **changes: Any) -> RunSpec:

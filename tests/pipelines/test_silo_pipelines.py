@@ -46,6 +46,11 @@ def test_registration_and_forecast(tmp_path: Path) -> None:
     assert not Ledger.open(config.ledger).entries("things")
 
 
+def test_silos_are_those_of_one_span(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="silo_privacy states the silos of one span"):
+        project(tmp_path, dataset={"span": [1, 2]})
+
+
 def test_the_silo_may_be_kept_out_of_the_model(tmp_path: Path) -> None:
     features = preflight.read_features(project(tmp_path, schema=IGNORED))
     assert features is not None and features.silo == "colour"

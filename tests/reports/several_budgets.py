@@ -20,23 +20,25 @@ from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.build import build_record
 from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
 from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.spans import union_digest
 from tests.releases.test_dp_evaluation import evaluation
 from tests.reports.records import FACTS, make_config, make_summary, poisson_executed, poisson_plan
 from tests.reports.report_project import save
 from tests.reports.test_build_record import statistics
 from tests.reports.tuned import SELECT, tuned_executed, tuned_plan
 
-RUNS = [f"run-{number}" for number in range(1, 5)]
+RUNS = [f"run-{number}" for number in range(1, 6)]
 UNITS, FEWER, EVALUATED = 1000, 700, 200
+FURTHER = (1,)  # a list of runs in the points names four, and tells how many there are beside
 # What the project holds, counted by hand: for `trace.Files`.
 COUNTS = {
-    "trainings": 3,
+    "trainings": 4,
     "registered spans": 3,
-    "runs with a guarantee": 3,
-    "blessed runs with a guarantee": 3,
-    "records that agree with the ledger": 3,
-    "records with a ledger entry": 3,
-    "runs with a guarantee and without an audit": 3,
+    "runs with a guarantee": 4,
+    "blessed runs with a guarantee": 4,
+    "records that agree with the ledger": 4,
+    "records with a ledger entry": 4,
+    "runs with a guarantee and without an audit": 4,
     "charged runs without a record": 0,
 }
 
@@ -75,6 +77,7 @@ def make_several(folder: Path) -> str:
     save(folder, second)
     save(folder, evaluated(ledger, second.model_copy(update={"run_id": "run-3"}), rho=0.03))
     save(folder, elsewhere(ledger, "run-4"))
+    save(folder, together(ledger, "run-5"))
     return url
 
 
@@ -110,6 +113,7 @@ def stated(ledger: Ledger, run_id: str, plan: MechanismPlan, composition: Compos
         executed=parts.pop("executed"),
         plan=plan,
         composition=composition,
+        further=parts.pop("further", []),
     )
     return make_summary(record)
 
@@ -138,6 +142,21 @@ def elsewhere(ledger: Ledger, run_id: str) -> RunSummary:
     plan = poisson_plan(unit="person", units=FEWER, noise_multiplier=3.0, event=event)
     paid = charge(ledger, run_id, plan, node="Trainer", purpose="train", span=2)
     return stated(ledger, run_id, plan, paid, executed=poisson_executed(units=FEWER, examples=FEWER), span=2)
+
+
+def together(ledger: Ledger, run_id: str) -> RunSummary:
+    """One training on two spans with a budget each: both are charged."""
+    spans, units = (1, 2), UNITS + FEWER
+    event = poisson_gaussian(sampling_probability=0.1, noise_multiplier=4.0, steps=20)
+    plan = poisson_plan(unit="person", units=units, noise_multiplier=4.0, event=event)
+    digest = union_digest({span: str(span) * 64 for span in spans})
+    where: dict[str, Any] = {"dataset": "things", "span": spans, "split": "train", "data_digest": digest}
+    with ledger.spend(**where, run_id=run_id, node="Trainer", plan=plan) as grant:
+        grant.start()
+        grant.commit(plan.event)
+    first, second = (ledger.composition(entry) for entry in grant.entry_ids)
+    executed = poisson_executed(units=units, examples=units)
+    return stated(ledger, run_id, plan, first, executed=executed, span=list(spans), further=[second])
 
 
 def evaluated(ledger: Ledger, summary: RunSummary, *, rho: float) -> RunSummary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import pypdfium2
 import pytest
 
+from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.reports.dataset_report import DatasetReport
 from privacy_pipeline.reports.figures import Figure, Quote, ReportPart, Statement, plain
 from privacy_pipeline.reports.html import to_html
 from privacy_pipeline.reports.layout import Bullets, Chart, Table, Text, blocks
 from privacy_pipeline.reports.pdf import to_pdf
+from privacy_pipeline.reports.run_views import run_view
 from tests.reports import several_budgets
-from tests.reports.report_project import FACTS_YAML
+from tests.reports.report_project import FACTS_YAML, summaries
 from tests.reports.trace import COUNTS, FURTHER, Files, untraced, walk
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -42,7 +45,7 @@ def files(which: str, project: Path, several: Path) -> Files:
     """Its raw material."""
     if which == "one budget":
         return Files(project, FACTS_YAML, counts=COUNTS, further=FURTHER)
-    return Files(several, FACTS_YAML, counts=several_budgets.COUNTS)
+    return Files(several, FACTS_YAML, counts=several_budgets.COUNTS, further=several_budgets.FURTHER)
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +74,42 @@ def test_a_number_of_another_budget_is_found(several_report: DatasetReport, seve
     broken = several_report.model_copy(
         update={"budgets": [train.model_copy(update={"left": swapped}), evaluation, *others]}
     )
-    found = untraced(broken, Files(several, FACTS_YAML, counts=several_budgets.COUNTS))
+    found = untraced(broken, Files(several, FACTS_YAML, counts=several_budgets.COUNTS, further=several_budgets.FURTHER))
     assert [part for part, _ in found] == [swapped]
 
 
 def test_the_second_project_has_what_the_first_has_not(several_report: DatasetReport) -> None:
     keys = ["things/train/person", "things/eval/person", "things/train/person/span-2", "things/train/person/span-3"]
     assert [budget.key.quote for budget in several_report.budgets] == keys
-    assert [budget.counted.value for budget in several_report.budgets] == [3, 3, 1, 0]
+    assert [budget.counted.value for budget in several_report.budgets] == [4, 3, 2, 0]
     nodes = {entry.node.quote for budget in several_report.budgets for entry in budget.entries}
     assert nodes == {"DpStatistics", "Trainer", "DpEvaluator"}
     assert several_report.budgets[0].cap_changes.value == 1
+    together = several_report.runs[-1]  # over two spans: an entry at each of their budgets
+    assert [span.quote for span in together.spans] == ["1", "2"] and together.receipt == "agrees"
+    assert together.entry is not None and len(together.further_entries) == 1
+    assert {"things/train/person", "things/train/person/span-2"} == {
+        budget.key.quote
+        for budget in several_report.budgets
+        for entry in budget.entries
+        if entry.number.value in (together.entry.value, together.further_entries[0].value)
+    }
     said = [plain(s.words) for passage in several_report.first_page for s in passage.statements]
     assert not any("left no record" in text for text in said)  # one run trained nothing, and paid for its evaluation
     points = [plain(s.words) for point in several_report.checklist for s in point.statements]
     sizes = [text.split(" has ")[1].split(" units")[0] for text in points if "that pays from it" in text]
     assert sizes == ["1,000", "200", "700", "700"]
+
+
+def test_each_entry_of_a_run_over_several_spans_has_to_agree(several: Path) -> None:
+    (summary,) = summaries(several, several_budgets.RUNS[-1:])
+    entries = {entry.id: entry for entry in Ledger.open(f"sqlite:///{several}/ledger/ledger.db").entries("things")}
+    numbers = [made.ledger_entry for made in summary.record.compositions]
+    assert run_view(summary, entries).receipt == "agrees"
+    for number in numbers:
+        other = dataclasses.replace(entries[number], run_id="another")
+        assert run_view(summary, {**entries, number: other}).receipt == "differs"
+        assert run_view(summary, {key: entry for key, entry in entries.items() if key != number}).receipt == "missing"
 
 
 def test_the_reports_own_words_hold_no_numbers(report: DatasetReport) -> None:

@@ -72,7 +72,7 @@ def evaluate_charged(
         BudgetRefusedError: the ledger refuses; nothing was read.
     """
     ledger, dataset = Ledger.open(config.ledger), config.dataset
-    section, span = config.evaluation.dp, dataset.span if isinstance(dataset.span, int) else None
+    section, span = config.evaluation.dp, dataset.named_span
     registration = ledger.registration(dataset.name, span)
     if registration is None or section is None:
         raise BudgetRefusedError(f"dataset {dataset.name!r}, span {span}, is not registered for a DP evaluation")

@@ -14,6 +14,7 @@ from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.releases.release import Noisy, Release
 from privacy_pipeline.releases.statistics import PURPOSE, DpStatistics, filled_plan, statistics_of, statistics_release
+from privacy_pipeline.spans import Span
 
 STATISTICS_FILE = "dp_statistics.json"
 
@@ -42,7 +43,7 @@ class StatisticsRequest(BaseModel):
     delta: float
 
 
-def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: int | None) -> StatisticsRequest | None:
+def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: Span) -> StatisticsRequest | None:
     """What a run asks; None where its config has no block `preprocessing.dp`.
 
     Args:
@@ -51,7 +52,7 @@ def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: in
         span: the span that the run takes.
 
     Raises:
-        BadInputError: the block is there, but the schema leaves nothing out.
+        BadInputError: the block is there, but the schema leaves nothing out, or there are several spans.
     """
     section = config.preprocessing.dp
     if section is None:
@@ -63,6 +64,8 @@ def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: in
             "to release",
             fix="drop the block `preprocessing`",
         )
+    if isinstance(span, tuple):  # the config's model refuses it too
+        raise BadInputError("preprocessing.dp releases statistics of one span", fix="name one in dataset.span")
     unit = config.dataset.privacy_unit
     return StatisticsRequest(
         ledger=config.ledger,

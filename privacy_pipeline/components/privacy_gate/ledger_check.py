@@ -63,14 +63,13 @@ def ledger_reasons(record: PrivacyRecord, evaluation: DpEvaluation | None, *, ur
 
 
 def _named(record: PrivacyRecord, evaluation: DpEvaluation | None) -> Iterator[_Named]:
-    if record.composition is not None:
-        event = record.mechanism.dp_event if record.mechanism is not None else None
-        made = record.composition
+    event = record.mechanism.dp_event if record.mechanism is not None else None
+    for made in record.compositions:
         yield _of(made, "training", made.ledger_entry, made.budget, event, record.run_id)
     if record.preprocessing is not None:
         made_before = record.preprocessing
-        event, entry, budget = made_before.dp_event, made_before.ledger_entry, made_before.budget
-        yield _of(made_before, "DP statistics", entry, budget, event, None)
+        released, entry, budget = made_before.dp_event, made_before.ledger_entry, made_before.budget
+        yield _of(made_before, "DP statistics", entry, budget, released, None)
     if evaluation is not None:
         yield _of(evaluation.composition, "DP evaluation", evaluation.ledger_entry, evaluation.budget, evaluation.event)
 

@@ -16,6 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from privacy_pipeline.accounting.grants import Ticket
+from privacy_pipeline.accounting.journal import Receipt
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
@@ -35,6 +36,8 @@ from privacy_pipeline.dp.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.build import RunFacts, build_record
+
+Compositions = tuple[Composition, ...]
 
 
 class Executor(base_executor.BaseExecutor):
@@ -120,7 +123,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         executed = backend.train(inputs)
         return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
     ledger = Ledger.open(config.ledger)
-    registration = ledger.registration(config.dataset.name, _span(config))
+    registration = ledger.registration(config.dataset.name, config.dataset.named_span)
     units = registration.splits["train"].units if registration else None
     plan = backend.plan(config=config, units=units)
     if plan is None:
@@ -128,13 +131,16 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
     inputs = dataclasses.replace(inputs, plan=plan, binding=f"{facts.code} {facts.lock} {facts.data}")
     training = _Training(backend, inputs, plan, facts, node, ledger)
     if inputs.state_dir is None or plan.tuning is not None:
-        executed, composition = training.spend(attempt=None, ticket=None)
+        executed, compositions = training.spend(attempt=None, ticket=None)
     else:
         attempts.wipe(inputs.state_dir, ledger.settled(attempts.charged(inputs.state_dir)))
         with attempts.held(inputs.state_dir, run_id=facts.run_id, node=node, plan=plan) as attempt:
-            executed, composition = training.continue_or_begin(attempt)
+            executed, compositions = training.continue_or_begin(attempt)
     try:
-        return build_record(config=config, facts=facts, executed=executed, plan=plan, composition=composition)
+        first, *further = compositions
+        return build_record(
+            config=config, facts=facts, executed=executed, plan=plan, composition=first, further=further
+        )
     except ValidationError as error:
         raise PipelineError(
             f"{backend.name} did not run as planned, so there is no guarantee to state; the budget is spent: {error}",
@@ -153,7 +159,7 @@ class _Training:
     node: str
     ledger: Ledger
 
-    def continue_or_begin(self, attempt: Attempt) -> tuple[Executed, Composition]:
+    def continue_or_begin(self, attempt: Attempt) -> tuple[Executed, Compositions]:
         """Goes on with what a killed attempt left, if it fits; else begins, and is charged."""
         ticket = attempt.ticket()
         if ticket is not None:
@@ -164,11 +170,11 @@ class _Training:
                 logging.warning("%s", error.message)
         return self.spend(attempt=attempt, ticket=None)
 
-    def spend(self, *, attempt: Attempt | None, ticket: Ticket | None) -> tuple[Executed, Composition]:
-        """One training under one charge."""
+    def spend(self, *, attempt: Attempt | None, ticket: Ticket | None) -> tuple[Executed, Compositions]:
+        """One training under one charge, at each budget that the spans belong to."""
         with self.ledger.spend(
             dataset=self.inputs.config.dataset.name,
-            span=_span(self.inputs.config),
+            span=self.inputs.config.dataset.named_span,
             data_digest=self.facts.data,
             split="train",
             run_id=self.facts.run_id,
@@ -177,7 +183,7 @@ class _Training:
             purpose=purpose_of(self.inputs.config),
             continues=ticket,
         ) as grant:
-            composition = self.ledger.composition(grant.entry_id)
+            planned = [self.ledger.composition(entry) for entry in grant.entry_ids]
             if not grant.continued:
                 if attempt is not None:
                     attempt.begin(grant)
@@ -185,16 +191,17 @@ class _Training:
             state_dir = attempt.state_dir if attempt is not None else None
             executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir))
             attempts.require_continued(grant, executed.resumed_at)
-            receipt = grant.commit(executed.event or self.plan.event)
-        stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
-        composition = composition.model_copy(update=stamp)
+            grant.commit(executed.event or self.plan.event)
+        stamped = (_stamped(made, receipt) for made, receipt in zip(planned, grant.receipts, strict=True))
+        compositions = tuple(stamped)
         if attempt is not None:
             attempt.destroy()
-        return executed, composition
+        return executed, compositions
 
 
-def _span(config: PipelineConfig) -> int | None:
-    return config.dataset.span if isinstance(config.dataset.span, int) else None
+def _stamped(composition: Composition, receipt: Receipt) -> Composition:
+    stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
+    return composition.model_copy(update=stamp)
 
 
 def _schema_is_public(config: PipelineConfig) -> bool:
