@@ -28,7 +28,7 @@ from privacy_pipeline.encrypted.provider import Provider
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.warm import Limits, Setting
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PROVIDER
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 LIMITS = Limits(load=300.0, build=600.0, run=300.0)
 _CALLS = 5  # timed, after one that is not
@@ -68,8 +68,7 @@ def evaluate(
     known = reference.require_range(model, inputs)
     found = own_parties.require_usable(parties)
     sizes = sorted(batches)
-    logs = found.folder / "logs"
-    logs.mkdir(mode=0o700, exist_ok=True)
+    logs = _logs(found)
     client = Client(
         folder=found.folder / CLIENT,
         addresses=found.addresses,
@@ -151,6 +150,17 @@ async def _timed(deployment: Deployment, session: Session, rows: Mapping[str, Ar
 
 def _batch(model: PrivateModel, inputs: Mapping[str, Array], start: int, size: int) -> dict[str, Array]:
     return dict(encode_inputs(model, cut(inputs, start, size), rows=size))
+
+
+def _logs(found: OwnParties) -> Path:
+    logs = found.folder / "logs"
+    try:
+        logs.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(
+            f"training.encrypted.parties: {logs}: {error.strerror}", fix="let the pipeline write there"
+        ) from None
+    return logs
 
 
 def _deployment(found: OwnParties, folder: Path, public: Path, sizes: Sequence[int], logs: Path) -> Deployment:

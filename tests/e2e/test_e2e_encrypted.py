@@ -61,9 +61,7 @@ def test_the_split_is_predicted_through_parties(through_parties: Project, mark: 
     assert all(one["build_seconds"] > 0 and one["seconds"] > 0 and one["rounds"] > 2 for one in found["batches"])
     sent = [one["bytes_per_call"] for one in found["batches"]]
     assert 0 < sent[0] < sent[1] < sent[2]
-    (run,) = through_parties.runs()
-    shown = through_parties.done("show", run["run_id"], "--json").json
-    assert shown["privacy_record"]["inference_protection"] == "simulated"
+    assert ended.json["summary"]["record"]["inference_protection"] == "simulated"
     assert len(through_parties.pushed()) == 1  # PrivacyGate let it pass
 
 

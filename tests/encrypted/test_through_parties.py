@@ -1,4 +1,4 @@
-"""The eval split through parties whose TensorFlow alone is faked: what is measured, what fails how, and what is left."""
+"""The eval split through parties whose TensorFlow alone is faked: what is measured, how it fails, and what is left."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def measured(
     own = deployment.Deployment(setting, provider=provider, servers=servers)
     client = replace(parties.client(seconds=10.0), addresses=found.addresses)
     return asyncio.run(
-        through_parties.measure(
-            own, client, model=parties.model, inputs=inputs_of(parties), batches=BUCKETS, of=found
-        )
+        through_parties.measure(own, client, model=parties.model, inputs=inputs_of(parties), batches=BUCKETS, of=found)
     )
 
 
@@ -140,9 +138,7 @@ def test_a_server_that_does_not_start_is_named(parties: Deployment) -> None:
     assert not servers.pids
 
 
-def test_parties_that_never_come_up_are_an_error_in_time(
-    parties: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parties_that_never_come_up_are_an_error_in_time(parties: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "SERVERS_SECONDS", -38.0)
     monkeypatch.setattr(deployment, "PROVIDE_SECONDS", 0.0)
     servers = servers_of(parties, server1=[sys.executable, "-c", "import time; time.sleep(100)"])
@@ -153,9 +149,7 @@ def test_parties_that_never_come_up_are_an_error_in_time(
 
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_server_that_fails_meanwhile_is_one_error(
-    parties: Deployment, number: signal.Signals, remote: bool
-) -> None:
+def test_a_server_that_fails_meanwhile_is_one_error(parties: Deployment, number: signal.Signals, remote: bool) -> None:
     if remote:
         on_hosts(parties, APART)
     servers = servers_of(parties)
@@ -194,7 +188,7 @@ def test_a_service_that_says_otherwise_ends_it(parties: Deployment) -> None:
         def hosts(self) -> dict[str, str]:
             return {name: elsewhere[name][0] for name in SERVERS}
 
-    with pytest.raises(PipelineError, match="the service says simulated, .*parties.yaml encrypted"):
+    with pytest.raises(PipelineError, match=r"the service says simulated, .*parties.yaml encrypted"):
         measured(parties, servers, of=Wrong(folder=known.folder, addresses=known.addresses))
     assert not servers.pids
 
