@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from privacy_pipeline.encrypted import run_folder
-from privacy_pipeline.encrypted.threat_model import on_one_host
-from tests.encrypted.deployment import make_parties
+from privacy_pipeline.encrypted.threat_model import deployed_for_evaluation, on_one_host
+from privacy_pipeline.encrypted.worker.parties import SERVERS
+from tests.encrypted.deployment import APART, make_parties, on_hosts
 from tests.encrypted.processes import left_after, marked, running
 
 if TYPE_CHECKING:
@@ -63,6 +64,33 @@ def test_the_split_is_predicted_through_parties(through_parties: Project, mark: 
     assert 0 < sent[0] < sent[1] < sent[2]
     assert ended.json["summary"]["record"]["inference_protection"] == "simulated"
     assert len(through_parties.pushed()) == 1  # PrivacyGate let it pass
+
+
+def test_servers_of_other_hosts_are_found_and_left_running(through_parties: Project, mark: str) -> None:
+    """Other names of this machine stand for other hosts."""
+    on_hosts(through_parties.root / "parties", APART)
+    ended = through_parties.cli("run", _CONFIG, timeout=_DEADLINE)
+    assert ended.code == 1 and "server0 is not reached" in ended.text and "Traceback" not in ended.text
+    processes = [through_parties.start("encrypted", "party", name, "--parties", "parties") for name in SERVERS]
+    try:
+        limit = time.monotonic() + _DEADLINE
+        while output_of(through_parties).count("ready on") < len(SERVERS):
+            assert time.monotonic() < limit and not any(one.poll() for one in processes), output_of(through_parties)
+            time.sleep(0.2)
+        (run,) = through_parties.runs()
+        ended = through_parties.cli("resume", run["run_id"], "--json", timeout=_DEADLINE)
+        assert ended.code == 0, ended.text
+        assert [one.poll() for one in processes] == [None] * len(SERVERS)
+    finally:
+        for one in processes:
+            one.terminate()
+        codes = [one.wait(60) for one in processes]
+    assert codes == [0] * len(SERVERS) and left_after(mark) == {}
+    assert ended.json["summary"]["record"]["inference_protection"] == "encrypted"
+    found = evaluation_of(through_parties)
+    assert found["agreement"] >= 0.999 and found["threat_model"] == deployed_for_evaluation().model_dump(mode="json")
+    assert {one["bytes_counted_by"] for one in found["batches"]} == {"graph"}
+    assert len(through_parties.pushed()) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import deployment, own_parties, through_parties
-from privacy_pipeline.encrypted.dialing import addresses
 from privacy_pipeline.encrypted.local_parties import LocalParties
 from privacy_pipeline.encrypted.measured import BatchTimes
 from privacy_pipeline.encrypted.own_parties import OwnParties
@@ -24,23 +23,14 @@ from privacy_pipeline.encrypted.provider import Provider
 from privacy_pipeline.encrypted.threat_model import deployed, on_one_host
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
-from tests.encrypted.deployment import BUCKETS, Deployment
+from tests.encrypted.deployment import APART, BUCKETS, Deployment, on_hosts
 
 ROWS = 37
-# Three names of this machine, of which two are not known as such: they stand for hosts of their own.
-APART = ("127.0.0.1", "2130706433", "0x7f000001")
 
 
 @pytest.fixture
 def parties(tmp_path: Path) -> Deployment:
     return Deployment(tmp_path)
-
-
-def on_hosts(parties: Deployment, hosts: tuple[str, ...]) -> None:
-    lines = [f"{name}: {host}:{port}" for name, (host, port) in addresses(parties.parties).items()]
-    for name, host in zip(SERVERS, hosts, strict=True):
-        lines = [line.replace(": 127.0.0.1:", f": {host}:") if line.startswith(name) else line for line in lines]
-    (parties.parties / "parties.yaml").write_text("\n".join(lines) + "\n")
 
 
 def servers_of(parties: Deployment, **commands: list[str]) -> LocalParties:
@@ -99,7 +89,7 @@ def test_local_servers_are_started_measured_and_ended(parties: Deployment) -> No
 
 
 def test_servers_of_other_hosts_must_run_and_go_on(parties: Deployment) -> None:
-    on_hosts(parties, APART)
+    on_hosts(parties.parties, APART)
     own = own_parties.require_usable(parties.parties)
     assert not own.local and own.threat_model.protection == "encrypted"
     assert own.threat_model.driver != deployed().driver  # the pipeline holds the weights
@@ -117,7 +107,7 @@ def test_servers_of_other_hosts_must_run_and_go_on(parties: Deployment) -> None:
 
 
 def test_a_server_that_does_not_run_elsewhere_is_named_at_once(parties: Deployment) -> None:
-    on_hosts(parties, APART)
+    on_hosts(parties.parties, APART)
     servers = servers_of(parties)
     del servers._commands["server2"]
 
@@ -151,7 +141,7 @@ def test_parties_that_never_come_up_are_an_error_in_time(parties: Deployment, mo
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_fails_meanwhile_is_one_error(parties: Deployment, number: signal.Signals, remote: bool) -> None:
     if remote:
-        on_hosts(parties, APART)
+        on_hosts(parties.parties, APART)
     servers = servers_of(parties)
 
     async def fail() -> None:
@@ -201,7 +191,7 @@ def test_a_missing_folder_is_named(parties: Deployment, missing: str) -> None:
 
 
 def test_servers_of_other_hosts_keep_their_folders(parties: Deployment) -> None:
-    on_hosts(parties, ("a.example", "b.example", "127.0.0.1"))
+    on_hosts(parties.parties, ("a.example", "b.example", "127.0.0.1"))
     (parties.parties / "server2").rename(parties.folder / "elsewhere")
     assert not own_parties.require_usable(parties.parties).local
 
@@ -227,6 +217,6 @@ def test_a_folder_that_is_none_and_a_broken_key_are_told(parties: Deployment, tm
 def test_hosts_say_who_starts_the_servers_and_what_protects(
     parties: Deployment, hosts: tuple[str, ...], local: bool, protection: str
 ) -> None:
-    on_hosts(parties, hosts)
+    on_hosts(parties.parties, hosts)
     found = own_parties.read(parties.parties)
     assert (found.local, found.threat_model.protection) == (local, protection)
