@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import deployment, own_parties, through_parties
+from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.local_parties import LocalParties
 from privacy_pipeline.encrypted.measured import BatchTimes
 from privacy_pipeline.encrypted.own_parties import OwnParties
@@ -163,6 +164,14 @@ def test_a_server_that_fails_meanwhile_is_one_error(parties: Deployment, number:
             await failing
 
     asyncio.run(main())
+    assert not servers.pids
+
+
+def test_the_service_s_own_reason_is_told_and_not_what_the_client_heard_of_it(parties: Deployment) -> None:
+    servers = servers_of(parties)
+    (parties.scratch / "say").write_text("fail")
+    with pytest.raises(DriverError, match=r"^the driver reports: the servers failed: as they were told"):
+        measured(parties, servers)
     assert not servers.pids
 
 
