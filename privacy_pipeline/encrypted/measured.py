@@ -46,8 +46,8 @@ class BatchTimes(_Part):
     rounds: Annotated[
         int,
         Field(
-            description="Longest chain of messages, counted on the graph: through parties between servers; in one "
-            "process with the client's two, to the servers and back."
+            description="Longest chain of messages, counted on the graph: through parties between servers alone; in "
+            "one process from the client's sharing until it has the logits."
         ),
     ]
 
