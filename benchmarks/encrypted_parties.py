@@ -65,13 +65,11 @@ async def deployed(
     deployment = Deployment(folder, model_format.load(folder / "model"), speed, batches)
     began = time.perf_counter()
     async with deployment.up() as client:
-        if deployment.driver is None:
-            raise PipelineError("the service is ready without a driver")
-        start = deployment.loaded - began
+        start = deployment.running.loaded - began
         for batch in batches:
             rows[batch] = {
                 "start": start,
-                "build": deployment.driver.builds[batch],
+                "build": deployment.driver.builds[batch].seconds,
                 **await timed(deployment, client, batch, seconds),
             }
 
@@ -104,12 +102,11 @@ async def requested(deployment: Deployment, session: Session, batch: int, second
         return taken
 
     first = await call()
-    before = await deployment.carried()
+    before = await carried(deployment)
     while len(requests) < FEWEST or (sum(requests) < seconds and len(requests) < MOST):
         requests.append(await call())
-        # The service may have started another one.
-        runs.append(deployment.driver.run if deployment.driver is not None else np.nan)
-    crossed = await deployment.carried() - before
+        runs.append(deployment.driver.run)
+    crossed = await carried(deployment) - before
     return {
         "first": first,
         "seconds": statistics.median(requests),
@@ -120,6 +117,14 @@ async def requested(deployment: Deployment, session: Session, batch: int, second
         "client_bytes": 3 * 2 * 8 * (x.size + expected.size),
         "error": error,
     }
+
+
+async def carried(deployment: Deployment) -> int:
+    """Bytes between the servers so far."""
+    found = await deployment.running.carried()
+    if found is None:
+        raise PipelineError("the servers are not of this machine")
+    return found
 
 
 def with_parties(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
@@ -21,9 +22,26 @@ class EncryptedSection(_Section):
         bool,
         Field(
             description="Evaluate with all parties in one process. It protects nothing, and the record says "
-            "`inference_protection: simulated`."
+            "`inference_protection: simulated`. It, or `parties`."
         ),
     ] = False
+    parties: Annotated[
+        Path | None,
+        Field(
+            description="Evaluate through real parties: a folder of `encrypted init-parties`, of which this machine "
+            "has driver, weights-provider and prediction-client. Servers whose addresses are all of this machine are "
+            "started (the record says `simulated`); others must already run. It, or `simulate`."
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> EncryptedSection:
+        if self.simulate and self.parties is not None:
+            raise ValueError(
+                "`simulate` and `parties` exclude each other: remove `parties` to evaluate with all parties in one "
+                "process, or `simulate: true` to evaluate through those of the folder"
+            )
+        return self
 
 
 class EncryptedPolicy(_Section):

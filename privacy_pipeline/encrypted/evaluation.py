@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import environment, model_format, reference
+from privacy_pipeline.encrypted import environment, model_format, own_parties, reference
 from privacy_pipeline.encrypted.measured import BatchTimes, EncryptedEvaluation
-from privacy_pipeline.encrypted.threat_model import ThreatModel, simulated
+from privacy_pipeline.encrypted.threat_model import Protection, ThreatModel, simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 BATCHES = (1, 128, 1024)  # the largest evaluates the split
@@ -22,18 +22,33 @@ _SECONDS_PER_ROW, _SECONDS_TO_START = 1.0, 900.0
 Array = NDArray[Any]
 
 
-def require_simulation(section: EncryptedSection) -> None:
-    """Refuses to run all parties in one process unless the config says that this is what is wanted.
+def require_way(section: EncryptedSection) -> None:
+    """Refuses a config that does not say how the eval split is predicted privately, or whose parties are not usable.
 
     Raises:
-        BadInputError: it does not.
+        BadInputError: that is so; names what is missing.
     """
-    if not section.simulate:
+    if section.parties is not None:
+        own_parties.require_usable(section.parties)
+    elif not section.simulate:
         raise BadInputError(
-            "training.encrypted: the eval split would be predicted with all parties in one process, which protects "
-            "nothing",
-            fix="set training.encrypted.simulate: true; the record then says `inference_protection: simulated`",
+            "training.encrypted: it does not say through whom the eval split is predicted privately; all parties in "
+            "one process would protect nothing",
+            fix="set `parties: DIR` (of `privacy-pipeline encrypted init-parties DIR`), or `simulate: true`: then all "
+            "are in one process, and the record says `inference_protection: simulated`",
         )
+
+
+def protection_of(section: EncryptedSection) -> Protection:
+    """What protects private predictions under this config: what the record states, and the evaluation must be.
+
+    Raises:
+        BadInputError: the config does not say how to evaluate, or its parties.yaml is missing or broken.
+    """
+    if section.parties is not None:
+        return own_parties.read(section.parties).threat_model.protection
+    require_way(section)
+    return simulated().protection
 
 
 def simulate(

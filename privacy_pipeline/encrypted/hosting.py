@@ -6,25 +6,23 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.encrypted import driving, party, published
+from privacy_pipeline.encrypted import driving, local_parties, party, published
 from privacy_pipeline.encrypted.driver_process import DriverProcess
 from privacy_pipeline.encrypted.local_parties import LocalParties
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE
 from privacy_pipeline.encrypted.provider import Provider
 from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.warm import Limits, Setting
-from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
+from privacy_pipeline.encrypted.worker.parties import PROVIDER
 from privacy_pipeline.errors import BadInputError
 
 Report = Callable[[str], None]
-_CLI = "from privacy_pipeline.cli.main import main; main()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +126,11 @@ async def _served(service: Service, supervisor: LocalParties | None) -> None:
 
 
 def _local_parties(model: ServedModel, parties: Path, logs: Path) -> LocalParties:
-    command = [sys.executable, "-c", _CLI, "encrypted"]
-    tail = ["--parties", str(parties), "--parent", str(os.getpid())]
-    commands = {name: [*command, "party", name, *tail] for name in SERVERS}
     folder = str(model.weights().parent.parent)
-    commands[PROVIDER] = [*command, "provide-weights", folder, *tail]
+    commands = {
+        **local_parties.server_commands(parties),
+        PROVIDER: [*local_parties.COMMAND, "provide-weights", folder, *local_parties.tail(parties)],
+    }
     return LocalParties(commands=commands, environment=os.environ, logs=logs)
 
 

@@ -42,6 +42,13 @@ def encode_inputs(
     return found
 
 
+def cut(inputs: Mapping[str, NDArray[Any]], start: int, batch: int) -> dict[str, NDArray[Any]]:
+    """`batch` rows from `start` on, each [batch, ...]; the last row again where there are fewer."""
+    rows = len(next(iter(inputs.values())))
+    index = np.minimum(np.arange(start, start + batch), rows - 1)
+    return {name: values[index] for name, values in inputs.items()}
+
+
 def _one_hot(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]:
     numbers = value.astype(np.float64)
     fits = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < one.vocabulary)

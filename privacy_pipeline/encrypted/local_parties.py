@@ -5,16 +5,36 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from privacy_pipeline.encrypted.driver_process import last_line
+from privacy_pipeline.encrypted.pace import Speed
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
 _STARTS = 2  # that may fail
 _CLEAN_UP_SECONDS, _END_SECONDS = 5.0, 10.0
+# By this interpreter: no script need be on the path.
+COMMAND = (sys.executable, "-c", "from privacy_pipeline.cli.main import main; main()", "encrypted")
+
+
+def tail(parties: Path) -> list[str]:
+    """The arguments of every party that this process starts: its folder, and with whom it ends."""
+    return ["--parties", str(parties), "--parent", str(os.getpid())]
+
+
+def server_commands(parties: Path, *, speed: Speed | None = None) -> dict[str, list[str]]:
+    """Command lines of the three servers, which end with this process.
+
+    Args:
+        parties: folder of `init_parties`.
+        speed: slows their tunnels down; None for as fast as the machine can.
+    """
+    pace = [] if speed is None else ["--delay-ms", str(speed.delay_ms), "--rate-mbps", str(speed.rate_mbps)]
+    return {name: [*COMMAND, "party", name, *tail(parties), *pace] for name in SERVERS}
 
 
 class DoesNotStartError(PipelineError):
@@ -65,7 +85,7 @@ class LocalParties:
                 await self._end([name])  # what the ended process left behind
                 self._failed[name] += not self._came_up
             if self._failed[name] >= _STARTS:
-                log = self._log(name)
+                log = self.log(name)
                 raise DoesNotStartError(f"{name} does not start: {last_line(log)}", fix=f"see {log}")
             await self._start(name)
 
@@ -97,7 +117,7 @@ class LocalParties:
         await self._end(list(self._processes))
 
     async def _start(self, name: str) -> None:
-        with self._log(name).open("ab") as log:
+        with self.log(name).open("ab") as log:
             self._processes[name] = await asyncio.create_subprocess_exec(
                 *self._commands[name],
                 stdin=asyncio.subprocess.DEVNULL,
@@ -117,5 +137,6 @@ class LocalParties:
                 continue  # nobody of its group is left
         await asyncio.wait_for(asyncio.gather(*(process.wait() for process in ended)), _END_SECONDS)
 
-    def _log(self, name: str) -> Path:
+    def log(self, name: str) -> Path:
+        """Where a party's words go."""
         return self._logs / f"{name}.log"

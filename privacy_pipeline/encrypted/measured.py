@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy
 from privacy_pipeline.encrypted.threat_model import ThreatModel
@@ -15,14 +17,39 @@ class _Part(BaseModel):
 
 
 class BatchTimes(_Part):
-    """One batch size: seconds to build the graph, median seconds of a call, and what crosses between parties."""
+    """One batch size: what its graph costs once, and what a call of it does."""
 
-    batch: int
-    build_seconds: float
-    seconds: float
-    rows_per_second: float
-    bytes_per_call: int
-    rounds: int
+    batch: Annotated[int, Field(description="Rows of a call.")]
+    build_seconds: Annotated[float, Field(description="To build the graph, once; through parties by their driver.")]
+    seconds: Annotated[
+        float,
+        Field(
+            description="Median of a call: in one process the graph alone; through parties a client's whole request, "
+            "over open connections, from sharing the rows until its shares of the answer are joined."
+        ),
+    ]
+    rows_per_second: Annotated[float, Field(description="`batch` over `seconds`: one call after the other.")]
+    bytes_per_call: Annotated[
+        int,
+        Field(
+            description="What crosses in a call. Counted by `graph`: tensors that go from one party to another; by "
+            "`tunnels`: what the servers' tunnels to one another carried, with gRPC's framing, before TLS."
+        ),
+    ]
+    bytes_counted_by: Annotated[
+        Literal["graph", "tunnels"],
+        Field(
+            description="`tunnels` where the pipeline itself started the servers. Through parties neither count has "
+            "the client's shares, which go to the servers' desks; in one process the graph's has."
+        ),
+    ] = "graph"
+    rounds: Annotated[
+        int,
+        Field(
+            description="Longest chain of messages, counted on the graph: through parties between servers alone; in "
+            "one process from the client's sharing until it has the logits."
+        ),
+    ]
 
 
 class EncryptedEvaluation(_Part):

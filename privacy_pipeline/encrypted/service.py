@@ -53,10 +53,20 @@ class Service:
         setting: parties, model, buckets, limits.
         supervisor: restarts parties of this machine; None where they live on hosts of their own.
         report: gets what is being done, and what went wrong, in one line each.
+        recovers: whether it starts over when a party fails; else that ends it. Parties of this machine have time to
+            come up either way, those of other hosts must already run.
     """
 
-    def __init__(self, setting: Setting, *, supervisor: Supervisor | None, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        supervisor: Supervisor | None,
+        report: Callable[[str], None],
+        recovers: bool = True,
+    ) -> None:
         self._setting, self._supervisor, self._tell = setting, supervisor, report
+        self._recovers = recovers
         self._told: set[str] = set()  # since it was ready
         self._largest = max(setting.buckets)
         self._queue = Queue(largest=self._largest)
@@ -70,7 +80,8 @@ class Service:
         """Serves until it is cancelled.
 
         Raises:
-            PipelineError: its address cannot be bound, or parties of this machine never came up.
+            PipelineError: its address cannot be bound, or parties of this machine never came up; where it does not
+                recover, also what a party failed of.
         """
         address = self._setting.addresses["driver"]
         clients = frozenset({"prediction-client"})
@@ -88,6 +99,8 @@ class Service:
                 warm = await self._warm()
             except PipelineError as error:
                 attempts += not (isinstance(error, SilentError) and not came_up)
+                if self._supervisor is None and not self._recovers:
+                    raise
                 never = self._supervisor is not None and not came_up
                 if never and (isinstance(error, DoesNotStartError) or attempts == _FIRST_ATTEMPTS):
                     raise
@@ -100,6 +113,8 @@ class Service:
                 self._tell("ready")
                 await self._work(warm)
             except PipelineError as error:
+                if not self._recovers:
+                    raise
                 await self._recover_from(error, attempts=0)
             finally:
                 await warm.close()

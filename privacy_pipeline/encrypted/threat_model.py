@@ -55,6 +55,16 @@ def deployed() -> ThreatModel:
     )
 
 
+def deployed_for_evaluation() -> ThreatModel:
+    """`deployed`, but the pipeline itself drives: it has the model and the eval split anyway."""
+    return deployed().model_copy(
+        update={
+            "driver": "this pipeline, which also provides the weights and is the client: it holds the model and the "
+            "eval split, and whoever runs it could have the servers reveal what they hold"
+        }
+    )
+
+
 def on_one_host() -> ThreatModel:
     """Parties in processes of their own under one user of one machine, who can read all their memory."""
     return ThreatModel(
@@ -74,9 +84,10 @@ def of_parties(*, local: bool, hosts: Mapping[str, str]) -> ThreatModel:
     Returns:
         `deployed` where no two servers live at the same host, else `on_one_host`: one machine has two shares of three.
     """
-    apart = {"this machine" if _is_this_machine(host) else host.lower() for host in hosts.values()}
+    apart = {"this machine" if is_this_machine(host) else host.lower() for host in hosts.values()}
     return deployed() if not local and len(apart) == len(hosts) else on_one_host()
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether a host of parties.yaml is certainly the machine that reads it."""
     return host.lower() in ("localhost", "::1", "[::1]", "0.0.0.0") or host.startswith("127.")

@@ -19,12 +19,13 @@ def require_convertible(config: PipelineConfig, features: FeaturePlan | None) ->
         features: the columns; None where the schema is inferred.
 
     Raises:
-        BadInputError: a layer cannot be converted, the environment is not set up, or no simulation is asked for.
+        BadInputError: a layer cannot be converted, the environment is not set up, or no way to
+            evaluate privately is stated or usable.
     """
     section = config.training.encrypted
     if section is None:
         return
-    evaluation.require_simulation(section)
+    evaluation.require_way(section)
     if config.evaluation.dp is not None:
         raise BadInputError(
             "evaluation.dp: private predictions are compared with plain ones exactly, which its budget does not cover",

@@ -27,6 +27,7 @@ from privacy_pipeline.accounting.record import (
 )
 from privacy_pipeline.backends.base import Executed
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.encrypted.evaluation import protection_of
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.properties import shown
 from privacy_pipeline.reports.tuning_record import tuning_accesses, tuning_assumptions, tuning_part
@@ -83,6 +84,8 @@ def build_record(
 
     Raises:
         AccountingError: the accountants contradict each other.
+        BadInputError: the config does not say through whom private predictions are evaluated, or the parties of its
+            folder cannot be read.
     """
     private = plan is not None and not executed.seed_fixed
     guarantee = _guarantee(plan, executed, facts.statistics) if plan and private else None
@@ -121,9 +124,7 @@ def build_record(
 
 def _inference_protection(config: PipelineConfig) -> Literal["none", "encrypted", "simulated"]:
     section = config.training.encrypted
-    if section is None:
-        return "none"
-    return "simulated" if section.simulate else "encrypted"
+    return "none" if section is None else protection_of(section)
 
 
 def _unit(config: PipelineConfig) -> str:

@@ -30,6 +30,8 @@ from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 
 FAKES = Path(__file__).parent / "fakes"
 BUCKETS = (1, 4, 16)
+# Names of this machine, of which two are not known as such: they stand for hosts of their own.
+APART = ("127.0.0.1", "2130706433", "0x7f000001")
 LIMITS = Limits(desk=2.0, load=10.0, build=10.0, run=3.0)
 FEATURES = FeaturePlan(
     columns=(), label="y", label_domain=("a", "b"), label_dtype="bytes", positive_class="b", unit_key=None
@@ -59,6 +61,13 @@ def make_parties(folder: Path) -> Path:
     lines = [f"{party}: 127.0.0.1:{port}" for party, port in zip(PARTIES, free, strict=True)]
     (folder / "parties.yaml").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def on_hosts(folder: Path, hosts: tuple[str, ...]) -> None:
+    """Puts the three servers of parties.yaml on these hosts; ports stay."""
+    moved = dict(zip(SERVERS, hosts, strict=True))
+    lines = [f"{name}: {moved.get(name, host)}:{port}" for name, (host, port) in addresses(folder).items()]
+    (folder / "parties.yaml").write_text("\n".join(lines) + "\n")
 
 
 @dataclass

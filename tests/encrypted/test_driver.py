@@ -69,6 +69,7 @@ def driver(encrypted_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             assert simulated.ask(**load)["ok"]
             built = simulated.ask(op="build", bucket=BUCKET)
             assert built["ok"] and built["seconds"] > 0
+            assert built["rounds"] > 2 and built["sent_bytes"] > BUCKET
             yield simulated
         finally:
             simulated.process.kill()

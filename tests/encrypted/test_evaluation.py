@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pydantic import ValidationError
 
+from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import environment, evaluation, measured, model_format
+from privacy_pipeline.encrypted import environment, evaluation, measured, model_format, own_parties
+from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.reports.build import build_record
+from tests.encrypted.deployment import make_parties
 from tests.reports.records import COMPOSITION, FACTS, make_config, make_executed, make_plan
 
 ROWS = 700
@@ -72,10 +76,40 @@ def test_logits_that_are_none_are_no_result(private: list[float]) -> None:
         compared([1.0, 2.0], private, [1, 0])
 
 
-def test_a_simulation_runs_only_when_it_is_asked_for() -> None:
-    evaluation.require_simulation(EncryptedSection(simulate=True))
-    with pytest.raises(BadInputError, match="protects nothing"):
-        evaluation.require_simulation(EncryptedSection())
+def test_one_way_to_evaluate_is_stated(tmp_path: Path) -> None:
+    evaluation.require_way(EncryptedSection(simulate=True))
+    evaluation.require_way(EncryptedSection(parties=make_parties(tmp_path / "parties")))
+    for refused in (evaluation.require_way, evaluation.protection_of):
+        with pytest.raises(BadInputError, match="through whom") as told:
+            refused(EncryptedSection())
+        assert "`parties: DIR`" in told.value.fix and "`simulate: true`" in told.value.fix
+    with pytest.raises(ValidationError, match=r"remove `parties` .* or `simulate: true`"):
+        EncryptedSection(simulate=True, parties=tmp_path / "parties")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "protection"),
+    [
+        (("127.0.0.1", "127.0.0.1", "127.0.0.1"), "simulated"),
+        (("a.example", "b.example", "c.example"), "encrypted"),
+        (("a.example", "b.example", "b.example"), "simulated"),
+    ],
+)
+def test_a_record_states_what_the_folder_s_hosts_protect(
+    tmp_path: Path, hosts: tuple[str, ...], protection: str
+) -> None:
+    folder = tmp_path / "parties"
+    init_parties(folder=folder, hosts=(*hosts, *("127.0.0.1",) * 3))
+    config = make_config("encrypted", training={"encrypted": {"parties": str(folder)}})
+
+    def record() -> PrivacyRecord:
+        return build_record(config=config, facts=FACTS, executed=make_executed(), plan=None, composition=None)
+
+    assert record().inference_protection == protection
+    assert own_parties.read(folder).threat_model.protection == protection  # of the evaluation: PrivacyGate compares
+    (folder / "parties.yaml").unlink()
+    with pytest.raises(BadInputError, match=r"training.encrypted.parties: .*parties.yaml"):
+        record()
 
 
 def test_the_whole_split_is_evaluated_privately(encrypted_python: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.encrypted import environment
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.convertible import require_convertible
+from tests.encrypted.deployment import make_parties
 from tests.reports.records import make_config
 
 MODULE = """
@@ -58,11 +59,17 @@ def test_a_model_of_ones_own_is_looked_at(
         require_convertible(own, FEATURES)
 
 
-def test_without_the_flag_nothing_is_simulated() -> None:
+def test_without_a_way_to_evaluate_nothing_starts(tmp_path: Path) -> None:
     require_convertible(config(), FEATURES)
-    with pytest.raises(BadInputError, match="protects nothing") as refusal:
+    with pytest.raises(BadInputError, match="would protect nothing") as refusal:
         require_convertible(config(training={"encrypted": {}}), FEATURES)
-    assert "simulate: true" in refusal.value.fix
+    assert "simulate: true" in refusal.value.fix and "parties: DIR" in refusal.value.fix
+    parties = make_parties(tmp_path / "parties")
+    through = config(training={"encrypted": {"parties": str(parties)}})
+    require_convertible(through, FEATURES)
+    (parties / "weights-provider").rename(tmp_path / "elsewhere")
+    with pytest.raises(BadInputError, match="has no folder weights-provider"):
+        require_convertible(through, FEATURES)
 
 
 def test_without_the_environment_nothing_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -77,6 +84,7 @@ def test_without_the_environment_nothing_starts(monkeypatch: pytest.MonkeyPatch,
         {"backend": "encrypted"},
         {"backend": "plain", "encrypted": {"simulate": True}},
         {"backend": "encrypted", "encrypted": {"train_with": "dp_sgd"}},
+        {"backend": "encrypted", "encrypted": {"simulate": True, "parties": "parties"}},
         {"backend": "encrypted", "encrypted": {}, "dp_sgd": {"noise_multiplier": 1.0, "delta": 1e-5}},
     ],
 )

@@ -137,6 +137,10 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
         "training={backend: encrypted, dp_sgd: {noise_multiplier: 1.0, delta: 1.0e-5},"
         " encrypted: {simulate: true, train_with: dp_sgd}}",
     ),
+    "training.encrypted.parties": (
+        ("training={backend: encrypted, encrypted: {parties: a}}",),
+        "training.encrypted.parties=b",  # of other hosts perhaps, and the record says which
+    ),
     "training.encrypted.simulate": ((ENCRYPTED,), "training.encrypted.simulate=false"),  # the record says so
     **{
         f"training.federated.{key}": (federated(shared), f"training.federated.{change}")

@@ -30,6 +30,8 @@ class EncryptedEvaluatorSpec(component_spec.ComponentSpec):
 class EncryptedEvaluator(base_component.BaseComponent):
     """Predicts the eval split plainly and privately, and keeps how they differ and what the latter costs.
 
+    Privately with all parties in one process, or through those of a folder, as the config says.
+
     Args:
         model: of the encrypted backend; holds the plain and the converted model.
         examples: transformed examples with an eval split.

@@ -12,9 +12,9 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from privacy_pipeline.backends import keras_io
-from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, load_trained
+from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, load_trained
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import evaluation, measured
+from privacy_pipeline.encrypted import evaluation, measured, published, through_parties
 
 _BATCH = 8192
 
@@ -31,11 +31,12 @@ class Executor(base_executor.BaseExecutor):
         """Evaluates one model.
 
         Raises:
-            BadInputError: the config asks for no simulation, the environment is not set up, or an activation leaves the
-                range of fixed-point numbers.
+            BadInputError: the config does not say through whom to evaluate or its parties are not usable, the
+                environment is not set up, or an activation leaves the range of fixed-point numbers.
             PipelineError: the private evaluation failed.
         """
-        evaluation.require_simulation(EncryptedSection.model_validate_json(exec_properties["encrypted"]))
+        section = EncryptedSection.model_validate_json(exec_properties["encrypted"])
+        evaluation.require_way(section)
         uris = artifact_utils.get_split_uris(input_dict["examples"], "eval")
         graph = Path(artifact_utils.get_single_uri(input_dict["transform_graph"]))
         rows = keras_io.read_rows([io_utils.all_files_pattern(uri) for uri in uris], transform_graph=graph)
@@ -43,10 +44,13 @@ class Executor(base_executor.BaseExecutor):
         model = load_trained(folder)
         inputs = {name: rows.inputs[name] for name in model.input_names}
         plain = model.predict(inputs, batch_size=_BATCH, verbose=0)
-        with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
-            found = evaluation.simulate(
-                folder / PRIVATE_MODEL, inputs=inputs, labels=rows.labels, plain=plain, work=Path(work)
-            )
+        split = {"inputs": inputs, "labels": rows.labels, "plain": plain}
+        if section.parties is not None:
+            public = published.load(folder / PUBLISHED)
+            found = through_parties.evaluate(folder / PRIVATE_MODEL, parties=section.parties, published=public, **split)
+        else:
+            with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
+                found = evaluation.simulate(folder / PRIVATE_MODEL, work=Path(work), **split)
         _publish(artifact_utils.get_single_instance(output_dict["encrypted_evaluation"]), found)
 
 

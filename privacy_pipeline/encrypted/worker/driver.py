@@ -11,8 +11,8 @@ JSON lines on standard input, one answer each on standard output:
     {"op": "run", "bucket": 128, "batch": ID}            the servers evaluate a batch in their stores
     {"op": "quit"}
 
-An answer is {"ok": true, "seconds": S}, or {"ok": false, "error": ONE LINE}. With --simulate all servers are in this
-process, which then protects nothing.
+An answer is {"ok": true, "seconds": S}, that to `build` with the `rounds` and `sent_bytes` of the graph (`traffic.py`);
+or {"ok": false, "error": ONE LINE}. With --simulate all servers are in this process, which then protects nothing.
 """
 
 from __future__ import annotations
@@ -51,18 +51,22 @@ class Driver:
         began = time.perf_counter()
         from privacy_pipeline.encrypted.worker import stored
 
-        handlers: dict[str, Callable[[Request], None]] = {"load": self._load, "build": self._build, "run": self._run}
+        handlers: dict[str, Callable[[Request], dict[str, int]]] = {
+            "load": self._load,
+            "build": self._build,
+            "run": self._run,
+        }
         try:
-            handlers[request["op"]](request)
+            found = handlers[request["op"]](request)
         except KeyError as error:
             return {"ok": False, "error": f"the request has no or an unknown {error}"}
         except tf.errors.OpError as error:
             return {"ok": False, "error": f"the servers failed: {stored.why(error)}"}
         except PipelineError as error:
             return {"ok": False, "error": " ".join(error.message.split())}
-        return {"ok": True, "seconds": time.perf_counter() - began}
+        return {"ok": True, "seconds": time.perf_counter() - began, **found}
 
-    def _load(self, request: Request) -> None:
+    def _load(self, request: Request) -> dict[str, int]:
         from privacy_pipeline.encrypted.worker import stored
 
         model = model_format.load_architecture(Path(request["model"]), digest=request["digest"])
@@ -70,9 +74,11 @@ class Driver:
         self._model, self._graphs = None, {}
         self._weights = stored.load_weights(self._protocol, model, self._stores)
         self._model = model
+        return {}
 
-    def _build(self, request: Request) -> None:
+    def _build(self, request: Request) -> dict[str, int]:
         from privacy_pipeline.encrypted.worker import stored
+        from privacy_pipeline.encrypted.worker.traffic import traffic
 
         if self._model is None:
             raise PipelineError("no model is loaded")
@@ -82,11 +88,14 @@ class Driver:
         self._graphs[bucket] = stored.StoredPredictor(
             self._protocol, self._model, self._weights, stores=self._stores, bucket=bucket
         )
+        crossing = traffic(self._graphs[bucket].graph)
+        return {"rounds": crossing.rounds, "sent_bytes": crossing.sent_bytes}
 
-    def _run(self, request: Request) -> None:
+    def _run(self, request: Request) -> dict[str, int]:
         if request["bucket"] not in self._graphs:
             raise PipelineError(f"no graph is built for {request['bucket']} rows")
         self._graphs[request["bucket"]](request["batch"])
+        return {}
 
 
 def local_driver(roots: list[Path]) -> Driver:

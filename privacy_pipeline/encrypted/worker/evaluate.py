@@ -21,6 +21,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import model_format
+from privacy_pipeline.encrypted.inputs import cut
 from privacy_pipeline.errors import PipelineError
 
 _CALLS = 5  # timed, after one that is not
@@ -94,13 +95,6 @@ def separate_parties() -> Any:
         device = f"/job:localhost/replica:0/task:0/device:CPU:{index + 1}"
         config.players.append(Player(name=name, index=index, device_name=device))
     return config
-
-
-def cut(inputs: Mapping[str, NDArray[Any]], start: int, batch: int) -> dict[str, NDArray[Any]]:
-    """`batch` rows from `start` on; the last row again where there are fewer."""
-    rows = len(next(iter(inputs.values())))
-    index = np.minimum(np.arange(start, start + batch), rows - 1)
-    return {name: values[index] for name, values in inputs.items()}
 
 
 def _seconds(predictor: Any, rows: Mapping[str, NDArray[Any]]) -> float:
