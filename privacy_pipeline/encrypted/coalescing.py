@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 BUCKETS = (1, 16, 128, 1024)  # rows for which a graph is kept
@@ -67,11 +67,11 @@ class Queue:
         self._came.clear()
         return found
 
-    async def next_batch(self, *, window: float, patience: float) -> list[Pending]:
+    async def next_batch(self, *, window: Callable[[], float], patience: float) -> list[Pending]:
         """The requests of the next batch: the oldest, and those behind it as long as they fit.
 
         Args:
-            window: seconds to wait for more after the first one came, unless the largest bucket is full.
+            window: seconds to wait for more, asked when the first one came, unless the largest bucket is full.
             patience: seconds after which it gives up, with no request.
         """
         try:
@@ -79,7 +79,7 @@ class Queue:
         except asyncio.TimeoutError:
             return []
         if self.rows < self._largest:
-            await asyncio.sleep(window)
+            await asyncio.sleep(window())
         taken: list[Pending] = []
         while self._waiting and sum(one.rows for one in taken) + self._waiting[0].rows <= self._largest:
             taken.append(self._waiting.popleft())

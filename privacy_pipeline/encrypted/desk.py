@@ -6,7 +6,7 @@ and the connection is closed.
 
     weights-provider   weights {sharing} + architecture file; weight {sharing, layer, role} + two shares; commit
     prediction-client  put {request, rows, model} + shares; fetch {request}; drop {request}
-    driver             status; reset; batch {batch, bucket, requests}; finish {batch}; discard {batch}
+    driver             status; reset; batch {batch, bucket, requests}; finish {batch, boot, sharing}; discard {batch}
 
 A request is known by an id of 128 bits that its client draws: who does not know it cannot fetch the answer.
 """
@@ -150,6 +150,10 @@ class Desk:
         return {"missing": self._store.form(batch, bucket=bucket, requests=_requests(header))}, ()
 
     async def _finish(self, header: Header, payload: _Payload) -> Answer:
+        """Lets answers out, if this is the desk, with the sharing, for which the driver's graph was built."""
+        expected = frames.identifier(header, "boot"), frames.identifier(header, "sharing")
+        if expected != (self._boot, self._sharing().identifier):
+            raise BadMessageError("it started anew, or got other weights")
         self._store.finish(frames.identifier(header, "batch"))
         return {}, ()
 

@@ -22,7 +22,7 @@ from privacy_pipeline.encrypted.warm import Setting, Warm, warm_up
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 
-_WINDOW_SECONDS = 0.003  # requests that come together run together
+_WINDOW_SECONDS = 0.003  # requests that come together run together, if there is more than one client
 _CHECK_SECONDS = 2.0  # between looks at idle parties
 _IDLE_SECONDS = 600.0  # a connection without a message
 _QUEUE_BATCHES = 64  # full ones that may wait
@@ -74,6 +74,7 @@ class Service:
         hosts = {name: setting.addresses[name][0] for name in SERVERS}
         self._protection = of_parties(local=supervisor is not None, hosts=hosts).protection
         self._running: frozenset[str] = frozenset()
+        self._clients = 0
         self.batches: list[tuple[int, int]] = []  # bucket and requests of the latest batches
 
     async def run(self) -> None:
@@ -151,7 +152,7 @@ class Service:
 
     async def _work(self, warm: Warm) -> None:
         while True:
-            requests = await self._queue.next_batch(window=_WINDOW_SECONDS, patience=_CHECK_SECONDS)
+            requests = await self._queue.next_batch(window=self._window, patience=_CHECK_SECONDS)
             if not requests:
                 await warm.check()
                 continue
@@ -184,6 +185,7 @@ class Service:
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client: messages until it leaves; a refused request does not end the connection."""
+        self._clients += 1
         try:
             while True:
                 header, size = await asyncio.wait_for(frames.read_header(reader), _IDLE_SECONDS)
@@ -199,6 +201,12 @@ class Service:
             await _tell(writer, error.message)
         except (EOFError, OSError, asyncio.TimeoutError):
             return  # the client left
+        finally:
+            self._clients -= 1
+
+    def _window(self) -> float:
+        """For a client that is alone nobody can come along."""
+        return _WINDOW_SECONDS if self._clients > 1 else 0.0
 
     async def _answer(self, header: Header) -> Header:
         operation = frames.text(header, "op")

@@ -127,8 +127,9 @@ class Warm:
             await _ask(self._links, {"op": "discard", "batch": batch}, seconds=limits.desk)
             return missing
         await self._driver.call({"op": "run", "bucket": bucket, "batch": batch}, seconds=limits.run)
-        await self.check()
-        await _ask(self._links, {"op": "finish", "batch": batch}, seconds=limits.desk)
+        # Each lets its answers out only if it is the one that was made ready; the client waits for the word of all.
+        finish = [{"op": "finish", "batch": batch, "boot": boot, "sharing": held} for boot, held in self._state]
+        await _ask_each(self._links, finish, seconds=limits.desk)
         return []
 
     async def check(self) -> None:
@@ -200,9 +201,14 @@ async def _state(setting: Setting, links: Sequence[Link]) -> State:
 
 async def _ask(links: Sequence[Link], message: Mapping[str, Any], *, seconds: float) -> list[Header]:
     """Sends a message to all three desks."""
+    return await _ask_each(links, [message] * len(links), seconds=seconds)
+
+
+async def _ask_each(links: Sequence[Link], messages: Sequence[Mapping[str, Any]], *, seconds: float) -> list[Header]:
+    """Sends each of the three desks its message."""
     answers = []
     # All are heard before anything is raised, so that nobody is left in the middle of a message.
-    asked = (link.ask(message, seconds=seconds) for link in links)
+    asked = (link.ask(message, seconds=seconds) for link, message in zip(links, messages, strict=True))
     for one in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(one, BaseException):
             raise one

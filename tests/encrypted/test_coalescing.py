@@ -15,7 +15,7 @@ def batches(rows: list[int], *, largest: int) -> list[list[int]]:
         for number, count in enumerate(rows):
             queue.put(Pending(identifier=str(number), rows=count, done=asyncio.get_running_loop().create_future()))
         found = []
-        while batch := await queue.next_batch(window=0.0, patience=0.01):
+        while batch := await queue.next_batch(window=lambda: 0.0, patience=0.01):
             found.append([one.rows for one in batch])
         return found
 
@@ -42,7 +42,7 @@ def test_a_request_waits_for_those_that_come_within_the_window() -> None:
         future = asyncio.get_running_loop().create_future
         queue.put(Pending(identifier="a", rows=1, done=future()))
         asyncio.get_running_loop().call_later(0.01, lambda: queue.put(Pending(identifier="b", rows=1, done=future())))
-        return len(await queue.next_batch(window=0.2, patience=1.0))
+        return len(await queue.next_batch(window=lambda: 0.2, patience=1.0))
 
     assert asyncio.run(main()) == 2
 

@@ -189,6 +189,33 @@ def test_a_role_gets_no_further_than_its_own_messages(deployment: Deployment) ->
     run(deployment, body)
 
 
+def test_a_desk_lets_no_answer_out_for_a_driver_of_another_time(deployment: Deployment) -> None:
+    finish = {"op": "finish", "batch": "0" * 32}
+
+    async def body() -> None:
+        context = client_context(folder=deployment.parties / "driver", protocol=DESK)
+        where = addresses(deployment.parties)["server1"]
+        async with dial(context=context, address=where, expected="server1") as link:
+            now, _ = await link.ask({"op": "status"}, seconds=5)
+        right = {"boot": now["boot"], "sharing": now["sharing"]}
+        for wrong in ({"boot": "1" * 32}, {"sharing": "2" * 32}):
+            said = await refusal(deployment, "driver", "server1", {**finish, **right, **wrong})
+            assert said == "server1 says: it started anew, or got other weights"
+        assert "started anew" not in await refusal(deployment, "driver", "server1", {**finish, **right})
+
+    run(deployment, body)
+
+
+def test_a_client_that_is_alone_waits_for_nobody(deployment: Deployment) -> None:
+    async def body() -> None:
+        async with deployment.client().session():
+            assert deployment.service._window() == 0.0
+            async with deployment.client().session():
+                assert deployment.service._window() > 0.0
+
+    run(deployment, body)
+
+
 def test_bad_messages_get_one_error(deployment: Deployment) -> None:
     request = {"request": "0" * 32}
     put = {"op": "put", "rows": 2, "model": deployment.digest, **request}

@@ -1,4 +1,4 @@
-"""A server's outer half without TensorFlow: server.py PARTIES NAME SCRATCH. Its desk is the real one.
+"""A server's outer half without TensorFlow: server.py PARTIES NAME SCRATCH. Its desk and its ingress are the real ones.
 
 SCRATCH/NAME is its run folder, as fresh in each process as a party's is; by `pid` in there the fake driver looks at it.
 At SIGUSR1 it counts, as a party does: 700 bytes to one peer and 300 from it for every batch that was run.
@@ -16,7 +16,9 @@ from pathlib import Path
 
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.encrypted import desk
-from privacy_pipeline.encrypted.dialing import addresses, listen, role_of
+from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.encrypted.sockets import to_unix
+from privacy_pipeline.encrypted.tunnel import DESK, Route, TunnelRecord, open_ingress
 
 
 async def main(parties: Path, name: str, scratch: Path) -> None:
@@ -33,25 +35,13 @@ async def main(parties: Path, name: str, scratch: Path) -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, count)
 
-    async def route(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(str(folder / "desk"))
-        inner_writer.write(f"{role_of(writer)}\n".encode())
-        both = [asyncio.ensure_future(copy(reader, inner_writer)), asyncio.ensure_future(copy(inner_reader, writer))]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for one in both:
-            one.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
-        inner_writer.close()
-
-    allowed = frozenset({"weights-provider", "prediction-client", "driver"})
-    server = await listen(folder=parties / name, address=addresses(parties)[name], allowed=allowed, serve=route)
-    await server.serve_forever()
-
-
-async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while content := await reader.read(1 << 16):
-        writer.write(content)
-        await writer.drain()
+    route = Route(
+        allowed=frozenset({"weights-provider", "prediction-client", "driver"}),
+        connect=to_unix(folder / "desk"),
+        names_role=True,
+    )
+    address, record = addresses(parties)[name], TunnelRecord()
+    await (await open_ingress(folder=parties / name, address=address, routes={DESK: route}, record=record))
 
 
 if __name__ == "__main__":
