@@ -336,9 +336,10 @@ def test_a_peer_that_reads_nothing_keeps_nobody_else_waiting(parties: Path, tmp_
         context = tls_context(folder=parties / "server2", server=False)
         context.set_alpn_protocols([TENSORFLOW])
         _, writer = await asyncio.open_connection("127.0.0.1", link.port, ssl=context, server_hostname="", limit=1)
-        writer.write(bytes(1 << 24))
         with pytest.raises(asyncio.TimeoutError):  # the echo waits for it, and so it waits itself
-            await asyncio.wait_for(writer.drain(), 0.5)
+            for _ in range(256):  # MiB, more than all buffers between them have room for
+                writer.write(bytes(1 << 20))
+                await asyncio.wait_for(writer.drain(), 1.0)
         try:
             return await link.send(sender=parties / "server0")
         finally:
