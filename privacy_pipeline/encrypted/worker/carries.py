@@ -40,7 +40,7 @@ def factors_of(*, last: bool) -> tuple[str, ...]:
 
 
 def subsets(factors: Sequence[str]) -> list[tuple[str, ...]]:
-    """Factors of which the products of masks are needed, in the order of `factors`, each once."""
+    """Factors of which the products of masks are needed, each once, two before three before four."""
     products = [product for product in (*_GENERATED, _PROPAGATED) if set(product) <= set(factors)]
     found = {
         chosen
