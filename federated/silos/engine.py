@@ -22,7 +22,7 @@ from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
-from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
@@ -129,11 +129,7 @@ class SiloEngine:
         plans = [plan.plan_of(place) for place in range(len(plan.silos))]
         require_one_event(plan, plans)
         stores = [_store(model, records, plan, name) for name, _ in plan.silos]
-        loss = per_example_loss(model.loss)
-
-        def losses(x: Any, y: Any, training: bool) -> Any:
-            return loss(y, model.keras(x, training=training))
-
+        losses = ModelLosses(model.keras, per_example_loss(model.loss))
         clipper = clipper_of(model=model.keras, losses=losses, plan=plans[0], store=stores[0], memory_cap=_MEMORY_CAP)
         self._silos = []
         for place, (name, _) in enumerate(plan.silos):

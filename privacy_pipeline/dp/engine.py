@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.execution import Execution
-from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm
 from privacy_pipeline.dp.randomness import RunKey
@@ -53,7 +53,7 @@ class PrivateModel:
         self.model = model
         self.plan = plan
         self._optimizer = optimizer
-        self._loss = per_example_loss(loss, loss_weights=loss_weights)
+        self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights))
         self._seed = seed
         self._key = _new_key(seed)
         self._state_dir = state_dir
@@ -63,9 +63,6 @@ class PrivateModel:
         self._memory_cap = memory_cap
         self._begun = 0
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
-
-    def _losses(self, x: Any, y: Any, training: bool) -> Any:
-        return self._loss(y, self.model(x, training=training))
 
     def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
         """Trains for the steps of the plan.

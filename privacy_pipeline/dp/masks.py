@@ -96,6 +96,11 @@ def masks_of_row(row: Any) -> Iterator[None]:
         source.seed = outer
 
 
+def draws() -> int:
+    """Number of random calls so far inside `keyed_masks`; a function that changes it would draw other masks again."""
+    return _ACTIVE[-1].calls if _ACTIVE else 0
+
+
 def unkeyed_randomness(graph: Any) -> list[str]:
     """Names of a graph's ops that draw, or keep, something that the key does not decide.
 

@@ -15,9 +15,11 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, mapped, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
-from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms
+from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms, tensors_of_part
 from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import masks_of_row
+from privacy_pipeline.dp.rowwise.proof import note_targets
+from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED
 from privacy_pipeline.errors import BadInputError
 
 # Losses of a batch, [B], from (x, y, training).
@@ -108,6 +110,10 @@ class BookKeeping:
         groups: clipping groups.
         memory_cap: bytes for per-example gradients of layers without a rule.
         rows: consecutive examples of a unit, whose gradients are added up before they are clipped.
+        isolated: `id` of each layer that runs on one example at a time.
+
+    Attributes:
+        verdict: what is proven of the model's rows; see `choice.choose_clipper`.
 
     Raises:
         NeedsWholeModelError: see `find_targets`.
@@ -122,12 +128,14 @@ class BookKeeping:
         groups: Groups,
         memory_cap: int,
         rows: int = 1,
+        isolated: frozenset[int] = frozenset(),
     ) -> None:
         self._losses = losses
         self._variables = list(variables)
         self._groups = groups
         self.rows = rows
-        self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows)
+        self.verdict = NOT_EXAMINED
+        self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows, isolated=isolated)
 
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
@@ -136,7 +144,9 @@ class BookKeeping:
             with intercepted(self.targets, recorder):
                 losses = self._losses(x, y, training)
             total = tf.reduce_sum(_counted(losses, present if self.rows > 1 else None))
-        return recorder.parts(total, self._variables, rows=self.rows)
+        parts = recorder.parts(total, self._variables, rows=self.rows)
+        note_targets([losses, *(tensor for part in parts if part is not None for tensor in tensors_of_part(part))])
+        return parts
 
     def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
         """Squared norm of each unit's gradient of each variable, [B] each."""
@@ -220,6 +230,7 @@ class Vectorised:
         self._size = chunk_size(variables, memory_cap)
         self._map = mapped if one_by_one else vectorized
         self.rows = rows
+        self.verdict = NOT_EXAMINED
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
         """Gradients of units; x, y and present are given as [units, rows, ...]."""
@@ -234,7 +245,9 @@ class Vectorised:
             return [tf.convert_to_tensor(gradient) for gradient in found]
 
         numbers = tf.range(tf.shape(units[2])[0]) + first
-        return self._map(one, (*units, numbers), self._variables)
+        made = self._map(one, (*units, numbers), self._variables)
+        note_targets(made)
+        return made
 
     def _in_units(self, x: Any, y: Any, present: Any) -> Any:
         if present is None:

@@ -256,11 +256,13 @@ class LazyPart:
         norm: gives squared norms, [B].
         weigh: gives the sum under weights [B], in the variable's shape.
         full: gives the gradients, [B, *variable.shape].
+        uses: tensors of the batch that the functions work on, [B, ...].
     """
 
     norm: Callable[[], Any]
     weigh: Callable[[Any], Any]
     full: Callable[[], Any]
+    uses: tuple[Any, ...] = ()
 
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
@@ -273,6 +275,19 @@ class LazyPart:
     def per_example(self) -> Any:
         """The gradients, [B, *variable.shape]."""
         return self.full()
+
+
+def tensors_of_part(part: Part) -> list[Any]:
+    """Tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row."""
+    if isinstance(part, LazyPart):
+        return list(part.uses)
+    if isinstance(part, VectorPart):
+        return [part.gradients]
+    if isinstance(part, EmbeddingPart):
+        return [part.ids, part.outputs]
+    if isinstance(part, (OuterPart, MatrixPart)):
+        return [part.inputs, part.outputs]
+    raise TypeError(f"{type(part).__name__} does not say which tensors it works on")
 
 
 def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:

@@ -53,6 +53,7 @@ class Proof:
 
 
 _ISOLATED: WeakKeyDictionary[Any, list[Isolation]] = WeakKeyDictionary()
+_NOTED: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 _PROOFS: dict[str, Proof] = {}
 _MOST_PROOFS = 256
 
@@ -62,6 +63,18 @@ def mark_isolated(inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
     held = tuple(outputs)
     if held and hasattr(held[0], "graph"):
         _ISOLATED.setdefault(held[0].graph, []).append(Isolation(tuple(inputs), held))
+
+
+def note_targets(tensors: Iterable[Any]) -> None:
+    """Note tensors of the graph that is being traced whose rows have to be proven; see `targets_of`."""
+    for tensor in tensors:
+        if hasattr(tensor, "graph"):
+            _NOTED.setdefault(tensor.graph, []).append(tensor)
+
+
+def targets_of(graph: Any) -> list[Any]:
+    """Tensors of a graph that were noted."""
+    return list(_NOTED.get(graph, []))
 
 
 def _reference(tensor: Any) -> Reference:
@@ -77,6 +90,7 @@ class _Prover:
     graph: Any
     definition: Any
     values: dict[Reference, Value]
+    layouts: tuple[Layout, ...]
     body: Any = None
     found: list[Offence] = field(default_factory=list)
 
@@ -103,7 +117,8 @@ class _Prover:
             self.values[_reference(tensor)] = rows(_shape(tensor) or (None,), Layout(0))
 
     def _require(self, tensor: Any, value: Value, *, numbered: bool = False) -> None:
-        if value.kind is Kind.ROWS and value.layout == Layout(0) and not value.assumed and (numbered or not value.span):
+        apart = value.kind is Kind.ROWS and value.layout in self.layouts and not value.assumed
+        if apart and (numbered or not value.span):
             return
         offence = value.offence or Offence(
             tensor.op.name, tensor.op.type, f"its rows do not lie along its first axis ({value.kind.value})", False
@@ -128,27 +143,28 @@ class _Prover:
             stack.extend(node.inputs)
 
 
-def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any]) -> Proof:
+def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int = 1) -> Proof:
     """Prove that tensors of a graph are rows of its batch, or say which ops stand in the way.
 
     Args:
         graph: a `FuncGraph`.
         batch: those of its inputs whose first axis is the rows.
-        targets: tensors of the graph, [batch, ...].
+        targets: tensors of the graph, [batch, ...] or [units, ...].
+        unit: rows that belong to one unit and follow one another; what is proven holds for units.
     """
     definition = graph.as_graph_def(add_shapes=True)
     own = {_reference(tensor) for tensor in batch}
     names = [_reference(tensor) for tensor in targets]
     marks = [[[_reference(t) for t in side] for side in (m.inputs, m.outputs)] for m in _ISOLATED.get(graph, [])]
-    text = f"{sorted(own)}{names}{marks}".encode()
+    text = f"{sorted(own)}{names}{marks}{unit}".encode()
     key = hashlib.sha256(definition.SerializeToString(deterministic=True) + text).hexdigest()
     if key not in _PROOFS:
         values: dict[Reference, Value] = {}
         for tensor in graph.inputs:
             shape = _shape(tensor)
             of_batch = _reference(tensor) in own and shape
-            values[_reference(tensor)] = rows(shape, Layout(0)) if of_batch and shape else public(shape)
+            values[_reference(tensor)] = rows(shape, Layout(0, 1, unit)) if of_batch and shape else public(shape)
         if len(_PROOFS) >= _MOST_PROOFS:
             _PROOFS.clear()
-        _PROOFS[key] = _Prover(graph, definition, values).run(targets)
+        _PROOFS[key] = _Prover(graph, definition, values, (Layout(0), Layout(0, 1, unit))).run(targets)
     return _PROOFS[key]

@@ -7,7 +7,7 @@ from typing import Any
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.sizes import Dim
-from privacy_pipeline.dp.rowwise.values import Kind, Value
+from privacy_pipeline.dp.rowwise.values import Kind, Value, join
 
 _UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Digamma", "Elu", "Erf", "Erfc"),
@@ -127,7 +127,7 @@ def elementwise(call: OpCall) -> Result:
 def _index(call: OpCall, made: Value) -> Value:
     """Indices of rows laid out flat, by which tensors are gathered and scattered: a multiple, or a place inside."""
     for place, more in (call.inputs, call.inputs[::-1]) if len(call.inputs) == 2 else ():
-        if place.span and call.type in ("Add", "AddV2") and 0 < more.bound <= place.gap:
+        if place.span and call.type in ("Add", "AddV2") and 0 < _below(more) <= place.gap:
             return replace(made, span=place.span)
         times = more.content.item() if more.content is not None and more.content.size == 1 else None
         if place.span and call.type == "Mul" and isinstance(times, int) and times > 0:
@@ -165,7 +165,12 @@ def select(call: OpCall) -> Result:
 
 @rule("AddN")
 def add_n(call: OpCall) -> Result:
-    """A sum of tensors of one shape."""
+    """A sum of tensors of one shape, or of lists, element by element."""
+    if all(value.is_list for value in call.inputs):
+        held: Value | None = call.inputs[0]
+        for value in call.inputs[1:]:
+            held = None if held is None else join(held, value)
+        return call.unknown("its lists differ") if held is None else replace(held, content=None)
     return aligned(call, call.inputs)
 
 

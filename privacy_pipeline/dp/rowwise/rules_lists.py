@@ -63,7 +63,9 @@ def list_with_item(call: OpCall) -> Result:
     bad = _place_known(call, 1) if call.type == "TensorListSetItem" else None
     if bad is not None:
         return replace(bad, is_list=True)
-    joined = join(held, _list_of(item))
+    # All that is pushed keeps its numbers where they are the same each time: sizes, for the loop of the gradient.
+    pushed = replace(item, is_list=True) if call.type == "TensorListPushBack" else _list_of(item)
+    joined = join(held, pushed)
     return joined if joined is not None else replace(call.unknown("its elements differ"), is_list=True)
 
 
