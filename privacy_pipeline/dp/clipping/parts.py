@@ -12,7 +12,7 @@ embedding. All tensors are floats of the model's dtype unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -278,16 +278,18 @@ class LazyPart:
 
 
 def tensors_of_part(part: Part) -> list[Any]:
-    """Tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row."""
+    """Tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row.
+
+    Raises:
+        TypeError: the part is not a dataclass that holds tensors.
+    """
     if isinstance(part, LazyPart):
         return list(part.uses)
-    if isinstance(part, VectorPart):
-        return [part.gradients]
-    if isinstance(part, EmbeddingPart):
-        return [part.ids, part.outputs]
-    if isinstance(part, (OuterPart, MatrixPart)):
-        return [part.inputs, part.outputs]
-    raise TypeError(f"{type(part).__name__} does not say which tensors it works on")
+    held = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
+    tensors = [value for value in held if tf.is_tensor(value)]
+    if not tensors:
+        raise TypeError(f"{type(part).__name__} does not hold the tensors it works on as fields of a dataclass")
+    return tensors
 
 
 def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:
