@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.backends.base import Executed, TrainingInputs, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, Tuned
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.trainer import executor
 from privacy_pipeline.config.models import PipelineConfig
@@ -41,12 +41,16 @@ class FakeBackend:
         self.name = name
         self.trained: list[TrainingInputs] = []
         self.units: list[int | None] = []
+        self.on_verify: Callable[[TrainingInputs], Audits] = lambda inputs: ()
         self.on_train: Callable[[TrainingInputs], Executed] = lambda inputs: make_executed()
         self._plan = plan or make_plan()
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan:
         self.units.append(units)
         return self._plan
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        return self.on_verify(inputs)
 
     def train(self, inputs: TrainingInputs) -> Executed:
         self.trained.append(inputs)
