@@ -183,6 +183,7 @@ class GaussianAggregator:
         count = float(held[-1]) + self.noise_of_count(round_number, stddev=adaptive.count_noise)
         share = count / expected + 0.5
         first = self.plan.base.clipping.norm
-        factor = float(np.exp(-adaptive.learning_rate * (share - adaptive.quantile)))
-        following = min(max(norm * factor, first / NORM_RANGE), first * NORM_RANGE)
+        moved = np.log(norm) - adaptive.learning_rate * (share - adaptive.quantile)
+        room = np.log(NORM_RANGE)
+        following = float(np.exp(np.clip(moved, np.log(first) - room, np.log(first) + room)))
         return update, {_NORM: np.float32(following)}, {_NORM: norm}

@@ -174,6 +174,33 @@ def test_a_training_over_several_spans_is_charged_to_each_budget(url: str, sever
     assert reason.startswith(f"ledger entry {entries[2].id} ") and "another receipt" in reason
 
 
+def test_what_is_verified_comes_before_the_budget_and_is_told(url: str, ledger: Ledger) -> None:
+    backend, seen = FakeBackend(), []
+
+    def on_verify(inputs: TrainingInputs) -> Audits:
+        seen.extend(entry.state for entry in Ledger.open(url).entries("things"))
+        return ({"kind": "mechanism"},)
+
+    backend.on_verify = on_verify
+    train(backend, url)
+    assert seen == [State.RESERVED]
+    assert backend.trained[0].audits == ({"kind": "mechanism"},)
+
+
+def test_a_run_whose_noise_is_not_the_one_accounted_gives_back_what_it_reserved(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+
+    def on_verify(inputs: TrainingInputs) -> Audits:
+        raise PipelineError("the noise is not the one that is accounted")
+
+    backend.on_verify = on_verify
+    with pytest.raises(PipelineError, match="the noise is not"):
+        train(backend, url)
+    assert not backend.trained
+    assert ledger.status()[0].spent_epsilon == 0
+    assert [entry.state for entry in ledger.entries("things")] == [State.EXPIRED]
+
+
 def test_a_training_is_refused_where_one_of_its_spans_lacks_budget(url: str, several: Ledger) -> None:
     runs = 0
     while several.forecast(backend_over((2,))._plan, dataset="things", span=2, split="train").fits:
