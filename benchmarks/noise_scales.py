@@ -77,7 +77,7 @@ def federated(norm: float, draws: int, options: dict[str, Any]) -> list[Deviatio
 
 
 def cell(found: list[Deviation]) -> str:
-    """The ratio of the sum's noise, with its interval; where noise is correlated, of the last step that was measured."""
+    """The ratio of the sum's noise, with its interval; of the last measured step where noise is correlated."""
     from scipy.stats import chi2
 
     one = [one for one in found if "count" not in one.what][-1]
