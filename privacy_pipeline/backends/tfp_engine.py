@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
+from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -64,6 +65,17 @@ def require_private(model: Any) -> None:
         )
     if not model.trainable_variables:
         raise BadInputError("model: the model has nothing to train", fix="set trainable on some layer")
+
+
+def require_noise(plan: PrivacyPlan) -> None:
+    """Refuse TensorFlow Privacy's source of noise where its deviation is not the one that is accounted.
+
+    Raises:
+        PipelineError: it is another one.
+    """
+    stddev = plan.noise.multiplier * plan.clipping.norm
+    draws = tf.random.normal([noise_check.DRAWS], stddev=stddev).numpy() / plan.expected_batch_size
+    noise_check.require([noise_check.measured("noise of the mean gradient", draws, plan.noise_stddev)])
 
 
 def clips_fast(model: Any) -> bool:
@@ -182,6 +194,7 @@ class TfpModel:
             BadInputError: the data does not fit the plan.
             PipelineError: the weights are no longer finite.
         """
+        require_noise(self._plan)
         sampler = Sampler(self._plan, self._key, len(store))
         step = private_step(
             self._model,

@@ -13,13 +13,12 @@ import pickle
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.tuning import draw_number, whole_event
 from privacy_pipeline.backends import dp_sgd, private_plan
-from privacy_pipeline.backends.base import Executed, TrainingInputs, TrialScore, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, TrialScore, Tuned
 from privacy_pipeline.backends.tuning import (
     ANSWER,
     GENERATOR,
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.plan import MechanismPlan
-
-Audits = tuple[Mapping[str, str | int | float], ...]
 
 
 def points_to_try(section: TuningSection) -> list[Point]:
@@ -69,7 +66,7 @@ def run(inputs: TrainingInputs) -> Chosen:
 
     section = tuning_of(inputs.config)
     points = points_to_try(section)
-    audits = _audits(inputs) if points else ()
+    audits = inputs.audits if inputs.audits is not None else (_audits(inputs) if points else ())
     best: tuple[float, list[Any], Executed] | None = None
     results = []
     events: list[DpEvent | None] = []
@@ -139,7 +136,8 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
     plan: MechanismPlan | None = None
     if inputs.plan is not None:
         plan = trial_plan(inputs.config, point, units=inputs.plan.units, like=inputs.plan)
-    asked = dataclasses.replace(inputs, config=trial_config(inputs.config, point, like=plan), plan=plan)
+    own = trial_config(inputs.config, point, like=plan)
+    asked = dataclasses.replace(inputs, config=own, plan=plan, audits=None)
     try:
         model, executed = trainer_of(inputs.config).fit(asked)
     finally:
