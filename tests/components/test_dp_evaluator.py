@@ -195,13 +195,15 @@ def test_only_noisy_counts_are_written_and_they_are_near(tmp_path: Path, models:
     assert any(errors), "no noise was added"
 
 
-def test_a_users_model_sees_one_row_at_a_time(tmp_path: Path, models: dict[str, str]) -> None:
+@pytest.mark.parametrize("use", ["my.module", "tabular"])
+def test_a_model_sees_one_row_at_a_time(tmp_path: Path, models: dict[str, str], use: str) -> None:
     """Else a row could move the predictions of all others, and the noise would be too small."""
     path = write(tmp_path / "rows.gz", RAW[:4])
-    own = dp_config(tmp_path / "own", model={"use": "my.module"})
-    assert [row["@predicted"] for _, row in predict(rows_of(own, models["Nosy"]), path)] == [1, 0, 1, 0]
-    together = rows_of(dp_config(tmp_path / "framework"), models["Nosy"])
-    assert [row["@predicted"] for _, row in predict(together, path)] == [1, 1, 1, 1]  # what must not happen
+    config = dp_config(tmp_path, model={"use": use})
+    assert [row["@predicted"] for _, row in predict(rows_of(config, models["Nosy"]), path)] == [1, 0, 1, 0]
+    together = tf.saved_model.load(models["Nosy"]).signatures["serving_default"]
+    probabilities = together(tf.constant([example(row) for row in RAW[:4]]))["probability"].numpy()
+    assert (probabilities > 0.5).all()  # what must not happen
 
 
 @dataclasses.dataclass
