@@ -64,8 +64,7 @@ class SingleRows:
 
     def __init__(self, function: Callable[[Any], Mapping[str, Any]], signature: Any, *, what: str) -> None:
         def alone(row: Any) -> dict[str, Any]:
-            given = function(tf.nest.map_structure(lambda value: value[tf.newaxis], row))
-            return {name: _one_value(value, name, what) for name, value in given.items()}
+            return dict(function(tf.nest.map_structure(lambda value: value[tf.newaxis], row)))
 
         row_spec = tf.nest.map_structure(lambda spec: tf.TensorSpec(spec.shape[1:], spec.dtype), signature)
         traced = tf.function(alone).get_concrete_function(row_spec)
@@ -75,13 +74,20 @@ class SingleRows:
                 f"{what} does more than to read: {', '.join(found)}; a row's value may depend on rows before it",
                 fix="drop these ops where the model predicts",
             )
-        values = {name: tf.TensorSpec([], value.dtype) for name, value in traced.structured_outputs.items()}
+        values = traced.structured_outputs
+        several = {name: size for name, one in values.items() if (size := one.shape.num_elements()) not in (None, 1)}
+        if several:
+            raise PipelineError(f"{what} gives several values for one row: {several}")
+        specs = {name: tf.TensorSpec([], value.dtype) for name, value in values.items()}
+
+        def one_value_each(row: Any) -> dict[str, Any]:
+            return {name: tf.reshape(value, []) for name, value in traced(row).items()}
 
         def mapped(rows: Any) -> Any:
-            return tf.map_fn(alone, rows, fn_output_signature=values, parallel_iterations=_SIDE_BY_SIDE)
+            return tf.map_fn(one_value_each, rows, fn_output_signature=specs, parallel_iterations=_SIDE_BY_SIDE)
 
         self._function = function  # holds what it closes over, the model's variables among it
-        self._mapped = tf.function(mapped).get_concrete_function(signature)
+        self._mapped = tf.function(mapped, autograph=False).get_concrete_function(signature)
 
     def __call__(self, rows: Any) -> dict[str, NDArray[Any]]:
         """Compute each row's values.
@@ -122,9 +128,3 @@ def _keeps_state(node: Any) -> bool:
         return False
     # Keras' form of LSTM and GRU for other devices is part of the graph; what is random in it is the dropout.
     return not (node.op.startswith("CudnnRNN") and node.attr["dropout"].f == 0)
-
-
-def _one_value(value: Any, name: str, what: str) -> Any:
-    if value.shape.num_elements() not in (None, 1):
-        raise PipelineError(f"{what} gives {value.shape.num_elements()} values of '{name}' for one row")
-    return tf.reshape(value, [])
