@@ -148,20 +148,30 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
 
 
 def _score(model: Any, rows: Any, metric: str) -> float:
-    """A metric over the eval split, exact; minus infinity where it is not a number."""
+    """Measure a model on the eval split, exactly; minus infinity where it gives something that is not a number.
+
+    What a row adds is a function of that row alone (`releases.single_rows`), and both metrics are functions of sums of
+    ones over rows: whether its logit is above 0, and between which of 200 thresholds its probability lies.
+    """
     import numpy as np
     import tensorflow as tf
 
-    kinds = {
-        "accuracy": lambda: tf.keras.metrics.BinaryAccuracy(threshold=0.0),
-        "auc": lambda: tf.keras.metrics.AUC(from_logits=True),
-    }
+    from privacy_pipeline.releases.single_rows import SingleRows, parts_of
+
+    def values(inputs: Any) -> dict[str, Any]:
+        logits = model(inputs, training=False)
+        return {"accuracy": logits, "auc": tf.sigmoid(logits)}
+
+    kinds = {"accuracy": lambda: tf.keras.metrics.BinaryAccuracy(threshold=0.0), "auc": tf.keras.metrics.AUC}
     inputs = {name: rows.inputs[name] for name in model.input_names}
-    logits = model.predict(inputs, batch_size=8192, verbose=0)
-    if not np.isfinite(logits).all():
+    spec = {name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in inputs.items()}
+    values_of = SingleRows(values, spec, what="the model")
+    parts = [values_of({name: value[part] for name, value in inputs.items()}) for part in parts_of(len(rows))]
+    found = {name: np.concatenate([part[name] for part in parts])[:, np.newaxis] for name in kinds}
+    if not np.isfinite(found["accuracy"]).all():
         return -math.inf
     measure = kinds[metric]()
-    measure.update_state(rows.labels, logits)
+    measure.update_state(rows.labels, found[metric])
     return float(measure.result())
 
 
