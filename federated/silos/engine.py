@@ -22,6 +22,7 @@ from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.dp.graph_state import require_stateless
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
@@ -60,6 +61,11 @@ class LocalOptimizer:
         """Makes the state for these variables."""
         self._first = self._formulas.initial_state([tuple(variable.shape) for variable in variables])
         self._state = {name: tf.Variable(value, trainable=False) for name, value in self._first.items()}
+
+    @property
+    def variables(self) -> list[Any]:
+        """All that a step moves beside the weights; none of it leaves the silo."""
+        return [*self._state.values(), self._rate]
 
     def begin(self, round_number: int) -> None:
         """Goes back to the first state, as every local training does, and takes the round's rate."""
@@ -143,6 +149,8 @@ class SiloEngine:
                 largest=_LARGEST_BATCH,
                 norm=None,
             )
+            written = [*model.keras.trainable_weights, *optimizer.variables]
+            require_stateless(program.graph, model=model.keras, writes=written, part="its private step")
             steps = PrivateSteps.of(
                 program=program, plan=plans[place], store=stores[place], key=silo_key(key, name), model=model.keras
             )

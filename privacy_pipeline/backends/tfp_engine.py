@@ -21,6 +21,7 @@ from privacy_pipeline.dp.program import finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.sampler import Sampler
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.validator import state_problems
 from privacy_pipeline.errors import BadInputError
 
 PrivateStep = Callable[[Any, Any], None]
@@ -47,7 +48,7 @@ def require_private(model: Any) -> None:
     """Refuses models for which clipping single examples does not bound their influence.
 
     Raises:
-        BadInputError: the model has a layer that mixes rows, or losses of its own.
+        BadInputError: the model has a layer that mixes rows, keeps state or was adapted to data, or losses of its own.
     """
     layers = [module for module in model.submodules if isinstance(module, _Layer.Layer)]
     for layer in layers:
@@ -57,6 +58,8 @@ def require_private(model: Any) -> None:
                 "their exact statistics; DP-SGD cannot bound one row's influence through it",
                 fix="use LayerNormalization or GroupNormalization, or drop the layer",
             )
+    for problem in state_problems(model):
+        raise BadInputError(f"model: layer '{problem.layer}': {problem.message}", fix=problem.instead)
     if model.losses or any(getattr(layer, "activity_regularizer", None) is not None for layer in layers):
         # TensorFlow Privacy adds the gradient of such losses unclipped and without noise.
         raise BadInputError(

@@ -14,6 +14,7 @@ from privacy_pipeline.config.ranges import LEARNING_RATE
 from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.execution import Execution
+from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm
@@ -98,13 +99,17 @@ class PrivateModel:
         if self.plan.clipping.adaptive is not None:
             history["clipping_norm"] = []
         program = self._program(store)
+        written = [*self.model.trainable_variables, *self._optimizer.variables, *program.state]
+        require_stateless(program.graph, model=self.model, writes=written, part="its private step")
         checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
         if checkpoints is not None:
             self._begun = checkpoints.begin()
+        before = snapshot(self.model)
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
         steps.watcher.catch_up(self._begun, steps.reader.sampler)
         with nullcontext() if checkpoints is None else deterministic_ops():
             self._loop(steps, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
+        require_unchanged(before)
         return Execution(
             plan=self.plan,
             steps=self._begun,
