@@ -9,8 +9,8 @@ from privacy_pipeline.dp.rowwise.sizes import Dim
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, join
 
 
-def _list_of(element: Value, **more: bool) -> Value:
-    return replace(element, is_list=True, content=None, **more)
+def _list_of(element: Value) -> Value:
+    return replace(element, is_list=True, content=None)
 
 
 def _element(value: Value) -> Value:

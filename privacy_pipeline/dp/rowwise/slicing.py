@@ -77,7 +77,8 @@ def index_of(cuts: list[Cut]) -> tuple[Any, ...]:
         elif cut.single:
             index.append(int(cut.start))
         else:
-            index.append(slice(*(None if end is None else int(end) for end in (cut.start, cut.stop)), cut.step))
+            start, stop = (None if end is None else int(end) for end in (cut.start, cut.stop))
+            index.append(slice(start, stop, cut.step))
     return tuple(index)
 
 
