@@ -81,9 +81,9 @@ class _Choice:
         try:
             keeping = self._kept_apart()
             wrong = self.probe.disagreement(keeping, variables)
-        except NeedsWholeModelError as reason:
-            warn_of_fallback(f"model '{self.model.name}'", str(reason))
-            return self._whole_model(str(reason))
+        except NeedsWholeModelError as error:
+            warn_of_fallback(f"model '{self.model.name}'", str(error))
+            return self._whole_model(str(error))
         if wrong is None:
             for layer in keeping.targets.slow:
                 warn_of_fallback(f"layer {layer}", "it has no clipping rule")

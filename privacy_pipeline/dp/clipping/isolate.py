@@ -69,7 +69,7 @@ def isolated_call(function: _Function, tensors: Sequence[Any], *, name: str) -> 
         raise NeedsWholeModelError(f"{name} has no rule, and takes nothing with a batch")
     specs = _row_specs(function, tensors, name)
 
-    @tf.custom_gradient  # type: ignore[misc]
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: Any) -> Any:
         values = [tensor for tensor in given if _of_rows(tensor)]
         made = _each(lambda row: [out[0] for out in function(_with_rows(given, row))], values, specs)

@@ -321,7 +321,7 @@ def tensors_of_part(part: Part) -> list[Any]:
     """
     if isinstance(part, LazyPart):
         return list(part.uses)
-    held = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
+    held: list[Any] = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
     tensors = [value for value in held if tf.is_tensor(value)]
     if not tensors:
         raise TypeError(f"{type(part).__name__} does not hold the tensors it works on as fields of a dataclass")

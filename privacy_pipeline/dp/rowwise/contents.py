@@ -120,8 +120,12 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "ZerosLike": lambda a: 0,
 }
 
-for _type, _function in _NUMBERS.items():
-    _COMPUTE[_type] = lambda call, arrays, function=_function: _elementwise(function, arrays)
+
+def _by_numbers(function: Callable[..., Any]) -> _Compute:
+    return lambda call, arrays: _elementwise(function, arrays)
+
+
+_COMPUTE.update({op_type: _by_numbers(function) for op_type, function in _NUMBERS.items()})
 
 
 @_computes("Cast")
@@ -278,9 +282,10 @@ def _shape(call: OpCall, arrays: list[Any]) -> Any:
 @_computes("ConcatOffset")
 def _concat_offset(call: OpCall, arrays: list[Any]) -> Any:
     axis, shapes = int(arrays[0].item()), arrays[1:]
-    found, start = [], 0
+    found: list[Any] = []
+    start: sizes.Number = 0
     for shape in shapes:
-        offset = [0] * shape.size
+        offset: list[Any] = [0] * shape.size
         offset[axis] = start
         found.append(array(offset))
         start = sizes.add(start, shape[axis])
@@ -377,7 +382,8 @@ def _tiled(call: OpCall) -> Value | None:
     along = [axis for axis, number in enumerate(numbers) if depends(number)]
     if along and value.shape[along[0]] != 1:
         return None
-    return _rows_of_shape(call, [sizes.multiply(a, b) for a, b in zip(value.shape, numbers, strict=True)])
+    pairs = zip(value.shape, numbers, strict=True)
+    return _rows_of_shape(call, [sizes.multiply(a, b) for a, b in pairs if a is not None])
 
 
 def _counted_up(call: OpCall) -> Value | None:
