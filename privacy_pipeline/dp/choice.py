@@ -75,25 +75,38 @@ class _Choice:
     probe: Probe
 
     def made(self) -> Clipper:
-        self._refuse_mixing_forward()
+        keeping, reason = self._by_layers()
+        if keeping is None:
+            self._refuse_mixing_forward()
         self.probe.require_independent()
         variables = self.model.trainable_variables
-        try:
-            keeping = self._kept_apart()
-            wrong = self.probe.disagreement(keeping, variables)
-        except NeedsWholeModelError as error:
-            warn_of_fallback(f"model '{self.model.name}'", str(error))
-            return self._whole_model(str(error))
-        if wrong is None:
-            for layer in keeping.targets.slow:
-                warn_of_fallback(f"layer {layer}", "it has no clipping rule")
-            return keeping
-        reason = f"'{wrong}' is used in a way that its layer's rule does not cover"
+        if keeping is not None:
+            wrong = self._disagreement(keeping)
+            if wrong is None:
+                for layer in keeping.targets.slow:
+                    warn_of_fallback(f"layer {layer}", "it has no clipping rule")
+                return keeping
+            reason = wrong
         warn_of_fallback(f"model '{self.model.name}'", reason)
-        return self._whole_model(reason)
+        return self._whole_model(reason, variables)
+
+    def _by_layers(self) -> tuple[BookKeeping | None, str]:
+        """Book-keeping, or why the model's layers do not allow it."""
+        try:
+            return self._kept_apart(), ""
+        except NeedsWholeModelError as error:
+            return None, str(error)
+
+    def _disagreement(self, keeping: BookKeeping) -> str | None:
+        """Why book-keeping is not right for the model; None if it is."""
+        try:
+            wrong = self.probe.disagreement(keeping, self.model.trainable_variables)
+        except NeedsWholeModelError as error:
+            return str(error)
+        return None if wrong is None else f"'{wrong}' is used in a way that its layer's rule does not cover"
 
     def _refuse_mixing_forward(self) -> None:
-        """The forward pass alone, before anything is chosen: a rule may show at once that rows are mixed."""
+        """The forward pass alone, of a model whose layers do not allow book-keeping."""
 
         def run(x: Any, y: Any, present: Any, seed: Any) -> Any:
             with keyed_masks(self.model, seed):
@@ -164,13 +177,13 @@ class _Choice:
 
         return run
 
-    def _whole_model(self, reason: str) -> Vectorised:
+    def _whole_model(self, reason: str, variables: Sequence[Any]) -> Vectorised:
         """Gradients of the whole model for each unit, vectorised where that is proven and right."""
 
         def whole(one_by_one: bool) -> Vectorised:
             return Vectorised(
                 losses=self.losses,
-                variables=self.model.trainable_variables,
+                variables=variables,
                 groups=self.groups,
                 memory_cap=self.memory_cap,
                 rows=self.rows,
@@ -179,7 +192,7 @@ class _Choice:
 
         clipper = whole(False)
         proof = self._proof(self._norms_of(clipper))
-        if proof.proven and self.probe.vectorises(clipper, self.model.trainable_variables):
+        if proof.proven and self.probe.vectorises(clipper, variables):
             clipper.verdict = Verdict(kind=PROVEN, vectorised=True, ops=proof.ops)
             return clipper
         clipper = whole(True)
