@@ -34,8 +34,9 @@ _NORM = "clipping_norm"
 def lengths(updates: Sequence[Tensor]) -> Tensor:
     """L2 norm of each client's update over all variables, float64, [clients]; not finite where an update is not.
 
-    Squares are summed in float32, which is fast. Where one overflows, all are summed again with each client's parts
-    over their largest number. What underflow takes, below 1e-19 in a coordinate, is far below any norm in range.
+    Squares are summed in float32, which is fast. Where one overflows, those of its client are summed again with each
+    part over its largest number; other clients keep their bits. What underflow takes, below 1e-19 in a coordinate, is
+    far below any norm in range.
 
     Args:
         updates: one tensor a variable, float, [clients, ...].
@@ -51,7 +52,7 @@ def lengths(updates: Sequence[Tensor]) -> Tensor:
             largest = tf.reduce_max(tf.abs(part), axis=1, keepdims=True)
             safe = tf.where(largest > 0, largest, tf.ones_like(largest))  # infinite over infinite is no number
             found.append(wide(tf.reduce_sum(tf.square(part / safe), axis=1)) * tf.square(wide(safe[:, 0])))
-        return tf.add_n(found)
+        return tf.where(tf.math.is_finite(squares), squares, tf.add_n(found))
 
     squares = tf.add_n([wide(tf.reduce_sum(tf.square(part), axis=1)) for part in flat])
     return tf.sqrt(tf.cond(tf.reduce_all(tf.math.is_finite(squares)), lambda: squares, scaled))

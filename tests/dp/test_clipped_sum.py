@@ -85,6 +85,19 @@ def test_a_finite_gradient_is_clipped_to_the_norm_however_long(summed: Any, larg
     assert 0.25 < usual <= 0.5
 
 
+@pytest.mark.parametrize("beside", [1e25, np.nan])
+def test_a_long_gradient_changes_no_bit_of_another_units_norm(beside: float) -> None:
+    random = np.random.default_rng(0)
+    for shape in ((6, 9), (6, 2, 9)):
+        inputs = random.normal(size=shape).astype(np.float32)
+        outputs = random.normal(size=shape).astype(np.float32)
+        kind: Any = OuterPart if len(shape) == 2 else MatrixPart
+        usual = kind(tf.constant(inputs), tf.constant(outputs), tf.TensorShape([9, 9])).squared_norm()
+        outputs[5] *= beside
+        found = kind(tf.constant(inputs), tf.constant(outputs), tf.TensorShape([9, 9])).squared_norm()
+        np.testing.assert_array_equal(found[:5], usual[:5])
+
+
 @pytest.mark.parametrize("small", [1e-12, 1e-20, 1e-30])
 def test_a_small_gradient_passes_unchanged(small: float) -> None:
     for part in (

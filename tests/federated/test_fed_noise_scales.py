@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from federated.privacy.audit import audit_aggregation
 from federated.privacy.distributed_noise import DistributedSettings
-from federated.privacy.gaussian import GaussianAggregator, clipped_sum
+from federated.privacy.gaussian import GaussianAggregator, clipped_sum, lengths
 from federated.privacy.noise_check import distributed_deviations, gaussian_deviations, moments, require_noise
 from federated.privacy.plan import FederatedPlan
 from federated.silos.plan import SiloPlan
@@ -122,6 +122,14 @@ def test_an_update_that_is_not_finite_counts_as_nothing_beside_a_long_one() -> N
     updates = [tf.constant([[np.inf, 1.0], [1e25, 0.0], [np.nan, 0.0], [1e-30, 0.0]], tf.float32)]
     total, _ = clipped_sum(updates, tf.ones([4]), tf.constant(0.5))
     np.testing.assert_allclose(total[0], [0.5, 0.0], rtol=1e-5)
+
+
+def test_a_long_update_changes_no_bit_of_another_clients_norm() -> None:
+    random = np.random.default_rng(0)
+    usual = random.normal(size=(3, 7)).astype(np.float32)
+    beside = np.concatenate([usual, np.full((2, 7), 1e25, np.float32)])
+    beside[4, 0] = np.nan
+    np.testing.assert_array_equal(lengths([tf.constant(beside)])[:3], lengths([tf.constant(usual)]))
 
 
 def test_an_adaptive_norm_stays_in_range() -> None:

@@ -77,8 +77,9 @@ def _zero_pages(width: int, dtype: Any) -> Any:
 def row_norms(values: Any) -> Any:
     """L2 norm of each row of `values` [B, ...], [B], in their dtype; not finite where the row, or its norm, is not.
 
-    The squares are summed in that dtype, which is fast. Where one overflows, they are summed again with each row over
-    its largest number. What underflow takes, below 1e-19 in a number, is far below any clipping norm in range.
+    The squares are summed in that dtype, which is fast. Where one overflows, those of its row are summed again with the
+    row over its largest number; other rows keep their bits, so that no row's norm depends on another row. What
+    underflow takes, below 1e-19 in a number, is far below any clipping norm in range.
     """
     axes = list(range(1, values.shape.rank))
     # One pass over memory; squaring first would write and read all squares.
@@ -86,7 +87,8 @@ def row_norms(values: Any) -> Any:
 
     def again() -> Any:
         largest = _largest(values, axes)
-        return tf.math.reduce_euclidean_norm(values / largest, axis=axes) * tf.reshape(largest, [-1])
+        wide = tf.math.reduce_euclidean_norm(values / largest, axis=axes) * tf.reshape(largest, [-1])
+        return tf.where(tf.math.is_finite(norms), norms, wide)
 
     return tf.cond(tf.reduce_all(tf.math.is_finite(norms)), lambda: norms, again)
 
@@ -216,7 +218,7 @@ class MatrixPart:
             sides = [(side, _largest(side, [1, 2])) for side in (self.inputs, self.outputs)]
             scaled_down = self._ghost(*(side / largest for side, largest in sides))
             factors = [tf.square(tf.cast(tf.reshape(largest, [-1]), tf.float64)) for _, largest in sides]
-            return tf.cast(scaled_down, tf.float64) * factors[0] * factors[1]
+            return tf.where(tf.math.is_finite(found), found, tf.cast(scaled_down, tf.float64) * factors[0] * factors[1])
 
         # A product of inner products leaves float32 long before the gradient does.
         return tf.cond(tf.reduce_all(tf.math.is_finite(found)), lambda: found, again)
