@@ -3,8 +3,8 @@
     python benchmarks/evaluation_rows.py MODEL_DIR EVAL_FILES --rows 100000
 
 MODEL_DIR is a pushed model, EVAL_FILES a pattern of gzipped TFRecord files of raw examples; both lie in the workspace
-of a run. Each way runs in rounds of its own, one after the other; the best round counts. Prints a table, and how many of
-4,096 equal rows each way tells apart.
+of a run. Each way runs in rounds of its own, one after the other; the best round counts. Prints a table; "told apart"
+are records that have unlike values among 4,096 and 4,095 equal rows.
 """
 
 from __future__ import annotations
