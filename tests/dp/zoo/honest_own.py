@@ -64,7 +64,7 @@ def _interactions(x: Any) -> Any:
 
 
 def _rotated(x: Any) -> Any:
-    return tf.matmul(tf.linalg.expm(x[:, :, None] * x[:, None] * 0.1), x[..., None])[..., 0]
+    return tf.matmul(tf.linalg.expm(x[:, :, None] * x[:, None] * 0.01), x[..., None])[..., 0]
 
 
 table(
