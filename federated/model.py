@@ -9,17 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from federated.contract import Array, Tensor
+from federated.state import require_no_state
 from privacy_pipeline.errors import BadInputError
-
-_RANDOM = (
-    "Dropout",
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-    "SpatialDropout3D",
-    "GaussianNoise",
-    "GaussianDropout",
-    "AlphaDropout",
-)
 
 
 class FederatedModel:
@@ -30,8 +21,8 @@ class FederatedModel:
         loss: name or object of a Keras loss; taken per example, averaged over a batch's rows.
 
     Raises:
-        BadInputError: the model is not built, has nothing to train, or draws random numbers (rounds could not be
-            resumed to the same weights).
+        BadInputError: the model is not built, has nothing to train, draws random numbers (rounds could not be resumed
+            to the same weights), or has a layer whose state training would move or data taught (see `federated.state`).
     """
 
     def __init__(self, keras_model: Any, *, loss: Any) -> None:
@@ -39,12 +30,7 @@ class FederatedModel:
             raise BadInputError("model: it is not a built functional model", fix="give its inputs a shape")
         if not keras_model.trainable_weights:
             raise BadInputError("model: it has no trainable weights", fix="add a trainable layer")
-        for layer in keras_model._flatten_layers(include_self=False):
-            if type(layer).__name__ in _RANDOM:
-                raise BadInputError(
-                    f"model: layer '{layer.name}' draws random numbers that a resumed round cannot draw again",
-                    fix="leave it out",
-                )
+        require_no_state(keras_model)
         self.keras = keras_model
         self._loss = tf.keras.losses.get(loss)
         self.input_names = tuple(keras_model.input_names)

@@ -24,6 +24,7 @@ from privacy_pipeline.config.federated_privacy import (
 )
 from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
+from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
 from privacy_pipeline.errors import BadInputError
 
@@ -63,7 +64,7 @@ class AdaptiveSection(Section):
     """The clipping norm follows a quantile of the updates' norms (Andrew et al. 2021)."""
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    learning_rate: PositiveFloat = 0.2
+    learning_rate: LearningRate = 0.2
     count_noise: Annotated[
         PositiveFloat | None,
         Field(description="Noise on the number of unclipped clients; default: a twentieth of `clients_per_round`."),
@@ -78,9 +79,9 @@ class PrivacySection(Section):
     """
 
     target_epsilon: Annotated[PositiveFloat | None, Field(description="Give this or `noise_multiplier`.")] = None
-    noise_multiplier: PositiveFloat | None = None
+    noise_multiplier: NoiseMultiplier | None = None
     delta: Delta
-    clipping_norm: Annotated[PositiveFloat, Field(description="L2 bound of a client's update; the first, if adaptive.")]
+    clipping_norm: Annotated[ClippingNorm, Field(description="L2 bound of a client's update; the first, if adaptive.")]
     adaptive: AdaptiveSection | None = None
     mechanism: Annotated[
         Literal["gaussian", "skellam", "discrete_gaussian"],
@@ -93,6 +94,10 @@ class PrivacySection(Section):
     ] = None
     dropout: Annotated[float, Field(ge=0, lt=1, description="Share of the drawn clients that do not report.")] = 0.0
     straggler: Annotated[float, Field(ge=0, lt=1, description="Share of the others that report too late.")] = 0.0
+    audit: Annotated[
+        Literal["none", "mechanism"],
+        Field(description="`mechanism`: hold the aggregation against made-up canaries before any data is read."),
+    ] = "mechanism"
 
     @model_validator(mode="after")
     def _one_target(self) -> PrivacySection:
@@ -323,6 +328,10 @@ def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Poi
         # Not there when runs were named first: the same settings keep their names, and are not charged again.
         for name in ("mechanism", "distributed", "sampling"):
             del identity["privacy"][name]
+    for name in ("privacy", "silo_privacy"):
+        # What is audited changes no run: settings keep the names that they had before there was an audit.
+        if identity[name] is not None:
+            del identity[name]["audit"]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return Point(config=config, settings=settings, name=f"{digest[:10]}-s{seed}")
 

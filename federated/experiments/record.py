@@ -109,6 +109,7 @@ def record_of(
     composition: Composition,
     data_digest: str,
     code: str,
+    audits: Sequence[Mapping[str, str | int | float]] = (),
 ) -> PrivacyRecord:
     """States what a finished run guarantees.
 
@@ -121,6 +122,7 @@ def record_of(
         generator: where sampling and noise came from.
         composition: the run among all that the ledger holds.
         data_digest, code: hashes.
+        audits: what was found before the run began.
 
     Raises:
         PipelineError: another number of rounds was made than planned, or a round was given out twice.
@@ -149,6 +151,7 @@ def record_of(
         data_accesses=stated.data_accesses,
         composition=composition,
         randomness=Randomness(generator=generator, cryptographic=True, seed_fixed=False),
+        audits=[dict(audit) for audit in audits],
         versions=Versions(code=code, lock="", data=data_digest, packages=_packages()),
     )
 

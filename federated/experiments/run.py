@@ -158,6 +158,8 @@ class _Run:
             plan=charge,
         ) as grant:
             composition = ledger.composition(grant.entry_id)
+            # Reads no data: what is found here gives back what was reserved.
+            audits = verified(self.config, charge)
             grant.start()
             protected = self.protected(charge)
             simulation = protected.simulation
@@ -176,6 +178,7 @@ class _Run:
             composition=composition.model_copy(update=stamp),
             data_digest=digest,
             code=self.code,
+            audits=audits,
         )
         write_atomically(path=self.folder.path / RECORD, text=record.model_dump_json(indent=1) + "\n")
         guarantee = record.guarantee
@@ -189,6 +192,7 @@ class _Run:
             "unit": charge.unit,
             "relation": charge.relation.value,
             "ledger_entry": composition.ledger_entry,
+            "audits": [dict(audit) for audit in audits],
         }
 
     def protected(self, charge: Charge) -> _Protected:
@@ -314,6 +318,26 @@ class _Run:
             chosen=np.arange(min(self.config.evaluation.personalize, clients.num_clients)),
         )
         return {"personalized": {"clients": len(found.after.clients), **found.summary()}}
+
+
+def verified(config: ExperimentConfig, charge: Charge) -> tuple[dict[str, str | int | float], ...]:
+    """Measure the noise of a run's mechanism, and audit it where the settings ask for that. No data is read.
+
+    Raises:
+        PipelineError: the noise is not the one that is accounted, or the audit contradicts the plan.
+    """
+    from federated.privacy.audit import audit_aggregation
+    from federated.privacy.noise_check import require_noise
+
+    if not isinstance(charge, privacy.ChargedExperiment | silos.ChargedSilos):
+        raise PipelineError(f"no check is known for the charge {type(charge).__name__}")
+    require_noise(charge.plan)
+    section = config.privacy or config.silo_privacy
+    if section is None or section.audit == "none":
+        return ()
+    result = audit_aggregation(charge.plan)
+    result.require_sound()
+    return (result.to_json(),)
 
 
 def _told(state: RoundState) -> dict[str, int]:

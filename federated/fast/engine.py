@@ -17,7 +17,9 @@ from federated.fast.stacked import single, stackable
 from federated.model import FederatedModel
 from federated.optimizers import learning_rate
 from federated.server import Server
+from federated.state import require_stateless_pass
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.dp.graph_state import require_stateless
 from privacy_pipeline.errors import BadInputError
 
 _LARGEST_CHUNK = 256
@@ -29,7 +31,8 @@ class FastEngine:
     """Trains a model on cohorts of clients. The same arguments give the same weights, bit by bit on one machine.
 
     Models of dense and embedding layers have their clients' weights stacked, and each layer is one batched product;
-    any other model takes its clients one after the other, within the graph.
+    any other model, and any with a loss that is not one of Keras' row-wise ones, takes its clients one after the other,
+    within the graph, so that rows of two clients never meet.
 
     Args:
         model: the model; its weights are the first round's.
@@ -40,7 +43,8 @@ class FastEngine:
 
     Raises:
         BadInputError: features that do not fit the model; MimeLite with an aggregator of its own, which would leave the
-            full gradients outside of it; stacking asked for a model that cannot be stacked.
+            full gradients outside of it; stacking asked for a model that cannot be stacked; a model or loss that keeps
+            state.
     """
 
     def __init__(
@@ -58,9 +62,10 @@ class FastEngine:
                 fix="use fedavg, fedprox or fedsgd",
             )
         if stacked and not stackable(model):
-            raise BadInputError("model: its layers cannot be stacked over clients", fix="drop `stacked`")
+            raise BadInputError("model: its layers, or its loss, cannot be stacked over clients", fix="drop `stacked`")
         self.stacked = stackable(model) if stacked is None else stacked
         self._model, self._algorithm = model, algorithm
+        require_stateless_pass(model, clients.labels)
         mean = MeanAggregator(model.shapes, weighting=algorithm.weighting)
         self._aggregator: Aggregator = mean if aggregator is None else aggregator
         self._full_gradients = mean
@@ -165,7 +170,10 @@ class FastEngine:
             graph = self._stacked_chunk if self.stacked else self._sequential_chunk
             # Branches on tensors that users wrote are in layers which are not stacked.
             function = tf.function(graph, input_signature=signature, autograph=not self.stacked)
-            self._compiled = function.get_concrete_function()
+            compiled = function.get_concrete_function()
+            variables = self._model.keras.trainable_weights
+            require_stateless(compiled.graph, model=self._model.keras, writes=variables, draws=False, part="a round")
+            self._compiled = compiled
         return self._compiled(weights, base, aggregator, rate, *data)
 
     def _stacked_chunk(

@@ -14,10 +14,6 @@ from federated.model import FederatedModel
 class Gradients(Protocol):
     """Gradients at different weights for each client."""
 
-    def begin(self) -> None:
-        """Before a client's, or a chunk's, first step."""
-        ...
-
     def __call__(self, weights: Tensors, inputs: Tensors, labels: Tensor, mask: Tensor) -> tuple[Tensors, Tensor]:
         """Gradient of the mean loss over each client's real rows; 0 where it has none.
 
@@ -40,9 +36,6 @@ class StackedGradients:
         self._model = model
         self._stacked = StackedModel(model)
 
-    def begin(self) -> None:
-        """Keeps nothing."""
-
     def __call__(self, weights: Tensors, inputs: Tensors, labels: Tensor, mask: Tensor) -> tuple[Tensors, Tensor]:
         """As the protocol says."""
         clients = tf.shape(mask)[0]
@@ -58,19 +51,13 @@ class StackedGradients:
 
 
 class KerasGradients:
-    """One client at a time (c = 1), through the Keras model's own variables: any layer, and large models.
+    """One client at a time (c = 1), through the Keras model's own trainable variables: any layer, and large models.
 
-    Statistics that layers update (batch normalisation) start anew with every client and are not sent, as in TFF.
+    Each call puts the client's weights in; nothing else is kept, since layers with a state are refused.
     """
 
     def __init__(self, model: FederatedModel) -> None:
         self._model = model
-        self._initial = [tf.constant(value) for value in model.non_trainable()]
-
-    def begin(self) -> None:
-        """Puts the layers' own statistics back."""
-        for variable, value in zip(self._model.keras.non_trainable_weights, self._initial, strict=True):
-            variable.assign(value)
 
     def __call__(self, weights: Tensors, inputs: Tensors, labels: Tensor, mask: Tensor) -> tuple[Tensors, Tensor]:
         """As the protocol says."""

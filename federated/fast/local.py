@@ -90,7 +90,6 @@ class LocalWork:
         start = [tf.ensure_shape(s, [None, *w.shape]) for s, w in zip(start, weights, strict=True)]
         epochs = self._algorithm.local_epochs
         examples = tf.cast(chunk.counts * epochs, tf.float32)
-        self._gradients.begin()
         full: Tensors = []
         if self._algorithm.name in ("fedsgd", "mimelite"):
             full, losses = self._full_gradient(start, chunk)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from federated.contract import Tensor, Tensors
+from federated.fast.row_losses import row_wise
 from federated.model import FederatedModel
 
 _ROW_BY_ROW = (
@@ -41,6 +43,15 @@ _ROW_BY_ROW = (
     "Subtract",
     "ZeroPadding2D",
 )
+# Each computes an entry from its own row.
+_ACTIVATIONS = [
+    getattr(tf.keras.activations, name)
+    for name in (
+        *("linear", "relu", "relu6", "elu", "selu", "gelu", "mish", "leaky_relu", "sigmoid", "hard_sigmoid", "tanh"),
+        *("softmax", "softplus", "softsign", "swish", "exponential"),
+    )
+    if hasattr(tf.keras.activations, name)
+]
 
 
 class StackedModel:
@@ -91,8 +102,23 @@ class StackedModel:
 
 
 def stackable(model: FederatedModel) -> bool:
-    """Whether `StackedModel` computes exactly what the model does."""
-    return single(model) and not any(type(layer).__name__ == "Conv2D" for layer in model.keras.layers)
+    """Whether `StackedModel` computes exactly what the model does, and rows of two clients never meet.
+
+    All clients' rows are one batch, so every activation and the loss must be Keras' own, and work row by row.
+    """
+    layers = model.keras.layers
+    return single(model) and row_wise(model.loss) and all(_apart(layer) for layer in layers)
+
+
+def _apart(layer: Any) -> bool:
+    """Whether a layer that `single` allows keeps rows apart."""
+    kind = type(layer).__name__
+    if kind == "Conv2D":
+        return False
+    axes = np.atleast_1d(layer.axis) if kind in ("Softmax", "Concatenate") else ()
+    if any(axis % len(layer.output_shape) == 0 for axis in axes):
+        return False
+    return kind not in ("Dense", "Activation") or layer.activation in _ACTIVATIONS
 
 
 def single(model: FederatedModel) -> bool:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from federated.contract import AggregatorState, Metrics, Tensor, Tensors
 from federated.privacy.plan import FederatedPlan
-from privacy_pipeline.dp.correlated import CorrelatedNoise
+from privacy_pipeline.dp.correlated import noise_source
 from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.errors import BadInputError
@@ -27,7 +27,35 @@ WITHHELD = (
     "norms of single updates",
 )
 _ROUNDING_ROOM = 1 - 2.0**-18  # float32 sums of squares may round down; what is clipped stays within the norm
+NORM_RANGE = 1e6  # an adaptive norm stays within this factor of its first value, so that it is never 0 or infinite
 _NORM = "clipping_norm"
+
+
+def lengths(updates: Sequence[Tensor]) -> Tensor:
+    """L2 norm of each client's update over all variables, float64, [clients]; not finite where an update is not.
+
+    Squares are summed in float32, which is fast. Where one overflows, those of its client are summed again with each
+    part over its largest number; other clients keep their bits. What underflow takes, below 1e-19 in a coordinate, is
+    far below any norm in range.
+
+    Args:
+        updates: one tensor a variable, float, [clients, ...].
+    """
+    flat = [tf.reshape(part, [tf.shape(part)[0], -1]) for part in updates]
+
+    def wide(values: Tensor) -> Tensor:
+        return tf.cast(values, tf.float64)
+
+    def scaled() -> Tensor:
+        found = []
+        for part in flat:
+            largest = tf.reduce_max(tf.abs(part), axis=1, keepdims=True)
+            safe = tf.where(largest > 0, largest, tf.ones_like(largest))  # infinite over infinite is no number
+            found.append(wide(tf.reduce_sum(tf.square(part / safe), axis=1)) * tf.square(wide(safe[:, 0])))
+        return tf.where(tf.math.is_finite(squares), squares, tf.add_n(found))
+
+    squares = tf.add_n([wide(tf.reduce_sum(tf.square(part), axis=1)) for part in flat])
+    return tf.sqrt(tf.cond(tf.reduce_all(tf.math.is_finite(squares)), lambda: squares, scaled))
 
 
 def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tuple[Tensors, Tensor]:
@@ -45,8 +73,7 @@ def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tup
         if it was, -1/2 if not, 0 for clients that do not count.
     """
     counts = tf.cast(present, tf.bool)
-    squares = [tf.reduce_sum(tf.square(tf.reshape(part, [tf.shape(part)[0], -1])), axis=1) for part in updates]
-    length = tf.sqrt(tf.add_n([tf.cast(part, tf.float64) for part in squares]))
+    length = lengths(updates)
     usable = counts & tf.math.is_finite(length)
     bound = tf.cast(norm, tf.float64) * _ROUNDING_ROOM
     scale = tf.cast(tf.minimum(tf.cast(1.0, tf.float64), tf.math.divide_no_nan(bound, length)), tf.float32)
@@ -87,9 +114,7 @@ class GaussianAggregator:
         self.plan = plan
         self.summed: list[int] = []
         self._shapes = [tuple(shape) for shape in shapes]
-        base = GaussianNoise(key, self._shapes, hardened=plan.base.noise.hardened)
-        correlated = plan.base.noise.correlation != "none"
-        self._noise = CorrelatedNoise(base, plan.base.noise, plan.base.steps_per_epoch) if correlated else base
+        self._noise = noise_source(plan.base.noise, key, self._shapes, steps_per_epoch=plan.base.steps_per_epoch)
         own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
         self._count_noise = GaussianNoise(own, [()], hardened=plan.base.noise.hardened)
 
@@ -117,6 +142,15 @@ class GaussianAggregator:
         del num_examples
         total, within = clipped_sum(updates, present, state[_NORM])
         return [*total, tf.reduce_sum(within)] if self.plan.base.clipping.adaptive is not None else total
+
+    def noise_of_count(self, round_number: int, *, stddev: float) -> float:
+        """The noise of a round on the number of clients within the norm.
+
+        Args:
+            round_number: the round.
+            stddev: standard deviation.
+        """
+        return float(self._count_noise.draw(round_number, stddev=stddev)[0])
 
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
@@ -147,7 +181,10 @@ class GaussianAggregator:
         adaptive = self.plan.base.clipping.adaptive
         if adaptive is None:
             return update, dict(state), {}
-        count = float(held[-1]) + float(self._count_noise.draw(round_number, stddev=adaptive.count_noise)[0])
+        count = float(held[-1]) + self.noise_of_count(round_number, stddev=adaptive.count_noise)
         share = count / expected + 0.5
-        following = norm * float(np.exp(-adaptive.learning_rate * (share - adaptive.quantile)))
+        first = self.plan.base.clipping.norm
+        moved = np.log(norm) - adaptive.learning_rate * (share - adaptive.quantile)
+        room = np.log(NORM_RANGE)
+        following = float(np.exp(np.clip(moved, np.log(first) - room, np.log(first) + room)))
         return update, {_NORM: np.float32(following)}, {_NORM: norm}

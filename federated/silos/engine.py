@@ -22,7 +22,8 @@ from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
-from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.dp.graph_state import require_stateless
+from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
@@ -60,6 +61,11 @@ class LocalOptimizer:
         """Makes the state for these variables."""
         self._first = self._formulas.initial_state([tuple(variable.shape) for variable in variables])
         self._state = {name: tf.Variable(value, trainable=False) for name, value in self._first.items()}
+
+    @property
+    def variables(self) -> list[Any]:
+        """All that a step moves beside the weights; none of it leaves the silo."""
+        return [*self._state.values(), self._rate]
 
     def begin(self, round_number: int) -> None:
         """Goes back to the first state, as every local training does, and takes the round's rate."""
@@ -129,11 +135,7 @@ class SiloEngine:
         plans = [plan.plan_of(place) for place in range(len(plan.silos))]
         require_one_event(plan, plans)
         stores = [_store(model, records, plan, name) for name, _ in plan.silos]
-        loss = per_example_loss(model.loss)
-
-        def losses(x: Any, y: Any, training: bool) -> Any:
-            return loss(y, model.keras(x, training=training))
-
+        losses = ModelLosses(model.keras, per_example_loss(model.loss))
         clipper = clipper_of(model=model.keras, losses=losses, plan=plans[0], store=stores[0], memory_cap=_MEMORY_CAP)
         self._silos = []
         for place, (name, _) in enumerate(plan.silos):
@@ -147,6 +149,8 @@ class SiloEngine:
                 largest=_LARGEST_BATCH,
                 norm=None,
             )
+            written = [*model.keras.trainable_weights, *optimizer.variables]
+            require_stateless(program.graph, model=model.keras, writes=written, part="its private step")
             steps = PrivateSteps.of(
                 program=program, plan=plans[place], store=stores[place], key=silo_key(key, name), model=model.keras
             )

@@ -63,6 +63,8 @@ class SiloPlan:
                 f"the silos hold {total:,} units together, and the dataset has {base.units:,}",
                 fix="state the number of units of each silo; they are counted when the dataset is registered",
             )
+        for place in range(len(self.silos)):
+            self.plan_of(place)  # its noise is in range at its own expected batch too
 
     @classmethod
     def calibrated(

@@ -12,6 +12,7 @@ import tensorflow as tf
 from federated.contract import Array, Clients, IntArray, RoundResult, RoundState
 from federated.model import FederatedModel
 from federated.optimizers import learning_rate
+from federated.state import require_stateless_pass
 from federated.tff_engine.process import learning_process
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
@@ -32,7 +33,8 @@ class TffEngine:
         aggregator: a TFF aggregation factory for unweighted updates (`tff.aggregators`); None: the algorithm's mean.
 
     Raises:
-        BadInputError: an aggregator for an algorithm that TFF weighs by examples alone.
+        BadInputError: an aggregator for an algorithm that TFF weighs by examples alone; a model or loss that keeps
+            state.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TffEngine:
                 fix="use fedavg or fedprox",
             )
         self._model, self._clients, self._algorithm, self._worker = model, clients, algorithm, worker
+        require_stateless_pass(model, clients.labels)
         spec = self._dataset(np.zeros(0, np.int64)).element_spec
         self._process = learning_process(model, algorithm, spec, aggregator)
         with worker.call():

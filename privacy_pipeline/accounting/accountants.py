@@ -35,6 +35,8 @@ CROSS_CHECK_TOLERANCE = 1e-3  # relative room for discretisation when PLD is hel
 _MOST_BUCKETS = 10_000  # epsilon over interval, up to which a disagreement may be due to a wide interval
 _INTERVAL = 1e-4
 _FINEST_INTERVAL = 5e-5  # narrower ones are not narrowed again
+# Nothing is protected long before this; PLD's exponentials leave float64 at ten times as much (exp of its interval).
+LARGEST_EPSILON = 1e6
 _CURVE_DELTAS: tuple[float, ...] = tuple(10 ** (-9 + 7 * point / 19) for point in range(20))
 _ROUNDING = 1e-9  # a Renyi divergence this little below zero is rounding; anything lower is an error
 
@@ -206,6 +208,8 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
     """The headline epsilon of an event: PLD where it supports the event, else RDP; infinite where there is none.
 
+    What RDP puts above `LARGEST_EPSILON` is infinite too, as with next to no noise.
+
     RDP takes (0, delta)-DP parts out of the event and pays for them beside (`truncation.untruncated`). PLD stands
     alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
 
@@ -228,8 +232,8 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
     if values is None:
         return float(_pld(event, relation, _INTERVAL).get_epsilon(_checked_delta(delta)))
     epsilon_rdp = epsilon_from_rdp(ORDERS, values, delta)
-    if math.isinf(epsilon_rdp):
-        return epsilon_rdp
+    if epsilon_rdp > LARGEST_EPSILON:
+        return math.inf
     return float(checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
 
 
@@ -259,8 +263,10 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
     epsilon_rdp = None if values is None else truncation.epsilon_of(values, distance, delta=delta)
     if values is None and missing is not None:
         raise AccountingError(f"no accountant supports this event under {relation.value}")
-    if epsilon_rdp is not None and math.isinf(epsilon_rdp):
-        raise AccountingError("this event has no finite epsilon: part of it adds no noise")
+    if epsilon_rdp is not None and epsilon_rdp > LARGEST_EPSILON:
+        raise AccountingError(
+            "epsilon is infinite: part of the mechanism adds no noise, or next to none", fix="raise noise_multiplier"
+        )
     version = f"dp-accounting {_library_version()}; RDP orders v{ORDERS_VERSION}"
     epsilon_pld: float | None = None
     if missing is None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
     from privacy_pipeline.data.features import FeaturePlan
 
+Audits = tuple[Mapping[str, str | int | float], ...]  # as the record keeps them
 ReportProgress = Callable[[int, int, str], None]  # done, total, unit of both ("steps")
 
 
@@ -40,6 +41,7 @@ class TrainingInputs:
         state_dir: where a private run keeps what it needs to be continued after a kill, its secret key among it;
             None for a run that cannot be continued.
         binding: what else the state may only be continued under: hashes of code, packages and data.
+        audits: what `verify` found; None where nobody asked it, so that `train` does.
     """
 
     train_files: tuple[str, ...]
@@ -54,6 +56,7 @@ class TrainingInputs:
     report_progress: ReportProgress
     state_dir: Path | None = None
     binding: str = ""
+    audits: Audits | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,7 @@ class Executed:
     event: DpEvent | None = None
     sampler: str | None = None
     withheld: tuple[str, ...] = ()
-    audits: tuple[Mapping[str, str | int | float], ...] = ()
+    audits: Audits = ()
     assumptions: tuple[Assumption, ...] = ()
     accesses: tuple[DataAccess, ...] = ()
     resumed_at: int | None = None
@@ -144,6 +147,20 @@ class Backend(Protocol):
 
         Raises:
             BadInputError: the config asks for what the backend cannot guarantee.
+        """
+        ...
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        """Measure the noise of `inputs.plan`, and audit its mechanism where the config asks for that.
+
+        Draws and canaries are made up, under keys of their own: no data is read, so that this comes before the budget
+        is marked started.
+
+        Returns:
+            Results of audits; none without a guarantee.
+
+        Raises:
+            PipelineError: the noise is not the one that is accounted, or an audit found more than the plan claims.
         """
         ...
 

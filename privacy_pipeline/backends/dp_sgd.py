@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import private_plan
-from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.errors import BadInputError
@@ -37,6 +38,18 @@ class DpSgdBackend:
             AccountingError: there is no proven epsilon for what the config asks for.
         """
         return private_plan.mechanism_plan(config, private_plan.privacy_plan(config, units=units))
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        """Measure the plan's noise, and audit its mechanism where the config asks for that.
+
+        Raises:
+            PipelineError: the noise is not the one that is accounted, or the audit contradicts the plan.
+        """
+        if inputs.plan is None:
+            return ()
+        plan = private_plan.reserved_plan(inputs.config, inputs.plan)
+        require_noise([plan], inputs.config)
+        return audited(plan, inputs.config)
 
     def train(self, inputs: TrainingInputs) -> Executed:
         """Trains as `fit` does, and writes the SavedModel.
@@ -78,7 +91,7 @@ class DpSgdBackend:
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
         private = _under_plan(model, plan, inputs)
-        audits = audited(plan, inputs.config)
+        audits = audited(plan, inputs.config) if inputs.audits is None else inputs.audits
         examples = read_examples(
             inputs.train_files,
             transform_graph=inputs.transform_graph,
@@ -93,7 +106,24 @@ class DpSgdBackend:
         return model, executed
 
 
-def audited(plan: PrivacyPlan, config: PipelineConfig) -> tuple[dict[str, str | int | float], ...]:
+def require_noise(plans: Sequence[PrivacyPlan], config: PipelineConfig) -> None:
+    """Refuse noise that is not the one that is accounted, as the config's engine draws it.
+
+    Raises:
+        PipelineError: it is another one.
+    """
+    if config.training.dp_sgd is not None and config.training.dp_sgd.engine == "tensorflow_privacy":
+        from privacy_pipeline.backends import tfp_engine
+
+        for plan in plans:
+            tfp_engine.require_noise(plan)
+        return
+    from privacy_pipeline.dp import noise_check
+
+    noise_check.require_noise(plans)
+
+
+def audited(plan: PrivacyPlan, config: PipelineConfig) -> Audits:
     """The audit that the config asks for, on made-up canaries.
 
     Raises:
@@ -101,9 +131,9 @@ def audited(plan: PrivacyPlan, config: PipelineConfig) -> tuple[dict[str, str | 
     """
     if config.training.dp_sgd is None or config.training.dp_sgd.audit == "none":
         return ()
-    from privacy_pipeline.dp.audit import audit_mechanism
+    from privacy_pipeline.dp.audit import RUN_CANARIES, audit_mechanism
 
-    result = audit_mechanism(plan)
+    result = audit_mechanism(plan, canaries=RUN_CANARIES)
     result.require_sound()
     return (result.to_json(),)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Backend, Executed, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
 
 if TYPE_CHECKING:
@@ -32,6 +32,14 @@ class EncryptedBackend:
             BadInputError: as that backend does.
         """
         return _trainer(config).plan(config=config, units=units)
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        """What the backend that trains finds.
+
+        Raises:
+            PipelineError: as that backend does.
+        """
+        return _trainer(inputs.config).verify(inputs)
 
     def train(self, inputs: TrainingInputs) -> Executed:
         """Trains, converts the trained model and writes both below `inputs.model_dir`.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import federated_plan, federated_silos
-from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -22,6 +22,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 if TYPE_CHECKING:
     from federated.clients.store import ClientStore
     from federated.privacy.plan import CohortPlan, FederatedPlan
+    from federated.silos.plan import SiloPlan
     from federated.tff_engine.worker import TffWorker
     from privacy_pipeline.backends.federated_rounds import Rounds
 
@@ -47,6 +48,26 @@ class FederatedBackend:
             return federated_silos.mechanism_plan(config, federated_silos.silo_plan(config, units=units))
         return federated_plan.mechanism_plan(config, federated_plan.federated_plan(config, clients=units))
 
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        """Measure the noise of clients' or silos' mechanism, and audit it where the config asks for that.
+
+        Raises:
+            PipelineError: the noise is not the one that is accounted, or the audit contradicts the plan.
+        """
+        if inputs.plan is None:
+            return ()
+        from federated.privacy.noise_check import require_noise
+
+        section = federated_plan.section_of(inputs.config)
+        plan: FederatedPlan | SiloPlan
+        if section.silo_privacy is not None:
+            plan, asked = federated_silos.reserved_plan(inputs.config, inputs.plan), section.silo_privacy.audit
+        else:
+            plan = federated_plan.reserved_plan(inputs.config, inputs.plan)
+            asked = "none" if section.privacy is None else section.privacy.audit
+        require_noise(plan)
+        return audited(plan) if asked == "mechanism" else ()
+
     def train(self, inputs: TrainingInputs) -> Executed:
         """Runs the rounds of the plan, and writes the SavedModel.
 
@@ -68,6 +89,7 @@ class FederatedBackend:
             raise BadInputError("backend federated with a guarantee trains only under a reserved plan", fix="register")
         if config.training.seed is not None:
             tf.keras.utils.set_random_seed(config.training.seed)
+        audits = self.verify(inputs) if inputs.audits is None else inputs.audits
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
         if mechanism is not None and config.training.silo_column is not None:
@@ -75,11 +97,26 @@ class FederatedBackend:
         else:
             model, executed = _by_clients(inputs, model, mechanism)
         if mechanism is not None:
+            # `fit` of the DP-SGD engine checks its noise by itself; here the rounds are made piece by piece.
+            executed = dataclasses.replace(executed, audits=audits)
             require_executed_as_planned(mechanism, executed)
         keras_io.save_model(
             model, transform_graph=inputs.transform_graph, features=inputs.features, model_dir=inputs.model_dir
         )
         return executed
+
+
+def audited(plan: FederatedPlan | SiloPlan) -> Audits:
+    """The audit of a plan's mechanism, on made-up clients or records.
+
+    Raises:
+        PipelineError: its lower bound lies above what the plan claims.
+    """
+    from federated.privacy.audit import audit_aggregation
+
+    result = audit_aggregation(plan)
+    result.require_sound()
+    return (result.to_json(),)
 
 
 def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | None) -> tuple[Any, Executed]:

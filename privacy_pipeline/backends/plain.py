@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from privacy_pipeline.backends.base import Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
 
 GENERATOR = "TensorFlow Philox4x32-10 and NumPy PCG64 (weights, shuffling); no noise"
@@ -18,6 +18,11 @@ class PlainBackend:
     def plan(self, *, config: PipelineConfig, units: int | None) -> None:
         """No mechanism: a plain run claims nothing."""
         return None
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        """Nothing: there is no noise."""
+        del inputs
+        return ()
 
     def train(self, inputs: TrainingInputs) -> Executed:
         """Trains, and writes the SavedModel.

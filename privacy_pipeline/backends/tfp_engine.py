@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
+from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -20,6 +21,7 @@ from privacy_pipeline.dp.program import finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.sampler import Sampler
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.validator import state_problems
 from privacy_pipeline.errors import BadInputError
 
 PrivateStep = Callable[[Any, Any], None]
@@ -46,7 +48,7 @@ def require_private(model: Any) -> None:
     """Refuses models for which clipping single examples does not bound their influence.
 
     Raises:
-        BadInputError: the model has a layer that mixes rows, or losses of its own.
+        BadInputError: the model has a layer that mixes rows, keeps state or was adapted to data, or losses of its own.
     """
     layers = [module for module in model.submodules if isinstance(module, _Layer.Layer)]
     for layer in layers:
@@ -56,6 +58,8 @@ def require_private(model: Any) -> None:
                 "their exact statistics; DP-SGD cannot bound one row's influence through it",
                 fix="use LayerNormalization or GroupNormalization, or drop the layer",
             )
+    for problem in state_problems(model):
+        raise BadInputError(f"model: layer '{problem.layer}': {problem.message}", fix=problem.instead)
     if model.losses or any(getattr(layer, "activity_regularizer", None) is not None for layer in layers):
         # TensorFlow Privacy adds the gradient of such losses unclipped and without noise.
         raise BadInputError(
@@ -64,6 +68,17 @@ def require_private(model: Any) -> None:
         )
     if not model.trainable_variables:
         raise BadInputError("model: the model has nothing to train", fix="set trainable on some layer")
+
+
+def require_noise(plan: PrivacyPlan) -> None:
+    """Refuse TensorFlow Privacy's source of noise where its deviation is not the one that is accounted.
+
+    Raises:
+        PipelineError: it is another one.
+    """
+    stddev = plan.noise.multiplier * plan.clipping.norm
+    draws = tf.random.normal([noise_check.DRAWS], stddev=stddev).numpy() / plan.expected_batch_size
+    noise_check.require([noise_check.measured("noise of the mean gradient", draws, plan.noise_stddev)])
 
 
 def clips_fast(model: Any) -> bool:
@@ -182,6 +197,7 @@ class TfpModel:
             BadInputError: the data does not fit the plan.
             PipelineError: the weights are no longer finite.
         """
+        require_noise(self._plan)
         sampler = Sampler(self._plan, self._key, len(store))
         step = private_step(
             self._model,

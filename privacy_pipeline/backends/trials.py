@@ -13,13 +13,12 @@ import pickle
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.tuning import draw_number, whole_event
 from privacy_pipeline.backends import dp_sgd, private_plan
-from privacy_pipeline.backends.base import Executed, TrainingInputs, TrialScore, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, TrialScore, Tuned
 from privacy_pipeline.backends.tuning import (
     ANSWER,
     GENERATOR,
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.plan import MechanismPlan
-
-Audits = tuple[Mapping[str, str | int | float], ...]
 
 
 def points_to_try(section: TuningSection) -> list[Point]:
@@ -69,7 +66,7 @@ def run(inputs: TrainingInputs) -> Chosen:
 
     section = tuning_of(inputs.config)
     points = points_to_try(section)
-    audits = _audits(inputs) if points else ()
+    audits = inputs.audits if inputs.audits is not None else (_audits(inputs) if points else ())
     best: tuple[float, list[Any], Executed] | None = None
     results = []
     events: list[DpEvent | None] = []
@@ -139,7 +136,8 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
     plan: MechanismPlan | None = None
     if inputs.plan is not None:
         plan = trial_plan(inputs.config, point, units=inputs.plan.units, like=inputs.plan)
-    asked = dataclasses.replace(inputs, config=trial_config(inputs.config, point, like=plan), plan=plan)
+    own = trial_config(inputs.config, point, like=plan)
+    asked = dataclasses.replace(inputs, config=own, plan=plan, audits=None)
     try:
         model, executed = trainer_of(inputs.config).fit(asked)
     finally:
@@ -150,20 +148,30 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
 
 
 def _score(model: Any, rows: Any, metric: str) -> float:
-    """A metric over the eval split, exact; minus infinity where it is not a number."""
+    """Measure a model on the eval split, exactly; minus infinity where it gives something that is not a number.
+
+    What a row adds is a function of that row alone (`releases.single_rows`), and both metrics are functions of sums of
+    ones over rows: whether its logit is above 0, and between which of 200 thresholds its probability lies.
+    """
     import numpy as np
     import tensorflow as tf
 
-    kinds = {
-        "accuracy": lambda: tf.keras.metrics.BinaryAccuracy(threshold=0.0),
-        "auc": lambda: tf.keras.metrics.AUC(from_logits=True),
-    }
+    from privacy_pipeline.releases.single_rows import SingleRows, parts_of
+
+    def values(inputs: Any) -> dict[str, Any]:
+        logits = model(inputs, training=False)
+        return {"accuracy": logits, "auc": tf.sigmoid(logits)}
+
+    kinds = {"accuracy": lambda: tf.keras.metrics.BinaryAccuracy(threshold=0.0), "auc": tf.keras.metrics.AUC}
     inputs = {name: rows.inputs[name] for name in model.input_names}
-    logits = model.predict(inputs, batch_size=8192, verbose=0)
-    if not np.isfinite(logits).all():
+    spec = {name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in inputs.items()}
+    values_of = SingleRows(values, spec, what="the model")
+    parts = [values_of({name: value[part] for name, value in inputs.items()}) for part in parts_of(len(rows))]
+    found = {name: np.concatenate([part[name] for part in parts])[:, np.newaxis] for name in kinds}
+    if not np.isfinite(found["accuracy"]).all():
         return -math.inf
     measure = kinds[metric]()
-    measure.update_state(rows.labels, logits)
+    measure.update_state(rows.labels, found[metric])
     return float(measure.result())
 
 

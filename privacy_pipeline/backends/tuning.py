@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import federated
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
-from privacy_pipeline.backends.base import Executed, KerasBackend, TrainingInputs, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, TrainingInputs, Tuned
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.errors import PipelineError
@@ -78,6 +78,25 @@ class TunedBackend:
             trial_plan(config, point, units=units, like=first)
         stated = section.model_dump(mode="json", exclude_none=True)
         return dataclasses.replace(first, event=whole_event(section, first.event), tuning=stated)
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        """Measure the noise of every trial that may be drawn, and audit the mechanism that all of them share.
+
+        Raises:
+            PipelineError: the noise of a trial is not the one that is accounted, or the audit contradicts the plan.
+        """
+        if inputs.plan is None:
+            return ()
+        from privacy_pipeline.backends import private_plan
+        from privacy_pipeline.backends.dp_sgd import audited, require_noise
+
+        plans = []
+        for point in tuning_of(inputs.config).space.points():
+            trial = trial_plan(inputs.config, point, units=inputs.plan.units, like=inputs.plan)
+            own = trial_config(inputs.config, point, like=trial)
+            plans.append(private_plan.reserved_plan(own, trial))
+        require_noise(plans, inputs.config)
+        return audited(plans[0], inputs.config)
 
     def train(self, inputs: TrainingInputs) -> Executed:
         """Runs the trials, and writes the SavedModel of the best one.

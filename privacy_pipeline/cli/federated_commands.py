@@ -226,6 +226,8 @@ def _result(summary: dict[str, Any]) -> str:
     text = f"accuracy {summary['accuracy']:.4f}"
     if summary.get("epsilon") is not None:
         text += f", epsilon {summary['epsilon']:.3f} at delta {summary['delta']:g} (unit {summary['unit']})"
+    for audit in summary.get("audits", ()):
+        text += f", {audit['kind']} audit {audit['seconds']:.1f} s"
     return text
 
 

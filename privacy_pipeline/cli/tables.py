@@ -20,6 +20,18 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def audit_text(audit: JsonValue) -> str:
+    """One audit in words, with its seconds; empty for what states no bounds."""
+    if not isinstance(audit, dict) or not {"kind", "lower_bound", "upper_bound", "canaries"} <= set(audit):
+        return ""
+    took = audit.get("seconds")
+    told = "" if not isinstance(took, (int, float)) else f", {took:.1f} s"
+    return (
+        f"{audit['kind']}: epsilon at least {audit['lower_bound']:.3f}, at most {audit['upper_bound']:.3f}, on "
+        f"{audit['canaries']:,} made-up canaries{told}"
+    )
+
+
 def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
     """The privacy record as label and text; an epsilon always comes with its delta, unit and relation."""
     rows = [("training guarantee", "(epsilon, delta)-DP" if record.training_guarantee == "dp" else "none")]
@@ -46,6 +58,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
             ("mechanism", f"{m.name}, noise multiplier {m.noise_multiplier:.4g}, clipping norm {m.clipping_norm:g}"),
             ("batches", f"{m.sampler}, {m.batch_size:,} units, {m.epochs} epochs, {m.steps:,} steps"),
         ]
+    rows += [("audit before the run", text) for text in map(audit_text, record.audits) if text]
     for c in record.compositions:
         rows.append(
             (

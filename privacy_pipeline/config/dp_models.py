@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Delta = Annotated[float, Field(gt=0, lt=1)]
 
@@ -43,7 +45,7 @@ class AdaptiveSection(_Section):
     """Adaptive clipping: the norm follows a quantile of the gradients' norms, itself learnt with noise."""
 
     quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    learning_rate: PositiveFloat = 0.2
+    learning_rate: LearningRate = 0.2
     count_noise: Annotated[
         PositiveFloat, Field(description="Standard deviation of the noise on the number of unclipped units of a batch.")
     ]
@@ -78,10 +80,10 @@ class DpSgdSection(_Section):
     """DP-SGD. Give either `target_epsilon` or `noise_multiplier`."""
 
     target_epsilon: PositiveFloat | None = None
-    noise_multiplier: PositiveFloat | None = None
+    noise_multiplier: NoiseMultiplier | None = None
     delta: Delta
     clipping_norm: Annotated[
-        PositiveFloat, Field(description="L2 bound of a unit's gradient; with `adaptive` the first one.")
+        ClippingNorm, Field(description="L2 bound of a unit's gradient; with `adaptive` the first one.")
     ] = DP_DEFAULTS.clipping_norm
     engine: Literal["native", "tensorflow_privacy"] = "native"
     sampling: Annotated[
@@ -105,8 +107,18 @@ class DpSgdSection(_Section):
     users: UsersSection | None = None
     audit: Annotated[
         Literal["none", "mechanism"],
-        Field(description="`mechanism`: hold clipping and noise against made-up canaries before any data is read."),
-    ] = "none"
+        Field(
+            description="`mechanism`: hold clipping and noise against made-up canaries before any data is read. "
+            "Default; `engine: tensorflow_privacy` has `none`."
+        ),
+    ] = "mechanism"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _audit_of_the_engine(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("engine") == "tensorflow_privacy":
+            return {"audit": "none", **value}
+        return value
 
     @model_validator(mode="after")
     def _one_source_of_noise(self) -> DpSgdSection:

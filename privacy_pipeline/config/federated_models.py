@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from privacy_pipeline.config.ranges import LearningRate
+
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -33,7 +35,7 @@ class OptimizerSection(_Section):
     """An optimizer with the formulas and defaults of `tff.learning.optimizers`."""
 
     name: Literal["sgd", "adam", "yogi", "adagrad"] = "sgd"
-    learning_rate: PositiveFloat
+    learning_rate: LearningRate
     momentum: Annotated[float, Field(ge=0, lt=1, description="Of `sgd`.")] = 0.0
     beta_1: Beta = 0.9
     beta_2: Beta = 0.999

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy_pipeline.config.dp_models import AdaptiveSection, Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.ranges import ClippingNorm, NoiseMultiplier
 
 
 class _Section(BaseModel):
@@ -110,7 +111,7 @@ class FederatedPrivacySection(_Section):
 
     target_epsilon: PositiveFloat | None = None
     noise_multiplier: Annotated[
-        PositiveFloat | None, Field(description="Standard deviation of the noise of the sum over the clipping norm.")
+        NoiseMultiplier | None, Field(description="Standard deviation of the noise of the sum over the clipping norm.")
     ] = None
     delta: Delta
     mechanism: Annotated[
@@ -121,11 +122,15 @@ class FederatedPrivacySection(_Section):
         ),
     ] = "gaussian"
     clipping_norm: Annotated[
-        PositiveFloat, Field(description="L2 bound of a client's update over all weights; with `adaptive` the first.")
+        ClippingNorm, Field(description="L2 bound of a client's update over all weights; with `adaptive` the first.")
     ] = 0.5
     hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
     adaptive: AdaptiveSection | None = None
     distributed: DistributedSection | None = None
+    audit: Annotated[
+        Literal["none", "mechanism"],
+        Field(description="`mechanism`: hold the aggregation against made-up canaries before any data is read."),
+    ] = "mechanism"
 
     @model_validator(mode="after")
     def _fits(self) -> FederatedPrivacySection:
@@ -153,15 +158,19 @@ class SiloMechanism(_Section):
     ]
     target_epsilon: PositiveFloat | None = None
     noise_multiplier: Annotated[
-        PositiveFloat | None, Field(description="Standard deviation of each silo's noise over the clipping norm.")
+        NoiseMultiplier | None, Field(description="Standard deviation of each silo's noise over the clipping norm.")
     ] = None
     delta: Delta
-    clipping_norm: Annotated[PositiveFloat, Field(description="L2 bound of one unit's gradient.")]
+    clipping_norm: Annotated[ClippingNorm, Field(description="L2 bound of one unit's gradient.")]
     local_steps: Annotated[
         int | None,
         Field(ge=1, description="Steps of each silo in a round; default: as many as draw each unit once, expected."),
     ] = None
     hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
+    audit: Annotated[
+        Literal["none", "mechanism"],
+        Field(description="`mechanism`: hold clipping and noise against made-up canaries before any data is read."),
+    ] = "mechanism"
 
     @model_validator(mode="after")
     def _one_target(self) -> SiloMechanism:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, f
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 from privacy_pipeline.config.federated_privacy import FederatedSection
+from privacy_pipeline.config.ranges import LearningRate
 from privacy_pipeline.config.tuning_models import TuningSection
 from privacy_pipeline.spans import Span
 
@@ -158,7 +159,7 @@ class TrainingSection(Section):
         ),
     ] = None
     learning_rate: Annotated[
-        PositiveFloat,
+        LearningRate,
         Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}; federated has its own."),
     ] = 1e-3
     optimizer: Literal["adam", "sgd"] = "adam"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy_pipeline.config.dp_models import PositiveFloat
+from privacy_pipeline.config.ranges import ClippingNorm, LearningRate
 
 Point = dict[str, Any]  # hyperparameters of one trial, by name
 
@@ -38,10 +39,10 @@ class _Section(BaseModel):
 class SpaceSection(_Section):
     """Values to choose from, by hyperparameter. Only such as leave the privacy cost of a trial as it is."""
 
-    learning_rate: Annotated[list[PositiveFloat] | None, Field(min_length=1)] = None
+    learning_rate: Annotated[list[LearningRate] | None, Field(min_length=1)] = None
     optimizer: Annotated[list[Literal["adam", "sgd"]] | None, Field(min_length=1)] = None
     clipping_norm: Annotated[
-        list[PositiveFloat] | None, Field(min_length=1, description="Noise follows the norm, so the cost stays.")
+        list[ClippingNorm] | None, Field(min_length=1, description="Noise follows the norm, so the cost stays.")
     ] = None
     hidden_units: Annotated[list[list[Annotated[int, Field(ge=1)]]] | None, Field(min_length=1)] = None
     dropout: Annotated[list[Annotated[float, Field(ge=0, lt=1)]] | None, Field(min_length=1)] = None

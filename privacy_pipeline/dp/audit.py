@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ _SHARES = ((0.01, 0.0), (0.03, 0.0), (0.02, 0.02), (0.1, 0.1))
 _VIRTUAL_BATCH = 32
 _CORRELATED_STEPS = 8
 MECHANISM_CANARIES = 100_000
+RUN_CANARIES = 10_000  # of the audit that a run makes by itself, before its budget is started; a second or two
 TRAINING_CANARIES = 1000
 
 _WHITE_BOX = (
@@ -61,6 +63,7 @@ class AuditResult:
         guesses: how many were guessed, in the choice of guesses that gave the bound.
         correct: how many of those guesses were right.
         statement: what was done, and what it can show.
+        seconds: how long it took.
     """
 
     kind: str
@@ -72,6 +75,7 @@ class AuditResult:
     guesses: int
     correct: int
     statement: str
+    seconds: float = 0.0
 
     @property
     def sound(self) -> bool:
@@ -235,6 +239,7 @@ def audit_mechanism(plan: PrivacyPlan, *, canaries: int = MECHANISM_CANARIES, co
     from privacy_pipeline.dp.canaries import coin_flips, linear_loss, orthogonal_model
     from privacy_pipeline.dp.engine import make_private
 
+    began = time.perf_counter()
     each = 1 if plan.users is None else plan.users.max_examples
     short = mechanism_plan(plan, canaries=max(1, canaries // each))
     units = short.units or 0
@@ -259,6 +264,7 @@ def audit_mechanism(plan: PrivacyPlan, *, canaries: int = MECHANISM_CANARIES, co
         canaries=units,
         confidence=confidence,
         statement=_WHITE_BOX,
+        began=began,
     )
 
 
@@ -271,6 +277,7 @@ def _result(
     canaries: int,
     confidence: float,
     statement: str,
+    began: float,
 ) -> AuditResult:
     return AuditResult(
         kind=kind,
@@ -282,6 +289,7 @@ def _result(
         guesses=bound.guesses,
         correct=bound.correct,
         statement=statement,
+        seconds=time.perf_counter() - began,
     )
 
 
@@ -322,6 +330,7 @@ def audit_training(
     from privacy_pipeline.dp.canaries import coin_flips, weighted_loss
     from privacy_pipeline.dp.engine import make_private
 
+    began = time.perf_counter()
     units = _units(plan, canaries)
     random = np.random.default_rng()
     x = subject.rows(units)
@@ -342,6 +351,7 @@ def audit_training(
         canaries=canaries,
         confidence=confidence,
         statement=_BLACK_BOX,
+        began=began,
     )
 
 

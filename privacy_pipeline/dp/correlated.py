@@ -20,6 +20,7 @@ times the norm of a column (Choquette-Choo et al. 2023, arXiv 2306.08153, theore
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.dp.buffers import aligned_empty
 from privacy_pipeline.dp.mechanism import Noise
-from privacy_pipeline.dp.noise import GaussianNoise, split_flat
+from privacy_pipeline.dp.noise import GaussianNoise, scaled, split_flat
+from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.sampling import FixedPartition, Sampling
 
 if TYPE_CHECKING:
@@ -106,7 +108,6 @@ class CorrelatedNoise:
     noise: Noise
     steps_per_epoch: int
     _next: int = 0
-    _stddev: float = 0.0
     _before: list[_Flat] = field(default_factory=list, repr=False)
 
     @property
@@ -127,33 +128,71 @@ class CorrelatedNoise:
             step: number of the step.
             stddev: standard deviation of z.
         """
+        # Rows are formed at unit scale and multiplied last; a banded row is needed again, and stays as it is.
         if self.noise.correlation == "tree":
-            return self._tree(step, stddev)
-        if step != self._next or stddev != self._stddev:
-            self._next, self._stddev, self._before = 0, stddev, []
+            row = self._tree(step)
+            return scaled(row, stddev, out=row)
+        if step != self._next:
+            self._next, self._before = 0, []
         while self._next < step:
             self._banded()
-        return self._banded()
+        row = self._banded()
+        return scaled(row, stddev, out=aligned_empty(row.shape, np.float32))
 
-    def _tree(self, step: int, stddev: float) -> _Flat:
+    def _tree(self, step: int) -> _Flat:
         own = step % self.steps_per_epoch + 1
-        found = self.base.flat(step, stddev=stddev)
+        found = self.base.flat(step, stddev=1.0)
         covered = 1
         while covered < own & -own:
             # Nodes that the prefix sum before this step used, and that this step's node covers.
-            found = _less(found, 1.0, self.base.flat(step - covered, stddev=stddev))
+            found = _less(found, 1.0, self.base.flat(step - covered, stddev=1.0))
             covered *= 2
         return found
 
     def _banded(self) -> _Flat:
         """The row of the next step: C x = z, solved from the top."""
         coefficients = banded_coefficients(self.noise.bands or 1)
-        found = self.base.flat(self._next, stddev=self._stddev)
+        found = self.base.flat(self._next, stddev=1.0)
         for coefficient, earlier in zip(coefficients[1:], self._before, strict=False):
             found = _less(found, float(coefficient), earlier)
         self._before = [found, *self._before][: len(coefficients) - 1]
         self._next += 1
         return found
+
+
+Source = GaussianNoise | CorrelatedNoise
+
+
+def noise_source(noise: Noise, key: RunKey, shapes: Sequence[tuple[int, ...]], *, steps_per_epoch: int) -> Source:
+    """What draws the noise that a plan states: the one place that says so, for engines and for their checks.
+
+    Args:
+        noise: the plan's noise.
+        key: the key that the noise is a function of.
+        shapes: shapes of the variables that noise is for.
+        steps_per_epoch: leaves of a tree.
+    """
+    base = GaussianNoise(key, shapes, hardened=noise.hardened)
+    return base if noise.correlation == "none" else CorrelatedNoise(base, noise, steps_per_epoch)
+
+
+def row_lengths(noise: Noise, *, steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
+    """Standard deviation of each step's noise over that of the independent noise: L2 norms of the rows of C^-1.
+
+    By inverting `strategy_matrix`, and so apart from the code that draws.
+
+    Args:
+        noise: the plan's noise.
+        steps: the first so many steps, few.
+        steps_per_epoch: leaves of a tree.
+
+    Returns:
+        float64, [steps]; all 1 for independent noise.
+    """
+    if noise.correlation == "none":
+        return np.ones(steps)
+    matrix = strategy_matrix(noise, steps=steps, steps_per_epoch=steps_per_epoch)
+    return np.asarray(np.linalg.norm(np.linalg.inv(matrix), axis=1))
 
 
 def _less(left: _Flat, factor: float, right: _Flat) -> _Flat:

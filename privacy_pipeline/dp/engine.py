@@ -10,9 +10,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.config.ranges import LEARNING_RATE
+from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.execution import Execution
-from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot
+from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm
 from privacy_pipeline.dp.randomness import RunKey
@@ -53,7 +56,7 @@ class PrivateModel:
         self.model = model
         self.plan = plan
         self._optimizer = optimizer
-        self._loss = per_example_loss(loss, loss_weights=loss_weights)
+        self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights))
         self._seed = seed
         self._key = _new_key(seed)
         self._state_dir = state_dir
@@ -63,9 +66,6 @@ class PrivateModel:
         self._memory_cap = memory_cap
         self._begun = 0
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
-
-    def _losses(self, x: Any, y: Any, training: bool) -> Any:
-        return self._loss(y, self.model(x, training=training))
 
     def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
         """Trains for the steps of the plan.
@@ -81,7 +81,8 @@ class PrivateModel:
 
         Raises:
             BadInputError: the data does not fit the plan, the model breaks the bound, or the plan's steps are used up.
-            PipelineError: the weights are no longer finite.
+            PipelineError: the noise is not the one that is accounted (no data was used), or the weights are no longer
+                finite.
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
         """
         store = x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
@@ -93,17 +94,22 @@ class PrivateModel:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
+        noise_check.require_noise(self.plan)
         history: dict[str, list[float]] = {"weights_norm": []}
         if self.plan.clipping.adaptive is not None:
             history["clipping_norm"] = []
         program = self._program(store)
+        written = [*self.model.trainable_variables, *self._optimizer.variables, *program.state]
+        require_stateless(program.graph, model=self.model, writes=written, part="its private step")
         checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
         if checkpoints is not None:
             self._begun = checkpoints.begin()
+        before = snapshot(self.model)
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
         steps.watcher.catch_up(self._begun, steps.reader.sampler)
         with nullcontext() if checkpoints is None else deterministic_ops():
             self._loop(steps, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
+        require_unchanged(before)
         return Execution(
             plan=self.plan,
             steps=self._begun,
@@ -219,18 +225,21 @@ def make_private(
             step, optimizer, data, software and processor are bound in any case; what callbacks do is not.
 
     Raises:
-        BadInputError: the model cannot be trained privately, or there is no optimizer or loss.
+        BadInputError: the model cannot be trained privately, there is no optimizer or loss, or its learning rate is
+            out of range.
     """
     require_private(model)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     if optimizer is None:
         raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
+    optimizer = tf.keras.optimizers.get(optimizer)
+    _require_learning_rate(optimizer, steps=plan.steps)
     if virtual_batch_size < 1 or memory_cap < 1:
         raise BadInputError("virtual_batch_size and memory_cap must be 1 or more")
     return PrivateModel(
         model=model,
         plan=plan,
-        optimizer=tf.keras.optimizers.get(optimizer),
+        optimizer=optimizer,
         loss=loss if loss is not None else getattr(model, "loss", None),
         loss_weights=loss_weights,
         seed=seed,
@@ -239,6 +248,25 @@ def make_private(
         state_dir=state_dir,
         binding=binding,
     )
+
+
+def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
+    """Refuse a learning rate out of range: a constant one, or that of a schedule's first and last step.
+
+    Raises:
+        BadInputError: it is out of `ranges.LEARNING_RATE`.
+    """
+    rate = getattr(optimizer, "_learning_rate", None)
+    if rate is None:  # Keras' legacy optimizers
+        rate = getattr(optimizer, "learning_rate", None)
+    if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
+        first, last = (float(rate(step)) for step in (0, steps - 1))
+        LEARNING_RATE.require("learning_rate of the first step", first)
+        # A schedule may end at 0: then nothing is released any more.
+        if last != 0:
+            LEARNING_RATE.require("learning_rate of the last step", last)
+    elif rate is not None:
+        LEARNING_RATE.require("learning_rate", float(rate))
 
 
 def _new_key(seed: int | None) -> RunKey:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.dp.correlated import CorrelatedNoise
+from privacy_pipeline.dp.correlated import Source, noise_source
 from privacy_pipeline.dp.masks import mask_seed
 from privacy_pipeline.dp.noise import GaussianNoise, total_size
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -49,6 +49,56 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class StepNoise:
+    """The noise of a plan's steps, as `Program.run` adds it: on the mean, and on the count where clipping adapts.
+
+    Attributes:
+        plan: the plan.
+        source: noise of the sum.
+        count: noise of the count of units that were not clipped; used where clipping adapts.
+    """
+
+    plan: PrivacyPlan
+    source: Source
+    count: GaussianNoise
+
+    @classmethod
+    def of(cls, plan: PrivacyPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> StepNoise:
+        """The noise of a plan under a key, for variables of some shapes."""
+        own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
+        return cls(
+            plan,
+            noise_source(plan.noise, key, shapes, steps_per_epoch=plan.steps_per_epoch),
+            GaussianNoise(own, [()], hardened=plan.noise.hardened),
+        )
+
+    @property
+    def generator(self) -> str:
+        """What the noise comes from, for the record."""
+        return self.source.generator
+
+    @property
+    def stddev(self) -> float:
+        """Standard deviation of what `of_step` gives for the mean; with adaptive clipping for a norm of 1."""
+        if self.plan.clipping.adaptive is None:
+            return self.plan.noise_stddev
+        # The norm of the step is known when the step before is done; the sum's noise is scaled by it then.
+        return self.plan.sum_multiplier / self.plan.expected_batch_size
+
+    def flat(self, step: int, *, stddev: float) -> NDArray[np.float32]:
+        """Noise of the sum's form at any scale; see `GaussianNoise.flat`."""
+        return self.source.flat(step, stddev=stddev)
+
+    def of_step(self, step: int) -> NDArray[np.float32]:
+        """A step's noise on the mean, laid out as `GaussianNoise.flat` does, and then that on the count if any."""
+        noise = self.source.flat(step, stddev=self.stddev)
+        adaptive = self.plan.clipping.adaptive
+        if adaptive is None:
+            return noise
+        return np.concatenate([noise, self.count.flat(step, stddev=adaptive.count_noise)])
+
+
+@dataclass(frozen=True)
 class Reader:
     """Makes all that a step needs, ahead of time, while TensorFlow works on the step before.
 
@@ -63,7 +113,7 @@ class Reader:
     plan: PrivacyPlan
     store: ExampleStore
     sampler: Sampler
-    noise: GaussianNoise | CorrelatedNoise
+    noise: StepNoise
     ahead: int
 
     @classmethod
@@ -77,9 +127,7 @@ class Reader:
             shapes: shapes of the variables.
         """
         units = len(store) if plan.users is None else len(_users(store))
-        base = GaussianNoise(key, shapes, hardened=plan.noise.hardened)
-        correlated = plan.noise.correlation != "none"
-        noise = CorrelatedNoise(base, plan.noise, plan.steps_per_epoch) if correlated else base
+        noise = StepNoise.of(plan, key, shapes)
         row = sum(array[:1].nbytes for _, array in leaves((store.x, store.y)))
         rows = plan.expected_batch_size * (1 if plan.users is None else plan.users.max_examples)
         ahead = _AHEAD_BYTES // int(row * rows + 4 * total_size(shapes) + 1)
@@ -101,23 +149,12 @@ class Reader:
             rows, present = np.pad(rows, (0, missing), constant_values=-1), np.pad(present, (0, missing))
         return rows, present
 
-    def _noise(self, step: int) -> NDArray[np.float32]:
-        adaptive = self.plan.clipping.adaptive
-        if adaptive is None:
-            return self.noise.flat(step, stddev=self.plan.noise_stddev)
-        # The norm of the step is known when the step before is done; the sum's noise is scaled by it then.
-        noise = self.noise.flat(step, stddev=self.plan.sum_multiplier / self.plan.expected_batch_size)
-        key = self.sampler.key
-        own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
-        count = GaussianNoise(own, [()], hardened=self.plan.noise.hardened)
-        return np.concatenate([noise, count.flat(step, stddev=adaptive.count_noise)])
-
     def read(self, step: int) -> Batch:
         """A step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""
         index = self.sampler.batch(step)
         rows, present = self._rows(step, index)
         x, y = self.store.rows(rows)
-        return Batch(index, x, y, present, self._noise(step), mask_seed(self.sampler.key, step))
+        return Batch(index, x, y, present, self.noise.of_step(step), mask_seed(self.sampler.key, step))
 
     def from_step(self, first: int, *, until: int | None = None) -> Iterator[tuple[int, Batch]]:
         """Steps in order, up to `until` (excluded) or the plan's last."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
 from privacy_pipeline.errors import BadInputError
 
 _Loss = Callable[[Any, Any], Any]
@@ -59,3 +61,41 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
         return tf.add_n([weights[key] * _one_output(functions[key], labels[key], outputs[key]) for key in keys])
 
     return several
+
+
+@dataclass(frozen=True)
+class ModelLosses:
+    """Losses of a model's outputs: (inputs, labels, training) to the loss of each example, [batch].
+
+    Attributes:
+        model: the Keras model.
+        loss: function of (labels, outputs) that gives the loss of each example; see `per_example_loss`.
+        one_by_one: whether the loss is computed on one example at a time.
+    """
+
+    model: Any
+    loss: _Loss
+    one_by_one: bool = False
+
+    def __call__(self, x: Any, y: Any, training: bool) -> Any:
+        """Losses of a batch, [batch]."""
+        outputs = self.model(x, training=training)
+        with tf.name_scope(LOSS_SCOPE):
+            if not self.one_by_one:
+                return self.loss(y, outputs)
+            return self._isolated(y, outputs)
+
+    def isolated(self) -> ModelLosses:
+        """The same, on one example at a time."""
+        return replace(self, one_by_one=True)
+
+    def _isolated(self, y: Any, outputs: Any) -> Any:
+        from privacy_pipeline.dp.clipping.isolate import isolated_call
+
+        both = (y, outputs)
+
+        def function(values: Sequence[Any]) -> list[Any]:
+            labels, made = tf.nest.pack_sequence_as(both, list(values))
+            return [self.loss(labels, made)]
+
+        return isolated_call(function, tf.nest.flatten(both), name="the loss")[0]

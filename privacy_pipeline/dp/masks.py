@@ -15,22 +15,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from privacy_pipeline.dp.graph_state import refused_ops
 from privacy_pipeline.dp.randomness import RunKey
-
-# Stateful ops that draw nothing: they read and write variables, or hold other ops.
-_HARMLESS = (
-    *("Assert", "Assign", "Case", "Const", "Identity", "If", "NoOp", "PartitionedCall", "Placeholder", "Print"),
-    *(
-        "ReadVariable",
-        "Resource",
-        "Stack",
-        "StatefulPartitionedCall",
-        "TensorArray",
-        "TensorList",
-        "VarHandle",
-        "While",
-    ),
-)
 
 
 def mask_seed(key: RunKey, step: int) -> NDArray[np.int64]:
@@ -96,22 +82,17 @@ def masks_of_row(row: Any) -> Iterator[None]:
         source.seed = outer
 
 
+def draws() -> int:
+    """Number of random calls so far inside `keyed_masks`; a function that changes it would draw other masks again."""
+    return _ACTIVE[-1].calls if _ACTIVE else 0
+
+
 def unkeyed_randomness(graph: Any) -> list[str]:
-    """Names of a graph's ops that draw, or keep, something that the key does not decide.
+    """Names of a graph's ops that draw something that the key does not decide.
+
+    What keeps state is refused before, by the same list: `privacy_pipeline.dp.graph_state`.
 
     Args:
         graph: graph of a function.
     """
-    from tensorflow.python.framework import op_def_registry
-
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
-
-    def draws(node: Any) -> bool:
-        known = op_def_registry.get(node.op)
-        if known is None or not known.is_stateful or node.op.startswith(_HARMLESS):
-            return False
-        # Keras' form of LSTM and GRU for other devices is part of the graph; its dropout, which is random, is off.
-        return not (node.op.startswith("CudnnRNN") and node.attr["dropout"].f == 0)
-
-    return sorted({node.name for node in nodes if draws(node)})
+    return sorted({op.name for op in refused_ops(graph) if op.kind == "draws"})

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from privacy_pipeline.config.ranges import CLIPPING_NORM, LEARNING_RATE, NOISE_MULTIPLIER, NOISE_STDDEV
 from privacy_pipeline.errors import BadInputError
 
 CORRELATIONS = ("none", "tree", "banded")
@@ -42,8 +43,8 @@ class AdaptiveClipping:
 
     def __post_init__(self) -> None:
         require(0 <= self.quantile <= 1, f"the quantile must lie between 0 and 1, found {self.quantile!r}")
-        require_positive("learning rate of the clipping norm", self.learning_rate)
-        require_positive("count_noise", self.count_noise)
+        LEARNING_RATE.require("learning rate of the clipping norm", self.learning_rate)
+        NOISE_STDDEV.require("count_noise", self.count_noise)
 
     def sum_multiplier(self, multiplier: float) -> float:
         """Noise multiplier of the sum, for sum and count to cost together what `multiplier` costs.
@@ -69,6 +70,7 @@ class Clipping:
 
     Attributes:
         norm: L2 bound of one unit's contribution to the sum of a step, over all variables; the first one if adaptive.
+            In `ranges.CLIPPING_NORM`.
         per_layer: bound each layer's gradient to norm / sqrt(layers) instead of the whole gradient to norm; the
             bound on the whole is the same.
         adaptive: lets the norm follow the gradients; for one norm over all variables.
@@ -79,7 +81,7 @@ class Clipping:
     adaptive: AdaptiveClipping | None = None
 
     def __post_init__(self) -> None:
-        require_positive("clipping norm", self.norm)
+        CLIPPING_NORM.require("clipping_norm", self.norm)
         require(not (self.per_layer and self.adaptive), "adaptive clipping is for one norm", "leave per_layer out")
 
     def parameters(self) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class Noise:
 
     Attributes:
         multiplier: standard deviation over the clipping norm. With adaptive clipping, that of sum and count together.
+            In `ranges.NOISE_MULTIPLIER`.
         hardened: draw it from ChaCha20, as a sum of four Gaussians, in float64 (see `noise.GaussianNoise`).
         correlation: "none", "tree" or "banded"; see `correlated`.
         bands: bands of "banded".
@@ -108,7 +111,7 @@ class Noise:
     bands: int | None = None
 
     def __post_init__(self) -> None:
-        require_positive("noise multiplier", self.multiplier)
+        NOISE_MULTIPLIER.require("noise_multiplier", self.multiplier)
         known = ", ".join(CORRELATIONS)
         require(self.correlation in CORRELATIONS, f"unknown noise correlation {self.correlation!r}", known)
         require((self.bands is not None) == (self.correlation == "banded"), "bands go with correlation='banded'")

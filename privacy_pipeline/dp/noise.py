@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.config.ranges import NOISE_STDDEV
 from privacy_pipeline.dp.buffers import ALIGNMENT, aligned_empty
 from privacy_pipeline.dp.randomness import RunKey
 
@@ -41,11 +42,12 @@ def box_muller_32(raw: bytes, *, stddev: float = 1.0, out: NDArray[np.float32] |
     """Normal float32 numbers of mean 0, two from each 12 bytes (Box and Muller 1958).
 
     The radius comes from 63 bits and is computed in float64, so it reaches 9.4 standard deviations: with 32 bits it
-    would end at 6.8, and over many coordinates and steps the cut tail would no longer be small beside delta.
+    would end at 6.8, and over many coordinates and steps the cut tail would no longer be small beside delta. Numbers
+    are drawn at unit scale and multiplied last: at another scale a squared radius leaves float32 before its root does.
 
     Args:
         raw: uniform bytes, a multiple of 12.
-        stddev: standard deviation.
+        stddev: standard deviation, in `ranges.NOISE_STDDEV`.
         out: where to put the numbers, [len(raw) / 6].
     """
     half = len(raw) // _BYTES_A_PAIR
@@ -53,7 +55,7 @@ def box_muller_32(raw: bytes, *, stddev: float = 1.0, out: NDArray[np.float32] |
     uniform = (np.frombuffer(raw, np.uint64, half) >> np.uint64(1)).view(np.int64) + 0.5
     uniform *= 2.0**-63
     np.log(uniform, out=uniform)
-    uniform *= -2.0 * stddev**2
+    uniform *= -2.0
     radius = uniform.astype(np.float32)
     np.sqrt(radius, out=radius)
     angle = np.frombuffer(raw, np.int32, half, offset=8 * half).astype(np.float32)
@@ -63,7 +65,25 @@ def box_muller_32(raw: bytes, *, stddev: float = 1.0, out: NDArray[np.float32] |
     np.sin(angle, out=normal[half:])
     normal[:half] *= radius
     normal[half:] *= radius
-    return normal
+    return scaled(normal, stddev, out=normal)
+
+
+def scaled(normal: NDArray[np.float32], stddev: float, *, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Numbers of unit scale times a standard deviation: the last step of every draw.
+
+    Args:
+        normal: numbers of unit scale, float32.
+        stddev: standard deviation, in `ranges.NOISE_STDDEV`.
+        out: where to put the products; may be `normal`.
+
+    Raises:
+        BadInputError: the standard deviation is out of range, so that float32 does not hold the noise.
+    """
+    NOISE_STDDEV.require("standard deviation of the noise", stddev)
+    if stddev == 1.0 and out is normal:
+        return out
+    product: NDArray[np.float32] = np.multiply(normal, np.float32(stddev), out=out)
+    return product
 
 
 def box_muller_64(raw: bytes) -> NDArray[np.float64]:
@@ -139,12 +159,14 @@ class GaussianNoise:
 
     def _normal(self, step: int, size: int, stddev: float) -> NDArray[np.float32]:
         """Normal numbers of a step, float32, [size]; `size` is even."""
+        NOISE_STDDEV.require("standard deviation of the noise", stddev)
         stream = keystream(self.key.derive(_HARDENED if self.hardened else _PLAIN, 32), step)
         normal: NDArray[np.float32] = aligned_empty([size], np.float32)
         for start in range(0, size, 2 * _PAIRS_AT_ONCE):
             part = normal[start : start + 2 * _PAIRS_AT_ONCE]
             if self.hardened:
                 four = box_muller_64(stream.update(bytes(4 * part.size * 8))).reshape(4, -1)
+                # The scale comes last, in float64: four.sum / 2 is a standard normal number.
                 np.multiply(four.sum(axis=0), stddev / 2.0, out=part, casting="same_kind")
             else:
                 raw = stream.update(_ZEROS[: part.size // 2 * _BYTES_A_PAIR])

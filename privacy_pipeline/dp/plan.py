@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.config.ranges import NOISE_STDDEV
 from privacy_pipeline.dp.correlated import correlated_event, why_unbounded
 from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
 from privacy_pipeline.dp.mechanism import require as _require
@@ -76,6 +77,11 @@ class PrivacyPlan:
             _require(independent, "adaptive clipping changes the norm over which correlated noise is spread")
             whole = self.users is None or self.users.clip == "sum"
             _require(whole, "adaptive clipping counts what is clipped, k times for a user", "use clip='sum'")
+        NOISE_STDDEV.require(
+            "the noise on the mean gradient (noise_multiplier * clipping_norm / expected batch)",
+            self.noise_stddev,
+            fix="change the largest or the smallest of the three",
+        )
 
     @classmethod
     def calibrated(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,18 +11,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp.buffers import to_tensor
-from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
-from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
-from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
+from privacy_pipeline.dp.choice import Clipper, require_as_proven
 from privacy_pipeline.dp.masks import keyed_masks
 from privacy_pipeline.dp.noise import split_flat, total_size
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.tracing import Traced
 from privacy_pipeline.errors import PipelineError
 
-Clipper = BookKeeping | Vectorised
 _ROWS = 64  # rows of one byte that fill a stretch of `buffers.ALIGNMENT`
 _NORM_RANGE = 1e6  # an adaptive norm stays within this factor of its first value, so that it is never 0 or infinite
 
@@ -53,54 +48,6 @@ def finite_norm(model: Any, steps: int) -> float:
             f"the weights are no longer finite after {steps} steps", fix="lower the learning rate or the noise"
         )
     return norm
-
-
-def choose_clipper(
-    *, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int, rows: int = 1
-) -> Clipper:
-    """Book-keeping where the model's layers allow it, checked on made-up inputs; vectorised gradients elsewhere.
-
-    Args:
-        model: built model.
-        losses: gives the loss of each example.
-        groups: clipping groups.
-        x: nest of `tf.TensorSpec` of the inputs.
-        y: nest of `tf.TensorSpec` of the labels.
-        memory_cap: bytes for per-example gradients where they are formed by the fallback.
-        rows: examples of a unit, which are clipped as one.
-
-    Raises:
-        BadInputError: examples are not independent, or the model keeps state.
-    """
-    variables = model.trainable_variables
-    probe = Probe(model=model, losses=losses, x=x, y=y)
-    probe.require_independent()
-    try:
-        keeping = BookKeeping(
-            model=model, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows
-        )
-        wrong = probe.disagreement(keeping, variables)
-        if keeping.targets.slow:
-            _require_repeatable(keeping, x, y)
-    except NeedsWholeModelError as reason:
-        warn_of_fallback(f"model '{model.name}'", str(reason))
-    else:
-        if wrong is None:
-            for layer in keeping.targets.slow:
-                warn_of_fallback(f"layer {layer}", "it has no clipping rule")
-            return keeping
-        warn_of_fallback(f"model '{model.name}'", f"'{wrong}' is used in a way that its layer's rule does not cover")
-    whole = partial(Vectorised, losses=losses, variables=variables, groups=groups, memory_cap=memory_cap, rows=rows)
-    return whole(one_by_one=not probe.vectorises(whole(), variables))
-
-
-def _require_repeatable(keeping: BookKeeping, x: Any, y: Any) -> None:
-    """Traces the training pass: layers that fall back may be random in training alone.
-
-    Raises:
-        NeedsWholeModelError: one is.
-    """
-    _ = Traced(lambda a, b: keeping.squared_norms(a, b, training=True), x, y).concrete
 
 
 class Program:
@@ -139,6 +86,7 @@ class Program:
         self._clipper = clipper
         self._variables = list(variables)
         self._optimizer = optimizer
+        self._specs = (x, y)
         self._expected = plan.expected_batch_size
         self._largest = max(1, largest // clipper.rows) * clipper.rows
         self._sums: list[Any] = []
@@ -161,6 +109,15 @@ class Program:
     def graph(self) -> Any:
         """Graph of a whole step."""
         return self._step.concrete.graph
+
+    def require_as_proven(self, traced: Traced | None = None) -> None:
+        """Hold a graph of this program, that of a whole step if none is given, to what was proven of the model.
+
+        Raises:
+            PipelineError: the model computes something else than what was examined.
+        """
+        x, y = self._specs
+        require_as_proven((traced or self._step).concrete.graph, self._clipper, x=x, y=y)
 
     @property
     def state(self) -> list[Any]:
@@ -231,6 +188,7 @@ class Program:
             return
         if not self._sums:
             self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+            self.require_as_proven(self._add)
         self._clear()
         size = self._size(rows)
         for start in range(0, rows, size):

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from privacy_pipeline.dp.choice import Clipper, choose_clipper
 from privacy_pipeline.dp.clipping.gradients import make_groups
 from privacy_pipeline.dp.feeding import Batch, Participation, Reader
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import Clipper, Program, choose_clipper, specs_of
+from privacy_pipeline.dp.program import Program, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.store import ExampleStore
 
@@ -83,8 +84,10 @@ class PrivateSteps:
 
         Raises:
             BadInputError: the data does not hold the plan's number of units, or does not say whose an example is.
+            PipelineError: the step's graph is not the one that was proven.
         """
         shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+        program.require_as_proven()
         reader = Reader.of(plan, store, key, shapes)
         return cls(program, reader, Participation(plan, reader.sampler.units))
 

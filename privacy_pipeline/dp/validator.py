@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.dp.adapted import adapted, holds_tables
 from privacy_pipeline.errors import BadInputError
 
 _Layers = tf.keras.layers
@@ -48,13 +49,6 @@ def _crosses_examples(layer: Any) -> Problem | None:
             "cross_example",
             f"{type(layer).__name__} mixes the examples of a batch and stores their exact statistics",
             "use GroupNormalization or LayerNormalization (validate(model, fix=True) swaps it), or freeze it",
-        )
-    if isinstance(layer, _Layers.Normalization) and layer.input_mean is None:
-        return Problem(
-            layer.name,
-            "data_statistics",
-            "Normalization takes its mean and variance from data by adapt(), exactly",
-            "give it public constants: Normalization(mean=..., variance=...)",
         )
     if isinstance(layer, _Layers.UnitNormalization) and _has_batch_axis(layer.axis):
         return Problem(layer.name, "cross_example", "UnitNormalization along the batch axis", "leave axis 0 out")
@@ -98,10 +92,32 @@ def _has_state(layer: Any) -> Iterator[Problem]:
             "it updates variables during the forward pass, outside of any noisy gradient",
             "use a layer without power iteration",
         )
+    if holds_tables(layer):
+        yield Problem(
+            layer.name,
+            "stateful",
+            "it holds a MutableHashTable or DenseHashTable, which can keep exact rows",
+            "use a tf.lookup.StaticHashTable of constants or of a public file",
+        )
+
+
+def _has_precision(layer: Any) -> Iterator[Problem]:
     if layer.compute_dtype in ("float16", "bfloat16"):
         yield Problem(
             layer.name, "precision", f"it computes in {layer.compute_dtype}, in which norms overflow", "use float32"
         )
+
+
+def state_problems(model: Any) -> list[Problem]:
+    """Layers that hold what data taught them, or whose state training would move past any private update."""
+    found: list[Problem] = []
+    for layer in _layers(model):
+        if isinstance(layer, _Layers.BatchNormalization):
+            crossing = _crosses_examples(layer)
+            found.extend([crossing] if crossing is not None else [])
+        found.extend(Problem(layer.name, "data_statistics", *told) for told in adapted(layer))
+        found.extend(_has_state(layer))
+    return found
 
 
 def problems_of(model: Any) -> list[Problem]:
@@ -110,8 +126,10 @@ def problems_of(model: Any) -> list[Problem]:
     for layer in _layers(model):
         crossing = _crosses_examples(layer)
         found.extend([crossing] if crossing is not None else [])
+        found.extend(Problem(layer.name, "data_statistics", *told) for told in adapted(layer))
         found.extend(_has_losses(layer))
         found.extend(_has_state(layer))
+        found.extend(_has_precision(layer))
     if not model.built:
         found.append(Problem(model.name, "not_built", "it has no variables yet", "call model.build(input_shape) first"))
     elif not model.trainable_variables:

@@ -141,10 +141,18 @@ def with_added_loss() -> Any:
     return model
 
 
+def with_learnt_bins() -> Any:
+    bins = layers.Discretization(num_bins=2)
+    bins.adapt(np.arange(8.0))
+    source = tf.keras.Input((WIDTH,))
+    return tf.keras.Model(source, layers.Dense(1)(layers.Flatten()(layers.Embedding(2, 2)(bins(source)))))
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: perceptron(between=layers.BatchNormalization), "BatchNormalization"),
+        (with_learnt_bins, "adapted to data"),
         (regularized, "losses"),
         (activity_regularized, "losses"),
         (with_added_loss, "losses"),

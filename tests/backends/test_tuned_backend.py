@@ -282,6 +282,26 @@ def test_a_model_that_gives_no_numbers_has_the_lowest_score(split: Any) -> None:
     assert trials._score(model, rows, "accuracy") == float("-inf")
 
 
+def test_equal_rows_add_alike_to_a_score() -> None:
+    """A batch gives the same row several values, and a threshold between them counts some and not others."""
+    given = tf.keras.Input([1], name="x")
+    bias = tf.Variable(0.0)
+    model = tf.keras.Model([given], tf.keras.layers.Lambda(lambda x: tf.sigmoid(tf.math.log1p(x)) - bias)(given))
+    told = []
+    for size in np.linspace(1, 50, 200, dtype=np.float32):
+        found = np.unique(model(np.full((4095, 1), size)).numpy())
+        if len(found) > 1:
+            told.append((size, found[0]))
+    assert told, "no row tells of its place: this test shows nothing on this machine"
+    for size, least in told[:2]:
+        bias.assign(least)
+        together = model(np.full((4095, 1), size)).numpy() > 0
+        assert 0 < together.sum() < 4095  # what must not happen
+        rows = keras_io.Rows(inputs={"x": np.full((4095, 1), size)}, labels=np.ones((4095, 1), np.float32))
+        assert trials._score(model, rows, "accuracy") in (0.0, 1.0)
+        bias.assign(0.0)
+
+
 def test_no_trial_drawn_gives_an_untrained_model_at_the_full_price(
     split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.backends.base import Executed, TrainingInputs, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, Tuned
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.trainer import executor
 from privacy_pipeline.config.models import PipelineConfig
@@ -41,12 +41,16 @@ class FakeBackend:
         self.name = name
         self.trained: list[TrainingInputs] = []
         self.units: list[int | None] = []
+        self.on_verify: Callable[[TrainingInputs], Audits] = lambda inputs: ()
         self.on_train: Callable[[TrainingInputs], Executed] = lambda inputs: make_executed()
         self._plan = plan or make_plan()
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan:
         self.units.append(units)
         return self._plan
+
+    def verify(self, inputs: TrainingInputs) -> Audits:
+        return self.on_verify(inputs)
 
     def train(self, inputs: TrainingInputs) -> Executed:
         self.trained.append(inputs)
@@ -168,6 +172,33 @@ def test_a_training_over_several_spans_is_charged_to_each_budget(url: str, sever
     forged = record.model_copy(update={"further_compositions": [record.further_compositions[0], other]})
     (reason,) = ledger_reasons(forged, None, url=url)
     assert reason.startswith(f"ledger entry {entries[2].id} ") and "another receipt" in reason
+
+
+def test_what_is_verified_comes_before_the_budget_and_is_told(url: str, ledger: Ledger) -> None:
+    backend, seen = FakeBackend(), []
+
+    def on_verify(inputs: TrainingInputs) -> Audits:
+        seen.extend(entry.state for entry in Ledger.open(url).entries("things"))
+        return ({"kind": "mechanism"},)
+
+    backend.on_verify = on_verify
+    train(backend, url)
+    assert seen == [State.RESERVED]
+    assert backend.trained[0].audits == ({"kind": "mechanism"},)
+
+
+def test_a_run_whose_noise_is_not_the_one_accounted_gives_back_what_it_reserved(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+
+    def on_verify(inputs: TrainingInputs) -> Audits:
+        raise PipelineError("the noise is not the one that is accounted")
+
+    backend.on_verify = on_verify
+    with pytest.raises(PipelineError, match="the noise is not"):
+        train(backend, url)
+    assert not backend.trained
+    assert ledger.status()[0].spent_epsilon == 0
+    assert [entry.state for entry in ledger.entries("things")] == [State.EXPIRED]
 
 
 def test_a_training_is_refused_where_one_of_its_spans_lacks_budget(url: str, several: Ledger) -> None:

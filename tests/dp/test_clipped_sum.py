@@ -10,7 +10,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.dp.clipping.parts import MatrixPart
+from privacy_pipeline.dp.clipping.gradients import Groups, _weights
+from privacy_pipeline.dp.clipping.parts import MatrixPart, OuterPart, VectorPart
 
 L = tf.keras.layers
 
@@ -62,9 +63,7 @@ def test_large_gradients_use_the_whole_norm(summed: Any) -> None:
     assert total_norm(summed(x, y, present)) > 0.25
 
 
-@pytest.mark.parametrize(
-    ("place", "bad"), [("x", np.nan), ("x", np.inf), ("y", np.nan), ("y", -np.inf), ("y", 3e38), ("y", 1e30)]
-)
+@pytest.mark.parametrize(("place", "bad"), [("x", np.nan), ("x", np.inf), ("y", np.nan), ("y", -np.inf), ("y", 3e38)])
 def test_examples_with_non_finite_gradients_count_as_nothing(summed: Any, bad: float, place: str) -> None:
     x, y, present = batch(2, 4)
     (x if place == "x" else y)[1] = bad
@@ -74,6 +73,43 @@ def test_examples_with_non_finite_gradients_count_as_nothing(summed: Any, bad: f
     for value, right in zip(found, expected, strict=True):
         assert np.all(np.isfinite(value.numpy()))
         np.testing.assert_allclose(value.numpy(), right.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("large", [1e12, 1e20, 1e25, 1e30])
+def test_a_finite_gradient_is_clipped_to_the_norm_however_long(summed: Any, large: float) -> None:
+    """Its square is no float32 number; it neither counts as nothing nor passes."""
+    x, y, present = batch(1, 1)
+    usual = total_norm(summed(x, 1e3 * np.ones_like(y), present))
+    y[:] = large
+    assert total_norm(summed(x, y, present)) == pytest.approx(usual, rel=0.05)
+    assert 0.25 < usual <= 0.5
+
+
+@pytest.mark.parametrize("beside", [1e25, np.nan])
+def test_a_long_gradient_changes_no_bit_of_another_units_norm(beside: float) -> None:
+    random = np.random.default_rng(0)
+    for shape in ((6, 9), (6, 2, 9)):
+        inputs = random.normal(size=shape).astype(np.float32)
+        outputs = random.normal(size=shape).astype(np.float32)
+        kind: Any = OuterPart if len(shape) == 2 else MatrixPart
+        usual = kind(tf.constant(inputs), tf.constant(outputs), tf.TensorShape([9, 9])).squared_norm()
+        outputs[5] *= beside
+        found = kind(tf.constant(inputs), tf.constant(outputs), tf.TensorShape([9, 9])).squared_norm()
+        np.testing.assert_array_equal(found[:5], usual[:5])
+
+
+@pytest.mark.parametrize("small", [1e-12, 1e-20, 1e-30])
+def test_a_small_gradient_passes_unchanged(small: float) -> None:
+    for part in (
+        OuterPart(tf.ones([1, 2]), tf.fill([1, 3], small), tf.TensorShape([2, 3])),
+        MatrixPart(tf.ones([1, 2, 2]), tf.fill([1, 2, 3], small), tf.TensorShape([2, 3])),
+        VectorPart(tf.fill([1, 6], small)),
+    ):
+        groups = Groups(members=(0,), norms=(1e-10,))
+        factors, count = _weights([part.squared_norm()], groups, None, None, 1.0, tf.float32)
+        expected = np.ravel(part.per_example()[0].numpy())
+        np.testing.assert_allclose(np.ravel(part.weighted_sum(factors[0])), expected, rtol=2e-6)
+        assert float(count) == 0.5
 
 
 def test_padding_counts_as_nothing(summed: Any) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.dp import ExampleStore, PrivacyPlan, UserBound, make_private
+from privacy_pipeline.dp.choice import choose_clipper
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised
-from privacy_pipeline.dp.program import choose_clipper
 from privacy_pipeline.dp.users import UserIndex, in_slots
 from privacy_pipeline.errors import BadInputError
 

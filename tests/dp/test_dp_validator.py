@@ -39,6 +39,100 @@ class Adding(L.Layer):
         return inputs
 
 
+def adapted(layer: Any, data: Any = (0.0, 1.0, 2.0, 3.0)) -> Any:
+    layer.adapt(np.asarray(data))
+    return layer
+
+
+def reset(layer: Any) -> Any:
+    layer.set_vocabulary([7, 8])
+    return layer
+
+
+def rebinned(layer: Any) -> Any:
+    layer.bin_boundaries = [0.5]
+    return layer
+
+
+class Table(L.Layer):
+    """Holds a table that anything can fill, in a list."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__(**options)
+        made = tf.lookup.experimental
+        mutable = made.MutableHashTable(tf.int64, tf.int64, 0)
+        dense = made.DenseHashTable(tf.int64, tf.int64, 0, -1, -2)
+        self.tables = [mutable if kind == "mutable" else dense]
+
+
+class Remembering(L.experimental.preprocessing.PreprocessingLayer):
+    """A user's own layer that is adapted."""
+
+    def build(self, shape: Any) -> None:
+        self.largest = self.add_weight("largest", shape=[], trainable=False)
+        super().build(shape)
+
+    def update_state(self, data: Any) -> None:
+        self.largest.assign(tf.reduce_max(tf.cast(data, tf.float32)))
+
+    def reset_state(self) -> None:
+        self.largest.assign(0.0)
+
+    def call(self, inputs: Any) -> Any:
+        return inputs / self.largest
+
+
+WORDS = ["red", "blue"]
+LEARNT: dict[str, tuple[Any, Any]] = {
+    "Normalization": (tf.float32, lambda: adapted(L.Normalization(axis=None, name="guilty"))),
+    "Discretization": (tf.float32, lambda: adapted(L.Discretization(num_bins=2, name="guilty"))),
+    "other bins": (tf.float32, lambda: rebinned(L.Discretization([1.0], name="guilty"))),
+    "IntegerLookup": (tf.int64, lambda: adapted(L.IntegerLookup(name="guilty"), [3, 4])),
+    "set_vocabulary": (tf.int64, lambda: reset(L.IntegerLookup(name="guilty"))),
+    "another vocabulary": (tf.int64, lambda: reset(L.IntegerLookup(vocabulary=[3, 4], name="guilty"))),
+    "StringLookup": (tf.string, lambda: adapted(L.StringLookup(name="guilty"), WORDS)),
+    "TextVectorization": (tf.string, lambda: adapted(L.TextVectorization(name="guilty"), WORDS)),
+    "a user's own": (tf.float32, lambda: adapted(Remembering(name="guilty"))),
+    "mutable table": (tf.float32, lambda: Table("mutable", name="guilty")),
+    "dense table": (tf.float32, lambda: Table("dense", name="guilty")),
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_state_that_data_taught_is_refused(name: str) -> None:
+    dtype, layer = LEARNT[name]
+    inputs = L.Input([1], dtype=dtype)
+    found = layer()(inputs)
+    # The rest of the model does not matter here.
+    made = tf.keras.Model(inputs, L.Dense(1)(L.Reshape([1])(L.Lambda(lambda x: tf.cast(x, tf.float32)[:, :1])(found))))
+    kinds = [(problem.layer, problem.kind) for problem in validate(made)]
+    assert ("guilty", "stateful" if "table" in name else "data_statistics") in kinds
+    with pytest.raises(BadInputError, match="layer 'guilty'") as error:
+        require_private(made)
+    assert error.value.fix
+
+
+def test_constants_of_the_constructor_are_accepted(tmp_path: Any) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("red\nblue\n")
+    layers: list[tuple[Any, Any]] = [
+        (tf.float32, L.Normalization(mean=0.0, variance=1.0)),
+        (tf.float32, L.Discretization([0.0, 1.0])),
+        (tf.int64, L.IntegerLookup(vocabulary=[3, 4], num_oov_indices=2, mask_token=0)),
+        (tf.int64, L.IntegerLookup(vocabulary=np.array([3, 4]), output_mode="one_hot")),
+        (tf.string, L.StringLookup(vocabulary=WORDS)),
+        (tf.string, L.StringLookup(vocabulary=["[UNK]", *WORDS])),
+        (tf.string, L.StringLookup(vocabulary=str(file))),
+        (tf.string, L.StringLookup(vocabulary=WORDS, idf_weights=[0.5, 0.25], output_mode="tf_idf")),
+        (tf.string, L.TextVectorization(vocabulary=WORDS, output_mode="multi_hot")),
+        (tf.int64, L.CategoryEncoding(5)),
+        (tf.string, L.Hashing(4)),
+    ]
+    for dtype, layer in layers:
+        inputs = L.Input([1], dtype=dtype)
+        assert [p.kind for p in validate(tf.keras.Model(inputs, layer(inputs)))] == ["nothing_to_train"], layer.name
+
+
 class CentredInTraining(L.Layer):
     """Subtracts the batch's mean, in training alone."""
 

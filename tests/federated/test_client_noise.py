@@ -152,7 +152,7 @@ def test_what_does_not_belong_is_refused() -> None:
         aggregator.finish(aggregator.initial_state(), [np.zeros(3, np.float32)], 0)
     with pytest.raises(BadInputError, match="not accounted"):
         aggregator.finish(aggregator.initial_state(), [np.zeros(s, np.float32) for s in checks.SHAPES], checks.ROUNDS)
-    with pytest.raises(BadInputError, match="clipping norm"):
+    with pytest.raises(BadInputError, match="clipping_norm must lie between"):
         plan_of(clipping_norm=0.0)
     with pytest.raises(BadInputError, match="count_noise"):
         plan_of(adaptive=AdaptiveClipping(count_noise=0.4))

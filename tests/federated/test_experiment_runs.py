@@ -18,6 +18,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.federated import logistic
 from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, write_experiment, write_people
@@ -132,6 +133,25 @@ def test_a_private_run_is_charged_again_after_a_kill_and_its_epsilon_follows_fro
     assert all(set(line) <= {"round", "bytes_up", "bytes_down", "eval", "epsilon"} for line in rounds)
     assert [line["bytes_up"] for line in rounds] == [10 * 24 * (n + 1) for n in range(6)]
     assert not (point.folder / "checkpoint.npz").exists()
+
+
+def test_noise_that_is_not_the_accounted_one_gives_the_budget_back(people, monkeypatch):
+    point = points(people, PRIVACY)[0]
+    ledger = register(people, point)
+    real = GaussianNoise.flat
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            GaussianNoise, "flat", lambda self, step, *, stddev: np.float32(0.9) * real(self, step, stddev=stddev)
+        )
+        with pytest.raises(PipelineError, match="the noise is not the one that is accounted"):
+            run_point(point, build=logistic.build)
+    assert ledger.status()[0].spent_epsilon == 0
+    assert [entry.state for entry in ledger.entries("people")] == [State.EXPIRED]
+    summary = run_point(point, build=logistic.build)
+    record = PrivacyRecord.model_validate_json((point.folder / "privacy_record.json").read_text())
+    (audit,) = record.audits
+    assert summary["audits"] == [audit] and audit["kind"] == "mechanism" and audit["seconds"] > 0
+    assert audit["lower_bound"] <= audit["upper_bound"]
 
 
 class Changed:

@@ -85,7 +85,7 @@ def test_parameters_decide_the_digest() -> None:
         ({"silos": {}}, "expected_batch_size|distinct names"),
         ({"sampling_probability": 0.0}, "sampling_probability must lie in"),
         ({"sampling_probability": 1.1}, "sampling_probability must lie in"),
-        ({"clipping_norm": 0.0}, "clipping norm must be a positive number"),
+        ({"clipping_norm": 0.0}, r"clipping_norm must lie between 1e-10 and 1e\+10, found 0.0"),
         ({"local_steps": -1}, "steps must be 1 or more"),
         ({"epochs": 1.0}, "give either epochs or steps"),
     ],

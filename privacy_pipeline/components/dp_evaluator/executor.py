@@ -14,7 +14,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged, from_text
-from privacy_pipeline.components.dp_evaluator.predictions import BATCH, PredictedRows, write_noisy_counts
+from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
 from privacy_pipeline.config.models import DpEvaluationSection, KeyedUnit, PipelineConfig
 from privacy_pipeline.releases.evaluation import SPLIT
 from privacy_pipeline.releases.release import Noisy, Release
@@ -34,6 +34,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Evaluates one model.
 
         Raises:
+            BadInputError: the model keeps, draws or prints something where it predicts; no budget was reserved.
             BudgetRefusedError: the ledger does not grant what the counts cost; no data was read.
         """
         config = PipelineConfig.model_validate_json(exec_properties["config"])
@@ -42,6 +43,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             raise ValueError("DpEvaluator needs a config with evaluation.dp")
         model = artifact_utils.get_single_instance(input_dict["model"])
         rows = predicted_rows(config, section, model_dir=path_utils.serving_model_dir(model.uri))
+        rows.check()
         uris = artifact_utils.get_split_uris(input_dict["examples"], SPLIT)
         files = [str(path) for uri in uris for path in sorted(Path(uri).iterdir()) if path.is_file()]
 
@@ -79,7 +81,4 @@ def predicted_rows(config: PipelineConfig, section: DpEvaluationSection, *, mode
         columns=sorted({column for group in config.evaluation.slices for column in group}),
         unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
         decision_threshold=section.decision_threshold,
-        # The sensitivity rests on each row's prediction looking at that row alone. The framework's own functions do;
-        # of a user's nobody knows, so they see one row at a time.
-        batch=BATCH if config.model.use == "tabular" else 1,
     )

@@ -14,19 +14,22 @@ from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.evaluation import counted_row
 from privacy_pipeline.releases.queries import Row, Value, text_of
 from privacy_pipeline.releases.release import Release
+from privacy_pipeline.releases.single_rows import AT_ONCE, SingleRows
 
-BATCH = 4096
+BATCH = AT_ONCE
 
 
 class PredictedRows(beam.DoFn):
     """Files of raw tf.Examples to pairs of (unit, row).
+
+    Each row is predicted alone (`releases.single_rows`): what is counted of it is a function of its own record.
 
     Args:
         model_dir: SavedModel with the signatures `serving_default` and `transform_features`.
         columns: columns to slice by.
         unit_key: column that names the privacy unit; None where it is the row.
         decision_threshold: probability above which a row counts as predicted positive.
-        batch: rows that are predicted together; 1 for a model whose code is not known to treat rows apart.
+        batch: rows that are read and handed over together; no prediction depends on it.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class PredictedRows(beam.DoFn):
         columns: Sequence[str],
         unit_key: str | None,
         decision_threshold: float,
-        batch: int,
+        batch: int = BATCH,
     ) -> None:
         self._model_dir = model_dir
         self._columns = tuple(columns)
@@ -44,18 +47,42 @@ class PredictedRows(beam.DoFn):
         self._decision_threshold = decision_threshold
         self._batch = batch
         self._model: Any = None
+        self._values_of: Any = None
+
+    def check(self) -> None:
+        """Load the model and forget it again, so that it is refused before any budget is reserved.
+
+        Raises:
+            BadInputError: the model keeps, draws or prints something where it predicts.
+        """
+        self.setup()
+        self.teardown()
 
     def setup(self) -> None:
-        """Loads the model."""
+        """Load the model.
+
+        Raises:
+            BadInputError: the model keeps, draws or prints something where it predicts.
+        """
         self._model = tf.saved_model.load(self._model_dir)
+        signatures = self._model.signatures
+
+        def values(records: Any) -> dict[str, Any]:
+            probability = signatures["serving_default"](records)["probability"]
+            return {"probability": probability, "label": signatures["transform_features"](records)[LABEL_FEATURE]}
+
+        records = tf.TensorSpec([None], tf.string)
+        self._values_of = SingleRows(values, records, what="the model")
+
+    def teardown(self) -> None:
+        """Forget the model."""
+        self._model = self._values_of = None
 
     def process(self, element: str) -> Iterator[tuple[str | None, Row]]:
-        """Reads and predicts one file."""
-        signatures = self._model.signatures
+        """Read and predict one file."""
         for records in tf.data.TFRecordDataset(element, compression_type="GZIP").batch(self._batch):
-            probabilities = signatures["serving_default"](records)["probability"].numpy().reshape(-1)
-            labels = signatures["transform_features"](records)[LABEL_FEATURE].numpy().reshape(-1)
-            for record, label, probability in zip(records.numpy(), labels, probabilities, strict=True):
+            found = self._values_of(records)
+            for record, label, probability in zip(records.numpy(), found["label"], found["probability"], strict=True):
                 yield self._pair(record, int(label), float(probability))
 
     def _pair(self, record: bytes, label: int, probability: float) -> tuple[str | None, Row]:

@@ -184,12 +184,14 @@ class _Training:
             continues=ticket,
         ) as grant:
             planned = [self.ledger.composition(entry) for entry in grant.entry_ids]
+            # Reads no data: what is found here gives back what was reserved.
+            audits = self.backend.verify(self.inputs)
             if not grant.continued:
                 if attempt is not None:
                     attempt.begin(grant)
                 grant.start()
             state_dir = attempt.state_dir if attempt is not None else None
-            executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir))
+            executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir, audits=audits))
             attempts.require_continued(grant, executed.resumed_at)
             grant.commit(executed.event or self.plan.event)
         stamped = (_stamped(made, receipt) for made, receipt in zip(planned, grant.receipts, strict=True))

@@ -2,6 +2,9 @@
 
 No tf.Transform analyzer is used. Every bound, domain and bucket edge comes from the feature plan, that is from the
 curated public schema, so that the transform graph holds nothing that was computed from the data.
+
+A row's features are a function of that row, to the last bit, whatever rows share its batch: every op here copies,
+compares, or rounds as IEEE 754 says; the logarithm, which kernels approximate, is `exact_log`'s.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.components.transform.exact_log import log1p
 from privacy_pipeline.data.features import LABEL_FEATURE, SILO_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
 
 FEATURES = "features"  # the model's one input: float32, [batch, width]
@@ -99,12 +103,12 @@ def _numeric(column: Column, values: Any) -> list[Any]:
     present = _flag(~missing)
     if column.minimum is None or column.maximum is None:
         # Without a public range: a scale that any magnitude fits on.
-        parts = [present * (tf.sign(numbers) * tf.math.log1p(tf.abs(numbers)))[:, tf.newaxis]]
+        parts = [present * (tf.sign(numbers) * log1p(tf.abs(numbers)))[:, tf.newaxis]]
         return [*parts, 1 - present] if column.optional else parts
     span = (column.maximum - column.minimum) or 1.0
     offset = tf.clip_by_value(numbers - column.minimum, 0.0, span)
     linear = offset / span
-    logarithmic = tf.math.log1p(offset) / math.log1p(span)  # spreads the low end of heavy tails
+    logarithmic = log1p(offset) / math.log1p(span)  # spreads the low end of heavy tails
     parts = []
     for scaled in (linear, logarithmic):
         bucket = tf.minimum(tf.cast(scaled * BUCKETS, tf.int32), BUCKETS - 1)

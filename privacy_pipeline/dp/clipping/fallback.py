@@ -10,6 +10,8 @@ import tensorflow as tf
 from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
 from privacy_pipeline.dp.clipping.registry import LayerCall
 from privacy_pipeline.dp.clipping.units import in_units
+from privacy_pipeline.dp.masks import draws
+from privacy_pipeline.dp.rowwise.proof import mark_isolated, prove
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.
 _REPEATABLE = frozenset(
@@ -75,10 +77,12 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
 def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
     """`function` of each row, one after the other; see `vectorized`."""
     specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
-    return list(tf.map_fn(function, values, fn_output_signature=specs))
+    made = list(tf.map_fn(function, values, fn_output_signature=specs))
+    mark_isolated(tf.nest.flatten(values), made)
+    return made
 
 
-def _is_random(graph: Any, known: int) -> bool:
+def is_random(graph: Any, known: int = 0) -> bool:
     """Whether ops that were added to a graph may give another result when they run again."""
     for op in graph.get_operations()[known:]:
         if op.op_def is not None and op.op_def.is_stateful and op.type not in _REPEATABLE:
@@ -86,15 +90,34 @@ def _is_random(graph: Any, known: int) -> bool:
     return False
 
 
-def _reject_unrepeatable(call: LayerCall, graph: Any, known: int) -> None:
+def has_custom_gradient(graph: Any, known: int) -> bool:
+    """Whether ops that were added to a graph, or functions they call, have a gradient that somebody wrote."""
+    functions = {function.signature.name: function for function in graph.as_graph_def().library.function}
+    nodes = [op.node_def for op in graph.get_operations()[known:]]
+    seen: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if node.op == "IdentityN" and node.attr["_gradient_op_type"].s.startswith(b"CustomGradient"):
+            return True
+        called = [value.func.name for value in node.attr.values() if value.HasField("func")]
+        called += [function.name for value in node.attr.values() for function in value.list.func]
+        for name in called:
+            if name not in seen and name in functions:
+                seen.add(name)
+                nodes.extend(functions[name].node_def)
+    return False
+
+
+def _reject_unrepeatable(call: LayerCall, graph: Any, known: int, drawn: int) -> None:
     layer = call.layer
-    if graph is not None and _is_random(graph, known):
+    if graph is not None and (is_random(graph, known) or draws() != drawn):
         raise NeedsWholeModelError(f"layer '{layer.name}' has no rule and is random or keeps state")
     if list(layer._flatten_layers(recursive=False, include_self=False)) and "training" not in call.kwargs:
         raise NeedsWholeModelError(f"layer '{layer.name}' has no rule, holds layers, and takes no argument `training`")
 
 
-def _tensors(nest: Any) -> list[Any]:
+def tensors_of(nest: Any) -> list[Any]:
+    """The tensors of a nest, in order."""
     return [value for value in tf.nest.flatten(nest) if tf.is_tensor(value)]
 
 
@@ -108,22 +131,24 @@ def local_rule(call: LayerCall, *, variables: Sequence[Any], memory_cap: int, un
         NeedsWholeModelError: the layer would not compute the same again.
     """
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    known = 0 if graph is None else len(graph.get_operations())
+    known, drawn = 0 if graph is None else len(graph.get_operations()), draws()
     outputs = call.original(*call.args, **call.kwargs)
-    _reject_unrepeatable(call, graph, known)
-    tapped = [value for value in _tensors(outputs) if value.dtype.is_floating]
+    _reject_unrepeatable(call, graph, known, drawn)
+    # TensorFlow's own gradients add up over rows as the rows' gradients do; one that somebody wrote may do anything.
+    custom = graph is not None and has_custom_gradient(graph, known)
+    tapped = [value for value in tensors_of(outputs) if value.dtype.is_floating]
     for value in tapped:
         call.tap(value)
     arguments = (call.args, dict(call.kwargs))
-    tensors = _tensors(arguments)
+    tensors = tensors_of(arguments)
 
     def run(values: Sequence[Any]) -> list[Any]:
         remaining = iter(values)
         args, kwargs = tf.nest.map_structure(lambda v: next(remaining) if tf.is_tensor(v) else v, arguments)
-        return [value for value in _tensors(call.layer(*args, **kwargs)) if value.dtype.is_floating]
+        return [value for value in tensors_of(call.layer(*args, **kwargs)) if value.dtype.is_floating]
 
     def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
-        return _local_parts(run, tensors, list(gradients), variables, memory_cap, unit)
+        return _local_parts(run, tensors, list(gradients), variables, memory_cap, unit, custom)
 
     call.record(tapped, parts)
     return outputs
@@ -144,21 +169,23 @@ def _local_parts(
     variables: Sequence[Any],
     memory_cap: int,
     unit: int,
+    custom: bool,
 ) -> dict[Any, Part]:
     size = chunk_size(variables, memory_cap)
     cache: dict[str, Any] = {}
     results: list[tuple[Any, list[Any]]] = []
-
     by_unit = in_units((tensors, gradients), unit)
 
     def one(row: Any) -> Any:
         return _product(run, row[0], row[1], variables)
 
+    each = vectorized if _keeps_apart(one, by_unit, variables) else mapped
+
     def norms() -> list[Any]:
         if "norms" not in cache:
             specs = [tf.TensorSpec([], variable.dtype) for variable in variables]
             cache["norms"] = in_chunks(
-                lambda rows: [row_norms(g) for g in vectorized(one, rows, variables)],
+                lambda rows: [row_norms(g) for g in each(one, rows, variables)],
                 by_unit,
                 size=size,
                 outputs=specs,
@@ -170,17 +197,45 @@ def _local_parts(
         for seen, known in results:
             if seen is weights:
                 return known
-        each = tf.repeat(weights, unit) if unit > 1 else weights
-        safe = [kept(value, each) if value.dtype.is_floating else value for value in tensors]
-        result: list[Any] = _product(run, safe, [scaled(gradient, each) for gradient in gradients], variables)
+        result = by_row(weights) if custom else at_once(weights)
         results.append((weights, result))
         return result
+
+    def at_once(weights: Any) -> list[Any]:
+        own = tf.repeat(weights, unit) if unit > 1 else weights
+        safe = [kept(value, own) if value.dtype.is_floating else value for value in tensors]
+        return list(_product(run, safe, [scaled(gradient, own) for gradient in gradients], variables))
+
+    def by_row(weights: Any) -> list[Any]:
+        def body(start: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
+            rows = tf.nest.map_structure(lambda value: value[start : start + size], by_unit)
+            own = weights[start : start + size]
+            found = each(one, rows, variables)
+            return start + size, [s + tf.tensordot(own, kept(g, own), 1) for s, g in zip(sums, found, strict=True)]
+
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        count = tf.shape(weights)[0]
+        return list(tf.while_loop(lambda start, _: start < count, body, (tf.constant(0), zeros))[1])
 
     def part(index: int) -> LazyPart:
         return LazyPart(
             norm=lambda: norms()[index],
             weigh=lambda weights: weighted(weights)[index],
-            full=lambda: vectorized(one, by_unit, variables)[index],
+            full=lambda: each(one, by_unit, variables)[index],
+            uses=(*tensors, *gradients),
         )
 
     return {variable.ref(): part(index) for index, variable in enumerate(variables)}
+
+
+def _keeps_apart(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> bool:
+    """Whether the vectorised form of a function of one row is proven to keep rows apart."""
+    specs = [tf.TensorSpec([None, *value.shape[1:]], value.dtype) for value in tf.nest.flatten(values)]
+    made: list[Any] = []
+
+    def run(*given: Any) -> Any:
+        made[:] = vectorized(function, tf.nest.pack_sequence_as(values, list(given)), variables)
+        return made
+
+    graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
+    return prove(graph, batch=graph.inputs[: len(specs)], targets=made).proven

@@ -15,9 +15,11 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, mapped, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
-from privacy_pipeline.dp.clipping.parts import Part, kept, row_norms
+from privacy_pipeline.dp.clipping.parts import Part, kept, squared, tensors_of_part
 from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import masks_of_row
+from privacy_pipeline.dp.rowwise.proof import note_targets
+from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED
 from privacy_pipeline.errors import BadInputError
 
 # Losses of a batch, [B], from (x, y, training).
@@ -73,17 +75,20 @@ def make_groups(model: Any, variables: Sequence[Any], *, norm: float, per_layer:
     )
 
 
-def _weights(squared: Sequence[Any], groups: Groups, present: Any, norm: Any, scale: float) -> tuple[list[Any], Any]:
-    """Factor of each unit in each group, [B] each; 0 in all groups where any norm is not finite, or for padding.
+def _weights(
+    squares: Sequence[Any], groups: Groups, present: Any, norm: Any, scale: float, dtype: Any
+) -> tuple[list[Any], Any]:
+    """Factor of each unit in each group, `dtype` [B] each; 0 in all groups where a norm is not finite, or for padding.
 
-    Before `scale`, the factor bounds the gradient by the group's norm.
+    Before `scale`, the factor bounds the gradient by the group's norm. Squared norms are float64, so that none of a
+    finite float32 gradient overflows; a factor below 1e-38, of a gradient more than 1e38 times what it may add, is 0.
 
     Also the centred count of units that stay as they are: 1/2 for each whose norm is within the (first) bound, -1/2
     for each other, 0 for those that count as nothing.
     """
-    norms = groups.norms if norm is None else [norm]
+    norms = groups.norms if norm is None else [tf.cast(norm, tf.float64)]
     totals = [
-        tf.add_n([value for value, member in zip(squared, groups.members, strict=True) if member == group])
+        tf.add_n([value for value, member in zip(squares, groups.members, strict=True) if member == group])
         for group in range(len(groups.norms))
     ]
     finite = tf.reduce_all(tf.math.is_finite(tf.stack(totals)), axis=0)
@@ -92,8 +97,8 @@ def _weights(squared: Sequence[Any], groups: Groups, present: Any, norm: Any, sc
     factors = []
     for total, bound in zip(totals, norms, strict=True):
         safe = tf.where(finite, total, tf.ones_like(total))
-        factor = tf.minimum(1.0, bound * tf.math.rsqrt(tf.maximum(safe, bound**2))) * ((1 - _MARGIN) * scale)
-        factors.append(tf.where(finite, factor, tf.zeros_like(factor)))
+        factor = bound * tf.math.rsqrt(tf.maximum(safe, bound**2)) * ((1 - _MARGIN) * scale)
+        factors.append(tf.cast(tf.where(finite, factor, tf.zeros_like(factor)), dtype))
     halves = tf.where(totals[0] <= norms[0] ** 2, 0.5, -0.5)
     return factors, tf.reduce_sum(tf.where(finite, halves, tf.zeros_like(halves)))
 
@@ -108,6 +113,10 @@ class BookKeeping:
         groups: clipping groups.
         memory_cap: bytes for per-example gradients of layers without a rule.
         rows: consecutive examples of a unit, whose gradients are added up before they are clipped.
+        isolated: `id` of each layer that runs on one example at a time.
+
+    Attributes:
+        verdict: what is proven of the model's rows; see `choice.choose_clipper`.
 
     Raises:
         NeedsWholeModelError: see `find_targets`.
@@ -122,12 +131,14 @@ class BookKeeping:
         groups: Groups,
         memory_cap: int,
         rows: int = 1,
+        isolated: frozenset[int] = frozenset(),
     ) -> None:
         self._losses = losses
         self._variables = list(variables)
         self._groups = groups
         self.rows = rows
-        self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows)
+        self.verdict = NOT_EXAMINED
+        self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows, isolated=isolated)
 
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
@@ -136,10 +147,12 @@ class BookKeeping:
             with intercepted(self.targets, recorder):
                 losses = self._losses(x, y, training)
             total = tf.reduce_sum(_counted(losses, present if self.rows > 1 else None))
-        return recorder.parts(total, self._variables, rows=self.rows)
+        parts = recorder.parts(total, self._variables, rows=self.rows)
+        note_targets([losses, *(tensor for part in parts if part is not None for tensor in tensors_of_part(part))])
+        return parts
 
     def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """Squared norm of each unit's gradient of each variable, [B] each."""
+        """Squared norm of each unit's gradient of each variable, float64 [B] each."""
         return self._norms(self.parts(x, y, training=training, present=present), x)
 
     def _norms(self, parts: Sequence[Part | None], x: Any) -> list[Any]:
@@ -147,10 +160,7 @@ class BookKeeping:
         if some is None:
             raise NeedsWholeModelError("no layer of the model was called")
         units = tf.shape(tf.nest.flatten(x)[0])[:1] // self.rows
-        return [
-            tf.zeros(units, variable.dtype) if part is None else part.squared_norm()
-            for part, variable in zip(parts, self._variables, strict=True)
-        ]
+        return [tf.zeros(units, tf.float64) if part is None else part.squared_norm() for part in parts]
 
     def clipped(
         self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
@@ -169,7 +179,8 @@ class BookKeeping:
             One tensor for each variable, and a scalar: 1/2 for each unit within its norm, -1/2 for each other one.
         """
         parts = self.parts(x, y, training=training, present=present)
-        factors, count = _weights(self._norms(parts, x), self._groups, _units_present(present, self.rows), norm, scale)
+        there, dtype = _units_present(present, self.rows), self._variables[0].dtype
+        factors, count = _weights(self._norms(parts, x), self._groups, there, norm, scale, dtype)
         sums = [
             tf.zeros(variable.shape, variable.dtype)
             if part is None
@@ -220,6 +231,7 @@ class Vectorised:
         self._size = chunk_size(variables, memory_cap)
         self._map = mapped if one_by_one else vectorized
         self.rows = rows
+        self.verdict = NOT_EXAMINED
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
         """Gradients of units; x, y and present are given as [units, rows, ...]."""
@@ -234,7 +246,9 @@ class Vectorised:
             return [tf.convert_to_tensor(gradient) for gradient in found]
 
         numbers = tf.range(tf.shape(units[2])[0]) + first
-        return self._map(one, (*units, numbers), self._variables)
+        made = self._map(one, (*units, numbers), self._variables)
+        note_targets(made)
+        return made
 
     def _in_units(self, x: Any, y: Any, present: Any) -> Any:
         if present is None:
@@ -242,8 +256,8 @@ class Vectorised:
         return in_units((x, y, present), self.rows)
 
     def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """Squared norm of each unit's gradient of each variable, [B] each; the batch at once."""
-        return [row_norms(gradient) for gradient in self._gradients(self._in_units(x, y, present), training=training)]
+        """Squared norm of each unit's gradient of each variable, float64 [B] each; the batch at once."""
+        return [squared(gradient) for gradient in self._gradients(self._in_units(x, y, present), training=training)]
 
     def clipped(
         self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
@@ -255,8 +269,9 @@ class Vectorised:
         def body(start: Any, sums: list[Any], whole: Any) -> tuple[Any, list[Any], Any]:
             own = tf.nest.map_structure(lambda value: value[start : start + self._size], units)
             gradients = self._gradients(own, training=training, first=start)
-            squared = [row_norms(gradient) for gradient in gradients]
-            factors, unclipped = _weights(squared, self._groups, tf.reduce_any(own[2], axis=1), norm, scale)
+            there, dtype = tf.reduce_any(own[2], axis=1), self._variables[0].dtype
+            squares = [squared(gradient) for gradient in gradients]
+            factors, unclipped = _weights(squares, self._groups, there, norm, scale, dtype)
             added = []
             for gradient, member, held in zip(gradients, self._groups.members, sums, strict=True):
                 weights = factors[member]

@@ -14,13 +14,11 @@ import tensorflow as tf
 # Importing the modules registers their rules.
 from privacy_pipeline.dp.clipping import rules_conv, rules_linear, rules_recurrent  # noqa: F401
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, local_rule
+from privacy_pipeline.dp.clipping.isolate import isolated_rule
 from privacy_pipeline.dp.clipping.parts import Part, combine
 from privacy_pipeline.dp.clipping.registry import LayerCall, MakeParts, Rule, rule_for
 from privacy_pipeline.dp.clipping.units import by_unit
-
-_Layers = tf.keras.layers
-# Layers that call others in a loop of their own, or on a batch of another size.
-_ATOMIC = (_Layers.RNN, _Layers.TimeDistributed)
+from privacy_pipeline.dp.rowwise.owners import is_atomic
 
 
 class FallbackWarning(UserWarning):
@@ -50,7 +48,14 @@ def _inside(layer: Any) -> list[Any]:
     return list(layer._flatten_layers(recursive=False, include_self=False))
 
 
-def find_targets(model: Any, variables: Sequence[Any], *, memory_cap: int, rows: int = 1) -> Targets:
+def find_targets(
+    model: Any,
+    variables: Sequence[Any],
+    *,
+    memory_cap: int,
+    rows: int = 1,
+    isolated: frozenset[int] = frozenset(),
+) -> Targets:
     """Decides for each layer of a built model which rule runs it.
 
     Args:
@@ -58,6 +63,7 @@ def find_targets(model: Any, variables: Sequence[Any], *, memory_cap: int, rows:
         variables: what is trained.
         memory_cap: bytes that per-example gradients of a layer without a rule may take at once.
         rows: examples of a unit.
+        isolated: `id` of each layer that runs on one example at a time.
 
     Raises:
         NeedsWholeModelError: variables belong to the model itself, so that no layer's rule can cover them.
@@ -68,10 +74,17 @@ def find_targets(model: Any, variables: Sequence[Any], *, memory_cap: int, rows:
 
     def visit(layer: Any) -> None:
         mine = [weight for weight in layer.trainable_weights if weight.ref() in trained]
-        if not mine or id(layer) in rules:
+        if id(layer) in rules:
+            return
+        if id(layer) in isolated:
+            rules[id(layer)] = (layer, partial(isolated_rule, variables=mine, unit=rows))
+            return
+        if not mine:
+            for sub in _inside(layer) if isolated else ():
+                visit(sub)
             return
         rule = rule_for(layer) if len(mine) == len(layer.weights) else None
-        if rule is None and (isinstance(layer, _ATOMIC) or _own(layer, trained)):
+        if rule is None and (is_atomic(layer) or _own(layer, trained)):
             rule = partial(local_rule, variables=mine, memory_cap=memory_cap, unit=rows)
             slow.append(f"{layer.name} ({type(layer).__name__})")
         if rule is not None:

@@ -12,7 +12,7 @@ embedding. All tensors are floats of the model's dtype unless said otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ class Part(Protocol):
     """Per-example gradients of one variable."""
 
     def squared_norm(self) -> Any:
-        """Squared L2 norm of each example's gradient, [B]."""
+        """Squared L2 norm of each example's gradient, float64 [B]: the square of any float32 number is one there."""
 
     def weighted_sum(self, weights: Any) -> Any:
         """Sum of the gradients times `weights` [B], in the variable's shape. Weight 0 removes NaN and infinity too."""
@@ -75,9 +75,33 @@ def _zero_pages(width: int, dtype: Any) -> Any:
 
 
 def row_norms(values: Any) -> Any:
-    """Squared L2 norm of each row of `values` [B, ...], [B]."""
+    """L2 norm of each row of `values` [B, ...], [B], in their dtype; not finite where the row, or its norm, is not.
+
+    The squares are summed in that dtype, which is fast. Where one overflows, those of its row are summed again with the
+    row over its largest number; other rows keep their bits, so that no row's norm depends on another row. What
+    underflow takes, below 1e-19 in a number, is far below any clipping norm in range.
+    """
+    axes = list(range(1, values.shape.rank))
     # One pass over memory; squaring first would write and read all squares.
-    return tf.square(tf.math.reduce_euclidean_norm(values, axis=list(range(1, values.shape.rank))))
+    norms = tf.math.reduce_euclidean_norm(values, axis=axes)
+
+    def again() -> Any:
+        largest = _largest(values, axes)
+        wide = tf.math.reduce_euclidean_norm(values / largest, axis=axes) * tf.reshape(largest, [-1])
+        return tf.where(tf.math.is_finite(norms), norms, wide)
+
+    return tf.cond(tf.reduce_all(tf.math.is_finite(norms)), lambda: norms, again)
+
+
+def _largest(values: Any, axes: list[int]) -> Any:
+    """Largest size of the numbers of each row, 1 for rows of zeros; axes kept. Infinite over infinite is no number."""
+    largest = tf.reduce_max(tf.abs(values), axis=axes, keepdims=True)
+    return tf.where(largest > 0, largest, tf.ones_like(largest))
+
+
+def squared(values: Any) -> Any:
+    """Squared L2 norm of each row of `values` [B, ...], float64 [B]."""
+    return tf.square(tf.cast(row_norms(values), tf.float64))
 
 
 def _lost(values: Any) -> float:
@@ -101,7 +125,7 @@ class VectorPart:
 
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
-        return row_norms(self.gradients)
+        return squared(self.gradients)
 
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
@@ -132,7 +156,7 @@ class OuterPart:
 
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
-        inputs, outputs = row_norms(self.inputs), row_norms(self.outputs)
+        inputs, outputs = squared(self.inputs), squared(self.outputs)
         return (inputs + _lost(self.inputs)) * (outputs + _lost(self.outputs))
 
     def weighted_sum(self, weights: Any) -> Any:
@@ -187,13 +211,27 @@ class MatrixPart:
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
         if self._is_direct():
-            return row_norms(self._gradients())
-        left = tf.matmul(self.inputs, self.inputs, transpose_b=True)
-        right = tf.matmul(self.outputs, self.outputs, transpose_b=True)
+            return squared(self._gradients())
+        found = tf.cast(self._ghost(self.inputs, self.outputs), tf.float64)
+
+        def again() -> Any:
+            sides = [(side, _largest(side, [1, 2])) for side in (self.inputs, self.outputs)]
+            scaled_down = self._ghost(*(side / largest for side, largest in sides))
+            factors = [tf.square(tf.cast(tf.reshape(largest, [-1]), tf.float64)) for _, largest in sides]
+            return tf.where(tf.math.is_finite(found), found, tf.cast(scaled_down, tf.float64) * factors[0] * factors[1])
+
+        # A product of inner products leaves float32 long before the gradient does.
+        return tf.cond(tf.reduce_all(tf.math.is_finite(found)), lambda: found, again)
+
+    @staticmethod
+    def _ghost(inputs: Any, outputs: Any) -> Any:
+        """Squared norms by inner products, in the dtype of the two sides, with room for what rounding may take."""
+        left = tf.matmul(inputs, inputs, transpose_b=True)
+        right = tf.matmul(outputs, outputs, transpose_b=True)
         lengths = [tf.sqrt(tf.linalg.diag_part(gram)) for gram in (left, right)]
-        eps = tf.experimental.numpy.finfo(self.inputs.dtype.as_numpy_dtype).eps
+        eps = tf.experimental.numpy.finfo(inputs.dtype.as_numpy_dtype).eps
         room = _GRAM_ROUNDING * float(eps) * tf.square(tf.reduce_sum(lengths[0] * lengths[1], axis=1))
-        for other, values in ((lengths[0], self.outputs), (lengths[1], self.inputs)):
+        for other, values in ((lengths[0], outputs), (lengths[1], inputs)):
             room += _lost(values) * tf.square(tf.reduce_sum(other, axis=1))
         return tf.maximum(tf.reduce_sum(left * right, axis=[1, 2]), 0.0) + room
 
@@ -228,14 +266,14 @@ class EmbeddingPart:
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
         if self.ids.shape[1] == 1:
-            return row_norms(self.outputs)
+            return squared(self.outputs)
         # Gradients of the same row in the same example add up before they are squared.
         examples = tf.shape(self.ids, out_type=tf.int64)[0]
         owner = tf.broadcast_to(tf.range(examples)[:, None], tf.shape(self.ids))
         keys, place = tf.unique(tf.reshape(owner * self.rows + self.ids, [-1]), out_idx=tf.int64)
         flat = tf.reshape(self.outputs, [-1, self.outputs.shape[2]])
         rows = tf.math.unsorted_segment_sum(flat, place, tf.size(keys, out_type=tf.int64))
-        return tf.math.unsorted_segment_sum(row_norms(rows), keys // self.rows, examples)
+        return tf.math.unsorted_segment_sum(squared(rows), keys // self.rows, examples)
 
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
@@ -253,18 +291,20 @@ class LazyPart:
     """Gradients that functions compute, for what has no closed form (see `fallback`).
 
     Attributes:
-        norm: gives squared norms, [B].
+        norm: gives norms as `row_norms` does, [B].
         weigh: gives the sum under weights [B], in the variable's shape.
         full: gives the gradients, [B, *variable.shape].
+        uses: tensors of the batch that the functions work on, [B, ...].
     """
 
     norm: Callable[[], Any]
     weigh: Callable[[Any], Any]
     full: Callable[[], Any]
+    uses: tuple[Any, ...] = ()
 
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
-        return self.norm()
+        return tf.square(tf.cast(self.norm(), tf.float64))
 
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
@@ -273,6 +313,21 @@ class LazyPart:
     def per_example(self) -> Any:
         """The gradients, [B, *variable.shape]."""
         return self.full()
+
+
+def tensors_of_part(part: Part) -> list[Any]:
+    """Tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row.
+
+    Raises:
+        TypeError: the part is not a dataclass that holds tensors.
+    """
+    if isinstance(part, LazyPart):
+        return list(part.uses)
+    held: list[Any] = [getattr(part, one.name) for one in fields(part)] if is_dataclass(part) else []
+    tensors = [value for value in held if tf.is_tensor(value)]
+    if not tensors:
+        raise TypeError(f"{type(part).__name__} does not hold the tensors it works on as fields of a dataclass")
+    return tensors
 
 
 def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:

@@ -1,0 +1,147 @@
+"""Graphs and functions as lists of nodes, read from their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from privacy_pipeline.dp.rowwise.sizes import Dim
+
+Reference = tuple[str, int]  # name of a node or an argument, and which of its outputs
+
+
+@dataclass(frozen=True)
+class Node:
+    """One op.
+
+    Attributes:
+        name: its name.
+        type: its type.
+        inputs: the tensors it takes.
+        attr: its attributes.
+        shapes: static shape of each output as TensorFlow infers it; None where the rank is not known.
+        outputs: number of outputs.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[Reference, ...]
+    attr: Mapping[str, Any]
+    shapes: tuple[tuple[Dim, ...] | None, ...]
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Body:
+    """A graph, or the body of a function.
+
+    Attributes:
+        nodes: ops by name.
+        arguments: names of the arguments; of a graph, none.
+        returns: what a function returns.
+    """
+
+    nodes: Mapping[str, Node]
+    arguments: tuple[str, ...]
+    returns: tuple[Reference, ...]
+
+
+@cache
+def _definition(op_type: str) -> Any:
+    from tensorflow.python.framework import op_def_registry
+
+    return op_def_registry.get(op_type)
+
+
+def is_stateful(op_type: str) -> bool:
+    """Whether ops of a type have state or side effects, as TensorFlow declares; True for a type it does not know."""
+    known = _definition(op_type)
+    return known is None or bool(known.is_stateful)
+
+
+def _length(output: Any, attr: Mapping[str, Any]) -> int:
+    if output.number_attr:
+        return int(attr[output.number_attr].i)
+    if output.type_list_attr:
+        return len(attr[output.type_list_attr].list.type)
+    return 1
+
+
+def _outputs(node: Any) -> Iterator[tuple[str, int]]:
+    """Names and lengths of an op's outputs."""
+    known = _definition(node.op)
+    for output in known.output_arg if known is not None else ():
+        yield output.name, _length(output, node.attr)
+
+
+def _shapes(node: Any, count: int) -> tuple[tuple[Dim, ...] | None, ...]:
+    found: list[tuple[Dim, ...] | None] = [None] * count
+    for place, shape in enumerate(node.attr["_output_shapes"].list.shape if "_output_shapes" in node.attr else ()):
+        if place < count and not shape.unknown_rank:
+            found[place] = tuple(None if dim.size < 0 else int(dim.size) for dim in shape.dim)
+    return tuple(found)
+
+
+def _node(node: Any, inputs: Sequence[Reference]) -> Node:
+    count = sum(length for _, length in _outputs(node))
+    return Node(node.name, node.op, tuple(inputs), node.attr, _shapes(node, count), count)
+
+
+def _graph_reference(text: str) -> Reference:
+    name, _, place = text.partition(":")
+    return name, int(place or 0)
+
+
+def body_of_graph(definition: Any) -> Body:
+    """The body of a `GraphDef`."""
+    nodes = {
+        node.name: _node(node, [_graph_reference(text) for text in node.input if not text.startswith("^")])
+        for node in definition.node
+    }
+    return Body(nodes, (), ())
+
+
+def body_of_function(definition: Any) -> Body:
+    """The body of a `FunctionDef`."""
+    starts: dict[str, dict[str, int]] = {}
+    for node in definition.node_def:
+        start, own = 0, {}
+        for name, length in _outputs(node):
+            own[name] = start
+            start += length
+        starts[node.name] = own
+
+    def reference(text: str) -> Reference:
+        parts = text.split(":")
+        if len(parts) == 1:
+            return parts[0], 0
+        return parts[0], starts[parts[0]].get(parts[1], 0) + int(parts[2] if len(parts) > 2 else 0)
+
+    nodes = {
+        node.name: _node(node, [reference(text) for text in node.input if not text.startswith("^")])
+        for node in definition.node_def
+    }
+    arguments = tuple(argument.name for argument in definition.signature.input_arg)
+    returns = tuple(reference(definition.ret[output.name]) for output in definition.signature.output_arg)
+    return Body(nodes, arguments, returns)
+
+
+def ancestors(body: Body, wanted: Sequence[Reference], known: Mapping[Reference, Any]) -> list[Node]:
+    """Nodes that some tensors are computed from, in an order in which they can be computed."""
+    order: list[Node] = []
+    done: set[str] = set()
+    stack = [(name, False) for name, place in reversed(wanted) if (name, place) not in known]
+    while stack:
+        name, ready = stack.pop()
+        if ready:
+            order.append(body.nodes[name])
+            continue
+        if name in done or name not in body.nodes:
+            continue
+        done.add(name)
+        stack.append((name, True))
+        needed = [one for one in body.nodes[name].inputs if one not in known]
+        stack.extend((source, False) for source, _ in needed if source not in done)
+    return order

@@ -1,0 +1,418 @@
+"""Sizes that ops compute: shapes, axes, paddings, as numbers that may depend on the number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from privacy_pipeline.dp.rowwise import sizes
+from privacy_pipeline.dp.rowwise.bodies import Node
+from privacy_pipeline.dp.rowwise.registry import OpCall, rule
+from privacy_pipeline.dp.rowwise.sizes import OPAQUE, Count, depends
+from privacy_pipeline.dp.rowwise.slicing import index_of, strided
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, of_content, public
+
+_MOST = 4096  # numbers of an array that are followed
+
+
+def array(numbers: Sequence[Any], shape: Sequence[int] | None = None) -> Any:
+    """An array of objects."""
+    made = np.empty(len(numbers), dtype=object)
+    for place, number in enumerate(numbers):
+        made[place] = number
+    return made if shape is None else made.reshape(shape)
+
+
+def parsed(node: Node) -> Any:
+    """Numbers of a constant; None where they are many, or text."""
+    from tensorflow import dtypes, make_ndarray
+
+    proto = node.attr["value"].tensor
+    kind = dtypes.as_dtype(proto.dtype)
+    if not (kind.is_integer or kind.is_bool or kind.is_floating):
+        return None
+    if int(np.prod([dim.size for dim in proto.tensor_shape.dim])) > _MOST:
+        return None
+    values = make_ndarray(proto)
+    return array(values.reshape(-1).tolist(), values.shape)
+
+
+# --- ops that compute sizes from sizes -----------------------------------------------------------------------------
+
+_Compute = Callable[[OpCall, list[Any]], Any]
+_COMPUTE: dict[str, _Compute] = {}
+
+
+def _computes(*types: str) -> Callable[[_Compute], _Compute]:
+    def register(function: _Compute) -> _Compute:
+        _COMPUTE.update(dict.fromkeys(types, function))
+        return function
+
+    return register
+
+
+def computed(call: OpCall) -> list[Any] | None:
+    """Outputs of an op as arrays of known numbers; None where that cannot be told."""
+    function = _COMPUTE.get(call.type)
+    arrays = [value.content for value in call.inputs]
+    if function is None or any(value is None for value in arrays):
+        return None
+    try:
+        found = function(call, arrays)
+    except (ValueError, IndexError, TypeError):  # shapes that do not fit, or OPAQUE where a number is needed
+        return None
+    outputs = found if isinstance(found, list) else [found]
+    if any(one is None for one in outputs):
+        return None
+    held = [np.asarray(one, dtype=object) for one in outputs]
+    return held if all(one.size <= _MOST for one in held) else None
+
+
+def _elementwise(function: Callable[..., Any], arrays: Sequence[Any]) -> Any:
+    spread = np.broadcast_arrays(*arrays)
+    flat = [function(*numbers) for numbers in zip(*(one.reshape(-1) for one in spread), strict=True)]
+    return array(flat, spread[0].shape)
+
+
+def _select(condition: Any, a: Any, b: Any) -> Any:
+    if condition is OPAQUE:
+        return a if a == b and not depends(a) else OPAQUE
+    return a if condition else b
+
+
+def _logical(function: Callable[[bool, bool], bool]) -> Callable[[Any, Any], Any]:
+    return lambda a, b: OPAQUE if OPAQUE in (a, b) else function(a, b)
+
+
+_NUMBERS: dict[str, Callable[..., Any]] = {
+    "Add": sizes.add,
+    "AddV2": sizes.add,
+    "Sub": sizes.subtract,
+    "Mul": sizes.multiply,
+    "Div": sizes.divide,
+    "FloorDiv": sizes.divide,
+    "TruncateDiv": sizes.divide,
+    "RealDiv": sizes.real_divide,
+    "FloorMod": sizes.remainder,
+    "Maximum": sizes.maximum,
+    "Minimum": sizes.minimum,
+    "Equal": sizes.equal,
+    "NotEqual": lambda a, b: OPAQUE if sizes.equal(a, b) is OPAQUE else not sizes.equal(a, b),
+    "Less": sizes.less,
+    "Greater": lambda a, b: sizes.less(b, a),
+    "GreaterEqual": lambda a, b: OPAQUE if sizes.less(a, b) is OPAQUE else not sizes.less(a, b),
+    "LessEqual": lambda a, b: OPAQUE if sizes.less(b, a) is OPAQUE else not sizes.less(b, a),
+    "LogicalAnd": _logical(lambda a, b: a and b),
+    "LogicalOr": _logical(lambda a, b: a or b),
+    "LogicalNot": lambda a: OPAQUE if a is OPAQUE else not a,
+    "Neg": sizes.negate,
+    "SelectV2": _select,
+    "Select": _select,
+    "Identity": lambda a: a,
+    "StopGradient": lambda a: a,
+    "PreventGradient": lambda a: a,
+    "Snapshot": lambda a: a,
+    "EnsureShape": lambda a: a,
+    "OnesLike": lambda a: 1,
+    "ZerosLike": lambda a: 0,
+}
+
+
+def _by_numbers(function: Callable[..., Any]) -> _Compute:
+    return lambda call, arrays: _elementwise(function, arrays)
+
+
+_COMPUTE.update({op_type: _by_numbers(function) for op_type, function in _NUMBERS.items()})
+
+
+@_computes("Cast")
+def _cast(call: OpCall, arrays: list[Any]) -> Any:
+    from tensorflow import dtypes
+
+    to = dtypes.as_dtype(call.node.attr["DstT"].type)
+
+    def convert(number: Any) -> Any:
+        if depends(number):
+            return number if not to.is_bool else OPAQUE
+        return bool(number) if to.is_bool else float(number) if to.is_floating else int(number)
+
+    return _elementwise(convert, arrays)
+
+
+def _axes(call: OpCall, rank: int, numbers: Any) -> tuple[int, ...]:
+    return tuple(int(axis) % rank for axis in numbers.reshape(-1)) if rank else ()
+
+
+def _reducer(function: Callable[[Any, Any], Any], start: Any) -> _Compute:
+    def run(call: OpCall, arrays: list[Any]) -> Any:
+        values, numbers = arrays
+        axes = _axes(call, values.ndim, numbers)
+        kept = [axis for axis in range(values.ndim) if axis not in axes]
+        moved = np.transpose(values, [*kept, *axes])
+        flat = moved.reshape([int(np.prod([values.shape[axis] for axis in kept])), -1])
+        found = array([reduce(function, row, start) if start is not None else reduce(function, row) for row in flat])
+        shape = [1 if axis in axes else size for axis, size in enumerate(values.shape)]
+        return found.reshape(shape if call.flag("keep_dims") else [values.shape[axis] for axis in kept])
+
+    return run
+
+
+_COMPUTE["Prod"] = _reducer(sizes.multiply, 1)
+_COMPUTE["Sum"] = _reducer(sizes.add, 0)
+_COMPUTE["Max"] = _reducer(sizes.maximum, None)
+_COMPUTE["Min"] = _reducer(sizes.minimum, None)
+_COMPUTE["All"] = _reducer(_logical(lambda a, b: a and b), True)
+_COMPUTE["Any"] = _reducer(_logical(lambda a, b: a or b), False)
+
+
+@_computes("Pack")
+def _pack(call: OpCall, arrays: list[Any]) -> Any:
+    return np.stack(arrays, axis=call.number("axis"))
+
+
+@_computes("Unpack")
+def _unpack(call: OpCall, arrays: list[Any]) -> Any:
+    return [np.asarray(one, dtype=object) for one in np.moveaxis(arrays[0], call.number("axis"), 0)]
+
+
+@_computes("ConcatV2")
+def _concat(call: OpCall, arrays: list[Any]) -> Any:
+    return np.concatenate(arrays[:-1], axis=int(arrays[-1].item()))
+
+
+@_computes("Split")
+def _split(call: OpCall, arrays: list[Any]) -> Any:
+    return list(np.split(arrays[1], call.number("num_split"), axis=int(arrays[0].item())))
+
+
+@_computes("GatherV2")
+def _gather(call: OpCall, arrays: list[Any]) -> Any:
+    if call.number("batch_dims"):
+        return None
+    return np.take(arrays[0], arrays[1].astype(np.int64), axis=int(arrays[2].item()))
+
+
+@_computes("Reshape")
+def _reshape(call: OpCall, arrays: list[Any]) -> Any:
+    return arrays[0].reshape([int(size) for size in arrays[1].reshape(-1)])
+
+
+@_computes("ExpandDims")
+def _expand(call: OpCall, arrays: list[Any]) -> Any:
+    return np.expand_dims(arrays[0], int(arrays[1].item()))
+
+
+@_computes("Squeeze")
+def _squeeze(call: OpCall, arrays: list[Any]) -> Any:
+    axes = call.numbers("squeeze_dims")
+    return np.squeeze(arrays[0], axis=tuple(axes) if axes else None)
+
+
+@_computes("Transpose")
+def _transpose(call: OpCall, arrays: list[Any]) -> Any:
+    return np.transpose(arrays[0], [int(axis) for axis in arrays[1].reshape(-1)])
+
+
+@_computes("ReverseV2")
+def _reverse(call: OpCall, arrays: list[Any]) -> Any:
+    return np.flip(arrays[0], _axes(call, arrays[0].ndim, arrays[1]))
+
+
+@_computes("StridedSlice")
+def _strided_slice(call: OpCall, arrays: list[Any]) -> Any:
+    plan = strided(call, arrays[0].ndim)
+    return None if plan is None else np.asarray(arrays[0][index_of(plan)], dtype=object)
+
+
+@_computes("Slice")
+def _slice(call: OpCall, arrays: list[Any]) -> Any:
+    starts, counts = ([int(number) for number in one.reshape(-1)] for one in arrays[1:])
+    pairs = zip(starts, counts, strict=True)
+    return arrays[0][tuple(slice(start, None if count < 0 else start + count) for start, count in pairs)]
+
+
+@_computes("Range")
+def _range(call: OpCall, arrays: list[Any]) -> Any:
+    start, end, step = (one.item() for one in arrays)
+    if any(depends(number) for number in (start, end, step)):
+        return None
+    return array(np.arange(start, end, step).tolist())
+
+
+@_computes("Fill")
+def _fill(call: OpCall, arrays: list[Any]) -> Any:
+    shape = [int(size) for size in arrays[0].reshape(-1)]
+    return array([arrays[1].item()] * int(np.prod(shape)), shape) if np.prod(shape) <= _MOST else None
+
+
+@_computes("BroadcastTo")
+def _broadcast_to(call: OpCall, arrays: list[Any]) -> Any:
+    return np.broadcast_to(arrays[0], [int(size) for size in arrays[1].reshape(-1)])
+
+
+@_computes("Tile")
+def _tile(call: OpCall, arrays: list[Any]) -> Any:
+    return np.tile(arrays[0], [int(size) for size in arrays[1].reshape(-1)])
+
+
+@_computes("DynamicStitch", "ParallelDynamicStitch")
+def _stitch(call: OpCall, arrays: list[Any]) -> Any:
+    half = len(arrays) // 2
+    places = [int(place) for one in arrays[:half] for place in one.reshape(-1)]
+    numbers = [number for one in arrays[half:] for number in one.reshape(-1)]
+    if len(places) != len(numbers):
+        return None
+    held = dict(zip(places, numbers, strict=True))
+    return array([held[place] for place in range(max(places) + 1)])
+
+
+@_computes("InvertPermutation")
+def _invert(call: OpCall, arrays: list[Any]) -> Any:
+    return array(np.argsort([int(number) for number in arrays[0]]).tolist())
+
+
+@_computes("Shape", "Size", "Rank", "ShapeN")
+def _shape(call: OpCall, arrays: list[Any]) -> Any:
+    return None  # `shape_of` covers these, for inputs of every kind
+
+
+@_computes("ConcatOffset")
+def _concat_offset(call: OpCall, arrays: list[Any]) -> Any:
+    axis, shapes = int(arrays[0].item()), arrays[1:]
+    found: list[Any] = []
+    start: sizes.Number = 0
+    for shape in shapes:
+        offset: list[Any] = [0] * shape.size
+        offset[axis] = start
+        found.append(array(offset))
+        start = sizes.add(start, shape[axis])
+    return found
+
+
+@_computes("BroadcastArgs")
+def _broadcast_args(call: OpCall, arrays: list[Any]) -> Any:
+    left, right = _aligned(arrays[0], arrays[1])
+    return array([b if a == 1 else a for a, b in zip(left, right, strict=True)])
+
+
+@_computes("BroadcastGradientArgs")
+def _broadcast_gradient_args(call: OpCall, arrays: list[Any]) -> Any:
+    """Axes along which each of two shapes was spread; a `Count` stands for sizes other than 1.
+
+    Where there is one row, the axis of rows has size 1 too, and a sum along it changes nothing.
+    """
+    left, right = _aligned(arrays[0], arrays[1])
+    if OPAQUE in left or OPAQUE in right:
+        return None
+    # Where both sizes are 1 the sum is over one number.
+    return [array([axis for axis, size in enumerate(side) if size == 1]) for side in (left, right)]
+
+
+def _aligned(a: Any, b: Any) -> tuple[list[Any], list[Any]]:
+    rank = max(a.size, b.size)
+    return [1] * (rank - a.size) + list(a), [1] * (rank - b.size) + list(b)
+
+
+# --- shapes of tensors, and tensors that are made from shapes ------------------------------------------------------
+
+
+@rule("Shape", "ShapeN", "Size", "Rank", raw=True)
+def shape_of(call: OpCall) -> list[Value]:
+    """Sizes are public but for that of the axis of rows."""
+    found = []
+    for value in call.inputs:
+        if value.kind is Kind.MIXED and value.shape is None:
+            found.append(Value(Kind.MIXED, offence=value.offence))
+        elif value.shape is None:
+            found.append(Value(Kind.COUNT, call.static(0)))
+        elif call.type == "Rank":
+            found.append(of_content(array([len(value.shape)], [])))
+        else:
+            numbers = [OPAQUE if size is None else size for size in value.shape]
+            whole = array([sizes.product(numbers)], [])
+            found.append(of_content(whole if call.type == "Size" else array(numbers)))
+    return found
+
+
+def _rows_of_shape(call: OpCall, numbers: Sequence[Any]) -> Value | None:
+    """A tensor of one number, or of independent draws, with one axis that is a multiple of the number of rows."""
+    along = [axis for axis, number in enumerate(numbers) if depends(number)]
+    if not along:
+        return public(tuple(int(number) for number in numbers))
+    size = numbers[along[0]]
+    if len(along) > 1 or not isinstance(size, Count) or size.power != 1:
+        return None
+    return call.rows(Layout(along[0], 1, size.coefficient), list(numbers))
+
+
+def _created(call: OpCall, place: int) -> Value | None:
+    numbers = call.constant(place)
+    return None if numbers is None else _rows_of_shape(call, numbers)
+
+
+def _filled(call: OpCall) -> Value | None:
+    """One number everywhere."""
+    return _created(call, 0) if call.inputs[1].kind is Kind.PUBLIC else None
+
+
+def _drawn(call: OpCall) -> Value | None:
+    """Draws that do not depend on one another, from a public key: masks of dropout."""
+    return _created(call, 0) if all(value.kind is Kind.PUBLIC for value in call.inputs[1:]) else None
+
+
+def _spread(call: OpCall) -> Value | None:
+    """A public tensor that is spread along the axis of rows: of size 1 there, or of fewer axes."""
+    value, numbers = call.inputs[0], call.constant(1)
+    if value.kind is not Kind.PUBLIC or value.shape is None or numbers is None:
+        return None
+    made = _rows_of_shape(call, numbers)
+    if made is None or made.layout is None:
+        return made
+    place = made.layout.axis - (len(numbers) - value.rank)
+    return made if place < 0 or value.shape[place] == 1 else None
+
+
+def _tiled(call: OpCall) -> Value | None:
+    value, numbers = call.inputs[0], call.constant(1)
+    if value.kind is not Kind.PUBLIC or value.shape is None or numbers is None or None in value.shape:
+        return None
+    along = [axis for axis, number in enumerate(numbers) if depends(number)]
+    if along and value.shape[along[0]] != 1:
+        return None
+    pairs = zip(value.shape, numbers, strict=True)
+    return _rows_of_shape(call, [sizes.multiply(a, b) for a, b in pairs if a is not None])
+
+
+def _counted_up(call: OpCall) -> Value | None:
+    """Whole numbers from 0 in equal steps, a fixed number of them a row: places of rows."""
+    numbers = [call.constant(place) for place in range(3)]
+    if any(one is None for one in numbers) or not call.whole_numbers("Tidx"):
+        return None
+    start, end, step = (one[0] for one in numbers if one is not None)
+    many = sizes.divide(end, step)
+    if start != 0 or not isinstance(step, int) or step < 1 or not isinstance(many, Count) or many.power != 1:
+        return None
+    own = many.coefficient
+    return call.rows(Layout(0, 1, own), [many], span=own * step, gap=step)
+
+
+CREATORS: dict[str, Callable[[OpCall], Value | None]] = {
+    "Fill": _filled,
+    "BroadcastTo": _spread,
+    "Tile": _tiled,
+    "Range": _counted_up,
+    "StatelessRandomUniform": _drawn,
+    "StatelessRandomUniformV2": _drawn,
+    "StatelessRandomUniformIntV2": _drawn,
+    "StatelessRandomUniformFullIntV2": _drawn,
+    "StatelessRandomNormal": _drawn,
+    "StatelessRandomNormalV2": _drawn,
+    "StatelessTruncatedNormal": _drawn,
+    "StatelessTruncatedNormalV2": _drawn,
+    "RandomUniform": _drawn,
+    "RandomStandardNormal": _drawn,
+    "TruncatedNormal": _drawn,
+}

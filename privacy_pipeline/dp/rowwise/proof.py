@@ -1,0 +1,170 @@
+"""Whether the tensors that a private step clips by example are rows of the batch, in one traced graph."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from privacy_pipeline.dp.rowwise.bodies import Reference, body_of_graph
+from privacy_pipeline.dp.rowwise.interpreter import Interpreter
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, public, rows
+
+_Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """Tensors that the engine computed row by row, in a loop over batches of one.
+
+    Attributes:
+        inputs: tensors whose row i the loop sees in round i.
+        outputs: tensors whose row i it made in round i.
+    """
+
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the rules say of a graph.
+
+    Attributes:
+        offences: ops for which no rule says that they keep rows apart, or a rule says that they do not; none if the
+            targets are proven to be rows.
+        ops: number of ops looked at.
+    """
+
+    offences: tuple[Offence, ...]
+    ops: int
+
+    @property
+    def proven(self) -> bool:
+        """Whether every target is rows."""
+        return not self.offences
+
+    @property
+    def mixing(self) -> tuple[Offence, ...]:
+        """Ops that a rule says to mix rows."""
+        return tuple(offence for offence in self.offences if offence.mixes)
+
+
+_ISOLATED: WeakKeyDictionary[Any, list[Isolation]] = WeakKeyDictionary()
+_NOTED: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+_PROOFS: dict[str, Proof] = {}
+_MOST_PROOFS = 256
+
+
+def mark_isolated(inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
+    """Note tensors that a loop of the engine made of one row each; see `Isolation`."""
+    held = tuple(outputs)
+    if held and hasattr(held[0], "graph"):
+        _ISOLATED.setdefault(held[0].graph, []).append(Isolation(tuple(inputs), held))
+
+
+def note_targets(tensors: Iterable[Any]) -> None:
+    """Note tensors of the graph that is being traced whose rows have to be proven; see `targets_of`."""
+    for tensor in tensors:
+        if hasattr(tensor, "graph"):
+            _NOTED.setdefault(tensor.graph, []).append(tensor)
+
+
+def targets_of(graph: Any) -> list[Any]:
+    """Tensors of a graph that were noted."""
+    return list(_NOTED.get(graph, []))
+
+
+def _reference(tensor: Any) -> Reference:
+    return tensor.op.name, tensor.value_index
+
+
+def _shape(tensor: Any) -> _Shape | None:
+    return None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+
+
+@dataclass
+class _Prover:
+    graph: Any
+    definition: Any
+    values: dict[Reference, Value]
+    layouts: tuple[Layout, ...]
+    body: Any = None
+    found: list[Offence] = field(default_factory=list)
+
+    def run(self, targets: Sequence[Any]) -> Proof:
+        self.body = body_of_graph(self.definition)
+        interpreter = Interpreter({one.signature.name: one for one in self.definition.library.function})
+        for isolation in _ISOLATED.get(self.graph, []):
+            self._isolated(interpreter, isolation)
+        wanted = [_reference(target) for target in targets]
+        for target, value in zip(targets, interpreter.run(self.body, wanted, self.values), strict=True):
+            self._require(target, value)
+        known = {(offence.op, offence.type) for offence in self.found}
+        more = [one for one in interpreter.offences if not one.mixes and (one.op, one.type) not in known]
+        # An op without a rule counts where a target rests on it; all of them are told at once.
+        return Proof(tuple(dict.fromkeys([*self.found, *more])) if self.found else (), len(self.values))
+
+    def _isolated(self, interpreter: Interpreter, isolation: Isolation) -> None:
+        wanted = [_reference(tensor) for tensor in isolation.inputs]
+        found = interpreter.run(self.body, wanted, self.values)
+        for tensor, value in zip(isolation.inputs, found, strict=True):
+            self._require(tensor, value, numbered=True)
+        self._require_no_other_rows(isolation)
+        for tensor in isolation.outputs:
+            self.values[_reference(tensor)] = rows(_shape(tensor) or (None,), Layout(0))
+
+    def _require(self, tensor: Any, value: Value, *, numbered: bool = False) -> None:
+        apart = value.kind is Kind.ROWS and value.layout in self.layouts and not value.assumed
+        if apart and (numbered or not value.span):
+            return
+        offence = value.offence or Offence(
+            tensor.op.name, tensor.op.type, f"its rows do not lie along its first axis ({value.kind.value})", False
+        )
+        self.found.append(offence)
+
+    def _require_no_other_rows(self, isolation: Isolation) -> None:
+        """A loop over rows may take nothing of the batch but by its inputs."""
+        given = {_reference(tensor) for tensor in isolation.inputs}
+        stack = [_reference(tensor) for tensor in isolation.outputs]
+        seen: set[str] = set()
+        while stack:
+            one = stack.pop()
+            value = self.values.get(one)
+            if one in given or one[0] in seen or (value is not None and value.kind in (Kind.PUBLIC, Kind.COUNT)):
+                continue
+            node = self.body.nodes[one[0]]
+            if value is not None and node.type == "Placeholder":
+                self.found.append(Offence(one[0], node.type, "a loop over rows takes a whole batch", False))
+                continue
+            seen.add(one[0])
+            stack.extend(node.inputs)
+
+
+def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int = 1) -> Proof:
+    """Prove that tensors of a graph are rows of its batch, or say which ops stand in the way.
+
+    Args:
+        graph: a `FuncGraph`.
+        batch: those of its inputs whose first axis is the rows.
+        targets: tensors of the graph, [batch, ...] or [units, ...].
+        unit: rows that belong to one unit and follow one another; what is proven holds for units.
+    """
+    definition = graph.as_graph_def(add_shapes=True)
+    own = {_reference(tensor) for tensor in batch}
+    names = [_reference(tensor) for tensor in targets]
+    marks = [[[_reference(t) for t in side] for side in (m.inputs, m.outputs)] for m in _ISOLATED.get(graph, [])]
+    text = f"{sorted(own)}{names}{marks}{unit}".encode()
+    key = hashlib.sha256(definition.SerializeToString(deterministic=True) + text).hexdigest()
+    if key not in _PROOFS:
+        values: dict[Reference, Value] = {}
+        for tensor in graph.inputs:
+            shape = _shape(tensor)
+            of_batch = _reference(tensor) in own and shape
+            values[_reference(tensor)] = rows(shape, Layout(0, 1, unit)) if of_batch and shape else public(shape)
+        if len(_PROOFS) >= _MOST_PROOFS:
+            _PROOFS.clear()
+        _PROOFS[key] = _Prover(graph, definition, values, (Layout(0), Layout(0, 1, unit))).run(targets)
+    return _PROOFS[key]

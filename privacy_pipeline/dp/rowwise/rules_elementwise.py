@@ -1,0 +1,186 @@
+"""Rules of ops that compute each number from the numbers at its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.sizes import Dim
+from privacy_pipeline.dp.rowwise.values import Kind, Value, join
+
+_UNARY = (
+    *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Digamma", "Elu", "Erf", "Erfc"),
+    *("Erfinv", "Exp", "Expm1", "Floor", "Inv", "Invert", "IsFinite", "IsInf", "IsNan", "LeakyRelu", "Lgamma", "Log"),
+    *("Log1p", "LogicalNot", "Ndtri", "Neg", "OnesLike", "Reciprocal", "Relu", "Relu6", "Rint", "Round", "Rsqrt"),
+    *("Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Square", "Tan", "Tanh"),
+    *("BesselI0", "BesselI0e", "BesselI1", "BesselI1e", "Bucketize", "StringToNumber", "AsString", "StringLower"),
+    *("StringUpper", "StringStrip", "StringLength", "StaticRegexReplace", "StaticRegexFullMatch"),
+    *("StringToHashBucketFast", "StringToHashBucketStrong", "StringToHashBucket"),
+    *("FakeQuantWithMinMaxArgs", "Real", "Imag", "Conj", "ComplexAbs", "Angle"),
+)
+_BINARY = (
+    *("Add", "AddV2", "Atan2", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "DivNoNan", "Equal", "FloorDiv"),
+    *("FloorMod", "Greater", "GreaterEqual", "Less", "LessEqual", "LogicalAnd", "LogicalOr", "Maximum", "Minimum"),
+    *("Mod", "Mul", "MulNoNan", "NextAfter", "NotEqual", "Pow", "RealDiv", "SquaredDifference", "Sub", "TruncateDiv"),
+    *("TruncateMod", "Xdivy", "Xlog1py", "Xlogy", "LeftShift", "RightShift", "Complex", "Polygamma", "Zeta"),
+    *("Igamma", "Igammac", "IgammaGradA", "Betainc", "ClipByValue", "SelectV2", "StringJoin"),
+    # Gradients of elementwise ops.
+    *("EluGrad", "InvGrad", "LeakyReluGrad", "ReciprocalGrad", "Relu6Grad", "ReluGrad", "RsqrtGrad", "SeluGrad"),
+    *("SigmoidGrad", "SoftplusGrad", "SoftsignGrad", "SqrtGrad", "TanhGrad", "FakeQuantWithMinMaxArgsGradient"),
+)
+_THROUGH = ("Identity", "StopGradient", "PreventGradient", "Snapshot", "EnsureShape", "ZerosLike")
+
+
+@rule("IdentityN", raw=True)
+def identities(call: OpCall) -> Result:
+    """Each tensor as it is; functions with a gradient of their own end in this op."""
+    return list(call.inputs)
+
+
+@rule("PlaceholderWithDefault", raw=True)
+def with_default(call: OpCall) -> Result:
+    """Inside a graph the default stands: nothing is fed to it."""
+    return call.inputs[0]
+
+
+@rule(*_THROUGH)
+def through(call: OpCall) -> Result:
+    """The same layout; zeros say nothing about indices."""
+    value = call.inputs[0]
+    if value.is_list:
+        return value
+    if call.type == "ZerosLike":
+        return replace(value, content=None, span=0, gap=0, bound=1)
+    return replace(value, content=None)
+
+
+@rule("Cast", "Bitcast")
+def cast(call: OpCall) -> Result:
+    """A number for a number."""
+    value = call.inputs[0]
+    if call.type == "Bitcast" and call.static(0) is not None and len(call.static(0) or ()) != value.rank:
+        return call.unknown("it changes the number of axes")
+    keeps = call.whole_numbers("SrcT") and call.whole_numbers("DstT")
+    if value.span and not keeps:
+        return call.unknown("it computes with the place of rows")
+    return replace(value, content=None, bound=value.bound if keeps else 0)
+
+
+def aligned(call: OpCall, values: list[Value]) -> Value:
+    """Tensors that are spread against each other, as NumPy does: the axes of rows have to meet in one."""
+    if any(value.shape is None or value.is_list for value in values):
+        return call.unknown("a shape is not known")
+    rank = max(value.rank for value in values)
+    having = [value for value in values if value.kind is Kind.ROWS]
+    axes = {rank - value.rank + value.axis() for value in having}
+    if len(axes) > 1:
+        return call.mixed("it puts every row together with every other row")
+    layouts = {(value.layout.outer, value.layout.inner) for value in having if value.layout is not None}
+    if len(layouts) > 1:
+        return call.mixed("it puts rows together that lie at different places")
+    axis = axes.pop()
+    for value in values:
+        bad = _outside(call, value, axis - (rank - value.rank))
+        if bad is not None:
+            return bad
+    layout = having[0].layout
+    assert layout is not None
+    return call.rows(replace(layout, axis=axis), _spread(values, rank), bound=0)
+
+
+def _outside(call: OpCall, value: Value, axis: int) -> Value | None:
+    """What is wrong with an input without rows: it may not change along the axis of rows."""
+    if value.kind is Kind.COUNT:
+        if call.whole_numbers():
+            return call.unknown("it computes with the number or the place of rows")
+        return call.mixed("the number or the place of rows enters its values")
+    if value.kind is Kind.PUBLIC and axis >= 0 and value.shape is not None and value.shape[axis] != 1:
+        if value.shape[axis] is None:
+            return call.unknown("a size is not known")
+        return call.mixed("its values depend on the place of a row in the batch")
+    return None
+
+
+def _spread(values: list[Value], rank: int) -> list[Dim]:
+    sizes: list[Dim] = [1] * rank
+    for value in values:
+        for place, size in enumerate(value.shape or (), start=rank - value.rank):
+            if size != 1:
+                sizes[place] = size if sizes[place] == 1 or sizes[place] == size else None
+    return sizes
+
+
+@rule(*_UNARY, *_BINARY)
+def elementwise(call: OpCall) -> Result:
+    """Each number from the numbers at its place."""
+    made = aligned(call, call.inputs)
+    if made.kind is not Kind.ROWS:
+        return made
+    if any(value.span for value in call.inputs):
+        return _index(call, made)
+    if call.type in ("SelectV2", "Maximum", "Minimum", "FloorMod"):
+        return replace(made, bound=_bound(call))
+    return made
+
+
+def _index(call: OpCall, made: Value) -> Value:
+    """Indices of rows laid out flat, by which tensors are gathered and scattered: a multiple, or a place inside."""
+    for place, more in (call.inputs, call.inputs[::-1]) if len(call.inputs) == 2 else ():
+        if place.span and call.type in ("Add", "AddV2") and 0 < _below(more) <= place.gap:
+            return replace(made, span=place.span)
+        times = more.content.item() if more.content is not None and more.content.size == 1 else None
+        if place.span and call.type == "Mul" and isinstance(times, int) and times > 0:
+            return replace(made, span=place.span * times, gap=place.gap * times)
+    return call.unknown("it computes with the place of rows")
+
+
+def _bound(call: OpCall) -> int:
+    bounds = [_below(value) for value in (call.inputs[1:] if call.type == "SelectV2" else call.inputs)]
+    if call.type in ("SelectV2", "Maximum"):
+        return max(bounds) if all(bounds) else 0
+    if call.type == "Minimum":
+        return 0
+    content: Any = call.inputs[1].content
+    known = call.whole_numbers() and content is not None and content.size == 1 and isinstance(content.item(), int)
+    return int(content.item()) if known and content.item() > 0 else 0
+
+
+def _below(value: Value) -> int:
+    if value.bound or value.content is None:
+        return value.bound
+    numbers = list(value.content.flat)
+    return max(numbers) + 1 if all(isinstance(one, int) and one >= 0 for one in numbers) and numbers else 0
+
+
+@rule("Select")
+def select(call: OpCall) -> Result:
+    """As `SelectV2`, or whole rows by a vector of conditions."""
+    condition, values = call.inputs[0], call.inputs[1:]
+    if condition.rank == 1 and values[0].rank > 1:
+        ones: tuple[Dim, ...] = (1,) * (values[0].rank - 1)
+        condition = replace(condition, shape=(*(condition.shape or ()), *ones), content=None)
+    return aligned(call, [condition, *values])
+
+
+@rule("AddN")
+def add_n(call: OpCall) -> Result:
+    """A sum of tensors of one shape, or of lists, element by element."""
+    if all(value.is_list for value in call.inputs):
+        held: Value | None = call.inputs[0]
+        for value in call.inputs[1:]:
+            held = None if held is None else join(held, value)
+        return call.unknown("its lists differ") if held is None else replace(held, content=None)
+    return aligned(call, call.inputs)
+
+
+@rule("BiasAdd")
+def bias_add(call: OpCall) -> Result:
+    """A public bias along the channels."""
+    value, bias = call.inputs
+    if value.kind is not Kind.ROWS or bias.kind is not Kind.PUBLIC:
+        return call.unknown("the bias depends on the data")
+    channel = 1 if call.text("data_format").startswith("NC") else value.rank - 1
+    if value.axis() == channel:
+        return call.mixed("its values depend on the place of a row in the batch")
+    return replace(value, content=None, bound=0)

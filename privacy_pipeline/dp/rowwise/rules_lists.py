@@ -1,0 +1,103 @@
+"""Rules of lists of tensors, which loops over time read and fill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.sizes import Dim
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, join
+
+
+def _list_of(element: Value) -> Value:
+    return replace(element, is_list=True, content=None)
+
+
+def _element(value: Value) -> Value:
+    return replace(value, is_list=False, empty=False, by_row=False)
+
+
+@rule("TensorListReserve", "EmptyTensorList", raw=True)
+def empty_list(call: OpCall) -> Result:
+    """A list that nothing was put into."""
+    return Value(Kind.PUBLIC, is_list=True, empty=True)
+
+
+@rule("TensorListFromTensor", raw=True)
+def list_from_tensor(call: OpCall) -> Result:
+    """The slices along the first axis; where that is the axis of the rows, element i is row i."""
+    value = call.inputs[0]
+    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
+        shape = None if value.shape is None else value.shape[1:]
+        return replace(value, is_list=True, content=None, shape=shape)
+    if value.axis() == 0:
+        unknown = call.unknown("it takes single rows out of the batch")
+        return replace(unknown, is_list=True, by_row=True, shape=value.shape[1:])
+    layout = replace(value.layout, axis=value.axis() - 1)
+    return _list_of(replace(value, layout=layout, shape=value.shape[1:]))
+
+
+def _place_known(call: OpCall, place: int) -> Value | None:
+    if call.inputs[place].kind is not Kind.PUBLIC:
+        return call.unknown("which element it takes depends on the data or on the number of rows")
+    return None
+
+
+@rule("TensorListGetItem", "TensorListPopBack", raw=True)
+def list_item(call: OpCall) -> Result:
+    """An element at a public place."""
+    held = call.inputs[0]
+    bad = _place_known(call, 1) if call.type == "TensorListGetItem" else None
+    element = bad if bad is not None else _element(held)
+    if held.empty:
+        # What is popped was pushed by the forward loop; a list that nothing fills is never read.
+        element = Value(Kind.PUBLIC, call.static(0))
+    return [held, element] if call.type == "TensorListPopBack" else element
+
+
+@rule("TensorListSetItem", "TensorListPushBack", raw=True)
+def list_with_item(call: OpCall) -> Result:
+    """The list with one more element."""
+    held = call.inputs[0]
+    item = call.inputs[2 if call.type == "TensorListSetItem" else 1]
+    bad = _place_known(call, 1) if call.type == "TensorListSetItem" else None
+    if bad is not None:
+        return replace(bad, is_list=True)
+    # All that is pushed keeps its numbers where they are the same each time: sizes, for the loop of the gradient.
+    pushed = replace(item, is_list=True) if call.type == "TensorListPushBack" else _list_of(item)
+    joined = join(held, pushed)
+    return joined if joined is not None else replace(call.unknown("its elements differ"), is_list=True)
+
+
+@rule("TensorListStack", "TensorListConcatV2", "TensorListConcat", raw=True)
+def stacked(call: OpCall) -> Result:
+    """All elements along a new first axis."""
+    held = call.inputs[0]
+    if call.type != "TensorListStack":
+        return _as_tensors(call, held) if held.kind is not Kind.ROWS else call.unknown("it joins what a loop made")
+    if held.empty:
+        return call.unknown("nothing is known of its elements")
+    if held.kind is not Kind.ROWS or held.layout is None or held.shape is None:
+        return replace(_element(held), shape=call.static(0))
+    inferred = call.static(0)
+    first: Dim = inferred[0] if inferred else None
+    return call.rows(Layout(held.axis() + 1, held.layout.outer, held.layout.inner), [first, *held.shape])
+
+
+def _as_tensors(call: OpCall, held: Value) -> Result:
+    return [replace(_element(held), shape=call.static(output)) for output in range(call.node.outputs)]
+
+
+@rule("TensorListLength", "TensorListElementShape", raw=True)
+def list_sizes(call: OpCall) -> Result:
+    """The number of elements of a list that is no list of rows; shapes may depend on the number of rows."""
+    held = call.inputs[0]
+    if call.type == "TensorListLength" and not held.by_row and held.kind in (Kind.PUBLIC, Kind.ROWS):
+        return call.public()
+    return Value(Kind.COUNT, call.static(0))
+
+
+@rule("TensorListResize", raw=True)
+def resized(call: OpCall) -> Result:
+    """The same elements."""
+    return call.inputs[0]

@@ -1,0 +1,184 @@
+"""Rules of ops that reduce, sum up, sort or normalise along axes: not along that of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
+
+_INSTEAD = "over the batch"
+
+
+def _axes(call: OpCall, place: int, rank: int) -> list[int] | None:
+    numbers = call.constant(place)
+    if numbers is None or not all(isinstance(number, int) for number in numbers):
+        return None
+    return [int(number) % rank for number in numbers] if rank else []
+
+
+@rule("Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "EuclideanNorm", "ReduceJoin")
+def reduction(call: OpCall) -> Result:
+    """A reduction over other axes than that of the rows."""
+    value = call.inputs[0]
+    if value.kind is not Kind.ROWS or value.shape is None or value.layout is None:
+        return call.unknown("its axes depend on the data")
+    axes = _axes(call, 1, value.rank)
+    if axes is None:
+        return call.unknown("its axes are not known")
+    if call.type == "ReduceJoin" and not axes:
+        axes = list(range(value.rank))
+    if value.axis() in axes:
+        return call.mixed(f"it reduces {_INSTEAD} (axis {value.axis()})")
+    if call.flag("keep_dims"):
+        sizes = [1 if axis in axes else size for axis, size in enumerate(value.shape)]
+        return call.rows(value.layout, sizes)
+    kept = [axis for axis in range(value.rank) if axis not in axes]
+    layout = replace(value.layout, axis=kept.index(value.axis()))
+    return call.rows(layout, [value.shape[axis] for axis in kept], bound=value.bound if call.type in _PICKS else 0)
+
+
+_PICKS = ("Max", "Min")
+
+
+@rule("ArgMax", "ArgMin")
+def arg_reduction(call: OpCall) -> Result:
+    """The place of an extreme along another axis."""
+    value = call.inputs[0]
+    axes = _axes(call, 1, value.rank)
+    if value.layout is None or value.shape is None or axes is None:
+        return call.unknown("its axis is not known")
+    if value.axis() in axes:
+        return call.mixed(f"it compares {_INSTEAD} (axis {value.axis()})")
+    kept = [axis for axis in range(value.rank) if axis not in axes]
+    size = value.shape[axes[0]]
+    bound = size if isinstance(size, int) else 0
+    layout = replace(value.layout, axis=kept.index(value.axis()))
+    return call.rows(layout, [value.shape[axis] for axis in kept], bound=bound)
+
+
+def _same(value: Value) -> Value:
+    return replace(value, content=None, bound=0)
+
+
+@rule("Cumsum", "Cumprod", "CumulativeLogsumexp", "ReverseV2", "Roll")
+def along_axes(call: OpCall) -> Result:
+    """A running sum, a reversal or a roll along other axes."""
+    value = call.inputs[0]
+    axes = _axes(call, 2 if call.type == "Roll" else 1, value.rank)
+    if value.kind is not Kind.ROWS or axes is None:
+        return call.unknown("its axes are not known")
+    if value.axis() in axes:
+        return call.mixed(f"it moves or adds up values {_INSTEAD} (axis {value.axis()})")
+    if any(other.kind is not Kind.PUBLIC for other in call.inputs[1:]):
+        return call.unknown("an axis or a shift depends on the data")
+    return _same(value)
+
+
+@rule("ReverseSequence")
+def reverse_sequence(call: OpCall) -> Result:
+    """Each row reversed up to its own length."""
+    value, lengths = call.inputs
+    along, batch = call.number("seq_dim"), call.number("batch_dim")
+    if value.kind is not Kind.ROWS or value.layout is None:
+        return call.unknown("lengths depend on rows, and the tensor does not")
+    if value.axis() == along:
+        return call.mixed(f"it moves values {_INSTEAD} (axis {along})")
+    if lengths.kind is Kind.ROWS and (batch != value.axis() or lengths.layout != replace(value.layout, axis=0)):
+        return call.mixed("it takes one row's length for another row")
+    if lengths.kind is Kind.PUBLIC and batch == value.axis():
+        return call.mixed("its values depend on the place of a row in the batch")
+    if lengths.kind not in (Kind.ROWS, Kind.PUBLIC):
+        return call.unknown("its lengths are not known")
+    return _same(value)
+
+
+# Ops that work on the last axes of each tensor alone, and how many.
+_LAST = {
+    **dict.fromkeys(("Softmax", "LogSoftmax", "FFT", "IFFT", "RFFT", "IRFFT"), 1),
+    **dict.fromkeys(("FFT2D", "IFFT2D", "RFFT2D", "IRFFT2D", "MatrixBandPart", "MatrixInverse", "Cholesky"), 2),
+    **dict.fromkeys(("MatrixDeterminant", "MatrixDiagPart", "MatrixDiagPartV2", "MatrixDiagPartV3", "Qr"), 2),
+    **dict.fromkeys(("LogMatrixDeterminant", "MatrixExponential", "SelfAdjointEigV2", "Svd", "MatrixTranspose"), 2),
+    **dict.fromkeys(("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3"), 1),
+    **dict.fromkeys(("MatrixSolve", "MatrixTriangularSolve", "CholeskyGrad", "MatrixSetDiag", "MatrixSetDiagV3"), 2),
+}
+
+
+@rule(*_LAST)
+def last_axes(call: OpCall) -> Result:
+    """Work on the last axes of each row; other arguments with rows have to lie alike."""
+    value = call.inputs[0]
+    if value.kind is not Kind.ROWS or value.layout is None:
+        return call.unknown("it takes rows for an argument other than its first")
+    if value.axis() >= value.rank - _LAST[call.type]:
+        return call.mixed(f"it works {_INSTEAD} (axis {value.axis()})")
+    for other in call.inputs[1:]:
+        if other.kind is Kind.ROWS and other.layout != value.layout:
+            return call.mixed("it puts rows together that lie at different places")
+        if other.kind is Kind.PUBLIC and other.rank > value.axis() and other.shape is not None and other.rank > 1:
+            return call.unknown("a public argument has an axis where the rows lie")
+        if other.kind not in (Kind.ROWS, Kind.PUBLIC):
+            return call.unknown("an argument depends on the number of rows")
+    return [call.rows(value.layout, output=output) for output in range(call.node.outputs)]
+
+
+@rule("TopKV2", "TopK")
+def top_k(call: OpCall) -> Result:
+    """The largest numbers of each row, and their places along the last axis."""
+    value = call.inputs[0]
+    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
+        return call.unknown("how many are taken depends on the data")
+    if value.axis() == value.rank - 1:
+        return call.mixed(f"it sorts {_INSTEAD} (axis {value.axis()})")
+    size = value.shape[-1]
+    bound = size if isinstance(size, int) else 0
+    sizes = [*value.shape[:-1], None]
+    return [call.rows(value.layout, sizes), call.rows(value.layout, sizes, output=1, bound=bound)]
+
+
+@rule("SoftmaxCrossEntropyWithLogits")
+def softmax_cross_entropy(call: OpCall) -> Result:
+    """Loss and gradient of each row of logits."""
+    having = call.with_rows()
+    if any(value.axis() != 0 or value.rank != 2 for value in having):
+        return call.mixed(f"it normalises {_INSTEAD}")
+    if len({value.layout for value in having}) > 1:
+        return call.mixed("it puts rows together that lie at different places")
+    if any(value.kind is Kind.PUBLIC and value.shape is None for value in call.inputs):
+        return call.unknown("a shape is not known")
+    if any(value.kind is Kind.PUBLIC and (value.shape or (0,))[0] != 1 for value in call.inputs):
+        return call.mixed("its values depend on the place of a row in the batch")
+    layout = having[0].layout or Layout(0)
+    return [call.rows(layout), call.rows(layout, output=1)]
+
+
+@rule("SparseSoftmaxCrossEntropyWithLogits")
+def sparse_softmax_cross_entropy(call: OpCall) -> Result:
+    """Loss and gradient of each row of logits, with one label a row."""
+    logits, labels = call.inputs
+    if logits.kind is not Kind.ROWS or labels.kind is not Kind.ROWS or logits.layout is None:
+        return call.mixed("its labels or its logits are the same whatever the row")
+    if logits.axis() != 0 or labels.layout != logits.layout:
+        return call.mixed("it puts rows together that lie at different places")
+    return [call.rows(logits.layout), call.rows(logits.layout, output=1)]
+
+
+@rule("L2Loss", "UniqueV2", "Unique", "UniqueWithCounts", "RandomShuffle", "DynamicPartition", "Bincount")
+def whole_tensor(call: OpCall) -> Result:
+    """Ops that look at all numbers of a tensor at once."""
+    if all(value.kind in (Kind.ROWS, Kind.PUBLIC) for value in call.inputs):
+        return call.mixed(f"it looks at all values {_INSTEAD} at once")
+    return call.unknown("no rule covers this op here")
+
+
+@rule("DenseBincount")
+def dense_bincount(call: OpCall) -> Result:
+    """Counts of each row's numbers."""
+    value, weights = call.inputs[0], call.inputs[2]
+    if value.kind is not Kind.ROWS or value.layout is None or value.rank != 2 or value.axis() != 0:
+        return call.mixed(f"it counts {_INSTEAD}")
+    if weights.kind is Kind.ROWS and weights.layout != value.layout:
+        return call.mixed("it puts rows together that lie at different places")
+    if call.inputs[1].kind is not Kind.PUBLIC or weights.kind not in (Kind.ROWS, Kind.PUBLIC):
+        return call.unknown("its size depends on the data")
+    return call.rows(value.layout)
