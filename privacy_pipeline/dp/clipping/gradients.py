@@ -129,6 +129,11 @@ class BookKeeping:
         self.rows = rows
         self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows)
 
+    @property
+    def groups(self) -> Groups:
+        """Which variables are clipped together."""
+        return self._groups
+
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -220,6 +225,11 @@ class Vectorised:
         self._size = chunk_size(variables, memory_cap)
         self._map = mapped if one_by_one else vectorized
         self.rows = rows
+
+    @property
+    def groups(self) -> Groups:
+        """Which variables are clipped together."""
+        return self._groups
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
         """Gradients of units; x, y and present are given as [units, rows, ...]."""
