@@ -141,6 +141,11 @@ class BookKeeping:
         self.verdict = NOT_EXAMINED
         self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows, isolated=isolated)
 
+    @property
+    def groups(self) -> Groups:
+        """Which variables are clipped together."""
+        return self._groups
+
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -233,6 +238,11 @@ class Vectorised:
         self._map = mapped if one_by_one else vectorized
         self.rows = rows
         self.verdict = NOT_EXAMINED
+
+    @property
+    def groups(self) -> Groups:
+        """Which variables are clipped together."""
+        return self._groups
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
         """Gradients of units; x, y and present are given as [units, rows, ...]."""
