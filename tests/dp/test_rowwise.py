@@ -1,4 +1,4 @@
-"""Rules of the row-wise proof, one by one: what is proven is also run, and its rows are seen not to touch each other."""
+"""Rules of the row-wise proof, one by one: what is proven is also run, with a row replaced or left out."""
 
 from __future__ import annotations
 
