@@ -153,8 +153,8 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_its_key_fits_nothing_else(
     split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
-    keys = [run_state.RunKey(bytes(range(32)), seed_fixed=False)] * 4  # one secret for both, to compare
-    monkeypatch.setattr(federated_rounds.RunKey, "from_system", lambda: keys.pop())
+    key = run_state.RunKey(bytes(range(32)), seed_fixed=False)  # one secret for both, to compare
+    monkeypatch.setattr(federated_rounds.RunKey, "from_system", lambda: key)
     asked = config(silo_privacy=privacy(local_steps=5))
     states = [tmp_path / name for name in ("whole", "broken")]
     tf.keras.utils.set_random_seed(7)  # the first weights alone come from it
