@@ -193,8 +193,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
     adaptive = config(**given)
     states = [tmp_path / name for name in ("whole", "broken")]
-    keys = [run_state.RunKey(bytes(range(32)), seed_fixed=False)] * 4  # one secret for both, to compare
-    monkeypatch.setattr(federated_rounds.RunKey, "from_system", lambda: keys.pop())
+    key = run_state.RunKey(bytes(range(32)), seed_fixed=False)  # one secret for both, to compare
+    monkeypatch.setattr(federated_rounds.RunKey, "from_system", lambda: key)
     tf.keras.utils.set_random_seed(7)  # the first weights alone come from it
     whole = train(inputs_of(persons, adaptive, tmp_path / "a", state_dir=states[0]))
     tf.keras.utils.set_random_seed(7)
