@@ -28,7 +28,7 @@ from rich.table import Table
 from privacy_pipeline.data.features import LABEL_FEATURE
 from privacy_pipeline.releases.single_rows import AT_ONCE, SingleRows
 
-_TOLD = 40  # records of which 4,096 and 4,095 copies are predicted
+_TOLD = 12  # records of which 4,096 and 4,095 copies are predicted
 Way = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -91,8 +91,8 @@ def main() -> None:
     larger = list(itertools.islice(itertools.cycle(records), arguments.rows))
     table = Table("way", "rows a second", f"seconds, {len(records):,}", f"seconds, {len(larger):,}", "told apart")
     for name, way in ways(tf.saved_model.load(arguments.model_dir)).items():
-        # One call a row is too slow to be repeated; its times are those of an eighth of the rows.
-        share = 8 if name == "one call a row" else 1
+        # One call a row is too slow to be repeated; its times are those of a 32nd of the rows.
+        share = 32 if name == "one call a row" else 1
         taken = share * seconds(way, records[: len(records) // share], rounds=arguments.rounds)
         long = share * seconds(way, larger[: len(larger) // share], rounds=1)
         told = "" if share > 1 else f"{told_apart(way, records)} of {_TOLD}"

@@ -171,10 +171,25 @@ class FastEngine:
             # Branches on tensors that users wrote are in layers which are not stacked.
             function = tf.function(graph, input_signature=signature, autograph=not self.stacked)
             compiled = function.get_concrete_function()
-            variables = self._model.keras.trainable_weights
-            require_stateless(compiled.graph, model=self._model.keras, writes=variables, draws=False, part="a round")
+            self._require_stateless(compiled.graph, graph, signature)
             self._compiled = compiled
         return self._compiled(weights, base, aggregator, rate, *data)
+
+    def _require_stateless(self, traced: Any, graph: Any, signature: Any) -> None:
+        """Refuse clients' work that keeps or shows rows.
+
+        Distributed noise is drawn by Python code of the aggregator, which the graph calls; the clients' work is traced
+        without it then.
+        """
+        if self._aggregator.every_report:
+            own, self._aggregator = self._aggregator, self._full_gradients
+            try:
+                apart = tf.function(graph, input_signature=signature, autograph=not self.stacked)
+                traced = apart.get_concrete_function().graph
+            finally:
+                self._aggregator = own
+        variables = self._model.keras.trainable_weights
+        require_stateless(traced, model=self._model.keras, writes=variables, draws=False, part="a round")
 
     def _stacked_chunk(
         self, weights: Tensors, base: Any, aggregator: Any, rate: Tensor, inputs: Tensors, labels: Tensor, *rest: Tensor

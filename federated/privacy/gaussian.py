@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from federated.contract import AggregatorState, Metrics, Tensor, Tensors
 from federated.privacy.plan import FederatedPlan
+from privacy_pipeline.dp.clipping.edge import within
 from privacy_pipeline.dp.correlated import noise_source
 from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
@@ -69,8 +70,8 @@ def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tup
         norm: the bound, a scalar.
 
     Returns:
-        The sum, one tensor a variable, and whether each client's update was within the norm, float32, [clients]: 1/2
-        if it was, -1/2 if not, 0 for clients that do not count.
+        The sum, one tensor a variable, and how each client's update counts as within the norm, float32, [clients]: see
+        `within`; -1/2 if it is not finite, 0 for clients that do not count.
     """
     counts = tf.cast(present, tf.bool)
     length = lengths(updates)
@@ -84,7 +85,7 @@ def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tup
         kept = tf.where(tf.reshape(usable, shape), part, tf.zeros_like(part))
         return tf.reduce_sum(kept * tf.cast(tf.reshape(scale, shape), part.dtype), axis=0)
 
-    half = tf.where(usable & (length <= bound), 0.5, -0.5)
+    half = tf.where(usable, within(tf.where(usable, length, tf.zeros_like(length)), bound), -0.5)
     return [total(part) for part in updates], tf.where(counts, half, tf.zeros_like(half))
 
 

@@ -17,8 +17,9 @@ from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
 from privacy_pipeline.dp.losses import ModelLosses
+from privacy_pipeline.dp.made_up import Kind, MadeUp
 from privacy_pipeline.dp.masks import keyed_masks
-from privacy_pipeline.dp.probe import Probe, made_up
+from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.rowwise.owners import LOSS, Owners, refusal
 from privacy_pipeline.dp.rowwise.proof import Proof, note_targets, prove, targets_of
 from privacy_pipeline.dp.rowwise.values import Offence
@@ -222,7 +223,8 @@ class _Choice:
     def _seconds(self, keeping: BookKeeping) -> float:
         """Seconds of the norms of some made-up examples."""
         count = -(-_TIMED_ROWS // self.rows) * self.rows
-        x, y = made_up(self.x, rows=count), made_up(self.y, rows=count)
+        made = MadeUp(model=self.model, x=self.x, y=self.y)
+        x, y = made.batch([made.row(number, Kind()) for number in range(count)])
         arguments = (x, y, tf.ones([count], tf.bool), tf.constant([1, 2], tf.int64))
         run = self._traced(self._norms_of(keeping))
         run(*arguments)

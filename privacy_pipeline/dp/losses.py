@@ -17,12 +17,34 @@ _Loss = Callable[[Any, Any], Any]
 def _function(loss: Any) -> _Loss:
     """A function of (labels, outputs) whose result is not reduced over the examples."""
     found = tf.keras.losses.get(loss) if isinstance(loss, (str, Mapping)) else loss
+    sparse = tf.keras.losses.SparseCategoricalCrossentropy
+    if isinstance(found, sparse) and type(found).call is sparse.call:
+        return _bounded(found.call, found._fn_kwargs.get("ignore_class"))
+    if found is tf.keras.losses.sparse_categorical_crossentropy:
+        return _bounded(found, None)
     if isinstance(found, tf.keras.losses.Loss):
         # `call` gives a value for each example; only `__call__` reduces, and its reduction is of no use here.
         return found.call  # type: ignore[no-any-return]
     if not callable(found):
         raise BadInputError(f"loss {loss!r} is no Keras loss", fix='give a name such as "mse", or a keras Loss')
     return found  # type: ignore[no-any-return]
+
+
+def _bounded(function: _Loss, ignored: Any) -> _Loss:
+    """A loss over class numbers that is 0, on every device, where a label is no class of the outputs.
+
+    TensorFlow's own kernel gives NaN for such a label on a GPU; on a CPU it shows all labels of the batch in a log and
+    in an error.
+    """
+
+    def bounded(labels: Any, outputs: Any) -> Any:
+        numbers = tf.cast(labels, tf.int64)
+        known = tf.logical_and(numbers >= 0, numbers < tf.shape(outputs, out_type=tf.int64)[-1])
+        passed = known if ignored is None else tf.logical_or(known, tf.equal(numbers, ignored))
+        values = function(tf.where(passed, labels, tf.zeros_like(labels)), outputs)
+        return tf.where(tf.reshape(known, tf.shape(values)), values, tf.zeros_like(values))
+
+    return bounded
 
 
 def _one_output(function: _Loss, labels: Any, outputs: Any) -> Any:

@@ -28,7 +28,8 @@ class AdaptiveClipping:
     """The clipping norm follows a quantile of the units' norms (Andrew et al. 2021, arXiv 1905.03871, algorithm 1).
 
     After each step norm <- norm * exp(-learning_rate * (share - quantile)), where `share` is a noisy estimate of the
-    share of units whose gradient was within the norm. The guarantee covers the norms that were used.
+    share of units whose gradient was within the norm; those within 5 % of it count in part, so that rounding moves
+    nothing (`clipping.edge`). The guarantee covers the norms that were used.
 
     Attributes:
         quantile: share of units that are to be left unclipped, in [0, 1].

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+
+_RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
 
 
 class Traced:
@@ -34,3 +36,18 @@ class Traced:
     def __call__(self, *arguments: Any) -> Any:
         """Runs the graph on arguments of the signature."""
         return self.concrete(*arguments)
+
+
+def op_types(graph: Any) -> Iterator[str]:
+    """Types of all ops of a graph and of the functions it calls."""
+    definition = graph.as_graph_def()
+    for node in definition.node:
+        yield node.op
+    for function in definition.library.function:
+        for node in function.node_def:
+            yield node.op
+
+
+def random_ops(graph: Any) -> list[str]:
+    """Types of a graph's ops that draw random numbers, sorted."""
+    return sorted({op for op in op_types(graph) if any(word in op for word in _RANDOM)})

@@ -102,9 +102,12 @@ def _has_state(layer: Any) -> Iterator[Problem]:
 
 
 def _has_precision(layer: Any) -> Iterator[Problem]:
-    if layer.compute_dtype in ("float16", "bfloat16"):
+    if layer.variable_dtype in ("float16", "bfloat16"):
         yield Problem(
-            layer.name, "precision", f"it computes in {layer.compute_dtype}, in which norms overflow", "use float32"
+            layer.name,
+            "precision",
+            f"its variables are {layer.variable_dtype}, in which sums are rounded past the bound",
+            "use a mixed_ policy, or float32",
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import AdaptiveClipping, PrivacyPlan, UserBound, make_private
+from privacy_pipeline.dp.clipping.edge import within
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers
@@ -112,3 +113,11 @@ def test_the_noise_follows_the_norm() -> None:
     assert abs(ratio.mean()) < 5 / np.sqrt(ratio.size)
     assert abs(ratio.var() - 1) < 5 * np.sqrt(2 / ratio.size)
     assert made.sum_multiplier > 10  # next to all of the budget goes to the count
+
+
+def test_the_count_has_no_jump_at_the_edge() -> None:
+    """Rounding of 4,096 units at the norm moves the count by far less than the 1/2 that one unit may."""
+    at = np.full(4096, 1.0)
+    rounded = within(tf.constant(at * (1 + 1e-7)), 1.0).numpy().sum() - within(tf.constant(at), 1.0).numpy().sum()
+    assert abs(rounded) < 0.01
+    assert within(tf.constant([0.0, 0.9, 1.0, 1.1, 9.0]), 1.0).numpy().tolist() == [0.5, 0.5, 0.0, -0.5, -0.5]

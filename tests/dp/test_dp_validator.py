@@ -150,7 +150,7 @@ class CentredInTraining(L.Layer):
         (lambda: L.ActivityRegularization(0.1, name="guilty"), "add_loss"),
         (lambda: Adding(name="guilty"), "add_loss"),
         (lambda: L.SpectralNormalization(L.Dense(2), name="guilty"), "stateful"),
-        (lambda: L.Dense(2, dtype="mixed_float16", name="guilty"), "precision"),
+        (lambda: L.Dense(2, dtype="float16", name="guilty"), "precision"),
     ],
 )
 def test_names_the_layer_and_says_what_to_use(layer: Any, kind: str) -> None:

@@ -237,5 +237,5 @@ def _keeps_apart(function: Callable[[Any], Any], values: Any, variables: Sequenc
         made[:] = vectorized(function, tf.nest.pack_sequence_as(values, list(given)), variables)
         return made
 
-    graph = tf.function(run, autograph=False).get_concrete_function(*specs).graph
+    graph = tf.function(run).get_concrete_function(*specs).graph
     return prove(graph, batch=graph.inputs[: len(specs)], targets=made).proven

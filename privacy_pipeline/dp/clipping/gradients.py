@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.dp.clipping.edge import within
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, mapped, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
 from privacy_pipeline.dp.clipping.parts import Part, kept, squared, tensors_of_part
@@ -83,8 +84,8 @@ def _weights(
     Before `scale`, the factor bounds the gradient by the group's norm. Squared norms are float64, so that none of a
     finite float32 gradient overflows; a factor below 1e-38, of a gradient more than 1e38 times what it may add, is 0.
 
-    Also the centred count of units that stay as they are: 1/2 for each whose norm is within the (first) bound, -1/2
-    for each other, 0 for those that count as nothing.
+    Also the centred count of units that stay as they are: see `edge.within` for the (first) bound, and 0 for those that
+    count as nothing.
     """
     norms = groups.norms if norm is None else [tf.cast(norm, tf.float64)]
     totals = [
@@ -99,7 +100,7 @@ def _weights(
         safe = tf.where(finite, total, tf.ones_like(total))
         factor = bound * tf.math.rsqrt(tf.maximum(safe, bound**2)) * ((1 - _MARGIN) * scale)
         factors.append(tf.cast(tf.where(finite, factor, tf.zeros_like(factor)), dtype))
-    halves = tf.where(totals[0] <= norms[0] ** 2, 0.5, -0.5)
+    halves = within(tf.sqrt(tf.where(finite, totals[0], tf.zeros_like(totals[0]))), norms[0])
     return factors, tf.reduce_sum(tf.where(finite, halves, tf.zeros_like(halves)))
 
 
@@ -140,6 +141,11 @@ class BookKeeping:
         self.verdict = NOT_EXAMINED
         self.targets: Targets = find_targets(model, variables, memory_cap=memory_cap, rows=rows, isolated=isolated)
 
+    @property
+    def groups(self) -> Groups:
+        """Which variables are clipped together."""
+        return self._groups
+
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -176,7 +182,7 @@ class BookKeeping:
             scale: what the sum is multiplied by.
 
         Returns:
-            One tensor for each variable, and a scalar: 1/2 for each unit within its norm, -1/2 for each other one.
+            One tensor for each variable, and a scalar: the sum of `edge.within` over the units.
         """
         parts = self.parts(x, y, training=training, present=present)
         there, dtype = _units_present(present, self.rows), self._variables[0].dtype
@@ -232,6 +238,11 @@ class Vectorised:
         self._map = mapped if one_by_one else vectorized
         self.rows = rows
         self.verdict = NOT_EXAMINED
+
+    @property
+    def groups(self) -> Groups:
+        """Which variables are clipped together."""
+        return self._groups
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
         """Gradients of units; x, y and present are given as [units, rows, ...]."""

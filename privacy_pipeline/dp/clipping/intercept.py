@@ -16,7 +16,7 @@ from privacy_pipeline.dp.clipping import rules_conv, rules_linear, rules_recurre
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, local_rule
 from privacy_pipeline.dp.clipping.isolate import isolated_rule
 from privacy_pipeline.dp.clipping.parts import Part, combine
-from privacy_pipeline.dp.clipping.registry import LayerCall, MakeParts, Rule, rule_for
+from privacy_pipeline.dp.clipping.registry import LayerCall, MakeParts, Rule, in_single, rule_for
 from privacy_pipeline.dp.clipping.units import by_unit
 from privacy_pipeline.dp.rowwise.owners import is_atomic
 
@@ -66,7 +66,8 @@ def find_targets(
         isolated: `id` of each layer that runs on one example at a time.
 
     Raises:
-        NeedsWholeModelError: variables belong to the model itself, so that no layer's rule can cover them.
+        NeedsWholeModelError: variables belong to the model itself, so that no layer's rule can cover them; or a layer
+            without a rule computes in half precision.
     """
     trained = frozenset(variable.ref() for variable in variables)
     rules: dict[int, tuple[Any, Rule]] = {}
@@ -85,6 +86,9 @@ def find_targets(
             return
         rule = rule_for(layer) if len(mine) == len(layer.weights) else None
         if rule is None and (is_atomic(layer) or _own(layer, trained)):
+            if layer.compute_dtype != layer.variable_dtype:
+                # Its weighted sums would be rounded to half precision, and could exceed the bound.
+                raise NeedsWholeModelError(f"layer '{layer.name}' has no rule and computes in {layer.compute_dtype}")
             rule = partial(local_rule, variables=mine, memory_cap=memory_cap, unit=rows)
             slow.append(f"{layer.name} ({type(layer).__name__})")
         if rule is not None:
@@ -125,7 +129,8 @@ class Recorder:
             variables: what is trained.
             rows: examples of a unit.
         """
-        gradients = self.tape.gradient(total, self.taps, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        found_by_tape = self.tape.gradient(total, self.taps, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = [in_single(gradient) for gradient in found_by_tape]
         found: dict[Any, list[tuple[Any, Part]]] = {}
         for layer, start, count, make_parts in self.calls:
             for ref, part in make_parts(gradients[start : start + count]).items():

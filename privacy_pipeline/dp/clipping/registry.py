@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tensorflow as tf
+
 from privacy_pipeline.dp.clipping.parts import Part
 from privacy_pipeline.errors import BadInputError
 
@@ -48,6 +50,15 @@ class LayerCall:
         finally:
             for name, value in before.items():
                 object.__setattr__(self.layer, name, value)
+
+
+def in_single(values: Any) -> Any:
+    """Half-precision values as float32; others unchanged.
+
+    Inputs that a rule captures and gradients that it is given are cast before products of them are formed, so that
+    norms and weighted sums are of the same gradients, in float32, however roughly these came about.
+    """
+    return tf.cast(values, tf.float32) if values.dtype in (tf.float16, tf.bfloat16) else values
 
 
 Rule = Callable[[LayerCall], Any]

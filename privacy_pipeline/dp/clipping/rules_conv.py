@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.parts import MatrixPart, Part, VectorPart, is_direct
-from privacy_pipeline.dp.clipping.registry import LayerCall, register_rule
+from privacy_pipeline.dp.clipping.registry import LayerCall, in_single, register_rule
 from privacy_pipeline.dp.clipping.rules_linear import activated, bias_part, linear
 
 _Layers = tf.keras.layers
@@ -142,7 +142,7 @@ class _ConvolutionPart:
 
 
 def _kernel_part(layer: Any, inputs: Any, outputs: Any) -> Part:
-    shape = layer.kernel.shape
+    inputs, shape = in_single(inputs), layer.kernel.shape
     known = None not in inputs.shape[1:] and None not in outputs.shape[1:]
     if layer.groups == 1 and known:
         places, width = outputs.shape[1:-1].num_elements(), shape[:-1].num_elements()
@@ -188,7 +188,7 @@ def depthwise_convolution(call: LayerCall) -> Any:
     call.tap(outputs)
 
     def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
-        patches, size = _patches(layer, inputs)
+        patches, size = _patches(layer, in_single(inputs))
         head, channels = tf.shape(patches)[:2], inputs.shape[-1]
         split = tf.reshape(patches, tf.concat([head, [size, channels]], 0))
         out = tf.reshape(_flat(gradients[0]), tf.concat([head, [channels, layer.depth_multiplier]], 0))

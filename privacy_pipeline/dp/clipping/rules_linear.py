@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.parts import EmbeddingPart, MatrixPart, OuterPart, Part, VectorPart
-from privacy_pipeline.dp.clipping.registry import LayerCall, register_rule
+from privacy_pipeline.dp.clipping.registry import LayerCall, in_single, register_rule
 
 _Layers = tf.keras.layers
 
@@ -21,6 +21,7 @@ def linear_part(inputs: Any, outputs: Any, shape: Any) -> OuterPart | MatrixPart
         outputs: gradients of what came out, [B, ..., Q].
         shape: the variable's shape; P*Q numbers, P slow and Q fast.
     """
+    inputs = in_single(inputs)
     if inputs.shape.rank == 2:
         return OuterPart(inputs, outputs, shape)
     flat = [_positions(side) for side in (inputs, outputs)]
@@ -116,6 +117,7 @@ def einsum_dense(call: LayerCall) -> Any:
 
 def _einsum_part(terms: tuple[str, str, str], inputs: Any, outputs: Any, shape: Any) -> Part:
     first, kernel, right = terms
+    inputs = in_single(inputs)
     batch = first[0]
     contracted = [letter for letter in kernel if letter in first and letter not in right]
     produced = [letter for letter in kernel if letter in right and letter not in first]
@@ -140,32 +142,40 @@ def _embedding_supported(layer: Any) -> bool:
 
 @register_rule(_Layers.Embedding, supports=_embedding_supported)
 def embedding(call: LayerCall) -> Any:
-    """Embedding: gradients of looked-up rows, added up where an example looks a row up twice."""
-    layer, ids = call.layer, tf.cast(call.inputs(), tf.int64)
-    outputs = call.original(*call.args, **call.kwargs)
-    call.tap(outputs)
+    """Embedding: gradients of looked-up rows, added up where an example looks a row up twice.
+
+    An id outside [0, input_dim) gives zeros and has no gradient, on every device: TensorFlow's own lookup gives zeros
+    on a GPU, and on a CPU ends the step with an error that shows the id. No id can count as another example's.
+    """
+    layer, given = call.layer, tf.cast(call.inputs(), tf.int64)
+    known = tf.logical_and(given >= 0, given < layer.input_dim)
+    ids = tf.where(known, given, tf.zeros_like(given))
+    looked = call.original(ids, **{name: value for name, value in call.kwargs.items() if name != "inputs"})
+    call.tap(looked)
+    outputs = tf.where(known[..., None], looked, tf.zeros_like(looked))
 
     def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
         positions = 1 if ids.shape.rank == 1 else ids.shape[1:].num_elements()
         count = tf.reduce_prod(tf.shape(ids)[1:]) if positions is None else positions
         flat = tf.reshape(ids, tf.stack([tf.shape(ids)[0], count]))
-        looked_up = tf.reshape(gradients[0], tf.stack([tf.shape(ids)[0], count, layer.output_dim]))
-        return {layer.embeddings.ref(): EmbeddingPart(flat, looked_up, layer.input_dim)}
+        each = tf.reshape(gradients[0], tf.stack([tf.shape(ids)[0], count, layer.output_dim]))
+        return {layer.embeddings.ref(): EmbeddingPart(flat, each, layer.input_dim)}
 
-    call.record([outputs], parts)
+    call.record([looked], parts)
     return outputs
 
 
 def _scaled_and_shifted(call: LayerCall, normal: Any, gamma: Any, beta: Any, axes: Sequence[int]) -> Any:
-    """Normal * gamma + beta along `axes`, recorded."""
-    rank = normal.shape.rank
+    """Normal * gamma + beta along `axes`, recorded; in float32 where the layer computes in half precision."""
+    rank, given = normal.shape.rank, normal.dtype
+    normal = in_single(normal)
     broadcast = [normal.shape[axis] if axis in axes else 1 for axis in range(rank)]
     rest = [axis for axis in range(1, rank) if axis not in axes]
     outputs = normal
     if gamma is not None:
-        outputs = outputs * tf.reshape(gamma, broadcast)
+        outputs = outputs * tf.cast(tf.reshape(gamma, broadcast), normal.dtype)
     if beta is not None:
-        outputs = outputs + tf.reshape(beta, broadcast)
+        outputs = outputs + tf.cast(tf.reshape(beta, broadcast), normal.dtype)
     call.tap(outputs)
 
     def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
@@ -177,7 +187,7 @@ def _scaled_and_shifted(call: LayerCall, normal: Any, gamma: Any, beta: Any, axe
         return made
 
     call.record([outputs], parts)
-    return outputs
+    return tf.cast(outputs, given)
 
 
 def _axes(layer: Any, rank: int) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.parts import Part, VectorPart
-from privacy_pipeline.dp.clipping.registry import LayerCall, register_rule
+from privacy_pipeline.dp.clipping.registry import LayerCall, in_single, register_rule
 from privacy_pipeline.dp.clipping.rules_linear import bias_part, linear_part
 
 _Layers = tf.keras.layers
@@ -159,6 +159,7 @@ def _gru_before(cell: Any) -> _Step:
 
 def _reset_before_part(before: Any, own: Any, units: int) -> VectorPart:
     """Recurrent kernel where the reset gate acts first: two inputs, one for two gates and one for the candidate."""
+    before = in_single(before)
     hidden, left = before[..., :units], before[..., units:]
     gates = tf.matmul(hidden, own[..., : 2 * units], transpose_a=True)
     candidate = tf.matmul(left, own[..., 2 * units :], transpose_a=True)

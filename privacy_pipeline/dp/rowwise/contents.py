@@ -67,8 +67,48 @@ def computed(call: OpCall) -> list[Any] | None:
     outputs = found if isinstance(found, list) else [found]
     if any(one is None for one in outputs):
         return None
+    outputs = [_as_computed(call, one) for one in outputs]
+    if any(one is None for one in outputs):
+        return None
     held = [np.asarray(one, dtype=object) for one in outputs]
     return held if all(one.size <= _MOST for one in held) else None
+
+
+_WHOLE = {"int32": 2**31, "int64": 2**63}
+
+
+def _as_computed(call: OpCall, numbers: Any) -> Any:
+    """Numbers as the op's type holds them; None where it would wrap them around, or round them in a way of its own."""
+    from tensorflow import dtypes
+
+    attr = next((name for name in ("DstT", "T", "Tidx") if name in call.node.attr), None)
+    kind = dtypes.as_dtype(call.node.attr[attr].type) if attr else dtypes.int64
+
+    def held(number: Any) -> Any:
+        if isinstance(number, bool) or number is OPAQUE:
+            return number
+        if isinstance(number, float):
+            if kind not in (dtypes.float32, dtypes.float64):
+                raise ValueError(kind)
+            return float(kind.as_numpy_dtype(number))
+        if kind in (dtypes.float32, dtypes.float64):
+            return number
+        most = _WHOLE[kind.name]  # of other types nothing is known
+        if not isinstance(number, Count) and not -most <= number < most:
+            raise ValueError(number)
+        return number
+
+    try:
+        return _elementwise(held, [np.asarray(numbers, dtype=object)])
+    except (KeyError, ValueError, OverflowError):
+        return None
+
+
+def _truncated(a: Any, b: Any) -> Any:
+    """Quotient rounded to zero: the same as rounded down where neither is negative."""
+    if any(isinstance(one, float) or (not depends(one) and one < 0) for one in (a, b)):
+        raise ValueError
+    return sizes.divide(a, b)
 
 
 def _elementwise(function: Callable[..., Any], arrays: Sequence[Any]) -> Any:
@@ -92,9 +132,9 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "AddV2": sizes.add,
     "Sub": sizes.subtract,
     "Mul": sizes.multiply,
-    "Div": sizes.divide,
+    "Div": _truncated,
     "FloorDiv": sizes.divide,
-    "TruncateDiv": sizes.divide,
+    "TruncateDiv": _truncated,
     "RealDiv": sizes.real_divide,
     "FloorMod": sizes.remainder,
     "Maximum": sizes.maximum,

@@ -23,7 +23,8 @@ def function_call(call: OpCall) -> Result:
 def branch(call: OpCall) -> Result:
     """Both branches, under a condition that no row decides."""
     condition, arguments = call.inputs[0], call.inputs[1:]
-    known = None if condition.content is None else condition.content.reshape(-1)[0]
+    # Of a vector, TensorFlow asks whether it is empty.
+    known = None if condition.content is None or condition.content.ndim else condition.content.item()
     names = [_function(call, "then_branch"), _function(call, "else_branch")]
     if known is not None and known is not OPAQUE:
         return call.evaluator.call(names[0 if known else 1], arguments)

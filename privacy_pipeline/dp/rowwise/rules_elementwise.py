@@ -61,10 +61,17 @@ def cast(call: OpCall) -> Result:
     value = call.inputs[0]
     if call.type == "Bitcast" and call.static(0) is not None and len(call.static(0) or ()) != value.rank:
         return call.unknown("it changes the number of axes")
-    keeps = call.whole_numbers("SrcT") and call.whole_numbers("DstT")
+    # Shorter integers wrap around: an index would become that of another row.
+    keeps = call.type == "Cast" and _long(call, "SrcT") and _long(call, "DstT")
     if value.span and not keeps:
         return call.unknown("it computes with the place of rows")
     return replace(value, content=None, bound=value.bound if keeps else 0)
+
+
+def _long(call: OpCall, attr: str) -> bool:
+    from tensorflow import dtypes
+
+    return dtypes.as_dtype(call.node.attr[attr].type) in (dtypes.int32, dtypes.int64)
 
 
 def aligned(call: OpCall, values: list[Value]) -> Value:

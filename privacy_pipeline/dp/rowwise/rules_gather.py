@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
-from privacy_pipeline.dp.rowwise.sizes import Count, Dim
+from privacy_pipeline.dp.rowwise.sizes import Count, Dim, depends
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
 
 _OTHERS = "it takes rows by a place in the batch"
@@ -28,6 +28,8 @@ def gather(call: OpCall) -> Result:
     values, indices, numbers = call.inputs[0], call.inputs[1], call.constant(2)
     if numbers is None or values.shape is None or indices.shape is None:
         return call.unknown("its axis is not known")
+    if values.span or depends(numbers[0]):
+        return call.unknown("it computes with the number or the place of rows")
     axis, batch = int(numbers[0]) % max(1, values.rank), call.number("batch_dims")
     batch = batch % indices.rank if batch < 0 else batch
     if any(value.kind is Kind.COUNT for value in (values, indices)):
@@ -72,7 +74,7 @@ def gather_nd(call: OpCall) -> Result:
     """Public values by indices of rows, or rows by public indices that leave their axis whole."""
     values, indices = call.inputs
     if values.kind is not Kind.ROWS:
-        if indices.kind is Kind.ROWS and indices.axis() < indices.rank - 1:
+        if values.kind is Kind.PUBLIC and indices.kind is Kind.ROWS and indices.axis() < indices.rank - 1:
             return call.rows(indices.layout or Layout(0))
         return call.unknown("no rule covers this form of the op")
     depth = indices.shape[-1] if indices.shape else None
@@ -89,6 +91,8 @@ def scatter(call: OpCall) -> Result:
     numbers = call.constant(2)
     if values.kind is not Kind.ROWS or indices.kind is not Kind.ROWS or values.layout is None:
         return call.unknown("no rule covers this form of the op")
+    if values.span:
+        return call.unknown("it computes with the place of rows")
     depth = indices.shape[-1] if nd and indices.shape else 1
     flat = indices.axis() == values.axis() == 0 and indices.rank == (2 if nd else 1) and depth == 1
     if not flat or not indices.span or indices.layout != values.layout or values.layout.outer != 1:

@@ -19,7 +19,9 @@ def _element(value: Value) -> Value:
 
 @rule("TensorListReserve", "EmptyTensorList", raw=True)
 def empty_list(call: OpCall) -> Result:
-    """A list that nothing was put into."""
+    """A list that nothing was put into, of a public length."""
+    if call.type == "TensorListReserve" and call.inputs[1].kind is not Kind.PUBLIC:
+        return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
     return Value(Kind.PUBLIC, is_list=True, empty=True)
 
 
@@ -81,7 +83,9 @@ def stacked(call: OpCall) -> Result:
         return replace(_element(held), shape=call.static(0))
     inferred = call.static(0)
     first: Dim = inferred[0] if inferred else None
-    return call.rows(Layout(held.axis() + 1, held.layout.outer, held.layout.inner), [first, *held.shape])
+    return call.rows(
+        Layout(held.axis() + 1, held.layout.outer, held.layout.inner), [first, *held.shape], span=held.span
+    )
 
 
 def _as_tensors(call: OpCall, held: Value) -> Result:
@@ -99,5 +103,7 @@ def list_sizes(call: OpCall) -> Result:
 
 @rule("TensorListResize", raw=True)
 def resized(call: OpCall) -> Result:
-    """The same elements."""
+    """The same elements, and a public number of others."""
+    if call.inputs[1].kind is not Kind.PUBLIC:
+        return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
     return call.inputs[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.sizes import depends
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
 
 
@@ -65,7 +66,9 @@ def average_pooling_gradient(call: OpCall) -> Result:
         return call.unknown("its shape is not known")
     if not _windows(call):
         return call.mixed("it moves a window over the batch")
-    return call.rows(layout, [number if isinstance(number, int) else None for number in numbers])
+    if any(depends(number) for number in numbers[1:]):
+        return call.unknown("a size depends on the number of rows")
+    return call.rows(layout, numbers)
 
 
 _IMAGES = (
@@ -75,10 +78,18 @@ _IMAGES = (
 )
 
 
+_PIXELS = ("AdjustHue", "AdjustSaturation", "RGBToHSV", "HSVToRGB")  # each pixel by itself
+_GRADIENTS = ("ResizeBilinearGrad", "ResizeBicubicGrad", "LRNGrad")  # of images that they take too
+
+
 @rule(*_IMAGES)
 def images(call: OpCall) -> Result:
     """Ops that work on each image of a batch."""
     having = call.with_rows()
+    if len(having) > 1 and call.type not in _GRADIENTS:
+        return call.unknown("it takes the data for an argument that is a size or a filter")
+    if call.inputs[0].rank < (2 if call.type in _PIXELS else 4):
+        return call.mixed("it takes the batch for an axis of the image")
     if call.inputs[0].kind is not Kind.ROWS:
         return call.unknown("it takes the data for an argument that is a size or a filter")
     if any(value.kind is Kind.COUNT for value in call.inputs):
@@ -138,6 +149,8 @@ def batch_normalization_gradient(call: OpCall) -> Result:
         return outputs + [call.public(output) for output in range(3, call.node.outputs)]
     if call.flag("is_training"):
         return call.mixed("it takes mean and variance over the batch")
+    if any(other.kind is not Kind.PUBLIC for other in (scale, mean, variance)):
+        return call.unknown("its statistics depend on the data")
     summed = call.mixed("it sums over the batch")  # the gradients of scale and offset
     call.evaluator.offences.pop()
     return outputs + [summed] * (call.node.outputs - 1)

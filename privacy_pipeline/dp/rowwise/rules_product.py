@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
-from privacy_pipeline.dp.rowwise.sizes import Dim
+from privacy_pipeline.dp.rowwise.sizes import Dim, depends
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
 
 _SUMMED = "it sums products over the batch"
@@ -141,5 +141,6 @@ def transposed_convolution(call: OpCall) -> Result:
     numbers = call.constant(0)
     if numbers is None or numbers[0] != value.layout.size:
         return call.unknown("its shape is not known")
-    shape = [number if isinstance(number, int) else None for number in numbers]
-    return call.rows(value.layout, shape)
+    if any(depends(number) for number in numbers[1:]):
+        return call.unknown("its shape depends on the number of rows")
+    return call.rows(value.layout, numbers)

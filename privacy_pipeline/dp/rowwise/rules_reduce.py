@@ -104,6 +104,15 @@ _LAST = {
 }
 
 
+# Those whose second argument may have rows too.
+_SECOND = ("MatrixSolve", "MatrixTriangularSolve", "CholeskyGrad", "MatrixSetDiag", "MatrixSetDiagV3")
+
+
+def _spreads(call: OpCall, value: Value, other: Value) -> bool:
+    """Whether the op spreads two tensors against each other from their last axes, so that equal axes do not meet."""
+    return call.type == "MatrixTriangularSolve" and value.rank != other.rank
+
+
 @rule(*_LAST)
 def last_axes(call: OpCall) -> Result:
     """Work on the last axes of each row; other arguments with rows have to lie alike."""
@@ -112,8 +121,10 @@ def last_axes(call: OpCall) -> Result:
         return call.unknown("it takes rows for an argument other than its first")
     if value.axis() >= value.rank - _LAST[call.type]:
         return call.mixed(f"it works {_INSTEAD} (axis {value.axis()})")
-    for other in call.inputs[1:]:
-        if other.kind is Kind.ROWS and other.layout != value.layout:
+    for place, other in enumerate(call.inputs[1:], start=1):
+        if other.kind is Kind.ROWS and (place > 1 or call.type not in _SECOND):
+            return call.unknown("an argument that is no tensor of rows depends on the data")
+        if other.kind is Kind.ROWS and (other.layout != value.layout or _spreads(call, value, other)):
             return call.mixed("it puts rows together that lie at different places")
         if other.kind is Kind.PUBLIC and other.rank > value.axis() and other.shape is not None and other.rank > 1:
             return call.unknown("a public argument has an axis where the rows lie")
@@ -130,6 +141,8 @@ def top_k(call: OpCall) -> Result:
         return call.unknown("how many are taken depends on the data")
     if value.axis() == value.rank - 1:
         return call.mixed(f"it sorts {_INSTEAD} (axis {value.axis()})")
+    if len(call.inputs) > 1 and call.inputs[1].kind is not Kind.PUBLIC:
+        return call.unknown("how many are taken depends on the number of rows")
     size = value.shape[-1]
     bound = size if isinstance(size, int) else 0
     sizes = [*value.shape[:-1], None]
@@ -179,6 +192,8 @@ def dense_bincount(call: OpCall) -> Result:
         return call.mixed(f"it counts {_INSTEAD}")
     if weights.kind is Kind.ROWS and weights.layout != value.layout:
         return call.mixed("it puts rows together that lie at different places")
+    if weights.kind is Kind.PUBLIC and 0 not in (weights.shape or ()):
+        return call.mixed("its values depend on the place of a row in the batch")
     if call.inputs[1].kind is not Kind.PUBLIC or weights.kind not in (Kind.ROWS, Kind.PUBLIC):
         return call.unknown("its size depends on the data")
     return call.rows(value.layout)

@@ -115,7 +115,9 @@ def broadcast_to(call: OpCall) -> Result:
     axis = len(numbers) - value.rank + value.axis()
     if axis < 0 or numbers[axis] not in (value.shape[value.axis()], -1):
         return call.mixed("it spreads a row over the places of other rows")
-    return call.rows(replace(value.layout, axis=axis), [None if n is OPAQUE else n for n in numbers])
+    if any(depends(number) for place, number in enumerate(numbers) if place != axis):
+        return call.mixed("it repeats values of a row as often as there are rows")
+    return call.rows(replace(value.layout, axis=axis), numbers)
 
 
 @rule("Tile")
@@ -125,8 +127,8 @@ def tile(call: OpCall) -> Result:
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or numbers is None:
         return call.unknown("how often it repeats is not known")
     times = numbers[value.axis()]
-    if not isinstance(times, int):
-        return call.mixed("it repeats rows as often as there are rows")
+    if any(depends(number) for number in numbers):
+        return call.mixed("it repeats rows, or values of a row, as often as there are rows")
     pairs = zip(value.shape, numbers, strict=True)
     grown: list[Dim] = []
     for size, number in pairs:
@@ -208,6 +210,8 @@ def unpack(call: OpCall) -> Result:
 def split(call: OpCall) -> Result:
     """Cut along another axis; along their own only into parts in which all rows are."""
     named = call.type == "Split"
+    if not named and call.inputs[1].kind is not Kind.PUBLIC:
+        return call.unknown("where it cuts depends on the data or on the number of rows")
     value, axis = call.inputs[1 if named else 0], call.constant(0 if named else 2)
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or axis is None:
         return call.unknown("its axis is not known")
@@ -234,6 +238,8 @@ def pad(call: OpCall) -> Result:
     place = 2 * value.axis()
     if numbers[place] != 0 or numbers[place + 1] != 0:
         return call.mixed("it moves the rows to other places")
+    if any(depends(number) for number in numbers):
+        return call.unknown("how much it pads depends on the number of rows")
     sign = -1 if call.type == "MirrorPadGrad" else 1
     shape: list[Dim] = []
     for axis, size in enumerate(value.shape):
@@ -253,6 +259,8 @@ def space_and_batch(call: OpCall) -> Result:
     value, block = call.inputs[0], call.constant(1)
     if value.layout is None or value.shape is None or block is None or not all(isinstance(one, int) for one in block):
         return call.unknown("its blocks are not known")
+    if call.inputs[2].kind is not Kind.PUBLIC:
+        return call.unknown("how much it pads depends on the data or on the number of rows")
     if value.axis() != 0:
         return call.mixed("it moves values from one row to another")
     pieces = int(sizes.product(block))  # type: ignore[arg-type]

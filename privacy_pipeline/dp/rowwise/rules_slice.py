@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
-from privacy_pipeline.dp.rowwise.sizes import Dim
+from privacy_pipeline.dp.rowwise.sizes import Dim, depends
 from privacy_pipeline.dp.rowwise.slicing import Cut, size_of, strided
 from privacy_pipeline.dp.rowwise.values import Kind, Value
 
 _TAKES = "it takes single rows, or rows in another order, out of the batch"
+_COUNTED = "how much it takes of a row depends on the number of rows"
 
 
 @rule("StridedSlice")
@@ -24,6 +25,8 @@ def strided_slice(call: OpCall) -> Result:
     own = next(cut for cut in cuts if cut.axis == value.axis())
     if not own.whole(value.shape[value.axis()]):
         return call.mixed(_TAKES)
+    if any(depends(end) for cut in cuts if cut is not own for end in (cut.start, cut.stop)):
+        return call.unknown(_COUNTED)
     left = [cut for cut in cuts if not cut.single]
     shape = [1 if cut.axis is None else size_of(cut, value.shape[cut.axis]) for cut in left]
     layout = replace(value.layout, axis=left.index(own))
@@ -62,6 +65,8 @@ def plain_slice(call: OpCall) -> Result:
     axis = value.axis()
     if starts[axis] != 0 or counts[axis] not in (-1, value.shape[axis]):
         return call.mixed(_TAKES)
+    if any(depends(number) for number in (*starts, *counts[:axis], *counts[axis + 1 :])):
+        return call.unknown(_COUNTED)
     shape: list[Dim] = []
     for size, start, count in zip(value.shape, starts, counts, strict=True):
         if isinstance(count, int) and count >= 0:
@@ -86,4 +91,6 @@ def strided_slice_gradient(call: OpCall) -> Result:
     own: Cut = left[gradient.axis()]
     if own.axis is None or sizes[own.axis] != gradient.layout.size or not own.whole(sizes[own.axis]):
         return call.mixed("it puts rows at the places of others")
+    if any(depends(end) for cut in cuts if cut is not own for end in (cut.start, cut.stop)):
+        return call.unknown(_COUNTED)
     return call.rows(replace(gradient.layout, axis=own.axis), sizes)

@@ -43,7 +43,7 @@ def strided(call: OpCall, rank: int, first: int = 1) -> list[Cut] | None:
         first: place of the input that holds the starts; stops and steps follow.
     """
     starts, stops, steps = (call.constant(first + place) for place in range(3))
-    if starts is None or stops is None or steps is None:
+    if starts is None or stops is None or steps is None or not all(isinstance(step, int) for step in steps):
         return None
     masks = {name: call.number(f"{name}_mask") for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
     entries = len(starts)

@@ -161,9 +161,12 @@ def join(a: Value, b: Value) -> Value | None:
         return worst
     if worst.kind is Kind.ROWS and (a.kind is not b.kind or a.layout != b.layout or a.span != b.span):
         return None
+    shape = _joined_shape(a, b)
+    if worst.kind is Kind.ROWS and shape is None:
+        return None
     return Value(
         worst.kind,
-        _joined_shape(a, b),
+        shape,
         worst.layout,
         content=a.content if _same_content(a.content, b.content) else None,
         assumed=a.assumed or b.assumed,
