@@ -75,7 +75,7 @@ def test_zoo_entries_are_what_they_say(entry: Entry) -> None:
 def test_mixing_is_refused_or_bounded(entry: Entry) -> None:
     taken, message = judged(entry.name)
     if taken is not None:
-        moved = harness.movement(taken[0], run_of(*taken))
+        moved = harness.movement(taken[0], run_of(*taken), random=entry.random)
         assert moved.replaced <= 2 + ROUNDING, moved
         assert moved.removed <= 1 + ROUNDING, moved
     else:
@@ -104,7 +104,7 @@ def test_honest_models_train_as_by_hand(entry: Entry) -> None:
         right = harness.clipped_by_hand(made, made.x, made.y)
         for value, expected in zip(run(made.x, made.y), right, strict=True):
             np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-4)
-    moved = harness.movement(made, run)
+    moved = harness.movement(made, run, random=entry.random)
     assert moved.replaced <= 2 + ROUNDING, moved
     assert moved.removed <= 1 + ROUNDING, moved
 

@@ -83,8 +83,8 @@ def refused(model: Any, loss: Any, x: Any, y: Any) -> str | None:
 
 def clipped_sum_of(
     model: Any, loss: Any, x: Any, y: Any, *, training: bool = True, clipper: Any = None
-) -> Callable[[Any, Any], list[Any]]:
-    """The clipped sum that the engine would release, of (x, y), under the same masks at each call.
+) -> Callable[..., list[Any]]:
+    """The clipped sum that the engine would release, of (x, y) and who is present, under the same masks at each call.
 
     Args:
         model: the model.
@@ -96,14 +96,18 @@ def clipped_sum_of(
     """
     chosen = clipper_of(model, loss, x, y) if clipper is None else clipper
 
-    @tf.function(input_signature=[specs(x), specs(y)], autograph=False)
-    def run(a: Any, b: Any) -> Any:
-        present = tf.ones(tf.shape(tf.nest.flatten(a)[0])[:1], tf.bool)
+    @tf.function(input_signature=[specs(x), specs(y), tf.TensorSpec([None], tf.bool)], autograph=False)
+    def run(a: Any, b: Any, present: Any) -> Any:
         with keyed_masks(model, tf.constant(_SEED, tf.int64)):
             return chosen.clipped(a, b, training=training, present=present, scale=1.0)[0]
 
     concrete = run.get_concrete_function()
-    return lambda a, b: [value.numpy() for value in concrete(*tf.nest.map_structure(tf.convert_to_tensor, (a, b)))]
+
+    def call(a: Any, b: Any, present: Any = None) -> list[Any]:
+        present = np.ones(rows_of(a), bool) if present is None else present
+        return [value.numpy() for value in concrete(*tf.nest.map_structure(tf.convert_to_tensor, (a, b, present)))]
+
+    return call
 
 
 # --- neighbours --------------------------------------------------------------------------------------------------
@@ -178,7 +182,7 @@ class Movement:
 
     Attributes:
         replaced: most that it moved when a row was replaced; at most 2 by the claim.
-        removed: most that it moved when a row was left out; at most 1 by the claim.
+        removed: most that it moved when a row was left out, or was there as padding; at most 1 by the claim.
         where: what was done when it moved most by a replacement.
     """
 
@@ -191,8 +195,14 @@ class Movement:
             self.replaced, self.where = moved, where
 
 
-def movement(made: Made, run: Callable[[Any, Any], list[Any]]) -> Movement:
-    """The largest movement of a clipped sum by one row, over many values of some rows."""
+def movement(made: Made, run: Callable[..., list[Any]], *, random: bool = False) -> Movement:
+    """The largest movement of a clipped sum by one row, over many values of some rows.
+
+    Args:
+        made: the entry.
+        run: as of `clipped_sum_of`.
+        random: masks go by the row's place, so that a row is not taken out: the others would have other masks.
+    """
     found = Movement()
     for x, y in _bases(made):
         count = rows_of(x)
@@ -200,8 +210,11 @@ def movement(made: Made, run: Callable[[Any, Any], list[Any]]) -> Movement:
         for row in (0, 3, count - 1):
             for what, a, b in neighbours(made, x, y, row):
                 found.saw(distance(run(a, b), before), what)
-            others = np.delete(np.arange(count), row)
-            found.removed = max(found.removed, distance(run(taken(x, others), taken(y, others)), before))
+            without = [run(x, y, np.arange(count) != row)]
+            if not random:
+                others = np.delete(np.arange(count), row)
+                without.append(run(taken(x, others), taken(y, others)))
+            found.removed = max(found.removed, *(distance(sums, before) for sums in without))
     return found
 
 

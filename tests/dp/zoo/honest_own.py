@@ -63,10 +63,6 @@ def _interactions(x: Any) -> Any:
     return x + 0.5 * (tf.square(tf.reduce_sum(x, 1, keepdims=True)) - tf.reduce_sum(tf.square(x), 1, keepdims=True))
 
 
-def _rotated(x: Any) -> Any:
-    return tf.matmul(tf.linalg.expm(x[:, :, None] * x[:, None] * 0.01), x[..., None])[..., 0]
-
-
 table(
     ZOO,
     {
@@ -99,7 +95,6 @@ table(
         "recomputed": tf.recompute_grad(lambda x: tf.nn.gelu(x) * 2.0),
     },
 )
-table(ZOO, {"matrix_exponential_of_each_row": _rotated}, fast=False)
 table(ZOO, {"map_over_rows": lambda x: tf.map_fn(lambda row: row / (1.0 + tf.norm(row)), x)}, fast=False)
 table(
     ZOO,

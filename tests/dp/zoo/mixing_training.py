@@ -129,6 +129,11 @@ def subclassed_model_in_training() -> Made:
 # --- what hides --------------------------------------------------------------------------------------------------
 
 
+def _exponential(x: Any) -> Any:
+    """TensorFlow squares all matrices as often as the largest asks for, so that one that overflows spoils all."""
+    return tf.matmul(tf.linalg.expm(x[:, :, None] * x[:, None] * 0.01), x[..., None])[..., 0]
+
+
 def _large_batch(x: Any) -> Any:
     """Mixes where there are more than five rows."""
     return tf.cond(tf.shape(x)[0] > 5, lambda: x - tf.reduce_mean(x, 0), lambda: tf.identity(x))
@@ -164,6 +169,7 @@ table(
         "only_when_negative": lambda x: x + tf.reduce_sum(tf.nn.relu(-x), 0),
         "only_when_tiny": lambda x: tf.where(tf.reduce_min(tf.abs(x)) < 1e-3, -x, x),
         "only_when_infinite": lambda x: x + 0.0 * tf.reduce_sum(tf.square(x)),
+        "matrix_exponential_of_each_row": _exponential,
         "only_with_more_rows": _large_batch,
         "only_in_double_precision": _double,
         "statistic_rounded": lambda x: x + tf.round(tf.reduce_mean(x, 0) * 5.0),
