@@ -22,10 +22,13 @@ from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.graph_state import require_stateless
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.program import specs_of
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
+from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.users import UserIndex
@@ -114,6 +117,9 @@ class SiloEngine:
         algorithm: client and server optimizer; what a round computes beside them the plan decides.
         key: the run's key; each silo draws from one of its own, derived from it.
 
+    Attributes:
+        verdict: whether the examples of a silo are proven to stay apart in the model.
+
     Raises:
         BadInputError: a model that cannot be trained privately, or data that does not fit it.
         PipelineError: the records are not those of the plan, or a silo's plan has another event than is accounted for.
@@ -135,8 +141,8 @@ class SiloEngine:
         plans = [plan.plan_of(place) for place in range(len(plan.silos))]
         require_one_event(plan, plans)
         stores = [_store(model, records, plan, name) for name, _ in plan.silos]
-        losses = ModelLosses(model.keras, per_example_loss(model.loss))
-        clipper = clipper_of(model=model.keras, losses=losses, plan=plans[0], store=stores[0], memory_cap=_MEMORY_CAP)
+        clipper = _clipper(model, plans[0], *specs_of(stores[0]))
+        self.verdict = clipper.verdict
         self._silos = []
         for place, (name, _) in enumerate(plan.silos):
             optimizer = LocalOptimizer(algorithm.client_optimizer)
@@ -212,6 +218,28 @@ class SiloEngine:
         silo.optimizer.begin(state.round_number)
         silo.steps.run(steps)
         return self._model.weights()
+
+
+def examine(model: FederatedModel, plan: SiloPlan, *, x: Any, y: Any) -> Verdict:
+    """Whether the examples of a silo are proven to stay apart in a model; reads no data.
+
+    Args:
+        model: the model.
+        plan: the plan.
+        x: nest of `tf.TensorSpec` of the inputs, in the form that clients' data has.
+        y: the same of the labels.
+
+    Raises:
+        BadInputError: an example reaches another one, or the model cannot be trained privately.
+    """
+    require_private(model.keras)
+    return _clipper(model, plan.plan_of(0), x, y).verdict
+
+
+def _clipper(model: FederatedModel, plan: PrivacyPlan, x: Any, y: Any) -> Clipper:
+    """What clips the units of each silo, whose plans clip alike."""
+    losses = ModelLosses(model.keras, per_example_loss(model.loss))
+    return clipper_of(model=model.keras, losses=losses, plan=plan, x=x, y=y, memory_cap=_MEMORY_CAP)
 
 
 def silo_key(key: RunKey, name: str) -> RunKey:

@@ -127,6 +127,28 @@ class Randomness(_Part):
     seed_fixed: bool
 
 
+class Rows(_Part):
+    """Whether the examples of a model were proven to stay apart in training. Versions 1 to 6 had none.
+
+    What is not proven and listed in `one_by_one` ran on one example at a time, which keeps examples apart as well. An
+    engine that examines no model says `not_examined`.
+    """
+
+    verdict: Literal["proven", "not_proven", "not_examined"]
+    one_by_one: list[str] = []
+    vectorised_whole_model: bool = False
+
+    @property
+    def in_words(self) -> str:
+        """One line."""
+        if self.verdict == "not_examined":
+            return "not examined: this engine proves nothing of a model's rows"
+        if self.verdict == "not_proven":
+            return f"one example at a time where it is not proven: {'; '.join(self.one_by_one)}"
+        how = "; per-example gradients of the whole model, vectorised" if self.vectorised_whole_model else ""
+        return f"proven for every op of the forward and the backward pass{how}"
+
+
 class Versions(_Part):
     """Hashes that tie the record to code, dependencies and data."""
 
@@ -163,7 +185,7 @@ class PrivacyRecord(_Part):
     further budget that it was charged to.
     """
 
-    record_version: Literal[1, 2, 3, 4, 5, 6] = 6
+    record_version: Literal[1, 2, 3, 4, 5, 6, 7] = 7
     run_id: str
     pipeline: str
     created: str
@@ -177,6 +199,7 @@ class PrivacyRecord(_Part):
     contribution_bound: int | None = None
     relation: str | None = None
     mechanism: Mechanism | None = None
+    rows: Rows | None = None
     preprocessing: Preprocessing | None = None
     tuning: Tuning | None = None
     guarantee: Guarantee | None = None

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.backends.tabular import InputSpec
     from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 Audits = tuple[Mapping[str, str | int | float], ...]  # as the record keeps them
+Specs = Callable[[], Mapping[str, "InputSpec"]]  # transformed features that may enter a model, by name
 ReportProgress = Callable[[int, int, str], None]  # done, total, unit of both ("steps")
 
 
@@ -109,6 +112,8 @@ class Executed:
         resumed_at: step at which a killed attempt was continued with its own key; None for a fresh start.
         tuning: which of several trials this is; None where there was one training. All else here is about the chosen
             trial, but for `event`, which is that of all of it.
+        rows: whether the examples of the model are proven to stay apart in training; None where nothing is clipped by
+            the example.
     """
 
     steps: int
@@ -128,6 +133,7 @@ class Executed:
     accesses: tuple[DataAccess, ...] = ()
     resumed_at: int | None = None
     tuning: Tuned | None = None
+    rows: Verdict | None = None
 
 
 class Backend(Protocol):
@@ -147,6 +153,27 @@ class Backend(Protocol):
 
         Raises:
             BadInputError: the config asks for what the backend cannot guarantee.
+        """
+        ...
+
+    def examine(
+        self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
+    ) -> Verdict | None:
+        """Whether the examples of the config's model are proven to stay apart in training.
+
+        The model is built and traced; no data is read, so that this comes before any budget is reserved.
+
+        Args:
+            config: the whole config.
+            features: the columns and their public domains.
+            plan: what `plan` made.
+            specs: gives the features that may enter the model; asked only where there is something to examine.
+
+        Returns:
+            The verdict; None where no example's gradient is clipped.
+
+        Raises:
+            BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
         """
         ...
 

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import private_plan
-from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from privacy_pipeline.backends.example_data import Examples
+    from privacy_pipeline.data.features import FeaturePlan
     from privacy_pipeline.dp.execution import Execution
     from privacy_pipeline.dp.plan import PrivacyPlan
+    from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 
 class DpSgdBackend:
@@ -38,6 +42,21 @@ class DpSgdBackend:
             AccountingError: there is no proven epsilon for what the config asks for.
         """
         return private_plan.mechanism_plan(config, private_plan.privacy_plan(config, units=units))
+
+    def examine(self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs) -> Verdict:
+        """What is proven of the examples in the model of the config; TensorFlow Privacy is not examined.
+
+        Raises:
+            BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
+        """
+        from privacy_pipeline.backends import keras_io
+
+        found = specs()
+        model = keras_io.model_of(config, features=features, specs=found)
+        private = _under_plan(model, private_plan.reserved_plan(config, plan), config)
+        x, y = keras_io.batch_specs(model, found)
+        verdict: Verdict = private.examine(x, y)
+        return verdict
 
     def verify(self, inputs: TrainingInputs) -> Audits:
         """Measure the plan's noise, and audit its mechanism where the config asks for that.
@@ -90,7 +109,7 @@ class DpSgdBackend:
             tf.keras.utils.set_random_seed(seed)
         # Before the first read, so that a model that is refused has seen no data.
         model = keras_io.build_model(inputs)
-        private = _under_plan(model, plan, inputs)
+        private = _under_plan(model, plan, inputs.config, state_dir=inputs.state_dir, binding=inputs.binding)
         audits = audited(plan, inputs.config) if inputs.audits is None else inputs.audits
         examples = read_examples(
             inputs.train_files,
@@ -138,13 +157,15 @@ def audited(plan: PrivacyPlan, config: PipelineConfig) -> Audits:
     return (result.to_json(),)
 
 
-def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:
-    """The model under its plan, by the engine that the config names; both have the same `fit`."""
+def _under_plan(
+    model: Any, plan: PrivacyPlan, config: PipelineConfig, *, state_dir: Path | None = None, binding: str = ""
+) -> Any:
+    """The model under its plan, by the engine that the config names; both have the same `examine` and `fit`."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
 
-    training = inputs.config.training
+    training = config.training
     optimizer = keras_io.make_optimizer(training)
     if training.dp_sgd is not None and training.dp_sgd.engine == "tensorflow_privacy":
         from privacy_pipeline.backends.tfp_engine import TfpModel
@@ -159,8 +180,8 @@ def _under_plan(model: Any, plan: PrivacyPlan, inputs: TrainingInputs) -> Any:
         optimizer=optimizer,
         loss=loss,
         seed=training.seed,
-        state_dir=inputs.state_dir,
-        binding=inputs.binding,
+        state_dir=state_dir,
+        binding=binding,
     )
 
 
@@ -228,4 +249,5 @@ def _executed(execution: Execution, plan: PrivacyPlan, examples: Examples) -> Ex
         sampler=scheme,
         withheld=execution.withheld,
         resumed_at=execution.resumed_at,
+        rows=execution.verdict,
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.backends.base import Audits, Backend, Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Backend, Executed, Specs, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 # SavedModel leaves this folder to whoever saves one; its loader does not look at it.
 PRIVATE_MODEL = Path("assets.extra") / "private_model"
@@ -32,6 +34,16 @@ class EncryptedBackend:
             BadInputError: as that backend does.
         """
         return _trainer(config).plan(config=config, units=units)
+
+    def examine(
+        self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
+    ) -> Verdict | None:
+        """What the backend that trains finds.
+
+        Raises:
+            BadInputError: as that backend does.
+        """
+        return _trainer(config).examine(config=config, features=features, plan=plan, specs=specs)
 
     def verify(self, inputs: TrainingInputs) -> Audits:
         """What the backend that trains finds.

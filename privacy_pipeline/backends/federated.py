@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import federated_plan, federated_silos
-from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from federated.silos.plan import SiloPlan
     from federated.tff_engine.worker import TffWorker
     from privacy_pipeline.backends.federated_rounds import Rounds
+    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 _SAMPLING = "sampling of clients: NumPy Philox4x64-10 with a 128-bit key"
 
@@ -47,6 +49,18 @@ class FederatedBackend:
         if config.training.silo_column is not None:
             return federated_silos.mechanism_plan(config, federated_silos.silo_plan(config, units=units))
         return federated_plan.mechanism_plan(config, federated_plan.federated_plan(config, clients=units))
+
+    def examine(
+        self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
+    ) -> Verdict | None:
+        """What is proven of the examples of a silo; None where clients are protected, whose rows may mix.
+
+        Raises:
+            BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
+        """
+        if config.training.silo_column is None:
+            return None
+        return federated_silos.examined(config, features=features, plan=plan, specs=specs())
 
     def verify(self, inputs: TrainingInputs) -> Audits:
         """Measure the noise of clients' or silos' mechanism, and audit it where the config asks for that.

@@ -28,6 +28,7 @@ from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp import run_state
 from privacy_pipeline.dp.checkpoints import deterministic_ops
 from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.run_state import RunState
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -52,6 +53,7 @@ class Rounds:
         done: rounds made.
         resumed_at: rounds that an earlier process had made.
         told: called after each round with the number of rounds made.
+        rows: what is proven of the examples of a silo; None where clients are clipped.
     """
 
     cohorts: Cohorts
@@ -65,6 +67,7 @@ class Rounds:
     epoch: int
     done: int = 0
     resumed_at: int | None = None
+    rows: Verdict | None = None
     told: Callable[[int], None] = field(default=lambda done: None, repr=False)
 
     @classmethod
@@ -98,7 +101,7 @@ class Rounds:
             StateMismatch: `state_dir` holds the state of another run; it is destroyed.
             BadInputError: the data does not hold the plan's number of clients, or the model cannot be trained so.
         """
-        federated = _model(model)
+        federated = as_federated(model)
         key, kept = _key(seed), None
         if state_dir is not None and plan is not None:
             bound = binding_of(plan, algorithm, clients, federated, binding)
@@ -157,7 +160,7 @@ class Rounds:
             BadInputError: the model cannot be trained so.
             PipelineError: the records are not those of the plan.
         """
-        federated, silos = _model(model), records.clients.num_clients
+        federated, silos = as_federated(model), records.clients.num_clients
         key, kept = _key(seed), None
         if state_dir is not None:
             bound = binding_of(plan, algorithm, records.clients, federated, binding, owners=records.owners)
@@ -175,6 +178,7 @@ class Rounds:
             kept=kept,
             history={"weights_norm": []},
             epoch=max(1, round(1 / (plan.probability * plan.local_steps))),
+            rows=engine.verdict,
         )
 
     def run(self) -> RoundState:
@@ -262,7 +266,8 @@ def assign(model: Any, state: RoundState) -> None:
             variable.assign(value)
 
 
-def _model(model: Any) -> FederatedModel:
+def as_federated(model: Any) -> FederatedModel:
+    """The config's Keras model, with the loss of the pipeline."""
     import tensorflow as tf
 
     return FederatedModel(model, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))

@@ -7,6 +7,7 @@ config and is refused if it is another one than what was reserved. TensorFlow is
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,9 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.federated_rounds import Rounds
+    from privacy_pipeline.backends.tabular import InputSpec
+    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 BACKEND = "federated"
 ENGINE = "native"
@@ -122,6 +126,29 @@ def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> SiloPlan:
     return plan
 
 
+def examined(
+    config: PipelineConfig, *, features: FeaturePlan, plan: MechanismPlan, specs: Mapping[str, InputSpec]
+) -> Verdict:
+    """What is proven of the examples of a silo in the model of a config; reads no data.
+
+    Args:
+        config: the whole config.
+        features: the columns and their public domains.
+        plan: the mechanism.
+        specs: the transformed features that may enter the model, by name.
+
+    Raises:
+        BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
+    """
+    from federated.silos.engine import examine
+    from privacy_pipeline.backends import keras_io
+    from privacy_pipeline.backends.federated_rounds import as_federated
+
+    model = keras_io.model_of(config, features=features, specs=specs)
+    x, y = keras_io.batch_specs(model, specs)
+    return examine(as_federated(model), reserved_plan(config, plan), x=x, y=y)
+
+
 def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> SiloRecords:
     """Reads the training split, row by silo.
 
@@ -186,6 +213,7 @@ def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
         sampler=Sampler.POISSON.value,
         withheld=WITHHELD,
         resumed_at=None if rounds.resumed_at is None else min(rounds.resumed_at * plan.local_steps, plan.steps),
+        rows=rounds.rows,
     )
 
 

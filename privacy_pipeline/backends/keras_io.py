@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from privacy_pipeline.backends.base import ReportProgress, TrainingInputs
 from privacy_pipeline.backends.tabular import InputSpec, ModelContext
 from privacy_pipeline.backends.user_code import resolve
-from privacy_pipeline.config.models import TrainingSection
+from privacy_pipeline.config.models import PipelineConfig, TrainingSection
 from privacy_pipeline.data.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -169,10 +169,24 @@ def build_model(inputs: TrainingInputs) -> Any:
     Raises:
         BadInputError: `build_model` does not return a functional Keras model with one logit as output.
     """
-    section = inputs.config.model
+    return model_of(inputs.config, features=inputs.features, specs=input_specs(inputs.transform_graph))
+
+
+def model_of(config: PipelineConfig, *, features: FeaturePlan, specs: Mapping[str, InputSpec]) -> Any:
+    """The model of `build_model`, where the transformed features are known without a transform graph.
+
+    Args:
+        config: the whole config.
+        features: the columns and their public domains.
+        specs: the transformed features that may enter the model, by name.
+
+    Raises:
+        BadInputError: as `build_model`.
+    """
+    section = config.model
     context = ModelContext(
-        features=inputs.features,
-        inputs=input_specs(inputs.transform_graph),
+        features=features,
+        inputs=specs,
         hidden_units=tuple(section.hidden_units),
         dropout=section.dropout,
         params=section.params,
@@ -192,6 +206,12 @@ def build_model(inputs: TrainingInputs) -> Any:
             fix=f"name the model's inputs after the features: {sorted(context.inputs)}",
         )
     return model
+
+
+def batch_specs(model: Any, specs: Mapping[str, InputSpec]) -> tuple[dict[str, Any], Any]:
+    """`tf.TensorSpec` of a batch: the model's inputs by name, and the labels as `read_examples` gives them."""
+    inputs = {name: tf.TensorSpec([None, *specs[name].shape], specs[name].dtype) for name in model.input_names}
+    return inputs, tf.TensorSpec([None, 1], tf.float32)
 
 
 def make_optimizer(training: TrainingSection) -> Any:

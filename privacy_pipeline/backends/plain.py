@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs
+from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 GENERATOR = "TensorFlow Philox4x32-10 and NumPy PCG64 (weights, shuffling); no noise"
 
@@ -17,6 +22,13 @@ class PlainBackend:
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> None:
         """No mechanism: a plain run claims nothing."""
+        return None
+
+    def examine(
+        self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
+    ) -> Verdict | None:
+        """Nothing: no example's gradient is clipped."""
+        del config, features, plan, specs
         return None
 
     def verify(self, inputs: TrainingInputs) -> Audits:

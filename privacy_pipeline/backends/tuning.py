@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Any
 import federated
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
-from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, TrainingInputs, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, Specs, TrainingInputs, Tuned
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.tuning_models import Point, TuningSection
+from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
 from privacy_pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.data.features import FeaturePlan
 
 REQUEST, ANSWER = "request.pickle", "answer.pickle"
 GENERATOR = "the operating system's generator (number of trials, hyperparameters)"
@@ -78,6 +80,23 @@ class TunedBackend:
             trial_plan(config, point, units=units, like=first)
         stated = section.model_dump(mode="json", exclude_none=True)
         return dataclasses.replace(first, event=whole_event(section, first.event), tuning=stated)
+
+    def examine(
+        self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
+    ) -> Verdict | None:
+        """What is proven of the examples in the models of all trials that may be drawn: the least of it.
+
+        Raises:
+            BadInputError: as the backend does, for the model of a trial.
+        """
+        section, found = tuning_of(config), dict[str, Verdict | None]()
+        for point in section.space.points():
+            trial = trial_plan(config, point, units=plan.units, like=plan)
+            own = trial_config(config, point, like=trial)
+            shape = own.model.model_dump_json()  # two trials of one model differ in their steps alone
+            if shape not in found:
+                found[shape] = trainer_of(config).examine(config=own, features=features, plan=trial, specs=specs)
+        return least_proven([verdict for verdict in found.values() if verdict is not None])
 
     def verify(self, inputs: TrainingInputs) -> Audits:
         """Measure the noise of every trial that may be drawn, and audit the mechanism that all of them share.

@@ -18,7 +18,7 @@ TABULAR = "tabular"
 
 _PREPROCESSING = "preprocessing_fn"
 _BUILD = "build_model"
-_FRAMEWORK_PREPROCESSING = "privacy_pipeline.components.transform.preprocessing.preprocessing_fn"
+FRAMEWORK_PREPROCESSING = "privacy_pipeline.components.transform.preprocessing.preprocessing_fn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def resolve(use: str) -> ModelCode:
         BadInputError: the module cannot be imported, or defines neither function.
     """
     if use == TABULAR:
-        return ModelCode(preprocessing_fn=_FRAMEWORK_PREPROCESSING, build_model=tabular.build_model)
+        return ModelCode(preprocessing_fn=FRAMEWORK_PREPROCESSING, build_model=tabular.build_model)
     module = _import(use)
     own = {name: getattr(module, name) for name in (_PREPROCESSING, _BUILD) if callable(getattr(module, name, None))}
     if not own:
@@ -55,7 +55,7 @@ def resolve(use: str) -> ModelCode:
             fix="define one of them, or set model: tabular",
         )
     return ModelCode(
-        preprocessing_fn=f"{use}.{_PREPROCESSING}" if _PREPROCESSING in own else _FRAMEWORK_PREPROCESSING,
+        preprocessing_fn=f"{use}.{_PREPROCESSING}" if _PREPROCESSING in own else FRAMEWORK_PREPROCESSING,
         build_model=own.get(_BUILD, tabular.build_model),
     )
 

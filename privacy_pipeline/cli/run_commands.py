@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,10 +98,10 @@ def resume(
 
 
 def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
-    """Validate a config and forecast its privacy cost; reads no data."""
+    """Validate a config, examine its model and forecast its privacy cost; reads no data."""
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.data import source
-    from privacy_pipeline.pipelines import preflight
+    from privacy_pipeline.pipelines import preflight, rows
     from privacy_pipeline.pipelines.announce import announced_class
 
     with errors_as_exit_codes(as_json=as_json):
@@ -108,6 +109,10 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
         span = source.resolve(dataset=loaded.dataset).span
         checked = preflight.check(loaded, span=span)
         plan, forecast = checked.plan, checked.forecast
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+        if checked.plan is not None and not as_json:
+            err.print("[dim]examining whether the model keeps examples apart ...[/]", soft_wrap=True)
+        examined = rows.examine(loaded, checked)
         beside = [charge for charge in checked.charges if charge.ask.node != TRAINER]
         facts: dict[str, object] = {
             "config": str(config),
@@ -117,12 +122,15 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             "privacy_class": announced_class(loaded),
             "plan": plan.parameters() if plan else None,
             "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
+            "rows": examined.to_json(),
             "beside_training": [_beside(charge) for charge in beside],
         }
         if as_json:
             print_json(facts)
         else:
             _print_check(facts)
+            if str(examined):
+                out.print(f"  {escape(str(examined))}", soft_wrap=True)
         for charge in checked.charges:
             if not charge.forecast.fits:
                 raise preflight.over_budget(loaded, checked, charge, span=span, path=config)

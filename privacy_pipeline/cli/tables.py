@@ -58,6 +58,8 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
             ("mechanism", f"{m.name}, noise multiplier {m.noise_multiplier:.4g}, clipping norm {m.clipping_norm:g}"),
             ("batches", f"{m.sampler}, {m.batch_size:,} units, {m.epochs} epochs, {m.steps:,} steps"),
         ]
+    if record.rows is not None:
+        rows.append(("examples stay apart", record.rows.in_words))
     rows += [("audit before the run", text) for text in map(audit_text, record.audits) if text]
     for c in record.compositions:
         rows.append(

@@ -13,12 +13,14 @@ import tensorflow as tf
 from privacy_pipeline.config.ranges import LEARNING_RATE
 from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
+from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import Program, finite_norm
+from privacy_pipeline.dp.program import Program, finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.dp.store import ExampleStore
@@ -37,6 +39,7 @@ class PrivateModel:
     Attributes:
         model: the Keras model; its weights are what is trained.
         plan: the plan.
+        verdict: whether the model's examples are proven to stay apart, as the last `examine` or `fit` found it.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class PrivateModel:
     ) -> None:
         self.model = model
         self.plan = plan
+        self.verdict = NOT_EXAMINED
         self._optimizer = optimizer
         self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights))
         self._seed = seed
@@ -66,6 +70,19 @@ class PrivateModel:
         self._memory_cap = memory_cap
         self._begun = 0
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
+
+    def examine(self, x: Any, y: Any) -> Verdict:
+        """Whether the model's examples are proven to stay apart; reads no data.
+
+        Args:
+            x: nest of `tf.TensorSpec` of the inputs, [None, ...]: an array's shape, or a dict or tuple of them.
+            y: the same of the labels.
+
+        Raises:
+            BadInputError: a row of the model reaches another one, or the model keeps state.
+        """
+        self._clipper(x, y)
+        return self.verdict
 
     def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
         """Trains for the steps of the plan.
@@ -121,6 +138,7 @@ class PrivateModel:
             stopped_early=self._begun < self.plan.steps,
             history=history,
             resumed_at=None if checkpoints is None else checkpoints.resumed_at,
+            verdict=self.verdict,
         )
 
     def destroy_state(self) -> None:
@@ -148,18 +166,22 @@ class PrivateModel:
         return Checkpoints(state, [*self.model.weights, *self._optimizer.variables, *program.state], history)
 
     def _program(self, store: ExampleStore) -> Program:
-        clipper = clipper_of(
-            model=self.model, losses=self._losses, plan=self.plan, store=store, memory_cap=self._memory_cap
-        )
         return program_of(
             model=self.model,
-            clipper=clipper,
+            clipper=self._clipper(*specs_of(store)),
             optimizer=self._optimizer,
             plan=self.plan,
             store=store,
             largest=self._largest,
             norm=self._norm,
         )
+
+    def _clipper(self, x: Any, y: Any) -> Clipper:
+        clipper = clipper_of(
+            model=self.model, losses=self._losses, plan=self.plan, x=x, y=y, memory_cap=self._memory_cap
+        )
+        self.verdict = clipper.verdict
+        return clipper
 
     def _loop(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -33,6 +34,7 @@ class Execution:
         withheld: what is not reported because no noise protects it.
         resumed_at: steps that an earlier process had made when this one went on; None if the run began here. Steps
             that are made again by going on from a checkpoint release nothing new.
+        verdict: what is proven of the model's rows; not examined where the engine proves nothing.
     """
 
     plan: PrivacyPlan
@@ -45,6 +47,7 @@ class Execution:
     history: dict[str, list[float]] = field(default_factory=dict)
     withheld: tuple[str, ...] = WITHHELD
     resumed_at: int | None = None
+    verdict: Verdict = NOT_EXAMINED
 
     @property
     def event(self) -> DpEvent:

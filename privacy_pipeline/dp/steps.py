@@ -20,20 +20,20 @@ from privacy_pipeline.errors import PipelineError
 Losses = Callable[[Any, Any, bool], Any]
 
 
-def clipper_of(*, model: Any, losses: Losses, plan: PrivacyPlan, store: ExampleStore, memory_cap: int) -> Clipper:
+def clipper_of(*, model: Any, losses: Losses, plan: PrivacyPlan, x: Any, y: Any, memory_cap: int) -> Clipper:
     """What clips the units of a plan; data of the same shapes can share it.
 
     Args:
         model: built Keras model.
         losses: (inputs, labels, training) to the loss of each example, [batch].
         plan: the plan.
-        store: the data, of which shapes and dtypes alone are looked at.
+        x: nest of `tf.TensorSpec` of the inputs; no data is looked at.
+        y: nest of `tf.TensorSpec` of the labels.
         memory_cap: bytes for per-example gradients of layers without a clipping rule.
 
     Raises:
         BadInputError: examples are not independent, or the model keeps state.
     """
-    x, y = specs_of(store)
     clipping, users = plan.clipping, plan.users
     norm = clipping.norm if users is None else users.norm(clipping.norm)
     return choose_clipper(

@@ -23,6 +23,7 @@ from privacy_pipeline.accounting.record import (
     Preprocessing,
     PrivacyRecord,
     Randomness,
+    Rows,
     Versions,
 )
 from privacy_pipeline.backends.base import Executed
@@ -104,6 +105,7 @@ def build_record(
         contribution_bound=plan.contribution_bound if plan else None,
         relation=plan.relation.value if plan and private else None,
         mechanism=_mechanism(plan, executed) if plan else None,
+        rows=Rows.model_validate(executed.rows.to_json()) if executed.rows else None,
         preprocessing=_preprocessing(facts.statistics) if facts.statistics else None,
         tuning=tuning,
         guarantee=guarantee,

@@ -152,6 +152,7 @@ class MechanismView(ReportPart):
     name: Quote
     sampler: Quote
     numbers: dict[str, Figure]
+    rows: Quote | None = Field(default=None, description="whether examples are proven to stay apart")
     dp_event: JsonValue
 
 

@@ -25,6 +25,8 @@ def mechanism(material: Material) -> list[Statement]:
         said: Words = [run.mechanism.name, ", batches ", run.mechanism.sampler]
         for name, figure in run.mechanism.numbers.items():
             said += [f", {NUMBERS[name]} ", figure]
+        if run.mechanism.rows is not None:
+            said += [", examples stay apart: ", run.mechanism.rows]
         return said
 
     return by_run(material.trained, words) or [unknown("mechanism: ")]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from privacy_pipeline.accounting.ledger_entries import Entry, State
-from privacy_pipeline.accounting.record import Guarantee, Mechanism, PrivacyRecord
+from privacy_pipeline.accounting.record import Guarantee, Mechanism, PrivacyRecord, Rows
 from privacy_pipeline.reports.dataset_report import AccessView, AssumptionView, AuditView, MechanismView, RunView
 from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source
 from privacy_pipeline.reports.summary import RunSummary
@@ -71,7 +71,7 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
         generator=view.quote("randomness.generator", record.randomness.generator),
         cryptographic=record.randomness.cryptographic,
         metrics=_metrics(summary),
-        mechanism=_mechanism(view, record.mechanism),
+        mechanism=_mechanism(view, record.mechanism, record.rows),
         assumptions=[
             AssumptionView(
                 name=view.quote(f"assumptions.{i}.name", a.name),
@@ -173,7 +173,7 @@ def _metrics(summary: RunSummary) -> dict[str, Figure]:
     }
 
 
-def _mechanism(view: _View, mechanism: Mechanism | None) -> MechanismView | None:
+def _mechanism(view: _View, mechanism: Mechanism | None, rows: Rows | None) -> MechanismView | None:
     if mechanism is None:
         return None
     found = {name: (getattr(mechanism, name), kind) for name, kind in _NUMBERS}
@@ -185,6 +185,7 @@ def _mechanism(view: _View, mechanism: Mechanism | None) -> MechanismView | None
             for name, (value, kind) in found.items()
             if value is not None
         },
+        rows=None if rows is None else view.quote("rows", rows.in_words),
         dp_event=mechanism.dp_event,
     )
 

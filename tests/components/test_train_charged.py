@@ -16,12 +16,13 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, Tuned
+from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs, Tuned
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.trainer import executor
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.errors import BudgetRefusedError, PipelineError
+from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from privacy_pipeline.reports.build import RunFacts
 from privacy_pipeline.spans import Span, union_digest
 from tests.reports.records import UNITS, make_config, make_executed, make_plan
@@ -41,6 +42,7 @@ class FakeBackend:
         self.name = name
         self.trained: list[TrainingInputs] = []
         self.units: list[int | None] = []
+        self.on_examine: Callable[[], Verdict] = lambda: NOT_EXAMINED
         self.on_verify: Callable[[TrainingInputs], Audits] = lambda inputs: ()
         self.on_train: Callable[[TrainingInputs], Executed] = lambda inputs: make_executed()
         self._plan = plan or make_plan()
@@ -48,6 +50,9 @@ class FakeBackend:
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan:
         self.units.append(units)
         return self._plan
+
+    def examine(self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs) -> Verdict:
+        return self.on_examine()
 
     def verify(self, inputs: TrainingInputs) -> Audits:
         return self.on_verify(inputs)
@@ -132,6 +137,25 @@ def several(url: str) -> Ledger:
     return made
 
 
+def test_a_model_whose_rows_mix_is_refused_with_nothing_reserved(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+
+    def on_examine() -> Verdict:
+        raise BadInputError("rows mix")
+
+    backend.on_examine = on_examine
+    with pytest.raises(BadInputError, match="rows mix"):
+        train(backend, url)
+    assert ledger.entries("things") == [] and backend.trained == []
+
+
+def test_the_record_says_what_was_proven_of_the_rows(url: str, ledger: Ledger) -> None:
+    backend = FakeBackend()
+    backend.on_train = lambda inputs: make_executed(rows=Verdict(kind="proven", ops=3))
+    record = train(backend, url)
+    assert record.rows is not None and record.rows.verdict == "proven"
+
+
 def train_over(backend: FakeBackend, url: str, spans: tuple[int, ...], **given: Any) -> Any:
     digest = union_digest({span: str(span) * 64 for span in spans})
     return train(backend, url, span=spans, digest=digest, dataset=KEYED, **given)
@@ -158,7 +182,7 @@ def test_a_training_over_several_spans_is_charged_to_each_budget(url: str, sever
     assert backend.units == [3 * UNITS] and seen == [State.STARTED] * 3
     entries = several.entries("things")
     assert [entry.state for entry in entries] == [State.COMMITTED] * 3
-    assert record.span == (1, 2, 3) and record.record_version == 6
+    assert record.span == (1, 2, 3) and record.record_version == 7
     assert [made.ledger_entry for made in record.compositions] == [entry.id for entry in entries]
     assert [made.budget for made in record.compositions] == [entry.budget for entry in entries]
     assert len(record.further_compositions) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
-from privacy_pipeline.backends import registry
+from privacy_pipeline.backends import keras_io, registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import LABEL_FEATURE
+from privacy_pipeline.dp.rowwise.verdict import PROVEN, UNKNOWN
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import make_config, silo_sizes
 
@@ -112,6 +114,18 @@ def test_serving_takes_serialized_raw_examples_and_gives_probabilities(trained: 
     values = probability.numpy()
     assert np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
     assert values.std() > 1e-3  # it looks at the example
+
+
+def test_what_is_proven_of_the_rows_is_known_before_the_data(name: str, split: Any, trained: Trained) -> None:
+    if trained.plan is None:
+        assert trained.executed.rows is None
+        return
+    specs = functools.partial(keras_io.input_specs, split.transform_graph)
+    backend = registry.load(backend_of(name))
+    verdict = backend.examine(config=config_of(name), features=split.features, plan=trained.plan, specs=specs)
+    assert verdict == trained.executed.rows
+    expected = {"dp_sgd.tensorflow_privacy": UNKNOWN, "federated.private": None}.get(name, PROVEN)
+    assert (verdict and verdict.kind) == expected
 
 
 def test_any_batch_size_can_be_served(trained: Trained, split: Any) -> None:

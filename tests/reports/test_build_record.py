@@ -17,6 +17,8 @@ from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.accounting.release_plan import ReleasePlan
+from privacy_pipeline.cli.tables import privacy_rows
+from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, SlowPart, Verdict
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.build import build_record
 from tests.reports.records import (
@@ -138,6 +140,39 @@ def test_the_guarantee_counts_the_statistics_that_the_model_was_set_up_with() ->
     assert access.covered and "size, colour" in access.detail and "ledger entry 6" in access.detail
     assert "event SHA-256" in access.detail and "at delta 1e-06" in access.detail
     assert not [a for a in alone.data_accesses if a.what == "DP statistics"] and alone.preprocessing is None
+
+
+PART = SlowPart(name="layer 'sorted'", op="'sorted/TopKV2' (TopKV2)", reason="no rule")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "says"),
+    [
+        (Verdict(kind="proven", ops=9), "proven for every op"),
+        (Verdict(kind="proven", ops=9, vectorised=True), "whole model, vectorised"),
+        (Verdict(kind="not_proven", slow=(PART,), times_slower=3.0), str(PART)),
+        (NOT_EXAMINED, "not examined"),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Verdict) else "",
+)
+def test_what_is_proven_of_the_rows_is_kept_and_told(verdict: Verdict, says: str) -> None:
+    record = build_record(
+        config=make_config(),
+        facts=FACTS,
+        executed=make_executed(rows=verdict),
+        plan=make_plan(),
+        composition=COMPOSITION,
+    )
+    assert record.rows is not None and record.rows.verdict == verdict.kind
+    assert says in dict(privacy_rows(record))["examples stay apart"]
+    assert PrivacyRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_record_of_version_6_says_nothing_of_rows() -> None:
+    document = json.loads(dp_record().model_dump_json()) | {"record_version": 6}
+    del document["rows"]
+    read = PrivacyRecord.model_validate(document)
+    assert read.rows is None and "examples stay apart" not in dict(privacy_rows(read))
 
 
 def test_a_record_of_version_1_is_still_read() -> None:
@@ -303,7 +338,7 @@ def test_json_round_trip(record: Any) -> None:
         ({"training_guarantee": "none"}, "carries no epsilon"),
         ({"randomness": {"generator": "g", "cryptographic": True, "seed_fixed": True}}, "fixed seed"),
         ({"assumptions": [{"name": "a", "held": False, "detail": ""}]}, "did not hold"),
-        ({"record_version": 7}, "record_version"),
+        ({"record_version": 8}, "record_version"),
         ({"surprise": 1}, "surprise"),
         ({"inference_protection": "epsilon 3"}, "inference_protection"),
     ],

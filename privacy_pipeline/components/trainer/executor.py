@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
+from privacy_pipeline.backends.tabular import InputSpec
 from privacy_pipeline.components import progress
 from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
@@ -116,6 +118,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         node: the node that spends.
 
     Raises:
+        BadInputError: the model cannot be trained privately; nothing was reserved.
         BudgetRefusedError: the ledger refuses.
     """
     config = inputs.config
@@ -129,6 +132,8 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
     if plan is None:
         raise ValueError(f"backend {backend.name} claims a guarantee but plans no mechanism")
     inputs = dataclasses.replace(inputs, plan=plan, binding=f"{facts.code} {facts.lock} {facts.data}")
+    # Reads no data: a model whose rows mix is refused before anything is reserved.
+    backend.examine(config=config, features=inputs.features, plan=plan, specs=lambda: _specs(inputs))
     training = _Training(backend, inputs, plan, facts, node, ledger)
     if inputs.state_dir is None or plan.tuning is not None:
         executed, compositions = training.spend(attempt=None, ticket=None)
@@ -199,6 +204,12 @@ class _Training:
         if attempt is not None:
             attempt.destroy()
         return executed, compositions
+
+
+def _specs(inputs: TrainingInputs) -> Mapping[str, InputSpec]:
+    from privacy_pipeline.backends import keras_io
+
+    return keras_io.input_specs(inputs.transform_graph)
 
 
 def _stamped(composition: Composition, receipt: Receipt) -> Composition:

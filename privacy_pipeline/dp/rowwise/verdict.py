@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,3 +70,9 @@ class Verdict:
 
 
 NOT_EXAMINED = Verdict(kind=UNKNOWN)
+_STRENGTH = (UNKNOWN, NOT_PROVEN, PROVEN)
+
+
+def least_proven(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The first of the verdicts that prove least; None of none."""
+    return min(verdicts, key=lambda verdict: _STRENGTH.index(verdict.kind), default=None)
