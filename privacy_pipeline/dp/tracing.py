@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 
 _RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def unconverted(function: _Function) -> _Function:
+    """Leave a function out of AutoGraph, which would convert it, and all it calls, where a model is traced.
+
+    For code of the engine's own that has no branches on tensors and runs no code of a user's.
+    """
+    return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 
 class Traced:

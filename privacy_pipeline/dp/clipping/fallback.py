@@ -12,6 +12,7 @@ from privacy_pipeline.dp.clipping.registry import LayerCall
 from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated, prove
+from privacy_pipeline.dp.tracing import unconverted
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.
 _REPEATABLE = frozenset(
@@ -82,6 +83,7 @@ def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]
     return made
 
 
+@unconverted
 def is_random(graph: Any, known: int = 0) -> bool:
     """Whether ops that were added to a graph may give another result when they run again."""
     for op in graph.get_operations()[known:]:
@@ -90,6 +92,7 @@ def is_random(graph: Any, known: int = 0) -> bool:
     return False
 
 
+@unconverted
 def has_custom_gradient(graph: Any, known: int) -> bool:
     """Whether ops that were added to a graph, or functions they call, have a gradient that somebody wrote."""
     functions = {function.signature.name: function for function in graph.as_graph_def().library.function}

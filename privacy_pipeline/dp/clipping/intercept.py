@@ -130,7 +130,8 @@ class Recorder:
             rows: examples of a unit.
         """
         found_by_tape = self.tape.gradient(total, self.taps, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients = [in_single(gradient) for gradient in found_by_tape]
+        # The gradient of a look-up by rows comes as slices.
+        gradients = [in_single(tf.convert_to_tensor(gradient)) for gradient in found_by_tape]
         found: dict[Any, list[tuple[Any, Part]]] = {}
         for layer, start, count, make_parts in self.calls:
             for ref, part in make_parts(gradients[start : start + count]).items():

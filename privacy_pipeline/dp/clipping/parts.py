@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from privacy_pipeline.dp.buffers import aligned_zeros, to_tensor
+from privacy_pipeline.dp.tracing import unconverted
 
 # One materialised gradient of P*Q numbers is written and read once more; this is what that costs in multiplications.
 _MEMORY_COST = 4
@@ -315,6 +316,7 @@ class LazyPart:
         return self.full()
 
 
+@unconverted
 def tensors_of_part(part: Part) -> list[Any]:
     """Tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row.
 

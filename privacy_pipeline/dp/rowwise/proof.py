@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from privacy_pipeline.dp.rowwise.bodies import Reference, body_of_graph
 from privacy_pipeline.dp.rowwise.interpreter import Interpreter
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, public, rows
+from privacy_pipeline.dp.tracing import unconverted
 
 _Shape = tuple[int | None, ...]
 
@@ -58,6 +59,7 @@ _PROOFS: dict[str, Proof] = {}
 _MOST_PROOFS = 256
 
 
+@unconverted
 def mark_isolated(inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
     """Note tensors that a loop of the engine made of one row each; see `Isolation`."""
     held = tuple(outputs)
@@ -65,6 +67,7 @@ def mark_isolated(inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
         _ISOLATED.setdefault(held[0].graph, []).append(Isolation(tuple(inputs), held))
 
 
+@unconverted
 def note_targets(tensors: Iterable[Any]) -> None:
     """Note tensors of the graph that is being traced whose rows have to be proven; see `targets_of`."""
     for tensor in tensors:
@@ -143,6 +146,7 @@ class _Prover:
             stack.extend(node.inputs)
 
 
+@unconverted
 def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int = 1) -> Proof:
     """Prove that tensors of a graph are rows of its batch, or say which ops stand in the way.
 
