@@ -99,6 +99,14 @@ MIXING = {
     "before weights of zero": lambda: tf.keras.Sequential(
         [L.Input((4,)), guilty(lambda h: h - mean(h)), L.Dense(1, kernel_initializer="zeros", use_bias=False)]
     ),
+    "tokens shuffled without a key": lambda: of(
+        L.Embedding(9, 3),
+        in_training(lambda h: h + tf.gather(h, tf.random.shuffle(tf.range(tf.shape(h)[0])))),
+        dtype="int32",
+    ),
+    "whole numbers clipped far above": lambda: of(
+        L.Lambda(as_float), guilty(lambda h: tf.clip_by_norm(h, 3e3)), dtype="int32"
+    ),
     "shuffled without a key": lambda: of(in_training(lambda h: 0.5 * h + 0.5 * tf.stop_gradient(tf.random.shuffle(h)))),
 }
 
@@ -112,6 +120,13 @@ def test_models_that_mix_are_found_and_the_layer_is_named(kind: str) -> None:
     with pytest.raises(BadInputError, match="guilty") as caught:
         made.require_independent()
     assert "GroupNormalization" in caught.value.fix
+
+
+def test_gradients_show_what_neither_comparisons_nor_nan_show() -> None:
+    """Tokens and whole-numbered labels are never NaN, and a shuffle without a key differs from run to run."""
+    model = MIXING["tokens shuffled without a key"]()
+    made = probe(model, lambda y, p: tf.square(as_float(y) - p)[:, 0], y=tf.TensorSpec([None, 1], tf.int32))
+    assert "guilty" in str(made.mixing())
 
 
 def counted(y: Any, p: Any) -> Any:
@@ -128,11 +143,16 @@ def counted_classes(y: Any, p: Any) -> Any:
 
 def present(missing: Any) -> Any:
     def loss(y: Any, p: Any) -> Any:
+        # The mean, not the sum: with the number of rows alone it would change, too.
         there = tf.cast(tf.math.logical_not(missing(y)), tf.float32)
         known = tf.where(missing(y), tf.zeros_like(y), y)
-        return tf.reduce_sum(there * tf.square(known - p), -1) / tf.reduce_sum(there)
+        return tf.reduce_sum(there * tf.square(known - p), -1) / tf.reduce_mean(there)
 
     return loss
+
+
+def present_counts(y: Any, p: Any) -> Any:
+    return present(lambda labels: labels < 0)(as_float(y), p)
 
 
 @pytest.mark.parametrize(
@@ -140,11 +160,12 @@ def present(missing: Any) -> Any:
     [
         (counted, 1, FLOATS),
         (counted_classes, 5, tf.TensorSpec([None], tf.int64)),
-        (present(lambda y: y < 0), 1, FLOATS),
+        (present(lambda y: tf.equal(y, -1.0)), 1, FLOATS),
         (present(tf.math.is_nan), 1, FLOATS),
+        (present_counts, 1, tf.TensorSpec([None, 1], tf.int32)),
         (lambda y, p: tf.reduce_mean(tf.square(y - tf.transpose(p)), -1), 1, FLOATS),
     ],
-    ids=["class shares", "class counts", "present", "present, NaN", "pairs"],
+    ids=["class shares", "class counts", "present", "present, NaN", "present, counts", "pairs"],
 )
 def test_losses_that_mix_are_found(loss: Any, units: int, y: Any) -> None:
     reason = probe(of(units=units), loss, y=y).mixing()
