@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,8 @@ class Agreement:
         losses: gives the loss of each example.
         x: nest of `tf.TensorSpec` of the inputs, [None, ...].
         y: nest of `tf.TensorSpec` of the labels.
+        trained: what was traced of the clipper's `norms_and_sums` in training mode, a function of (x, y, present,
+            seed); None to trace it.
     """
 
     keeping: BookKeeping | Vectorised
@@ -43,6 +45,7 @@ class Agreement:
     losses: Losses
     x: Any
     y: Any
+    trained: Callable[..., Any] | None = None
 
     def wrong(self) -> str | None:
         """Name of a variable whose norm or clipped sum comes out wrong for some unit; None if all are right.
@@ -90,20 +93,26 @@ class Agreement:
 
     def _compared(self, expected: Traced, *, training: bool, units: int) -> str | None:
         """Compares one mode, on values of several sizes."""
-
-        def clipped(a: Any, b: Any) -> Any:
-            with keyed_masks(self.model, tf.constant(_SEED, tf.int64)):
-                return self.keeping.squared_norms(a, b, training=training), self.keeping.clipped_sum(
-                    a, b, training=training
-                )
-
-        run = Traced(clipped, self.x, self.y)
+        run = self._run(training)
         for x, y in self._batches(units):
             squared, sums = run(x, y)
             wrong = self._differs(expected, x, y, [np.sqrt(norm.numpy()) for norm in squared], sums, units)
             if wrong is not None:
                 return wrong
         return None
+
+    def _run(self, training: bool) -> Callable[[Any, Any], Any]:
+        """Norms and sums of the clipper, as a function of (x, y)."""
+        seed = tf.constant(_SEED, tf.int64)
+        trained = self.trained
+        if training and trained is not None:
+            return lambda a, b: trained(a, b, tf.ones(tf.shape(tf.nest.flatten(b)[0])[:1], tf.bool), seed)
+
+        def clipped(a: Any, b: Any) -> Any:
+            with keyed_masks(self.model, seed):
+                return self.keeping.norms_and_sums(a, b, training=training)
+
+        return Traced(clipped, self.x, self.y)
 
     def _batches(self, units: int) -> Iterator[tuple[Any, Any]]:
         outputs = [value.shape for value in tf.nest.flatten(getattr(self.model, "outputs", None) or [])]

@@ -76,32 +76,32 @@ class _Choice:
     probe: Probe
 
     def made(self) -> Clipper:
-        keeping, reason = self._by_layers()
-        if keeping is None:
+        kept, reason = self._by_layers()
+        if kept is None:
             self._refuse_mixing_forward()
         self.probe.require_independent()
         variables = self.model.trainable_variables
-        if keeping is not None:
-            wrong = self._disagreement(keeping)
+        if kept is not None:
+            wrong = self._disagreement(*kept)
             if wrong is None:
-                for layer in keeping.targets.slow:
+                for layer in kept[0].targets.slow:
                     warn_of_fallback(f"layer {layer}", "it has no clipping rule")
-                return keeping
+                return kept[0]
             reason = wrong
         warn_of_fallback(f"model '{self.model.name}'", reason)
         return self._whole_model(reason, variables)
 
-    def _by_layers(self) -> tuple[BookKeeping | None, str]:
-        """Book-keeping, or why the model's layers do not allow it."""
+    def _by_layers(self) -> tuple[tuple[BookKeeping, Traced] | None, str]:
+        """Book-keeping and what was traced of it, or why the model's layers do not allow it."""
         try:
             return self._kept_apart(), ""
         except NeedsWholeModelError as error:
             return None, str(error)
 
-    def _disagreement(self, keeping: BookKeeping) -> str | None:
+    def _disagreement(self, keeping: BookKeeping, trained: Traced) -> str | None:
         """Why book-keeping is not right for the model; None if it is."""
         try:
-            wrong = self.probe.disagreement(keeping, self.model.trainable_variables)
+            wrong = self.probe.disagreement(keeping, self.model.trainable_variables, trained=trained)
         except NeedsWholeModelError as error:
             return str(error)
         return None if wrong is None else f"'{wrong}' is used in a way that its layer's rule does not cover"
@@ -127,10 +127,13 @@ class _Choice:
         return Traced(function, self.x, self.y, present, seed)
 
     def _proof(self, function: Any) -> Proof:
-        return proof_of(self._traced(function).concrete.graph, x=self.x, y=self.y, unit=self.rows)
+        return self._proof_of(self._traced(function))
 
-    def _kept_apart(self) -> BookKeeping:
-        """Book-keeping in which every part that is not proven runs on one example at a time.
+    def _proof_of(self, traced: Traced) -> Proof:
+        return proof_of(traced.concrete.graph, x=self.x, y=self.y, unit=self.rows)
+
+    def _kept_apart(self) -> tuple[BookKeeping, Traced]:
+        """Book-keeping in which every part that is not proven runs on one example at a time, and what was traced.
 
         Raises:
             NeedsWholeModelError: the part that is not proven is the whole model.
@@ -141,11 +144,12 @@ class _Choice:
         losses: Any = self.losses
         for _ in range(_MOST_TRIES):
             keeping = self._keeping(losses, isolated)
-            proof = self._proof(self._norms_of(keeping))
+            traced = self._traced(self._results_of(keeping))
+            proof = self._proof_of(traced)
             self._refuse(proof)
             if proof.proven:
                 keeping.verdict = self._verdict(proof, slow, keeping)
-                return keeping
+                return keeping, traced
             found = {owners.of(offence.op): offence for offence in reversed(proof.offences)}
             new = {owner: one for owner, one in found.items() if owner is not None and owner.name not in slow}
             if not new or None in found:
@@ -170,6 +174,13 @@ class _Choice:
             rows=self.rows,
             isolated=isolated,
         )
+
+    def _results_of(self, keeping: BookKeeping) -> Any:
+        def run(x: Any, y: Any, present: Any, seed: Any) -> Any:
+            with keyed_masks(self.model, seed):
+                return keeping.norms_and_sums(x, y, training=True, present=present)
+
+        return run
 
     def _norms_of(self, clipper: Clipper) -> Any:
         def run(x: Any, y: Any, present: Any, seed: Any) -> Any:

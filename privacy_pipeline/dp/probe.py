@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,16 @@ class Probe:
         except tf.errors.InvalidArgumentError:
             return False
 
-    def disagreement(self, keeping: BookKeeping | Vectorised, variables: Sequence[Any]) -> str | None:
+    def disagreement(
+        self, keeping: BookKeeping | Vectorised, variables: Sequence[Any], *, trained: Callable[..., Any] | None = None
+    ) -> str | None:
         """Name of a variable whose norms or clipped sums come out wrong for some unit; None if all are right."""
-        made = Agreement(keeping=keeping, variables=variables, model=self.model, losses=self.losses, x=self.x, y=self.y)
-        return made.wrong()
+        return Agreement(
+            keeping=keeping,
+            variables=variables,
+            model=self.model,
+            losses=self.losses,
+            x=self.x,
+            y=self.y,
+            trained=trained,
+        ).wrong()

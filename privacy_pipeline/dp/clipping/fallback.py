@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import tensorflow as tf
 
@@ -151,7 +152,7 @@ def local_rule(call: LayerCall, *, variables: Sequence[Any], memory_cap: int, un
         return [value for value in tensors_of(call.layer(*args, **kwargs)) if value.dtype.is_floating]
 
     def parts(gradients: Sequence[Any]) -> dict[Any, Part]:
-        return _local_parts(run, tensors, list(gradients), variables, memory_cap, unit, custom)
+        return _local_parts(call.layer, run, tensors, list(gradients), variables, memory_cap, unit, custom)
 
     call.record(tapped, parts)
     return outputs
@@ -166,6 +167,7 @@ def _product(run: Callable[[Sequence[Any]], list[Any]], values: Any, gradients: 
 
 
 def _local_parts(
+    layer: Any,
     run: Callable[[Sequence[Any]], list[Any]],
     tensors: list[Any],
     gradients: list[Any],
@@ -182,7 +184,7 @@ def _local_parts(
     def one(row: Any) -> Any:
         return _product(run, row[0], row[1], variables)
 
-    each = vectorized if _keeps_apart(one, by_unit, variables) else mapped
+    each = vectorized if _keeps_apart(layer, one, by_unit, variables) else mapped
 
     def norms() -> list[Any]:
         if "norms" not in cache:
@@ -231,9 +233,23 @@ def _local_parts(
     return {variable.ref(): part(index) for index, variable in enumerate(variables)}
 
 
-def _keeps_apart(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> bool:
-    """Whether the vectorised form of a function of one row is proven to keep rows apart."""
+_APART: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+
+
+def _keeps_apart(layer: Any, function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> bool:
+    """Whether the vectorised form of a function of one row of a layer is proven to keep rows apart.
+
+    Vectorising loops takes seconds, so the answer is kept for the layer and the shapes of its values.
+    """
     specs = [tf.TensorSpec([None, *value.shape[1:]], value.dtype) for value in tf.nest.flatten(values)]
+    known = _APART.setdefault(layer, {})
+    key = str(specs)
+    if key not in known:
+        known[key] = _proven(function, values, variables, specs)
+    return known[key]
+
+
+def _proven(function: Callable[[Any], Any], values: Any, variables: Sequence[Any], specs: Sequence[Any]) -> bool:
     made: list[Any] = []
 
     def run(*given: Any) -> Any:

@@ -16,7 +16,7 @@ import tensorflow as tf
 from privacy_pipeline.dp.clipping.edge import within
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_size, mapped, vectorized
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
-from privacy_pipeline.dp.clipping.parts import Part, kept, squared, tensors_of_part
+from privacy_pipeline.dp.clipping.parts import Part, kept, squared, squared_norms_of, tensors_of_part
 from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import masks_of_row
 from privacy_pipeline.dp.rowwise.proof import note_targets
@@ -166,7 +166,7 @@ class BookKeeping:
         if some is None:
             raise NeedsWholeModelError("no layer of the model was called")
         units = tf.shape(tf.nest.flatten(x)[0])[:1] // self.rows
-        return [tf.zeros(units, tf.float64) if part is None else part.squared_norm() for part in parts]
+        return squared_norms_of(parts, units)
 
     def clipped(
         self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
@@ -185,8 +185,13 @@ class BookKeeping:
             One tensor for each variable, and a scalar: the sum of `edge.within` over the units.
         """
         parts = self.parts(x, y, training=training, present=present)
+        return self._clipped(parts, self._norms(parts, x), present, norm, scale)
+
+    def _clipped(
+        self, parts: Sequence[Part | None], norms: Sequence[Any], present: Any, norm: Any = None, scale: float = 1.0
+    ) -> tuple[list[Any], Any]:
         there, dtype = _units_present(present, self.rows), self._variables[0].dtype
-        factors, count = _weights(self._norms(parts, x), self._groups, there, norm, scale, dtype)
+        factors, count = _weights(norms, self._groups, there, norm, scale, dtype)
         sums = [
             tf.zeros(variable.shape, variable.dtype)
             if part is None
@@ -194,6 +199,12 @@ class BookKeeping:
             for part, variable, member in zip(parts, self._variables, self._groups.members, strict=True)
         ]
         return sums, count
+
+    def norms_and_sums(self, x: Any, y: Any, *, training: bool, present: Any = None) -> tuple[list[Any], list[Any]]:
+        """Results of `squared_norms` and of `clipped_sum`, from one forward and one backward pass."""
+        parts = self.parts(x, y, training=training, present=present)
+        norms = self._norms(parts, x)
+        return norms, self._clipped(parts, norms, present)[0]
 
     def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
         """The sums of `clipped`."""
@@ -296,3 +307,8 @@ class Vectorised:
     def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
         """The sums of `clipped`."""
         return self.clipped(x, y, training=training, present=present)[0]
+
+    def norms_and_sums(self, x: Any, y: Any, *, training: bool, present: Any = None) -> tuple[list[Any], list[Any]]:
+        """Results of `squared_norms` and of `clipped_sum`."""
+        norms = self.squared_norms(x, y, training=training, present=present)
+        return norms, self.clipped_sum(x, y, training=training, present=present)

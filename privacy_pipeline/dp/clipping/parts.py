@@ -11,8 +11,10 @@ embedding. All tensors are floats of the model's dtype unless said otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from functools import cache
 from typing import Any, Protocol
 
@@ -91,7 +93,55 @@ def row_norms(values: Any) -> Any:
         wide = tf.math.reduce_euclidean_norm(values / largest, axis=axes) * tf.reshape(largest, [-1])
         return tf.where(tf.math.is_finite(norms), norms, wide)
 
+    return _repaired(norms, again)
+
+
+class _Repair(Enum):
+    """Where norms whose squares overflowed are formed again: in a branch of each, nowhere, or in any case."""
+
+    EACH = "each"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+_REPAIR = [_Repair.EACH]
+
+
+@contextmanager
+def _repairing(repair: _Repair) -> Iterator[None]:
+    _REPAIR.append(repair)
+    try:
+        yield
+    finally:
+        _REPAIR.pop()
+
+
+def _repaired(norms: Any, again: Callable[[], Any]) -> Any:
+    """Norms, or what `again` gives where one of them is not finite."""
+    if _REPAIR[-1] is _Repair.NEVER:
+        return norms
+    if _REPAIR[-1] is _Repair.ALWAYS:
+        return again()
     return tf.cond(tf.reduce_all(tf.math.is_finite(norms)), lambda: norms, again)
+
+
+def squared_norms_of(parts: Sequence[Part | None], units: Any) -> list[Any]:
+    """Squared norms of several parts, float64 [B] each; zeros for None.
+
+    One branch serves all of them, which is much faster to trace than a branch each.
+
+    Args:
+        parts: the parts.
+        units: number of units, int32 [1].
+    """
+
+    def found(repair: _Repair) -> list[Any]:
+        with _repairing(repair):
+            return [tf.zeros(units, tf.float64) if part is None else part.squared_norm() for part in parts]
+
+    usual = found(_Repair.NEVER)
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in usual])
+    return list(tf.cond(finite, lambda: usual, lambda: found(_Repair.ALWAYS)))
 
 
 def _largest(values: Any, axes: list[int]) -> Any:
@@ -222,7 +272,7 @@ class MatrixPart:
             return tf.where(tf.math.is_finite(found), found, tf.cast(scaled_down, tf.float64) * factors[0] * factors[1])
 
         # A product of inner products leaves float32 long before the gradient does.
-        return tf.cond(tf.reduce_all(tf.math.is_finite(found)), lambda: found, again)
+        return _repaired(found, again)
 
     @staticmethod
     def _ghost(inputs: Any, outputs: Any) -> Any:
@@ -305,7 +355,8 @@ class LazyPart:
 
     def squared_norm(self) -> Any:
         """Squared norms, [B]."""
-        return tf.square(tf.cast(self.norm(), tf.float64))
+        with _repairing(_Repair.EACH):  # inside loops of their own
+            return tf.square(tf.cast(self.norm(), tf.float64))
 
     def weighted_sum(self, weights: Any) -> Any:
         """Sum under weights [B], in the variable's shape."""
