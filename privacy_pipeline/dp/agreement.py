@@ -109,8 +109,13 @@ class Agreement:
             return lambda a, b: trained(a, b, tf.ones(tf.shape(tf.nest.flatten(b)[0])[:1], tf.bool), seed)
 
         def clipped(a: Any, b: Any) -> Any:
+            if isinstance(self.keeping, BookKeeping):
+                with keyed_masks(self.model, seed):
+                    return self.keeping.norms_and_sums(a, b, training=training)
+            with keyed_masks(self.model, seed):  # the same masks twice
+                norms = self.keeping.squared_norms(a, b, training=training)
             with keyed_masks(self.model, seed):
-                return self.keeping.norms_and_sums(a, b, training=training)
+                return norms, self.keeping.clipped_sum(a, b, training=training)
 
         return Traced(clipped, self.x, self.y)
 

@@ -307,8 +307,3 @@ class Vectorised:
     def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
         """The sums of `clipped`."""
         return self.clipped(x, y, training=training, present=present)[0]
-
-    def norms_and_sums(self, x: Any, y: Any, *, training: bool, present: Any = None) -> tuple[list[Any], list[Any]]:
-        """Results of `squared_norms` and of `clipped_sum`."""
-        norms = self.squared_norms(x, y, training=training, present=present)
-        return norms, self.clipped_sum(x, y, training=training, present=present)
