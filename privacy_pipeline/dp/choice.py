@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tensorflow as tf
@@ -74,12 +74,14 @@ class _Choice:
     memory_cap: int
     rows: int
     probe: Probe
+    probed: list[bool] = field(default_factory=list)  # grows when the probe has run
 
     def made(self) -> Clipper:
+        self.probe.require_no_state()
         kept, reason = self._by_layers()
         if kept is None:
             self._refuse_mixing_forward()
-        self.probe.require_independent()
+        self._refuse_shown_mixing()
         variables = self.model.trainable_variables
         if kept is not None:
             wrong = self._disagreement(*kept)
@@ -122,6 +124,20 @@ class _Choice:
             message, fix = refusal(self.model, proof.mixing[0])
             raise BadInputError(message, fix=fix)
 
+    def _refuse_shown_mixing(self, offence: Offence | None = None) -> None:
+        """Refuse a model that the probe shows to mix; `offence` is what kept it from being proven."""
+        if self.probed:
+            return
+        self.probed.append(True)
+        found = self.probe.finding()
+        if found is not None:
+            op = (
+                ""
+                if offence is None
+                else f"; no rule says that op '{offence.op}' ({offence.type}) keeps examples apart"
+            )
+            raise BadInputError(f"{found.reason}{op}", fix=found.fix)
+
     def _traced(self, function: Any) -> Traced:
         present, seed = tf.TensorSpec([None], tf.bool), tf.TensorSpec([2], tf.int64)
         return Traced(function, self.x, self.y, present, seed)
@@ -150,6 +166,7 @@ class _Choice:
             if proof.proven:
                 keeping.verdict = self._verdict(proof, slow, keeping)
                 return keeping, traced
+            self._refuse_shown_mixing(proof.offences[0])
             found = {owners.of(offence.op): offence for offence in reversed(proof.offences)}
             new = {owner: one for owner, one in found.items() if owner is not None and owner.name not in slow}
             if not new or None in found:

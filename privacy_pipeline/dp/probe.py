@@ -39,8 +39,8 @@ class Probe:
         Raises:
             BadInputError: it does; naming the model, and the layer or the loss where it can be told.
         """
-        self._require_no_writes()
-        found = self._finding()
+        self.require_no_state()
+        found = self.finding()
         if found is not None:
             raise BadInputError(found.reason, fix=found.fix)
 
@@ -50,14 +50,19 @@ class Probe:
         Raises:
             BadInputError: the model takes no made-up inputs, or its losses are not one number for each example.
         """
-        found = self._finding()
+        found = self.finding()
         return None if found is None else found.reason
 
-    def _finding(self) -> Finding | None:
+    def finding(self) -> Finding | None:
+        """What shows that one example reaches another, or None; see `mixing`."""
         return find_mixing(model=self.model, losses=self.losses, x=self.x, y=self.y)
 
-    def _require_no_writes(self) -> None:
-        """Refuses what keeps state or adds losses, in training and out of it, forward and backward."""
+    def require_no_state(self) -> None:
+        """Refuse what keeps state or adds losses, in training and out of it, forward and backward.
+
+        Raises:
+            BadInputError: naming layer and op.
+        """
         added: list[Any] = []
 
         def run(a: Any, b: Any) -> Any:
@@ -66,7 +71,7 @@ class Probe:
             added.extend(self.model.losses)
             return tape.gradient(total, self.model.trainable_variables), self.losses(a, b, False)
 
-        graph = Traced(run, self.x, self.y, autograph=False).concrete.graph
+        graph = Traced(run, self.x, self.y).concrete.graph
         if added:
             raise BadInputError(
                 f"model '{self.model.name}' calls add_loss, whose gradient would not be clipped by example",

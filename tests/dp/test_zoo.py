@@ -26,6 +26,7 @@ from tests.dp.zoo import (
     mixing_moves,
     mixing_reductions,
     mixing_training,
+    quick,
 )
 from tests.dp.zoo.kit import Entry, joined
 
@@ -35,8 +36,12 @@ HONEST = joined(honest_layers.ZOO, honest_own.ZOO)
 ROUNDING = 1e-3
 FAST_SHARE = 25 / 30
 
-mixing = pytest.mark.parametrize("entry", MIXING, ids=[entry.name for entry in MIXING])
-honest = pytest.mark.parametrize("entry", HONEST, ids=[entry.name for entry in HONEST])
+
+def of(entries: list[Entry]) -> Any:
+    """Parameters of a test; what the fast suite does not run is slow."""
+    shown = quick.MIXING | quick.HONEST
+    params = [pytest.param(e, id=e.name, marks=[] if e.name in shown else pytest.mark.slow) for e in entries]
+    return pytest.mark.parametrize("entry", params)
 
 
 @cache
@@ -60,10 +65,12 @@ def test_the_zoo_is_large_enough() -> None:
     assert len(MIXING) >= 55
     assert len(HONEST) >= 35
     assert len({entry.name for entry in (*MIXING, *HONEST)}) == len(MIXING) + len(HONEST)
+    assert {entry.name for entry in MIXING} >= quick.MIXING
+    assert {entry.name for entry in HONEST} >= quick.HONEST
     assert sum(entry.fast for entry in HONEST) >= FAST_SHARE * len(HONEST)
 
 
-@pytest.mark.parametrize("entry", [*MIXING, *HONEST], ids=lambda entry: entry.name)
+@of([*MIXING, *HONEST])
 def test_zoo_entries_are_what_they_say(entry: Entry) -> None:
     if entry in MIXING:
         assert harness.mixes(entry, entry.made(), scales=(1.0, 30.0, 1e-4, 1e6, 3e38), rows=8) > harness.SHOWN
@@ -71,7 +78,7 @@ def test_zoo_entries_are_what_they_say(entry: Entry) -> None:
         assert harness.mixes(entry, entry.made(), scales=(10.0,), rows=4) < 1e-4
 
 
-@mixing
+@of(MIXING)
 def test_mixing_is_refused_or_bounded(entry: Entry) -> None:
     taken, message = judged(entry.name)
     if taken is not None:
@@ -82,7 +89,7 @@ def test_mixing_is_refused_or_bounded(entry: Entry) -> None:
         assert message
 
 
-@mixing
+@of(MIXING)
 def test_a_refusal_names_the_place_and_the_op(entry: Entry) -> None:
     """A layer of the model, or the loss, and the type of an op; the validator knows the layer's class alone."""
     _, message = judged(entry.name)
@@ -94,7 +101,7 @@ def test_a_refusal_names_the_place_and_the_op(entry: Entry) -> None:
     assert any(op_def_registry.get(word) is not None for word in words), message
 
 
-@honest
+@of(HONEST)
 def test_honest_models_train_as_by_hand(entry: Entry) -> None:
     taken, message = judged(entry.name)
     assert message is None
@@ -109,7 +116,7 @@ def test_honest_models_train_as_by_hand(entry: Entry) -> None:
     assert moved.removed <= 1 + ROUNDING, moved
 
 
-@pytest.mark.parametrize("entry", [e for e in HONEST if e.fast], ids=lambda entry: entry.name)
+@of([e for e in HONEST if e.fast])
 def test_honest_models_take_the_fast_way(entry: Entry) -> None:
     taken, message = judged(entry.name)
     assert message is None

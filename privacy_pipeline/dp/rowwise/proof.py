@@ -105,10 +105,10 @@ class _Prover:
         wanted = [_reference(target) for target in targets]
         for target, value in zip(targets, interpreter.run(self.body, wanted, self.values), strict=True):
             self._require(target, value)
-        known = {(offence.op, offence.type) for offence in self.found}
-        more = [one for one in interpreter.offences if not one.mixes and (one.op, one.type) not in known]
-        # An op without a rule counts where a target rests on it; all of them are told at once.
-        return Proof(tuple(dict.fromkeys([*self.found, *more])) if self.found else (), len(self.values))
+        # All ops without a rule are told at once; that a target rests on one of them tells nothing more.
+        named = [offence for offence in self.found if offence.mixes]
+        named += [offence for offence in interpreter.offences if not offence.mixes]
+        return Proof(tuple(dict.fromkeys(named or self.found)) if self.found else (), len(self.values))
 
     def _isolated(self, interpreter: Interpreter, isolation: Isolation) -> None:
         wanted = [_reference(tensor) for tensor in isolation.inputs]

@@ -220,7 +220,7 @@ table(
         "gradient_is_its_mean": backward(lambda dy, x: tf.zeros_like(dy) + tf.reduce_mean(dy, 0, keepdims=True)),
         "gradient_reversed": backward(lambda dy, x: dy[::-1]),
         "gradient_over_its_norm": backward(lambda dy, x: dy / (1e-6 + tf.norm(dy))),
-        "gradient_clipped_over_batch": backward(lambda dy, x: tf.clip_by_norm(dy, 1e-2)),
+        "gradient_clipped_over_batch": backward(lambda dy, x: tf.clip_by_norm(dy, 0.1)),
         "gradient_times_batch_statistic": backward(lambda dy, x: dy * tf.reduce_mean(tf.abs(x))),
         "gradient_rolled": backward(lambda dy, x: tf.roll(dy, 1, 0)),
         "gradient_of_first_row": backward(lambda dy, x: dy + dy[:1]),
