@@ -122,8 +122,16 @@ OTHER = Reason(
 )
 
 
-def reason_of(kind: str) -> Reason:
-    """What is said of an op of this type, which the list does not let through."""
+def reason_of(kind: str, *, seeded: bool = False) -> Reason:
+    """What is said of an op, which the list does not let through.
+
+    Args:
+        kind: its type.
+        seeded: whether the code gave it a seed of its own.
+    """
+    if kind in DRAWS and seeded:
+        why = "draws from a fixed seed: what it draws for a row belongs to the row's place among the others"
+        return Reason("", "keeps", why, f"{KEYED}, or drop the seed (tf.random.set_seed is one)")
     if kind in DRAWS:
         return Reason("", "draws", "draws what the run's key does not decide", KEYED)
     return next((reason for reason in REASONS if re.match(reason.pattern, kind)), OTHER)

@@ -55,7 +55,7 @@ def refused_ops(graph: Any, *, writes: Collection[Any] = (), tables: Collection[
     found = []
     for place in walk.places():
         if _is_stateful(walk, place.node.op) and not _allowed(walk, place, written, read):
-            reason = reason_of(place.node.op)
+            reason = reason_of(place.node.op, seeded=_is_seeded(place.node))
             found.append(
                 RefusedOp(
                     name=walk.path(place),
@@ -95,6 +95,10 @@ def _allowed(walk: Walk, place: Place, written: set[int], read: set[int]) -> boo
         inputs = [one for one in node.input if not one.startswith("^")]
         return all(walk.is_constant(place, index) for index in range(1, len(inputs)))
     return False
+
+
+def _is_seeded(node: Any) -> bool:
+    return any(node.attr[name].i != 0 for name in ("seed", "seed2") if name in node.attr)
 
 
 def _resources(node: Any) -> list[int]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.dp.graph_state import refused_ops
 from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.rowwise.proof import note_key
 
 
 def mask_seed(key: RunKey, step: int) -> NDArray[np.int64]:
@@ -48,6 +49,7 @@ def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
         seed: int64 tensor, [2].
     """
     source = _Source(seed)
+    note_key(seed)
     generators = {id(g): g for layer in model._flatten_layers() if (g := getattr(layer, "_random_generator", None))}
     before = {place: dict(vars(generator)) for place, generator in generators.items()}
     # Past Keras, which would track what is set.

@@ -99,6 +99,8 @@ def writes_to(kind: str) -> Callable[[Any], Any]:
         "generator of the model": lambda x: x + generator.uniform(tf.shape(x)),
         "iterator": iterated,
         "learned sampler": lambda x: tf.random.learned_unigram_candidate_sampler(tf.cast(x, tf.int64), 4, 2, False, 10),
+        "draw of a fixed seed": lambda x: x + tf.random.uniform(tf.shape(x), seed=5),
+        "shuffle of a fixed seed": lambda x: tf.random.shuffle(x, seed=5),
         "shuffling queue": lambda x: raw.RandomShuffleQueueV2(component_types=[tf.float32], shared_name="r"),
     }
     return found[kind]
@@ -108,6 +110,7 @@ KINDS = (
     *("mutable table", "reading a mutable table", "dense table", "queue", "barrier", "staging area"),
     *("map staging area", "file", "checkpoint", "py_function", "numpy_function", "stateless numpy_function"),
     *("print", "old print", "summary", "check_numerics", "assertion that shows rows", "assign", "assign_add"),
+    *("draw of a fixed seed", "shuffle of a fixed seed"),
     *("scatter", "generator of the model", "iterator", "learned sampler", "shuffling queue"),
 )
 

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.dp.rowwise import sizes
-from privacy_pipeline.dp.rowwise.proof import Proof, prove
+from privacy_pipeline.dp.rowwise.proof import Proof, note_key, prove
 from privacy_pipeline.dp.rowwise.sizes import OPAQUE, Count
 
 ROWS = 5
+KEY = tf.constant([5, 6], tf.int64)
 raw: Any = tf.raw_ops
 Function = Callable[..., Any]
 
@@ -105,6 +106,17 @@ class Case:
 
 def count(x: Any) -> Any:
     return tf.shape(x)[0]
+
+
+def key() -> Any:
+    """A secret seed, as a step of the engine notes it."""
+    seed = tf.compat.v1.get_default_graph().capture(KEY)
+    note_key(seed)
+    return seed
+
+
+def turned(seed: Any) -> Any:
+    return tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, s[::-1]), (0, seed))[1]
 
 
 def gradient(function: Function) -> Function:
@@ -420,8 +432,23 @@ CASES = [
     Case(
         "draws",
         (F(4),),
+        lambda x: x * tf.random.stateless_uniform(tf.shape(x), key()),
+        lambda x: x * tf.random.stateless_uniform([ROWS, 4], key()),
+        draws=True,
+    ),
+    Case(
+        "draws_of_a_fixed_seed",
+        (F(4),),
+        lambda x: x + tf.random.stateless_uniform([4], [1, 2]),
         lambda x: x * tf.random.stateless_uniform(tf.shape(x), [1, 2]),
-        lambda x: x * tf.random.stateless_uniform([ROWS, 4], [1, 2]),
+        says=False,
+    ),
+    Case(
+        "draws_of_a_seed_made_of_constants_in_a_loop",
+        (F(4),),
+        lambda x: x * tf.random.stateless_uniform(tf.shape(x), turned(key())),
+        lambda x: x * tf.random.stateless_uniform(tf.shape(x), turned(tf.constant([1, 2], tf.int64))),
+        says=False,
         draws=True,
     ),
     Case("shuffle", (F(4),), lambda x: x + 1, lambda x: tf.random.shuffle(x)),

@@ -399,8 +399,12 @@ def _filled(call: OpCall) -> Value | None:
 
 
 def _drawn(call: OpCall) -> Value | None:
-    """Draws that do not depend on one another, from a public key: masks of dropout."""
-    return _created(call, 0) if all(value.kind is Kind.PUBLIC for value in call.inputs[1:]) else None
+    """Draws that do not depend on one another, from the step's seed or without any: masks of dropout."""
+    if any(value.kind is not Kind.PUBLIC for value in call.inputs[1:]):
+        return None
+    if call.type.startswith("Stateless") and not any(value.keyed for value in call.inputs[1:]):
+        return call.unknown("its seed is fixed: what it draws belongs to the place of a row")
+    return _created(call, 0)
 
 
 def _spread(call: OpCall) -> Value | None:

@@ -122,4 +122,5 @@ class Interpreter:
         if is_stateful(call.type) and call.type not in _READS and call.type not in RULES:
             return call.unknown("no rule covers this op, which has state")
         kind = Kind.COUNT if counted else Kind.PUBLIC
-        return [Value(kind, call.static(output)) for output in range(max(1, call.node.outputs))]
+        keyed = any(value.keyed for value in call.inputs)
+        return [Value(kind, call.static(output), keyed=keyed) for output in range(max(1, call.node.outputs))]

@@ -55,6 +55,7 @@ class Proof:
 
 _ISOLATED: WeakKeyDictionary[Any, list[Isolation]] = WeakKeyDictionary()
 _NOTED: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+_KEYS: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 _PROOFS: dict[str, Proof] = {}
 _MOST_PROOFS = 256
 
@@ -73,6 +74,13 @@ def note_targets(tensors: Iterable[Any]) -> None:
     for tensor in tensors:
         if hasattr(tensor, "graph"):
             _NOTED.setdefault(tensor.graph, []).append(tensor)
+
+
+@unconverted
+def note_key(tensor: Any) -> None:
+    """Note a tensor of the graph that is being traced as the secret seed of what the step draws."""
+    if hasattr(tensor, "graph"):
+        _KEYS.setdefault(tensor.graph, []).append(tensor)
 
 
 def targets_of(graph: Any) -> list[Any]:
@@ -147,7 +155,9 @@ class _Prover:
 
 
 @unconverted
-def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int = 1) -> Proof:
+def prove(
+    graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int = 1, elsewhere: Sequence[Any] = ()
+) -> Proof:
     """Prove that tensors of a graph are rows of its batch, or say which ops stand in the way.
 
     Args:
@@ -155,12 +165,15 @@ def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int
         batch: those of its inputs whose first axis is the rows.
         targets: tensors of the graph, [batch, ...] or [units, ...].
         unit: rows that belong to one unit and follow one another; what is proven holds for units.
+        elsewhere: those of its inputs that hold values of rows, but not by row: parts of a sparse tensor, for one.
     """
     definition = graph.as_graph_def(add_shapes=True)
     own = {_reference(tensor) for tensor in batch}
+    strewn = {_reference(tensor) for tensor in elsewhere}
+    keys = {_reference(tensor) for tensor in _KEYS.get(graph, [])}
     names = [_reference(tensor) for tensor in targets]
     marks = [[[_reference(t) for t in side] for side in (m.inputs, m.outputs)] for m in _ISOLATED.get(graph, [])]
-    text = f"{sorted(own)}{names}{marks}{unit}".encode()
+    text = f"{sorted(own)}{sorted(strewn)}{names}{marks}{unit}{sorted(keys)}".encode()
     key = hashlib.sha256(definition.SerializeToString(deterministic=True) + text).hexdigest()
     if key not in _PROOFS:
         values: dict[Reference, Value] = {}
@@ -168,6 +181,11 @@ def prove(graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int
             shape = _shape(tensor)
             of_batch = _reference(tensor) in own and shape
             values[_reference(tensor)] = rows(shape, Layout(0, 1, unit)) if of_batch and shape else public(shape)
+            if _reference(tensor) in keys:
+                values[_reference(tensor)] = Value(Kind.PUBLIC, shape, keyed=True)
+            if _reference(tensor) in strewn:
+                offence = Offence(tensor.op.name, tensor.op.type, "its values do not lie by row", False)
+                values[_reference(tensor)] = Value(Kind.UNKNOWN, shape, offence=offence)
         if len(_PROOFS) >= _MOST_PROOFS:
             _PROOFS.clear()
         _PROOFS[key] = _Prover(graph, definition, values, (Layout(0), Layout(0, 1, unit))).run(targets)

@@ -85,6 +85,8 @@ class Value:
             places each; 0 if nothing is said. Such numbers depend on the place of a row, and few ops may use them.
         gap: with a span, each number stays in its range if a whole number below this is added; 0 if nothing is said.
         bound: each number is a whole number r with 0 <= r < bound; 0 if nothing is said.
+        keyed: it comes of the step's secret seed. What such a seed draws is as likely at one place as at another; what
+            a constant draws is a number that belongs to a place.
     """
 
     kind: Kind
@@ -99,6 +101,7 @@ class Value:
     span: int = 0
     gap: int = 0
     bound: int = 0
+    keyed: bool = False
 
     @property
     def rank(self) -> int:
@@ -174,4 +177,5 @@ def join(a: Value, b: Value) -> Value | None:
         by_row=a.by_row or b.by_row,
         span=a.span,
         bound=max(a.bound, b.bound) if a.bound and b.bound else 0,
+        keyed=a.keyed and b.keyed,
     )
