@@ -271,7 +271,6 @@ HONEST = {
     "clip of each row": lambda: of(L.Lambda(lambda h: tf.clip_by_norm(h, 20.0, axes=[1]))),
     "centring of each row": lambda: of(Training(lambda h: h - tf.stop_gradient(tf.reduce_mean(h, 1, keepdims=True)))),
     "noise without a key": lambda: of(Training(lambda h: h + tf.random.normal(tf.shape(h)))),
-    "checked numbers": lambda: of(L.Lambda(lambda h: tf.debugging.check_numerics(h, "bad"))),
     "numbers of a range": lambda: of(L.CategoryEncoding(3, "multi_hot"), dtype="int64"),
     "as many features as rows": lambda: of(L.Lambda(lambda h: tf.transpose(tf.transpose(h) * 2.0)), shape=(4,)),
     "transposed convolution": lambda: of(L.SeparableConv2D(3, 2), L.Conv2DTranspose(2, 2), shape=(6, 6, 3)),

@@ -1,29 +1,35 @@
-"""Runs tf.Transform, after having looked for analyzers where they are forbidden."""
+"""Runs tf.Transform; in a private run without analyzers, and each row by itself."""
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tensorflow_transform as tft
-from tensorflow_transform import analyzer_nodes, impl_helper
 from tfx import types
 from tfx.components.transform import executor as stock
 from tfx.types import artifact_utils
-from tfx.utils import import_utils, io_utils
 
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.components.transform.rows_alone import keeps_rows_apart
+from privacy_pipeline.errors import PipelineError
 
 FORBID_ANALYZERS = "forbid_analyzers"
 FEATURE_PLAN = "feature_plan"
 STATISTICS = "statistics"
 
+log = logging.getLogger(__name__)
+
 
 class Executor(stock.Executor):
-    """Executor of PublicTransform."""
+    """Executor of PublicTransform.
+
+    A guarantee needs features of a row that are computed from that row alone. The framework's function keeps to it, to
+    the last bit. Another one is proven to, or Beam hands it batches of one, or it is refused.
+    """
 
     def Do(  # noqa: N802 (TFX names it)
         self,
@@ -34,7 +40,8 @@ class Executor(stock.Executor):
         """Transforms all splits.
 
         Raises:
-            BadInputError: the run is private and the `preprocessing_fn` would read the data to set itself up.
+            BadInputError: the run is private, and the `preprocessing_fn` would read the data to set itself up, keeps
+                something from one batch to the next, or mixes the rows of a batch.
         """
         config = json.loads(exec_properties["custom_config"])
         if input_dict.get(STATISTICS):
@@ -43,32 +50,30 @@ class Executor(stock.Executor):
             exec_properties = {**exec_properties, "custom_config": json.dumps(config)}
         if config[FORBID_ANALYZERS]:
             schema = artifact_utils.get_single_uri(input_dict["schema"])
-            refuse_analyzers(path=exec_properties["preprocessing_fn"], config=config, schema_uri=schema)
+            path = exec_properties["preprocessing_fn"]
+            if not keeps_rows_apart(path=path, config=config, schema_uri=schema):
+                log.info("%s is not proven to keep rows apart: it transforms one row at a time", path)
+                with _one_row_at_a_time():
+                    super().Do(input_dict, output_dict, exec_properties)
+                return
         super().Do(input_dict, output_dict, exec_properties)
 
 
-def refuse_analyzers(*, path: str, config: dict[str, str], schema_uri: str) -> None:
-    """Traces a `preprocessing_fn` and looks whether any column feeds an analyzer.
+@contextmanager
+def _one_row_at_a_time() -> Iterator[None]:
+    """Makes the stock executor, which names its processor in its own module, read batches of one."""
+    asked = []
 
-    Args:
-        path: dotted path of the function.
-        config: its `custom_config`.
-        schema_uri: folder of the schema.
+    class OneRow(stock.TransformProcessor):
+        def _GetDesiredBatchSize(self, data_format: int, schema: Any) -> int:  # noqa: N802 (TFX names it)
+            asked.append(data_format)
+            return 1
 
-    Raises:
-        BadInputError: it does: means, vocabularies and the like of private data are a release that nobody charged.
-    """
-    module, _, name = path.rpartition(".")
-    function = functools.partial(import_utils.import_func_from_module(module, name), custom_config=config)
-    schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
-    features = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
-    specs = impl_helper.get_type_specs_from_feature_specs(features)
-    graph, _, _ = impl_helper.trace_preprocessing_function(function, specs, use_tf_compat_v1=False)
-    # Every analyzer leaves its result here; assertions and lookup tables, which read no data to set up, do not.
-    if graph.get_collection(analyzer_nodes.TENSOR_REPLACEMENTS):
-        columns = tft.get_analyze_input_columns(function, specs)
-        raise BadInputError(
-            f"{path} analyzes {', '.join(sorted(columns))}: what it computes from private data is not covered by the "
-            "guarantee",
-            fix="use constants that are publicly known (the schema's ranges and domains) in place of analyzers",
-        )
+    before = stock.TransformProcessor
+    stock.TransformProcessor = OneRow
+    try:
+        yield
+    finally:
+        stock.TransformProcessor = before
+    if not asked:
+        raise PipelineError("this version of TFX does not ask for the size of a batch", fix="install the pinned one")
