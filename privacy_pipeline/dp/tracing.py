@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
+from tensorflow.python.autograph.impl.api import StagingError
+
+from privacy_pipeline.errors import PipelineError
 
 _RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
 
@@ -40,8 +43,16 @@ class Traced:
     def concrete(self) -> Any:
         """The concrete function; its `graph` holds the ops."""
         if self._concrete is None:
-            self._concrete = self._function.get_concrete_function()
+            self._concrete = self._traced()
         return self._concrete
+
+    def _traced(self) -> Any:
+        try:
+            return self._function.get_concrete_function()
+        except StagingError as error:  # AutoGraph's own, with the code that it converted in place of one line
+            if isinstance(error.__context__, PipelineError):
+                raise error.__context__ from None
+            raise
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the graph on arguments of the signature."""

@@ -53,7 +53,8 @@ def batch(seed: int, rows: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndar
 def test_one_example_moves_the_sum_by_the_norm_at_most(summed: Any, seed: int, rows: int, scale: float) -> None:
     x, y, present = batch(seed, rows, scale)
     before = summed(x, y, present)
-    after = summed(x[:-1], y[:-1], present[:-1])
+    # Left in its place as padding: in a batch of another shape the gradients of the other rows round otherwise.
+    after = summed(x, y, np.arange(rows) < rows - 1)
     moved = total_norm([a - b for a, b in zip(before, after, strict=True)])
     assert moved <= 0.5 * (1 + 1e-5)
 
