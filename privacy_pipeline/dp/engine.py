@@ -282,13 +282,12 @@ def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
     if rate is None:  # Keras' legacy optimizers
         rate = getattr(optimizer, "learning_rate", None)
     if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
-        first, last = (float(rate(step)) for step in (0, steps - 1))
-        LEARNING_RATE.require("learning_rate of the first step", first)
-        # A schedule may end at 0: then nothing is released any more.
-        if last != 0:
-            LEARNING_RATE.require("learning_rate of the last step", last)
-    elif rate is not None:
-        LEARNING_RATE.require("learning_rate", float(rate))
+        found = {"learning_rate of the first step": rate(0), "learning_rate of the last step": rate(steps - 1)}
+    else:
+        found = {} if rate is None else {"learning_rate": rate}
+    for name, value in found.items():
+        if float(value) != 0:  # at 0, where a warm-up begins and a decay ends, a step moves nothing
+            LEARNING_RATE.require(name, float(value))
 
 
 def _new_key(seed: int | None) -> RunKey:

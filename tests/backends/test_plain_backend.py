@@ -67,9 +67,17 @@ def test_a_seed_repeats_the_run(split: Any, tmp_path: Path) -> None:
     assert first.history == second.history
 
 
-def test_divergence_is_an_error(split: Any, tmp_path: Path) -> None:
+def test_divergence_is_an_error(split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "steep_model.py").write_text(
+        "import tensorflow as tf\n"
+        "def build_model(context):\n"
+        "    source = tf.keras.Input(context.inputs['features'].shape, name='features')\n"
+        "    cubed = tf.keras.layers.Dense(1)(source) ** 3\n"
+        "    return tf.keras.Model(source, cubed ** 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PipelineError, match="diverged"):
-        PlainBackend().train(make_inputs(split, tmp_path, optimizer="sgd", learning_rate=1e38))
+        PlainBackend().train(make_inputs(split, tmp_path, optimizer="sgd", learning_rate=1e10, model="steep_model"))
 
 
 def test_an_empty_split_is_an_error(split: Any, tmp_path: Path) -> None:

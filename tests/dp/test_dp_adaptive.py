@@ -11,6 +11,7 @@ import tensorflow as tf
 from privacy_pipeline.dp import AdaptiveClipping, PrivacyPlan, UserBound, make_private
 from privacy_pipeline.dp.clipping.edge import within
 from privacy_pipeline.errors import BadInputError
+from tests.dp.recorder import Recorder
 
 L = tf.keras.layers
 UNITS = 400
@@ -67,7 +68,8 @@ def test_what_has_no_bound_is_refused(change: dict[str, Any], message: str) -> N
 def model_of(made: PrivacyPlan, **options: Any) -> Any:
     model = tf.keras.Sequential([L.Input((1,)), L.Dense(1, use_bias=False, kernel_initializer="zeros")])
     # Gradient of each example at weight 0: minus its label. The weight stays where it is.
-    return make_private(model, made, optimizer=tf.keras.optimizers.SGD(0.0), loss=lambda y, p: -y * p, **options)
+    optimizer = options.pop("optimizer", tf.keras.optimizers.SGD(0.0))
+    return make_private(model, made, optimizer=optimizer, loss=lambda y, p: -y * p, **options)
 
 
 @pytest.mark.parametrize("rows", [2048, 7])
@@ -97,19 +99,13 @@ def test_the_norm_learns_from_a_noisy_count() -> None:
 def test_the_noise_follows_the_norm() -> None:
     """Noise on the gradient is the sum's multiplier times the norm of the step, not the first norm."""
     made = plan(count_noise=1e-3 + 0.5, learning_rate=0.2, steps=200, quantile=0.0, expected_batch_size=20)
-    private = model_of(made)
-    optimizer, apply, seen = private._optimizer, private._optimizer.apply_gradients, []
-
-    def spy(pairs: Any) -> Any:
-        pairs = list(pairs)
-        tf.py_function(lambda g, c: seen.append((g.numpy()[0, 0], c.numpy())), [pairs[0][0], private._norm], [])
-        return apply(pairs)
-
-    optimizer.apply_gradients = spy
+    recorder = Recorder(steps=200, size=1)
+    private = model_of(made, optimizer=recorder)
+    recorder.beside = lambda: private._norm
     private.fit(np.ones((UNITS, 1)), np.zeros(UNITS, np.float32))
-    found = np.array(seen)
-    assert found[-1, 1] < 1e-2  # a quantile of 0 lets the norm fall
-    ratio = found[:, 0] / found[:, 1] * 20 / made.sum_multiplier
+    norms = recorder.others
+    assert norms[-1] < 1e-2  # a quantile of 0 lets the norm fall
+    ratio = recorder.gradients[:, 0] / norms * 20 / made.sum_multiplier
     assert abs(ratio.mean()) < 5 / np.sqrt(ratio.size)
     assert abs(ratio.var() - 1) < 5 * np.sqrt(2 / ratio.size)
     assert made.sum_multiplier > 10  # next to all of the budget goes to the count
