@@ -23,7 +23,7 @@ from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.dp.choice import Clipper
-from privacy_pipeline.dp.graph_state import require_stateless
+from privacy_pipeline.dp.graph_state import require_stateless, state_of
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import specs_of
@@ -155,7 +155,7 @@ class SiloEngine:
                 largest=_LARGEST_BATCH,
                 norm=None,
             )
-            written = [*model.keras.trainable_weights, *optimizer.variables]
+            written = [*model.keras.trainable_weights, *state_of(optimizer)]
             require_stateless(program.graph, model=model.keras, writes=written, part="its private step")
             steps = PrivateSteps.of(
                 program=program, plan=plans[place], store=stores[place], key=silo_key(key, name), model=model.keras

@@ -15,7 +15,7 @@ from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.execution import Execution
-from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot
+from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot, state_of
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm, specs_of
@@ -116,7 +116,7 @@ class PrivateModel:
         if self.plan.clipping.adaptive is not None:
             history["clipping_norm"] = []
         program = self._program(store)
-        written = [*self.model.trainable_variables, *self._optimizer.variables, *program.state]
+        written = [*self.model.trainable_variables, *state_of(self._optimizer), *program.state]
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
         checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
         if checkpoints is not None:

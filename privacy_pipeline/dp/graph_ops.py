@@ -11,7 +11,7 @@ condition for each kind. All others are refused, and so is an op that nobody has
 | finds in a table | it is a `StaticHashTable` that an object of the model holds, and no op of the graph fills it |
 | writes of variables | the caller names the variable: the private update writes it |
 | `CudnnRNN` | without dropout |
-| assertions | the error's text is made of constants and shapes, not of rows |
+| assertions | the error's text is made of constants, shapes and the optimizer's count of steps, not of rows |
 """
 
 from __future__ import annotations

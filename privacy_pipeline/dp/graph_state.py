@@ -51,10 +51,11 @@ def refused_ops(graph: Any, *, writes: Collection[Any] = (), tables: Collection[
     """
     walk = Walk(graph)
     written = {id(variable.handle) for variable in writes}
+    counters = {id(variable.handle) for variable in writes if variable.dtype.is_integer}
     read = {id(table.resource_handle) for table in tables}
     found = []
     for place in walk.places():
-        if _is_stateful(walk, place.node.op) and not _allowed(walk, place, written, read):
+        if _is_stateful(walk, place.node.op) and not _allowed(walk, place, written, read, counters):
             reason = reason_of(place.node.op, seeded=_is_seeded(place.node))
             found.append(
                 RefusedOp(
@@ -81,7 +82,7 @@ def _is_stateful(walk: Walk, kind: str) -> bool:
     return bool(declared.is_stateful or touches or HIDDEN.match(kind))
 
 
-def _allowed(walk: Walk, place: Place, written: set[int], read: set[int]) -> bool:
+def _allowed(walk: Walk, place: Place, written: set[int], read: set[int], counters: set[int]) -> bool:
     node = place.node
     if node.op in FREE:
         return True
@@ -93,7 +94,7 @@ def _allowed(walk: Walk, place: Place, written: set[int], read: set[int]) -> boo
         return bool(node.attr["dropout"].f == 0)
     if node.op == "Assert":
         inputs = [one for one in node.input if not one.startswith("^")]
-        return all(walk.is_constant(place, index) for index in range(1, len(inputs)))
+        return all(walk.is_constant(place, index, counters=counters) for index in range(1, len(inputs)))
     return False
 
 
@@ -139,6 +140,12 @@ def require_stateless(
     others = sorted({op.type for op in found} - {first.type})
     more = f" (and {', '.join(others)})" if others else ""
     raise BadInputError(f"{holder}: op '{first.name}' ({first.type}) in {part} {first.why}{more}", fix=first.instead)
+
+
+def state_of(optimizer: Any) -> list[Any]:
+    """Variables that an optimizer's update may write: slots, its count of steps, and the rate that a schedule gives."""
+    rate = getattr(optimizer, "_current_learning_rate", None)  # Keras keeps it out of `variables`
+    return [*optimizer.variables, *([] if rate is None else [rate])]
 
 
 def static_tables(model: Any) -> list[Any]:

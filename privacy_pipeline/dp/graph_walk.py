@@ -6,7 +6,7 @@ itself is. A reference follows arguments out to each call of their function.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,12 +112,22 @@ class Walk:
             found.append(self._captured[source.node.name])
         return found
 
-    def is_constant(self, place: Place, index: int) -> bool:
-        """Whether an input is made of constants and shapes alone, through any ops."""
+    def is_constant(self, place: Place, index: int, *, counters: Collection[int] = ()) -> bool:
+        """Whether an input is made of constants and shapes alone, through any ops.
+
+        Args:
+            place: the op.
+            index: which of its inputs.
+            counters: ids of handles of variables that may be read too.
+        """
         for source in self._sources(place, place.node.input[index], through=None):
-            if source is None or source.node.op not in ("Const", *_SHAPES):
+            if source is None or not (source.node.op in ("Const", *_SHAPES) or self._is_handle(source, counters)):
                 return False
         return True
+
+    def _is_handle(self, source: Place, known: Collection[int]) -> bool:
+        """Whether a source is an argument of the graph that stands for one of some captured handles."""
+        return not source.function and id(self._captured.get(source.node.name)) in known
 
     def _sources(self, place: Place, reference: str, *, through: tuple[str, ...] | None) -> Iterator[Place | None]:
         """Where a value comes from: ops that are not passed through, None for what is not known.

@@ -181,6 +181,25 @@ def test_compiled_model_needs_no_more_arguments() -> None:
         make_private(network(), plan(), optimizer="sgd")
 
 
+S = tf.keras.optimizers.schedules
+SCHEDULES = {
+    "exponential": lambda: S.ExponentialDecay(0.1, 2, 0.5),
+    "pieces": lambda: S.PiecewiseConstantDecay([1, 2], [0.1, 0.2, 0.3]),
+    "warm-up and cosine": lambda: S.CosineDecay(0.0, 6, warmup_target=0.2, warmup_steps=2),
+    "restarts": lambda: S.CosineDecayRestarts(0.1, 2),
+    "polynomial": lambda: S.PolynomialDecay(0.1, 6, end_learning_rate=0.0),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("optimizer", [tf.keras.optimizers.SGD, tf.keras.optimizers.Adam])
+def test_a_schedule_moves_the_rate_and_nothing_else(kind: str, optimizer: Any) -> None:
+    made = network()
+    before = made.get_weights()
+    assert make_private(made, plan(), optimizer=optimizer(SCHEDULES[kind]()), loss=LOSS).fit(*data()).steps == 6
+    assert not np.array_equal(made.get_weights()[0], before[0])
+
+
 def test_diverged_weights_end_the_run() -> None:
     rate = tf.keras.optimizers.schedules.PiecewiseConstantDecay([1, 4], [0.1, 3e38, 0.1])
     private = make_private(network(), plan(), optimizer=tf.keras.optimizers.SGD(rate), loss=LOSS)
