@@ -104,6 +104,25 @@ def ranked(inputs, custom_config):
 def dense(inputs, custom_config):
     return {"x": tf.sparse.to_dense(inputs["weights"])[:, :1]}
 
+def filled_in(x, default):
+    return tf.squeeze(tf.sparse.to_dense(tf.SparseTensor(x.indices, x.values, [x.dense_shape[0], 1]), default), 1)
+
+def optional(inputs, custom_config):
+    return {"x": filled_in(inputs["weights"], 0.0) + 1.0, "w": filled_in(inputs["words"], "")}
+
+def longest(inputs, custom_config):
+    x = inputs["weights"]
+    return {"x": tf.sparse.to_dense(tf.SparseTensor(x.indices, x.values, [x.dense_shape[0], x.dense_shape[1]]))[:, 0]}
+
+def of_another(inputs, custom_config):
+    x, w = inputs["weights"], inputs["words"]
+    return {"x": tf.sparse.to_dense(tf.SparseTensor(x.indices, x.values, [w.dense_shape[0], 1]))[:, 0]}
+
+def of_the_first(inputs, custom_config):
+    x = inputs["weights"]
+    values = x.values - x.values[0]
+    return {"x": tf.sparse.to_dense(tf.SparseTensor(x.indices, values, [x.dense_shape[0], 1]))[:, 0]}
+
 def of_all_weights(inputs, custom_config):
     return {"x": inputs["size"] - tf.reduce_sum(inputs["weights"].values)}
 
@@ -189,14 +208,25 @@ def test_what_a_rule_shows_to_mix_rows_is_refused(refuse, function: str) -> None
         refuse(function)
 
 
-@pytest.mark.parametrize("function", [FRAMEWORK, "constants", "checked", "looked_up"])
+@pytest.mark.parametrize("function", [FRAMEWORK, "constants", "checked", "looked_up", "optional"])
 def test_what_reads_no_data_and_keeps_rows_apart_is_proven(refuse, function: str) -> None:
     assert refuse(function)
 
 
 @pytest.mark.parametrize(
     "function",
-    ["dense", "of_all_weights", "number_of_words", "as_it_is", "bucketized", "ranked", "drawn_without_state"],
+    [
+        "dense",
+        "longest",
+        "of_another",
+        "of_the_first",
+        "of_all_weights",
+        "number_of_words",
+        "as_it_is",
+        "bucketized",
+        "ranked",
+        "drawn_without_state",
+    ],
 )
 def test_what_no_rule_covers_takes_one_row_at_a_time(refuse, function: str) -> None:
     assert not refuse(function)

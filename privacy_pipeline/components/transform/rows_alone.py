@@ -9,7 +9,7 @@ batches of one row, and what it does across a batch it does across that row.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -85,13 +85,13 @@ def _inputs(node: Any) -> list[str]:
 
 
 def _proven(path: str, graph: Any, columns: dict[str, Any], made: dict[str, Any]) -> bool:
-    """Whether rules say that dense features are rows; values of a sparse column do not lie by row."""
+    """Whether rules say that the features are rows."""
     dense = [column for column in columns.values() if isinstance(column, tf.Tensor)]
     others = [column for column in columns.values() if not isinstance(column, tf.Tensor)]
     parts = tf.nest.flatten(others, expand_composites=True)
-    proof = prove(
-        graph, batch=dense, targets=tf.nest.flatten(list(made.values()), expand_composites=True), elsewhere=parts
-    )
+    targets = tf.nest.flatten(list(made.values()), expand_composites=True)
+    # Values of a sparse column do not lie by row, until they are filled in.
+    proof = prove(graph, batch=dense, targets=targets, elsewhere=parts, known=_filled_in(graph, others))
     if proof.mixing:
         first = proof.mixing[0]
         raise BadInputError(
@@ -100,3 +100,36 @@ def _proven(path: str, graph: Any, columns: dict[str, Any], made: dict[str, Any]
             fix="compute along the axes of one row, or use public constants in place of what the batch tells",
         )
     return proof.proven
+
+
+def _filled_in(graph: Any, columns: Sequence[Any]) -> list[Any]:
+    """Dense tensors that hold the first values of each row of a sparse column, a fixed number of them."""
+    sparse = [column for column in columns if isinstance(column, tf.SparseTensor) and column.shape.rank == 2]
+    dense = [operation for operation in graph.get_operations() if operation.type == "SparseToDense"]
+    return [operation.outputs[0] for operation in dense if any(_fills(operation, column) for column in sparse)]
+
+
+def _fills(operation: Any, column: Any) -> bool:
+    """Whether an op writes a column's values to [rows of the column, a constant]; a longer row is its error."""
+    indices, shape, values, default = map(_source, operation.inputs)
+    if indices is not column.indices or values is not column.values or default.op.type != "Const":
+        return False
+    if shape.op.type != "Pack" or len(shape.op.inputs) != 2:
+        return False
+    rows, width = map(_source, shape.op.inputs)
+    return width.op.type == "Const" and _is_first_of(rows, column.dense_shape)
+
+
+def _is_first_of(number: Any, vector: Any) -> bool:
+    """Whether a number is vector[0]."""
+    if number.op.type != "StridedSlice" or number.shape.rank != 0:
+        return False
+    source, begin = number.op.inputs[:2]
+    place = tf.get_static_value(begin)
+    return _source(source) is vector and place is not None and place.tolist() == [0]
+
+
+def _source(tensor: Any) -> Any:
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor

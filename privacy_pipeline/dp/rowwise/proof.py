@@ -156,7 +156,13 @@ class _Prover:
 
 @unconverted
 def prove(
-    graph: Any, *, batch: Sequence[Any], targets: Sequence[Any], unit: int = 1, elsewhere: Sequence[Any] = ()
+    graph: Any,
+    *,
+    batch: Sequence[Any],
+    targets: Sequence[Any],
+    unit: int = 1,
+    elsewhere: Sequence[Any] = (),
+    known: Sequence[Any] = (),
 ) -> Proof:
     """Prove that tensors of a graph are rows of its batch, or say which ops stand in the way.
 
@@ -166,17 +172,19 @@ def prove(
         targets: tensors of the graph, [batch, ...] or [units, ...].
         unit: rows that belong to one unit and follow one another; what is proven holds for units.
         elsewhere: those of its inputs that hold values of rows, but not by row: parts of a sparse tensor, for one.
+        known: tensors inside the graph that the caller has found to be rows, along the first axis.
     """
     definition = graph.as_graph_def(add_shapes=True)
     own = {_reference(tensor) for tensor in batch}
     strewn = {_reference(tensor) for tensor in elsewhere}
     keys = {_reference(tensor) for tensor in _KEYS.get(graph, [])}
+    found = {_reference(tensor): rows(_shape(tensor) or (None,), Layout(0)) for tensor in known}
     names = [_reference(tensor) for tensor in targets]
     marks = [[[_reference(t) for t in side] for side in (m.inputs, m.outputs)] for m in _ISOLATED.get(graph, [])]
-    text = f"{sorted(own)}{sorted(strewn)}{names}{marks}{unit}{sorted(keys)}".encode()
+    text = f"{sorted(own)}{sorted(strewn)}{names}{marks}{unit}{sorted(keys)}{sorted(found)}".encode()
     key = hashlib.sha256(definition.SerializeToString(deterministic=True) + text).hexdigest()
     if key not in _PROOFS:
-        values: dict[Reference, Value] = {}
+        values: dict[Reference, Value] = dict(found)
         for tensor in graph.inputs:
             shape = _shape(tensor)
             of_batch = _reference(tensor) in own and shape
