@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +198,16 @@ def test_the_ledger_holds_the_one_dp_run(shared: Shared) -> None:
 
 
 @pytest.mark.parametrize("command", [["--help"], ["runs"], ["show"], ["runs", "--json"]])
-def test_commands_that_only_read_answer_in_under_a_second(shared: Shared, command: list[str]) -> None:
+def test_commands_that_only_read_answer_long_before_tensorflow_would_be_there(
+    shared: Shared, command: list[str]
+) -> None:
+    """In the same minute on the same machine, whatever else runs on it; a second where it is idle."""
     full = [*command, shared.dp_id] if command == ["show"] else command
     shared.project.done(*full)
-    assert statistics.median(shared.project.done(*full).seconds for _ in range(3)) < 1
+    taken, importing = [], []
+    for _ in range(3):
+        taken.append(shared.project.done(*full).seconds)
+        start = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True, timeout=120)
+        importing.append(time.monotonic() - start)
+    assert statistics.median(taken) < 0.5 * statistics.median(importing)
