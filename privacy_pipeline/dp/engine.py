@@ -20,6 +20,7 @@ from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.rowwise.sizes import LARGEST
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
@@ -238,7 +239,8 @@ def make_private(
         loss: Keras loss, its name, or a function that gives one number for each example; without it, the compiled one.
         loss_weights: weights of several outputs' losses.
         seed: fixes all randomness, and with it voids the guarantee; for tests.
-        virtual_batch_size: examples that are worked on at once; larger batches are cut. Changes memory alone.
+        virtual_batch_size: examples that are worked on at once, up to 8,192; larger batches are cut. Changes memory
+            alone.
         memory_cap: bytes for per-example gradients of layers without a clipping rule.
         state_dir: folder of the run's key and checkpoints. A run that is killed goes on from there, to the same
             weights bit for bit, when the same call is made again; `destroy_state` ends that. Without it, the key lives
@@ -255,9 +257,10 @@ def make_private(
     if optimizer is None:
         raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
     optimizer = tf.keras.optimizers.get(optimizer)
+    _require_current(optimizer)
     _require_learning_rate(optimizer, steps=plan.steps)
-    if virtual_batch_size < 1 or memory_cap < 1:
-        raise BadInputError("virtual_batch_size and memory_cap must be 1 or more")
+    if not 1 <= virtual_batch_size <= LARGEST or memory_cap < 1:
+        raise BadInputError(f"virtual_batch_size must lie between 1 and {LARGEST}, and memory_cap be 1 or more")
     return PrivateModel(
         model=model,
         plan=plan,
@@ -270,6 +273,27 @@ def make_private(
         state_dir=state_dir,
         binding=binding,
     )
+
+
+def _require_current(optimizer: Any) -> None:
+    """Refuse optimizers that do not take the gradients of a step as they are.
+
+    Raises:
+        BadInputError: it is a legacy one, one of another library, or scales losses.
+    """
+    kind = type(optimizer)
+    name = f"optimizer {kind.__module__}.{kind.__name__}"
+    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        raise BadInputError(
+            "LossScaleOptimizer is not needed: sums of gradients are formed in float32 in any precision",
+            fix="give its `inner_optimizer`",
+        )
+    if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
+        fix = f"use tf.keras.optimizers.{kind.__name__}" if hasattr(tf.keras.optimizers, kind.__name__) else ""
+        raise BadInputError(
+            f"{name} is not one of tf.keras.optimizers (legacy ones are not supported)",
+            fix=fix or 'use one of tf.keras.optimizers, such as "sgd" or "adam"',
+        )
 
 
 def _require_learning_rate(optimizer: Any, *, steps: int) -> None:

@@ -143,9 +143,12 @@ def require_stateless(
 
 
 def state_of(optimizer: Any) -> list[Any]:
-    """Variables that an optimizer's update may write: slots, its count of steps, and the rate that a schedule gives."""
-    rate = getattr(optimizer, "_current_learning_rate", None)  # Keras keeps it out of `variables`
-    return [*optimizer.variables, *([] if rate is None else [rate])]
+    """Variables that an optimizer's update may write: slots, its count of steps, and the rate that a schedule gives.
+
+    Keras keeps some of them out of an optimizer's `variables`.
+    """
+    found = [*optimizer.variables, *(one for one in _held(optimizer) if isinstance(one, tf.Variable))]
+    return list({id(one): one for one in found}.values())
 
 
 def static_tables(model: Any) -> list[Any]:

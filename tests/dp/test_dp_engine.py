@@ -200,6 +200,27 @@ def test_a_schedule_moves_the_rate_and_nothing_else(kind: str, optimizer: Any) -
     assert not np.array_equal(made.get_weights()[0], before[0])
 
 
+def test_an_optimizer_may_keep_what_it_does_not_list() -> None:
+    assert make_private(network(), plan(steps=2), optimizer=tf.keras.optimizers.Nadam(0.1), loss=LOSS).fit(*data())
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message", "fix"),
+    [
+        (tf.keras.optimizers.legacy.Adam(), "legacy ones are not supported", "tf.keras.optimizers.Adam"),
+        (
+            tf.keras.mixed_precision.LossScaleOptimizer(tf.keras.optimizers.SGD()),
+            "LossScaleOptimizer is not needed",
+            "inner_optimizer",
+        ),
+    ],
+)
+def test_optimizers_of_another_kind_are_refused_by_name(optimizer: Any, message: str, fix: str) -> None:
+    with pytest.raises(BadInputError, match=message) as caught:
+        make_private(network(), plan(), optimizer=optimizer, loss=LOSS)
+    assert fix in caught.value.fix
+
+
 def test_diverged_weights_end_the_run() -> None:
     rate = tf.keras.optimizers.schedules.PiecewiseConstantDecay([1, 4], [0.1, 3e38, 0.1])
     private = make_private(network(), plan(), optimizer=tf.keras.optimizers.SGD(rate), loss=LOSS)

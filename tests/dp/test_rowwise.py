@@ -542,7 +542,7 @@ CASES = [
     Case(
         "shortened_axis",
         (F(4, 2),),
-        lambda x: raw.Cumsum(x=x, axis=tf.cast(tf.constant(1.0), tf.int32)),
+        lambda x: raw.Cumsum(x=x, axis=tf.cast(tf.constant(1, tf.int64), tf.int32)),
         lambda x: raw.Cumsum(x=x, axis=tf.cast(tf.cast(tf.constant(256), tf.int8), tf.int32)),
         says=False,
     ),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
 from privacy_pipeline.dp.clipping.registry import LayerCall
@@ -14,6 +15,7 @@ from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated, prove
 from privacy_pipeline.dp.tracing import unconverted
+from privacy_pipeline.errors import PipelineError
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.
 _REPEATABLE = frozenset(
@@ -23,7 +25,7 @@ _REPEATABLE = frozenset(
 _SMALLEST_CHUNK = 1
 
 
-class NeedsWholeModelError(Exception):
+class NeedsWholeModelError(PipelineError):
     """No combination of rules covers this model: its per-example gradients must be computed for the whole of it."""
 
 
@@ -96,12 +98,15 @@ def is_random(graph: Any, known: int = 0) -> bool:
 @unconverted
 def has_custom_gradient(graph: Any, known: int) -> bool:
     """Whether ops that were added to a graph, or functions they call, have a gradient that somebody wrote."""
-    functions = {function.signature.name: function for function in graph.as_graph_def().library.function}
+    library = graph.as_graph_def().library
+    if library.gradient:
+        return True
+    functions = {function.signature.name: function for function in library.function}
     nodes = [op.node_def for op in graph.get_operations()[known:]]
     seen: set[str] = set()
     while nodes:
         node = nodes.pop()
-        if node.op == "IdentityN" and node.attr["_gradient_op_type"].s.startswith(b"CustomGradient"):
+        if _has_own_gradient(node, functions):
             return True
         called = [value.func.name for value in node.attr.values() if value.HasField("func")]
         called += [function.name for value in node.attr.values() for function in value.list.func]
@@ -110,6 +115,20 @@ def has_custom_gradient(graph: Any, known: int) -> bool:
                 seen.add(name)
                 nodes.extend(functions[name].node_def)
     return False
+
+
+def _has_own_gradient(node: Any, functions: Collection[str]) -> bool:
+    """Whether a node's gradient is not TensorFlow's: set by name for this node, or registered for its type."""
+    named = node.attr["_gradient_op_type"].s.decode() if "_gradient_op_type" in node.attr else ""
+    if named and not named.startswith(("PartitionedCall-", "StatefulPartitionedCall-")):  # those of its own calls
+        return True
+    if node.op in functions:
+        return False
+    try:
+        registered = ops.gradient_registry.lookup(node.op)
+    except LookupError:
+        return False
+    return registered is not None and registered.__module__.partition(".")[0] != "tensorflow"
 
 
 def _reject_unrepeatable(call: LayerCall, graph: Any, known: int, drawn: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from privacy_pipeline.dp.rowwise import sizes
 from privacy_pipeline.dp.rowwise.bodies import Node
 from privacy_pipeline.dp.rowwise.registry import OpCall, rule
-from privacy_pipeline.dp.rowwise.sizes import OPAQUE, Count, depends
+from privacy_pipeline.dp.rowwise.sizes import LARGEST, OPAQUE, Count, depends
 from privacy_pipeline.dp.rowwise.slicing import index_of, strided
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, of_content, public
 
@@ -27,12 +27,16 @@ def array(numbers: Sequence[Any], shape: Sequence[int] | None = None) -> Any:
 
 
 def parsed(node: Node) -> Any:
-    """Numbers of a constant; None where they are many, or text."""
+    """Whole numbers or truth values of a constant; None where they are many, and for other types.
+
+    Floats are not followed: TensorFlow rounds, flushes and compares them in ways of its own (sums by blocks, denormal
+    numbers, NaN), and a branch must not be chosen by what another arithmetic gives.
+    """
     from tensorflow import dtypes, make_ndarray
 
     proto = node.attr["value"].tensor
     kind = dtypes.as_dtype(proto.dtype)
-    if not (kind.is_integer or kind.is_bool or kind.is_floating):
+    if not (kind.is_integer or kind.is_bool):
         return None
     if int(np.prod([dim.size for dim in proto.tensor_shape.dim])) > _MOST:
         return None
@@ -78,35 +82,35 @@ _WHOLE = {"int32": 2**31, "int64": 2**63}
 
 
 def _as_computed(call: OpCall, numbers: Any) -> Any:
-    """Numbers as the op's type holds them; None where it would wrap them around, or round them in a way of its own."""
+    """Numbers as the op's type holds them; None where it would wrap them around, or is no whole number's."""
+    attr = next((name for name in ("DstT", "T", "Tidx", "out_type") if name in call.node.attr), None)
+    return _held_by(call, attr, numbers)
+
+
+def _held_by(call: OpCall, attr: str | None, numbers: Any) -> Any:
     from tensorflow import dtypes
 
-    attr = next((name for name in ("DstT", "T", "Tidx") if name in call.node.attr), None)
-    kind = dtypes.as_dtype(call.node.attr[attr].type) if attr else dtypes.int64
-
-    def held(number: Any) -> Any:
-        if isinstance(number, bool) or number is OPAQUE:
-            return number
-        if isinstance(number, float):
-            if kind not in (dtypes.float32, dtypes.float64):
-                raise ValueError(kind)
-            return float(kind.as_numpy_dtype(number))
-        if kind in (dtypes.float32, dtypes.float64):
-            return number
-        most = _WHOLE[kind.name]  # of other types nothing is known
-        if not isinstance(number, Count) and not -most <= number < most:
-            raise ValueError(number)
-        return number
-
-    try:
-        return _elementwise(held, [np.asarray(numbers, dtype=object)])
-    except (KeyError, ValueError, OverflowError):
+    kind = dtypes.as_dtype(call.node.attr[attr].type) if attr else dtypes.int32
+    truth = all(isinstance(number, bool) or number is OPAQUE for number in np.asarray(numbers, object).reshape(-1))
+    if not truth and kind.name not in _WHOLE:
         return None
+    most = _WHOLE.get(kind.name, 0)
+    held = _elementwise(lambda number: _not_wrapped(number, most), [np.asarray(numbers, dtype=object)])
+    return None if any(number is None for number in held.reshape(-1)) else held
+
+
+def _not_wrapped(number: Any, most: int) -> Any:
+    """The number if it is held by its type for each number of rows there can be; else None."""
+    if isinstance(number, bool) or number is OPAQUE:
+        return number
+    if isinstance(number, Count):
+        return number if abs(number.coefficient) * LARGEST**number.power < most else OPAQUE
+    return number if -most <= number < most else None
 
 
 def _truncated(a: Any, b: Any) -> Any:
     """Quotient rounded to zero: the same as rounded down where neither is negative."""
-    if any(isinstance(one, float) or (not depends(one) and one < 0) for one in (a, b)):
+    if any(not depends(one) and one < 0 for one in (a, b)):
         raise ValueError
     return sizes.divide(a, b)
 
@@ -135,7 +139,6 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "Div": _truncated,
     "FloorDiv": sizes.divide,
     "TruncateDiv": _truncated,
-    "RealDiv": sizes.real_divide,
     "FloorMod": sizes.remainder,
     "Maximum": sizes.maximum,
     "Minimum": sizes.minimum,
@@ -173,11 +176,13 @@ def _cast(call: OpCall, arrays: list[Any]) -> Any:
     from tensorflow import dtypes
 
     to = dtypes.as_dtype(call.node.attr["DstT"].type)
+    if not (to.is_bool or to.is_integer):
+        return None
 
     def convert(number: Any) -> Any:
         if depends(number):
             return number if not to.is_bool else OPAQUE
-        return bool(number) if to.is_bool else float(number) if to.is_floating else int(number)
+        return bool(number) if to.is_bool else int(number)
 
     return _elementwise(convert, arrays)
 
@@ -372,8 +377,9 @@ def shape_of(call: OpCall) -> list[Value]:
             found.append(of_content(array([len(value.shape)], [])))
         else:
             numbers = [OPAQUE if size is None else size for size in value.shape]
-            whole = array([sizes.product(numbers)], [])
-            found.append(of_content(whole if call.type == "Size" else array(numbers)))
+            asked = array([sizes.product(numbers)], []) if call.type == "Size" else array(numbers)
+            held = _held_by(call, "out_type", asked)
+            found.append(Value(Kind.COUNT, call.static(0)) if held is None else of_content(held))
     return found
 
 

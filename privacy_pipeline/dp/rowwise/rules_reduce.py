@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.sizes import Dim
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
 
 _INSTEAD = "over the batch"
@@ -108,6 +109,14 @@ _LAST = {
 _SECOND = ("MatrixSolve", "MatrixTriangularSolve", "CholeskyGrad", "MatrixSetDiag", "MatrixSetDiagV3")
 
 
+def _last_axes(call: OpCall) -> int:
+    """How many axes the op works on: several diagonals of a matrix have one more than a single one."""
+    if call.type in ("MatrixDiagV2", "MatrixDiagV3"):
+        diagonals = call.constant(1)
+        return 1 if diagonals is not None and len(set(diagonals)) == 1 else 2
+    return _LAST[call.type]
+
+
 def _spreads(call: OpCall, value: Value, other: Value) -> bool:
     """Whether the op spreads two tensors against each other from their last axes, so that equal axes do not meet."""
     return call.type == "MatrixTriangularSolve" and value.rank != other.rank
@@ -119,7 +128,7 @@ def last_axes(call: OpCall) -> Result:
     value = call.inputs[0]
     if value.kind is not Kind.ROWS or value.layout is None:
         return call.unknown("it takes rows for an argument other than its first")
-    if value.axis() >= value.rank - _LAST[call.type]:
+    if value.axis() >= value.rank - _last_axes(call):
         return call.mixed(f"it works {_INSTEAD} (axis {value.axis()})")
     for place, other in enumerate(call.inputs[1:], start=1):
         if other.kind is Kind.ROWS and (place > 1 or call.type not in _SECOND):
@@ -162,7 +171,9 @@ def softmax_cross_entropy(call: OpCall) -> Result:
     if any(value.kind is Kind.PUBLIC and (value.shape or (0,))[0] != 1 for value in call.inputs):
         return call.mixed("its values depend on the place of a row in the batch")
     layout = having[0].layout or Layout(0)
-    return [call.rows(layout), call.rows(layout, output=1)]
+    widths: list[Dim] = [(value.shape or (None, None))[1] for value in call.inputs]
+    width = widths[0] if widths[0] != 1 else widths[1]  # one is spread over the other
+    return [call.rows(layout), call.rows(layout, [None, None if None in widths else width], output=1)]
 
 
 @rule("SparseSoftmaxCrossEntropyWithLogits")
@@ -173,7 +184,7 @@ def sparse_softmax_cross_entropy(call: OpCall) -> Result:
         return call.mixed("its labels or its logits are the same whatever the row")
     if logits.axis() != 0 or labels.layout != logits.layout:
         return call.mixed("it puts rows together that lie at different places")
-    return [call.rows(logits.layout), call.rows(logits.layout, output=1)]
+    return [call.rows(logits.layout), call.rows(logits.layout, logits.shape, output=1)]
 
 
 @rule("L2Loss", "UniqueV2", "Unique", "UniqueWithCounts", "RandomShuffle", "DynamicPartition", "Bincount")

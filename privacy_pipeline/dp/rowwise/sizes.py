@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
+
+LARGEST = 2**13  # rows of a batch that are worked on at once, at most
 
 
 @dataclass(frozen=True)
 class Count:
     """`coefficient` times the number of rows to a power.
 
-    Every statement about a `Count` holds for each number of rows from 1 on.
+    Every statement about a `Count` holds for each number of rows from 1 to `LARGEST`.
 
     Attributes:
         coefficient: a whole number other than 0.
@@ -97,13 +98,6 @@ def divide(a: Number, b: Number) -> Number:
         return left[0] // right[0]
     exact = left[0] % right[0] == 0 and left[1] >= right[1]
     return _made(left[0] // right[0], left[1] - right[1]) if exact else OPAQUE
-
-
-def real_divide(a: Number, b: Number) -> Number:
-    """Quotient of real numbers."""
-    if not depends(a) and not depends(b):
-        return float(a) / float(b) if b != 0 else math.nan  # type: ignore[arg-type]
-    return divide(a, b)
 
 
 def remainder(a: Number, b: Number) -> Number:

@@ -303,6 +303,19 @@ def loss_of_own_keras_class() -> Made:
 
 
 @honest
+def loss_categorical() -> Made:
+    """One-hot labels, and their logits."""
+    loss = tf.keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    return dense(loss, np.eye(CLASSES, dtype=np.float32)[_classes()], out=CLASSES, classes=2)
+
+
+@honest
+def loss_categorical_of_a_softmax() -> Made:
+    labels = np.eye(CLASSES, dtype=np.float32)[_classes()]
+    return dense("categorical_crossentropy", labels, out=CLASSES, classes=2, activation="softmax")
+
+
+@honest
 def loss_of_masked_tokens() -> Made:
     """Each row's mean over its own tokens that are not padding."""
 
