@@ -147,7 +147,8 @@ def state_of(optimizer: Any) -> list[Any]:
 
     Keras keeps some of them out of an optimizer's `variables`.
     """
-    found = [*optimizer.variables, *(one for one in _held(optimizer) if isinstance(one, tf.Variable))]
+    held = _held(optimizer) if isinstance(optimizer, tf.keras.optimizers.Optimizer) else []
+    found = [*optimizer.variables, *(one for one in held if isinstance(one, tf.Variable))]
     return list({id(one): one for one in found}.values())
 
 

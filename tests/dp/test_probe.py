@@ -14,6 +14,14 @@ from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers
+
+
+@pytest.fixture(autouse=True)
+def no_seed() -> None:
+    """Other tests of the process set TensorFlow's seed, which is a fixed seed of each op that has none."""
+    tf.random.set_seed(None)
+
+
 FLOATS = tf.TensorSpec([None, 1], tf.float32)
 
 
