@@ -58,7 +58,8 @@ class PrivateModel:
         binding: str,
     ) -> None:
         self.model = model
-        self.plan = plan
+        self._plan = plan
+        self._running = False
         self.verdict = NOT_EXAMINED
         self._optimizer = optimizer
         self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights))
@@ -71,6 +72,11 @@ class PrivateModel:
         self._memory_cap = memory_cap
         self._begun = 0
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """The plan. It cannot be set: steps of two plans compose, and one plan's event says nothing of the other's."""
+        return self._plan
 
     def examine(self, x: Any, y: Any) -> Verdict:
         """Whether the model's examples are proven to stay apart; reads no data.
@@ -98,11 +104,24 @@ class PrivateModel:
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
 
         Raises:
-            BadInputError: the data does not fit the plan, the model breaks the bound, or the plan's steps are used up.
+            BadInputError: the data does not fit the plan, the model breaks the bound, the plan's steps are used up, or
+                a callback calls `fit` of the same object, whose steps it would make again with the same noise.
             PipelineError: the noise is not the one that is accounted (no data was used), or the weights are no longer
                 finite.
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
         """
+        if self._running:
+            raise BadInputError(
+                "fit was called from a callback of its own fit: it would make steps again, with the same noise",
+                fix="make_private anew for another training, and account for both",
+            )
+        self._running = True
+        try:
+            return self._fit(x, y, users=users, callbacks=callbacks)
+        finally:
+            self._running = False
+
+    def _fit(self, x: Any, y: Any, *, users: Any, callbacks: Sequence[Any]) -> Execution:
         store = x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
         if users is not None:
             if self.plan.users is None:

@@ -221,6 +221,22 @@ def test_optimizers_of_another_kind_are_refused_by_name(optimizer: Any, message:
     assert fix in caught.value.fix
 
 
+def test_a_plan_cannot_be_changed() -> None:
+    private = make_private(network(), plan(), optimizer="sgd", loss=LOSS)
+    with pytest.raises(AttributeError):
+        private.plan = plan(noise_multiplier=3.0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_train_end"])
+def test_a_fit_within_a_fit_is_refused_and_the_object_goes_on(hook: str) -> None:
+    private = make_private(network(), plan(), optimizer="sgd", loss=LOSS)
+    nested = tf.keras.callbacks.LambdaCallback(**{hook: lambda *_: private.fit(*data())})
+    with pytest.raises(BadInputError, match="callback of its own fit"):
+        private.fit(*data(), callbacks=[nested])
+    if hook != "on_train_end":
+        assert private.fit(*data()).steps == 6
+
+
 def test_diverged_weights_end_the_run() -> None:
     rate = tf.keras.optimizers.schedules.PiecewiseConstantDecay([1, 4], [0.1, 3e38, 0.1])
     private = make_private(network(), plan(), optimizer=tf.keras.optimizers.SGD(rate), loss=LOSS)
