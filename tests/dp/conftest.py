@@ -127,3 +127,9 @@ def sequential_case(
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., Case]:
     return sequential_case
+
+
+@pytest.fixture
+def no_seed() -> None:
+    """Other tests of the process set TensorFlow's seed, which is a fixed seed of each op that has none."""
+    tf.random.set_seed(None)

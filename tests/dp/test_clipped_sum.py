@@ -53,10 +53,12 @@ def batch(seed: int, rows: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndar
 def test_one_example_moves_the_sum_by_the_norm_at_most(summed: Any, seed: int, rows: int, scale: float) -> None:
     x, y, present = batch(seed, rows, scale)
     before = summed(x, y, present)
-    # Left in its place as padding: in a batch of another shape the gradients of the other rows round otherwise.
-    after = summed(x, y, np.arange(rows) < rows - 1)
-    moved = total_norm([a - b for a, b in zip(before, after, strict=True)])
-    assert moved <= 0.5 * (1 + 1e-5)
+    without = [summed(x, y, np.arange(rows) < rows - 1)]
+    # In a batch of another shape the gradients of the other rows round otherwise, which shows at large scales alone.
+    if scale <= 1e3:
+        without.append(summed(x[:-1], y[:-1], present[:-1]))
+    for after in without:
+        assert total_norm([a - b for a, b in zip(before, after, strict=True)]) <= 0.5 * (1 + 1e-5)
 
 
 def test_large_gradients_use_the_whole_norm(summed: Any) -> None:

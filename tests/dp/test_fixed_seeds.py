@@ -16,7 +16,7 @@ L = tf.keras.layers
 
 
 def model_of(call: Any) -> Any:
-    return tf.keras.Sequential([L.Input([WIDTH]), L.Lambda(call, name="suspect"), L.Dense(1)])
+    return tf.keras.Sequential([L.Input([WIDTH]), L.Lambda(call, name="suspect"), L.Dense(1)], name="net")
 
 
 def data() -> tuple[Any, Any]:
@@ -29,7 +29,7 @@ def test_draws_by_place_are_refused_or_made_for_each_row_alone(size: float) -> N
     model = model_of(lambda x: x * (1 + size * tf.random.stateless_normal(tf.shape(x), [1, 2])))
     x, y = data()
     if size == 1:
-        with pytest.raises(BadInputError, match=r"op 'sequential/suspect/.*StatelessRandomNormalV2"):
+        with pytest.raises(BadInputError, match=r"op 'net/suspect/.*StatelessRandomNormalV2"):
             clipper_of(model, "mean_squared_error", x, y)
         return
     clipper = clipper_of(model, "mean_squared_error", x, y)

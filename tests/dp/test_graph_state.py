@@ -24,14 +24,7 @@ from privacy_pipeline.dp.masks import keyed_masks, unkeyed_randomness
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 L = tf.keras.layers
-
-
-@pytest.fixture(autouse=True)
-def no_seed() -> None:
-    """Other tests of the process set TensorFlow's seed, which is a fixed seed of each op that has none."""
-    tf.random.set_seed(None)
-
-
+pytestmark = pytest.mark.usefixtures("no_seed")
 lookup = tf.lookup
 ROWS = tf.TensorSpec([None, 4], tf.float32)
 

@@ -14,14 +14,7 @@ from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers
-
-
-@pytest.fixture(autouse=True)
-def no_seed() -> None:
-    """Other tests of the process set TensorFlow's seed, which is a fixed seed of each op that has none."""
-    tf.random.set_seed(None)
-
-
+pytestmark = pytest.mark.usefixtures("no_seed")
 FLOATS = tf.TensorSpec([None, 1], tf.float32)
 
 

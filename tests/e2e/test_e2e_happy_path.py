@@ -201,7 +201,7 @@ def test_the_ledger_holds_the_one_dp_run(shared: Shared) -> None:
 def test_commands_that_only_read_answer_long_before_tensorflow_would_be_there(
     shared: Shared, command: list[str]
 ) -> None:
-    """In the same minute on the same machine, whatever else runs on it; a second where it is idle."""
+    """A second where an import takes four; both are slower where other work runs."""
     full = [*command, shared.dp_id] if command == ["show"] else command
     shared.project.done(*full)
     taken, importing = [], []
@@ -210,4 +210,4 @@ def test_commands_that_only_read_answer_long_before_tensorflow_would_be_there(
         start = time.monotonic()
         subprocess.run([sys.executable, "-c", "import tensorflow"], check=True, capture_output=True, timeout=120)
         importing.append(time.monotonic() - start)
-    assert statistics.median(taken) < 0.5 * statistics.median(importing)
+    assert statistics.median(taken) < 0.25 * statistics.median(importing)

@@ -217,7 +217,7 @@ def test_an_interrupt_ends_the_run_and_its_processes(project: Project) -> None:
     try:
         _wait("the worker", lambda: bool(_workers(project)), seconds=30)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=10) == 1
     finally:
         process.kill()
     assert _workers(project) == []
