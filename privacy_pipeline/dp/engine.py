@@ -113,7 +113,7 @@ class PrivateModel:
         if self._running:
             raise BadInputError(
                 "fit was called from a callback of its own fit: it would make steps again, with the same noise",
-                fix="make_private anew for another training, and account for both",
+                fix="call make_private again to train more; the privacy cost of both adds up",
             )
         self._running = True
         try:
@@ -171,7 +171,8 @@ class PrivateModel:
         folder = self._state_dir or Path()
         if self._begun and not has_state(folder):
             raise BadInputError(
-                f"{folder}: the state of the run is gone", fix="make_private anew, and account for both"
+                f"{folder}: the state of the run is gone",
+                fix="call make_private again; the privacy cost of both trainings adds up",
             )
         if self._configured is None:  # once: callbacks may change the learning rate
             self._configured = self._optimizer.get_config()

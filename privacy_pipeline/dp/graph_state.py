@@ -93,8 +93,7 @@ def _allowed(walk: Walk, place: Place, written: set[int], read: set[int], counte
     if node.op in CUDNN:  # Keras' form of LSTM and GRU for other devices; its dropout is off
         return bool(node.attr["dropout"].f == 0)
     if node.op == "Assert":
-        inputs = [one for one in node.input if not one.startswith("^")]
-        return all(walk.is_constant(place, index, counters=counters) for index in range(1, len(inputs)))
+        return walk.rest_is_constant(place, counters=counters)
     return False
 
 

@@ -112,18 +112,19 @@ class Walk:
             found.append(self._captured[source.node.name])
         return found
 
-    def is_constant(self, place: Place, index: int, *, counters: Collection[int] = ()) -> bool:
-        """Whether an input is made of constants and shapes alone, through any ops.
+    def rest_is_constant(self, place: Place, *, counters: Collection[int] = ()) -> bool:
+        """Whether all inputs but the first are made of constants and shapes alone, through any ops.
 
         Args:
             place: the op.
-            index: which of its inputs.
             counters: ids of handles of variables that may be read too.
         """
-        for source in self._sources(place, place.node.input[index], through=None):
-            if source is None or not (source.node.op in ("Const", *_SHAPES) or self._is_handle(source, counters)):
-                return False
-        return True
+        inputs = [one for one in place.node.input if not one.startswith("^")]
+        return all(
+            source is not None and (source.node.op in ("Const", *_SHAPES) or self._is_handle(source, counters))
+            for one in inputs[1:]
+            for source in self._sources(place, one, through=None)
+        )
 
     def _is_handle(self, source: Place, known: Collection[int]) -> bool:
         """Whether a source is an argument of the graph that stands for one of some captured handles."""

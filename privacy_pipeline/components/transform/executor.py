@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,15 @@ class Executor(stock.Executor):
             statistics = read_statistics(Path(artifact_utils.get_single_uri(input_dict[STATISTICS])))
             config[FEATURE_PLAN] = plan_from(config[FEATURE_PLAN], statistics).model_dump_json()
             exec_properties = {**exec_properties, "custom_config": json.dumps(config)}
+        batches: AbstractContextManager[None] = nullcontext()
         if config[FORBID_ANALYZERS]:
             schema = artifact_utils.get_single_uri(input_dict["schema"])
             path = exec_properties["preprocessing_fn"]
             if not keeps_rows_apart(path=path, config=config, schema_uri=schema):
                 log.info("%s is not proven to keep rows apart: it transforms one row at a time", path)
-                with _one_row_at_a_time():
-                    super().Do(input_dict, output_dict, exec_properties)
-                return
-        super().Do(input_dict, output_dict, exec_properties)
+                batches = _one_row_at_a_time()
+        with batches:
+            super().Do(input_dict, output_dict, exec_properties)
 
 
 @contextmanager

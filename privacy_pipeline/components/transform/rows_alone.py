@@ -76,12 +76,7 @@ def _require_no_state(path: str, graph: Any) -> None:
 def _filled_from_constants(graph: Any, kind: str) -> bool:
     """Whether all ops of this kind, whose first input is a table, fill it with what no column feeds."""
     walk = Walk(graph)
-    fills = [place for place in walk.places() if place.node.op == kind]
-    return all(walk.is_constant(place, index) for place in fills for index in range(1, len(_inputs(place.node))))
-
-
-def _inputs(node: Any) -> list[str]:
-    return [one for one in node.input if not one.startswith("^")]
+    return all(walk.rest_is_constant(place) for place in walk.places() if place.node.op == kind)
 
 
 def _proven(path: str, graph: Any, columns: dict[str, Any], made: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from privacy_pipeline.dp.rowwise.bodies import Reference, body_of_graph
 from privacy_pipeline.dp.rowwise.interpreter import Interpreter
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, public, rows
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, rows
 from privacy_pipeline.dp.tracing import unconverted
 
 _Shape = tuple[int | None, ...]
@@ -186,14 +186,14 @@ def prove(
     if key not in _PROOFS:
         values: dict[Reference, Value] = dict(found)
         for tensor in graph.inputs:
-            shape = _shape(tensor)
-            of_batch = _reference(tensor) in own and shape
-            values[_reference(tensor)] = rows(shape, Layout(0, 1, unit)) if of_batch and shape else public(shape)
-            if _reference(tensor) in keys:
-                values[_reference(tensor)] = Value(Kind.PUBLIC, shape, keyed=True)
-            if _reference(tensor) in strewn:
+            one, shape = _reference(tensor), _shape(tensor)
+            if one in strewn:
                 offence = Offence(tensor.op.name, tensor.op.type, "its values do not lie by row", False)
-                values[_reference(tensor)] = Value(Kind.UNKNOWN, shape, offence=offence)
+                values[one] = Value(Kind.UNKNOWN, shape, offence=offence)
+            elif one in own and shape:
+                values[one] = rows(shape, Layout(0, 1, unit))
+            else:
+                values[one] = Value(Kind.PUBLIC, shape, keyed=one in keys)
         if len(_PROOFS) >= _MOST_PROOFS:
             _PROOFS.clear()
         _PROOFS[key] = _Prover(graph, definition, values, (Layout(0), Layout(0, 1, unit))).run(targets)

@@ -34,7 +34,7 @@ class _Opaque:
 
 
 OPAQUE = _Opaque()
-Number = int | float | bool | Count | _Opaque
+Number = int | bool | Count | _Opaque
 Dim = int | Count | None  # None: a size that is not known, and does not depend on the data
 
 
@@ -50,11 +50,9 @@ def _made(coefficient: int, power: int) -> Number:
 
 
 def _parts(number: Number) -> tuple[int, int] | None:
-    if isinstance(number, Count):
-        return number.coefficient, number.power
-    if isinstance(number, (bool, int)):
-        return int(number), 0
-    return None
+    if isinstance(number, _Opaque):
+        return None
+    return (number.coefficient, number.power) if isinstance(number, Count) else (int(number), 0)
 
 
 def multiply(a: Number, b: Number) -> Number:
@@ -63,7 +61,7 @@ def multiply(a: Number, b: Number) -> Number:
         return 0
     left, right = _parts(a), _parts(b)
     if left is None or right is None:
-        return OPAQUE if depends(a) or depends(b) else a * b  # type: ignore[operator]
+        return OPAQUE
     return _made(left[0] * right[0], left[1] + right[1])
 
 
@@ -71,7 +69,7 @@ def add(a: Number, b: Number) -> Number:
     """Sum."""
     left, right = _parts(a), _parts(b)
     if left is None or right is None:
-        return OPAQUE if depends(a) or depends(b) else a + b  # type: ignore[operator]
+        return OPAQUE
     if left[0] == 0:
         return b
     if right[0] == 0:
@@ -93,7 +91,7 @@ def divide(a: Number, b: Number) -> Number:
     """Quotient, rounded down; exact where a `Count` is involved."""
     left, right = _parts(a), _parts(b)
     if left is None or right is None or right[0] == 0:
-        return OPAQUE if depends(a) or depends(b) or b == 0 else a // b  # type: ignore[operator]
+        return OPAQUE
     if left[1] == right[1] == 0:
         return left[0] // right[0]
     exact = left[0] % right[0] == 0 and left[1] >= right[1]
@@ -136,7 +134,7 @@ def equal(a: Number, b: Number) -> Number:
         return a == b if a.power == b.power else OPAQUE
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Count):
-            return False if one.coefficient > 0 and isinstance(other, (int, float)) and other < 1 else OPAQUE
+            return False if one.coefficient > 0 and isinstance(other, int) and other < 1 else OPAQUE
     return a == b
 
 
@@ -144,9 +142,9 @@ def less(a: Number, b: Number) -> Number:
     """Whether `a` is less than `b`; `OPAQUE` where that depends on the number of rows."""
     if not depends(a) and not depends(b):
         return a < b  # type: ignore[operator]
-    if isinstance(b, Count) and b.coefficient > 0 and isinstance(a, (bool, int, float)) and a < 1:
+    if isinstance(b, Count) and b.coefficient > 0 and isinstance(a, int) and a < 1:
         return True
-    if isinstance(a, Count) and a.coefficient > 0 and isinstance(b, (bool, int, float)) and b <= 1:
+    if isinstance(a, Count) and a.coefficient > 0 and isinstance(b, int) and b <= 1:
         return False
     return OPAQUE
 
