@@ -105,3 +105,9 @@ class FederatedModel:
         """Puts trainable weights into the Keras model."""
         for variable, value in zip(self.keras.trainable_weights, weights, strict=True):
             variable.assign(value)
+
+
+def label_spec(labels: Array) -> tf.TensorSpec:
+    """What a pass is given of labels [rows, ...]: floats in single precision, any other type as it is."""
+    kind = tf.float32 if labels.dtype.kind == "f" else tf.as_dtype(labels.dtype)
+    return tf.TensorSpec([None, *labels.shape[1:]], kind)

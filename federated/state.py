@@ -11,7 +11,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from federated.contract import Array
 from privacy_pipeline.dp.graph_state import require_stateless
 from privacy_pipeline.dp.tracing import Traced
 from privacy_pipeline.dp.validator import state_problems
@@ -50,12 +49,12 @@ def require_no_state(keras_model: Any) -> None:
         )
 
 
-def require_stateless_pass(model: Any, labels: Array) -> None:
+def require_stateless_pass(model: Any, labels: tf.TensorSpec) -> None:
     """Refuse a model or a loss that keeps, shows or draws anything in a pass, forward or backward.
 
     Args:
         model: `federated.model.FederatedModel`.
-        labels: labels of the clients [rows, ...], of which shape and dtype alone are looked at.
+        labels: of one row each, [rows, ...].
 
     Raises:
         BadInputError: naming op, layer and what to use instead.
@@ -67,7 +66,6 @@ def require_stateless_pass(model: Any, labels: Array) -> None:
         gradients = tape.gradient(total, model.keras.trainable_weights)
         return gradients, model.losses(targets, model.predict(inputs, training=False))
 
-    kind = tf.float32 if labels.dtype.kind == "f" else tf.as_dtype(labels.dtype)
     specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in model.input_specs]
-    graph = Traced(run, specs, tf.TensorSpec([None, *labels.shape[1:]], kind)).concrete.graph
+    graph = Traced(run, specs, labels).concrete.graph
     require_stateless(graph, model=model.keras, draws=False)

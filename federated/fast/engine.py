@@ -13,8 +13,9 @@ from federated.contract import Aggregator, AggregatorState, Clients, IntArray, R
 from federated.fast.chunks import Chunk, Chunker
 from federated.fast.gradients import KerasGradients, StackedGradients
 from federated.fast.local import ChunkTensors, LocalResult, LocalWork
-from federated.fast.stacked import single, stackable
-from federated.model import FederatedModel
+from federated.fast.proof import clients_apart
+from federated.fast.stacked import single
+from federated.model import FederatedModel, label_spec
 from federated.optimizers import learning_rate
 from federated.server import Server
 from federated.state import require_stateless_pass
@@ -30,9 +31,9 @@ _CHUNK_PARAMETERS = 1 << 24  # stacked weights of a chunk: 64 MiB in float32, an
 class FastEngine:
     """Trains a model on cohorts of clients. The same arguments give the same weights, bit by bit on one machine.
 
-    Models of dense and embedding layers have their clients' weights stacked, and each layer is one batched product;
-    any other model, and any with a loss that is not one of Keras' row-wise ones, takes its clients one after the other,
-    within the graph, so that rows of two clients never meet.
+    Models of dense and embedding layers have their clients' weights stacked, and each layer is one batched product, if
+    that is proven to keep clients apart. Any other model takes its clients one after the other, within the graph. So
+    rows of two clients never meet.
 
     Args:
         model: the model; its weights are the first round's.
@@ -61,11 +62,13 @@ class FastEngine:
                 "federated.algorithm: `mimelite` also sends full gradients, which this aggregator does not cover",
                 fix="use fedavg, fedprox or fedsgd",
             )
-        if stacked and not stackable(model):
-            raise BadInputError("model: its layers, or its loss, cannot be stacked over clients", fix="drop `stacked`")
-        self.stacked = stackable(model) if stacked is None else stacked
         self._model, self._algorithm = model, algorithm
-        require_stateless_pass(model, clients.labels)
+        labels = label_spec(clients.labels)
+        require_stateless_pass(model, labels)
+        proof = None if stacked is False else clients_apart(model, labels, batch_size=algorithm.batch_size)
+        self.stacked = proof is not None and proof.proven
+        if stacked and not self.stacked:
+            raise BadInputError("model: its layers, or its loss, cannot be stacked over clients", fix="drop `stacked`")
         mean = MeanAggregator(model.shapes, weighting=algorithm.weighting)
         self._aggregator: Aggregator = mean if aggregator is None else aggregator
         self._full_gradients = mean
@@ -168,8 +171,7 @@ class FastEngine:
                 tf.TensorSpec([None], tf.float32),
             )
             graph = self._stacked_chunk if self.stacked else self._sequential_chunk
-            # Branches on tensors that users wrote are in layers which are not stacked.
-            function = tf.function(graph, input_signature=signature, autograph=not self.stacked)
+            function = tf.function(graph, input_signature=signature)
             compiled = function.get_concrete_function()
             self._require_stateless(compiled.graph, graph, signature)
             self._compiled = compiled
@@ -184,7 +186,7 @@ class FastEngine:
         if self._aggregator.every_report:
             own, self._aggregator = self._aggregator, self._full_gradients
             try:
-                apart = tf.function(graph, input_signature=signature, autograph=not self.stacked)
+                apart = tf.function(graph, input_signature=signature)
                 traced = apart.get_concrete_function().graph
             finally:
                 self._aggregator = own

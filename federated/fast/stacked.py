@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from federated.contract import Tensor, Tensors
-from federated.fast.row_losses import row_wise
 from federated.model import FederatedModel
+from privacy_pipeline.dp.rowwise.proof import mark_isolated
 
-_ROW_BY_ROW = (
+_CALLED_AS_IS = (
     "Activation",
     "Add",
     "AveragePooling2D",
@@ -43,19 +42,10 @@ _ROW_BY_ROW = (
     "Subtract",
     "ZeroPadding2D",
 )
-# Each computes an entry from its own row.
-_ACTIVATIONS = [
-    getattr(tf.keras.activations, name)
-    for name in (
-        *("linear", "relu", "relu6", "elu", "selu", "gelu", "mish", "leaky_relu", "sigmoid", "hard_sigmoid", "tanh"),
-        *("softmax", "softplus", "softsign", "swish", "exponential"),
-    )
-    if hasattr(tf.keras.activations, name)
-]
 
 
 class StackedModel:
-    """Runs a model whose layers `stackable` allows.
+    """Runs a model whose layers `single` allows.
 
     Args:
         model: the model.
@@ -101,32 +91,20 @@ class StackedModel:
         return layer(*arguments, **options)
 
 
-def stackable(model: FederatedModel) -> bool:
-    """Whether `StackedModel` computes exactly what the model does, and rows of two clients never meet.
-
-    All clients' rows are one batch, so every activation and the loss must be Keras' own, and work row by row.
-    """
-    layers = model.keras.layers
-    return single(model) and row_wise(model.loss) and all(_apart(layer) for layer in layers)
-
-
-def _apart(layer: Any) -> bool:
-    """Whether a layer that `single` allows keeps rows apart."""
-    kind = type(layer).__name__
-    if kind == "Conv2D":
-        return False
-    axes = np.atleast_1d(layer.axis) if kind in ("Softmax", "Concatenate") else ()
-    if any(axis % len(layer.output_shape) == 0 for axis in axes):
-        return False
-    return kind not in ("Dense", "Activation") or layer.activation in _ACTIVATIONS
-
-
 def single(model: FederatedModel) -> bool:
-    """Whether it does so for one client at a time (c = 1): convolutions with a kernel per client are slow on CPUs."""
+    """Whether `StackedModel` computes what the model does, for one client at a time.
+
+    Whether it may do so for several clients at once, `federated.fast.proof` decides.
+    """
     keras = model.keras
     if keras.losses or len(keras.outputs) != 1:
         return False
     return all(_layer_stackable(layer) for layer in keras.layers)
+
+
+def batched(model: FederatedModel) -> bool:
+    """Whether it has a batched product for each layer: convolutions with a kernel per client are slow on CPUs."""
+    return single(model) and not any(type(layer).__name__ == "Conv2D" for layer in model.keras.layers)
 
 
 def _layer_stackable(layer: Any) -> bool:
@@ -140,7 +118,7 @@ def _layer_stackable(layer: Any) -> bool:
         return bool(layer.trainable) and not layer.mask_zero
     if kind == "Conv2D":
         return bool(layer.trainable) and layer.groups == 1 and layer.data_format == "channels_last"
-    return kind in _ROW_BY_ROW
+    return kind in _CALLED_AS_IS
 
 
 def _dense(layer: Any, own: Tensors, rows: Tensor, clients: Tensor) -> Tensor:
@@ -153,10 +131,30 @@ def _dense(layer: Any, own: Tensors, rows: Tensor, clients: Tensor) -> Tensor:
 
 
 def _embedding(table: Tensor, rows: Tensor, clients: Tensor) -> Tensor:
-    apart = tf.reshape(tf.cast(rows, tf.int32), [clients, -1])
-    values = tf.gather(table, apart, batch_dims=1)
+    """Looked-up rows; an id outside of the table gives zeros and moves nothing, on every device."""
+    given = tf.reshape(tf.cast(rows, tf.int64), [clients, -1])
+    known = tf.logical_and(given >= 0, given < table.shape[1])
+    values = _lookup(table, tf.where(known, given, tf.zeros_like(given)))
+    values = tf.where(known[..., tf.newaxis], values, tf.zeros_like(values))
     shape = tf.concat([tf.shape(rows), [table.shape[-1]]], 0)
     return tf.ensure_shape(tf.reshape(values, shape), [*rows.shape, table.shape[-1]])
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _lookup(tables: Tensor, ids: Tensor) -> Any:
+    """Rows of each client's own table: tables [c, V, d], ids int64 [c, n] in [0, V), rows [c, n, d]."""
+    size, width = tables.shape[1:]
+
+    def gradient(upstream: Tensor) -> tuple[Tensor, None]:
+        clients = tf.shape(ids)[0]
+        places = ids + size * tf.range(clients, dtype=tf.int64)[:, tf.newaxis]
+        values = tf.reshape(upstream, [-1, width])
+        summed = tf.math.unsorted_segment_sum(values, tf.reshape(places, [-1]), clients * size)
+        own = tf.ensure_shape(tf.reshape(summed, [clients, size, width]), tables.shape)
+        mark_isolated([upstream, ids], [own])
+        return own, None
+
+    return tf.gather(tables, ids, batch_dims=1), gradient
 
 
 def _conv_of_one(layer: Any, own: Tensors, rows: Tensor) -> Tensor:

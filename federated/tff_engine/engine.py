@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from federated.contract import Array, Clients, IntArray, RoundResult, RoundState
-from federated.model import FederatedModel
+from federated.model import FederatedModel, label_spec
 from federated.optimizers import learning_rate
 from federated.state import require_stateless_pass
 from federated.tff_engine.process import learning_process
@@ -53,7 +53,7 @@ class TffEngine:
                 fix="use fedavg or fedprox",
             )
         self._model, self._clients, self._algorithm, self._worker = model, clients, algorithm, worker
-        require_stateless_pass(model, clients.labels)
+        require_stateless_pass(model, label_spec(clients.labels))
         spec = self._dataset(np.zeros(0, np.int64)).element_spec
         self._process = learning_process(model, algorithm, spec, aggregator)
         with worker.call():

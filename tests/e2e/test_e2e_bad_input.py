@@ -32,7 +32,7 @@ def unharmed(project: Project) -> Iterator[Project]:
 
 def _refused(project: Project, *args: str) -> str:
     before = _user_files(project)
-    ended = project.cli(*args, timeout=60)
+    ended = project.cli(*args)
     assert ended.code == 2, ended.text
     assert "Traceback" not in ended.text
     assert _user_files(project) == before
@@ -122,7 +122,7 @@ def test_a_workspace_without_write_permission_is_named(
     if not can_mount:
         pytest.skip("no user namespaces with mounts here")
     (unharmed.root / "workspace").mkdir()
-    ended = unharmed.cli("run", "configs/plain.yaml", prefix=on_tmpfs("ro"), timeout=60)
+    ended = unharmed.cli("run", "configs/plain.yaml", prefix=on_tmpfs("ro"))
     assert ended.code == 2, ended.text
     assert "workspace/runs: cannot be written (Read-only file system)" in ended.text
     assert "Traceback" not in ended.text

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _refused(project: Project, *args: str) -> str:
-    ended = project.cli(*args, timeout=60)
+    ended = project.cli(*args)
     assert ended.code == 4, ended.text
     assert "Traceback" not in ended.text
     assert "starting TFX" not in ended.text

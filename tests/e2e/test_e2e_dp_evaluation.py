@@ -30,7 +30,7 @@ def open_eval_budget(project: Project, epsilon: float) -> None:
 def refused(project: Project, *args: str) -> str:
     """A refusal before anything was started."""
     before = (project.entries(), len(project.runs()))
-    ended = project.cli("run", "configs/dp.yaml", *args, timeout=60)
+    ended = project.cli("run", "configs/dp.yaml", *args)
     assert ended.code == 4 and "starting TFX" not in ended.text and "Traceback" not in ended.text
     assert (project.entries(), len(project.runs())) == before
     return ended.text

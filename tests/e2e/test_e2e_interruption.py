@@ -36,10 +36,10 @@ def _workers(project: Project) -> list[int]:
     return found
 
 
-def _wait(what: str, condition: Callable[[], bool], *, seconds: float = _DEADLINE) -> None:
-    end = time.monotonic() + seconds
+def _wait(what: str, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + _DEADLINE
     while not condition():
-        assert time.monotonic() < end, f"{what} has not happened after {seconds} s"
+        assert time.monotonic() < end, f"{what} has not happened after {_DEADLINE} s"
         time.sleep(0.02)
 
 
@@ -203,24 +203,26 @@ def test_a_finished_run_cannot_be_resumed(scenarios: Results) -> None:
 def test_a_run_killed_while_tfx_starts_leaves_no_process(project: Project) -> None:
     process = project.start("run", "configs/plain.yaml")
     try:
-        _wait("the worker", lambda: bool(_workers(project)), seconds=30)
+        _wait("the worker", lambda: bool(_workers(project)))
         time.sleep(1)
     finally:
         process.kill()
         process.wait()
-    _wait("the worker's end", lambda: not _workers(project), seconds=3)
+    _wait("the worker's end", lambda: not _workers(project))
+    assert not project.pushed()  # it was stopped; it did not come to its own end
     assert [run["status"] for run in project.runs()] == ["interrupted"]
 
 
 def test_an_interrupt_ends_the_run_and_its_processes(project: Project) -> None:
     process = project.start("run", "configs/plain.yaml")
     try:
-        _wait("the worker", lambda: bool(_workers(project)), seconds=30)
+        _wait("the worker", lambda: bool(_workers(project)))
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 1
+        assert process.wait(timeout=_DEADLINE) == 1
     finally:
         process.kill()
     assert _workers(project) == []
+    assert not project.pushed()  # it was stopped; it did not come to its own end
     output = (project.root / "output.txt").read_text()
     assert "interrupted" in output
     assert "Traceback" not in output
@@ -284,7 +286,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_before_tfx_starts(
         pytest.skip("no user namespaces with mounts here")
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10")
     (project.root / "workspace").mkdir()
-    ended = project.cli("run", "configs/dp.yaml", prefix=on_tmpfs("size=4k"), timeout=60)
+    ended = project.cli("run", "configs/dp.yaml", prefix=on_tmpfs("size=4k"))
     assert ended.code in (1, 2), ended.text
     assert "No space left on device" in ended.text
     assert "starting TFX" not in ended.text

@@ -52,7 +52,7 @@ def test_rolling_windows(windows: Project) -> None:
     windows.done(*command("run", "[2,3]"))
     assert charges(windows) == [1, 2, 1, 0, 0]
     runs = windows.runs()
-    refused = windows.cli(*command("run", "[2,4]"), timeout=60)
+    refused = windows.cli(*command("run", "[2,4]"))
     assert refused.code == 4 and "starting TFX" not in refused.text
     assert "things/train/person/span-2: it would" in refused.text and "span-4: it would" not in refused.text
     assert charges(windows) == [1, 2, 1, 0, 0] and windows.runs() == runs

@@ -43,7 +43,7 @@ def test_check_states_the_whole_and_what_one_trial_would_have_claimed(tuned: Pro
 def test_a_policy_without_a_share_for_tuning_refuses_it_before_anything_starts(tuned: Project) -> None:
     tuned.done("budget", "init", "adult", "--output", "policy.yaml")
     tuned.done("budget", "apply", "policy.yaml")
-    ended = tuned.cli("run", "configs/dp.yaml", timeout=60)
+    ended = tuned.cli("run", "configs/dp.yaml")
     assert ended.code == 4 and "purpose 'tune' may use 0% of the budget" in ended.text
     assert tuned.entries() == []
 

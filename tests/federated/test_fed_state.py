@@ -11,15 +11,16 @@ import tensorflow as tf
 from federated.clients.store import ClientStore
 from federated.evaluation import Evaluator
 from federated.fast.engine import FastEngine
-from federated.fast.row_losses import row_wise
-from federated.fast.stacked import stackable
-from federated.model import FederatedModel
+from federated.fast.gradients import StackedGradients
+from federated.fast.proof import clients_apart
+from federated.model import FederatedModel, label_spec
 from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
 from federated.tff_engine.engine import TffEngine
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.rowwise.proof import Proof
 from privacy_pipeline.errors import BadInputError
 from tests.federated.fed_examples import made_clients
 
@@ -248,37 +249,64 @@ MIXING = {
 @pytest.mark.parametrize("name", MIXING)
 def test_what_mixes_rows_of_a_client_does_not_mix_clients(name: str) -> None:
     loss, layers = MIXING[name]
-    assert not stackable(made(*(layer() for layer in layers), loss=loss))
+    assert not fast(made(*(layer() for layer in layers), loss=loss)).stacked
     assert moved_by_one_client(loss, *layers) <= 2.0 + 1e-5
 
 
 def test_stacked_a_mixing_loss_would_break_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.fast.stacked.row_wise", lambda loss: True)
-    assert stackable(made(loss=scaled))
+    monkeypatch.setattr("federated.fast.engine.clients_apart", lambda *_, **__: Proof((), 0))
+    assert fast(made(loss=scaled)).stacked
     assert moved_by_one_client(scaled) > 4.0
 
 
-def test_row_wise_losses_are_known_by_type() -> None:
-    losses = tf.keras.losses
-    assert row_wise(losses.get("binary_crossentropy"))
-    assert row_wise(losses.get("mse"))
-    assert row_wise(losses.BinaryCrossentropy(from_logits=True))
-    assert not row_wise(losses.CategoricalCrossentropy(axis=0))
-    assert not row_wise(losses.Hinge())
-    assert not row_wise(type("Own", (losses.MeanSquaredError,), {})())
-    assert not row_wise(balanced)
+def own_error(labels: Any, predictions: Any) -> Any:
+    """A loss of a user's that keeps rows apart."""
+    return tf.reduce_mean(tf.abs(labels - predictions) ** 1.5, -1)
 
 
-def test_row_wise_losses_give_a_row_the_same_value_beside_any_other() -> None:
-    labels = np.array([[0.0, 1.0], [1.0, 0.0], [0.25, 0.75]], np.float32)
-    predictions = np.array([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1]], np.float32)
-    kinds = [getattr(tf.keras.losses, name) for name in dir(tf.keras.losses)]
-    found = [kind() for kind in kinds if isinstance(kind, type) and kind is not tf.keras.losses.Loss]
-    known = [loss for loss in found if row_wise(loss)]
-    assert len(known) >= 14
-    for loss in known:
-        targets = np.array([0, 1, 0]) if type(loss).__name__.startswith("Sparse") else labels
-        together = loss.call(tf.constant(targets), tf.constant(predictions)).numpy()
-        for row in range(3):
-            alone = loss.call(tf.constant(targets[row : row + 1]), tf.constant(predictions[row : row + 1])).numpy()
-            np.testing.assert_allclose(alone[0], together[row], rtol=1e-6)
+def branching(labels: Any, predictions: Any) -> Any:
+    """A loss with Python's branch on a tensor: AutoGraph has to see it."""
+    if tf.reduce_max(predictions) > 0.0:
+        return tf.reduce_mean(tf.square(labels - predictions), -1)
+    return tf.reduce_mean(tf.abs(labels - predictions), -1)
+
+
+STACKED = {
+    "named": ("mse", []),
+    "object": (tf.keras.losses.BinaryCrossentropy(from_logits=True), []),
+    "subclass": (type("Own", (tf.keras.losses.MeanSquaredError,), {})(), []),
+    "own loss": (own_error, []),
+    "own activation": ("mse", [lambda: L.Dense(4, activation=lambda x: x * tf.sigmoid(1.5 * x))]),
+    "softmax": ("mse", [lambda: L.Dense(4, activation="softmax")]),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_clients_that_are_proven_to_stay_apart_are_stacked(name: str) -> None:
+    loss, layers = STACKED[name]
+    assert fast(made(*(layer() for layer in layers), loss=loss)).stacked
+    assert moved_by_one_client(loss, *layers) <= 2.0 + 1e-5
+
+
+@pytest.mark.parametrize("loss", [tf.keras.losses.CategoricalCrossentropy(axis=0), branching], ids=["axis 0", "branch"])
+def test_losses_over_rows_are_not_stacked(loss: Any) -> None:
+    assert not fast(made(loss=loss)).stacked
+
+
+def test_a_client_with_ids_outside_of_the_table_moves_no_other_client() -> None:
+    """TensorFlow's own gradient of a batched gather counts such an id into the next client's table."""
+
+    def update(last: int) -> Any:
+        tf.keras.utils.set_random_seed(0)
+        model = FederatedModel(
+            tf.keras.Sequential([tf.keras.Input((), dtype=tf.int32), L.Embedding(5, 3), L.Dense(1)]), loss="mse"
+        )
+        proof = clients_apart(model, label_spec(np.zeros(1, np.float32)), batch_size=2)
+        assert proof is not None and proof.proven
+        weights = [tf.stack([tf.constant(w)] * 2) for w in model.weights()]
+        ids = tf.constant([[last, 1], [0, 1]])
+        gradients, losses = StackedGradients(model)(weights, [ids], tf.ones([2, 2]), tf.ones([2, 2]))
+        return [np.asarray(g)[1] for g in gradients] + [losses[1].numpy()]
+
+    for one, other in zip(update(2), update(7), strict=True):
+        np.testing.assert_array_equal(one, other)
