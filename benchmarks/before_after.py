@@ -1,9 +1,11 @@
-"""Speed of the DP-SGD engine in two checkouts of this project, in one call: they take turns, window by window.
+"""Speed of DP-SGD and of federated rounds in two checkouts of this project, in one call: in turns, window by window.
 
     python -m benchmarks.before_after --before ../another-checkout
+    python -m benchmarks.before_after --before ../another-checkout --models federated-small --batch 20 200
 
 Each model trains once in each checkout, in a process of its own that waits while the other one works. A window is some
-steps; the ratio is that of the medians, with the middle half of the ratios of neighbouring windows.
+steps; the ratio is that of the medians, with the middle half of the ratios of neighbouring windows. A federated model's
+step is a round, and its batch is the cohort.
 """
 
 from __future__ import annotations
@@ -21,6 +23,65 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 HERE = Path(__file__).resolve().parent.parent
 _WARM_STEPS = 10
+_FEDERATED = ("federated-small", "federated-cnn", "federated-words", "federated-dp")
+
+
+class Turns:
+    """Counts steps, and waits for its turn before each window of them."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._seen, self._begin = steps, 0, 0.0
+
+    def step(self) -> None:
+        """Call after each step."""
+        self._seen += 1
+        done = self._seen - _WARM_STEPS
+        if done >= 0 and done % self._steps == 0:
+            print(time.perf_counter() - self._begin if done else "ready", flush=True)
+            sys.stdin.readline()
+            self._begin = time.perf_counter()
+
+
+def rounds(name: str, cohort: int, steps: int, windows: int) -> None:
+    """Like `worker`, for rounds of the fast engine: 1,000 clients (the convolutional model: 40) of 100 rows each."""
+    import numpy as np
+
+    from benchmarks.federated_engines import Made, keras, loss
+    from benchmarks.federated_shapes import BATCH, LEARNING_RATE, cohorts, task
+    from federated.fast.engine import FastEngine
+    from federated.model import FederatedModel
+    from federated.privacy.gaussian import GaussianAggregator
+    from federated.privacy.plan import FederatedPlan
+    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.dp.randomness import RunKey
+
+    kind = "cnn" if name == "federated-cnn" else "small"
+    given = task(kind, 40 if kind == "cnn" else 1_000)
+    clients, network = Made(given), words() if name == "federated-words" else keras(kind)
+    if name == "federated-words":
+        clients.features["x"] = (999 * np.abs(np.sin(given.x))).astype(np.int32)
+    model, aggregator = FederatedModel(network, loss=loss(kind)), None
+    if name == "federated-dp":
+        total = _WARM_STEPS + steps * windows
+        sampled = {"rounds": total, "clients": 1_000, "clients_per_round": cohort}
+        plan = FederatedPlan.calibrated(**sampled, delta=1e-5, clipping_norm=1.0, epsilon=5.0)
+        aggregator = GaussianAggregator(plan=plan, key=RunKey.from_seed(1), shapes=model.shapes)
+    algorithm = FederatedAlgorithm(batch_size=BATCH, client_optimizer=OptimizerSection(learning_rate=LEARNING_RATE))
+    engine = FastEngine(model=model, clients=clients, algorithm=algorithm, aggregator=aggregator)
+    state, choose, turns = engine.initial_state(), cohorts(given.clients, cohort), Turns(steps)
+    for number in range(_WARM_STEPS + steps * windows):
+        state = engine.run_round(state, choose(number)).state
+        turns.step()
+
+
+def words() -> Any:
+    """Ten ids a row, of a table of 1,000."""
+    import tensorflow as tf
+
+    layers = tf.keras.layers
+    given = tf.keras.Input((10,), dtype=tf.int32, name="x")
+    pooled = layers.GlobalAveragePooling1D()(layers.Embedding(1_000, 16)(given))
+    return tf.keras.Model(given, layers.Dense(1, "sigmoid")(pooled))
 
 
 def worker(name: str, batch: int, steps: int, windows: int) -> None:
@@ -31,21 +92,8 @@ def worker(name: str, batch: int, steps: int, windows: int) -> None:
     from benchmarks.dp_sgd_shapes import TASKS
     from privacy_pipeline.dp import ExampleStore, PrivacyPlan, make_private
 
-    class Windows(tf.keras.callbacks.Callback):  # type: ignore[misc]
-        seen = 0
-        begin = 0.0
-
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.seen += 1
-            done = self.seen - _WARM_STEPS
-            if done >= 0 and done % steps == 0:
-                if done:
-                    print(time.perf_counter() - self.begin, flush=True)
-                else:
-                    print("ready", flush=True)
-                sys.stdin.readline()
-                self.begin = time.perf_counter()
-
+    turns = Turns(steps)
+    after_step = tf.keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: turns.step())
     x, y = TASKS[name].data()
     plan = PrivacyPlan.calibrated(
         units=len(x),
@@ -56,7 +104,7 @@ def worker(name: str, batch: int, steps: int, windows: int) -> None:
         clipping_norm=1.0,
     )
     private = make_private(make_model(name), plan, optimizer="sgd", loss=make_loss(name))
-    private.fit(ExampleStore.from_arrays(x, y), callbacks=[Windows()])
+    private.fit(ExampleStore.from_arrays(x, y), callbacks=[after_step])
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -96,7 +144,9 @@ def measure(before: Path, name: str, batch: int, steps: int, windows: int) -> st
 def main() -> None:
     """Print the table."""
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], *map(int, sys.argv[3:]))
+        sys.path.pop(0)  # this folder, whose `federated` is a script
+        name, numbers = sys.argv[2], map(int, sys.argv[3:])
+        (rounds if name in _FEDERATED else worker)(name, *numbers)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, required=True, help="folder of the other checkout")
