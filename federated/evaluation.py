@@ -14,6 +14,7 @@ from federated.contract import Array, Clients, FloatArray, IntArray, RoundState
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.dp.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -78,7 +79,7 @@ class Evaluator:
     def __init__(self, model: FederatedModel, clients: Clients) -> None:
         self._model, self._clients = model, clients
         self._columns = model.columns(clients.features)
-        self._graph = tf.function(self._rows, reduce_retracing=True)
+        self._graph = tf.function(as_it_is(self._rows), reduce_retracing=True, autograph=False)
 
     def evaluate(self, weights: tuple[Array, ...], clients: IntArray | None = None) -> ClientMetrics:
         """Metrics of each client under the same weights.

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from federated.contract import Array, Tensor
 from federated.state import require_no_state
+from privacy_pipeline.dp.tracing import converted
 from privacy_pipeline.errors import BadInputError
 
 
@@ -51,7 +52,7 @@ class FederatedModel:
         predictions = tf.cast(predictions, tf.float32)
         labels = tf.reshape(labels, tf.shape(predictions)) if self._same_size(labels, predictions) else labels
         call = self._loss.call if isinstance(self._loss, tf.keras.losses.Loss) else self._loss
-        values = tf.cast(call(labels, predictions), tf.float32)
+        values = tf.cast(converted(call)(labels, predictions), tf.float32)
         return values if values.shape.rank == 1 else tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), -1)
 
     def correct(self, labels: Tensor, predictions: Tensor) -> Tensor:

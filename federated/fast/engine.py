@@ -21,6 +21,7 @@ from federated.server import Server
 from federated.state import require_stateless_pass
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.graph_state import require_stateless
+from privacy_pipeline.dp.tracing import Traced
 from privacy_pipeline.errors import BadInputError
 
 _LARGEST_CHUNK = 256
@@ -171,8 +172,7 @@ class FastEngine:
                 tf.TensorSpec([None], tf.float32),
             )
             graph = self._stacked_chunk if self.stacked else self._sequential_chunk
-            function = tf.function(graph, input_signature=signature)
-            compiled = function.get_concrete_function()
+            compiled = Traced(graph, *signature).concrete
             self._require_stateless(compiled.graph, graph, signature)
             self._compiled = compiled
         return self._compiled(weights, base, aggregator, rate, *data)
@@ -186,8 +186,7 @@ class FastEngine:
         if self._aggregator.every_report:
             own, self._aggregator = self._aggregator, self._full_gradients
             try:
-                apart = tf.function(graph, input_signature=signature)
-                traced = apart.get_concrete_function().graph
+                traced = Traced(graph, *signature).concrete.graph
             finally:
                 self._aggregator = own
         variables = self._model.keras.trainable_weights

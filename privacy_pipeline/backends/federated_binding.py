@@ -15,6 +15,7 @@ from federated.privacy.plan import FederatedPlan
 from federated.silos.plan import SiloPlan
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.checkpoints import graph_digest, machine_facts
+from privacy_pipeline.dp.tracing import Traced
 
 _DIGEST_ROWS = 1 << 16
 
@@ -52,12 +53,11 @@ def binding_of(
 
 def _forward(model: FederatedModel) -> Any:
     """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
-    import tensorflow as tf
 
     def forward(*inputs: Any) -> Any:
         return model.predict(list(inputs), training=True)
 
-    return tf.function(forward, input_signature=model.input_specs).get_concrete_function().graph
+    return Traced(forward, *model.input_specs).concrete.graph
 
 
 def _digest(clients: ClientStore, owners: NDArray[np.int64] | None) -> str:

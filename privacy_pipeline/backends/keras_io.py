@@ -18,6 +18,7 @@ from privacy_pipeline.backends.tabular import InputSpec, ModelContext
 from privacy_pipeline.backends.user_code import resolve
 from privacy_pipeline.config.models import PipelineConfig, TrainingSection
 from privacy_pipeline.data.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
+from privacy_pipeline.dp.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
@@ -270,8 +271,8 @@ def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, mode
 
     examples_spec = [tf.TensorSpec([None], tf.string, name="examples")]
     signatures = {
-        "serving_default": tf.function(serve, input_signature=examples_spec),
-        "transform_features": tf.function(transform, input_signature=examples_spec),
+        "serving_default": tf.function(as_it_is(serve), input_signature=examples_spec, autograph=False),
+        "transform_features": tf.function(as_it_is(transform), input_signature=examples_spec, autograph=False),
     }
     model.save(str(model_dir), save_format="tf", include_optimizer=False, signatures=signatures)
 

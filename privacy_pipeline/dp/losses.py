@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
+from privacy_pipeline.dp.tracing import converted
 from privacy_pipeline.errors import BadInputError
 
 _Loss = Callable[[Any, Any], Any]
@@ -24,10 +25,12 @@ def _function(loss: Any) -> _Loss:
         return _bounded(found, None)
     if isinstance(found, tf.keras.losses.Loss):
         # `call` gives a value for each example; only `__call__` reduces, and its reduction is of no use here.
-        return found.call  # type: ignore[no-any-return]
+        call: _Loss = found.call
+        return converted(call)
     if not callable(found):
         raise BadInputError(f"loss {loss!r} is no Keras loss", fix='give a name such as "mse", or a keras Loss')
-    return found  # type: ignore[no-any-return]
+    own: _Loss = found
+    return converted(own)
 
 
 def _bounded(function: _Loss, ignored: Any) -> _Loss:

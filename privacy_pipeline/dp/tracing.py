@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
-from tensorflow.python.autograph.impl.api import StagingError
+from tensorflow.python.autograph.core import ag_ctx, converter
+from tensorflow.python.autograph.impl.api import StagingError, autograph_artifact
 
 from privacy_pipeline.errors import PipelineError
 
 _RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
+
+_CONVERTED = converter.ConversionOptions(recursive=True, user_requested=True)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -23,6 +26,33 @@ def unconverted(function: _Function) -> _Function:
     return cast(_Function, tf.autograph.experimental.do_not_convert(function))
 
 
+def converted(function: _Function) -> _Function:
+    """A user's function whose branches on tensors AutoGraph converts, where a graph is traced `as_it_is`.
+
+    Keras does the same for the `call` of a user's layers and models.
+    """
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        context = tf.__internal__.autograph.control_status_ctx()
+        return tf.__internal__.autograph.tf_convert(function, context)(*arguments, **options)
+
+    return cast(_Function, call)
+
+
+def as_it_is(function: _Function) -> _Function:
+    """A function of the engine's own that AutoGraph leaves alone, while it converts what users wrote.
+
+    That is users' layers and models, and functions that are `converted`. Converting the engine's code as well takes
+    seconds in each process. For `tf.function(..., autograph=False)`, `tf.map_fn` and `tf.vectorized_map`.
+    """
+
+    def call(*arguments: Any) -> Any:
+        with ag_ctx.ControlStatusCtx(status=ag_ctx.Status.ENABLED, options=_CONVERTED):
+            return function(*arguments)
+
+    return cast(_Function, autograph_artifact(call))
+
+
 class Traced:
     """A function as one graph, traced at its first call.
 
@@ -30,13 +60,12 @@ class Traced:
     would warn of retracing where a process trains several models.
 
     Args:
-        function: takes and gives nests of tensors.
+        function: takes and gives nests of tensors; see `as_it_is` for what AutoGraph converts.
         signature: nest of `tf.TensorSpec` of each argument.
-        autograph: whether Python's branches on tensors are converted, as in models and losses that users wrote.
     """
 
-    def __init__(self, function: Callable[..., Any], *signature: Any, autograph: bool = True) -> None:
-        self._function = tf.function(function, input_signature=signature, autograph=autograph)
+    def __init__(self, function: Callable[..., Any], *signature: Any) -> None:
+        self._function = tf.function(as_it_is(function), input_signature=signature, autograph=False)
         self._concrete: Any = None
 
     @property
@@ -49,14 +78,22 @@ class Traced:
     def _traced(self) -> Any:
         try:
             return self._function.get_concrete_function()
-        except StagingError as error:  # AutoGraph's own, with the code that it converted in place of one line
-            if isinstance(error.__context__, PipelineError):
-                raise error.__context__ from None
-            raise
+        except (StagingError, PipelineError) as error:
+            raise _undecorated(error) from None
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the graph on arguments of the signature."""
         return self.concrete(*arguments)
+
+
+def _undecorated(error: Exception) -> Exception:
+    """The error that was raised: Keras and AutoGraph raise others in its place, with its line among lines of code."""
+    first, below = error, error.__context__
+    while below is not None:
+        if isinstance(below, PipelineError) and below.message in str(error):
+            first = below
+        below = below.__context__
+    return first
 
 
 def op_types(graph: Any) -> Iterator[str]:

@@ -86,7 +86,8 @@ def reads(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def test_three_hundred_kills(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [0, pytest.param(260, marks=pytest.mark.slow)])
+def test_kills_between_any_two_statements(tmp_path: Path, more: int) -> None:
     url, log = f"sqlite:///{tmp_path}/ledger/ledger.db", tmp_path / "reads"
     ledger = Ledger.open(url, create=True)
     ledger.register(make_registration(), epsilon=1000.0, delta=1e-5)
@@ -96,8 +97,8 @@ def test_three_hundred_kills(tmp_path: Path) -> None:
     statements = on_statement(ledger, 0, die)
     run_once(ledger, "whole", touch)
     whole, chance = len(statements), random.Random(7)
-    numbers = [chance.randint(1, whole) for _ in range(300)]
-    assert set(numbers) == set(range(1, whole + 1))  # between any two
+    numbers = [*range(1, whole + 1), *(chance.randint(1, whole) for _ in range(more))]
+    chance.shuffle(numbers)
     died = 0
     for kill, at in enumerate(numbers):
         before = ledger.status("adult")[0].spent_epsilon
@@ -110,9 +111,9 @@ def test_three_hundred_kills(tmp_path: Path) -> None:
         assert status.spent_epsilon >= before
         if kill % 50 == 49:
             assert verify(ledger._engine, reprice=False).problems == []
-    assert died == 300
+    assert died == len(numbers) > 10
     run_once(ledger, "afterwards", touch)
-    assert reads(log) > 100  # some died after the first read of data
+    assert 2 < reads(log) < len(numbers)  # some died after the first read of data
     assert verify(ledger._engine).problems == []
 
 

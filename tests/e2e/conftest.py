@@ -13,11 +13,11 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -54,8 +54,6 @@ _DP = (
     "  batch_size: 100\n",
     "  batch_size: 400\n  dp_sgd:\n    target_epsilon: 3.0\n    delta: 1.0e-5\n    clipping_norm: 1.0\n",
 )
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -249,12 +247,28 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-@pytest.fixture(scope="session")
-def in_background(pool: ThreadPoolExecutor) -> Callable[[dict[str, Callable[[], T]]], dict[str, Future[T]]]:
-    """Starts scenarios side by side; a test waits for its own by `.result()`."""
+class Background:
+    """Scenarios by name that run side by side; a test waits for its own by `.result()`."""
 
-    def start(scenarios: dict[str, Callable[[], T]]) -> dict[str, Future[T]]:
-        return {name: pool.submit(scenario) for name, scenario in scenarios.items()}
+    def __init__(
+        self, pool: ThreadPoolExecutor, scenarios: Mapping[str, Callable[[], Any]], later: Sequence[str]
+    ) -> None:
+        self._pool, self._scenarios = pool, scenarios
+        self._started = {name: pool.submit(run) for name, run in scenarios.items() if name not in later}
+
+    def __getitem__(self, name: str) -> Future[Any]:
+        """A scenario; one that was left for later starts when it is first asked for."""
+        if name not in self._started:
+            self._started[name] = self._pool.submit(self._scenarios[name])
+        return self._started[name]
+
+
+@pytest.fixture(scope="session")
+def in_background(pool: ThreadPoolExecutor) -> Callable[..., Background]:
+    """Starts scenarios, but for those that only slow tests ask for (`later`)."""
+
+    def start(scenarios: Mapping[str, Callable[[], Any]], *, later: Sequence[str] = ()) -> Background:
+        return Background(pool, scenarios, later)
 
     return start
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Ended, Project
+    from tests.e2e.conftest import Background, Ended, Project
 
 _FLOAT_HOURS = "float_domain { min: 1 max: 99 disallow_nan: true disallow_inf: true }"
 
@@ -179,23 +178,23 @@ def _not_finite(project: Project) -> None:
 
 
 _BROKEN = {"type": _text_in_a_number, "category": _unknown_category, "finite": _not_finite}
-Runs = dict[str, "Future[tuple[Project, Ended]]"]
 
 
 @pytest.fixture(scope="module")
 def broken_runs(
     new_project: Callable[[], Project],
-    in_background: Callable[[dict[str, Callable[[], tuple[Project, Ended]]]], Runs],
-) -> Runs:
+    in_background: Callable[..., Background],
+) -> Background:
     def scenario(harm: Callable[[Project], None]) -> tuple[Project, Ended]:
         project = new_project()
         harm(project)
         return project, project.cli("run", "configs/plain.yaml", timeout=150)
 
-    return in_background({name: lambda harm=harm: scenario(harm) for name, harm in _BROKEN.items()})  # type: ignore[misc]
+    scenarios = {name: lambda harm=harm: scenario(harm) for name, harm in _BROKEN.items()}  # type: ignore[misc]
+    return in_background(scenarios, later=("category", "finite"))
 
 
-def _stopped(broken_runs: Runs, name: str) -> tuple[Project, str]:
+def _stopped(broken_runs: Background, name: str) -> tuple[Project, str]:
     project, ended = broken_runs[name].result()
     assert ended.code == 2, ended.text
     assert "Traceback" not in ended.text
@@ -209,24 +208,27 @@ def _stopped(broken_runs: Runs, name: str) -> tuple[Project, str]:
     return project, ended.text
 
 
-def test_a_wrong_type_in_one_row_is_named_by_file_line_and_column(broken_runs: Runs) -> None:
+def test_a_wrong_type_in_one_row_is_named_by_file_line_and_column(broken_runs: Background) -> None:
     _, text = _stopped(broken_runs, "type")
     assert re.search(r"train/adult\.csv:701: column 'age': 'forty' is not an integer", text)
 
 
-def test_a_category_outside_the_domain_is_named_by_file_line_and_column(broken_runs: Runs) -> None:
+@pytest.mark.slow
+def test_a_category_outside_the_domain_is_named_by_file_line_and_column(broken_runs: Background) -> None:
     _, text = _stopped(broken_runs, "category")
     assert "eval split: education: " in text
     assert re.search(r"eval/adult\.csv:301: column 'education': 'Kindergarten' is not in the schema's domain", text)
 
 
-def test_nan_is_named_by_file_line_and_column(broken_runs: Runs) -> None:
+@pytest.mark.slow
+def test_nan_is_named_by_file_line_and_column(broken_runs: Background) -> None:
     _, text = _stopped(broken_runs, "finite")
     assert "train split: hours_per_week: " in text
     assert re.search(r"train/adult\.csv:401: column 'hours_per_week': 'nan' is not a finite number", text)
 
 
-def test_infinity_is_named_by_file_line_and_column(broken_runs: Runs) -> None:
+@pytest.mark.slow
+def test_infinity_is_named_by_file_line_and_column(broken_runs: Background) -> None:
     project, text = _stopped(broken_runs, "finite")
     assert "eval split: hours_per_week: " in text
     assert re.search(r"eval/adult\.csv:501: column 'hours_per_week': 'inf' is not a finite number", text)

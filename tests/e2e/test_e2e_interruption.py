@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Ended, Project
+    from tests.e2e.conftest import Background, Ended, Project
 
 _BEFORE_TRAINER = ("ExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform")
 _DEADLINE = 240
@@ -128,15 +127,12 @@ def _fill_the_disk(project: Project, folder: str, size: str, options: tuple[str,
     return Full(project=project, ended=ended, left=(project.root / "left.txt").read_text())
 
 
-Results = dict[str, "Future[Any]"]
-
-
 @pytest.fixture(scope="module")
 def scenarios(
     new_project: Callable[[], Project],
-    in_background: Callable[[dict[str, Callable[[], Any]]], Results],
+    in_background: Callable[..., Background],
     can_mount: bool,
-) -> Results:
+) -> Background:
     def killed_plain() -> Killed:
         return _kill_and_resume(new_project(), "plain", _trainer_runs)
 
@@ -150,11 +146,11 @@ def scenarios(
         return lambda: _fill_the_disk(new_project(), *_SMALL[node])
 
     small = {node: full(node) for node in _SMALL} if can_mount else {}
-    return in_background({"plain": killed_plain, "dp": killed_dp, **small})
+    return in_background({"plain": killed_plain, "dp": killed_dp, **small}, later=("plain", "ExampleGen", "Trainer"))
 
 
-@pytest.mark.parametrize("backend", ["plain", "dp"])
-def test_a_killed_run_is_listed_as_interrupted_and_leaves_no_process(scenarios: Results, backend: str) -> None:
+@pytest.mark.parametrize("backend", ["dp", pytest.param("plain", marks=pytest.mark.slow)])
+def test_a_killed_run_is_listed_as_interrupted_and_leaves_no_process(scenarios: Background, backend: str) -> None:
     killed: Killed = scenarios[backend].result()
     assert [run["status"] for run in killed.listed] == ["interrupted"]
     assert killed.orphans == []
@@ -163,8 +159,8 @@ def test_a_killed_run_is_listed_as_interrupted_and_leaves_no_process(scenarios: 
     assert {killed.state["nodes"][name]["status"] for name in _BEFORE_TRAINER} == {"done"}
 
 
-@pytest.mark.parametrize("backend", ["plain", "dp"])
-def test_resume_finishes_a_killed_run_without_doing_its_nodes_again(scenarios: Results, backend: str) -> None:
+@pytest.mark.parametrize("backend", ["dp", pytest.param("plain", marks=pytest.mark.slow)])
+def test_resume_finishes_a_killed_run_without_doing_its_nodes_again(scenarios: Background, backend: str) -> None:
     killed: Killed = scenarios[backend].result()
     assert killed.resumed.code == 0, killed.resumed.text
     (run,) = killed.project.runs()
@@ -179,7 +175,7 @@ def test_resume_finishes_a_killed_run_without_doing_its_nodes_again(scenarios: R
     assert _workers(killed.project) == []
 
 
-def test_a_killed_dp_training_goes_on_under_its_charge(scenarios: Results) -> None:
+def test_a_killed_dp_training_goes_on_under_its_charge(scenarios: Background) -> None:
     killed: Killed = scenarios["dp"].result()
     assert killed.entries == ["started"]
     assert killed.project.entries() == ["committed"]
@@ -191,13 +187,13 @@ def test_a_killed_dp_training_goes_on_under_its_charge(scenarios: Results) -> No
     assert _keys(killed.project) == []
 
 
-def test_a_finished_run_cannot_be_resumed(scenarios: Results) -> None:
-    killed: Killed = scenarios["plain"].result()
-    pushed = killed.project.pushed()
+def test_a_finished_run_cannot_be_resumed(scenarios: Background) -> None:
+    killed: Killed = scenarios["dp"].result()
+    pushed = killed.project.pushed("adult-dp")
     ended = killed.project.cli("resume", killed.run_id)
     assert ended.code == 2
     assert "is finished (done)" in ended.text
-    assert killed.project.pushed() == pushed
+    assert killed.project.pushed("adult-dp") == pushed
 
 
 def test_a_run_killed_while_tfx_starts_leaves_no_process(project: Project) -> None:
@@ -248,8 +244,10 @@ def test_two_runs_at_once_in_one_workspace_both_finish(project: Project) -> None
     assert len(project.pushed()) == trained.count("done")
 
 
-@pytest.mark.parametrize("node", _SMALL)
-def test_a_full_disk_is_one_clear_line(scenarios: Results, can_mount: bool, node: str) -> None:
+@pytest.mark.parametrize(
+    "node", ["Pusher", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ExampleGen", "Trainer"))]
+)
+def test_a_full_disk_is_one_clear_line(scenarios: Background, can_mount: bool, node: str) -> None:
     if not can_mount:
         pytest.skip("no user namespaces with mounts here")
     full: Full = scenarios[node].result()
@@ -271,7 +269,7 @@ def test_a_full_disk_is_one_clear_line(scenarios: Results, can_mount: bool, node
 
 
 def test_a_model_that_was_not_pushed_whole_is_not_left_where_models_are_served_from(
-    scenarios: Results, can_mount: bool
+    scenarios: Background, can_mount: bool
 ) -> None:
     if not can_mount:
         pytest.skip("no user namespaces with mounts here")

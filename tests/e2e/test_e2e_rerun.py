@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Ended, Project, Shared
+    from tests.e2e.conftest import Background, Ended, Project, Shared
 
 _MODEL = """\
 import tensorflow as tf
@@ -33,7 +32,6 @@ def test_an_unchanged_run_is_served_from_cache_and_spends_nothing(shared: Shared
     listed, published = project.runs(), project.published()
     pushed = project.pushed(f"adult-{name}")
     ended = project.done("run", f"configs/{name}.yaml")
-    assert ended.seconds < 5
     assert "nothing changed since run" in ended.text
     assert "Trainer cached; spends no budget" in ended.text
     new = [run for run in project.runs() if run not in listed]
@@ -60,20 +58,16 @@ def test_a_comment_in_the_yaml_does_not_retrain(shared: Shared) -> None:
     )
     budget = project.budget()
     ended = project.done("run", "configs/commented.yaml")
-    assert ended.seconds < 5
     assert "nothing changed since run" in ended.text
     assert project.budget() == budget
-
-
-Runs = dict[str, "Future[Any]"]
 
 
 @pytest.fixture(scope="module")
 def reruns(
     shared: Shared,
     new_project: Callable[[], Project],
-    in_background: Callable[[dict[str, Callable[[], Any]]], Runs],
-) -> Runs:
+    in_background: Callable[..., Background],
+) -> Background:
     def strict() -> tuple[Ended, int, int]:
         before = len(shared.project.pushed())
         options = ("--set", "evaluation.thresholds.accuracy.min=0.999")
@@ -98,7 +92,7 @@ def reruns(
     return in_background({"own_model": own_model, "strict": strict, "policy": policy})
 
 
-def test_a_missed_threshold_is_named_and_nothing_is_pushed_or_trained_again(reruns: Runs) -> None:
+def test_a_missed_threshold_is_named_and_nothing_is_pushed_or_trained_again(reruns: Background) -> None:
     ended, before, after = reruns["strict"].result()
     assert ended.code == 3, ended.text
     assert "not blessed, nothing was pushed" in ended.text
@@ -108,7 +102,9 @@ def test_a_missed_threshold_is_named_and_nothing_is_pushed_or_trained_again(reru
     assert before == after
 
 
-def test_a_policy_below_the_runs_epsilon_refuses_the_model_and_spends_nothing(reruns: Runs, shared: Shared) -> None:
+def test_a_policy_below_the_runs_epsilon_refuses_the_model_and_spends_nothing(
+    reruns: Background, shared: Shared
+) -> None:
     ended, before, after = reruns["policy"].result()
     assert ended.code == 4, ended.text
     assert "is above the policy's 0.5" in ended.text
@@ -117,7 +113,7 @@ def test_a_policy_below_the_runs_epsilon_refuses_the_model_and_spends_nothing(re
     assert shared.project.entries() == ["committed"]
 
 
-def test_a_changed_model_function_is_trained_again(reruns: Runs) -> None:
+def test_a_changed_model_function_is_trained_again(reruns: Background) -> None:
     first, again, edited = reruns["own_model"].result()
     assert first.code == again.code == edited.code == 0, first.text + again.text + edited.text
     assert "✓ Trainer" in first.text

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Project, Shared
+    from tests.e2e.conftest import Background, Project, Shared
 
 _TO_TFRECORD = """
 import csv, sys
@@ -28,16 +27,14 @@ for source, target in zip(sys.argv[1::2], sys.argv[2::2]):
             writer.write(tf.train.Example(features=features).SerializeToString())
 """
 
-Runs = dict[str, "Future[Any]"]
-
 
 @pytest.fixture(scope="module")
 def started(
     shared: Shared,
     new_project: Callable[[], Project],
     run_python: Callable[..., str],
-    in_background: Callable[[dict[str, Callable[[], Any]]], Runs],
-) -> Runs:
+    in_background: Callable[..., Background],
+) -> Background:
     def infer() -> Any:
         project = new_project()
         project.edit("configs/plain.yaml", "schema: configs/schemas/adult.pbtxt", "schema: infer")
@@ -72,11 +69,13 @@ def started(
             "tfrecord": tfrecord,
             "to": partial("--to", "Transform"),
             "from": partial("--from", "Evaluator"),
-        }
+        },
+        later=("infer", "tfrecord"),
     )
 
 
-def test_a_schema_may_be_inferred_for_a_plain_run(started: Runs) -> None:
+@pytest.mark.slow
+def test_a_schema_may_be_inferred_for_a_plain_run(started: Background) -> None:
     project, ended = started["infer"].result()
     assert ended.code == 0, ended.text
     (run,) = project.runs()
@@ -86,7 +85,7 @@ def test_a_schema_may_be_inferred_for_a_plain_run(started: Runs) -> None:
     assert len(project.pushed()) == 1
 
 
-def test_a_single_csv_runs_after_init_split_by_hash(started: Runs) -> None:
+def test_a_single_csv_runs_after_init_split_by_hash(started: Background) -> None:
     project, made, ended = started["own_csv"].result()
     assert made == {"config": "configs/people.yaml", "schema": "configs/schemas/people.pbtxt"}
     assert ended.code == 0, ended.text
@@ -98,7 +97,8 @@ def test_a_single_csv_runs_after_init_split_by_hash(started: Runs) -> None:
     assert len(project.pushed("people")) == 1
 
 
-def test_tfrecord_spans_run_and_the_latest_span_is_taken(started: Runs) -> None:
+@pytest.mark.slow
+def test_tfrecord_spans_run_and_the_latest_span_is_taken(started: Background) -> None:
     project, ended = started["tfrecord"].result()
     assert ended.code == 0, ended.text
     (run,) = project.runs()
@@ -107,7 +107,8 @@ def test_tfrecord_spans_run_and_the_latest_span_is_taken(started: Runs) -> None:
     assert project.done("check", "configs/plain.yaml", "--json").json["span"] == 2
 
 
-def test_tfrecord_and_csv_of_the_same_rows_train_the_same_model(started: Runs, shared: Shared) -> None:
+@pytest.mark.slow
+def test_tfrecord_and_csv_of_the_same_rows_train_the_same_model(started: Background, shared: Shared) -> None:
     project, _ = started["tfrecord"].result()
     (run,) = project.runs()
     slices = shared.plain.json["summary"]["slices"]
@@ -115,7 +116,7 @@ def test_tfrecord_and_csv_of_the_same_rows_train_the_same_model(started: Runs, s
     assert run["accuracy"] == pytest.approx(overall["accuracy"], abs=0.1)
 
 
-def test_a_run_to_a_node_stops_there(started: Runs) -> None:
+def test_a_run_to_a_node_stops_there(started: Background) -> None:
     ended = started["to"].result()
     assert ended.code == 0, ended.text
     nodes = {name: node["status"] for name, node in ended.json["run"]["nodes"].items()}
@@ -124,7 +125,7 @@ def test_a_run_to_a_node_stops_there(started: Runs) -> None:
     assert ended.json["summary"] is None
 
 
-def test_a_run_from_a_node_takes_the_model_that_is_there(started: Runs, shared: Shared) -> None:
+def test_a_run_from_a_node_takes_the_model_that_is_there(started: Background, shared: Shared) -> None:
     ended = started["from"].result()
     assert ended.code == 0, ended.text
     nodes = {name: node["status"] for name, node in ended.json["run"]["nodes"].items()}

@@ -14,7 +14,7 @@ from privacy_pipeline.dp.clipping.registry import LayerCall
 from privacy_pipeline.dp.clipping.units import in_units
 from privacy_pipeline.dp.masks import draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated, prove
-from privacy_pipeline.dp.tracing import unconverted
+from privacy_pipeline.dp.tracing import Traced, as_it_is, unconverted
 from privacy_pipeline.errors import PipelineError
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.
@@ -72,7 +72,7 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
         variables: the variables.
     """
     try:
-        return list(tf.vectorized_map(function, values, fallback_to_while_loop=True, warn=False))
+        return list(tf.vectorized_map(as_it_is(function), values, fallback_to_while_loop=True, warn=False))
     except (TypeError, ValueError, NotImplementedError):
         # Loops over lists of tensors, such as those of recurrent layers, have no vectorised form.
         return mapped(function, values, variables)
@@ -81,7 +81,7 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
 def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
     """`function` of each row, one after the other; see `vectorized`."""
     specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
-    made = list(tf.map_fn(function, values, fn_output_signature=specs))
+    made = list(tf.map_fn(as_it_is(function), values, fn_output_signature=specs))
     mark_isolated(tf.nest.flatten(values), made)
     return made
 
@@ -275,5 +275,5 @@ def _proven(function: Callable[[Any], Any], values: Any, variables: Sequence[Any
         made[:] = vectorized(function, tf.nest.pack_sequence_as(values, list(given)), variables)
         return made
 
-    graph = tf.function(run).get_concrete_function(*specs).graph
+    graph = Traced(run, *specs).concrete.graph
     return prove(graph, batch=graph.inputs[: len(specs)], targets=made).proven

@@ -16,6 +16,7 @@ from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms
 from privacy_pipeline.dp.clipping.registry import LayerCall
 from privacy_pipeline.dp.masks import draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated
+from privacy_pipeline.dp.tracing import Traced, as_it_is
 
 # From tensors of a batch, or of one row, to the tensors of the result.
 _Function = Callable[[Sequence[Any]], list[Any]]
@@ -33,7 +34,7 @@ def _with_rows(tensors: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
 
 def _each(function: _Function, values: Sequence[Any], specs: Sequence[Any]) -> list[Any]:
     """`function` of the rows of some tensors, one after the other; its results are of one row, without a batch."""
-    made = tf.map_fn(lambda row: list(function(row)), list(values), fn_output_signature=list(specs))
+    made = tf.map_fn(as_it_is(lambda row: list(function(row))), list(values), fn_output_signature=list(specs))
     mark_isolated(values, made)
     return list(made)
 
@@ -42,7 +43,7 @@ def _row_specs(function: _Function, tensors: Sequence[Any], name: str) -> list[A
     """Specs of one row of each result, from a throw-away trace on a batch."""
     wanted = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
     drawn = draws()
-    traced = tf.function(lambda *values: function(values), autograph=False).get_concrete_function(*wanted)
+    traced = Traced(lambda *values: function(values), *wanted).concrete
     outputs = tf.nest.flatten(traced.structured_outputs)
     if is_random(traced.graph) or draws() != drawn:
         raise NeedsWholeModelError(f"{name} has no rule, and is random or keeps state")

@@ -1,0 +1,90 @@
+"""What AutoGraph converts of a private step: users' branches on tensors, and nothing of the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.autograph.impl import api
+
+from privacy_pipeline.dp import PrivacyPlan, make_private
+from privacy_pipeline.dp.tracing import Traced
+from privacy_pipeline.errors import BadInputError
+
+L = tf.keras.layers
+
+
+class Steep(L.Layer):
+    """A user's layer with Python's branch on a tensor of the row's own."""
+
+    def call(self, x: Any) -> Any:
+        return tf.map_fn(self.one, x)
+
+    def one(self, row: Any) -> Any:
+        if tf.reduce_sum(row) > 0.0:
+            return 2.0 * row
+        return row
+
+
+def own_loss(labels: Any, outputs: Any) -> Any:
+    def one(pair: Any) -> Any:
+        label, output = pair
+        if label[0] > 0.5:
+            return 3.0 * tf.square(label[0] - output[0])
+        return tf.square(label[0] - output[0])
+
+    return tf.map_fn(one, (labels, outputs), fn_output_signature=tf.float32)
+
+
+class OwnLoss(tf.keras.losses.Loss):
+    """The same as an object."""
+
+    def call(self, labels: Any, outputs: Any) -> Any:
+        return own_loss(labels, outputs)
+
+
+@pytest.mark.parametrize("loss", [own_loss, OwnLoss()], ids=["function", "object"])
+def test_a_users_code_is_converted_and_the_engines_is_not(monkeypatch: pytest.MonkeyPatch, loss: Any) -> None:
+    seen: set[str] = set()
+    convert = api._convert_actual
+
+    def noted(entity: Any, context: Any) -> Any:
+        seen.add(f"{entity.__module__}.{entity.__qualname__}")
+        return convert(entity, context)
+
+    monkeypatch.setattr(api, "_convert_actual", noted)
+    given = tf.keras.Input((3,))
+    model = tf.keras.Model(given, L.Dense(1)(Steep()(given)))
+    plan = PrivacyPlan.calibrated(
+        units=8, expected_batch_size=4, steps=2, noise_multiplier=1.0, delta=1e-3, clipping_norm=1.0
+    )
+    made = make_private(model, plan, optimizer="sgd", loss=loss)
+    assert made.fit(np.ones([8, 3], np.float32), np.ones(8, np.float32)).steps == 2
+    assert f"{__name__}.Steep.one" in seen
+    assert not [name for name in seen if name.startswith(("privacy_pipeline.", "federated."))]
+
+
+class Refusing(L.Layer):
+    """Raises an error of this project inside of a call that Keras and AutoGraph both wrap."""
+
+    def call(self, x: Any) -> Any:
+        if x.shape.rank:
+            raise BadInputError("one line", fix="one fix")
+        return x
+
+
+def test_an_error_inside_of_layers_keeps_its_line() -> None:
+    model = tf.keras.Sequential([Refusing(), L.Dense(1)])
+    traced = Traced(model, tf.TensorSpec([None, 3]))
+    with pytest.raises(BadInputError) as raised:
+        traced.concrete
+    assert (str(raised.value), raised.value.fix) == ("one line", "one fix")
+
+
+def test_an_error_of_tensorflow_is_passed_on() -> None:
+    model = tf.keras.Sequential([L.Dense(1)])
+    model.build([None, 4])
+    with pytest.raises(ValueError, match="incompatible"):
+        Traced(model, tf.TensorSpec([None, 3])).concrete
