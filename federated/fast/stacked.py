@@ -151,7 +151,7 @@ def _lookup(tables: Tensor, ids: Tensor) -> Any:
         values = tf.reshape(upstream, [-1, width])
         summed = tf.math.unsorted_segment_sum(values, tf.reshape(places, [-1]), clients * size)
         own = tf.ensure_shape(tf.reshape(summed, [clients, size, width]), tables.shape)
-        mark_isolated([upstream, ids], [own])
+        mark_isolated([upstream, ids], [own], by_loop=False)
         return own, None
 
     return tf.gather(tables, ids, batch_dims=1), gradient

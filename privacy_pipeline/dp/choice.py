@@ -16,6 +16,7 @@ import tensorflow as tf
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
+from privacy_pipeline.dp.graph_state import require_stateless
 from privacy_pipeline.dp.losses import ModelLosses
 from privacy_pipeline.dp.made_up import Kind, MadeUp
 from privacy_pipeline.dp.masks import keyed_masks
@@ -146,6 +147,8 @@ class _Choice:
         return self._proof_of(self._traced(function))
 
     def _proof_of(self, traced: Traced) -> Proof:
+        # Code may look at the size of a batch: what runs row by row is looked at as it runs.
+        require_stateless(traced.concrete.graph, model=self.model, part="its private step")
         return proof_of(traced.concrete.graph, x=self.x, y=self.y, unit=self.rows)
 
     def _kept_apart(self) -> tuple[BookKeeping, Traced]:

@@ -181,9 +181,9 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"privacy": {**PRIVACY, "adaptive": {"count_noise": 2.0}}},
+        pytest.param({"privacy": {**PRIVACY, "adaptive": {"count_noise": 2.0}}}, marks=pytest.mark.slow),
         {"privacy": SHARED, "attendance": {"dropout": 0.2}},
-        {"privacy": {**SHARED, "mechanism": "discrete_gaussian"}},
+        pytest.param({"privacy": {**SHARED, "mechanism": "discrete_gaussian"}}, marks=pytest.mark.slow),
     ],
     ids=["adaptive", "skellam", "discrete_gaussian"],
 )

@@ -98,7 +98,7 @@ def test_gru_with_reset_before(make_case: Any, check_case: Any) -> None:
     check_case(make_case([L.GRU(3, reset_after=False)], (5, 2)))
 
 
-@pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
+@pytest.mark.parametrize("kind", [L.LSTM, pytest.param(L.GRU, marks=pytest.mark.slow)])
 def test_recurrent_under_a_mask(make_case: Any, check_case: Any, kind: Any) -> None:
     layers = [L.Embedding(4, 3, mask_zero=True), L.Bidirectional(kind(3, return_sequences=True)), kind(2)]
     check_case(make_case(layers, (6,), integers=4))
@@ -204,6 +204,7 @@ def test_fallback_names_the_layer(make_case: Any) -> None:
         _choose(make_case([L.PReLU()], (3,)))
 
 
+@pytest.mark.slow  # TensorFlow vectorises the loop of the layer, five times
 def test_random_layer_without_rule_takes_the_whole_model(make_case: Any) -> None:
     with pytest.warns(FallbackWarning, match="random"):
         clipper = _choose(make_case([L.LSTM(2, dropout=0.5)], (3, 2)))

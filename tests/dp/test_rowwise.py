@@ -116,7 +116,8 @@ def key() -> Any:
 
 
 def turned(seed: Any) -> Any:
-    return tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, s[::-1]), (0, seed))[1]
+    fold = tf.random.experimental.stateless_fold_in
+    return tf.while_loop(lambda i, s: i < 3, lambda i, s: (i + 1, fold(s, tf.cast(i, tf.int64))), (0, seed))[1]
 
 
 def gradient(function: Function) -> Function:

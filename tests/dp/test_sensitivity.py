@@ -71,7 +71,11 @@ class Released:
 
 @pytest.fixture(
     scope="module",
-    params=[(net, way) for net in ("dense", "sequence") for way in ("flat", "per layer", "vectorised")],
+    params=[
+        pytest.param((net, way), marks=[pytest.mark.slow] if (net, way) == ("sequence", "vectorised") else [])
+        for net in ("dense", "sequence")
+        for way in ("flat", "per layer", "vectorised")
+    ],
     ids=lambda pair: "-".join(pair),
 )
 def released(request: Any, make_case: Any) -> Released:

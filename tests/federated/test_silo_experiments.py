@@ -82,7 +82,7 @@ def call(*arguments: object) -> tuple[int, Any]:
     return result.exit_code, result.stdout
 
 
-@pytest.mark.parametrize("replaced", [{}, ROWS], ids=["persons", "rows"])
+@pytest.mark.parametrize("replaced", [pytest.param({}, marks=pytest.mark.slow), ROWS], ids=["persons", "rows"])
 def test_a_run_is_charged_as_dp_sgd_and_recorded(people: Path, replaced: dict[str, str]) -> None:
     point, unit = point_of(people, **replaced), "row" if replaced else "who"
     register_clients(point.config, epsilon=50, delta=1e-3)

@@ -72,7 +72,8 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
         variables: the variables.
     """
     try:
-        return list(tf.vectorized_map(as_it_is(function), values, fallback_to_while_loop=True, warn=False))
+        one = _of_any_size(function, values)
+        return list(tf.vectorized_map(as_it_is(one), values, fallback_to_while_loop=True, warn=False))
     except (TypeError, ValueError, NotImplementedError):
         # Loops over lists of tensors, such as those of recurrent layers, have no vectorised form.
         return mapped(function, values, variables)
@@ -81,9 +82,26 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
 def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
     """`function` of each row, one after the other; see `vectorized`."""
     specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
-    made = list(tf.map_fn(as_it_is(function), values, fn_output_signature=specs))
-    mark_isolated(tf.nest.flatten(values), made)
+    one = _of_any_size(function, values)
+    made = list(tf.map_fn(as_it_is(one), values, fn_output_signature=specs))
+    mark_isolated(tf.nest.flatten(values), made, numbered=True)
     return made
+
+
+def _of_any_size(function: Callable[[Any], Any], values: Any) -> Callable[[Any], Any]:
+    """A function of a unit's rows, whose number its Python code does not see: it does what it does with any batch.
+
+    Else it could compute one thing here, where norms are taken, and another where the batch is added up.
+    """
+    first = tf.nest.flatten(values)[0]
+    if first.shape.rank is None or first.shape.rank < 2 or first.shape[1] is None:
+        return function
+    rows = tf.minimum(first.shape[1] * tf.shape(first)[0], first.shape[1])  # known only when it runs
+
+    def run(unit: Any) -> Any:
+        return function(tf.nest.map_structure(lambda value: value[:rows] if value.shape.rank else value, unit))
+
+    return run
 
 
 @unconverted
@@ -120,15 +138,19 @@ def has_custom_gradient(graph: Any, known: int) -> bool:
 def _has_own_gradient(node: Any, functions: Collection[str]) -> bool:
     """Whether a node's gradient is not TensorFlow's: set by name for this node, or registered for its type."""
     named = node.attr["_gradient_op_type"].s.decode() if "_gradient_op_type" in node.attr else ""
-    if named and not named.startswith(("PartitionedCall-", "StatefulPartitionedCall-")):  # those of its own calls
+    calls = node.op in functions or node.op in ("PartitionedCall", "StatefulPartitionedCall")
+    if named and not (calls and _is_tensorflows(named)):  # TensorFlow names the gradients of its own calls
         return True
-    if node.op in functions:
-        return False
+    return not calls and not _is_tensorflows(node.op)
+
+
+def _is_tensorflows(name: str) -> bool:
+    """Whether what is registered as a gradient, if anything is, is TensorFlow's own."""
     try:
-        registered = ops.gradient_registry.lookup(node.op)
+        registered = ops.gradient_registry.lookup(name)
     except LookupError:
-        return False
-    return registered is not None and registered.__module__.partition(".")[0] != "tensorflow"
+        return True
+    return registered is None or registered.__module__.partition(".")[0] == "tensorflow"
 
 
 def _reject_unrepeatable(call: LayerCall, graph: Any, known: int, drawn: int) -> None:
@@ -276,4 +298,11 @@ def _proven(function: Callable[[Any], Any], values: Any, variables: Sequence[Any
         return made
 
     graph = Traced(run, *specs).concrete.graph
+    if any(not _is_fixed(outer) for outer, _ in graph.captures):
+        return False
     return prove(graph, batch=graph.inputs[: len(specs)], targets=made).proven
+
+
+def _is_fixed(outer: Any) -> bool:
+    """Whether what a function takes from outside is a variable or a constant: nothing of the batch."""
+    return not hasattr(outer, "graph") or outer.dtype.name == "resource" or outer.op.type == "Const"

@@ -29,7 +29,12 @@ def _of_rows(tensor: Any) -> bool:
 def _with_rows(tensors: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
     """All arguments of a call on one row: `rows` [...] as batches of one, the public ones as they are."""
     remaining = iter(rows)
-    return [next(remaining)[None] if _of_rows(tensor) else tensor for tensor in tensors]
+    return [_of_any_size(next(remaining)[None]) if _of_rows(tensor) else tensor for tensor in tensors]
+
+
+def _of_any_size(value: Any) -> Any:
+    """A batch of one whose size Python code does not see: it is to do what it does with any batch."""
+    return tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape([None, *value.shape[1:]]))
 
 
 def _each(function: _Function, values: Sequence[Any], specs: Sequence[Any]) -> list[Any]:
@@ -170,7 +175,9 @@ def _parts(function: _Function, tensors: Sequence[Any], gradients: list[Any], va
             return row + 1, total + tf.tensordot(own, kept(gradient, own), 1)
 
         start = (tf.constant(0), tf.zeros(variables[place].shape, variables[place].dtype))
-        return tf.while_loop(lambda row, _: row < tf.shape(weights)[0], body, start, parallel_iterations=1)[1]
+        total = tf.while_loop(lambda row, _: row < tf.shape(weights)[0], body, start, parallel_iterations=1)[1]
+        mark_isolated([*batch, weights], [total], summed=True)
+        return total
 
     def full(place: int) -> Any:
         specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]

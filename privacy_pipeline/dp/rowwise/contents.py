@@ -13,7 +13,7 @@ from privacy_pipeline.dp.rowwise.bodies import Node
 from privacy_pipeline.dp.rowwise.registry import OpCall, rule
 from privacy_pipeline.dp.rowwise.sizes import LARGEST, OPAQUE, Count, depends
 from privacy_pipeline.dp.rowwise.slicing import index_of, strided
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, of_content, public
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, hides_count, of_content, public
 
 _MOST = 4096  # numbers of an array that are followed
 
@@ -153,7 +153,6 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
     "LogicalNot": lambda a: OPAQUE if a is OPAQUE else not a,
     "Neg": sizes.negate,
     "SelectV2": _select,
-    "Select": _select,
     "Identity": lambda a: a,
     "StopGradient": lambda a: a,
     "PreventGradient": lambda a: a,
@@ -169,6 +168,31 @@ def _by_numbers(function: Callable[..., Any]) -> _Compute:
 
 
 _COMPUTE.update({op_type: _by_numbers(function) for op_type, function in _NUMBERS.items()})
+
+# What may decide which branch is taken: sizes and what is asked of them. All else may say which axis an op works along,
+# where a mistake makes a tensor of another shape, but not which side of a branch is left out of the proof.
+DECIDING = frozenset(
+    {
+        *("StridedSlice", "Pack", "Cast", "Identity", "Prod", "All", "Any"),
+        *(kind for kind in _NUMBERS if kind not in ("SelectV2", "OnesLike", "ZerosLike")),
+    }
+)
+
+
+@_computes("Select")
+def _select_v1(call: OpCall, arrays: list[Any]) -> Any:
+    """A vector chooses whole rows, which no honest size needs."""
+    condition, a, b = arrays
+    same = condition.shape == a.shape == b.shape
+    return _elementwise(_select, arrays) if same or (not condition.ndim and a.shape == b.shape) else None
+
+
+@_computes("Equal", "NotEqual")
+def _equal(call: OpCall, arrays: list[Any]) -> Any:
+    """Shapes that do not fit give one truth value where the op is asked to."""
+    if "incompatible_shape_error" in call.node.attr and not call.flag("incompatible_shape_error"):
+        return None
+    return _elementwise(_NUMBERS[call.type], arrays)
 
 
 @_computes("Cast")
@@ -237,7 +261,10 @@ def _split(call: OpCall, arrays: list[Any]) -> Any:
 def _gather(call: OpCall, arrays: list[Any]) -> Any:
     if call.number("batch_dims"):
         return None
-    return np.take(arrays[0], arrays[1].astype(np.int64), axis=int(arrays[2].item()))
+    axis, places = int(arrays[2].item()), arrays[1].astype(np.int64)
+    if places.size and not 0 <= places.min() <= places.max() < arrays[0].shape[axis]:
+        return None  # compiled by XLA it takes the nearest, on a GPU a 0
+    return np.take(arrays[0], places, axis=axis)
 
 
 @_computes("Reshape")
@@ -306,12 +333,15 @@ def _tile(call: OpCall, arrays: list[Any]) -> Any:
 @_computes("DynamicStitch", "ParallelDynamicStitch")
 def _stitch(call: OpCall, arrays: list[Any]) -> Any:
     half = len(arrays) // 2
+    if any(one.shape != other.shape for one, other in zip(arrays[:half], arrays[half:], strict=True)):
+        return None
     places = [int(place) for one in arrays[:half] for place in one.reshape(-1)]
     numbers = [number for one in arrays[half:] for number in one.reshape(-1)]
-    if len(places) != len(numbers):
-        return None
     held = dict(zip(places, numbers, strict=True))
-    return array([held[place] for place in range(max(places) + 1)])
+    twice = len(held) < len(places)
+    if sorted(held) != list(range(len(held))) or (twice and call.type == "ParallelDynamicStitch"):
+        return None  # a gap holds anything; the last number counts, unless several threads write
+    return array([held[place] for place in range(len(held))])
 
 
 @_computes("InvertPermutation")
@@ -352,6 +382,8 @@ def _broadcast_gradient_args(call: OpCall, arrays: list[Any]) -> Any:
     left, right = _aligned(arrays[0], arrays[1])
     if OPAQUE in left or OPAQUE in right:
         return None
+    if arrays[0].shape == arrays[1].shape and all(a == b for a, b in zip(left, right, strict=True)):
+        return [array([]), array([])]
     # Where both sizes are 1 the sum is over one number.
     return [array([axis for axis, size in enumerate(side) if size == 1]) for side in (left, right)]
 
@@ -369,17 +401,18 @@ def shape_of(call: OpCall) -> list[Value]:
     """Sizes are public but for that of the axis of rows."""
     found = []
     for value in call.inputs:
-        if value.kind is Kind.MIXED and value.shape is None:
-            found.append(Value(Kind.MIXED, offence=value.offence))
-        elif value.shape is None:
+        if value.kind in (Kind.MIXED, Kind.UNKNOWN):  # the data may decide its size
+            found.append(Value(value.kind, call.static(0), offence=value.offence))
+        elif value.shape is None or hides_count(value):
             found.append(Value(Kind.COUNT, call.static(0)))
         elif call.type == "Rank":
-            found.append(of_content(array([len(value.shape)], [])))
+            found.append(of_content(array([len(value.shape)], []), exact=value.content is None or value.exact))
         else:
             numbers = [OPAQUE if size is None else size for size in value.shape]
             asked = array([sizes.product(numbers)], []) if call.type == "Size" else array(numbers)
             held = _held_by(call, "out_type", asked)
-            found.append(Value(Kind.COUNT, call.static(0)) if held is None else of_content(held))
+            exact = value.content is None or value.exact
+            found.append(Value(Kind.COUNT, call.static(0)) if held is None else of_content(held, exact=exact))
     return found
 
 
@@ -408,7 +441,7 @@ def _drawn(call: OpCall) -> Value | None:
     """Draws that do not depend on one another, from the step's seed or without any: masks of dropout."""
     if any(value.kind is not Kind.PUBLIC for value in call.inputs[1:]):
         return None
-    if call.type.startswith("Stateless") and not any(value.keyed for value in call.inputs[1:]):
+    if call.type.startswith("Stateless") and not call.inputs[1].keyed:
         return call.unknown("its seed is fixed: what it draws belongs to the place of a row")
     return _created(call, 0)
 

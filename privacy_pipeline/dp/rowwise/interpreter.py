@@ -17,10 +17,12 @@ from privacy_pipeline.dp.rowwise import (  # noqa: F401  (importing the modules 
     rules_shape,
     rules_slice,
 )
-from privacy_pipeline.dp.rowwise.bodies import Body, Reference, ancestors, body_of_function, is_stateful
-from privacy_pipeline.dp.rowwise.contents import CREATORS, computed, parsed
-from privacy_pipeline.dp.rowwise.registry import INDEXING, RAW, RULES, OpCall
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, of_content, public, rows
+from privacy_pipeline.dp.rowwise.bodies import Body, Node, Reference, ancestors, body_of_function, is_stateful
+from privacy_pipeline.dp.rowwise.contents import CREATORS, DECIDING, computed, parsed
+from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
+from privacy_pipeline.dp.rowwise.rules_elementwise import long_integers
+from privacy_pipeline.dp.rowwise.sizes import Dim
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, hides_count, of_content, public, rows
 
 # Stateful ops whose results are public where their inputs are: they read what no op of the graph writes.
 _READS = frozenset(
@@ -74,6 +76,32 @@ class Interpreter:
         values = {(name, 0): value for name, value in zip(body.arguments, arguments, strict=True)}
         return self.run(body, body.returns, values)
 
+    def hands_on(self, loop: Node, place: int) -> bool:
+        """Whether the body of a loop does nothing with an argument but to hand it on to the next round."""
+        name = loop.attr["body"].func.name
+        if name not in self._bodies:
+            self._bodies[name] = body_of_function(self.library[name])
+        body = self._bodies[name]
+        names = {body.arguments[place]}
+        for node in body.nodes.values():
+            if any(source in names for source, _ in node.inputs):
+                if node.type != "Identity" or (node.name, 0) not in body.returns:
+                    return False
+                names.add(node.name)
+        return not any(one[0] in names for index, one in enumerate(body.returns) if index != place)
+
+    def has_stand_in(self, function: str) -> bool:
+        """Whether TensorFlow may run another function in the place of one: Grappler does, for a device it names.
+
+        Keras' recurrent layers have one for GPUs, around a kernel of cuDNN that keeps rows apart.
+        """
+        implements = self.library[function].attr["api_implements"].s
+        if not implements:
+            return False
+        others = [one for name, one in self.library.items() if name != function]
+        others = [one for one in others if one.attr["api_implements"].s == implements]
+        return not all(any(node.op.startswith("CudnnRNN") for node in one.node_def) for one in others)
+
     def _outputs(self, call: OpCall) -> list[Value]:
         found = self._evaluated(call)
         outputs = found if isinstance(found, list) else [found] * max(1, call.node.outputs)
@@ -91,7 +119,7 @@ class Interpreter:
     def _evaluated(self, call: OpCall) -> Value | list[Value]:
         if call.type == "Const":
             content = parsed(call.node)
-            return public(call.static(0)) if content is None else of_content(content)
+            return public(call.static(0)) if content is None else of_content(content, exact=True)
         if call.type in RAW:
             return RULES[call.type](call)
         for kind in (Kind.MIXED, Kind.UNKNOWN):
@@ -100,13 +128,20 @@ class Interpreter:
                 return [
                     Value(kind, call.static(output), offence=bad.offence) for output in range(max(1, call.node.outputs))
                 ]
+        loose = next((value for value in call.inputs if value.kind is Kind.PUBLIC and value.offence is not None), None)
+        if loose is not None and loose.offence is not None:
+            return call.unknown(loose.offence.reason)
         if call.type in self.library:  # a function that is called by its own name
+            if self.has_stand_in(call.type):
+                return call.unknown("TensorFlow may run another function in its place")
             return self.call(call.type, call.inputs)
         if any(value.kind is Kind.ROWS or value.is_list for value in call.inputs):
             if call.type not in RULES:
                 return call.unknown("no rule covers this op")
             if call.type not in INDEXING and any(value.span for value in call.inputs):
                 return call.unknown("it computes with the place of rows")
+            if call.type not in COUNTING and any(value.kind is Kind.COUNT for value in call.inputs):
+                return call.unknown("the number of rows enters it")
             return RULES[call.type](call)
         return self._without_rows(call)
 
@@ -118,9 +153,52 @@ class Interpreter:
                 return made
         contents = computed(call)
         if contents is not None:
-            return [of_content(content) for content in contents]
+            exact = call.type in DECIDING and all(value.exact for value in call.inputs)
+            # With one row nothing is spread along its axis, and TensorFlow names one axis less.
+            hidden = counted and (call.type == "BroadcastGradientArgs" or any(map(hides_count, call.inputs)))
+            known = [of_content(content, exact=exact) for content in contents]
+            return [replace(value, kind=Kind.COUNT) for value in known] if hidden else known
         if is_stateful(call.type) and call.type not in _READS and call.type not in RULES:
             return call.unknown("no rule covers this op, which has state")
         kind = Kind.COUNT if counted else Kind.PUBLIC
-        keyed = any(value.keyed for value in call.inputs)
-        return [Value(kind, call.static(output), keyed=keyed) for output in range(max(1, call.node.outputs))]
+        keyed = _keeps_key(call)
+        return [Value(kind, _shape_of(call, output), keyed=keyed) for output in range(max(1, call.node.outputs))]
+
+
+# Ops whose results have a size that values decide, always or where they are not known: a shape that somebody set for
+# one of them is not TensorFlow's.
+_SIZED_BY_VALUES = frozenset(
+    {
+        *("Where", "Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2", "DynamicPartition", "ListDiff"),
+        *("NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5", "StringSplit", "StringSplitV2"),
+        *("SparseToDense", "Bincount", "DynamicStitch", "ParallelDynamicStitch"),
+    }
+)
+_SIZED_BY_AN_INPUT = {"Reshape": 1, "Fill": 0, "Tile": 1, "BroadcastTo": 1, "Pad": 1, "PadV2": 1, "ScatterNd": 2}
+
+
+def _shape_of(call: OpCall, output: int) -> tuple[Dim, ...] | None:
+    """Shape of an output without rows, where TensorFlow's inference and nothing else gives it."""
+    decided = _SIZED_BY_AN_INPUT.get(call.type)
+    if call.type in _SIZED_BY_VALUES or (decided is not None and call.inputs[decided].content is None):
+        return None
+    if any(value.shape is None and not value.is_list for value in call.inputs):
+        return None
+    return call.static(output)
+
+
+_FROM_KEY = ("StatelessRandomUniformFullIntV2", "StatelessRandomUniformFullInt", "StatelessRandomUniformIntV2")
+
+
+def _keeps_key(call: OpCall) -> bool:
+    """Whether an op makes a seed of a secret seed: derives it, hands it on, or joins it with a number, as folding does.
+
+    Arithmetic may leave nothing of the secret, and a slice may leave the number alone.
+    """
+    if call.type in ("Identity", "StatelessRandomGetKeyCounter"):
+        return call.inputs[0].keyed
+    if call.type == "Cast":
+        return call.inputs[0].keyed and call.whole_numbers("SrcT") and long_integers(call, "DstT")
+    if call.type in _FROM_KEY or call.type == "StatelessRandomUniformInt":
+        return call.inputs[1].keyed
+    return call.type == "Pack" and any(value.keyed for value in call.inputs)

@@ -22,11 +22,17 @@ class Isolation:
 
     Attributes:
         inputs: tensors whose row i the loop sees in round i.
-        outputs: tensors whose row i it made in round i.
+        outputs: tensors whose row i it made in round i; or one sum over the rows.
+        by_loop: whether a loop made them; else ops of the engine's own did.
+        numbered: whether an input may be the place of each row, by which a row has random draws of its own.
+        summed: whether the loop sums up over the rows.
     """
 
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    by_loop: bool = True
+    numbered: bool = False
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,18 +60,40 @@ class Proof:
 
 
 _ISOLATED: WeakKeyDictionary[Any, list[Isolation]] = WeakKeyDictionary()
+_CAPTURED: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 _NOTED: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 _KEYS: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
 _PROOFS: dict[str, Proof] = {}
 _MOST_PROOFS = 256
+_LOOPS = ("While", "StatelessWhile")
 
 
 @unconverted
-def mark_isolated(inputs: Iterable[Any], outputs: Iterable[Any]) -> None:
-    """Note tensors that a loop of the engine made of one row each; see `Isolation`."""
+def mark_isolated(inputs: Iterable[Any], outputs: Iterable[Any], **how: bool) -> None:
+    """Note tensors that a loop of the engine made of one row each; see `Isolation`, whose attributes `how` gives."""
     held = tuple(outputs)
-    if held and hasattr(held[0], "graph"):
-        _ISOLATED.setdefault(held[0].graph, []).append(Isolation(tuple(inputs), held))
+    if not held or not hasattr(held[0], "graph"):
+        return
+    isolation = Isolation(tuple(inputs), held, **how)
+    _ISOLATED.setdefault(held[0].graph, []).append(isolation)
+    if isolation.by_loop:
+        op = held[0].op
+        while op.type not in _LOOPS:
+            op = op.inputs[0].op
+        for tensor in op.inputs:
+            _note_captured(tensor)
+
+
+def _note_captured(tensor: Any) -> None:
+    """Note what a loop in the body of another loop takes from outside of both: it has to be public."""
+    outside = tensor
+    while hasattr(outside, "graph") and outside.op.type == "Placeholder":
+        found = next((outer for outer, inner in outside.graph.captures if inner is outside), None)
+        if found is None:
+            break
+        outside = found
+    if outside is not tensor and hasattr(outside, "graph") and outside.dtype.name != "resource":
+        _CAPTURED.setdefault(outside.graph, []).append(outside)
 
 
 @unconverted
@@ -110,6 +138,14 @@ class _Prover:
         interpreter = Interpreter({one.signature.name: one for one in self.definition.library.function})
         for isolation in _ISOLATED.get(self.graph, []):
             self._isolated(interpreter, isolation)
+        captured = _CAPTURED.get(self.graph, [])
+        for tensor, value in zip(
+            captured, interpreter.run(self.body, [_reference(one) for one in captured], self.values), strict=True
+        ):
+            if value.kind is not Kind.PUBLIC:
+                self.found.append(
+                    Offence(tensor.op.name, tensor.op.type, "a loop over rows takes a whole batch", False)
+                )
         wanted = [_reference(target) for target in targets]
         for target, value in zip(targets, interpreter.run(self.body, wanted, self.values), strict=True):
             self._require(target, value)
@@ -120,11 +156,14 @@ class _Prover:
 
     def _isolated(self, interpreter: Interpreter, isolation: Isolation) -> None:
         wanted = [_reference(tensor) for tensor in isolation.inputs]
-        found = interpreter.run(self.body, wanted, self.values)
-        for tensor, value in zip(isolation.inputs, found, strict=True):
-            self._require(tensor, value, numbered=True)
-        self._require_no_other_rows(isolation)
-        for tensor in isolation.outputs:
+        found = [] if isolation.summed else interpreter.run(self.body, wanted, self.values)
+        for tensor, value in zip(isolation.inputs, found, strict=not isolation.summed):
+            self._require(tensor, value, numbered=isolation.numbered)
+        if isolation.by_loop:
+            self._require_one_row(interpreter, isolation)
+        else:
+            self._require_no_other_rows(isolation)
+        for tensor in () if isolation.summed else isolation.outputs:
             self.values[_reference(tensor)] = rows(_shape(tensor) or (None,), Layout(0))
 
     def _require(self, tensor: Any, value: Value, *, numbered: bool = False) -> None:
@@ -135,6 +174,24 @@ class _Prover:
             tensor.op.name, tensor.op.type, f"its rows do not lie along its first axis ({value.kind.value})", False
         )
         self.found.append(offence)
+
+    def _require_one_row(self, interpreter: Interpreter, isolation: Isolation) -> None:
+        """A loop over rows may take of the batch its inputs, a row in each round, and how many rows there are."""
+        given = {_reference(tensor) for tensor in isolation.inputs}
+        node = self.body.nodes[isolation.outputs[0].op.name]
+        while node.type not in _LOOPS:
+            node = self.body.nodes[node.inputs[0][0]]
+        for place, source in enumerate(node.inputs):
+            made_by = self.body.nodes[source[0]]
+            own = made_by.type == "TensorListFromTensor" and made_by.inputs[0] in given
+            own |= made_by.type in ("TensorListReserve", "EmptyTensorList") or (isolation.summed and source in given)
+            if own:
+                continue
+            value = interpreter.run(self.body, [source], self.values)[0]
+            counts = value.kind is Kind.COUNT and interpreter.hands_on(node, place)
+            if not counts and value.kind is not Kind.PUBLIC:
+                reason = "a loop over rows takes a whole batch"
+                self.found.append(value.offence or Offence(source[0], made_by.type, reason, False))
 
     def _require_no_other_rows(self, isolation: Isolation) -> None:
         """A loop over rows may take nothing of the batch but by its inputs."""
@@ -152,6 +209,16 @@ class _Prover:
                 continue
             seen.add(one[0])
             stack.extend(node.inputs)
+
+
+def _of_any_shape(tensor: Any) -> bool:
+    """Whether a tensor is a variable whose shape may change: what is said of its values' shape may be anything."""
+    from tensorflow.python.ops import handle_data_util
+
+    held = handle_data_util.get_resource_handle_data(tensor) if tensor.dtype.name == "resource" else None
+    if held is None or not held.is_set:
+        return False
+    return any(part.shape.unknown_rank or any(dim.size < 0 for dim in part.shape.dim) for part in held.shape_and_type)
 
 
 @unconverted
@@ -180,7 +247,11 @@ def prove(
     keys = {_reference(tensor) for tensor in _KEYS.get(graph, [])}
     found = {_reference(tensor): rows(_shape(tensor) or (None,), Layout(0)) for tensor in known}
     names = [_reference(tensor) for tensor in targets]
-    marks = [[[_reference(t) for t in side] for side in (m.inputs, m.outputs)] for m in _ISOLATED.get(graph, [])]
+    marks = [
+        [[_reference(t) for t in side] for side in (m.inputs, m.outputs)] + [m.by_loop, m.numbered, m.summed]
+        for m in _ISOLATED.get(graph, [])
+    ]
+    marks += [[[_reference(tensor)] for tensor in _CAPTURED.get(graph, [])]]
     text = f"{sorted(own)}{sorted(strewn)}{names}{marks}{unit}{sorted(keys)}{sorted(found)}".encode()
     key = hashlib.sha256(definition.SerializeToString(deterministic=True) + text).hexdigest()
     if key not in _PROOFS:
@@ -192,6 +263,9 @@ def prove(
                 values[one] = Value(Kind.UNKNOWN, shape, offence=offence)
             elif one in own and shape:
                 values[one] = rows(shape, Layout(0, 1, unit))
+            elif _of_any_shape(tensor):
+                offence = Offence(tensor.op.name, tensor.op.type, "a variable's shape is not fixed", False)
+                values[one] = Value(Kind.PUBLIC, None, offence=offence)
             else:
                 values[one] = Value(Kind.PUBLIC, shape, keyed=one in keys)
         if len(_PROOFS) >= _MOST_PROOFS:

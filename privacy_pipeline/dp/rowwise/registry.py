@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from privacy_pipeline.dp.rowwise.bodies import Node
-from privacy_pipeline.dp.rowwise.sizes import Dim
+from privacy_pipeline.dp.rowwise.sizes import Count, Dim
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, public, rows
 
 
@@ -24,6 +24,10 @@ class Evaluator(Protocol):
 
     def call(self, function: str, arguments: Sequence[Value]) -> list[Value]:
         """Values of what a function returns."""
+        ...
+
+    def has_stand_in(self, function: str) -> bool:
+        """Whether TensorFlow may run another function in the place of one."""
         ...
 
 
@@ -105,6 +109,8 @@ class OpCall:
             sizes = [known if size is None else size for size, known in zip(sizes, inferred, strict=True)]
         if not 0 <= layout.axis < len(sizes):
             return self.unknown("its output has no axis of rows")
+        if any(isinstance(size, Count) for axis, size in enumerate(sizes) if axis != layout.axis):
+            return self.mixed("it repeats values of a row as often as there are rows")
         made = rows(tuple(sizes), layout, **more)
         return replace(made, assumed=any(value.assumed for value in self.inputs))
 
@@ -129,6 +135,13 @@ INDEXING = frozenset(
         *("ZerosLike", "ScatterNd", "UnsortedSegmentSum", "GatherV2"),
     }
 )
+# Types whose rules look for numbers of rows among their inputs; all others refuse them.
+COUNTING: set[str] = {
+    *("Reshape", "BroadcastTo", "Tile", "ConcatV2", "Pack", "Slice", "StridedSlice", "StridedSliceGrad", "GatherV2"),
+    *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "ScatterNd", "UnsortedSegmentSum"),
+    *("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput"),
+    *("AvgPoolGrad", "AvgPool3DGrad", "Select", "AddN", "Sum", "TopK", "TopKV2"),
+}
 
 
 def rule(*types: str, raw: bool = False) -> Callable[[Rule], Rule]:

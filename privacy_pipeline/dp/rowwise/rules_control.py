@@ -15,8 +15,11 @@ def _function(call: OpCall, attr: str) -> str:
 
 @rule("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", raw=True)
 def function_call(call: OpCall) -> Result:
-    """What the function's body says."""
-    return call.evaluator.call(_function(call, "f"), call.inputs)
+    """What the function's body says, if nothing else may run in its place."""
+    name = _function(call, "f")
+    if call.evaluator.has_stand_in(name):
+        return [call.unknown("TensorFlow may run another function in its place")] * call.node.outputs
+    return call.evaluator.call(name, call.inputs)
 
 
 @rule("If", "StatelessIf", raw=True)
@@ -24,7 +27,8 @@ def branch(call: OpCall) -> Result:
     """Both branches, under a condition that no row decides."""
     condition, arguments = call.inputs[0], call.inputs[1:]
     # Of a vector, TensorFlow asks whether it is empty.
-    known = None if condition.content is None or condition.content.ndim else condition.content.item()
+    decides = condition.content is not None and condition.exact and not condition.content.ndim
+    known = condition.content.item() if decides else None
     names = [_function(call, "then_branch"), _function(call, "else_branch")]
     if known is not None and known is not OPAQUE:
         return call.evaluator.call(names[0 if known else 1], arguments)

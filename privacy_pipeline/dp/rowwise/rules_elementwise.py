@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.registry import COUNTING, OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.sizes import Dim
 from privacy_pipeline.dp.rowwise.values import Kind, Value, join
 
@@ -29,6 +29,7 @@ _BINARY = (
     *("EluGrad", "InvGrad", "LeakyReluGrad", "ReciprocalGrad", "Relu6Grad", "ReluGrad", "RsqrtGrad", "SeluGrad"),
     *("SigmoidGrad", "SoftplusGrad", "SoftsignGrad", "SqrtGrad", "TanhGrad", "FakeQuantWithMinMaxArgsGradient"),
 )
+COUNTING.update((*_UNARY, *_BINARY))  # `aligned` looks for them
 _THROUGH = ("Identity", "StopGradient", "PreventGradient", "Snapshot", "EnsureShape", "ZerosLike")
 
 
@@ -49,7 +50,7 @@ def through(call: OpCall) -> Result:
     """The same layout; zeros say nothing about indices."""
     value = call.inputs[0]
     if value.is_list:
-        return value
+        return value if call.type == "Identity" else without_numbers(value)
     if call.type == "ZerosLike":
         return replace(value, content=None, span=0, gap=0, bound=1)
     return replace(value, content=None)
@@ -59,19 +60,31 @@ def through(call: OpCall) -> Result:
 def cast(call: OpCall) -> Result:
     """A number for a number."""
     value = call.inputs[0]
-    if call.type == "Bitcast" and call.static(0) is not None and len(call.static(0) or ()) != value.rank:
+    if call.type == "Bitcast" and _bytes(call, "T") != _bytes(call, "type"):
         return call.unknown("it changes the number of axes")
     # Shorter integers wrap around: an index would become that of another row.
-    keeps = call.type == "Cast" and _long(call, "SrcT") and _long(call, "DstT")
+    keeps = call.type == "Cast" and long_integers(call, "SrcT") and long_integers(call, "DstT")
     if value.span and not keeps:
         return call.unknown("it computes with the place of rows")
     return replace(value, content=None, bound=value.bound if keeps else 0)
 
 
-def _long(call: OpCall, attr: str) -> bool:
+def _bytes(call: OpCall, attr: str) -> int:
+    from tensorflow import dtypes
+
+    return int(dtypes.as_dtype(call.node.attr[attr].type).size)
+
+
+def long_integers(call: OpCall, attr: str) -> bool:
+    """Whether an attribute names a type that holds every place of a batch."""
     from tensorflow import dtypes
 
     return dtypes.as_dtype(call.node.attr[attr].type) in (dtypes.int32, dtypes.int64)
+
+
+def without_numbers(value: Value) -> Value:
+    """The same, with nothing said of its numbers."""
+    return replace(value, content=None, span=0, gap=0, bound=0, keyed=False, exact=False)
 
 
 def aligned(call: OpCall, values: list[Value]) -> Value:
@@ -121,6 +134,9 @@ def _spread(values: list[Value], rank: int) -> list[Dim]:
 @rule(*_UNARY, *_BINARY)
 def elementwise(call: OpCall) -> Result:
     """Each number from the numbers at its place."""
+    attr = "incompatible_shape_error"
+    if attr in call.node.attr and not call.flag(attr):
+        return call.unknown("it gives one truth value where shapes do not fit")
     made = aligned(call, call.inputs)
     if made.kind is not Kind.ROWS:
         return made
@@ -177,7 +193,7 @@ def add_n(call: OpCall) -> Result:
         held: Value | None = call.inputs[0]
         for value in call.inputs[1:]:
             held = None if held is None else join(held, value)
-        return call.unknown("its lists differ") if held is None else replace(held, content=None)
+        return call.unknown("its lists differ") if held is None else without_numbers(held)
     return aligned(call, call.inputs)
 
 

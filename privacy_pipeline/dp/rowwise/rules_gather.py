@@ -75,6 +75,8 @@ def gather_nd(call: OpCall) -> Result:
     values, indices = call.inputs
     if values.kind is not Kind.ROWS:
         if values.kind is Kind.PUBLIC and indices.kind is Kind.ROWS and indices.axis() < indices.rank - 1:
+            if call.type == "GatherNd" and values.shape is None:
+                return call.unknown("a shape is not known")
             return call.rows(indices.layout or Layout(0))
         return call.unknown("no rule covers this form of the op")
     depth = indices.shape[-1] if indices.shape else None

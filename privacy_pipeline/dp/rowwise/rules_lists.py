@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.rules_elementwise import without_numbers
 from privacy_pipeline.dp.rowwise.sizes import Dim
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, join
 
 
 def _list_of(element: Value) -> Value:
-    return replace(element, is_list=True, content=None)
+    return replace(element, is_list=True, content=None, exact=False)
 
 
 def _element(value: Value) -> Value:
@@ -66,7 +67,7 @@ def list_with_item(call: OpCall) -> Result:
     if bad is not None:
         return replace(bad, is_list=True)
     # All that is pushed keeps its numbers where they are the same each time: sizes, for the loop of the gradient.
-    pushed = replace(item, is_list=True) if call.type == "TensorListPushBack" else _list_of(item)
+    pushed = replace(item, is_list=True, exact=False) if call.type == "TensorListPushBack" else _list_of(item)
     joined = join(held, pushed)
     return joined if joined is not None else replace(call.unknown("its elements differ"), is_list=True)
 
@@ -96,6 +97,8 @@ def _as_tensors(call: OpCall, held: Value) -> Result:
 def list_sizes(call: OpCall) -> Result:
     """The number of elements of a list that is no list of rows; shapes may depend on the number of rows."""
     held = call.inputs[0]
+    if held.kind in (Kind.MIXED, Kind.UNKNOWN) and not held.by_row:
+        return Value(held.kind, call.static(0), offence=held.offence)
     if call.type == "TensorListLength" and not held.by_row and held.kind in (Kind.PUBLIC, Kind.ROWS):
         return call.public()
     return Value(Kind.COUNT, call.static(0))
@@ -106,4 +109,4 @@ def resized(call: OpCall) -> Result:
     """The same elements, and a public number of others."""
     if call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
-    return call.inputs[0]
+    return without_numbers(call.inputs[0])

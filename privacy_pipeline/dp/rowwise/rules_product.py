@@ -105,6 +105,8 @@ def einsum(call: OpCall) -> Result:
     letter = letters.pop()
     if letter not in out:
         return call.mixed(_SUMMED)
+    if out.count(letter) > 1:
+        return call.mixed("its values depend on the place of a row in the batch")
     sizes: dict[str, Dim] = {}
     for term, value in zip(terms, call.inputs, strict=True):
         if term.count(letter) > 1:

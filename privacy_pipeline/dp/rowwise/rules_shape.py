@@ -70,7 +70,13 @@ def _laid_out(call: OpCall, value: Value, target: list[Any]) -> Value:
 def transpose(call: OpCall) -> Result:
     """The axis of the rows goes along."""
     value, order = call.inputs[0], call.constant(1)
-    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or order is None:
+    if (
+        value.kind is not Kind.ROWS
+        or value.layout is None
+        or value.shape is None
+        or order is None
+        or any(map(depends, order))
+    ):
         return call.unknown("its order of axes is not known")
     axes = [int(axis) % value.rank for axis in order]
     layout = replace(value.layout, axis=axes.index(value.axis()))
@@ -81,7 +87,7 @@ def transpose(call: OpCall) -> Result:
 def expand_dims(call: OpCall) -> Result:
     """A new axis of size 1."""
     value, axis = call.inputs[0], call.constant(1)
-    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or axis is None:
+    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or axis is None or depends(axis[0]):
         return call.unknown("its axis is not known")
     place = int(axis[0]) % (value.rank + 1)
     shape = [*value.shape[:place], 1, *value.shape[place:]]
@@ -95,10 +101,9 @@ def squeeze(call: OpCall) -> Result:
     value = call.inputs[0]
     if value.layout is None or value.shape is None:
         return call.unknown("a shape is not known")
-    named = [axis % value.rank for axis in call.numbers("squeeze_dims")]
-    if not named and None in value.shape:
-        return call.unknown("a size is not known")
-    gone = named or [axis for axis, size in enumerate(value.shape) if size == 1]
+    gone = [axis % value.rank for axis in call.numbers("squeeze_dims")]
+    if not gone:
+        return call.unknown("it names no axis: where there is one row, it drops the axis of the rows")
     if value.axis() in gone:
         return call.unknown("it drops the axis of the rows")
     kept = [axis for axis in range(value.rank) if axis not in gone]
@@ -155,7 +160,7 @@ def concat(call: OpCall) -> Result:
     """Joined along another axis; along their own, all rows follow one another again."""
     values, axis = call.inputs[:-1], call.constant(len(call.inputs) - 1)
     values = [value for value in values if value.shape is None or 0 not in value.shape]
-    if axis is None:
+    if axis is None or depends(axis[0]) or not values:
         return call.unknown("its axis is not known")
     bad = _alike(call, values)
     if bad is not None:
@@ -213,7 +218,7 @@ def split(call: OpCall) -> Result:
     if not named and call.inputs[1].kind is not Kind.PUBLIC:
         return call.unknown("where it cuts depends on the data or on the number of rows")
     value, axis = call.inputs[1 if named else 0], call.constant(0 if named else 2)
-    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or axis is None:
+    if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or axis is None or depends(axis[0]):
         return call.unknown("its axis is not known")
     place, count = int(axis[0]) % value.rank, call.node.outputs
     shape, layout = list(value.shape), value.layout

@@ -117,9 +117,9 @@ def maximum(a: Number, b: Number) -> Number:
 
 
 def minimum(a: Number, b: Number) -> Number:
-    """The smaller number."""
+    """The smaller number; a positive `Count` is its coefficient at least."""
     for one, other in ((a, b), (b, a)):
-        if isinstance(one, Count) and one.coefficient > 0 and isinstance(other, (bool, int)) and other <= 1:
+        if isinstance(one, Count) and isinstance(other, (bool, int)) and one.coefficient >= max(1, other):
             return other
     if depends(a) or depends(b):
         return a if a == b else OPAQUE

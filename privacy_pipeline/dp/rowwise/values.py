@@ -85,8 +85,9 @@ class Value:
             places each; 0 if nothing is said. Such numbers depend on the place of a row, and few ops may use them.
         gap: with a span, each number stays in its range if a whole number below this is added; 0 if nothing is said.
         bound: each number is a whole number r with 0 <= r < bound; 0 if nothing is said.
-        keyed: it comes of the step's secret seed. What such a seed draws is as likely at one place as at another; what
-            a constant draws is a number that belongs to a place.
+        keyed: it is a seed or a key that comes of the step's secret seed. What such a seed draws is as likely at one
+            place as at another; what a constant draws is a number that belongs to a place.
+        exact: its content may decide which branch is taken.
     """
 
     kind: Kind
@@ -102,6 +103,7 @@ class Value:
     gap: int = 0
     bound: int = 0
     keyed: bool = False
+    exact: bool = False
 
     @property
     def rank(self) -> int:
@@ -125,10 +127,15 @@ def rows(shape: tuple[Dim, ...], layout: Layout, **more: Any) -> Value:
     return Value(Kind.ROWS, tuple(sizes), layout, **more)
 
 
-def of_content(content: Any) -> Value:
+def of_content(content: Any, *, exact: bool = False) -> Value:
     """A tensor of known numbers: public unless one of them depends on the number of rows."""
     kind = Kind.COUNT if any(depends(number) for number in content.flat) else Kind.PUBLIC
-    return Value(kind, tuple(content.shape), content=content)
+    return Value(kind, tuple(content.shape), content=content, exact=exact)
+
+
+def hides_count(value: Value) -> bool:
+    """Whether a tensor depends on the number of rows though its known numbers do not say so."""
+    return value.kind is Kind.COUNT and value.content is not None and not any(map(depends, value.content.flat))
 
 
 _ORDER = (Kind.PUBLIC, Kind.COUNT, Kind.ROWS, Kind.UNKNOWN, Kind.MIXED)
@@ -178,4 +185,5 @@ def join(a: Value, b: Value) -> Value | None:
         span=a.span,
         bound=max(a.bound, b.bound) if a.bound and b.bound else 0,
         keyed=a.keyed and b.keyed,
+        exact=a.exact and b.exact,
     )
