@@ -251,6 +251,7 @@ def test_many_random_functional_models(case_type: Any, data: Any, seed: int, nor
     check_model(case_type, model, seed=seed, norm=norm, per_layer=per_layer, vectorised=vectorised)
 
 
+@pytest.mark.slow
 def test_a_model_that_tensorflow_cannot_vectorise_goes_unit_by_unit(make_case: Any) -> None:
     """An LSTM without bias in a model that falls back as a whole: vectorised, it fails when it runs."""
     case = make_case([L.Embedding(4, 3), L.LSTM(2, use_bias=False)], (4,), integers=4)
