@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -110,7 +111,9 @@ class Project:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Starts the command line and does not wait; its output goes to output.txt."""
         with open(self.root / "output.txt", "a") as output:
-            return subprocess.Popen([CLI, *args], cwd=self.root, stdout=output, stderr=output, text=True)
+            return subprocess.Popen(
+                [CLI, *args], cwd=self.root, stdout=output, stderr=output, text=True, preexec_fn=_interruptible
+            )
 
     def edit(self, file: Path | str, old: str, new: str, count: int = 1) -> None:
         """Replaces a text that has to be there."""
@@ -176,6 +179,11 @@ class Project:
         """Status of each node of a run."""
         nodes = self.done("show", run_id, "--json").json["run"]["nodes"]
         return {name: node["status"] for name, node in nodes.items()}
+
+
+def _interruptible() -> None:
+    """Ctrl-C reaches a command, also where the tests themselves run in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def python(script: str, *args: str) -> str:
