@@ -179,6 +179,15 @@ def require_bounded(model: Any, x: Any, y: Any, *, loss: Any = "mse", first: Any
         assert distance(run(one[1:], y[1:]), run(one, y)) <= 1 + ROUNDING
 
 
+class Weighted(L.Layer):
+    """Has a weight for each column."""
+
+    first = "zeros"
+
+    def build(self, shape: Any) -> None:
+        self.w = self.add_weight(name="w", shape=[shape[-1]], initializer=self.first)
+
+
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 class TestBounded:
     @pytest.mark.parametrize("name", MIXING)
@@ -263,10 +272,7 @@ class TestBounded:
         require_bounded(model, *data())
 
     def test_a_gradient_with_a_name_like_tensorflows(self) -> None:
-        class Scale(L.Layer):
-            def build(self, shape: Any) -> None:
-                self.w = self.add_weight(name="w", shape=[shape[-1]], initializer="zeros")
-
+        class Scale(Weighted):
             def call(self, x: Any) -> Any:
                 return overridden(x, tf.convert_to_tensor(self.w))
 
@@ -275,10 +281,7 @@ class TestBounded:
         require_bounded(model, *data())
 
     def test_a_layer_that_does_something_else_with_one_row(self) -> None:
-        class Scale(L.Layer):
-            def build(self, shape: Any) -> None:
-                self.w = self.add_weight(name="w", shape=[shape[-1]], initializer="zeros")
-
+        class Scale(Weighted):
             def call(self, x: Any) -> Any:
                 made = x * self.w
                 if x.shape[0] == 1:  # where the norm is taken
@@ -326,11 +329,8 @@ class NoRule(L.Layer):
         return made * self.statistic if x.shape[0] == 1 and self.statistic is not None else made
 
 
-class OwnGradient(L.Layer):
+class OwnGradient(Weighted):
     statistic: Any = None
-
-    def build(self, shape: Any) -> None:
-        self.w = self.add_weight(name="w", shape=[shape[-1]], initializer="zeros")
 
     def call(self, x: Any) -> Any:
         factor = 1.0 if self.statistic is None else self.statistic
@@ -354,9 +354,8 @@ class Elsewhere(tf.keras.Model):
         return self.last(self.inner(x))
 
 
-class Keeping(L.Layer):
-    def build(self, shape: Any) -> None:
-        self.w = self.add_weight(name="w", shape=[shape[-1]], initializer="ones")
+class Keeping(Weighted):
+    first = "ones"
 
     def call(self, x: Any) -> Any:
         made = x * self.w + without_rule(x)

@@ -32,6 +32,7 @@ def test_an_unchanged_run_is_served_from_cache_and_spends_nothing(shared: Shared
     listed, published = project.runs(), project.published()
     pushed = project.pushed(f"adult-{name}")
     ended = project.done("run", f"configs/{name}.yaml")
+    assert "starting TFX" not in ended.text
     assert "nothing changed since run" in ended.text
     assert "Trainer cached; spends no budget" in ended.text
     new = [run for run in project.runs() if run not in listed]
@@ -58,6 +59,7 @@ def test_a_comment_in_the_yaml_does_not_retrain(shared: Shared) -> None:
     )
     budget = project.budget()
     ended = project.done("run", "configs/commented.yaml")
+    assert "starting TFX" not in ended.text
     assert "nothing changed since run" in ended.text
     assert project.budget() == budget
 

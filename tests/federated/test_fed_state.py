@@ -288,6 +288,24 @@ def test_clients_that_are_proven_to_stay_apart_are_stacked(name: str) -> None:
     assert moved_by_one_client(loss, *layers) <= 2.0 + 1e-5
 
 
+# Not `Hinge` and `SquaredHinge`: how they take labels depends on all rows of a batch.
+ROW_WISE = (
+    *("BinaryCrossentropy", "BinaryFocalCrossentropy", "CategoricalCrossentropy", "CategoricalFocalCrossentropy"),
+    *("CategoricalHinge", "Huber", "KLDivergence", "LogCosh", "MeanAbsoluteError", "MeanAbsolutePercentageError"),
+    *("MeanSquaredError", "MeanSquaredLogarithmicError", "Poisson", "SparseCategoricalCrossentropy"),
+)
+
+
+@pytest.mark.parametrize("kind", ROW_WISE)
+def test_keras_row_wise_losses_are_proven(kind: str) -> None:
+    model = FederatedModel(
+        tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3, "softmax")]), loss=getattr(tf.keras.losses, kind)()
+    )
+    labels = np.zeros(1, np.int64) if kind.startswith("Sparse") else np.zeros((1, 3), np.float32)
+    proof = clients_apart(model, label_spec(labels), batch_size=2)
+    assert proof is not None and proof.proven
+
+
 @pytest.mark.parametrize("loss", [tf.keras.losses.CategoricalCrossentropy(axis=0), branching], ids=["axis 0", "branch"])
 def test_losses_over_rows_are_not_stacked(loss: Any) -> None:
     assert not fast(made(loss=loss)).stacked

@@ -33,7 +33,10 @@ def _with_rows(tensors: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
 
 
 def _of_any_size(value: Any) -> Any:
-    """A batch of one whose size Python code does not see: it is to do what it does with any batch."""
+    """A batch of one whose size Python code does not see: it is to do what it does with any batch.
+
+    `clipping.fallback` hides the size by a slice, since TensorFlow vectorises slices and not this op.
+    """
     return tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape([None, *value.shape[1:]]))
 
 

@@ -190,9 +190,7 @@ def _select_v1(call: OpCall, arrays: list[Any]) -> Any:
 @_computes("Equal", "NotEqual")
 def _equal(call: OpCall, arrays: list[Any]) -> Any:
     """Shapes that do not fit give one truth value where the op is asked to."""
-    if "incompatible_shape_error" in call.node.attr and not call.flag("incompatible_shape_error"):
-        return None
-    return _elementwise(_NUMBERS[call.type], arrays)
+    return None if call.takes_misfits() else _elementwise(_NUMBERS[call.type], arrays)
 
 
 @_computes("Cast")

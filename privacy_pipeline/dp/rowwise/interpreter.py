@@ -70,18 +70,18 @@ class Interpreter:
 
     def call(self, function: str, arguments: Sequence[Value]) -> list[Value]:
         """What is known of the results of a function."""
-        if function not in self._bodies:
-            self._bodies[function] = body_of_function(self.library[function])
-        body = self._bodies[function]
+        body = self._body(function)
         values = {(name, 0): value for name, value in zip(body.arguments, arguments, strict=True)}
         return self.run(body, body.returns, values)
 
+    def _body(self, function: str) -> Body:
+        if function not in self._bodies:
+            self._bodies[function] = body_of_function(self.library[function])
+        return self._bodies[function]
+
     def hands_on(self, loop: Node, place: int) -> bool:
         """Whether the body of a loop does nothing with an argument but to hand it on to the next round."""
-        name = loop.attr["body"].func.name
-        if name not in self._bodies:
-            self._bodies[name] = body_of_function(self.library[name])
-        body = self._bodies[name]
+        body = self._body(loop.attr["body"].func.name)
         names = {body.arguments[place]}
         for node in body.nodes.values():
             if any(source in names for source, _ in node.inputs):
@@ -132,9 +132,7 @@ class Interpreter:
         if loose is not None and loose.offence is not None:
             return call.unknown(loose.offence.reason)
         if call.type in self.library:  # a function that is called by its own name
-            if self.has_stand_in(call.type):
-                return call.unknown("TensorFlow may run another function in its place")
-            return self.call(call.type, call.inputs)
+            return rules_control.called(call, call.type)
         if any(value.kind is Kind.ROWS or value.is_list for value in call.inputs):
             if call.type not in RULES:
                 return call.unknown("no rule covers this op")

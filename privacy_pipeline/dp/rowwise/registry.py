@@ -57,6 +57,10 @@ class OpCall:
         """A Boolean attribute, False where the op has none."""
         return bool(self.node.attr[name].b) if name in self.node.attr else False
 
+    def takes_misfits(self) -> bool:
+        """Whether a comparison gives one truth value where shapes do not fit, instead of failing."""
+        return "incompatible_shape_error" in self.node.attr and not self.flag("incompatible_shape_error")
+
     def number(self, name: str) -> int:
         """A whole number among the attributes."""
         return int(self.node.attr[name].i)

@@ -13,13 +13,17 @@ def _function(call: OpCall, attr: str) -> str:
     return str(call.node.attr[attr].func.name)
 
 
+def called(call: OpCall, function: str) -> Result:
+    """What a function's body says of a call, if nothing else may run in its place."""
+    if call.evaluator.has_stand_in(function):
+        return call.unknown("TensorFlow may run another function in its place")
+    return call.evaluator.call(function, call.inputs)
+
+
 @rule("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", raw=True)
 def function_call(call: OpCall) -> Result:
-    """What the function's body says, if nothing else may run in its place."""
-    name = _function(call, "f")
-    if call.evaluator.has_stand_in(name):
-        return [call.unknown("TensorFlow may run another function in its place")] * call.node.outputs
-    return call.evaluator.call(name, call.inputs)
+    """What the function's body says."""
+    return called(call, _function(call, "f"))
 
 
 @rule("If", "StatelessIf", raw=True)

@@ -134,8 +134,7 @@ def _spread(values: list[Value], rank: int) -> list[Dim]:
 @rule(*_UNARY, *_BINARY)
 def elementwise(call: OpCall) -> Result:
     """Each number from the numbers at its place."""
-    attr = "incompatible_shape_error"
-    if attr in call.node.attr and not call.flag(attr):
+    if call.takes_misfits():
         return call.unknown("it gives one truth value where shapes do not fit")
     made = aligned(call, call.inputs)
     if made.kind is not Kind.ROWS:
