@@ -172,8 +172,8 @@ class FastEngine:
                 tf.TensorSpec([None], tf.float32),
             )
             graph = self._stacked_chunk if self.stacked else self._sequential_chunk
-            compiled = Traced(graph, *signature).concrete
-            self._require_stateless(compiled.graph, graph, signature)
+            compiled = Traced(graph, *signature)
+            self._require_stateless(compiled.concrete.graph, graph, signature)
             self._compiled = compiled
         return self._compiled(weights, base, aggregator, rate, *data)
 

@@ -135,6 +135,13 @@ def as_it_is(inputs, custom_config):
 def bucketized(inputs, custom_config):
     return {"x": tft.apply_buckets(inputs["size"], [[1.0, 2.0]])}
 
+def claimed(inputs, custom_config):
+    table = tf.lookup.KeyValueTensorInitializer(tf.constant([0]), tf.constant([4]))
+    four = tf.lookup.StaticHashTable(table, -1).lookup(tf.constant(0))
+    cut = tf.ones([8])[:four]
+    cut.set_shape([1])
+    return {"x": inputs["size"] * cut}
+
 def filled(inputs, custom_config):
     colours = inputs["colour"][:, 0]
     values = tf.range(tf.shape(colours)[0])
@@ -226,6 +233,7 @@ def test_what_reads_no_data_and_keeps_rows_apart_is_proven(refuse, function: str
         "bucketized",
         "ranked",
         "drawn_without_state",
+        "claimed",
     ],
 )
 def test_what_no_rule_covers_takes_one_row_at_a_time(refuse, function: str) -> None:

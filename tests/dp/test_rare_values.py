@@ -131,6 +131,29 @@ class ClaimsARank(L.Layer):
         return x * (1.0 - 2.0 * tf.reduce_max(taken, -1, keepdims=True))
 
 
+class Four(L.Layer):
+    """Has a four that no rule reads, to cut by."""
+
+    def build(self, shape: Any) -> None:
+        self.four = self.add_weight(
+            name="four", shape=[], dtype=tf.int32, initializer=tf.constant_initializer(4), trainable=False
+        )
+
+
+class ClaimsACut(Four):
+    def call(self, x: Any) -> Any:
+        cut = tf.ones([8, 4])[: self.four]
+        cut.set_shape([1, 4])
+        return if_wrong(tf.equal(R.Shape(input=cut)[0], 1), x)
+
+
+class ClaimsACutOfRows(Four):
+    def call(self, x: Any) -> Any:
+        cut = tf.concat([x, x], 1)[:, : self.four]
+        cut.set_shape([None, 2])
+        return tf.reshape(cut, [-1, 2])[: tf.shape(x)[0]]
+
+
 class StandIn(L.Layer):
     """Grappler puts the second function in the place of the first."""
 
@@ -153,7 +176,13 @@ MIXING: dict[str, Any] = {
         *(truth_of_shapes_that_do_not_fit, list_made_longer, list_of_zeros, places_in_a_list_of_zeros),
         bytes_as_a_number,
     )
-} | {"claims_a_size": ClaimsASize, "claims_a_rank": ClaimsARank, "stand_in": StandIn}
+} | {
+    "claims_a_size": ClaimsASize,
+    "claims_a_rank": ClaimsARank,
+    "claims_a_cut": ClaimsACut,
+    "claims_a_cut_of_rows": ClaimsACutOfRows,
+    "stand_in": StandIn,
+}
 
 
 def data(rows: int = ROWS) -> tuple[Any, Any]:

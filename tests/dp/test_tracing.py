@@ -88,3 +88,39 @@ def test_an_error_of_tensorflow_is_passed_on() -> None:
     model.build([None, 4])
     with pytest.raises(ValueError, match="incompatible"):
         Traced(model, tf.TensorSpec([None, 3])).concrete
+
+
+def cut(values: Any, places: Any) -> Any:
+    found = values[: places[0]]
+    found.set_shape([2])
+    return found
+
+
+def cut_in_a_loop(values: Any, places: Any) -> Any:
+    return tf.map_fn(lambda place: tf.reduce_sum(cut(values, place[None])), places, fn_output_signature=tf.float32)
+
+
+def ranked(values: Any, places: Any) -> Any:
+    found = tf.reshape(values, tf.concat([places, [1]], 0))
+    found.set_shape([None, 1])
+    return found
+
+
+class TestSetShape:
+    @pytest.mark.parametrize(("function", "good", "bad"), [(cut, 2, 3), (cut_in_a_loop, 2, 1)])
+    def test_a_false_size_ends_the_step(self, function: Any, good: int, bad: int) -> None:
+        traced = Traced(function, tf.TensorSpec([4]), tf.TensorSpec([1], tf.int32))
+        assert traced(tf.ones([4]), [good]).shape == (2 if function is cut else 1,)
+        with pytest.raises(BadInputError, match=rf"set_shape gave .*strided_slice.* the shape \(2,\); it is \[{bad}\]"):
+            traced(tf.ones([4]), [bad])
+
+    def test_a_false_rank_ends_the_step(self) -> None:
+        traced = Traced(ranked, tf.TensorSpec([4]), tf.TensorSpec([None], tf.int32))
+        assert traced(tf.ones([4]), [4]).shape == (4, 1)
+        with pytest.raises(BadInputError, match=r"set_shape gave .* the shape \(None, 1\); it is \[2 2 1\]"):
+            traced(tf.ones([4]), [2, 2])
+
+    def test_other_code_keeps_tensorflows_own(self) -> None:
+        before = tf.Tensor.set_shape
+        _ = Traced(cut, tf.TensorSpec([4]), tf.TensorSpec([1], tf.int32)).concrete
+        assert tf.Tensor.set_shape is before
