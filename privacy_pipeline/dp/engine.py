@@ -78,17 +78,18 @@ class PrivateModel:
         """The plan. It cannot be set: steps of two plans compose, and one plan's event says nothing of the other's."""
         return self._plan
 
-    def examine(self, x: Any, y: Any) -> Verdict:
-        """Whether the model's examples are proven to stay apart; reads no data.
+    def examine(self, x: Any, y: Any = None) -> Verdict:
+        """Whether the model's examples are proven to stay apart; looks at shapes and dtypes alone.
 
         Args:
-            x: nest of `tf.TensorSpec` of the inputs, [None, ...]: an array's shape, or a dict or tuple of them.
+            x: what `fit` takes; or nest of `tf.TensorSpec` of the inputs, [None, ...].
             y: the same of the labels.
 
         Raises:
             BadInputError: a row of the model reaches another one, or the model keeps state.
         """
-        self._clipper(x, y)
+        described = not isinstance(x, ExampleStore) and all(isinstance(one, tf.TypeSpec) for one in tf.nest.flatten(x))
+        self._clipper(*((x, y) if described else specs_of(_store_of(x, y))))
         return self.verdict
 
     def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
@@ -122,7 +123,7 @@ class PrivateModel:
             self._running = False
 
     def _fit(self, x: Any, y: Any, *, users: Any, callbacks: Sequence[Any]) -> Execution:
-        store = x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
+        store = _store_of(x, y)
         if users is not None:
             if self.plan.users is None:
                 raise BadInputError("the plan protects examples, not users", fix="give the plan a UserBound")
@@ -235,6 +236,10 @@ class PrivateModel:
             if last:
                 break
         callbacks.on_train_end()
+
+
+def _store_of(x: Any, y: Any) -> ExampleStore:
+    return x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
 
 
 def make_private(

@@ -87,6 +87,13 @@ class Traced:
                 return self._function.get_concrete_function()
         except (StagingError, PipelineError) as error:
             raise _undecorated(error) from None
+        except LookupError as error:
+            if not str(error).startswith(_NO_GRADIENT):
+                raise
+            raise BadInputError(
+                f"a weight that is trained lies before an op without a gradient: {str(error)[len(_NO_GRADIENT) :]}",
+                fix="put what distorts inputs before the first layer with weights, or freeze the layers before it",
+            ) from None
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the graph on arguments of the signature.
@@ -108,6 +115,7 @@ class Traced:
 _SET_SHAPE = tf.Tensor.set_shape
 # TensorFlow's own callers that say only what they have worked out of the graph.
 _INFERRED = (shape_util.maybe_set_static_shape.__code__, atomic_function.AtomicFunction.call_flat.__code__)
+_NO_GRADIENT = "gradient registry has no entry for: "
 _LIBRARIES = ("tensorflow.", "tensorflow_transform.", "keras.")
 _FALSE_SHAPE = re.compile(r"\[(set_shape gave .*? the shape .*?; it is)\] \[(.*?)\]")
 

@@ -161,7 +161,7 @@ class Witness:
         self._run = Traced(self._traced, x, y, tf.TensorSpec([None], tf.float32))
 
     def _traced(self, x: Any, y: Any, weights: Any) -> tuple[Any, list[Any], list[Any]]:
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        with tf.GradientTape(watch_accessed_variables=False, persistent=True) as tape:
             trail = Trail(tape)
             trail.add(x)
             with keyed_masks(self._model, tf.constant(_SEED, tf.int64)), _followed(self._model, trail):
@@ -206,12 +206,22 @@ class Witness:
 def _both(tape: Any, total: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """Tensors, and the gradients of a total by them; no rows where there is no gradient."""
     floats = [value for value in tensors if isinstance(value, tf.Tensor) and value.dtype.is_floating]
-    zero = tf.UnconnectedGradients.ZERO
-    found = iter(tape.gradient(total, floats, unconnected_gradients=zero) if floats else [])
     floating = {id(value) for value in floats}
     empty = tf.zeros([0, 1])
+    found = iter(_gradients(tape, total, floats, empty))
     gradients = [_plain(tf.convert_to_tensor(next(found))) if id(v) in floating else empty for v in tensors]
     return [_plain(value) for value in tensors], gradients
+
+
+def _gradients(tape: Any, total: Any, tensors: Sequence[Any], none: Any) -> list[Any]:
+    """Gradients of a total by each tensor; `none` for those behind an op that TensorFlow has no gradient of."""
+    if not tensors:
+        return []
+    try:
+        return list(tape.gradient(total, tensors, unconnected_gradients=tf.UnconnectedGradients.ZERO))
+    except LookupError:
+        # The weights may all lie after that op, as they do after what distorts images.
+        return [none] if len(tensors) == 1 else [_gradients(tape, total, [one], none)[0] for one in tensors]
 
 
 def _aligned(tensors: Sequence[Any], rows: int) -> NDArray[Any]:

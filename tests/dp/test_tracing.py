@@ -124,3 +124,27 @@ class TestSetShape:
         before = tf.Tensor.set_shape
         _ = Traced(cut, tf.TensorSpec([4]), tf.TensorSpec([1], tf.int32)).concrete
         assert tf.Tensor.set_shape is before
+
+
+class TestNoGradient:
+    """TensorFlow has no gradient of the op that changes contrasts."""
+
+    def model(self, *layers: Any) -> Any:
+        return tf.keras.Sequential([L.Input((4, 4, 1)), *layers, L.Flatten(), L.Dense(1)])
+
+    def private(self, model: Any) -> Any:
+        plan = PrivacyPlan.calibrated(
+            units=8, expected_batch_size=4, steps=1, epsilon=8.0, delta=1e-5, clipping_norm=1.0
+        )
+        return make_private(model, plan, optimizer="sgd", loss="mse")
+
+    def test_before_the_weights_it_trains(self) -> None:
+        x, y = np.random.default_rng(0).uniform(0, 1, (8, 4, 4, 1)).astype(np.float32), np.ones((8, 1), np.float32)
+        private = self.private(self.model(L.RandomContrast(0.2)))
+        assert private.examine(x, y).kind == "proven"
+        assert private.fit(x, y).steps == 1
+
+    def test_after_weights_one_line_says_so(self) -> None:
+        private = self.private(self.model(L.Conv2D(1, 1), L.RandomContrast(0.2)))
+        with pytest.raises(BadInputError, match="before an op without a gradient: AdjustContrast"):
+            private.examine(tf.TensorSpec([None, 4, 4, 1]), tf.TensorSpec([None, 1]))
