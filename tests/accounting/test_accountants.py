@@ -104,6 +104,7 @@ def test_monotone_in_passes_noise_and_delta(noise: float, epochs: int, delta: fl
     assert rdp_epsilon(gaussian_passes(noise_multiplier=noise, epochs=epochs), delta * factor) <= here
 
 
+@pytest.mark.slow
 @given(
     probability=st.floats(min_value=1e-4, max_value=0.5),
     noise=st.floats(min_value=0.6, max_value=20),

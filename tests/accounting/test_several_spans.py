@@ -237,6 +237,7 @@ PEOPLE = st.tuples(
 ).filter(lambda sides: not sides[0] & sides[1])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(PEOPLE, min_size=2, max_size=4))
 def test_a_unit_of_two_spans_is_one_unit(people: list[tuple[set[str], set[str]]]) -> None:

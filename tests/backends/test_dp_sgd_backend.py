@@ -177,6 +177,7 @@ def test_tensorflow_privacy_trains_under_the_same_plan(split: Any, tmp_path: Pat
     assert "TensorFlow Privacy" in executed.generator and "32 bits" in executed.generator
 
 
+@pytest.mark.slow
 def test_a_seed_is_recorded_and_repeats_the_run(split: Any, tmp_path: Path) -> None:
     runs = [DpSgdBackend().train(make_inputs(split, tmp_path / name, seed=5)) for name in "ab"]
     assert all(run.seed_fixed for run in runs)

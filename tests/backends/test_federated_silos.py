@@ -107,6 +107,7 @@ def test_the_record_says_what_leaves_a_silo(split: Any, tmp_path: Path) -> None:
     assert "updates of single clients" not in accesses
 
 
+@pytest.mark.slow
 def test_persons_are_protected_where_a_key_names_them(split: Any, tmp_path: Path) -> None:
     """Three rows a person, all of one silo."""
     names, seen = sorted(SIZES), dict.fromkeys(SIZES, 0)
@@ -149,6 +150,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(federated_rounds.SiloEngine, "run_round", run_round)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights_and_its_key_fits_nothing_else(
     split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

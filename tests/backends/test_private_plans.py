@@ -75,6 +75,7 @@ def test_a_user_is_the_unit_that_is_sampled_and_bounded() -> None:
     assert plan_of(USERS, dataset=PERSON, users={"max_examples": 1}).contribution_bound == 1
 
 
+@pytest.mark.slow_but("sum")
 @pytest.mark.parametrize("clip", ["sum", "each"])
 def test_users_are_counted_and_trained_on(split: Any, owned: tuple[str, ...], tmp_path: Path, clip: str) -> None:
     inputs = inputs_of(split, owned, tmp_path, units=USERS, dataset=PERSON, users={"clip": clip})

@@ -212,6 +212,7 @@ def test_a_space_whose_points_cost_differently_has_no_plan(
         make_inputs(split, tmp_path)
 
 
+@pytest.mark.slow
 def test_each_trial_is_made_and_shown(split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[Any] = []
     fit = DpSgdBackend.fit

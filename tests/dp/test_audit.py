@@ -124,6 +124,7 @@ def test_the_sound_mechanism_stays_below_its_epsilon(change: Any) -> None:
     result.require_sound()
 
 
+@pytest.mark.slow_but("no noise", "clipping after averaging")
 @pytest.mark.parametrize(
     "twin",
     [twins.no_noise, lambda: twins.clipping_after_averaging(MECHANISM_CANARIES), twins.one_unclipped],

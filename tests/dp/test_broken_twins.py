@@ -61,6 +61,7 @@ def test_twins_are_rejected(twin: twins.Twin, caught_by: set[str], tmp_path: Pat
     assert {name for name in caught_by if not values[name] < CERTAIN} == set()
 
 
+@pytest.mark.slow
 def test_only_what_is_broken_is_blamed() -> None:
     """The checks tell faults apart: noise that is too small leaves the sampler's checks alone, and the reverse."""
     sampler = {"sampling probability", "batch sizes", "unit counts", "pairs", "next step", "empty batches"}

@@ -98,7 +98,8 @@ def test_gru_with_reset_before(make_case: Any, check_case: Any) -> None:
     check_case(make_case([L.GRU(3, reset_after=False)], (5, 2)))
 
 
-@pytest.mark.parametrize("kind", [L.LSTM, pytest.param(L.GRU, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
 def test_recurrent_under_a_mask(make_case: Any, check_case: Any, kind: Any) -> None:
     layers = [L.Embedding(4, 3, mask_zero=True), L.Bidirectional(kind(3, return_sequences=True)), kind(2)]
     check_case(make_case(layers, (6,), integers=4))
@@ -157,6 +158,7 @@ def test_per_layer_clipping(make_case: Any, check_case: Any) -> None:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_functional_models(case_type: Any, check_case: Any, data: Any) -> None:
@@ -211,6 +213,7 @@ def test_random_layer_without_rule_takes_the_whole_model(make_case: Any) -> None
     assert type(clipper).__name__ == "Vectorised"
 
 
+@pytest.mark.slow
 def test_layers_that_cannot_be_vectorised_run_one_by_one(make_case: Any, check_case: Any) -> None:
     check_case(make_case([L.LSTM(2, dropout=0.5)], (3, 2)), slow=1)
 

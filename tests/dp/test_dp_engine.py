@@ -191,6 +191,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.slow_but("SGD-pieces", "Adam-restarts")
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("optimizer", [tf.keras.optimizers.SGD, tf.keras.optimizers.Adam])
 def test_a_schedule_moves_the_rate_and_nothing_else(kind: str, optimizer: Any) -> None:
@@ -227,6 +228,7 @@ def test_a_plan_cannot_be_changed() -> None:
         private.plan = plan(noise_multiplier=3.0)  # type: ignore[misc]
 
 
+@pytest.mark.slow_but("on_train_batch_end")
 @pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_train_end"])
 def test_a_fit_within_a_fit_is_refused_and_the_object_goes_on(hook: str) -> None:
     private = make_private(network(), plan(), optimizer="sgd", loss=LOSS)
@@ -280,6 +282,7 @@ def test_learns_a_small_problem() -> None:
     assert accuracy > 0.93
 
 
+@pytest.mark.slow
 def test_many_models_in_one_process_warn_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("tensorflow")
     logger.addHandler(caplog.handler)

@@ -49,6 +49,7 @@ def test_epsilon_by_hand_from_the_event() -> None:
     assert plan.epsilon() == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_truncation_at_five_deviations_costs_next_to_nothing() -> None:
     plan = PrivacyPlan.calibrated(**MNIST, steps=3515, noise_multiplier=1.3, sampling="truncated_poisson")
     assert plan.sampling.parameters()["cap"] == 336

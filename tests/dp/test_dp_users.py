@@ -113,6 +113,7 @@ def test_a_layer_that_is_used_twice_and_the_probe(case_type: Any) -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but("1000.0")
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e25])
 def test_a_user_moves_the_sum_by_the_norm_at_most(make_case: Any, case_type: Any, scale: float) -> None:
     layers, shape, _ = LAYERS["sequence"]

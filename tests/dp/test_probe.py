@@ -278,7 +278,9 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize("kind", HONEST)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "tokens" else []) for kind in HONEST]
+)
 def test_honest_models_pass(kind: str) -> None:
     model = HONEST[kind]()
     before = model.get_weights()

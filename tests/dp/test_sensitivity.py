@@ -206,6 +206,7 @@ def neighbours(bad: float) -> tuple[Any, Any, Any]:
     return x, blank, y
 
 
+@pytest.mark.slow_but("usual", "huge", "infinite")
 @pytest.mark.parametrize(
     ("change", "options", "bad"),
     [

@@ -208,6 +208,7 @@ def _stopped(broken_runs: Background, name: str) -> tuple[Project, str]:
     return project, ended.text
 
 
+@pytest.mark.slow
 def test_a_wrong_type_in_one_row_is_named_by_file_line_and_column(broken_runs: Background) -> None:
     _, text = _stopped(broken_runs, "type")
     assert re.search(r"train/adult\.csv:701: column 'age': 'forty' is not an integer", text)

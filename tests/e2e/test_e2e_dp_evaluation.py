@@ -51,6 +51,7 @@ def shown(project: Project, ended: Ended) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.slow
 def test_an_evaluation_needs_room_in_the_budget_of_the_eval_split(evaluated: Project) -> None:
     assert "split 'eval' of dataset adult has no budget" in refused(evaluated)
     open_eval_budget(evaluated, 0.5)

@@ -149,7 +149,8 @@ def scenarios(
     return in_background({"plain": killed_plain, "dp": killed_dp, **small}, later=("plain", "ExampleGen", "Trainer"))
 
 
-@pytest.mark.parametrize("backend", ["dp", pytest.param("plain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["dp", "plain"])
 def test_a_killed_run_is_listed_as_interrupted_and_leaves_no_process(scenarios: Background, backend: str) -> None:
     killed: Killed = scenarios[backend].result()
     assert [run["status"] for run in killed.listed] == ["interrupted"]
@@ -159,7 +160,8 @@ def test_a_killed_run_is_listed_as_interrupted_and_leaves_no_process(scenarios: 
     assert {killed.state["nodes"][name]["status"] for name in _BEFORE_TRAINER} == {"done"}
 
 
-@pytest.mark.parametrize("backend", ["dp", pytest.param("plain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["dp", "plain"])
 def test_resume_finishes_a_killed_run_without_doing_its_nodes_again(scenarios: Background, backend: str) -> None:
     killed: Killed = scenarios[backend].result()
     assert killed.resumed.code == 0, killed.resumed.text
@@ -175,6 +177,7 @@ def test_resume_finishes_a_killed_run_without_doing_its_nodes_again(scenarios: B
     assert _workers(killed.project) == []
 
 
+@pytest.mark.slow
 def test_a_killed_dp_training_goes_on_under_its_charge(scenarios: Background) -> None:
     killed: Killed = scenarios["dp"].result()
     assert killed.entries == ["started"]
@@ -187,6 +190,7 @@ def test_a_killed_dp_training_goes_on_under_its_charge(scenarios: Background) ->
     assert _keys(killed.project) == []
 
 
+@pytest.mark.slow
 def test_a_finished_run_cannot_be_resumed(scenarios: Background) -> None:
     killed: Killed = scenarios["dp"].result()
     pushed = killed.project.pushed("adult-dp")
@@ -244,9 +248,8 @@ def test_two_runs_at_once_in_one_workspace_both_finish(project: Project) -> None
     assert len(project.pushed()) == trained.count("done")
 
 
-@pytest.mark.parametrize(
-    "node", ["Pusher", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ExampleGen", "Trainer"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("node", ["Pusher", "ExampleGen", "Trainer"])
 def test_a_full_disk_is_one_clear_line(scenarios: Background, can_mount: bool, node: str) -> None:
     if not can_mount:
         pytest.skip("no user namespaces with mounts here")
@@ -268,6 +271,7 @@ def test_a_full_disk_is_one_clear_line(scenarios: Background, can_mount: bool, n
     assert "free space, then resume" in full.ended.text
 
 
+@pytest.mark.slow
 def test_a_model_that_was_not_pushed_whole_is_not_left_where_models_are_served_from(
     scenarios: Background, can_mount: bool
 ) -> None:

@@ -94,6 +94,7 @@ def reruns(
     return in_background({"own_model": own_model, "strict": strict, "policy": policy})
 
 
+@pytest.mark.slow
 def test_a_missed_threshold_is_named_and_nothing_is_pushed_or_trained_again(reruns: Background) -> None:
     ended, before, after = reruns["strict"].result()
     assert ended.code == 3, ended.text
@@ -104,6 +105,7 @@ def test_a_missed_threshold_is_named_and_nothing_is_pushed_or_trained_again(reru
     assert before == after
 
 
+@pytest.mark.slow
 def test_a_policy_below_the_runs_epsilon_refuses_the_model_and_spends_nothing(
     reruns: Background, shared: Shared
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_policy_below_the_runs_epsilon_refuses_the_model_and_spends_nothing(
     assert shared.project.entries() == ["committed"]
 
 
+@pytest.mark.slow
 def test_a_changed_model_function_is_trained_again(reruns: Background) -> None:
     first, again, edited = reruns["own_model"].result()
     assert first.code == again.code == edited.code == 0, first.text + again.text + edited.text

@@ -85,6 +85,7 @@ def test_a_schema_may_be_inferred_for_a_plain_run(started: Background) -> None:
     assert len(project.pushed()) == 1
 
 
+@pytest.mark.slow
 def test_a_single_csv_runs_after_init_split_by_hash(started: Background) -> None:
     project, made, ended = started["own_csv"].result()
     assert made == {"config": "configs/people.yaml", "schema": "configs/schemas/people.pbtxt"}
@@ -116,6 +117,7 @@ def test_tfrecord_and_csv_of_the_same_rows_train_the_same_model(started: Backgro
     assert run["accuracy"] == pytest.approx(overall["accuracy"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_run_to_a_node_stops_there(started: Background) -> None:
     ended = started["to"].result()
     assert ended.code == 0, ended.text
@@ -125,6 +127,7 @@ def test_a_run_to_a_node_stops_there(started: Background) -> None:
     assert ended.json["summary"] is None
 
 
+@pytest.mark.slow
 def test_a_run_from_a_node_takes_the_model_that_is_there(started: Background, shared: Shared) -> None:
     ended = started["from"].result()
     assert ended.code == 0, ended.text

@@ -13,11 +13,13 @@ RUNS = 200
 BOUND = 7.0
 
 
+@pytest.mark.slow
 def test_one_server_recovers_the_difference_of_two_queries_on_stock(program: Callable[..., Any]) -> None:
     found = program("attack.py", "stock")
     np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_it_would_on_ours_if_a_compiled_call_reused_its_keys(program: Callable[..., Any]) -> None:
     found = program("attack.py", "ours-reused")
     np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
@@ -40,6 +42,7 @@ def test_no_party_can_tell_two_queries_from_all_that_it_sees(program: Callable[.
         assert view["largest"] < BOUND, party
 
 
+@pytest.mark.slow_but("mlp-deployed-messages1-21")
 @pytest.mark.parametrize(
     ("network", "how", "messages", "pads"),
     [
@@ -68,6 +71,7 @@ def test_a_pad_that_is_used_again_is_noticed(program: Callable[..., Any]) -> Non
     assert all(found["servers"][server]["without"] for server in ("server0", "server1"))
 
 
+@pytest.mark.slow
 def test_so_are_narrow_pads_and_messages_by_way_of_nobody(program: Callable[..., Any]) -> None:
     assert program("pads.py", "mlp", "narrow")["badly drawn"]
     assert program("pads.py", "mlp", "told")["refused"].endswith("is at no party")

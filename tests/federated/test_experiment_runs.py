@@ -109,6 +109,7 @@ def register(folder, point, cap=99.0):
     return ledger
 
 
+@pytest.mark.slow
 def test_a_private_run_is_charged_again_after_a_kill_and_its_epsilon_follows_from_the_stored_event(people):
     point = points(people, PRIVACY)[0]
     ledger = register(people, point)
@@ -183,6 +184,7 @@ def changed_build(change):
     return build
 
 
+@pytest.mark.slow
 def test_what_the_mechanism_gave_out_is_committed_not_what_was_planned(people):
     """The last round's noise is never drawn: five rounds ran, and five are committed; there is no record of six."""
     point = points(people, PRIVACY)[0]
@@ -322,6 +324,7 @@ def test_area_under_curve_counts_pairs():
     assert np.isnan(area_under_curve(scores, np.ones(60, bool)))
 
 
+@pytest.mark.slow
 def test_the_datasets_report_holds_private_plain_and_unfinished_experiments(people):
     """All that `federated run` did on a registered dataset is in its report, charged or not."""
     from privacy_pipeline.pipelines.reporting import evidence

@@ -160,6 +160,7 @@ def test_frozen_statistics_stay_and_are_evaluated_with(engine: Any) -> None:
     np.testing.assert_allclose(metrics.loss, losses, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_statistics_stay_on_tff() -> None:
     model = made(frozen())
     first = model.non_trainable()
@@ -246,6 +247,7 @@ MIXING = {
 }
 
 
+@pytest.mark.slow_but("layer", "balanced", "scaled")
 @pytest.mark.parametrize("name", MIXING)
 def test_what_mixes_rows_of_a_client_does_not_mix_clients(name: str) -> None:
     loss, layers = MIXING[name]
@@ -281,6 +283,7 @@ STACKED = {
 }
 
 
+@pytest.mark.slow_but("own loss", "subclass", "own activation")
 @pytest.mark.parametrize("name", STACKED)
 def test_clients_that_are_proven_to_stay_apart_are_stacked(name: str) -> None:
     loss, layers = STACKED[name]

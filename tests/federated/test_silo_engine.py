@@ -177,6 +177,7 @@ def test_without_noise_and_clipping_it_is_federated_averaging(
         np.testing.assert_allclose(mine, theirs, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_rounds_repeat_bit_by_bit_from_a_saved_state() -> None:
     first, again = engine_of(plan_of()), engine_of(plan_of())
     state = first.initial_state()
@@ -193,6 +194,7 @@ def test_rounds_repeat_bit_by_bit_from_a_saved_state() -> None:
         first.run_round(state, everyone(first))
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     sizes = {"a": 600, "b": 900}
     plan = plan_of(silos=sizes, rounds=12, local_steps=5, noise_multiplier=0.5)

@@ -217,6 +217,7 @@ def test_an_empty_silo_is_refused(people: Path) -> None:
         point_of(people, {**counted(people), "4": 0})
 
 
+@pytest.mark.slow
 def test_the_engine_of_silos_is_built_for_the_settings(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs is what was charged: the engine gets the reserved plan itself."""
     seen: list[Any] = []

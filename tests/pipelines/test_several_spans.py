@@ -69,6 +69,7 @@ def counted(config: PipelineConfig) -> dict[str, int]:
     return {status.budget.removeprefix(SHARED): sum(status.entries.values()) for status in budgets}
 
 
+@pytest.mark.slow
 def test_rolling_windows_from_the_command_line(config: PipelineConfig, tmp_path: Path) -> None:
     train(config, (1, 2))
     train(config, (2, 3))

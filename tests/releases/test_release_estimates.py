@@ -31,12 +31,14 @@ def noisy_rates(rng: np.random.Generator, *, n: int, scale: float, stated: float
 TRUTH = {"accuracy": 0.85, "precision": 0.8, "recall": 2 / 3}
 
 
+@pytest.mark.slow_but("5000-1.0", "60-20.0")
 @pytest.mark.parametrize(("n", "scale"), [(5000, 1.0), (2000, 40.0), (300, 10.0), (60, 20.0)])
 def test_rates_are_covered_with_little_and_with_much_noise(n: int, scale: float) -> None:
     for name, truth in TRUTH.items():
         assert coverage(truth, lambda rng, name=name: noisy_rates(rng, n=n, scale=scale, stated=scale)[name]) >= LEAST
 
 
+@pytest.mark.slow
 def test_an_interval_that_ignores_the_noise_does_not_cover() -> None:
     for name, truth in TRUTH.items():
         found = coverage(truth, lambda rng, name=name: noisy_rates(rng, n=2000, scale=40.0, stated=0.0)[name])

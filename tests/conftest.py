@@ -1,0 +1,31 @@
+"""Marks that say which cases of a test the fast suite runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a test but those that its `slow_but` names.
+
+    Raises:
+        pytest.UsageError: a mark names a case that does not exist.
+    """
+    left = defaultdict(set)
+    for item in items:
+        mark = item.get_closest_marker("slow_but")
+        if mark is None:
+            continue
+        case = item.callspec.id if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ""
+        of_all = item.nodeid.split("[")[0]
+        left[of_all, mark.args].add(case)
+        if case not in mark.args:
+            item.add_marker(pytest.mark.slow)
+    if any("::" in given for given in config.args):
+        return
+    for (test, named), cases in left.items():
+        if not cases.issuperset(named):
+            raise pytest.UsageError(f"{test} has no case {', '.join(sorted(set(named) - cases))}")
