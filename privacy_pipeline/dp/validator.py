@@ -62,18 +62,22 @@ def _has_batch_axis(axis: Any) -> bool:
 
 
 def _has_losses(layer: Any) -> Iterator[Problem]:
-    for name in sorted(vars(layer)):
-        # Keras keeps lists of its own under similar names.
-        if name.lstrip("_").endswith("regularizer") and callable(vars(layer)[name]):
-            yield Problem(
-                layer.name,
-                "regularizer",
-                f"{name.lstrip('_')} adds a loss that belongs to no example",
-                "drop it, or use an optimizer with weight_decay, which acts on noisy gradients alone",
-            )
+    # Keras keeps lists of its own under similar names, and some regularizers under two.
+    held = {name.lstrip("_") for name, value in vars(layer).items() if callable(value)}
+    regularizers = sorted(name for name in held if name.endswith("regularizer"))
     if isinstance(layer, _Layers.ActivityRegularization):
         yield Problem(layer.name, "add_loss", "it adds a loss of its own", "put it into the loss function")
-    elif layer._losses or layer._callable_losses or layer._eager_losses:
+        return
+    for name in regularizers:
+        yield Problem(
+            layer.name,
+            "regularizer",
+            f"{name} adds a loss that belongs to no example",
+            "drop it, or use an optimizer with weight_decay, which acts on noisy gradients alone",
+        )
+    if regularizers:
+        return  # Keras holds each of them among the losses, too
+    if layer._losses or layer._callable_losses or layer._eager_losses:
         yield Problem(
             layer.name,
             "add_loss",
@@ -214,8 +218,8 @@ def require_private(model: Any) -> None:
         BadInputError: naming each layer, and what to use instead.
     """
     found = problems_of(model)
-    if found:
-        raise BadInputError(
-            "the model cannot be trained privately: " + "; ".join(str(problem) for problem in found),
-            fix=found[0].instead,
-        )
+    if not found:
+        return
+    first = found[0]
+    told = [f"layer '{first.layer}': {first.message}"] if len(found) == 1 else [str(problem) for problem in found]
+    raise BadInputError(f"the model cannot be trained privately: {'; '.join(told)}", fix=first.instead)

@@ -155,10 +155,11 @@ class CentredInTraining(L.Layer):
 )
 def test_names_the_layer_and_says_what_to_use(layer: Any, kind: str) -> None:
     found = validate(model(layer()))
-    assert (("guilty", kind)) in [(problem.layer, problem.kind) for problem in found]
-    assert all(problem.instead for problem in found)
-    with pytest.raises(BadInputError, match="guilty"):
+    assert [(problem.layer, problem.kind) for problem in found] == [("guilty", kind)]
+    with pytest.raises(BadInputError, match="layer 'guilty'") as caught:
         require_private(model(layer()))
+    assert caught.value.fix == found[0].instead
+    assert found[0].instead not in caught.value.message
 
 
 def test_sound_models_have_no_problem() -> None:
