@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from privacy_pipeline.dp import run_state
 from privacy_pipeline.dp.masks import unkeyed_randomness
-from privacy_pipeline.dp.run_state import RunState
+from privacy_pipeline.dp.replays import Replays
+from privacy_pipeline.dp.run_state import RunState, StateMismatch
 from privacy_pipeline.errors import BadInputError
 
 _NAMES_ONLY = frozenset({"container", "shared_name"})
@@ -118,36 +119,84 @@ class Checkpoints:
 
     Args:
         state: the run's state on disk.
+        steps: steps of the plan.
         variables: all that the steps change, in an order that repeats.
+        others: variables that decide a step, and that it does not change: the learning rate, for one.
         history: values by name, filled while the training goes on.
+        watched: whether code of the caller's runs between steps.
 
     Attributes:
         resumed_at: steps that were made before; None for a new run.
+
+    Raises:
+        StateMismatch: what the run noted is lost or damaged; its state is destroyed.
     """
 
-    def __init__(self, state: RunState, variables: Sequence[Any], history: Mapping[str, list[float]]) -> None:
+    def __init__(
+        self,
+        *,
+        state: RunState,
+        steps: int,
+        variables: Sequence[Any],
+        others: Sequence[Any],
+        history: Mapping[str, list[float]],
+        watched: bool,
+    ) -> None:
         self._state = state
         self._variables = list(variables)
+        self._all = list({id(variable): variable for variable in [*variables, *others]}.values())
         self._history = history
+        self._watched = watched
         self._saved = time.monotonic()
+        self._expected = ""
+        self._first = True
         self.resumed_at: int | None = None
+        with self._destroying():
+            self._replays = Replays(state.folder, steps=steps, resumed=state.resumed)
+
+    @contextmanager
+    def _destroying(self) -> Iterator[None]:
+        try:
+            yield
+        except StateMismatch:
+            self._state.destroy()
+            raise
 
     def begin(self) -> int:
         """Goes back to the last checkpoint, or makes the first; the number of steps that were made."""
         if not self._state.resumed:
             self.save(0)
+            self._expected = self._digest()
             return 0
         self.resumed_at, arrays = self._state.load()
         for place, variable in enumerate(self._variables):
             variable.assign(arrays[f"variable.{place}"])
         for name, values in self._history.items():
             values[:] = arrays[f"history.{name}"].tolist()
+        self._expected = str(arrays["digest"])
         return self.resumed_at
+
+    def before(self, step: int) -> None:
+        """Holds a step that was made before to its state then, or notes it.
+
+        Raises:
+            StateMismatch: the step was made before from another state; the run's is destroyed.
+        """
+        # Where no code of the caller's runs between steps, their state follows from that of the first one.
+        digest = self._digest() if self._watched or self._first else ""
+        with self._destroying():
+            self._replays.make(step, digest=digest, expected=self._expected)
+        self._first = False
+
+    def after(self) -> None:
+        """Call when a step is done, before any code of the caller's."""
+        self._expected = self._digest() if self._watched else ""
 
     def save(self, step: int) -> None:
         """Saves now."""
         arrays = {f"variable.{place}": variable.numpy() for place, variable in enumerate(self._variables)}
         arrays.update({f"history.{name}": np.array(values) for name, values in self._history.items()})
+        arrays["digest"] = np.array(self._digest())
         self._state.save(step, arrays)
         self._saved = time.monotonic()
 
@@ -155,3 +204,9 @@ class Checkpoints:
         """Saves after a step, if it is the last one or it is time."""
         if last or time.monotonic() - self._saved >= run_state.CHECKPOINT_SECONDS:
             self.save(step)
+
+    def _digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for variable in self._all:
+            digest.update(variable.numpy().tobytes())
+        return digest.hexdigest()

@@ -71,6 +71,7 @@ class PrivateModel:
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
         self._begun = 0
+        self._used = False  # a step was made under the key, whatever a checkpoint goes back to
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
 
     @property
@@ -139,7 +140,9 @@ class PrivateModel:
         program = self._program(store)
         written = [*self.model.trainable_variables, *state_of(self._optimizer), *program.state]
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
-        checkpoints = None if self._state_dir is None else self._checkpoints(store, program, history)
+        checkpoints = None
+        if self._state_dir is not None:
+            checkpoints = self._checkpoints(store, program, history, watched=bool(callbacks))
         if checkpoints is not None:
             self._begun = checkpoints.begin()
         before = snapshot(self.model)
@@ -167,10 +170,12 @@ class PrivateModel:
         if self._state_dir is not None:
             destroy_state(self._state_dir)
 
-    def _checkpoints(self, store: ExampleStore, program: Program, history: dict[str, list[float]]) -> Checkpoints:
+    def _checkpoints(
+        self, store: ExampleStore, program: Program, history: dict[str, list[float]], *, watched: bool
+    ) -> Checkpoints:
         """Opens `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
         folder = self._state_dir or Path()
-        if self._begun and not has_state(folder):
+        if self._used and not has_state(folder):
             raise BadInputError(
                 f"{folder}: the state of the run is gone",
                 fix="call make_private again; the privacy cost of both trainings adds up",
@@ -185,7 +190,15 @@ class PrivateModel:
         )
         state = RunState.open_or_create(folder, binding, key=_new_key(self._seed))
         self._key = state.key
-        return Checkpoints(state, [*self.model.weights, *self._optimizer.variables, *program.state], history)
+        return Checkpoints(
+            state=state,
+            steps=self.plan.steps,
+            variables=[*self.model.weights, *self._optimizer.variables, *program.state],
+            # Of the rate of a schedule Keras keeps a copy, which each step makes anew.
+            others=[one for one in program.graph.variables if one is not _copied_rate(self._optimizer)],
+            history=history,
+            watched=watched,
+        )
 
     def _program(self, store: ExampleStore) -> Program:
         return program_of(
@@ -220,9 +233,13 @@ class PrivateModel:
             if step % length == 0 or step == first:
                 callbacks.on_epoch_begin(step // length)
             callbacks.on_train_batch_begin(step % length)
+            if checkpoints is not None:
+                checkpoints.before(step)
             # Before the data is used: a step that is broken off has been counted.
-            self._begun = step + 1
+            self._begun, self._used = step + 1, True
             steps.make(step, batch)
+            if checkpoints is not None:
+                checkpoints.after()
             callbacks.on_train_batch_end(step % length)
             last = step + 1 == self.plan.steps or self.model.stop_training
             if (step + 1) % length == 0 or last:
@@ -271,7 +288,8 @@ def make_private(
             weights bit for bit, when the same call is made again; `destroy_state` ends that. Without it, the key lives
             in memory alone.
         binding: what else the key must never be used across, such as a digest of the user's code. Plan, graph of a
-            step, optimizer, data, software and processor are bound in any case; what callbacks do is not.
+            step, optimizer, data, software and processor are bound in any case; what callbacks do to a step that is
+            made again is compared.
 
     Raises:
         BadInputError: the model cannot be trained privately, there is no optimizer or loss, or its learning rate is
@@ -337,6 +355,10 @@ def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
     for name, value in found.items():
         if float(value) != 0:  # at 0, where a warm-up begins and a decay ends, a step moves nothing
             LEARNING_RATE.require(name, float(value))
+
+
+def _copied_rate(optimizer: Any) -> Any:
+    return getattr(optimizer, "_current_learning_rate", None)
 
 
 def _new_key(seed: int | None) -> RunKey:

@@ -2,7 +2,8 @@
 
 Samples and noise are functions of the key and the step (see `randomness`): a replayed step adds the same noise to the
 same sum and so releases nothing new. That holds only while data, model and plan are the same. The same noise on another
-sum would give away the difference of the two, so the key is bound to all of them and destroyed on any mismatch.
+sum would give away the difference of the two, so the key is bound to all of them and destroyed on any mismatch; what
+changes between steps is for `replays`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import os
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 CHECKPOINT_SECONDS = 10.0  # time between checkpoints: what a kill may cost in work, never in privacy
 _VERSION = 1
 _KEY, _CHECKPOINT, _PARTIAL = "key.json", "checkpoint.npz", ".partial"
+PROGRESS, CHANGES = "progress", "changes.jsonl"
 _STEP, _MAC = "step", "mac"
 
 
@@ -44,7 +47,7 @@ def destroy_state(folder: Path) -> None:
 
     Journaling file systems and flash storage may keep old blocks: the key's protection is its folder's, not this.
     """
-    for path in [*folder.glob(f"{_KEY}*"), *folder.glob(f"{_CHECKPOINT}*")]:
+    for path in [path for name in (_KEY, _CHECKPOINT, PROGRESS, CHANGES) for path in folder.glob(f"{name}*")]:
         if not path.is_symlink():
             with path.open("r+b") as stream:
                 stream.write(bytes(path.stat().st_size))
@@ -128,9 +131,9 @@ class RunState:
                 held = {name: stored[name] for name in stored.files}
             mac = held.pop(_MAC).tobytes()
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise _mismatch("the checkpoint is damaged") from None
+            raise mismatch("the checkpoint is damaged") from None
         if not hmac.compare_digest(mac, self._mac(held)):
-            raise _mismatch("the checkpoint was not written by this run")
+            raise mismatch("the checkpoint was not written by this run")
         return int(held.pop(_STEP)), held
 
     def destroy(self) -> None:
@@ -145,7 +148,8 @@ class RunState:
         return digest.digest()
 
 
-def _mismatch(reason: str) -> StateMismatch:
+def mismatch(reason: str) -> StateMismatch:
+    """The error of a run that must not go on; whoever raises it destroys the state."""
     return StateMismatch(
         f"the run cannot go on where it was: {reason}; its state was destroyed",
         fix="start anew: the steps that were made stay charged, and the new ones are charged as well",
@@ -164,22 +168,22 @@ def _read_key(path: Path, *, binding: str, expected: RunKey) -> RunKey:
         StateMismatch: it does not.
     """
     if not path.is_file() or path.is_symlink():
-        raise _mismatch("its key is lost")
+        raise mismatch("its key is lost")
     found = path.stat()
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise _mismatch("others could have read its key")
+        raise mismatch("others could have read its key")
     try:
         held = json.loads(path.read_bytes())
         key = RunKey(bytes.fromhex(held["key"]), seed_fixed=bool(held["seed_fixed"]))
         fits = held["version"] == _VERSION and hmac.compare_digest(str(held["binding"]), binding)
     except (ValueError, KeyError, TypeError):
-        raise _mismatch("its key is damaged") from None
+        raise mismatch("its key is damaged") from None
     if len(key.secret) != KEY_BYTES:
-        raise _mismatch("its key is damaged")
+        raise mismatch("its key is damaged")
     if not fits:
-        raise _mismatch("plan, model, data, software or machine are not those it was started with")
+        raise mismatch("plan, model, data, software or machine are not those it was started with")
     if key.seed_fixed != expected.seed_fixed or (key.seed_fixed and key.secret != expected.secret):
-        raise _mismatch("it was started with another seed")
+        raise mismatch("it was started with another seed")
     return key
 
 
@@ -198,7 +202,7 @@ def _prepare(folder: Path) -> None:
 def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     """Writes a file through one beside it, with rights 0600, and waits until the disk has it."""
     partial = path.with_name(path.name + _PARTIAL)
-    try:
+    with _one_line(path):
         partial.unlink(missing_ok=True)
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             fill(stream)
@@ -206,6 +210,40 @@ def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
             os.fsync(stream.fileno())
         os.replace(partial, path)
         _sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file with rights 0600, and waits until the disk has it.
+
+    Raises:
+        PipelineError: it cannot be written.
+    """
+    with _one_line(path):
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as stream:
+            stream.write(f"{line}\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        _sync_folder(path.parent)
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    """Writes over a file's first bytes, with rights 0600, and does not wait for the disk.
+
+    Raises:
+        PipelineError: it cannot be written.
+    """
+    with _one_line(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(handle, content, 0)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise PipelineError(
             f"{path}: cannot be written ({error.strerror})", fix="free space, and start again"

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.dp import PrivacyPlan, RunState, StateMismatch, checkpoints, has_state, make_private
+from privacy_pipeline.dp import PrivacyPlan, RunState, StateMismatch, checkpoints, has_state, make_private, replays
 from privacy_pipeline.dp.checkpoints import graph_digest
 from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.run_state import PROGRESS
 from privacy_pipeline.dp.tracing import Traced
 from privacy_pipeline.errors import BadInputError
 
@@ -230,3 +231,126 @@ def test_graphs_are_told_apart_by_what_they_compute() -> None:
     assert digest(loop(3)) == digest(loop(3))
     others = [lambda x: 2 * x, lambda x: 3 * x, lambda x: x - x * x, lambda x: x * x - x, loop(3), loop(4)]
     assert len({digest(function) for function in others}) == len(others)
+
+
+class Every(tf.keras.callbacks.Callback):
+    """Calls a function before each step, and may break off before one."""
+
+    def __init__(self, change: Any = None, *, until: int | None = None) -> None:
+        super().__init__()
+        self.change, self.until = change, until
+        self.step = 0
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if batch == self.until:
+            raise KeyboardInterrupt
+        if self.change is not None:
+            self.change(self.model, batch)
+
+
+def set_rate(model: Any, step: int) -> None:
+    model.optimizer.learning_rate.assign(0.1 / (1 + step))
+
+
+def set_another_rate(model: Any, step: int) -> None:
+    model.optimizer.learning_rate.assign(0.1 if step == 0 else 0.02)
+
+
+def nudge(model: Any, step: int) -> None:
+    if step == 1:
+        model.trainable_variables[0].assign_add(tf.ones_like(model.trainable_variables[0]))
+
+
+def anneal(model: Any, step: int) -> None:
+    model.layers[0].strength().assign(1.0 + step)
+
+
+class Annealed(L.Layer):
+    """Reads a variable that is not among the model's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        strength = tf.Variable(1.0, trainable=False)
+        self.strength = lambda: strength
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.strength()
+
+
+class TestReplays:
+    """A run that was broken off goes back to its checkpoint, and makes some of its steps again."""
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            (None, set_another_rate),
+            (set_rate, None),
+            (set_rate, set_another_rate),
+            (None, nudge),
+            (nudge, None),
+            (None, anneal),
+        ],
+    )
+    def test_from_another_state_they_are_refused(self, tmp_path: Path, first: Any, second: Any) -> None:
+        begun = private(tmp_path, Annealed())
+        begun.model.compile(begun._optimizer)
+        with pytest.raises(KeyboardInterrupt):
+            begun.fit(*data(), callbacks=[Every(first, until=3)])
+        with pytest.raises(StateMismatch, match=r"step [12] was made before"):
+            begun.fit(*data(), callbacks=[Every(second)] if second is not None else [])
+        assert not has_state(tmp_path / "state")
+        with pytest.raises(BadInputError, match="is gone"):
+            begun.fit(*data())
+
+    @pytest.mark.parametrize("change", [set_rate, nudge, anneal, None])
+    def test_from_the_same_state_they_are_the_same(self, tmp_path: Path, change: Any) -> None:
+        def run(folder: Path, *callbacks: Any) -> Any:
+            held = private(folder, Annealed(), seed=3)
+            held.model.compile(held._optimizer)
+            tf.keras.utils.set_random_seed(1)
+            held.model.set_weights([tf.ones_like(weight) for weight in held.model.get_weights()])
+            for callback in callbacks[:-1]:
+                with pytest.raises(KeyboardInterrupt):
+                    held.fit(*data(), callbacks=[callback])
+            assert held.fit(*data(), callbacks=callbacks[-1:]).steps == 4
+            return held.model.get_weights()
+
+        whole = run(tmp_path / "whole", Every(change))
+        broken = run(tmp_path / "broken", Every(change, until=3), Every(change, until=2), Every(change))
+        for one, two in zip(whole, broken, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+    def test_a_rate_that_somebody_sets_between_two_fits(self, tmp_path: Path) -> None:
+        begun = private(tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            begun.fit(*data(), callbacks=[Every(until=2)])
+        begun._optimizer.learning_rate.assign(0.02)
+        with pytest.raises(StateMismatch, match="step 1 was made before"):
+            begun.fit(*data())
+
+    def test_steps_that_were_not_made_may_start_from_anything(self, tmp_path: Path) -> None:
+        begun = private(tmp_path)
+        begun.fit(*data(), callbacks=[Stop()])
+        begun._optimizer.learning_rate.assign(0.02)
+        assert begun.fit(*data()).steps == 4
+
+    def test_after_a_restart_of_the_machine_each_step_may_have_been_made(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begun = private(tmp_path)
+        begun.fit(*data(), callbacks=[Stop()])
+        monkeypatch.setattr(replays, "_boot", lambda: "another")
+        begun._optimizer.learning_rate.assign(0.02)
+        with pytest.raises(StateMismatch, match="step 3 was made before"):
+            begun.fit(*data())
+
+    @pytest.mark.parametrize("content", [None, "", "a 1 2"])
+    def test_lost_notes_end_the_run(self, tmp_path: Path, content: str | None) -> None:
+        private(tmp_path).fit(*data(), callbacks=[Stop()])
+        path = tmp_path / "state" / PROGRESS
+        path.unlink()
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(StateMismatch, match="notes are lost or damaged"):
+            private(tmp_path).fit(*data())
+        assert not has_state(tmp_path / "state")
