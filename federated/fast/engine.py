@@ -21,7 +21,7 @@ from federated.server import Server
 from federated.state import require_stateless_pass
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.graph_state import require_stateless
-from privacy_pipeline.dp.tracing import Traced
+from privacy_pipeline.dp.tracing import Traced, ran
 from privacy_pipeline.errors import BadInputError
 
 _LARGEST_CHUNK = 256
@@ -175,7 +175,7 @@ class FastEngine:
             compiled = Traced(graph, *signature)
             self._require_stateless(compiled.concrete.graph, graph, signature)
             self._compiled = compiled
-        return self._compiled(weights, base, aggregator, rate, *data)
+        return ran(lambda: self._compiled(weights, base, aggregator, rate, *data), where="a round")
 
     def _require_stateless(self, traced: Any, graph: Any, signature: Any) -> None:
         """Refuse clients' work that keeps or shows rows.

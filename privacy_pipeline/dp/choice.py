@@ -167,7 +167,10 @@ class _Choice:
             proof = self._proof_of(traced)
             self._refuse(proof)
             if proof.proven:
-                keeping.verdict = self._verdict(proof, slow, keeping)
+                try:
+                    keeping.verdict = self._verdict(proof, slow, keeping)
+                except tf.errors.InvalidArgumentError:
+                    raise NeedsWholeModelError("a layer without a rule makes several rows of one") from None
                 return keeping, traced
             self._refuse_shown_mixing(proof.offences[0])
             found = {owners.of(offence.op): offence for offence in reversed(proof.offences)}

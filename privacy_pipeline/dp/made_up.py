@@ -42,15 +42,16 @@ class Kind:
 
 
 def id_limits(model: Any, x: Any) -> list[int | None]:
-    """Rows of the smallest embedding that each input feeds, by leaf of `x`; None where there is none.
+    """Ids that the smallest embedding or encoding takes that each input feeds, by leaf of `x`; None without one.
 
     Args:
         model: Keras model.
         x: nest of `tf.TensorSpec`.
     """
     leaves = tf.nest.flatten(x)
-    tables = [layer for layer in model._flatten_layers() if isinstance(layer, tf.keras.layers.Embedding)]
-    smallest = min((int(layer.input_dim) for layer in tables), default=None)
+    limits = {id(layer): limit for layer in model._flatten_layers() if (limit := _ids_of(layer)) is not None}
+    tables = [layer for layer in model._flatten_layers() if id(layer) in limits]
+    smallest = min(limits.values(), default=None)
     if not getattr(model, "_is_graph_network", False):
         return [smallest if leaf.dtype.is_integer else None for leaf in leaves]
     outer = list(model.layers)
@@ -58,7 +59,7 @@ def id_limits(model: Any, x: Any) -> list[int | None]:
     for layer in tables:
         for node in layer._inbound_nodes if layer in outer else []:
             for name in _sources(node):
-                found[name] = min(found.get(name, layer.input_dim), int(layer.input_dim))
+                found[name] = min(found.get(name, limits[id(layer)]), limits[id(layer)])
     hidden = smallest if any(layer not in outer for layer in tables) else None
     names = sorted(x) if isinstance(x, dict) else list(model.input_names)
     by_leaf = [found.get(name) for name in names] if len(names) == len(leaves) else [smallest] * len(leaves)
@@ -66,6 +67,15 @@ def id_limits(model: Any, x: Any) -> list[int | None]:
         limit if limit is not None or not leaf.dtype.is_integer else hidden
         for limit, leaf in zip(by_leaf, leaves, strict=True)
     ]
+
+
+def _ids_of(layer: Any) -> int | None:
+    """How many ids a layer takes, from 0."""
+    if isinstance(layer, tf.keras.layers.Embedding):
+        return int(layer.input_dim)
+    if isinstance(layer, tf.keras.layers.CategoryEncoding):
+        return None if layer.num_tokens is None else int(layer.num_tokens)
+    return None
 
 
 def _sources(node: Any) -> Iterator[str]:

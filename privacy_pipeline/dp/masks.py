@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,11 @@ def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
     """
     source = _Source(seed)
     note_key(seed)
-    generators = {id(g): g for layer in model._flatten_layers() if (g := getattr(layer, "_random_generator", None))}
+    layers = {id(layer): layer for layer in model._flatten_layers()}.values()
+    generators = {id(g): g for layer in layers if (g := getattr(layer, "_random_generator", None))}
+    compiled = [layer for layer in layers if isinstance(type(layer).call, tf.types.experimental.GenericFunction)]
+    for layer in compiled:  # a `tf.function` keeps what it traced before, and with it another seed
+        layer.__dict__["call"] = MethodType(type(layer).call.python_function, layer)
     before = {place: dict(vars(generator)) for place, generator in generators.items()}
     # Past Keras, which would track what is set.
     for generator in generators.values():
@@ -60,6 +65,8 @@ def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
         yield
     finally:
         _ACTIVE.pop()
+        for layer in compiled:
+            layer.__dict__.pop("call", None)
         for place, generator in generators.items():
             vars(generator).clear()
             vars(generator).update(before[place])

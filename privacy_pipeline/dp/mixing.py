@@ -85,6 +85,13 @@ def find_mixing(*, model: Any, losses: Losses, x: Any, y: Any) -> Finding | None
         return search.trained() or search.served(Traced(lambda a, b: losses(a, b, False), x, y))
 
 
+def _last_line(message: str) -> str:
+    """What went wrong: TensorFlow tells first where the op was made."""
+    lines = [line.strip() for line in message.splitlines() if line.strip() and "[Op:__inference" not in line]
+    told = [line for line in lines if not line.startswith(("File ", "Detected at", "Graph execution", "[[{{node"))]
+    return (told or lines or [message])[-1][:300]
+
+
 @dataclass
 class _Search:
     """Runs batches and compares what became of their rows."""
@@ -115,7 +122,7 @@ class _Search:
                     return wrong
         if repeatable is None:
             raise BadInputError(
-                f"model '{self.model.name}' takes no made-up inputs of its own shapes: {self.errors[0][:300]}",
+                f"model '{self.model.name}' takes no made-up inputs of its own shapes: {_last_line(self.errors[0])}",
                 fix="make the model take any values of its inputs' types",
             )
         return None

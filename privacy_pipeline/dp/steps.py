@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
-
 from privacy_pipeline.dp.choice import Clipper, choose_clipper
 from privacy_pipeline.dp.clipping.gradients import make_groups
 from privacy_pipeline.dp.feeding import Batch, Participation, Reader
@@ -15,7 +13,7 @@ from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.store import ExampleStore
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.dp.tracing import ran
 
 Losses = Callable[[Any, Any, bool], Any]
 
@@ -102,20 +100,8 @@ class PrivateSteps:
                 whose own message, which may show them, is not passed on.
         """
         self.watcher.saw(step, batch.index)
-        if not self._ran(batch):
-            raise PipelineError(
-                f"step {step + 1}: an op of the model or the loss does not take the values of its batch, such as a "
-                "label or an id out of range (its own message may show private values, and is kept back)",
-                fix="look for labels outside [0, outputs) and ids outside [0, input_dim) in the data's source",
-            )
-
-    def _ran(self, batch: Batch) -> bool:
-        """Run a step; False where an op refused its values. The error is gone then, with all that refers to it."""
-        try:
-            self.program.run(batch.x, batch.y, batch.present, batch.noise, batch.seed)
-        except tf.errors.InvalidArgumentError:
-            return False
-        return True
+        given = batch.x, batch.y, batch.present, batch.noise, batch.seed
+        ran(lambda: self.program.run(*given), where=f"step {step + 1}")
 
     def run(self, steps: range) -> None:
         """Makes some steps, in order.

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar, cast
-from unittest import mock
 
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx, converter
 from tensorflow.python.autograph.impl.api import StagingError, autograph_artifact
-from tensorflow.python.eager.polymorphic_function import atomic_function
-from tensorflow.python.ops import shape_util
 
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -83,8 +77,7 @@ class Traced:
 
     def _traced(self) -> Any:
         try:
-            with checked_shapes():
-                return self._function.get_concrete_function()
+            return self._function.get_concrete_function()
         except (StagingError, PipelineError) as error:
             raise _undecorated(error) from None
         except LookupError as error:
@@ -99,65 +92,55 @@ class Traced:
         """Runs the graph on arguments of the signature.
 
         Raises:
-            BadInputError: a tensor of the graph has another shape than `set_shape` gave it.
+            BadInputError: the graph holds a function that was traced before, for another seed.
         """
         try:
             return self.concrete(*arguments)
-        except tf.errors.InvalidArgumentError as error:
-            false_shape = _FALSE_SHAPE.search(error.message)
-            if false_shape is None:
+        except TypeError as error:
+            if "out of scope" not in str(error):
                 raise
             raise BadInputError(
-                f"{false_shape[1]} [{false_shape[2]}]", fix="give the right shape, or leave set_shape out"
+                "a tf.function that the model calls draws random numbers, and was traced before with another seed",
+                fix="call its python_function, or leave the decorator out: the step is compiled as a whole",
             ) from None
 
 
-_SET_SHAPE = tf.Tensor.set_shape
-# TensorFlow's own callers that say only what they have worked out of the graph.
-_INFERRED = (shape_util.maybe_set_static_shape.__code__, atomic_function.AtomicFunction.call_flat.__code__)
-_NO_GRADIENT = "gradient registry has no entry for: "
-_LIBRARIES = ("tensorflow.", "tensorflow_transform.", "keras.")
-_FALSE_SHAPE = re.compile(r"\[(set_shape gave .*? the shape .*?; it is)\] \[(.*?)\]")
+def ran(work: Callable[[], Any], *, where: str) -> Any:
+    """The result of what works on private values.
 
+    Args:
+        work: runs a graph.
+        where: the step or the round, for the error.
 
-@contextmanager
-def checked_shapes() -> Iterator[list[str]]:
-    """Where a function is traced, gives its graph ops that fail where `set_shape` said what is not so.
-
-    TensorFlow believes what `set_shape` says, and so does the proof that rows stay apart.
-
-    Yields:
-        Names of the tensors of which other code than TensorFlow's said more than TensorFlow had worked out.
+    Raises:
+        PipelineError: an op does not take the values; its own message, which may show them, is not passed on.
     """
-    claimed: list[str] = []
-
-    def set_shape(tensor: Any, shape: Any) -> None:
-        caller = sys._getframe(1)
-        if caller.f_code in _INFERRED:
-            _SET_SHAPE(tensor, shape)
-            return
-        before, sizes = tensor.shape, tf.raw_ops.Shape(input=tensor, out_type=tf.int64)
-        _SET_SHAPE(tensor, shape)
-        if _check(before, tensor, sizes) and not caller.f_globals["__name__"].startswith(_LIBRARIES):
-            claimed.append(tensor.name)
-
-    with mock.patch.object(tf.Tensor, "set_shape", set_shape):
-        yield claimed
+    result = _unless_refused(work)
+    if result is _REFUSED:
+        raise PipelineError(
+            f"{where}: an op of the model or the loss does not take the values of its batch, such as a "
+            "label or an id out of range (its own message may show private values, and is kept back)",
+            fix="look for labels outside [0, outputs) and ids outside [0, input_dim) in the data's source",
+        )
+    return result
 
 
-def _check(before: tf.TensorShape, tensor: Any, sizes: Any) -> bool:
-    """Assert what a tensor's shape says beyond what it said before; whether that is anything."""
-    if tensor.shape.rank is None:
-        return False
-    said = [f"set_shape gave {tensor.op.name} the shape {tensor.shape}; it is", sizes]
-    conditions = [] if before.rank is not None else [tf.raw_ops.Size(input=sizes) == tensor.shape.rank]
-    known = [None] * tensor.shape.rank if before.rank is None else before.as_list()
-    for axis, (old, new) in enumerate(zip(known, tensor.shape.as_list(), strict=True)):
-        if old is None and new is not None:
-            conditions.append(sizes[axis] == new)
-    for condition in conditions:
-        tf.raw_ops.Assert(condition=condition, data=said)
-    return bool(conditions)
+_REFUSED = object()
+
+
+def _unless_refused(work: Callable[[], Any]) -> Any:
+    """The result, or `_REFUSED` where an op refused its values. The error is gone then, with all that refers to it."""
+    rounded = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # ten bits are too few for the norms of a bound
+    try:
+        return work()
+    except tf.errors.InvalidArgumentError:
+        return _REFUSED
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(rounded)
+
+
+_NO_GRADIENT = "gradient registry has no entry for: "
 
 
 def _undecorated(error: Exception) -> Exception:

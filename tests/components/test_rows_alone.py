@@ -140,7 +140,9 @@ def claimed(inputs, custom_config):
     four = tf.lookup.StaticHashTable(table, -1).lookup(tf.constant(0))
     cut = tf.ones([8])[:four]
     cut.set_shape([1])
-    return {"x": inputs["size"] * cut}
+    size = inputs["size"]
+    whole = lambda: size - tf.reduce_mean(size)
+    return {"x": tf.cond(tf.equal(tf.raw_ops.Shape(input=cut)[0], 1), lambda: size, whole)}
 
 def filled(inputs, custom_config):
     colours = inputs["colour"][:, 0]

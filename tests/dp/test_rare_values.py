@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -152,6 +153,91 @@ class ClaimsACutOfRows(Four):
         cut = tf.concat([x, x], 1)[:, : self.four]
         cut.set_shape([None, 2])
         return tf.reshape(cut, [-1, 2])[: tf.shape(x)[0]]
+
+
+def apart(function: Any, *signature: Any) -> Any:
+    """A function that TensorFlow leaves a function of its own, called."""
+    more = {"input_signature": signature} if signature else {}
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True}, **more)
+
+
+class TracedBefore(Four):
+    """Its function was traced where nobody looked."""
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+
+        @tf.function(input_signature=[], autograph=False)
+        def cut() -> Any:
+            found = tf.ones([8, 4])[: self.four]
+            found.set_shape([1, 4])
+            return tf.identity(found)
+
+        cut.get_concrete_function()
+        self.cut = cut
+
+    def call(self, x: Any) -> Any:
+        return if_wrong(tf.equal(R.Shape(input=self.cut())[0], 1), x)
+
+
+class Loaded(L.Layer):
+    """Its function comes from a SavedModel."""
+
+    def build(self, shape: Any) -> None:
+        module = tf.Module()
+        module.four = tf.Variable(4, trainable=False)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, WIDTH])], autograph=False)
+        def flip(x: Any) -> Any:
+            found = tf.ones([8, 4])[: module.four]
+            found.set_shape([1, 4])
+            return if_wrong(tf.equal(R.Shape(input=tf.identity(found))[0], 1), x)
+
+        module.flip = flip
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(module, folder)
+            self.module = tf.saved_model.load(folder)
+
+    def call(self, x: Any) -> Any:
+        return self.module.flip(x)
+
+
+class ClaimsADefault(Four):
+    def call(self, x: Any) -> Any:
+        def cut() -> Any:
+            found = tf.ones([8, 4])[: self.four]
+            return tf.identity(R.PlaceholderWithDefault(input=found, shape=tf.TensorShape([1, 4])))
+
+        return if_wrong(tf.equal(R.Shape(input=apart(cut)())[0], 1), x)
+
+
+class ClaimsAnItem(Four):
+    def call(self, x: Any) -> Any:
+        def item() -> Any:
+            shape, kind = tf.constant([-1, 4]), tf.float32
+            held = R.TensorListReserve(element_shape=shape, num_elements=tf.constant(1), element_dtype=kind)
+            held = R.TensorListSetItem(input_handle=held, index=tf.constant(0), item=tf.ones([8, 4])[: self.four])
+            said = tf.constant([1, 4])
+            return tf.identity(
+                R.TensorListGetItem(input_handle=held, index=tf.constant(0), element_shape=said, element_dtype=kind)
+            )
+
+        return if_wrong(tf.equal(R.Shape(input=apart(item)())[0], 1), x)
+
+
+class ClaimsARound(Four):
+    def call(self, x: Any) -> Any:
+        def rounds() -> Any:
+            of_both = [tf.TensorSpec([], tf.int32), tf.TensorSpec([None, 4])]
+            found = R.StatelessWhile(
+                input=[tf.constant(0), tf.ones([8, 4])[: self.four]],
+                cond=tf.function(lambda i, held: i < 1, input_signature=of_both).get_concrete_function(),
+                body=tf.function(lambda i, held: (i + 1, held), input_signature=of_both).get_concrete_function(),
+                output_shapes=[tf.TensorShape([]), tf.TensorShape([1, 4])],
+            )
+            return tf.identity(found[1])
+
+        return if_wrong(tf.equal(R.Shape(input=apart(rounds)())[0], 1), x)
 
 
 class StandIn(L.Layer):

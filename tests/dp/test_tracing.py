@@ -90,42 +90,6 @@ def test_an_error_of_tensorflow_is_passed_on() -> None:
         Traced(model, tf.TensorSpec([None, 3])).concrete
 
 
-def cut(values: Any, places: Any) -> Any:
-    found = values[: places[0]]
-    found.set_shape([2])
-    return found
-
-
-def cut_in_a_loop(values: Any, places: Any) -> Any:
-    return tf.map_fn(lambda place: tf.reduce_sum(cut(values, place[None])), places, fn_output_signature=tf.float32)
-
-
-def ranked(values: Any, places: Any) -> Any:
-    found = tf.reshape(values, tf.concat([places, [1]], 0))
-    found.set_shape([None, 1])
-    return found
-
-
-class TestSetShape:
-    @pytest.mark.parametrize(("function", "good", "bad"), [(cut, 2, 3), (cut_in_a_loop, 2, 1)])
-    def test_a_false_size_ends_the_step(self, function: Any, good: int, bad: int) -> None:
-        traced = Traced(function, tf.TensorSpec([4]), tf.TensorSpec([1], tf.int32))
-        assert traced(tf.ones([4]), [good]).shape == (2 if function is cut else 1,)
-        with pytest.raises(BadInputError, match=rf"set_shape gave .*strided_slice.* the shape \(2,\); it is \[{bad}\]"):
-            traced(tf.ones([4]), [bad])
-
-    def test_a_false_rank_ends_the_step(self) -> None:
-        traced = Traced(ranked, tf.TensorSpec([4]), tf.TensorSpec([None], tf.int32))
-        assert traced(tf.ones([4]), [4]).shape == (4, 1)
-        with pytest.raises(BadInputError, match=r"set_shape gave .* the shape \(None, 1\); it is \[2 2 1\]"):
-            traced(tf.ones([4]), [2, 2])
-
-    def test_other_code_keeps_tensorflows_own(self) -> None:
-        before = tf.Tensor.set_shape
-        _ = Traced(cut, tf.TensorSpec([4]), tf.TensorSpec([1], tf.int32)).concrete
-        assert tf.Tensor.set_shape is before
-
-
 class TestNoGradient:
     """TensorFlow has no gradient of the op that changes contrasts."""
 
@@ -148,3 +112,44 @@ class TestNoGradient:
         private = self.private(self.model(L.Conv2D(1, 1), L.RandomContrast(0.2)))
         with pytest.raises(BadInputError, match="before an op without a gradient: AdjustContrast"):
             private.examine(tf.TensorSpec([None, 4, 4, 1]), tf.TensorSpec([None, 1]))
+
+
+class Compiled(L.Layer):
+    """Its `call` is a function of TensorFlow's, which keeps what it traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = L.Dropout(0.5)
+
+    @tf.function
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.dropout(x, training=training)
+
+
+class Inner(L.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = L.Dropout(0.5)
+
+    @tf.function
+    def drop(self, x: Any, training: Any) -> Any:
+        return self.dropout(x, training=training)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.drop(x, training)
+
+
+def test_a_compiled_call_trains_and_stays_compiled() -> None:
+    layer = Compiled()
+    model = tf.keras.Sequential([L.Input((3,)), layer, L.Dense(1)])
+    plan = PrivacyPlan.calibrated(units=8, expected_batch_size=4, steps=2, epsilon=8.0, delta=1e-5, clipping_norm=1.0)
+    private = make_private(model, plan, optimizer="sgd", loss="mse")
+    assert private.fit(np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)).verdict.kind == "proven"
+    assert "call" not in vars(layer)
+
+
+def test_a_function_that_keeps_another_seed_is_one_line() -> None:
+    model = tf.keras.Sequential([L.Input((3,)), Inner(), L.Dense(1)])
+    plan = PrivacyPlan.calibrated(units=8, expected_batch_size=4, steps=2, epsilon=8.0, delta=1e-5, clipping_norm=1.0)
+    with pytest.raises(BadInputError, match="traced before with another seed"):
+        make_private(model, plan, optimizer="sgd", loss="mse").examine(np.ones((8, 3)), np.ones((8, 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.rowwise.proof import Proof
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.federated.fed_examples import made_clients
 
 L = tf.keras.layers
@@ -331,3 +332,20 @@ def test_a_client_with_ids_outside_of_the_table_moves_no_other_client() -> None:
 
     for one, other in zip(update(2), update(7), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_an_error_of_a_round_shows_no_value() -> None:
+    given = tf.keras.Input((6,), name="x")
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = FederatedModel(tf.keras.Model(given, L.Dense(3)(given)), loss=loss)
+    clients = made_clients(SIZES, seed=5)
+    labels = np.arange(len(clients.labels)) % 3
+    labels[5] = 9173
+    clients = dataclasses.replace(clients, labels=labels)
+    engine = FastEngine(model=model, clients=clients, algorithm=ALGORITHM, aggregator=private(model))
+    with pytest.raises(PipelineError, match="kept back") as caught:
+        engine.run_round(engine.initial_state(), np.arange(12))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "9173" not in str(error)
+        error = error.__cause__ or error.__context__

@@ -20,7 +20,6 @@ from tfx.utils import import_utils, io_utils
 from privacy_pipeline.backends.user_code import FRAMEWORK_PREPROCESSING
 from privacy_pipeline.dp.graph_walk import Walk
 from privacy_pipeline.dp.rowwise.proof import prove
-from privacy_pipeline.dp.tracing import checked_shapes
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.releases.single_rows import state_in
 
@@ -48,12 +47,10 @@ def keeps_rows_apart(*, path: str, config: dict[str, str], schema_uri: str) -> b
     schema = io_utils.SchemaReader().read(io_utils.get_only_uri_in_dir(schema_uri))
     features = tft.tf_metadata.schema_utils.schema_as_feature_spec(schema).feature_spec
     specs = impl_helper.get_type_specs_from_feature_specs(features)
-    with checked_shapes() as claimed:
-        graph, columns, made = impl_helper.trace_preprocessing_function(function, specs, use_tf_compat_v1=False)
+    graph, columns, made = impl_helper.trace_preprocessing_function(function, specs, use_tf_compat_v1=False)
     _require_no_analyzers(path, graph, function, specs)
     _require_no_state(path, graph)
-    # TensorFlow Transform traces the function anew, without the checks of the shapes that it claims.
-    return path == FRAMEWORK_PREPROCESSING or (_proven(path, graph, columns, made) and not claimed)
+    return path == FRAMEWORK_PREPROCESSING or _proven(path, graph, columns, made)
 
 
 def _require_no_analyzers(path: str, graph: Any, function: Callable[..., Any], specs: Any) -> None:

@@ -40,6 +40,11 @@ def _of_any_size(value: Any) -> Any:
     return tf.raw_ops.PlaceholderWithDefault(input=value, shape=tf.TensorShape([None, *value.shape[1:]]))
 
 
+def _only_rows(results: Sequence[Any]) -> list[Any]:
+    """The one row of each result of a batch of one; an op that fails where there are more."""
+    return [tf.squeeze(result, 0) for result in results]
+
+
 def _each(function: _Function, values: Sequence[Any], specs: Sequence[Any]) -> list[Any]:
     """`function` of the rows of some tensors, one after the other; its results are of one row, without a batch."""
     made = tf.map_fn(as_it_is(lambda row: list(function(row))), list(values), fn_output_signature=list(specs))
@@ -81,7 +86,7 @@ def isolated_call(function: _Function, tensors: Sequence[Any], *, name: str) -> 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(*given: Any) -> Any:
         values = [tensor for tensor in given if _of_rows(tensor)]
-        made = _each(lambda row: [out[0] for out in function(_with_rows(given, row))], values, specs)
+        made = _each(lambda row: _only_rows(function(_with_rows(given, row))), values, specs)
 
         def gradient(*upstream: Any, variables: Any = None) -> Any:
             found = iter(_gradients(function, given, upstream))
@@ -107,7 +112,7 @@ def _gradients(function: _Function, given: Sequence[Any], upstream: Sequence[Any
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             watched = [value for value in own if value.dtype.is_floating]
             tape.watch(watched)
-            outputs = [out[0] for out in function(_with_rows(given, own))]
+            outputs = _only_rows(function(_with_rows(given, own)))
         targets = [out for out, weight in zip(outputs, upstream, strict=True) if weight is not None]
         zero = tf.UnconnectedGradients.ZERO
         found = tape.gradient(targets, watched, list(incoming), unconnected_gradients=zero)

@@ -19,6 +19,7 @@ from privacy_pipeline.dp.rowwise import (  # noqa: F401  (importing the modules 
 )
 from privacy_pipeline.dp.rowwise.bodies import Body, Node, Reference, ancestors, body_of_function, is_stateful
 from privacy_pipeline.dp.rowwise.contents import CREATORS, DECIDING, computed, parsed
+from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
 from privacy_pipeline.dp.rowwise.rules_elementwise import long_integers
 from privacy_pipeline.dp.rowwise.sizes import Dim
@@ -46,6 +47,7 @@ class Interpreter:
     library: Mapping[str, Any]
     offences: list[Offence] = field(default_factory=list)
     _bodies: dict[str, Body] = field(default_factory=dict)
+    _inference: Inference = field(default_factory=Inference)
     _place: str = ""
 
     def run(self, body: Body, wanted: Sequence[Reference], values: dict[Reference, Value]) -> list[Value]:
@@ -102,6 +104,10 @@ class Interpreter:
         others = [one for one in others if one.attr["api_implements"].s == implements]
         return not all(any(node.op.startswith("CudnnRNN") for node in one.node_def) for one in others)
 
+    def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[tuple[Dim, ...] | None, ...]:
+        """Shape of each output of an op, as far as it follows from what is known of its inputs."""
+        return self._inference.shapes(node, inputs)
+
     def _outputs(self, call: OpCall) -> list[Value]:
         found = self._evaluated(call)
         outputs = found if isinstance(found, list) else [found] * max(1, call.node.outputs)
@@ -111,7 +117,7 @@ class Interpreter:
 
     def _assumed(self, call: OpCall, output: int, value: Value) -> Value:
         """Goes on behind an op without a rule as if it kept rows along the first axis, to find all such ops at once."""
-        shape = call.static(output)
+        shape = call.node.shapes[output] if output < len(call.node.shapes) else None
         if value.kind is not Kind.UNKNOWN or value.is_list or not shape or shape[0] is not None:
             return value
         return replace(rows(shape, Layout(0), offence=value.offence), assumed=True)
@@ -119,18 +125,23 @@ class Interpreter:
     def _evaluated(self, call: OpCall) -> Value | list[Value]:
         if call.type == "Const":
             content = parsed(call.node)
-            return public(call.static(0)) if content is None else of_content(content, exact=True)
+            held = call.node.attr["value"].tensor.tensor_shape
+            shape = tuple(int(dim.size) for dim in held.dim)
+            return public(shape) if content is None else of_content(content, exact=True)
         if call.type in RAW:
             return RULES[call.type](call)
+        if call.type == "Minimum" and (cut := _cut(call)) is not None:
+            return cut
+        found = self._by_rules(call)
+        return _at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
+
+    def _by_rules(self, call: OpCall) -> Value | list[Value]:
         for kind in (Kind.MIXED, Kind.UNKNOWN):
             bad = next((value for value in call.inputs if value.kind is kind), None)
             if bad is not None:
                 return [
                     Value(kind, call.static(output), offence=bad.offence) for output in range(max(1, call.node.outputs))
                 ]
-        loose = next((value for value in call.inputs if value.kind is Kind.PUBLIC and value.offence is not None), None)
-        if loose is not None and loose.offence is not None:
-            return call.unknown(loose.offence.reason)
         if call.type in self.library:  # a function that is called by its own name
             return rules_control.called(call, call.type)
         if any(value.kind is Kind.ROWS or value.is_list for value in call.inputs):
@@ -160,29 +171,31 @@ class Interpreter:
             return call.unknown("no rule covers this op, which has state")
         kind = Kind.COUNT if counted else Kind.PUBLIC
         keyed = _keeps_key(call)
-        return [Value(kind, _shape_of(call, output), keyed=keyed) for output in range(max(1, call.node.outputs))]
+        return [Value(kind, call.static(output), keyed=keyed) for output in range(max(1, call.node.outputs))]
 
 
-# Ops whose results have a size that values decide, always or where they are not known: a shape that somebody set for
-# one of them is not TensorFlow's.
-_SIZED_BY_VALUES = frozenset(
-    {
-        *("Where", "Unique", "UniqueV2", "UniqueWithCounts", "UniqueWithCountsV2", "DynamicPartition", "ListDiff"),
-        *("NonMaxSuppressionV3", "NonMaxSuppressionV4", "NonMaxSuppressionV5", "StringSplit", "StringSplitV2"),
-        *("SparseToDense", "Bincount", "DynamicStitch", "ParallelDynamicStitch"),
-    }
-)
-_SIZED_BY_AN_INPUT = {"Reshape": 1, "Fill": 0, "Tile": 1, "BroadcastTo": 1, "Pad": 1, "PadV2": 1, "ScatterNd": 2}
+def _bound(call: OpCall) -> tuple[int, Value] | None:
+    """Of a whole number and a bound that is known: the bound, and the number."""
+    for place in (0, 1):
+        numbers, other = call.constant(place), call.inputs[1 - place]
+        known = numbers is not None and len(numbers) == 1 and type(numbers[0]) is int
+        if known and call.whole_numbers() and call.inputs[place].shape == other.shape == ():
+            return int(numbers[0]), other  # type: ignore[index]
+    return None
 
 
-def _shape_of(call: OpCall, output: int) -> tuple[Dim, ...] | None:
-    """Shape of an output without rows, where TensorFlow's inference and nothing else gives it."""
-    decided = _SIZED_BY_AN_INPUT.get(call.type)
-    if call.type in _SIZED_BY_VALUES or (decided is not None and call.inputs[decided].content is None):
+def _at_least(call: OpCall, found: list[Value]) -> list[Value]:
+    """Notes of a number that it is raised to a bound."""
+    bound = _bound(call)
+    return found if bound is None else [replace(value, least=bound[0]) for value in found]
+
+
+def _cut(call: OpCall) -> Value | None:
+    """A number that is raised to a bound and cut to it is the bound, whatever the data are."""
+    bound = _bound(call)
+    if bound is None or bound[1].least is None or bound[1].least < bound[0]:
         return None
-    if any(value.shape is None and not value.is_list for value in call.inputs):
-        return None
-    return call.static(output)
+    return of_content(call.inputs[0 if call.inputs[1] is bound[1] else 1].content)
 
 
 _FROM_KEY = ("StatelessRandomUniformFullIntV2", "StatelessRandomUniformFullInt", "StatelessRandomUniformIntV2")

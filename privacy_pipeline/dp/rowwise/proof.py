@@ -211,14 +211,16 @@ class _Prover:
             stack.extend(node.inputs)
 
 
-def _of_any_shape(tensor: Any) -> bool:
-    """Whether a tensor is a variable whose shape may change: what is said of its values' shape may be anything."""
+def _of_variable(tensor: Any) -> _Shape | None:
+    """Shape of the values of a variable, by its handle; None for other tensors, and where it may change."""
     from tensorflow.python.ops import handle_data_util
 
     held = handle_data_util.get_resource_handle_data(tensor) if tensor.dtype.name == "resource" else None
-    if held is None or not held.is_set:
-        return False
-    return any(part.shape.unknown_rank or any(dim.size < 0 for dim in part.shape.dim) for part in held.shape_and_type)
+    if held is None or not held.is_set or len(held.shape_and_type) != 1:
+        return None
+    shape = held.shape_and_type[0].shape
+    fixed = not shape.unknown_rank and all(dim.size >= 0 for dim in shape.dim)
+    return tuple(dim.size for dim in shape.dim) if fixed else None
 
 
 @unconverted
@@ -263,9 +265,8 @@ def prove(
                 values[one] = Value(Kind.UNKNOWN, shape, offence=offence)
             elif one in own and shape:
                 values[one] = rows(shape, Layout(0, 1, unit))
-            elif _of_any_shape(tensor):
-                offence = Offence(tensor.op.name, tensor.op.type, "a variable's shape is not fixed", False)
-                values[one] = Value(Kind.PUBLIC, None, offence=offence)
+            elif tensor.dtype.name == "resource":
+                values[one] = Value(Kind.PUBLIC, _of_variable(tensor))
             else:
                 values[one] = Value(Kind.PUBLIC, shape, keyed=one in keys)
         if len(_PROOFS) >= _MOST_PROOFS:

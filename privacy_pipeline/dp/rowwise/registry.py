@@ -9,7 +9,7 @@ the same row alone, whatever the values are.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from privacy_pipeline.dp.rowwise.bodies import Node
@@ -30,6 +30,10 @@ class Evaluator(Protocol):
         """Whether TensorFlow may run another function in the place of one."""
         ...
 
+    def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[tuple[Dim, ...] | None, ...]:
+        """Shape of each output of an op, as far as it follows from what is known of its inputs."""
+        ...
+
 
 @dataclass
 class OpCall:
@@ -46,7 +50,7 @@ class OpCall:
     inputs: list[Value]
     evaluator: Evaluator
     place: str
-    found: list[Offence] = field(default_factory=list)
+    _shapes: tuple[tuple[Dim, ...] | None, ...] | None = None
 
     @property
     def type(self) -> str:
@@ -100,8 +104,10 @@ class OpCall:
         return Value(Kind.MIXED if mixes else Kind.UNKNOWN, self.static(0), offence=offence)
 
     def static(self, output: int) -> tuple[Dim, ...] | None:
-        """Shape of an output as TensorFlow infers it."""
-        return self.node.shapes[output] if output < len(self.node.shapes) else None
+        """Shape of an output as TensorFlow infers it from what is known of the inputs."""
+        if self._shapes is None:
+            self._shapes = self.evaluator.shapes(self.node, self.inputs)
+        return self._shapes[output] if output < len(self._shapes) else None
 
     def rows(self, layout: Layout, shape: Sequence[Dim] | None = None, *, output: int = 0, **more: Any) -> Value:
         """An output of rows; sizes that are not given are those that TensorFlow infers."""

@@ -17,9 +17,7 @@ def resource_gather(call: OpCall) -> Result:
     indices = call.inputs[1]
     if indices.kind is not Kind.ROWS or indices.layout is None or call.number("batch_dims"):
         return call.unknown("no rule covers this form of the op")
-    shape = call.static(0)
-    tail: list[Dim] = list(shape[indices.rank :]) if shape is not None else []
-    return call.rows(indices.layout, [*(indices.shape or ()), *tail] if shape is not None else None)
+    return call.rows(indices.layout)
 
 
 @rule("GatherV2")

@@ -88,6 +88,7 @@ class Value:
         keyed: it is a seed or a key that comes of the step's secret seed. What such a seed draws is as likely at one
             place as at another; what a constant draws is a number that belongs to a place.
         exact: its content may decide which branch is taken.
+        least: one whole number, of any kind, that is this or more; None if nothing is said.
     """
 
     kind: Kind
@@ -104,6 +105,7 @@ class Value:
     bound: int = 0
     keyed: bool = False
     exact: bool = False
+    least: int | None = None
 
     @property
     def rank(self) -> int:

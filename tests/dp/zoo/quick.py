@@ -29,6 +29,7 @@ HONEST = frozenset(
     {
         *("lstm", "transformer_block", "depthwise", "embedding_bag", "several_inputs_and_outputs", "dropout"),
         *("string_lookup", "sort_of_each_row", "gradient_reversal", "own_layer_with_layers"),
+        "multi_hot_encoding",
         *("loss_focal", "loss_weighted_by_column", "loss_of_own_keras_class", "loss_categorical"),
     }
 )
