@@ -279,7 +279,7 @@ def make_private(
         plan: the plan.
         optimizer: Keras optimizer or its name; without it, the one that the model was compiled with.
         loss: Keras loss, its name, or a function that gives one number for each example; without it, the compiled one.
-        loss_weights: weights of several outputs' losses.
+        loss_weights: weights of several outputs' losses; with the compiled loss, the compiled ones.
         seed: fixes all randomness, and with it voids the guarantee; for tests.
         virtual_batch_size: examples that are worked on at once, up to 8,192; larger batches are cut. Changes memory
             alone.
@@ -296,19 +296,24 @@ def make_private(
             out of range.
     """
     require_private(model)
+    _require_keras_step(model)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     if optimizer is None:
         raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
     optimizer = tf.keras.optimizers.get(optimizer)
     _require_current(optimizer)
     _require_learning_rate(optimizer, steps=plan.steps)
+    if loss is None:
+        loss = getattr(model, "loss", None)
+        compiled = getattr(model, "compiled_loss", None)
+        loss_weights = loss_weights if loss_weights is not None else getattr(compiled, "_user_loss_weights", None)
     if not 1 <= virtual_batch_size <= LARGEST or memory_cap < 1:
         raise BadInputError(f"virtual_batch_size must lie between 1 and {LARGEST}, and memory_cap be 1 or more")
     return PrivateModel(
         model=model,
         plan=plan,
         optimizer=optimizer,
-        loss=loss if loss is not None else getattr(model, "loss", None),
+        loss=loss,
         loss_weights=loss_weights,
         seed=seed,
         virtual_batch_size=virtual_batch_size,
@@ -316,6 +321,20 @@ def make_private(
         state_dir=state_dir,
         binding=binding,
     )
+
+
+def _require_keras_step(model: Any) -> None:
+    """Refuse a model that trains by code of its own, which no private step would run.
+
+    Raises:
+        BadInputError: its class overrides a method of Keras' training.
+    """
+    for name in ("train_step", "compute_loss", "make_train_function"):
+        if getattr(type(model), name, None) is not getattr(tf.keras.Model, name):
+            raise BadInputError(
+                f"model '{model.name}' has a {name} of its own, which private training does not run",
+                fix="put what it does into layers and the loss",
+            )
 
 
 def _require_current(optimizer: Any) -> None:

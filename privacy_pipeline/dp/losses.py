@@ -77,15 +77,38 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
         raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
     if not isinstance(loss, (Mapping, list, tuple)):
         function = _function(loss)
-        return lambda labels, outputs: _one_output(function, labels, outputs)
+        (weight,) = _weights(loss_weights, [0] if isinstance(loss_weights, (list, tuple)) else [None]).values()
+        if weight == 1.0:
+            return lambda labels, outputs: _one_output(function, labels, outputs)
+        return lambda labels, outputs: weight * _one_output(function, labels, outputs)
     keys: Sequence[Any] = list(loss) if isinstance(loss, Mapping) else list(range(len(loss)))
     functions = {key: _function(loss[key]) for key in keys}
-    weights = {key: 1.0 if loss_weights is None else float(loss_weights[key]) for key in keys}
+    weights = _weights(loss_weights, keys)
 
     def several(labels: Any, outputs: Any) -> Any:
         return tf.add_n([weights[key] * _one_output(functions[key], labels[key], outputs[key]) for key in keys])
 
     return several
+
+
+def _weights(loss_weights: Any, keys: Sequence[Any]) -> dict[Any, float]:
+    """Weight of each output's loss; 1 where a dict does not name it, as in Keras.
+
+    Raises:
+        BadInputError: the weights do not fit the losses.
+    """
+    if isinstance(loss_weights, Mapping) and set(loss_weights) <= set(keys):
+        given = dict(loss_weights)
+    elif isinstance(loss_weights, (list, tuple)) and list(range(len(loss_weights))) == list(keys):
+        given = dict(enumerate(loss_weights))
+    elif loss_weights is None or (list(keys) == [None] and isinstance(loss_weights, (int, float))):
+        given = {} if loss_weights is None else {None: loss_weights}
+    else:
+        raise BadInputError(
+            f"loss_weights {loss_weights!r} does not fit the losses",
+            fix="give it in the form of `loss`: a dict with the same names, a list of the same length, or one number",
+        )
+    return {key: float(given.get(key, 1.0)) for key in keys}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""What a compiled model says of its training is followed, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from privacy_pipeline.dp import PrivacyPlan, make_private
+from privacy_pipeline.dp.losses import per_example_loss
+from privacy_pipeline.errors import BadInputError
+
+L = tf.keras.layers
+PLAN = PrivacyPlan.calibrated(
+    units=8, expected_batch_size=8, steps=1, noise_multiplier=1e-6, delta=1e-5, clipping_norm=1.0
+)
+
+
+def two() -> Any:
+    given = L.Input((3,))
+    return tf.keras.Model(given, {"a": L.Dense(1, name="a")(given), "b": L.Dense(1, name="b")(given)})
+
+
+def test_the_compiled_weights_of_losses_count() -> None:
+    model = two()
+    model.compile(tf.keras.optimizers.SGD(1.0), loss={"a": "mse", "b": "mse"}, loss_weights={"a": 0.0, "b": 1.0})
+    before = {name: model.get_layer(name).get_weights()[0] for name in "ab"}
+    x, y = np.ones((8, 3), np.float32), np.full((8, 1), 5.0, np.float32)
+    make_private(model, PLAN).fit(x, {"a": y, "b": y})
+    moved = {name: np.abs(model.get_layer(name).get_weights()[0] - before[name]).max() for name in "ab"}
+    assert moved["a"] < 1e-4 < 0.1 < moved["b"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights", "right"),
+    [
+        ({"a": "mse", "b": "mse"}, {"a": 3.0}, 3.0 + 4.0),
+        ({"a": "mse", "b": "mse"}, None, 1.0 + 4.0),
+        (["mse", "mse"], [0.5, 2.0], 0.5 + 8.0),
+        ("mse", 3.0, 3.0),
+        ("mse", [3.0], 3.0),
+    ],
+)
+def test_weights_mean_what_they_mean_in_keras(loss: Any, weights: Any, right: float) -> None:
+    made: Any = {"a": tf.constant([[1.0]]), "b": tf.constant([[2.0]])}
+    if not isinstance(loss, dict):
+        made = list(made.values()) if isinstance(loss, list) else made["a"]
+    labels = tf.nest.map_structure(tf.zeros_like, made)
+    assert per_example_loss(loss, loss_weights=weights)(labels, made).numpy() == pytest.approx([right])
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [({"a": "mse"}, {"b": 1.0}), ({"a": "mse"}, [1.0]), (["mse", "mse"], [1.0]), ("mse", {"a": 1.0}), (["mse"], 2.0)],
+)
+def test_weights_that_do_not_fit_are_one_line(loss: Any, weights: Any) -> None:
+    with pytest.raises(BadInputError, match="does not fit the losses"):
+        per_example_loss(loss, loss_weights=weights)
+
+
+@pytest.mark.parametrize("name", ["train_step", "compute_loss", "make_train_function"])
+def test_a_training_of_its_own_is_refused(name: str) -> None:
+    made = type("Own", (tf.keras.Model,), {name: lambda self, *given, **more: None})
+    given = L.Input((3,))
+    with pytest.raises(BadInputError, match=f"has a {name} of its own"):
+        make_private(made(given, L.Dense(1)(given)), PLAN, optimizer="sgd", loss="mse")
