@@ -165,8 +165,7 @@ class Checkpoints:
     def begin(self) -> int:
         """Goes back to the last checkpoint, or makes the first; the number of steps that were made."""
         if not self._state.resumed:
-            self.save(0)
-            self._expected = self._digest()
+            self._expected = self.save(0)
             return 0
         self.resumed_at, arrays = self._state.load()
         for place, variable in enumerate(self._variables):
@@ -192,13 +191,15 @@ class Checkpoints:
         """Call when a step is done, before any code of the caller's."""
         self._expected = self._digest() if self._watched else ""
 
-    def save(self, step: int) -> None:
-        """Saves now."""
+    def save(self, step: int) -> str:
+        """Saves now; the digest of what was saved."""
+        digest = self._digest()
         arrays = {f"variable.{place}": variable.numpy() for place, variable in enumerate(self._variables)}
         arrays.update({f"history.{name}": np.array(values) for name, values in self._history.items()})
-        arrays["digest"] = np.array(self._digest())
+        arrays["digest"] = np.array(digest)
         self._state.save(step, arrays)
         self._saved = time.monotonic()
+        return digest
 
     def made(self, step: int, *, last: bool) -> None:
         """Saves after a step, if it is the last one or it is time."""

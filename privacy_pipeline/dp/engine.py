@@ -143,7 +143,6 @@ class PrivateModel:
         checkpoints = None
         if self._state_dir is not None:
             checkpoints = self._checkpoints(store, program, history, watched=bool(callbacks))
-        if checkpoints is not None:
             self._begun = checkpoints.begin()
         before = snapshot(self.model)
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
@@ -194,7 +193,7 @@ class PrivateModel:
             state=state,
             steps=self.plan.steps,
             variables=[*self.model.weights, *self._optimizer.variables, *program.state],
-            # Of the rate of a schedule Keras keeps a copy, which each step makes anew.
+            # Keras caches the current rate of a schedule in a variable; each step computes it anew.
             others=[one for one in program.graph.variables if one is not _copied_rate(self._optimizer)],
             history=history,
             watched=watched,

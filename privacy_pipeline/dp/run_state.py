@@ -149,7 +149,7 @@ class RunState:
 
 
 def mismatch(reason: str) -> StateMismatch:
-    """The error of a run that must not go on; whoever raises it destroys the state."""
+    """The error for a run that cannot be resumed; the caller destroys the run's state."""
     return StateMismatch(
         f"the run cannot go on where it was: {reason}; its state was destroyed",
         fix="start anew: the steps that were made stay charged, and the new ones are charged as well",

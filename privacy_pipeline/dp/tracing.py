@@ -13,6 +13,8 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 
 _RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
 
+_NO_GRADIENT = "gradient registry has no entry for: "  # how TensorFlow's LookupError begins
+
 _CONVERTED = converter.ConversionOptions(recursive=True, user_requested=True)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -138,9 +140,6 @@ def _unless_refused(work: Callable[[], Any]) -> Any:
         return _REFUSED
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(rounded)
-
-
-_NO_GRADIENT = "gradient registry has no entry for: "
 
 
 def _undecorated(error: Exception) -> Exception:

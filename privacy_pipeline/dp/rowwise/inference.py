@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Shape = tuple[Dim, ...] | None
 _MOST_NUMBERS = 64
-_CHECKED = frozenset({"EnsureShape", "Empty", "Const"})  # their kernels see to it that the attribute is true
 
 
 @cache
@@ -34,7 +33,8 @@ def _claims(op_type: str) -> bool:
     if known is None:
         return True
     kinds = {attr.type for attr in known.attr}
-    return op_type not in _CHECKED and not kinds.isdisjoint({"shape", "list(shape)", "func", "list(func)"})
+    # The kernel of EnsureShape fails where its attribute is not true.
+    return op_type != "EnsureShape" and not kinds.isdisjoint({"shape", "list(shape)", "func", "list(func)"})
 
 
 def _dtypes(node: Node) -> list[Any] | None:
