@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from federated.contract import Array, Tensor
 from federated.state import require_no_state
-from privacy_pipeline.dp.tracing import converted
+from privacy_pipeline.dp.losses import unreduced
 from privacy_pipeline.errors import BadInputError
 
 
@@ -34,6 +34,7 @@ class FederatedModel:
         require_no_state(keras_model)
         self.keras = keras_model
         self._loss = tf.keras.losses.get(loss)
+        self._unreduced = unreduced(self._loss)
         self.input_names = tuple(keras_model.input_names)
         self.input_specs = tuple(
             tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
@@ -51,8 +52,7 @@ class FederatedModel:
         """Loss of each row, float32 [rows]; where a row has several outputs, their mean."""
         predictions = tf.cast(predictions, tf.float32)
         labels = tf.reshape(labels, tf.shape(predictions)) if self._same_size(labels, predictions) else labels
-        call = self._loss.call if isinstance(self._loss, tf.keras.losses.Loss) else self._loss
-        values = tf.cast(converted(call)(labels, predictions), tf.float32)
+        values = tf.cast(self._unreduced(labels, predictions), tf.float32)
         return values if values.shape.rank == 1 else tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), -1)
 
     def correct(self, labels: Tensor, predictions: Tensor) -> Tensor:

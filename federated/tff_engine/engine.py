@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -16,6 +17,7 @@ from federated.state import require_stateless_pass
 from federated.tff_engine.process import learning_process
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.dp.tracing import ran
 from privacy_pipeline.errors import BadInputError
 
 _LEAF = "tff:{:04d}"
@@ -77,12 +79,12 @@ class TffEngine:
 
         Raises:
             BadInputError: an empty cohort with an aggregator of TFF (a DP one would have to add its noise).
-            PipelineError: the worker died or did not answer in time.
+            PipelineError: the worker died or did not answer in time, or an op does not take a client's values.
         """
         cohort = np.asarray(cohort, np.int64)
         sending = cohort if present is None else cohort[np.asarray(present, np.bool_)]
-        with self._worker.call():
-            output = self._process.next(self._restored(state), [self._client(client) for client in sending])
+        restored, clients = self._restored(state), [self._client(client) for client in sending]
+        output = ran(lambda: self._next(restored, clients), where="a round", refusals=(grpc.RpcError,))
         after = output.state
         weights = after.global_model_weights
         sizes = np.diff(self._clients.offsets)[sending]
@@ -100,6 +102,10 @@ class TffEngine:
             bytes_down=size * len(cohort),
             bytes_up=size * len(sending),
         )
+
+    def _next(self, state: Any, clients: list[Any]) -> Any:
+        with self._worker.call():
+            return self._process.next(state, clients)
 
     def _restored(self, state: RoundState) -> Any:
         restored = copy.copy(self._template)

@@ -90,6 +90,8 @@ class PrivateModel:
             BadInputError: a row of the model reaches another one, or the model keeps state.
         """
         described = not isinstance(x, ExampleStore) and all(isinstance(one, tf.TypeSpec) for one in tf.nest.flatten(x))
+        if described and y is None:
+            raise BadInputError("the inputs are described and the labels are not", fix="give their tf.TensorSpec as y")
         self._clipper(*((x, y) if described else specs_of(_store_of(x, y))))
         return self.verdict
 
@@ -299,7 +301,7 @@ def make_private(
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     if optimizer is None:
         raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
-    optimizer = tf.keras.optimizers.get(optimizer)
+    optimizer = _keras_optimizer(optimizer)
     _require_current(optimizer)
     _require_learning_rate(optimizer, steps=plan.steps)
     if loss is None:
@@ -336,6 +338,20 @@ def _require_keras_step(model: Any) -> None:
             )
 
 
+def _keras_optimizer(optimizer: Any) -> Any:
+    """A Keras optimizer by its name or configuration, or as it is.
+
+    Raises:
+        BadInputError: Keras has none of this name.
+    """
+    try:
+        return tf.keras.optimizers.get(optimizer)
+    except ValueError:
+        raise BadInputError(
+            f"Keras has no optimizer {optimizer!r}", fix='give a name such as "sgd" or "adam", or a Keras optimizer'
+        ) from None
+
+
 def _require_current(optimizer: Any) -> None:
     """Refuse optimizers that do not take the gradients of a step as they are.
 
@@ -358,7 +374,7 @@ def _require_current(optimizer: Any) -> None:
 
 
 def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
-    """Refuse a learning rate out of range: a constant one, or that of a schedule's first and last step.
+    """Refuse a learning rate out of range: a constant one, or one of a schedule's first and last step and its pieces.
 
     Raises:
         BadInputError: it is out of `ranges.LEARNING_RATE`.
@@ -368,6 +384,7 @@ def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
         rate = getattr(optimizer, "learning_rate", None)
     if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
         found = {"learning_rate of the first step": rate(0), "learning_rate of the last step": rate(steps - 1)}
+        found.update({f"learning_rate {value:g} of the schedule": value for value in getattr(rate, "values", ())})
     else:
         found = {} if rate is None else {"learning_rate": rate}
     for name, value in found.items():

@@ -15,15 +15,29 @@ from privacy_pipeline.errors import BadInputError
 _Loss = Callable[[Any, Any], Any]
 
 
-def _function(loss: Any) -> _Loss:
-    """A function of (labels, outputs) whose result is not reduced over the examples."""
-    found = tf.keras.losses.get(loss) if isinstance(loss, (str, Mapping)) else loss
+def unreduced(loss: Any) -> _Loss:
+    """A function of (labels, outputs) whose result is not reduced over the examples.
+
+    A class number that is no class of the outputs counts as nothing; see `_bounded`.
+
+    Args:
+        loss: name, function or Keras loss.
+
+    Raises:
+        BadInputError: it is none of these.
+    """
+    found = _named(loss) if isinstance(loss, (str, Mapping)) else loss
     sparse = tf.keras.losses.SparseCategoricalCrossentropy
     if isinstance(found, sparse) and type(found).call is sparse.call:
         return _bounded(found.call, found._fn_kwargs.get("ignore_class"))
     if found is tf.keras.losses.sparse_categorical_crossentropy:
         return _bounded(found, None)
     if isinstance(found, tf.keras.losses.Loss):
+        if type(found).__call__ is not tf.keras.losses.Loss.__call__:
+            raise BadInputError(
+                f"loss {type(found).__name__} has a __call__ of its own, which reduces over the batch",
+                fix="put what it computes into its `call`, which gives one number for each example",
+            )
         # `call` gives a value for each example; only `__call__` reduces, and its reduction is of no use here.
         call: _Loss = found.call
         return converted(call)
@@ -31,6 +45,15 @@ def _function(loss: Any) -> _Loss:
         raise BadInputError(f"loss {loss!r} is no Keras loss", fix='give a name such as "mse", or a keras Loss')
     own: _Loss = found
     return converted(own)
+
+
+def _named(loss: Any) -> Any:
+    try:
+        return tf.keras.losses.get(loss)
+    except ValueError:
+        raise BadInputError(
+            f"Keras has no loss {loss!r}", fix='give a name such as "mse", or an object of tf.keras.losses'
+        ) from None
 
 
 def _bounded(function: _Loss, ignored: Any) -> _Loss:
@@ -76,13 +99,13 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
     if loss is None:
         raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
     if not isinstance(loss, (Mapping, list, tuple)):
-        function = _function(loss)
+        function = unreduced(loss)
         (weight,) = _weights(loss_weights, [0] if isinstance(loss_weights, (list, tuple)) else [None]).values()
         if weight == 1.0:
             return lambda labels, outputs: _one_output(function, labels, outputs)
         return lambda labels, outputs: weight * _one_output(function, labels, outputs)
     keys: Sequence[Any] = list(loss) if isinstance(loss, Mapping) else list(range(len(loss)))
-    functions = {key: _function(loss[key]) for key in keys}
+    functions = {key: unreduced(loss[key]) for key in keys}
     weights = _weights(loss_weights, keys)
 
     def several(labels: Any, outputs: Any) -> Any:

@@ -107,17 +107,20 @@ class Traced:
             ) from None
 
 
-def ran(work: Callable[[], Any], *, where: str) -> Any:
+def ran(
+    work: Callable[[], Any], *, where: str, refusals: tuple[type[Exception], ...] = (tf.errors.InvalidArgumentError,)
+) -> Any:
     """The result of what works on private values.
 
     Args:
         work: runs a graph.
         where: the step or the round, for the error.
+        refusals: errors that say that an op does not take its values.
 
     Raises:
         PipelineError: an op does not take the values; its own message, which may show them, is not passed on.
     """
-    result = _unless_refused(work)
+    result = _unless_refused(work, refusals)
     if result is _REFUSED:
         raise PipelineError(
             f"{where}: an op of the model or the loss does not take the values of its batch, such as a "
@@ -130,13 +133,13 @@ def ran(work: Callable[[], Any], *, where: str) -> Any:
 _REFUSED = object()
 
 
-def _unless_refused(work: Callable[[], Any]) -> Any:
+def _unless_refused(work: Callable[[], Any], refusals: tuple[type[Exception], ...]) -> Any:
     """The result, or `_REFUSED` where an op refused its values. The error is gone then, with all that refers to it."""
     rounded = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)  # ten bits are too few for the norms of a bound
     try:
         return work()
-    except tf.errors.InvalidArgumentError:
+    except refusals:
         return _REFUSED
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(rounded)

@@ -33,6 +33,38 @@ def test_the_compiled_weights_of_losses_count() -> None:
     assert moved["a"] < 1e-4 < 0.1 < moved["b"]
 
 
+class OwnCall(tf.keras.losses.Loss):  # type: ignore[misc]
+    """Reduces by itself."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return tf.reduce_mean(tf.square(y_true - y_pred))
+
+
+S = tf.keras.optimizers.schedules
+MISTAKES = {
+    "loss": ({"loss": "msee", "optimizer": "sgd"}, "no loss 'msee'"),
+    "optimizer": ({"loss": "mse", "optimizer": "sdg"}, "no optimizer 'sdg'"),
+    "call": ({"loss": OwnCall(), "optimizer": "sgd"}, "loss OwnCall has a __call__ of its own"),
+    "piece": (
+        {"loss": "mse", "optimizer": tf.keras.optimizers.SGD(S.PiecewiseConstantDecay([1, 2], [0.1, 1e20, 0.1]))},
+        "1e\\+20",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_line(kind: str) -> None:
+    given, says = MISTAKES[kind]
+    with pytest.raises(BadInputError, match=says):
+        make_private(tf.keras.Sequential([L.Input((3,)), L.Dense(1)]), PLAN, **given)
+
+
+def test_inputs_that_are_described_without_their_labels_are_one_line() -> None:
+    private = make_private(tf.keras.Sequential([L.Input((3,)), L.Dense(1)]), PLAN, optimizer="sgd", loss="mse")
+    with pytest.raises(BadInputError, match="labels are not"):
+        private.examine(tf.TensorSpec([None, 3]))
+
+
 @pytest.mark.parametrize(
     ("loss", "weights", "right"),
     [

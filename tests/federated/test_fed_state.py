@@ -334,15 +334,43 @@ def test_a_client_with_ids_outside_of_the_table_moves_no_other_client() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_an_error_of_a_round_shows_no_value() -> None:
+def own_loss(labels: Any, outputs: Any) -> Any:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
+
+
+def of_classes(loss: Any, *, wrong: int) -> FastEngine:
+    """Clients one of whose labels is `wrong`."""
+    tf.keras.utils.set_random_seed(0)
     given = tf.keras.Input((6,), name="x")
-    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model = FederatedModel(tf.keras.Model(given, L.Dense(3)(given)), loss=loss)
     clients = made_clients(SIZES, seed=5)
     labels = np.arange(len(clients.labels)) % 3
-    labels[5] = 9173
+    labels[5] = wrong
     clients = dataclasses.replace(clients, labels=labels)
-    engine = FastEngine(model=model, clients=clients, algorithm=ALGORITHM, aggregator=private(model))
+    return FastEngine(model=model, clients=clients, algorithm=ALGORITHM, aggregator=private(model))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        tf.keras.losses.sparse_categorical_crossentropy,
+        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    ],
+    ids=["name", "function", "object"],
+)
+def test_a_label_that_is_no_class_counts_as_nothing(loss: Any) -> None:
+    rounds = []
+    for wrong in (9173, -4):
+        engine = of_classes(loss, wrong=wrong)
+        rounds.append(engine.run_round(engine.initial_state(), np.arange(12)).state.weights)
+    for one, other in zip(*rounds, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_error_of_a_round_shows_no_value() -> None:
+    engine = of_classes(own_loss, wrong=9173)
     with pytest.raises(PipelineError, match="kept back") as caught:
         engine.run_round(engine.initial_state(), np.arange(12))
     error: BaseException | None = caught.value

@@ -1,10 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from federated.fast.engine import FastEngine
+from federated.model import FederatedModel
 from federated.tff_engine.engine import TffEngine
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection, ScheduleSection
+from privacy_pipeline.errors import PipelineError
 from tests.federated.fed_examples import dense_model, made_clients
 
 SIZES = [7, 1, 12, 0, 4, 9]
@@ -88,6 +93,24 @@ def test_ten_rounds_of_every_other_algorithm_agree_with_tff(worker, name):
 
 
 @pytest.mark.slow
+def test_an_error_of_a_round_shows_no_value(worker):
+    table = tf.keras.layers.Embedding(5, 2)
+    given = tf.keras.Input((6,), name="x")
+    outputs = tf.keras.layers.Dense(1)(tf.keras.layers.Flatten()(table(given)))
+    clients = made_clients(SIZES, seed=5)
+    ids = np.zeros([len(clients.labels), 6], np.float32)
+    ids[1] = 9173
+    clients = dataclasses.replace(clients, features={"x": ids})
+    model = FederatedModel(tf.keras.Model(given, outputs), loss="mse")
+    engine = TffEngine(model=model, clients=clients, algorithm=FederatedAlgorithm(batch_size=4), worker=worker)
+    with pytest.raises(PipelineError, match="kept back") as caught:
+        engine.run_round(engine.initial_state(), np.arange(3))
+    error = caught.value
+    while error is not None:
+        assert "9173" not in str(error)
+        error = error.__cause__ or error.__context__
+
+
 def test_tffs_own_fedprox_has_the_sign_of_the_proximal_term_wrong(worker, monkeypatch):
     """Why `engine: tff` builds FedProx from FedAvg; when this fails, TFF is repaired and the detour can go."""
     tff = pytest.importorskip("tensorflow_federated")
