@@ -155,13 +155,15 @@ def squared(values: Any) -> Any:
     return tf.square(tf.cast(row_norms(values), tf.float64))
 
 
-def _lost(values: Any) -> float:
+def _lost(values: Any) -> Any:
     """Most that underflow may take from a squared norm of the last axis of `values`.
 
     Squares below the smallest normal number may count as 0. As the norm of a gradient that is harmless; but a factor
     of a gradient may be as small as that while the other factor is huge, and the norm must not seem smaller than it is.
     """
-    return float(values.shape[-1] * tf.experimental.numpy.finfo(values.dtype.as_numpy_dtype).tiny)
+    tiny = float(tf.experimental.numpy.finfo(values.dtype.as_numpy_dtype).tiny)
+    width = values.shape[-1]
+    return tiny * (tf.cast(tf.shape(values)[-1], tf.float64) if width is None else width)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ def computed(call: OpCall) -> list[Any] | None:
     """Outputs of an op as arrays of known numbers; None where that cannot be told."""
     function = _COMPUTE.get(call.type)
     arrays = [value.content for value in call.inputs]
+    if call.type == "Pack":
+        arrays = _scalars(call, arrays)
     if function is None or any(value is None for value in arrays):
         return None
     try:
@@ -76,6 +78,14 @@ def computed(call: OpCall) -> list[Any] | None:
         return None
     held = [np.asarray(one, dtype=object) for one in outputs]
     return held if all(one.size <= _MOST for one in held) else None
+
+
+def _scalars(call: OpCall, arrays: list[Any]) -> list[Any]:
+    """Scalars, with `OPAQUE` for a whole number that is not known, where another one is."""
+    if not call.whole_numbers() or all(one is None for one in arrays) or any(value.keyed for value in call.inputs):
+        return arrays
+    pairs = zip(arrays, call.inputs, strict=True)
+    return [array([OPAQUE], []) if one is None and value.shape == () else one for one, value in pairs]
 
 
 _WHOLE = {"int32": 2**31, "int64": 2**63}

@@ -18,7 +18,7 @@ from privacy_pipeline.dp.rowwise import (  # noqa: F401  (importing the modules 
     rules_slice,
 )
 from privacy_pipeline.dp.rowwise.bodies import Body, Node, Reference, ancestors, body_of_function, is_stateful
-from privacy_pipeline.dp.rowwise.contents import CREATORS, DECIDING, computed, parsed
+from privacy_pipeline.dp.rowwise.contents import CREATORS, DECIDING, array, computed, parsed
 from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
 from privacy_pipeline.dp.rowwise.rules_elementwise import long_integers
@@ -136,6 +136,8 @@ class Interpreter:
         return _at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
 
     def _by_rules(self, call: OpCall) -> Value | list[Value]:
+        if _compares_with_itself(call):
+            return of_content(array([True], []))
         for kind in (Kind.MIXED, Kind.UNKNOWN):
             bad = next((value for value in call.inputs if value.kind is kind), None)
             if bad is not None:
@@ -166,12 +168,23 @@ class Interpreter:
             # With one row nothing is spread along its axis, and TensorFlow names one axis less.
             hidden = counted and (call.type == "BroadcastGradientArgs" or any(map(hides_count, call.inputs)))
             known = [of_content(content, exact=exact) for content in contents]
+            if not counted:  # what is not known of public numbers is public too
+                return [replace(value, kind=Kind.PUBLIC) for value in known]
             return [replace(value, kind=Kind.COUNT) for value in known] if hidden else known
         if is_stateful(call.type) and call.type not in _READS and call.type not in RULES:
             return call.unknown("no rule covers this op, which has state")
         kind = Kind.COUNT if counted else Kind.PUBLIC
         keyed = _keeps_key(call)
         return [Value(kind, call.static(output), keyed=keyed) for output in range(max(1, call.node.outputs))]
+
+
+def _compares_with_itself(call: OpCall) -> bool:
+    """Whether an op asks if one truth value equals itself: `tf.recompute_grad` does, to have something computed first."""
+    from tensorflow import dtypes
+
+    if call.type != "Equal" or call.node.inputs[0] != call.node.inputs[1]:
+        return False
+    return call.inputs[0].shape == () and bool(dtypes.as_dtype(call.node.attr["T"].type).is_bool)
 
 
 def _bound(call: OpCall) -> tuple[int, Value] | None:

@@ -89,6 +89,8 @@ def scatter(call: OpCall) -> Result:
     nd = call.type == "ScatterNd"
     indices, values = (call.inputs[0], call.inputs[1]) if nd else (call.inputs[1], call.inputs[0])
     numbers = call.constant(2)
+    if not nd and indices.kind is Kind.PUBLIC:
+        return _added_in_each_row(call, values, indices)
     if values.kind is not Kind.ROWS or indices.kind is not Kind.ROWS or values.layout is None:
         return call.unknown("no rule covers this form of the op")
     if values.span:
@@ -101,6 +103,21 @@ def scatter(call: OpCall) -> Result:
         return call.unknown("its shape is not known")
     rest = list((values.shape or ())[1:])
     return call.rows(Layout(0, 1, indices.span), [numbers[0], *rest])
+
+
+def _added_in_each_row(call: OpCall, values: Value, places: Value) -> Value:
+    """Parts of each row added up at public places: what a gather of public columns has for a gradient."""
+    many = call.inputs[2]
+    behind = values.axis() - places.rank  # the axes of the places are the first ones of the values
+    if values.kind is not Kind.ROWS or values.layout is None or places.shape is None or many.kind is not Kind.PUBLIC:
+        return call.unknown("no rule covers this form of the op")
+    if values.span:
+        return call.unknown("it computes with the place of rows")
+    if behind < 0:
+        return call.mixed("it adds rows up")
+    number = None if many.content is None else many.content.item()
+    rest = list((values.shape or ())[places.rank :])
+    return call.rows(_moved(values, 1 + behind), [number if type(number) is int else None, *rest])
 
 
 @rule("OneHot")

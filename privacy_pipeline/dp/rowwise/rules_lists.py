@@ -15,7 +15,7 @@ def _list_of(element: Value) -> Value:
 
 
 def _element(value: Value) -> Value:
-    return replace(value, is_list=False, empty=False, by_row=False)
+    return replace(value, is_list=False, empty=False, by_row=False, length=None)
 
 
 @rule("TensorListReserve", "EmptyTensorList", raw=True)
@@ -23,21 +23,25 @@ def empty_list(call: OpCall) -> Result:
     """A list that nothing was put into, of a public length."""
     if call.type == "TensorListReserve" and call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
-    return Value(Kind.PUBLIC, is_list=True, empty=True)
+    numbers = call.constant(1) if call.type == "TensorListReserve" else None
+    length = numbers[0] if numbers is not None and type(numbers[0]) is int and numbers[0] >= 0 else None
+    return Value(Kind.PUBLIC, is_list=True, empty=True, length=length)
 
 
 @rule("TensorListFromTensor", raw=True)
 def list_from_tensor(call: OpCall) -> Result:
     """The slices along the first axis; where that is the axis of the rows, element i is row i."""
     value = call.inputs[0]
+    first = value.shape[0] if value.shape else None
+    length = first if isinstance(first, int) else None
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         shape = None if value.shape is None else value.shape[1:]
-        return replace(value, is_list=True, content=None, shape=shape)
+        return replace(value, is_list=True, content=None, shape=shape, length=length)
     if value.axis() == 0:
         unknown = call.unknown("it takes single rows out of the batch")
         return replace(unknown, is_list=True, by_row=True, shape=value.shape[1:])
     layout = replace(value.layout, axis=value.axis() - 1)
-    return _list_of(replace(value, layout=layout, shape=value.shape[1:]))
+    return _list_of(replace(value, layout=layout, shape=value.shape[1:], length=length))
 
 
 def _place_known(call: OpCall, place: int) -> Value | None:
@@ -69,7 +73,10 @@ def list_with_item(call: OpCall) -> Result:
     # All that is pushed keeps its numbers where they are the same each time: sizes, for the loop of the gradient.
     pushed = replace(item, is_list=True, exact=False) if call.type == "TensorListPushBack" else _list_of(item)
     joined = join(held, pushed)
-    return joined if joined is not None else replace(call.unknown("its elements differ"), is_list=True)
+    if joined is None:
+        return replace(call.unknown("its elements differ"), is_list=True)
+    kept = call.type == "TensorListSetItem" and not call.flag("resize_if_index_out_of_bounds")
+    return replace(joined, length=held.length if kept else None)
 
 
 @rule("TensorListStack", "TensorListConcatV2", "TensorListConcat", raw=True)
@@ -83,7 +90,7 @@ def stacked(call: OpCall) -> Result:
     if held.kind is not Kind.ROWS or held.layout is None or held.shape is None:
         return replace(_element(held), shape=call.static(0))
     inferred = call.static(0)
-    first: Dim = inferred[0] if inferred else None
+    first: Dim = inferred[0] if inferred and inferred[0] is not None else held.length
     return call.rows(
         Layout(held.axis() + 1, held.layout.outer, held.layout.inner), [first, *held.shape], span=held.span
     )
@@ -109,4 +116,4 @@ def resized(call: OpCall) -> Result:
     """The same elements, and a public number of others."""
     if call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
-    return without_numbers(call.inputs[0])
+    return replace(without_numbers(call.inputs[0]), length=None)

@@ -20,7 +20,7 @@ def strided_slice(call: OpCall) -> Result:
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         return call.unknown("where it cuts depends on the data")
     cuts = strided(call, value.rank)
-    if cuts is None:
+    if cuts is None or _not_known(call):
         return _moving(call, value)
     own = next(cut for cut in cuts if cut.axis == value.axis())
     if not own.whole(value.shape[value.axis()]):
@@ -31,6 +31,13 @@ def strided_slice(call: OpCall) -> Result:
     shape = [1 if cut.axis is None else size_of(cut, value.shape[cut.axis]) for cut in left]
     layout = replace(value.layout, axis=left.index(own))
     return call.rows(layout, shape, bound=value.bound)
+
+
+def _not_known(call: OpCall) -> bool:
+    """Whether it cuts at public places of which some are not known."""
+    places = call.inputs[1:]
+    numbers = [number for place in places if place.content is not None for number in place.content.flat]
+    return all(place.kind is Kind.PUBLIC for place in places) and any(map(depends, numbers))
 
 
 def _moving(call: OpCall, value: Value) -> Value:
@@ -65,7 +72,9 @@ def plain_slice(call: OpCall) -> Result:
     axis = value.axis()
     if starts[axis] != 0 or counts[axis] not in (-1, value.shape[axis]):
         return call.mixed(_TAKES)
-    if any(depends(number) for number in (*starts, *counts[:axis], *counts[axis + 1 :])):
+    others = zip(call.inputs[1:], (starts, [*counts[:axis], *counts[axis + 1 :]]), strict=True)
+    # What is not known of public numbers depends on no row.
+    if any(value.kind is not Kind.PUBLIC and any(map(depends, numbers)) for value, numbers in others):
         return call.unknown(_COUNTED)
     shape: list[Dim] = []
     for size, start, count in zip(value.shape, starts, counts, strict=True):

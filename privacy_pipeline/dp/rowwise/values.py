@@ -89,6 +89,7 @@ class Value:
             place as at another; what a constant draws is a number that belongs to a place.
         exact: its content may decide which branch is taken.
         least: one whole number, of any kind, that is this or more; None if nothing is said.
+        length: of a list, how many elements it has; None where that is not known.
     """
 
     kind: Kind
@@ -106,6 +107,7 @@ class Value:
     keyed: bool = False
     exact: bool = False
     least: int | None = None
+    length: int | None = None
 
     @property
     def rank(self) -> int:
@@ -162,10 +164,11 @@ def same(a: Value, b: Value) -> bool:
 
 def join(a: Value, b: Value) -> Value | None:
     """What is known of a tensor that is one or the other; None where the two do not fit together."""
+    length = a.length if a.length == b.length else None
     if a.empty and b.is_list:
-        return replace(b, empty=b.empty)
+        return replace(b, length=length)
     if b.empty and a.is_list:
-        return a
+        return replace(a, length=length)
     if a.is_list != b.is_list:
         return None
     worst = max((a, b), key=lambda value: _ORDER.index(value.kind))
@@ -188,4 +191,5 @@ def join(a: Value, b: Value) -> Value | None:
         bound=max(a.bound, b.bound) if a.bound and b.bound else 0,
         keyed=a.keyed and b.keyed,
         exact=a.exact and b.exact,
+        length=length,
     )
