@@ -96,6 +96,12 @@ def draws() -> int:
     return _ACTIVE[-1].calls if _ACTIVE else 0
 
 
+def draw_again(draws: int) -> None:
+    """Inside `keyed_masks`: go back to the number of random calls there was, where what was traced since is not used."""
+    if _ACTIVE:
+        _ACTIVE[-1].calls = draws
+
+
 def unkeyed_randomness(graph: Any) -> list[str]:
     """Names of a graph's ops that draw something that the key does not decide.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +14,7 @@ from tensorflow.python.framework import ops
 from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
 from privacy_pipeline.dp.clipping.registry import LayerCall
 from privacy_pipeline.dp.clipping.units import in_units
-from privacy_pipeline.dp.masks import draws
+from privacy_pipeline.dp.masks import draw_again, draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated, prove
 from privacy_pipeline.dp.tracing import Traced, as_it_is, unconverted
 from privacy_pipeline.errors import PipelineError
@@ -71,12 +73,27 @@ def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[
         values: nest of tensors, [B, ...].
         variables: the variables.
     """
+    drawn = draws()
     try:
         one = _of_any_size(function, values)
-        return list(tf.vectorized_map(as_it_is(one), values, fallback_to_while_loop=True, warn=False))
+        with _no_log():
+            return list(tf.vectorized_map(as_it_is(one), values, fallback_to_while_loop=True, warn=False))
     except (TypeError, ValueError, NotImplementedError):
         # Loops over lists of tensors, such as those of recurrent layers, have no vectorised form.
+        draw_again(drawn)
         return mapped(function, values, variables)
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """While open, TensorFlow logs nothing: of a loop without a vectorised form it logs each op, a thousand lines."""
+    logger = tf.get_logger()
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
