@@ -108,6 +108,32 @@ def count(x: Any) -> Any:
     return tf.shape(x)[0]
 
 
+def steps_of(x: Any, more: int = 0) -> Any:
+    """The steps of a loop over time, in a list whose length is a size that the loop asks for, [rows, steps, 4]."""
+    time = tf.shape(x)[1]
+    given = tf.TensorArray(tf.float32, time, element_shape=[None, 4]).unstack(tf.transpose(x, [1, 0, 2]))
+    found = tf.TensorArray(tf.float32, time, dynamic_size=more > 0, element_shape=[None, 4])
+
+    def body(i: Any, array: Any) -> Any:
+        return i + 1, array.write(i, given.read(tf.minimum(i, time - 1)))
+
+    found = tf.while_loop(lambda i, _: i < time + more, body, (0, found))[1]
+    return tf.transpose(found.stack(), [1, 0, 2])
+
+
+def asked() -> Any:
+    """A place that is public and not known: 1."""
+    return tf.cast(TABLE.size(), tf.int32) - 2
+
+
+def any_of(x: Any) -> Any:
+    return tf.cast(tf.reduce_max(tf.reshape(x, [-1])[:1]), tf.bool)
+
+
+def same(truth: Any) -> Any:
+    return raw.Equal(x=truth, y=truth)
+
+
 def key() -> Any:
     """A secret seed, as a step of the engine notes it."""
     seed = tf.compat.v1.get_default_graph().capture(KEY)
@@ -408,6 +434,31 @@ CASES = [
         lambda x: tf.transpose(tf.TensorArray(tf.float32, 2, element_shape=[None, 4]).write(0, x).stack(), [1, 0, 2]),
         lambda x: tf.reduce_mean(tf.TensorArray(tf.float32, count(x), element_shape=[None, 4]).write(0, x).stack(), 0),
         says=False,
+    ),
+    Case(
+        "list_of_a_length_that_is_asked_for",
+        (F(3, 4),),
+        lambda x: tf.reshape(steps_of(x), [-1, 12]),
+        lambda x: tf.reshape(steps_of(x, more=3), [-1, 12]),
+        says=False,
+    ),
+    Case(
+        "slice_at_a_public_place",
+        (F(4),),
+        lambda x: tf.slice(x, [0, asked()], [count(x), 2]) + x[:, asked() : asked() + 2],
+        lambda x: tf.slice(x, [asked(), 0], [-1, 2]),
+    ),
+    Case(
+        "sum_at_public_places",
+        (F(4),),
+        lambda x: tf.transpose(tf.math.unsorted_segment_sum(tf.transpose(x), [0, 1, 1, 0], 2)),
+        lambda x: tf.math.unsorted_segment_sum(x, [0, 1, 1, 0, 0], 5),
+    ),
+    Case(
+        "compared_with_itself",
+        (F(4),),
+        lambda x: x + tf.where(same(any_of(x)), 0.0, np.nan),
+        lambda x: x + tf.where(raw.Equal(x=any_of(x), y=any_of(x[1:])), 0.0, 1.0),
     ),
     Case(
         "cond",
