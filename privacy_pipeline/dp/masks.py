@@ -97,7 +97,7 @@ def draws() -> int:
 
 
 def draw_again(draws: int) -> None:
-    """Inside `keyed_masks`: go back to the number of random calls there was, where what was traced since is not used."""
+    """Inside `keyed_masks`: go back to an earlier number of random calls; what was traced since must not be used."""
     if _ACTIVE:
         _ACTIVE[-1].calls = draws
 

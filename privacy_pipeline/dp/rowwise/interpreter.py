@@ -179,7 +179,7 @@ class Interpreter:
 
 
 def _compares_with_itself(call: OpCall) -> bool:
-    """Whether an op asks if one truth value equals itself: `tf.recompute_grad` does, to have something computed first."""
+    """Whether an op asks if one truth value equals itself, as `tf.recompute_grad` does to order what is computed."""
     from tensorflow import dtypes
 
     if call.type != "Equal" or call.node.inputs[0] != call.node.inputs[1]:

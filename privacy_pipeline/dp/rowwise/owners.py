@@ -72,8 +72,8 @@ _INSTEAD = (
     (("Conv2D", "Conv3D", "MaxPool", "AvgPool"), "keep the batch as the first axis"),
 )
 _REDUCE = (
-    "reduce over the axes of each example alone (axis=-1, or axes=[1, ...]); for a batch norm use GroupNormalization, for "
-    "centring LayerNormalization"
+    "reduce over the axes of each example alone (axis=-1, or axes=[1, ...]); for a batch norm use GroupNormalization, "
+    "for centring LayerNormalization"
 )
 
 
