@@ -68,13 +68,26 @@ def _bounded(function: _Loss, ignored: Any) -> _Loss:
         known = tf.logical_and(numbers >= 0, numbers < tf.shape(outputs, out_type=tf.int64)[-1])
         passed = known if ignored is None else tf.logical_or(known, tf.equal(numbers, ignored))
         values = function(tf.where(passed, labels, tf.zeros_like(labels)), outputs)
-        return tf.where(tf.reshape(known, tf.shape(values)), values, tf.zeros_like(values))
+        found = tf.where(tf.reshape(known, tf.shape(values)), values, tf.zeros_like(values))
+        if ignored is not None:  # Keras takes the mean over the other labels
+            found._keras_mask = values._keras_mask
+        return found
 
     return bounded
 
 
-def _one_output(function: _Loss, labels: Any, outputs: Any) -> Any:
-    """Loss of each example, [B]: the mean over all other axes, as Keras' own reduction would weigh them."""
+def _sums_up(loss: Any) -> bool:
+    """Whether Keras adds up the values of a loss; else it takes their mean, as it does for functions and names."""
+    reduction = getattr(loss, "reduction", None)
+    return reduction in (tf.keras.losses.Reduction.SUM, tf.keras.losses.Reduction.NONE)
+
+
+def _one_output(function: _Loss, labels: Any, outputs: Any, *, summed: bool) -> Any:
+    """Loss of each example, [B]: what Keras computes of a batch that holds this example alone.
+
+    Values where the mask of the output is off do not count, neither in the sum nor in the mean; nor do those of a class
+    that the loss ignores.
+    """
     if outputs.shape[-1] == 1 and labels.shape.rank == outputs.shape.rank - 1:
         labels = labels[..., None]  # else [B] against [B, 1] would broadcast to [B, B] and mix examples
     values = function(labels, outputs)
@@ -83,7 +96,31 @@ def _one_output(function: _Loss, labels: Any, outputs: Any) -> Any:
             "the loss gives one number for the whole batch; DP-SGD needs one for each example",
             fix="return a tensor of shape [batch], or use a keras Loss",
         )
-    return tf.reduce_mean(values, axis=list(range(1, values.shape.rank))) if values.shape.rank > 1 else values
+    masks = [mask for tensor in (outputs, values) if (mask := getattr(tensor, "_keras_mask", None)) is not None]
+    axes = list(range(1, values.shape.rank))
+    for mask in masks:
+        _require_fit(mask, values)
+    if not masks:
+        return (tf.reduce_sum if summed else tf.reduce_mean)(values, axis=axes) if axes else values
+    counts = tf.ones_like(values)
+    for mask in masks:
+        shape = tf.concat([tf.shape(mask), tf.ones([values.shape.rank - mask.shape.rank], tf.int32)], 0)
+        counts *= tf.reshape(tf.cast(mask, values.dtype), shape)
+    total = tf.reduce_sum(tf.where(counts > 0, values, tf.zeros_like(values)), axis=axes)
+    return total if summed else tf.math.divide_no_nan(total, tf.reduce_sum(counts, axis=axes))
+
+
+def _require_fit(mask: Any, values: Any) -> None:
+    """Hold a mask to the axes of the values of a loss.
+
+    Raises:
+        BadInputError: it has more of them.
+    """
+    if mask.shape.rank > values.shape.rank:
+        raise BadInputError(
+            f"the output has a mask of {mask.shape.rank} axes, and the loss gives values of {values.shape.rank}",
+            fix="drop the mask where steps are summed up, or use a loss that gives a value for each step",
+        )
 
 
 def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
@@ -99,17 +136,21 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
     if loss is None:
         raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
     if not isinstance(loss, (Mapping, list, tuple)):
-        function = unreduced(loss)
+        function, summed = unreduced(loss), _sums_up(loss)
         (weight,) = _weights(loss_weights, [0] if isinstance(loss_weights, (list, tuple)) else [None]).values()
         if weight == 1.0:
-            return lambda labels, outputs: _one_output(function, labels, outputs)
-        return lambda labels, outputs: weight * _one_output(function, labels, outputs)
+            return lambda labels, outputs: _one_output(function, labels, outputs, summed=summed)
+        return lambda labels, outputs: weight * _one_output(function, labels, outputs, summed=summed)
     keys: Sequence[Any] = list(loss) if isinstance(loss, Mapping) else list(range(len(loss)))
-    functions = {key: unreduced(loss[key]) for key in keys}
+    functions = {key: (unreduced(loss[key]), _sums_up(loss[key])) for key in keys}
     weights = _weights(loss_weights, keys)
 
     def several(labels: Any, outputs: Any) -> Any:
-        return tf.add_n([weights[key] * _one_output(functions[key], labels[key], outputs[key]) for key in keys])
+        return tf.add_n([weights[key] * one(key, labels[key], outputs[key]) for key in keys])
+
+    def one(key: Any, labels: Any, outputs: Any) -> Any:
+        function, summed = functions[key]
+        return _one_output(function, labels, outputs, summed=summed)
 
     return several
 
@@ -164,9 +205,14 @@ class ModelLosses:
         from privacy_pipeline.dp.clipping.isolate import isolated_call
 
         both = (y, outputs)
+        flat = tf.nest.flatten(both)
+        masked = [place for place, tensor in enumerate(flat) if getattr(tensor, "_keras_mask", None) is not None]
 
         def function(values: Sequence[Any]) -> list[Any]:
-            labels, made = tf.nest.pack_sequence_as(both, list(values))
+            for place, mask in zip(masked, values[len(flat) :], strict=True):
+                values[place]._keras_mask = mask
+            labels, made = tf.nest.pack_sequence_as(both, list(values[: len(flat)]))
             return [self.loss(labels, made)]
 
-        return isolated_call(function, tf.nest.flatten(both), name="the loss")[0]
+        given = [*flat, *(flat[place]._keras_mask for place in masked)]
+        return isolated_call(function, given, name="the loss")[0]
