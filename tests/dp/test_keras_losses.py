@@ -1,4 +1,4 @@
-"""The loss of an example is what Keras computes of a batch that holds this example alone: masks, reductions, weights."""
+"""The loss of an example is that of Keras for a batch that holds this example alone: masks, reductions, weights."""
 
 from __future__ import annotations
 
