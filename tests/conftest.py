@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_histories(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep privacy histories of weights that tests train out of the user's folder."""
+    os.environ["PRIVACY_PIPELINE_HISTORIES"] = str(tmp_path_factory.mktemp("histories"))
 
 
 @pytest.hookimpl(tryfirst=True)

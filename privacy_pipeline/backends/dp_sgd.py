@@ -182,6 +182,8 @@ def _under_plan(
         seed=training.seed,
         state_dir=state_dir,
         binding=binding,
+        history="public",  # new weights; what the data cost over all runs stands in the ledger
+        remember=False,
     )
 
 

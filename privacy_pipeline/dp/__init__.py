@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.clipping.registry import register_rule
     from privacy_pipeline.dp.engine import PrivateModel, make_private
     from privacy_pipeline.dp.execution import Execution
+    from privacy_pipeline.dp.history import PrivacyHistory
     from privacy_pipeline.dp.plan import AdaptiveClipping, Clipping, Noise, PrivacyPlan, UserBound
     from privacy_pipeline.dp.run_state import RunState, StateMismatch, destroy_state, has_state
     from privacy_pipeline.dp.store import ExampleStore
@@ -29,6 +30,7 @@ __all__ = [
     "ExampleStore",
     "Execution",
     "Noise",
+    "PrivacyHistory",
     "PrivacyPlan",
     "PrivateModel",
     "Problem",
@@ -49,6 +51,7 @@ _HOME = {
     "ExampleStore": "store",
     "Execution": "execution",
     "Noise": "plan",
+    "PrivacyHistory": "history",
     "PrivacyPlan": "plan",
     "PrivateModel": "engine",
     "Problem": "validator",

@@ -251,6 +251,8 @@ def audit_mechanism(plan: PrivacyPlan, *, canaries: int = MECHANISM_CANARIES, co
         optimizer=tf.keras.optimizers.SGD(1.0),
         loss=linear_loss(short.clipping.norm),
         virtual_batch_size=_VIRTUAL_BATCH,
+        history="public",
+        remember=False,
     )
     owners = np.repeat(np.arange(units, dtype=np.int32), each)
     labels = included[owners][:, None].astype(np.float32)
@@ -340,7 +342,8 @@ def audit_training(
     weights[:canaries, 0] = included
     model = subject.build()
     before = _losses(subject, model, x, labels, canaries)
-    private = make_private(model, plan, optimizer=subject.optimizer(), loss=weighted_loss(subject.loss))
+    loss = weighted_loss(subject.loss)
+    private = make_private(model, plan, optimizer=subject.optimizer(), loss=loss, history="public", remember=False)
     execution = private.fit(x, np.concatenate([labels, weights], axis=1))
     scores = before - _losses(subject, model, x, labels, canaries)
     return _result(

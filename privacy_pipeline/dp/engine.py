@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tensorflow as tf
 
@@ -16,7 +16,9 @@ from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, determinist
 from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot, state_of
+from privacy_pipeline.dp.history import Phase, PrivacyHistory
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
@@ -56,6 +58,8 @@ class PrivateModel:
         memory_cap: int,
         state_dir: Path | None,
         binding: str,
+        history: PrivacyHistory | None,
+        remember: bool,
     ) -> None:
         self.model = model
         self._plan = plan
@@ -67,6 +71,7 @@ class PrivateModel:
         self._key = _new_key(seed)
         self._state_dir = state_dir
         self._binding = binding
+        self._past, self._remember = Past(model=model, given=history), remember
         self._configured: dict[str, Any] | None = None
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
@@ -135,6 +140,7 @@ class PrivateModel:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
+        past = self._past.history()
         noise_check.require_noise(self.plan)
         history: dict[str, list[float]] = {"weights_norm": []}
         if self.plan.clipping.adaptive is not None:
@@ -144,13 +150,18 @@ class PrivateModel:
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
         checkpoints = None
         if self._state_dir is not None:
-            checkpoints = self._checkpoints(store, program, history, watched=bool(callbacks))
+            checkpoints = self._checkpoints(store, program, history, past=past, watched=bool(callbacks))
             self._begun = checkpoints.begin()
         before = snapshot(self.model)
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
         steps.watcher.catch_up(self._begun, steps.reader.sampler)
-        with nullcontext() if checkpoints is None else deterministic_ops():
-            self._loop(steps, _callback_list(self.model, callbacks, self.plan), history, checkpoints)
+        data = store.digest()
+        called = _callback_list(self.model, callbacks, self.plan)
+        try:
+            with nullcontext() if checkpoints is None else deterministic_ops():
+                self._loop(steps, called, history, checkpoints, lambda: self._keep(past, data))
+        finally:  # a run that is broken off has released what it made
+            self._keep(past, data)
         require_unchanged(before)
         return Execution(
             plan=self.plan,
@@ -164,7 +175,26 @@ class PrivateModel:
             history=history,
             resumed_at=None if checkpoints is None else checkpoints.resumed_at,
             verdict=self.verdict,
+            privacy_history=past.with_phase(self._phase(data)),
         )
+
+    def _phase(self, data: str) -> Phase:
+        """What was made so far."""
+        from dp_accounting import NonPrivateDpEvent
+
+        return Phase(
+            id=self._key.derive("privacy history", 8).hex(),
+            event=NonPrivateDpEvent() if self._key.seed_fixed else self.plan.event_of(self._begun),
+            steps=self._begun,
+            relation=self.plan.relation,
+            unit=self.plan.unit,
+            data=data,
+        )
+
+    def _keep(self, past: PrivacyHistory, data: str) -> None:
+        """Keeps the history of the weights as they are now."""
+        if self._begun:
+            self._past.left(past, past.with_phase(self._phase(data)), remember_them=self._remember)
 
     def destroy_state(self) -> None:
         """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""
@@ -172,7 +202,13 @@ class PrivateModel:
             destroy_state(self._state_dir)
 
     def _checkpoints(
-        self, store: ExampleStore, program: Program, history: dict[str, list[float]], *, watched: bool
+        self,
+        store: ExampleStore,
+        program: Program,
+        history: dict[str, list[float]],
+        *,
+        past: PrivacyHistory,
+        watched: bool,
     ) -> Checkpoints:
         """Opens `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
         folder = self._state_dir or Path()
@@ -187,7 +223,14 @@ class PrivateModel:
             graph=program.graph,
             weights=self.model.weights,
             data=store.digest(),
-            settings=[self.plan.digest(), self._configured, self._largest, self._memory_cap, self._binding],
+            settings=[
+                self.plan.digest(),
+                self._configured,
+                self._largest,
+                self._memory_cap,
+                self._binding,
+                past.to_json(),
+            ],
         )
         state = RunState.open_or_create(folder, binding, key=_new_key(self._seed))
         self._key = state.key
@@ -225,8 +268,9 @@ class PrivateModel:
         callbacks: Any,
         history: dict[str, list[float]],
         checkpoints: Checkpoints | None,
+        keep: Callable[[], None],
     ) -> None:
-        """Runs the remaining steps."""
+        """Runs the remaining steps; `keep` is called ahead of callbacks that may save the weights of an epoch."""
         length, first, program = self.plan.steps_per_epoch, self._begun, steps.program
         self.model.stop_training = False
         callbacks.on_train_begin()
@@ -247,6 +291,7 @@ class PrivateModel:
                 history["weights_norm"].append(finite_norm(self.model, step + 1))
                 if program.norm is not None:
                     history["clipping_norm"].append(float(program.norm))
+                keep()
                 callbacks.on_epoch_end(step // length)
             last = last or self.model.stop_training
             if checkpoints is not None:
@@ -272,6 +317,8 @@ def make_private(
     memory_cap: int = _MEMORY_CAP,
     state_dir: Path | None = None,
     binding: str = "",
+    history: PrivacyHistory | Literal["public", "none"] | None = None,
+    remember: bool = True,
 ) -> PrivateModel:
     """Puts a Keras model under a privacy plan.
 
@@ -291,6 +338,11 @@ def make_private(
         binding: what else the key must never be used across, such as a digest of the user's code. Plan, graph of a
             step, optimizer, data, software and processor are bound in any case; what callbacks do to a step that is
             made again is compared.
+        history: what is known of the weights, where it cannot be found: their `PrivacyHistory`; "public" where they
+            were made from public data alone; "none" where they were made from data that nothing protects, and no
+            guarantee holds. New weights, and weights that a private training left, need none.
+        remember: whether the weights are known again by their bits, in this process and by a file in the folder of
+            `history_store`; not needed where a ledger accounts for the data.
 
     Raises:
         BadInputError: the model cannot be trained privately, there is no optimizer or loss, or its learning rate is
@@ -321,6 +373,8 @@ def make_private(
         memory_cap=memory_cap,
         state_dir=state_dir,
         binding=binding,
+        history=PrivacyHistory(origin=history) if isinstance(history, str) else history,
+        remember=remember,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting.accountants import epsilon_of
+from privacy_pipeline.dp.history import PrivacyHistory
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 
@@ -35,6 +38,7 @@ class Execution:
         resumed_at: steps that an earlier process had made when this one went on; None if the run began here. Steps
             that are made again by going on from a checkpoint release nothing new.
         verdict: what is proven of the model's rows; not examined where the engine proves nothing.
+        privacy_history: all that made the weights, this run included; None where the engine keeps none.
     """
 
     plan: PrivacyPlan
@@ -48,6 +52,7 @@ class Execution:
     withheld: tuple[str, ...] = WITHHELD
     resumed_at: int | None = None
     verdict: Verdict = NOT_EXAMINED
+    privacy_history: PrivacyHistory | None = None
 
     @property
     def event(self) -> DpEvent:
@@ -55,3 +60,29 @@ class Execution:
         from dp_accounting import NonPrivateDpEvent
 
         return NonPrivateDpEvent() if self.seed_fixed else self.plan.event_of(self.steps)
+
+    def epsilon(self, delta: float | None = None) -> float:
+        """Epsilon of all that was done to the weights; infinite where no guarantee holds.
+
+        Args:
+            delta: that of the guarantee; without it the plan's.
+
+        Raises:
+            BadInputError: earlier phases protect another unit, or under another neighbouring relation.
+            AccountingError: no accountant gives one.
+        """
+        wanted = self.plan.delta if delta is None else delta
+        if self.privacy_history is not None:
+            return self.privacy_history.epsilon(wanted)
+        return math.inf if self.seed_fixed else epsilon_of(self.event, delta=wanted, relation=self.plan.relation)
+
+    def __str__(self) -> str:
+        """What is guaranteed, first of all."""
+        made = f"{self.steps} of {self.plan.steps} steps"
+        if self.seed_fixed:
+            return f"no guarantee: the seed was fixed; {made}"
+        if self.privacy_history is not None and self.privacy_history.origin == "none":
+            return f"no guarantee: nothing protects what the weights were made from before; {made}"
+        phases = 1 if self.privacy_history is None else len(self.privacy_history.phases)
+        before = "" if phases < 2 else f" over {phases} trainings"
+        return f"epsilon {self.epsilon():.3f} at delta {self.plan.delta:g}, unit {self.plan.unit}{before}; {made}"

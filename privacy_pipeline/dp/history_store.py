@@ -1,0 +1,96 @@
+"""Where the privacy histories of weights are kept: by the digest of the weights, in this process and in the user's folder.
+
+A digest says nothing of single rows that the weights themselves do not say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy_pipeline.dp.history import PrivacyHistory
+from privacy_pipeline.errors import BadInputError
+
+FOLDER = "PRIVACY_PIPELINE_HISTORIES"  # an environment variable
+_KNOWN: dict[str, PrivacyHistory] = {}
+
+
+def digest_of(weights: Sequence[Any]) -> str:
+    """SHA-256 over the values of weights, in any order: formats do not all keep the order.
+
+    Args:
+        weights: arrays or variables.
+    """
+    each = []
+    for weight in weights:
+        values = np.ascontiguousarray(weight)
+        each.append(hashlib.sha256(f"{values.dtype.str}{values.shape}".encode() + values.tobytes()).hexdigest())
+    return hashlib.sha256("".join(sorted(each)).encode()).hexdigest()
+
+
+def folder() -> Path:
+    """The folder of histories: that of the variable `FOLDER`, or one in the user's data folder."""
+    given = os.environ.get(FOLDER)
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "privacy_pipeline" / "histories"
+
+
+def recalled(digest: str) -> PrivacyHistory | None:
+    """The history of the weights with a digest; None where none is known.
+
+    Raises:
+        BadInputError: the file of the history is damaged.
+    """
+    held = _on_disk(digest)
+    known = _KNOWN.get(digest)
+    if held is None or known is None:
+        return known if held is None else held
+    return known.together(held)
+
+
+def remember(digest: str, history: PrivacyHistory) -> None:
+    """Keep the history of weights, beside one that is known of the same bits.
+
+    Warns where the folder cannot be written: another process then does not find the history, and asks for it.
+    """
+    known = recalled(digest)
+    history = history if known is None else known.together(history)
+    _KNOWN[digest] = history
+    place = folder()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=place)
+        with os.fdopen(descriptor, "w") as stream:
+            json.dump(history.to_json(), stream)
+        os.replace(name, place / f"{digest}.json")
+    except OSError as error:
+        warnings.warn(
+            f"{place}: the privacy history of the weights could not be written ({error.strerror}); set {FOLDER} to a "
+            "folder that can be written, or save `execution.privacy_history` with the weights",
+            stacklevel=2,
+        )
+
+
+def _on_disk(digest: str) -> PrivacyHistory | None:
+    path = folder() / f"{digest}.json"
+    try:
+        text = path.read_text()
+    except OSError:
+        return None
+    try:
+        return PrivacyHistory.from_json(json.loads(text))
+    except (ValueError, BadInputError):
+        raise BadInputError(
+            f"{path}: the privacy history of these weights is damaged",
+            fix="give what is known of the weights as `history`, and remove the file",
+        ) from None
