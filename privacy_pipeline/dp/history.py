@@ -1,7 +1,7 @@
-"""The privacy history of weights: which private trainings made them, and what all of these cost together. No TensorFlow.
+"""The privacy history of weights: which private trainings made them, and what these cost together. No TensorFlow.
 
-Trainings on the same rows compose. Weights carry their history from one training to the next: `make_private` finds it by
-the weights' own bits (see `history_store`), so that it outlives a save and a load in every format that keeps the bits.
+Trainings on the same rows compose. Weights carry their history from one training to the next: `make_private` finds it
+by the weights' own bits (see `history_store`), so that it outlives a save and a load in every format that keeps them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the privacy histories of weights are kept: by the digest of the weights, in this process and in the user's folder.
+"""Keeps the privacy histories of weights by the digest of the weights: in this process, and in the user's folder.
 
 A digest says nothing of single rows that the weights themselves do not say.
 """

@@ -33,7 +33,7 @@ class Past:
             if digest != self._left[0]:
                 raise BadInputError(
                     f"the weights of model '{self._model.name}' were changed since the last fit",
-                    fix="call make_private again, with `history=execution.privacy_history` if they come from its weights",
+                    fix="call make_private again, with `history=execution.privacy_history` if they come of its weights",
                 )
             return self._left[1]
         if self._given is not None:

@@ -14,8 +14,8 @@ def is_untrained(model: Any) -> bool:
     """Whether nothing has trained a model, as far as that can be seen.
 
     Keras counts the steps that it makes. A weight that an initializer makes constant, such as a bias, has that constant
-    bit for bit; there must be such a weight. Weights that a loop of somebody's own trained, and that left every constant
-    one alone, are not found out.
+    bit for bit; there must be such a weight. A loop of somebody's own that left every constant weight alone is not
+    found out.
 
     Args:
         model: built Keras model.

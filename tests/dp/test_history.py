@@ -254,7 +254,7 @@ def test_one_epsilon_does_not_cover_two_units() -> None:
     of_users = plan(users=UserBound(max_examples=1))
     private = make_private(model, of_users, optimizer="sgd", loss="mse")
     execution = private.fit(*data(), users=np.arange(UNITS))
-    with pytest.raises(BadInputError, match="example under .* and user under"):
+    with pytest.raises(BadInputError, match=r"example under .* and user under"):
         execution.epsilon()
 
 
