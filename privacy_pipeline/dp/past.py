@@ -44,7 +44,8 @@ class Past:
         if is_untrained(self._model):
             return PrivacyHistory()
         raise BadInputError(
-            f"model '{self._model.name}': its weights are not new, and nothing is known of what made them",
+            f"model '{self._model.name}': its weights do not show that they are new, and nothing is known of what made "
+            "them",
             fix='make_private(..., history=PrivacyHistory.load(...)), or history="public" if public data alone made '
             'them, or history="none" if nothing protects what did (then no guarantee holds)',
         )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import tensorflow as tf
 from tensorflow.python.autograph.core import ag_ctx, converter
 from tensorflow.python.autograph.impl.api import StagingError, autograph_artifact
+from tensorflow.python.framework.errors import InaccessibleTensorError
 
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -82,6 +83,11 @@ class Traced:
             return self._function.get_concrete_function()
         except (StagingError, PipelineError) as error:
             raise _undecorated(error) from None
+        except InaccessibleTensorError:
+            raise BadInputError(
+                "a layer uses a tensor that another layer made in its own `call`, past its arguments",
+                fix="let the first layer return it, and give it to the second one as an input",
+            ) from None
         except LookupError as error:
             if not str(error).startswith(_NO_GRADIENT):
                 raise

@@ -116,6 +116,9 @@ class Recorder:
         """The call of one layer, as its rule sees it."""
 
         def record(tapped: Sequence[Any], make_parts: MakeParts) -> None:
+            if not tf.executing_eagerly() and any(tensor.shape.is_fully_defined() for tensor in tapped):
+                # Positions, prototypes: one gradient for the whole batch, and none for each example.
+                raise NeedsWholeModelError(f"layer '{layer.name}' is called on something that is not a batch")
             self.calls.append((layer, len(self.taps), len(tapped), make_parts))
             self.taps.extend(tapped)
 

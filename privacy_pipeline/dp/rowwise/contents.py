@@ -81,8 +81,9 @@ def computed(call: OpCall) -> list[Any] | None:
 
 
 def _scalars(call: OpCall, arrays: list[Any]) -> list[Any]:
-    """Scalars, with `OPAQUE` for a whole number that is not known, where another one is."""
-    if not call.whole_numbers() or all(one is None for one in arrays) or any(value.keyed for value in call.inputs):
+    """Public scalars, with `OPAQUE` for a whole number that is not known, where another one is."""
+    public = all(value.kind is Kind.PUBLIC and not value.keyed for value in call.inputs)
+    if not call.whole_numbers() or not public or all(one is None for one in arrays):
         return arrays
     pairs = zip(arrays, call.inputs, strict=True)
     return [array([OPAQUE], []) if one is None and value.shape == () else one for one, value in pairs]
@@ -409,7 +410,9 @@ def shape_of(call: OpCall) -> list[Value]:
     """Sizes are public but for that of the axis of rows."""
     found = []
     for value in call.inputs:
-        if value.kind in (Kind.MIXED, Kind.UNKNOWN):  # the data may decide its size
+        if value.is_list:
+            found.append(call.unknown("it asks for the shape of a list"))
+        elif value.kind in (Kind.MIXED, Kind.UNKNOWN):  # the data may decide its size
             found.append(Value(value.kind, call.static(0), offence=value.offence))
         elif value.shape is None or hides_count(value):
             found.append(Value(Kind.COUNT, call.static(0)))

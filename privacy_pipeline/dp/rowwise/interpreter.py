@@ -35,6 +35,15 @@ _READS = frozenset(
 )
 
 
+# What may be done with lists beside ops on lists; `call.unknown` of all else.
+_ON_LISTS = frozenset(
+    {
+        *("Identity", "StopGradient", "PreventGradient", "Snapshot", "ZerosLike", "AddN", "If", "StatelessIf", "Case"),
+        *("StatelessCase", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "RemoteCall"),
+    }
+)
+
+
 @dataclass
 class Interpreter:
     """Evaluates tensors of a graph and of the functions it calls.
@@ -128,12 +137,17 @@ class Interpreter:
             held = call.node.attr["value"].tensor.tensor_shape
             shape = tuple(int(dim.size) for dim in held.dim)
             return public(shape) if content is None else of_content(content, exact=True)
+        if any(value.is_list for value in call.inputs) and not self._takes_lists(call.type):
+            return call.unknown("it takes a list for a tensor")
         if call.type in RAW:
             return RULES[call.type](call)
         if call.type == "Minimum" and (cut := _cut(call)) is not None:
             return cut
         found = self._by_rules(call)
         return _at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
+
+    def _takes_lists(self, op_type: str) -> bool:
+        return op_type.startswith("TensorList") or op_type in _ON_LISTS or op_type in self.library
 
     def _by_rules(self, call: OpCall) -> Value | list[Value]:
         if _compares_with_itself(call):

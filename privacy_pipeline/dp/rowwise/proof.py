@@ -142,7 +142,7 @@ class _Prover:
         for tensor, value in zip(
             captured, interpreter.run(self.body, [_reference(one) for one in captured], self.values), strict=True
         ):
-            if value.kind is not Kind.PUBLIC:
+            if value.kind is not Kind.PUBLIC or value.assumed:
                 self.found.append(
                     Offence(tensor.op.name, tensor.op.type, "a loop over rows takes a whole batch", False)
                 )
@@ -189,7 +189,7 @@ class _Prover:
                 continue
             value = interpreter.run(self.body, [source], self.values)[0]
             counts = value.kind is Kind.COUNT and interpreter.hands_on(node, place)
-            if not counts and value.kind is not Kind.PUBLIC:
+            if value.assumed or (not counts and value.kind is not Kind.PUBLIC):
                 reason = "a loop over rows takes a whole batch"
                 self.found.append(value.offence or Offence(source[0], made_by.type, reason, False))
 
@@ -201,7 +201,7 @@ class _Prover:
         while stack:
             one = stack.pop()
             value = self.values.get(one)
-            if one in given or one[0] in seen or (value is not None and value.kind in (Kind.PUBLIC, Kind.COUNT)):
+            if one in given or one[0] in seen or _is_public(value):
                 continue
             node = self.body.nodes[one[0]]
             if value is not None and node.type == "Placeholder":
@@ -209,6 +209,10 @@ class _Prover:
                 continue
             seen.add(one[0])
             stack.extend(node.inputs)
+
+
+def _is_public(value: Value | None) -> bool:
+    return value is not None and value.kind in (Kind.PUBLIC, Kind.COUNT) and not value.assumed
 
 
 def _of_variable(tensor: Any) -> _Shape | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from privacy_pipeline.dp.rowwise.bodies import Node
-from privacy_pipeline.dp.rowwise.sizes import Count, Dim
+from privacy_pipeline.dp.rowwise.sizes import Count, Dim, depends
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, public, rows
 
 
@@ -86,7 +86,9 @@ class OpCall:
     def constant(self, place: int) -> list[Any] | None:
         """Numbers of an input that holds a vector or a scalar of known numbers, or None."""
         value = self.inputs[place]
-        return None if value.content is None else list(value.content.reshape(-1))
+        if value.content is None or (value.kind is Kind.PUBLIC and any(map(depends, value.content.flat))):
+            return None  # public numbers of which some are not known
+        return list(value.content.reshape(-1))
 
     def mixed(self, reason: str) -> Value:
         """Says that the op mixes rows."""

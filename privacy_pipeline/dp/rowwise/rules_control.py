@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.sizes import OPAQUE
 from privacy_pipeline.dp.rowwise.values import Kind, Value, join, same
@@ -72,7 +74,7 @@ def loop(call: OpCall) -> Result:
         after = call.evaluator.call(body, state)
         joined = [_round(call, old, new) for old, new in zip(state, after, strict=True)]
         if all(same(old, new) for old, new in zip(state, joined, strict=True)):
-            return _finished(call, condition, state)
+            return _finished(call, condition, state, after)
         del call.evaluator.offences[before:]  # of a round that was not the last
         state = joined
     return call.unknown("it does not settle")
@@ -83,8 +85,12 @@ def _round(call: OpCall, old: Value, new: Value) -> Value:
     return call.unknown("its rounds lay rows out in different ways") if joined is None else joined
 
 
-def _finished(call: OpCall, condition: str, state: list[Value]) -> Result:
+def _finished(call: OpCall, condition: str, state: list[Value], after: list[Value]) -> Result:
+    """What a loop gives: `state` holds before each round, `after` at the end of one."""
     decides = call.evaluator.call(condition, state)[0]
     if decides.kind is not Kind.PUBLIC:
         return call.unknown("how often it runs depends on the data or on the number of rows")
-    return state
+    first = call.evaluator.call(condition, call.inputs)[0]
+    certain = first.content is not None and first.exact and not first.assumed and first.content.item() is True
+    # What a condition rests on that no rule covers, the whole loop rests on.
+    return [replace(value, assumed=value.assumed or decides.assumed) for value in (after if certain else state)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.rules_elementwise import without_numbers
 from privacy_pipeline.dp.rowwise.sizes import Dim
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, join
+from privacy_pipeline.dp.rowwise.values import Kind, Value, join
 
 
 def _list_of(element: Value) -> Value:
@@ -15,7 +15,7 @@ def _list_of(element: Value) -> Value:
 
 
 def _element(value: Value) -> Value:
-    return replace(value, is_list=False, empty=False, by_row=False, length=None)
+    return replace(value, is_list=False, empty=False, by_row=False, length=None, unset=False, bare=False)
 
 
 @rule("TensorListReserve", "EmptyTensorList", raw=True)
@@ -25,7 +25,8 @@ def empty_list(call: OpCall) -> Result:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
     numbers = call.constant(1) if call.type == "TensorListReserve" else None
     length = numbers[0] if numbers is not None and type(numbers[0]) is int and numbers[0] >= 0 else None
-    return Value(Kind.PUBLIC, is_list=True, empty=True, length=length)
+    unset = call.type == "TensorListReserve" and length != 0
+    return Value(Kind.PUBLIC, is_list=True, empty=True, length=length, unset=unset, bare=True)
 
 
 @rule("TensorListFromTensor", raw=True)
@@ -34,6 +35,7 @@ def list_from_tensor(call: OpCall) -> Result:
     value = call.inputs[0]
     first = value.shape[0] if value.shape else None
     length = first if isinstance(first, int) else None
+    value = replace(value, bare=not length)
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         shape = None if value.shape is None else value.shape[1:]
         return replace(value, is_list=True, content=None, shape=shape, length=length)
@@ -55,11 +57,14 @@ def list_item(call: OpCall) -> Result:
     """An element at a public place."""
     held = call.inputs[0]
     bad = _place_known(call, 1) if call.type == "TensorListGetItem" else None
+    if bad is None and held.unset:
+        bad = call.unknown("it may read an element that was not written")
     element = bad if bad is not None else _element(held)
-    if held.empty:
-        # What is popped was pushed by the forward loop; a list that nothing fills is never read.
+    if bad is None and held.empty:
+        # What is popped was pushed by the forward loop; a list without elements is never read.
         element = Value(Kind.PUBLIC, call.static(0))
-    return [held, element] if call.type == "TensorListPopBack" else element
+    shorter = replace(held, length=None, bare=True)
+    return [shorter, element] if call.type == "TensorListPopBack" else element
 
 
 @rule("TensorListSetItem", "TensorListPushBack", raw=True)
@@ -75,8 +80,10 @@ def list_with_item(call: OpCall) -> Result:
     joined = join(held, pushed)
     if joined is None:
         return replace(call.unknown("its elements differ"), is_list=True)
-    kept = call.type == "TensorListSetItem" and not call.flag("resize_if_index_out_of_bounds")
-    return replace(joined, length=held.length if kept else None)
+    sets = call.type == "TensorListSetItem"
+    grows = sets and call.flag("resize_if_index_out_of_bounds")  # behind elements that nobody wrote
+    length = held.length if sets and not grows else None
+    return replace(joined, length=length, unset=held.unset or grows, bare=False)
 
 
 @rule("TensorListStack", "TensorListConcatV2", "TensorListConcat", raw=True)
@@ -88,16 +95,19 @@ def stacked(call: OpCall) -> Result:
     if held.empty:
         return call.unknown("nothing is known of its elements")
     if held.kind is not Kind.ROWS or held.layout is None or held.shape is None:
-        return replace(_element(held), shape=call.static(0))
+        return replace(_element(without_numbers(held)), shape=call.static(0), least=None)
+    if held.bare:
+        return call.unknown("perhaps none of its elements was written")
+    if held.span and held.unset:
+        return call.unknown("it computes with the place of rows")
     inferred = call.static(0)
     first: Dim = inferred[0] if inferred and inferred[0] is not None else held.length
-    return call.rows(
-        Layout(held.axis() + 1, held.layout.outer, held.layout.inner), [first, *held.shape], span=held.span
-    )
+    return call.rows(replace(held.layout, axis=held.axis() + 1), [first, *held.shape], span=held.span)
 
 
 def _as_tensors(call: OpCall, held: Value) -> Result:
-    return [replace(_element(held), shape=call.static(output)) for output in range(call.node.outputs)]
+    element = replace(_element(without_numbers(held)), least=None)
+    return [replace(element, shape=call.static(output)) for output in range(call.node.outputs)]
 
 
 @rule("TensorListLength", "TensorListElementShape", raw=True)
@@ -116,4 +126,6 @@ def resized(call: OpCall) -> Result:
     """The same elements, and a public number of others."""
     if call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
-    return replace(without_numbers(call.inputs[0]), length=None)
+    if call.inputs[0].span:
+        return replace(call.unknown("it computes with the place of rows"), is_list=True)
+    return replace(without_numbers(call.inputs[0]), length=None, unset=True, bare=True)

@@ -20,7 +20,7 @@ def strided_slice(call: OpCall) -> Result:
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         return call.unknown("where it cuts depends on the data")
     cuts = strided(call, value.rank)
-    if cuts is None or _not_known(call):
+    if cuts is None:
         return _moving(call, value)
     own = next(cut for cut in cuts if cut.axis == value.axis())
     if not own.whole(value.shape[value.axis()]):
@@ -31,13 +31,6 @@ def strided_slice(call: OpCall) -> Result:
     shape = [1 if cut.axis is None else size_of(cut, value.shape[cut.axis]) for cut in left]
     layout = replace(value.layout, axis=left.index(own))
     return call.rows(layout, shape, bound=value.bound)
-
-
-def _not_known(call: OpCall) -> bool:
-    """Whether it cuts at public places of which some are not known."""
-    places = call.inputs[1:]
-    numbers = [number for place in places if place.content is not None for number in place.content.flat]
-    return all(place.kind is Kind.PUBLIC for place in places) and any(map(depends, numbers))
 
 
 def _moving(call: OpCall, value: Value) -> Value:
@@ -64,7 +57,8 @@ def _moving(call: OpCall, value: Value) -> Value:
 @rule("Slice")
 def plain_slice(call: OpCall) -> Result:
     """All rows, and of each the same part."""
-    value, starts, counts = call.inputs[0], call.constant(1), call.constant(2)
+    value = call.inputs[0]
+    starts, counts = (None if one.content is None else list(one.content.reshape(-1)) for one in call.inputs[1:])
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         return call.unknown("where it cuts depends on the data")
     if starts is None or counts is None:

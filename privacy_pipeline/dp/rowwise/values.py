@@ -90,6 +90,8 @@ class Value:
         exact: its content may decide which branch is taken.
         least: one whole number, of any kind, that is this or more; None if nothing is said.
         length: of a list, how many elements it has; None where that is not known.
+        unset: a list of which some element may not have been written: read, it is zeros of any shape.
+        bare: a list of which perhaps no element was written, or that has none: stacked, it may have any shape.
     """
 
     kind: Kind
@@ -108,6 +110,8 @@ class Value:
     exact: bool = False
     least: int | None = None
     length: int | None = None
+    unset: bool = False
+    bare: bool = False
 
     @property
     def rank(self) -> int:
@@ -164,16 +168,22 @@ def same(a: Value, b: Value) -> bool:
 
 def join(a: Value, b: Value) -> Value | None:
     """What is known of a tensor that is one or the other; None where the two do not fit together."""
-    length = a.length if a.length == b.length else None
+    both: dict[str, Any] = {
+        "assumed": a.assumed or b.assumed,
+        "by_row": a.by_row or b.by_row,
+        "length": a.length if a.length == b.length else None,
+        "unset": a.unset or b.unset,
+        "bare": a.bare or b.bare,
+    }
     if a.empty and b.is_list:
-        return replace(b, length=length)
+        return replace(b, **both)
     if b.empty and a.is_list:
-        return replace(a, length=length)
+        return replace(a, **both)
     if a.is_list != b.is_list:
         return None
     worst = max((a, b), key=lambda value: _ORDER.index(value.kind))
     if worst.kind in (Kind.MIXED, Kind.UNKNOWN):
-        return worst
+        return Value(worst.kind, _joined_shape(a, b), is_list=a.is_list, offence=worst.offence, **both)
     if worst.kind is Kind.ROWS and (a.kind is not b.kind or a.layout != b.layout or a.span != b.span):
         return None
     shape = _joined_shape(a, b)
@@ -184,12 +194,10 @@ def join(a: Value, b: Value) -> Value | None:
         shape,
         worst.layout,
         content=a.content if _same_content(a.content, b.content) else None,
-        assumed=a.assumed or b.assumed,
         is_list=a.is_list,
-        by_row=a.by_row or b.by_row,
         span=a.span,
         bound=max(a.bound, b.bound) if a.bound and b.bound else 0,
         keyed=a.keyed and b.keyed,
         exact=a.exact and b.exact,
-        length=length,
+        **both,
     )
