@@ -132,6 +132,12 @@ def shape_that_a_loop_changes(x: Any) -> Any:
     return turned(x, 1 - R.Rank(input=R.Minimum(x=R.Maximum(x=found, y=1), y=1)))
 
 
+def as_many_as_it_is_asked_for(x: Any) -> Any:
+    often = tf.cast(tf.math.ceil(tf.sqrt(tf.constant(3.5))), tf.int32)
+    made = tf.slice(x, [0, 0], tf.stack([-1, often]))
+    return if_wrong(tf.equal(R.Shape(input=made)[1], WIDTH), x)
+
+
 def rounds_behind_an_op_without_a_rule(x: Any) -> Any:
     return x * tf.while_loop(lambda i, _: i < many(x), lambda i, s: (i + 1, -s), (tf.constant(0), tf.constant(1.0)))[1]
 
@@ -146,6 +152,7 @@ MIXING = {
     for function in (
         *(popped_and_stacked, size_of_what_nobody_wrote, rows_of_what_nobody_wrote, places_that_nobody_wrote),
         *(places_between_which_nobody_wrote, number_behind_what_nobody_wrote, list_that_no_round_fills),
+        as_many_as_it_is_asked_for,
         *(rank_of_a_list, size_of_a_list, rank_of_lists_in_a_row, least_number_of_a_loop, shape_of_either),
         *(shape_that_a_loop_changes, rounds_behind_an_op_without_a_rule, length_behind_an_op_without_a_rule),
     )

@@ -75,7 +75,8 @@ def plain_slice(call: OpCall) -> Result:
         if isinstance(count, int) and count >= 0:
             shape.append(count)
         else:
-            shape.append(size - start if isinstance(size, int) and isinstance(start, int) else None)
+            known = count == -1 and isinstance(size, int) and isinstance(start, int)
+            shape.append(size - start if known else None)
     return call.rows(value.layout, shape)
 
 
