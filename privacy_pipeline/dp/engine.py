@@ -15,6 +15,7 @@ from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.execution import Execution
+from privacy_pipeline.dp.fit_arguments import Validation, callback_list, require_as_planned
 from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot, state_of
 from privacy_pipeline.dp.history import Phase, PrivacyHistory
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
@@ -100,10 +101,20 @@ class PrivateModel:
         self._clipper(*((x, y) if described else specs_of(_store_of(x, y))))
         return self.verdict
 
-    def fit(self, x: Any, y: Any = None, *, users: Any = None, callbacks: Sequence[Any] = ()) -> Execution:
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        users: Any = None,
+        callbacks: Sequence[Any] = (),
+        verbose: int = 0,
+        validation_data: Any = None,
+        **keras: Any,
+    ) -> Execution:
         """Trains for the steps of the plan.
 
-        No exact loss or metric is computed: callbacks get empty logs. `model.stop_training` ends the run after the
+        No exact loss or metric of the data is computed: callbacks get what `validation_data` gives. `model.stop_training` ends the run after the
         step; the steps that were not made remain for another `fit`.
 
         Args:
@@ -111,10 +122,16 @@ class PrivateModel:
             y: labels in the same forms; not with a store.
             users: owner of each example, numbers or strings, [examples]; for a plan that protects users.
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
+            verbose: 1 for a bar of the steps, 2 for a line an epoch, as in Keras.
+            validation_data: (x, y) of public data, scored after each epoch by what the model was compiled with. Rows
+                that are to be protected do not belong here: their scores have no noise.
+            keras: other arguments of Keras' `fit`. `epochs`, `steps_per_epoch` and `batch_size` may repeat what the
+                plan says; the others have no meaning here.
 
         Raises:
-            BadInputError: the data does not fit the plan, the model breaks the bound, the plan's steps are used up, or
-                a callback calls `fit` of the same object, whose steps it would make again with the same noise.
+            BadInputError: the data does not fit the plan, the model breaks the bound, the plan's steps are used up, an
+                argument of Keras says something else than the plan, or a callback calls `fit` of the same object, whose
+                steps it would make again with the same noise.
             PipelineError: the noise is not the one that is accounted (no data was used), or the weights are no longer
                 finite.
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
@@ -124,13 +141,17 @@ class PrivateModel:
                 "fit was called from a callback of its own fit: it would make steps again, with the same noise",
                 fix="call make_private again to train more; the privacy cost of both adds up",
             )
+        require_as_planned(self.plan, keras)
+        scored = Validation(model=self.model, data=validation_data)
         self._running = True
         try:
-            return self._fit(x, y, users=users, callbacks=callbacks)
+            return self._fit(x, y, users=users, callbacks=callbacks, verbose=verbose, scored=scored)
         finally:
             self._running = False
 
-    def _fit(self, x: Any, y: Any, *, users: Any, callbacks: Sequence[Any]) -> Execution:
+    def _fit(
+        self, x: Any, y: Any, *, users: Any, callbacks: Sequence[Any], verbose: int, scored: Validation
+    ) -> Execution:
         store = _store_of(x, y)
         if users is not None:
             if self.plan.users is None:
@@ -156,10 +177,10 @@ class PrivateModel:
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
         steps.watcher.catch_up(self._begun, steps.reader.sampler)
         data = store.digest()
-        called = _callback_list(self.model, callbacks, self.plan)
+        called = callback_list(self.model, callbacks, self.plan, verbose=verbose)
         try:
             with nullcontext() if checkpoints is None else deterministic_ops():
-                self._loop(steps, called, history, checkpoints, lambda: self._keep(past, data))
+                self._loop(steps, called, history, checkpoints, lambda: self._epoch_ends(past, data, scored))
         finally:  # a run that is broken off has released what it made
             self._keep(past, data)
         require_unchanged(before)
@@ -190,6 +211,11 @@ class PrivateModel:
             unit=self.plan.unit,
             data=data,
         )
+
+    def _epoch_ends(self, past: PrivacyHistory, data: str, scored: Validation) -> dict[str, float]:
+        """Keeps the history of weights that callbacks may save, and gives what they are told."""
+        self._keep(past, data)
+        return scored.logs()
 
     def _keep(self, past: PrivacyHistory, data: str) -> None:
         """Keeps the history of the weights as they are now."""
@@ -268,9 +294,9 @@ class PrivateModel:
         callbacks: Any,
         history: dict[str, list[float]],
         checkpoints: Checkpoints | None,
-        keep: Callable[[], None],
+        epoch_ends: Callable[[], dict[str, float]],
     ) -> None:
-        """Runs the remaining steps; `keep` is called ahead of callbacks that may save the weights of an epoch."""
+        """Runs the remaining steps; `epoch_ends` gives what callbacks are told at the end of an epoch."""
         length, first, program = self.plan.steps_per_epoch, self._begun, steps.program
         self.model.stop_training = False
         callbacks.on_train_begin()
@@ -291,8 +317,7 @@ class PrivateModel:
                 history["weights_norm"].append(finite_norm(self.model, step + 1))
                 if program.norm is not None:
                     history["clipping_norm"].append(float(program.norm))
-                keep()
-                callbacks.on_epoch_end(step // length)
+                callbacks.on_epoch_end(step // length, epoch_ends())
             last = last or self.model.stop_training
             if checkpoints is not None:
                 checkpoints.made(step + 1, last=last)
@@ -452,10 +477,3 @@ def _copied_rate(optimizer: Any) -> Any:
 
 def _new_key(seed: int | None) -> RunKey:
     return RunKey.from_system() if seed is None else RunKey.from_seed(seed)
-
-
-def _callback_list(model: Any, callbacks: Sequence[Any], plan: PrivacyPlan) -> Any:
-    length = plan.steps_per_epoch
-    return tf.keras.callbacks.CallbackList(
-        list(callbacks), add_history=False, model=model, epochs=-(-plan.steps // length), steps=length, verbose=0
-    )

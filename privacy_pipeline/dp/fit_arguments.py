@@ -1,0 +1,108 @@
+"""What the arguments of Keras' `fit` mean where a plan decides how a model is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from privacy_pipeline.dp.plan import PrivacyPlan
+from privacy_pipeline.errors import BadInputError
+
+_Said = Callable[[PrivacyPlan], float]
+
+
+def _epochs(plan: PrivacyPlan) -> int:
+    return -(-plan.steps // plan.steps_per_epoch)
+
+
+# What may be repeated, if it says what the plan says.
+_OF_THE_PLAN: dict[str, tuple[_Said, str]] = {
+    "epochs": (_epochs, "epochs"),
+    "steps_per_epoch": (lambda plan: plan.steps_per_epoch, "steps an epoch"),
+    "batch_size": (lambda plan: plan.expected_batch_size, "examples expected in a batch"),
+}
+_REFUSED = {
+    "initial_epoch": "a run goes on where it was by its `state_dir`",
+    "shuffle": "the plan's sampling draws the batches",
+    "validation_split": "part of private rows would be scored without noise: give public `validation_data`",
+    "validation_steps": "all of `validation_data` is scored",
+    "validation_batch_size": "all of `validation_data` is scored",
+    "validation_freq": "`validation_data` is scored after each epoch",
+    "class_weight": "multiply by it in the loss: lambda y, p: weight_of(y) * loss(y, p)",
+    "sample_weight": "put it beside the labels, and multiply by it in the loss",
+    "max_queue_size": "batches are drawn from arrays or an ExampleStore",
+    "workers": "batches are drawn from arrays or an ExampleStore",
+    "use_multiprocessing": "batches are drawn from arrays or an ExampleStore",
+}
+
+
+def require_as_planned(plan: PrivacyPlan, given: Mapping[str, Any]) -> None:
+    """Hold arguments of Keras' `fit` to the plan.
+
+    Args:
+        plan: the plan.
+        given: arguments by their name; None for one that was left at Keras' default.
+
+    Raises:
+        BadInputError: one says something else than the plan, or has no meaning here.
+        TypeError: Keras' `fit` does not know it either.
+    """
+    for name, value in given.items():
+        if name in _OF_THE_PLAN:
+            planned, words = _OF_THE_PLAN[name]
+            if value is not None and value != planned(plan):
+                raise BadInputError(
+                    f"{name}={value!r}: the plan has {planned(plan):g} {words}",
+                    fix="leave it out, or make a plan of other numbers with PrivacyPlan.calibrated",
+                )
+        elif name in _REFUSED:
+            raise BadInputError(f"private training takes no {name}: {_REFUSED[name]}", fix=f"leave {name} out")
+        else:
+            raise TypeError(f"fit() got an unexpected keyword argument '{name}'")
+
+
+class Validation:
+    """Scores public data after each epoch.
+
+    Args:
+        model: the model, compiled.
+        data: (x, y), or None.
+
+    Raises:
+        BadInputError: the model is not compiled, so that there is nothing to score by; or the data is no pair.
+    """
+
+    def __init__(self, *, model: Any, data: Any) -> None:
+        self._model, self._data = model, data
+        if data is None:
+            return
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise BadInputError("validation_data is no pair (x, y)", fix="fit(..., validation_data=(x, y))")
+        if getattr(model, "compiled_loss", None) is None:
+            raise BadInputError(
+                f"model '{model.name}' is not compiled, so that nothing says how validation_data is scored",
+                fix="model.compile(loss=..., metrics=[...]) before make_private",
+            )
+
+    def logs(self) -> dict[str, float]:
+        """Loss and metrics by Keras' names, such as "val_loss"; empty without data."""
+        if self._data is None:
+            return {}
+        x, y = self._data
+        found = self._model.evaluate(x, y, verbose=0, return_dict=True)
+        return {f"val_{name}": float(value) for name, value in found.items()}
+
+
+def callback_list(model: Any, callbacks: Any, plan: PrivacyPlan, *, verbose: int) -> Any:
+    """Keras' list of callbacks, told of the plan's epochs."""
+    return tf.keras.callbacks.CallbackList(
+        list(callbacks),
+        add_history=False,
+        add_progbar=verbose != 0,
+        model=model,
+        epochs=_epochs(plan),
+        steps=plan.steps_per_epoch,
+        verbose=verbose,
+    )
