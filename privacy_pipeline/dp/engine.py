@@ -10,14 +10,21 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-from privacy_pipeline.config.ranges import LEARNING_RATE
 from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.execution import Execution
-from privacy_pipeline.dp.fit_arguments import Validation, callback_list, require_as_planned
+from privacy_pipeline.dp.fit_arguments import (
+    Validation,
+    callback_list,
+    not_covered,
+    optimizer_of_callbacks,
+    require_as_planned,
+    require_same_trained,
+)
 from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot, state_of
 from privacy_pipeline.dp.history import Phase, PrivacyHistory
+from privacy_pipeline.dp.keras_step import keras_optimizer, require_keras_step
 from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -114,8 +121,8 @@ class PrivateModel:
     ) -> Execution:
         """Trains for the steps of the plan.
 
-        No exact loss or metric of the data is computed: callbacks get what `validation_data` gives. `model.stop_training` ends the run after the
-        step; the steps that were not made remain for another `fit`.
+        No exact loss or metric of the data is computed: callbacks get what `validation_data` gives.
+        `model.stop_training` ends the run after the step; the steps that were not made remain for another `fit`.
 
         Args:
             x: an `ExampleStore`, or inputs: an array [examples, ...], or a dict or tuple of arrays.
@@ -145,7 +152,10 @@ class PrivateModel:
         scored = Validation(model=self.model, data=validation_data)
         self._running = True
         try:
-            return self._fit(x, y, users=users, callbacks=callbacks, verbose=verbose, scored=scored)
+            with optimizer_of_callbacks(self.model, self._optimizer):
+                execution = self._fit(x, y, users=users, callbacks=callbacks, verbose=verbose, scored=scored)
+            uncovered = not_covered(callbacks=bool(callbacks), validation=validation_data is not None)
+            return replace(execution, not_covered=uncovered)
         finally:
             self._running = False
 
@@ -318,6 +328,7 @@ class PrivateModel:
                 if program.norm is not None:
                     history["clipping_norm"].append(float(program.norm))
                 callbacks.on_epoch_end(step // length, epoch_ends())
+                require_same_trained(self.model, program.variables)
             last = last or self.model.stop_training
             if checkpoints is not None:
                 checkpoints.made(step + 1, last=last)
@@ -374,13 +385,11 @@ def make_private(
             out of range.
     """
     require_private(model)
-    _require_keras_step(model)
+    require_keras_step(model)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     if optimizer is None:
         raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
-    optimizer = _keras_optimizer(optimizer)
-    _require_current(optimizer)
-    _require_learning_rate(optimizer, steps=plan.steps)
+    optimizer = keras_optimizer(optimizer, steps=plan.steps)
     if loss is None:
         loss = getattr(model, "loss", None)
         compiled = getattr(model, "compiled_loss", None)
@@ -401,74 +410,6 @@ def make_private(
         history=PrivacyHistory(origin=history) if isinstance(history, str) else history,
         remember=remember,
     )
-
-
-def _require_keras_step(model: Any) -> None:
-    """Refuse a model that trains by code of its own, which no private step would run.
-
-    Raises:
-        BadInputError: its class overrides a method of Keras' training.
-    """
-    for name in ("train_step", "compute_loss", "make_train_function"):
-        if getattr(type(model), name, None) is not getattr(tf.keras.Model, name):
-            raise BadInputError(
-                f"model '{model.name}' has a {name} of its own, which private training does not run",
-                fix="put what it does into layers and the loss",
-            )
-
-
-def _keras_optimizer(optimizer: Any) -> Any:
-    """A Keras optimizer by its name or configuration, or as it is.
-
-    Raises:
-        BadInputError: Keras has none of this name.
-    """
-    try:
-        return tf.keras.optimizers.get(optimizer)
-    except ValueError:
-        raise BadInputError(
-            f"Keras has no optimizer {optimizer!r}", fix='give a name such as "sgd" or "adam", or a Keras optimizer'
-        ) from None
-
-
-def _require_current(optimizer: Any) -> None:
-    """Refuse optimizers that do not take the gradients of a step as they are.
-
-    Raises:
-        BadInputError: it is a legacy one, one of another library, or scales losses.
-    """
-    kind = type(optimizer)
-    name = f"optimizer {kind.__module__}.{kind.__name__}"
-    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-        raise BadInputError(
-            "LossScaleOptimizer is not needed: sums of gradients are formed in float32 in any precision",
-            fix="give its `inner_optimizer`",
-        )
-    if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
-        fix = f"use tf.keras.optimizers.{kind.__name__}" if hasattr(tf.keras.optimizers, kind.__name__) else ""
-        raise BadInputError(
-            f"{name} is not one of tf.keras.optimizers (legacy ones are not supported)",
-            fix=fix or 'use one of tf.keras.optimizers, such as "sgd" or "adam"',
-        )
-
-
-def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
-    """Refuse a learning rate out of range: a constant one, or one of a schedule's first and last step and its pieces.
-
-    Raises:
-        BadInputError: it is out of `ranges.LEARNING_RATE`.
-    """
-    rate = getattr(optimizer, "_learning_rate", None)
-    if rate is None:  # Keras' legacy optimizers
-        rate = getattr(optimizer, "learning_rate", None)
-    if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
-        found = {"learning_rate of the first step": rate(0), "learning_rate of the last step": rate(steps - 1)}
-        found.update({f"learning_rate {value:g} of the schedule": value for value in getattr(rate, "values", ())})
-    else:
-        found = {} if rate is None else {"learning_rate": rate}
-    for name, value in found.items():
-        if float(value) != 0:  # at 0, where a warm-up begins and a decay ends, a step moves nothing
-            LEARNING_RATE.require(name, float(value))
 
 
 def _copied_rate(optimizer: Any) -> Any:

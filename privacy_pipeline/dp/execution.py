@@ -38,6 +38,7 @@ class Execution:
         resumed_at: steps that an earlier process had made when this one went on; None if the run began here. Steps
             that are made again by going on from a checkpoint release nothing new.
         verdict: what is proven of the model's rows; not examined where the engine proves nothing.
+        not_covered: what the caller let be handed out that no noise of this training protects.
         privacy_history: all that made the weights, this run included; None where the engine keeps none.
     """
 
@@ -52,6 +53,7 @@ class Execution:
     withheld: tuple[str, ...] = WITHHELD
     resumed_at: int | None = None
     verdict: Verdict = NOT_EXAMINED
+    not_covered: tuple[str, ...] = ()
     privacy_history: PrivacyHistory | None = None
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -93,6 +94,40 @@ class Validation:
         x, y = self._data
         found = self._model.evaluate(x, y, verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in found.items()}
+
+
+@contextmanager
+def optimizer_of_callbacks(model: Any, optimizer: Any) -> Iterator[None]:
+    """While open, the model's optimizer is the one that makes the private steps, which schedulers then change."""
+    before = getattr(model, "optimizer", None)
+    model.optimizer = optimizer
+    try:
+        yield
+    finally:
+        model.optimizer = before
+
+
+def require_same_trained(model: Any, variables: Sequence[Any]) -> None:
+    """Hold a model to the weights that its private step trains.
+
+    Raises:
+        BadInputError: a callback froze a layer, or thawed one.
+    """
+    if [one.ref() for one in model.trainable_variables] != [one.ref() for one in variables]:
+        raise BadInputError(
+            f"a callback changed which layers of model '{model.name}' are trained; the private step does not follow it",
+            fix="stop, change `trainable`, and call make_private again; the privacy cost of both adds up",
+        )
+
+
+def not_covered(*, callbacks: bool, validation: bool) -> tuple[str, ...]:
+    """What a training hands out, or lets others do, that no noise of it protects."""
+    found = []
+    if callbacks:
+        found.append("what callbacks compute of private rows, and weights that they set")
+    if validation:
+        found.append("scores of validation_data, which are exact")
+    return tuple(found)
 
 
 def callback_list(model: Any, callbacks: Any, plan: PrivacyPlan, *, verbose: int) -> Any:

@@ -84,7 +84,7 @@ class Program:
     ) -> None:
         self._model = model
         self._clipper = clipper
-        self._variables = list(variables)
+        self.variables = list(variables)
         self._optimizer = optimizer
         self._specs = (x, y)
         self._expected = plan.expected_batch_size
@@ -96,7 +96,7 @@ class Program:
         self.norm = norm
         self._count = tf.Variable(0.0, trainable=False)
         present = tf.TensorSpec([None], tf.bool)
-        shapes = [variable.shape for variable in self._variables] + [tf.TensorShape([])] * (self.norm is not None)
+        shapes = [variable.shape for variable in self.variables] + [tf.TensorShape([])] * (self.norm is not None)
         self._shapes = [tuple(shape) for shape in shapes]
         noise = tf.TensorSpec([total_size(self._shapes)], tf.float32)
         seed = tf.TensorSpec([2], tf.int64)
@@ -150,7 +150,7 @@ class Program:
             norm = self.norm.read_value()
             normals = [*(norm * normal for normal in normals[:-1]), normals[-1]]
         gradients = [value + tf.cast(normal, value.dtype) for value, normal in zip(means, normals, strict=False)]
-        self._optimizer.apply_gradients(zip(gradients, self._variables, strict=True))
+        self._optimizer.apply_gradients(zip(gradients, self.variables, strict=True))
         if self._adaptive is not None:
             share = (count + normals[-1]) / self._expected + 0.5
             factor = tf.exp(-self._adaptive.learning_rate * (share - self._adaptive.quantile))
@@ -187,7 +187,7 @@ class Program:
             self._step(*tf.nest.map_structure(to_tensor, (x, y, present)), normal, tf.constant(seed))
             return
         if not self._sums:
-            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self._variables]
+            self._sums = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.variables]
             self.require_as_proven(self._add)
         self._clear()
         size = self._size(rows)

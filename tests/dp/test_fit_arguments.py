@@ -85,6 +85,36 @@ def test_keras_early_stopping_ends_a_run_by_public_data() -> None:
     assert private().fit(X, Y, validation_data=PUBLIC, callbacks=[stop]).steps in (4, 8)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_scheduler_changes_the_optimizer_that_makes_the_steps(compiled: bool) -> None:
+    model = tf.keras.Sequential([L.Input((3,)), L.Dense(1)])
+    if compiled:
+        model.compile("adam", "mse")
+    before, compiled_with = [value.copy() for value in model.get_weights()], getattr(model, "optimizer", None)
+    optimizer = tf.keras.optimizers.SGD(0.5)
+    scheduler = tf.keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.0)
+    make_private(model, PLAN, optimizer=optimizer, loss="mse").fit(X, Y, callbacks=[scheduler])
+    assert float(optimizer.learning_rate) == 0.0
+    for value, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    assert getattr(model, "optimizer", None) is compiled_with
+
+
+def test_a_callback_that_freezes_a_layer_is_refused_by_name() -> None:
+    made = private()
+    freeze = tf.keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(made.model.layers[0], "trainable", False)
+    )
+    with pytest.raises(BadInputError, match="changed which layers"):
+        made.fit(X, Y, callbacks=[freeze])
+
+
+def test_what_no_noise_protects_is_listed() -> None:
+    assert private().fit(X, Y).not_covered == ()
+    listed = private().fit(X, Y, callbacks=[Logs()], validation_data=PUBLIC).not_covered
+    assert [one.split()[0] for one in listed] == ["what", "scores"]
+
+
 def test_a_model_that_is_not_compiled_cannot_be_scored() -> None:
     with pytest.raises(BadInputError, match="not compiled"):
         private(compiled=False).fit(X, Y, validation_data=PUBLIC)

@@ -1,0 +1,86 @@
+"""What of Keras' training a private step follows, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from privacy_pipeline.config.ranges import LEARNING_RATE
+from privacy_pipeline.errors import BadInputError
+
+
+def require_keras_step(model: Any) -> None:
+    """Refuse a model that trains by code of its own, which no private step would run.
+
+    Raises:
+        BadInputError: its class overrides a method of Keras' training.
+    """
+    for name in ("train_step", "compute_loss", "make_train_function"):
+        if getattr(type(model), name, None) is not getattr(tf.keras.Model, name):
+            raise BadInputError(
+                f"model '{model.name}' has a {name} of its own, which private training does not run",
+                fix="put what it does into layers and the loss",
+            )
+
+
+def keras_optimizer(optimizer: Any, *, steps: int) -> Any:
+    """A Keras optimizer that a private step can use, by its name or configuration, or as it is.
+
+    Args:
+        optimizer: the optimizer.
+        steps: of the training.
+
+    Raises:
+        BadInputError: Keras has none of this name, it is a legacy one, of another library or scales losses, or its
+            learning rate is out of `ranges.LEARNING_RATE`.
+    """
+    try:
+        found = tf.keras.optimizers.get(optimizer)
+    except ValueError:
+        raise BadInputError(
+            f"Keras has no optimizer {optimizer!r}", fix='give a name such as "sgd" or "adam", or a Keras optimizer'
+        ) from None
+    _require_current(found)
+    _require_learning_rate(found, steps=steps)
+    return found
+
+
+def _require_current(optimizer: Any) -> None:
+    """Refuse optimizers that do not take the gradients of a step as they are.
+
+    Raises:
+        BadInputError: it is a legacy one, one of another library, or scales losses.
+    """
+    kind = type(optimizer)
+    name = f"optimizer {kind.__module__}.{kind.__name__}"
+    if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+        raise BadInputError(
+            "LossScaleOptimizer is not needed: sums of gradients are formed in float32 in any precision",
+            fix="give its `inner_optimizer`",
+        )
+    if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
+        fix = f"use tf.keras.optimizers.{kind.__name__}" if hasattr(tf.keras.optimizers, kind.__name__) else ""
+        raise BadInputError(
+            f"{name} is not one of tf.keras.optimizers (legacy ones are not supported)",
+            fix=fix or 'use one of tf.keras.optimizers, such as "sgd" or "adam"',
+        )
+
+
+def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
+    """Refuse a learning rate out of range: a constant one, or one of a schedule's first and last step and its pieces.
+
+    Raises:
+        BadInputError: it is out of `ranges.LEARNING_RATE`.
+    """
+    rate = getattr(optimizer, "_learning_rate", None)
+    if rate is None:  # Keras' legacy optimizers
+        rate = getattr(optimizer, "learning_rate", None)
+    if isinstance(rate, tf.keras.optimizers.schedules.LearningRateSchedule):
+        found = {"learning_rate of the first step": rate(0), "learning_rate of the last step": rate(steps - 1)}
+        found.update({f"learning_rate {value:g} of the schedule": value for value in getattr(rate, "values", ())})
+    else:
+        found = {} if rate is None else {"learning_rate": rate}
+    for name, value in found.items():
+        if float(value) != 0:  # at 0, where a warm-up begins and a decay ends, a step moves nothing
+            LEARNING_RATE.require(name, float(value))
