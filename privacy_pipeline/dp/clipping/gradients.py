@@ -149,7 +149,7 @@ class BookKeeping:
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
         """The part of each variable; None where the variable was not used."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            recorder = Recorder(tape)
+            recorder = Recorder(tape, any_size=tf.nest.flatten(x)[0].shape[:1] == [None])
             with intercepted(self.targets, recorder):
                 losses = self._losses(x, y, training)
             total = tf.reduce_sum(_counted(losses, present if self.rows > 1 else None))

@@ -109,6 +109,7 @@ class Recorder:
     """Collects tapped tensors and the functions that make parts from their gradients, call by call."""
 
     tape: Any
+    any_size: bool = False  # whether the batch is one of any size: what has no axis of unknown size is not a batch
     taps: list[Any] = field(default_factory=list)
     calls: list[tuple[Any, int, int, MakeParts]] = field(default_factory=list)
 
@@ -116,7 +117,7 @@ class Recorder:
         """The call of one layer, as its rule sees it."""
 
         def record(tapped: Sequence[Any], make_parts: MakeParts) -> None:
-            if not tf.executing_eagerly() and any(tensor.shape.is_fully_defined() for tensor in tapped):
+            if self.any_size and any(tensor.shape.is_fully_defined() for tensor in tapped):
                 # Positions, prototypes: one gradient for the whole batch, and none for each example.
                 raise NeedsWholeModelError(f"layer '{layer.name}' is called on something that is not a batch")
             self.calls.append((layer, len(self.taps), len(tapped), make_parts))
