@@ -179,14 +179,13 @@ class PrivateModel:
         program = self._program(store)
         written = [*self.model.trainable_variables, *state_of(self._optimizer), *program.state]
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
-        checkpoints = None
+        checkpoints, data = None, store.digest()
         if self._state_dir is not None:
-            checkpoints = self._checkpoints(store, program, history, past=past, watched=bool(callbacks))
+            checkpoints = self._checkpoints(data, program, history, past=past, watched=bool(callbacks))
             self._begun = checkpoints.begin()
         before = snapshot(self.model)
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
         steps.watcher.catch_up(self._begun, steps.reader.sampler)
-        data = store.digest()
         called = callback_list(self.model, callbacks, self.plan, verbose=verbose)
         try:
             with nullcontext() if checkpoints is None else deterministic_ops():
@@ -239,7 +238,7 @@ class PrivateModel:
 
     def _checkpoints(
         self,
-        store: ExampleStore,
+        data: str,
         program: Program,
         history: dict[str, list[float]],
         *,
@@ -258,7 +257,7 @@ class PrivateModel:
         binding = binding_of(
             graph=program.graph,
             weights=self.model.weights,
-            data=store.digest(),
+            data=data,
             settings=[
                 self.plan.digest(),
                 self._configured,
