@@ -171,7 +171,7 @@ class PrivateModel:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
-        past = self._past.history()
+        past = self._past.history(restored=self._state_dir is not None)
         noise_check.require_noise(self.plan)
         history: dict[str, list[float]] = {"weights_norm": []}
         if self.plan.clipping.adaptive is not None:

@@ -22,15 +22,18 @@ class Past:
         self._model, self._given = model, given
         self._left: tuple[str, PrivacyHistory] | None = None
 
-    def history(self) -> PrivacyHistory:
+    def history(self, *, restored: bool = False) -> PrivacyHistory:
         """What the weights were made from before this training, whichever of its `fit` it is.
+
+        Args:
+            restored: whether a `fit` after the first one goes on from a checkpoint, whatever the weights are now.
 
         Raises:
             BadInputError: nothing is known of the weights, or they were changed since the last `fit`.
         """
         digest = digest_of(self._model.weights)
         if self._left is not None:
-            if digest != self._left[0]:
+            if digest != self._left[0] and not restored:
                 raise BadInputError(
                     f"the weights of model '{self._model.name}' were changed since the last fit",
                     fix="call make_private again, with `history=execution.privacy_history` if they come of its weights",
