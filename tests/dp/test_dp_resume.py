@@ -305,7 +305,7 @@ class TestReplays:
     @pytest.mark.parametrize("change", [set_rate, nudge, anneal, None])
     def test_from_the_same_state_they_are_the_same(self, tmp_path: Path, change: Any) -> None:
         def run(folder: Path, *callbacks: Any) -> Any:
-            held = private(folder, Annealed(), seed=3)
+            held = private(folder, Annealed(), seed=3, history="public")
             held.model.compile(held._optimizer)
             tf.keras.utils.set_random_seed(1)
             held.model.set_weights([tf.ones_like(weight) for weight in held.model.get_weights()])
