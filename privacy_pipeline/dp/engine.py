@@ -13,7 +13,7 @@ import tensorflow as tf
 from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
 from privacy_pipeline.dp.choice import Clipper
-from privacy_pipeline.dp.execution import Execution
+from privacy_pipeline.dp.execution import Execution, event_made
 from privacy_pipeline.dp.fit_arguments import (
     Validation,
     callback_list,
@@ -152,10 +152,7 @@ class PrivateModel:
         scored = Validation(model=self.model, data=validation_data)
         self._running = True
         try:
-            with optimizer_of_callbacks(self.model, self._optimizer):
-                execution = self._fit(x, y, users=users, callbacks=callbacks, verbose=verbose, scored=scored)
-            uncovered = not_covered(callbacks=bool(callbacks), validation=validation_data is not None)
-            return replace(execution, not_covered=uncovered)
+            return self._fit(x, y, users=users, callbacks=callbacks, verbose=verbose, scored=scored)
         finally:
             self._running = False
 
@@ -187,9 +184,16 @@ class PrivateModel:
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
         steps.watcher.catch_up(self._begun, steps.reader.sampler)
         called = callback_list(self.model, callbacks, self.plan, verbose=verbose)
+
+        def epoch_ends() -> dict[str, float]:
+            if callbacks:  # which may save the weights
+                self._keep(past, data)
+            return scored.logs()
+
+        exact = nullcontext() if checkpoints is None else deterministic_ops()
         try:
-            with nullcontext() if checkpoints is None else deterministic_ops():
-                self._loop(steps, called, history, checkpoints, lambda: self._epoch_ends(past, data, scored))
+            with exact, optimizer_of_callbacks(self.model, self._optimizer):
+                self._loop(steps, called, history, checkpoints, epoch_ends)
         finally:  # a run that is broken off has released what it made
             self._keep(past, data)
         require_unchanged(before)
@@ -205,26 +209,20 @@ class PrivateModel:
             history=history,
             resumed_at=None if checkpoints is None else checkpoints.resumed_at,
             verdict=self.verdict,
+            not_covered=not_covered(callbacks=bool(callbacks), validation=scored.given),
             privacy_history=past.with_phase(self._phase(data)),
         )
 
     def _phase(self, data: str) -> Phase:
         """What was made so far."""
-        from dp_accounting import NonPrivateDpEvent
-
         return Phase(
             id=self._key.derive("privacy history", 8).hex(),
-            event=NonPrivateDpEvent() if self._key.seed_fixed else self.plan.event_of(self._begun),
+            event=event_made(self.plan, self._begun, seed_fixed=self._key.seed_fixed),
             steps=self._begun,
             relation=self.plan.relation,
             unit=self.plan.unit,
             data=data,
         )
-
-    def _epoch_ends(self, past: PrivacyHistory, data: str, scored: Validation) -> dict[str, float]:
-        """Keeps the history of weights that callbacks may save, and gives what they are told."""
-        self._keep(past, data)
-        return scored.logs()
 
     def _keep(self, past: PrivacyHistory, data: str) -> None:
         """Keeps the history of the weights as they are now."""
@@ -273,7 +271,7 @@ class PrivateModel:
             state=state,
             steps=self.plan.steps,
             variables=[*self.model.weights, *self._optimizer.variables, *program.state],
-            # Keras caches the current rate of a schedule in a variable; each step computes it anew.
+            # With a schedule, Keras stores the current rate in a variable, which every step overwrites.
             others=[one for one in program.graph.variables if one is not _copied_rate(self._optimizer)],
             history=history,
             watched=watched,

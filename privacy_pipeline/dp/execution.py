@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 WITHHELD = ("training losses and metrics", "realised batch sizes", "number of examples with non-finite gradients")
 
 
+def event_made(plan: PrivacyPlan, steps: int, *, seed_fixed: bool) -> DpEvent:
+    """The DpEvent of the first steps of a plan; a non-private one if the seed was fixed."""
+    from dp_accounting import NonPrivateDpEvent
+
+    return NonPrivateDpEvent() if seed_fixed else plan.event_of(steps)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """What a run did, to be held against its plan.
@@ -59,9 +66,7 @@ class Execution:
     @property
     def event(self) -> DpEvent:
         """The DpEvent of the steps that were made; a non-private one if the seed was fixed."""
-        from dp_accounting import NonPrivateDpEvent
-
-        return NonPrivateDpEvent() if self.seed_fixed else self.plan.event_of(self.steps)
+        return event_made(self.plan, self.steps, seed_fixed=self.seed_fixed)
 
     def epsilon(self, delta: float | None = None) -> float:
         """Epsilon of all that was done to the weights; infinite where no guarantee holds.

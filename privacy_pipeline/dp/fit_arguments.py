@@ -71,12 +71,15 @@ class Validation:
         model: the model, compiled.
         data: (x, y), or None.
 
+    Attributes:
+        given: whether there is data.
+
     Raises:
         BadInputError: the model is not compiled, so that there is nothing to score by; or the data is no pair.
     """
 
     def __init__(self, *, model: Any, data: Any) -> None:
-        self._model, self._data = model, data
+        self._model, self._data, self.given = model, data, data is not None
         if data is None:
             return
         if not isinstance(data, (tuple, list)) or len(data) != 2:

@@ -110,6 +110,12 @@ def _one_output(function: _Loss, labels: Any, outputs: Any, *, summed: bool) -> 
     return total if summed else tf.math.divide_no_nan(total, tf.reduce_sum(counts, axis=axes))
 
 
+def _of_output(loss: Any) -> _Loss:
+    """The loss of each example by one output of a model, [B]."""
+    function, summed = unreduced(loss), _sums_up(loss)
+    return lambda labels, outputs: _one_output(function, labels, outputs, summed=summed)
+
+
 def _require_fit(mask: Any, values: Any) -> None:
     """Hold a mask to the axes of the values of a loss.
 
@@ -136,21 +142,17 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
     if loss is None:
         raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
     if not isinstance(loss, (Mapping, list, tuple)):
-        function, summed = unreduced(loss), _sums_up(loss)
+        function = _of_output(loss)
         (weight,) = _weights(loss_weights, [0] if isinstance(loss_weights, (list, tuple)) else [None]).values()
         if weight == 1.0:
-            return lambda labels, outputs: _one_output(function, labels, outputs, summed=summed)
-        return lambda labels, outputs: weight * _one_output(function, labels, outputs, summed=summed)
+            return function
+        return lambda labels, outputs: weight * function(labels, outputs)
     keys: Sequence[Any] = list(loss) if isinstance(loss, Mapping) else list(range(len(loss)))
-    functions = {key: (unreduced(loss[key]), _sums_up(loss[key])) for key in keys}
+    functions = {key: _of_output(loss[key]) for key in keys}
     weights = _weights(loss_weights, keys)
 
     def several(labels: Any, outputs: Any) -> Any:
-        return tf.add_n([weights[key] * one(key, labels[key], outputs[key]) for key in keys])
-
-    def one(key: Any, labels: Any, outputs: Any) -> Any:
-        function, summed = functions[key]
-        return _one_output(function, labels, outputs, summed=summed)
+        return tf.add_n([weights[key] * functions[key](labels[key], outputs[key]) for key in keys])
 
     return several
 
