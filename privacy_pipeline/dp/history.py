@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.events import from_json, to_json
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -148,8 +149,12 @@ class PrivacyHistory:
             raise BadInputError("it is not a privacy history") from None
 
     def save(self, path: Path) -> None:
-        """Writes the history, to go with the weights to another machine."""
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n")
+        """Writes the history, to go with the weights to another machine.
+
+        Raises:
+            BadInputError: the file cannot be written.
+        """
+        write_atomically(path=path, text=json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> PrivacyHistory:

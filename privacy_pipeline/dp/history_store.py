@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,23 +65,22 @@ def remember(digest: str, history: PrivacyHistory) -> None:
     known = recalled(digest)
     history = history if known is None else known.together(history)
     _KNOWN[digest] = history
-    place = folder()
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=place)
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump(history.to_json(), stream)
-        os.replace(name, place / f"{digest}.json")
-    except OSError as error:
+        history.save(_path(digest))
+    except BadInputError as error:
         warnings.warn(
-            f"{place}: the privacy history of the weights could not be written ({error.strerror}); set {FOLDER} to a "
-            "folder that can be written, or save `execution.privacy_history` with the weights",
+            f"the privacy history of the weights could not be written: {error.message}; set {FOLDER} to a folder that "
+            "can be written, or save `execution.privacy_history` with the weights",
             stacklevel=2,
         )
 
 
+def _path(digest: str) -> Path:
+    return folder() / f"{digest}.json"
+
+
 def _on_disk(digest: str) -> PrivacyHistory | None:
-    path = folder() / f"{digest}.json"
+    path = _path(digest)
     try:
         text = path.read_text()
     except OSError:
