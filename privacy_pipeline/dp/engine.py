@@ -68,6 +68,7 @@ class PrivateModel:
         binding: str,
         history: PrivacyHistory | None,
         remember: bool,
+        data_name: str,
     ) -> None:
         self.model = model
         self._plan = plan
@@ -80,6 +81,7 @@ class PrivateModel:
         self._state_dir = state_dir
         self._binding = binding
         self._past, self._remember = Past(model=model, given=history), remember
+        self._data_name = data_name
         self._configured: dict[str, Any] | None = None
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
@@ -176,9 +178,9 @@ class PrivateModel:
         program = self._program(store)
         written = [*self.model.trainable_variables, *state_of(self._optimizer), *program.state]
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
-        checkpoints, data = None, store.digest()
+        checkpoints = None
         if self._state_dir is not None:
-            checkpoints = self._checkpoints(data, program, history, past=past, watched=bool(callbacks))
+            checkpoints = self._checkpoints(store.digest(), program, history, past=past, watched=bool(callbacks))
             self._begun = checkpoints.begin()
         before = snapshot(self.model)
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
@@ -187,7 +189,7 @@ class PrivateModel:
 
         def epoch_ends() -> dict[str, float]:
             if callbacks:  # which may save the weights
-                self._keep(past, data)
+                self._keep(past)
             return scored.logs()
 
         exact = nullcontext() if checkpoints is None else deterministic_ops()
@@ -195,7 +197,7 @@ class PrivateModel:
             with exact, optimizer_of_callbacks(self.model, self._optimizer):
                 self._loop(steps, called, history, checkpoints, epoch_ends)
         finally:  # a run that is broken off has released what it made
-            self._keep(past, data)
+            self._keep(past)
         require_unchanged(before)
         return Execution(
             plan=self.plan,
@@ -210,10 +212,10 @@ class PrivateModel:
             resumed_at=None if checkpoints is None else checkpoints.resumed_at,
             verdict=self.verdict,
             not_covered=not_covered(callbacks=bool(callbacks), validation=scored.given),
-            privacy_history=past.with_phase(self._phase(data)),
+            privacy_history=past.with_phase(self._phase()),
         )
 
-    def _phase(self, data: str) -> Phase:
+    def _phase(self) -> Phase:
         """What was made so far."""
         return Phase(
             id=self._key.derive("privacy history", 8).hex(),
@@ -221,13 +223,13 @@ class PrivateModel:
             steps=self._begun,
             relation=self.plan.relation,
             unit=self.plan.unit,
-            data=data,
+            data=self._data_name,
         )
 
-    def _keep(self, past: PrivacyHistory, data: str) -> None:
+    def _keep(self, past: PrivacyHistory) -> None:
         """Keeps the history of the weights as they are now."""
         if self._begun:
-            self._past.left(past, past.with_phase(self._phase(data)), remember_them=self._remember)
+            self._past.left(past, past.with_phase(self._phase()), remember_them=self._remember)
 
     def destroy_state(self) -> None:
         """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""
@@ -352,6 +354,7 @@ def make_private(
     binding: str = "",
     history: PrivacyHistory | Literal["public", "none"] | None = None,
     remember: bool = True,
+    data_name: str = "",
 ) -> PrivateModel:
     """Puts a Keras model under a privacy plan.
 
@@ -376,6 +379,7 @@ def make_private(
             guarantee holds. New weights, and weights that a private training left, need none.
         remember: whether the weights are known again by their bits, in this process and by a file in the folder of
             `history_store`; not needed where a ledger accounts for the data.
+        data_name: what the history calls the data. Trainings compose whatever their names are.
 
     Raises:
         BadInputError: the model cannot be trained privately, there is no optimizer or loss, or its learning rate is
@@ -406,6 +410,7 @@ def make_private(
         binding=binding,
         history=PrivacyHistory(origin=history) if isinstance(history, str) else history,
         remember=remember,
+        data_name=data_name,
     )
 
 

@@ -36,7 +36,7 @@ class Phase:
         steps: how many.
         relation: neighbouring relation of the event.
         unit: what is protected, "example" or "user".
-        data: SHA-256 of the data.
+        data: name of the data, as somebody gave it. Not a digest: the bits of private rows do not leave.
     """
 
     id: str

@@ -13,7 +13,7 @@ from scipy import stats
 
 from privacy_pipeline.accounting.events import canonical, gaussian_passes
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.dp import PrivacyPlan, UserBound, make_private
+from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, UserBound, make_private
 from privacy_pipeline.dp.sampling import cap_for_extra_delta
 from privacy_pipeline.errors import BadInputError
 
@@ -152,7 +152,9 @@ def test_a_secret_number_of_units_enters_nothing() -> None:
     for units in (200, 201, 90):
         model = tf.keras.Sequential([tf.keras.layers.Input((2,)), tf.keras.layers.Dense(1)])
         execution = make_private(model, plan, optimizer="sgd", loss="mse").fit(np.ones((units, 2)), np.ones(units))
-        told.append(dataclasses.replace(execution, history={}))
+        (phase,) = execution.privacy_history.phases
+        past = PrivacyHistory((dataclasses.replace(phase, id="drawn"),))  # of the key
+        told.append(dataclasses.replace(execution, history={}, privacy_history=past))
         assert set(execution.history) == {"weights_norm"}
     assert told[0] == told[1] == told[2]
     assert plan.parameters()["units"] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -227,6 +228,16 @@ def test_weights_that_were_changed_between_fits_are_asked_for() -> None:
     with pytest.raises(BadInputError, match="changed since the last fit"):
         private.fit(*data())
     assert trained(model, history=execution.privacy_history).epsilon() == about(truth((1.0, 2), (1.0, STEPS)))
+
+
+def test_a_history_has_the_name_of_the_data_and_nothing_of_its_rows() -> None:
+    told = []
+    for factor in (1, 2):
+        private = make_private(network(), plan(), optimizer="sgd", loss="mse", data_name="digits")
+        (phase,) = private.fit(*(factor * part for part in data())).privacy_history.phases
+        told.append(dataclasses.replace(phase, id="drawn"))
+    assert told[0] == told[1]
+    assert told[0].data == "digits"
 
 
 def test_a_fixed_seed_is_the_first_thing_that_is_said() -> None:
