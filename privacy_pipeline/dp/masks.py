@@ -1,12 +1,13 @@
 """Dropout masks, and all that random layers draw, as functions of the run's key and the step.
 
 Keras' own generators keep state in the process, so that a run which resumes would draw other masks. While a model runs
-under `keyed_masks` its random layers draw from stateless generators (Philox) seeded with a tensor.
+under `keyed_masks`, its random layers draw from stateless generators (Philox) seeded with a tensor, and so do
+`tf.random.normal`, `truncated_normal` and `uniform`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.ops import gen_random_ops
+from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
 
 from privacy_pipeline.dp.graph_state import refused_ops
 from privacy_pipeline.dp.randomness import RunKey
@@ -28,10 +31,26 @@ def mask_seed(key: RunKey, step: int) -> NDArray[np.int64]:
 
 @dataclass
 class _Source:
-    """Gives a seed to each random call, in the order in which they are traced."""
+    """Gives a seed to each random call, in the order in which they are traced.
+
+    Attributes:
+        seed: int64 tensor, [2].
+        graph: where the seed holds for one pass. In a loop, and in a function that is traced once for several seeds, a
+            call would draw the same numbers again.
+        calls: how many there were.
+    """
 
     seed: Any
+    graph: Any
     calls: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the seed holds for one pass in the graph that is traced now."""
+        graph = _graph()
+        while isinstance(graph, CondBranchFuncGraph) and graph is not self.graph:
+            graph = graph.outer_graph
+        return graph is self.graph
 
     def following(self) -> Any:
         self.calls += 1
@@ -39,6 +58,45 @@ class _Source:
 
 
 _ACTIVE: list[_Source] = []
+
+
+def _graph() -> Any:
+    return tf.compat.v1.get_default_graph()
+
+
+def _normal(shape: Any, dtype: Any, seed: Any, name: Any) -> Any:
+    return tf.random.stateless_normal(shape, seed, dtype=dtype, name=name)
+
+
+def _truncated(shape: Any, dtype: Any, seed: Any, name: Any) -> Any:
+    return tf.random.stateless_truncated_normal(shape, seed, dtype=dtype, name=name)
+
+
+def _uniform(shape: Any, dtype: Any, seed: Any, name: Any) -> Any:
+    return tf.random.stateless_uniform(shape, seed, dtype=dtype, name=name)
+
+
+# What `tf.random.normal`, `uniform` and `truncated_normal` call, and with them Keras' `backend.random_normal` and kin.
+_FLOATS = {"random_standard_normal": _normal, "truncated_normal": _truncated, "random_uniform": _uniform}
+
+
+def _keyed(source: _Source, name: str) -> Callable[..., Any]:
+    """A function of TensorFlow's that draws from the source; a seed that the code gives is not needed."""
+    own = getattr(gen_random_ops, name)
+    drawn = _FLOATS.get(name)
+
+    def floats(shape: Any, dtype: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
+        if not source.holds or drawn is None:
+            return own(shape, dtype, seed=seed, seed2=seed2, name=name)
+        return drawn(shape, dtype, source.following(), name)
+
+    def integers(shape: Any, minval: Any, maxval: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
+        if not source.holds:
+            return own(shape, minval, maxval, seed=seed, seed2=seed2, name=name)
+        dtype = tf.convert_to_tensor(minval).dtype
+        return tf.random.stateless_uniform(shape, source.following(), minval, maxval, dtype, name)
+
+    return integers if drawn is None else floats
 
 
 @contextmanager
@@ -49,7 +107,7 @@ def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
         model: the model.
         seed: int64 tensor, [2].
     """
-    source = _Source(seed)
+    source = _Source(seed, _graph())
     note_key(seed)
     layers = {id(layer): layer for layer in model._flatten_layers()}.values()
     generators = {id(g): g for layer in layers if (g := getattr(layer, "_random_generator", None))}
@@ -60,11 +118,15 @@ def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
     # Past Keras, which would track what is set.
     for generator in generators.values():
         vars(generator).update(_rng_type="stateless", _built=True, make_seed_for_stateless_op=source.following)
+    functions = {name: getattr(gen_random_ops, name) for name in (*_FLOATS, "random_uniform_int")}
+    for name in functions:
+        setattr(gen_random_ops, name, _keyed(source, name))
     _ACTIVE.append(source)
     try:
         yield
     finally:
         _ACTIVE.pop()
+        vars(gen_random_ops).update(functions)
         for layer in compiled:
             layer.__dict__.pop("call", None)
         for place, generator in generators.items():
@@ -83,12 +145,12 @@ def masks_of_row(row: Any) -> Iterator[None]:
         yield
         return
     source = _ACTIVE[-1]
-    outer = source.seed
-    source.seed = tf.random.experimental.stateless_fold_in(outer, row)
+    outer = source.seed, source.graph
+    source.seed, source.graph = tf.random.experimental.stateless_fold_in(source.seed, row), _graph()
     try:
         yield
     finally:
-        source.seed = outer
+        source.seed, source.graph = outer
 
 
 def draws() -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.masks import draws, keyed_masks
 from privacy_pipeline.dp.tracing import Traced
 
 _SEED = (1, 2)
@@ -158,6 +158,7 @@ class Witness:
     def __init__(self, *, model: Any, losses: Callable[[Any, Any, bool], Any], x: Any, y: Any) -> None:
         self._model, self._losses = model, losses
         self._trail = Trail(None)
+        self.served_draws = 0
         self._run = Traced(self._traced, x, y, tf.TensorSpec([None], tf.float32))
 
     def _traced(self, x: Any, y: Any, weights: Any) -> tuple[Any, list[Any], list[Any]]:
@@ -169,6 +170,16 @@ class Witness:
             total = tf.reduce_sum(tf.cast(losses, tf.float32) * weights)
         self._trail = trail
         return losses, *tf.autograph.experimental.do_not_convert(_both)(tape, total, trail.tensors)
+
+    def served(self, x: Any, y: Any) -> Any:
+        """Losses in inference mode, [batch]; random layers draw the same numbers each time.
+
+        `served_draws` is then how often they drew.
+        """
+        with keyed_masks(self._model, tf.constant(_SEED, tf.int64)):
+            losses = self._losses(x, y, False)
+            self.served_draws = draws()
+        return losses
 
     @property
     def graph(self) -> Any:

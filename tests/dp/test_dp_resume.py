@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +212,17 @@ def test_a_run_whose_state_is_gone_does_not_go_on(tmp_path: Path) -> None:
 
 def test_randomness_that_the_key_does_not_decide_is_refused(tmp_path: Path) -> None:
     class Noisy(L.Layer):
-        def call(self, inputs: Any, training: bool = False) -> Any:
-            return inputs + tf.random.normal(tf.shape(inputs)) if training else inputs
+        def __init__(self, draw: Callable[[Any], Any], **keras: Any) -> None:
+            super().__init__(**keras)
+            self.draw = draw
 
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            return inputs + self.draw(tf.shape(inputs)) if training else inputs
+
+    guilty = Noisy(lambda shape: tf.random.gamma(shape, 1.0), name="guilty")
     with pytest.raises(BadInputError, match="guilty"):
-        private(tmp_path, Noisy(name="guilty")).fit(*data())
+        private(tmp_path / "guilty", guilty).fit(*data())
+    assert private(tmp_path / "keyed", Noisy(tf.random.normal)).fit(*data()).steps
 
 
 def test_graphs_are_told_apart_by_what_they_compute() -> None:

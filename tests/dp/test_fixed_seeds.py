@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
+from privacy_pipeline.dp.masks import keyed_masks, unkeyed_randomness
 from privacy_pipeline.errors import BadInputError
 from tests.dp.zoo.harness import clipped_sum_of, clipper_of, distance, kind_of
 
@@ -43,13 +46,104 @@ def test_the_masks_of_a_step_are_proven_to_go_by_its_seed() -> None:
     assert kind_of(clipper_of(model, "mean_squared_error", *data())) == "proven"
 
 
-@pytest.mark.parametrize("seeded", ["op", "global"])
-def test_a_stream_of_draws_with_a_fixed_seed_is_refused(seeded: str) -> None:
-    if seeded == "global":
-        tf.random.set_seed(7)
-    try:
-        model = model_of(lambda x: x + tf.random.normal(tf.shape(x), seed=5 if seeded == "op" else None))
-        with pytest.raises(BadInputError, match=r"layer 'suspect'.*fixed seed"):
-            clipper_of(model, "mean_squared_error", *data())
-    finally:
-        tf.random.set_seed(None)
+DRAWN: dict[str, Any] = {
+    "normal": lambda shape, seed: tf.random.normal(shape, seed=seed),
+    "truncated normal": lambda shape, seed: tf.random.truncated_normal(shape, seed=seed),
+    "uniform": lambda shape, seed: tf.random.uniform(shape, seed=seed),
+    "whole numbers": lambda shape, seed: tf.cast(tf.random.uniform(shape, 2, 9, tf.int32, seed), tf.float32),
+    "Keras": lambda shape, seed: tf.keras.backend.random_normal(shape, seed=seed),
+}
+
+
+@pytest.fixture
+def global_seed() -> Iterator[None]:
+    tf.random.set_seed(7)
+    yield
+    tf.random.set_seed(None)
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+@pytest.mark.parametrize("drawn", DRAWN)
+def test_the_key_of_a_step_draws_whatever_seed_the_code_gives(drawn: str, seed: int | None, global_seed: None) -> None:
+    """As in the sampling layer of a variational autoencoder, which draws in inference mode too."""
+    model = model_of(lambda x: x + DRAWN[drawn](tf.shape(x), seed))
+    x, y = data()
+    clipper = clipper_of(model, "mean_squared_error", x, y)
+    assert kind_of(clipper) == "proven"
+    run = tf.function(lambda key: _sums(model, clipper, x, y, key))
+    one, again, other = (run(tf.constant(key, tf.int64)) for key in ([1, 2], [1, 2], [1, 3]))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-3
+    assert unkeyed_randomness(run.get_concrete_function(tf.TensorSpec([2], tf.int64)).graph) == []
+
+
+class Centred(tf.keras.layers.Layer):  # type: ignore[misc]
+    """Draws in both modes, and mixes rows where it is served."""
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        moved = x + tf.random.normal(tf.shape(x))
+        return moved if training else moved - tf.reduce_mean(x, 0)
+
+
+def test_a_model_that_draws_and_mixes_where_it_is_served_is_refused(no_seed: None) -> None:
+    model = tf.keras.Sequential([L.Input([WIDTH]), Centred(), L.Dense(1)])
+    with pytest.raises(BadInputError, match="the loss of an example changes with the other examples"):
+        clipper_of(model, "mean_squared_error", *data())
+
+
+def _sums(model: Any, clipper: Any, x: Any, y: Any, key: Any) -> Any:
+    with keyed_masks(model, key):
+        sums = clipper.clipped(
+            tf.constant(x), tf.constant(y), training=True, present=tf.ones([ROWS], tf.bool), scale=1.0
+        )[0]
+    return tf.concat([tf.reshape(value, [-1]) for value in sums], 0)
+
+
+def test_draws_are_those_of_their_distribution_and_differ_from_call_to_call(no_seed: None) -> None:
+    model = tf.keras.Sequential([L.Input([1]), L.Dense(1)])
+
+    def drawn() -> list[Any]:
+        with keyed_masks(model, tf.constant([3, 4], tf.int64)):
+            return [one([20_000], 5) for one in (*DRAWN.values(), DRAWN["normal"])]
+
+    normal, truncated, uniform, whole, keras, more = (values.numpy() for values in tf.function(drawn)())
+    for values, distribution in (
+        (normal, stats.norm()),
+        (truncated, stats.truncnorm(-2, 2)),
+        (uniform, stats.uniform()),
+        (keras, stats.norm()),
+    ):
+        assert stats.kstest(values, distribution.cdf).pvalue > 1e-6
+    assert stats.chisquare(np.bincount(whole.astype(int), minlength=9)[2:]).pvalue > 1e-6
+    assert np.abs(np.corrcoef([normal, keras, more]) - np.eye(3)).max() < 0.05
+    assert drawn_outside() is not None
+
+
+def drawn_outside() -> Any:
+    """TensorFlow's own functions are back when the block ends."""
+    first, second = (tf.random.normal([3]).numpy() for _ in range(2))
+    return None if np.array_equal(first, second) else first
+
+
+def test_each_round_of_a_loop_draws_anew(no_seed: None) -> None:
+    model = model_of(lambda x: x)
+
+    def rounds() -> Any:
+        with keyed_masks(model, tf.constant([3, 4], tf.int64)):
+            return tf.map_fn(lambda _: tf.random.normal([]), tf.zeros([8]))
+
+    assert len(np.unique(tf.function(rounds)().numpy())) == 8
+
+
+def raw_draw(x: Any) -> Any:
+    return x + tf.raw_ops.RandomStandardNormal(shape=tf.shape(x), dtype=tf.float32, seed=5)
+
+
+def draw_in_a_loop(x: Any) -> Any:
+    return tf.while_loop(lambda i, _: i < 2, lambda i, v: (i + 1, v + tf.random.normal(tf.shape(x), seed=5)), (0, x))[1]
+
+
+@pytest.mark.parametrize("call", [raw_draw, draw_in_a_loop])
+def test_a_stream_of_draws_with_a_fixed_seed_is_refused(call: Any) -> None:
+    with pytest.raises(BadInputError, match=r"layer 'suspect'.*fixed seed"):
+        clipper_of(model_of(call), "mean_squared_error", *data())

@@ -294,6 +294,23 @@ def lstm_with_dropout() -> Made:
     return of_sequence(L.LSTM(2, dropout=0.3))
 
 
+class _Sampling(L.Layer):  # type: ignore[misc]
+    """The sampling of a variational autoencoder, as Keras' own example has it; it draws in inference mode too."""
+
+    def call(self, inputs: Any) -> Any:
+        mean, spread = inputs
+        return mean + tf.exp(0.5 * spread) * tf.keras.backend.random_normal(tf.shape(mean))
+
+
+@honest(random=True)
+def variational_autoencoder() -> Made:
+    inputs = L.Input([WIDTH])
+    hidden = L.Dense(8, "relu")(inputs)
+    drawn = _Sampling()([L.Dense(2)(hidden), L.Dense(2)(hidden)])
+    model = tf.keras.Model(inputs, L.Dense(WIDTH)(L.Dense(8, "relu")(drawn)))
+    return Made(model, normal(WIDTH), targets(WIDTH))
+
+
 # --- preprocessing -----------------------------------------------------------------------------------------------
 
 WORDS = ("red", "green", "blue", "", "no such word")
