@@ -45,7 +45,10 @@ DRAWS = frozenset(
     )
 )
 # TensorFlow does not declare them stateful.
-HIDDEN = re.compile("PyFuncStateless|Debug|CopyToMesh|CopyHost$|Copy$")
+HIDDEN = re.compile(
+    "PyFuncStateless|Debug|CopyToMesh|CopyHost$|Copy$|Inplace|AliasInplace|_(?!Arg$|Retval$)|"
+    "(Ref)?(Switch|Merge|Enter|Exit|NextIteration)$|RefSelect|_SwitchN|LoopCond|ControlTrigger"
+)
 KEYED = "use a Keras layer such as Dropout or GaussianNoise in its place"
 
 
@@ -91,6 +94,18 @@ REASONS = (
         "keeps",
         "keeps values of private batches from one batch to the next",
         "drop the layer that keeps state",
+    ),
+    Reason(
+        "Inplace|AliasInplace",
+        "keeps",
+        "writes into the tensor that it takes, which may be a weight",
+        "use tf.tensor_scatter_nd_update",
+    ),
+    Reason(
+        "(Ref)?(Switch|Merge|Enter|Exit|NextIteration)$|LoopCond|ControlTrigger",
+        "keeps",
+        "is control flow of TensorFlow 1, in which it also matters which ops run",
+        "use tf.cond and tf.while_loop",
     ),
     Reason(
         ".*PyFunc",

@@ -57,6 +57,19 @@ def _crosses_examples(layer: Any) -> Problem | None:
     return None
 
 
+def _misstated(model: Any) -> Iterator[Problem]:
+    """Weights of another shape than their variables state, which whatever follows from shapes would rest on."""
+    for weight in model.weights:
+        found = weight.read_value().shape
+        if not weight.shape.is_compatible_with(found):
+            yield Problem(
+                model.name,
+                "shape",
+                f"weight '{weight.name}' states shape {weight.shape} and holds values of shape {found}",
+                "assign values of the stated shape",
+            )
+
+
 def _has_batch_axis(axis: Any) -> bool:
     return 0 in (list(axis) if isinstance(axis, (list, tuple)) else [axis])
 
@@ -141,6 +154,8 @@ def problems_of(model: Any) -> list[Problem]:
         found.append(Problem(model.name, "not_built", "it has no variables yet", "call model.build(input_shape) first"))
     elif not model.trainable_variables:
         found.append(Problem(model.name, "nothing_to_train", "no variable trains", "set trainable on some layer"))
+    else:
+        found.extend(_misstated(model))
     return found
 
 

@@ -69,9 +69,9 @@ def _length(output: Any, attr: Mapping[str, Any]) -> int:
     return 1
 
 
-def _outputs(node: Any) -> Iterator[tuple[str, int]]:
-    """Names and lengths of an op's outputs."""
-    known = _definition(node.op)
+def _outputs(node: Any, library: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Names and lengths of the outputs of an op, or of a function that is called by its own name."""
+    known = library[node.op].signature if node.op in library else _definition(node.op)
     for output in known.output_arg if known is not None else ():
         yield output.name, _length(output, node.attr)
 
@@ -84,8 +84,8 @@ def _shapes(node: Any, count: int) -> tuple[tuple[Dim, ...] | None, ...]:
     return tuple(found)
 
 
-def _node(node: Any, inputs: Sequence[Reference]) -> Node:
-    count = sum(length for _, length in _outputs(node))
+def _node(node: Any, inputs: Sequence[Reference], library: Mapping[str, Any]) -> Node:
+    count = sum(length for _, length in _outputs(node, library))
     return Node(node.name, node.op, tuple(inputs), node.attr, _shapes(node, count), count)
 
 
@@ -96,19 +96,25 @@ def _graph_reference(text: str) -> Reference:
 
 def body_of_graph(definition: Any) -> Body:
     """The body of a `GraphDef`."""
+    library = {function.signature.name: function for function in definition.library.function}
     nodes = {
-        node.name: _node(node, [_graph_reference(text) for text in node.input if not text.startswith("^")])
+        node.name: _node(node, [_graph_reference(text) for text in node.input if not text.startswith("^")], library)
         for node in definition.node
     }
     return Body(nodes, (), ())
 
 
-def body_of_function(definition: Any) -> Body:
-    """The body of a `FunctionDef`."""
+def body_of_function(definition: Any, library: Mapping[str, Any]) -> Body:
+    """The body of a `FunctionDef`.
+
+    Args:
+        definition: the function.
+        library: definitions of all functions by name.
+    """
     starts: dict[str, dict[str, int]] = {}
     for node in definition.node_def:
         start, own = 0, {}
-        for name, length in _outputs(node):
+        for name, length in _outputs(node, library):
             own[name] = start
             start += length
         starts[node.name] = own
@@ -117,10 +123,10 @@ def body_of_function(definition: Any) -> Body:
         parts = text.split(":")
         if len(parts) == 1:
             return parts[0], 0
-        return parts[0], starts[parts[0]].get(parts[1], 0) + int(parts[2] if len(parts) > 2 else 0)
+        return parts[0], starts[parts[0]][parts[1]] + int(parts[2] if len(parts) > 2 else 0)
 
     nodes = {
-        node.name: _node(node, [reference(text) for text in node.input if not text.startswith("^")])
+        node.name: _node(node, [reference(text) for text in node.input if not text.startswith("^")], library)
         for node in definition.node_def
     }
     arguments = tuple(argument.name for argument in definition.signature.input_arg)

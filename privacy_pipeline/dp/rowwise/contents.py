@@ -58,6 +58,11 @@ def _computes(*types: str) -> Callable[[_Compute], _Compute]:
     return register
 
 
+def is_computed(op_type: str) -> bool:
+    """Whether ops of a type compute sizes from sizes."""
+    return op_type in _COMPUTE
+
+
 def computed(call: OpCall) -> list[Any] | None:
     """Outputs of an op as arrays of known numbers; None where that cannot be told."""
     function = _COMPUTE.get(call.type)
@@ -82,7 +87,7 @@ def computed(call: OpCall) -> list[Any] | None:
 
 def _scalars(call: OpCall, arrays: list[Any]) -> list[Any]:
     """Public scalars, with `OPAQUE` for a whole number that is not known, where another one is."""
-    public = all(value.kind is Kind.PUBLIC and not value.keyed for value in call.inputs)
+    public = all(value.kind is Kind.PUBLIC and not value.key for value in call.inputs)
     if not call.whole_numbers() or not public or all(one is None for one in arrays):
         return arrays
     pairs = zip(arrays, call.inputs, strict=True)
@@ -318,7 +323,7 @@ def _slice(call: OpCall, arrays: list[Any]) -> Any:
 @_computes("Range")
 def _range(call: OpCall, arrays: list[Any]) -> Any:
     start, end, step = (one.item() for one in arrays)
-    if any(depends(number) for number in (start, end, step)):
+    if any(depends(number) for number in (start, end, step)) or not step:
         return None
     return array(np.arange(start, end, step).tolist())
 
@@ -414,7 +419,7 @@ def shape_of(call: OpCall) -> list[Value]:
             found.append(call.unknown("it asks for the shape of a list"))
         elif value.kind in (Kind.MIXED, Kind.UNKNOWN):  # the data may decide its size
             found.append(Value(value.kind, call.static(0), offence=value.offence))
-        elif value.shape is None or hides_count(value):
+        elif value.shape is None or value.loose or hides_count(value):
             found.append(Value(Kind.COUNT, call.static(0)))
         elif call.type == "Rank":
             found.append(of_content(array([len(value.shape)], []), exact=value.content is None or value.exact))
@@ -452,9 +457,27 @@ def _drawn(call: OpCall) -> Value | None:
     """Draws that do not depend on one another, from the step's seed or without any: masks of dropout."""
     if any(value.kind is not Kind.PUBLIC for value in call.inputs[1:]):
         return None
-    if call.type.startswith("Stateless") and not call.inputs[1].keyed:
+    if call.type.startswith("Stateless") and not call.inputs[1].key:
         return call.unknown("its seed is fixed: what it draws belongs to the place of a row")
+    if not draws_alone(call):
+        return call.unknown("it draws the numbers that another op draws from the same seed")
     return _created(call, 0)
+
+
+def is_drawn(call: OpCall) -> bool:
+    """Whether an op draws from a seed that it is given."""
+    return call.type.startswith("Stateless") and CREATORS.get(call.type) is _drawn
+
+
+def draws_alone(call: OpCall) -> bool:
+    """Whether nothing else is drawn from the op's seed, or the same."""
+    if not call.type.startswith("Stateless") or not call.inputs[1].key:
+        return True
+    shape = call.constant(0)
+    others = [None if value.key else value.content for value in call.inputs[2:]]
+    numbers = [None if one is None else list(one.flat) for one in others]
+    what = f"{call.type} {call.node.attr['dtype'].type} {None if shape is None else list(map(str, shape))} {numbers}"
+    return shape is not None and call.evaluator.drawn(call.inputs[1].key, what)
 
 
 def _spread(call: OpCall) -> Value | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from privacy_pipeline.dp.rowwise.bodies import Node
 from privacy_pipeline.dp.rowwise.sizes import Dim, depends
+from privacy_pipeline.dp.rowwise.values import hides_count
 from privacy_pipeline.dp.tracing import unconverted
 
 if TYPE_CHECKING:
@@ -52,14 +53,14 @@ def _dtypes(node: Node) -> list[Any] | None:
 
 
 def _gathered(node: Node, variable: Value, indices: Value) -> Shape:
-    if variable.shape is None or indices.shape is None or node.attr["batch_dims"].i:
+    if variable.held is None or indices.shape is None or node.attr["batch_dims"].i:
         return None
-    return (*_sizes(indices.shape), *variable.shape[1:])
+    return (*_sizes(indices.shape), *variable.held[1:])
 
 
-# The shape of a variable's handle is that of its values.
+# The shape of a variable is not that of its handle, which is a scalar.
 _OF_VARIABLES: dict[str, Callable[..., Shape]] = {
-    "ReadVariableOp": lambda node, variable: variable.shape,
+    "ReadVariableOp": lambda node, variable: variable.held,
     "ResourceGather": _gathered,
 }
 
@@ -106,7 +107,8 @@ class Inference:
         import tensorflow as tf
 
         dtype = tf.as_dtype(kind)
-        numbers = None if value.content is None or value.content.ndim > 1 else value.content
+        hidden = value.content is None or value.content.ndim > 1 or hides_count(value)
+        numbers = None if hidden else value.content
         if value.is_list or numbers is None or numbers.size > _MOST_NUMBERS or not (dtype.is_integer or dtype.is_bool):
             shape = None if value.is_list or value.shape is None else _sizes(value.shape)
             return self._once(("any", dtype, shape), lambda: tf.compat.v1.placeholder(dtype, shape))

@@ -18,10 +18,20 @@ from privacy_pipeline.dp.rowwise import (  # noqa: F401  (importing the modules 
     rules_slice,
 )
 from privacy_pipeline.dp.rowwise.bodies import Body, Node, Reference, ancestors, body_of_function, is_stateful
-from privacy_pipeline.dp.rowwise.contents import CREATORS, DECIDING, array, computed, parsed
+from privacy_pipeline.dp.rowwise.contents import (
+    CREATORS,
+    DECIDING,
+    array,
+    computed,
+    draws_alone,
+    is_computed,
+    is_drawn,
+    parsed,
+)
 from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
 from privacy_pipeline.dp.rowwise.rules_elementwise import long_integers
+from privacy_pipeline.dp.rowwise.rules_reduce import leaves_unset
 from privacy_pipeline.dp.rowwise.sizes import Dim
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, hides_count, of_content, public, rows
 
@@ -35,6 +45,22 @@ _READS = frozenset(
 )
 
 
+# Ops that have no rule for rows, and whose results are public where their inputs are. An op that is neither here, nor
+# among those with a rule, a computation of sizes or a creator of rows, is not proven, whatever its inputs are.
+_PLAIN = frozenset(
+    {
+        *(
+            "LinSpace",
+            "Where",
+            "StatelessRandomGetAlg",
+            "StatelessRandomGetKeyCounter",
+            "StatelessRandomGetKeyCounterAlg",
+        ),
+        *("StatelessRandomUniformFullInt", "DeviceIndex", "IsTensorFloat32Enabled", "TensorScatterUpdate"),
+        *("TensorScatterAdd", "UnravelIndex", "SegmentSum", "NonMaxSuppressionV3", "HashTableV2"),
+    }
+)
+
 # What may be done with lists beside ops on lists; `call.unknown` of all else.
 _ON_LISTS = frozenset(
     {
@@ -42,6 +68,29 @@ _ON_LISTS = frozenset(
         *("StatelessCase", "While", "StatelessWhile", "PartitionedCall", "StatefulPartitionedCall", "RemoteCall"),
     }
 )
+
+
+# What may take rows that lack their axis where there is one row: it lays them out anew, or hands them on.
+_LOOSE = frozenset(
+    {
+        *(
+            "Reshape",
+            "Shape",
+            "ShapeN",
+            "Size",
+            "Rank",
+            "Identity",
+            "IdentityN",
+            "PlaceholderWithDefault",
+            "RemoteCall",
+        ),
+        *("If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"),
+        *("PartitionedCall", "StatefulPartitionedCall"),
+    }
+)
+# Unless all numbers are known, some of the result may be what lay in memory.
+_WITH_GAPS = ("DynamicStitch", "ParallelDynamicStitch")
+_NEW_LISTS = ("TensorListReserve", "EmptyTensorList", "TensorListFromTensor")
 
 
 @dataclass
@@ -57,6 +106,7 @@ class Interpreter:
     offences: list[Offence] = field(default_factory=list)
     _bodies: dict[str, Body] = field(default_factory=dict)
     _inference: Inference = field(default_factory=Inference)
+    _drawn: dict[str, str] = field(default_factory=dict)
     _place: str = ""
 
     def run(self, body: Body, wanted: Sequence[Reference], values: dict[Reference, Value]) -> list[Value]:
@@ -87,7 +137,7 @@ class Interpreter:
 
     def _body(self, function: str) -> Body:
         if function not in self._bodies:
-            self._bodies[function] = body_of_function(self.library[function])
+            self._bodies[function] = body_of_function(self.library[function], self.library)
         return self._bodies[function]
 
     def hands_on(self, loop: Node, place: int) -> bool:
@@ -113,6 +163,13 @@ class Interpreter:
         others = [one for one in others if one.attr["api_implements"].s == implements]
         return not all(any(node.op.startswith("CudnnRNN") for node in one.node_def) for one in others)
 
+    def drawn(self, key: str, what: str) -> bool:
+        """Note what is drawn from a key; whether it is the first thing that is, or the same once more.
+
+        Two draws of one key have the same numbers at the same places.
+        """
+        return self._drawn.setdefault(key, what) == what
+
     def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[tuple[Dim, ...] | None, ...]:
         """Shape of each output of an op, as far as it follows from what is known of its inputs."""
         return self._inference.shapes(node, inputs)
@@ -137,14 +194,28 @@ class Interpreter:
             held = call.node.attr["value"].tensor.tensor_shape
             shape = tuple(int(dim.size) for dim in held.dim)
             return public(shape) if content is None else of_content(content, exact=True)
-        if any(value.is_list for value in call.inputs) and not self._takes_lists(call.type):
-            return call.unknown("it takes a list for a tensor")
+        bad = self._bad_form(call)
+        if bad is not None:
+            return bad
         if call.type in RAW:
             return RULES[call.type](call)
         if call.type == "Minimum" and (cut := _cut(call)) is not None:
             return cut
         found = self._by_rules(call)
         return _at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
+
+    def _bad_form(self, call: OpCall) -> Value | None:
+        """What is wrong with lists where tensors are taken, tensors where lists are, and rows without their axis."""
+        lists = [value.is_list for value in call.inputs]
+        if any(lists) and not self._takes_lists(call.type):
+            return call.unknown("it takes a list for a tensor")
+        if call.type.startswith("TensorList"):
+            known = call.inputs[0].kind not in (Kind.MIXED, Kind.UNKNOWN)
+            if any(lists[1:]) or (lists[0] if call.type in _NEW_LISTS else known and not lists[0]):
+                return replace(call.unknown("it takes a tensor for a list, or a list for an element"), is_list=True)
+        if any(value.loose for value in call.inputs) and call.type not in _LOOSE and call.type not in self.library:
+            return call.unknown("where there is one row, what it takes has another number of axes")
+        return None
 
     def _takes_lists(self, op_type: str) -> bool:
         return op_type.startswith("TensorList") or op_type in _ON_LISTS or op_type in self.library
@@ -167,6 +238,8 @@ class Interpreter:
                 return call.unknown("it computes with the place of rows")
             if call.type not in COUNTING and any(value.kind is Kind.COUNT for value in call.inputs):
                 return call.unknown("the number of rows enters it")
+            if call.type != "Sum":  # the one rule that takes numbers which may be others where there is one row
+                call = replace(call, inputs=[_without_hidden(value) for value in call.inputs])
             return RULES[call.type](call)
         return self._without_rows(call)
 
@@ -187,9 +260,23 @@ class Interpreter:
             return [replace(value, kind=Kind.COUNT) for value in known] if hidden else known
         if is_stateful(call.type) and call.type not in _READS and call.type not in RULES:
             return call.unknown("no rule covers this op, which has state")
+        if not (is_computed(call.type) or any(call.type in known for known in (RULES, CREATORS, _READS, _PLAIN))):
+            return call.unknown("no rule covers this op")
+        if call.type in _WITH_GAPS:
+            return call.unknown("a place that it leaves out holds anything")
+        if is_drawn(call) and not draws_alone(call):
+            return call.unknown("it draws the numbers that another op draws from the same seed")
         kind = Kind.COUNT if counted else Kind.PUBLIC
-        keyed = _keeps_key(call)
-        return [Value(kind, call.static(output), keyed=keyed) for output in range(max(1, call.node.outputs))]
+        key = _key_of(call)
+        held = call.inputs[0].held if call.type == "Identity" else None
+        found = [Value(kind, call.static(output), key=key, held=held) for output in range(max(1, call.node.outputs))]
+        if leaves_unset(call):
+            found[1:] = [call.unknown("it leaves this output unset") for _ in found[1:]]
+        return found
+
+
+def _without_hidden(value: Value) -> Value:
+    return replace(value, content=None) if hides_count(value) else value
 
 
 def _compares_with_itself(call: OpCall) -> bool:
@@ -225,18 +312,25 @@ def _cut(call: OpCall) -> Value | None:
     return of_content(call.inputs[0 if call.inputs[1] is bound[1] else 1].content)
 
 
-_FROM_KEY = ("StatelessRandomUniformFullIntV2", "StatelessRandomUniformFullInt", "StatelessRandomUniformIntV2")
+_FULL = ("StatelessRandomUniformFullIntV2", "StatelessRandomUniformFullInt")
 
 
-def _keeps_key(call: OpCall) -> bool:
-    """Whether an op makes a seed of a secret seed: derives it, hands it on, or joins it with a number, as folding does.
+def _key_of(call: OpCall) -> str:
+    """Which key an op makes of a secret seed; empty where it makes none.
 
-    Arithmetic may leave nothing of the secret, and a slice may leave the number alone.
+    It derives one by whole numbers of the full range, hands one on, or joins one with known numbers, as folding does.
+    Arithmetic may leave nothing of the secret, and a slice may leave the number alone. Keys of one name are equal.
     """
     if call.type in ("Identity", "StatelessRandomGetKeyCounter"):
-        return call.inputs[0].keyed
+        return call.inputs[0].key
     if call.type == "Cast":
-        return call.inputs[0].keyed and call.whole_numbers("SrcT") and long_integers(call, "DstT")
-    if call.type in _FROM_KEY or call.type == "StatelessRandomUniformInt":
-        return call.inputs[1].keyed
-    return call.type == "Pack" and any(value.keyed for value in call.inputs)
+        keeps = call.whole_numbers("SrcT") and long_integers(call, "DstT")
+        return call.inputs[0].key if keeps else ""
+    if call.type in _FULL:
+        shape = call.constant(0)
+        return f"drawn {shape} of ({call.inputs[1].key})" if call.inputs[1].key and shape is not None else ""
+    if call.type == "Pack" and any(value.key for value in call.inputs):
+        numbers = [None if value.key else call.constant(place) for place, value in enumerate(call.inputs)]
+        parts = [value.key or number for value, number in zip(call.inputs, numbers, strict=True)]
+        return "" if None in parts else f"joined {parts}"
+    return ""

@@ -167,7 +167,7 @@ class _Prover:
             self.values[_reference(tensor)] = rows(_shape(tensor) or (None,), Layout(0))
 
     def _require(self, tensor: Any, value: Value, *, numbered: bool = False) -> None:
-        apart = value.kind is Kind.ROWS and value.layout in self.layouts and not value.assumed
+        apart = value.kind is Kind.ROWS and value.layout in self.layouts and not (value.assumed or value.loose)
         if apart and (numbered or not value.span):
             return
         offence = value.offence or Offence(
@@ -270,9 +270,9 @@ def prove(
             elif one in own and shape:
                 values[one] = rows(shape, Layout(0, 1, unit))
             elif tensor.dtype.name == "resource":
-                values[one] = Value(Kind.PUBLIC, _of_variable(tensor))
+                values[one] = Value(Kind.PUBLIC, (), held=_of_variable(tensor))
             else:
-                values[one] = Value(Kind.PUBLIC, shape, keyed=one in keys)
+                values[one] = Value(Kind.PUBLIC, shape, key=f"seed {one}" if one in keys else "")
         if len(_PROOFS) >= _MOST_PROOFS:
             _PROOFS.clear()
         _PROOFS[key] = _Prover(graph, definition, values, (Layout(0), Layout(0, 1, unit))).run(targets)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from privacy_pipeline.dp.rowwise.bodies import Node
 from privacy_pipeline.dp.rowwise.sizes import Count, Dim, depends
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, public, rows
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, hides_count, public, rows
 
 
 class Evaluator(Protocol):
@@ -28,6 +28,10 @@ class Evaluator(Protocol):
 
     def has_stand_in(self, function: str) -> bool:
         """Whether TensorFlow may run another function in the place of one."""
+        ...
+
+    def drawn(self, key: str, what: str) -> bool:
+        """Note what is drawn from a key; whether it is the first thing that is, or the same once more."""
         ...
 
     def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[tuple[Dim, ...] | None, ...]:
@@ -85,6 +89,10 @@ class OpCall:
 
     def constant(self, place: int) -> list[Any] | None:
         """Numbers of an input that holds a vector or a scalar of known numbers, or None."""
+        return None if hides_count(self.inputs[place]) else self.perhaps_constant(place)
+
+    def perhaps_constant(self, place: int) -> list[Any] | None:
+        """As `constant`, of numbers too that may be others where there is one row."""
         value = self.inputs[place]
         if value.content is None or (value.kind is Kind.PUBLIC and any(map(depends, value.content.flat))):
             return None  # public numbers of which some are not known
@@ -121,6 +129,8 @@ class OpCall:
             sizes = [known if size is None else size for size, known in zip(sizes, inferred, strict=True)]
         if not 0 <= layout.axis < len(sizes):
             return self.unknown("its output has no axis of rows")
+        if inferred is not None and len(inferred) == len(sizes) and isinstance(inferred[layout.axis], int):
+            return self.unknown("its axis of rows has a size of its own")
         if any(isinstance(size, Count) for axis, size in enumerate(sizes) if axis != layout.axis):
             return self.mixed("it repeats values of a row as often as there are rows")
         made = rows(tuple(sizes), layout, **more)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import zip_longest
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
+from privacy_pipeline.dp.rowwise.rules_elementwise import claims_more
 from privacy_pipeline.dp.rowwise.sizes import OPAQUE
 from privacy_pipeline.dp.rowwise.values import Kind, Value, join, same
 
@@ -54,7 +56,14 @@ def _under(call: OpCall, condition: Value, names: list[str], arguments: list[Val
             return call.mixed("what it computes for each row depends on other rows")
         return call.unknown("which branch it takes is not public")
     found = [call.evaluator.call(name, arguments) for name in names]
-    return [_joined(call, list(values)) for values in zip(*found, strict=True)]
+    stated = call.node.attr["output_shapes"].list.shape
+    joined = [_joined(call, list(values)) for values in zip(*found, strict=True)]
+    return [
+        call.unknown("it states a shape that is not proven")
+        if shape is not None and claims_more(value, shape)
+        else value
+        for value, shape in zip_longest(joined, stated)
+    ]
 
 
 def _joined(call: OpCall, values: list[Value]) -> Value:

@@ -29,6 +29,8 @@ _BINARY = (
     *("EluGrad", "InvGrad", "LeakyReluGrad", "ReciprocalGrad", "Relu6Grad", "ReluGrad", "RsqrtGrad", "SeluGrad"),
     *("SigmoidGrad", "SoftplusGrad", "SoftsignGrad", "SqrtGrad", "TanhGrad", "FakeQuantWithMinMaxArgsGradient"),
 )
+# Their kernels compare the numbers of elements alone.
+_FLAT = frozenset(kind for kind in _BINARY if "Grad" in kind and kind != "IgammaGradA")
 COUNTING.update((*_UNARY, *_BINARY))  # `aligned` looks for them
 _THROUGH = ("Identity", "StopGradient", "PreventGradient", "Snapshot", "EnsureShape", "ZerosLike")
 
@@ -42,7 +44,24 @@ def identities(call: OpCall) -> Result:
 @rule("PlaceholderWithDefault", raw=True)
 def with_default(call: OpCall) -> Result:
     """Inside a graph the default stands: nothing is fed to it."""
-    return call.inputs[0]
+    value = call.inputs[0]
+    if claims_more(value, call.node.attr["shape"].shape):
+        return call.unknown("it states a shape that is not proven")
+    return value
+
+
+def claims_more(value: Value, stated: Any) -> bool:
+    """Whether a shape that an attribute states says more than is known; TensorFlow rewrites graphs by such shapes.
+
+    Args:
+        value: what is known.
+        stated: a `TensorShapeProto`.
+    """
+    if value.is_list or stated.unknown_rank or value.kind in (Kind.MIXED, Kind.UNKNOWN):
+        return False
+    if value.shape is None or len(value.shape) != len(stated.dim):
+        return True
+    return any(dim.size >= 0 and dim.size != size for dim, size in zip(stated.dim, value.shape, strict=True))
 
 
 @rule(*_THROUGH)
@@ -84,7 +103,7 @@ def long_integers(call: OpCall, attr: str) -> bool:
 
 def without_numbers(value: Value) -> Value:
     """The same, with nothing said of its numbers."""
-    return replace(value, content=None, span=0, gap=0, bound=0, keyed=False, exact=False)
+    return replace(value, content=None, span=0, gap=0, bound=0, key="", exact=False, least=None)
 
 
 def aligned(call: OpCall, values: list[Value]) -> Value:
@@ -136,6 +155,8 @@ def elementwise(call: OpCall) -> Result:
     """Each number from the numbers at its place."""
     if call.takes_misfits():
         return call.unknown("it gives one truth value where shapes do not fit")
+    if call.type in _FLAT and not _lie_alike(call.inputs):
+        return call.unknown("it pairs numbers in their order, whatever the shapes")
     made = aligned(call, call.inputs)
     if made.kind is not Kind.ROWS:
         return made
@@ -144,6 +165,15 @@ def elementwise(call: OpCall) -> Result:
     if call.type in ("SelectV2", "Maximum", "Minimum", "FloorMod"):
         return replace(made, bound=_bound(call))
     return made
+
+
+def _lie_alike(values: list[Value]) -> bool:
+    """Whether tensors of as many elements, read in order, have each row's at the same places."""
+    first = values[0]
+    if any(value.kind is not Kind.ROWS or value.layout != first.layout or value.shape is None for value in values):
+        return False
+    before = [(value.shape or ())[: first.axis()] for value in values]
+    return all(one == before[0] and None not in one for one in before)
 
 
 def _index(call: OpCall, made: Value) -> Value:

@@ -23,6 +23,8 @@ def empty_list(call: OpCall) -> Result:
     """A list that nothing was put into, of a public length."""
     if call.type == "TensorListReserve" and call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
+    if _shape_of_data(call, 0):
+        return replace(call.unknown("the shape of its elements depends on the data"), is_list=True)
     numbers = call.constant(1) if call.type == "TensorListReserve" else None
     length = numbers[0] if numbers is not None and type(numbers[0]) is int and numbers[0] >= 0 else None
     unset = call.type == "TensorListReserve" and length != 0
@@ -33,9 +35,11 @@ def empty_list(call: OpCall) -> Result:
 def list_from_tensor(call: OpCall) -> Result:
     """The slices along the first axis; where that is the axis of the rows, element i is row i."""
     value = call.inputs[0]
+    if _shape_of_data(call, 1):
+        return replace(call.unknown("the shape of its elements depends on the data"), is_list=True)
     first = value.shape[0] if value.shape else None
     length = first if isinstance(first, int) else None
-    value = replace(value, bare=not length)
+    value = replace(value, bare=not length, key="", held=None)
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         shape = None if value.shape is None else value.shape[1:]
         return replace(value, is_list=True, content=None, shape=shape, length=length)
@@ -44,6 +48,11 @@ def list_from_tensor(call: OpCall) -> Result:
         return replace(unknown, is_list=True, by_row=True, shape=value.shape[1:])
     layout = replace(value.layout, axis=value.axis() - 1)
     return _list_of(replace(value, layout=layout, shape=value.shape[1:], length=length))
+
+
+def _shape_of_data(call: OpCall, place: int) -> bool:
+    """Whether rows decide the shape that a list notes for its elements."""
+    return call.inputs[place].kind not in (Kind.PUBLIC, Kind.COUNT)
 
 
 def _place_known(call: OpCall, place: int) -> Value | None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.sizes import Dim
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
+from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, hides_count
 
 _INSTEAD = "over the batch"
 
 
 def _axes(call: OpCall, place: int, rank: int) -> list[int] | None:
-    numbers = call.constant(place)
+    # A gradient is added up over the axes along which it was spread, and laid out again.
+    numbers = call.perhaps_constant(place) if call.type == "Sum" else call.constant(place)
     if numbers is None or not all(isinstance(number, int) for number in numbers):
         return None
     return [int(number) % rank for number in numbers] if rank else []
@@ -36,7 +37,14 @@ def reduction(call: OpCall) -> Result:
         return call.rows(value.layout, sizes)
     kept = [axis for axis in range(value.rank) if axis not in axes]
     layout = replace(value.layout, axis=kept.index(value.axis()))
-    return call.rows(layout, [value.shape[axis] for axis in kept], bound=value.bound if call.type in _PICKS else 0)
+    # Of no numbers the largest is the least that there is.
+    picked = call.type in _PICKS and all(_some(value.shape[axis]) for axis in axes)
+    loose = hides_count(call.inputs[1])
+    return call.rows(layout, [value.shape[axis] for axis in kept], bound=value.bound if picked else 0, loose=loose)
+
+
+def _some(size: Dim) -> bool:
+    return isinstance(size, int) and size > 0
 
 
 _PICKS = ("Max", "Min")
@@ -139,7 +147,18 @@ def last_axes(call: OpCall) -> Result:
             return call.unknown("a public argument has an axis where the rows lie")
         if other.kind not in (Kind.ROWS, Kind.PUBLIC):
             return call.unknown("an argument depends on the number of rows")
-    return [call.rows(value.layout, output=output) for output in range(call.node.outputs)]
+    return [
+        call.unknown("it leaves this output unset")
+        if output and leaves_unset(call)
+        else call.rows(value.layout, output=output)
+        for output in range(call.node.outputs)
+    ]
+
+
+def leaves_unset(call: OpCall) -> bool:
+    """Whether the op makes its first output alone: the others have any shape, whatever TensorFlow infers."""
+    flag = {"Svd": "compute_uv", "SelfAdjointEigV2": "compute_v"}.get(call.type)
+    return flag is not None and not call.flag(flag)
 
 
 @rule("TopKV2", "TopK")

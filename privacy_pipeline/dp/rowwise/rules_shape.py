@@ -159,9 +159,11 @@ def _alike(call: OpCall, values: Sequence[Value]) -> Value | None:
 def concat(call: OpCall) -> Result:
     """Joined along another axis; along their own, all rows follow one another again."""
     values, axis = call.inputs[:-1], call.constant(len(call.inputs) - 1)
-    values = [value for value in values if value.shape is None or 0 not in value.shape]
-    if axis is None or depends(axis[0]) or not values:
+    if axis is None or depends(axis[0]):
         return call.unknown("its axis is not known")
+    values = [value for value in values if not _adds_nothing(value, int(axis[0]))]
+    if not values:
+        return call.unknown("its parts are empty")
     bad = _alike(call, values)
     if bad is not None:
         return bad
@@ -176,6 +178,11 @@ def concat(call: OpCall) -> Result:
     parts = [(value.shape or ())[place] for value in values]
     shape[place] = sum(part for part in parts if isinstance(part, int)) if _whole(parts) else None
     return call.rows(layout, shape)
+
+
+def _adds_nothing(value: Value, axis: int) -> bool:
+    """Whether a part that is joined along an axis has size 0 there."""
+    return value.shape is not None and -value.rank <= axis < value.rank and value.shape[axis] == 0
 
 
 def _whole(parts: Sequence[Dim]) -> bool:

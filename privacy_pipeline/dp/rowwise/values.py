@@ -85,8 +85,10 @@ class Value:
             places each; 0 if nothing is said. Such numbers depend on the place of a row, and few ops may use them.
         gap: with a span, each number stays in its range if a whole number below this is added; 0 if nothing is said.
         bound: each number is a whole number r with 0 <= r < bound; 0 if nothing is said.
-        keyed: it is a seed or a key that comes of the step's secret seed. What such a seed draws is as likely at one
-            place as at another; what a constant draws is a number that belongs to a place.
+        key: of a seed or a key that comes of the step's secret seed, which one it is; else empty. What it draws is as
+            likely at one place as at another; what a constant draws is a number that belongs to a place.
+        held: of a variable's handle, the shape of the variable; None where it is not known.
+        loose: where there is one row, it may lack the axis of the rows.
         exact: its content may decide which branch is taken.
         least: one whole number, of any kind, that is this or more; None if nothing is said.
         length: of a list, how many elements it has; None where that is not known.
@@ -106,7 +108,9 @@ class Value:
     span: int = 0
     gap: int = 0
     bound: int = 0
-    keyed: bool = False
+    key: str = ""
+    held: tuple[Dim, ...] | None = None
+    loose: bool = False
     exact: bool = False
     least: int | None = None
     length: int | None = None
@@ -174,6 +178,8 @@ def join(a: Value, b: Value) -> Value | None:
         "length": a.length if a.length == b.length else None,
         "unset": a.unset or b.unset,
         "bare": a.bare or b.bare,
+        "loose": a.loose or b.loose,
+        "held": a.held if a.held == b.held else None,
     }
     if a.empty and b.is_list:
         return replace(b, **both)
@@ -197,7 +203,7 @@ def join(a: Value, b: Value) -> Value | None:
         is_list=a.is_list,
         span=a.span,
         bound=max(a.bound, b.bound) if a.bound and b.bound else 0,
-        keyed=a.keyed and b.keyed,
+        key=a.key if a.key == b.key else "",
         exact=a.exact and b.exact,
         **both,
     )
