@@ -59,7 +59,7 @@ def _crosses_examples(layer: Any) -> Problem | None:
 
 def _misstated(model: Any) -> Iterator[Problem]:
     """Weights of another shape than their variables state, which whatever follows from shapes would rest on."""
-    for weight in model.weights:
+    for weight in (one for one in model.weights if isinstance(one, tf.Variable)):  # a table is none
         found = weight.read_value().shape
         if not weight.shape.is_compatible_with(found):
             yield Problem(
