@@ -130,12 +130,13 @@ class _Search:
     def served(self, losses: Traced) -> Finding | None:
         """A finding in inference mode: losses of rows alone, and together.
 
-        Of a model that draws by the key then, which gives each place its number, only the first row is compared.
+        Of a model that draws by the key then, which gives each place its number, only the first row is compared; and of
+        one that draws without the key, none.
         """
         more = _HALF if computes_in_half(self.model) else 1
-        graph = losses.concrete.graph
-        drawn = random_ops(graph) if self.witness.served_draws else []
-        if not all(op.startswith(_PREFIX) for op in drawn):
+        found = random_ops(losses.concrete.graph)
+        drawn = found if self.witness.served_draws else []
+        if not all(op.startswith(_PREFIX) for op in drawn) or not all(op.startswith("Stateless") for op in found):
             return None
         for kind in (_BASES[0], _BASES[-1]):
             rows = self._rows(kind)

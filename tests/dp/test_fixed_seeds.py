@@ -91,6 +91,17 @@ def test_a_model_that_draws_and_mixes_where_it_is_served_is_refused(no_seed: Non
         clipper_of(model, "mean_squared_error", *data())
 
 
+@pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
+@pytest.mark.parametrize("draw", [lambda shape: tf.random.gamma(shape, 2.0), lambda shape: _in_a_loop(shape)])
+def test_draws_without_the_key_are_no_mixing_where_the_model_is_served(draw: Any, no_seed: None) -> None:
+    clipper = clipper_of(model_of(lambda x: x + draw(tf.shape(x))), "mean_squared_error", *data())
+    assert kind_of(clipper) in ("proven", "not_proven")
+
+
+def _in_a_loop(shape: Any) -> Any:
+    return tf.while_loop(lambda i, _: i < 2, lambda i, v: (i + 1, v + tf.random.normal(shape)), (0, tf.zeros(shape)))[1]
+
+
 def _sums(model: Any, clipper: Any, x: Any, y: Any, key: Any) -> Any:
     with keyed_masks(model, key):
         sums = clipper.clipped(

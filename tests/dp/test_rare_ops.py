@@ -129,6 +129,44 @@ def by_a_branch(a: Any) -> Any:
     return R.StatelessIf(cond=never(), output_shapes=[[1, 1]], **given)[0]
 
 
+def by_a_known_branch(a: Any) -> Any:
+    same = _same.get_concrete_function()
+    given = {"input": [a], "Tout": [tf.float32], "then_branch": same, "else_branch": same}
+    return R.StatelessIf(cond=tf.constant(True), output_shapes=[[1, WIDTH]], **given)[0]
+
+
+@tf.function(input_signature=[tf.TensorSpec([]), tf.TensorSpec([None, None])], autograph=False)
+def _again(number: Any, a: Any) -> Any:
+    return number + 1, tf.identity(a)
+
+
+@tf.function(input_signature=[tf.TensorSpec([]), tf.TensorSpec([None, None])], autograph=False)
+def _once(number: Any, a: Any) -> Any:
+    return number < 1
+
+
+def by_a_loop(a: Any) -> Any:
+    body, condition = _again.get_concrete_function(), _once.get_concrete_function()
+    return R.StatelessWhile(input=[0.0, a], cond=condition, body=body, output_shapes=[[], [1, WIDTH]])[1]
+
+
+def _rare_in_some(a: Any) -> Any:
+    rows = tf.shape_n([a])[0][0]
+    return tf.reshape(tf.reduce_max(tf.reshape(hit(a), [rows, 2, -1]), [1, 2]), [rows, 1])
+
+
+def shaped(of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: x * (1 - 2 * tf.stop_gradient(_rare_in_some(of(tf.stop_gradient(x)))))
+
+
+def by_a_function(x: Any) -> Any:
+    """By the public interface alone."""
+    claimed = tf.identity(tf.stop_gradient(x))
+    claimed.set_shape([1, WIDTH])
+    alone = tf.function(_rare_in_some, autograph=False, experimental_attributes={"_noinline": True})
+    return x * (1 - 2 * tf.stop_gradient(alone(claimed)))
+
+
 class HandleRank(L.Layer):
     def build(self, shape: Any) -> None:
         self.held = tf.Variable(tf.ones([4]), trainable=False)
@@ -157,6 +195,9 @@ MIXING: dict[str, Callable[[], Any]] = {
     },
     "stated by a default": lambda: Stated(lambda a: R.PlaceholderWithDefault(input=a, shape=[1, 1])),
     "stated by a branch": lambda: Stated(by_a_branch),
+    "stated by a known branch": lambda: L.Lambda(shaped(by_a_known_branch)),
+    "stated by a loop": lambda: L.Lambda(shaped(by_a_loop)),
+    "stated by a function": lambda: L.Lambda(by_a_function),
     "rank of a handle": HandleRank,
     "handle with an axis": HandleWithAnAxis,
 }
@@ -257,6 +298,44 @@ def seed_out_of_a_list(rows: Any, seed: Any) -> Any:
     return tf.cast(tf.random.stateless_uniform(rows, tf.stack([own, own])) > 0.5, tf.float32)
 
 
+def first_by(derived: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Whether a row draws what another seed, which is the same one, draws for the first place."""
+
+    def draw(rows: Any, seed: Any) -> Any:
+        every = tf.random.stateless_uniform(tf.concat([rows, [2]], 0), seed, None, None, tf.int64)
+        one = tf.random.stateless_uniform([1, 2], derived(seed), None, None, tf.int64)
+        return tf.cast(tf.reduce_all(tf.equal(every, one), 1), tf.float32)
+
+    draw.__name__ = f"first_by_{derived.__name__}"
+    return draw
+
+
+def zero_more(seed: Any) -> Any:
+    return seed + 0
+
+
+def another_shape(seed: Any) -> Any:
+    return tf.reshape(seed, [2])
+
+
+def taken_apart(seed: Any) -> Any:
+    return tf.stack(tf.unstack(seed))
+
+
+def joined_again(seed: Any) -> Any:
+    return tf.concat([seed[:1], seed[1:]], 0)
+
+
+def out_of_a_branch(seed: Any) -> Any:
+    return tf.cond(never(), lambda: seed + 1, lambda: tf.identity(seed))
+
+
+def first_by_an_older_op(rows: Any, seed: Any) -> Any:
+    every = tf.random.stateless_uniform(tf.concat([rows, [2]], 0), seed, None, None, tf.int64)
+    one = R.StatelessRandomUniformFullInt(shape=[2], seed=seed, dtype=tf.int64)
+    return tf.cast(tf.reduce_all(tf.equal(every, one), 1), tf.float32)
+
+
 def one_draw(rows: Any, seed: Any) -> Any:
     return tf.cast(tf.random.stateless_uniform(rows, seed) > 0.5, tf.float32)
 
@@ -279,6 +358,11 @@ DRAWS = {
     first_of_two_draws_by_equal_keys: "not_proven",
     seed_of_a_range_of_one_number: "not_proven",
     seed_out_of_a_list: "not_proven",
+    first_by_an_older_op: "not_proven",
+    **{
+        first_by(derived): "not_proven"
+        for derived in (zero_more, another_shape, taken_apart, joined_again, out_of_a_branch)
+    },
     one_draw: "proven",
 }
 

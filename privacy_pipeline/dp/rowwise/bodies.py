@@ -41,11 +41,13 @@ class Body:
         nodes: ops by name.
         arguments: names of the arguments; of a graph, none.
         returns: what a function returns.
+        stated: the shapes that a function states of its arguments, each a `TensorShapeProto` or None; of a graph, none.
     """
 
     nodes: Mapping[str, Node]
     arguments: tuple[str, ...]
     returns: tuple[Reference, ...]
+    stated: tuple[Any, ...] = ()
 
 
 @cache
@@ -131,7 +133,14 @@ def body_of_function(definition: Any, library: Mapping[str, Any]) -> Body:
     }
     arguments = tuple(argument.name for argument in definition.signature.input_arg)
     returns = tuple(reference(definition.ret[output.name]) for output in definition.signature.output_arg)
-    return Body(nodes, arguments, returns)
+    return Body(nodes, arguments, returns, tuple(_stated(definition, place) for place in range(len(arguments))))
+
+
+def _stated(definition: Any, place: int) -> Any:
+    """The shape that a function states of an argument, by which TensorFlow rewrites its body."""
+    attr = definition.arg_attr[place].attr if place in definition.arg_attr else {}
+    shapes: Sequence[Any] = attr["_output_shapes"].list.shape if "_output_shapes" in attr else []
+    return shapes[0] if len(shapes) == 1 else None
 
 
 def ancestors(body: Body, wanted: Sequence[Reference], known: Mapping[Reference, Any]) -> list[Node]:

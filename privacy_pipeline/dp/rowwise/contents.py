@@ -13,7 +13,7 @@ from privacy_pipeline.dp.rowwise.bodies import Node
 from privacy_pipeline.dp.rowwise.registry import OpCall, rule
 from privacy_pipeline.dp.rowwise.sizes import LARGEST, OPAQUE, Count, depends
 from privacy_pipeline.dp.rowwise.slicing import index_of, strided
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value, hides_count, of_content, public
+from privacy_pipeline.dp.rowwise.values import UNNAMED, Kind, Layout, Value, hides_count, of_content, public
 
 _MOST = 4096  # numbers of an array that are followed
 
@@ -457,7 +457,7 @@ def _drawn(call: OpCall) -> Value | None:
     """Draws that do not depend on one another, from the step's seed or without any: masks of dropout."""
     if any(value.kind is not Kind.PUBLIC for value in call.inputs[1:]):
         return None
-    if call.type.startswith("Stateless") and not call.inputs[1].key:
+    if call.type.startswith("Stateless") and call.inputs[1].key in ("", UNNAMED):
         return call.unknown("its seed is fixed: what it draws belongs to the place of a row")
     if not draws_alone(call):
         return call.unknown("it draws the numbers that another op draws from the same seed")
@@ -470,14 +470,20 @@ def is_drawn(call: OpCall) -> bool:
 
 
 def draws_alone(call: OpCall) -> bool:
-    """Whether nothing else is drawn from the op's seed, or the same."""
-    if not call.type.startswith("Stateless") or not call.inputs[1].key:
+    """Whether nothing else is drawn from the op's seed, or the same; of a seed that is no secret it does not matter."""
+    if not call.type.startswith("Stateless") or not any(value.key for value in call.inputs):
         return True
-    shape = call.constant(0)
-    others = [None if value.key else value.content for value in call.inputs[2:]]
-    numbers = [None if one is None else list(one.flat) for one in others]
-    what = f"{call.type} {call.node.attr['dtype'].type} {None if shape is None else list(map(str, shape))} {numbers}"
-    return shape is not None and call.evaluator.drawn(call.inputs[1].key, what)
+    shape, key = call.constant(0), call.inputs[1].key
+    after = call.inputs[2:]
+    if call.type.endswith("V2"):  # a counter goes with the key
+        if after[0].key != key:
+            return False
+        after = after[1:]
+    if shape is None or key in ("", UNNAMED) or any(value.key for value in after):
+        return False
+    numbers = [None if value.content is None else list(value.content.flat) for value in after]
+    kind = call.node.attr["dtype"].type
+    return call.evaluator.drawn(key, f"{call.type} {kind} {list(map(str, shape))} {numbers}")
 
 
 def _spread(call: OpCall) -> Value | None:
@@ -524,6 +530,7 @@ CREATORS: dict[str, Callable[[OpCall], Value | None]] = {
     "StatelessRandomUniform": _drawn,
     "StatelessRandomUniformV2": _drawn,
     "StatelessRandomUniformIntV2": _drawn,
+    "StatelessRandomUniformFullInt": _drawn,
     "StatelessRandomUniformFullIntV2": _drawn,
     "StatelessRandomNormal": _drawn,
     "StatelessRandomNormalV2": _drawn,

@@ -30,10 +30,20 @@ from privacy_pipeline.dp.rowwise.contents import (
 )
 from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
-from privacy_pipeline.dp.rowwise.rules_elementwise import long_integers
+from privacy_pipeline.dp.rowwise.rules_elementwise import claims_more, long_integers
 from privacy_pipeline.dp.rowwise.rules_reduce import leaves_unset
-from privacy_pipeline.dp.rowwise.sizes import Dim
-from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, hides_count, of_content, public, rows
+from privacy_pipeline.dp.rowwise.sizes import Count, Dim
+from privacy_pipeline.dp.rowwise.values import (
+    UNNAMED,
+    Kind,
+    Layout,
+    Offence,
+    Value,
+    hides_count,
+    of_content,
+    public,
+    rows,
+)
 
 # Stateful ops whose results are public where their inputs are: they read what no op of the graph writes.
 _READS = frozenset(
@@ -49,15 +59,8 @@ _READS = frozenset(
 # among those with a rule, a computation of sizes or a creator of rows, is not proven, whatever its inputs are.
 _PLAIN = frozenset(
     {
-        *(
-            "LinSpace",
-            "Where",
-            "StatelessRandomGetAlg",
-            "StatelessRandomGetKeyCounter",
-            "StatelessRandomGetKeyCounterAlg",
-        ),
-        *("StatelessRandomUniformFullInt", "DeviceIndex", "IsTensorFloat32Enabled", "TensorScatterUpdate"),
-        *("TensorScatterAdd", "UnravelIndex", "SegmentSum", "NonMaxSuppressionV3", "HashTableV2"),
+        *("LinSpace", "Where", "StatelessRandomGetAlg", "StatelessRandomGetKeyCounter", "DeviceIndex", "UnravelIndex"),
+        *("IsTensorFloat32Enabled", "TensorScatterUpdate", "TensorScatterAdd", "SegmentSum", "NonMaxSuppressionV3"),
     }
 )
 
@@ -132,8 +135,17 @@ class Interpreter:
     def call(self, function: str, arguments: Sequence[Value]) -> list[Value]:
         """What is known of the results of a function."""
         body = self._body(function)
-        values = {(name, 0): value for name, value in zip(body.arguments, arguments, strict=True)}
+        given = [self._believed(*one) for one in zip(arguments, body.stated, strict=True)]
+        values = {(name, 0): value for name, value in zip(body.arguments, given, strict=True)}
         return self.run(body, body.returns, values)
+
+    def _believed(self, value: Value, stated: Any) -> Value:
+        """An argument of a function; unknown where the function states more of its shape than is proven."""
+        if stated is None or not claims_more(value, stated):
+            return value
+        offence = Offence(self._place, "function", "it states a shape that is not proven", False)
+        self.offences.append(offence)
+        return Value(Kind.UNKNOWN, value.shape, offence=offence)
 
     def _body(self, function: str) -> Body:
         if function not in self._bodies:
@@ -179,7 +191,19 @@ class Interpreter:
         outputs = found if isinstance(found, list) else [found] * max(1, call.node.outputs)
         if any(value.assumed for value in call.inputs):
             outputs = [replace(value, assumed=True) for value in outputs]
+        outputs = [self._held_to(call, output, value) for output, value in enumerate(outputs)]
         return [self._assumed(call, output, value) for output, value in enumerate(outputs)]
+
+    def _held_to(self, call: OpCall, output: int, value: Value) -> Value:
+        """The value; unknown where the graph states another rank, or one size for an axis that the rows decide."""
+        stated = call.node.shapes[output] if output < len(call.node.shapes) else None
+        if stated is None or value.shape is None or value.is_list or value.kind in (Kind.MIXED, Kind.UNKNOWN):
+            return value
+        same = len(stated) == len(value.shape)
+        pairs = zip(stated, value.shape, strict=True) if same else ()
+        if same and not any(isinstance(size, int) and isinstance(own, Count) for size, own in pairs):
+            return value
+        return call.unknown("it states a shape that is not proven")
 
     def _assumed(self, call: OpCall, output: int, value: Value) -> Value:
         """Goes on behind an op without a rule as if it kept rows along the first axis, to find all such ops at once."""
@@ -267,7 +291,7 @@ class Interpreter:
         if is_drawn(call) and not draws_alone(call):
             return call.unknown("it draws the numbers that another op draws from the same seed")
         kind = Kind.COUNT if counted else Kind.PUBLIC
-        key = _key_of(call)
+        key = _key_of(call) or (UNNAMED if any(value.key for value in call.inputs) else "")
         held = call.inputs[0].held if call.type == "Identity" else None
         found = [Value(kind, call.static(output), key=key, held=held) for output in range(max(1, call.node.outputs))]
         if leaves_unset(call):
@@ -321,6 +345,8 @@ def _key_of(call: OpCall) -> str:
     It derives one by whole numbers of the full range, hands one on, or joins one with known numbers, as folding does.
     Arithmetic may leave nothing of the secret, and a slice may leave the number alone. Keys of one name are equal.
     """
+    if any(value.key == UNNAMED for value in call.inputs):
+        return ""
     if call.type in ("Identity", "StatelessRandomGetKeyCounter"):
         return call.inputs[0].key
     if call.type == "Cast":

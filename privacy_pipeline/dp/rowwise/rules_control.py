@@ -39,7 +39,7 @@ def branch(call: OpCall) -> Result:
     known = condition.content.item() if decides else None
     names = [_function(call, "then_branch"), _function(call, "else_branch")]
     if known is not None and known is not OPAQUE:
-        return call.evaluator.call(names[0 if known else 1], arguments)
+        return _as_stated(call, call.evaluator.call(names[0 if known else 1], arguments))
     return _under(call, condition, names, arguments)
 
 
@@ -56,13 +56,17 @@ def _under(call: OpCall, condition: Value, names: list[str], arguments: list[Val
             return call.mixed("what it computes for each row depends on other rows")
         return call.unknown("which branch it takes is not public")
     found = [call.evaluator.call(name, arguments) for name in names]
-    stated = call.node.attr["output_shapes"].list.shape
-    joined = [_joined(call, list(values)) for values in zip(*found, strict=True)]
+    return _as_stated(call, [_joined(call, list(values)) for values in zip(*found, strict=True)])
+
+
+def _as_stated(call: OpCall, values: list[Value]) -> list[Value]:
+    """The results; unknown where the op states more of a shape than is proven."""
+    stated = call.node.attr["output_shapes"].list.shape if "output_shapes" in call.node.attr else ()
     return [
         call.unknown("it states a shape that is not proven")
         if shape is not None and claims_more(value, shape)
         else value
-        for value, shape in zip_longest(joined, stated)
+        for value, shape in zip_longest(values, stated)
     ]
 
 
@@ -102,4 +106,5 @@ def _finished(call: OpCall, condition: str, state: list[Value], after: list[Valu
     first = call.evaluator.call(condition, call.inputs)[0]
     certain = first.content is not None and first.exact and not first.assumed and first.content.item() is True
     # What a condition rests on that no rule covers, the whole loop rests on.
-    return [replace(value, assumed=value.assumed or decides.assumed) for value in (after if certain else state)]
+    found = [replace(value, assumed=value.assumed or decides.assumed) for value in (after if certain else state)]
+    return _as_stated(call, found)

@@ -7,7 +7,7 @@ from typing import Any
 
 from privacy_pipeline.dp.rowwise.registry import COUNTING, OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.sizes import Dim
-from privacy_pipeline.dp.rowwise.values import Kind, Value, join
+from privacy_pipeline.dp.rowwise.values import UNNAMED, Kind, Value, join
 
 _UNARY = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Digamma", "Elu", "Erf", "Erfc"),
@@ -103,7 +103,8 @@ def long_integers(call: OpCall, attr: str) -> bool:
 
 def without_numbers(value: Value) -> Value:
     """The same, with nothing said of its numbers."""
-    return replace(value, content=None, span=0, gap=0, bound=0, key="", exact=False, least=None)
+    key = UNNAMED if value.key else ""
+    return replace(value, content=None, span=0, gap=0, bound=0, key=key, exact=False, least=None)
 
 
 def aligned(call: OpCall, values: list[Value]) -> Value:

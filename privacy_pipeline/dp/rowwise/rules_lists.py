@@ -7,7 +7,7 @@ from dataclasses import replace
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
 from privacy_pipeline.dp.rowwise.rules_elementwise import without_numbers
 from privacy_pipeline.dp.rowwise.sizes import Dim
-from privacy_pipeline.dp.rowwise.values import Kind, Value, join
+from privacy_pipeline.dp.rowwise.values import UNNAMED, Kind, Value, join
 
 
 def _list_of(element: Value) -> Value:
@@ -39,7 +39,7 @@ def list_from_tensor(call: OpCall) -> Result:
         return replace(call.unknown("the shape of its elements depends on the data"), is_list=True)
     first = value.shape[0] if value.shape else None
     length = first if isinstance(first, int) else None
-    value = replace(value, bare=not length, key="", held=None)
+    value = replace(value, bare=not length, key=UNNAMED if value.key else "", held=None)
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         shape = None if value.shape is None else value.shape[1:]
         return replace(value, is_list=True, content=None, shape=shape, length=length)

@@ -19,6 +19,8 @@ from typing import Any
 
 from privacy_pipeline.dp.rowwise.sizes import Count, Dim, depends
 
+UNNAMED = "unnamed"  # the key of what comes of the secret seed, and is not known to equal nothing else
+
 
 class Kind(Enum):
     """How a tensor depends on the rows of a batch."""
@@ -85,8 +87,9 @@ class Value:
             places each; 0 if nothing is said. Such numbers depend on the place of a row, and few ops may use them.
         gap: with a span, each number stays in its range if a whole number below this is added; 0 if nothing is said.
         bound: each number is a whole number r with 0 <= r < bound; 0 if nothing is said.
-        key: of a seed or a key that comes of the step's secret seed, which one it is; else empty. What it draws is as
-            likely at one place as at another; what a constant draws is a number that belongs to a place.
+        key: of a seed or a key that comes of the step's secret seed, which one it is; `UNNAMED` for what else comes of
+            it; else empty. What a key draws is as likely at one place as at another; what a constant draws is a number
+            that belongs to a place.
         held: of a variable's handle, the shape of the variable; None where it is not known.
         loose: where there is one row, it may lack the axis of the rows.
         exact: its content may decide which branch is taken.
@@ -203,7 +206,7 @@ def join(a: Value, b: Value) -> Value | None:
         is_list=a.is_list,
         span=a.span,
         bound=max(a.bound, b.bound) if a.bound and b.bound else 0,
-        key=a.key if a.key == b.key else "",
+        key=a.key if a.key == b.key else UNNAMED,
         exact=a.exact and b.exact,
         **both,
     )
