@@ -1,10 +1,11 @@
 """TensorFlow Privacy 0.9 as a second engine, for comparison: its clipping and noise under our plan and sampler.
 
-It has no sampler, no check of layers, and divides by the realised batch size; all three are mended here.
+It has no sampler, no check of models, and divides by the realised batch size; all three are mended here.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +15,22 @@ from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
 from privacy_pipeline.dp import noise_check
+from privacy_pipeline.dp.clipping.intercept import FallbackWarning
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation
+from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
+from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.sampler import Sampler
+from privacy_pipeline.dp.steps import clipper_of
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.validator import state_problems
 from privacy_pipeline.errors import BadInputError
 
 PrivateStep = Callable[[Any, Any], None]
+_EXAMINED_MEMORY = 256 * 2**20  # bytes for gradients in a pass that is traced and not run on data
 
 # TensorFlow keys an unseeded op from one Mersenne Twister a process, seeded with one 32-bit std::random_device draw.
 GENERATOR = (
@@ -95,6 +100,10 @@ def clips_fast(model: Any) -> bool:
     )
 
 
+def _loss() -> Any:
+    return tf.keras.losses.BinaryCrossentropy(from_logits=True)
+
+
 class _Rescaled:
     """An optimizer that gets TensorFlow Privacy's noisy mean over the batch as one over the expected batch.
 
@@ -147,7 +156,7 @@ def private_step(
         inputs=model.inputs,
         outputs=model.outputs[0],
     )
-    private.compile(optimizer=optimizer, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
+    private.compile(optimizer=optimizer, loss=_loss())
     optimizer.build(private.trainable_variables)
     private.optimizer = rescaled = _Rescaled(optimizer, expected_batch_size)
 
@@ -192,9 +201,24 @@ class TfpModel:
         self._key = RunKey.from_system() if seed is None else RunKey.from_seed(seed)
 
     def examine(self, x: Any, y: Any) -> Verdict:
-        """Nothing is proven of a model's rows here, beyond what `require_private` refuses."""
-        del x, y
-        return NOT_EXAMINED
+        """Whether the model's examples are proven to stay apart, by the same checks as with the native engine.
+
+        Where that is not proven, TensorFlow Privacy clips single examples too; a layer's cost is another one then.
+
+        Args:
+            x: nest of `tf.TensorSpec` of the inputs, [None, ...].
+            y: the same of the labels.
+
+        Raises:
+            BadInputError: a row of the model reaches another one, or the model keeps state.
+        """
+        losses = ModelLosses(self._model, per_example_loss(_loss()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)  # of the native engine's speed
+            clipper = clipper_of(
+                model=self._model, losses=losses, plan=self._plan, x=x, y=y, memory_cap=_EXAMINED_MEMORY
+            )
+        return clipper.verdict
 
     def fit(self, store: ExampleStore, *, callbacks: Sequence[Any] = ()) -> Execution:
         """Runs the plan's steps.
@@ -203,6 +227,7 @@ class TfpModel:
             BadInputError: the data does not fit the plan.
             PipelineError: the weights are no longer finite.
         """
+        verdict = self.examine(*specs_of(store))
         require_noise(self._plan)
         sampler = Sampler(self._plan, self._key, len(store))
         step = private_step(
@@ -238,6 +263,7 @@ class TfpModel:
             cryptographic=False,
             stopped_early=False,
             history={"weights_norm": norms},
+            verdict=verdict,
         )
 
 

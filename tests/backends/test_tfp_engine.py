@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from privacy_pipeline.backends.tfp_engine import clips_fast, private_step, require_private, without_state
+from privacy_pipeline.backends.tfp_engine import TfpModel, clips_fast, private_step, require_private, without_state
+from privacy_pipeline.dp import ExampleStore, PrivacyPlan
 from privacy_pipeline.errors import BadInputError
 
 WIDTH = 5
@@ -178,3 +179,62 @@ def test_untrained_variables_are_put_back() -> None:
         assert any((a != b.numpy()).any() for a, b in zip(before, model.non_trainable_variables, strict=True))
     for old, new in zip(before, model.non_trainable_variables, strict=True):
         np.testing.assert_array_equal(old, new.numpy())
+
+
+class Box(tf.Module):  # type: ignore[misc]
+    """Hides a table from whoever looks at a layer's own attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = tf.lookup.experimental.MutableHashTable(tf.string, tf.float32, 0.0)
+
+
+class Keeps(layers.Layer):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = Box()
+
+    def call(self, x: Any) -> Any:
+        with tf.control_dependencies([self.box.table.insert(tf.strings.as_string(x[:, 0]), x[:, 0])]):
+            return tf.identity(x)
+
+
+class CallsPython(layers.Layer):  # type: ignore[misc]
+    def call(self, x: Any) -> Any:
+        found = tf.numpy_function(lambda values: values, [x], tf.float32)
+        found.set_shape(x.shape)
+        return found
+
+
+def centred() -> Any:
+    return layers.Lambda(lambda x: x - tf.stop_gradient(tf.reduce_mean(x, 0)))
+
+
+def under_a_plan(model: Any) -> TfpModel:
+    plan = PrivacyPlan.calibrated(
+        units=16, expected_batch_size=8, steps=2, noise_multiplier=1.0, delta=1e-5, clipping_norm=1.0
+    )
+    return TfpModel(model=model, plan=plan, optimizer=tf.keras.optimizers.SGD(0.1), seed=None)
+
+
+@pytest.mark.parametrize(
+    ("between", "says"),
+    [(Keeps, "LookupTableInsert"), (CallsPython, "PyFunc"), (centred, "mixes the examples of a batch")],
+)
+def test_models_are_checked_as_by_the_native_engine(between: Callable[[], Any], says: str) -> None:
+    x, y = batch(16)
+    model = perceptron(between=between)
+    weights = [value.copy() for value in model.get_weights()]
+    made = under_a_plan(model)
+    with pytest.raises(BadInputError, match=says):
+        made.examine({"features": tf.TensorSpec([None, WIDTH])}, tf.TensorSpec([None, 1]))
+    with pytest.raises(BadInputError, match=says):
+        made.fit(ExampleStore.from_arrays(x, y))
+    for value, old in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_the_verdict_is_kept_with_what_ran() -> None:
+    made = under_a_plan(perceptron())
+    assert made.examine({"features": tf.TensorSpec([None, WIDTH])}, tf.TensorSpec([None, 1])).kind == "proven"
+    assert made.fit(ExampleStore.from_arrays(*batch(16))).verdict.kind == "proven"
