@@ -105,16 +105,16 @@ def reverse_sequence(call: OpCall) -> Result:
 # Ops that work on the last axes of each tensor alone, and how many.
 _LAST = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "FFT", "IFFT", "RFFT", "IRFFT"), 1),
-    **dict.fromkeys(("FFT2D", "IFFT2D", "RFFT2D", "IRFFT2D", "MatrixBandPart", "MatrixInverse", "Cholesky"), 2),
+    **dict.fromkeys(("FFT2D", "IFFT2D", "RFFT2D", "IRFFT2D", "MatrixBandPart", "MatrixInverse"), 2),
     **dict.fromkeys(("MatrixDeterminant", "MatrixDiagPart", "MatrixDiagPartV2", "MatrixDiagPartV3", "Qr"), 2),
-    **dict.fromkeys(("LogMatrixDeterminant", "MatrixExponential", "SelfAdjointEigV2", "Svd", "MatrixTranspose"), 2),
+    **dict.fromkeys(("LogMatrixDeterminant", "SelfAdjointEigV2", "Svd", "MatrixTranspose"), 2),
     **dict.fromkeys(("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3"), 1),
-    **dict.fromkeys(("MatrixSolve", "MatrixTriangularSolve", "CholeskyGrad", "MatrixSetDiag", "MatrixSetDiagV3"), 2),
+    **dict.fromkeys(("MatrixSolve", "MatrixTriangularSolve", "MatrixSetDiag", "MatrixSetDiagV3"), 2),
 }
 
 
 # Those whose second argument may have rows too.
-_SECOND = ("MatrixSolve", "MatrixTriangularSolve", "CholeskyGrad", "MatrixSetDiag", "MatrixSetDiagV3")
+_SECOND = ("MatrixSolve", "MatrixTriangularSolve", "MatrixSetDiag", "MatrixSetDiagV3")
 
 
 def _last_axes(call: OpCall) -> int:
