@@ -125,8 +125,6 @@ DEFINITE = {"MatrixInverse", "MatrixSolve", "LogMatrixDeterminant", "MatrixDeter
 def last(kind: str, x: Any) -> Any:
     """The op on float tensors [..., 3, 3], made well-conditioned where it matters."""
     if kind in (
-        "Cholesky",
-        "CholeskyGrad",
         "MatrixInverse",
         "MatrixSolve",
         "LogMatrixDeterminant",
