@@ -124,12 +124,7 @@ DEFINITE = {"MatrixInverse", "MatrixSolve", "LogMatrixDeterminant", "MatrixDeter
 
 def last(kind: str, x: Any) -> Any:
     """The op on float tensors [..., 3, 3], made well-conditioned where it matters."""
-    if kind in (
-        "MatrixInverse",
-        "MatrixSolve",
-        "LogMatrixDeterminant",
-        "MatrixDeterminant",
-    ):
+    if kind in DEFINITE:
         x = tf.matmul(x, x, transpose_b=True) + 3.0 * tf.eye(3)
     value = tf.complex(x, x) if kind in COMPLEX else x
     declared: Any = op_def_registry.get(kind)
