@@ -135,7 +135,7 @@ def _embedding(table: Tensor, rows: Tensor, clients: Tensor) -> Tensor:
     given = tf.reshape(tf.cast(rows, tf.int64), [clients, -1])
     known = tf.logical_and(given >= 0, given < table.shape[1])
     values = _lookup(table, tf.where(known, given, tf.zeros_like(given)))
-    values = tf.where(known[..., tf.newaxis], values, tf.zeros_like(values))
+    values *= tf.cast(known, values.dtype)[..., tf.newaxis]
     shape = tf.concat([tf.shape(rows), [table.shape[-1]]], 0)
     return tf.ensure_shape(tf.reshape(values, shape), [*rows.shape, table.shape[-1]])
 
