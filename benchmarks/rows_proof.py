@@ -22,8 +22,8 @@ from benchmarks.dp_sgd_models import make_loss, make_model
 from benchmarks.dp_sgd_shapes import TASKS
 from privacy_pipeline.dp.choice import proof_of
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, make_groups
-from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.model_losses import per_example_loss
 from privacy_pipeline.dp.tracing import Traced
 from tests.dp.zoo import honest_layers
 

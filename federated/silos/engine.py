@@ -24,7 +24,7 @@ from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.graph_state import require_stateless, state_of
-from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import specs_of
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey

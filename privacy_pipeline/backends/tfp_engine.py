@@ -18,7 +18,7 @@ from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation
-from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import finite_norm, specs_of
 from privacy_pipeline.dp.randomness import RunKey

@@ -175,6 +175,11 @@ class Checkpoints:
         self._expected = str(arrays["digest"])
         return self.resumed_at
 
+    @property
+    def released(self) -> int:
+        """Steps that were made in this process or an earlier one, or may have been; going back does not lower it."""
+        return self._replays.begun
+
     def before(self, step: int) -> None:
         """Holds a step that was made before to its state then, or notes it.
 

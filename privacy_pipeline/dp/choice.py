@@ -17,9 +17,9 @@ from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
 from privacy_pipeline.dp.graph_state import require_stateless
-from privacy_pipeline.dp.losses import ModelLosses
 from privacy_pipeline.dp.made_up import Kind, MadeUp
 from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.model_losses import ModelLosses
 from privacy_pipeline.dp.probe import Probe
 from privacy_pipeline.dp.rowwise.owners import LOSS, Owners, refusal
 from privacy_pipeline.dp.rowwise.proof import Proof, note_targets, prove, targets_of

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,37 +10,37 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from privacy_pipeline.dp import noise_check
-from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of, deterministic_ops
+from privacy_pipeline.dp.checkpoints import Checkpoints, binding_of
 from privacy_pipeline.dp.choice import Clipper
-from privacy_pipeline.dp.execution import Execution, event_made
+from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.fit_arguments import (
     Validation,
     callback_list,
+    keras_callbacks,
     not_covered,
-    optimizer_of_callbacks,
     require_as_planned,
-    require_same_trained,
 )
-from privacy_pipeline.dp.graph_state import require_stateless, require_unchanged, snapshot, state_of
-from privacy_pipeline.dp.history import Phase, PrivacyHistory
-from privacy_pipeline.dp.keras_step import keras_optimizer, require_keras_step
-from privacy_pipeline.dp.losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.graph_state import require_stateless, state_of
+from privacy_pipeline.dp.history import PrivacyHistory
+from privacy_pipeline.dp.keras_step import keras_optimizer, require_keras_step, require_kinds
+from privacy_pipeline.dp.model_losses import ModelLosses, output_names, per_example_loss
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import Program, finite_norm, specs_of
+from privacy_pipeline.dp.program import Program, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.rowwise.sizes import LARGEST
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
+from privacy_pipeline.dp.sources import Given, given_data
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.training import Progress, Setting, Training
 from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError
 
 _MEMORY_CAP = 256 * 2**20
 _LARGEST_BATCH = 6144  # Poisson batches of 4096 expected examples fit in one piece
-_SAMPLING = "sampling: NumPy Philox4x64-10 with a 128-bit key"
 
 
 class PrivateModel:
@@ -75,7 +74,7 @@ class PrivateModel:
         self._running = False
         self.verdict = NOT_EXAMINED
         self._optimizer = optimizer
-        self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights))
+        self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights, names=output_names(model)))
         self._seed = seed
         self._key = _new_key(seed)
         self._state_dir = state_dir
@@ -85,8 +84,7 @@ class PrivateModel:
         self._configured: dict[str, Any] | None = None
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
-        self._begun = 0
-        self._used = False  # a step was made under the key, whatever a checkpoint goes back to
+        self._progress = Progress()
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
 
     @property
@@ -105,9 +103,15 @@ class PrivateModel:
             BadInputError: a row of the model reaches another one, or the model keeps state.
         """
         described = not isinstance(x, ExampleStore) and all(isinstance(one, tf.TypeSpec) for one in tf.nest.flatten(x))
-        if described and y is None:
-            raise BadInputError("the inputs are described and the labels are not", fix="give their tf.TensorSpec as y")
-        self._clipper(*((x, y) if described else specs_of(_store_of(x, y))))
+        if described:
+            if y is None:
+                raise BadInputError(
+                    "the inputs are described and the labels are not", fix="give their tf.TensorSpec as y"
+                )
+            self._clipper(x, y, self._losses)
+        else:
+            given = given_data(x, y, most=self._most())
+            self._clipper(*specs_of(given.store), self._losses_of(given))
         return self.verdict
 
     def fit(
@@ -116,9 +120,11 @@ class PrivateModel:
         y: Any = None,
         *,
         users: Any = None,
-        callbacks: Sequence[Any] = (),
+        callbacks: Any = (),
         verbose: int = 0,
         validation_data: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
         **keras: Any,
     ) -> Execution:
         """Trains for the steps of the plan.
@@ -127,13 +133,17 @@ class PrivateModel:
         `model.stop_training` ends the run after the step; the steps that were not made remain for another `fit`.
 
         Args:
-            x: an `ExampleStore`, or inputs: an array [examples, ...], or a dict or tuple of arrays.
-            y: labels in the same forms; not with a store.
+            x: an `ExampleStore`; inputs as arrays, tensors, tables of pandas or Arrow, or dicts or tuples of those; or
+                batches of (x, y) or (x, y, sample_weight), which are read once: a `tf.data.Dataset`, a Keras
+                `Sequence`, a generator. See `sources.given_data`.
+            y: labels in the same forms; not with a store or batches.
             users: owner of each example, numbers or strings, [examples]; for a plan that protects users.
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
             verbose: 1 for a bar of the steps, 2 for a line an epoch, as in Keras.
             validation_data: (x, y) of public data, scored after each epoch by what the model was compiled with. Rows
                 that are to be protected do not belong here: their scores have no noise.
+            sample_weight: public weight of each example, or one that follows from the example itself.
+            class_weight: public weight by class number.
             keras: other arguments of Keras' `fit`. `epochs`, `steps_per_epoch` and `batch_size` may repeat what the
                 plan says; the others have no meaning here.
 
@@ -145,28 +155,71 @@ class PrivateModel:
                 finite.
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
         """
+        require_as_planned(self.plan, keras)
+        called = keras_callbacks(callbacks)
+        scored = Validation(model=self.model, data=validation_data)
+        more = {"sample_weight": sample_weight, "class_weight": class_weight}
+        with self.begin(x, y, users=users, watched=bool(called), **more) as training:
+
+            def epoch_ends() -> dict[str, float]:
+                if called:  # which may save the weights
+                    training.keep()
+                return scored.logs()
+
+            training.run(callback_list(self.model, called, self.plan, verbose=verbose), epoch_ends=epoch_ends)
+            made = training.execution
+        return replace(made, not_covered=not_covered(callbacks=bool(called), validation=scored.given))
+
+    def begin(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        users: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        watched: bool = True,
+    ) -> Training:
+        """A training whose steps are made one by one, for a loop of one's own; see `Training`.
+
+        Args:
+            x: as of `fit`.
+            y: as of `fit`.
+            users: as of `fit`.
+            sample_weight: as of `fit`.
+            class_weight: as of `fit`.
+            watched: whether code of the caller's runs between steps.
+
+        Raises:
+            BadInputError: as of `fit`.
+            PipelineError: as of `fit`.
+            StateMismatch: as of `fit`.
+        """
         if self._running:
             raise BadInputError(
-                "fit was called from a callback of its own fit: it would make steps again, with the same noise",
-                fix="call make_private again to train more; the privacy cost of both adds up",
+                "a training of this object is under way (fit was called from a callback of its own fit, for one): "
+                "another would make its steps again, with the same noise",
+                fix="end it first, or call make_private again to train more; the privacy cost of both adds up",
             )
-        require_as_planned(self.plan, keras)
-        scored = Validation(model=self.model, data=validation_data)
+        given = given_data(x, y, sample_weight=sample_weight, class_weight=class_weight, most=self._most())
+        training = self._begun_on(given, users=users, watched=watched)
         self._running = True
-        try:
-            return self._fit(x, y, users=users, callbacks=callbacks, verbose=verbose, scored=scored)
-        finally:
-            self._running = False
+        return training
 
-    def _fit(
-        self, x: Any, y: Any, *, users: Any, callbacks: Sequence[Any], verbose: int, scored: Validation
-    ) -> Execution:
-        store = _store_of(x, y)
+    def _most(self) -> int | None:
+        """Examples at most, where the plan says how many there are."""
+        return None if self.plan.users is not None else self.plan.units
+
+    def _losses_of(self, given: Given) -> ModelLosses:
+        return replace(self._losses, loss=given.loss(self._losses.loss))
+
+    def _begun_on(self, given: Given, *, users: Any, watched: bool) -> Training:
+        store = given.store
         if users is not None:
             if self.plan.users is None:
                 raise BadInputError("the plan protects examples, not users", fix="give the plan a UserBound")
             store = replace(store, users=UserIndex.from_owners(users))
-        if self._begun >= self.plan.steps:
+        if self._progress.begun >= self.plan.steps:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
@@ -175,61 +228,35 @@ class PrivateModel:
         history: dict[str, list[float]] = {"weights_norm": []}
         if self.plan.clipping.adaptive is not None:
             history["clipping_norm"] = []
-        program = self._program(store)
+        program = self._program(store, self._losses_of(given))
         written = [*self.model.trainable_variables, *state_of(self._optimizer), *program.state]
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
-        checkpoints = None
+        checkpoints, replaced = None, PrivacyHistory()
         if self._state_dir is not None:
-            checkpoints = self._checkpoints(store.digest(), program, history, past=past, watched=bool(callbacks))
-            self._begun = checkpoints.begin()
-        before = snapshot(self.model)
+            replaced = self._past.replaced()
+            checkpoints = self._checkpoints(store.digest(), program, history, past=past, watched=watched)
+            self._progress.begun = checkpoints.begin()
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
-        steps.watcher.catch_up(self._begun, steps.reader.sampler)
-        called = callback_list(self.model, callbacks, self.plan, verbose=verbose)
-
-        def epoch_ends() -> dict[str, float]:
-            if callbacks:  # which may save the weights
-                self._keep(past)
-            return scored.logs()
-
-        exact = nullcontext() if checkpoints is None else deterministic_ops()
-        try:
-            with exact, optimizer_of_callbacks(self.model, self._optimizer):
-                self._loop(steps, called, history, checkpoints, epoch_ends)
-        finally:  # a run that is broken off has released what it made
-            self._keep(past)
-        require_unchanged(before)
-        return Execution(
+        steps.watcher.catch_up(self._progress.begun, steps.reader.sampler)
+        setting = Setting(
+            model=self.model,
             plan=self.plan,
-            steps=self._begun,
-            largest_participation=steps.watcher.largest,
-            seed_fixed=self._key.seed_fixed,
-            generator=f"noise: {steps.reader.noise.generator}; {_SAMPLING}; "
-            + ("both FROM A FIXED SEED, not private" if self._key.seed_fixed else "both from the OS' entropy"),
-            cryptographic=not self._key.seed_fixed,
-            stopped_early=self._begun < self.plan.steps,
-            history=history,
-            resumed_at=None if checkpoints is None else checkpoints.resumed_at,
+            key=self._key,
+            optimizer=self._optimizer,
+            program=program,
+            steps=steps,
+            checkpoints=checkpoints,
             verdict=self.verdict,
-            not_covered=not_covered(callbacks=bool(callbacks), validation=scored.given),
-            privacy_history=past.with_phase(self._phase()),
+            past=self._past,
+            before=past,
+            replaced=replaced,
+            data_name=self._data_name,
+            remember=self._remember,
         )
+        return Training(setting, self._progress, history=history, ended=self._ended)
 
-    def _phase(self) -> Phase:
-        """What was made so far."""
-        return Phase(
-            id=self._key.derive("privacy history", 8).hex(),
-            event=event_made(self.plan, self._begun, seed_fixed=self._key.seed_fixed),
-            steps=self._begun,
-            relation=self.plan.relation,
-            unit=self.plan.unit,
-            data=self._data_name,
-        )
-
-    def _keep(self, past: PrivacyHistory) -> None:
-        """Keeps the history of the weights as they are now."""
-        if self._begun:
-            self._past.left(past, past.with_phase(self._phase()), remember_them=self._remember)
+    def _ended(self) -> None:
+        self._running = False
 
     def destroy_state(self) -> None:
         """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""
@@ -247,7 +274,7 @@ class PrivateModel:
     ) -> Checkpoints:
         """Opens `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
         folder = self._state_dir or Path()
-        if self._used and not has_state(folder):
+        if self._progress.used and not has_state(folder):
             raise BadInputError(
                 f"{folder}: the state of the run is gone",
                 fix="call make_private again; the privacy cost of both trainings adds up",
@@ -279,10 +306,10 @@ class PrivateModel:
             watched=watched,
         )
 
-    def _program(self, store: ExampleStore) -> Program:
+    def _program(self, store: ExampleStore, losses: ModelLosses) -> Program:
         return program_of(
             model=self.model,
-            clipper=self._clipper(*specs_of(store)),
+            clipper=self._clipper(*specs_of(store), losses),
             optimizer=self._optimizer,
             plan=self.plan,
             store=store,
@@ -290,54 +317,10 @@ class PrivateModel:
             norm=self._norm,
         )
 
-    def _clipper(self, x: Any, y: Any) -> Clipper:
-        clipper = clipper_of(
-            model=self.model, losses=self._losses, plan=self.plan, x=x, y=y, memory_cap=self._memory_cap
-        )
+    def _clipper(self, x: Any, y: Any, losses: ModelLosses) -> Clipper:
+        clipper = clipper_of(model=self.model, losses=losses, plan=self.plan, x=x, y=y, memory_cap=self._memory_cap)
         self.verdict = clipper.verdict
         return clipper
-
-    def _loop(
-        self,
-        steps: PrivateSteps,
-        callbacks: Any,
-        history: dict[str, list[float]],
-        checkpoints: Checkpoints | None,
-        epoch_ends: Callable[[], dict[str, float]],
-    ) -> None:
-        """Runs the remaining steps; `epoch_ends` gives what callbacks are told at the end of an epoch."""
-        length, first, program = self.plan.steps_per_epoch, self._begun, steps.program
-        self.model.stop_training = False
-        callbacks.on_train_begin()
-        for step, batch in steps.reader.from_step(first):
-            if step % length == 0 or step == first:
-                callbacks.on_epoch_begin(step // length)
-            callbacks.on_train_batch_begin(step % length)
-            if checkpoints is not None:
-                checkpoints.before(step)
-            # Before the data is used: a step that is broken off has been counted.
-            self._begun, self._used = step + 1, True
-            steps.make(step, batch)
-            if checkpoints is not None:
-                checkpoints.after()
-            callbacks.on_train_batch_end(step % length)
-            last = step + 1 == self.plan.steps or self.model.stop_training
-            if (step + 1) % length == 0 or last:
-                history["weights_norm"].append(finite_norm(self.model, step + 1))
-                if program.norm is not None:
-                    history["clipping_norm"].append(float(program.norm))
-                callbacks.on_epoch_end(step // length, epoch_ends())
-                require_same_trained(self.model, program.variables)
-            last = last or self.model.stop_training
-            if checkpoints is not None:
-                checkpoints.made(step + 1, last=last)
-            if last:
-                break
-        callbacks.on_train_end()
-
-
-def _store_of(x: Any, y: Any) -> ExampleStore:
-    return x if isinstance(x, ExampleStore) else ExampleStore.from_arrays(x, y)
 
 
 def make_private(
@@ -385,6 +368,7 @@ def make_private(
         BadInputError: the model cannot be trained privately, there is no optimizer or loss, or its learning rate is
             out of range.
     """
+    require_kinds(model, plan)
     require_private(model)
     require_keras_step(model)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)

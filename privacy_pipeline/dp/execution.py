@@ -31,7 +31,7 @@ class Execution:
 
     Attributes:
         plan: the plan.
-        steps: optimizer updates made, or at least begun; those are accounted for.
+        steps: optimizer updates made, or at least begun, those before a kill among them; they are accounted for.
         largest_participation: epochs' uses of the most used unit, for a fixed partition; None for Poisson samples,
             where it is secret and bounded by the event itself.
         seed_fixed: somebody chose the seed: no guarantee holds.

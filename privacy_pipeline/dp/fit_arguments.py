@@ -31,8 +31,6 @@ _REFUSED = {
     "validation_steps": "all of `validation_data` is scored",
     "validation_batch_size": "all of `validation_data` is scored",
     "validation_freq": "`validation_data` is scored after each epoch",
-    "class_weight": "multiply by it in the loss: lambda y, p: weight_of(y) * loss(y, p)",
-    "sample_weight": "put it beside the labels, and multiply by it in the loss",
     "max_queue_size": "batches are drawn from arrays or an ExampleStore",
     "workers": "batches are drawn from arrays or an ExampleStore",
     "use_multiprocessing": "batches are drawn from arrays or an ExampleStore",
@@ -83,7 +81,7 @@ class Validation:
         if data is None:
             return
         if not isinstance(data, (tuple, list)) or len(data) != 2:
-            raise BadInputError("validation_data is no pair (x, y)", fix="fit(..., validation_data=(x, y))")
+            raise BadInputError("validation_data is not a pair (x, y)", fix="fit(..., validation_data=(x, y))")
         if getattr(model, "compiled_loss", None) is None:
             raise BadInputError(
                 f"model '{model.name}' is not compiled, so that nothing says how validation_data is scored",
@@ -131,6 +129,20 @@ def not_covered(*, callbacks: bool, validation: bool) -> tuple[str, ...]:
     if validation:
         found.append("scores of validation_data, which are exact")
     return tuple(found)
+
+
+def keras_callbacks(callbacks: Any) -> list[Any]:
+    """Callbacks as a list; one alone is taken as Keras takes it.
+
+    Raises:
+        BadInputError: one is not a Keras callback.
+    """
+    found = tf.nest.flatten(callbacks)
+    for one in found:
+        if not isinstance(one, tf.keras.callbacks.Callback):
+            named = f"class {one.__name__}" if isinstance(one, type) else repr(one)
+            raise BadInputError(f"{named:.80} is not a Keras callback", fix="give tf.keras.callbacks.Callback objects")
+    return list(found)
 
 
 def callback_list(model: Any, callbacks: Any, plan: PrivacyPlan, *, verbose: int) -> Any:

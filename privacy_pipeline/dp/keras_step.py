@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from privacy_pipeline.config.ranges import LEARNING_RATE
+from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError
+
+
+def require_kinds(model: Any, plan: Any) -> None:
+    """Refuse what is not a Keras model, or not a plan.
+
+    Raises:
+        BadInputError: naming what was given.
+    """
+    if not isinstance(model, tf.keras.Model):
+        raise BadInputError(f"{_told(model)} is not a Keras model", fix="make_private(keras_model, plan, ...)")
+    if not isinstance(plan, PrivacyPlan):
+        raise BadInputError(f"{_told(plan)} is not a PrivacyPlan", fix="make one with PrivacyPlan.calibrated(...)")
+
+
+def _told(value: Any) -> str:
+    """A value as an error names it."""
+    return f"class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def require_keras_step(model: Any) -> None:
@@ -35,6 +54,8 @@ def keras_optimizer(optimizer: Any, *, steps: int) -> Any:
         BadInputError: Keras has none of this name, it is a legacy one, of another library or scales losses, or its
             learning rate is out of `ranges.LEARNING_RATE`.
     """
+    if isinstance(optimizer, type):
+        raise BadInputError(f"{_told(optimizer)} is not an optimizer", fix=f"make one: {optimizer.__name__}(...)")
     try:
         found = tf.keras.optimizers.get(optimizer)
     except ValueError:
@@ -84,3 +105,20 @@ def _require_learning_rate(optimizer: Any, *, steps: int) -> None:
     for name, value in found.items():
         if float(value) != 0:  # at 0, where a warm-up begins and a decay ends, a step moves nothing
             LEARNING_RATE.require(name, float(value))
+
+
+def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Make an optimizer's slots for the weights that a step trains.
+
+    Raises:
+        BadInputError: it was made for other weights before.
+    """
+    optimizer.build(variables)
+    if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
+        return  # one of the project's own, which holds what it is built for
+    known = getattr(optimizer, "_index_dict", {})
+    if any(optimizer._var_key(variable) not in known for variable in variables):
+        raise BadInputError(
+            f"the optimizer {optimizer.name} was used for other weights: another model's, or before layers were thawed",
+            fix="call make_private with a new optimizer",
+        )

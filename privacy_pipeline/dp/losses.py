@@ -1,14 +1,12 @@
-"""The loss of each example: Keras losses without their reduction over the batch."""
+"""The loss of each example by one output: Keras losses without their reduction over the batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
 from privacy_pipeline.dp.tracing import converted
 from privacy_pipeline.errors import BadInputError
 
@@ -42,7 +40,7 @@ def unreduced(loss: Any) -> _Loss:
         call: _Loss = found.call
         return converted(call)
     if not callable(found):
-        raise BadInputError(f"loss {loss!r} is no Keras loss", fix='give a name such as "mse", or a keras Loss')
+        raise BadInputError(f"loss {loss!r} is not a Keras loss", fix='give a name such as "mse", or a keras Loss')
     own: _Loss = found
     return converted(own)
 
@@ -64,6 +62,12 @@ def _bounded(function: _Loss, ignored: Any) -> _Loss:
     """
 
     def bounded(labels: Any, outputs: Any) -> Any:
+        labels, outputs = tf.convert_to_tensor(labels), tf.convert_to_tensor(outputs)
+        if labels.shape.rank == outputs.shape.rank and labels.shape[-1] not in (1, None):
+            raise BadInputError(
+                f"the loss takes one class number a label, and the labels have {labels.shape[-1]} columns",
+                fix="use categorical_crossentropy for one-hot labels",
+            )
         numbers = tf.cast(labels, tf.int64)
         known = tf.logical_and(numbers >= 0, numbers < tf.shape(outputs, out_type=tf.int64)[-1])
         passed = known if ignored is None else tf.logical_or(known, tf.equal(numbers, ignored))
@@ -82,13 +86,13 @@ def _sums_up(loss: Any) -> bool:
     return reduction in (tf.keras.losses.Reduction.SUM, tf.keras.losses.Reduction.NONE)
 
 
-def _one_output(function: _Loss, labels: Any, outputs: Any, *, summed: bool) -> Any:
+def _one_output(function: _Loss, labels: Any, outputs: Any, weights: Any, *, summed: bool) -> Any:
     """Loss of each example, [B]: what Keras computes of a batch that holds this example alone.
 
     Values where the mask of the output is off do not count, neither in the sum nor in the mean; nor do those of a class
-    that the loss ignores.
+    that the loss ignores. Weights multiply values and are not counted.
     """
-    if outputs.shape[-1] == 1 and labels.shape.rank == outputs.shape.rank - 1:
+    if labels is not None and outputs.shape[-1] == 1 and labels.shape.rank == outputs.shape.rank - 1:
         labels = labels[..., None]  # else [B] against [B, 1] would broadcast to [B, B] and mix examples
     values = function(labels, outputs)
     if values.shape.rank is None or values.shape.rank < 1:
@@ -100,20 +104,60 @@ def _one_output(function: _Loss, labels: Any, outputs: Any, *, summed: bool) -> 
     axes = list(range(1, values.shape.rank))
     for mask in masks:
         _require_fit(mask, values)
+    if weights is not None:
+        values *= _as_values(weights, values)
     if not masks:
         return (tf.reduce_sum if summed else tf.reduce_mean)(values, axis=axes) if axes else values
     counts = tf.ones_like(values)
     for mask in masks:
-        shape = tf.concat([tf.shape(mask), tf.ones([values.shape.rank - mask.shape.rank], tf.int32)], 0)
-        counts *= tf.reshape(tf.cast(mask, values.dtype), shape)
+        counts *= _on_axes(mask, values)
     total = tf.reduce_sum(tf.where(counts > 0, values, tf.zeros_like(values)), axis=axes)
     return total if summed else tf.math.divide_no_nan(total, tf.reduce_sum(counts, axis=axes))
 
 
-def _of_output(loss: Any) -> _Loss:
-    """The loss of each example by one output of a model, [B]."""
+def of_output(loss: Any) -> Callable[[Any, Any, Any], Any]:
+    """The loss of each example by one output of a model, [B]: a function of (labels, outputs, weights).
+
+    Labels and weights may be None. Weights are [B], or [B, ...] for the first axes of the loss's values.
+
+    Raises:
+        BadInputError: it is no loss.
+    """
     function, summed = unreduced(loss), _sums_up(loss)
-    return lambda labels, outputs: _one_output(function, labels, outputs, summed=summed)
+    own = callable(loss) and not type(loss).__module__.startswith("keras.") and not _is_of_keras(loss)
+
+    def of_each(labels: Any, outputs: Any, weights: Any) -> Any:
+        if labels is None and not own:
+            raise BadInputError("the loss compares with labels, and there are none", fix="fit(x, y)")
+        return _one_output(function, labels, outputs, weights, summed=summed)
+
+    return of_each
+
+
+def _is_of_keras(loss: Any) -> bool:
+    return getattr(loss, "__module__", "").startswith("keras.")
+
+
+def _as_values(weights: Any, values: Any) -> Any:
+    """Weights on the axes of the values of a loss.
+
+    Raises:
+        BadInputError: they have more of them.
+    """
+    if weights.shape.rank == values.shape.rank + 1 and weights.shape[-1] == 1:
+        weights = tf.squeeze(weights, -1)
+    if weights.shape.rank > values.shape.rank:
+        raise BadInputError(
+            f"weights of {weights.shape.rank} axes do not fit a loss that gives values of {values.shape.rank}",
+            fix="give one weight for each example, [examples]",
+        )
+    return _on_axes(weights, values)
+
+
+def _on_axes(marks: Any, values: Any) -> Any:
+    """What belongs to the first axes of some values, of their type and rank."""
+    shape = tf.concat([tf.shape(marks), tf.ones([values.shape.rank - marks.shape.rank], tf.int32)], 0)
+    return tf.reshape(tf.cast(marks, values.dtype), shape)
 
 
 def _require_fit(mask: Any, values: Any) -> None:
@@ -127,94 +171,3 @@ def _require_fit(mask: Any, values: Any) -> None:
             f"the output has a mask of {mask.shape.rank} axes, and the loss gives values of {values.shape.rank}",
             fix="drop the mask where steps are summed up, or use a loss that gives a value for each step",
         )
-
-
-def per_example_loss(loss: Any, *, loss_weights: Any = None) -> _Loss:
-    """A function of (labels, outputs) that gives the loss of each example, float [B].
-
-    Args:
-        loss: name, function or Keras loss; for a model of several outputs, a list or dict of those.
-        loss_weights: weights of the outputs, in the same structure; all 1 without it.
-
-    Raises:
-        BadInputError: no loss, or losses and weights of different structure.
-    """
-    if loss is None:
-        raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
-    if not isinstance(loss, (Mapping, list, tuple)):
-        function = _of_output(loss)
-        (weight,) = _weights(loss_weights, [0] if isinstance(loss_weights, (list, tuple)) else [None]).values()
-        if weight == 1.0:
-            return function
-        return lambda labels, outputs: weight * function(labels, outputs)
-    keys: Sequence[Any] = list(loss) if isinstance(loss, Mapping) else list(range(len(loss)))
-    functions = {key: _of_output(loss[key]) for key in keys}
-    weights = _weights(loss_weights, keys)
-
-    def several(labels: Any, outputs: Any) -> Any:
-        return tf.add_n([weights[key] * functions[key](labels[key], outputs[key]) for key in keys])
-
-    return several
-
-
-def _weights(loss_weights: Any, keys: Sequence[Any]) -> dict[Any, float]:
-    """Weight of each output's loss; 1 where a dict does not name it, as in Keras.
-
-    Raises:
-        BadInputError: the weights do not fit the losses.
-    """
-    if isinstance(loss_weights, Mapping) and set(loss_weights) <= set(keys):
-        given = dict(loss_weights)
-    elif isinstance(loss_weights, (list, tuple)) and list(range(len(loss_weights))) == list(keys):
-        given = dict(enumerate(loss_weights))
-    elif loss_weights is None or (list(keys) == [None] and isinstance(loss_weights, (int, float))):
-        given = {} if loss_weights is None else {None: loss_weights}
-    else:
-        raise BadInputError(
-            f"loss_weights {loss_weights!r} does not fit the losses",
-            fix="give it in the form of `loss`: a dict with the same names, a list of the same length, or one number",
-        )
-    return {key: float(given.get(key, 1.0)) for key in keys}
-
-
-@dataclass(frozen=True)
-class ModelLosses:
-    """Losses of a model's outputs: (inputs, labels, training) to the loss of each example, [batch].
-
-    Attributes:
-        model: the Keras model.
-        loss: function of (labels, outputs) that gives the loss of each example; see `per_example_loss`.
-        one_by_one: whether the loss is computed on one example at a time.
-    """
-
-    model: Any
-    loss: _Loss
-    one_by_one: bool = False
-
-    def __call__(self, x: Any, y: Any, training: bool) -> Any:
-        """Losses of a batch, [batch]."""
-        outputs = self.model(x, training=training)
-        with tf.name_scope(LOSS_SCOPE):
-            if not self.one_by_one:
-                return self.loss(y, outputs)
-            return self._isolated(y, outputs)
-
-    def isolated(self) -> ModelLosses:
-        """The same, on one example at a time."""
-        return replace(self, one_by_one=True)
-
-    def _isolated(self, y: Any, outputs: Any) -> Any:
-        from privacy_pipeline.dp.clipping.isolate import isolated_call
-
-        both = (y, outputs)
-        flat = tf.nest.flatten(both)
-        masked = [place for place, tensor in enumerate(flat) if getattr(tensor, "_keras_mask", None) is not None]
-
-        def function(values: Sequence[Any]) -> list[Any]:
-            for place, mask in zip(masked, values[len(flat) :], strict=True):
-                values[place]._keras_mask = mask
-            labels, made = tf.nest.pack_sequence_as(both, list(values[: len(flat)]))
-            return [self.loss(labels, made)]
-
-        given = [*flat, *(flat[place]._keras_mask for place in masked)]
-        return isolated_call(function, given, name="the loss")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,20 @@ def require(holds: bool, message: str, fix: str = "") -> None:
     """Raises BadInputError unless something holds."""
     if not holds:
         raise BadInputError(message, fix=fix)
+
+
+def require_numbers(**given: Any) -> None:
+    """Raises BadInputError unless each argument is a number, or None."""
+    for name, value in given.items():
+        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        require(value is None or number, f"{name} must be a number, found {value!r}")
+
+
+def require_whole(**given: Any) -> None:
+    """Raises BadInputError unless each argument is a whole number, or None."""
+    for name, value in given.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        require(value is None or whole, f"{name} must be a whole number, found {value!r}")
 
 
 def require_positive(name: str, value: float) -> None:

@@ -53,6 +53,13 @@ class Past:
             'them, or history="none" if nothing protects what did (then no guarantee holds)',
         )
 
+    def replaced(self) -> PrivacyHistory:
+        """What is known of the weights as they are now, which a checkpoint is about to replace; empty where nothing is.
+
+        They were shown to whoever holds the model, so that what made them counts as well.
+        """
+        return recalled(digest_of(self._model.weights)) or PrivacyHistory()
+
     def left(self, before: PrivacyHistory, after: PrivacyHistory, *, remember_them: bool) -> None:
         """Keep the history of the weights as they are now.
 

@@ -17,7 +17,7 @@ from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.config.ranges import NOISE_STDDEV
 from privacy_pipeline.dp.correlated import correlated_event, why_unbounded
-from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
+from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound, require_numbers, require_whole
 from privacy_pipeline.dp.mechanism import require as _require
 from privacy_pipeline.dp.mechanism import require_positive as _positive
 from privacy_pipeline.dp.sampling import Sampling, TruncatedPoissonSampling, probability_of, scheme_of
@@ -134,6 +134,10 @@ class PrivacyPlan:
             BadInputError: too few or too many of the numbers, or one out of range.
             AccountingError: an epsilon is asked for where none is known.
         """
+        require_whole(units=units, steps=steps, truncate_at=truncate_at, bands=bands)
+        require_numbers(delta=delta, clipping_norm=clipping_norm, epochs=epochs, epsilon=epsilon)
+        require_numbers(expected_batch_size=expected_batch_size, noise_multiplier=noise_multiplier)
+        require_numbers(sampling_probability=sampling_probability)
         _require((epochs is None) != (steps is None), "give either epochs or steps")
         _require((epsilon is None) != (noise_multiplier is None), "give either epsilon or noise_multiplier")
         _require(expected_batch_size is not None, "give expected_batch_size")

@@ -9,6 +9,7 @@ from typing import Any
 from privacy_pipeline.dp.choice import Clipper, choose_clipper
 from privacy_pipeline.dp.clipping.gradients import make_groups
 from privacy_pipeline.dp.feeding import Batch, Participation, Reader
+from privacy_pipeline.dp.keras_step import build_optimizer
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, specs_of
 from privacy_pipeline.dp.randomness import RunKey
@@ -51,7 +52,7 @@ def program_of(
     """The compiled steps of a plan, which move the model's trainable variables; see `Program`."""
     x, y = specs_of(store)
     variables = model.trainable_variables
-    optimizer.build(variables)
+    build_optimizer(optimizer, variables)
     return Program(
         model=model,
         clipper=clipper,

@@ -16,6 +16,9 @@ _RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
 
 _NO_GRADIENT = "gradient registry has no entry for: "  # how TensorFlow's LookupError begins
 
+# What code of a user's raises while it is traced: no values are at hand then, so that its words may be passed on.
+_OF_CODE = (ArithmeticError, AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
+
 _CONVERTED = converter.ConversionOptions(recursive=True, user_requested=True)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -95,6 +98,12 @@ class Traced:
                 f"a weight that is trained lies before an op without a gradient: {str(error)[len(_NO_GRADIENT) :]}",
                 fix="put what distorts inputs before the first layer with weights, or freeze the layers before it",
             ) from None
+        except _OF_CODE as error:
+            raise BadInputError(
+                f"the model or its loss fails on tensors of these shapes: {_last_words(error)}",
+                fix="look at the traceback above: use TensorFlow's ops in place of NumPy's, and see that the shapes of "
+                "inputs, outputs and labels fit each other",
+            ) from error
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the graph on arguments of the signature.
@@ -149,6 +158,12 @@ def _unless_refused(work: Callable[[], Any], refusals: tuple[type[Exception], ..
         return _REFUSED
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(rounded)
+
+
+def _last_words(error: Exception) -> str:
+    """What an error says, without the lines of code that AutoGraph puts before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[-1] if lines[0].startswith("in user code") else lines[0])[:300]
 
 
 def _undecorated(error: Exception) -> Exception:

@@ -38,11 +38,9 @@ def test_what_the_plan_says_may_be_repeated() -> None:
         ({"steps_per_epoch": 3}, "the plan has 4 steps an epoch"),
         ({"batch_size": 32}, "the plan has 10 examples expected in a batch"),
         ({"validation_split": 0.2}, "takes no validation_split"),
-        ({"class_weight": {0: 1.0}}, "takes no class_weight"),
-        ({"sample_weight": Y}, "takes no sample_weight"),
         ({"initial_epoch": 1}, "takes no initial_epoch"),
         ({"shuffle": True}, "takes no shuffle"),
-        ({"validation_data": X}, "no pair"),
+        ({"validation_data": X}, "not a pair"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

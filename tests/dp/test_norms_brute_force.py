@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised, make_groups
 from privacy_pipeline.dp.clipping.intercept import NeedsWholeModelError
-from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.masks import keyed_masks, masks_of_row
+from privacy_pipeline.dp.model_losses import per_example_loss
 from privacy_pipeline.dp.validator import validate
 
 L = tf.keras.layers

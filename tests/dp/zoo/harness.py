@@ -18,8 +18,8 @@ import tensorflow as tf
 from privacy_pipeline.dp import PrivacyPlan, make_private
 from privacy_pipeline.dp.choice import choose_clipper
 from privacy_pipeline.dp.clipping.gradients import make_groups
-from privacy_pipeline.dp.losses import per_example_loss
 from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.model_losses import per_example_loss
 from privacy_pipeline.errors import BadInputError
 from tests.dp.zoo.kit import Entry, Made
 
