@@ -64,39 +64,38 @@ def _graph() -> Any:
     return tf.compat.v1.get_default_graph()
 
 
-def _normal(shape: Any, dtype: Any, seed: Any, name: Any) -> Any:
-    return tf.random.stateless_normal(shape, seed, dtype=dtype, name=name)
-
-
-def _truncated(shape: Any, dtype: Any, seed: Any, name: Any) -> Any:
-    return tf.random.stateless_truncated_normal(shape, seed, dtype=dtype, name=name)
-
-
-def _uniform(shape: Any, dtype: Any, seed: Any, name: Any) -> Any:
-    return tf.random.stateless_uniform(shape, seed, dtype=dtype, name=name)
-
-
 # What `tf.random.normal`, `uniform` and `truncated_normal` call, and with them Keras' `backend.random_normal` and kin.
-_FLOATS = {"random_standard_normal": _normal, "truncated_normal": _truncated, "random_uniform": _uniform}
+_FLOATS = {
+    "random_standard_normal": tf.random.stateless_normal,
+    "truncated_normal": tf.random.stateless_truncated_normal,
+    "random_uniform": tf.random.stateless_uniform,
+}
+_INTEGERS = "random_uniform_int"
 
 
-def _keyed(source: _Source, name: str) -> Callable[..., Any]:
+def _floats(source: _Source, name: str) -> Callable[..., Any]:
     """A function of TensorFlow's that draws from the source; a seed that the code gives is not needed."""
-    own = getattr(gen_random_ops, name)
-    drawn = _FLOATS.get(name)
+    own, drawn = getattr(gen_random_ops, name), _FLOATS[name]
 
-    def floats(shape: Any, dtype: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
-        if not source.holds or drawn is None:
+    def call(shape: Any, dtype: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
+        if not source.holds:
             return own(shape, dtype, seed=seed, seed2=seed2, name=name)
-        return drawn(shape, dtype, source.following(), name)
+        return drawn(shape, source.following(), dtype=dtype, name=name)
 
-    def integers(shape: Any, minval: Any, maxval: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
+    return call
+
+
+def _integers(source: _Source) -> Callable[..., Any]:
+    """The same for whole numbers of a range."""
+    own = getattr(gen_random_ops, _INTEGERS)
+
+    def call(shape: Any, minval: Any, maxval: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
         if not source.holds:
             return own(shape, minval, maxval, seed=seed, seed2=seed2, name=name)
         dtype = tf.convert_to_tensor(minval).dtype
         return tf.random.stateless_uniform(shape, source.following(), minval, maxval, dtype, name)
 
-    return integers if drawn is None else floats
+    return call
 
 
 @contextmanager
@@ -118,9 +117,9 @@ def keyed_masks(model: Any, seed: Any) -> Iterator[None]:
     # Past Keras, which would track what is set.
     for generator in generators.values():
         vars(generator).update(_rng_type="stateless", _built=True, make_seed_for_stateless_op=source.following)
-    functions = {name: getattr(gen_random_ops, name) for name in (*_FLOATS, "random_uniform_int")}
-    for name in functions:
-        setattr(gen_random_ops, name, _keyed(source, name))
+    functions = {name: getattr(gen_random_ops, name) for name in (*_FLOATS, _INTEGERS)}
+    keyed = {name: _floats(source, name) for name in _FLOATS}
+    vars(gen_random_ops).update(keyed, **{_INTEGERS: _integers(source)})
     _ACTIVE.append(source)
     try:
         yield

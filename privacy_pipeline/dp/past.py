@@ -56,7 +56,7 @@ class Past:
     def replaced(self) -> PrivacyHistory:
         """What is known of the weights as they are now, which a checkpoint is about to replace; empty where nothing is.
 
-        They were shown to whoever holds the model, so that what made them counts as well.
+        Whoever holds the model has seen these weights, so the trainings that made them count too.
         """
         return recalled(digest_of(self._model.weights)) or PrivacyHistory()
 

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from privacy_pipeline.dp.store import ExampleStore, Nest, leaves, map_nest
+from privacy_pipeline.dp.mechanism import require
+from privacy_pipeline.dp.store import ExampleStore, Nest, as_array, leaves, map_nest
 from privacy_pipeline.errors import BadInputError
 
 _Array = NDArray[Any]
@@ -75,18 +76,16 @@ def given_data(
         BadInputError: the data has another form, or labels and weights do not fit it.
     """
     if isinstance(x, ExampleStore):
-        _require(y is None, "a store holds its labels itself", "leave y out")
+        require(y is None, "a store holds its labels itself", "leave y out")
         store, labelled = x, True
     elif _comes_in_batches(x):
-        _require(
-            y is None and sample_weight is None, "batches bring their labels and weights themselves", "leave y out"
-        )
+        require(y is None and sample_weight is None, "batches bring their labels and weights themselves", "leave y out")
         return _with_classes(_spooled(x, most=most), class_weight)
     else:
-        _require(not isinstance(x, (str, bytes)), f"x is text: {x!r:.40}", "give arrays of numbers")
+        require(not isinstance(x, (str, bytes)), f"x is text: {x!r:.40}", "give arrays of numbers")
         arrays, labelled = arrays_of(x, "x"), y is not None
         rows = int(next(leaves(arrays))[1].shape[0])
-        store = ExampleStore.from_arrays(arrays, arrays_of(y, "y") if labelled else np.zeros(rows, np.uint8))
+        store = ExampleStore(arrays, arrays_of(y, "y") if labelled else np.zeros(rows, np.uint8))
     weighted = sample_weight is not None
     if weighted:
         store = replace(store, y=(store.y, map_nest(_weights, arrays_of(sample_weight, "sample_weight"))))
@@ -127,7 +126,7 @@ def _array(values: Any, name: str) -> _Array:
             f"'{name}' holds {found}, and has to be an array of numbers with one row for each example",
             fix="encode text as numbers (a StringLookup layer with a public vocabulary), and fill missing values in",
         )
-    return np.asarray(array, np.float32) if array.dtype == np.float64 else array
+    return as_array(array)
 
 
 def _text_columns(values: Any, package: str) -> str:
@@ -159,7 +158,7 @@ def _with_classes(given: Given, class_weight: Mapping[int, float] | None) -> Giv
         return given
     labels, weights = given.store.y if given.weighted else (given.store.y, None)
     single = given.labelled and isinstance(labels, np.ndarray) and not isinstance(weights, (dict, tuple))
-    _require(single, "class_weight needs labels of one output", "give sample_weight, in the structure of the losses")
+    require(single, "class_weight needs labels of one output", "give sample_weight, in the structure of the losses")
     classes = np.argmax(labels, -1) if labels.ndim > 1 and labels.shape[-1] > 1 else np.asarray(labels)
     classes = classes.reshape(classes.shape[:1]) if classes.ndim == 2 and classes.shape[1] == 1 else classes
     by_class = np.ones(classes.shape, np.float32)
@@ -182,7 +181,7 @@ def _batches(x: Any) -> Iterator[Any]:
         if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise BadInputError("the tf.data.Dataset never ends", fix="drop its repeat(): the plan draws the batches")
         scalars = [spec for spec in tf.nest.flatten(x.element_spec) if getattr(spec.shape, "rank", 1) == 0]
-        _require(not scalars, "the tf.data.Dataset gives single examples", "call batch(1024) on it")
+        require(not scalars, "the tf.data.Dataset gives single examples", "call batch(1024) on it")
         return iter(x)
     return (x[place] for place in range(len(x))) if isinstance(x, _SEQUENCE) else x
 
@@ -234,8 +233,8 @@ def _spooled(x: Iterable[Any], *, most: int | None) -> Given:
         spool = _Spool(Path(name))
         for batch in _batches(x):
             part = batch if isinstance(batch, tuple) else (batch,)
-            _require(1 <= len(part) <= 3, f"a batch has {len(part)} parts", "give (x, y) or (x, y, sample_weight)")
-            _require(parts in (0, len(part)), "some batches have other parts than others", "give each batch the same")
+            require(1 <= len(part) <= 3, f"a batch has {len(part)} parts", "give (x, y) or (x, y, sample_weight)")
+            require(parts in (0, len(part)), "some batches have other parts than others", "give each batch the same")
             parts = len(part)
             named = zip(("x", "y", "sample_weight"), part, strict=False)
             spool.add(tuple(arrays_of(values, name) for name, values in named))
@@ -244,14 +243,9 @@ def _spooled(x: Iterable[Any], *, most: int | None) -> Given:
                     f"the batches hold more than the {most} examples of the plan",
                     fix="give each example once, by batches that end; or make the plan with the number of this data",
                 )
-        _require(spool.rows > 0, "there is no batch with an example", "give (x, y) in batches")
+        require(spool.rows > 0, "there is no batch with an example", "give (x, y) in batches")
         found = spool.opened()
     y = found[1] if parts > 1 else np.zeros(spool.rows, np.uint8)
     if parts == 3:
         y = (y, map_nest(_weights, found[2]))
     return Given(ExampleStore(found[0], y), parts > 1, parts == 3)
-
-
-def _require(holds: bool, problem: str, fix: str) -> None:
-    if not holds:
-        raise BadInputError(problem, fix=fix)

@@ -81,7 +81,7 @@ class ExampleStore:
             users: owner of each example, numbers or strings, [examples].
         """
         index = None if users is None else UserIndex.from_owners(users)
-        return cls(map_nest(_as_array, x), map_nest(_as_array, y), index)
+        return cls(map_nest(as_array, x), map_nest(as_array, y), index)
 
     @classmethod
     def write(
@@ -176,7 +176,8 @@ class ExampleStore:
         return map_nest(lambda array: _take(array, index), self.x), map_nest(lambda a: _take(a, index), self.y)
 
 
-def _as_array(values: Any) -> Array:
+def as_array(values: Any) -> Array:
+    """An array of what NumPy can make one of; double precision becomes single."""
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 

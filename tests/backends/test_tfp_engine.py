@@ -182,7 +182,7 @@ def test_untrained_variables_are_put_back() -> None:
 
 
 class Box(tf.Module):  # type: ignore[misc]
-    """Hides a table from whoever looks at a layer's own attributes."""
+    """A module with a table, which a check of the layer's own attributes does not find."""
 
     def __init__(self) -> None:
         super().__init__()

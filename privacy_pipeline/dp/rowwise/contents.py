@@ -464,9 +464,9 @@ def _drawn(call: OpCall) -> Value | None:
     return _created(call, 0)
 
 
-def is_drawn(call: OpCall) -> bool:
-    """Whether an op draws from a seed that it is given."""
-    return call.type.startswith("Stateless") and CREATORS.get(call.type) is _drawn
+def is_drawn(op_type: str) -> bool:
+    """Whether ops of a type draw from a seed that they are given."""
+    return op_type.startswith("Stateless") and CREATORS.get(op_type) is _drawn
 
 
 def draws_alone(call: OpCall) -> bool:

@@ -73,7 +73,7 @@ _ON_LISTS = frozenset(
 )
 
 
-# What may take rows that lack their axis where there is one row: it lays them out anew, or hands them on.
+# Ops that may take a tensor whose row axis is missing when the batch has one row: they reshape it, or pass it on.
 _LOOSE = frozenset(
     {
         *(
@@ -288,7 +288,7 @@ class Interpreter:
             return call.unknown("no rule covers this op")
         if call.type in _WITH_GAPS:
             return call.unknown("a place that it leaves out holds anything")
-        if is_drawn(call) and not draws_alone(call):
+        if is_drawn(call.type) and not draws_alone(call):
             return call.unknown("it draws the numbers that another op draws from the same seed")
         kind = Kind.COUNT if counted else Kind.PUBLIC
         key = _key_of(call) or (UNNAMED if any(value.key for value in call.inputs) else "")

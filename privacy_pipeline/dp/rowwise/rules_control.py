@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from privacy_pipeline.dp.rowwise.registry import OpCall, Result, rule
-from privacy_pipeline.dp.rowwise.rules_elementwise import claims_more
+from privacy_pipeline.dp.rowwise.rules_elementwise import believed
 from privacy_pipeline.dp.rowwise.sizes import OPAQUE
 from privacy_pipeline.dp.rowwise.values import Kind, Value, join, same
 
@@ -62,12 +62,8 @@ def _under(call: OpCall, condition: Value, names: list[str], arguments: list[Val
 def _as_stated(call: OpCall, values: list[Value]) -> list[Value]:
     """The results; unknown where the op states more of a shape than is proven."""
     stated = call.node.attr["output_shapes"].list.shape if "output_shapes" in call.node.attr else ()
-    return [
-        call.unknown("it states a shape that is not proven")
-        if shape is not None and claims_more(value, shape)
-        else value
-        for value, shape in zip_longest(values, stated)
-    ]
+    pairs = zip_longest(values, stated)
+    return [value if shape is None else believed(call, value, shape) for value, shape in pairs]
 
 
 def _joined(call: OpCall, values: list[Value]) -> Value:

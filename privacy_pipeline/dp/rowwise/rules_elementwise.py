@@ -44,10 +44,12 @@ def identities(call: OpCall) -> Result:
 @rule("PlaceholderWithDefault", raw=True)
 def with_default(call: OpCall) -> Result:
     """Inside a graph the default stands: nothing is fed to it."""
-    value = call.inputs[0]
-    if claims_more(value, call.node.attr["shape"].shape):
-        return call.unknown("it states a shape that is not proven")
-    return value
+    return believed(call, call.inputs[0], call.node.attr["shape"].shape)
+
+
+def believed(call: OpCall, value: Value, stated: Any) -> Value:
+    """The value; unknown where the op states more of its shape than is known."""
+    return call.unknown("it states a shape that is not proven") if claims_more(value, stated) else value
 
 
 def claims_more(value: Value, stated: Any) -> bool:
