@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.losses import of_output
 from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
+from privacy_pipeline.dp.tracing import told_as_users_code
 from privacy_pipeline.errors import BadInputError
 
 Loss = Callable[..., Any]
@@ -141,12 +142,15 @@ class ModelLosses:
     one_by_one: bool = False
 
     def __call__(self, x: Any, y: Any, training: bool) -> Any:
-        """Losses of a batch, [batch]."""
-        outputs = self.model(x, training=training)
-        with tf.name_scope(LOSS_SCOPE):
-            if not self.one_by_one:
-                return self.loss(y, outputs)
-            return self._isolated(y, outputs)
+        """Losses of a batch, [batch].
+
+        Raises:
+            BadInputError: the model or the loss raises an error while a graph is traced.
+        """
+        with told_as_users_code():
+            outputs = self.model(x, training=training)
+            with tf.name_scope(LOSS_SCOPE):
+                return self._isolated(y, outputs) if self.one_by_one else self.loss(y, outputs)
 
     def isolated(self) -> ModelLosses:
         """The same, on one example at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
@@ -85,7 +86,8 @@ class Traced:
         try:
             return self._function.get_concrete_function()
         except (StagingError, PipelineError) as error:
-            raise _undecorated(error) from None
+            first = _undecorated(error)
+            raise first from first.__cause__
         except InaccessibleTensorError:
             raise BadInputError(
                 "a layer uses a tensor that another layer made in its own `call`, past its arguments",
@@ -98,12 +100,6 @@ class Traced:
                 f"a weight that is trained lies before an op without a gradient: {str(error)[len(_NO_GRADIENT) :]}",
                 fix="put what distorts inputs before the first layer with weights, or freeze the layers before it",
             ) from None
-        except _OF_CODE as error:
-            raise BadInputError(
-                f"the model or its loss fails on tensors of these shapes: {_last_words(error)}",
-                fix="look at the traceback above: use TensorFlow's ops in place of NumPy's, and see that the shapes of "
-                "inputs, outputs and labels fit each other",
-            ) from error
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the graph on arguments of the signature.
@@ -120,6 +116,25 @@ class Traced:
                 "a tf.function that the model calls draws random numbers, and was traced before with another seed",
                 fix="call its python_function, or leave the decorator out: the step is compiled as a whole",
             ) from None
+
+
+@contextmanager
+def told_as_users_code() -> Iterator[None]:
+    """What a user's model or loss raises while it is traced becomes one line, with the error itself as its cause.
+
+    Raises:
+        BadInputError: the code raised an error of its own, or TensorFlow one about shapes or types.
+    """
+    try:
+        yield
+    except _OF_CODE as error:
+        if tf.executing_eagerly():
+            raise
+        raise BadInputError(
+            f"the model or its loss fails on tensors of these shapes: {_last_words(error)}",
+            fix="look at the traceback above: use TensorFlow's ops in place of NumPy's, and see that the shapes of "
+            "inputs, outputs and labels fit each other",
+        ) from error
 
 
 def ran(

@@ -153,3 +153,40 @@ def test_a_function_that_keeps_another_seed_is_one_line() -> None:
     plan = PrivacyPlan.calibrated(units=8, expected_batch_size=4, steps=2, epsilon=8.0, delta=1e-5, clipping_norm=1.0)
     with pytest.raises(BadInputError, match="traced before with another seed"):
         make_private(model, plan, optimizer="sgd", loss="mse").examine(np.ones((8, 3)), np.ones((8, 1)))
+
+
+def with_numpy(labels: Any, outputs: Any) -> Any:
+    return tf.constant(np.mean(np.asarray(labels) - np.asarray(outputs)))
+
+
+def of_no_attribute(labels: Any, outputs: Any) -> Any:
+    return tf.map_fn(lambda pair: pair[0].nothing, (labels, outputs), fn_output_signature=tf.float32)
+
+
+def of_other_shape(labels: Any, outputs: Any) -> Any:
+    return tf.reduce_mean(outputs - labels[:, :2], axis=-1)
+
+
+class TestUsersCode:
+    """What a model or a loss raises is one line; its own error is the cause, with the lines of code."""
+
+    @pytest.mark.parametrize(
+        ("loss", "cause", "words"),
+        [
+            (with_numpy, NotImplementedError, "NumPy"),
+            (of_no_attribute, AttributeError, "nothing"),
+            (of_other_shape, ValueError, "equal"),
+        ],
+        ids=["NumPy", "in a loop", "shapes"],
+    )
+    def test_one_line_and_its_cause(self, loss: Any, cause: type[Exception], words: str) -> None:
+        model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3)])
+        plan = PrivacyPlan.calibrated(
+            units=8, expected_batch_size=4, steps=1, epsilon=8.0, delta=1e-5, clipping_norm=1.0
+        )
+        private = make_private(model, plan, optimizer="sgd", loss=loss)
+        with pytest.raises(BadInputError, match="the model or its loss fails on tensors of these shapes") as raised:
+            private.examine(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 3]))
+        assert words in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert isinstance(raised.value.__cause__, cause)
