@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.history import PrivacyHistory
     from privacy_pipeline.dp.plan import AdaptiveClipping, Clipping, Noise, PrivacyPlan, UserBound
     from privacy_pipeline.dp.run_state import RunState, StateMismatch, destroy_state, has_state
+    from privacy_pipeline.dp.saved_models import load_model, load_weights
     from privacy_pipeline.dp.store import ExampleStore
     from privacy_pipeline.dp.users import UserIndex
     from privacy_pipeline.dp.validator import Problem, validate
@@ -40,6 +41,8 @@ __all__ = [
     "UserIndex",
     "destroy_state",
     "has_state",
+    "load_model",
+    "load_weights",
     "make_private",
     "register_rule",
     "validate",
@@ -61,6 +64,8 @@ _HOME = {
     "UserIndex": "users",
     "destroy_state": "run_state",
     "has_state": "run_state",
+    "load_model": "saved_models",
+    "load_weights": "saved_models",
     "make_private": "engine",
     "register_rule": "clipping.registry",
     "validate": "validator",

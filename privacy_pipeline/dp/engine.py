@@ -31,6 +31,7 @@ from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.rowwise.sizes import LARGEST
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
+from privacy_pipeline.dp.saved_models import save_history
 from privacy_pipeline.dp.sources import Given, given_data
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.dp.store import ExampleStore
@@ -257,6 +258,34 @@ class PrivateModel:
 
     def _ended(self) -> None:
         self._running = False
+
+    def save(self, path: Path | str, **keras: Any) -> None:
+        """Saves the model as `model.save` does, with the privacy history of its weights inside; see `load_model`.
+
+        Args:
+            path: `.keras` file, HDF5 file, or the folder of a SavedModel.
+            keras: other arguments of `model.save`.
+
+        Raises:
+            BadInputError: nothing is known of the weights, or the file cannot be written.
+        """
+        history = self._past.now()
+        self.model.save(path, **keras)
+        save_history(self.model, path, history)
+
+    def save_weights(self, path: Path | str, **keras: Any) -> None:
+        """Saves the weights as `model.save_weights` does, with their privacy history inside; see `load_weights`.
+
+        Args:
+            path: HDF5 file, or the prefix of a checkpoint.
+            keras: other arguments of `model.save_weights`.
+
+        Raises:
+            BadInputError: nothing is known of the weights, or the file cannot be written.
+        """
+        history = self._past.now()
+        self.model.save_weights(path, **keras)
+        save_history(self.model, path, history)
 
     def destroy_state(self) -> None:
         """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""

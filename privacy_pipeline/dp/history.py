@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.events import from_json, to_json
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.dp import saved_history
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -151,10 +151,14 @@ class PrivacyHistory:
     def save(self, path: Path) -> None:
         """Writes the history, to go with the weights to another machine.
 
+        Args:
+            path: a saved model or saved weights in any format of Keras, which keep the history inside of them (see
+                `saved_history`); or a new file, JSON.
+
         Raises:
             BadInputError: the file cannot be written.
         """
-        write_atomically(path=path, text=json.dumps(self.to_json(), indent=1) + "\n")
+        saved_history.write(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> PrivacyHistory:
@@ -163,9 +167,15 @@ class PrivacyHistory:
         Raises:
             BadInputError: the file is missing, or does not hold a history.
         """
+        text = saved_history.read(Path(path))
+        if text is None:
+            raise BadInputError(
+                f"{path}: no privacy history was saved with these weights",
+                fix="save the model with `PrivateModel.save`, or call `execution.privacy_history.save(path)` after it",
+            )
         try:
-            return cls.from_json(json.loads(path.read_text()))
-        except (OSError, ValueError):
+            return cls.from_json(json.loads(text))
+        except ValueError:
             raise BadInputError(f"{path}: it cannot be read as a privacy history") from None
         except BadInputError as error:
             raise BadInputError(f"{path}: {error.message}") from None

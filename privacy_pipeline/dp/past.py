@@ -21,6 +21,7 @@ class Past:
     def __init__(self, *, model: Any, given: PrivacyHistory | None) -> None:
         self._model, self._given = model, given
         self._left: tuple[str, PrivacyHistory] | None = None
+        self._after: PrivacyHistory | None = None  # of the weights that `_left` names
 
     def history(self, *, restored: bool = False) -> PrivacyHistory:
         """What the weights were made from before this training, whichever of its `fit` it is.
@@ -60,6 +61,16 @@ class Past:
         """
         return recalled(digest_of(self._model.weights)) or PrivacyHistory()
 
+    def now(self) -> PrivacyHistory:
+        """The history of the weights as they are now, whatever trainings of this object made them.
+
+        Raises:
+            BadInputError: nothing is known of them.
+        """
+        if self._left is not None and self._after is not None and self._left[0] == digest_of(self._model.weights):
+            return self._after
+        return self.history()
+
     def left(self, before: PrivacyHistory, after: PrivacyHistory, *, remember_them: bool) -> None:
         """Keep the history of the weights as they are now.
 
@@ -69,6 +80,6 @@ class Past:
             remember_them: whether other trainings are to find it.
         """
         digest = digest_of(self._model.weights)
-        self._left = digest, before
+        self._left, self._after = (digest, before), after
         if remember_them:
             remember(digest, after)

@@ -1,0 +1,110 @@
+"""Puts the text of a privacy history into a saved model, in every format of Keras, and reads it. No TensorFlow."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.errors import BadInputError
+
+_NAME = "privacy_history"
+_MEMBER = f"{_NAME}.json"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a history: into the saved model or weights at `path`, where there are some, or as a file of its own.
+
+    A `.keras` file gets a member `privacy_history.json`, an HDF5 file a data set `privacy_history`, a SavedModel a file
+    in `assets.extra`, and a checkpoint of TensorFlow a file beside it. Keras and TensorFlow pass over all of these.
+
+    Args:
+        path: a file, the folder of a SavedModel, or the prefix of a checkpoint.
+        text: the history, JSON.
+
+    Raises:
+        BadInputError: the file cannot be written, or is a `.keras` file that has a history already.
+    """
+    try:
+        if _is_saved_model(path):
+            write_atomically(path=path / "assets.extra" / _MEMBER, text=text)
+        elif _is_checkpoint(path):
+            write_atomically(path=_beside(path), text=text)
+        elif _starts_with(path, _HDF5):
+            _into_hdf5(path, text)
+        elif path.is_file() and zipfile.is_zipfile(path):
+            _into_keras(path, text)
+        else:
+            write_atomically(path=path, text=text)
+    except OSError as error:
+        raise BadInputError(f"{path}: its privacy history cannot be written ({error})") from None
+
+
+def read(path: Path) -> str | None:
+    """What `write` wrote; None where a saved model or weights hold no history.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    try:
+        if _is_saved_model(path):
+            return _text(path / "assets.extra" / _MEMBER)
+        if _is_checkpoint(path):
+            return _text(_beside(path))
+        if _starts_with(path, _HDF5):
+            return _of_hdf5(path)
+        if path.is_file() and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(_MEMBER).decode() if _MEMBER in archive.namelist() else None
+        return path.read_text()
+    except (OSError, UnicodeDecodeError, zipfile.BadZipFile):
+        raise BadInputError(f"{path}: it cannot be read as a privacy history") from None
+
+
+def _is_saved_model(path: Path) -> bool:
+    return (path / "saved_model.pb").is_file()
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return path.with_name(f"{path.name}.index").is_file()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{_MEMBER}")
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
+
+
+def _into_keras(path: Path, text: str) -> None:
+    with zipfile.ZipFile(path, "a") as archive:
+        if _MEMBER in archive.namelist():
+            raise BadInputError(
+                f"{path}: it holds a privacy history already", fix="save the model again, then its history"
+            )
+        archive.writestr(_MEMBER, text)
+
+
+def _into_hdf5(path: Path, text: str) -> None:
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        if _NAME in file:
+            del file[_NAME]
+        file.create_dataset(_NAME, data=text, dtype=h5py.string_dtype())
+
+
+def _of_hdf5(path: Path) -> str | None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return bytes(file[_NAME][()]).decode() if _NAME in file else None
