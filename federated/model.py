@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from federated.contract import Array, Tensor
 from federated.state import require_no_state
-from privacy_pipeline.dp.losses import unreduced
+from privacy_pipeline.dp.losses import of_output
 from privacy_pipeline.errors import BadInputError
 
 
@@ -19,7 +19,7 @@ class FederatedModel:
 
     Args:
         keras_model: built; its inputs are named, or it has one.
-        loss: name or object of a Keras loss; taken per example, averaged over a batch's rows.
+        loss: name or object of a Keras loss; taken of each row, averaged over a batch's rows.
 
     Raises:
         BadInputError: the model is not built, has nothing to train, draws random numbers (rounds could not be resumed
@@ -34,7 +34,7 @@ class FederatedModel:
         require_no_state(keras_model)
         self.keras = keras_model
         self._loss = tf.keras.losses.get(loss)
-        self._unreduced = unreduced(self._loss)
+        self._of_each = of_output(self._loss)
         self.input_names = tuple(keras_model.input_names)
         self.input_specs = tuple(
             tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
@@ -49,30 +49,35 @@ class FederatedModel:
         return self._loss
 
     def losses(self, labels: Tensor, predictions: Tensor) -> Tensor:
-        """Loss of each row, float32 [rows]; where a row has several outputs, their mean."""
-        predictions = tf.cast(predictions, tf.float32)
-        labels = tf.reshape(labels, tf.shape(predictions)) if self._same_size(labels, predictions) else labels
-        values = tf.cast(self._unreduced(labels, predictions), tf.float32)
-        return values if values.shape.rank == 1 else tf.reduce_mean(tf.reshape(values, [tf.shape(values)[0], -1]), -1)
+        """Loss of each row, float32 [rows]: what Keras computes of a batch that holds this row alone.
+
+        Positions that the mask of the predictions leaves out do not count.
+        """
+        return tf.cast(self._of_each(labels, _in_single(predictions), None), tf.float32)
 
     def correct(self, labels: Tensor, predictions: Tensor) -> Tensor:
-        """Whether each row is predicted right, float32 [rows].
+        """Whether each row is predicted right, float32 [rows]; of a row with several positions, the share of them.
 
         One output: above a half, or above 0 where the loss takes logits. Several: the largest is the label's, which is
-        an index or one-hot.
+        an index or one-hot. Positions that the mask of the predictions leaves out do not count.
         """
+        mask = getattr(predictions, "_keras_mask", None)
         if predictions.shape[-1] == 1:
             logits = bool(self._loss.get_config().get("from_logits")) if hasattr(self._loss, "get_config") else False
-            positive = tf.reshape(predictions, [-1]) > (0.0 if logits else 0.5)
-            return tf.cast(positive == (tf.reshape(tf.cast(labels, tf.float32), [-1]) > 0.5), tf.float32)
-        one_hot = labels.shape.rank == 2 and labels.shape[-1] == predictions.shape[-1]
-        classes = tf.argmax(labels, -1) if one_hot else tf.reshape(tf.cast(labels, tf.int64), [-1])
-        return tf.cast(tf.argmax(predictions, -1) == classes, tf.float32)
-
-    @staticmethod
-    def _same_size(labels: Tensor, predictions: Tensor) -> bool:
-        # [rows] labels against [rows, 1] predictions would broadcast to [rows, rows].
-        return bool(labels.shape.rank == 1 and predictions.shape.rank == 2 and predictions.shape[-1] == 1)
+            positive = predictions[..., 0] > (0.0 if logits else 0.5)
+            right = tf.equal(positive, tf.reshape(tf.cast(labels, tf.float32), tf.shape(positive)) > 0.5)
+        else:
+            one_hot = labels.shape.rank == predictions.shape.rank and labels.shape[-1] == predictions.shape[-1]
+            found = tf.argmax(predictions, -1)
+            classes = tf.argmax(labels, -1) if one_hot else tf.reshape(tf.cast(labels, tf.int64), tf.shape(found))
+            right = tf.equal(found, classes)
+        counts = tf.ones_like(right, tf.float32) if mask is None else tf.cast(mask, tf.float32)
+        if right.shape.rank == 1:
+            return tf.cast(right, tf.float32)
+        axes = list(range(1, right.shape.rank))
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(tf.cast(right, tf.float32) * counts, axes), tf.reduce_sum(counts, axes)
+        )
 
     def columns(self, features: Mapping[str, Array]) -> list[Array]:
         """The arrays that the model takes, in the order of its inputs.
@@ -106,6 +111,15 @@ class FederatedModel:
         """Puts trainable weights into the Keras model."""
         for variable, value in zip(self.keras.trainable_weights, weights, strict=True):
             variable.assign(value)
+
+
+def _in_single(predictions: Tensor) -> Tensor:
+    """Predictions in single precision, with the mask that Keras has put on them."""
+    found = tf.cast(predictions, tf.float32)
+    mask = getattr(predictions, "_keras_mask", None)
+    if mask is not None:
+        found._keras_mask = mask
+    return found
 
 
 def label_spec(labels: Array) -> tf.TensorSpec:

@@ -35,8 +35,8 @@ class TffEngine:
         aggregator: a TFF aggregation factory for unweighted updates (`tff.aggregators`); None: the algorithm's mean.
 
     Raises:
-        BadInputError: an aggregator for an algorithm that TFF weighs by examples alone; a model or loss that keeps
-            state.
+        BadInputError: an aggregator for an algorithm that TFF weighs by examples alone; a model whose outputs have a
+            mask; a model or loss that keeps state.
     """
 
     def __init__(
@@ -54,10 +54,20 @@ class TffEngine:
                 "does not allow",
                 fix="use fedavg or fedprox",
             )
+        if getattr(model.keras.outputs[0], "_keras_mask", None) is not None:
+            raise BadInputError(
+                "model: its output has a mask, which TFF drops, so that padding would count in the loss",
+                fix="use `engine: fast`, or a layer that sums the positions up",
+            )
         self._model, self._clients, self._algorithm, self._worker = model, clients, algorithm, worker
         require_stateless_pass(model, label_spec(clients.labels))
         spec = self._dataset(np.zeros(0, np.int64)).element_spec
-        self._process = learning_process(model, algorithm, spec, aggregator)
+        try:
+            self._process = learning_process(model, algorithm, spec, aggregator)
+        finally:
+            # TFF copies the model in graphs of TensorFlow 1, for which Keras changes the base classes of all models and
+            # layers of this process, so that none could be called. A copy made outside of them changes them back.
+            tf.keras.models.clone_model(model.keras)
         with worker.call():
             self._template = self._process.initialize()
 

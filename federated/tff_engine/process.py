@@ -29,7 +29,8 @@ def learning_process(model: FederatedModel, algorithm: FederatedAlgorithm, eleme
     weighted = weighting.NUM_EXAMPLES if algorithm.weighting == "examples" else weighting.UNIFORM
 
     def model_fn() -> Any:
-        keras = tf.keras.models.clone_model(model.keras)
+        with tf.variable_creator_scope(_uncached):
+            keras = tf.keras.models.clone_model(model.keras)
         return tff.learning.models.from_keras_model(keras, loss=_RowLoss(model), input_spec=element_spec, metrics=[])
 
     if algorithm.name == "fedsgd":
@@ -44,6 +45,15 @@ def learning_process(model: FederatedModel, algorithm: FederatedAlgorithm, eleme
     if aggregator is not None:
         return algorithms.build_unweighted_fed_avg(model_fn, model_aggregator=aggregator, **common)
     return algorithms.build_weighted_fed_avg(model_fn, client_weighting=weighted, **common)
+
+
+def _uncached(create: Any, **options: Any) -> Any:
+    """Make a variable whose reads see what was assigned.
+
+    Recurrent layers of Keras ask for a cached value, which in TFF's graphs is the one that the initializer gave: the
+    weights of the server would never be used.
+    """
+    return create(**{**options, "caching_device": None})
 
 
 def proximal(inner: Any, *, strength: float) -> Any:

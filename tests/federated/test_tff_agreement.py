@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from federated.evaluation import Evaluator
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from federated.tff_engine.engine import TffEngine
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection, ScheduleSection
-from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.federated.fed_examples import dense_model, made_clients
+from tests.federated.test_fed_masks import padded_clients, tagger
 
 SIZES = [7, 1, 12, 0, 4, 9]
 DECAY = ScheduleSection(kind="exponential", rounds=3, decay=0.5, warmup_rounds=2)
@@ -130,3 +132,31 @@ def test_tffs_own_fedprox_has_the_sign_of_the_proximal_term_wrong(worker, monkey
     ours, negated = (engine.run_round(engine.initial_state(), cohort).state.weights[0] for engine in engines)
     np.testing.assert_allclose(result, negated, atol=1e-6)
     assert np.abs(result - ours).max() > 1e-4
+
+
+def test_keras_models_of_the_process_can_be_called_afterwards(worker):
+    model, clients = dense_model(), made_clients([4, 7])
+    before = Evaluator(dense_model(), clients).evaluate(model.weights()).loss
+    TffEngine(model=model, clients=clients, algorithm=FederatedAlgorithm(batch_size=4), worker=worker)
+    np.testing.assert_allclose(Evaluator(model, clients).evaluate(model.weights()).loss, before, atol=1e-6)
+
+
+@pytest.mark.parametrize("recurrent", ["SimpleRNN", "LSTM", "GRU"])
+def test_tff_runs_recurrent_layers_as_the_fast_engine_does(worker, recurrent):
+    clients, algorithm = padded_clients([4, 7, 5]), FederatedAlgorithm(batch_size=4)
+    fast = FastEngine(model=tagger(recurrent=recurrent, masked=False), clients=clients, algorithm=algorithm)
+    tff = TffEngine(
+        model=tagger(recurrent=recurrent, masked=False), clients=clients, algorithm=algorithm, worker=worker
+    )
+    mine = fast.run_round(fast.initial_state(), np.arange(3))
+    other = tff.run_round(tff.initial_state(), np.arange(3))
+    assert mine.metrics["loss"] == pytest.approx(other.metrics["loss"], abs=1e-5)
+    for a, b in zip(mine.state.weights, other.state.weights):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_outputs_with_a_mask_are_refused_on_tff(worker):
+    with pytest.raises(BadInputError, match="its output has a mask, which TFF drops"):
+        TffEngine(
+            model=tagger(), clients=padded_clients([4]), algorithm=FederatedAlgorithm(batch_size=4), worker=worker
+        )
