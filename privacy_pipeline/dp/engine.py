@@ -24,13 +24,15 @@ from privacy_pipeline.dp.graph_state import require_stateless, state_of
 from privacy_pipeline.dp.history import PrivacyHistory
 from privacy_pipeline.dp.keras_step import keras_optimizer, require_keras_step, require_kinds
 from privacy_pipeline.dp.model_losses import ModelLosses, output_names, per_example_loss
+from privacy_pipeline.dp.ownership import Owner
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, specs_of
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.rowwise.sizes import LARGEST
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
-from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state
+from privacy_pipeline.dp.run_state import RunState, destroy_state, has_state, prepare
+from privacy_pipeline.dp.sampling import FixedPartition
 from privacy_pipeline.dp.saved_models import save_history
 from privacy_pipeline.dp.sources import Given, given_data
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
@@ -72,7 +74,8 @@ class PrivateModel:
     ) -> None:
         self.model = model
         self._plan = plan
-        self._running = False
+        self._owner = Owner()
+        self._training: Training | None = None  # the one under way
         self.verdict = NOT_EXAMINED
         self._optimizer = optimizer
         self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights, names=output_names(model)))
@@ -86,6 +89,7 @@ class PrivateModel:
         self._largest = virtual_batch_size
         self._memory_cap = memory_cap
         self._progress = Progress()
+        self._order: str | None = None  # digest of the data of a plan that counts places in it
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
 
     @property
@@ -196,15 +200,9 @@ class PrivateModel:
             PipelineError: as of `fit`.
             StateMismatch: as of `fit`.
         """
-        if self._running:
-            raise BadInputError(
-                "a training of this object is under way (fit was called from a callback of its own fit, for one): "
-                "another would make its steps again, with the same noise",
-                fix="end it first, or call make_private again to train more; the privacy cost of both adds up",
-            )
-        given = given_data(x, y, sample_weight=sample_weight, class_weight=class_weight, most=self._most())
-        training = self._begun_on(given, users=users, watched=watched)
-        self._running = True
+        with self._owner.begins():
+            given = given_data(x, y, sample_weight=sample_weight, class_weight=class_weight, most=self._most())
+            training = self._training = self._begun_on(given, users=users, watched=watched)
         return training
 
     def _most(self) -> int | None:
@@ -224,6 +222,7 @@ class PrivateModel:
             raise BadInputError(
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
+        self._require_same_order(store)
         past = self._past.history(restored=self._state_dir is not None)
         noise_check.require_noise(self.plan)
         history: dict[str, list[float]] = {"weights_norm": []}
@@ -235,6 +234,7 @@ class PrivateModel:
         checkpoints, replaced = None, PrivacyHistory()
         if self._state_dir is not None:
             replaced = self._past.replaced()
+            self._lock(self._state_dir)
             checkpoints = self._checkpoints(store.digest(), program, history, past=past, watched=watched)
             self._progress.begun = checkpoints.begin()
         steps = PrivateSteps.of(program=program, plan=self.plan, store=store, key=self._key, model=self.model)
@@ -254,10 +254,43 @@ class PrivateModel:
             data_name=self._data_name,
             remember=self._remember,
         )
-        return Training(setting, self._progress, history=history, ended=self._ended)
+        return Training(setting, self._progress, history=history, owner=self._owner, ended=self._ended)
+
+    def _require_same_order(self, store: ExampleStore) -> None:
+        """Hold the data to that of the first training, where the plan bounds how often each place is used.
+
+        Raises:
+            BadInputError: it is other data, or in another order.
+        """
+        if self._state_dir is not None or not isinstance(self.plan.sampling, FixedPartition):
+            return  # a state is bound to the data; samples are drawn anew
+        digest = store.digest()
+        if self._progress.used and digest != self._order:
+            raise BadInputError(
+                "the data is not that of the first fit, or in another order, and a fixed partition counts how often "
+                "each place of it was used",
+                fix="give the same data in the same order (no shuffle), or call make_private again: both add up",
+            )
+        self._order = digest
 
     def _ended(self) -> None:
-        self._running = False
+        self._training = None
+        self._owner.ended()
+
+    def __copy__(self) -> Any:
+        raise self._owner.copied()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise self._owner.copied()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self._owner.copied()
+
+    def _known(self) -> PrivacyHistory:
+        """The history of the weights as they are now, also between two steps."""
+        if self._training is not None:
+            self._training.keep()
+        return self._past.now()
 
     def save(self, path: Path | str, **keras: Any) -> None:
         """Saves the model as `model.save` does, with the privacy history of its weights inside; see `load_model`.
@@ -269,7 +302,7 @@ class PrivateModel:
         Raises:
             BadInputError: nothing is known of the weights, or the file cannot be written.
         """
-        history = self._past.now()
+        history = self._known()
         self.model.save(path, **keras)
         save_history(self.model, path, history)
 
@@ -283,7 +316,7 @@ class PrivateModel:
         Raises:
             BadInputError: nothing is known of the weights, or the file cannot be written.
         """
-        history = self._past.now()
+        history = self._known()
         self.model.save_weights(path, **keras)
         save_history(self.model, path, history)
 
@@ -291,6 +324,15 @@ class PrivateModel:
         """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""
         if self._state_dir is not None:
             destroy_state(self._state_dir)
+
+    def _lock(self, folder: Path) -> None:
+        if self._progress.used and not has_state(folder):
+            raise BadInputError(
+                f"{folder}: the state of the run is gone",
+                fix="call make_private again; the privacy cost of both trainings adds up",
+            )
+        prepare(folder)
+        self._owner.lock(folder)
 
     def _checkpoints(
         self,
@@ -303,11 +345,6 @@ class PrivateModel:
     ) -> Checkpoints:
         """Opens `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
         folder = self._state_dir or Path()
-        if self._progress.used and not has_state(folder):
-            raise BadInputError(
-                f"{folder}: the state of the run is gone",
-                fix="call make_private again; the privacy cost of both trainings adds up",
-            )
         if self._configured is None:  # once: callbacks may change the learning rate
             self._configured = self._optimizer.get_config()
         binding = binding_of(

@@ -40,9 +40,9 @@ class Past:
                     fix="call make_private again, with `history=execution.privacy_history` if they come of its weights",
                 )
             return self._left[1]
-        if self._given is not None:
-            return self._given
         found = recalled(digest)
+        if self._given is not None:
+            return self._given if found is None else self._given.together(found)
         if found is not None:
             return found
         if is_untrained(self._model):

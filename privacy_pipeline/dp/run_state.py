@@ -43,10 +43,16 @@ def has_state(folder: Path) -> bool:
 
 
 def destroy_state(folder: Path) -> None:
-    """Overwrites and unlinks all that a run keeps; does nothing where there is nothing.
+    """Overwrites and unlinks all that a run keeps, and its folder if it is empty then; does nothing where nothing is.
 
     Journaling file systems and flash storage may keep old blocks: the key's protection is its folder's, not this.
     """
+    _destroy_files(folder)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _destroy_files(folder: Path) -> None:
     for path in [path for name in (_KEY, _CHECKPOINT, PROGRESS, CHANGES) for path in folder.glob(f"{name}*")]:
         if not path.is_symlink():
             with path.open("r+b") as stream:
@@ -56,8 +62,6 @@ def destroy_state(folder: Path) -> None:
         path.unlink()
     if folder.is_dir():
         _sync_folder(folder)
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,9 @@ class RunState:
             BadInputError: the folder cannot be used.
         """
         fresh = key or RunKey.from_system()
-        _prepare(folder)
+        prepare(folder)
         if not (folder / _CHECKPOINT).exists():
-            destroy_state(folder)
-            _prepare(folder)
+            _destroy_files(folder)  # the folder stays: it may be locked
             _write(folder / _KEY, lambda stream: stream.write(_key_text(fresh, binding)))
             return cls(folder, fresh, resumed=False)
         try:
@@ -187,7 +190,12 @@ def _read_key(path: Path, *, binding: str, expected: RunKey) -> RunKey:
     return key
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
+    """Makes the folder of a run's state, with rights 0700.
+
+    Raises:
+        BadInputError: it cannot be made, or others may enter it.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not any(folder.iterdir()):

@@ -13,6 +13,7 @@ from privacy_pipeline.dp.feeding import Batch
 from privacy_pipeline.dp.fit_arguments import optimizer_of_callbacks, require_same_trained
 from privacy_pipeline.dp.graph_state import require_unchanged, snapshot
 from privacy_pipeline.dp.history import Phase, PrivacyHistory
+from privacy_pipeline.dp.ownership import Owner
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm
@@ -87,9 +88,15 @@ class Training:
     """
 
     def __init__(
-        self, setting: Setting, progress: Progress, *, history: dict[str, list[float]], ended: Callable[[], None]
+        self,
+        setting: Setting,
+        progress: Progress,
+        *,
+        history: dict[str, list[float]],
+        owner: Owner,
+        ended: Callable[[], None],
     ) -> None:
-        self._set, self._progress, self._ended = setting, progress, ended
+        self._set, self._progress, self._owner, self._ended = setting, progress, owner, ended
         self._first = progress.begun
         self._snapshot = snapshot(setting.model)
         self._batches: Iterator[tuple[int, Batch]] = setting.steps.reader.from_step(self._first)
@@ -168,6 +175,15 @@ class Training:
             privacy_history=self._past_and_now(),
         )
 
+    def __copy__(self) -> Any:
+        raise self._owner.copied()
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise self._owner.copied()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise self._owner.copied()
+
     def keep(self) -> None:
         """Keep the history of the weights as they are now; for code that may save them between two steps."""
         if self._released:
@@ -201,6 +217,7 @@ class Training:
 
     def _made(self, began: Callable[[int], None]) -> int | None:
         """Makes a step; its number, or None where all are made."""
+        self._owner.require_process()
         coming = next(self._batches, None)
         if coming is None:
             return None

@@ -1,0 +1,89 @@
+"""Holds the steps of a key to one training at a time, of one process and one object: no noise is drawn twice."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from privacy_pipeline.errors import BadInputError
+
+_AGAIN = "call make_private again to train more; the privacy cost of both adds up"
+
+
+class Owner:
+    """Whether a training may begin, and go on."""
+
+    def __init__(self) -> None:
+        self._under_way, self._process = threading.Lock(), os.getpid()
+        self._folder: int | None = None  # its file descriptor, while it is locked
+
+    @contextmanager
+    def begins(self) -> Iterator[None]:
+        """While a training is set up, which reads its data by code of the caller's; it stays open until `ended`.
+
+        Raises:
+            BadInputError: one is under way, or the process was forked.
+        """
+        self.require_process()
+        if not self._under_way.acquire(blocking=False):
+            raise BadInputError(
+                "a training of this object is under way (fit was called from a callback of its own fit, for one): "
+                "another would make its steps again, with the same noise",
+                fix=f"end it first, or {_AGAIN}",
+            )
+        try:
+            yield
+        except BaseException:
+            self.ended()
+            raise
+
+    def lock(self, folder: Path) -> None:
+        """Keep others of this machine away from the folder of the run's state until `ended`, in this process too.
+
+        Args:
+            folder: exists.
+
+        Raises:
+            BadInputError: another training uses it, or its file system has no locks.
+        """
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BadInputError(
+                f"{folder}: another training uses this state, and both would draw the same noise",
+                fix="wait for it, or give this one a state_dir of its own",
+            ) from None
+        except OSError as error:
+            os.close(handle)
+            raise BadInputError(f"{folder}: it cannot be locked ({error.strerror})", fix="use a local disk") from None
+        self._folder = handle
+
+    def ended(self) -> None:
+        """Call when the training is over."""
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+        self._under_way.release()
+
+    def require_process(self) -> None:
+        """Hold the steps to the process that drew the key.
+
+        Raises:
+            BadInputError: this one was forked from it.
+        """
+        if os.getpid() != self._process:
+            raise BadInputError(
+                "this process was forked after make_private, and both would draw the same noise",
+                fix="call make_private in the process that trains",
+            )
+
+    @staticmethod
+    def copied() -> BadInputError:
+        """The error for whoever copies or pickles what holds the key."""
+        return BadInputError("a private model cannot be copied: both would draw the same noise", fix=_AGAIN)
