@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
+from keras.src.engine import functional
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
@@ -18,6 +19,7 @@ from privacy_pipeline.dp import noise_check
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
 from privacy_pipeline.dp.execution import Execution
 from privacy_pipeline.dp.feeding import Participation
+from privacy_pipeline.dp.graph_state import require_stateless, state_of
 from privacy_pipeline.dp.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import finite_norm, specs_of
@@ -28,6 +30,9 @@ from privacy_pipeline.dp.steps import clipper_of
 from privacy_pipeline.dp.store import ExampleStore
 from privacy_pipeline.dp.validator import state_problems
 from privacy_pipeline.errors import BadInputError
+
+_FUNCTIONAL_CALLS = (functional.Functional.call, tf.keras.Sequential.call)
+_BATCH_AXES = (0, None)
 
 PrivateStep = Callable[[Any, Any], None]
 _EXAMINED_MEMORY = 256 * 2**20  # bytes for gradients in a pass that is traced and not run on data
@@ -54,8 +59,15 @@ def require_private(model: Any) -> None:
     """Refuses models for which clipping single examples does not bound their influence.
 
     Raises:
-        BadInputError: the model has a layer that mixes rows, keeps state or was adapted to data, or losses of its own.
+        BadInputError: the model is a subclass with its own `call`, or has a layer that mixes rows, keeps state or was
+            adapted to data, or losses of its own.
     """
+    if type(model).call not in _FUNCTIONAL_CALLS:
+        # TensorFlow Privacy trains the graph between inputs and outputs, and never this `call`.
+        raise BadInputError(
+            f"model: {type(model).__name__} has a `call` of its own, which TensorFlow Privacy does not run",
+            fix="build it as tf.keras.Model(inputs, outputs), or use `engine: native`",
+        )
     layers = [module for module in model.submodules if isinstance(module, _Layer.Layer)]
     for layer in layers:
         if isinstance(layer, _ACROSS_ROWS):
@@ -92,12 +104,21 @@ def clips_fast(model: Any) -> bool:
 
     TensorFlow Privacy's fast form runs the model twice, once for the norms and once for the weighted gradient, and
     adds the squared norms of the layers. Both passes must therefore agree (no dropout), rows must not mix, and no
-    layer may be used twice: its norm would be underestimated, and clipping would not bound the gradient.
+    layer may be used twice: its norm would be underestimated, and clipping would not bound the gradient. Nothing of a
+    user's runs in it, so that the layers' types tell this: else each example is differentiated by itself.
     """
     return all(
-        type(layer) in _ROW_BY_ROW and (len(layer.inbound_nodes) == 1 or not layer.trainable_variables)
+        type(layer) in _ROW_BY_ROW
+        and (len(layer.inbound_nodes) == 1 or not layer.trainable_variables)
+        and _of_keras(getattr(layer, "activation", None))
+        and getattr(layer, "axis", -1) not in _BATCH_AXES
         for layer in model.layers
     )
+
+
+def _of_keras(activation: Any) -> bool:
+    """Whether an activation is a function of Keras's own, which works within rows; a user's may do anything."""
+    return activation is None or getattr(tf.keras.activations, getattr(activation, "__name__", ""), None) is activation
 
 
 def _loss() -> Any:
@@ -143,7 +164,7 @@ def private_step(
         Privacy computes along the way is exact, hence private.
 
     Raises:
-        BadInputError: see `require_private`.
+        BadInputError: see `require_private`; or the step keeps values of rows.
     """
     require_private(model)
     private_class = make_dp_model_class(tf.keras.Model)
@@ -164,6 +185,12 @@ def private_step(
     def update(inputs: Any, labels: Any) -> None:
         rescaled.rows = tf.shape(labels)[0]
         private.train_step((inputs, labels))
+
+    traced = update.get_concrete_function()
+    metrics = [*private.metrics, *private._clipping_loss.metrics]  # of losses that nobody reads
+    own = [variable for metric in metrics for variable in metric.variables]
+    written = [*private.trainable_variables, *state_of(optimizer), *own]
+    require_stateless(traced.graph, model=model, writes=written, part="its private step")
 
     @tf.function  # type: ignore[untyped-decorator]
     def noise_alone() -> None:
@@ -203,7 +230,8 @@ class TfpModel:
     def examine(self, x: Any, y: Any) -> Verdict:
         """Whether the model's examples are proven to stay apart, by the same checks as with the native engine.
 
-        Where that is not proven, TensorFlow Privacy clips single examples too; a layer's cost is another one then.
+        Where that is not proven, TensorFlow Privacy differentiates single examples (see `clips_fast`); a layer's cost
+        is another one then.
 
         Args:
             x: nest of `tf.TensorSpec` of the inputs, [None, ...].

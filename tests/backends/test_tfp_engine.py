@@ -238,3 +238,76 @@ def test_the_verdict_is_kept_with_what_ran() -> None:
     made = under_a_plan(perceptron())
     assert made.examine({"features": tf.TensorSpec([None, WIDTH])}, tf.TensorSpec([None, 1])).kind == "proven"
     assert made.fit(ExampleStore.from_arrays(*batch(16))).verdict.kind == "proven"
+
+
+def largest_of_the_batch(x: Any) -> Any:
+    """Turns the signs of all rows where one holds a value that no made-up row has."""
+    found = tf.cast(tf.abs(x[:, :1] - 1234.5) < 0.1, tf.float32)
+    most = tf.math.segment_max(tf.stop_gradient(found), tf.zeros(tf.shape(found)[:1], tf.int32))
+    return x * (1.0 - 2.0 * tf.minimum(most, 1.0))
+
+
+class Counting:
+    """Mixes the rows from a number of calls on, so that what is examined is not what is trained."""
+
+    def __init__(self) -> None:
+        self.calls, self.last_honest = 0, 10**9
+
+    def __call__(self, x: Any) -> Any:
+        self.calls += 1
+        return x * 1.0 if self.calls <= self.last_honest else largest_of_the_batch(x)
+
+
+def moved_by_one_row(model: Any) -> float:
+    """How far one replaced row of 32 moves the clipped sum, in clipping norms."""
+    step = make_step(model, noise_multiplier=0.0, clipping_norm=0.1, expected=1.0, width=3)
+    before, releases = model.get_weights(), []
+    rows = np.random.default_rng(0).normal(3.0, 1.0, (32, 3)).astype(np.float32)
+    for first in (rows[0], np.full(3, 1234.5, np.float32)):
+        model.set_weights(before)
+        step({"features": tf.constant(np.concatenate([first[None], rows[1:]]))}, tf.zeros((32, 1)))
+        releases.append([a - b for a, b in zip(model.get_weights(), before, strict=True)])
+    return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(*releases, strict=True)))) / 0.1
+
+
+@pytest.mark.parametrize("where", ["activation", "of a layer"])
+@pytest.mark.parametrize("counting", [False, True], ids=["always", "later"])
+def test_a_users_function_runs_on_single_examples(where: str, counting: bool) -> None:
+    function = Counting() if counting else largest_of_the_batch
+    source = tf.keras.Input((3,), name="features")
+    layer = layers.Activation(function) if where == "activation" else layers.Dense(3, activation=function)
+    model = tf.keras.Model(source, layers.Dense(1)(layer(source)))
+    if isinstance(function, Counting):
+        function.last_honest = function.calls
+    assert not clips_fast(model)
+    assert moved_by_one_row(model) <= 2.0 + 1e-5
+
+
+def test_keras_own_activations_and_axes_of_features_are_fast() -> None:
+    source = tf.keras.Input((3,), name="features")
+    parts = [layers.Dense(2, activation="gelu")(source), layers.Activation("softmax")(layers.Dense(2)(source))]
+    assert clips_fast(tf.keras.Model(source, layers.Dense(1)(layers.Concatenate()(parts))))
+    assert not clips_fast(tf.keras.Model(source, layers.Dense(1)(layers.Concatenate(axis=0)([source, source]))))
+
+
+def test_a_call_that_is_not_run_is_refused() -> None:
+    class Other(tf.keras.Model):  # type: ignore[misc]
+        def call(self, x: Any, training: Any = None) -> Any:
+            return self.layers[-1](x)
+
+    source = tf.keras.Input((3,), name="features")
+    with pytest.raises(BadInputError, match="Other has a `call` of its own"):
+        require_private(Other(source, layers.Dense(1)(layers.Dense(3)(source))))
+
+
+def test_a_step_that_keeps_rows_is_refused() -> None:
+    kept = tf.Variable(tf.zeros([3]), trainable=False)
+
+    def keep(x: Any) -> Any:
+        kept.assign(tf.reduce_max(x, 0))
+        return x
+
+    source = tf.keras.Input((3,), name="features")
+    model = tf.keras.Model(source, layers.Dense(1)(layers.Activation(keep)(source)))
+    with pytest.raises(BadInputError, match="assigns variables during a call"):
+        make_step(model, noise_multiplier=1.0, clipping_norm=1.0, expected=1.0, width=3)
