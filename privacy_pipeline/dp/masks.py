@@ -54,10 +54,15 @@ class _Source:
 
     def following(self) -> Any:
         self.calls += 1
-        return tf.random.experimental.stateless_fold_in(self.seed, self.calls)
+        return _folded(self.seed, self.calls)
 
 
 _ACTIVE: list[_Source] = []
+
+
+def _folded(seed: Any, number: Any) -> Any:
+    """A seed made of a secret one and a public number. 64 bits of the secret last: as many as the number's type has."""
+    return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64))
 
 
 def _graph() -> Any:
@@ -145,7 +150,7 @@ def masks_of_row(row: Any) -> Iterator[None]:
         return
     source = _ACTIVE[-1]
     outer = source.seed, source.graph
-    source.seed, source.graph = tf.random.experimental.stateless_fold_in(source.seed, row), _graph()
+    source.seed, source.graph = _folded(source.seed, row), _graph()
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ _RELATIVE = 1e-3  # rounding of float32, with much room
 _HALF = 50  # times the rounding where a layer computes in half precision
 _FLOOR, _LOOSE_FLOOR = 1e-6, 1e-4  # of batches of the same shape, and of others: kernels round by shape
 _LARGE = 1e4
+_NOT_TAKEN = (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError)  # values, or their type
 # What the rows of a batch are like. Labels are classes or numbers of the same size.
 _BASES = (
     Kind(),
@@ -92,6 +93,13 @@ def _last_line(message: str) -> str:
     return (told or lines or [message])[-1][:300]
 
 
+def _draws_ahead(graph: Any) -> bool:
+    """Whether numbers are drawn along an axis ahead of the rows, so that a row's depend on how many rows there are."""
+    drawn = [op for op in graph.get_operations() if op.type.startswith("StatelessRandom") and op.outputs]
+    shapes = [op.outputs[0].shape for op in drawn]
+    return any(shape.rank is not None and None in shape.as_list()[1:] for shape in shapes)
+
+
 @dataclass
 class _Search:
     """Runs batches and compares what became of their rows."""
@@ -138,13 +146,15 @@ class _Search:
         drawn = found if self.witness.served_draws else []
         if not all(op.startswith(_PREFIX) for op in drawn) or not all(op.startswith("Stateless") for op in found):
             return None
+        if drawn and _draws_ahead(losses.concrete.graph):
+            return None
         for kind in (_BASES[0], _BASES[-1]):
             rows = self._rows(kind)
             compared = rows[:1] if drawn else rows
             try:
                 together = losses(*self.made.batch(rows)).numpy()
                 alone = [losses(*self.made.batch([row])).numpy() for row in compared]
-            except tf.errors.InvalidArgumentError:
+            except _NOT_TAKEN:
                 continue  # values that the model does not take
             for one, other in zip(alone, together[: len(compared)], strict=True):
                 floor = 1e-6 + _LOOSE_FLOOR * (kind.scale if kind.scale > 1 else 0.0)
@@ -162,7 +172,7 @@ class _Search:
         """What became of rows; None where the model does not take their values."""
         try:
             seen = self.witness.see(*self.made.batch(rows), [1.0] * len(rows) if weights is None else weights)
-        except tf.errors.InvalidArgumentError as error:
+        except _NOT_TAKEN as error:
             self.errors.append(str(error.message))
             return None
         if seen.losses.shape != (len(rows),):
@@ -207,7 +217,7 @@ class _Search:
     def _orders(self, count: int) -> Iterator[Sequence[int]]:
         """Which rows are in a batch, and in which order."""
         drawn = random_ops(self.witness.graph)
-        if all(op.startswith(_PREFIX) for op in drawn):
+        if all(op.startswith(_PREFIX) for op in drawn) and not _draws_ahead(self.witness.graph):
             yield range(count - 1)
         if not drawn:
             yield range(count - 1, -1, -1)

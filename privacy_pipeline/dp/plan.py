@@ -62,6 +62,7 @@ class PrivacyPlan:
     users: UserBound | None = None
 
     def __post_init__(self) -> None:
+        _require_relation(self.relation)
         _require(self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
         _require(0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
         if self.relation is Relation.ZERO_OUT:
@@ -138,6 +139,7 @@ class PrivacyPlan:
         require_numbers(delta=delta, clipping_norm=clipping_norm, epochs=epochs, epsilon=epsilon)
         require_numbers(expected_batch_size=expected_batch_size, noise_multiplier=noise_multiplier)
         require_numbers(sampling_probability=sampling_probability)
+        _require_relation(relation)
         _require((epochs is None) != (steps is None), "give either epochs or steps")
         _require((epsilon is None) != (noise_multiplier is None), "give either epsilon or noise_multiplier")
         _require(expected_batch_size is not None, "give expected_batch_size")
@@ -267,6 +269,11 @@ class PrivacyPlan:
     def digest(self) -> str:
         """SHA-256 over the parameters."""
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
+
+
+def _require_relation(relation: Any) -> None:
+    names = ", ".join(f"Relation.{one.name}" for one in Relation)
+    _require(isinstance(relation, Relation), f"relation is {relation!r}, and not one of {names}", "import Relation")
 
 
 def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) -> float:

@@ -6,6 +6,7 @@ training begins.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from privacy_pipeline.dp.mechanism import require
+from privacy_pipeline.dp.mechanism import require, require_numbers
 from privacy_pipeline.dp.store import ExampleStore, Nest, as_array, leaves, map_nest
 from privacy_pipeline.errors import BadInputError
 
 _Array = NDArray[Any]
+_LEAST_FREE = 0.05  # of a disk that batches are spooled to
 _SEQUENCE = tf.keras.utils.Sequence
 
 
@@ -84,6 +86,7 @@ def given_data(
     else:
         require(not isinstance(x, (str, bytes)), f"x is text: {x!r:.40}", "give arrays of numbers")
         arrays, labelled = arrays_of(x, "x"), y is not None
+        require(next(leaves(arrays), None) is not None, "x holds no array", "give the inputs of the model")
         rows = int(next(leaves(arrays))[1].shape[0])
         store = ExampleStore(arrays, arrays_of(y, "y") if labelled else np.zeros(rows, np.uint8))
     weighted = sample_weight is not None
@@ -130,10 +133,10 @@ def _array(values: Any, name: str) -> _Array:
 
 
 def _text_columns(values: Any, package: str) -> str:
-    """Which columns of a table of pandas are no numbers, for an error; their names are public."""
+    """Which columns of a table of pandas are not numbers alone, for an error; their names are public."""
     if package != "pandas" or not hasattr(values, "dtypes") or not hasattr(values, "columns"):
         return ""
-    wrong = [str(column) for column, dtype in values.dtypes.items() if getattr(dtype, "kind", "O") not in "fiub"]
+    wrong = [str(column) for column in values.columns if np.asarray(values[column]).dtype.kind not in "fiu"]
     return f" in column{'s' if len(wrong) > 1 else ''} {', '.join(wrong)}" if wrong else ""
 
 
@@ -156,6 +159,11 @@ def _with_classes(given: Given, class_weight: Mapping[int, float] | None) -> Giv
     """The data with weights by class multiplied into the weights of its examples."""
     if class_weight is None:
         return given
+    by_number = isinstance(class_weight, Mapping)
+    require(by_number, f"class_weight is {class_weight!r:.40}, not a weight for each class", "{0: 1.0, 1: 2.5}")
+    require_numbers(**{f"class_weight[{number}]": weight for number, weight in class_weight.items()})
+    missing = [number for number, weight in class_weight.items() if weight is None]
+    require(not missing, f"class_weight gives class {missing[:1]} no weight", "give a number, or leave the class out")
     labels, weights = given.store.y if given.weighted else (given.store.y, None)
     single = given.labelled and isinstance(labels, np.ndarray) and not isinstance(weights, (dict, tuple))
     require(single, "class_weight needs labels of one output", "give sample_weight, in the structure of the losses")
@@ -180,6 +188,8 @@ def _batches(x: Any) -> Iterator[Any]:
     if isinstance(x, tf.data.Dataset):
         if int(x.cardinality()) == tf.data.INFINITE_CARDINALITY:
             raise BadInputError("the tf.data.Dataset never ends", fix="drop its repeat(): the plan draws the batches")
+        inner = any(isinstance(spec, tf.data.DatasetSpec) for spec in tf.nest.flatten(x.element_spec))
+        require(not inner, "the tf.data.Dataset gives datasets", "make tensors of them: flat_map(lambda d: d.batch(n))")
         scalars = [spec for spec in tf.nest.flatten(x.element_spec) if getattr(spec.shape, "rank", 1) == 0]
         require(not scalars, "the tf.data.Dataset gives single examples", "call batch(1024) on it")
         return iter(x)
@@ -226,18 +236,32 @@ class _Spool:
         return map_nest(lambda _: next(following), self.like)
 
 
+def _parts(batch: Any) -> tuple[Any, ...]:
+    """(x, y, sample_weight) of a batch, as far as they are there. A list is taken for a tuple, as in Keras."""
+    part = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+    while len(part) > 1 and part[-1] is None:
+        part = part[:-1]
+    return part
+
+
 def _spooled(x: Iterable[Any], *, most: int | None) -> Given:
     """Batches, read once."""
     parts = 0
     with tempfile.TemporaryDirectory(prefix="privacy_pipeline_") as name:
         spool = _Spool(Path(name))
         for batch in _batches(x):
-            part = batch if isinstance(batch, tuple) else (batch,)
+            part = _parts(batch)
             require(1 <= len(part) <= 3, f"a batch has {len(part)} parts", "give (x, y) or (x, y, sample_weight)")
             require(parts in (0, len(part)), "some batches have other parts than others", "give each batch the same")
             parts = len(part)
             named = zip(("x", "y", "sample_weight"), part, strict=False)
             spool.add(tuple(arrays_of(values, name) for name, values in named))
+            full = shutil.disk_usage(name)
+            if full.free < _LEAST_FREE * full.total:
+                raise BadInputError(
+                    f"the disk of {name} is nearly full after {spool.rows:,} examples; do the batches end?",
+                    fix="give each example once, by batches that end; TMPDIR names another disk",
+                )
             if most is not None and spool.rows > most:
                 raise BadInputError(
                     f"the batches hold more than the {most} examples of the plan",

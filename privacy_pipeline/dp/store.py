@@ -69,7 +69,12 @@ class ExampleStore:
         if self.users is not None:
             lengths["users"] = self.users.order.size
         if len(set(lengths.values())) != 1 or not min(lengths.values()):
-            raise BadInputError(f"all arrays need the same number of examples, and at least one: {lengths}")
+            some = ", ".join(f"'{path}' has {count:,}" for path, count in list(lengths.items())[:4])
+            more = f" and so on, {len(lengths)} arrays" if len(lengths) > 4 else ""
+            raise BadInputError(
+                f"all arrays need the same number of examples, and at least one: {some}{more}",
+                fix="give each input as one array with a row for each example; np.stack(x) makes one of a list of rows",
+            )
 
     @classmethod
     def from_arrays(cls, x: Nest, y: Nest, *, users: Iterable[Any] | None = None) -> ExampleStore:

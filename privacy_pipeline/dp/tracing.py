@@ -18,7 +18,12 @@ _RANDOM = ("Random", "Multinomial", "TruncatedNormal", "RngRead")
 _NO_GRADIENT = "gradient registry has no entry for: "  # how TensorFlow's LookupError begins
 
 # What code of a user's raises while it is traced: no values are at hand then, so that its words may be passed on.
-_OF_CODE = (ArithmeticError, AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
+_OF_CODE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    tf.errors.OpError,
+)
+
+_OF_A_LAYER = "Exception encountered when calling layer"  # how Keras begins what a layer raised
 
 _CONVERTED = converter.ConversionOptions(recursive=True, user_requested=True)
 
@@ -127,6 +132,8 @@ def told_as_users_code() -> Iterator[None]:
     """
     try:
         yield
+    except InaccessibleTensorError:
+        raise
     except _OF_CODE as error:
         if tf.executing_eagerly():
             raise
@@ -176,9 +183,14 @@ def _unless_refused(work: Callable[[], Any], refusals: tuple[type[Exception], ..
 
 
 def _last_words(error: Exception) -> str:
-    """What an error says, without the lines of code that AutoGraph puts before it."""
+    """What an error says, without the lines of code that AutoGraph and Keras put around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (lines[-1] if lines[0].startswith("in user code") else lines[0])[:300]
+    layer = ""
+    if lines[0].startswith(_OF_A_LAYER):
+        layer = f"layer {lines[0][len(_OF_A_LAYER) :].strip().rstrip('.')}: "
+        ends = (place for place, line in enumerate(lines) if line.startswith("Call arguments received by"))
+        lines = lines[1 : next(ends, None)] or [type(error).__name__]
+    return layer + (lines[-1] if lines[0].startswith("in user code") else lines[0])[:300]
 
 
 def _undecorated(error: Exception) -> Exception:

@@ -90,6 +90,7 @@ def test_fewer_steps_are_accounted_as_fewer() -> None:
         ({"steps": 10, "epochs": 1}, "either epochs or steps"),
         ({"epsilon": 1.0}, "either epsilon or noise_multiplier"),
         ({"relation": Relation.ADD_OR_REMOVE_ONE}, "secret"),
+        ({"relation": "zero_out"}, "relation is 'zero_out', and not one of Relation.ZERO_OUT"),
         ({"units": None}, "public"),
         ({"sampling_probability": 0.1}, "follows from"),
         ({"expected_batch_size": 70_000}, "probability must lie"),

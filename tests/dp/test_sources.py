@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,37 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse": (lambda: given_data(tf.sparse.from_dense(X), Y, most=None), "SparseTensor"),
     "ragged lists": (lambda: given_data([[1.0], [2.0, 3.0]], [0, 1], most=None), "different length"),
     "classes of two outputs": (lambda: given_data(X, (Y, Y), class_weight={0: 2.0}, most=None), "one output"),
+    "datasets": (
+        lambda: given_data(tf.data.Dataset.from_tensor_slices(X).window(3), most=UNITS),
+        "gives datasets",
+    ),
+    "nothing": (lambda: given_data({}, Y, most=None), "x holds no array"),
+    "classes in a list": (lambda: given_data(X, Y, class_weight=[1.0, 2.0], most=None), "not a weight for each class"),
+    "classes by a word": (lambda: given_data(X, Y, class_weight="balanced", most=None), "not a weight for each class"),
+    "a class of no weight": (lambda: given_data(X, Y, class_weight={0: None}, most=None), "gives class .0. no weight"),
+    "a class weighted by text": (lambda: given_data(X, Y, class_weight={0: "2"}, most=None), "must be a number"),
+    "a list of rows": (lambda: given_data(list(X), Y, most=None), "'x.0' has 3, .* and so on, 25 arrays"),
+    "yes and no beside numbers": (
+        lambda: given_data(pd.DataFrame({"age": [1.0, 2.0], "own": [True, False]}), [0, 1], most=None),
+        "in column own",
+    ),
     "classes of nothing": (lambda: given_data(X, class_weight={0: 2.0}, most=None), "one output"),
 }
+
+
+def test_parts_of_a_batch_may_be_a_list_and_end_with_nothing() -> None:
+    for batch in ([X, Y], (X, Y, None), [X, Y, None]):
+        found = given_data(iter([batch]), most=UNITS)
+        np.testing.assert_array_equal(found.store.y, Y)
+        assert (found.labelled, found.weighted) == (True, False)
+    assert not given_data(iter([(X, None)]), most=UNITS).labelled
+
+
+def test_batches_that_fill_the_disk_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil._ntuple_diskusage(100, 96, 4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    with pytest.raises(BadInputError, match="is nearly full after 24 examples; do the batches end"):
+        given_data(iter(lambda: (X, Y), None), most=None)
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -182,6 +212,7 @@ WEIGHTED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow_but("examples", "classes of columns", "both")
 @pytest.mark.parametrize("kind", WEIGHTED)
 def test_weights_are_those_of_keras(kind: str) -> None:
     labels, more = WEIGHTED[kind]
@@ -211,6 +242,7 @@ def two() -> Any:
     return tf.keras.Model(given, [L.Dense(1, name="a")(hidden), L.Dense(1, name="b")(hidden)])
 
 
+@pytest.mark.slow_but("mse-each", "['mse', 'mae']-one", "{'b': 'mse'}-none")
 @pytest.mark.parametrize("weights", [None, W, {"a": W, "b": W[::-1].copy()}], ids=["none", "one", "each"])
 @pytest.mark.parametrize("loss", ["mse", ["mse", "mae"], {"a": "mse", "b": "mae"}, {"b": "mse"}], ids=str)
 def test_several_outputs_are_weighted_as_by_keras(loss: Any, weights: Any) -> None:

@@ -96,11 +96,11 @@ class TestNoGradient:
     def model(self, *layers: Any) -> Any:
         return tf.keras.Sequential([L.Input((4, 4, 1)), *layers, L.Flatten(), L.Dense(1)])
 
-    def private(self, model: Any) -> Any:
+    def private(self, model: Any, loss: Any = "mse") -> Any:
         plan = PrivacyPlan.calibrated(
             units=8, expected_batch_size=4, steps=1, epsilon=8.0, delta=1e-5, clipping_norm=1.0
         )
-        return make_private(model, plan, optimizer="sgd", loss="mse")
+        return make_private(model, plan, optimizer="sgd", loss=loss)
 
     def test_before_the_weights_it_trains(self) -> None:
         x, y = np.random.default_rng(0).uniform(0, 1, (8, 4, 4, 1)).astype(np.float32), np.ones((8, 1), np.float32)
@@ -167,6 +167,13 @@ def of_other_shape(labels: Any, outputs: Any) -> Any:
     return tf.reduce_mean(outputs - labels[:, :2], axis=-1)
 
 
+class WithNumpy(L.Layer):
+    """A layer that leaves TensorFlow while it is trained."""
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        return tf.constant(np.mean(np.asarray(x))) if training else x
+
+
 class TestUsersCode:
     """What a model or a loss raises is one line; its own error is the cause, with the lines of code."""
 
@@ -181,12 +188,27 @@ class TestUsersCode:
     )
     def test_one_line_and_its_cause(self, loss: Any, cause: type[Exception], words: str) -> None:
         model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3)])
-        plan = PrivacyPlan.calibrated(
-            units=8, expected_batch_size=4, steps=1, epsilon=8.0, delta=1e-5, clipping_norm=1.0
-        )
-        private = make_private(model, plan, optimizer="sgd", loss=loss)
+        private = self.private(model, loss)
         with pytest.raises(BadInputError, match="the model or its loss fails on tensors of these shapes") as raised:
             private.examine(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 3]))
         assert words in str(raised.value)
         assert "\n" not in str(raised.value)
         assert isinstance(raised.value.__cause__, cause)
+
+    def test_a_layer_is_named_with_what_it_raised(self) -> None:
+        model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3)])
+        model.add(WithNumpy(name="own"))
+        with pytest.raises(BadInputError, match=r"layer .own. .type WithNumpy.: .*NumPy") as raised:
+            self.private(model).examine(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 3]))
+        assert "\n" not in str(raised.value)
+
+    def test_a_type_that_the_model_does_not_take_is_one_line(self) -> None:
+        model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3)])
+        with pytest.raises(BadInputError):
+            self.private(model).examine(tf.TensorSpec([None, 4], tf.string), tf.TensorSpec([None, 3]))
+
+    def private(self, model: Any, loss: Any = "mse") -> Any:
+        plan = PrivacyPlan.calibrated(
+            units=8, expected_batch_size=4, steps=1, epsilon=8.0, delta=1e-5, clipping_norm=1.0
+        )
+        return make_private(model, plan, optimizer="sgd", loss=loss)
