@@ -41,6 +41,12 @@ def test_a_resumed_run_passes(tmp_path: Path) -> None:
     assert twins.failed(twins.run(resumed=tmp_path)) == set()
 
 
+@pytest.mark.slow_but(
+    "no_noise-caught_by0",
+    "clipping_after_averaging-caught_by2",
+    "one_unclipped-caught_by6",
+    "reused_after_resume-caught_by7",
+)
 @pytest.mark.parametrize(
     ("twin", "caught_by"),
     [

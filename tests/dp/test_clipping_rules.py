@@ -88,6 +88,7 @@ def test_group_normalization(make_case: Any, check_case: Any, groups: int) -> No
     check_case(make_case([L.GroupNormalization(groups)], (4, 3, 6)))
 
 
+@pytest.mark.slow_but("options0-LSTM", "options1-GRU")
 @pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}, {"use_bias": False}])
 def test_recurrent(make_case: Any, check_case: Any, kind: Any, options: dict[str, Any]) -> None:

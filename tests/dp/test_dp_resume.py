@@ -190,6 +190,7 @@ def test_going_on_in_one_process_is_the_same_run(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow_but("data", "rate", "rows")
 @pytest.mark.parametrize("change", ["data", "layer", "rate", "binding", "rows", "engine"])
 def test_noise_is_never_used_for_another_run(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     private(tmp_path).fit(*data(), callbacks=[Stop()])
@@ -287,6 +288,7 @@ class Annealed(L.Layer):
 class TestReplays:
     """A run that was broken off goes back to its checkpoint, and makes some of its steps again."""
 
+    @pytest.mark.slow_but("None-nudge", "set_rate-set_another_rate")
     @pytest.mark.parametrize(
         ("first", "second"),
         [
@@ -309,6 +311,7 @@ class TestReplays:
         with pytest.raises(BadInputError, match="is gone"):
             begun.fit(*data())
 
+    @pytest.mark.slow_but("nudge", "None")
     @pytest.mark.parametrize("change", [set_rate, nudge, anneal, None])
     def test_from_the_same_state_they_are_the_same(self, tmp_path: Path, change: Any) -> None:
         def run(folder: Path, *callbacks: Any) -> Any:

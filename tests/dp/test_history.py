@@ -97,6 +97,7 @@ WAYS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
+@pytest.mark.slow_but(".h5", "checkpoint", "the same model")
 @pytest.mark.parametrize("way", WAYS)
 def test_a_second_training_composes_with_the_first(tmp_path: Path, way: str) -> None:
     model = network()

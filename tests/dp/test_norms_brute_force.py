@@ -94,6 +94,9 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow_but(
+    "dense-True", "sequence-False", "image-False", "ghost-True", "recurrent-True", "einsum-False", "no rule-False"
+)
 @pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_training_mode(kind: str, per_layer: bool) -> None:
@@ -101,6 +104,7 @@ def test_training_mode(kind: str, per_layer: bool) -> None:
     compare(of(*layers(), shape=shape), values(ROWS, *shape), values(ROWS, 2), slow=slow, per_layer=per_layer)
 
 
+@pytest.mark.slow_but("dense-mixed_float16", "sequence-mixed_bfloat16", "ghost-mixed_float16", "einsum-mixed_bfloat16")
 @pytest.mark.parametrize("policy", HALVES)
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if kind != "no rule"])
 def test_mixed_precision(kind: str, policy: str) -> None:

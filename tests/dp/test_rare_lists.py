@@ -159,6 +159,16 @@ MIXING = {
 }
 
 
+@pytest.mark.slow_but(
+    "popped_and_stacked",
+    "rows_of_what_nobody_wrote",
+    "number_behind_what_nobody_wrote",
+    "list_that_no_round_fills",
+    "rank_of_a_list",
+    "least_number_of_a_loop",
+    "shape_of_either",
+    "rounds_behind_an_op_without_a_rule",
+)
 @pytest.mark.parametrize("name", MIXING)
 def test_one_row_moves_the_sum_by_what_it_may(name: str) -> None:
     require_bounded(tf.keras.Sequential([L.Input([WIDTH]), L.Lambda(MIXING[name]), dense()]), *data())
