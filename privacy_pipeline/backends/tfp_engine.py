@@ -143,7 +143,14 @@ class _Rescaled:
 
 
 def private_step(
-    model: Any, optimizer: Any, *, clipping_norm: float, noise_multiplier: float, expected_batch_size: float, spec: Any
+    model: Any,
+    optimizer: Any,
+    *,
+    clipping_norm: float,
+    noise_multiplier: float,
+    expected_batch_size: float,
+    spec: Any,
+    seeded: bool = False,
 ) -> PrivateStep:
     """One DP-SGD update of `model`'s trainable variables.
 
@@ -158,13 +165,14 @@ def private_step(
         noise_multiplier: standard deviation of the noise in multiples of `clipping_norm`.
         expected_batch_size: what sums are divided by.
         spec: (inputs, labels) as `tf.TensorSpec` with an open number of rows.
+        seeded: whether TensorFlow's seed is set on purpose, and no guarantee is claimed.
 
     Returns:
         A function of a batch (inputs by name, labels float32 [batch, 1]). It returns nothing: the loss that TensorFlow
         Privacy computes along the way is exact, hence private.
 
     Raises:
-        BadInputError: see `require_private`; or the step keeps values of rows.
+        BadInputError: see `require_private`; or the step keeps values of rows, or draws from a fixed seed.
     """
     require_private(model)
     private_class = make_dp_model_class(tf.keras.Model)
@@ -186,16 +194,17 @@ def private_step(
         rescaled.rows = tf.shape(labels)[0]
         private.train_step((inputs, labels))
 
-    traced = update.get_concrete_function()
-    metrics = [*private.metrics, *private._clipping_loss.metrics]  # of losses that nobody reads
-    own = [variable for metric in metrics for variable in metric.variables]
-    written = [*private.trainable_variables, *state_of(optimizer), *own]
-    require_stateless(traced.graph, model=model, writes=written, part="its private step")
-
     @tf.function  # type: ignore[untyped-decorator]
     def noise_alone() -> None:
         stddev = noise_multiplier * clipping_norm / expected_batch_size
         optimizer.apply_gradients([(tf.random.normal(v.shape, stddev=stddev), v) for v in private.trainable_variables])
+
+    graphs = [update.get_concrete_function().graph, noise_alone.get_concrete_function().graph]
+    metrics = [*private.metrics, *private._clipping_loss.metrics]  # of losses that nobody reads
+    own = [variable for metric in metrics for variable in metric.variables]
+    written = [*private.trainable_variables, *state_of(optimizer), *own]
+    for graph in graphs:
+        require_stateless(graph, model=model, writes=written, seeds=seeded, part="its private step")
 
     def step(inputs: Any, labels: Any) -> None:
         if len(labels):
@@ -256,6 +265,8 @@ class TfpModel:
             PipelineError: the weights are no longer finite.
         """
         verdict = self.examine(*specs_of(store))
+        if not self._seeded:
+            tf.random.set_seed(None)  # one that a model's code set for its first weights would fix the noise as well
         require_noise(self._plan)
         sampler = Sampler(self._plan, self._key, len(store))
         step = private_step(
@@ -265,6 +276,7 @@ class TfpModel:
             noise_multiplier=self._plan.noise.multiplier,
             expected_batch_size=self._plan.expected_batch_size,
             spec=specs_of(store),
+            seeded=self._seeded,
         )
         watcher = Participation(self._plan, len(store))
         norms: list[float] = []

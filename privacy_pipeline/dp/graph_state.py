@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from privacy_pipeline.dp.graph_ops import CUDNN, FINDS, FREE, HIDDEN, WRITES, Kind, reason_of
+from privacy_pipeline.dp.graph_ops import CUDNN, DRAWS, FINDS, FREE, HIDDEN, WRITES, Kind, reason_of
 from privacy_pipeline.dp.graph_walk import Place, Walk
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -115,7 +115,13 @@ def _all_in(handles: list[Any] | None, known: set[int]) -> bool:
 
 
 def require_stateless(
-    graph: Any, *, model: Any, writes: Collection[Any] = (), draws: bool = True, part: str = "its forward pass"
+    graph: Any,
+    *,
+    model: Any,
+    writes: Collection[Any] = (),
+    draws: bool = True,
+    seeds: bool = False,
+    part: str = "its forward pass",
 ) -> None:
     """Refuse a graph that keeps or shows values of rows.
 
@@ -124,13 +130,14 @@ def require_stateless(
         model: the Keras model that the graph runs; it names layers, and holds the tables that may be read.
         writes: variables that the graph may assign; empty for a forward pass.
         draws: whether random ops that no key decides are let through.
+        seeds: whether those of a fixed seed are let through as well, where no guarantee is claimed.
         part: what the graph is, for the message.
 
     Raises:
         BadInputError: naming op, layer and what to use instead.
     """
     found = refused_ops(graph, writes=writes, tables=static_tables(model))
-    found = [op for op in found if not (draws and op.kind == "draws")]
+    found = [op for op in found if not ((draws and op.kind == "draws") or (seeds and op.type in DRAWS))]
     if not found:
         return
     first = found[0]

@@ -20,6 +20,12 @@ EXPECTED = 20.0  # of batches that hold 16
 layers = tf.keras.layers
 
 
+@pytest.fixture(autouse=True)
+def _no_seed() -> None:
+    """Takes back a seed of TensorFlow's that another test has set."""
+    tf.random.set_seed(None)
+
+
 def perceptron(*, between: Callable[[], Any] | None = None, width: int = WIDTH) -> Any:
     source = tf.keras.Input((width,), name="features")
     hidden = layers.Dense(4, activation="relu")(source)
@@ -311,3 +317,25 @@ def test_a_step_that_keeps_rows_is_refused() -> None:
     model = tf.keras.Model(source, layers.Dense(1)(layers.Activation(keep)(source)))
     with pytest.raises(BadInputError, match="assigns variables during a call"):
         make_step(model, noise_multiplier=1.0, clipping_norm=1.0, expected=1.0, width=3)
+
+
+def test_a_seed_that_a_models_code_set_does_not_fix_the_noise() -> None:
+    plan = PrivacyPlan.calibrated(
+        units=16, expected_batch_size=16, steps=1, noise_multiplier=1.0, delta=1e-5, clipping_norm=1.0
+    )
+    inputs, labels = batch(16)
+    store, found = ExampleStore(inputs, labels), {}
+    for seed in (None, 3):
+        for run in range(2):
+            tf.keras.utils.set_random_seed(7)
+            model = perceptron()
+            TfpModel(model=model, plan=plan, optimizer=tf.keras.optimizers.SGD(1.0), seed=seed).fit(store)
+            found[seed, run] = model.get_weights()[0]
+    assert not np.array_equal(found[None, 0], found[None, 1])
+    np.testing.assert_array_equal(found[3, 0], found[3, 1])
+
+
+def test_a_step_that_draws_from_a_seed_claims_nothing() -> None:
+    tf.keras.utils.set_random_seed(7)
+    with pytest.raises(BadInputError, match="draws from a fixed seed"):
+        make_step(perceptron(), noise_multiplier=1.0, clipping_norm=1.0, expected=1.0)
