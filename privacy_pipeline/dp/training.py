@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class Training:
         self._snapshot = snapshot(setting.model)
         self._batches: Iterator[tuple[int, Batch]] = setting.steps.reader.from_step(self._first)
         self._open = True
+        self._stepping = threading.Lock()
         self.history = history
 
     def __enter__(self) -> Training:
@@ -122,14 +124,15 @@ class Training:
         """
         if not self._open:
             raise BadInputError("the training was closed", fix="call begin again for the steps that are left")
-        with self._set_up():
-            step = self._made(lambda _: None)
-        if step is None:
-            return False
-        if self._ends_epoch(step):
-            self._after_epoch(step)
-            self.keep()
-        self._keep_checkpoint(step, last=step + 1 == self._set.plan.steps)
+        with self._stepping:  # threads make steps one after the other
+            with self._set_up():
+                step = self._made(lambda _: None)
+            if step is None:
+                return False
+            if self._ends_epoch(step):
+                self._after_epoch(step)
+                self.keep()
+            self._keep_checkpoint(step, last=step + 1 == self._set.plan.steps)
         return True
 
     def run(self, callbacks: Any, *, epoch_ends: Callable[[], dict[str, float]]) -> None:

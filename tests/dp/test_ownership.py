@@ -53,6 +53,20 @@ class TestOneTraining:
         go.set()
         first.join()
 
+    def test_threads_make_the_steps_one_after_the_other(self) -> None:
+        training, made = private().begin(X, Y), []
+
+        def go() -> None:
+            while training.step():
+                made.append(1)
+
+        threads = [threading.Thread(target=go) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == training.execution.steps == STEPS
+
     def test_a_training_that_is_closed_lets_the_next_begin(self) -> None:
         made = private()
         made.begin(X, Y).close()
