@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from benchmarks.dp_sgd_shapes import TASKS
-from benchmarks.peer_environments import interpreter
+from benchmarks.peer_environments import OPACUS, interpreter
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "dp_sgd.json"
@@ -34,7 +34,7 @@ ENGINES = (PLAIN, OURS, "ours, truncated", "TF Privacy DPSequential", "TF Privac
 _TFP_MODELS, _TFP_BATCH = ("mnist-cnn", "mlp", "adult"), 256
 # Python that a peer needs, and its packages.
 PEERS = {
-    "opacus": ("==3.10.*", ("opacus==1.6.0", "torch==2.14.1", "numpy==2.2.6")),
+    "opacus": ("==3.10.*", OPACUS),
     "jax_privacy": (">=3.11", ("jax-privacy==2.0.0", "jax==0.10.2", "jaxlib==0.10.2", "optax==0.2.8", "numpy==2.4.6")),
 }
 _BASELINE = {

@@ -25,12 +25,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.peer_environments import interpreter
+from benchmarks.peer_environments import OPACUS, interpreter
 from privacy_pipeline.dp import PrivacyPlan, make_private
 
 L = tf.keras.layers
 RESULTS = Path(__file__).parent / "results" / "library_peers.json"
-OPACUS = ("opacus==1.6.0", "torch==2.14.1", "numpy==2.2.6")
 EPSILON, DELTA, BATCH, EPOCHS, RATE, NORM = 3.0, 1e-5, 64, 30, 0.01, 1.0
 MODELS = ("MLP", "CNN")
 
@@ -87,7 +86,7 @@ def tensorflow_privacy(name: str, data: dict[str, Any], seed: int) -> tuple[floa
 
 def opacus(name: str, data: dict[str, Any], seeds: int) -> list[tuple[float, float]]:
     """Accuracy and seconds of each seed, in an environment of its own."""
-    python = interpreter("opacus", OPACUS, python="==3.10.*")
+    python = interpreter("opacus", OPACUS)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "digits.npz"
         np.savez(file, **data)

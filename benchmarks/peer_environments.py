@@ -11,6 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE / ".envs"
+OPACUS = ("opacus==1.6.0", "torch==2.14.1", "numpy==2.2.6")
 
 
 def interpreter(

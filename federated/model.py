@@ -71,13 +71,12 @@ class FederatedModel:
             found = tf.argmax(predictions, -1)
             classes = tf.argmax(labels, -1) if one_hot else tf.reshape(tf.cast(labels, tf.int64), tf.shape(found))
             right = tf.equal(found, classes)
-        counts = tf.ones_like(right, tf.float32) if mask is None else tf.cast(mask, tf.float32)
+        right = tf.cast(right, tf.float32)
         if right.shape.rank == 1:
-            return tf.cast(right, tf.float32)
+            return right
+        counts = tf.ones_like(right) if mask is None else tf.cast(mask, tf.float32)
         axes = list(range(1, right.shape.rank))
-        return tf.math.divide_no_nan(
-            tf.reduce_sum(tf.cast(right, tf.float32) * counts, axes), tf.reduce_sum(counts, axes)
-        )
+        return tf.math.divide_no_nan(tf.reduce_sum(right * counts, axes), tf.reduce_sum(counts, axes))
 
     def columns(self, features: Mapping[str, Array]) -> list[Array]:
         """The arrays that the model takes, in the order of its inputs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from privacy_pipeline.dp.graph_state import require_stateless, state_of
 from privacy_pipeline.dp.history import PrivacyHistory
 from privacy_pipeline.dp.keras_step import keras_optimizer, require_keras_step, require_kinds
 from privacy_pipeline.dp.model_losses import ModelLosses, output_names, per_example_loss
-from privacy_pipeline.dp.ownership import Owner
+from privacy_pipeline.dp.ownership import Owner, Uncopied
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, specs_of
@@ -46,7 +46,7 @@ _MEMORY_CAP = 256 * 2**20
 _LARGEST_BATCH = 6144  # Poisson batches of 4096 expected examples fit in one piece
 
 
-class PrivateModel:
+class PrivateModel(Uncopied):
     """A Keras model under a privacy plan. Made by `make_private`.
 
     Attributes:
@@ -263,7 +263,7 @@ class PrivateModel:
             BadInputError: it is other data, or in another order.
         """
         if self._state_dir is not None or not isinstance(self.plan.sampling, FixedPartition):
-            return  # a state is bound to the data; samples are drawn anew
+            return  # a state_dir is bound to its data, and other sampling counts no places
         digest = store.digest()
         if self._progress.used and digest != self._order:
             raise BadInputError(
@@ -276,15 +276,6 @@ class PrivateModel:
     def _ended(self) -> None:
         self._training = None
         self._owner.ended()
-
-    def __copy__(self) -> Any:
-        raise self._owner.copied()
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise self._owner.copied()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise self._owner.copied()
 
     def _known(self) -> PrivacyHistory:
         """The history of the weights as they are now, also between two steps."""
@@ -302,9 +293,7 @@ class PrivateModel:
         Raises:
             BadInputError: nothing is known of the weights, or the file cannot be written.
         """
-        history = self._known()
-        self.model.save(path, **keras)
-        save_history(self.model, path, history)
+        self._save(self.model.save, path, keras)
 
     def save_weights(self, path: Path | str, **keras: Any) -> None:
         """Saves the weights as `model.save_weights` does, with their privacy history inside; see `load_weights`.
@@ -316,8 +305,11 @@ class PrivateModel:
         Raises:
             BadInputError: nothing is known of the weights, or the file cannot be written.
         """
+        self._save(self.model.save_weights, path, keras)
+
+    def _save(self, write: Callable[..., None], path: Path | str, keras: Mapping[str, Any]) -> None:
         history = self._known()
-        self.model.save_weights(path, **keras)
+        write(path, **keras)
         save_history(self.model, path, history)
 
     def destroy_state(self) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from privacy_pipeline.errors import BadInputError
 
@@ -83,7 +84,9 @@ class Owner:
                 fix="call make_private in the process that trains",
             )
 
-    @staticmethod
-    def copied() -> BadInputError:
-        """The error for whoever copies or pickles what holds the key."""
-        return BadInputError("a private model cannot be copied: both would draw the same noise", fix=_AGAIN)
+
+class Uncopied:
+    """Base of objects that hold a key, or lead to one: `copy` and `pickle` raise BadInputError."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise BadInputError("a private model cannot be copied: both would draw the same noise", fix=_AGAIN)

@@ -14,7 +14,7 @@ from privacy_pipeline.dp.feeding import Batch
 from privacy_pipeline.dp.fit_arguments import optimizer_of_callbacks, require_same_trained
 from privacy_pipeline.dp.graph_state import require_unchanged, snapshot
 from privacy_pipeline.dp.history import Phase, PrivacyHistory
-from privacy_pipeline.dp.ownership import Owner
+from privacy_pipeline.dp.ownership import Owner, Uncopied
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.program import Program, finite_norm
@@ -74,7 +74,7 @@ class Setting:
     remember: bool
 
 
-class Training:
+class Training(Uncopied):
     """Makes the steps of a plan; what it has made is accounted for whenever it is asked.
 
     Made by `PrivateModel.begin`, for loops of one's own:
@@ -177,15 +177,6 @@ class Training:
             verdict=done.verdict,
             privacy_history=self._past_and_now(),
         )
-
-    def __copy__(self) -> Any:
-        raise self._owner.copied()
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        raise self._owner.copied()
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise self._owner.copied()
 
     def keep(self) -> None:
         """Keep the history of the weights as they are now; for code that may save them between two steps."""

@@ -15,7 +15,7 @@ FAST, SLOWER = "trains", "trains, slower"
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A model of a tutorial, written anew and small.
+    """A small version of a tutorial's model.
 
     Attributes:
         source: where it is taught.
