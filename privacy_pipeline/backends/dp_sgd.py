@@ -206,6 +206,8 @@ def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
     from privacy_pipeline.backends import keras_io
 
     class Curves(tf.keras.callbacks.Callback):
+        sets_no_weights = True
+
         def __init__(self) -> None:
             super().__init__()
             self._progress = keras_io.Progress(inputs.report_progress, total=plan.steps)

@@ -18,6 +18,8 @@ from privacy_pipeline.dp.fit_arguments import (
     callback_list,
     keras_callbacks,
     not_covered,
+    optimizer_of_callbacks,
+    refuse_positional,
     require_as_planned,
 )
 from privacy_pipeline.dp.graph_state import require_stateless, state_of
@@ -37,7 +39,7 @@ from privacy_pipeline.dp.saved_models import save_history
 from privacy_pipeline.dp.sources import Given, given_data
 from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.dp.store import ExampleStore
-from privacy_pipeline.dp.training import Progress, Setting, Training
+from privacy_pipeline.dp.training import SETS_NOTHING, Progress, Setting, Training
 from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.dp.validator import require_private
 from privacy_pipeline.errors import BadInputError
@@ -50,8 +52,6 @@ class PrivateModel(Uncopied):
     """A Keras model under a privacy plan. Made by `make_private`.
 
     Attributes:
-        model: the Keras model; its weights are what is trained.
-        plan: the plan.
         verdict: whether the model's examples are proven to stay apart, as the last `examine` or `fit` found it.
     """
 
@@ -71,19 +71,21 @@ class PrivateModel(Uncopied):
         history: PrivacyHistory | None,
         remember: bool,
         data_name: str,
+        compiled: tuple[Any, Any],
     ) -> None:
-        self.model = model
+        self._model = model
         self._plan = plan
         self._owner = Owner()
         self._training: Training | None = None  # the one under way
         self.verdict = NOT_EXAMINED
         self._optimizer = optimizer
         self._losses = ModelLosses(model, per_example_loss(loss, loss_weights=loss_weights, names=output_names(model)))
+        self._loss, self._compiled = loss, compiled
         self._seed = seed
         self._key = _new_key(seed)
         self._state_dir = state_dir
         self._binding = binding
-        self._past, self._remember = Past(model=model, given=history), remember
+        self._past = Past(model=model, given=history, shared=remember)
         self._data_name = data_name
         self._configured: dict[str, Any] | None = None
         self._largest = virtual_batch_size
@@ -91,6 +93,11 @@ class PrivateModel(Uncopied):
         self._progress = Progress()
         self._order: str | None = None  # digest of the data of a plan that counts places in it
         self._norm = None if plan.clipping.adaptive is None else tf.Variable(plan.clipping.norm, trainable=False)
+
+    @property
+    def model(self) -> Any:
+        """The Keras model. It cannot be set: what is known of one model's weights says nothing of another's."""
+        return self._model
 
     @property
     def plan(self) -> PrivacyPlan:
@@ -123,9 +130,9 @@ class PrivateModel(Uncopied):
         self,
         x: Any,
         y: Any = None,
-        *,
+        *positional: Any,
         users: Any = None,
-        callbacks: Any = (),
+        callbacks: Any = None,
         verbose: int = 0,
         validation_data: Any = None,
         sample_weight: Any = None,
@@ -142,15 +149,18 @@ class PrivateModel(Uncopied):
                 batches of (x, y) or (x, y, sample_weight), which are read once: a `tf.data.Dataset`, a Keras
                 `Sequence`, a generator. See `sources.given_data`.
             y: labels in the same forms; not with a store or batches.
+            positional: nothing; what follows is given by name.
             users: owner of each example, numbers or strings, [examples]; for a plan that protects users.
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
             verbose: 1 for a bar of the steps, 2 for a line an epoch, as in Keras.
-            validation_data: (x, y) of public data, scored after each epoch by what the model was compiled with. Rows
-                that are to be protected do not belong here: their scores have no noise.
+            validation_data: (x, y), (x, y, sample_weight) or a `tf.data.Dataset` of public data, scored after each
+            epoch
+                by what the model was compiled with. Rows that are to be protected do not belong here: their scores have
+                no noise.
             sample_weight: public weight of each example, or one that follows from the example itself.
             class_weight: public weight by class number.
             keras: other arguments of Keras' `fit`. `epochs`, `steps_per_epoch` and `batch_size` may repeat what the
-                plan says; the others have no meaning here.
+                plan says; the others have no meaning here, and may be what they are by default.
 
         Raises:
             BadInputError: the data does not fit the plan, the model breaks the bound, the plan's steps are used up, an
@@ -160,11 +170,14 @@ class PrivateModel(Uncopied):
                 finite.
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
         """
+        refuse_positional(positional)
         require_as_planned(self.plan, keras)
+        self._require_same_compiled()
         called = keras_callbacks(callbacks)
         scored = Validation(model=self.model, data=validation_data)
         more = {"sample_weight": sample_weight, "class_weight": class_weight}
-        with self.begin(x, y, users=users, watched=bool(called), **more) as training:
+        watched = any(not getattr(one, SETS_NOTHING, False) for one in called)
+        with self.begin(x, y, users=users, watched=watched, **more) as training:
 
             def epoch_ends() -> dict[str, float]:
                 if called:  # which may save the weights
@@ -202,6 +215,8 @@ class PrivateModel(Uncopied):
         """
         with self._owner.begins():
             given = given_data(x, y, sample_weight=sample_weight, class_weight=class_weight, most=self._most())
+            if watched and self._state_dir is not None:
+                given = replace(given, store=given.store.kept())  # a step that is made again is made of the same rows
             training = self._training = self._begun_on(given, users=users, watched=watched)
         return training
 
@@ -223,12 +238,14 @@ class PrivateModel(Uncopied):
                 f"all {self.plan.steps} steps of the plan have been made", fix="make a new plan, and account for both"
             )
         self._require_same_order(store)
+        self._owner.claim(self.model.trainable_variables)
         past = self._past.history(restored=self._state_dir is not None)
         noise_check.require_noise(self.plan)
         history: dict[str, list[float]] = {"weights_norm": []}
         if self.plan.clipping.adaptive is not None:
             history["clipping_norm"] = []
         program = self._program(store, self._losses_of(given))
+        past = past.together(self._past.of_optimizer(state_of(self._optimizer)))
         written = [*self.model.trainable_variables, *state_of(self._optimizer), *program.state]
         require_stateless(program.graph, model=self.model, writes=written, part="its private step")
         checkpoints, replaced = None, PrivacyHistory()
@@ -252,7 +269,7 @@ class PrivateModel(Uncopied):
             before=past,
             replaced=replaced,
             data_name=self._data_name,
-            remember=self._remember,
+            watched=watched,
         )
         return Training(setting, self._progress, history=history, owner=self._owner, ended=self._ended)
 
@@ -272,6 +289,20 @@ class PrivateModel(Uncopied):
                 fix="give the same data in the same order (no shuffle), or call make_private again: both add up",
             )
         self._order = digest
+
+    def _require_same_compiled(self) -> None:
+        """Refuse a model that was compiled after make_private took its optimizer or its loss.
+
+        Raises:
+            BadInputError: it was.
+        """
+        compiled = (getattr(self.model, "optimizer", None), getattr(self.model, "compiled_loss", None))
+        for what, then, now in zip(("optimizer", "loss"), self._compiled, compiled, strict=True):
+            if then is not None and now is not then:
+                raise BadInputError(
+                    f"model '{self.model.name}' was compiled after make_private, which took its {what} before",
+                    fix="call make_private again; the privacy cost of both adds up",
+                )
 
     def _ended(self) -> None:
         self._training = None
@@ -309,7 +340,10 @@ class PrivateModel(Uncopied):
 
     def _save(self, write: Callable[..., None], path: Path | str, keras: Mapping[str, Any]) -> None:
         history = self._known()
-        write(path, **keras)
+        if self.model.optimizer is None:  # it was not compiled: Keras would not save the optimizer
+            self.model.compile(optimizer=self._optimizer, loss=self._loss)
+        with optimizer_of_callbacks(self.model, self._optimizer):
+            write(path, **keras)
         save_history(self.model, path, history)
 
     def destroy_state(self) -> None:
@@ -391,7 +425,7 @@ def make_private(
     seed: int | None = None,
     virtual_batch_size: int = _LARGEST_BATCH,
     memory_cap: int = _MEMORY_CAP,
-    state_dir: Path | None = None,
+    state_dir: Path | str | None = None,
     binding: str = "",
     history: PrivacyHistory | Literal["public", "none"] | None = None,
     remember: bool = True,
@@ -429,6 +463,7 @@ def make_private(
     require_kinds(model, plan)
     require_private(model)
     require_keras_step(model)
+    of_model = (optimizer is None, loss is None)
     optimizer = optimizer if optimizer is not None else getattr(model, "optimizer", None)
     if optimizer is None:
         raise BadInputError("an optimizer is needed", fix='make_private(model, plan, optimizer="sgd", loss=...)')
@@ -448,11 +483,32 @@ def make_private(
         seed=seed,
         virtual_batch_size=virtual_batch_size,
         memory_cap=memory_cap,
-        state_dir=state_dir,
+        state_dir=None if state_dir is None else Path(state_dir),
         binding=binding,
-        history=PrivacyHistory(origin=history) if isinstance(history, str) else history,
+        history=_stated(history),
         remember=remember,
         data_name=data_name,
+        compiled=(
+            model.optimizer if of_model[0] else None,
+            getattr(model, "compiled_loss", None) if of_model[1] else None,
+        ),
+    )
+
+
+def _stated(history: Any) -> PrivacyHistory | None:
+    """What somebody says of weights.
+
+    Raises:
+        BadInputError: it is neither a history nor one of the two words.
+    """
+    if history is None or isinstance(history, PrivacyHistory):
+        return history
+    if history in ("public", "none"):
+        return PrivacyHistory(origin=history)
+    raise BadInputError(
+        f"history={history!r:.60} is not a history of weights",
+        fix='PrivacyHistory.load(path), or "public" if public data alone made them, or "none" if nothing protects what '
+        "did (then no guarantee holds)",
     )
 
 

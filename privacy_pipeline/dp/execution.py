@@ -92,4 +92,6 @@ class Execution:
             return f"no guarantee: nothing protects what the weights were made from before; {made}"
         phases = 1 if self.privacy_history is None else len(self.privacy_history.phases)
         before = "" if phases < 2 else f" over {phases} trainings"
+        if self.privacy_history is not None and self.privacy_history.mixes:
+            return f"no single epsilon: {phases} trainings protect different units, each by its own phase; {made}"
         return f"epsilon {self.epsilon():.3f} at delta {self.plan.delta:g}, unit {self.plan.unit}{before}; {made}"

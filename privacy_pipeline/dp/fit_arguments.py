@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -24,17 +25,30 @@ _OF_THE_PLAN: dict[str, tuple[_Said, str]] = {
     "steps_per_epoch": (lambda plan: plan.steps_per_epoch, "steps an epoch"),
     "batch_size": (lambda plan: plan.expected_batch_size, "examples expected in a batch"),
 }
-_REFUSED = {
-    "initial_epoch": "a run goes on where it was by its `state_dir`",
-    "shuffle": "the plan's sampling draws the batches",
-    "validation_split": "part of private rows would be scored without noise: give public `validation_data`",
-    "validation_steps": "all of `validation_data` is scored",
-    "validation_batch_size": "all of `validation_data` is scored",
-    "validation_freq": "`validation_data` is scored after each epoch",
-    "max_queue_size": "batches are drawn from arrays or an ExampleStore",
-    "workers": "batches are drawn from arrays or an ExampleStore",
-    "use_multiprocessing": "batches are drawn from arrays or an ExampleStore",
+# What says nothing at Keras' default, and has no meaning here otherwise.
+_REFUSED: dict[str, tuple[Any, str]] = {
+    "initial_epoch": (0, "a run goes on where it was by its `state_dir`"),
+    "shuffle": (True, "the plan's sampling draws the batches"),
+    "validation_split": (0.0, "part of private rows would be scored without noise: give public `validation_data`"),
+    "validation_steps": (None, "all of `validation_data` is scored"),
+    "validation_batch_size": (None, "all of `validation_data` is scored"),
+    "validation_freq": (1, "`validation_data` is scored after each epoch"),
+    "max_queue_size": (10, "batches are drawn from arrays or an ExampleStore"),
+    "workers": (1, "batches are drawn from arrays or an ExampleStore"),
+    "use_multiprocessing": (False, "batches are drawn from arrays or an ExampleStore"),
 }
+_ORDER = ("batch_size", "epochs", "verbose", "callbacks", "validation_split", "validation_data", "shuffle")
+
+
+def refuse_positional(given: Sequence[Any]) -> None:
+    """Refuse arguments after x and y that are given by their place.
+
+    Raises:
+        BadInputError: naming them as Keras does.
+    """
+    if given:
+        named = ", ".join(f"{name}={value!r:.30}" for name, value in zip(_ORDER, given, strict=False))
+        raise BadInputError("arguments after x and y are given by name", fix=f"fit(x, y, {named})")
 
 
 def require_as_planned(plan: PrivacyPlan, given: Mapping[str, Any]) -> None:
@@ -57,7 +71,9 @@ def require_as_planned(plan: PrivacyPlan, given: Mapping[str, Any]) -> None:
                     fix="leave it out, or make a plan of other numbers with PrivacyPlan.calibrated",
                 )
         elif name in _REFUSED:
-            raise BadInputError(f"private training takes no {name}: {_REFUSED[name]}", fix=f"leave {name} out")
+            default, why = _REFUSED[name]
+            if type(value) is not type(default) or value != default:
+                raise BadInputError(f"private training takes no {name}: {why}", fix=f"leave {name} out")
         else:
             raise TypeError(f"fit() got an unexpected keyword argument '{name}'")
 
@@ -67,45 +83,78 @@ class Validation:
 
     Args:
         model: the model, compiled.
-        data: (x, y), or None.
+        data: (x, y), (x, y, sample_weight) or a `tf.data.Dataset` of batches of them; or None.
 
     Attributes:
         given: whether there is data.
 
     Raises:
-        BadInputError: the model is not compiled, so that there is nothing to score by; or the data is no pair.
+        BadInputError: the model is not compiled, so that there is nothing to score by; or the data is something else,
+            or does not fit the model: its first rows are scored once, so that no step is made for nothing.
     """
 
     def __init__(self, *, model: Any, data: Any) -> None:
         self._model, self._data, self.given = model, data, data is not None
         if data is None:
             return
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
-            raise BadInputError("validation_data is not a pair (x, y)", fix="fit(..., validation_data=(x, y))")
+        batches = isinstance(data, tf.data.Dataset)
+        if not batches and (not isinstance(data, (tuple, list)) or len(data) not in (2, 3)):
+            raise BadInputError(
+                "validation_data is not (x, y), (x, y, sample_weight) or a tf.data.Dataset",
+                fix="fit(..., validation_data=(x, y))",
+            )
         if getattr(model, "compiled_loss", None) is None:
             raise BadInputError(
                 f"model '{model.name}' is not compiled, so that nothing says how validation_data is scored",
                 fix="model.compile(loss=..., metrics=[...]) before make_private",
             )
+        self._try()
+
+    def _try(self) -> None:
+        data = self._data
+        try:
+            if isinstance(data, tf.data.Dataset):
+                self._model.evaluate(data.take(1), verbose=0)
+            else:
+                first = [tf.nest.map_structure(lambda part: part[:1], _sliceable(part)) for part in data]
+                self._model.evaluate(*first[:2], sample_weight=(first[2:] or [None])[0], verbose=0)
+        except (ValueError, TypeError, IndexError, tf.errors.InvalidArgumentError) as error:
+            told = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+            raise BadInputError(
+                f"validation_data does not fit model '{self._model.name}': {told:.200}",
+                fix="give it the shapes and types of the training data; no step was made",
+            ) from error
 
     def logs(self) -> dict[str, float]:
         """Loss and metrics by Keras' names, such as "val_loss"; empty without data."""
         if self._data is None:
             return {}
-        x, y = self._data
-        found = self._model.evaluate(x, y, verbose=0, return_dict=True)
+        if isinstance(self._data, tf.data.Dataset):
+            found = self._model.evaluate(self._data, verbose=0, return_dict=True)
+        else:
+            x, y, *weights = self._data
+            found = self._model.evaluate(x, y, sample_weight=(weights or [None])[0], verbose=0, return_dict=True)
         return {f"val_{name}": float(value) for name, value in found.items()}
+
+
+def _sliceable(part: Any) -> Any:
+    """Arrays for tables of pandas and lists, whose rows are cut off as those of arrays."""
+    return tf.nest.map_structure(lambda one: one if tf.is_tensor(one) else np.asarray(one), part)
 
 
 @contextmanager
 def optimizer_of_callbacks(model: Any, optimizer: Any) -> Iterator[None]:
-    """While open, the model's optimizer is the one that makes the private steps, which schedulers then change."""
-    before = getattr(model, "optimizer", None)
+    """While open, the optimizer of the private steps is the model's: schedulers change it, and saves hold it."""
+    before, config = getattr(model, "optimizer", None), getattr(model, "_compile_config", None)
     model.optimizer = optimizer
+    if config is not None and before is not optimizer:
+        model._compile_config = type(config)(**{**config.config, "optimizer": optimizer})
     try:
         yield
     finally:
         model.optimizer = before
+        if config is not None:
+            model._compile_config = config
 
 
 def require_same_trained(model: Any, variables: Sequence[Any]) -> None:
@@ -125,7 +174,7 @@ def not_covered(*, callbacks: bool, validation: bool) -> tuple[str, ...]:
     """What a training hands out, or lets others do, that no noise of it protects."""
     found = []
     if callbacks:
-        found.append("what callbacks compute of private rows, and weights that they set")
+        found.append("what callbacks compute of private rows")
     if validation:
         found.append("scores of validation_data, which are exact")
     return tuple(found)
@@ -137,7 +186,7 @@ def keras_callbacks(callbacks: Any) -> list[Any]:
     Raises:
         BadInputError: one is not a Keras callback.
     """
-    found = tf.nest.flatten(callbacks)
+    found = [] if callbacks is None else tf.nest.flatten(callbacks)
     for one in found:
         if not isinstance(one, tf.keras.callbacks.Callback):
             named = f"class {one.__name__}" if isinstance(one, type) else repr(one)

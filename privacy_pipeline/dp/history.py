@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 Origin = Literal["initial", "public", "none"]
+ORIGINS = ("initial", "public", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,10 @@ class PrivacyHistory:
     phases: tuple[Phase, ...] = ()
     origin: Origin = "initial"
 
+    def __post_init__(self) -> None:
+        if self.origin not in ORIGINS:
+            raise BadInputError(f"a privacy history has no origin {self.origin!r}", fix=f"one of {', '.join(ORIGINS)}")
+
     def with_phase(self, phase: Phase) -> PrivacyHistory:
         """The history with one more phase; a longer part of a phase replaces a shorter one."""
         return PrivacyHistory(_united([*self.phases, phase]), self.origin)
@@ -105,6 +110,11 @@ class PrivacyHistory:
         if len(events) == 1:
             return events[0]
         return ComposedDpEvent(events) if events else NoOpDpEvent()
+
+    @property
+    def mixes(self) -> bool:
+        """Whether phases protect different units, or under different neighbouring relations."""
+        return len({(phase.relation, phase.unit) for phase in self.phases}) > 1
 
     def epsilon(self, delta: float) -> float:
         """Epsilon of all phases together, for a unit that took part in each of them.
@@ -142,7 +152,7 @@ class PrivacyHistory:
             BadInputError: they are not those of a history.
         """
         try:
-            if value["version"] != _VERSION or value["origin"] not in ("initial", "public", "none"):
+            if value["version"] != _VERSION or value["origin"] not in ORIGINS:
                 raise ValueError
             return cls(tuple(Phase.from_json(phase) for phase in value["phases"]), value["origin"])
         except (KeyError, TypeError, ValueError):

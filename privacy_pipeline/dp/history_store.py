@@ -57,14 +57,21 @@ def recalled(digest: str) -> PrivacyHistory | None:
     return known.together(held)
 
 
-def remember(digest: str, history: PrivacyHistory) -> None:
+def remember(digest: str, history: PrivacyHistory, *, write: bool = True) -> None:
     """Keep the history of weights, beside one that is known of the same bits.
+
+    Args:
+        digest: of the weights.
+        history: theirs.
+        write: whether other processes are to find it.
 
     Warns where the folder cannot be written: another process then does not find the history, and asks for it.
     """
     known = recalled(digest)
     history = history if known is None else known.together(history)
     _KNOWN[digest] = history
+    if not write:
+        return
     try:
         history.save(_path(digest))
     except BadInputError as error:

@@ -33,10 +33,11 @@ def require_keras_step(model: Any) -> None:
     """Refuse a model that trains by code of its own, which no private step would run.
 
     Raises:
-        BadInputError: its class overrides a method of Keras' training.
+        BadInputError: it, or its class, overrides a method of Keras' training.
     """
-    for name in ("train_step", "compute_loss", "make_train_function"):
-        if getattr(type(model), name, None) is not getattr(tf.keras.Model, name):
+    for name in ("train_step", "compute_loss", "make_train_function", "fit"):
+        own = name in vars(model) and name != "fit"
+        if own or getattr(type(model), name, None) is not getattr(tf.keras.Model, name):
             raise BadInputError(
                 f"model '{model.name}' has a {name} of its own, which private training does not run",
                 fix="put what it does into layers and the loss",
@@ -63,6 +64,7 @@ def keras_optimizer(optimizer: Any, *, steps: int) -> Any:
             f"Keras has no optimizer {optimizer!r}", fix='give a name such as "sgd" or "adam", or a Keras optimizer'
         ) from None
     _require_current(found)
+    _require_plain_update(found)
     _require_learning_rate(found, steps=steps)
     return found
 
@@ -85,6 +87,27 @@ def _require_current(optimizer: Any) -> None:
         raise BadInputError(
             f"{name} is not one of tf.keras.optimizers (legacy ones are not supported)",
             fix=fix or 'use one of tf.keras.optimizers, such as "sgd" or "adam"',
+        )
+
+
+def _require_plain_update(optimizer: Any) -> None:
+    """Refuse optimizers that do more than to apply the gradients of a step.
+
+    Raises:
+        BadInputError: it forms gradients by code of its own, or ends a training with averages of the weights.
+    """
+    for name in ("compute_gradients", "minimize"):
+        if name in vars(optimizer) or getattr(type(optimizer), name) is not getattr(
+            tf.keras.optimizers.Optimizer, name
+        ):
+            raise BadInputError(
+                f"optimizer {optimizer.name} has a {name} of its own, which private training does not run",
+                fix="put what it does into `apply_gradients`, which gets the noisy gradients",
+            )
+    if getattr(optimizer, "use_ema", False):
+        raise BadInputError(
+            f"optimizer {optimizer.name} has use_ema, and private training does not put averages in the weights' place",
+            fix="leave it out; average weights after epochs in a callback, which costs no privacy",
         )
 
 

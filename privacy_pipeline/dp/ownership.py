@@ -5,13 +5,15 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.errors import BadInputError
 
+_TRAINED: dict[Any, Owner] = {}  # references of the weights of all trainings under way, and whose they are
+_CLAIMS = threading.Lock()
 _AGAIN = "call make_private again to train more; the privacy cost of both adds up"
 
 
@@ -65,8 +67,30 @@ class Owner:
             raise BadInputError(f"{folder}: it cannot be locked ({error.strerror})", fix="use a local disk") from None
         self._folder = handle
 
+    def claim(self, weights: Iterable[Any]) -> None:
+        """Keep other private models of this process away from the weights until `ended`.
+
+        Args:
+            weights: variables that the training moves.
+
+        Raises:
+            BadInputError: a training of another one moves one of them.
+        """
+        with _CLAIMS:
+            references = [weight.ref() for weight in weights]
+            if any(_TRAINED.get(reference, self) is not self for reference in references):
+                raise BadInputError(
+                    "another private model trains the same weights and is not done: each would account for its own "
+                    "steps alone",
+                    fix="end that training first (close it, where it was begun); this one then composes with it",
+                )
+            _TRAINED.update(dict.fromkeys(references, self))
+
     def ended(self) -> None:
         """Call when the training is over."""
+        with _CLAIMS:
+            for reference in [one for one, owner in _TRAINED.items() if owner is self]:
+                del _TRAINED[reference]
         if self._folder is not None:
             os.close(self._folder)
             self._folder = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from privacy_pipeline.errors import BadInputError
 
 _NAME = "privacy_history"
 _MEMBER = f"{_NAME}.json"
+_FILES = "files"  # digest of the weights' files
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -28,9 +31,9 @@ def write(path: Path, text: str) -> None:
     """
     try:
         if _is_saved_model(path):
-            write_atomically(path=path / "assets.extra" / _MEMBER, text=text)
+            write_atomically(path=path / "assets.extra" / _MEMBER, text=_bound(text, path / "variables" / "variables"))
         elif _is_checkpoint(path):
-            write_atomically(path=_beside(path), text=text)
+            write_atomically(path=_beside(path), text=_bound(text, path))
         elif _starts_with(path, _HDF5):
             _into_hdf5(path, text)
         elif path.is_file() and zipfile.is_zipfile(path):
@@ -49,9 +52,9 @@ def read(path: Path) -> str | None:
     """
     try:
         if _is_saved_model(path):
-            return _text(path / "assets.extra" / _MEMBER)
+            return _of(path / "assets.extra" / _MEMBER, path / "variables" / "variables")
         if _is_checkpoint(path):
-            return _text(_beside(path))
+            return _of(_beside(path), path)
         if _starts_with(path, _HDF5):
             return _of_hdf5(path)
         if path.is_file() and zipfile.is_zipfile(path):
@@ -74,8 +77,39 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.{_MEMBER}")
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
+def _bound(text: str, prefix: Path) -> str:
+    """A history with the digest of the weights' files: Keras writes them anew, and leaves a file beside them alone."""
+    return json.dumps({**json.loads(text), _FILES: _digest(prefix)}, indent=1) + "\n"
+
+
+def _of(path: Path, prefix: Path) -> str | None:
+    """The history in a file; None where there is none.
+
+    Raises:
+        BadInputError: the weights were written since.
+    """
+    if not path.is_file():
+        return None
+    text = path.read_text()
+    try:
+        held = json.loads(text).get(_FILES)
+    except (ValueError, AttributeError):
+        return text  # the caller says what is wrong with it
+    if held is not None and held != _digest(prefix):
+        raise BadInputError(
+            f"{path}: the weights beside it were saved again without their privacy history",
+            fix="save with `PrivateModel.save` or `save_weights`; or remove it, and give what is known as `history`",
+        )
+    return text
+
+
+def _digest(prefix: Path) -> str:
+    """SHA-256 over the files of a checkpoint of TensorFlow."""
+    digest = hashlib.sha256()
+    for file in sorted(prefix.parent.glob(f"{prefix.name}.*")):
+        if file.name.endswith(".index") or ".data-" in file.name:
+            digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:

@@ -85,6 +85,9 @@ def given_data(
         return _with_classes(_spooled(x, most=most), class_weight)
     else:
         require(not isinstance(x, (str, bytes)), f"x is text: {x!r:.40}", "give arrays of numbers")
+        require(not callable(x) or hasattr(x, "shape"), f"x is a function: {x!r:.60}", "call it: fit(generator(), ...)")
+        pairs = isinstance(x, list) and y is None and len(x) > 0 and isinstance(x[0], tuple)
+        require(not pairs, "x is a list of tuples, one for each example", "give arrays: x, y = map(np.stack, zip(*x))")
         arrays, labelled = arrays_of(x, "x"), y is not None
         require(next(leaves(arrays), None) is not None, "x holds no array", "give the inputs of the model")
         rows = int(next(leaves(arrays))[1].shape[0])
@@ -124,6 +127,10 @@ def _array(values: Any, name: str) -> _Array:
     except ValueError:
         raise BadInputError(f"'{name}': its examples are of different length", fix="pad them to one length") from None
     if array.dtype.kind not in "fiub" or array.ndim < 1:
+        nullable = _nullable(values, package)
+        require(
+            not nullable, f"'{name}' has nullable columns of pandas: {nullable}", "x.astype('float32') makes numbers"
+        )
         found = "one value" if array.ndim < 1 else f"values of type {array.dtype}{_text_columns(values, package)}"
         raise BadInputError(
             f"'{name}' holds {found}, and has to be an array of numbers with one row for each example",
@@ -140,6 +147,16 @@ def _text_columns(values: Any, package: str) -> str:
     return f" in column{'s' if len(wrong) > 1 else ''} {', '.join(wrong)}" if wrong else ""
 
 
+def _nullable(values: Any, package: str) -> str:
+    """Names of columns of numbers that pandas lets be missing, which NumPy makes objects of; their names are public."""
+    if package != "pandas" or not hasattr(values, "dtypes"):
+        return ""
+    kinds = values.dtypes.items() if hasattr(values, "columns") else [(values.name, values.dtypes)]
+    return ", ".join(
+        str(name) for name, kind in kinds if hasattr(kind, "na_value") and getattr(kind, "kind", "O") in "fiub"
+    )
+
+
 def _of_arrow(values: Any, name: str) -> _Array:
     """An Arrow table as [rows, columns], a column as [rows] or, of lists of one length, [rows, length]."""
     if hasattr(values, "column_names"):
@@ -152,7 +169,9 @@ def _of_arrow(values: Any, name: str) -> _Array:
 
 
 def _weights(array: _Array) -> _Array:
-    return np.asarray(array, np.float32)
+    found = np.asarray(array, np.float32)
+    require(bool(np.isfinite(found).all()), "sample_weight holds NaN or an infinite number", "give finite weights")
+    return found
 
 
 def _with_classes(given: Given, class_weight: Mapping[int, float] | None) -> Given:

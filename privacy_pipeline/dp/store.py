@@ -76,6 +76,14 @@ class ExampleStore:
                 fix="give each input as one array with a row for each example; np.stack(x) makes one of a list of rows",
             )
 
+    def kept(self) -> ExampleStore:
+        """The same examples in arrays that nobody else can write to; what is read-only stays as it is."""
+
+        def own(array: Any) -> Any:
+            return np.array(array) if array.flags.writeable else array
+
+        return ExampleStore(map_nest(own, self.x), map_nest(own, self.y), self.users)
+
     @classmethod
     def from_arrays(cls, x: Nest, y: Nest, *, users: Iterable[Any] | None = None) -> ExampleStore:
         """A store over arrays, or what NumPy can make arrays of; double precision becomes single.

@@ -12,8 +12,9 @@ from privacy_pipeline.dp.checkpoints import Checkpoints, deterministic_ops
 from privacy_pipeline.dp.execution import Execution, event_made
 from privacy_pipeline.dp.feeding import Batch
 from privacy_pipeline.dp.fit_arguments import optimizer_of_callbacks, require_same_trained
-from privacy_pipeline.dp.graph_state import require_unchanged, snapshot
+from privacy_pipeline.dp.graph_state import require_unchanged, snapshot, state_of
 from privacy_pipeline.dp.history import Phase, PrivacyHistory
+from privacy_pipeline.dp.history_store import digest_of
 from privacy_pipeline.dp.ownership import Owner, Uncopied
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -23,6 +24,8 @@ from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.steps import PrivateSteps
 from privacy_pipeline.errors import BadInputError
 
+SETS_NOTHING = "sets_no_weights"  # attribute of callbacks of this project that need not be watched
+_BETWEEN = "what code between the steps computes of private rows"
 _SAMPLING = "sampling: NumPy Philox4x64-10 with a 128-bit key"
 
 
@@ -56,7 +59,7 @@ class Setting:
         before: that of the weights the training began with.
         replaced: that of the weights in the place of which a checkpoint was loaded.
         data_name: what the history calls the data.
-        remember: whether other trainings are to find the history.
+        watched: whether code of the caller's runs between steps, which may set weights.
     """
 
     model: Any
@@ -71,7 +74,7 @@ class Setting:
     before: PrivacyHistory
     replaced: PrivacyHistory
     data_name: str
-    remember: bool
+    watched: bool
 
 
 class Training(Uncopied):
@@ -102,6 +105,8 @@ class Training(Uncopied):
         self._snapshot = snapshot(setting.model)
         self._batches: Iterator[tuple[int, Batch]] = setting.steps.reader.from_step(self._first)
         self._open = True
+        self._before = setting.before
+        self._bits = _bits(setting)  # of the weights, when a step had been made
         self._stepping = threading.Lock()
         self.history = history
 
@@ -125,10 +130,12 @@ class Training(Uncopied):
         if not self._open:
             raise BadInputError("the training was closed", fix="call begin again for the steps that are left")
         with self._stepping:  # threads make steps one after the other
+            self._watch()
             with self._set_up():
                 step = self._made(lambda _: None)
             if step is None:
                 return False
+            self._bits = _bits(self._set)
             if self._ends_epoch(step):
                 self._after_epoch(step)
                 self.keep()
@@ -144,6 +151,10 @@ class Training(Uncopied):
         """
         with self._set_up():
             self._loop(callbacks, epoch_ends)
+        if self._bits != _bits(self._set):
+            # Nothing more is trained on them, so this is accounted for, and not refused.
+            known = self._set.past.set_by_others() or PrivacyHistory(origin="none")
+            self._before = self._before.together(known)
 
     def close(self) -> None:
         """Keep the history of the weights as they are now; the steps that were not made remain for another training."""
@@ -175,13 +186,15 @@ class Training(Uncopied):
             history=self.history,
             resumed_at=None if done.checkpoints is None else done.checkpoints.resumed_at,
             verdict=done.verdict,
+            not_covered=(_BETWEEN,) if done.watched else (),
             privacy_history=self._past_and_now(),
         )
 
     def keep(self) -> None:
         """Keep the history of the weights as they are now; for code that may save them between two steps."""
         if self._released:
-            self._set.past.left(self._set.before, self._past_and_now(), remember_them=self._set.remember)
+            moments = state_of(self._set.optimizer)
+            self._set.past.left(self._before, self._past_and_now(), moments=moments, last=not self._open)
 
     @property
     def _released(self) -> int:
@@ -191,7 +204,7 @@ class Training(Uncopied):
 
     def _past_and_now(self) -> PrivacyHistory:
         done, steps = self._set, self._released
-        return done.before.together(done.replaced).with_phase(
+        return self._before.together(done.replaced).with_phase(
             Phase(
                 id=done.key.derive("privacy history", 8).hex(),
                 event=event_made(done.plan, steps, seed_fixed=done.key.seed_fixed),
@@ -227,6 +240,24 @@ class Training(Uncopied):
             checkpoints.after()
         return step
 
+    def _watch(self) -> None:
+        """Hold the weights to those that the step before left; what others set in their place counts too.
+
+        Raises:
+            BadInputError: nothing is known of them.
+        """
+        if self._bits == _bits(self._set):
+            return
+        known = self._set.past.set_by_others()
+        if known is None:
+            raise BadInputError(
+                f"weights of model '{self._set.model.name}' were set between two steps (by a callback or code of one's "
+                "own), and nothing is known of what made them",
+                fix="leave the weights to the private steps; to go on from other weights call make_private again, with "
+                "`history`",
+            )
+        self._before = self._before.together(known)
+
     def _ends_epoch(self, step: int) -> bool:
         return (step + 1) % self._set.plan.steps_per_epoch == 0 or step + 1 == self._set.plan.steps
 
@@ -243,18 +274,25 @@ class Training(Uncopied):
     def _loop(self, callbacks: Any, epoch_ends: Callable[[], dict[str, float]]) -> None:
         model, plan = self._set.model, self._set.plan
         length = plan.steps_per_epoch
+        each_step = getattr(callbacks, "_should_call_train_batch_hooks", True)
 
         def began(step: int) -> None:
-            if step % length == 0 or step == self._first:
+            begins = step % length == 0 or step == self._first
+            if begins:
                 callbacks.on_epoch_begin(step // length)
             callbacks.on_train_batch_begin(step % length)
+            if begins or each_step:
+                self._watch()
 
         model.stop_training = False
         callbacks.on_train_begin()
         while (step := self._made(began)) is not None:
+            ends = self._ends_epoch(step)
+            if ends or each_step:
+                self._bits = _bits(self._set)
             callbacks.on_train_batch_end(step % length)
             last = step + 1 == plan.steps or model.stop_training
-            if self._ends_epoch(step) or last:
+            if ends or last:
                 self._after_epoch(step)
                 callbacks.on_epoch_end(step // length, epoch_ends())
                 require_same_trained(model, self._set.program.variables)
@@ -263,3 +301,8 @@ class Training(Uncopied):
             if last:
                 break
         callbacks.on_train_end()
+
+
+def _bits(setting: Setting) -> str:
+    """Digest of the weights; empty where no code of the caller's runs between steps."""
+    return digest_of(setting.model.weights) if setting.watched else ""

@@ -1,51 +1,81 @@
-"""Whether weights are as their initializers made them."""
+"""Which weights are as their initializers made them.
+
+An initializer of Keras draws the same values whenever it is called for the same shape: its seed is fixed when it is
+made. So a weight is shown to be new where its layer's own initializer makes it again, bit for bit. Nothing else shows
+it: not an initializer that holds an array, for that may hold trained weights, and not code that is no part of Keras.
+"""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 _SUFFIX = "_initializer"
+_KEYS = ("", "_kernel")  # `depthwise_initializer` makes `depthwise_kernel`
 
 
-def is_untrained(model: Any) -> bool:
-    """Whether nothing has trained a model, as far as that can be seen.
+def steps_of_keras(model: Any) -> int:
+    """Steps of training that Keras has counted on a model, by its own `fit` or by its optimizer."""
+    counters = [getattr(model, "_train_counter", None), getattr(getattr(model, "optimizer", None), "iterations", None)]
+    return max(0 if counter is None else int(counter) for counter in counters)
 
-    Keras counts the steps that it makes. A weight that an initializer makes constant, such as a bias, has that constant
-    bit for bit; there must be such a weight. A loop of somebody's own that left every constant weight alone is not
-    found out.
+
+def not_new(model: Any) -> list[Any]:
+    """The weights of a model that are not shown to be as an initializer made them.
 
     Args:
         model: built Keras model.
+
+    Returns:
+        Variables. One that is 0 or 1 throughout is taken for new, whatever made it.
     """
-    counters = [getattr(model, "_train_counter", None), getattr(getattr(model, "optimizer", None), "iterations", None)]
-    if any(counter is not None and int(counter) > 0 for counter in counters):
-        return False
-    found = [same for layer in model._flatten_layers() for same in _constants_of(layer)]
-    return bool(found) and all(found)
+    new = {id(variable) for layer in model._flatten_layers() for variable in _made_again(layer)}
+    return [one for one in model.weights if id(one) not in new and not _is_constant(one)]
 
 
-def _constants_of(layer: Any) -> list[bool]:
-    """For each weight of a layer that begins as a constant, whether it still is that."""
-    found = []
+def _is_constant(variable: Any) -> bool:
+    values = np.asarray(variable)
+    return bool((values == 0).all() or (values == 1).all())
+
+
+def _made_again(layer: Any) -> Iterator[Any]:
+    """The variables of a layer that its initializers make again."""
     for name in dir(layer):
-        if not name.endswith(_SUFFIX):
+        initializer = getattr(layer, name, None) if name.endswith(_SUFFIX) else None
+        if not _draws_anew(initializer):
             continue
-        variable = getattr(layer, name[: -len(_SUFFIX)], None)
-        initial = _initial(layer, name, getattr(layer, name, None), variable)
-        if initial is not None:
-            found.append(bool(np.array_equal(np.asarray(variable), initial)))
-    return found
+        for key in _KEYS:
+            variable = getattr(layer, name[: -len(_SUFFIX)] + key, None)
+            if isinstance(variable, tf.Variable) and _same(layer, name, initializer, variable):
+                yield variable
 
 
-def _initial(layer: Any, name: str, initializer: Any, variable: Any) -> Any:
-    """What an initializer makes of a weight, where that is known."""
-    kinds = (tf.keras.initializers.Zeros, tf.keras.initializers.Ones, tf.keras.initializers.Constant)
-    if not isinstance(variable, tf.Variable) or not isinstance(initializer, kinds):
-        return None
-    values = np.array(initializer(variable.shape, dtype=variable.dtype))
-    if name == "bias" + _SUFFIX and getattr(layer, "unit_forget_bias", False):
-        values[layer.units : 2 * layer.units] = 1.0  # an LSTM begins by remembering
-    return values
+def _draws_anew(initializer: Any) -> bool:
+    """Whether an initializer is one of Keras, and holds no array."""
+    if not isinstance(initializer, tf.keras.initializers.Initializer):
+        return False
+    if type(initializer).__module__.partition(".")[0] not in ("keras", "tf_keras"):
+        return False
+    return np.ndim(getattr(initializer, "value", 0.0)) == 0
+
+
+def _same(layer: Any, name: str, initializer: Any, variable: Any) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns that an initializer gives the same values again
+        shape = tuple(variable.shape)
+        if name == "bias" + _SUFFIX and getattr(layer, "unit_forget_bias", False):
+            made = _forgetting(initializer, shape, variable.dtype)
+        else:
+            made = np.asarray(initializer(shape, dtype=variable.dtype))
+    return bool(np.array_equal(np.asarray(variable), made))
+
+
+def _forgetting(initializer: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The bias of an LSTM, which begins by remembering: ones in the second quarter."""
+    quarter = (shape[-1] // 4,)
+    parts = (initializer(quarter), tf.ones(quarter), initializer((2 * quarter[0],)))
+    return np.concatenate([np.asarray(tf.cast(part, dtype)) for part in parts])

@@ -39,8 +39,11 @@ def test_what_the_plan_says_may_be_repeated() -> None:
         ({"batch_size": 32}, "the plan has 10 examples expected in a batch"),
         ({"validation_split": 0.2}, "takes no validation_split"),
         ({"initial_epoch": 1}, "takes no initial_epoch"),
-        ({"shuffle": True}, "takes no shuffle"),
-        ({"validation_data": X}, "not a pair"),
+        ({"shuffle": False}, "takes no shuffle"),
+        ({"validation_freq": 2}, "takes no validation_freq"),
+        ({"validation_data": X}, r"is not \(x, y\)"),
+        ({"validation_data": (X[:, :2], Y)}, "validation_data does not fit model"),
+        ({"validation_data": (X, Y[:, 0], Y, Y)}, r"is not \(x, y\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -51,6 +54,27 @@ def test_what_says_something_else_is_one_line_and_no_step(given: dict[str, Any],
         made.fit(X, Y, **given)
     for value, old in zip(made.model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(value, old)
+
+
+def test_what_keras_has_by_default_may_be_said() -> None:
+    defaults = {"callbacks": None, "initial_epoch": 0, "validation_split": 0.0, "shuffle": True, "validation_freq": 1}
+    assert private().fit(X, Y, **defaults, validation_steps=None, workers=1, use_multiprocessing=False).steps == 8
+
+
+def test_arguments_by_their_place_are_named() -> None:
+    with pytest.raises(BadInputError, match="given by name") as caught:
+        private().fit(X, Y, 10, 2, 1)
+    assert str(caught.value.fix) == "fit(x, y, batch_size=10, epochs=2, verbose=1)"
+
+
+@pytest.mark.parametrize("form", ["weights", "dataset"])
+def test_public_data_comes_in_the_forms_of_keras(form: str) -> None:
+    weights = np.linspace(0.0, 2.0, len(PUBLIC[0])).astype(np.float32)
+    batches = tf.data.Dataset.from_tensor_slices((*PUBLIC, weights)).batch(5)
+    made, logs = private(), Logs()
+    made.fit(X, Y, callbacks=[logs], validation_data=batches if form == "dataset" else (*PUBLIC, weights))
+    right = made.model.evaluate(*PUBLIC, sample_weight=weights, verbose=0, return_dict=True)
+    assert logs.seen[-1]["val_loss"] == pytest.approx(right["loss"], rel=1e-5)
 
 
 def test_a_name_that_keras_does_not_know_is_pythons_own_error() -> None:

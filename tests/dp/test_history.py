@@ -17,7 +17,7 @@ import tensorflow as tf
 from dp_accounting import pld
 
 from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, UserBound, history_store, make_private
-from privacy_pipeline.dp.untrained import is_untrained
+from privacy_pipeline.dp.untrained import not_new
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers
@@ -308,17 +308,16 @@ NEW = {
     "gru": lambda: L.GRU(2),
     "bidirectional": lambda: L.Bidirectional(L.LSTM(2)),
     "norm": lambda: L.LayerNormalization(),
-    "attention": lambda: L.Dense(2, bias_initializer=tf.keras.initializers.Constant(0.3)),
+    "convolution": lambda: L.SeparableConv1D(2, 2, bias_initializer="random_normal"),
+    "no bias": lambda: L.Dense(2, use_bias=False, kernel_initializer="he_normal"),
+    "cells": lambda: L.RNN([L.GRUCell(2), L.LSTMCell(2, bias_initializer="truncated_normal")]),
+    "a constant": lambda: L.Dense(2, bias_initializer=tf.keras.initializers.Constant(0.3)),
 }
 
 
 @pytest.mark.parametrize("kind", NEW)
 def test_new_layers_are_new_and_changed_ones_are_not(kind: str) -> None:
     model = tf.keras.Sequential([L.Input((4, 3)), NEW[kind]()])
-    assert is_untrained(model)
-    model.set_weights([value + np.float32(0.01) for value in model.get_weights()])
-    assert not is_untrained(model)
-
-
-def test_a_model_without_a_constant_weight_is_asked_for() -> None:
-    assert not is_untrained(tf.keras.Sequential([L.Input((3,)), L.Dense(1, use_bias=False)]))
+    assert not_new(model) == []
+    model.set_weights([value + np.float32(1e-7) for value in model.get_weights()])
+    assert [one.name for one in not_new(model)] == [one.name for one in model.weights]

@@ -122,7 +122,7 @@ def stop(model: Any) -> None:
 
 
 def network() -> Any:
-    return tf.keras.Sequential([L.Input((2,)), L.Dense(1)])
+    return tf.keras.Sequential([L.Input((2,)), L.Dense(2), L.Dense(1)])
 
 
 class World:
@@ -137,7 +137,8 @@ class World:
     def run(self, actions: int) -> None:
         for _ in range(actions):
             place = int(self.rng.integers(len(self.models)))
-            act = self.rng.choice([self.fit, self.fit, self.go_on, self.reload, self.copy, self.by_hand, self.by_steps])
+            ways = [self.fit, self.fit, self.go_on, self.reload, self.copy, self.part, self.by_hand, self.by_steps]
+            act = self.rng.choice([*ways, self.at_once])
             self.told.append(f"{act.__name__} {place}")
             act(place)
         both = PrivacyHistory().together(*self.kept)
@@ -149,9 +150,20 @@ class World:
     def releases(self, place: int) -> set[str]:
         return self.recorder.of_model.setdefault(id(self.models[place]), set())
 
-    def _callbacks(self, private: Any) -> list[Any]:
-        chosen = self.rng.choice(["none", "stop", "kill", "fit", "schedule"])
+    def _callbacks(self, place: int, private: Any, x: Any) -> list[Any]:
+        chosen = self.rng.choice(["none", "stop", "kill", "fit", "schedule", "set", "other", "augment"])
         steps = int(self.rng.integers(1, STEPS))
+        if chosen == "set":
+            return [After(steps, self._sets(place))]
+        if chosen == "other":
+            return [After(steps, self._refused(place))]
+        if chosen == "augment":
+
+            def augment(_model: Any) -> None:
+                x[:] += 1  # in place: the rows that the engine has are its own
+
+            ends = [After(int(self.rng.integers(2, STEPS)), kill)] if self.rng.random() < 0.5 else []
+            return [After(steps, augment), *ends]
         if chosen == "schedule":
             rate = float(self.rng.choice([0.1, 0.5]))
             return [tf.keras.callbacks.LearningRateScheduler(lambda epoch: rate), After(steps, kill)]
@@ -164,6 +176,26 @@ class World:
             chosen
         ]
 
+    def _sets(self, place: int) -> Callable[[Any], None]:
+        """Puts the weights of another model in the place of those that are trained."""
+        other = int(self.rng.integers(len(self.models)))
+        weights, releases = self.models[other].get_weights(), set(self.releases(other))
+
+        def act(model: Any) -> None:
+            model.set_weights(weights)
+            self.releases(place).update(releases)
+
+        return act
+
+    def _refused(self, place: int) -> Callable[[Any], None]:
+        """Begins a training of the same weights by another object."""
+
+        def act(_model: Any) -> None:
+            with pytest.raises(BadInputError, match="another private model trains"):
+                make_private(self.models[place], plan(1.0), optimizer="sgd", loss="mse", history="public").fit(X, Y)
+
+        return act
+
     def _private(self, place: int, **more: Any) -> Any:
         if self.rng.random() < 0.4:
             more["state_dir"] = self.folder / f"state {place}"
@@ -174,6 +206,8 @@ class World:
     def fit(self, place: int) -> None:
         self.begun[place] = self._private(place)
         self._made(place, self.begun[place])
+        if self.rng.random() < 0.5:
+            self.go_on(place)
 
     def go_on(self, place: int) -> None:
         if place in self.begun:
@@ -191,7 +225,8 @@ class World:
         self._checked(place, work)
 
     def _made(self, place: int, private: Any) -> None:
-        self._checked(place, lambda: private.fit(X, Y, callbacks=self._callbacks(private)))
+        x = X.copy()
+        self._checked(place, lambda: private.fit(x, Y, callbacks=self._callbacks(place, private, x)))
 
     def _checked(self, place: int, work: Callable[[], Any]) -> None:
         try:
@@ -200,6 +235,7 @@ class World:
             return
         except BadInputError as error:
             known = ("have been made", "nothing is known", "were changed since", "state of the run is gone")
+            # Weights that were set and refused are there: what they come from stands in `of_model` by now.
             assert any(one in error.message for one in known), error
             return
         claimed, releases = execution.epsilon(), self.releases(place)
@@ -224,6 +260,28 @@ class World:
         model.set_weights(self.models[place].get_weights())
         self.recorder.of_model[id(model)] = set(self.releases(place))
         self.models.append(model)
+
+    def part(self, place: int) -> None:
+        """A model that takes over one layer of another one."""
+        model = network()
+        layer = int(self.rng.integers(2))
+        model.layers[layer].set_weights(self.models[place].layers[layer].get_weights())
+        self.recorder.of_model[id(model)] = set(self.releases(place))
+        self.models.append(model)
+
+    def at_once(self, place: int) -> None:
+        """Two objects on one model: the second one waits until the first is done, and composes then."""
+        first, second = self._private(place), self._private(place)
+
+        def work() -> Any:
+            with first.begin(X, Y) as training:
+                training.step()
+                with pytest.raises(BadInputError, match=r"another private model trains|another training uses"):
+                    second.begin(X, Y)
+                training.step()
+            return training.execution
+
+        self._checked(place, work)
 
     def by_hand(self, place: int) -> None:
         """Weights that nothing knows: the next training asks, and is told."""

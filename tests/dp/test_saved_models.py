@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,16 @@ def test_a_history_of_other_weights_is_refused(tmp_path: Path) -> None:
         made.fit(*data())
         made.save_weights(tmp_path / name)
     shutil.copy(tmp_path / "a.privacy_history.json", tmp_path / "b.privacy_history.json")
-    with pytest.raises(BadInputError, match="that of other weights"):
+    with pytest.raises(BadInputError, match="saved again without their privacy history"):
         load_weights(network(), tmp_path / "b")
+    for made, name in ((first, "a.keras"), (second, "b.keras")):
+        made.save(tmp_path / name)
+    text = zipfile.ZipFile(tmp_path / "a.keras").read("privacy_history.json")
+    second.model.save(tmp_path / "c.keras")
+    with zipfile.ZipFile(tmp_path / "c.keras", "a") as archive:
+        archive.writestr("privacy_history.json", text)
+    with pytest.raises(BadInputError, match="that of other weights"):
+        load_model(tmp_path / "c.keras")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 99}'])
