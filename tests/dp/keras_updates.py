@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,3 +178,14 @@ def filled(model: Any) -> Any:
 
 
 Make = Callable[[], Case]
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "dp_engine.md"
+
+
+def named_in_guide(heading: str) -> set[str]:
+    """The names in the first column of a table of the engine's guide, which the heading of that column tells.
+
+    A name after "also" is that of a layer that holds the others.
+    """
+    _, _, below = GUIDE.read_text().partition(f"| {heading} |")
+    rows = below.partition("\n\n")[0].splitlines()[2:]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1].partition("also")[0])}

@@ -17,7 +17,7 @@ from privacy_pipeline.dp import make_private
 from privacy_pipeline.dp.clipping import registry
 from privacy_pipeline.dp.clipping.intercept import find_targets
 from privacy_pipeline.errors import BadInputError
-from tests.dp.keras_updates import MEMORY, PLAN, Case, Make, check, filled, values, whole
+from tests.dp.keras_updates import MEMORY, PLAN, Case, Make, check, filled, named_in_guide, values, whole
 from tests.dp.tutorials.keras_guides import Recommender, TransformerBlock
 
 L = tf.keras.layers
@@ -295,8 +295,16 @@ def test_every_rule_has_a_case() -> None:
         targets = find_targets(model, model.trainable_variables, memory_cap=MEMORY)
         assert not targets.slow
         ruled |= {type(layer) for layer, _ in targets.rules.values()}
-    own = {kind for kind, entry in registry._RULES.items() if entry.rule.__module__.startswith("privacy_pipeline.")}
-    assert ruled == own
+    assert ruled == rules()
+
+
+def rules() -> set[type]:
+    """Types with a rule of the project's own; tests register others."""
+    return {kind for kind, entry in registry._RULES.items() if entry.rule.__module__.startswith("privacy_pipeline.")}
+
+
+def test_the_guide_names_each_layer_with_a_rule() -> None:
+    assert named_in_guide("layer with a clipping rule") == {kind.__name__ for kind in rules()}
 
 
 def test_every_layer_of_keras_has_a_case_or_a_reason() -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.dp import make_private
 from privacy_pipeline.errors import BadInputError
-from tests.dp.keras_updates import PLAN, ROWS, Case, check, filled, values
+from tests.dp.keras_updates import GUIDE, PLAN, ROWS, Case, check, filled, named_in_guide, values
 
 L, LOSSES = tf.keras.layers, tf.keras.losses
 R = LOSSES.Reduction
@@ -275,6 +275,13 @@ def test_every_loss_of_keras_has_a_case_or_is_refused() -> None:
     no_losses = {"get", "serialize", "deserialize"}
     functions = {name for name, _ in inspect.getmembers(LOSSES, inspect.isfunction)} - no_losses
     assert functions - REFUSED == {kind.name for kind in NAME_KINDS.values()}
+
+
+def test_the_guide_names_each_loss_and_its_options() -> None:
+    assert named_in_guide("loss") == {kind.name for kind in CLASS_KINDS.values()}
+    given = {option for kind in CLASS_KINDS.values() for option in kind.options}
+    table = GUIDE.read_text().partition("| loss | options |")[2].partition("\n\n")[0]
+    assert all(f"`{option}`" in table for option in given)
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED))
