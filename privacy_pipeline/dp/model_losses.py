@@ -127,6 +127,10 @@ def _weights(loss_weights: Any, keys: Sequence[Any]) -> dict[Any, float]:
     return {key: float(given.get(key, 1.0)) for key in keys}
 
 
+# What Keras keeps beside an output: its mask, and the logits of a sigmoid or softmax, which losses use in its place.
+_BESIDE = ("_keras_mask", "_keras_logits")
+
+
 @dataclass(frozen=True)
 class ModelLosses:
     """Losses of a model's outputs: (inputs, labels, training) to the loss of each example, [batch].
@@ -161,13 +165,18 @@ class ModelLosses:
 
         both = (y, outputs)
         flat = tf.nest.flatten(both)
-        masked = [place for place, tensor in enumerate(flat) if getattr(tensor, "_keras_mask", None) is not None]
+        beside = [
+            (place, name)
+            for place, tensor in enumerate(flat)
+            for name in _BESIDE
+            if getattr(tensor, name, None) is not None
+        ]
 
         def function(values: Sequence[Any]) -> list[Any]:
-            for place, mask in zip(masked, values[len(flat) :], strict=True):
-                values[place]._keras_mask = mask
+            for (place, name), value in zip(beside, values[len(flat) :], strict=True):
+                setattr(values[place], name, value)
             labels, made = tf.nest.pack_sequence_as(both, list(values[: len(flat)]))
             return [self.loss(labels, made)]
 
-        given = [*flat, *(flat[place]._keras_mask for place in masked)]
+        given = [*flat, *(getattr(flat[place], name) for place, name in beside)]
         return isolated_call(function, given, name="the loss")[0]

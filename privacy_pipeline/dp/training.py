@@ -245,9 +245,11 @@ class Training(Uncopied):
 
         Raises:
             BadInputError: nothing is known of them.
+            PipelineError: weights changed that are not trained.
         """
         if self._bits == _bits(self._set):
             return
+        require_unchanged(self._snapshot)
         known = self._set.past.set_by_others()
         if known is None:
             raise BadInputError(

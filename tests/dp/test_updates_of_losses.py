@@ -6,6 +6,7 @@ The fast cases run the step without compiling it, by the rules alone; the slow o
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,20 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp import make_private
+from privacy_pipeline.dp.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.errors import BadInputError
-from tests.dp.keras_updates import GUIDE, PLAN, ROWS, Case, check, filled, named_in_guide, values
+from tests.dp.keras_updates import (
+    GUIDE,
+    PLAN,
+    ROWS,
+    Case,
+    check,
+    filled,
+    keras_update,
+    named_in_guide,
+    require_equal,
+    values,
+)
 
 L, LOSSES = tf.keras.layers, tf.keras.losses
 R = LOSSES.Reduction
@@ -266,6 +279,27 @@ def test_a_loss_moves_as_in_keras_by_the_way_that_fit_chooses(kind: str) -> None
 @pytest.mark.parametrize("kind", CACHED)
 def test_outputs_that_saturate_move_as_in_keras_by_the_way_that_fit_chooses(kind: str) -> None:
     check(of_vectors(CLASS_KINDS[kind], scale=30.0), chosen=True)
+
+
+@pytest.mark.parametrize("kind", ["BinaryCrossentropy, sigmoid", "CategoricalCrossentropy, softmax"])
+def test_a_loss_that_runs_row_by_row_finds_those_numbers_too(kind: str) -> None:
+    """No rule covers its `Where`; it keeps everything."""
+    one = CLASS_KINDS[kind]
+    keras = LOSSES.get(re.sub(r"(?<!^)(?=[A-Z])", "_", one.name).lower())
+
+    def loss(labels: Any, outputs: Any) -> Any:
+        each = keras(labels, outputs)
+        return tf.reshape(tf.boolean_mask(each, tf.logical_not(each < -1.0)), tf.shape(each))
+
+    case = of_vectors(one, scale=30.0, loss=loss)
+    found = ModelLosses(case.model, per_example_loss(loss)).isolated()
+    traced = tf.function(lambda x, y: tf.gradients(found(x, y, True), case.model.trainable_variables), autograph=False)
+    shapes = (tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in (case.x, case.y))
+    update = [
+        tf.convert_to_tensor(part).numpy().astype(np.float64)
+        for part in traced.get_concrete_function(*shapes)(tf.constant(case.x), tf.constant(case.y))
+    ]
+    require_equal(update, keras_update(case))
 
 
 def test_every_loss_of_keras_has_a_case_or_is_refused() -> None:
