@@ -15,15 +15,7 @@ from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
 
-_SHAPING = ("accounting", "backends", "components", "data", "dp", "encrypted")
-_CONFIG = (
-    "models.py",
-    "dp_models.py",
-    "encrypted_models.py",
-    "federated_models.py",
-    "federated_privacy.py",
-    "tuning_models.py",
-)
+_PACKAGES = ("privacy_pipeline", "federated")
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 
@@ -65,13 +57,25 @@ def hash_of_user_code(dotted: str, *, root: Path) -> str:
 
 @functools.cache
 def hash_of_framework() -> str:
-    """SHA-256 over the sources of both packages that shape a trained model; read once a process."""
-    package = Path(__file__).parents[1]
-    paths = [path for folder in _SHAPING for path in (package / folder).rglob("*.py")]
-    paths += [package / "config" / name for name in _CONFIG]
-    simulation = package.parent / "federated"
-    paths += [path for path in simulation.rglob("*.py") if simulation / "experiments" not in path.parents]
-    return _digest({path.relative_to(package.parent).as_posix(): path.read_bytes() for path in paths})
+    """SHA-256 over the sources of both packages (`framework_sources`); read once a process."""
+    return _digest(framework_sources(Path(__file__).parents[2]))
+
+
+def framework_sources(root: Path) -> dict[str, bytes]:
+    """All that the framework is made of: whatever a node imports is in it, be it named in a string or in a variable.
+
+    A list of what shapes a model would have to be kept by hand, and one was wrong before. The imports of a node reach
+    nearly everything, the command line too, which the parties of encrypted inference are started by.
+
+    Args:
+        root: folder that both packages lie in.
+
+    Returns:
+        Contents by path below `root`, without what Python compiles.
+    """
+    paths = [path for package in _PACKAGES for path in (root / package).rglob("*") if path.is_file()]
+    kept = (path for path in paths if "__pycache__" not in path.parts)
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in kept}
 
 
 def _digest(sources: dict[str, bytes]) -> str:

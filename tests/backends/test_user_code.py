@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.backends import tabular, user_code
-from privacy_pipeline.backends.code_hash import hash_of_framework, hash_of_user_code
+from privacy_pipeline.backends import code_hash, tabular, user_code
+from privacy_pipeline.backends.code_hash import framework_sources, hash_of_framework, hash_of_user_code
 from privacy_pipeline.errors import BadInputError
 
 
@@ -114,3 +115,46 @@ def test_a_missing_or_broken_source_is_bad_input(folder: Path) -> None:
 def test_the_framework_has_one_hash_a_process() -> None:
     assert len(hash_of_framework()) == 64
     assert hash_of_framework() is hash_of_framework()
+
+
+def closure(sources: dict[str, bytes], *roots: str) -> set[str]:
+    """Files that modules import, directly or not, by `import` statements and by names that stand in strings."""
+    waiting, found = list(roots), set()
+    while waiting:
+        name = waiting.pop()
+        parts = name.split(".")
+        inits = ["/".join([*parts[:end], "__init__.py"]) for end in range(1, len(parts) + 1)]
+        for path in {*inits, "/".join(parts) + ".py"} & set(sources) - found:
+            found.add(path)
+            tree = ast.parse(sources[path])
+            strings = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+            named = [text for text in strings if isinstance(text, str) and text.startswith(("privacy_", "federated."))]
+            waiting += [text.partition(":")[0] for text in named]  # module:class, as registries write it
+            module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            waiting += code_hash._imports(module, sources[path], is_package=path.endswith("__init__.py"))
+    return found
+
+
+def test_an_edit_of_any_module_that_a_node_imports_changes_the_hash() -> None:
+    sources = framework_sources(Path(code_hash.__file__).parents[2])
+    components = [path.removesuffix(".py").replace("/", ".") for path in sources if "/components/" in path]
+    modules = closure(sources, *components, "privacy_pipeline.pipelines.worker")
+    for drawing in ("releases/noise.py", "releases/statistics.py", "spans.py", "dp/rowwise/rules_neural.py"):
+        assert f"privacy_pipeline/{drawing}" in modules
+    before, seen = code_hash._digest(sources), set()
+    assert before == hash_of_framework()
+    for path in modules:
+        seen.add(code_hash._digest({**sources, path: sources[path] + b"#"}))
+    assert before not in seen and len(seen) == len(modules) > 250
+
+
+def test_the_hash_is_of_the_files_as_they_are(tmp_path: Path) -> None:
+    module = tmp_path / "privacy_pipeline" / "releases" / "noise.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("SCALE = 1\n")
+    before = framework_sources(tmp_path)
+    module.write_text("SCALE = 2\n")
+    (module.parent / "__pycache__").mkdir()
+    (module.parent / "__pycache__" / "noise.pyc").write_text("")
+    after = framework_sources(tmp_path)
+    assert before != after and set(before) == set(after) == {"privacy_pipeline/releases/noise.py"}
