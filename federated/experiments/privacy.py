@@ -178,6 +178,9 @@ def require_room(config: ExperimentConfig, charge: ChargedExperiment, features: 
     charge.plan.distributed.require_room(sum((left + 1) * right for left, right in itertools.pairwise(widths)))
 
 
+REGISTER_FIX = "privacy-pipeline federated register EXPERIMENT.yaml --epsilon CAP --delta DELTA"
+
+
 def registered(config: ExperimentConfig, ledger: Ledger, *, span: Span) -> Registration:
     """What the ledger knows of the experiment's dataset.
 
@@ -189,7 +192,7 @@ def registered(config: ExperimentConfig, ledger: Ledger, *, span: Span) -> Regis
     if found is None:
         raise BudgetRefusedError(
             f"dataset {name} is not registered in the ledger, so nothing may be spent on it",
-            fix="privacy-pipeline federated register EXPERIMENT.yaml --epsilon CAP --delta DELTA",
+            fix=REGISTER_FIX,
         )
     return found
 

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 
 from federated.experiments.config import ExperimentConfig
 from federated.experiments.data import feature_plan, source_of
 from federated.silos.records import stated
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
 from privacy_pipeline.config.models import KeyedUnit
-from privacy_pipeline.data.source import ResolvedSource, count_silos, count_units
+from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.source import ResolvedSource, count_silos, read_contents
 from privacy_pipeline.errors import BadInputError
 
 
-def register_clients(config: ExperimentConfig, *, epsilon: float, delta: float) -> Registration:
+def register_clients(
+    config: ExperimentConfig, *, epsilon: float, delta: float, tell: Callable[[str], None] = lambda _: None
+) -> Registration:
     """Counts clients and rows of each split and opens the dataset's budget; the ledger is made where there is none.
 
     Args:
         config: the experiment; its dataset has a key column, or it has `silo_privacy` for rows.
         epsilon: cap of the budget over all runs.
         delta: delta of the cap.
+        tell: called with what a person should know although it is not an error.
 
     Raises:
         BadInputError: no key column, a client in both splits, a row without key, stated silos that are not those of
             the data, or other facts than registered.
+        BudgetRefusedError: the data, or the folder of runs, belongs to another ledger.
     """
     dataset = config.data.dataset
     unit = dataset.privacy_unit
     if not isinstance(unit, KeyedUnit) and config.silo_privacy is None:
         raise BadInputError("data.dataset.privacy_unit names no key column, so no client can be registered")
+    pins.open_pinned(config.ledger, data=dataset.path, workspace=config.folder)
     source = source_of(config.data)
+    ledger = Ledger.open(config.ledger, create=True)
+    contents = read_contents(source=source, dataset=dataset, hasher=RowHasher(ledger.digest_secret()))
     if config.silo_privacy is not None:
         _require_stated(config, source)
     registration = Registration(
@@ -40,14 +50,16 @@ def register_clients(config: ExperimentConfig, *, epsilon: float, delta: float) 
         unit=unit.key if isinstance(unit, KeyedUnit) else "row",
         contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
         relation=Relation.ZERO_OUT,
-        splits={
-            n: SplitCount(rows=c.rows, units=c.units) for n, c in count_units(source=source, dataset=dataset).items()
-        },
+        splits={n: SplitCount(rows=c.rows, units=c.units) for n, c in (contents.counts or {}).items()},
         columns=tuple(column.name for column in feature_plan(config.data).columns),
         digest=source.digest(),
         registered=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        division=division_of(dataset),
     )
-    Ledger.open(config.ledger, create=True).register(registration, epsilon=epsilon, delta=delta)
+    ledger.register(registration, epsilon=epsilon, delta=delta, units=contents.keys, rows=contents.rows)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    for folder in pins.note(ledger, [config.folder.resolve(), dataset.path.resolve()]):
+        tell(f"{folder} cannot be written: nothing there says which ledger this data is registered with")
     return registration
 
 

@@ -19,11 +19,14 @@ from federated.experiments.evaluation import Evaluation, Predict, evaluate
 from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
+from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 
 if TYPE_CHECKING:
     from federated.model import FederatedModel
+    from privacy_pipeline.accounting.ledger import Ledger
+    from privacy_pipeline.accounting.unprotected import Use
     from privacy_pipeline.dp.randomness import RunKey
 
 NODE = "FederatedTraining"  # the ledger's name of what spends
@@ -126,7 +129,30 @@ class _Run:
     def simulation(self, train: ClientStore, aggregator: Any | None) -> Simulation:
         return self.build(self.config, train, aggregator, width=_width(train), seed=self.point.seed)
 
+    def ledger(self) -> Ledger | None:
+        """The ledger that the data belongs to, if the policy of its registration allows this run."""
+        from privacy_pipeline.accounting import pins
+
+        ledger = pins.open_pinned(self.config.ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
+        if ledger is not None:
+            ledger.require_allowed(self.use())
+        return ledger
+
+    def use(self) -> Use:
+        from privacy_pipeline.accounting.unprotected import Use
+
+        return Use(
+            dataset=self.config.data.dataset.name,
+            span=self.source.span,
+            data_digest=self.source.digest(),
+            backend="federated",
+            guarantee=self.config.claims_guarantee,
+        )
+
     def without_guarantee(self) -> dict[str, Any]:
+        ledger = self.ledger()
+        if ledger is not None:
+            ledger.run_unprotected(self.use(), run_id=f"{self.config.experiment}-{self.point.name}")
         train = self.clients("train")
         sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
         simulation = self.simulation(train, None)
@@ -138,9 +164,9 @@ class _Run:
         return self.rounds(simulation, sampler, state, train)
 
     def private(self) -> dict[str, Any]:
-        from privacy_pipeline.accounting.ledger import Ledger
-
-        ledger = Ledger.open(self.config.ledger)
+        ledger = self.ledger()
+        if ledger is None:
+            raise BudgetRefusedError(f"there is no ledger at {self.config.ledger}", fix=privacy.REGISTER_FIX)
         known = privacy.registered(self.config, ledger, span=self.source.span)
         plan_of = silos.charged if self.config.silo_privacy is not None else privacy.charged
         charge: Charge = plan_of(self.config, units=known.splits["train"].units)
@@ -156,6 +182,7 @@ class _Run:
             run_id=f"{self.config.experiment}-{self.point.name}",
             node=NODE,
             plan=charge,
+            division=division_of(self.config.data.dataset),
         ) as grant:
             composition = ledger.composition(grant.entry_id)
             # Reads no data: what is found here gives back what was reserved.

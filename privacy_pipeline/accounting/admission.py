@@ -16,11 +16,13 @@ from privacy_pipeline.accounting.ledger_entries import Forecast, Price, budget_k
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import stored_policy
 from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
+from privacy_pipeline.accounting.unprotected import check_use
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
+    from privacy_pipeline.accounting.registration import Division
     from privacy_pipeline.accounting.reservation import Request
     from privacy_pipeline.accounting.unions import Union
     from privacy_pipeline.accounting.weighing import Weighed
@@ -93,8 +95,9 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
     """Holds the data that a run will read against what was registered.
 
     Raises:
-        BudgetRefusedError: it is other data.
+        BudgetRefusedError: it is other data, or divided otherwise.
     """
+    require_division(registered, request.division)
     if request.data_digest == registered.digest:
         return
     table = schema.registrations
@@ -110,6 +113,24 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
         f"registered is {registered.digest[:12]}...",
         fix=f"restore the registered data, or register the new data under a span of its own: {schema.REGISTER_FIX}",
     )
+
+
+def require_division(registered: Registration, division: Division | None) -> None:
+    """Holds the way in which a run divides rows into splits against the registered one.
+
+    Args:
+        registered: the registration; one of an older format has none.
+        division: the run's; None where it does not tell.
+
+    Raises:
+        BudgetRefusedError: it is another one: units of the eval split would be trained on.
+    """
+    if registered.division is not None and division is not None and division != registered.division:
+        raise BudgetRefusedError(
+            f"{registered.name} is registered with {registered.division.told}, and the run has {division.told}: units "
+            "of one split would come into the other",
+            fix="divide it as it was registered; other splits are another dataset, which needs other people's data",
+        )
 
 
 def forecast_of(weighed: Sequence[Weighed]) -> Forecast:
@@ -135,11 +156,18 @@ def _forecast(weighed: Weighed) -> Forecast:
     )
 
 
-def check_principal(connection: sa.Connection, budgets: Sequence[Mapping[Any, Any]], principal: str) -> None:
-    """Refuses whom the policy does not name; the policy of the train split is that of the eval split too.
+def check_principal(
+    connection: sa.Connection,
+    budgets: Sequence[Mapping[Any, Any]],
+    principal: str,
+    *,
+    backend: str | None = None,
+) -> None:
+    """Refuses whom the policy does not name, and what it does not allow; that of the train split holds for both.
 
     Raises:
-        BudgetRefusedError: the policy of a budget says who may spend, and this is somebody else.
+        BudgetRefusedError: the policy of a budget says who may spend, and this is somebody else; or it allows other
+            backends than the one that trains.
     """
     for budget in budgets:
         governs = budget if budget["split"] == TRAIN else find_budget(connection, budget["dataset"])
@@ -149,6 +177,8 @@ def check_principal(connection: sa.Connection, budgets: Sequence[Mapping[Any, An
                 f"{principal} may not spend budget {budget_key(budget)}",
                 fix=f"ask one of {', '.join(policy.may_spend)}, or the owner of the policy",
             )
+        if policy is not None and budget["split"] == TRAIN:
+            check_use(policy, backend=backend, guarantee=True)
 
 
 def _limit(weighed: Weighed) -> tuple[str, str]:

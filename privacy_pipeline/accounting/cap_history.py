@@ -40,7 +40,7 @@ class LedgerChange:
         what: what changed, in words without numbers.
         key: id of the key that signs from here on; None unless it changed.
         epsilon, delta: the cap from here on; None where it is no change of a budget.
-        counts: whether the filter starts anew, so that the cap's delta is paid once more.
+        counts: whether it counts as a change of the cap, and not as the first policy of an unused budget.
     """
 
     seq: int
@@ -81,10 +81,10 @@ def ledger_changes(url: str, dataset: str) -> list[LedgerChange]:
     return found
 
 
-def deltas_of(changes: list[LedgerChange], budget: str) -> list[LedgerChange]:
-    """The records that fixed the caps under which a budget's filter ran, one for each time it started.
+def caps_of(changes: list[LedgerChange], budget: str) -> list[LedgerChange]:
+    """The records that fixed the caps under which a budget's runs were granted, the oldest first.
 
-    A first policy on an unused budget starts no new filter: it stands in for the one before.
+    A first policy on an unused budget stands in for the cap before it.
     """
     found: list[LedgerChange] = []
     for change in changes:

@@ -15,6 +15,7 @@ from privacy_pipeline.accounting.ledger_entries import budget_key, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.replay import Replay, row_digest
 from privacy_pipeline.accounting.totals import Sum, Totals
+from privacy_pipeline.accounting.unit_digests import differing_tables
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.spans import span_key, span_of, spans_of
 
@@ -43,6 +44,7 @@ def _problems(connection: sa.Connection, replay: Replay, reprice: bool) -> Itera
     yield from _entries(connection, replay)
     yield from _several(replay)
     yield from _registrations(connection, replay)
+    yield from _digests(connection, replay)
     charges = Charges(connection)
     for key in sorted(replay.budgets):
         yield from _budget(connection, replay, key, charges)
@@ -104,6 +106,15 @@ def _registrations(connection: sa.Connection, replay: Replay) -> Iterator[str]:
     for key in sorted({*rows, *replay.registrations}):
         if rows.get(key) != replay.registrations.get(key):
             yield f"the registration of dataset {key[0]}, span {key[1] or 'none'}, is not what the journal says"
+
+
+def _digests(connection: sa.Connection, replay: Replay) -> Iterator[str]:
+    """Tables of digests whose root is not the one in the journal, and tables that no record names."""
+    table = schema.unit_digests
+    stored = {tuple(row) for row in connection.execute(sa.select(table.c.dataset, table.c.span_key).distinct())}
+    for key in sorted(stored | set(replay.digests)):
+        for name in differing_tables(connection, key, replay.digests.get(key, {})):
+            yield f"the digests {name} of dataset {key[0]}, span {key[1] or 'none'}, are not those that were registered"
 
 
 def _budget(connection: sa.Connection, replay: Replay, key: int, charges: Charges) -> Iterator[str]:

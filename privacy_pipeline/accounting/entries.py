@@ -52,7 +52,15 @@ def new_row(fixed: Mapping[str, Any], *, at: str) -> dict[str, Any]:
     return {**_NEW, **fixed, "reserved_at": at}
 
 
-def add(writer: Writer, budget: Mapping[Any, Any], fixed: Mapping[str, Any], *, cost: Charge, order: float) -> int:
+def add(
+    writer: Writer,
+    budget: Mapping[Any, Any],
+    fixed: Mapping[str, Any],
+    *,
+    cost: Charge,
+    order: float,
+    ceiling: float | None = None,
+) -> int:
     """A new reservation.
 
     Args:
@@ -61,6 +69,7 @@ def add(writer: Writer, budget: Mapping[Any, Any], fixed: Mapping[str, Any], *, 
         fixed: the columns `FIXED` without the id.
         cost: the charge that `fixed` names as planned.
         order: the budget's Renyi order from here on.
+        ceiling: the epsilon at which it prices failures from here on.
 
     Returns:
         The entry's id.
@@ -70,12 +79,21 @@ def add(writer: Writer, budget: Mapping[Any, Any], fixed: Mapping[str, Any], *, 
     entry_id = int(inserted.scalar_one())
     added = Sum.of(cost.values, cost.distance, cost.epsilon(budget["delta"]))
     totals = totals_of(budget).adding(fixed["purpose"], added).moving(None, State.RESERVED.value)
-    set_totals(connection, budget["id"], totals, filter_order=order)
-    writer.append(kinds.RESERVE, {"entry": {**fixed, "id": entry_id}, "order": order}, at=at)
+    set_totals(connection, budget["id"], totals, filter_order=order, ceiling=ceiling)
+    rule = {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
+    writer.append(kinds.RESERVE, {"entry": {**fixed, "id": entry_id}, **rule}, at=at)
     return entry_id
 
 
-def take_over(writer: Writer, budget: Mapping[Any, Any], entry_id: int, *, token: str, order: float) -> None:
+def take_over(
+    writer: Writer,
+    budget: Mapping[Any, Any],
+    entry_id: int,
+    *,
+    token: str,
+    order: float,
+    ceiling: float | None = None,
+) -> None:
     """A reservation that was never started goes to a new holder.
 
     Args:
@@ -84,11 +102,13 @@ def take_over(writer: Writer, budget: Mapping[Any, Any], entry_id: int, *, token
         entry_id: the entry.
         token: hash of the new holder's secret.
         order: the budget's Renyi order from here on.
+        ceiling: the epsilon at which it prices failures from here on.
     """
     at = now()
     _change(writer, entry_id, token=token, reserved_at=at)
-    set_totals(writer.connection, budget["id"], totals_of(budget), filter_order=order)
-    writer.append(kinds.TAKEOVER, {"entry": entry_id, "token": token, "order": order}, at=at)
+    set_totals(writer.connection, budget["id"], totals_of(budget), filter_order=order, ceiling=ceiling)
+    rule = {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
+    writer.append(kinds.TAKEOVER, {"entry": entry_id, "token": token, **rule}, at=at)
 
 
 def start(writer: Writer, row: Mapping[Any, Any]) -> None:

@@ -25,15 +25,17 @@ def filter_delta(budget: Mapping[Any, Any]) -> float:
     return float(budget["delta"]) * (1 - truncation.SHARE)
 
 
-def held_epsilon(spent: Charge, *, order: float | None, epsilon: float, delta: float) -> float:
+def held_epsilon(
+    spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
+) -> float:
     """Epsilon that is held against a cap.
 
     Args:
         spent: sum of all counted entries.
-        order: the filter's order; None where no run fixed one since the cap is what it is: then the best one, which the
-            next run may not choose.
+        order: the filter's order; None where no run fixed one: then the best one, which the next run may not choose.
         epsilon: the cap's epsilon.
         delta: the cap's delta.
+        ceiling: the epsilon at which failures are priced; the cap's where no run that may fail fixed one.
 
     Returns:
         0 where nothing is spent; infinite where there is no bound, or truncation costs more of delta than is kept for
@@ -44,7 +46,8 @@ def held_epsilon(spent: Charge, *, order: float | None, epsilon: float, delta: f
     at, kept = filter_delta({"delta": delta}), delta * truncation.SHARE * (1 + _ROUNDING)
     orders = ORDERS if order is None else (order,)
     held = min(renyi_filter.filter_epsilon(ORDERS, spent.values, order=one, delta=at) for one in orders)
-    if math.isfinite(held) and truncation.paid(spent.distance, epsilon=max(held, epsilon)) > kept:
+    priced_at = max(held, epsilon if ceiling is None else ceiling)
+    if math.isfinite(held) and truncation.paid(spent.distance, epsilon=priced_at) > kept:
         return math.inf
     return held
 
@@ -62,13 +65,15 @@ def against_cap(held: float, cap: float) -> str:
     return f"{up / 1000:.3f} of {whole / 1000:.3f}"
 
 
-def used_part(spent: Charge, *, order: float | None, epsilon: float, delta: float) -> float:
+def used_part(
+    spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
+) -> float:
     """Part of the cap's room that is used, between 0 and 1; above 1 where the cap is passed, infinite without a bound.
 
     An order takes part of epsilon by itself, whatever runs: `held_epsilon` is well above 0 after the smallest run. What
     of the rest is used grows with the runs alone, as do the shares of a policy.
     """
-    held = held_epsilon(spent, order=order, epsilon=epsilon, delta=delta)
+    held = held_epsilon(spent, order=order, epsilon=epsilon, delta=delta, ceiling=ceiling)
     if held <= 0 or math.isinf(held):
         return held
     at = filter_delta({"delta": delta})

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey, SigningKey
+from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.errors import BadInputError
 
@@ -30,6 +31,8 @@ NO_HASH = "0" * 64
 VERIFY = "privacy-pipeline budget verify"
 GENESIS, REGISTER, POLICY, RESERVE, START = "genesis", "register", "policy", "reserve", "start"
 COMMIT, EXPIRE, TAKEOVER, ZERO = "commit", "expire", "takeover", "zero"
+UNPROTECTED, BIND = "no_guarantee", "bind"
+MOVED_TO, MOVED_FROM = "moved_to", "moved_from"
 ROTATE, LOST, IMPORTED, ACCEPT = "rotate_key", "key_lost", "imported", "accept_import"
 _HEAD, _KEY = "head", "public_key"
 
@@ -92,9 +95,11 @@ def now() -> str:
 def trusted_state(connection: sa.Connection) -> str:
     """SHA-256, hexadecimal, over all rows of budgets and registrations: caps, policies, totals, units and digests.
 
-    It is what a reservation decides by, and small whatever the number of entries.
+    It is what a reservation decides by, and small whatever the number of entries. In a ledger of format 4 it is over
+    the columns that there were then.
     """
-    rows = [[list(row) for row in connection.execute(query)] for query in _TRUSTED]
+    queries = _TRUSTED_4 if schema.stored_format(connection) == "4" else _TRUSTED
+    rows = [[list(row) for row in connection.execute(query)] for query in queries]
     return hashlib.sha256(json.dumps(rows, separators=(",", ":"), default=repr).encode()).hexdigest()
 
 
@@ -160,23 +165,53 @@ def writing(engine: sa.Engine) -> Iterator[Writer]:
         yield writer(connection, engine.url)
 
 
-def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = None) -> Writer:
+def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = None, arriving: bool = False) -> Writer:
     """Goes on with the journal of a ledger.
 
     Args:
         connection: a write transaction.
         url: the ledger's URL, which says where the key is.
         key: signs in place of the key that the ledger knows, which is lost.
+        arriving: whether it is the copy of a ledger that was just moved here.
 
     Raises:
         LedgerError: see `writing`.
     """
-    head = checked_head(connection)
+    if not arriving:
+        _require_here(connection)
+    since, head = schema.stored_format(connection), checked_head(connection)
     signing = key or keys.load(keys.key_file(url), expected=head.key_id)
     found = Writer(connection, signing, seq=head.seq, last_hash=head.hash)
-    if head.state is None:
-        found.seal()
+    _settle(found, since)
     return found
+
+
+def _settle(journal: Writer, since: str | None) -> None:
+    if since != SCHEMA_VERSION:
+        from privacy_pipeline.accounting.migrations.migrate import settle
+
+        settle(journal)
+
+
+def _require_here(connection: sa.Connection) -> None:
+    target = moved_to(connection)
+    if target is not None:
+        raise schema.LedgerError(f"this ledger was moved to {target}; nothing was written", fix=f"ledger: {target}")
+
+
+def moved_to(connection: sa.Connection) -> str | None:
+    """Where a ledger was moved to; None where it was not.
+
+    Raises:
+        LedgerError: its last record is malformed.
+    """
+    last = connection.execute(_LAST_RECORD).first()
+    if last is None or last.kind != MOVED_TO:
+        return None
+    try:
+        return str(json.loads(last.body)["to"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise schema.LedgerError("the last record of the journal is malformed", fix=VERIFY) from error
 
 
 def accept_imports(journal: Writer) -> None:
@@ -204,7 +239,7 @@ def begin(connection: sa.Connection, key: SigningKey) -> Writer:
 def checked_head(connection: sa.Connection) -> Head:
     """The head; it is signed by the key that the ledger names, is the journal's last record, and fits the tables.
 
-    A ledger of format 3 is verified as a whole, and then has format 4 once its head is signed anew.
+    A ledger of an older format is verified as a whole and brought to this one; `migrate.settle` has to follow.
 
     Raises:
         LedgerError: somebody edited the ledger.
@@ -217,14 +252,15 @@ def checked_head(connection: sa.Connection) -> Head:
         )
     if head.key_id != key.id or not key.verifies(head.signature, head.message):
         raise schema.LedgerError("the head of the journal is not signed by the ledger's key", fix=VERIFY)
-    if head.state is None:
-        from privacy_pipeline.accounting.migrations.migrate import migrate
-
-        migrate(connection, since="3")
-    elif head.state != trusted_state(connection):
+    since = schema.stored_format(connection)
+    if since != "3" and head.state != trusted_state(connection):
         raise schema.LedgerError(
             "budgets or registrations were changed by somebody other than the ledger; nothing was written", fix=VERIFY
         )
+    if since != SCHEMA_VERSION:
+        from privacy_pipeline.accounting.migrations.migrate import migrate
+
+        migrate(connection, since=str(since))
     return head
 
 
@@ -284,7 +320,8 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
     successor = keys.successor_file(path, key.public.id)
     try:
         with schema.transaction(engine, write=True) as connection:
-            head = checked_head(connection)
+            _require_here(connection)
+            since, head = schema.stored_format(connection), checked_head(connection)
             present = _present(path, head.key_id) if lost else keys.load(path, expected=head.key_id)
             if lost and present is not None:
                 raise schema.LedgerError(f"key {head.key_id} is not lost: it is in {path}", fix="rotate without --lost")
@@ -292,6 +329,7 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
             journal = Writer(connection, key if present is None else present, seq=head.seq, last_hash=head.hash)
             body = {"public_key": key.public.hex, "lost" if lost else "replaces": head.key_id}
             journal.append(LOST if lost else ROTATE, body, then=key)
+            _settle(journal, since)
     except schema.LedgerError:
         successor.unlink(missing_ok=True)
         raise
@@ -310,6 +348,12 @@ def _present(path: Path, expected: str) -> SigningKey | None:
 _VALUE = sa.select(schema.meta.c.value).where(schema.meta.c.key == sa.bindparam("name"))
 _STORE = schema.meta.update().where(schema.meta.c.key == sa.bindparam("name")).values(value=sa.bindparam("text"))
 _TRUSTED = tuple(sa.select(table).order_by(table.c.id) for table in (schema.budgets, schema.registrations))
+_NEW_COLUMNS = ("ceiling", "delta_factor", "details")
+_TRUSTED_4 = tuple(
+    sa.select(*(column for column in table.c if column.name not in _NEW_COLUMNS)).order_by(table.c.id)
+    for table in (schema.budgets, schema.registrations)
+)
+_LAST_RECORD = sa.select(schema.journal.c.kind, schema.journal.c.body).order_by(schema.journal.c.seq.desc()).limit(1)
 _LAST = sa.select(schema.journal.c.seq, schema.journal.c.hash).order_by(schema.journal.c.seq.desc()).limit(1)
 
 

@@ -33,21 +33,31 @@ from privacy_pipeline.accounting.ledger_budgets import (
 )
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.accounting.ledger_open import open_engine
+from privacy_pipeline.accounting.lineage import Lineage, lineage_of
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.records import JournalRecord
-from privacy_pipeline.accounting.registration import TRAIN, Registration, from_row
+from privacy_pipeline.accounting.registration import TRAIN, Division, Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve
 from privacy_pipeline.accounting.shares import ShareStatus, shares_of
-from privacy_pipeline.accounting.unit_digests import digest_units, ledger_secret
+from privacy_pipeline.accounting.unit_digests import (
+    are_same,
+    digest_units,
+    digests_of,
+    key_id_of,
+    ledger_secret,
+    stored_digests,
+)
+from privacy_pipeline.accounting.unprotected import UnprotectedRun, Use, record, require_allowed, unprotected_runs
 from privacy_pipeline.accounting.weighing import weigh
-from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.spans import Span
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.spans import Span, span_key
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.keys import PublicKey
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.policy import Policy
     from privacy_pipeline.accounting.record import Composition
+    from privacy_pipeline.accounting.unit_digests import Array
     from privacy_pipeline.accounting.verify import Verification
 
 
@@ -101,6 +111,7 @@ class Ledger:
         delta: float,
         policy: Policy | None = None,
         units: Collection[str] | Mapping[str, Collection[str]] | None = None,
+        rows: Mapping[str, Array] | None = None,
         disjoint: bool = False,
     ) -> None:
         """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
@@ -112,6 +123,9 @@ class Ledger:
             policy: applied in the same transaction: if it cannot be, nothing is registered.
             units: keys of the span's units, where they are known, by split or all together; kept as digests. Only by
                 split can the units of spans that have some in common be counted together later.
+            rows: digests of the span's rows by split (under `digest_secret`), or all together by `unit_digests.ALL`;
+            they are held
+                against those of other datasets.
             disjoint: gives the span a budget of its own, under the same cap and policy, if these units are in no other
                 span. Else the spans share one.
 
@@ -121,26 +135,28 @@ class Ledger:
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
-        digests = None if units is None else digest_units(units, ledger_secret(self._engine.url))
+        digests = None
+        if units is not None or rows is not None:
+            digests = digests_of(units=units, rows=rows, secret=ledger_secret(self._engine.url))
         with writing(self._engine) as journal:
-            register(journal, registration, epsilon=epsilon, delta=delta, units=digests, disjoint=disjoint)
+            register(journal, registration, epsilon=epsilon, delta=delta, digests=digests, disjoint=disjoint)
             if policy is not None:
                 apply_policy(journal, policy)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
         """Changes the cap of a dataset's budget. What is spent stays spent.
 
-        A change is a person's decision, taken after results were seen, so it lies outside the filter's guarantee: the
-        filter starts anew with all earlier entries counted, and each change may add the cap's delta once. It is
-        counted in `BudgetStatus.cap_changes`.
+        A cap may change after results were seen, and costs no delta (`renyi_filter`). It is counted in
+        `BudgetStatus.cap_changes`.
 
         Args:
             dataset: name of the dataset.
             epsilon: new cap.
-            delta: delta of the new cap.
+            delta: delta of the new cap; it stays once a run was charged.
 
         Raises:
-            BadInputError: the dataset is not registered, or the cap is out of range.
+            BadInputError: the dataset is not registered, the cap is out of range or above the budget's ceiling, or the
+                delta is another one after a run was charged.
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
@@ -156,7 +172,7 @@ class Ledger:
         """Gives a dataset's budget a policy; a change of it counts as a change of the cap (see `set_cap`).
 
         Raises:
-            BadInputError: the dataset is not registered, or with another unit.
+            BadInputError: the dataset is not registered, or with another unit; or as for `set_cap`.
             LedgerError: the ledger cannot be written.
         """
         with writing(self._engine) as journal:
@@ -198,6 +214,7 @@ class Ledger:
         node: str,
         plan: ChargedPlan,
         purpose: str = TRAINING,
+        division: Division | None = None,
         continues: Ticket | None = None,
     ) -> Iterator[Grant]:
         """Reserves the cost of a plan for the length of a `with` block.
@@ -217,6 +234,7 @@ class Ledger:
             node: the node of the run.
             plan: the plan whose event is charged.
             purpose: share of the budget that pays.
+            division: how the run divides rows into splits; it has to be what was registered.
             continues: ticket of an attempt that was killed after its start. If its entry is the one of this very run,
                 node, plan and data, the grant goes on (`Grant.continued`, started already) and nothing is charged.
 
@@ -235,6 +253,7 @@ class Ledger:
             node=node,
             plan=plan,
             purpose=purpose,
+            division=division,
         )
         grant = None if continues is None else continued(self._engine, request, continues)
         grant = grant or reserve(self._engine, request)
@@ -343,6 +362,35 @@ class Ledger:
             known = journal.connection.scalar(sa.select(table.c.id).where(table.c.id == paid_by))
             journal.append(ZERO, {"dataset": dataset, "run_id": run_id, "node": node, "paid_by": known})
 
+    def require_allowed(self, use: Use) -> list[str]:
+        """Holds a use of data against the policies of what it reads; see `unprotected.require_allowed`."""
+        with schema.transaction(self._engine, write=False) as connection:
+            return require_allowed(connection, use)
+
+    def run_unprotected(self, use: Use, *, run_id: str) -> list[str]:
+        """Journals a run without a guarantee before it reads registered data.
+
+        Args:
+            use: what it reads, and by what.
+            run_id: the run.
+
+        Returns:
+            The registered datasets that it reads; none, and nothing is written, where the data is not registered.
+
+        Raises:
+            BudgetRefusedError: the policy of one of them does not allow it.
+            LedgerError: the journal cannot be written, so the run must not begin.
+        """
+        if not self.require_allowed(use):
+            return []
+        with writing(self._engine) as journal:
+            return record(journal, use, run_id=run_id)
+
+    def unprotected_runs(self, dataset: str) -> list[UnprotectedRun]:
+        """The runs without a guarantee on a dataset, the oldest first; each once."""
+        with schema.transaction(self._engine, write=False) as connection:
+            return unprotected_runs(connection, dataset)
+
     def settled(self, entry_ids: Collection[int]) -> set[int]:
         """Those of the entries that nothing can go on under: committed, expired or unknown."""
         table, settled = schema.entries, set(entry_ids)
@@ -410,6 +458,56 @@ class Ledger:
         from privacy_pipeline.accounting.verify import verify
 
         return verify(self._engine, receipts=receipts, public_key=public_key, accepted=accepted, reprice=reprice)
+
+    @property
+    def name(self) -> str:
+        """The ledger's URL without its password."""
+        return schema.name(self._engine.url)
+
+    def require_same_units(self, registration: Registration, keys: Mapping[str, Collection[str]]) -> None:
+        """Holds the units of a run's splits against the registered ones, by content.
+
+        Args:
+            registration: of one span.
+            keys: keys of the units of each split, as the run will divide them.
+
+        Raises:
+            BudgetRefusedError: a split has other units than the registered one.
+            LedgerError: the ledger cannot be read.
+        """
+        with schema.transaction(self._engine, write=False) as connection:
+            stored = stored_digests(connection, registration.dataset)
+        known = stored.get((registration.dataset, span_key(registration.span)))
+        if known is None or set(known.units) != set(keys):
+            return  # registered without keys, or without telling which split they are in
+        secret = self.digest_secret()
+        if key_id_of(secret) != known.key_id:
+            raise schema.LedgerError(
+                f"{registration.name} was registered under another secret of digests", fix="restore it from a copy"
+            )
+        for split, digests in digest_units(keys, secret).items():
+            if not are_same(digests, known.units[split]):
+                raise BudgetRefusedError(
+                    f"split {split!r} of {registration.name} would have other units than were registered",
+                    fix="divide the data as it was registered (dataset.input, hash_split, privacy_unit.key)",
+                )
+
+    def digest_secret(self) -> bytes:
+        """The secret under which units and rows are digested for `register`; made with its first use.
+
+        Raises:
+            LedgerError: it cannot be read or written.
+        """
+        return ledger_secret(self._engine.url)
+
+    def lineage(self, *, at: Sequence[int] = ()) -> Lineage:
+        """Which ledger it is; see `lineage_of`.
+
+        Args:
+            at: numbers of journal records whose hashes are asked for.
+        """
+        with schema.transaction(self._engine, write=False) as connection:
+            return lineage_of(connection, at)
 
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
         """Gives the ledger a new key; see `journal.rotate`."""

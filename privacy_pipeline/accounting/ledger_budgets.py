@@ -9,15 +9,23 @@ from typing import Any
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.charges import Charges
 from privacy_pipeline.accounting.held import held_epsilon, used_part
-from privacy_pipeline.accounting.journal import POLICY, REGISTER, Writer
-from privacy_pipeline.accounting.ledger_entries import COUNTED, BudgetStatus, Charge, State, budget_key
+from privacy_pipeline.accounting.journal import BIND, POLICY, REGISTER, Writer
+from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, State, budget_key
+from privacy_pipeline.accounting.overlaps import require_disjoint, require_one_budget, require_sides_apart
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy, stored_policy
-from privacy_pipeline.accounting.registration import EVAL, TRAIN, Registration, differences, from_row, to_row
+from privacy_pipeline.accounting.registration import (
+    EVAL,
+    TRAIN,
+    Registration,
+    details_of,
+    differences,
+    from_row,
+    to_row,
+)
 from privacy_pipeline.accounting.totals import Sum, Totals
-from privacy_pipeline.accounting.unit_digests import UnitDigests, require_disjoint
+from privacy_pipeline.accounting.unit_digests import UnitDigests, store, stored_digests
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.spans import Span, span_key, spans_of
 
@@ -52,6 +60,8 @@ def budget_row(registration: Registration, epsilon: float, delta: float) -> dict
         "policy": None,
         "filter_order": None,
         "cap_changes": 0,
+        "ceiling": None,
+        "delta_factor": 1,
         "totals": Totals().to_json(),
     }
 
@@ -131,25 +141,13 @@ def set_totals(connection: sa.Connection, budget_id: int, totals: Totals, **chan
     connection.execute(table.update().where(table.c.id == budget_id).values(totals=totals.to_json(), **changes))
 
 
-def totals_at(connection: sa.Connection, budget_id: int, totals: Totals, delta: float) -> Totals:
-    """Totals with the entries' own epsilons taken at another delta. Reads each different charge, and counts entries."""
-    table, charges = schema.entries, Charges(connection)
-    digest = sa.func.coalesce(table.c.executed, table.c.planned)
-    counted = (table.c.budget_id == budget_id, table.c.state.in_(COUNTED))
-    query = sa.select(table.c.purpose, digest, sa.func.count()).where(*counted).group_by(table.c.purpose, digest)
-    spent: dict[str, Sum] = {}
-    for purpose, key, count in connection.execute(query):
-        spent[purpose] = spent.get(purpose, Sum()) + charges.sum(key, delta).times(count)
-    return Totals(spent=spent, states=totals.states, overruns=totals.overruns)
-
-
 def register(
     writer: Writer,
     registration: Registration,
     *,
     epsilon: float,
     delta: float,
-    units: UnitDigests | None = None,
+    digests: UnitDigests | None = None,
     disjoint: bool = False,
 ) -> None:
     """See `Ledger.register`."""
@@ -168,17 +166,39 @@ def register(
         check_budget(shared, registration, epsilon, delta)
     if known is not None:
         _check_same_sharing(connection, known, disjoint=disjoint)
+        _bind(writer, known, registration, digests)
         return
+    require_one_budget(connection, registration, digests)
     opened = budget_row(registration, epsilon, delta)
     if shared is not None:
-        own = _own_budget(connection, registration, units, disjoint=disjoint)
+        own = _own_budget(connection, registration, digests, disjoint=disjoint)
         # The policy goes with it: a fresh budget is no way around shares, or around who may spend.
         opened = {**opened, "span_key": span_key(registration.span), "policy": shared["policy"]} if own else {}
-    add_registration(writer, to_row(registration), opened or None, units=units)
+    add_registration(writer, to_row(registration), opened or None, digests=digests)
+
+
+def _bind(writer: Writer, known: Registration, again: Registration, digests: UnitDigests | None) -> None:
+    """Adds to a registration of an older format what this one has more, when the same data is registered again."""
+    if known.division is not None or again.division is None:
+        return
+    row = {**to_row(known), "details": details_of(again)}
+    table, key = schema.registrations, (known.dataset, span_key(known.span))
+    same = (table.c.dataset == key[0], table.c.span_key == key[1])
+    writer.connection.execute(table.update().where(*same).values(details=row["details"]))
+    _append(writer, BIND, {"registration": row}, digests)
+
+
+def _append(writer: Writer, kind: str, body: dict[str, Any], digests: UnitDigests | None) -> None:
+    """Writes the record of a registration, and the tables of digests that it names."""
+    row = body["registration"]
+    if digests is not None:
+        store(writer.connection, dataset=row["dataset"], span_key=row["span_key"], digests=digests)
+        body = {**body, "digests": digests.to_record()}
+    writer.append(kind, body)
 
 
 def _own_budget(
-    connection: sa.Connection, registration: Registration, units: UnitDigests | None, *, disjoint: bool
+    connection: sa.Connection, registration: Registration, digests: UnitDigests | None, *, disjoint: bool
 ) -> bool:
     """Whether a further span gets a budget of its own. Either way no unit comes to lie under two budgets.
 
@@ -188,11 +208,11 @@ def _own_budget(
     dataset, table = registration.dataset, schema.registrations
     if disjoint:
         spans = connection.scalars(sa.select(table.c.span_key).where(table.c.dataset == dataset)).all()
-        require_disjoint(connection, dataset=dataset, unit=registration.unit, units=units, spans=spans)
+        require_disjoint(connection, registration, digests, spans=spans)
         return True
     apart = [budget["span_key"] for budget in train_budgets(connection, dataset) if budget["span_key"]]
     fix = "leave those units out of the span, or prove it disjoint from all others and register it with --disjoint"
-    require_disjoint(connection, dataset=dataset, unit=registration.unit, units=units, spans=apart, fix=fix)
+    require_disjoint(connection, registration, digests, spans=apart, fix=fix)
     return False
 
 
@@ -224,7 +244,7 @@ def add_registration(
     row: Mapping[str, Any],
     budget: Mapping[str, Any] | None,
     *,
-    units: UnitDigests | None = None,
+    digests: UnitDigests | None = None,
 ) -> None:
     """Registers a span, and with `budget` opens the budget of its dataset, or one of its own."""
     connection, opened = writer.connection, None
@@ -233,12 +253,11 @@ def add_registration(
         opened = {**budget, "id": int(connection.execute(inserted).scalar_one())}
         del opened["totals"]
     connection.execute(schema.registrations.insert().values(**row))
-    proof = {} if units is None else {"units": units.to_json()}
-    writer.append(REGISTER, {"registration": dict(row), "budget": opened, **proof})
+    _append(writer, REGISTER, {"registration": dict(row), "budget": opened}, digests)
 
 
 def change_cap(writer: Writer, budget: Mapping[Any, Any], *, epsilon: float, delta: float) -> None:
-    """Changes a budget's cap: the filter starts anew with all that is spent."""
+    """Changes a budget's cap; see `Ledger.set_cap`."""
     _change(writer, budget, epsilon, delta, policy=_with_cap(budget["policy"], epsilon, delta), counts=True)
 
 
@@ -250,20 +269,39 @@ def _with_cap(text: str | None, epsilon: float, delta: float) -> str | None:
 def _change(
     writer: Writer, budget: Mapping[Any, Any], epsilon: float, delta: float, *, policy: str | None, counts: bool
 ) -> None:
+    _require_provable(budget, epsilon, delta)
     changes = {"epsilon": epsilon, "delta": delta, "policy": policy}
-    changes |= {"filter_order": None, "cap_changes": budget["cap_changes"] + 1} if counts else {}
-    totals = totals_of(budget)
-    if delta != budget["delta"]:
-        totals = totals_at(writer.connection, budget["id"], totals, delta)
-    set_totals(writer.connection, budget["id"], totals, **changes)
+    changes |= {"cap_changes": budget["cap_changes"] + 1} if counts else {}
+    set_totals(writer.connection, budget["id"], totals_of(budget), **changes)
     writer.append(POLICY, {"budget": budget["id"], "changes": changes})
+
+
+def _require_provable(budget: Mapping[Any, Any], epsilon: float, delta: float) -> None:
+    """Refuses a change of what has to stay as it was before the first charge (`renyi_filter`).
+
+    Raises:
+        BadInputError: another delta, or a cap above the ceiling.
+    """
+    key, spent = budget_key(budget), totals_of(budget).all
+    if spent.count and delta != budget["delta"]:
+        raise BadInputError(
+            f"budget {key}: its delta is {budget['delta']:g} since the first run was charged; {delta:g} would be "
+            "chosen after results were seen, and nothing is proven of that",
+            fix=f"delta: {budget['delta']:g}; the cap's epsilon may change",
+        )
+    if spent.distance > 0 and budget["ceiling"] is not None and epsilon > budget["ceiling"]:
+        raise BadInputError(
+            f"budget {key}: a run that may fail was charged while no cap was to pass epsilon {budget['ceiling']:g}; "
+            f"under a cap of {epsilon:g} its failure would cost more of delta than it paid",
+            fix=f"an epsilon of at most {budget['ceiling']:g}; `ceiling` of a policy is set before such a run",
+        )
 
 
 def apply_policy(writer: Writer, policy: Policy) -> None:
     """Gives a dataset's budget a policy. Anything but the first one on an unused budget counts as a change of its cap.
 
     Raises:
-        BadInputError: the dataset is not registered, or with another unit.
+        BadInputError: the dataset is not registered, or with another unit, or the change cannot be proven sound.
     """
     budget = find_budget(writer.connection, policy.dataset)
     if budget is None:
@@ -288,14 +326,23 @@ def _eval_budget(writer: Writer, train: Mapping[Any, Any], epsilon: float, delta
     """The budget of the eval split's units, who are other people than those of the train split."""
     known = find_budget(writer.connection, train["dataset"], split=EVAL)
     if known is None:
+        _require_sides_apart(writer.connection, train["dataset"])
         same = {name: train[name] for name in ("dataset", "span_key", "unit", "relation")}
         new = {**same, "split": EVAL, "epsilon": epsilon, "delta": delta}
-        row = {**new, "policy": None, "filter_order": None, "cap_changes": 0}
+        row = {**new, "policy": None, "filter_order": None, "cap_changes": 0, "ceiling": None, "delta_factor": 1}
         inserted = schema.budgets.insert().values(**row, totals=Totals().to_json()).returning(schema.budgets.c.id)
         row["id"] = int(writer.connection.execute(inserted).scalar_one())
         writer.append(POLICY, {"opens": row})
     elif (known["epsilon"], known["delta"], known["policy"]) != (epsilon, delta, None):
         _change(writer, known, epsilon, delta, policy=None, counts=True)
+
+
+def _require_sides_apart(connection: sa.Connection, dataset: str) -> None:
+    """Before the eval split gets a budget: no unit may be in the train split of one span and evaluated in another."""
+    table = schema.registrations
+    rows = connection.execute(sa.select(table).where(table.c.dataset == dataset)).mappings().all()
+    stored = stored_digests(connection, dataset)
+    require_sides_apart(from_row(rows[0]), [stored.get((dataset, row["span_key"])) for row in rows])
 
 
 def _close_eval_budget(writer: Writer, policy: Policy) -> None:
@@ -319,7 +366,7 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
     totals, policy = totals_of(budget), stored_policy(budget["policy"])
     total, closed = totals.all, policy is not None and policy.is_closed
     spent = charge_of(total)
-    cap = {"epsilon": budget["epsilon"], "delta": budget["delta"]}
+    cap = {"epsilon": budget["epsilon"], "delta": budget["delta"], "ceiling": budget["ceiling"]}
     held = held_epsilon(spent, order=budget["filter_order"], **cap)
     used = used_part(spent, order=budget["filter_order"], **cap)
     return BudgetStatus(
@@ -330,6 +377,8 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
         relation=Relation(budget["relation"]),
         cap_epsilon=budget["epsilon"],
         cap_delta=budget["delta"],
+        ceiling=budget["ceiling"],
+        delta_factor=budget["delta_factor"],
         held_epsilon=held,
         spent_epsilon=spent.epsilon(budget["delta"]),
         remaining_epsilon=0.0 if closed else max(0.0, budget["epsilon"] - held),

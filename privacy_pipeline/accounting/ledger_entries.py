@@ -102,7 +102,11 @@ class BudgetStatus:
         entries: number of entries in each state.
         overruns: entries that executed more than they planned.
         filter_order: Renyi order at which the cap is enforced, once there was a run.
-        cap_changes: how often the cap was changed; each change may add the cap's delta once.
+        cap_changes: how often the cap or the policy was changed.
+        ceiling: epsilon at which failures are priced (`renyi_filter`) and which no cap may pass; None while no run that
+            counts may fail.
+        delta_factor: what the cap's delta is multiplied by in all that is proven: 1, or the number of Renyi orders
+            where a version before format 5 chose the order anew after outputs were seen.
         alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
         alerts: parts of the cap at which the policy warns, and which are reached.
         closed: whether no purpose may use anything: its policy has no `eval_epsilon` any more, or no shares.
@@ -124,6 +128,8 @@ class BudgetStatus:
     overruns: int
     filter_order: float | None
     cap_changes: int
+    ceiling: float | None = None
+    delta_factor: int = 1
     alerts: tuple[float, ...] = ()
     closed: bool = False
 

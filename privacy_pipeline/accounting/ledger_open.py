@@ -15,10 +15,10 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import SigningKey
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata, version
+from privacy_pipeline.accounting.older_formats import READABLE
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 _UNSIGNED = ("1", "2")  # formats that had neither key nor journal
-_SIGNED = "3"  # read as it is, and brought to this format by the first write
 
 
 def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: bool = False) -> sa.Engine:
@@ -50,7 +50,9 @@ def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: b
         found = schema.stored_format(connection)
     if found in _UNSIGNED:
         found = _import(engine, accept=accept)
-    if found not in (_SIGNED, SCHEMA_VERSION):
+    if found in READABLE:  # read as it is, and brought to this format by the first write
+        schema.read_as_older(engine)
+    elif found != SCHEMA_VERSION:
         raise LedgerError(f"ledger {schema.name(parsed)} has format {found}; this version reads {SCHEMA_VERSION}")
     return engine
 
@@ -86,11 +88,12 @@ def _import(engine: sa.Engine, *, accept: bool) -> str | None:
                     fix="restore the ledger from a copy; only if this is the right one: privacy-pipeline budget migrate"
                     " --accept",
                 )
-            from privacy_pipeline.accounting.migrations.migrate import migrate
+            from privacy_pipeline.accounting.migrations.migrate import migrate, settle
 
             key = keys.first(path, existing=path.exists())
             made.append(key)
             migrate(connection, since=str(found), key=key)
+            settle(journal.writer(connection, engine.url, key=key))
         found = schema.stored_format(connection)
     return found
 
@@ -128,10 +131,10 @@ def _create(engine: sa.Engine, file: Path | None, *, existing_key: bool) -> None
             connection.execute(version.insert().values(version_num=SCHEMA_VERSION))
             journal.begin(connection, key)
     if file is not None:
-        _use_write_ahead_log(engine)
+        use_write_ahead_log(engine)
 
 
-def _use_write_ahead_log(engine: sa.Engine) -> None:
+def use_write_ahead_log(engine: sa.Engine) -> None:
     """Sets the file's journal mode once; it stays. Outside a transaction, as SQLite demands.
 
     SQLite does not wait for the lock that this takes, so processes that create a ledger at once try again.

@@ -17,7 +17,16 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from privacy_pipeline.accounting.ledger_tables import budgets, charges, entries, journal, meta, registrations
+from privacy_pipeline.accounting import older_formats
+from privacy_pipeline.accounting.ledger_tables import (
+    budgets,
+    charges,
+    entries,
+    journal,
+    meta,
+    registrations,
+    unit_digests,
+)
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 __all__ = [
@@ -30,14 +39,18 @@ __all__ = [
     "journal",
     "meta",
     "name",
+    "name_of",
     "parse",
+    "read_as_older",
     "registrations",
     "sqlite_file",
     "stored_format",
     "transaction",
+    "unit_digests",
 ]
 REGISTER_FIX = "privacy-pipeline budget register CONFIG"
 WAIT_SECONDS = 60
+_OLDER = "ledger_older"
 _LOCK = 7246392117320001  # any constant: the advisory lock that serialises the ledger's writers
 
 
@@ -86,6 +99,15 @@ def _on_connect(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("ledger_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    _show_older(connection, write=write)
+
+
+def _show_older(connection: sa.Connection, *, write: bool) -> None:
+    """Lets a ledger that had an older format when it was opened be read as it is now."""
+    if connection.get_execution_options().get(_OLDER, False):
+        older_formats.hide(connection)
+        if not write and stored_format(connection) in older_formats.READABLE:
+            older_formats.show(connection)
 
 
 def _note_process(_connection: Any, record: Any) -> None:
@@ -101,7 +123,9 @@ def _refuse_inherited(_connection: Any, record: Any, proxy: Any) -> None:
 
 def _begin_postgresql(connection: sa.Connection) -> None:
     if not connection.get_execution_options().get("ledger_write", False):
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        _show_older(connection, write=False)
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
         return
     # Read committed, so that what is read after the lock was waited for is what the last writer left.
     connection.exec_driver_sql(
@@ -109,6 +133,7 @@ def _begin_postgresql(connection: sa.Connection) -> None:
         f"SET LOCAL lock_timeout TO '{WAIT_SECONDS}s'"
     )
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+    _show_older(connection, write=True)
 
 
 def connect(url: sa.URL) -> sa.Engine:
@@ -130,6 +155,16 @@ def connect(url: sa.URL) -> sa.Engine:
 def stored_format(connection: sa.Connection) -> str | None:
     """Format of the ledger, as its table of settings says."""
     return connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+
+
+def read_as_older(engine: sa.Engine) -> None:
+    """Notes that the ledger had an older format when it was opened."""
+    engine.update_execution_options(**{_OLDER: True})
+
+
+def name_of(url: str) -> str:
+    """The same for a URL as it is written in a config."""
+    return name(parse(url))
 
 
 def name(url: sa.URL) -> str:

@@ -1,4 +1,4 @@
-"""Tables of the budget ledger, format 4.
+"""Tables of the budget ledger, format 5.
 
 The journal is what happened; registrations, budgets, charges and entries are views of it that are kept for speed, and
 `verify` holds them against it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = "4"
+SCHEMA_VERSION = "5"
 VERSION_TABLE = "ledger_version"
 
 metadata = sa.MetaData()
@@ -49,7 +49,19 @@ registrations = sa.Table(
     sa.Column("columns", sa.Text, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False, index=True),
     sa.Column("registered", sa.String(40), nullable=False),
+    sa.Column("details", sa.Text),  # facts since format 5, as JSON; NULL in older registrations
     sa.UniqueConstraint("dataset", "span_key"),
+)
+# Digests of the units and rows of registered spans (`unit_digests`); the journal holds the root of each split's.
+unit_digests = sa.Table(
+    "unit_digests",
+    metadata,
+    sa.Column("dataset", sa.String(64), primary_key=True),
+    sa.Column("span_key", sa.String(32), primary_key=True),
+    sa.Column("kind", sa.String(8), primary_key=True),
+    sa.Column("split", sa.String(32), primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 budgets = sa.Table(
     "budgets",
@@ -65,6 +77,8 @@ budgets = sa.Table(
     sa.Column("policy", sa.Text),
     sa.Column("filter_order", sa.Float(53)),
     sa.Column("cap_changes", sa.Integer, nullable=False),
+    sa.Column("ceiling", sa.Float(53)),
+    sa.Column("delta_factor", sa.Integer, nullable=False, server_default="1"),
     sa.Column("totals", sa.Text, nullable=False),
     sa.UniqueConstraint("dataset", "split", "span_key"),
 )

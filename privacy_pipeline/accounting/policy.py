@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+Backend = Literal["plain", "dp_sgd", "federated", "encrypted"]
 Purpose = Literal["preprocess", "train", "tune", "evaluate"]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Level = Annotated[float, Field(gt=0, le=1)]
 _SUM_ROUNDING = 1e-9
+_SINCE_5 = ("ceiling", "require_guarantee", "allowed_backends")  # fields that older ledgers' policies do not have
 
 STARTER = """\
 # Policy of the privacy budget of one dataset. Apply it with: privacy-pipeline budget apply FILE
@@ -32,8 +34,16 @@ shares:
 #  evaluate: 0.0
 # Cap of the eval split's own units, for private evaluation. Without it nothing may be charged to that split.
 # eval_epsilon: 1.0
-# Users that may spend (PRIVACY_PIPELINE_USER, or the user of the operating system). Without it everybody may.
+# The largest epsilon that the cap may ever be raised to, if that is above it. Runs that cut batches or release values
+# above a threshold pay for it by delta, at this epsilon: it is fixed with the first of them.
+# ceiling: 8.0
+# Users that may run on the data, with a guarantee or without (PRIVACY_PIPELINE_USER, or the user of the operating
+# system). Without it everybody may.
 # may_spend: [alice, bob]
+# Whether every run has to claim a guarantee; runs that claim none are allowed otherwise, and journalled.
+# require_guarantee: true
+# Backends that may train; without it all may.
+# allowed_backends: [dp_sgd]
 # Parts of the room at which `budget status` warns.
 alerts: [0.5, 0.8]
 """
@@ -49,7 +59,11 @@ class Policy(BaseModel):
         unit: privacy unit, as registered.
         shares: part of the budget that each purpose may use; a purpose that is left out may use nothing.
         eval_epsilon: cap of the eval split's own units; None gives that split no budget.
-        may_spend: users that may spend; None for everybody.
+        ceiling: largest epsilon that the train split's cap may ever be raised to, once a run that may fail
+            (`renyi_filter`) was charged; by default what leaves room for a hundred such runs, and at least the cap.
+        may_spend: users that may run on the data; None for everybody.
+        require_guarantee: whether runs that claim no guarantee are refused.
+        allowed_backends: values of `training.backend` that may train; None for all.
         alerts: parts of the cap at which `budget status` warns.
     """
 
@@ -61,13 +75,18 @@ class Policy(BaseModel):
     unit: str
     shares: dict[Purpose, _Fraction] = {"train": 1.0}
     eval_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    ceiling: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     may_spend: tuple[str, ...] | None = None
+    require_guarantee: bool = False
+    allowed_backends: tuple[Backend, ...] | None = None
     alerts: tuple[_Level, ...] = (0.5, 0.8)
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Policy:
         if sum(self.shares.values()) > 1 + _SUM_ROUNDING:
             raise ValueError(f"the shares sum to {sum(self.shares.values()):g}, which is more than 1")
+        if self.ceiling is not None and self.ceiling < self.epsilon:
+            raise ValueError(f"the ceiling of {self.ceiling:g} is below the cap of {self.epsilon:g}")
         return self
 
     @property
@@ -76,8 +95,14 @@ class Policy(BaseModel):
         return not any(self.shares.values())
 
     def to_json(self) -> str:
-        """As text for the budget's row."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """As text for the budget's row. What older versions did not have is left out while it says nothing."""
+        fields = type(self).model_fields
+        document = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name not in _SINCE_5 or value != fields[name].default
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
 
 def stored_policy(text: str | None) -> Policy | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.spans import Span, span_key, span_of, span_words, spans_of
 
@@ -36,6 +37,29 @@ class SplitCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Division:
+    """How rows come into the splits; a run has to divide them so too.
+
+    Attributes:
+        buckets: `hash_split` of the config; None where each split has files of its own.
+        key: column whose hash decides; None where that of the whole row does.
+        patterns: `dataset.input`, for information: which files a split has is in the digest of the data.
+    """
+
+    buckets: Mapping[str, int] | None = None
+    key: str | None = None
+    patterns: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def told(self) -> str:
+        """In words, for messages."""
+        if self.buckets is None:
+            return "files of their own for each split"
+        parts = ":".join(str(self.buckets[split]) for split in sorted(self.buckets, reverse=True))
+        return f"hash_split {parts} by {self.key or 'the whole row'}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Registration:
     """One span of a dataset as it was registered, or several together (`unions`), which nobody registers as one.
 
@@ -49,6 +73,10 @@ class Registration:
         columns: columns of the data.
         digest: SHA-256 of the data, hexadecimal.
         registered: time of registration, UTC, ISO 8601.
+        division: how rows come into the splits; None in registrations of formats before 5.
+        id_space: numbering that the units' keys belong to; keys of different spaces are different people.
+        reasons: why somebody declared a space of its own (`id_space`), or that rows which occur elsewhere too are those
+            of other people (`distinct_rows`).
     """
 
     dataset: str
@@ -60,6 +88,9 @@ class Registration:
     columns: tuple[str, ...]
     digest: str
     registered: str = field(compare=False)
+    division: Division | None = None
+    id_space: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.dataset)
@@ -81,6 +112,16 @@ class Registration:
         return self.dataset if self.span is None else f"{self.dataset} ({span_words(self.span)})"
 
 
+def division_of(dataset: DatasetConfig) -> Division:
+    """How a config's dataset comes into the splits."""
+    unit, patterns = dataset.privacy_unit, dataset.input
+    return Division(
+        buckets=None if dataset.hash_split is None else {str(split): n for split, n in dataset.hash_split.items()},
+        key=unit.key if isinstance(unit, KeyedUnit) and dataset.hash_split is not None else None,
+        patterns={"all": patterns} if isinstance(patterns, str) else {str(k): v for k, v in patterns.items()},
+    )
+
+
 def check_name(dataset: str) -> None:
     """Refuses what cannot be the name of a dataset.
 
@@ -93,8 +134,10 @@ def check_name(dataset: str) -> None:
 
 def differences(old: Registration, new: Registration) -> list[str]:
     """Names of the facts, the time of registration aside, in which two registrations differ."""
-    facts = ("dataset", "span", "unit", "contribution_bound", "relation", "splits", "columns", "digest")
-    return [name for name in facts if getattr(old, name) != getattr(new, name)]
+    facts = ("dataset", "span", "unit", "contribution_bound", "relation", "splits", "columns", "digest", "id_space")
+    found = [name for name in facts if getattr(old, name) != getattr(new, name)]
+    unlike = old.division is not None and new.division is not None and old.division != new.division
+    return [*found, *(["division"] if unlike else [])]
 
 
 def to_row(registration: Registration) -> dict[str, Any]:
@@ -110,7 +153,22 @@ def to_row(registration: Registration) -> dict[str, Any]:
         "columns": json.dumps(list(registration.columns)),
         "digest": registration.digest,
         "registered": registration.registered,
+        "details": details_of(registration),
     }
+
+
+def details_of(registration: Registration) -> str | None:
+    """What format 5 registers more, as JSON; None where it is nothing."""
+    division = registration.division
+    details: dict[str, Any] = {}
+    if division is not None:
+        buckets = None if division.buckets is None else dict(division.buckets)
+        details["division"] = {"buckets": buckets, "key": division.key, "patterns": dict(division.patterns)}
+    if registration.id_space:
+        details["id_space"] = registration.id_space
+    if registration.reasons:
+        details["reasons"] = dict(registration.reasons)
+    return json.dumps(details, sort_keys=True) if details else None
 
 
 def from_row(row: Mapping[Any, Any]) -> Registration:
@@ -126,4 +184,12 @@ def from_row(row: Mapping[Any, Any]) -> Registration:
         columns=tuple(json.loads(row["columns"])),
         digest=row["digest"],
         registered=row["registered"],
+        **_details(row["details"]),
     )
+
+
+def _details(text: str | None) -> dict[str, Any]:
+    details: dict[str, Any] = {} if text is None else json.loads(text)
+    if "division" in details:
+        details["division"] = Division(**details["division"])
+    return details

@@ -1,16 +1,40 @@
-"""The rule by which the ledger grants or refuses: a Renyi filter of one fixed order.
+"""The rule by which the ledger grants or refuses: a Renyi filter of one order, and what it proves.
 
-A later run is chosen after the results of earlier ones were seen, and so is its cost. For such fully adaptive
-composition the sum of Renyi divergences at ONE order, fixed beforehand, may be held against a bound (Feldman and Zrnic
-2021, "Individual Privacy Accounting via a Renyi Filter", theorem 4.3; Lecuyer 2021, "Practical Privacy Filters and
-Odometers with Renyi Differential Privacy"). Taking the best order anew at every request is not covered by that: which
-order survives then depends on earlier outputs, and over K orders delta can grow up to K-fold (filters are free only
-where the mechanisms' profiles are totally ordered, arXiv 2602.15815). So a budget's order is fixed by the plan of its
-first run, before any output exists: the order at which most copies of that plan fit the cap. For runs of one kind,
-and for Gaussian runs of any size, nothing is lost against the best order.
+A later run is chosen after the results of earlier ones were seen, and so are its cost, the caps, the policy and the
+keys. What follows holds for all of that (Feldman and Zrnic 2021, "Individual Privacy Accounting via a Renyi Filter",
+theorem 4.3; Lecuyer 2021, "Practical Privacy Filters and Odometers with Renyi Differential Privacy").
 
-The epsilon of a fixed set of runs is still stated at its best order (`accountants.epsilon_from_rdp`): it is never
-above the filter's figure.
+Fixed before the first charge: a Renyi order a > 1; the cap's delta, of which d is the filter's part and t the part that
+is kept for failures (`truncation.SHARE`). Fixed before the first charge that may fail: the ceiling C of all caps.
+
+Assumed of each run i, whatever was output before: its cost r_i and its failure tau_i are fixed before its output
+exists, and there are P_i and Q_i, at most tau_i in total variation from what it outputs on one dataset and on the
+neighbouring one, with Renyi divergences of order a of at most r_i in both directions.
+
+Theorem. Stop whenever the outputs say so. Let R be the sum of r_i by then, eps = R + c with
+c = log(1 - 1/a) - log(d a) / (a - 1), and let eps <= C and (1 + e^C) sum tau_i <= t hold throughout. For every set S of
+outcomes, with P on a dataset and Q on its neighbour, P(S) <= E_Q[e^eps; S] + d + t. So for every E that was fixed
+beforehand, P(S) <= e^E Q(S) + d + t for every S in which eps did not pass E.
+
+Proof. Without failures: let L be the sum of log P_i/Q_i. exp((a - 1)(L - R)) is a supermartingale under P that starts
+at 1, for E_P[e^((a-1) L_i)] = E_Q[e^(a L_i)] <= e^((a-1) r_i) given what was output before; its expectation at any
+stopping time is at most 1. For every x = L - R, (1 - e^(c - x))+ <= d e^((a-1) x): the left side times e^(-(a-1) x) is
+largest at e^(-x) = (a - 1) e^(-c) / a, where it is e^(-c (a-1)) (1 - 1/a)^(a-1) / a = d (Canonne, Kamath and Steinke
+2020, proposition 12, whose constant c is). So P(S) - E_Q[e^eps; S] <= E_P[(1 - e^(eps - L))+] <= d. With failures:
+replace the runs by their P_i and Q_i one after the other. That moves P(S) by at most sum tau_i and E_Q[e^eps; S] by at
+most e^C sum tau_i, and both together by at most t. Either dataset may be the first of the two.
+
+Nothing in this asks when a cap, an alert, a share or a key was changed: such a change costs no delta, as long as no cap
+is above C once a run that may fail was charged. It does ask that a, d and t stay. Taking the order anew after outputs
+were seen is not covered: over K orders delta can grow up to K-fold, by the sum of their supermartingales. Version 0.1.0
+did that with each change of a cap or a policy; for a budget with such a change the delta that holds is `len(ORDERS)`
+times as large (`delta_factor`). Nor is the best order of the runs so far covered, nor the shortcut by total variation
+(`accountants.epsilon_from_rdp`): those hold for runs that were fixed beforehand.
+
+The order is the one at which most copies of the first run fit the cap: nothing is lost for runs of one kind, or for
+Gaussian runs of any size. Budgets with different orders are charged apart: their epsilons and deltas add. For a group
+of k units the pair (E, d + t) goes through the group property as it is (`group_privacy`); a better pair of the curve,
+taken after outputs were seen, is not covered.
 """
 
 from __future__ import annotations

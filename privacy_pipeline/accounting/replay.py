@@ -11,6 +11,8 @@ from typing import Any
 from privacy_pipeline.accounting import entries, journal
 from privacy_pipeline.accounting.ledger_entries import COUNTED, State
 
+_SINCE_5: dict[str, Any] = {"ceiling": None, "delta_factor": 1}  # columns of budgets that older records do not name
+
 
 class ReplayError(Exception):
     """A record that cannot have been written by the ledger."""
@@ -27,6 +29,7 @@ class Replay:
         counted: for each budget, how many counted entries there are of each purpose and charge.
         states: for each budget, how many entries there are in each state.
         overruns: for each budget.
+        digests: what the journal holds of each span's tables of digests.
         several: rows of the entries of runs over several spans, by id: those of one run have to move together.
     """
 
@@ -39,6 +42,7 @@ class Replay:
         self.states: dict[int, Counter[str]] = {}
         self.overruns: Counter[int] = Counter()
         self.several: dict[int, dict[str, Any]] = {}
+        self.digests: dict[tuple[str, str], Any] = {}
         self._last_entry = 0
         self._apply: dict[str, Callable[[int, str, Any], None]] = {
             journal.REGISTER: self._register,
@@ -49,17 +53,19 @@ class Replay:
             journal.COMMIT: self._commit,
             journal.EXPIRE: self._expire,
             journal.ZERO: self._zero,
+            journal.UNPROTECTED: self._unprotected,
+            journal.BIND: self._bind,
             journal.IMPORTED: self._imported,
             journal.ACCEPT: self._accepted,
         }
 
     def apply(self, *, seq: int, at: str, kind: str, body: Mapping[str, Any]) -> None:
-        """Applies one record; those of keys change nothing here.
+        """Applies one record; those of keys and of a move change nothing here.
 
         Raises:
             ReplayError: the record contradicts those before it, or is malformed.
         """
-        if kind in (journal.GENESIS, journal.ROTATE, journal.LOST):
+        if kind in (journal.GENESIS, journal.ROTATE, journal.LOST, journal.MOVED_TO, journal.MOVED_FROM):
             return
         if kind not in self._apply:
             raise ReplayError(f"is of the unknown kind {kind!r}")
@@ -70,19 +76,34 @@ class Replay:
 
     def _register(self, _seq: int, _at: str, body: Any) -> None:
         self._add_registration(body["registration"])
+        self._add_digests(body)
         if body["budget"] is not None:
             self._add_budget(body["budget"])
+
+    def _bind(self, _seq: int, _at: str, body: Any) -> None:
+        row = body["registration"]
+        key = (row["dataset"], row["span_key"])
+        known = self.registrations.get(key)
+        if known is None or {**known, "details": None} != {**row, "details": None}:
+            raise ReplayError(f"adds to {key}, which is not registered so")
+        self.registrations[key] = dict(row)
+        self._add_digests(body)
+
+    def _add_digests(self, body: Any) -> None:
+        if body.get("digests") is not None:
+            row = body["registration"]
+            self.digests[row["dataset"], row["span_key"]] = body["digests"]
 
     def _add_registration(self, row: Any) -> None:
         key = (row["dataset"], row["span_key"])
         if key in self.registrations:
             raise ReplayError(f"registers {key} again")
-        self.registrations[key] = dict(row)
+        self.registrations[key] = {"details": None, **row}
 
     def _add_budget(self, row: Any) -> None:
         if row["id"] in self.budgets:
             raise ReplayError(f"opens budget {row['id']} again")
-        self.budgets[row["id"]] = dict(row)
+        self.budgets[row["id"]] = {**_SINCE_5, **row}
         self.counted[row["id"]], self.states[row["id"]] = Counter(), Counter()
 
     def _policy(self, _seq: int, _at: str, body: Any) -> None:
@@ -94,7 +115,10 @@ class Replay:
     def _reserve(self, _seq: int, at: str, body: Any) -> None:
         row = entries.new_row(body["entry"], at=at)
         self._add_entry(row)
-        self.budgets[row["budget_id"]]["filter_order"] = body["order"]
+        self._rule(row["budget_id"], body)
+
+    def _rule(self, budget: int, body: Any) -> None:
+        self.budgets[budget].update(filter_order=body["order"], ceiling=body.get("ceiling"))
 
     def _add_entry(self, row: dict[str, Any]) -> None:
         if row["id"] <= self._last_entry:
@@ -131,7 +155,7 @@ class Replay:
     def _take_over(self, _seq: int, at: str, body: Any) -> None:
         row = self._held(body, State.RESERVED)
         row.update(token=body["token"], reserved_at=at)
-        self.budgets[row["budget_id"]]["filter_order"] = body["order"]
+        self._rule(row["budget_id"], body)
 
     def _start(self, _seq: int, at: str, body: Any) -> None:
         self._move(self._held(body, State.RESERVED), State.STARTED, started_at=at)
@@ -154,6 +178,10 @@ class Replay:
         paid = body["paid_by"]
         if paid is not None and paid not in self.open and paid not in self.closed:
             raise ReplayError(f"names entry {paid}, which there is not")
+
+    def _unprotected(self, _seq: int, _at: str, body: Any) -> None:
+        if not any(dataset == body["dataset"] for dataset, _ in self.registrations):
+            raise ReplayError(f"names dataset {body['dataset']}, which is not registered")
 
     def _imported(self, _seq: int, _at: str, body: Any) -> None:
         add: dict[str, Callable[[dict[str, Any]], None]] = {

@@ -27,12 +27,14 @@ from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import VERIFY, Writer, writing
 from privacy_pipeline.accounting.ledger_budgets import budgets_of
 from privacy_pipeline.accounting.ledger_entries import Price, State, budget_key, plan_key, price
+from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.weighing import Weighed, weigh
 from privacy_pipeline.spans import Span, span_key
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
+    from privacy_pipeline.accounting.registration import Division
 
 TRAINING = "train"
 
@@ -47,6 +49,7 @@ class Request:
         run_id, node: who asks.
         plan: what it will do.
         purpose: share of the budget that pays.
+        division: how it divides rows into splits; None where the caller does not tell.
     """
 
     dataset: str
@@ -57,6 +60,7 @@ class Request:
     node: str
     plan: ChargedPlan
     purpose: str = TRAINING
+    division: Division | None = None
 
     def key(self, cost: Price, budget: sa.RowMapping) -> str:
         """The plan's part of the idempotency key of the charge to one budget."""
@@ -96,7 +100,8 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
         registered, budgets = paying(
             connection, dataset=request.dataset, span=request.span, split=request.split, union=union
         )
-        check_principal(connection, budgets, principal())
+        backend = request.plan.backend if isinstance(request.plan, MechanismPlan) else None
+        check_principal(connection, budgets, principal(), backend=backend)
         check_data(connection, request, registered)
         check_plan(request.plan, registered, split=request.split)
         asked = [_charge(connection, request, budget, cost) for budget in budgets]
@@ -130,10 +135,11 @@ def _write(
     journal: Writer, request: Request, charge: _Charge, cost: Price, planned: str, *, token: str, attempt: int
 ) -> tuple[int, int]:
     """The entry of one charge, new or taken over; its number and attempt."""
-    budget, order, secret = charge.weighed.budget, charge.weighed.order, token_hash(token)
+    budget, secret = charge.weighed.budget, token_hash(token)
+    order, ceiling = charge.weighed.order, charge.weighed.ceiling
     if charge.idle is not None:
         entry_id = int(charge.idle["id"])
-        entries.take_over(journal, budget, entry_id, token=secret, order=order)
+        entries.take_over(journal, budget, entry_id, token=secret, order=order, ceiling=ceiling)
         return entry_id, int(charge.idle["attempt"])
     fixed_columns = {
         "budget_id": budget["id"],
@@ -148,7 +154,7 @@ def _write(
         "token": secret,
         "planned": planned,
     }
-    return entries.add(journal, budget, fixed_columns, cost=cost, order=order), attempt
+    return entries.add(journal, budget, fixed_columns, cost=cost, order=order, ceiling=ceiling), attempt
 
 
 def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.ledger_budgets import find_registration
 from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.accounting.unit_digests import UnitDigests, stored_digests
+from privacy_pipeline.accounting.unit_digests import UnitDigests, in_common, once, stored_digests
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.spans import Span, check_spans, span_words, union_digest
 
@@ -112,13 +112,19 @@ def _require_alike(name: str, parts: Sequence[Registration]) -> None:
             ("neighbouring relation", first.relation.value, part.relation.value),
             ("splits", sorted(first.splits), sorted(part.splits)),
             ("columns", sorted(first.columns), sorted(part.columns)),
+            ("division", _told(first), _told(part)),
         ):
-            if one != other:
+            if one != other and (what != "division" or (one and other)):
                 raise BudgetRefusedError(
                     f"{name}: span {first.span} is registered with {what} {_listed(one)}, span {part.span} with "
                     f"{_listed(other)}: they cannot be read together",
                     fix=_ONE_BY_ONE,
                 )
+
+
+def _told(part: Registration) -> str:
+    """How rows come into the splits; what an older registration does not say is held against nothing."""
+    return "" if part.division is None else part.division.told
 
 
 def _listed(value: str | list[str]) -> str:
@@ -132,16 +138,16 @@ def _splits(connection: sa.Connection, name: str, parts: Sequence[Registration])
         BudgetRefusedError: nothing proves how many units there are, or one is in two splits.
     """
     found = _digests(connection, name, parts)
-    once = frozenset().union(*(digests.digests for digests in found))
-    apart = len(once) == sum(len(digests.digests) for digests in found)
+    units = [digests.every_unit for digests in found]
+    apart = len(once(units)) == sum(map(len, units))
     if not apart:
         _require_countable(name, parts, found)
     counts = {}
     for split in parts[0].splits:
-        rows, units = (sum(getattr(part.splits[split], what) for part in parts) for what in ("rows", "units"))
+        rows, count = (sum(getattr(part.splits[split], what) for part in parts) for what in ("rows", "units"))
         if not apart:
-            units = len(frozenset().union(*(digests.splits[split] for digests in found)))
-        counts[split] = SplitCount(rows=rows, units=units)
+            count = len(once(digests.units[split] for digests in found))
+        counts[split] = SplitCount(rows=rows, units=count)
     return counts
 
 
@@ -153,7 +159,8 @@ def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]
             "there are together; a run with a guarantee reads one of them",
             fix="give dataset.privacy_unit a key; or read the spans one at a time",
         )
-    stored = stored_digests(connection, parts[0].dataset)
+    dataset = parts[0].dataset
+    stored = {key[1]: found for key, found in stored_digests(connection, dataset).items() if found.units}
     missing = [part.span for part in parts if str(part.span) not in stored]
     if missing:
         raise BudgetRefusedError(
@@ -174,27 +181,24 @@ def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]
 def _require_countable(name: str, parts: Sequence[Registration], found: Sequence[UnitDigests]) -> None:
     """Whether digests count the units of spans that have some in common: one for each unit, and by split."""
     for part, digests in zip(parts, found, strict=True):
-        if set(digests.splits) != set(part.splits):
+        if set(digests.units) != set(part.splits):
             raise BudgetRefusedError(
                 f"{name}: units are in more than one of them, and span {part.span} was registered without telling "
                 "which unit is in which split, so nothing tells how many there are together",
                 fix=_ONE_BY_ONE,
             )
         for split, count in part.splits.items():
-            if len(digests.splits[split]) != count.units:
+            if len(digests.units[split]) != count.units:
                 raise BudgetRefusedError(
                     f"{name}: units are in more than one of them, and in split {split!r} of span {part.span} keys "
                     "differ in case, blanks or leading zeros alone, so nothing tells how many units there are together",
                     fix=_ONE_BY_ONE,
                 )
     for one, other in itertools.combinations(parts[0].splits, 2):
-        both = len(
-            frozenset().union(*(digests.splits[one] for digests in found))
-            & frozenset().union(*(digests.splits[other] for digests in found))
-        )
-        if both:
+        left, right = (once(digests.units[split] for digests in found) for split in (one, other))
+        if in_common(left, right):
             raise BudgetRefusedError(
-                f"{name}: {both:,} units are in split {one!r} of one span and in split {other!r} of another: the run "
+                f"{name}: units are in split {one!r} of one span and in split {other!r} of another: the run "
                 "would train and be evaluated on the same units",
                 fix=f"keep a unit's rows on one side in all spans; or {_ONE_BY_ONE}",
             )

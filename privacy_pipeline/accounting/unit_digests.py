@@ -1,10 +1,11 @@
-"""Keyed digests of a span's privacy units, and the proof that two spans have no unit in common.
+"""Keyed digests of the privacy units and of the rows of a registered span: whose data it is, without saying so.
 
-Fresh budget for a span is sound only where nobody pays from two budgets (block composition: Lecuyer et al. 2019,
-"Privacy Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a
-span's units are kept at registration as HMAC-SHA256 under a secret that lies beside the signing key, cut to 128 bits:
-without the secret nobody can try keys against them, and an accidental collision can only refuse. They are part of the
-journal's record of the registration, so that `verify` finds an edit.
+Fresh budget is sound only where nobody pays from two budgets (block composition: Lecuyer et al. 2019, "Privacy
+Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a span's
+units are kept at registration as HMAC-SHA256 under a secret that lies beside the signing key, and its rows as keyed
+BLAKE2b, each cut to 64 bits: without the secret nobody can try keys or rows against them, and an accidental collision
+can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of each;
+`verify` computes the roots anew.
 """
 
 from __future__ import annotations
@@ -16,79 +17,144 @@ import itertools
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.journal import REGISTER
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[np.uint64]  # NumPy is loaded on use: reading a ledger needs none
+
+ALL = "all"  # the units or rows of a span where it was not told which split each is in
 _FILE = "ledger_units.key"
-_SECRET_BYTES, _DIGEST_BYTES = 32, 16
-_SHARE = "register the span without --disjoint: it then shares the budget of the other spans"
+_SECRET_BYTES, _DIGEST_BYTES, _OLDER_BYTES = 32, 8, 16
+_PART = 1 << 20  # digests in one row of the table
+_BIG_ENDIAN = ">u8"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class UnitDigests:
-    """The units of a span.
+    """The units and rows of a span, each as 64 bits.
 
     Attributes:
         key_id: first 16 hexadecimal digits of the secret's SHA-256.
-        digests: a digest of 16 bytes for each unit, all splits together.
-        splits: those of them that are in each split; empty where that was not told.
+        units: by split, sorted, each unit once; `ALL` where that was not told. Empty where units have no keys.
+        rows: by split, sorted, equal rows as often as there are; empty where that was not told.
     """
 
     key_id: str
-    digests: frozenset[bytes]
-    splits: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    units: Mapping[str, Array] = field(default_factory=dict)
+    rows: Mapping[str, Array] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """For the journal; sorted, so that the order tells nothing of the data's. A split has a bit for each digest."""
-        ordered = sorted(self.digests)
-        bits = {split: bytes(map(found.__contains__, ordered)) for split, found in self.splits.items()}
-        stored: dict[str, Any] = {"key_id": self.key_id, "digests": base64.b64encode(b"".join(ordered)).decode()}
-        return stored | ({"splits": {split: _packed(each) for split, each in bits.items()}} if bits else {})
+    @property
+    def every_unit(self) -> Array:
+        """The units of all splits together, each once."""
+        return once(self.units.values())
 
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> UnitDigests:
-        """What `to_json` gave."""
-        joined = base64.b64decode(stored["digests"], validate=True)
-        ordered = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _DIGEST_BYTES)]
-        splits = {
-            split: frozenset(itertools.compress(ordered, _unpacked(bits, len(ordered))))
-            for split, bits in stored.get("splits", {}).items()
-        }
-        return cls(key_id=stored["key_id"], digests=frozenset(ordered), splits=splits)
+    @property
+    def every_row(self) -> Array:
+        """The rows of all splits together, sorted."""
+        import numpy as np
 
+        return np.sort(np.concatenate([np.empty(0, np.uint64), *self.rows.values()]))
 
-def _packed(bits: bytes) -> str:
-    number = int("".join(map(str, bits)) or "0", 2)
-    return base64.b64encode(number.to_bytes((len(bits) + 7) // 8, "big")).decode()
+    def tables(self) -> Iterator[tuple[str, str, Array]]:
+        """Kind (`unit` or `row`), split and digests of each table."""
+        for kind, found in (("unit", self.units), ("row", self.rows)):
+            for split in sorted(found):
+                yield kind, split, found[split]
 
-
-def _unpacked(text: str, count: int) -> list[int]:
-    number = int.from_bytes(base64.b64decode(text, validate=True), "big")
-    return [int(bit) for bit in f"{number:0{count}b}"] if count else []
+    def to_record(self) -> dict[str, Any]:
+        """For the journal: number and root of each table."""
+        stored: dict[str, Any] = {"key_id": self.key_id}
+        for kind, split, digests in self.tables():
+            stored.setdefault(kind, {})[split] = [len(digests), root(digests)]
+        return stored
 
 
-def digest_units(units: Iterable[str] | Mapping[str, Iterable[str]], secret: bytes) -> UnitDigests:
+def once(several: Iterable[Array]) -> Array:
+    """The different digests of several sets, sorted."""
+    import numpy as np
+
+    found: Array = np.unique(np.concatenate([np.empty(0, np.uint64), *several]))
+    return found
+
+
+def joined(several: Iterable[Array]) -> Array:
+    """Several multisets as one."""
+    import numpy as np
+
+    return np.concatenate([np.empty(0, np.uint64), *several])
+
+
+def in_common(one: Array, other: Array) -> int:
+    """How many digests two multisets have in common."""
+    import numpy as np
+
+    (first, n), (second, m) = (np.unique(each, return_counts=True) for each in (one, other))
+    _, at, where = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    return int(np.minimum(n[at], m[where]).sum())
+
+
+def are_same(one: Array, other: Array) -> bool:
+    """Whether two sorted sets are equal."""
+    import numpy as np
+
+    return bool(np.array_equal(one, other))
+
+
+def _of_bytes(joined: bytes) -> Array:
+    """Digests from the bytes of a table, in their order."""
+    import numpy as np
+
+    return np.frombuffer(joined, _BIG_ENDIAN).astype(np.uint64)
+
+
+def root(digests: Array) -> str:
+    """SHA-256, hexadecimal, of sorted digests: what the journal holds of a table."""
+    return hashlib.sha256(digests.astype(_BIG_ENDIAN).tobytes()).hexdigest()
+
+
+def digest_units(units: Iterable[str] | Mapping[str, Iterable[str]], secret: bytes) -> dict[str, Array]:
     """Digests of units by their keys as texts; those that may well be one person's count as one key.
 
     Args:
         units: keys as they are written: "07" and "7", or "Ann" and " ann", are the same. By split, where that is known.
         secret: the ledger's secret.
     """
-    splits = {split: _digested(keys, secret) for split, keys in units.items()} if isinstance(units, Mapping) else {}
-    found = frozenset().union(*splits.values()) if isinstance(units, Mapping) else _digested(units, secret)
-    return UnitDigests(key_id=_key_id(secret), digests=found, splits=splits)
+    by_split = units if isinstance(units, Mapping) else {ALL: units}
+    return {split: _digested(found, secret) for split, found in by_split.items()}
 
 
-def _digested(units: Iterable[str], secret: bytes) -> frozenset[bytes]:
-    return frozenset(hmac.digest(secret, _folded(unit).encode(), "sha256")[:_DIGEST_BYTES] for unit in units)
+def _digested(units: Iterable[str], secret: bytes) -> Array:
+    joined = b"".join(hmac.digest(secret, _folded(unit).encode(), "sha256")[:_DIGEST_BYTES] for unit in units)
+    return once([_of_bytes(joined)])
+
+
+def digests_of(
+    *, units: Mapping[str, Iterable[str]] | Iterable[str] | None, rows: Mapping[str, Array] | None, secret: bytes
+) -> UnitDigests:
+    """The digests of a span.
+
+    Args:
+        units: keys, by split where that is known; None where units have none.
+        rows: digests of rows in any order, by split; None where nobody made them.
+        secret: the ledger's secret.
+    """
+    import numpy as np
+
+    keyed = {} if units is None else digest_units(units, secret)
+    ordered = {split: np.sort(found) for split, found in (rows or {}).items()}
+    return UnitDigests(key_id=key_id_of(secret), units=keyed, rows=ordered)
 
 
 def _folded(unit: str) -> str:
@@ -98,17 +164,23 @@ def _folded(unit: str) -> str:
         return unicodedata.normalize("NFKC", unit).strip().casefold()
 
 
-def _key_id(secret: bytes) -> str:
+def key_id_of(secret: bytes) -> str:
+    """Names a secret without telling it."""
     return hashlib.sha256(secret).hexdigest()[:16]
 
 
+def secret_file(url: sa.URL) -> Path:
+    """Where the secret of a ledger is: beside its signing key."""
+    return keys.key_file(url).with_name(_FILE)
+
+
 def ledger_secret(url: sa.URL) -> bytes:
-    """The secret of a ledger, made with its first keyed registration; a file of mode 0600 beside the signing key.
+    """The secret of a ledger, made with its first registration; a file of mode 0600 beside the signing key.
 
     Raises:
         LedgerError: it cannot be read or written, or is damaged.
     """
-    path = keys.key_file(url).with_name(_FILE)
+    path = secret_file(url)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(os.urandom(_SECRET_BYTES).hex())
@@ -127,56 +199,83 @@ def ledger_secret(url: sa.URL) -> bytes:
     return secret
 
 
-def require_disjoint(
-    connection: sa.Connection,
-    *,
-    dataset: str,
-    unit: str,
-    units: UnitDigests | None,
-    spans: Sequence[str],
-    fix: str = "",
-) -> None:
-    """Proves that a new span has no unit in common with registered ones.
+def store(connection: sa.Connection, *, dataset: str, span_key: str, digests: UnitDigests) -> None:
+    """Writes the tables of a span; the journal's record of their roots has to follow in the same transaction."""
+    about = {"dataset": dataset, "span_key": span_key}
+    for kind, split, found in digests.tables():
+        for part, start in enumerate(range(0, max(len(found), 1), _PART)):
+            data = found[start : start + _PART].astype(_BIG_ENDIAN).tobytes()
+            row = {**about, "kind": kind, "split": split, "part": part, "data": data}
+            connection.execute(schema.unit_digests.insert().values(**row))
+
+
+def stored_digests(connection: sa.Connection, dataset: str | None = None) -> dict[tuple[str, str], UnitDigests]:
+    """Digests by dataset and span key, each table held against its root in the journal.
 
     Args:
         connection: a transaction.
-        dataset: its name.
-        unit: "row", or the key column.
-        units: the new span's units, where their keys are known.
-        spans: keys of the spans to hold it against.
-        fix: what to do where there is no proof; by default to share the budget.
+        dataset: of this dataset; None for all.
 
     Raises:
-        BadInputError: a unit is in both, or it cannot be known.
+        LedgerError: a table is not what was registered.
     """
-    fix = fix or _SHARE
-    if not spans:
-        return
-    if unit == "row" or units is None:
-        why = (
-            "where the unit is a row there is no key that would tell whether a person's row is in another span too"
-            if unit == "row"
-            else "the keys of this data are not known before ExampleGen has read it"
-        )
-        raise BadInputError(f"dataset {dataset}: no proof that the span's units are in no other span: {why}", fix=fix)
-    stored = stored_digests(connection, dataset)
-    for span in spans:
-        known = stored.get(span)
-        named = f"span {span}" if span else "the dataset without a span"
-        if known is None or known.key_id != units.key_id:
-            why = "without digests of its units" if known is None else "under another secret of digests"
-            raise BadInputError(f"dataset {dataset}: {named} was registered {why}: nothing is proven", fix=fix)
-        shared = len(known.digests & units.digests)
-        if shared:
-            told = f"{shared:,} of the new span's {len(units.digests):,} units are in {named} too"
-            raise BadInputError(f"dataset {dataset}: {told}; nobody may pay from two budgets", fix=fix)
-
-
-def stored_digests(connection: sa.Connection, dataset: str) -> dict[str, UnitDigests]:
-    """Digests by span key, from the journal."""
-    table, found = schema.journal, {}
-    for text in connection.scalars(sa.select(table.c.body).where(table.c.kind == REGISTER)):
+    table = schema.journal
+    query = sa.select(table.c.body).where(table.c.kind.in_((REGISTER, BIND))).order_by(table.c.seq)
+    found: dict[tuple[str, str], UnitDigests] = {}
+    for text in connection.scalars(query):
         body: dict[str, Any] = json.loads(text)
-        if body["registration"]["dataset"] == dataset and body.get("units") is not None:
-            found[body["registration"]["span_key"]] = UnitDigests.from_json(body["units"])
+        key = (body["registration"]["dataset"], body["registration"]["span_key"])
+        if dataset is not None and key[0] != dataset:
+            continue
+        if body.get("digests") is not None:
+            found[key] = _read(connection, key, body["digests"])
+        elif body.get("units") is not None:
+            found[key] = _of_format_4(body["units"])
     return found
+
+
+def differing_tables(connection: sa.Connection, key: tuple[str, str], record: Mapping[str, Any]) -> list[str]:
+    """The tables of a span that are not what its record in the journal says, as "kind/split"."""
+    held = _tables(connection, key)
+    wanted = {(kind, split): pair for kind in ("unit", "row") for split, pair in record.get(kind, {}).items()}
+    differing = [name for name in {*held, *wanted} if name not in held or name not in wanted]
+    differing += [
+        name for name, pair in wanted.items() if name in held and [len(held[name]), root(held[name])] != list(pair)
+    ]
+    return sorted("/".join(name) for name in differing)
+
+
+def _read(connection: sa.Connection, key: tuple[str, str], record: Mapping[str, Any]) -> UnitDigests:
+    if differing_tables(connection, key, record):
+        raise schema.LedgerError(f"the digests of dataset {key[0]} are not those that were registered", fix=VERIFY)
+    held = _tables(connection, key)
+    units = {split: digests for (kind, split), digests in held.items() if kind == "unit"}
+    rows = {split: digests for (kind, split), digests in held.items() if kind == "row"}
+    return UnitDigests(key_id=record["key_id"], units=units, rows=rows)
+
+
+def _tables(connection: sa.Connection, key: tuple[str, str]) -> dict[tuple[str, str], Array]:
+    table = schema.unit_digests
+    ordered = (table.c.kind, table.c.split, table.c.part)
+    query = sa.select(*ordered, table.c.data).where(table.c.dataset == key[0], table.c.span_key == key[1])
+    joined: dict[tuple[str, str], list[bytes]] = {}
+    for row in connection.execute(query.order_by(*ordered)):
+        joined.setdefault((row.kind, row.split), []).append(bytes(row.data))
+    return {name: _of_bytes(b"".join(parts)) for name, parts in joined.items()}
+
+
+def _of_format_4(stored: Mapping[str, Any]) -> UnitDigests:
+    """What format 4 kept in the journal: all digests of 128 bits, and for each split a bit for each of them."""
+    joined = base64.b64decode(stored["digests"], validate=True)
+    ordered = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _OLDER_BYTES)]
+    splits = {
+        split: list(itertools.compress(ordered, _unpacked(bits, len(ordered))))
+        for split, bits in stored.get("splits", {}).items()
+    }
+    arrays = {split: once([_of_bytes(b"".join(found))]) for split, found in (splits or {ALL: ordered}).items()}
+    return UnitDigests(key_id=stored["key_id"], units=arrays)
+
+
+def _unpacked(text: str, count: int) -> list[int]:
+    number = int.from_bytes(base64.b64decode(text, validate=True), "big")
+    return [int(bit) for bit in f"{number:0{count}b}"] if count else []

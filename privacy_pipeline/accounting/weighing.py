@@ -17,6 +17,9 @@ from privacy_pipeline.accounting.ledger_entries import Charge, Price
 from privacy_pipeline.accounting.policy import share_of, stored_policy
 from privacy_pipeline.accounting.totals import Sum, fixed
 
+_ROOM_FOR = 100  # runs like the first one that may fail
+_MOST = 20.0  # no cap of a budget that protects anything is higher
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weighed:
@@ -25,6 +28,7 @@ class Weighed:
     Attributes:
         budget: the budget's row.
         order: Renyi order at which the cap is enforced.
+        ceiling: epsilon at which failures are priced, which no later cap may pass; None while no charge may fail.
         cost: what the run asks for.
         total: exact sum of all counted entries.
         purpose: what the run is for.
@@ -34,6 +38,7 @@ class Weighed:
 
     budget: sa.RowMapping
     order: float
+    ceiling: float | None
     cost: Charge
     total: Sum
     purpose: str
@@ -71,7 +76,8 @@ class Weighed:
         return held if self.runs_by_order else max(held, math.nextafter(cap, math.inf))
 
     def _held(self, charge: Charge) -> float:
-        return held_epsilon(charge, order=self.order, epsilon=self.budget["epsilon"], delta=self.budget["delta"])
+        cap = {"epsilon": self.budget["epsilon"], "delta": self.budget["delta"]}
+        return held_epsilon(charge, order=self.order, ceiling=self.ceiling, **cap)
 
     @property
     def fits(self) -> bool:
@@ -82,8 +88,9 @@ class Weighed:
     def truncations_that_fit(self) -> int:
         """How many such runs fit into the share of delta that is kept for truncation."""
         distance, room = self.cost.distance, self.budget["delta"] * truncation.SHARE
-        spent = truncation.paid(self.spent.distance, epsilon=self.budget["epsilon"])
-        return renyi_filter.runs_that_fit(spent, truncation.paid(distance, epsilon=self.budget["epsilon"]), room=room)
+        priced_at = self.budget["epsilon"] if self.ceiling is None else self.ceiling
+        spent = truncation.paid(self.spent.distance, epsilon=priced_at)
+        return renyi_filter.runs_that_fit(spent, truncation.paid(distance, epsilon=priced_at), room=room)
 
     @property
     def runs_that_fit(self) -> int:
@@ -147,4 +154,31 @@ def weigh(
         totals = totals.adding(paying, Sum.of(other.values, other.distance, 0.0))
     used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
     total = totals.all
-    return Weighed(budget=row, order=order, cost=cost, total=total, purpose=purpose, share=share, used=used)
+    ceiling = ceiling_of(row, cost.distance)
+    return Weighed(
+        budget=row, order=order, ceiling=ceiling, cost=cost, total=total, purpose=purpose, share=share, used=used
+    )
+
+
+def ceiling_of(row: Mapping[Any, Any], failure: float) -> float | None:
+    """The epsilon at which a budget prices failures: what the first charge that may fail fixed, or would fix now.
+
+    It is what the policy says, or else so high that a hundred such runs still pay for their failures, and at least the
+    cap.
+
+    Args:
+        row: the budget's row.
+        failure: chance of a failure of what is asked for.
+
+    Returns:
+        None while no charge may fail: nothing is fixed then.
+    """
+    if totals_of(row).all.distance > 0:
+        return float(row["epsilon"] if row["ceiling"] is None else row["ceiling"])
+    if failure <= 0:
+        return None
+    policy, cap = stored_policy(row["policy"]), float(row["epsilon"])
+    if policy is not None and policy.ceiling is not None:
+        return max(cap, policy.ceiling)
+    room = row["delta"] * truncation.SHARE / _ROOM_FOR / failure
+    return max(cap, min(_MOST, math.log(room) if room > 1 else 0.0))

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
 from privacy_pipeline.errors import BadInputError
 
@@ -41,6 +41,13 @@ def register(
     existing_key: Annotated[
         bool, typer.Option("--existing-key", help="A new ledger takes the key that was made for it beforehand.")
     ] = False,
+    id_space: Annotated[
+        str, typer.Option(metavar="NAME", help="The keys number other units than the same keys of other datasets.")
+    ] = "",
+    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it is journalled, and reports name it.")] = "",
+    distinct_rows: Annotated[
+        str, typer.Option(metavar="WHY", help="Why rows that other datasets hold too are those of other people.")
+    ] = "",
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +62,16 @@ def register(
         cap, at, loaded = _cap(epsilon, delta, policy)
         parsed = load_config(config, overrides=set_)
         registration = register_dataset(
-            config=parsed, epsilon=cap, delta=at, policy=loaded, disjoint=disjoint, existing_key=existing_key
+            config=parsed,
+            epsilon=cap,
+            delta=at,
+            policy=loaded,
+            disjoint=disjoint,
+            existing_key=existing_key,
+            id_space=id_space,
+            reason=reason,
+            distinct_rows=distinct_rows,
+            tell=note,
         )
         if as_json:
             print_json(dataclasses.asdict(registration))
@@ -151,9 +167,10 @@ def _warnings(status: BudgetStatus) -> list[str]:
         found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")
     if status.overruns:
         found.append(f"{status.overruns} entries executed more than they had planned; that is charged")
-    if status.cap_changes:
+    if status.delta_factor > 1:
         found.append(
-            f"the cap was changed {status.cap_changes} time(s): each change may add the delta of a cap once more, see "
-            "`budget report` for the sum"
+            f"version 0.1.0 chose the filter's order again after results were seen, so what is proven holds at "
+            f"{status.delta_factor} times the cap's delta; for a cap as it says: register later data as a span that is "
+            "proven disjoint (`budget register --disjoint`)"
         )
     return found

@@ -12,7 +12,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table, tell
+from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json, print_table, tell
 from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, Overrides
 
 if TYPE_CHECKING:
@@ -37,7 +37,12 @@ def register(
         config, _ = _load(experiment, set_)
         from federated.experiments.register import register_clients
 
-        registration = register_clients(config, epsilon=epsilon, delta=delta)
+        registration = register_clients(
+            config,
+            epsilon=epsilon,
+            delta=delta,
+            tell=note,
+        )
         counts = {name: {"rows": s.rows, "clients": s.units} for name, s in registration.splits.items()}
         if as_json:
             print_json({"dataset": registration.dataset, "unit": registration.unit, "splits": counts})

@@ -11,8 +11,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
-from privacy_pipeline.cli.run_commands import AsJson
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.spans import span_words
 
@@ -35,6 +35,8 @@ def add_to(app: typer.Typer) -> None:
     app.command()(verify)
     app.command("rotate-key")(rotate_key)
     app.command()(migrate)
+    app.command()(move)
+    app.command()(pin)
 
 
 def init(
@@ -92,11 +94,6 @@ def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
     told = f"epsilon {before.cap_epsilon:g} at delta {before.cap_delta:g} before, now " + (
         "closed" if now.closed else cap
     )
-    if now.cap_changes:
-        told += (
-            f"; change {now.cap_changes} of this budget: with each the filter starts anew and may add the cap's delta "
-            f"once, so all runs together are held to delta {(now.cap_changes + 1) * now.cap_delta:g}"
-        )
     out.print(f"  {escape(now.budget)}: {told}", soft_wrap=True)
     if now.passed:
         err.print(
@@ -253,12 +250,55 @@ def migrate(
             out.print(f"[green]✓[/] {escape(status.budget)}: {told}", soft_wrap=True)
 
 
+def move(
+    to: Annotated[str, typer.Argument(metavar="URL", help="Database that the ledger moves to; it holds none yet.")],
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    as_json: AsJson = False,
+) -> None:
+    """Move a ledger to another database, under the same key; both journals say so, and the old one grants no more."""
+    from privacy_pipeline.accounting.moving import move as moved
+
+    with errors_as_exit_codes(as_json=as_json):
+        moved(ledger, to)
+        if as_json:
+            print_json({"from": ledger, "to": to})
+            return
+        out.print(
+            f"[green]✓[/] the ledger is at {escape(to)}; set `ledger: {escape(to)}` in each config", soft_wrap=True
+        )
+        out.print("  the key was copied where it lies beside the database; keep a copy of its .pub elsewhere")
+
+
+def pin(
+    config: ConfigPath,
+    accept_lost_key: Annotated[
+        list[str], typer.Option(metavar="ID", help="A key that took over from a lost one, and is known to be right.")
+    ] = [],  # noqa: B006
+    set_: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Note in the data's folder and in the workspace which ledger they belong to, as `register` does."""
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines.admission import pin as pinned
+
+    with errors_as_exit_codes(as_json=as_json):
+        parsed = load_config(config, overrides=set_)
+        folders, failed = pinned(parsed, accept=accept_lost_key)
+        if as_json:
+            print_json({"pinned": [str(folder) for folder in folders], "not_writable": [str(one) for one in failed]})
+            return
+        for folder in folders:
+            out.print(f"[green]✓[/] {escape(str(folder))} belongs to {escape(parsed.ledger)}", soft_wrap=True)
+        for folder in failed:
+            note(f"{folder} cannot be written: nothing there says which ledger this data is registered with")
+
+
 def _print(found: Verification) -> None:
     read = f"{found.records:,} journal records, {found.entries:,} entries, {found.receipts:,} receipts"
     for problem in found.problems:
         err.print(f"[bold red]wrong:[/] {escape(problem)}", soft_wrap=True)
-    for note in found.notes:
-        out.print(f"[yellow]note:[/] {escape(note)}", soft_wrap=True)
+    for told in found.notes:
+        out.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True)
     if found.ok and found.head is not None:
         keys = ", ".join(found.keys)
         out.print(f"[green]✓[/] {read}; head {found.head.seq} {found.head.hash}; keys {keys}", soft_wrap=True)

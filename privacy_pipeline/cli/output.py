@@ -94,3 +94,8 @@ def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) 
         err.print(f"  [bold]fix:[/] {escape(fix)}", soft_wrap=True)
     for name, value in more.items():
         err.print(f"  [bold]{name}:[/] {escape(value)}", soft_wrap=True)
+
+
+def note(what: str) -> None:
+    """Tells, on standard error, what a person should know although it is not an error."""
+    err.print(f"[yellow]note:[/] {escape(what)}", soft_wrap=True)

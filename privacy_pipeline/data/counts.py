@@ -11,10 +11,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
 from privacy_pipeline.data.csv_rows import Row, read_header, rows
 from privacy_pipeline.data.files import ALL, ResolvedSource
-from privacy_pipeline.data.tfrecord import count_records
+from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.tfrecord import count_records, records
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 # Order of the buckets in ExampleGen's output config; another order would put other rows into each split.
@@ -34,6 +38,60 @@ class SplitCount:
 
     rows: int
     units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What one reading of the files tells.
+
+    Attributes:
+        counts: rows and units of each split; None where only ExampleGen can tell (`NeedsExampleGen`).
+        keys: keys of the privacy units of each split, as texts; None where rows have none, or not here.
+        rows: digests of the rows, by split, or all together by `ALL` where a hash divides them.
+    """
+
+    counts: dict[str, SplitCount] | None
+    keys: dict[str, frozenset[str]] | None
+    rows: dict[str, NDArray[np.uint64]]
+
+
+def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHasher) -> Contents:
+    """Reads the files once: counts, keys and digests of rows.
+
+    Args:
+        source: the files.
+        dataset: the config's section.
+        hasher: digests rows.
+
+    Raises:
+        BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
+    """
+    key = dataset.privacy_unit.key if isinstance(dataset.privacy_unit, KeyedUnit) else None
+    if dataset.format != "csv":
+        found = {s: _records(files, hasher) for s, files in source.files.items()}
+        counted = key is None and dataset.hash_split is None
+        counts = {s: SplitCount(rows=len(rows), units=len(rows)) for s, rows in found.items()} if counted else None
+        return Contents(counts=_checked(counts, dataset), keys=None, rows=found)
+    read = {split: _read(files, key, hasher) for split, files in source.files.items()}
+    rows = {split: one.digests for split, one in read.items()}
+    if key is None:
+        same = {split: SplitCount(rows=one.rows, units=one.rows) for split, one in read.items()}
+        return Contents(counts=None if dataset.hash_split else _checked(same, dataset), keys=None, rows=rows)
+    texts = {split: one.keys for split, one in read.items()}
+    typed = _by_split(texts, dataset, key)
+    units = {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
+    as_text = typed if dataset.hash_split is not None else texts
+    keys = {split: frozenset(map(str, found)) for split, found in as_text.items()}
+    return Contents(counts=_checked(units, dataset), keys=keys, rows=rows)
+
+
+def _checked(counts: dict[str, SplitCount] | None, dataset: DatasetConfig) -> dict[str, SplitCount] | None:
+    for split, found in (counts or {}).items():
+        if not found.rows:
+            raise BadInputError(
+                f"{dataset.path}: split '{split}' has no rows", fix="check dataset.input and hash_split"
+            )
+    return counts
 
 
 def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, SplitCount]:
@@ -57,12 +115,7 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
         count = _count_rows if dataset.format == "csv" else count_records
         numbers = {split: sum(count(file=file) for file in files) for split, files in source.files.items()}
         counts = {split: SplitCount(rows=number, units=number) for split, number in numbers.items()}
-    for split, found in counts.items():
-        if not found.rows:
-            raise BadInputError(
-                f"{dataset.path}: split '{split}' has no rows", fix="check dataset.input and hash_split"
-            )
-    return counts
+    return _checked(counts, dataset) or {}
 
 
 def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, frozenset[str]] | None:
@@ -174,12 +227,17 @@ def check_row(file: Path, row: Row, width: int) -> None:
 
 def _keyed(source: ResolvedSource, dataset: DatasetConfig, key: str) -> dict[str, SplitCount]:
     texts = {split: _count_keys(files, key) for split, files in source.files.items()}
+    typed = _by_split(texts, dataset, key)
+    return {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
+
+
+def _by_split(texts: Mapping[str, Counter[str]], dataset: DatasetConfig, key: str) -> dict[str, Counter[int | str]]:
+    """Keys as ExampleGen types them, divided as it divides them."""
     typed = {split: _typed(found, key, dataset.path) for split, found in texts.items()}
     if dataset.hash_split is not None:
-        typed = _divide(typed[ALL], dataset.hash_split)
-    else:
-        _refuse_overlap(texts, key)
-    return {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
+        return _divide(typed[ALL], dataset.hash_split)
+    _refuse_overlap(texts, key)
+    return typed
 
 
 def _divide(keys: Counter[int | str], buckets: Mapping[Literal["train", "eval"], int]) -> dict[str, Counter[int | str]]:
@@ -189,15 +247,34 @@ def _divide(keys: Counter[int | str], buckets: Mapping[Literal["train", "eval"],
     return divided
 
 
+@dataclass(frozen=True)
+class _Split:
+    """What the files of one split hold."""
+
+    keys: Counter[str]
+    rows: int
+    digests: NDArray[np.uint64]
+
+
 def _count_keys(files: tuple[Path, ...], key: str) -> Counter[str]:
+    return _read(files, key, None).keys
+
+
+def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
     found: Counter[str] = Counter()
+    count, joined = 0, bytearray()
     for file in files:
         header = read_header(file=file)
-        if key not in header:
+        if key is not None and key not in header:
             raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
-        index = header.index(key)
+        index = None if key is None else header.index(key)
         for row in rows(file=file):
             check_row(file, row, len(header))
+            count += 1
+            if hasher is not None:
+                joined += hasher.row(row.cells)
+            if index is None:
+                continue
             value = row.cells[index]
             if not value:
                 raise BadInputError(
@@ -205,7 +282,19 @@ def _count_keys(files: tuple[Path, ...], key: str) -> Counter[str]:
                     fix="give the row a key, or remove it",
                 )
             found[value] += 1
-    return found
+    return _Split(found, count, _as_numbers(joined))
+
+
+def _records(files: tuple[Path, ...], hasher: RowHasher) -> NDArray[np.uint64]:
+    joined = bytearray()
+    for file in files:
+        for record in records(file=file):
+            joined += hasher.record(record)
+    return _as_numbers(joined)
+
+
+def _as_numbers(joined: bytearray) -> NDArray[np.uint64]:
+    return np.frombuffer(bytes(joined), ">u8").astype(np.uint64)
 
 
 def as_int(text: str) -> int | None:

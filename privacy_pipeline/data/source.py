@@ -3,9 +3,11 @@
 from privacy_pipeline.data.cells import BadCell, locate
 from privacy_pipeline.data.counts import (
     SPLIT_ORDER,
+    Contents,
     NeedsExampleGen,
     SplitCount,
     count_units,
+    read_contents,
     require_one_key_type,
     unit_keys,
 )
@@ -17,6 +19,7 @@ __all__ = [
     "ALL",
     "SPLIT_ORDER",
     "BadCell",
+    "Contents",
     "NeedsExampleGen",
     "ResolvedSource",
     "SplitCount",
@@ -24,6 +27,7 @@ __all__ = [
     "count_silos",
     "count_units",
     "locate",
+    "read_contents",
     "require_one_key_type",
     "resolve",
     "unit_keys",

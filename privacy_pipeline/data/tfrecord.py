@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -48,9 +49,21 @@ def count_records(*, file: Path) -> int:
     Raises:
         BadInputError: the file cannot be read, is cut off, or is not TFRecord.
     """
+    return sum(1 for _ in records(file=file))
+
+
+def records(*, file: Path) -> Iterator[bytes]:
+    """The records; the lengths' checksums are verified, the data's are not.
+
+    Args:
+        file: a TFRecord file, gzipped if its name ends in `.gz`.
+
+    Raises:
+        BadInputError: the file cannot be read, is cut off, or is not TFRecord.
+    """
     try:
         with file.open("rb") as raw:
-            return _count(gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw, file)
+            yield from _read(gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw, file)
     except (gzip.BadGzipFile, zlib.error):
         raise BadInputError(f"{file}: is not a valid gzip file", fix="drop `.gz` if it is not compressed") from None
     except EOFError:
@@ -63,7 +76,7 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def _count(stream: _Readable, file: Path) -> int:
+def _read(stream: _Readable, file: Path) -> Iterator[bytes]:
     count = 0
     while header := stream.read(12):
         if len(header) < 12:
@@ -74,17 +87,19 @@ def _count(stream: _Readable, file: Path) -> int:
                 f"{file}: record {count + 1} is corrupt (checksum of its length)",
                 fix="check dataset.format, and that gzipped files end in .gz",
             )
-        _skip(stream, length + 4, file, count)
+        yield _taken(stream, length + 4, file, count)[:-4]
         count += 1
-    return count
 
 
-def _skip(stream: _Readable, size: int, file: Path, count: int) -> None:
-    while size:
-        block = stream.read(min(size, _BLOCK))  # reading, unlike seeking, notices the end of the file
+def _taken(stream: _Readable, size: int, file: Path, count: int) -> bytes:
+    """So many bytes; in blocks, so that a length that is wrong does not ask for more memory than the file has."""
+    found = bytearray()
+    while len(found) < size:
+        block = stream.read(min(size - len(found), _BLOCK))
         if not block:
             raise _cut_off(file, count)
-        size -= len(block)
+        found += block
+    return bytes(found)
 
 
 def _cut_off(file: Path, count: int) -> BadInputError:

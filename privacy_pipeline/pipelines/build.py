@@ -233,6 +233,8 @@ def _after_training(
         thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
         privacy_class=announced_class(config),
         ledger=config.ledger,
+        data=str(config.dataset.path.absolute()),
+        workspace=str(Workspace(config).root),
         run_id=spec.run_id,
         **privately,
     )

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting import ledger_schema
+from privacy_pipeline.accounting.admission import require_division
 from privacy_pipeline.accounting.held import against_cap
+from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX
 from privacy_pipeline.accounting.plan import MechanismPlan
-from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.accounting.registration import TRAIN, division_of
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.code_hash import hash_of_user_code
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import schema_reader, source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import convertible, planned_charges
+from privacy_pipeline.pipelines import admission, convertible, planned_charges
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.tuning_record import one_trial
 from privacy_pipeline.spans import Span, span_words
@@ -70,19 +73,17 @@ def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> 
     _check_slices(config)
     convertible.require_convertible(config, features)
     if not config.training.claims_guarantee:
+        admission.require_allowed(config, span=span)
         return Checked(features=features, plan=None, charges=(), registration=None)
     return _with_budget(config, span, features, paid)
 
 
 def _with_budget(config: PipelineConfig, span: Span, features: FeaturePlan | None, paid: Collection[str]) -> Checked:
-    from privacy_pipeline.accounting.ledger import Ledger
-
     _refuse_unreviewed(config)
     dataset = config.dataset
-    try:
-        ledger = Ledger.open(config.ledger)
-    except BadInputError as error:  # no ledger: no budget, and so no run
-        raise BudgetRefusedError(error.message, fix=error.fix) from error
+    ledger = admission.require_allowed(config, span=span)
+    if ledger is None:  # no ledger: no budget, and so no run
+        raise BudgetRefusedError(f"there is no ledger at {ledger_schema.name_of(config.ledger)}", fix=REGISTER_FIX)
     registration = ledger.registration(dataset.name, span)
     if registration is None:
         raise BudgetRefusedError(
@@ -90,6 +91,7 @@ def _with_budget(config: PipelineConfig, span: Span, features: FeaturePlan | Non
             fix="privacy-pipeline budget register CONFIG --epsilon E --delta D",
         )
     _check_registered_columns(features, registration)
+    require_division(registration, division_of(dataset))
     units = registration.splits[TRAIN].units
     plan = registry.of(config).plan(config=config, units=units)
     asked = planned_charges.asked(config, features=features, plan=plan, registration=registration)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
 from privacy_pipeline.backends import federated_silos, registry
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import source
+from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.execute import now
+from privacy_pipeline.pipelines.workspace import Workspace
 from privacy_pipeline.spans import span_words
 
 
@@ -23,6 +29,10 @@ def register_dataset(
     policy: Policy | None = None,
     disjoint: bool = False,
     existing_key: bool = False,
+    id_space: str = "",
+    reason: str = "",
+    distinct_rows: str = "",
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Registration:
     """Counts rows and units of every split, and writes them down with the data's digest.
 
@@ -33,10 +43,15 @@ def register_dataset(
         policy: applied with the registration, or nothing is registered; its cap is the one that is given.
         disjoint: gives the span a budget of its own, if its units are proven to be in no other span.
         existing_key: a ledger that is made takes the key that is there.
+        id_space: numbering that the units' keys belong to, where it is not the one of the ledger.
+        reason: why it is one of its own.
+        distinct_rows: why rows that occur in other datasets too are those of other people.
+        tell: called with what a person should know although it is not an error.
 
     Raises:
         BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, the stated
             numbers of units of the silos are not those of the data, or the dataset is registered with other facts.
+        BudgetRefusedError: the data, or the workspace, belongs to another ledger.
     """
     if not epsilon > 0:
         raise BadInputError(f"--epsilon must be greater than 0 (got {epsilon:g})", fix="--epsilon 10")
@@ -50,10 +65,15 @@ def register_dataset(
             "together",
             fix=f"--set dataset.span={config.dataset.span[0]}, and so on",
         )
+    data, workspace = config.dataset.path, Workspace(config).root
+    pins.open_pinned(config.ledger, data=data, workspace=workspace)
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
     unit = config.dataset.privacy_unit
-    splits, column = _count(config, resolved), config.training.silo_column
+    ledger = Ledger.open(config.ledger, create=True, existing_key=existing_key)
+    hasher = RowHasher(ledger.digest_secret())
+    contents = source.read_contents(source=resolved, dataset=config.dataset, hasher=hasher)
+    splits, column = _counts(config, contents), config.training.silo_column
     if column is not None:
         counted = source.count_silos(source=resolved, dataset=config.dataset, column=column)
         federated_silos.require_stated(config, counted)
@@ -67,11 +87,15 @@ def register_dataset(
         columns=tuple(c.name for c in features.columns) if features else (),
         digest=resolved.digest(),
         registered=now(),
+        division=division_of(config.dataset),
+        id_space=id_space,
+        reasons=_reasons(id_space=id_space, reason=reason, distinct_rows=distinct_rows),
     )
-    units = source.unit_keys(source=resolved, dataset=config.dataset)
-    Ledger.open(config.ledger, create=True, existing_key=existing_key).register(
-        registration, epsilon=epsilon, delta=delta, policy=policy, units=units, disjoint=disjoint
-    )
+    budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "policy": policy, "disjoint": disjoint}
+    ledger.register(registration, **budget, units=contents.keys, rows=contents.rows)
+    workspace.mkdir(parents=True, exist_ok=True)
+    for folder in pins.note(ledger, [workspace, data.resolve()]):
+        tell(f"{folder} cannot be written: nothing there says which ledger this data is registered with")
     return registration
 
 
@@ -93,10 +117,24 @@ def _check_policy(config: PipelineConfig, policy: Policy) -> None:
             )
 
 
-def _count(config: PipelineConfig, resolved: source.ResolvedSource) -> dict[str, SplitCount]:
-    try:
-        counts = source.count_units(source=resolved, dataset=config.dataset)
-    except source.NeedsExampleGen:
+def _reasons(*, id_space: str, reason: str, distinct_rows: str) -> dict[str, str]:
+    """What somebody declares of the data, with the reasons; it is journalled, and a report names it.
+
+    Raises:
+        BadInputError: a numbering of its own has no reason, or a reason says nothing of what it is for.
+    """
+    if bool(id_space) != bool(reason.strip()):
+        raise BadInputError(
+            "a numbering of keys of its own needs a name and a reason: the keys are then compared with no other's",
+            fix='--id-space hospital --reason "numbers of the hospital, which are no persons of the census"',
+        )
+    found = {"id_space": reason.strip(), "distinct_rows": distinct_rows.strip()}
+    return {name: why for name, why in found.items() if why}
+
+
+def _counts(config: PipelineConfig, contents: source.Contents) -> dict[str, SplitCount]:
+    counts = contents.counts
+    if counts is None:
         # Rows without a key are split by the hash of the serialized example, which only ExampleGen makes.
         from privacy_pipeline.pipelines.count_rows import count_hashed_rows
 

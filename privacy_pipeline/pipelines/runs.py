@@ -8,12 +8,12 @@ from pathlib import Path
 
 from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
-from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
+from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
-from privacy_pipeline.pipelines import metadata, preflight, run_report, spending, views
+from privacy_pipeline.pipelines import admission, metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
 from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of
@@ -66,10 +66,9 @@ def start(
     folder.write_spec(spec)
     if earlier is not None:
         return folder, _nothing_to_do(config, folder, state, earlier)
+    admission.begin(config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id)
     on_start(folder)
-    state = execute(folder=folder, state=state, on_event=on_event)
-    spending.record_zero(folder, state, spec.config)
-    run_report.add_report(folder, state, spec.config)
+    state = _executed(folder, state, spec, on_event)
     return folder, _with_bad_cells(folder, state, spec, source)
 
 
@@ -101,11 +100,18 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     workspace.prepare()
     if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
         spending.refuse_over_budget(workspace, spec, state)
+    admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id)
     on_start(folder)
+    state = _executed(folder, state, spec, on_event)
+    return _with_bad_cells(folder, state, spec, source)
+
+
+def _executed(folder: RunFolder, state: RunState, spec: RunSpec, on_event: OnEvent) -> RunState:
     state = execute(folder=folder, state=state, on_event=on_event)
     spending.record_zero(folder, state, spec.config)
     run_report.add_report(folder, state, spec.config)
-    return _with_bad_cells(folder, state, spec, source)
+    admission.end(spec.config)
+    return state
 
 
 def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:
@@ -225,7 +231,10 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
         record=summary.record,
         expected_class=announced_class(config),
         policy=config.policy,
-        ledger_reasons=ledger_reasons(summary.record, summary.dp_evaluation, url=config.ledger),
+        ledger_reasons=[
+            *ledger_reasons(summary.record, summary.dp_evaluation, url=config.ledger),
+            *pin_reasons(url=config.ledger, data=config.dataset.path, workspace=Workspace(config).root),
+        ],
     )
 
 

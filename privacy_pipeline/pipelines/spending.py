@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
@@ -51,22 +52,28 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> 
     for charge in checked.charges:
         if not charge.forecast.fits:
             raise preflight.over_budget(spec.config, checked, charge, span=spec.span, path=Path(state.config_path))
-    if checked.registration is not None and isinstance(spec.span, tuple):
+    if checked.registration is not None:
         _refuse_other_units(spec.config, checked.registration)
 
 
 def _refuse_other_units(config: PipelineConfig, registration: Registration) -> None:
-    """Counts the units of several spans together, as ExampleGen will read them.
+    """Holds the units of one span against the registered ones, by content; counts those of several together.
 
-    Each span was counted alone. Together they may come out otherwise: where a key is a number in one and a text in
-    another, where one person's key is written in two ways, or where the split of the config has changed; then rows
-    would be sampled, or held out, that were not registered so. The trainer would refuse too, but with the budget spent.
+    Each of several spans was counted alone. Together they may come out otherwise: where a key is a number in one and a
+    text in another, where one person's key is written in two ways, or where the split of the config has changed; then
+    rows would be sampled, or held out, that were not registered so. The trainer would refuse too, but with the budget
+    spent.
 
     Raises:
         BadInputError: the keys are not of one type.
-        BudgetRefusedError: the numbers of rows or units are not those that were registered.
+        BudgetRefusedError: a split has other units, or the numbers of rows or units are not those that were registered.
     """
     together = source.resolve(dataset=config.dataset)
+    if not isinstance(registration.span, tuple):
+        keys = source.unit_keys(source=together, dataset=config.dataset)
+        if keys is not None:
+            Ledger.open(config.ledger).require_same_units(registration, keys)
+        return
     source.require_one_key_type(source=together, dataset=config.dataset)
     counts = source.count_units(source=together, dataset=config.dataset)
     for split, registered in registration.splits.items():
@@ -105,8 +112,6 @@ def record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> N
     served = [name for name in CHARGING if state.nodes.get(name, NodeState()).status == "cached"]
     if not served or not config.training.claims_guarantee:
         return
-    from privacy_pipeline.accounting.ledger import Ledger
-
     summary, ledger = folder.read_summary(), Ledger.open(config.ledger)
     for node in served:
         paid_by = _paid_by(node, summary) if summary is not None else None

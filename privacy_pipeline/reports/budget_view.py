@@ -69,6 +69,7 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
         states={s.value: _figure(n, "count", _at(status, f"entries.{s.value}")) for s, n in status.entries.items()},
         overruns=_figure(status.overruns, "count", _at(status, "overruns")),
         cap_changes=_figure(status.cap_changes, "count", _at(status, "cap_changes")),
+        delta_factor=_figure(status.delta_factor, "count", _at(status, "delta_factor")),
         filter_order=None
         if status.filter_order is None
         else _figure(status.filter_order, "number", _at(status, "filter_order")),
@@ -195,7 +196,8 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
 
 def _held(status: BudgetStatus, total: Charge) -> float:
     """What the filter holds against the cap, at its order of today."""
-    return held_epsilon(total, order=status.filter_order, epsilon=status.cap_epsilon, delta=status.cap_delta)
+    epsilon, delta = status.cap_epsilon, status.cap_delta
+    return held_epsilon(total, order=status.filter_order, epsilon=epsilon, delta=delta, ceiling=status.ceiling)
 
 
 def _held_loss(status: BudgetStatus, held: float, best: float, source: Source) -> Loss:

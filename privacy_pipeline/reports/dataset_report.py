@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source, Statement
 
-SCHEMA_ID = "urn:privacy-pipeline:dataset-report:3"
+SCHEMA_ID = "urn:privacy-pipeline:dataset-report:4"
 
 
 class SpanView(ReportPart):
@@ -110,6 +110,7 @@ class BudgetView(ReportPart):
     states: dict[str, Figure]
     overruns: Figure
     cap_changes: Figure
+    delta_factor: Figure
     filter_order: Figure | None
     burn_down: list[BurnPoint]
     curves: list[Curve]
@@ -224,7 +225,7 @@ class Point(ReportPart):
 class DatasetReport(ReportPart):
     """What is known, and what is not, of the privacy of one dataset over all its runs."""
 
-    report_version: Literal[3] = 3
+    report_version: Literal[4] = 4
     dataset: Quote
     generated: Quote
     facts: ReportFacts

@@ -80,9 +80,17 @@ def _strength(budget: BudgetView) -> list[Statement]:
     if budget.cap_changes.value:
         found.append(
             say(
-                "The cap was changed ",
+                "The cap or the policy was changed ",
                 budget.cap_changes,
-                " time(s). Each change is a decision after results, and adds the delta of a cap once more.",
+                " time(s). That costs no delta; the epsilon above is the largest cap.",
+            )
+        )
+    if budget.delta_factor.value > 1:
+        found.append(
+            say(
+                "The filter's order was chosen again after results were seen (version 0.1.0). So the delta above is ",
+                budget.delta_factor,
+                " times that of the cap.",
             )
         )
     if budget.overruns.value:

@@ -115,7 +115,8 @@ def _totals(budget: BudgetView) -> Table:
         ("for runs fixed beforehand: RDP at its best order", _or_why(budget.best_order)),
         ("for runs fixed beforehand: PLD over all events", _or_why(budget.pld)),
         ("what simple addition of epsilons would have said", compact(budget.simple_addition)),
-        ("changes of the cap; each may add the delta of a cap once more", [budget.cap_changes]),
+        ("changes of the cap or of the policy", [budget.cap_changes]),
+        ("what the cap's delta is multiplied by in what is proven", [budget.delta_factor]),
         ("entries that executed more than they had planned", [budget.overruns]),
     ]
     return Table(

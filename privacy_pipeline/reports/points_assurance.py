@@ -91,10 +91,18 @@ def composition(material: Material) -> list[Statement]:
         if budget.cap_changes.value:
             found.append(
                 say(
-                    "the cap was changed ",
+                    "the cap or the policy was changed ",
                     budget.cap_changes,
-                    " time(s); each change is a decision outside the filter's guarantee, and may add the delta of a "
-                    "cap once more; the sum is in the delta that is stated first",
+                    " time(s); that costs no delta, and the epsilon that is stated first is the largest cap",
+                )
+            )
+        if budget.delta_factor.value > 1:
+            found.append(
+                say(
+                    "the filter's order was chosen again after results were seen (version 0.1.0): what is proven holds "
+                    "at ",
+                    budget.delta_factor,
+                    " times the cap's delta, one for each order; that is in the delta that is stated first",
                 )
             )
     for run in material.trained:

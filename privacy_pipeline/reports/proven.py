@@ -1,10 +1,10 @@
 """The bound of a budget that holds without any assumption on how runs were chosen: what a report states first.
 
 A run that is chosen after the results of earlier ones were seen is covered by the filter alone, and the filter proves
-its cap, not what is spent (`accounting.renyi_filter`). Each change of the cap starts the filter anew. Of the outcomes
-whose last grant was given under cap i, each set S_i has P(S_i) <= e^(epsilon_i) P'(S_i) + delta_i, for the filter i
-alone, run from the start, would have let all of them pass. Added up: the largest epsilon, and the sum of the deltas.
-One entry alone was chosen before any result: there the epsilon of what ran holds as it is.
+its cap, not what is spent (`accounting.renyi_filter`). Caps may have been changed after results were seen: then the
+largest of them bounds every set of outcomes in which no cap was larger, at the one delta of the budget. Where an older
+version chose the filter's order again, the delta is multiplied by the number of orders, and is the largest that a cap
+had. One entry alone was chosen before any result: there the epsilon of what ran holds as it is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privacy_pipeline.accounting.cap_history import LedgerChange, deltas_of
+from privacy_pipeline.accounting.cap_history import LedgerChange, caps_of
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry
 from privacy_pipeline.reports.figures import Figure, Loss, Source, ranges
 
@@ -21,8 +21,8 @@ WHATEVER = "whatever was seen before a run was chosen"
 _ONE = "RDP; one entry, so nothing was chosen after a result"
 _NOTHING = "nothing was spent"
 _PASSED = "entries executed more than they had planned, and more is spent than the cap allows"
-_UNKNOWN = "the cap was changed before the journal began, and the deltas of those caps are not known"
-_USED_UP = "the deltas of all caps add up to one"
+_UNKNOWN = "the cap was changed before the journal began, and those caps are not known"
+_USED_UP = "the delta is one or more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +49,25 @@ def proven_bound(
         entries: those entries.
         changes: what changed the budgets' caps.
     """
-    caps = [change for change in deltas_of(list(changes), status.budget) if change.epsilon is not None]
+    caps = [change for change in caps_of(list(changes), status.budget) if change.epsilon is not None]
     records = ranges(change.seq for change in caps)
     place = {"place": "journal record", "name": records}
-    delta = math.fsum(change.delta or 0.0 for change in caps)
+    delta = status.delta_factor * max((change.delta or 0.0 for change in caps), default=0.0)
     largest = max((change.epsilon or 0.0 for change in caps), default=0.0)
     why = _why_not(status, len(caps), delta)
     cap = None if why else (largest, delta)
     if len(entries) <= 1:
         return Proven(loss=_single(status, total, entries), cap=cap, records=records)
-    shown = Figure(value=delta, kind="delta up", source=Source(**place, field="delta", method="sum"))
+    shown = Figure(value=delta, kind="delta up", source=Source(**place, field="delta", method=_method(status)))
     basis = f"the cap, {WHATEVER}"
     if why:
         return Proven(loss=Loss(epsilon=None, delta=shown, basis=basis, missing=why), cap=None, records=records)
     epsilon = Figure(value=largest, kind="epsilon", source=Source(**place, field="epsilon", method="largest"))
     return Proven(loss=Loss(epsilon=epsilon, delta=shown, basis=basis), cap=cap, records=records)
+
+
+def _method(status: BudgetStatus) -> str:
+    return "largest" if status.delta_factor == 1 else f"largest, times {status.delta_factor}"
 
 
 def _why_not(status: BudgetStatus, starts: int, delta: float) -> str:

@@ -72,7 +72,7 @@ def _of(dialect: str, statement: str) -> str:
 
 
 def _fill(connection: sa.Connection, *, runs: Sequence[str], version: int, states: Sequence[str]) -> None:
-    registration = to_row(make_registration())
+    registration = {name: value for name, value in to_row(make_registration()).items() if name != "details"}
     _insert(connection, "registrations", registration)
     cost, plan = price(make_plan().event, Relation.ZERO_OUT), make_plan()
     order = 12.0 if runs else None
@@ -114,15 +114,24 @@ def _insert(connection: sa.Connection, table: str, row: Mapping[str, object]) ->
 
 
 def as_format_3(url: str) -> None:
-    """Makes a ledger what format 3 left: the same tables, and a head that signs the journal's end alone."""
+    """Makes a ledger what format 3 left: fewer columns, and a head that signs the journal's end alone."""
+    as_format(url, "3")
+
+
+def as_format(url: str, version: str) -> None:
+    """Makes a ledger what format 3 or 4 left, where nothing of a later format is in its journal."""
     engine = sa.create_engine(schema.parse(url))
     with engine.begin() as connection:
+        for table, column in (("budgets", "ceiling"), ("budgets", "delta_factor"), ("registrations", "details")):
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
         known = json.loads(str(connection.scalar(sa.text("SELECT value FROM ledger_meta WHERE key = 'head'"))))
         key = keys.load(keys.key_file(engine.url), expected=known["key_id"])
-        head = journal.Head(seq=known["seq"], hash=known["hash"], key_id=known["key_id"], signature="")
-        stored = {"seq": head.seq, "hash": head.hash, "key_id": head.key_id, "signature": key.sign(head.message)}
         update = sa.text("UPDATE ledger_meta SET value = :value WHERE key = :key")
+        connection.execute(update, {"value": version, "key": "schema_version"})
+        connection.execute(sa.text("UPDATE ledger_version SET version_num = :version"), {"version": version})
+        state = None if version == "3" else journal.trusted_state(connection)
+        head = journal.Head(seq=known["seq"], hash=known["hash"], key_id=known["key_id"], signature="", state=state)
+        stored = {"seq": head.seq, "hash": head.hash, "key_id": head.key_id, "signature": key.sign(head.message)}
+        stored |= {} if state is None else {"state": state}
         connection.execute(update, {"value": json.dumps(stored), "key": "head"})
-        connection.execute(update, {"value": "3", "key": "schema_version"})
-        connection.execute(sa.text("UPDATE ledger_version SET version_num = '3'"))
     engine.dispose()

@@ -71,7 +71,7 @@ def test_a_disjoint_span_has_a_budget_of_its_own(opened: Ledger) -> None:
 @pytest.mark.parametrize("same", ["bob", "BOB", " bob ", "07"])
 def test_a_unit_in_two_spans_keeps_them_together(opened: Ledger, same: str) -> None:
     register(opened, 1, {"ann", "bob", "7"})
-    with pytest.raises(BadInputError, match="1 of the new span's 2 units are in span 1 too") as caught:
+    with pytest.raises(BadInputError, match="units of the new span are in span 1 too") as caught:
         register(opened, 2, {"cid", same}, disjoint=True)
     assert "without --disjoint" in caught.value.fix
     assert opened.registration("adult", 2) is None
@@ -142,19 +142,39 @@ def test_digests_tell_no_key_without_the_secret(opened: Ledger, tmp_path: Path) 
     register(opened, 1, {"ann"})
     with sa.create_engine(f"sqlite:///{tmp_path}/ledger.db").connect() as connection:
         body = json.loads(connection.execute(sa.text("SELECT body FROM journal WHERE kind = 'register'")).scalar_one())
-    stored = UnitDigests.from_json(body["units"])
-    assert len(stored.digests) == 1
-    assert stored.digests.isdisjoint({hashlib.sha256(b"ann").digest()[:16], *digest_units({"ann"}, SECRET).digests})
+        (table,) = connection.execute(sa.text("SELECT data FROM unit_digests")).scalars()
+    assert (body["digests"]["unit"]["all"][0], len(table)) == (1, 8)
+    others = {hashlib.sha256(b"ann").digest()[:8], digest_units({"ann"}, SECRET)["all"].astype(">u8").tobytes()}
+    assert table not in others
 
 
 def test_an_edited_proof_is_found(opened: Ledger, tmp_path: Path) -> None:
     register(opened, 1, {"ann"})
     with sa.create_engine(f"sqlite:///{tmp_path}/ledger.db").begin() as connection:
         body = json.loads(connection.execute(sa.text("SELECT body FROM journal WHERE kind = 'register'")).scalar_one())
-        body["units"]["digests"] = ""
+        body["digests"]["unit"]["all"] = [0, ""]
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         connection.execute(sa.text("UPDATE journal SET body = :text WHERE kind = 'register'"), {"text": text})
     assert not opened.verify().ok
+
+
+EDITS = {
+    "another digest": "UPDATE unit_digests SET data = zeroblob(8)",
+    "none": "DELETE FROM unit_digests",
+    "one more": "INSERT INTO unit_digests SELECT dataset, '9', kind, split, part, data FROM unit_digests",
+    "a further part": "INSERT INTO unit_digests SELECT dataset, span_key, kind, split, 1, data FROM unit_digests",
+}
+
+
+@pytest.mark.parametrize("way", EDITS)
+def test_an_edited_table_is_found_and_proves_nothing(opened: Ledger, tmp_path: Path, way: str) -> None:
+    register(opened, 1, {"ann"})
+    with sa.create_engine(f"sqlite:///{tmp_path}/ledger.db").begin() as connection:
+        connection.execute(sa.text(EDITS[way]))
+    assert any("are not those that were registered" in problem for problem in opened.verify().problems)
+    if way != "one more":
+        with pytest.raises(LedgerError, match="are not those that were registered"):
+            register(opened, 2, {"bob"}, disjoint=True)
 
 
 UNITS = st.sets(st.sampled_from("abcdef"), min_size=1, max_size=3)
@@ -188,13 +208,12 @@ def test_no_unit_ever_pays_from_two_budgets(spans: list[tuple[set[str], bool]], 
 
 @given(st.sets(st.text(max_size=8), max_size=6), st.sets(st.text(max_size=8), max_size=6))
 def test_digests_meet_where_units_do(one: set[str], other: set[str]) -> None:
-    left, right = digest_units(one, SECRET), digest_units(other, SECRET)
-    assert UnitDigests.from_json(left.to_json()) == left
+    left, right = (set(digest_units(side, SECRET)["all"].tolist()) for side in (one, other))
     split = digest_units({"train": one, "eval": other}, SECRET)
-    assert UnitDigests.from_json(json.loads(json.dumps(split.to_json()))) == split
-    assert (split.splits["train"], split.splits["eval"]) == (left.digests, right.digests)
-    assert split.digests == left.digests | right.digests
+    assert (set(split["train"].tolist()), set(split["eval"].tolist())) == (left, right)
+    both = UnitDigests(key_id="", units=split)
+    assert set(both.every_unit.tolist()) == left | right
     if one & other:
-        assert left.digests & right.digests
+        assert left & right
     plain = {text for text in one | other if text.isascii() and text.isalpha() and text.islower()}
-    assert len(digest_units(plain, SECRET).digests) == len(plain)
+    assert len(digest_units(plain, SECRET)["all"]) == len(plain)

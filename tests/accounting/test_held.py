@@ -107,7 +107,7 @@ def test_a_lowered_cap_is_passed(ledger: Ledger) -> None:
     run(ledger, make_plan(noise=2.0))
     ledger.set_cap("adult", epsilon=0.5, delta=DELTA)
     (status,) = ledger.status("adult")
-    assert status.filter_order is None and status.passed and status.used > 1 and status.remaining_epsilon == 0.0
+    assert status.filter_order is not None and status.passed and status.used > 1 and status.remaining_epsilon == 0.0
     with pytest.raises(BudgetRefusedError), spend(ledger, make_plan(noise=1000.0), run_id="later"):
         pass
 

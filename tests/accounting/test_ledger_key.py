@@ -13,6 +13,7 @@ import pytest
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.accounting.conftest import make_plan, make_registration
@@ -136,7 +137,7 @@ UNSIGNED: dict[str, Callable[[str], None]] = {
         url,
         (
             "INSERT INTO budgets SELECT 9, dataset, 'eval', span_key, unit, relation, 50.0, delta, policy, NULL, 0,"
-            " '{}' FROM budgets",
+            " NULL, 1, '{}' FROM budgets",
         ),
     ),
     "no budget": lambda url: edit(url, "UPDATE budgets SET dataset = 'else'"),
@@ -177,7 +178,7 @@ def test_a_ledger_of_format_3_is_read_as_it_is_and_upgraded_by_the_first_write(u
     before = Ledger.open(used).status()
     assert check(used).ok and stored(used) == "3"
     run(Ledger.open(used), make_plan(noise=20.0), run_id="run-5")
-    assert stored(used) == "4" and check(used).ok and Ledger.open(used).status() != before
+    assert stored(used) == SCHEMA_VERSION and check(used).ok and Ledger.open(used).status() != before
     more("epsilon", 100.0)(used)
     with pytest.raises(LedgerError, match="nothing was written"):
         Ledger.open(used).rotate_key()
@@ -208,18 +209,18 @@ def test_a_lost_key_does_not_keep_format_3_and_is_told_as_before(used: str) -> N
     as_format_3(used)
     Ledger.migrate(used)
     found = check(used)
-    assert stored(used) == "4" and found.problems == found.unaccepted != []
+    assert stored(used) == SCHEMA_VERSION and found.problems == found.unaccepted != []
     assert check(used, accepted=[as_3[1]]).ok
 
 
 def test_a_rotation_brings_format_3_up_to_date(used: str) -> None:
     as_format_3(used)
     Ledger.open(used).rotate_key()
-    assert stored(used) == "4" and check(used).ok
+    assert stored(used) == SCHEMA_VERSION and check(used).ok
     as_format_3(used)
     file_of(used).with_name("ledger_key.pem").unlink()
     Ledger.open(used).rotate_key(lost=True)
-    assert stored(used) == "4" and check(used).problems == check(used).unaccepted
+    assert stored(used) == SCHEMA_VERSION and check(used).problems == check(used).unaccepted
 
 
 def test_an_old_head_is_no_way_back(used: str, tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_an_old_head_is_no_way_back(used: str, tmp_path: Path) -> None:
     edit(used, f"UPDATE ledger_meta SET value = '{head}' WHERE key = 'head'")
     assert any("does not sign budgets" in problem for problem in check(used).problems)
     more("epsilon", 100.0)(used)
-    with pytest.raises(LedgerError, match="does not verify"):
+    with pytest.raises(LedgerError, match="changed by somebody other"):
         run(Ledger.open(used), make_plan(), run_id="next")
 
 

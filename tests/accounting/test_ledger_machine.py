@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from privacy_pipeline.accounting import renyi_filter, truncation
 from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.ledger import Ledger
@@ -77,7 +78,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, run: str, noise: float) -> None:
         got = self.spend(run, noise)
         if got is None:
-            assert self.spent(more=noise) > self.cap * 0.9  # nothing is refused that would plainly fit
+            assert self.held(more=noise) > self.cap * 0.9  # nothing is refused that would plainly fit
             return
         _, grant = got
         known = self.model.get(grant.entry_id)
@@ -193,6 +194,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def spent(self, *, more: float | None = None) -> float:
         noises = [noise for noise, _, state in self.model.values() if state is not State.EXPIRED]
         return self.spent_on(noises=[*noises, *([more] if more else [])])
+
+    def held(self, *, more: float) -> float:
+        """What the filter would hold with one entry more: at the order that the first one fixed, whatever the cap."""
+        order = self.ledger.status("adult")[0].filter_order
+        noises = [*(noise for noise, _, state in self.model.values() if state is not State.EXPIRED), more]
+        if order is None or len(noises) == 1:
+            return self.spent_on(noises=noises)
+        values = [sum(parts) for parts in zip(*(VECTORS[noise] for noise in noises), strict=True)]
+        return renyi_filter.filter_epsilon(ORDERS, values, order=order, delta=DELTA * (1 - truncation.SHARE))
 
     def spent_on(self, *, noises: list[float]) -> float:
         vectors = [VECTORS[noise] for noise in noises]

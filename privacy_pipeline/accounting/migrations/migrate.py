@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
 from privacy_pipeline.accounting.keys import SigningKey
-from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, meta, version
+from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, budgets, meta, version
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.journal import Writer
 
 
 def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = None) -> None:
-    """Brings a ledger from an older format to this one. A ledger of format 3 needs its head signed anew afterwards.
+    """Brings a ledger from an older format to this one; `settle` has to follow.
 
     Args:
         connection: a write transaction; it is not committed here.
@@ -31,3 +35,18 @@ def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = N
     config.attributes.update(connection=connection, key=key)
     command.upgrade(config, SCHEMA_VERSION)
     connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=SCHEMA_VERSION))
+
+
+def settle(journal: Writer) -> None:
+    """Records, signed, what the rules of budgets from an older format are, and signs the head over the tables.
+
+    Args:
+        journal: goes on with the journal of a ledger that was just brought to this format.
+    """
+    from privacy_pipeline.accounting.journal import POLICY
+    from privacy_pipeline.accounting.migrations.versions.format_5 import fixed_rules
+
+    for number, changes in fixed_rules(journal.connection).items():
+        journal.connection.execute(budgets.update().where(budgets.c.id == number).values(**changes))
+        journal.append(POLICY, {"budget": number, "changes": changes})
+    journal.seal()

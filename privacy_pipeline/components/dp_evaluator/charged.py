@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.registration import Registration
+from privacy_pipeline.accounting.registration import Registration, division_of
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.releases.evaluation import PURPOSE, SPLIT, DpEvaluation, evaluated, evaluation_release
@@ -86,6 +86,7 @@ def evaluate_charged(
         node=node,
         plan=release.plan,
         purpose=PURPOSE,
+        division=division_of(dataset),
     ) as grant:
         composition = ledger.composition(grant.entry_id)
         grant.start()

@@ -18,6 +18,8 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
         "thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
         "ledger": component_spec.ExecutionParameter(type=str),
+        "data": component_spec.ExecutionParameter(type=str),
+        "workspace": component_spec.ExecutionParameter(type=str),
         "run_id": component_spec.ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -48,6 +50,7 @@ class PrivacyGate(base_component.BaseComponent):
         thresholds: JSON of the least value of each metric of a DP evaluation.
         privacy_class: class of runs that the config announces.
         ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
+        data, workspace: folders whose pins say which ledger the data belongs to.
         run_id: the run, to keep the node out of the cache.
         encrypted_evaluation: plain against private predictions, with the encrypted backend.
     """
@@ -66,6 +69,8 @@ class PrivacyGate(base_component.BaseComponent):
         thresholds: str,
         privacy_class: str,
         ledger: str,
+        data: str,
+        workspace: str,
         run_id: str,
         encrypted_evaluation: types.BaseChannel | None = None,
     ) -> None:
@@ -79,6 +84,8 @@ class PrivacyGate(base_component.BaseComponent):
             thresholds=thresholds,
             privacy_class=privacy_class,
             ledger=ledger,
+            data=data,
+            workspace=workspace,
             run_id=run_id,
             blessing=types.Channel(type=standard_artifacts.ModelBlessing),
         )

@@ -16,7 +16,7 @@ from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
-from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
+from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.config.models import PolicySection
 from privacy_pipeline.encrypted.measured import EVALUATION_FILE, EncryptedEvaluation
@@ -47,7 +47,14 @@ class Executor(base_executor.BaseExecutor):
             record=record,
             expected_class=exec_properties["privacy_class"],
             policy=PolicySection.model_validate_json(exec_properties["policy"]),
-            ledger_reasons=ledger_reasons(record, noisy, url=exec_properties["ledger"]),
+            ledger_reasons=[
+                *ledger_reasons(record, noisy, url=exec_properties["ledger"]),
+                *pin_reasons(
+                    url=exec_properties["ledger"],
+                    data=Path(exec_properties["data"]),
+                    workspace=Path(exec_properties["workspace"]),
+                ),
+            ],
             encrypted=read_encrypted(input_dict),
         )
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])

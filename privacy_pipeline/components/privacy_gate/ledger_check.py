@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.errors import PipelineError
@@ -60,6 +62,21 @@ def ledger_reasons(record: PrivacyRecord, evaluation: DpEvaluation | None, *, ur
     except PipelineError as error:
         found.append(f"the ledger cannot be held against the record: {error.message}")
     return found
+
+
+def pin_reasons(*, url: str, data: Path, workspace: Path) -> list[str]:
+    """Why the ledger is not the one that the data and the workspace belong to; none where it is, or nothing is pinned.
+
+    Args:
+        url: SQLAlchemy URL of the ledger.
+        data: folder of the data.
+        workspace: the workspace.
+    """
+    try:
+        pins.open_pinned(url, data=data, workspace=workspace)
+    except PipelineError as error:
+        return [error.message]
+    return []
 
 
 def _named(record: PrivacyRecord, evaluation: DpEvaluation | None) -> Iterator[_Named]:

@@ -16,11 +16,13 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.grants import Ticket
 from privacy_pipeline.accounting.journal import Receipt
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
+from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
@@ -126,6 +128,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         executed = backend.train(inputs)
         return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
     ledger = Ledger.open(config.ledger)
+    pins.require(ledger, pins.places(data=config.dataset.path, workspace=config.workspace))
     registration = ledger.registration(config.dataset.name, config.dataset.named_span)
     units = registration.splits["train"].units if registration else None
     plan = backend.plan(config=config, units=units)
@@ -186,6 +189,7 @@ class _Training:
             node=self.node,
             plan=self.plan,
             purpose=purpose_of(self.inputs.config),
+            division=division_of(self.inputs.config.dataset),
             continues=ticket,
         ) as grant:
             planned = [self.ledger.composition(entry) for entry in grant.entry_ids]

@@ -15,6 +15,7 @@ from privacy_pipeline.accounting import charges, entries, journal
 from privacy_pipeline.accounting import ledger_tables as tables
 from privacy_pipeline.accounting.keys import SigningKey
 from privacy_pipeline.accounting.ledger_budgets import set_totals
+from privacy_pipeline.accounting.migrations.columns import add_missing, number_on
 from privacy_pipeline.accounting.totals import Totals
 
 revision = "3"
@@ -49,13 +50,14 @@ def upgrade() -> None:
     for key, total in totals.items():
         set_totals(connection, key, total)
     writer.seal()
-    _number_on(connection)
+    number_on(connection, "budgets", "entries")
     op.drop_table("old_entries")
     op.drop_table("old_budgets")
 
 
 def _begin(connection: sa.Connection) -> journal.Writer:
     key: SigningKey = context.config.attributes["key"]
+    add_missing(tables.registrations)  # the head signs registrations as they are now
     op.drop_index("ix_entries_budget_id", "entries")
     op.rename_table("entries", "old_entries")
     op.rename_table("budgets", "old_budgets")
@@ -94,14 +96,3 @@ def _entry(connection: sa.Connection, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _put(connection: sa.Connection, content: Mapping[str, Any]) -> str:
     return charges.put(connection, {"digest": charges.content_digest(content), **content})
-
-
-def _number_on(connection: sa.Connection) -> None:
-    """Ids go on after the last one; PostgreSQL does not see ids that are given."""
-    if connection.dialect.name == "postgresql":
-        for name in ("budgets", "entries"):
-            last = f"(SELECT max(id) FROM {name})"
-            statement = (
-                f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), coalesce({last}, 1), {last} IS NOT NULL)"
-            )
-            connection.exec_driver_sql(statement)

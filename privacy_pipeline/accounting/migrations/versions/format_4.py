@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from alembic import op
 
+from privacy_pipeline.accounting import ledger_tables as tables
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.migrations.columns import add_missing
 from privacy_pipeline.accounting.verify import tampering
 
 revision = "4"
@@ -17,11 +19,13 @@ down_revision = "3"
 
 
 def upgrade() -> None:
-    """Verifies; the tables stay as they are. The caller signs the head.
+    """Verifies; the caller signs the head.
 
     Raises:
         LedgerError: the ledger does not verify.
     """
+    add_missing()
+    tables.unit_digests.create(op.get_bind(), checkfirst=True)
     problems = tampering(op.get_bind())
     if problems:
         raise LedgerError(f"this ledger of format 3 does not verify, nothing was written: {problems[0]}", fix=VERIFY)

@@ -1,0 +1,155 @@
+"""Runs on registered data that claim no guarantee: whether they are allowed, and that the journal says that they ran.
+
+Their releases are covered by no epsilon and charged to nothing, so they are journalled: a report counts them from
+there. Whether they may run is a property of the registration, by its policy, and not of the config that asks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.journal import UNPROTECTED, Writer
+from privacy_pipeline.accounting.ledger_budgets import find_budget
+from privacy_pipeline.accounting.policy import Policy, stored_policy
+from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.spans import Span, span_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """A use of data that a run is about to make.
+
+    Attributes:
+        dataset, span: what the config names.
+        data_digest: SHA-256 of the files: under another name they are the same data.
+        backend: what trains.
+        guarantee: whether the run claims one.
+    """
+
+    dataset: str
+    span: Span
+    data_digest: str
+    backend: str
+    guarantee: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnprotectedRun:
+    """One run that the journal holds.
+
+    Attributes:
+        seq: number of the record.
+        at: time, UTC, ISO 8601.
+        run_id: the run.
+        backend: what trained.
+        principal: who ran it.
+    """
+
+    seq: int
+    at: str
+    run_id: str
+    backend: str
+    principal: str
+
+
+def owners(connection: sa.Connection, use: Use) -> list[str]:
+    """The registered datasets that the data of a use belongs to, by name or by content."""
+    table = schema.registrations
+    named = sa.or_(table.c.dataset == use.dataset, table.c.digest == use.data_digest)
+    query = sa.select(table.c.dataset).where(named).distinct().order_by(table.c.dataset)
+    return [str(name) for name in connection.scalars(query)]
+
+
+def require_allowed(connection: sa.Connection, use: Use) -> list[str]:
+    """Holds a use against the policies of the datasets that it reads.
+
+    Returns:
+        The datasets.
+
+    Raises:
+        BudgetRefusedError: a policy asks for a guarantee, allows other backends, or names other people.
+    """
+    found = owners(connection, use)
+    for dataset in found:
+        budget = find_budget(connection, dataset)
+        policy = stored_policy(budget["policy"]) if budget is not None else None
+        if policy is not None:
+            check_use(policy, backend=use.backend, guarantee=use.guarantee)
+    return found
+
+
+def check_use(policy: Policy, *, backend: str | None, guarantee: bool) -> None:
+    """Holds one use against one policy.
+
+    Args:
+        policy: of the dataset's registration.
+        backend: what trains; None for a release that trains nothing.
+        guarantee: whether the run claims one.
+
+    Raises:
+        BudgetRefusedError: it is not allowed.
+    """
+    told = f"the policy of dataset {policy.dataset}"
+    if policy.may_spend is not None and principal() not in policy.may_spend:
+        raise BudgetRefusedError(
+            f"{principal()} may not use dataset {policy.dataset}",
+            fix=f"ask one of {', '.join(policy.may_spend)}, or the owner of the policy",
+        )
+    if policy.require_guarantee and not guarantee:
+        raise BudgetRefusedError(
+            f"{told} asks for a guarantee of every run, and this one claims none",
+            fix="train with noise and without a seed (`training.backend: dp_sgd`), or ask the owner of the policy",
+        )
+    if backend is not None and policy.allowed_backends is not None and backend not in policy.allowed_backends:
+        raise BudgetRefusedError(
+            f"{told} does not allow backend {backend!r}",
+            fix=f"one of {', '.join(policy.allowed_backends)}, or ask the owner of the policy",
+        )
+
+
+def record(writer: Writer, use: Use, *, run_id: str) -> list[str]:
+    """Checks a use without a guarantee, and journals it for each registered dataset that it reads.
+
+    Returns:
+        The datasets; none where the data is not registered.
+
+    Raises:
+        BudgetRefusedError: see `require_allowed`.
+    """
+    found = require_allowed(writer.connection, use)
+    for dataset in found:
+        about = {"dataset": dataset, "named": use.dataset, "span_key": span_key(use.span)}
+        writer.append(UNPROTECTED, {**about, "run_id": run_id, "backend": use.backend})
+    return found
+
+
+def unprotected_runs(connection: sa.Connection, dataset: str) -> list[UnprotectedRun]:
+    """The runs without a guarantee that the journal holds for a dataset, the oldest first; each once.
+
+    Raises:
+        LedgerError: a record is damaged.
+    """
+    table, found = schema.journal, dict[str, UnprotectedRun]()
+    for row in connection.execute(sa.select(table).where(table.c.kind == UNPROTECTED).order_by(table.c.seq)).mappings():
+        run = _run(row, dataset)
+        if run is not None:
+            found.setdefault(run.run_id, run)
+    return list(found.values())
+
+
+def _run(row: Mapping[Any, Any], dataset: str) -> UnprotectedRun | None:
+    try:
+        body = json.loads(row["body"])
+        if body["dataset"] != dataset:
+            return None
+        told = {name: str(body[name]) for name in ("run_id", "backend", "principal")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise schema.LedgerError(f"journal record {row['seq']} is damaged") from error
+    return UnprotectedRun(seq=row["seq"], at=row["at"], **told)

@@ -1,0 +1,94 @@
+"""Whether a run may use its data at all: the ledger that the data belongs to, and the policy of its registration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privacy_pipeline.accounting import pins
+from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, name_of
+from privacy_pipeline.accounting.unprotected import Use
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.pipelines.workspace import Workspace
+from privacy_pipeline.spans import Span
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.ledger import Ledger
+
+
+def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> Ledger | None:
+    """Holds a run against the pins of its data and its workspace, and against the policy of its data.
+
+    Args:
+        config: the run's config.
+        span: the span that it takes.
+        digest: SHA-256 of its files; without it data under another name is not recognised.
+
+    Returns:
+        The ledger; None where there is none, and nothing asks for one.
+
+    Raises:
+        BadInputError: a pin is damaged, or the URL of the ledger is not usable.
+        BudgetRefusedError: the data belongs to another ledger, or a policy does not allow the run.
+        LedgerError: the ledger cannot be read.
+    """
+    ledger = pins.open_pinned(config.ledger, data=config.dataset.path, workspace=Workspace(config).root)
+    if ledger is not None:
+        ledger.require_allowed(_use(config, span, digest))
+    return ledger
+
+
+def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> None:
+    """Admits a run that is about to read its data; one without a guarantee is journalled where the data is registered.
+
+    Raises:
+        BudgetRefusedError: see `require_allowed`.
+        LedgerError: the journal cannot be written, so the run must not begin.
+    """
+    ledger = require_allowed(config, span=span, digest=digest)
+    if ledger is not None and not config.training.claims_guarantee:
+        ledger.run_unprotected(_use(config, span, digest), run_id=run_id)
+
+
+def end(config: PipelineConfig) -> None:
+    """Notes in the pins how far the ledger has come, so that an earlier state of it is recognised."""
+    data, workspace = config.dataset.path.resolve(), Workspace(config).root
+    ledger = pins.open_pinned(config.ledger, data=data, workspace=workspace)
+    if ledger is not None and (config.training.claims_guarantee or pins.pinned([workspace, data])):
+        pins.note(ledger, [workspace, data])
+
+
+def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
+    """Writes the pins of a config's data and workspace anew.
+
+    Args:
+        config: names both, and the ledger.
+        accept: ids of keys that took over from a lost one, and are known to be right.
+
+    Returns:
+        Folders that were pinned, and those that cannot be written.
+
+    Raises:
+        BudgetRefusedError: they belong to another ledger, or there is none.
+        LedgerError: the ledger cannot be read.
+    """
+    data, workspace = config.dataset.path.resolve(), Workspace(config).root
+    ledger = pins.open_pinned(config.ledger, data=data, workspace=workspace, accept=accept)
+    if ledger is None:
+        raise BudgetRefusedError(f"there is no ledger at {name_of(config.ledger)}", fix=REGISTER_FIX)
+    folders = [workspace, data]
+    failed = pins.note(ledger, folders, accept=accept)
+    return [folder for folder in folders if folder not in failed], failed
+
+
+def _use(config: PipelineConfig, span: Span, digest: str) -> Use:
+    training = config.training
+    return Use(
+        dataset=config.dataset.name,
+        span=span,
+        data_digest=digest,
+        backend=training.backend,
+        guarantee=training.claims_guarantee and training.seed is None,
+    )
