@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import tensorflow as tf
 
 import privacy_pipeline.dp as dp
+from privacy_pipeline.dp.clipping import registry
+from privacy_pipeline.dp.sampling import PoissonSampling
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "coming_from.md"
 L = tf.keras.layers
@@ -82,6 +86,48 @@ def test_a_line_runs(theirs: str, ours: str, tmp_path: Path, monkeypatch: pytest
     for code in codes:
         exec(code, given)
     assert np.isfinite(given["plan"].epsilon())
+
+
+def has_rule(layer: Any) -> bool:
+    model = tf.keras.Sequential([L.Input((3,)), layer])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        private(model).examine(*data())
+    return not any("no clipping rule" in str(one.message) or "slower" in str(one.message) for one in told)
+
+
+class Mine(L.Dense):  # type: ignore[misc]
+    """A layer of a user's own, for which a rule is registered."""
+
+
+class Other(L.Dense):  # type: ignore[misc]
+    """One for which none is."""
+
+
+def registers_a_rule() -> bool:
+    if registry.rule_for(Mine(1)) is None:
+        dp.register_rule(Mine)(registry.rule_for(L.Dense(1)))
+    return has_rule(Mine(1)) and not has_rule(Other(1))
+
+
+# What a line says that holds no code, or more than its code shows.
+SAYS: dict[str, Callable[[], object]] = {
+    "poisson_sampling=True": lambda: isinstance(PLAN.sampling, PoissonSampling),
+    "secure_mode=True": lambda: made().cryptographic and "OS' entropy" in made().generator,
+    "@register_grad_sampler(MyLayer)": registers_a_rule,
+    "layer_registry.LayerRegistry.insert(...)": registers_a_rule,
+}
+
+
+@pytest.mark.parametrize("theirs", SAYS)
+def test_what_a_line_says_is_so(theirs: str) -> None:
+    assert any(one.strip("`") == theirs for one, _ in lines())
+    assert SAYS[theirs]()
+
+
+def test_a_line_without_code_is_held_by_another_test() -> None:
+    silent = {theirs.strip("`") for theirs, ours in lines() if not code_of(ours) and "not offered" not in ours}
+    assert silent <= {*SAYS, "membership inference attacks"}  # tests/dp/test_membership.py
 
 
 def test_each_table_has_its_lines() -> None:

@@ -249,6 +249,28 @@ def test_a_fixed_seed_is_the_first_thing_that_is_said() -> None:
     assert trained(model).epsilon() == math.inf
 
 
+def test_what_was_made_cannot_be_set() -> None:
+    private = make_private(network(), plan(), optimizer="sgd", loss="mse")
+    execution = private.fit(*data())
+    (phase,) = execution.privacy_history.phases
+    frozen = ((private.plan, "steps", 1), (execution, "steps", 1), (phase, "steps", 1), (private, "plan", plan(9.0)))
+    for holder, name, value in (*frozen, (execution.privacy_history, "origin", "public")):
+        with pytest.raises(AttributeError):  # FrozenInstanceError is one
+            setattr(holder, name, value)
+    assert execution.epsilon() == about(truth((1.0, STEPS)))
+
+
+def test_thawing_between_two_fits_needs_another_training() -> None:
+    model = network()
+    model.layers[0].trainable = False
+    private = make_private(model, plan(), optimizer="sgd", loss="mse")
+    private.fit(*data(), callbacks=[StopAfter(2)])
+    model.layers[0].trainable = True
+    with pytest.raises(BadInputError, match="or before layers were thawed"):
+        private.fit(*data())
+    assert trained(model).epsilon() == about(truth((1.0, 2), (1.0, STEPS)))
+
+
 def test_two_models_on_the_same_rows_compose_and_a_common_base_counts_once() -> None:
     one = network()
     base = trained(one)

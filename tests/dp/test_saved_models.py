@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -111,6 +112,14 @@ def test_weights_that_are_not_released_to_the_store_are_saved_with_their_history
     execution = made.fit(*data())
     made.save(tmp_path / "m.keras")
     assert PrivacyHistory.load(tmp_path / "m.keras") == execution.privacy_history
+
+
+def test_a_seed_voids_the_guarantee_on_another_machine_too(tmp_path: Path, another_machine: Callable[[], None]) -> None:
+    made = private_of(network(), seed=1)
+    made.fit(*data())
+    made.save(tmp_path / "m.keras")
+    another_machine()
+    assert trained(load_model(tmp_path / "m.keras")).epsilon() == math.inf
 
 
 def test_an_untrained_model_is_saved_as_such(tmp_path: Path) -> None:
