@@ -1,0 +1,167 @@
+"""Whether a run may use its data at all, before anything of it starts: pins, policies, and what is journalled."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from privacy_pipeline.accounting import keys, pins
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.cli.main import app
+from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.pipelines import preflight
+from privacy_pipeline.pipelines.register import register_dataset
+from tests.pipelines.projects import write_project
+from tests.pipelines.test_runs import Project, copied, project
+
+__all__ = ["copied", "project"]
+
+
+def registered(project: Project, **more: Any) -> Ledger:
+    register_dataset(config=project.config, epsilon=10.0, delta=1e-5, **more)
+    return Ledger.open(project.config.ledger)
+
+
+def with_dataset(config: PipelineConfig, **changes: Any) -> PipelineConfig:
+    return config.model_copy(update={"dataset": config.dataset.model_copy(update=changes)})
+
+
+def apply(ledger: Ledger, **rules: Any) -> None:
+    ledger.apply_policy(
+        Policy.model_validate({"dataset": "things", "epsilon": 10.0, "delta": 1e-5, "unit": "row", **rules})
+    )
+
+
+def test_a_plain_run_on_registered_data_is_journalled_before_it_starts(project: Project) -> None:
+    ledger = registered(project)
+    folder, _ = project.start()
+    (run,) = ledger.unprotected_runs("things")
+    assert (run.run_id, run.backend) == (folder.run_id, "plain")
+    assert ledger.status()[0].held_epsilon == 0.0 and ledger.verify().ok
+    project.start()  # nothing changed: no data is read
+    assert len(ledger.unprotected_runs("things")) == 1
+
+
+def test_so_is_one_under_another_name(project: Project) -> None:
+    ledger = registered(project)
+    project.start(with_dataset(project.config, name="renamed"))
+    assert len(ledger.unprotected_runs("things")) == 1
+
+
+def test_where_nothing_is_registered_no_ledger_is_needed(project: Project) -> None:
+    project.start()
+    assert len(project.executed) == 1 and not (project.root / "ledger").exists()
+
+
+@pytest.mark.parametrize(
+    "rule", [{"require_guarantee": True}, {"allowed_backends": ["dp_sgd"]}, {"may_spend": ["somebody-else"]}]
+)
+@pytest.mark.parametrize("renamed", [False, True])
+def test_the_policy_of_the_registration_refuses_a_run(project: Project, rule: dict[str, Any], renamed: bool) -> None:
+    ledger = registered(project)
+    apply(ledger, **rule)
+    config = with_dataset(project.config, name="renamed") if renamed else project.config
+    with pytest.raises(BudgetRefusedError, match=r"asks for a guarantee|does not allow backend|may not use"):
+        project.start(config)
+    assert project.executed == [] and ledger.unprotected_runs("things") == []
+
+
+def test_where_the_journal_cannot_be_written_nothing_runs(project: Project) -> None:
+    ledger = registered(project)
+    keys.key_file(ledger._engine.url).unlink()
+    with pytest.raises(LedgerError):
+        project.start()
+    assert project.executed == []
+
+
+@pytest.mark.parametrize("backend", ["plain", "dp_sgd"])
+def test_another_ledger_is_refused_by_check_run_and_gate(tmp_path: Path, backend: str) -> None:
+    config = write_project(tmp_path, backend=backend)
+    register_dataset(config=config, epsilon=10.0, delta=1e-5)
+    other = config.model_copy(update={"ledger": f"sqlite:///{tmp_path}/other/l.db"})
+    with pytest.raises(BudgetRefusedError, match="there is none at"):
+        preflight.check(other, span=1)
+    with pytest.raises(BudgetRefusedError, match="there is none at"):
+        register_dataset(config=other, epsilon=10.0, delta=1e-5)
+    Ledger.open(other.ledger, create=True)
+    with pytest.raises(BudgetRefusedError, match="registered with another ledger"):
+        preflight.check(other, span=1)
+    with pytest.raises(BudgetRefusedError, match="registered with another ledger"):
+        register_dataset(config=other, epsilon=10.0, delta=1e-5)
+    (reason,) = pin_reasons(url=other.ledger, data=other.dataset.path, workspace=other.workspace)
+    assert "registered with another ledger" in reason
+    assert pin_reasons(url=config.ledger, data=config.dataset.path, workspace=config.workspace) == []
+
+
+def test_a_run_moves_the_pins_on(project: Project) -> None:
+    ledger = registered(project)
+    folders = [project.config.workspace, project.config.dataset.path]
+    first = {file: pin.seq for file, pin in pins.pinned(folders).items()}
+    assert len(first) == 2
+    project.start()
+    assert {pin.seq for pin in pins.pinned(folders).values()} == {ledger.lineage().seq} != set(first.values())
+
+
+def test_a_copy_of_the_ledger_gives_no_fresh_cap(project: Project) -> None:
+    registered(project)
+    shutil.copytree(project.root / "ledger", project.root / "copy")
+    project.start()
+    copy = project.config.model_copy(update={"ledger": f"sqlite:///{project.root}/copy/ledger.db", "pipeline": "again"})
+    with pytest.raises(BudgetRefusedError, match="was rolled back, or is a copy"):
+        project.start(copy)
+
+
+def test_a_folder_that_cannot_be_written_is_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pins, "_write", lambda file, _: project.config.dataset.path not in file.parents)
+    registered(project, tell=told.append)
+    assert told == [
+        f"{project.config.dataset.path} cannot be written: nothing there says which ledger this data is registered with"
+    ]
+
+
+class TestCommands:
+    @pytest.fixture
+    def config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.chdir(tmp_path)
+        document = write_project(tmp_path).model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+        Path("c.yaml").write_text(yaml.safe_dump(document))
+        assert self.budget("register", "c.yaml", "--epsilon", "3").exit_code == 0
+        return "c.yaml"
+
+    def budget(self, *arguments: str) -> Any:
+        return CliRunner().invoke(app, ["budget", *arguments])
+
+    def test_move_and_pin(self, config: str) -> None:
+        moved = self.budget("move", "sqlite:///there/l.db")
+        assert moved.exit_code == 0 and "set `ledger: sqlite:///there/l.db`" in " ".join(moved.output.split())
+        assert self.budget("status", "--ledger", "sqlite:///there/l.db").exit_code == 0
+        old = self.budget("register", config, "--epsilon", "3", "--set", "dataset.span=2")
+        assert old.exit_code != 0
+        Path("workspace", pins.FILE).unlink()
+        pinned = self.budget("pin", config, "--set", "ledger=sqlite:///there/l.db")
+        assert pinned.exit_code == 0 and Path("workspace", pins.FILE).exists()
+        assert self.budget("pin", config, "--set", "ledger=sqlite:///none/l.db").exit_code == 4
+
+    def test_a_lost_key_is_accepted_by_name(self, config: str) -> None:
+        Path("ledger/ledger_key.pem").unlink()
+        assert self.budget("rotate-key", "--lost").exit_code == 0
+        refused = self.budget("pin", config)
+        assert refused.exit_code == 4 and "--accept-lost-key" in refused.output
+        key = " ".join(refused.output.split()).rpartition("--accept-lost-key ")[2].split()[0]
+        assert self.budget("pin", config, "--accept-lost-key", key).exit_code == 0
+        assert self.budget("pin", config).exit_code == 0
+
+    def test_a_numbering_of_its_own_needs_a_reason(self, config: str) -> None:
+        for options in (("--id-space", "hospital"), ("--reason", "because")):
+            ended = self.budget("register", config, "--epsilon", "3", *options)
+            assert ended.exit_code == 2 and "needs a name and a reason" in " ".join(ended.output.split())
