@@ -106,7 +106,7 @@ class Training(Uncopied):
         self._batches: Iterator[tuple[int, Batch]] = setting.steps.reader.from_step(self._first)
         self._open = True
         self._before = setting.before
-        self._bits = _bits(setting)  # of the weights, when a step had been made
+        self._bits: str | None = _bits(setting)  # of the weights after a step; None while steps are being made
         self._stepping = threading.Lock()
         self.history = history
 
@@ -151,10 +151,6 @@ class Training(Uncopied):
         """
         with self._set_up():
             self._loop(callbacks, epoch_ends)
-        if self._bits != _bits(self._set):
-            # Nothing more is trained on them, so this is accounted for, and not refused.
-            known = self._set.past.set_by_others() or PrivacyHistory(origin="none")
-            self._before = self._before.together(known)
 
     def close(self) -> None:
         """Keep the history of the weights as they are now; the steps that were not made remain for another training."""
@@ -174,6 +170,7 @@ class Training(Uncopied):
         """
         done = self._set
         require_unchanged(self._snapshot)
+        self._take_in()
         return Execution(
             plan=done.plan,
             steps=self._released,
@@ -192,6 +189,7 @@ class Training(Uncopied):
 
     def keep(self) -> None:
         """Keep the history of the weights as they are now; for code that may save them between two steps."""
+        self._take_in()
         if self._released:
             moments = state_of(self._set.optimizer)
             self._set.past.left(self._before, self._past_and_now(), moments=moments, last=not self._open)
@@ -233,6 +231,7 @@ class Training(Uncopied):
         checkpoints = self._set.checkpoints
         if checkpoints is not None:
             checkpoints.before(step)
+        self._bits = None
         # Before the data is used: a step that is broken off has been counted.
         self._progress.begun, self._progress.used = step + 1, True
         self._set.steps.make(step, batch)
@@ -247,7 +246,7 @@ class Training(Uncopied):
             BadInputError: nothing is known of them.
             PipelineError: weights changed that are not trained.
         """
-        if self._bits == _bits(self._set):
+        if self._bits in (None, now := _bits(self._set)):
             return
         require_unchanged(self._snapshot)
         known = self._set.past.set_by_others()
@@ -258,7 +257,13 @@ class Training(Uncopied):
                 fix="leave the weights to the private steps; to go on from other weights call make_private again, with "
                 "`history`",
             )
-        self._before = self._before.together(known)
+        self._before, self._bits = self._before.together(known), now
+
+    def _take_in(self) -> None:
+        """Account for weights that others set, where no step follows on them that could be refused."""
+        if self._bits not in (None, now := _bits(self._set)):
+            known = self._set.past.set_by_others() or PrivacyHistory(origin="none")
+            self._before, self._bits = self._before.together(known), now
 
     def _ends_epoch(self, step: int) -> bool:
         return (step + 1) % self._set.plan.steps_per_epoch == 0 or step + 1 == self._set.plan.steps

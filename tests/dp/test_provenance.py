@@ -227,6 +227,25 @@ class TestWeightsThatOthersSet:
         assert execution.epsilon() == math.inf and str(execution).startswith("no guarantee")
         assert trained(model).epsilon() == math.inf
 
+    def test_nor_do_they_where_the_run_was_refused_and_goes_on(self) -> None:
+        private = make_private(network(), plan(), optimizer="sgd", loss="mse")
+        with pytest.raises(BadInputError, match="were set between two steps"):
+            private.fit(*data(), callbacks=[Sets("on_train_batch_end", moved)])
+        assert private.fit(*data()).epsilon() == math.inf
+
+    @pytest.mark.parametrize("when", ["on_epoch_end", "on_train_batch_end"])
+    def test_a_run_that_is_broken_off_has_set_none(self, when: str) -> None:
+        """Whether callbacks are told of each step, or of epochs alone."""
+        model = network()
+
+        def breaks_off(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        private = make_private(model, plan(), optimizer="sgd", loss="mse")
+        with pytest.raises(KeyboardInterrupt):
+            private.fit(*data(), callbacks=[K.callbacks.LambdaCallback(**{when: breaks_off})])
+        assert math.isfinite(private.fit(*data()).epsilon())
+
     def test_known_ones_count(self) -> None:
         base = network()
         trained(base)
