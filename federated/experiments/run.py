@@ -19,9 +19,10 @@ from federated.experiments.evaluation import Evaluation, Predict, evaluate
 from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
+from privacy_pipeline.accounting.ledger_schema import name_of
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
     from federated.model import FederatedModel
@@ -166,7 +167,7 @@ class _Run:
     def private(self) -> dict[str, Any]:
         ledger = self.ledger()
         if ledger is None:
-            raise BudgetRefusedError(f"there is no ledger at {self.config.ledger}", fix=privacy.REGISTER_FIX)
+            raise BadInputError(f"there is no ledger at {name_of(self.config.ledger)}", fix=privacy.REGISTER_FIX)
         known = privacy.registered(self.config, ledger, span=self.source.span)
         plan_of = silos.charged if self.config.silo_privacy is not None else privacy.charged
         charge: Charge = plan_of(self.config, units=known.splits["train"].units)

@@ -11,7 +11,14 @@ from typing import Literal
 
 from privacy_pipeline.reports import points_assurance as assurance
 from privacy_pipeline.reports import points_definition as definition
-from privacy_pipeline.reports.dataset_report import BudgetView, Point, RunView, SpanView, UnrecordedView
+from privacy_pipeline.reports.dataset_report import (
+    BudgetView,
+    Point,
+    RunView,
+    SpanView,
+    UnprotectedView,
+    UnrecordedView,
+)
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Quote, Statement
 from privacy_pipeline.reports.statements import Material
@@ -51,6 +58,7 @@ def checklist(
     runs: Sequence[RunView],
     unreadable: Sequence[Quote],
     unrecorded: Sequence[UnrecordedView],
+    unprotected: Sequence[UnprotectedView],
     key_lost: bool,
 ) -> list[Point]:
     """All points with their statements."""
@@ -61,6 +69,7 @@ def checklist(
         runs=runs,
         unreadable=unreadable,
         unrecorded=unrecorded,
+        unprotected=unprotected,
         key_lost=key_lost,
     )
     points = []

@@ -5,9 +5,16 @@ from __future__ import annotations
 from privacy_pipeline.accounting.cap_history import LedgerChange
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration
+from privacy_pipeline.accounting.unprotected import UnprotectedRun
 from privacy_pipeline.reports.budget_view import budget_view
 from privacy_pipeline.reports.checklist import checklist
-from privacy_pipeline.reports.dataset_report import ChangeView, DatasetReport, SpanView, UnrecordedView
+from privacy_pipeline.reports.dataset_report import (
+    ChangeView,
+    DatasetReport,
+    SpanView,
+    UnprotectedView,
+    UnrecordedView,
+)
 from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, Source
 from privacy_pipeline.reports.first_page import first_page
@@ -29,6 +36,8 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
         Quote(quote=folder, source=Source(place="workspace", field="unreadable run")) for folder in evidence.unreadable
     ]
     unrecorded = [_unrecorded(run) for run in evidence.unrecorded]
+    read = {summary.run_id for summary in evidence.runs} | {run.run_id for run in evidence.unrecorded}
+    unprotected = [_unprotected(run) for run in evidence.ledger.unprotected if run.run_id not in read]
     return DatasetReport(
         dataset=Quote(
             quote=evidence.dataset, source=Source(place="registration", name=evidence.dataset, field="dataset")
@@ -40,6 +49,7 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
             runs=runs,
             unreadable=unreadable,
             unrecorded=unrecorded,
+            unprotected=unprotected,
             key_lost=bool(evidence.ledger.keys_lost),
         ),
         spans=spans,
@@ -48,6 +58,7 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
         runs=runs,
         unreadable_runs=unreadable,
         unrecorded_runs=unrecorded,
+        unprotected_runs=unprotected,
         checklist=checklist(
             facts=evidence.facts,
             spans=spans,
@@ -55,8 +66,21 @@ def dataset_report(evidence: Evidence) -> DatasetReport:
             runs=runs,
             unreadable=unreadable,
             unrecorded=unrecorded,
+            unprotected=unprotected,
             key_lost=bool(evidence.ledger.keys_lost),
         ),
+    )
+
+
+def _unprotected(run: UnprotectedRun) -> UnprotectedView:
+    def quote(field: str, words: str) -> Quote:
+        return Quote(quote=words, source=Source(place="journal record", name=str(run.seq), field=field))
+
+    return UnprotectedView(
+        run=quote("run_id", run.run_id),
+        backend=quote("backend", run.backend),
+        who=quote("principal", run.principal),
+        at=quote("at", run.at),
     )
 
 

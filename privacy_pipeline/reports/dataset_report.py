@@ -205,6 +205,15 @@ class UnrecordedView(ReportPart):
     nodes: Quote
 
 
+class UnprotectedView(ReportPart):
+    """A run that claimed no guarantee, by the ledger's journal; the workspaces that were read hold nothing of it."""
+
+    run: Quote
+    backend: Quote
+    who: Quote
+    at: Quote
+
+
 class Passage(ReportPart):
     """A few sentences of the first page under one title."""
 
@@ -236,6 +245,7 @@ class DatasetReport(ReportPart):
     runs: list[RunView]
     unreadable_runs: list[Quote]
     unrecorded_runs: list[UnrecordedView] = Field(default=[])
+    unprotected_runs: list[UnprotectedView] = Field(default=[])
     checklist: Annotated[list[Point], Field(min_length=21, max_length=21)]
 
 

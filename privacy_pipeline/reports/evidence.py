@@ -12,6 +12,7 @@ from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Ent
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.accounting.stored import stored_charges
+from privacy_pipeline.accounting.unprotected import UnprotectedRun
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.summary import RunSummary
@@ -29,6 +30,7 @@ class LedgerState:
         charges: stored charge of each counted entry, by number.
         changes: what changed its caps and policies, and the ledger's key, the oldest first.
         registrations: its registered spans.
+        unprotected: runs without a guarantee that the journal holds, the oldest first.
         keys_lost: keys that took over from one that was declared lost, signed by nobody else, and were accepted.
     """
 
@@ -38,6 +40,7 @@ class LedgerState:
     changes: Sequence[LedgerChange]
     registrations: Sequence[Registration]
     keys_lost: Sequence[str] = ()
+    unprotected: Sequence[UnprotectedRun] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,7 @@ def read_ledger(
                 changes=changes,
                 registrations=registrations,
                 keys_lost=keys_lost,
+                unprotected=ledger.unprotected_runs(dataset),
             )
     raise LedgerError(f"dataset {dataset}: the ledger changed while it was read", fix="ask for the report again")
 

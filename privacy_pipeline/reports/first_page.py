@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, Passage, RunView, UnrecordedView
+from privacy_pipeline.reports.dataset_report import (
+    AttackReading,
+    BudgetView,
+    Passage,
+    RunView,
+    UnprotectedView,
+    UnrecordedView,
+)
 from privacy_pipeline.reports.figures import Part, Quote, Statement, Words
 from privacy_pipeline.reports.run_views import FIXED_SEED, NO_GUARANTEE
 from privacy_pipeline.reports.statements import count, say, unknown
@@ -16,6 +23,7 @@ def first_page(
     runs: Sequence[RunView],
     unreadable: Sequence[Quote],
     unrecorded: Sequence[UnrecordedView],
+    unprotected: Sequence[UnprotectedView],
     key_lost: bool,
 ) -> list[Passage]:
     """What is protected, how strongly, what a guess could gain, what is left, and what is not covered."""
@@ -24,6 +32,7 @@ def first_page(
         *_without_guarantee(runs),
         *_not_covered(runs),
         *_unrecorded(unrecorded),
+        *_unprotected(unprotected),
         *_gaps(budgets, runs, unreadable),
     ]
     nothing = unknown("There is no record of a run in the given workspaces; what else was done with the data is ")
@@ -169,6 +178,13 @@ def _not_covered(runs: Sequence[RunView]) -> list[Statement]:
                 said = say(access.what, ": ", access.detail, ".")
                 found.setdefault((access.what.quote, access.detail.quote), said)
     return list(found.values())
+
+
+def _unprotected(unprotected: Sequence[UnprotectedView]) -> list[Statement]:
+    if not unprotected:
+        return []
+    words = " run(s) elsewhere used the data without a guarantee, by the ledger's journal: no epsilon covers them."
+    return [say(count(len(unprotected), "runs without a guarantee elsewhere"), words)]
 
 
 def _unrecorded(unrecorded: Sequence[UnrecordedView]) -> list[Statement]:

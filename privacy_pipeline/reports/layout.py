@@ -276,12 +276,20 @@ def _not_covered(report: DatasetReport) -> list[Block]:
                 key = (access.what.quote, access.detail.quote)
                 found.setdefault(key, (access.what, access.detail, []))[2].append(run.run)
     heading = Heading(level=2, text="Not covered by any guarantee")
-    if not (found or report.unrecorded_runs):
+    if not (found or report.unrecorded_runs or report.unprotected_runs):
         return [heading, Text(words=["No record states an access that is not covered."], mark="unknown")]
     rows: list[list[Words]] = [[[what], [detail], _listed(names)] for what, detail, names in found.values()]
     rows += [
         [["a run without a record (", left.status, ")"], ["exact results of ", left.nodes, _READERS], [left.run]]
         for left in report.unrecorded_runs
+    ]
+    rows += [
+        [
+            ["a run without a guarantee, elsewhere"],
+            ["backend ", left.backend, ", by ", left.who, _ELSEWHERE],
+            [left.run],
+        ]
+        for left in report.unprotected_runs
     ]
     table = Table(
         caption="Uses of the data that the guarantees do not cover, and who can see what came of them",
@@ -292,6 +300,7 @@ def _not_covered(report: DatasetReport) -> list[Block]:
     return [heading, table]
 
 
+_ELSEWHERE = "; the workspaces that were read do not say who sees what it released"
 _READERS = "; whoever can read the workspace sees them"
 
 

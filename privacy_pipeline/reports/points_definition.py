@@ -172,7 +172,7 @@ def _threat_model(run: RunView) -> Words:
 
 def scope(material: Material) -> list[Statement]:
     """Data accesses, covered and not, and who can see what is not covered."""
-    if not (material.runs or material.unrecorded):
+    if not (material.runs or material.unrecorded or material.unprotected):
         return [unknown("data accesses: ")]
     told = material.facts.preprocessing is not None
     found = [fact(material.facts, "preprocessing", "preprocessing, as told by the curator")] if told else []
@@ -198,6 +198,20 @@ def scope(material: Material) -> list[Statement]:
             " lie in the workspace, and whoever can read that sees them",
         )
         for left in material.unrecorded
+    ]
+    found += [
+        say(
+            "NOT covered: run ",
+            left.run,
+            " with backend ",
+            left.backend,
+            ", by ",
+            left.who,
+            " at ",
+            left.at,
+            ", claimed no guarantee; the workspaces that were read hold nothing of it",
+        )
+        for left in material.unprotected
     ]
     found += [
         unknown("run folder that could not be read: ", folder, "; what it did with the data is ")

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from privacy_pipeline.reports.dataset_report import BudgetView, RunView, SpanView, UnrecordedView, of_facts
+from privacy_pipeline.reports.dataset_report import (
+    BudgetView,
+    RunView,
+    SpanView,
+    UnprotectedView,
+    UnrecordedView,
+    of_facts,
+)
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Part, Quote, Source, Statement, Words, plain
 
@@ -20,6 +27,7 @@ class Material:
     runs: Sequence[RunView]
     unreadable: Sequence[Quote]
     unrecorded: Sequence[UnrecordedView]
+    unprotected: Sequence[UnprotectedView]
     key_lost: bool = False
 
     @property

@@ -13,6 +13,7 @@ from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.record import Composition
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.release_plan import ReleasePlan
+from privacy_pipeline.accounting.unprotected import Use
 from privacy_pipeline.releases.evaluation import PURPOSE as EVALUATE
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.releases.statistics import PURPOSE as PREPROCESS
@@ -78,6 +79,9 @@ def make_several(folder: Path) -> str:
     save(folder, evaluated(ledger, second.model_copy(update={"run_id": "run-3"}), rho=0.03))
     save(folder, elsewhere(ledger, "run-4"))
     save(folder, together(ledger, "run-5"))
+    plain = {"dataset": "things", "data_digest": "1" * 64, "backend": "plain", "guarantee": False}
+    for run_id in ("run-5", "else-1", "else-2"):  # the first one is in the workspace
+        ledger.run_unprotected(Use(span=1, **plain), run_id=run_id)  # type: ignore[arg-type]
     return url
 
 

@@ -254,6 +254,8 @@ class Files:
         body = json.loads(row["body"])
         if source.field == "principal":
             return [body["principal"]]
+        if source.field in ("run_id", "backend"):
+            return [body[source.field]]
         if source.field == "public_key":
             return [row["key_id"]]  # the first key signs its own record
         if source.field in ("epsilon", "delta"):
