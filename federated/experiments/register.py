@@ -12,6 +12,7 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
+from privacy_pipeline.accounting.unit_digests import new_secret
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.source import ResolvedSource, count_silos, read_contents
@@ -38,10 +39,10 @@ def register_clients(
     unit = dataset.privacy_unit
     if not isinstance(unit, KeyedUnit) and config.silo_privacy is None:
         raise BadInputError("data.dataset.privacy_unit names no key column, so no client can be registered")
-    pins.open_pinned(config.ledger, data=dataset.path, workspace=config.folder)
+    known = pins.open_pinned(config.ledger, data=dataset.path, workspace=config.folder)
+    secret = new_secret() if known is None else known.digest_secret()
     source = source_of(config.data)
-    ledger = Ledger.open(config.ledger, create=True)
-    contents = read_contents(source=source, dataset=dataset, hasher=RowHasher(ledger.digest_secret()))
+    contents = read_contents(source=source, dataset=dataset, hasher=RowHasher(secret))
     if config.silo_privacy is not None:
         _require_stated(config, source)
     registration = Registration(
@@ -56,6 +57,8 @@ def register_clients(
         registered=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         division=division_of(dataset),
     )
+    ledger = Ledger.open(config.ledger, create=True)
+    ledger.digest_secret(first=secret)
     ledger.register(registration, epsilon=epsilon, delta=delta, units=contents.keys, rows=contents.rows)
     config.folder.mkdir(parents=True, exist_ok=True)
     for folder in pins.note(ledger, [config.folder.resolve(), dataset.path.resolve()]):

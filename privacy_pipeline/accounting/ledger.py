@@ -492,13 +492,19 @@ class Ledger:
                     fix="divide the data as it was registered (dataset.input, hash_split, privacy_unit.key)",
                 )
 
-    def digest_secret(self) -> bytes:
+    def digest_secret(self, *, first: bytes | None = None) -> bytes:
         """The secret under which units and rows are digested for `register`; made with its first use.
 
+        Args:
+            first: what it is to be where there is none yet; a new one by default.
+
         Raises:
-            LedgerError: it cannot be read or written.
+            LedgerError: it cannot be read or written, or is another one than `first`.
         """
-        return ledger_secret(self._engine.url)
+        secret = ledger_secret(self._engine.url, first=first)
+        if first is not None and secret != first:
+            raise schema.LedgerError("somebody made this ledger meanwhile; nothing was written", fix="register again")
+        return secret
 
     def lineage(self, *, at: Sequence[int] = ()) -> Lineage:
         """Which ledger it is; see `lineage_of`.

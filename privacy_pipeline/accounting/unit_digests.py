@@ -174,8 +174,17 @@ def secret_file(url: sa.URL) -> Path:
     return keys.key_file(url).with_name(_FILE)
 
 
-def ledger_secret(url: sa.URL) -> bytes:
+def new_secret() -> bytes:
+    """A secret for a ledger that is about to be made."""
+    return os.urandom(_SECRET_BYTES)
+
+
+def ledger_secret(url: sa.URL, *, first: bytes | None = None) -> bytes:
     """The secret of a ledger, made with its first registration; a file of mode 0600 beside the signing key.
+
+    Args:
+        url: of the ledger.
+        first: what it is to be where there is none yet; a new one by default.
 
     Raises:
         LedgerError: it cannot be read or written, or is damaged.
@@ -183,7 +192,7 @@ def ledger_secret(url: sa.URL) -> bytes:
     path = secret_file(url)
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write(os.urandom(_SECRET_BYTES).hex())
+            stream.write((first or new_secret()).hex())
             stream.flush()
             os.fsync(stream.fileno())
     except FileExistsError:

@@ -10,6 +10,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
+from privacy_pipeline.accounting.unit_digests import new_secret
 from privacy_pipeline.backends import federated_silos, registry
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import source
@@ -66,13 +67,12 @@ def register_dataset(
             fix=f"--set dataset.span={config.dataset.span[0]}, and so on",
         )
     data, workspace = config.dataset.path, Workspace(config).root
-    pins.open_pinned(config.ledger, data=data, workspace=workspace)
+    known = pins.open_pinned(config.ledger, data=data, workspace=workspace)
+    secret = new_secret() if known is None else known.digest_secret()
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
     unit = config.dataset.privacy_unit
-    ledger = Ledger.open(config.ledger, create=True, existing_key=existing_key)
-    hasher = RowHasher(ledger.digest_secret())
-    contents = source.read_contents(source=resolved, dataset=config.dataset, hasher=hasher)
+    contents = source.read_contents(source=resolved, dataset=config.dataset, hasher=RowHasher(secret))
     splits, column = _counts(config, contents), config.training.silo_column
     if column is not None:
         counted = source.count_silos(source=resolved, dataset=config.dataset, column=column)
@@ -91,6 +91,8 @@ def register_dataset(
         id_space=id_space,
         reasons=_reasons(id_space=id_space, reason=reason, distinct_rows=distinct_rows),
     )
+    ledger = Ledger.open(config.ledger, create=True, existing_key=existing_key)
+    ledger.digest_secret(first=secret)
     budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "policy": policy, "disjoint": disjoint}
     ledger.register(registration, **budget, units=contents.keys, rows=contents.rows)
     workspace.mkdir(parents=True, exist_ok=True)
