@@ -41,7 +41,7 @@ def test_who_may_not_spend_reads_nothing(project: Project, monkeypatch: pytest.M
     project.done("budget", "register", "configs/dp.yaml", "--policy", "p.yaml")
     monkeypatch.setenv("PRIVACY_PIPELINE_USER", "bob")
     text = _refused(project, command, "configs/dp.yaml")
-    assert "bob may not spend budget adult/train/row" in text and "alice" in text
+    assert "bob may not use dataset adult" in text and "alice" in text
 
 
 def test_an_unregistered_dataset_is_refused(project: Project) -> None:
