@@ -287,7 +287,7 @@ def test_a_disk_that_is_full_from_the_start_is_told_before_tfx_starts(
     if not can_mount:
         pytest.skip("no user namespaces with mounts here")
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10")
-    (project.root / "workspace").mkdir()
+    (project.root / "workspace").mkdir(exist_ok=True)
     ended = project.cli("run", "configs/dp.yaml", prefix=on_tmpfs("size=4k"))
     assert ended.code in (1, 2), ended.text
     assert "No space left on device" in ended.text

@@ -33,6 +33,7 @@ UNITS, FEWER, EVALUATED = 1000, 700, 200
 FURTHER = (1,)  # a list of runs in the points names four, and tells how many there are beside
 # What the project holds, counted by hand: for `trace.Files`.
 COUNTS = {
+    "runs without a guarantee elsewhere": 2,
     "trainings": 4,
     "registered spans": 3,
     "runs with a guarantee": 4,
