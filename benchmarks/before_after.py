@@ -94,6 +94,7 @@ def worker(name: str, batch: int, steps: int, windows: int) -> None:
 
     turns = Turns(steps)
     after_step = tf.keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: turns.step())
+    after_step.sets_no_weights = True  # as the callback of a pipeline's training
     x, y = TASKS[name].data()
     plan = PrivacyPlan.calibrated(
         units=len(x),

@@ -39,6 +39,8 @@ def chunks(examples: int) -> Iterator[tuple[Any, Any]]:
 class Waits(tf.keras.callbacks.Callback):
     """Seconds between steps, and in all."""
 
+    sets_no_weights = True
+
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[float] = []

@@ -69,6 +69,8 @@ def make_loss(name: str, reduction: str = "auto") -> Any:
 class Clock(tf.keras.callbacks.Callback):
     """Seconds between the end of the warm-up and the end of the last batch."""
 
+    sets_no_weights = True
+
     def __init__(self) -> None:
         super().__init__()
         self.seen = 0

@@ -14,7 +14,6 @@ from privacy_pipeline.dp.feeding import Batch
 from privacy_pipeline.dp.fit_arguments import optimizer_of_callbacks, require_same_trained
 from privacy_pipeline.dp.graph_state import require_unchanged, snapshot, state_of
 from privacy_pipeline.dp.history import Phase, PrivacyHistory
-from privacy_pipeline.dp.history_store import digest_of
 from privacy_pipeline.dp.ownership import Owner, Uncopied
 from privacy_pipeline.dp.past import Past
 from privacy_pipeline.dp.plan import PrivacyPlan
@@ -22,6 +21,7 @@ from privacy_pipeline.dp.program import Program, finite_norm
 from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.steps import PrivateSteps
+from privacy_pipeline.dp.watched import Watched
 from privacy_pipeline.errors import BadInputError
 
 SETS_NOTHING = "sets_no_weights"  # attribute of callbacks of this project that need not be watched
@@ -106,7 +106,9 @@ class Training(Uncopied):
         self._batches: Iterator[tuple[int, Batch]] = setting.steps.reader.from_step(self._first)
         self._open = True
         self._before = setting.before
-        self._bits: str | None = _bits(setting)  # of the weights after a step; None while steps are being made
+        self._weights = Watched(setting.model.weights) if setting.watched else None
+        # Of the weights after a step; None while steps are made, or where no code of the caller's runs between them.
+        self._left = self._as_they_are()
         self._stepping = threading.Lock()
         self.history = history
 
@@ -129,13 +131,14 @@ class Training(Uncopied):
         """
         if not self._open:
             raise BadInputError("the training was closed", fix="call begin again for the steps that are left")
+        self._owner.require_process()
         with self._stepping:  # threads make steps one after the other
             self._watch()
             with self._set_up():
                 step = self._made(lambda _: None)
             if step is None:
                 return False
-            self._bits = _bits(self._set)
+            self._left = self._as_they_are()
             if self._ends_epoch(step):
                 self._after_epoch(step)
                 self.keep()
@@ -231,7 +234,7 @@ class Training(Uncopied):
         checkpoints = self._set.checkpoints
         if checkpoints is not None:
             checkpoints.before(step)
-        self._bits = None
+        self._left = None
         # Before the data is used: a step that is broken off has been counted.
         self._progress.begun, self._progress.used = step + 1, True
         self._set.steps.make(step, batch)
@@ -246,7 +249,7 @@ class Training(Uncopied):
             BadInputError: nothing is known of them.
             PipelineError: weights changed that are not trained.
         """
-        if self._bits in (None, now := _bits(self._set)):
+        if self._left is None or self._left == self._as_they_are():
             return
         require_unchanged(self._snapshot)
         known = self._set.past.set_by_others()
@@ -257,13 +260,19 @@ class Training(Uncopied):
                 fix="leave the weights to the private steps; to go on from other weights call make_private again, with "
                 "`history`",
             )
-        self._before, self._bits = self._before.together(known), now
+        self._before, self._left = self._before.together(known), self._as_they_are()
+
+    def _as_they_are(self) -> bytes | None:
+        if self._weights is None:
+            return None
+        self._owner.require_process()  # TensorFlow does not survive a fork
+        return self._weights.fingerprint()
 
     def _take_in(self) -> None:
         """Account for weights that others set, where no step follows on them that could be refused."""
-        if self._bits not in (None, now := _bits(self._set)):
+        if self._left is not None and self._left != self._as_they_are():
             known = self._set.past.set_by_others() or PrivacyHistory(origin="none")
-            self._before, self._bits = self._before.together(known), now
+            self._before, self._left = self._before.together(known), self._as_they_are()
 
     def _ends_epoch(self, step: int) -> bool:
         return (step + 1) % self._set.plan.steps_per_epoch == 0 or step + 1 == self._set.plan.steps
@@ -296,7 +305,7 @@ class Training(Uncopied):
         while (step := self._made(began)) is not None:
             ends = self._ends_epoch(step)
             if ends or each_step:
-                self._bits = _bits(self._set)
+                self._left = self._as_they_are()
             callbacks.on_train_batch_end(step % length)
             last = step + 1 == plan.steps or model.stop_training
             if ends or last:
@@ -308,8 +317,3 @@ class Training(Uncopied):
             if last:
                 break
         callbacks.on_train_end()
-
-
-def _bits(setting: Setting) -> str:
-    """Digest of the weights; empty where no code of the caller's runs between steps."""
-    return digest_of(setting.model.weights) if setting.watched else ""
