@@ -55,6 +55,17 @@ class Case:
     weights: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Tied(tf.keras.Model):
+    """Uses its embedding a second time as the output's kernel, past any layer's call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = tf.keras.layers.Embedding(5, 3)
+
+    def call(self, inputs: Any) -> Any:
+        return tf.matmul(tf.reduce_mean(self.table(inputs), 1), self.table.embeddings, transpose_b=True)
+
+
 class Seen(tf.keras.optimizers.SGD):
     """Adds up the gradients that Keras' step hands to its optimizer, and leaves the weights as they are."""
 

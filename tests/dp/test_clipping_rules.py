@@ -14,6 +14,7 @@ from privacy_pipeline.dp.choice import choose_clipper
 from privacy_pipeline.dp.clipping import registry
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
 from privacy_pipeline.errors import BadInputError
+from tests.dp.keras_updates import Tied
 
 L = tf.keras.layers
 few = settings(
@@ -173,17 +174,6 @@ def test_random_functional_models(case_type: Any, check_case: Any, data: Any) ->
         nodes.append(L.Add()([node, data.draw(st.sampled_from(nodes))]))
     model = tf.keras.Model(inputs, L.Dense(2)(L.Flatten()(nodes[-1])))
     check_case(case_type(model, values(4, 4, 3), values(4, 2)))
-
-
-class Tied(tf.keras.Model):
-    """Uses its embedding a second time as the output's kernel, past any layer's call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = L.Embedding(5, 3)
-
-    def call(self, inputs: Any) -> Any:
-        return tf.matmul(tf.reduce_mean(self.table(inputs), 1), self.table.embeddings, transpose_b=True)
 
 
 def _choose(case: Any) -> Any:

@@ -17,7 +17,7 @@ from privacy_pipeline.dp import make_private
 from privacy_pipeline.dp.clipping import registry
 from privacy_pipeline.dp.clipping.intercept import find_targets
 from privacy_pipeline.errors import BadInputError
-from tests.dp.keras_updates import MEMORY, PLAN, Case, Make, check, filled, named_in_guide, values, whole
+from tests.dp.keras_updates import MEMORY, PLAN, Case, Make, Tied, check, filled, named_in_guide, values, whole
 from tests.dp.tutorials.keras_guides import Recommender, TransformerBlock
 
 L = tf.keras.layers
@@ -100,17 +100,6 @@ class Own(L.Layer):
 
     def call(self, inputs: Any) -> Any:
         return tf.matmul(tf.tanh(tf.matmul(inputs, self.kernel)), self.kernel)
-
-
-class Tied(tf.keras.Model):
-    """Uses its embedding a second time as the output's kernel, past any layer's call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = L.Embedding(5, 3)
-
-    def call(self, inputs: Any) -> Any:
-        return tf.matmul(tf.reduce_mean(self.table(inputs), 1), self.table.embeddings, transpose_b=True)
 
 
 def tied() -> Case:
