@@ -60,9 +60,7 @@ def register_clients(
     ledger = Ledger.open(config.ledger, create=True)
     ledger.digest_secret(first=secret)
     ledger.register(registration, epsilon=epsilon, delta=delta, units=contents.keys, rows=contents.rows)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    for folder in pins.note(ledger, [config.folder.resolve(), dataset.path.resolve()]):
-        tell(f"{folder} cannot be written: nothing there says which ledger this data is registered with")
+    pins.leave(ledger, data=dataset.path, workspace=config.folder, tell=tell)
     return registration
 
 

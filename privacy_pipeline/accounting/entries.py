@@ -80,9 +80,13 @@ def add(
     added = Sum.of(cost.values, cost.distance, cost.epsilon(budget["delta"]))
     totals = totals_of(budget).adding(fixed["purpose"], added).moving(None, State.RESERVED.value)
     set_totals(connection, budget["id"], totals, filter_order=order, ceiling=ceiling)
-    rule = {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
-    writer.append(kinds.RESERVE, {"entry": {**fixed, "id": entry_id}, **rule}, at=at)
+    writer.append(kinds.RESERVE, {"entry": {**fixed, "id": entry_id}, **_rule(order, ceiling)}, at=at)
     return entry_id
+
+
+def _rule(order: float, ceiling: float | None) -> dict[str, float]:
+    """What a record says of the budget's rule; the ceiling only where there is one."""
+    return {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
 
 
 def take_over(
@@ -107,8 +111,7 @@ def take_over(
     at = now()
     _change(writer, entry_id, token=token, reserved_at=at)
     set_totals(writer.connection, budget["id"], totals_of(budget), filter_order=order, ceiling=ceiling)
-    rule = {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
-    writer.append(kinds.TAKEOVER, {"entry": entry_id, "token": token, **rule}, at=at)
+    writer.append(kinds.TAKEOVER, {"entry": entry_id, "token": token, **_rule(order, ceiling)}, at=at)
 
 
 def start(writer: Writer, row: Mapping[Any, Any]) -> None:

@@ -124,8 +124,7 @@ class Ledger:
             units: keys of the span's units, where they are known, by split or all together; kept as digests. Only by
                 split can the units of spans that have some in common be counted together later.
             rows: digests of the span's rows by split (under `digest_secret`), or all together by `unit_digests.ALL`;
-            they are held
-                against those of other datasets.
+                they are compared with those of other datasets.
             disjoint: gives the span a budget of its own, under the same cap and policy, if these units are in no other
                 span. Else the spans share one.
 

@@ -47,6 +47,10 @@ def check_cap(epsilon: float, delta: float) -> None:
         raise BadInputError(f"a cap needs epsilon above 0 and delta between 0 and 1, found {epsilon!r} and {delta!r}")
 
 
+# What a budget's row holds before its first run.
+_UNUSED = {"policy": None, "filter_order": None, "cap_changes": 0, "ceiling": None, "delta_factor": 1}
+
+
 def budget_row(registration: Registration, epsilon: float, delta: float) -> dict[str, Any]:
     """A new budget as columns of its table."""
     return {
@@ -57,11 +61,7 @@ def budget_row(registration: Registration, epsilon: float, delta: float) -> dict
         "epsilon": epsilon,
         "delta": delta,
         "span_key": "",
-        "policy": None,
-        "filter_order": None,
-        "cap_changes": 0,
-        "ceiling": None,
-        "delta_factor": 1,
+        **_UNUSED,
         "totals": Totals().to_json(),
     }
 
@@ -329,7 +329,7 @@ def _eval_budget(writer: Writer, train: Mapping[Any, Any], epsilon: float, delta
         _require_sides_apart(writer.connection, train["dataset"])
         same = {name: train[name] for name in ("dataset", "span_key", "unit", "relation")}
         new = {**same, "split": EVAL, "epsilon": epsilon, "delta": delta}
-        row = {**new, "policy": None, "filter_order": None, "cap_changes": 0, "ceiling": None, "delta_factor": 1}
+        row = {**new, **_UNUSED}
         inserted = schema.budgets.insert().values(**row, totals=Totals().to_json()).returning(schema.budgets.c.id)
         row["id"] = int(writer.connection.execute(inserted).scalar_one())
         writer.append(POLICY, {"opens": row})

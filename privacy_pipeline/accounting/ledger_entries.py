@@ -108,7 +108,6 @@ class BudgetStatus:
         delta_factor: what the cap's delta is multiplied by in all that is proven: 1, or the number of Renyi orders
             where a version before format 5 chose the order anew after outputs were seen.
         alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
-        alerts: parts of the cap at which the policy warns, and which are reached.
         closed: whether no purpose may use anything: its policy has no `eval_epsilon` any more, or no shares.
     """
 

@@ -9,7 +9,7 @@ back and a copy that went on by itself are all found. Whoever can write both fol
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,6 +170,25 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
         if pin != earlier and not _write(folder / FILE, pin):
             failed.append(folder)
     return failed
+
+
+def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], None]) -> None:
+    """Writes the pins of data that was just registered, and tells of folders that cannot hold one.
+
+    Args:
+        ledger: the ledger, which was compared with the pins that there are.
+        data: folder of the data.
+        workspace: the workspace; it is made where there is none.
+        tell: called with one sentence for each folder that cannot be written.
+    """
+    workspace.mkdir(parents=True, exist_ok=True)
+    for folder in note(ledger, [workspace.resolve(), data.resolve()]):
+        tell(not_left(folder))
+
+
+def not_left(folder: Path) -> str:
+    """What a person should know of a folder that cannot hold a pin."""
+    return f"{folder} cannot be written: nothing there says which ledger this data is registered with"
 
 
 def _write(file: Path, pin: Pin) -> bool:

@@ -65,7 +65,7 @@ class UnitDigests:
         """The rows of all splits together, sorted."""
         import numpy as np
 
-        return np.sort(np.concatenate([np.empty(0, np.uint64), *self.rows.values()]))
+        return np.sort(joined(self.rows.values()))
 
     def tables(self) -> Iterator[tuple[str, str, Array]]:
         """Kind (`unit` or `row`), split and digests of each table."""
@@ -85,7 +85,7 @@ def once(several: Iterable[Array]) -> Array:
     """The different digests of several sets, sorted."""
     import numpy as np
 
-    found: Array = np.unique(np.concatenate([np.empty(0, np.uint64), *several]))
+    found: Array = np.unique(joined(several))
     return found
 
 
@@ -245,7 +245,10 @@ def stored_digests(connection: sa.Connection, dataset: str | None = None) -> dic
 
 def differing_tables(connection: sa.Connection, key: tuple[str, str], record: Mapping[str, Any]) -> list[str]:
     """The tables of a span that are not what its record in the journal says, as "kind/split"."""
-    held = _tables(connection, key)
+    return _differing(_tables(connection, key), record)
+
+
+def _differing(held: Mapping[tuple[str, str], Array], record: Mapping[str, Any]) -> list[str]:
     wanted = {(kind, split): pair for kind in ("unit", "row") for split, pair in record.get(kind, {}).items()}
     differing = [name for name in {*held, *wanted} if name not in held or name not in wanted]
     differing += [
@@ -255,9 +258,9 @@ def differing_tables(connection: sa.Connection, key: tuple[str, str], record: Ma
 
 
 def _read(connection: sa.Connection, key: tuple[str, str], record: Mapping[str, Any]) -> UnitDigests:
-    if differing_tables(connection, key, record):
-        raise schema.LedgerError(f"the digests of dataset {key[0]} are not those that were registered", fix=VERIFY)
     held = _tables(connection, key)
+    if _differing(held, record):
+        raise schema.LedgerError(f"the digests of dataset {key[0]} are not those that were registered", fix=VERIFY)
     units = {split: digests for (kind, split), digests in held.items() if kind == "unit"}
     rows = {split: digests for (kind, split), digests in held.items() if kind == "row"}
     return UnitDigests(key_id=record["key_id"], units=units, rows=rows)

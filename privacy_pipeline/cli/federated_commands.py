@@ -37,12 +37,7 @@ def register(
         config, _ = _load(experiment, set_)
         from federated.experiments.register import register_clients
 
-        registration = register_clients(
-            config,
-            epsilon=epsilon,
-            delta=delta,
-            tell=note,
-        )
+        registration = register_clients(config, epsilon=epsilon, delta=delta, tell=note)
         counts = {name: {"rows": s.rows, "clients": s.units} for name, s in registration.splits.items()}
         if as_json:
             print_json({"dataset": registration.dataset, "unit": registration.unit, "splits": counts})

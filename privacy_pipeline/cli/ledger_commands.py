@@ -278,6 +278,7 @@ def pin(
     as_json: AsJson = False,
 ) -> None:
     """Note in the data's folder and in the workspace which ledger they belong to, as `register` does."""
+    from privacy_pipeline.accounting.pins import not_left
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.pipelines.admission import pin as pinned
 
@@ -290,7 +291,7 @@ def pin(
         for folder in folders:
             out.print(f"[green]✓[/] {escape(str(folder))} belongs to {escape(parsed.ledger)}", soft_wrap=True)
         for folder in failed:
-            note(f"{folder} cannot be written: nothing there says which ledger this data is registered with")
+            note(not_left(folder))
 
 
 def _print(found: Verification) -> None:

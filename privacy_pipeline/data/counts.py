@@ -79,7 +79,7 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
         return Contents(counts=None if dataset.hash_split else _checked(same, dataset), keys=None, rows=rows)
     texts = {split: one.keys for split, one in read.items()}
     typed = _by_split(texts, dataset, key)
-    units = {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
+    units = _counted(typed)
     as_text = typed if dataset.hash_split is not None else texts
     keys = {split: frozenset(map(str, found)) for split, found in as_text.items()}
     return Contents(counts=_checked(units, dataset), keys=keys, rows=rows)
@@ -227,7 +227,10 @@ def check_row(file: Path, row: Row, width: int) -> None:
 
 def _keyed(source: ResolvedSource, dataset: DatasetConfig, key: str) -> dict[str, SplitCount]:
     texts = {split: _count_keys(files, key) for split, files in source.files.items()}
-    typed = _by_split(texts, dataset, key)
+    return _counted(_by_split(texts, dataset, key))
+
+
+def _counted(typed: Mapping[str, Counter[int | str]]) -> dict[str, SplitCount]:
     return {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
 
 

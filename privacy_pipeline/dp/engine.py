@@ -154,9 +154,8 @@ class PrivateModel(Uncopied):
             callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
             verbose: 1 for a bar of the steps, 2 for a line an epoch, as in Keras.
             validation_data: (x, y), (x, y, sample_weight) or a `tf.data.Dataset` of public data, scored after each
-            epoch
-                by what the model was compiled with. Rows that are to be protected do not belong here: their scores have
-                no noise.
+                epoch by what the model was compiled with. Rows that are to be protected do not belong here: their
+                scores have no noise.
             sample_weight: public weight of each example, or one that follows from the example itself.
             class_weight: public weight by class number.
             keras: other arguments of Keras' `fit`. `epochs`, `steps_per_epoch` and `batch_size` may repeat what the

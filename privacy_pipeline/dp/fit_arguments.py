@@ -114,10 +114,9 @@ class Validation:
         data = self._data
         try:
             if isinstance(data, tf.data.Dataset):
-                self._model.evaluate(data.take(1), verbose=0)
+                self._scores(data.take(1))
             else:
-                first = [tf.nest.map_structure(lambda part: part[:1], _sliceable(part)) for part in data]
-                self._model.evaluate(*first[:2], sample_weight=(first[2:] or [None])[0], verbose=0)
+                self._scores([tf.nest.map_structure(lambda part: part[:1], _sliceable(part)) for part in data])
         except (ValueError, TypeError, IndexError, tf.errors.InvalidArgumentError) as error:
             told = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
             raise BadInputError(
@@ -129,12 +128,15 @@ class Validation:
         """Loss and metrics by Keras' names, such as "val_loss"; empty without data."""
         if self._data is None:
             return {}
-        if isinstance(self._data, tf.data.Dataset):
-            found = self._model.evaluate(self._data, verbose=0, return_dict=True)
-        else:
-            x, y, *weights = self._data
-            found = self._model.evaluate(x, y, sample_weight=(weights or [None])[0], verbose=0, return_dict=True)
-        return {f"val_{name}": float(value) for name, value in found.items()}
+        return {f"val_{name}": float(value) for name, value in self._scores(self._data).items()}
+
+    def _scores(self, data: Any) -> Mapping[str, Any]:
+        if isinstance(data, tf.data.Dataset):
+            found: Mapping[str, Any] = self._model.evaluate(data, verbose=0, return_dict=True)
+            return found
+        x, y, *weights = data
+        found = self._model.evaluate(x, y, sample_weight=(weights or [None])[0], verbose=0, return_dict=True)
+        return found
 
 
 def _sliceable(part: Any) -> Any:

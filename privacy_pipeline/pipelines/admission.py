@@ -47,8 +47,12 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> No
         BudgetRefusedError: see `require_allowed`.
         LedgerError: the journal cannot be written, so the run must not begin.
     """
-    ledger = require_allowed(config, span=span, digest=digest)
-    if ledger is not None and not config.training.claims_guarantee:
+    ledger = pins.open_pinned(config.ledger, data=config.dataset.path, workspace=Workspace(config).root)
+    if ledger is None:
+        return
+    if config.training.claims_guarantee:
+        ledger.require_allowed(_use(config, span, digest))
+    else:
         ledger.run_unprotected(_use(config, span, digest), run_id=run_id)
 
 

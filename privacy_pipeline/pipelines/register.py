@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
@@ -93,11 +92,16 @@ def register_dataset(
     )
     ledger = Ledger.open(config.ledger, create=True, existing_key=existing_key)
     ledger.digest_secret(first=secret)
-    budget: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "policy": policy, "disjoint": disjoint}
-    ledger.register(registration, **budget, units=contents.keys, rows=contents.rows)
-    workspace.mkdir(parents=True, exist_ok=True)
-    for folder in pins.note(ledger, [workspace, data.resolve()]):
-        tell(f"{folder} cannot be written: nothing there says which ledger this data is registered with")
+    ledger.register(
+        registration,
+        epsilon=epsilon,
+        delta=delta,
+        policy=policy,
+        units=contents.keys,
+        rows=contents.rows,
+        disjoint=disjoint,
+    )
+    pins.leave(ledger, data=data, workspace=workspace, tell=tell)
     return registration
 
 

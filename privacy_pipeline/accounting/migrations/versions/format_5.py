@@ -20,7 +20,7 @@ from privacy_pipeline.accounting import ledger_tables as tables
 from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_entries import COUNTED
-from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.ledger_schema import LedgerError, stored_format
 from privacy_pipeline.accounting.migrations.columns import add_missing
 from privacy_pipeline.accounting.totals import Totals
 from privacy_pipeline.accounting.verify import tampering
@@ -39,7 +39,10 @@ def upgrade() -> None:
     tables.unit_digests.create(op.get_bind(), checkfirst=True)
     problems = tampering(op.get_bind())
     if problems:
-        raise LedgerError(f"this ledger of format 4 does not verify, nothing was written: {problems[0]}", fix=VERIFY)
+        found = stored_format(op.get_bind())
+        raise LedgerError(
+            f"this ledger of format {found} does not verify, nothing was written: {problems[0]}", fix=VERIFY
+        )
 
 
 def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
