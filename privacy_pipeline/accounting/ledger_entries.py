@@ -106,7 +106,7 @@ class BudgetStatus:
         ceiling: epsilon at which failures are priced (`renyi_filter`) and which no cap may pass; None while no run that
             counts may fail.
         delta_factor: what the cap's delta is multiplied by in all that is proven: 1, or the number of Renyi orders
-            where a version before format 5 chose the order anew after outputs were seen.
+            where a version before format 5 chose the order again after outputs were seen.
         alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
         closed: whether no purpose may use anything: its policy has no `eval_epsilon` any more, or no shares.
     """

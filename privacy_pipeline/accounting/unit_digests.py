@@ -5,7 +5,7 @@ Accounting and Quality Control in the Sage Differentially Private ML Platform", 
 units are kept at registration as HMAC-SHA256 under a secret that lies beside the signing key, and its rows as keyed
 BLAKE2b, each cut to 64 bits: without the secret nobody can try keys or rows against them, and an accidental collision
 can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of each;
-`verify` computes the roots anew.
+`verify` recomputes the roots.
 """
 
 from __future__ import annotations

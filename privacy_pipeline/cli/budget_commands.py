@@ -44,7 +44,7 @@ def register(
     id_space: Annotated[
         str, typer.Option(metavar="NAME", help="The keys number other units than the same keys of other datasets.")
     ] = "",
-    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it is journalled, and reports name it.")] = "",
+    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it is journalled.")] = "",
     distinct_rows: Annotated[
         str, typer.Option(metavar="WHY", help="Why rows that other datasets hold too are those of other people.")
     ] = "",

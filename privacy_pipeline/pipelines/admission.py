@@ -65,7 +65,7 @@ def end(config: PipelineConfig) -> None:
 
 
 def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
-    """Writes the pins of a config's data and workspace anew.
+    """Writes the pins of a config's data and workspace again.
 
     Args:
         config: names both, and the ledger.

@@ -124,7 +124,7 @@ def _check_policy(config: PipelineConfig, policy: Policy) -> None:
 
 
 def _reasons(*, id_space: str, reason: str, distinct_rows: str) -> dict[str, str]:
-    """What somebody declares of the data, with the reasons; it is journalled, and a report names it.
+    """What somebody declares of the data, with the reasons; it is journalled.
 
     Raises:
         BadInputError: a numbering of its own has no reason, or a reason says nothing of what it is for.

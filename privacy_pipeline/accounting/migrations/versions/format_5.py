@@ -1,8 +1,8 @@
 """Format 5: a budget fixes the ceiling of its caps too; what older versions left unfixed is stated.
 
-Up to format 4 each change of a cap or a policy let the next run choose the filter's order anew. Where a run did so
-after another had been charged, the delta that is proven is as many times the cap's as there are orders
-(`renyi_filter`). Where none did, the order stays the one of the first run. Signing what is there would make it true, so
+Up to format 4, the run after a change of a cap or a policy chose the filter's order again. If earlier runs had been
+charged by then, the delta that is proven is the cap's times the number of orders (`renyi_filter`). Otherwise the order
+of the first run is kept. Signing what is there would make it true, so
 the ledger is verified as a whole first.
 """
 
