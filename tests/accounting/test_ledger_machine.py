@@ -78,7 +78,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, run: str, noise: float) -> None:
         got = self.spend(run, noise)
         if got is None:
-            assert self.held(more=noise) > self.cap * 0.9  # nothing is refused that would plainly fit
+            assert self.held_with(more=noise) > self.cap * 0.9  # nothing is refused that would plainly fit
             return
         _, grant = got
         known = self.model.get(grant.entry_id)
@@ -195,7 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
         noises = [noise for noise, _, state in self.model.values() if state is not State.EXPIRED]
         return self.spent_on(noises=[*noises, *([more] if more else [])])
 
-    def held(self, *, more: float) -> float:
+    def held_with(self, *, more: float) -> float:
         """What the filter would hold with one entry more: at the order that the first one fixed, whatever the cap."""
         order = self.ledger.status("adult")[0].filter_order
         noises = [*(noise for noise, _, state in self.model.values() if state is not State.EXPIRED), more]
