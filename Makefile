@@ -15,7 +15,7 @@ help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
 	@echo "make test             all tests but the slow ones"
 	@echo "make test-slow        the slow ones"
-	@echo "make lint             ruff, mypy --strict, import-linter"
+	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
 	@echo "make setup            the environment alone"
 	@echo "make setup-encrypted  the environment of encrypted inference"
@@ -60,6 +60,7 @@ lint: setup
 	@$(RUN)/ruff format --check .
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports
+	@$(RUN)/python -m tests.claims.check
 
 bench: setup
 	@$(RUN)/python benchmarks/pipeline_overhead.py
