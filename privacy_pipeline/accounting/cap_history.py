@@ -24,7 +24,15 @@ _KINDS = (
     journal.LOST,
     journal.IMPORTED,
     journal.ACCEPT,
+    journal.BIND,
+    journal.MOVED_TO,
+    journal.MOVED_FROM,
 )
+_WHOLE_LEDGER = {
+    journal.ACCEPT: "what was taken over from an older format was accepted",
+    journal.MOVED_TO: "the ledger was moved to another database; this one grants nothing any more",
+    journal.MOVED_FROM: "the ledger was moved here from another database",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +112,8 @@ def _change(row: Mapping[Any, Any], body: Any, dataset: str, keys: dict[int, str
         }
         key = PublicKey(body["public_key"]).id
         return LedgerChange(**common, budget=None, what=what[kind], key=key)
-    if kind == journal.ACCEPT:
-        return LedgerChange(**common, budget=None, what="what was taken over from an older format was accepted")
+    if kind in _WHOLE_LEDGER:
+        return LedgerChange(**common, budget=None, what=_WHOLE_LEDGER[kind])
     if kind == journal.IMPORTED:
         if body["table"] != "budgets":
             return None
@@ -116,6 +124,10 @@ def _change(row: Mapping[Any, Any], body: Any, dataset: str, keys: dict[int, str
         if body["registration"]["dataset"] != dataset:
             return None
         return LedgerChange(**common, budget=None, what="a further span was registered; it shares a budget")
+    if kind == journal.BIND:
+        if body["registration"]["dataset"] != dataset:
+            return None
+        return LedgerChange(**common, budget=None, what="a registration of an older format got its division and units")
     if "opens" in body:
         return _opened(common, body["opens"], dataset, keys, "the eval split got a budget")
     return _changed(common, body, keys)

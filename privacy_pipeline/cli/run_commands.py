@@ -122,6 +122,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             "privacy_class": announced_class(loaded),
             "plan": plan.parameters() if plan else None,
             "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
+            "journalled": checked.journalled,
             "rows": examined.to_json(),
             "beside_training": [_beside(charge) for charge in beside],
         }
@@ -173,6 +174,8 @@ def _print_check(facts: dict[str, object]) -> None:
     plan, forecast = facts["plan"], facts["forecast"]
     if not isinstance(plan, dict) or not isinstance(forecast, dict):
         out.print("  no training guarantee: this run spends no budget, and its model may reveal single rows")
+        if facts["journalled"]:
+            out.print("  its dataset is registered: the ledger will note the run (budget history --all)")
         return
     out.print(
         f"  forecast: epsilon {forecast['epsilon']:.3f} at delta {plan['delta']:.0e} ({forecast['accountant']}), "

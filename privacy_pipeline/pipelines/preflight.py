@@ -42,12 +42,14 @@ class Checked:
         plan: the mechanism of the training; None for a backend without a guarantee.
         charges: what each node would spend, in the order of the pipeline.
         registration: the registered dataset.
+        journalled: whether the ledger will note the run though it claims no guarantee, since its dataset is registered.
     """
 
     features: FeaturePlan | None
     plan: MechanismPlan | None
     charges: tuple[PlannedCharge, ...]
     registration: Registration | None
+    journalled: bool = False
 
     @property
     def forecast(self) -> Forecast | None:
@@ -73,8 +75,10 @@ def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> 
     _check_slices(config)
     convertible.require_convertible(config, features)
     if not config.training.claims_guarantee:
-        admission.require_allowed(config, span=span)
-        return Checked(features=features, plan=None, charges=(), registration=None)
+        ledger = admission.require_allowed(config, span=span)
+        known = () if ledger is None else (registered.dataset for registered in ledger.registrations())
+        journalled = config.dataset.name in known
+        return Checked(features=features, plan=None, charges=(), registration=None, journalled=journalled)
     return _with_budget(config, span, features, paid)
 
 

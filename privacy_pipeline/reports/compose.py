@@ -11,6 +11,7 @@ from privacy_pipeline.reports.checklist import checklist
 from privacy_pipeline.reports.dataset_report import (
     ChangeView,
     DatasetReport,
+    DeclarationView,
     SpanView,
     UnprotectedView,
     UnrecordedView,
@@ -137,4 +138,20 @@ def _span(registration: Registration) -> SpanView:
         }
         if public
         else {},
+        declared=_declared(registration),
     )
+
+
+def _declared(registration: Registration) -> list[DeclarationView]:
+    def quote(field: str, words: str) -> Quote:
+        return Quote(quote=words, source=Source(place="registration", name=registration.name, field=field))
+
+    found = []
+    if registration.id_space:
+        reason = quote("reasons.id_space", registration.reasons["id_space"])
+        space = quote("id_space", registration.id_space)
+        found.append(DeclarationView(what="id_space", id_space=space, reason=reason))
+    if "distinct_rows" in registration.reasons:
+        reason = quote("reasons.distinct_rows", registration.reasons["distinct_rows"])
+        found.append(DeclarationView(what="distinct_rows", id_space=None, reason=reason))
+    return found

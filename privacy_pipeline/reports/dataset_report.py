@@ -12,6 +12,14 @@ from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, So
 SCHEMA_ID = "urn:privacy-pipeline:dataset-report:4"
 
 
+class DeclarationView(ReportPart):
+    """What somebody declared of a span's people at registration, which nothing checks."""
+
+    what: Literal["id_space", "distinct_rows"] = Field(description="keys, or rows, that are those of other people")
+    id_space: Quote | None = Field(description="numbering that the keys belong to")
+    reason: Quote
+
+
 class SpanView(ReportPart):
     """One registered span. Counts are left out where the number of units is secret."""
 
@@ -20,6 +28,7 @@ class SpanView(ReportPart):
     registered: Quote
     contribution_bound: Figure
     splits: dict[str, tuple[Figure, Figure]] = Field(description="rows and units of each split")
+    declared: list[DeclarationView] = Field(default=[])
 
 
 class CurvePoint(ReportPart):

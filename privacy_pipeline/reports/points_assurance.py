@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privacy_pipeline.reports.dataset_report import RunView, of_facts
+from privacy_pipeline.reports.dataset_report import DeclarationView, RunView, SpanView, of_facts
 from privacy_pipeline.reports.figures import Quote, Statement, Words
 from privacy_pipeline.reports.statements import Material, by_run, count, fact, say, unknown
 
@@ -64,7 +64,17 @@ def assumptions(material: Material) -> list[Statement]:
             return []
 
         found += by_run(material.trained, words)
+    found += [_declared(span, declared) for span in material.spans for declared in span.declared]
     return found or [unknown("assumptions: ")]
+
+
+def _declared(span: SpanView, declared: DeclarationView) -> Statement:
+    who = ["whoever registered span ", span.span, " declared that "]
+    if declared.id_space is None:
+        what: Words = ["its rows that occur in other datasets too are those of other people"]
+    else:
+        what = ["its keys number other people than those of other datasets (id space ", declared.id_space, ")"]
+    return say("NOT checked: ", *who, *what, "; the reason given: ", declared.reason)
 
 
 def composition(material: Material) -> list[Statement]:

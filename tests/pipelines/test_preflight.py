@@ -32,6 +32,15 @@ def test_a_plain_run_needs_no_ledger(tmp_path: Path) -> None:
     assert not (tmp_path / "ledger").exists()
 
 
+def test_a_plain_run_on_a_registered_dataset_will_be_journalled(tmp_path: Path) -> None:
+    config = registered(tmp_path)
+    plain = config.model_copy(update={"training": write_project(tmp_path / "plain").training})
+    assert preflight.check(plain, span=1).journalled
+    other = plain.model_copy(update={"dataset": plain.dataset.model_copy(update={"name": "other"})})
+    assert not preflight.check(other, span=1).journalled
+    assert not preflight.check(config, span=1).journalled  # it is charged
+
+
 def test_a_dp_run_is_planned_on_the_registered_units(tmp_path: Path) -> None:
     checked = preflight.check(registered(tmp_path), span=1)
     assert checked.plan is not None and checked.forecast is not None

@@ -30,6 +30,7 @@ from tests.reports.tuned import SELECT, tuned_executed, tuned_plan
 
 RUNS = [f"run-{number}" for number in range(1, 6)]
 UNITS, FEWER, EVALUATED = 1000, 700, 200
+OWN_SPACE = {"id_space": "members of a shop"}
 FURTHER = (1,)  # a list of runs in the points names four, and tells how many there are beside
 # What the project holds, counted by hand: for `trace.Files`.
 COUNTS = {
@@ -56,6 +57,8 @@ def registration(span: int, units: int) -> Registration:
         columns=("colour",),
         digest=str(span) * 64,
         registered="2026-01-01T00:00:00+00:00",
+        id_space="the shop",
+        reasons={"id_space": "members of a shop", "distinct_rows": "coarse columns"} if span == 1 else OWN_SPACE,
     )
 
 

@@ -24,8 +24,10 @@ from privacy_pipeline.accounting.events import gaussian_passes, to_json
 from privacy_pipeline.accounting.journal import POLICY, writing
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.accounting.registration import Division
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.reporting import evidence as gathered
@@ -167,6 +169,31 @@ def test_changes_of_cap_policy_and_key_are_told_with_who_asked(tmp_path: Path) -
     assert [change.key.quote for change in changes if change.key] == [old, new]
     caps = [(c.cap.epsilon.value, c.cap.delta.value) for c in changes if c.cap and c.cap.epsilon]
     assert caps == [(5.0, 1e-5), (6.0, 1e-5), (1.0, 1e-5)]
+
+
+def test_what_was_declared_at_registration_is_an_assumption(several_report: DatasetReport) -> None:
+    lines = [plain(s.words) for s in several_report.checklist[12].statements if "declared" in plain(s.words)]
+    keys = "its keys number other people than those of other datasets (id space the shop)"
+    assert [line.split(" declared")[0] for line in lines] == [
+        "NOT checked: whoever registered span " + span for span in ("1", "1", "2", "3")
+    ]
+    assert all(keys in lines[at] and lines[at].endswith("given: members of a shop") for at in (0, 2, 3))
+    assert "its rows that occur in other datasets too are those of other people" in lines[1]
+    assert lines[1].endswith("the reason given: coarse columns")
+
+
+def test_a_move_and_what_an_older_registration_lacked_are_told(tmp_path: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/old.db", create=True)
+    ledger.register(registration(), epsilon=5.0, delta=1e-5)
+    divided = dataclasses.replace(registration(), division=Division(buckets=None, key=None, patterns={"train": "*"}))
+    ledger.register(divided, epsilon=5.0, delta=1e-5)
+    move(f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/ledger/ledger.db")
+    said = [change.what for change in reported(tmp_path).changes]
+    assert said[2:] == [
+        "a registration of an older format got its division and units",
+        "the ledger was moved to another database; this one grants nothing any more",
+        "the ledger was moved here from another database",
+    ]
 
 
 def test_a_principal_in_the_journal_is_shown(evidence: Evidence) -> None:

@@ -302,6 +302,8 @@ class Files:
             return [json.loads(row["splits"])[split][("rows", "units").index(what)]]
         if source.field == "span":
             return [row["span_key"] or "none"]
+        if source.field == "id_space" or source.field.startswith("reasons."):
+            return [dig(json.loads(row["details"]), source.field)]
         return [row[source.field]]
 
     def _record(self, source: Source, _report: DatasetReport, _delta: float | None) -> list[Any]:
