@@ -69,7 +69,7 @@ def assumptions(material: Material) -> list[Statement]:
 
 
 def _declared(span: SpanView, declared: DeclarationView) -> Statement:
-    who = ["whoever registered span ", span.span, " declared that "]
+    who: Words = ["whoever registered span ", span.span, " declared that "]
     if declared.id_space is None:
         what: Words = ["its rows that occur in other datasets too are those of other people"]
     else:
