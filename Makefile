@@ -9,12 +9,13 @@ SETUP_ENCRYPTED := .venv-encrypted/.set-up
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup setup-encrypted demo test test-slow lint bench clean
+.PHONY: help setup setup-encrypted demo test test-slow attack lint bench clean
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
 	@echo "make test             all tests but the slow ones"
 	@echo "make test-slow        the slow ones"
+	@echo "make attack           the attacks of docs/attacking.md"
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
 	@echo "make setup            the environment alone"
@@ -54,6 +55,9 @@ test: setup setup-encrypted
 
 test-slow: setup setup-encrypted
 	@$(RUN)/python -m pytest -m slow tests
+
+attack: setup setup-encrypted
+	@$(RUN)/python -m tests.claims.attacks
 
 lint: setup
 	@$(RUN)/ruff check .

@@ -1,5 +1,7 @@
 """Checks docs/claims.md: each statement of record and report stands there, and each claim has a test.
 
+The tests that docs/attacking.md names have to be there too.
+
 python -m tests.claims.check
 """
 
@@ -8,10 +10,11 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from tests.claims import attacks
 from tests.claims.page import NO_CLAIMS, Group, groups
 from tests.claims.statements import ROOT, statements
 
@@ -51,10 +54,16 @@ def _problems_of(group: Group, *, known: set[str], root: Path) -> Iterator[str]:
             yield f"'{group.title}': its mechanism names {path}, which is not there"
     if not group.tests:
         yield f"'{group.title}' has no test; add a paragraph that starts with 'Tests:'"
-    for test in group.tests:
+    for test in missing(group.tests, root=root):
+        yield f"'{group.title}': there is no test {test}"
+
+
+def missing(tests: Iterable[str], *, root: Path = ROOT) -> Iterator[str]:
+    """Those of some tests, `path::function`, that are not there."""
+    for test in tests:
         path, _, function = test.partition("::")
         if function not in _functions(root / path):
-            yield f"'{group.title}': there is no test {test}"
+            yield test
 
 
 def _named_files(because: str) -> list[str]:
@@ -84,9 +93,11 @@ def _functions(path: Path) -> frozenset[str]:
 
 def main() -> int:
     """Print each problem; exit with 1 if there is one."""
-    found = list(problems((ROOT / PAGE).read_text()))
+    found = [f"{PAGE}: {line}" for line in problems((ROOT / PAGE).read_text())]
+    for test in missing(attacks.named((ROOT / attacks.PAGE).read_text())):
+        found.append(f"{attacks.PAGE}: there is no test {test}")
     for line in found:
-        print(f"{PAGE}: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     return 1 if found else 0
 
 

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from tests.claims.check import PAGE, problems
+from tests.claims import attacks
+from tests.claims.check import PAGE, missing, problems
 from tests.claims.page import NO_CLAIMS, groups
 from tests.claims.statements import ROOT, statements
 
@@ -66,6 +67,12 @@ def test_errors_and_markup_are_no_statements(tmp_path):
 def test_what_is_wrong_is_named(page, old, new, found):
     assert old in page
     assert any(found in line for line in problems(page.replace(old, new, 1)))
+
+
+def test_the_attacks_are_there():
+    named = attacks.named((ROOT / attacks.PAGE).read_text())
+    assert len(named) > 40 and list(missing(named)) == []
+    assert list(missing(["tests/claims/test_claims.py::test_gone"])) == ["tests/claims/test_claims.py::test_gone"]
 
 
 def test_each_group_but_the_words_has_mechanism_and_tests(page):
