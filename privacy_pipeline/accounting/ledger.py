@@ -8,7 +8,7 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -110,7 +110,7 @@ class Ledger:
         epsilon: float,
         delta: float,
         policy: Policy | None = None,
-        units: Collection[str] | Mapping[str, Collection[str]] | None = None,
+        units: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
         rows: Mapping[str, Array] | None = None,
         disjoint: bool = False,
     ) -> None:
@@ -463,7 +463,7 @@ class Ledger:
         """The ledger's URL without its password."""
         return schema.name(self._engine.url)
 
-    def require_same_units(self, registration: Registration, keys: Mapping[str, Collection[str]]) -> None:
+    def require_same_units(self, registration: Registration, keys: Mapping[str, Iterable[str]]) -> None:
         """Holds the units of a run's splits against the registered ones, by content.
 
         Args:
