@@ -11,7 +11,7 @@ from pathlib import Path
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 
-_BATCH = 20_000  # rows
+_BATCH = 10_000  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +117,15 @@ def _plain(lines: Sequence[bytes], width: int) -> list[list[str]] | None:
     """The records of lines if each is one that nothing is to be said of, or is blank; else None."""
     try:
         texts = b"".join(lines).decode("utf-8").split("\n")[: len(lines)]
-        if any(text.count('"') % 2 for text in texts):
+        if any(map((1).__and__, map(str.count, texts, itertools.repeat('"')))):  # an odd number of quotes
             return None
         found = list(csv.reader(texts))
     except (UnicodeDecodeError, csv.Error):
         return None
-    if len(found) != len(lines) or not {*map(len, found)} <= {0, width}:
+    widths = {*map(len, found)}
+    if len(found) != len(lines) or not widths <= {0, width}:
         return None
-    return [cells for cells in found if cells]
+    return [cells for cells in found if cells] if 0 in widths else found
 
 
 def _checked(file: Path, lines: Iterable[bytes], *, first: int, width: int) -> Iterator[list[Sequence[str]]]:

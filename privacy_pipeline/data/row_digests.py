@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import unicodedata
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class RowHasher:
         """
         total = np.zeros(len(rows), np.uint64)
         for at in range(len(rows[0]) if rows else 0):
-            total += self._column([row[at] for row in rows])
+            total += self._column(list(map(itemgetter(at), rows)))
         return siphash(total, self._row_key)
 
     def records(self, records: Iterable[bytes]) -> Array:

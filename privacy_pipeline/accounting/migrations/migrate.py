@@ -43,8 +43,8 @@ def settle(journal: Writer) -> None:
     Args:
         journal: goes on with the journal of a ledger that was just brought to this format.
     """
+    from privacy_pipeline.accounting.earlier_rules import fixed_rules
     from privacy_pipeline.accounting.journal import POLICY
-    from privacy_pipeline.accounting.migrations.versions.format_5 import fixed_rules
 
     for number, changes in fixed_rules(journal.connection).items():
         journal.connection.execute(budgets.update().where(budgets.c.id == number).values(**changes))
