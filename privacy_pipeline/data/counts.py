@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
 from privacy_pipeline.data.csv_rows import batches, read_header, rows
+from privacy_pipeline.data.example_keys import KeyProblem, key_of
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.tfrecord import count_records, records
@@ -29,8 +31,11 @@ __all__ = [
 ]
 
 
+_RECORDS = 10_000  # that are held at once
+
+
 class NeedsExampleGen(PipelineError):  # noqa: N818 - says what is needed, not what is wrong
-    """Only TFX's ExampleGen can tell which row goes to which split, or read the key."""
+    """Only TFX's ExampleGen can tell which row goes to which split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class Contents:
 
     Attributes:
         counts: rows and units of each split; None where only ExampleGen can tell (`NeedsExampleGen`).
-        keys: keys of the privacy units of each split, as texts; None where rows have none, or not here.
+        keys: keys of the privacy units of each split; None where rows have none.
         rows: digests of the rows, by split, or all together by `ALL` where a hash divides them.
     """
 
@@ -68,12 +73,7 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
         BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
     """
     key = dataset.privacy_unit.key if isinstance(dataset.privacy_unit, KeyedUnit) else None
-    if dataset.format != "csv":
-        found = {s: _records(files, hasher) for s, files in source.files.items()}
-        counted = key is None and dataset.hash_split is None
-        counts = {s: SplitCount(rows=len(rows), units=len(rows)) for s, rows in found.items()} if counted else None
-        return Contents(counts=_checked(counts, dataset), keys=None, rows=found)
-    read = {split: _read(files, key, hasher) for split, files in source.files.items()}
+    read = {split: _read(files, key, hasher, dataset.format) for split, files in source.files.items()}
     rows = {split: one.digests for split, one in read.items()}
     if key is None:
         same = {split: SplitCount(rows=one.rows, units=one.rows) for split, one in read.items()}
@@ -102,13 +102,11 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
 
     Raises:
         BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
-        NeedsExampleGen: rows are split by the hash of the whole example, or keys are inside TFRecord files.
+        NeedsExampleGen: rows are split by the hash of the whole example.
     """
     if isinstance(dataset.privacy_unit, KeyedUnit):
-        if dataset.format != "csv":
-            raise NeedsExampleGen("the keys of a TFRecord dataset are known only after ExampleGen has read it")
         key = dataset.privacy_unit.key
-        read = {split: _keys_of(files, key) for split, files in source.files.items()}
+        read = {split: _keys_of(files, key, dataset) for split, files in source.files.items()}
         counts = _counted(_by_split(read, dataset, key))
     else:
         if dataset.hash_split is not None:
@@ -120,7 +118,7 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
 
 
 def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, UnitKeys] | None:
-    """Keys of the privacy units of each split, as texts; None where rows have none, or not here.
+    """Keys of the privacy units of each split; None where rows have none.
 
     Args:
         source: the files.
@@ -130,9 +128,9 @@ def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, Un
         BadInputError: a row cannot be read or lacks its key.
     """
     unit = dataset.privacy_unit
-    if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
+    if not isinstance(unit, KeyedUnit):
         return None
-    read = {split: _keys_of(files, unit.key) for split, files in source.files.items()}
+    read = {split: _keys_of(files, unit.key, dataset) for split, files in source.files.items()}
     if dataset.hash_split is None:
         return read
     return read[ALL].typed(unit.key, dataset.path).divided(dataset.hash_split)
@@ -151,12 +149,12 @@ def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> N
         BadInputError: the types differ, or a row cannot be read or lacks its key.
     """
     unit = dataset.privacy_unit
-    if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
+    if not isinstance(unit, KeyedUnit):
         return
     first: dict[str, tuple[int, bool]] = {}
     for span, part in source.parts.items():
         for split, files in part.files.items():
-            integers = _keys_of(files, unit.key).typed(unit.key, dataset.path).are_integers
+            integers = _keys_of(files, unit.key, dataset).typed(unit.key, dataset.path).are_integers
             earlier, same = first.setdefault(split, (span, integers))
             if same != integers:
                 kinds = ("texts", "integers") if integers else ("integers", "texts")
@@ -194,11 +192,15 @@ class _Split:
     digests: NDArray[np.uint64]
 
 
-def _keys_of(files: tuple[Path, ...], key: str) -> UnitKeys:
-    return _read(files, key, None).keys
+def _keys_of(files: tuple[Path, ...], key: str, dataset: DatasetConfig) -> UnitKeys:
+    return _read(files, key, None, dataset.format).keys
 
 
-def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
+def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None, format_: str) -> _Split:
+    return (_read_csv if format_ == "csv" else _read_records)(files, key, hasher)
+
+
+def _read_csv(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
     keys = KeyReader()
     count, digests = 0, [np.empty(0, np.uint64)]
     for file in files:
@@ -225,8 +227,36 @@ def _without_key(file: Path, key: str, index: int) -> BadInputError:
     )
 
 
-def _records(files: tuple[Path, ...], hasher: RowHasher) -> NDArray[np.uint64]:
-    return np.concatenate([hasher.records(records(file=file)) for file in files])
+def _read_records(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
+    """The same of TFRecord files, in which each key has its type."""
+    keys: dict[type, KeyReader] = {}
+    count, digests = 0, [np.empty(0, np.uint64)]
+    for file in files:
+        found, first = records(file=file), 1
+        while batch := list(itertools.islice(found, _RECORDS)):
+            count += len(batch)
+            if hasher is not None:
+                digests.append(hasher.records(batch))
+            values = [_key_of(file, first + at, record, key) for at, record in enumerate(batch)] if key else []
+            for kind in {type(value) for value in values}:
+                reader = keys.setdefault(kind, KeyReader(are_texts=kind is str))
+                reader.add([str(value) for value in values if type(value) is kind])
+            first += len(batch)
+    if len(keys) > 1:
+        raise BadInputError(
+            f"{files[0].parent}: '{key}' is an integer in some records and a text in others",
+            fix="write the keys of all records as one type",
+        )
+    return _Split(next(iter(keys.values()), KeyReader()).done(), count, np.concatenate(digests))
+
+
+def _key_of(file: Path, number: int, record: bytes, key: str) -> int | str:
+    try:
+        return key_of(record, key)
+    except KeyProblem as problem:
+        raise BadInputError(
+            f"{file}: record {number} {problem}", fix="give each row one key, an integer or a text, or remove it"
+        ) from None
 
 
 def _refuse_overlap(read: Mapping[str, UnitKeys], key: str) -> None:

@@ -33,10 +33,12 @@ class UnitKeys:
     Attributes:
         values: integers in ascending order, or texts.
         counts: rows of each.
+        are_texts: whether they are texts whatever they look like, as in TFRecord files, which hold the type.
     """
 
     values: _Integers | tuple[str, ...]
     counts: _Integers
+    are_texts: bool = False
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,7 +66,7 @@ class UnitKeys:
         Raises:
             BadInputError: it reads them as floating point.
         """
-        if not isinstance(self.values, tuple):
+        if self.are_texts or not isinstance(self.values, tuple):
             return self
         others = [text for text in self.values if as_int(text) is None]
         if not others:
@@ -90,14 +92,19 @@ class UnitKeys:
     def _where(self, chosen: NDArray[np.bool_]) -> UnitKeys:
         values = self.values
         kept = tuple(np.array(values, object)[chosen]) if isinstance(values, tuple) else values[chosen]
-        return UnitKeys(kept, self.counts[chosen])
+        return UnitKeys(kept, self.counts[chosen], self.are_texts)
 
 
 class KeyReader:
-    """Collects the keys of rows."""
+    """Collects the keys of rows.
 
-    def __init__(self) -> None:
-        self._integers: list[_Integers] | None = []
+    Args:
+        are_texts: see `UnitKeys`.
+    """
+
+    def __init__(self, *, are_texts: bool = False) -> None:
+        self._are_texts = are_texts
+        self._integers: list[_Integers] | None = None if are_texts else []
         self._texts: Counter[str] = Counter()
 
     def add(self, keys: Sequence[str]) -> None:
@@ -116,7 +123,7 @@ class KeyReader:
         """What was read."""
         if self._integers is None:
             counts = np.fromiter(self._texts.values(), np.int64, len(self._texts))
-            return UnitKeys(tuple(self._texts), counts)
+            return UnitKeys(tuple(self._texts), counts, self._are_texts)
         values, numbers = np.unique(np.concatenate([np.empty(0, np.int64), *self._integers]), return_counts=True)
         return UnitKeys(values, numbers.astype(np.int64))
 

@@ -91,8 +91,6 @@ def test_what_only_example_gen_knows(tmp_path: Path) -> None:
     put(tmp_path / "a.csv")
     with pytest.raises(NeedsExampleGen):
         counts(tmp_path, **HASHED)
-    with pytest.raises(NeedsExampleGen):
-        counts(tmp_path, **HASHED, **KEYED, format="tfrecord")
 
 
 def test_partition_bytes_are_the_wire_format() -> None:
