@@ -5,10 +5,10 @@
     python -m benchmarks.registration --against ../another-checkout --json times.json
 
 Two tables of made-up people: one whose unit is a row, one whose unit is a key. Each row is a person; a tenth of them is
-the eval split. Registration, status and verify are whole commands, imports counted; a reservation is by the library, from
-opening the ledger to the entry. `again` registers as many other people under another name, who are compared with all that
-are registered. `processor` is the time of all processors, which other programs on the machine change less. Checkouts take
-turns; times are medians.
+the eval split. Registration, status and verify are whole commands, imports counted; a reservation is by the library,
+from opening the ledger to the entry. `again` registers as many other people under another name, who are compared with
+all that are registered. `processor` is the time of all processors, which other programs on the machine change less.
+Checkouts take turns; times are medians.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -48,36 +48,6 @@ def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
         if changes:
             found[row["id"]] = changes
     return found
-
-
-def registered_before(connection: sa.Connection) -> dict[str, bool]:
-    """Datasets with a span that a version before format 5 registered.
-
-    Args:
-        connection: a transaction in which the tables have the columns of this format.
-
-    Returns:
-        By name, whether such a span was not registered again since: then its rows are compared with no other dataset's,
-        and no run is held to a division.
-    """
-    table = schema.journal
-    query = sa.select(table.c.kind, table.c.body).where(table.c.kind.in_((journal.REGISTER, journal.IMPORTED)))
-    try:
-        older = {row["dataset"] for row in _registered(connection.execute(query)) if "details" not in row}
-    except (ValueError, KeyError, TypeError) as error:
-        raise schema.LedgerError("a record of the journal is malformed", fix=journal.VERIFY) from error
-    now = schema.registrations
-    unbound = set(connection.scalars(sa.select(now.c.dataset).where(now.c.details.is_(None))))
-    return {dataset: dataset in unbound for dataset in older}
-
-
-def _registered(records: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    for kind, text in records:
-        body = json.loads(text)
-        if kind == journal.REGISTER:
-            yield body["registration"]
-        elif body["table"] == "registrations":
-            yield body["row"]
 
 
 class _Past:

@@ -20,7 +20,6 @@ from privacy_pipeline.accounting import records, unions
 from privacy_pipeline.accounting.admission import check_plan, check_principal, forecast_of, paying
 from privacy_pipeline.accounting.charges import find, newest
 from privacy_pipeline.accounting.composition import composition_of
-from privacy_pipeline.accounting.earlier_rules import registered_before
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, rotate, writing
@@ -301,10 +300,12 @@ class Ledger:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
             rows = connection.execute(query).mappings().all()
-            older = registered_before(connection)
+            spans = [from_row(row) for row in connection.execute(sa.select(schema.registrations)).mappings()]
         governs = {row["dataset"]: row["policy"] for row in rows if row["split"] == TRAIN}
         found = [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
-        return [replace(one, older=one.dataset in older, unbound=older.get(one.dataset, False)) for one in found]
+        older = {span.dataset for span in spans if span.older}
+        unbound = {span.dataset for span in spans if span.older and span.division is None}
+        return [replace(one, older=one.dataset in older, unbound=one.dataset in unbound) for one in found]
 
     def shares(self, dataset: str | None = None) -> list[ShareStatus]:
         """What the shares of each budget's policy come to."""

@@ -1,8 +1,8 @@
 """Ledgers of formats 3 and 4: what they lack, and how they are read as they are, since a reader has no key to migrate.
 
 Within a reading transaction temporary tables and views stand in, under the same names, for the tables that got columns
-since or that there were not; both databases look there first. Budgets have the rules that the migration would record
-(`earlier_rules`): what is read claims no more before it than after. A write brings the ledger to this format.
+since or that there were not; both databases look there first. They hold what the migration would record
+(`earlier_rules`, `OLDER`): what is read claims no more before it than after. A write brings the ledger to this format.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SINCE_5: Mapping[str, Mapping[str, Any]] = {
     tables.budgets.name: {"ceiling": None, "delta_factor": 1},
     tables.registrations.name: {"details": None},
 }
+OLDER = '{"older": true}'  # details of a registration that a migration found (`registration.details_of`)
 _RULES: WeakKeyDictionary[sa.Engine, tuple[int, dict[int, dict[str, Any]]]] = WeakKeyDictionary()
 
 
@@ -34,7 +35,7 @@ def show(connection: sa.Connection, *, as_stored: bool) -> None:
 
     Args:
         connection: of a transaction that has written nothing.
-        as_stored: leaves the rules of budgets as the older version left them, for `verify`.
+        as_stored: adds nothing that a migration would record, for `verify`.
 
     Raises:
         LedgerError: the journal is damaged, so the rules cannot be told.
@@ -43,17 +44,19 @@ def show(connection: sa.Connection, *, as_stored: bool) -> None:
     home = "main" if sqlite else str(connection.exec_driver_sql("SELECT current_schema()").scalar_one())
     quoted = connection.dialect.identifier_preparer.quote(home)
     for name, table in (("TABLE", tables.budgets), ("VIEW", tables.registrations)):
-        added = ", ".join(_empty(connection, table.c[column], held) for column, held in SINCE_5[table.name].items())
+        holds = SINCE_5[table.name] if as_stored or table is tables.budgets else {"details": OLDER}
+        added = ", ".join(_held(connection, table.c[column], held) for column, held in holds.items())
         connection.exec_driver_sql(f"CREATE TEMP {name} {table} AS SELECT *, {added} FROM {quoted}.{table}")
-    nothing = ", ".join(_empty(connection, column, None) for column in tables.unit_digests.columns)
+    nothing = ", ".join(_held(connection, column, None) for column in tables.unit_digests.columns)
     connection.exec_driver_sql(f"CREATE TEMP VIEW {tables.unit_digests} AS SELECT {nothing} WHERE 1 = 0")
     for number, changes in ({} if as_stored else _rules(connection)).items():
         connection.execute(tables.budgets.update().where(tables.budgets.c.id == number).values(**changes))
 
 
-def _empty(connection: sa.Connection, column: sa.Column[Any], held: int | None) -> str:
+def _held(connection: sa.Connection, column: sa.Column[Any], held: int | str | None) -> str:
     kind = column.type.compile(dialect=connection.dialect)
-    return f"CAST({'NULL' if held is None else held} AS {kind}) AS {column.name}"
+    value = "NULL" if held is None else f"'{held}'" if isinstance(held, str) else str(held)
+    return f"CAST({value} AS {kind}) AS {column.name}"
 
 
 def _rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
