@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, State
+from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.registration import Division, Registration
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.data.row_digests import RowHasher
@@ -190,3 +192,14 @@ def digest_of(ledger: Ledger, dataset: str) -> str:
     known = ledger.registration(dataset, None)
     assert known is not None
     return known.digest
+
+
+def test_keys_are_rotated_and_the_ledger_is_moved(old_ledger: tuple[str, str], tmp_path: Path) -> None:
+    _, url = old_ledger
+    before, target = statuses(url), f"sqlite:///{tmp_path}/moved/ledger.db"
+    told("rotate-key", "--ledger", url)
+    assert statuses(url) == before and Ledger.open(url).verify().ok
+    told("move", target, "--ledger", url)
+    assert statuses(target) == before and Ledger.open(target).verify().ok
+    with pytest.raises(LedgerError, match="was moved to"):
+        Ledger.open(url).set_cap("visits", epsilon=9.0, delta=1e-5)
