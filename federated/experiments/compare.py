@@ -61,7 +61,7 @@ class Row:
         runs_charged: how many runs with a guarantee; all of them spend.
         synthetic: the clients are no real persons or sites.
         megabytes: sent by clients and server in a run, 10^6 bytes.
-        seconds: of a run.
+        seconds: of a run; None with a guarantee, which keeps how many rows a client has.
         personalized: what fine-tuning on each client alone does; None where it was not asked for.
         curve: over the rounds.
     """
@@ -81,7 +81,7 @@ class Row:
     runs_charged: int
     synthetic: bool
     megabytes: float
-    seconds: float
+    seconds: float | None
     curve: Curve
     personalized: Personalized | None = None
 
@@ -151,7 +151,7 @@ def _row(runs: Sequence[tuple[Point, dict[str, Any], list[dict[str, Any]]]]) -> 
         runs_charged=len(private),
         synthetic=bool(first["clients"]["synthetic"]),
         megabytes=(mean("bytes_up") + mean("bytes_down")) / 1e6,
-        seconds=mean("seconds"),
+        seconds=None if private else mean("seconds"),
         personalized=_personalized([summary["personalized"] for summary in summaries if "personalized" in summary]),
         curve=_curve([lines for _, _, lines in runs]),
     )

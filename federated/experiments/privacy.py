@@ -248,4 +248,25 @@ def uncovered(config: ExperimentConfig) -> list[DataAccess]:
             covered=False,
             detail="every run of a sweep is charged; choosing among them by exact evaluation is not covered",
         ),
+        DataAccess(
+            what="times",
+            covered=False,
+            detail="how long a round takes tells how many rows its clients have; the run's files hold no duration, and "
+            "whoever watches the machine, its files' dates or the ledger's times sees one",
+        ),
+        *_personalized(config),
+    ]
+
+
+def _personalized(config: ExperimentConfig) -> list[DataAccess]:
+    clients = config.evaluation.personalize
+    if not clients:
+        return []
+    return [
+        DataAccess(
+            what="personalization",
+            covered=False,
+            detail=f"the model is tuned on half of the rows of up to {clients} clients of the eval split, one by one, "
+            "without noise; what that does for them is exact",
+        )
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -103,6 +102,7 @@ def record_of(
     charge: Charge,
     run_id: str,
     span: Span,
+    begun: str,
     summed: Sequence[int],
     counted: Mapping[str, Any],
     generator: str,
@@ -117,6 +117,7 @@ def record_of(
         config: the settings.
         charge: what was reserved, and ran.
         run_id, span: of the run.
+        begun: time before it read a row, UTC, ISO 8601.
         summed: the round of each sum that was made, in their order.
         counted: what the run counted over its rounds, and its guarantee covers.
         generator: where sampling and noise came from.
@@ -136,7 +137,7 @@ def record_of(
     return PrivacyRecord(
         run_id=run_id,
         pipeline=config.experiment,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=begun,
         backend=BACKEND,
         dataset=dataset.name,
         span=span,

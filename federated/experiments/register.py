@@ -12,8 +12,8 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
-from privacy_pipeline.accounting.unit_digests import new_secret
 from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.covered_digests import new_secret
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.source import ResolvedSource, count_silos, read_contents
 from privacy_pipeline.errors import BadInputError
@@ -53,7 +53,7 @@ def register_clients(
         relation=Relation.ZERO_OUT,
         splits={n: SplitCount(rows=c.rows, units=c.units) for n, c in (contents.counts or {}).items()},
         columns=tuple(column.name for column in feature_plan(config.data).columns),
-        digest=source.digest(),
+        digest=source.plain_digest(),
         registered=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         division=division_of(dataset),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -136,16 +137,16 @@ class _Run:
 
         ledger = pins.open_pinned(self.config.ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
         if ledger is not None:
-            ledger.require_allowed(self.use())
+            ledger.require_allowed(self.use(ledger))
         return ledger
 
-    def use(self) -> Use:
+    def use(self, ledger: Ledger) -> Use:
         from privacy_pipeline.accounting.unprotected import Use
 
         return Use(
             dataset=self.config.data.dataset.name,
             span=self.source.span,
-            data_digest=self.source.digest(),
+            data_digest=self.source.digest(ledger.digest_secret()),
             backend="federated",
             guarantee=self.config.claims_guarantee,
         )
@@ -153,7 +154,7 @@ class _Run:
     def without_guarantee(self) -> dict[str, Any]:
         ledger = self.ledger()
         if ledger is not None:
-            ledger.run_unprotected(self.use(), run_id=f"{self.config.experiment}-{self.point.name}")
+            ledger.run_unprotected(self.use(ledger), run_id=f"{self.config.experiment}-{self.point.name}")
         train = self.clients("train")
         sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
         simulation = self.simulation(train, None)
@@ -171,7 +172,8 @@ class _Run:
         known = privacy.registered(self.config, ledger, span=self.source.span)
         plan_of = silos.charged if self.config.silo_privacy is not None else privacy.charged
         charge: Charge = plan_of(self.config, units=known.splits["train"].units)
-        digest = self.source.digest()
+        digest = self.source.digest(ledger.digest_secret())
+        begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.folder.forget()
         if isinstance(charge, privacy.ChargedExperiment):
             privacy.require_room(self.config, charge, self.plan)
@@ -200,6 +202,7 @@ class _Run:
             charge=charge,
             run_id=f"{self.config.experiment}-{self.point.name}",
             span=self.source.span,
+            begun=begun,
             summed=protected.summed,
             counted=summary,
             generator=protected.generator,
@@ -324,7 +327,8 @@ class _Run:
             "clients": train.origin.as_record(),
             "bytes_up": last["bytes_up"],
             "bytes_down": last["bytes_down"],
-            "seconds": time.perf_counter() - began,
+            # With a guarantee no time is kept: it tells how many rows a client has.
+            **({"seconds": time.perf_counter() - began} if charge is None else {}),
             **(asdict(found) if found is not None else {}),
             **own,
             **_told(state),

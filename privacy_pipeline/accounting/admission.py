@@ -109,8 +109,7 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
             fix=f"set dataset.name and dataset.span to those of {owner}: its budget is charged for this data",
         )
     raise BudgetRefusedError(
-        f"the data is not what was registered as {registered.name}: its SHA-256 is {request.data_digest[:12]}..., "
-        f"registered is {registered.digest[:12]}...",
+        f"the data is not what was registered as {registered.name}",
         fix=f"restore the registered data, or register the new data under a span of its own: {schema.REGISTER_FIX}",
     )
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import journal, records
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.charges import Charges, counted_digest
+from privacy_pipeline.accounting.digest_secret import covering
 from privacy_pipeline.accounting.ledger_budgets import charge_of
 from privacy_pipeline.accounting.ledger_entries import COUNTED, Entry, budget_key
 from privacy_pipeline.accounting.ledger_open import open_engine
@@ -62,7 +63,8 @@ def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
 
     `epsilon_alone` is the entry's own cost, `epsilon_composed` that of all counted entries of its budget up to and with
     it, both by RDP at the cap's delta, from what ran once that is known; null where the entry does not count any more
-    or no finite epsilon is known. `reserve_*` and `commit_*` are number and hash of its journal records.
+    or no finite epsilon is known. `data_digest` is covered. `reserve_*` and `commit_*` are number and hash of its
+    journal records.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -79,6 +81,7 @@ def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
         rows = connection.execute(query).mappings().all()
         reserved, hashes = _records(connection)
         charges, sums = Charges(connection), dict.fromkeys(budgets, Sum())
+        cover = covering(schema.parse(url))
         found = []
         for row in rows:
             budget, composed = budgets[row["budget_id"]], None
@@ -87,7 +90,7 @@ def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
                 composed = charge_of(sums[budget["id"]]).epsilon(budget["delta"])
             receipts = _receipts(reserved.get(row["id"]), row["commit_seq"], hashes)
             entry = charges.entry(row, budget)
-            found.append(_row(entry, budget, composed=composed, receipts=receipts, digest=row["data_digest"]))
+            found.append(_row(entry, budget, composed=composed, receipts=receipts, digest=cover(row["data_digest"])))
         return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ UNPROTECTED, BIND = "no_guarantee", "bind"
 MOVED_TO, MOVED_FROM = "moved_to", "moved_from"
 ROTATE, LOST, IMPORTED, ACCEPT = "rotate_key", "key_lost", "imported", "accept_import"
 _HEAD, _KEY = "head", "public_key"
+_SALT_BYTES = 16
+_SALTED = (REGISTER, BIND, IMPORTED)  # their bodies hold digests of data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +130,9 @@ class Writer:
     ) -> Receipt:
         """Appends one record and moves the head. The body of each record but a reservation says who did it.
 
+        Hashes of records are in receipts, pins and exports. A salt keeps digests of data, and numbers of rows and units,
+        from being tried against those of registrations; a reservation has the hash of a secret token.
+
         Args:
             kind: what happened.
             body: all that it takes to replay it, as JSON values.
@@ -134,7 +140,8 @@ class Writer:
             then: the key that signs from here on, starting with the head.
         """
         who = {} if kind == RESERVE else {"principal": principal()}  # a reservation names its own
-        seq, at, text, key = self._seq + 1, at or now(), canonical({**who, **body}), self._key
+        salt = {"salt": secrets.token_hex(_SALT_BYTES)} if kind in _SALTED else {}
+        seq, at, text, key = self._seq + 1, at or now(), canonical({**who, **body, **salt}), self._key
         digest = record_hash(seq=seq, at=at, kind=kind, body=text, prev_hash=self._hash)
         row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev_hash": self._hash, "hash": digest}
         signature = key.sign(bytes.fromhex(digest))

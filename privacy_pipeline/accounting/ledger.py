@@ -20,6 +20,7 @@ from privacy_pipeline.accounting import records, unions
 from privacy_pipeline.accounting.admission import check_plan, check_principal, forecast_of, paying
 from privacy_pipeline.accounting.charges import find, newest
 from privacy_pipeline.accounting.composition import composition_of
+from privacy_pipeline.accounting.digest_secret import covering, ledger_secret
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, rotate, writing
@@ -40,16 +41,10 @@ from privacy_pipeline.accounting.records import JournalRecord
 from privacy_pipeline.accounting.registration import TRAIN, Division, Registration, from_row
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve
 from privacy_pipeline.accounting.shares import ShareStatus, shares_of
-from privacy_pipeline.accounting.unit_digests import (
-    are_same,
-    digest_units,
-    digests_of,
-    key_id_of,
-    ledger_secret,
-    stored_digests,
-)
+from privacy_pipeline.accounting.unit_digests import are_same, digest_units, digests_of, stored_digests
 from privacy_pipeline.accounting.unprotected import UnprotectedRun, Use, record, require_allowed, unprotected_runs
 from privacy_pipeline.accounting.weighing import weigh
+from privacy_pipeline.covered_digests import covered, id_of, is_covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key
 
@@ -68,6 +63,7 @@ class Ledger:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._unions: dict[tuple[str, Span], unions.Union | None] = {}  # what is registered stays
+        self._secret: bytes | None = None
 
     @classmethod
     def open(cls, url: str, *, create: bool = False, existing_key: bool = False) -> Ledger:
@@ -135,9 +131,13 @@ class Ledger:
             LedgerError: the ledger cannot be written.
         """
         check_cap(epsilon, delta)
+        secret = self.digest_secret()
+        registration = replace(registration, digest=self._plain(registration.digest))
+        if is_covered(registration.digest) and not isinstance(registration.span, tuple):
+            raise BadInputError("a ledger keeps plain digests", fix="register what `plain_digest` gives")
         digests = None
         if units is not None or rows is not None:
-            digests = digests_of(units=units, rows=rows, secret=ledger_secret(self._engine.url))
+            digests = digests_of(units=units, rows=rows, secret=secret)
         with writing(self._engine) as journal:
             register(journal, registration, epsilon=epsilon, delta=delta, digests=digests, disjoint=disjoint)
             if policy is not None:
@@ -181,14 +181,31 @@ class Ledger:
     def registration(self, name: str, span: Span) -> Registration | None:
         """What is registered for a span of a dataset, or None; for several spans, what they are together.
 
+        Its digest is covered, as it may leave.
+
         Raises:
             BudgetRefusedError: one of several spans is not registered, or they cannot be read together (`unions`).
         """
         with schema.transaction(self._engine, write=False) as connection:
             if not isinstance(span, tuple):
-                return find_registration(connection, name, span)
+                found = find_registration(connection, name, span)
+                return None if found is None else self._shown(found)
         union = self._union(name, span)
-        return None if union is None else union.whole
+        return None if union is None else self._shown(union.whole)
+
+    def _shown(self, registration: Registration) -> Registration:
+        """A registration as it may leave."""
+        return replace(registration, digest=covering(self._engine.url)(registration.digest))
+
+    def _plain(self, digest: str, union: unions.Union | None = None) -> str:
+        """The registered digest that a covered one stands for; what stands for none is returned as it is."""
+        if not is_covered(digest):
+            return digest
+        secret = self.digest_secret()
+        with schema.transaction(self._engine, write=False) as connection:
+            plain = connection.scalars(sa.select(schema.registrations.c.digest)).all()
+        candidates = plain if union is None else [*plain, union.whole.digest]
+        return next((one for one in candidates if covered(one, secret) == digest), digest)
 
     def _union(self, dataset: str, span: Span) -> unions.Union | None:
         """Several spans together, read once: a forecast asks again and again."""
@@ -200,7 +217,8 @@ class Ledger:
         """All registered spans, in the order of their registration."""
         table = schema.registrations
         with schema.transaction(self._engine, write=False) as connection:
-            return [from_row(row) for row in connection.execute(sa.select(table).order_by(table.c.id)).mappings()]
+            rows = connection.execute(sa.select(table).order_by(table.c.id)).mappings().all()
+        return [self._shown(from_row(row)) for row in rows]
 
     @contextmanager
     def spend(
@@ -228,7 +246,7 @@ class Ledger:
             dataset: registered name of the dataset.
             span: registered span; or several, ascending, which one run reads together: each budget that one of them
                 belongs to is charged, once, or none is.
-            data_digest: SHA-256 of the data that the run will read; of several spans `unions.union_digest`.
+            data_digest: digest of the data that the run will read (`ResolvedSource.digest`), plain or covered.
             split: split that the run will read.
             run_id: the run.
             node: the node of the run.
@@ -247,7 +265,7 @@ class Ledger:
         request = Request(
             dataset=dataset,
             span=span,
-            data_digest=data_digest,
+            data_digest=self._plain(data_digest, self._union(dataset, span)),
             split=split,
             run_id=run_id,
             node=node,
@@ -368,6 +386,7 @@ class Ledger:
 
     def require_allowed(self, use: Use) -> list[str]:
         """Holds a use of data against the policies of what it reads; see `unprotected.require_allowed`."""
+        use = replace(use, data_digest=self._plain(use.data_digest))
         with schema.transaction(self._engine, write=False) as connection:
             return require_allowed(connection, use)
 
@@ -387,6 +406,7 @@ class Ledger:
         """
         if not self.require_allowed(use):
             return []
+        use = replace(use, data_digest=self._plain(use.data_digest))
         with writing(self._engine) as journal:
             return record(journal, use, run_id=run_id)
 
@@ -485,7 +505,7 @@ class Ledger:
         if known is None or set(known.units) != set(keys):
             return  # registered without keys, or without telling which split they are in
         secret = self.digest_secret()
-        if key_id_of(secret) != known.key_id:
+        if id_of(secret) != known.key_id:
             raise schema.LedgerError(
                 f"{registration.name} was registered under another secret of digests", fix="restore it from a copy"
             )
@@ -497,7 +517,7 @@ class Ledger:
                 )
 
     def digest_secret(self, *, first: bytes | None = None) -> bytes:
-        """The secret under which units and rows are digested for `register`; made with its first use.
+        """The secret that covers digests of the ledger's data (`digest_secret`); made with its first use.
 
         Args:
             first: what it is to be where there is none yet; a new one by default.
@@ -505,10 +525,11 @@ class Ledger:
         Raises:
             LedgerError: it cannot be read or written, or is another one than `first`.
         """
-        secret = ledger_secret(self._engine.url, first=first)
-        if first is not None and secret != first:
+        if self._secret is None:
+            self._secret = ledger_secret(self._engine, first=first)
+        if first is not None and self._secret != first:
             raise schema.LedgerError("somebody made this ledger meanwhile; nothing was written", fix="register again")
-        return secret
+        return self._secret
 
     def lineage(self, *, at: Sequence[int] = ()) -> Lineage:
         """Which ledger it is; see `lineage_of`.

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.digest_secret import secret_file
 from privacy_pipeline.accounting.journal import MOVED_FROM, MOVED_TO
 from privacy_pipeline.accounting.ledger_open import open_engine, use_write_ahead_log
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.accounting.migrations.columns import number_on
-from privacy_pipeline.accounting.unit_digests import secret_file
 from privacy_pipeline.errors import BadInputError
 
 _BATCH = 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,14 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import journal
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.digest_secret import covering
 from privacy_pipeline.accounting.ledger_entries import budget_key
+from privacy_pipeline.accounting.plan import Relation
 
 _BATCH = 500
-_NOT_TOLD = frozenset({"principal", "token", "units"})  # told beside, a secret's hash, and digests of people
+# Told beside, a secret's hash, what makes a record's hash tell nothing of it, and digests of people and rows.
+_NOT_TOLD = frozenset({"principal", "token", "salt", "units", "digests"})
+SECRET = "secret"  # stands for the counts of a registration whose relation keeps them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None)
         LedgerError: a record is damaged.
     """
     found: list[JournalRecord] = []
-    for record in _read(connection):
+    for record in _read(connection, covering(connection.engine.url)):
         if dataset is None or record.dataset in (dataset, None):
             found.append(record)
         if len(found) == limit:
@@ -68,7 +72,7 @@ def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None)
     return found
 
 
-def _read(connection: sa.Connection) -> Iterator[JournalRecord]:
+def _read(connection: sa.Connection, cover: Callable[[str], str]) -> Iterator[JournalRecord]:
     """By pages, so that the first ones need not wait for the last."""
     budgets = {row["id"]: row for row in connection.execute(sa.select(schema.budgets)).mappings()}
     table, before = schema.journal, None
@@ -83,7 +87,7 @@ def _read(connection: sa.Connection) -> Iterator[JournalRecord]:
         bodies = [_body(row) for row in rows]
         entries = _entries(connection, {body["entry"] for body in bodies if isinstance(body.get("entry"), int)})
         for row, body in zip(rows, bodies, strict=True):
-            yield _record(row, body, budgets, entries)
+            yield _record(row, body, budgets, entries, cover)
 
 
 def _body(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -108,6 +112,7 @@ def _record(
     body: Mapping[str, Any],
     budgets: Mapping[int, Mapping[Any, Any]],
     entries: Mapping[int, Mapping[Any, Any]],
+    cover: Callable[[str], str],
 ) -> JournalRecord:
     kind, entry = row["kind"], _entry(row["kind"], body, entries)
     number = entry.get("budget_id", body.get("budget"))
@@ -116,7 +121,7 @@ def _record(
     known: dict[str, Any] = {"entry": entry.get("id"), "run_id": entry.get("run_id"), "node": entry.get("node")}
     about: dict[str, Any] = {"budget": None if budget is None else budget_key(budget), "dataset": dataset, **known}
     who = body.get("principal") or (entry.get("principal") if kind == journal.RESERVE else None)
-    details = {name: _told(value) for name, value in body.items() if name not in (*_NOT_TOLD, "entry", "budget")}
+    details = {name: _told(value, cover) for name, value in body.items() if name not in (*_NOT_TOLD, "entry", "budget")}
     same: dict[str, Any] = {name: row[name] for name in ("seq", "at", "hash", "key_id")}
     return JournalRecord(**same, **about, kind=kind, principal=who, details=details)
 
@@ -133,11 +138,16 @@ def _dataset(body: Mapping[str, Any]) -> str | None:
     return next((str(place["dataset"]) for place in places if isinstance(place, dict) and "dataset" in place), None)
 
 
-def _told(value: Any) -> Any:
-    """A value without secrets; a policy as it was written rather than as text."""
+def _told(value: Any, cover: Callable[[str], str]) -> Any:
+    """A value without secrets: digests of data covered; a policy as it was written rather than as text."""
     if not isinstance(value, dict):
         return value
     told = {name: part for name, part in value.items() if name not in _NOT_TOLD}
+    if "splits" in told:  # a registration
+        told["digest"] = cover(told["digest"])
+        told["splits"] = SECRET if told["relation"] == Relation.ADD_OR_REMOVE_ONE.value else told["splits"]
+    if "data_digest" in told:  # an entry
+        told["data_digest"] = cover(told["data_digest"])
     if isinstance(told.get("policy"), str):
         told["policy"] = json.loads(told["policy"])
     return told

@@ -10,6 +10,7 @@ from typing import Any
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.covered_digests import is_covered
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.spans import Span, span_key, span_of, span_words, spans_of
 
@@ -71,7 +72,7 @@ class Registration:
         relation: neighbouring relation of every guarantee on this dataset.
         splits: size of each split; fixed from here on.
         columns: columns of the data.
-        digest: SHA-256 of the data, hexadecimal.
+        digest: SHA-256 of the data, hexadecimal, within the ledger; as it leaves that, covered (`covered_digests`).
         registered: time of registration, UTC, ISO 8601.
         division: how rows come into the splits; None in registrations of formats before 5.
         id_space: numbering that the units' keys belong to; keys of different spaces are different people.
@@ -96,7 +97,7 @@ class Registration:
 
     def __post_init__(self) -> None:
         check_name(self.dataset)
-        if not _DIGEST.fullmatch(self.digest):
+        if not is_covered(self.digest) and not _DIGEST.fullmatch(self.digest):
             raise BadInputError(f"digest of dataset {self.dataset} is not a hexadecimal SHA-256")
         for span in spans_of(self.span):
             if span is not None and span < 0:
@@ -107,6 +108,11 @@ class Registration:
             raise BadInputError(f"dataset {self.dataset} needs a privacy unit and a train split with at least one unit")
         if self.unit == "row" and any(split.rows != split.units for split in self.splits.values()):
             raise BadInputError(f"dataset {self.dataset}: where the unit is a row, a split has as many units as rows")
+
+    @property
+    def public_splits(self) -> Mapping[str, SplitCount] | None:
+        """Sizes of the splits as they may be told; None where the relation keeps the number of units secret."""
+        return self.splits if self.relation is Relation.ZERO_OUT else None
 
     @property
     def name(self) -> str:

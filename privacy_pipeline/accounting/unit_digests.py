@@ -2,7 +2,7 @@
 
 Fresh budget is sound only where nobody pays from two budgets (block composition: Lecuyer et al. 2019, "Privacy
 Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a span's
-units are kept at registration as HMAC-SHA256 under a secret that lies beside the signing key, and its rows as keyed
+units are kept at registration as HMAC-SHA256 under a secret (`digest_secret`), and its rows as keyed
 BLAKE2b, each cut to 64 bits: without the secret nobody can try keys or rows against them, and an accidental collision
 can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of each;
 `verify` recomputes the roots.
@@ -14,18 +14,16 @@ import base64
 import hashlib
 import itertools
 import json
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
+from privacy_pipeline.covered_digests import id_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +32,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = npt.NDArray[np.uint64]  # NumPy is loaded on use: reading a ledger needs none
 
 ALL = "all"  # the units or rows of a span where it was not told which split each is in
-_FILE = "ledger_units.key"
-_SECRET_BYTES, _DIGEST_BYTES, _OLDER_BYTES = 32, 8, 16
+_DIGEST_BYTES, _OLDER_BYTES = 8, 16
 _PART = 1 << 20  # digests in one row of the table
 _BIG_ENDIAN = ">u8"
 
@@ -160,7 +157,7 @@ def digests_of(
 
     keyed = {} if units is None else digest_units(units, secret)
     ordered = {split: np.sort(found) for split, found in (rows or {}).items()}
-    return UnitDigests(key_id=key_id_of(secret), units=keyed, rows=ordered)
+    return UnitDigests(key_id=id_of(secret), units=keyed, rows=ordered)
 
 
 def _folded(unit: str) -> str:
@@ -168,50 +165,6 @@ def _folded(unit: str) -> str:
         return str(int(unit))
     except ValueError:
         return unicodedata.normalize("NFKC", unit).strip().casefold()
-
-
-def key_id_of(secret: bytes) -> str:
-    """Names a secret without telling it."""
-    return hashlib.sha256(secret).hexdigest()[:16]
-
-
-def secret_file(url: sa.URL) -> Path:
-    """Where the secret of a ledger is: beside its signing key."""
-    return keys.key_file(url).with_name(_FILE)
-
-
-def new_secret() -> bytes:
-    """A secret for a ledger that is about to be made."""
-    return os.urandom(_SECRET_BYTES)
-
-
-def ledger_secret(url: sa.URL, *, first: bytes | None = None) -> bytes:
-    """The secret of a ledger, made with its first registration; a file of mode 0600 beside the signing key.
-
-    Args:
-        url: of the ledger.
-        first: what it is to be where there is none yet; a new one by default.
-
-    Raises:
-        LedgerError: it cannot be read or written, or is damaged.
-    """
-    path = secret_file(url)
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            stream.write((first or new_secret()).hex())
-            stream.flush()
-            os.fsync(stream.fileno())
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise schema.LedgerError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error
-    try:
-        secret = bytes.fromhex(path.read_text())
-    except (OSError, ValueError) as error:
-        raise schema.LedgerError(f"{path}: {error}", fix="restore it from a copy") from error
-    if len(secret) != _SECRET_BYTES:
-        raise schema.LedgerError(f"{path}: the secret of the units' digests is damaged", fix="restore it from a copy")
-    return secret
 
 
 def store(connection: sa.Connection, *, dataset: str, span_key: str, digests: UnitDigests) -> None:

@@ -36,7 +36,8 @@ class Verification:
         records: journal records that were read.
         entries: entries that they make.
         receipts: receipts that were looked up.
-        head: the last record's number and hash, unless the head is damaged.
+        head: the last record's number, hash and key, unless the head is damaged. What else the head holds is a digest
+            of all registrations, and stays in the ledger.
         keys: ids of the keys that signed, in their order.
     """
 
@@ -46,7 +47,7 @@ class Verification:
     records: int
     entries: int
     receipts: int
-    head: Head | None
+    head: Receipt | None
     keys: Sequence[str]
 
     @property
@@ -250,7 +251,7 @@ def verify(
         records=walk.last_seq,
         entries=entries,
         receipts=len(receipts),
-        head=head,
+        head=None if head is None else Receipt(seq=head.seq, hash=head.hash, key_id=head.key_id),
         keys=walk.signers,
     )
 

@@ -19,6 +19,7 @@ from privacy_pipeline.errors import BadInputError
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import BudgetStatus
     from privacy_pipeline.accounting.policy import Policy
+    from privacy_pipeline.accounting.registration import Registration
 
 _DELTA = 1e-5
 app = typer.Typer(help="The privacy budget of each dataset.", no_args_is_help=True)
@@ -75,9 +76,11 @@ def register(
             tell=note,
         )
         if as_json:
-            print_json(dataclasses.asdict(registration))
+            sizes = registration.public_splits
+            told = {name: dataclasses.asdict(size) for name, size in sizes.items()} if sizes is not None else None
+            print_json({**dataclasses.asdict(registration), "splits": told})
             return
-        counts = ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.splits.items())
+        counts = _sizes(registration)
         out.print(
             f"[green]✓[/] dataset {registration.name}: {counts}; unit {registration.unit}; "
             f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {policy}" if policy else ""),
@@ -86,6 +89,13 @@ def register(
         out.print(
             "  keep a copy of ledger_key.pub away from the ledger: only then a forged ledger is found", soft_wrap=True
         )
+
+
+def _sizes(registration: Registration) -> str:
+    """Rows and units of each split in words, unless the relation keeps them."""
+    if registration.public_splits is None:
+        return f"{' and '.join(registration.splits)}, of sizes that {registration.relation.value} keeps secret"
+    return ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.public_splits.items())
 
 
 def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tuple[float, float, Policy | None]:

@@ -15,6 +15,7 @@ from privacy_pipeline.cli import (
     inspect_commands,
     ledger_commands,
     project_commands,
+    publish_command,
     report_commands,
     run_commands,
     serving_commands,
@@ -41,6 +42,7 @@ ledger_commands.add_to(budget_commands.app)
 forecast_command.add_to(budget_commands.app)
 export_command.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)
+publish_command.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
 app.add_typer(project_commands.config_app, name="config")
 

@@ -61,7 +61,7 @@ def report(
 ) -> None:
     """Report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
     with errors_as_exit_codes(as_json=False):
-        found = _evidence(target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key)
+        found = evidence_of(target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key)
         from privacy_pipeline.reports.compose import dataset_report
 
         content = _render(dataset_report(found), format_)
@@ -89,13 +89,14 @@ def report_schema(
             write_atomically(path=output, text=schema_text())
 
 
-def _evidence(
+def evidence_of(
     target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path], accepted: list[str]
 ) -> Evidence:
+    """What a report on a dataset, or on that of a config, is made from; runs that cannot be read are named."""
     from privacy_pipeline.pipelines.reporting import evidence
     from privacy_pipeline.reports.facts import load_facts
 
-    dataset, url, roots = _where(target, ledger, workspaces)
+    dataset, url, roots = where(target, ledger, workspaces)
 
     def left_out(why: str) -> None:  # the report says that it may lack this run
         err.print(f"[yellow]left out:[/] {escape(why)}", soft_wrap=True)
@@ -104,7 +105,7 @@ def _evidence(
     return evidence(dataset, ledger=url, workspaces=roots, facts=told, accepted=accepted, left_out=left_out)
 
 
-def _where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
+def where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
     """Dataset, ledger and workspaces; options win over what a config says."""
     path = Path(target)
     if path.suffix not in (".yaml", ".yml"):

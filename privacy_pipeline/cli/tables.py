@@ -10,7 +10,7 @@ from rich.table import Table
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.pipelines.workspace import RunState
-from privacy_pipeline.reports.properties import shown
+from privacy_pipeline.reports.properties import public_examples, shown
 from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
 from privacy_pipeline.reports.tuning_record import procedure
 
@@ -136,7 +136,9 @@ def run_table(summary: RunSummary) -> Table:
     for metric in METRICS:
         table.add_column(metric, justify="right")
     for part in summary.slices:
-        table.add_row(escape(part.name), f"{part.examples:,}", *(metric_text(part, metric) for metric in METRICS))
+        examples = public_examples(summary, part)
+        rows = "secret" if examples is None else f"{examples:,}"
+        table.add_row(escape(part.name), rows, *(metric_text(part, metric) for metric in METRICS))
     return table
 
 

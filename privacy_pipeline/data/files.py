@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.spans import Span, union_digest
 
@@ -39,8 +40,19 @@ class ResolvedSource:
     files: Mapping[str, tuple[Path, ...]]
     parts: Mapping[int, ResolvedSource] = field(default_factory=dict)
 
-    def digest(self) -> str:
-        """SHA-256 over the content of all files by split; names and folders play no part.
+    def digest(self, secret: bytes) -> str:
+        """The digest of the data as it may leave (`covered_digests`): what runs, records and caches know it by.
+
+        Args:
+            secret: of the ledger, or of the workspace where there is none.
+
+        Raises:
+            BadInputError: a file cannot be read.
+        """
+        return covered(self.plain_digest(), secret)
+
+    def plain_digest(self) -> str:
+        """SHA-256 over the content of all files by split, for the ledger alone; names and folders play no part.
 
         That of several spans is made of each one's own, by which it was registered.
 
@@ -48,7 +60,7 @@ class ResolvedSource:
             BadInputError: a file cannot be read.
         """
         if self.parts:
-            return union_digest({span: part.digest() for span, part in self.parts.items()})
+            return union_digest({span: part.plain_digest() for span, part in self.parts.items()})
         entries = sorted((split, _content_digest(file)) for split, files in self.files.items() for file in files)
         return hashlib.sha256("".join(f"{split}\0{digest}\n" for split, digest in entries).encode()).hexdigest()
 

@@ -16,14 +16,17 @@ from privacy_pipeline.reports.properties import shown
 _COUNTABLE_BYTES = 256 * 2**20
 
 
-def describe(node: str, info: Any) -> str:
+def describe(node: str, info: Any, *, counts: bool) -> str:
     """One short line on what a node did, for the live view; empty where there is nothing to say.
 
     Args:
         node: the node's name.
         info: TFX's ExecutionInfo of the finished node.
+        counts: tells how many rows there are, which add-or-remove-one keeps secret.
     """
     if node in ("ExampleGen", "Transform"):
+        if not counts:
+            return ""
         key = "examples" if node == "ExampleGen" else "transformed_examples"
         return _rows(info.output_dict[key])
     if node == "Trainer":

@@ -9,9 +9,9 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
-from privacy_pipeline.accounting.unit_digests import new_secret
 from privacy_pipeline.backends import federated_silos, registry
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.covered_digests import new_secret
 from privacy_pipeline.data import source
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError
@@ -84,7 +84,7 @@ def register_dataset(
         relation=registry.relation_of(config) or Relation.ZERO_OUT,
         splits=splits,
         columns=tuple(c.name for c in features.columns) if features else (),
-        digest=resolved.digest(),
+        digest=resolved.plain_digest(),
         registered=now(),
         division=division_of(config.dataset),
         id_space=id_space,
@@ -102,7 +102,7 @@ def register_dataset(
         disjoint=disjoint,
     )
     pins.leave(ledger, data=data, workspace=workspace, tell=tell)
-    return registration
+    return ledger.registration(registration.dataset, registration.span) or registration
 
 
 def _unit(config: PipelineConfig) -> str:

@@ -93,7 +93,7 @@ def evidence(
         unreadable=unreadable,
         unrecorded=sorted(unrecorded, key=lambda run: run.run_id),
         facts=facts or ReportFacts(),
-        generated=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        generated=datetime.now(timezone.utc).date().isoformat(),
     )
 
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from privacy_pipeline import covered_digests
 from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
@@ -15,6 +16,7 @@ from privacy_pipeline.data.source import ResolvedSource, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
 from privacy_pipeline.pipelines import admission, metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
+from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
 from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
@@ -95,7 +97,10 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     spec = folder.read_spec()
     features = preflight.read_features(spec.config)
     source = preflight.check_source(spec.config, features)
-    _refuse_changed(spec, _spec(spec.config, source, features))
+    today = _spec(spec.config, source, features)
+    _refuse_changed(spec, today)
+    spec = spec.model_copy(update={"data_digest": today.data_digest})
+    folder.write_spec(spec)
     workspace = Workspace(spec.config)
     workspace.prepare()
     if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
@@ -146,7 +151,7 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
         features=features,
         code=views.code_hash(config),
         lock=views.environment_hash(),
-        data_digest=source.digest(),
+        data_digest=source.digest(data_secret(config)),
         schema_digest="" if schema == "infer" else preflight.file_digest(schema),
         span=source.span,
         version=source.version,
@@ -163,7 +168,7 @@ def _base_run(workspace: Workspace, spec: RunSpec) -> str:
         if not whole or state.pipeline != spec.config.pipeline:
             continue
         base = folder.read_spec()
-        same = (base.data_digest, base.span, base.features) == (spec.data_digest, spec.span, spec.features)
+        same = (base.span, base.features) == (spec.span, spec.features) and _same_data(base, spec)
         if not same or base.config.dataset != spec.config.dataset:
             raise BadInputError(
                 f"run {state.run_id}, which --from would build on, read other data or another schema",
@@ -238,11 +243,16 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
     )
 
 
+def _same_data(old: RunSpec, new: RunSpec) -> bool:
+    """Whether a run of today reads what an earlier one read, whose digest may still be a plain one."""
+    return covered_digests.are_same(old.data_digest, new.data_digest, data_secret(new.config))
+
+
 def _refuse_changed(old: RunSpec, new: RunSpec) -> None:
     changed = [
         what
         for what, same in (
-            ("data", old.data_digest == new.data_digest),
+            ("data, or the ledger that it belongs to,", _same_data(old, new)),
             ("schema", old.schema_digest == new.schema_digest),
             ("code", old.code == new.code),
             ("installed packages", old.lock == new.lock),

@@ -35,7 +35,7 @@ _FORK = multiprocessing.get_context("fork")
 Emit = Callable[[Event], None]
 
 
-def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) -> bool:
+def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit, counts: bool = True) -> bool:
     """Runs all nodes in dependency order, independent ones side by side.
 
     After a failure, nodes that do not depend on the failed one still run, so that the failure that explains the others
@@ -46,6 +46,7 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) 
         done: nodes that an earlier attempt of this run finished.
         workers: nodes at a time.
         emit: where events go.
+        counts: tells how many rows there are.
 
     Returns:
         Whether every node succeeded.
@@ -62,7 +63,7 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) 
         for name in [n for n in waiting if set(nodes[n].upstream_nodes) <= finished]:
             if len(running) < workers:
                 waiting.remove(name)
-                process = _start(name, nodes[name], pipeline, emit)
+                process = _start(name, nodes[name], pipeline, emit, counts)
                 running[process.sentinel] = (name, process)
         if not running:
             break  # what is left waits for nodes that failed
@@ -75,9 +76,9 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit) 
     return not failed
 
 
-def _start(name: str, node: Any, pipeline: Any, emit: Emit) -> ForkProcess:
+def _start(name: str, node: Any, pipeline: Any, emit: Emit, counts: bool) -> ForkProcess:
     emit(NodeStarted(node=name))
-    process = _FORK.Process(target=_child, args=(name, node, pipeline, emit, os.getpid()), name=name)
+    process = _FORK.Process(target=_child, args=(name, node, pipeline, emit, counts, os.getpid()), name=name)
     process.start()
     return process
 
@@ -88,12 +89,12 @@ def _killed(name: str, code: int | None) -> NodeFailed:
     return NodeFailed(node=name, message=f"{name} was {why}{hint}", fix="", exit_code=int(ExitCode.ERROR))
 
 
-def _child(name: str, node: Any, pipeline: Any, emit: Emit, parent: int) -> None:
+def _child(name: str, node: Any, pipeline: Any, emit: Emit, counts: bool, parent: int) -> None:
     die_with_parent(parent)
     started = time.monotonic()
     with failure_told(name, emit):
         info, cached = _launch(name, node, pipeline)
-        detail = describe(name, info) if info is not None else ""
+        detail = describe(name, info, counts=counts) if info is not None else ""
         emit(NodeEnded(node=name, cached=cached, seconds=time.monotonic() - started, detail=detail))
 
 

@@ -31,6 +31,8 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     from privacy_pipeline.components.progress import PROGRESS_FD
 
     os.environ[PROGRESS_FD] = str(fd)
+    from privacy_pipeline.accounting.plan import Relation
+    from privacy_pipeline.backends import registry
     from privacy_pipeline.pipelines import scheduler
 
     emit = scheduler.fd_emitter(fd)
@@ -47,7 +49,8 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     gc.freeze()
     gc.enable()
     emit(Loaded(seconds=time.monotonic() - began))
-    succeeded = scheduler.run_nodes(pipeline=pipeline, done=done, workers=os.cpu_count() or 1, emit=emit)
+    counts = registry.relation_of(spec.config) is not Relation.ADD_OR_REMOVE_ONE
+    succeeded = scheduler.run_nodes(pipeline=pipeline, done=done, workers=os.cpu_count() or 1, emit=emit, counts=counts)
     return 0 if succeeded else 1
 
 

@@ -14,7 +14,7 @@ from privacy_pipeline.accounting.profile import Profile, profile
 from privacy_pipeline.reports.attack import FALSE_POSITIVE_RATES, true_positive_rate
 from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, BurnPoint, Curve, CurvePoint, EntryView
 from privacy_pipeline.reports.evidence import LedgerState
-from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source, ranges
+from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source, day, ranges
 from privacy_pipeline.reports.groups import GROUPS, group_reading
 from privacy_pipeline.reports.proven import WHATEVER, Proven, proven_bound
 
@@ -165,7 +165,7 @@ def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence
         points.append(
             BurnPoint(
                 entry=_figure(entry.id, "count", _of(entry, "id")),
-                reserved=_words(entry, "reserved_at", entry.reserved_at),
+                reserved=_day(entry),
                 spent=_held_loss(status, held, spent, before),
                 left=_left(status, held, source=before),
             )
@@ -188,7 +188,7 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
         node=_words(entry, "node", entry.node),
         attempt=_figure(entry.attempt, "count", _of(entry, "attempt")),
         state=_words(entry, "state", entry.state.value),
-        reserved=_words(entry, "reserved_at", entry.reserved_at),
+        reserved=_day(entry),
         alone=alone,
         overrun=entry.overrun,
     )
@@ -232,6 +232,10 @@ def _figure(value: float, kind: Kind, source: Source) -> Figure:
 
 def _quote(status: BudgetStatus, field: str, words: str) -> Quote:
     return Quote(quote=words, source=_at(status, field))
+
+
+def _day(entry: Entry) -> Quote:
+    return day(entry.reserved_at, _of(entry, "reserved_at"))
 
 
 def _words(entry: Entry, field: str, words: str) -> Quote:

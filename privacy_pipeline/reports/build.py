@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib import metadata
 from typing import Literal
 
@@ -38,6 +38,12 @@ EVALUATION_ACCESS = "evaluation metrics, blessing and slices"
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
 
 
+TIMES = DataAccess(
+    what="times",
+    covered=False,
+    detail="how long nodes and steps take depends on the data and is not hidden; times stay in the run's folder, ML "
+    "Metadata, logs and the ledger, and are left out of what `budget publish` and `budget report` write",
+)
 _ENCRYPTED_EVALUATION = (
     DataAccess(
         what="evaluation of private predictions",
@@ -51,6 +57,7 @@ _ENCRYPTED_EVALUATION = (
 class RunFacts:
     """Where a record comes from: run, pipeline, and hashes of code, lock and data.
 
+    `begun` is before the training reads a row, so that the record does not tell how long that took.
     `schema_is_public` says that no domain or range was read off the data (or left unreviewed since).
     `statistics` is what was released of the train split before, to stand in for ranges and domains that are not public.
     """
@@ -62,6 +69,7 @@ class RunFacts:
     data: str
     schema_is_public: bool
     statistics: DpStatistics | None = None
+    begun: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 def build_record(
@@ -94,7 +102,7 @@ def build_record(
     return PrivacyRecord(
         run_id=facts.run_id,
         pipeline=facts.pipeline,
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=facts.begun,
         backend=config.training.backend,
         dataset=config.dataset.name,
         span=config.dataset.named_span,
@@ -273,6 +281,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
         ),
         *_federation(config),
         *executed.accesses,
+        *([TIMES] if private else []),
         *(withheld if executed.withheld else []),
         *(_ENCRYPTED_EVALUATION if config.training.encrypted else []),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Sequence
 
 from privacy_pipeline.reports.axes import BOTTOM, GREY, HEIGHT, LEFT, RIGHT, WIDTH, Scale, plot
@@ -69,15 +70,24 @@ def delta_epsilon(budget: BudgetView, name: str) -> Drawing | None:
     return chart.drawing
 
 
+def _places(days: Sequence[str]) -> list[float]:
+    """Where entries stand on the line of time, in days: those of one day are spread over it."""
+    found: list[float] = []
+    same = Counter(days)
+    seen: Counter[str] = Counter()
+    for day in days:
+        place = datetime.date.fromisoformat(day).toordinal() + seen[day] / same[day]
+        seen[day] += 1
+        found.append(max([place, *found[-1:]]))  # a clock that went back does not reorder entries
+    return found
+
+
 def burn_down(budget: BudgetView, name: str) -> Drawing | None:
     """What was left of the budget after each entry, over time; None where nothing was spent."""
     if not budget.burn_down or budget.cap.epsilon is None:
         return None
-    times: list[float] = []
-    for point in budget.burn_down:
-        stamp = datetime.datetime.fromisoformat(point.reserved.quote).timestamp()
-        times.append(max(stamp, *times[-1:]) if times else stamp)  # a clock that went back does not reorder entries
-    span = max(times[-1] - times[0], 1.0)
+    times = _places([point.reserved.quote for point in budget.burn_down])
+    span = max(times[-1] - times[0], 1e-3)
     start, end = times[0] - 0.08 * span, times[-1] + 0.06 * span
     cap = budget.cap.epsilon.value
     now = plain(["Now left: epsilon ", budget.left, " at delta ", budget.cap.delta, "."])

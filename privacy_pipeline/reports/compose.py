@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from privacy_pipeline.accounting.cap_history import LedgerChange
-from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.accounting.unprotected import UnprotectedRun
 from privacy_pipeline.reports.budget_view import budget_view
@@ -17,7 +16,7 @@ from privacy_pipeline.reports.dataset_report import (
     UnrecordedView,
 )
 from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun
-from privacy_pipeline.reports.figures import Figure, Loss, Quote, Source
+from privacy_pipeline.reports.figures import COVERED, Figure, Loss, Quote, Source, day
 from privacy_pipeline.reports.first_page import first_page
 from privacy_pipeline.reports.run_views import run_view
 
@@ -81,7 +80,7 @@ def _unprotected(run: UnprotectedRun) -> UnprotectedView:
         run=quote("run_id", run.run_id),
         backend=quote("backend", run.backend),
         who=quote("principal", run.principal),
-        at=quote("at", run.at),
+        at=day(run.at, Source(place="journal record", name=str(run.seq), field="at")),
     )
 
 
@@ -101,7 +100,7 @@ def _change(change: LedgerChange) -> ChangeView:
         )
     return ChangeView(
         number=Figure(value=change.seq, kind="count", source=source("seq")),
-        at=Quote(quote=change.at, source=source("at")),
+        at=day(change.at, source("at")),
         who=quote("principal", change.principal),
         budget=quote("budget", change.budget),
         what=change.what,
@@ -125,19 +124,15 @@ def _span(registration: Registration) -> SpanView:
     def count(value: int, field: str) -> Figure:
         return Figure(value=value, kind="count", source=source(field))
 
-    # Under add-or-remove-one the number of units is what the guarantee hides; a report must not tell it.
-    public = registration.relation is Relation.ZERO_OUT
     return SpanView(
         span=Quote(quote="none" if registration.span is None else str(registration.span), source=source("span")),
-        digest=Quote(quote=registration.digest, source=source("digest")),
-        registered=Quote(quote=registration.registered, source=source("registered")),
+        digest=Quote(quote=registration.digest, source=source("digest").model_copy(update={"method": COVERED})),
+        registered=day(registration.registered, source("registered")),
         contribution_bound=count(registration.contribution_bound, "contribution_bound"),
         splits={
             name: (count(split.rows, f"splits.{name}.rows"), count(split.units, f"splits.{name}.units"))
-            for name, split in registration.splits.items()
-        }
-        if public
-        else {},
+            for name, split in (registration.public_splits or {}).items()
+        },
         declared=_declared(registration),
     )
 

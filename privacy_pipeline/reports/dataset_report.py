@@ -169,9 +169,10 @@ class MechanismView(ReportPart):
 class RunView(ReportPart):
     """One run: utility and privacy.
 
-    `marks` says what must not be overlooked, e.g. that the run has no guarantee. `receipt` is how the record and the
-    ledger entries that it names agree. A run that read several spans has them in `spans`, and in `further_entries` what
-    further budgets were charged. `threat_model` is that of encrypted inference, by aspect.
+    `plain_digest` says that its record, of an earlier version, holds the digest of its data uncovered; it is not
+    repeated here. `marks` says what must not be overlooked, e.g. that the run has no guarantee. `receipt` is how the
+    record and the ledger entries that it names agree. A run that read several spans has them in `spans`, and in
+    `further_entries` what further budgets were charged. `threat_model` is that of encrypted inference, by aspect.
     """
 
     run: Quote
@@ -203,6 +204,7 @@ class RunView(ReportPart):
     further_entries: list[Figure]
     receipt: Literal["agrees", "differs", "missing", "none"]
     versions: dict[str, Quote]
+    plain_digest: bool = False
     marks: list[str]
 
 

@@ -68,7 +68,7 @@ class Evidence:
         runs: summaries of the runs on the dataset, oldest first.
         unreadable: run folders that could not be read: the report may lack their runs.
         facts: what the curator told.
-        generated: time of the report, UTC, ISO 8601.
+        generated: day of the report, UTC, ISO 8601.
         unrecorded: runs that read the data and left no record.
     """
 

@@ -33,7 +33,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{low:.2f} / {middle:.2f} / {high:.2f}",
         guarantee(row),
         f"{row.megabytes:.2f}",
-        f"{row.seconds:.1f}",
+        "not told" if row.seconds is None else f"{row.seconds:.1f}",
     )
 
 

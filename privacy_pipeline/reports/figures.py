@@ -38,6 +38,10 @@ class ReportPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+DAY, COVERED = "day", "covered"  # methods of quotes: a time without its hours, a digest as it may leave
+_DAY_DIGITS = len("2030-01-31")
+
+
 class Source(ReportPart):
     """Where a value comes from.
 
@@ -102,6 +106,16 @@ class Quote(ReportPart):
     def text(self) -> str:
         """The words."""
         return self.quote
+
+
+def day(stamp: str, source: Source) -> Quote:
+    """A time as a report tells it: the day alone, since hours would tell how long the data took to be read.
+
+    Args:
+        stamp: ISO 8601.
+        source: where it is.
+    """
+    return Quote(quote=stamp[:_DAY_DIGITS], source=source.model_copy(update={"method": DAY}))
 
 
 class Loss(ReportPart):

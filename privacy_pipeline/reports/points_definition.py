@@ -7,6 +7,10 @@ from privacy_pipeline.reports.figures import Part, Statement, Words
 from privacy_pipeline.reports.run_views import NO_GUARANTEE
 from privacy_pipeline.reports.statements import Material, by_run, count, fact, say, unknown
 
+PLAIN_DIGEST = (
+    "plain, and left out here: the record's digest of the data; it is not covered by a secret, and whoever knows all "
+    "rows but one can try that one against it"
+)
 RELATIONS = {
     "zero_out": "two datasets are neighbours if one unit's rows are replaced by rows that contribute nothing, so the "
     "number of units is public",
@@ -31,7 +35,7 @@ def product(material: Material) -> list[Statement]:
 def versions(material: Material) -> list[Statement]:
     """Runs, code, libraries, lock and data."""
     if not material.runs:
-        return [unknown("runs, code and libraries: "), *map(_span_words, material.spans)]
+        return [unknown("runs, code and libraries: "), *map(_span_words, material.spans), *_plain_digests(material)]
 
     def of_run(run: RunView) -> Words:
         words: Words = []
@@ -43,11 +47,20 @@ def versions(material: Material) -> list[Statement]:
         *map(_span_words, material.spans),
         *by_run(material.trained, of_run),
         fact(material.facts, "code", "code published at"),
+        *_plain_digests(material),
     ]
 
 
+def _plain_digests(material: Material) -> list[Statement]:
+    """Records of versions that did not cover digests, in one line."""
+    found = [run for run in material.runs if run.plain_digest]
+    if not found:
+        return []
+    return by_run(found, lambda run: [PLAIN_DIGEST])
+
+
 def _span_words(span: SpanView) -> Statement:
-    return say("span ", span.span, ", registered ", span.registered, ", hash of the data ", span.digest)
+    return say("span ", span.span, ", registered ", span.registered, ", digest of the data ", span.digest)
 
 
 def variant(material: Material) -> list[Statement]:

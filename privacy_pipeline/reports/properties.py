@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from privacy_pipeline.reports.summary import METRICS, RunSummary
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
 
 
 def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
@@ -21,12 +22,18 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
         "accountant": record.guarantee.accountant if record.guarantee else None,
         "epsilon": _up(record.guarantee.epsilon) if record.guarantee else None,
         "delta": record.guarantee.delta if record.guarantee else None,
-        "examples": overall.examples,
+        "examples": public_examples(summary, overall),
         "blessed": int(summary.blessed),
         "cached_training": int(summary.training_run != summary.run_id),
     }
     found |= {name: overall.metrics.get(name) for name in METRICS}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def public_examples(summary: RunSummary, part: SliceMetrics) -> int | None:
+    """Rows of a slice of the eval split; None where the relation keeps their number and no noise was added to it."""
+    secret = summary.record.relation == Relation.ADD_OR_REMOVE_ONE.value and summary.dp_evaluation is None
+    return None if secret else part.examples
 
 
 def shown(epsilon: float | None) -> str:

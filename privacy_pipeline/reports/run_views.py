@@ -10,8 +10,9 @@ from pydantic import JsonValue
 
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.accounting.record import Guarantee, Mechanism, PrivacyRecord, Rows
+from privacy_pipeline.covered_digests import is_covered
 from privacy_pipeline.reports.dataset_report import AccessView, AssumptionView, AuditView, MechanismView, RunView
-from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source
+from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source, day
 from privacy_pipeline.reports.summary import RunSummary
 
 Receipt = Literal["agrees", "differs", "missing", "none"]
@@ -45,12 +46,13 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
     audits = [audit for raw in enumerate(record.audits) if (audit := _audit(view, *raw)) is not None]
     receipt = _receipt(record, entries)
     cached = summary.training_run != summary.run_id
+    plain = not is_covered(record.versions.data)
     return RunView(
         run=Quote(quote=summary.run_id, source=Source(place="summary", name=summary.run_id, field="run_id")),
         trained_by=Quote(
             quote=summary.training_run, source=Source(place="summary", name=summary.run_id, field="training_run")
         ),
-        created=view.quote("created", record.created),
+        created=view.day("created", record.created),
         backend=view.quote("backend", record.backend),
         guarantee=_guarantee(view, record.guarantee),
         guarantee_rdp=_guarantee_rdp(view, record.guarantee),
@@ -102,9 +104,12 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
         else [],
         receipt=receipt,
         versions={
-            name: view.quote(f"versions.{name}", getattr(record.versions, name)) for name in ("code", "lock", "data")
+            name: view.quote(f"versions.{name}", getattr(record.versions, name))
+            for name in ("code", "lock", "data")
+            if name != "data" or not plain
         }
         | {name: view.quote(f"versions.packages.{name}", v) for name, v in record.versions.packages.items()},
+        plain_digest=plain,
         marks=_marks(summary, cached=cached, receipt=receipt, audits=audits),
     )
 
@@ -123,6 +128,9 @@ class _View:
 
     def quote(self, field: str, words: str) -> Quote:
         return Quote(quote=words, source=self._source(field))
+
+    def day(self, field: str, stamp: str) -> Quote:
+        return day(stamp, self._source(field))
 
     def figure(self, field: str, value: float, kind: Kind, method: str = "") -> Figure:
         return Figure(value=value, kind=kind, source=self._source(field, method))

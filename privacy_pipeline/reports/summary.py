@@ -16,13 +16,14 @@ METRICS = tuple(METRIC_NAMES.values())
 class SliceMetrics(BaseModel):
     """Metrics of one slice of the eval split; `name` is "overall", or "column=value" joined by commas.
 
+    `examples` is None where the relation keeps the number of rows secret and no noise was added to it.
     After a DP evaluation all numbers are noisy, and `intervals` has the ends of each metric's confidence interval.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    examples: int
+    examples: int | None
     metrics: dict[str, float | None]
     intervals: dict[str, tuple[float, float]] = {}
 

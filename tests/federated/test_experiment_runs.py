@@ -102,7 +102,7 @@ def register(folder, point, cap=99.0):
         relation=Relation.ZERO_OUT,
         splits={name: SplitCount(rows=c.rows, units=c.units) for name, c in counts.items()},
         columns=("x", "z", "town"),
-        digest=source.digest(),
+        digest=source.plain_digest(),
         registered="2026-01-01T00:00:00+00:00",
     )
     ledger.register(registration, epsilon=cap, delta=1e-3)

@@ -57,7 +57,7 @@ def train(config: PipelineConfig, span: Span) -> None:
     asked = at(config, span)
     plan = preflight.check(asked, span=span).plan
     assert plan is not None
-    digest = source.resolve(dataset=asked.dataset).digest()
+    digest = source.resolve(dataset=asked.dataset).plain_digest()
     where: dict[str, Any] = {"dataset": "things", "span": span, "split": "train", "data_digest": digest}
     with Ledger.open(config.ledger).spend(**where, run_id=f"run {span}", node="Trainer", plan=plan) as grant:
         grant.start()

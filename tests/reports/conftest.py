@@ -14,7 +14,7 @@ from tests.reports import several_budgets
 from tests.reports.report_project import FACTS_YAML, make_project, summaries
 
 RUNS = [f"run-{number}" for number in range(1, 7)]
-GENERATED = "2026-11-23T12:00:00+00:00"
+GENERATED = "2026-11-23"
 
 
 @pytest.fixture(scope="session")

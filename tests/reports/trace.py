@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import math
 import sqlite3
@@ -18,7 +20,7 @@ from scipy.optimize import brentq  # type: ignore[import-untyped]
 from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
 from privacy_pipeline.accounting.events import from_json
 from privacy_pipeline.reports.dataset_report import CurvePoint, DatasetReport
-from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source
+from privacy_pipeline.reports.figures import COVERED, DAY, Figure, Loss, Quote, ReportPart, Source
 
 # What the project of tests/reports/report_project.py holds, counted by hand.
 COUNTS = {
@@ -101,6 +103,7 @@ class Files:
         folders = sorted((folder / "workspace" / "runs").iterdir())
         self.summaries = {path.name: json.loads((path / "summary.json").read_text()) for path in folders}
         self.facts = yaml.load(facts, Loader=yaml.BaseLoader) if facts else {}
+        self._secret = bytes.fromhex((folder / "ledger" / "ledger_units.key").read_text())
         self._pld: dict[str, PLDAccountant] = {}
 
     def find(self, source: Source, report: DatasetReport, delta: float | None) -> list[Any]:
@@ -117,7 +120,15 @@ class Files:
             "facts": lambda source, *_: [dig(self.facts, source.field)],
             "report": self._report,
         }[source.place]
+        if source.method == DAY:
+            return [value[:10] for value in find(source.model_copy(update={"method": ""}), report, delta)]
+        if source.method == COVERED:
+            return [self._covered(value) for value in find(source.model_copy(update={"method": ""}), report, delta)]
         return find(source, report, delta)
+
+    def _covered(self, digest: str) -> str:
+        made = hmac.new(self._secret, b"privacy_pipeline: digest of data\0" + digest.encode(), hashlib.sha256)
+        return f"hmac-sha256:{made.hexdigest()}"
 
     def _entry(self, source: Source, _report: DatasetReport, delta: float | None) -> list[Any]:
         row = self.entries[int(source.name)]

@@ -13,6 +13,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
@@ -47,7 +48,7 @@ class Executor(base_executor.BaseExecutor):
             blessed=single["blessing"].get_int_custom_property("blessed") == 1,
             reasons=decision["all"],
             budget_reasons=decision["budget"],
-            slices=slices_of(noisy) if noisy is not None else read_slices(single["evaluation"].uri),
+            slices=slices_of(noisy) if noisy is not None else _told(read_slices(single["evaluation"].uri), record),
             model_uri=path_utils.serving_model_dir(single["model"].uri),
             tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
             record=record,
@@ -60,6 +61,13 @@ class Executor(base_executor.BaseExecutor):
         text = summary.model_dump_json(indent=2)
         Path(target.uri, SUMMARY_FILE).write_text(text)
         Path(exec_properties["run_dir"], SUMMARY_FILE).write_text(text)
+
+
+def _told(slices: list[SliceMetrics], record: PrivacyRecord) -> list[SliceMetrics]:
+    """Slices without their numbers of rows, where the relation keeps those secret."""
+    if record.relation != Relation.ADD_OR_REMOVE_ONE.value:
+        return slices
+    return [part.model_copy(update={"examples": None}) for part in slices]
 
 
 def read_slices(evaluation_uri: str) -> list[SliceMetrics]:

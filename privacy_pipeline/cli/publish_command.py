@@ -1,0 +1,56 @@
+"""`budget publish`: writes what of a dataset is meant to leave, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from privacy_pipeline.cli import report_commands
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.run_commands import AsJson
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(publish)
+
+
+def publish(
+    target: Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")],
+    run: Annotated[
+        list[str], typer.Option(metavar="RUN", help="Record of this run alone; may be repeated (default: all runs).")
+    ] = [],  # noqa: B006 (typer wants a literal default)
+    facts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
+    ] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
+    ] = None,
+    workspace: Annotated[
+        list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
+    ] = [],  # noqa: B006
+    accept_lost_key: Annotated[
+        list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+    ] = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Write what is meant to leave: the dataset's report, public records of its runs, and the ledger's entries.
+
+    Digests are covered; times of day, exact metrics and secret numbers of units are left out (held_back.json says why).
+    """
+    with errors_as_exit_codes(as_json=as_json):
+        from privacy_pipeline.pipelines.publishing import publish as written
+
+        _, url, _ = report_commands.where(target, ledger, workspace)
+        found = report_commands.evidence_of(
+            target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key
+        )
+        files = written(found, ledger=url, folder=folder, runs=run)
+        if as_json:
+            print_json({"files": [str(file) for file in files]})
+            return
+        out.print(f"[green]✓[/] {escape(str(folder))}: {len(files):,} files, which may be handed on", soft_wrap=True)

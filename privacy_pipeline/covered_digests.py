@@ -1,0 +1,90 @@
+"""The one way in which a digest of private data leaves the ledger's host: as an HMAC under a secret.
+
+A plain hash of a table is a deterministic function of it. Whoever knows all rows but one, as the adversary of
+differential privacy does, tries values of that one until the hash is the same. HMAC-SHA256 (RFC 2104) under a secret of
+32 bytes is a pseudorandom function: without the secret its values tell no more than whether two digests are equal.
+Digests of what is public (configs, curated schemas, code, plans) stay plain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from pathlib import Path
+
+PREFIX = "hmac-sha256:"
+NOT_HERE = PREFIX + "secret-not-on-this-host"  # equal to no digest of data
+SECRET_BYTES = 32
+_PURPOSE = b"privacy_pipeline: digest of data\0"  # the same secret covers units and rows
+
+
+def covered(digest: str, secret: bytes) -> str:
+    """A digest as it may leave.
+
+    Args:
+        digest: SHA-256, hexadecimal; one that is covered already is returned as it is.
+        secret: of the ledger, or of a workspace without one.
+
+    Returns:
+        "hmac-sha256:" and 64 hexadecimal digits.
+    """
+    if is_covered(digest):
+        return digest
+    return PREFIX + hmac.digest(secret, _PURPOSE + digest.encode(), "sha256").hex()
+
+
+def is_covered(digest: str) -> bool:
+    """Whether a digest tells nothing without a secret; records before these rules have plain ones."""
+    return digest.startswith(PREFIX)
+
+
+def are_same(one: str, other: str, secret: bytes) -> bool:
+    """Whether two digests, plain or covered, are of the same data."""
+    return hmac.compare_digest(covered(one, secret), covered(other, secret))
+
+
+def new_secret() -> bytes:
+    """A secret for whoever has none yet."""
+    return os.urandom(SECRET_BYTES)
+
+
+def id_of(secret: bytes) -> str:
+    """Names a secret without telling it: the first 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(secret).hexdigest()[:16]
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or others can read or write it.
+    """
+    with path.open() as stream:
+        mode = os.fstat(stream.fileno()).st_mode & 0o777
+        if mode & 0o077:
+            raise ValueError(f"it can be read or written by others (mode {mode:04o})")
+        secret = bytes.fromhex(stream.read())
+    if len(secret) != SECRET_BYTES:
+        raise ValueError("it is damaged")
+    return secret
+
+
+def make_secret(path: Path, secret: bytes) -> None:
+    """Writes a secret to a file of mode 0600, whole or not at all; a file that is there stays as it is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    waiting = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(secret.hex())
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(waiting, path)
+    except FileExistsError:
+        pass
+    finally:
+        waiting.unlink(missing_ok=True)

@@ -1,0 +1,258 @@
+"""What of a run's summary and of the ledger's entries may leave: an allow-list, field by field.
+
+A field that is in neither list does not leave; a test fails for it. What may leave is public (it follows from config,
+registration and plan, which are made before a row is read), is charged to a budget, or is a verdict that the record
+lists as not covered. Numbers of rows and units are in plans and records under zero-out alone, where they are public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from privacy_pipeline.accounting import record as parts
+from privacy_pipeline.releases import evaluation as noisy
+from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
+
+VERSION = 1
+Cover = Callable[[str], str]
+_DAY_DIGITS = len("2030-01-31")
+_EXACT = "exact, computed from the eval split without noise"
+_TIME = "a time tells how much data was read"
+
+PUBLISHED: Mapping[type[BaseModel], frozenset[str]] = {
+    RunSummary: frozenset({"run_id", "pipeline", "backend", "training_run", "blessed", "record", "dp_evaluation"}),
+    parts.PrivacyRecord: frozenset(
+        {
+            "record_version",
+            "run_id",
+            "pipeline",
+            "created",
+            "backend",
+            "dataset",
+            "span",
+            "training_guarantee",
+            "inference_protection",
+            "unit",
+            "unit_in_words",
+            "contribution_bound",
+            "relation",
+            "mechanism",
+            "rows",
+            "preprocessing",
+            "tuning",
+            "guarantee",
+            "assumptions",
+            "data_accesses",
+            "composition",
+            "further_compositions",
+            "randomness",
+            "versions",
+            "audits",
+        }
+    ),
+    parts.Assumption: frozenset({"name", "held", "detail"}),
+    parts.DataAccess: frozenset({"what", "covered", "detail"}),
+    parts.Guarantee: frozenset(
+        {
+            "epsilon",
+            "delta",
+            "accountant",
+            "accountant_version",
+            "epsilon_pld",
+            "epsilon_rdp",
+            "epsilon_missing",
+            "curve",
+            "epsilon_if_poisson_sampled",
+        }
+    ),
+    parts.Mechanism: frozenset(
+        {
+            "name",
+            "sampler",
+            "clipping_norm",
+            "noise_multiplier",
+            "batch_size",
+            "epochs",
+            "steps",
+            "units",
+            "dp_event",
+            "engine",
+            "plan",
+        }
+    ),
+    parts.Preprocessing: frozenset(
+        {"what", "epsilon", "delta", "dp_event", "budget", "ledger_entry", "journal_seq", "journal_hash", "key_id"}
+    ),
+    parts.Tuning: frozenset(
+        {
+            "method",
+            "trials",
+            "distribution",
+            "space",
+            "metric",
+            "chosen",
+            "trained",
+            "epsilon_one_trial",
+            "accountant_one_trial",
+        }
+    ),
+    parts.Randomness: frozenset({"generator", "cryptographic", "seed_fixed"}),
+    parts.Rows: frozenset({"verdict", "one_by_one", "vectorised_whole_model"}),
+    parts.Versions: frozenset({"code", "lock", "data", "packages"}),
+    parts.Composition: frozenset(
+        {
+            "ledger_entry",
+            "budget",
+            "entries_before",
+            "epsilon_before",
+            "epsilon_after",
+            "epsilon_cap",
+            "delta",
+            "accountant",
+            "journal_seq",
+            "journal_hash",
+            "key_id",
+        }
+    ),
+    noisy.DpEvaluation: frozenset(
+        {
+            "version",
+            "unit",
+            "contribution_bound",
+            "relation",
+            "units",
+            "epsilon",
+            "delta",
+            "accountant",
+            "decision_threshold",
+            "confidence",
+            "noise",
+            "slices",
+            "event",
+            "budget",
+            "ledger_entry",
+            "composition",
+        }
+    ),
+    noisy.DpSlice: frozenset({"name", "counts", "examples", "metrics"}),
+    noisy.Estimate: frozenset({"value", "low", "high"}),
+}
+HELD_BACK: Mapping[type[BaseModel], Mapping[str, str]] = {
+    RunSummary: {
+        "evaluation_reasons": _EXACT,
+        "reasons": f"may quote metrics that are {_EXACT}",
+        "budget_reasons": "how much was left is in the report",
+        "slices": f"{_EXACT}; noisy ones are in dp_evaluation",
+        "model_uri": "a folder of the host",
+        "tensorboard": "a folder of the host",
+        "encrypted": f"{_EXACT}; and {_TIME}",
+    },
+    parts.Tuning: {"results": f"scores, {_EXACT}"},
+}
+AUDIT = frozenset(
+    {"kind", "lower_bound", "confidence", "upper_bound", "delta", "canaries", "guesses", "correct", "statement"}
+)
+AUDIT_HELD_BACK = {"seconds": "a time, although of made-up data"}
+ENTRY = frozenset(
+    {
+        "export_version",
+        "entry",
+        "budget",
+        "dataset",
+        "span",
+        "split",
+        "unit",
+        "relation",
+        "purpose",
+        "state",
+        "run_id",
+        "node",
+        "attempt",
+        "epsilon_alone",
+        "epsilon_composed",
+        "delta",
+        "accountant",
+        "overrun",
+        "data_digest",
+        "plan",
+        "event",
+        "executed_event",
+        "reserved_at",
+        "reserve_seq",
+        "reserve_hash",
+        "commit_seq",
+        "commit_hash",
+    }
+)
+ENTRY_HELD_BACK = {
+    "principal": "who works with the data is for the ledger's readers",
+    "started_at": _TIME,
+    "committed_at": _TIME,
+    "expired_at": _TIME,
+}
+_DAYS = frozenset({"created", "reserved_at"})  # of these the day alone
+
+
+def public_summary(summary: RunSummary, *, cover: Cover) -> dict[str, Any]:
+    """What may leave of a run: its record, the gate's verdict and the noisy evaluation, as JSON values.
+
+    The record in it can be read as a `PrivacyRecord`, and `budget verify --receipt` finds its receipts.
+
+    Args:
+        summary: the run's.
+        cover: covers a digest that an older record holds plain.
+    """
+    return {"published_version": VERSION, **_public(summary, cover)}
+
+
+def public_entry(row: Mapping[str, Any], *, cover: Cover) -> dict[str, Any]:
+    """What may leave of a ledger entry, as `export.exported` gives it."""
+    told = {name: value for name, value in row.items() if name in ENTRY}
+    return {**told, "reserved_at": _day(told["reserved_at"]), "data_digest": cover(told["data_digest"])}
+
+
+def without_exact_metrics(summary: RunSummary) -> RunSummary:
+    """A run as a published report tells it: metrics are noisy, or left out."""
+    if summary.dp_evaluation is not None:
+        return summary
+    none = SliceMetrics(name="overall", examples=None, metrics=dict.fromkeys(METRICS))
+    return summary.model_copy(update={"slices": [none]})
+
+
+def held_back() -> dict[str, str]:
+    """Each field that does not leave, and why."""
+    found = {f"{kind.__name__}.{name}": why for kind, names in HELD_BACK.items() for name, why in names.items()}
+    found |= {f"audit.{name}": why for name, why in AUDIT_HELD_BACK.items()}
+    return found | {f"entry.{name}": why for name, why in ENTRY_HELD_BACK.items()}
+
+
+def _public(part: BaseModel, cover: Cover) -> dict[str, Any]:
+    allowed = PUBLISHED[type(part)]  # of a kind that is not listed nothing leaves
+    told = {name: getattr(part, name) for name in type(part).model_fields if name in allowed}
+    found = {name: _value(value, cover) for name, value in told.items()}
+    if isinstance(part, parts.Versions):
+        found["data"] = cover(part.data)
+    if isinstance(part, parts.PrivacyRecord):
+        found["audits"] = [_audit(audit) for audit in part.audits if isinstance(audit, dict)]
+    return {name: _day(value) if name in _DAYS else value for name, value in found.items()}
+
+
+def _audit(audit: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in audit.items() if name in AUDIT}
+
+
+def _value(value: Any, cover: Cover) -> Any:
+    if isinstance(value, BaseModel):
+        return _public(value, cover)
+    if isinstance(value, (list, tuple)):
+        return [_value(one, cover) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): _value(one, cover) for name, one in value.items()}
+    return value
+
+
+def _day(stamp: str) -> str:
+    return stamp[:_DAY_DIGITS]

@@ -1,0 +1,140 @@
+"""Nothing that leaves the ledger's host lets a digest be tried: brute force over one cell finds it nowhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from privacy_pipeline.accounting.journal import record_hash
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.cli.main import app
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import source
+from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.pipelines import runs, views
+from privacy_pipeline.pipelines.preflight import check_source, read_features
+from privacy_pipeline.pipelines.register import register_dataset
+from tests.accounting.conftest import make_plan, make_registration
+from tests.adversary import digest_of, recovered, worlds
+from tests.pipelines.projects import write_project
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineConfig:
+    """A registered dataset."""
+    monkeypatch.chdir(tmp_path)
+    found = write_project(tmp_path, backend="dp_sgd")
+    register_dataset(config=found, epsilon=9.0, delta=1e-5)
+    return found
+
+
+@pytest.fixture
+def digests(config: PipelineConfig) -> dict[str, str]:
+    """The plain digest for each value of the unknown cell."""
+    train, evaluation = (config.dataset.path / f"span-1/{split}/rows.csv" for split in ("train", "eval"))
+    other = evaluation.read_bytes()
+    found = {value: digest_of({"train": [world], "eval": [other]}) for value, world in worlds(train, 1)}
+    plain = source.resolve(dataset=config.dataset).plain_digest()
+    assert [value for value, digest in found.items() if digest == plain], "the truth is among the worlds"
+    return found
+
+
+def cli(*arguments: str) -> str:
+    ended = CliRunner().invoke(app, list(arguments))
+    assert ended.exit_code == 0, ended.output
+    return ended.output
+
+
+def test_the_adversary_finds_the_cell_where_a_digest_is_plain(config: PipelineConfig, digests: dict[str, str]) -> None:
+    (value,) = recovered(digests, source.resolve(dataset=config.dataset).plain_digest())
+    row = (config.dataset.path / "span-1/train/rows.csv").read_text().split("\n")[17]
+    assert float(row.split(",")[1]) == float(value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("budget", "export"),
+        ("budget", "export", "--format", "csv"),
+        ("budget", "export", "--records"),
+        ("budget", "history", "--all", "--json"),
+        ("budget", "status", "--json"),
+        ("budget", "verify", "--json"),
+        ("budget", "report", "things", "--output", "-", "--format", "json"),
+        ("budget", "report", "things", "--output", "-", "--format", "html"),
+    ],
+)
+def test_no_command_prints_a_digest_that_can_be_tried(
+    config: PipelineConfig, digests: dict[str, str], arguments: tuple[str, ...]
+) -> None:
+    spec = _spec(config)
+    ledger, plan = Ledger.open(config.ledger), make_plan(units=160)
+    with ledger.spend(
+        dataset="things", span=1, data_digest=spec.data_digest, split="train", run_id="r", node="n", plan=plan
+    ) as grant:
+        grant.start()
+        grant.commit(plan.event)
+    assert recovered(digests, cli(*arguments)) == []
+
+
+def test_registering_prints_no_digest_that_can_be_tried(config: PipelineConfig, digests: dict[str, str]) -> None:
+    registered = register_dataset(config=config, epsilon=9.0, delta=1e-5)
+    assert registered.digest.startswith("hmac-sha256:") and recovered(digests, registered.digest) == []
+
+
+def test_spec_fingerprints_and_cache_keys_hold_none(config: PipelineConfig, digests: dict[str, str]) -> None:
+    """All else that a fingerprint is made of is known: the adversary makes it for each world."""
+    spec = _spec(config)
+    state = runs._state(spec, Path("c.yaml"))
+    text = spec.model_dump_json() + state.model_dump_json()
+
+    def fingerprint(digest: str) -> str:
+        return views.fingerprint(
+            config=config,
+            data_digest=f"{digest}, span 1, version None",
+            schema_digest=spec.schema_digest,
+            code=spec.code,
+            lock=spec.lock,
+        )
+
+    assert recovered(digests, text) == [] and recovered(digests, text, oracle=fingerprint) == []
+    assert fingerprint(spec.data_digest) == state.fingerprint
+
+
+def test_a_refusal_quotes_no_digest(config: PipelineConfig, digests: dict[str, str]) -> None:
+    file = config.dataset.path / "span-1/train/rows.csv"
+    file.write_text(file.read_text().replace("red", "blue", 1))
+    with pytest.raises(BudgetRefusedError, match="not what was registered") as refused:
+        Ledger.open(config.ledger).spend(
+            dataset="things",
+            span=1,
+            data_digest=_spec(config).data_digest,
+            split="train",
+            run_id="r",
+            node="n",
+            plan=make_plan(units=160),
+        ).__enter__()
+    assert recovered(digests, f"{refused.value.message} {refused.value.fix}") == []
+
+
+def test_hashes_of_journal_records_tell_nothing_of_their_bodies(tmp_path: Path) -> None:
+    """Receipts and pins hold them: without a salt the adversary hashes the record of each world."""
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger/ledger.db", create=True)
+    ledger.register(make_registration(), epsilon=3.0, delta=1e-5)  # by a client that digested neither units nor rows
+    genesis, register = ledger.records()[::-1]
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "ledger/ledger.db") as connection:
+        (body,) = connection.execute("SELECT body FROM journal WHERE seq = 2").fetchone()
+    told = {name: value for name, value in json.loads(body).items() if name != "salt"}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    same = {"seq": 2, "at": register.at, "kind": register.kind, "prev_hash": genesis.hash}
+    assert record_hash(**same, body=body) == register.hash != record_hash(**same, body=text)
+
+
+def _spec(config: PipelineConfig) -> runs.RunSpec:
+    features = read_features(config)
+    return runs._spec(config, check_source(config, features), features)
