@@ -223,7 +223,7 @@ class _Run:
             "unit": charge.unit,
             "relation": charge.relation.value,
             "ledger_entry": composition.ledger_entry,
-            "audits": [dict(audit) for audit in audits],
+            "audits": [{name: value for name, value in audit.items() if name != "seconds"} for audit in audits],
         }
 
     def protected(self, charge: Charge) -> _Protected:

@@ -130,8 +130,8 @@ class Writer:
     ) -> Receipt:
         """Appends one record and moves the head. The body of each record but a reservation says who did it.
 
-        Hashes of records are in receipts, pins and exports. A salt keeps digests of data, and numbers of rows and units,
-        from being tried against those of registrations; a reservation has the hash of a secret token.
+        Hashes of records are in receipts, pins and exports. A salt keeps digests of data, and numbers of rows and
+        units, from being tried against those of registrations; a reservation has the hash of a secret token.
 
         Args:
             kind: what happened.

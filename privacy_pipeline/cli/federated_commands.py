@@ -227,7 +227,7 @@ def _result(summary: dict[str, Any]) -> str:
     if summary.get("epsilon") is not None:
         text += f", epsilon {summary['epsilon']:.3f} at delta {summary['delta']:g} (unit {summary['unit']})"
     for audit in summary.get("audits", ()):
-        text += f", {audit['kind']} audit {audit['seconds']:.1f} s"
+        text += f", {audit['kind']} audit: epsilon at least {audit['lower_bound']:.3f}"
     return text
 
 

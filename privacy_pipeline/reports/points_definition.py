@@ -53,7 +53,7 @@ def versions(material: Material) -> list[Statement]:
 
 def _plain_digests(material: Material) -> list[Statement]:
     """Records of versions that did not cover digests, in one line."""
-    found = [run for run in material.runs if run.plain_digest]
+    found = [run for run in material.trained if run.plain_digest]
     if not found:
         return []
     return by_run(found, lambda run: [PLAIN_DIGEST])

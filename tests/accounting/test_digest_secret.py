@@ -54,7 +54,7 @@ def test_a_second_client_without_the_file_makes_no_other_secret(fresh: str, tmp_
 def test_a_readable_or_damaged_file_is_refused(ledger: Ledger, url: str, damage: object) -> None:
     ledger.digest_secret()
     damage(secret_file(parse(url)))  # type: ignore[operator]
-    with pytest.raises(LedgerError, match="ledger_units.key"):
+    with pytest.raises(LedgerError, match=r"ledger_units\.key"):
         Ledger.open(url).digest_secret()
     assert covering(parse(url))(DIGEST) == NOT_HERE
 

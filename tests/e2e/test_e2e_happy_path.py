@@ -12,6 +12,8 @@ from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
 
 from privacy_pipeline.accounting.events import from_json
+from tests.adversary import digest_of
+from tests.guide import unlisted
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Project, Shared
@@ -71,6 +73,19 @@ def test_both_runs_are_listed_with_utility_and_privacy(shared: Shared) -> None:
     for run in (plain, dp):
         assert 0.1 < run["accuracy"] <= 1
         assert 0 < run["auc"] <= 1
+
+
+def test_no_file_of_the_workspace_holds_a_digest_that_can_be_tried(shared: Shared) -> None:
+    """Specs, records, reports, ML Metadata, caches: none has the plain digest, and each is named in the guide."""
+    root, project = shared.project.root, shared.project
+    plain = digest_of({"train": [project.train.read_bytes()], "eval": [project.eval.read_bytes()]}).encode()
+    files = [file for file in (root / "workspace").rglob("*") if file.is_file()]
+    assert [file for file in files if plain[:12] in file.read_bytes()] == []
+    covered = json.loads((root / "workspace/runs" / shared.dp_id / "summary.json").read_text())["record"]["versions"]
+    assert covered["data"].startswith("hmac-sha256:")
+    held = [file for file in files if covered["data"].encode() in file.read_bytes()]
+    assert {"metadata.db", "spec.json", "summary.json"} <= {file.name for file in held}
+    assert [name for name in unlisted(root) if name.startswith(("workspace/", "ledger/"))] == []
 
 
 def test_a_plain_metadata_query_gives_the_same_values(shared: Shared) -> None:

@@ -151,7 +151,8 @@ def test_noise_that_is_not_the_accounted_one_gives_the_budget_back(people, monke
     summary = run_point(point, build=logistic.build)
     record = PrivacyRecord.model_validate_json((point.folder / "privacy_record.json").read_text())
     (audit,) = record.audits
-    assert summary["audits"] == [audit] and audit["kind"] == "mechanism" and audit["seconds"] > 0
+    told = {name: value for name, value in audit.items() if name != "seconds"}
+    assert summary["audits"] == [told] and audit["kind"] == "mechanism" and audit["seconds"] > 0
     assert audit["lower_bound"] <= audit["upper_bound"]
 
 
