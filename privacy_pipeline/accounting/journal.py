@@ -38,7 +38,7 @@ MOVED_TO, MOVED_FROM = "moved_to", "moved_from"
 ROTATE, LOST, IMPORTED, ACCEPT = "rotate_key", "key_lost", "imported", "accept_import"
 _HEAD, _KEY = "head", "public_key"
 _SALT_BYTES = 16
-_SALTED = (REGISTER, BIND, IMPORTED)  # their bodies hold digests of data
+SALTED = (REGISTER, BIND, IMPORTED)  # their bodies hold digests of data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ class Writer:
             then: the key that signs from here on, starting with the head.
         """
         who = {} if kind == RESERVE else {"principal": principal()}  # a reservation names its own
-        salt = {"salt": secrets.token_hex(_SALT_BYTES)} if kind in _SALTED else {}
+        salt = {"salt": secrets.token_hex(_SALT_BYTES)} if kind in SALTED else {}
         seq, at, text, key = self._seq + 1, at or now(), canonical({**who, **body, **salt}), self._key
         digest = record_hash(seq=seq, at=at, kind=kind, body=text, prev_hash=self._hash)
         row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev_hash": self._hash, "hash": digest}

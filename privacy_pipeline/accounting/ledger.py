@@ -368,6 +368,11 @@ class Ledger:
             _require(connection, dataset)
             return records.newest(connection, dataset=dataset, limit=limit)
 
+    def unsalted_records(self) -> list[int]:
+        """Numbers of journal records whose hashes must not leave; see `records.unsalted`."""
+        with schema.transaction(self._engine, write=False) as connection:
+            return records.unsalted(connection)
+
     def zero(self, *, dataset: str, run_id: str, node: str, paid_by: int | None) -> None:
         """Records that a node was served from cache, and spent nothing.
 

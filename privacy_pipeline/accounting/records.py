@@ -72,6 +72,14 @@ def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None)
     return found
 
 
+def unsalted(connection: sa.Connection) -> list[int]:
+    """Numbers of records that hold digests of data and no salt, as versions before wrote them: their hashes tell."""
+    table = schema.journal
+    old = sa.not_(table.c.body.contains('"salt":"', autoescape=True))
+    query = sa.select(table.c.seq).where(table.c.kind.in_(journal.SALTED), old).order_by(table.c.seq)
+    return list(connection.scalars(query))
+
+
 def _read(connection: sa.Connection, cover: Callable[[str], str]) -> Iterator[JournalRecord]:
     """By pages, so that the first ones need not wait for the last."""
     budgets = {row["id"]: row for row in connection.execute(sa.select(schema.budgets)).mappings()}

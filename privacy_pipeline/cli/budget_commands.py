@@ -164,9 +164,16 @@ def status(
         for b in budgets:
             if b.closed:
                 out.print(f"  {escape(b.budget)}: closed by its policy, grants nothing", soft_wrap=True)
+        if unsalted := opened.unsalted_records():
+            note(_UNSALTED.format(", ".join(map(str, unsalted))))
         tell_alerts(budgets)
 
 
+_UNSALTED = (
+    "an older version registered data in journal record(s) {} without a salt, and told plain digests of it: rows can "
+    "be tried against both. Give nobody those hashes, nor records, reports or exports of that version; "
+    "`budget publish` writes what may be handed on"
+)
 _HELD = (
     "held: all runs at the filter's Renyi order, which is what stands against the cap; part of it is taken by the "
     "order itself.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."

@@ -60,7 +60,7 @@ def _plain_digests(material: Material) -> list[Statement]:
 
 
 def _span_words(span: SpanView) -> Statement:
-    return say("span ", span.span, ", registered ", span.registered, ", digest of the data ", span.digest)
+    return say("span ", span.span, ", registered ", span.registered, ", hash of the data ", span.digest)
 
 
 def variant(material: Material) -> list[Statement]:

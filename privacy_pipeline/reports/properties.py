@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
 
 
@@ -32,8 +34,17 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
 
 def public_examples(summary: RunSummary, part: SliceMetrics) -> int | None:
     """Rows of a slice of the eval split; None where the relation keeps their number and no noise was added to it."""
-    secret = summary.record.relation == Relation.ADD_OR_REMOVE_ONE.value and summary.dp_evaluation is None
-    return None if secret else part.examples
+    if summary.dp_evaluation is not None:
+        return part.examples
+    (told,) = without_secret_counts([part], summary.record)
+    return told.examples
+
+
+def without_secret_counts(slices: Sequence[SliceMetrics], record: PrivacyRecord) -> list[SliceMetrics]:
+    """Exact slices without their numbers of rows, where the record's relation keeps those secret."""
+    if record.relation != Relation.ADD_OR_REMOVE_ONE.value:
+        return list(slices)
+    return [part.model_copy(update={"examples": None}) for part in slices]
 
 
 def shown(epsilon: float | None) -> str:

@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from privacy_pipeline.accounting import journal
 from privacy_pipeline.accounting.digest_secret import covering, secret_file
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError, parse
 from privacy_pipeline.accounting.moving import move
+from privacy_pipeline.cli.main import app
 from privacy_pipeline.covered_digests import NOT_HERE, covered, is_covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
@@ -88,3 +91,14 @@ def test_a_covered_digest_of_unknown_data_is_not_registered(ledger: Ledger) -> N
     strange = make_registration("other", digest=covered("e" * 64, b"1" * 32))
     with pytest.raises(BadInputError, match="plain digests"):
         ledger.register(strange, epsilon=3.0, delta=1e-5)
+
+
+def test_a_registration_without_a_salt_is_named(ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ledger.unsalted_records() == []
+    assert "without a salt" not in CliRunner().invoke(app, ["budget", "status", "--ledger", url]).output
+    with monkeypatch.context() as older:  # as a version before this one wrote it
+        older.setattr(journal, "SALTED", ())
+        ledger.register(make_registration("census", digest="c" * 64), epsilon=1.0, delta=1e-5)
+    assert ledger.unsalted_records() == [3]
+    told = " ".join(CliRunner().invoke(app, ["budget", "status", "--ledger", url]).output.split())
+    assert "journal record(s) 3 without a salt" in told

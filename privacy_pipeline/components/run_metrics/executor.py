@@ -13,13 +13,13 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
+from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
-from privacy_pipeline.reports.properties import metric_properties
+from privacy_pipeline.reports.properties import metric_properties, without_secret_counts
 from privacy_pipeline.reports.summary import METRIC_NAMES, RunSummary, SliceMetrics
 
 
@@ -48,7 +48,9 @@ class Executor(base_executor.BaseExecutor):
             blessed=single["blessing"].get_int_custom_property("blessed") == 1,
             reasons=decision["all"],
             budget_reasons=decision["budget"],
-            slices=slices_of(noisy) if noisy is not None else _told(read_slices(single["evaluation"].uri), record),
+            slices=slices_of(noisy)
+            if noisy is not None
+            else without_secret_counts(read_slices(single["evaluation"].uri), record),
             model_uri=path_utils.serving_model_dir(single["model"].uri),
             tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
             record=record,
@@ -63,11 +65,10 @@ class Executor(base_executor.BaseExecutor):
         Path(exec_properties["run_dir"], SUMMARY_FILE).write_text(text)
 
 
-def _told(slices: list[SliceMetrics], record: PrivacyRecord) -> list[SliceMetrics]:
-    """Slices without their numbers of rows, where the relation keeps those secret."""
-    if record.relation != Relation.ADD_OR_REMOVE_ONE.value:
-        return slices
-    return [part.model_copy(update={"examples": None}) for part in slices]
+def _slices(evaluation_uri: str, record: PrivacyRecord, noisy: DpEvaluation | None) -> list[SliceMetrics]:
+    if noisy is not None:
+        return slices_of(noisy)
+    return without_secret_counts(read_slices(evaluation_uri), record)
 
 
 def read_slices(evaluation_uri: str) -> list[SliceMetrics]:
