@@ -80,6 +80,12 @@ def test_no_command_prints_a_digest_that_can_be_tried(
     assert recovered(digests, cli(*arguments)) == []
 
 
+def test_verify_prints_no_digest_of_the_tables(config: PipelineConfig) -> None:
+    """What the head signs is a hash over all registrations, unsalted: the adversary could make it for each world."""
+    ended = json.loads(cli("budget", "verify", "--json"))
+    assert set(ended["head"]) == {"seq", "hash", "key_id"}
+
+
 def test_registering_prints_no_digest_that_can_be_tried(config: PipelineConfig, digests: dict[str, str]) -> None:
     registered = register_dataset(config=config, epsilon=9.0, delta=1e-5)
     assert registered.digest.startswith("hmac-sha256:") and recovered(digests, registered.digest) == []
