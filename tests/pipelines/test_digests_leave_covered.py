@@ -13,7 +13,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
-from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import runs, views
 from privacy_pipeline.pipelines.preflight import check_source, read_features
 from privacy_pipeline.pipelines.register import register_dataset
@@ -108,6 +108,25 @@ def test_spec_fingerprints_and_cache_keys_hold_none(config: PipelineConfig, dige
 
     assert recovered(digests, text) == [] and recovered(digests, text, oracle=fingerprint) == []
     assert fingerprint(spec.data_digest) == state.fingerprint
+
+
+def test_a_run_whose_spec_has_the_plain_digest_is_known_again(config: PipelineConfig) -> None:
+    """Specs of earlier versions have it; other data is still other data."""
+    spec, plain = _spec(config), source.resolve(dataset=config.dataset).plain_digest()
+    runs._refuse_changed(spec.model_copy(update={"data_digest": plain}), spec)
+    with pytest.raises(BadInputError, match="data, or the ledger"):
+        runs._refuse_changed(spec.model_copy(update={"data_digest": "e" * 64}), spec)
+
+
+def test_without_a_ledger_the_workspace_has_the_secret(tmp_path: Path, digests: dict[str, str]) -> None:
+    config = write_project(tmp_path / "other")
+    one, two = _spec(config).data_digest, _spec(config).data_digest
+    file = config.workspace / "digests.key"
+    assert one == two and file.stat().st_mode & 0o777 == 0o600 and recovered(digests, one) == []
+    assert not (tmp_path / "other/ledger").exists()
+    file.chmod(0o644)
+    with pytest.raises(BadInputError, match="read or written by others"):
+        _spec(config)
 
 
 def test_a_refusal_quotes_no_digest(config: PipelineConfig, digests: dict[str, str]) -> None:

@@ -354,7 +354,7 @@ def test_a_run_over_other_data_is_not_resumed(project: Project) -> None:
     folder, _ = project.start()
     rows = project.root / "data" / "span-1" / "train" / "rows.csv"
     rows.write_text(rows.read_text() + "red,1.5,999,yes\n")
-    with pytest.raises(BadInputError, match="data changed since it started"):
+    with pytest.raises(BadInputError, match="data, or the ledger that it belongs to, changed since"):
         resume(folder)
 
 
