@@ -143,14 +143,14 @@ PUBLISHED: Mapping[type[BaseModel], frozenset[str]] = {
 HELD_BACK: Mapping[type[BaseModel], Mapping[str, str]] = {
     RunSummary: {
         "evaluation_reasons": _EXACT,
-        "reasons": f"may quote metrics that are {_EXACT}",
+        "reasons": "may quote exact metrics of the eval split",
         "budget_reasons": "how much was left is in the report",
-        "slices": f"{_EXACT}; noisy ones are in dp_evaluation",
+        "slices": "exact where there is no dp_evaluation, which has the noisy ones",
         "model_uri": "a folder of the host",
         "tensorboard": "a folder of the host",
-        "encrypted": f"{_EXACT}; and {_TIME}",
+        "encrypted": "exact, computed from the eval split, and with times",
     },
-    parts.Tuning: {"results": f"scores, {_EXACT}"},
+    parts.Tuning: {"results": _EXACT},
 }
 AUDIT = frozenset(
     {"kind", "lower_bound", "confidence", "upper_bound", "delta", "canaries", "guesses", "correct", "statement"}
