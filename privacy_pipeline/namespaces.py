@@ -44,7 +44,7 @@ def enter(*kinds: int) -> None:
 
 
 def mount(source: bytes, target: Path, kind: bytes | None, flags: int, options: bytes | None = None) -> None:
-    """mount(2).
+    """Mount something, or change how it is mounted (mount(2)).
 
     Raises:
         PipelineError: the kernel does not allow it.

@@ -166,15 +166,19 @@ def labels_of(part: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     return labels
 
 
-def build_model(inputs: TrainingInputs) -> Any:
-    """The uncompiled Keras model of the config, for one training, checked against what a backend expects.
+def build_model(inputs: TrainingInputs, *, trained: bool = True) -> Any:
+    """The uncompiled Keras model of the config, checked against what a backend expects.
+
+    Args:
+        inputs: what it will be trained on.
+        trained: whether it is trained after; no two trainings begin with the same draw of weights.
 
     Raises:
         BadInputError: `build_model` does not return a functional Keras model with one logit as output, or it cannot be
             built apart from the data.
     """
     specs = input_specs(inputs.transform_graph)
-    return model_of(inputs.config, features=inputs.features, specs=specs, trained=True)
+    return model_of(inputs.config, features=inputs.features, specs=specs, trained=trained)
 
 
 def model_of(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from privacy_pipeline import namespaces
 from privacy_pipeline.encrypted import enclosed, environment, party, run_folder
 from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.enclosure import Enclosure

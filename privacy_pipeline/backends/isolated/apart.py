@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,18 @@ _FIX = (
     "correct the module; it runs where there is no data and no network: public files that it reads go under model.files"
 )
 _LONGEST = 1000  # characters of what a build says
-_kept: dict[str, tuple[dict[str, Any], list[Any]]] = {}  # the one model that was examined, until it is trained
+
+
+@dataclass
+class _Kept:
+    """What crossed of a model, and whether it was trained since."""
+
+    header: dict[str, Any]
+    weights: list[Any]
+    trained: bool = False
+
+
+_kept: dict[str, _Kept] = {}  # the last one
 
 
 def require_possible(config: PipelineConfig) -> None:
@@ -67,12 +79,13 @@ def model(config: PipelineConfig, context: ModelContext, *, trained: bool) -> An
     }
     task = {**_task("model", section, seen), "context": given, "seed": seed}
     key = _key(task, seen)
-    if key not in _kept:
+    if key not in _kept or (trained and _kept[key].trained):
         header, weights = _answer(task, seen, use=section.use)
         _kept.clear()
-        _kept[key] = header, weights
-    header, weights = _kept.pop(key) if trained else _kept[key]
-    return configs.model_of(header.get("config"), weights, seed=seed)
+        _kept[key] = _Kept(header, weights)
+    kept = _kept[key]
+    kept.trained = kept.trained or trained
+    return configs.model_of(kept.header.get("config"), kept.weights, seed=seed)
 
 
 def preprocessing(

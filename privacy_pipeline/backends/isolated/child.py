@@ -69,7 +69,9 @@ def _model(task: dict[str, Any]) -> bytes:
     given = task["context"]
     context = ModelContext(
         features=FeaturePlan.model_validate_json(given["features"]),
-        inputs={name: InputSpec(shape=tuple(one["shape"]), dtype=one["dtype"]) for name, one in given["inputs"].items()},
+        inputs={
+            name: InputSpec(shape=tuple(one["shape"]), dtype=one["dtype"]) for name, one in given["inputs"].items()
+        },
         hidden_units=tuple(given["hidden_units"]),
         dropout=given["dropout"],
         params=given["params"],

@@ -1,7 +1,8 @@
 """Which Keras configurations may cross from a build, and the model that is made of one.
 
 A configuration is JSON. Every class that it names must be on the list, since Keras makes an object of what it finds;
-layers that read files or carry Python (`TextVectorization`, `Lambda`) are not on it. `GraphLayer` is, and looks at its own graphs.
+layers that read files or carry Python (`TextVectorization`, `Lambda`) are not on it.
+`GraphLayer` is, and looks at its own graphs.
 """
 
 from __future__ import annotations
@@ -17,25 +18,22 @@ from privacy_pipeline.backends.isolated.graph_layer import GraphLayer
 from privacy_pipeline.backends.isolated.ops import printed
 from privacy_pipeline.errors import BadInputError
 
-LAYERS = frozenset(
-    """Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average AveragePooling1D
-    AveragePooling2D AveragePooling3D BatchNormalization Bidirectional CategoryEncoding Concatenate Conv1D
-    Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D Dense
-    DepthwiseConv1D DepthwiseConv2D Dot Dropout ELU EinsumDense Embedding Flatten GRU GRUCell GaussianDropout
-    GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D
-    GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization InputLayer LSTM LSTMCell LayerNormalization LeakyReLU
-    Masking MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply PReLU Permute RNN ReLU
-    RepeatVector Rescaling Reshape SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D
-    SpatialDropout2D SpatialDropout3D StackedRNNCells Subtract ThresholdedReLU TimeDistributed UnitNormalization
-    UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D""".split()
-)
-_MODELS = frozenset({"Functional", "Sequential"})
-_INITIALIZERS = frozenset(
-    """Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal LecunUniform Ones Orthogonal
-    RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros""".split()
-)
-_OTHERS = frozenset("L1 L2 L1L2 OrthogonalRegularizer MaxNorm MinMaxNorm NonNeg UnitNorm RadialConstraint Policy".split())
-_ALLOWED = LAYERS | _MODELS | _INITIALIZERS | _OTHERS
+_LAYERS = """Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average AveragePooling1D
+AveragePooling2D AveragePooling3D BatchNormalization Bidirectional CategoryEncoding Concatenate Conv1D Conv1DTranspose
+Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D
+Dot Dropout ELU EinsumDense Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D
+GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D
+GroupNormalization InputLayer LSTM LSTMCell LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D
+Maximum Minimum MultiHeadAttention Multiply PReLU Permute RNN ReLU RepeatVector Rescaling Reshape SeparableConv1D
+SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedRNNCells
+Subtract ThresholdedReLU TimeDistributed UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
+ZeroPadding2D ZeroPadding3D"""
+_INITIALIZERS = """Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal LecunUniform Ones
+Orthogonal RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros"""
+_OTHERS = """Functional Sequential L1 L2 L1L2 OrthogonalRegularizer MaxNorm MinMaxNorm NonNeg UnitNorm RadialConstraint
+Policy"""
+LAYERS = frozenset(_LAYERS.split())
+_ALLOWED = LAYERS | frozenset(_INITIALIZERS.split()) | frozenset(_OTHERS.split())
 _MODULES = frozenset(
     f"keras.{name}"
     for name in ("layers", "initializers", "regularizers", "constraints", "mixed_precision", "src.engine.functional")

@@ -1,8 +1,8 @@
 """Which parts of this machine the build of a model sees: Python, the framework, and the packages that models need.
 
 A list of what is shown, not of what is hidden. Packages that hold training files (those of the groups `demo` and
-`bench`, and scikit-learn, whose tests carry a part of the Adult census) are needed by none of the roots, so that they are
-not on it; nor is anything that somebody installed beside. No TensorFlow is imported.
+`bench`, and scikit-learn, whose tests carry a part of the Adult census) are needed by none of the roots, so that they
+are not on it; nor is anything that somebody installed beside. No TensorFlow is imported.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def packages() -> Packages:
     for path in sys.path:
         if (Path(path) / "tensorflow").is_dir():
             folder = Path(path)
-    installed = {canonicalize_name(one.metadata["Name"]): one for one in metadata.distributions(path=[str(folder)])}
+    found = metadata.distributions(path=[str(folder)])
+    installed: dict[str, metadata.Distribution] = {canonicalize_name(one.metadata["Name"]): one for one in found}
     if "tensorflow" not in installed:
         raise PipelineError("TensorFlow is not installed, so no model can be built", fix="make setup")
     names = _needed(installed)

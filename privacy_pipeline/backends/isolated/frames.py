@@ -24,10 +24,14 @@ def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> byte
     """
     for array in arrays:
         if array.dtype.name not in _DTYPES:
-            raise BadInputError(f"model: a weight has type {array.dtype.name}", fix=f"one of {', '.join(sorted(_DTYPES))}")
+            raise BadInputError(
+                f"model: a weight has type {array.dtype.name}", fix=f"one of {', '.join(sorted(_DTYPES))}"
+            )
     listed = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in arrays]
     text = json.dumps({**header, "arrays": listed}).encode()
-    return b"".join([len(text).to_bytes(_PREFIX, "big"), text, *(np.ascontiguousarray(one).tobytes() for one in arrays)])
+    return b"".join(
+        [len(text).to_bytes(_PREFIX, "big"), text, *(np.ascontiguousarray(one).tobytes() for one in arrays)]
+    )
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:

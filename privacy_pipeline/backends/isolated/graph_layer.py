@@ -1,4 +1,4 @@
-"""A layer whose computation crossed as graphs: one for training and one for inference, for each place it is called at."""
+"""A layer whose computation crossed as graphs: for each of its calls one for training and one for inference."""
 
 from __future__ import annotations
 

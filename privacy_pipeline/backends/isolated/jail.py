@@ -23,6 +23,7 @@ from privacy_pipeline import namespaces
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.errors import PipelineError
 
+SIGNALLED = 128  # exit code, less the number of the signal that ended the command
 REFUSED = 97  # exit code where the cell could not be made; standard output says why
 _BUILT_BY = (namespaces.NEWNET, namespaces.NEWPID, namespaces.NEWIPC, namespaces.NEWUTS)
 _MNT_DETACH, _PR_SET_NO_NEW_PRIVS = 2, 38
@@ -71,7 +72,8 @@ def main() -> int:
         os.close(ours)
         os._exit(_inside(cell, theirs))
     os.close(theirs)
-    return os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+    return code if code >= 0 else SIGNALLED - code
 
 
 def _inside(cell: Cell, outer: int) -> int:
@@ -113,6 +115,10 @@ def _move_into(root: Path, cell: Cell) -> None:
             _show(Path(path), root)
     for device in _DEVICES:
         _show(Path("/dev", device), root, read_only=False)
+    # TensorFlow asks for its program's name in the one place; there is no other /proc.
+    said = _make(root / "proc/self/cmdline")
+    said.write_bytes(os.fsencode(cell.command[0]) + b"\0")
+    said.with_name("exe").symlink_to(cell.command[0])
     for path, content in cell.files.items():
         _make(_below(root, path)).write_bytes(base64.b64decode(content))
     _below(root, cell.folder).mkdir(parents=True, exist_ok=True)
@@ -170,9 +176,9 @@ def _require_closed() -> None:
     Raises:
         PipelineError: something is there that no list names.
     """
-    found = {path.name for path in Path("/").iterdir()} & {"proc", "sys", "run", ".old"}
-    if found:
-        raise PipelineError(f"{_NOT_OPEN}: it has {', '.join(sorted(found))}")
+    found = {path.name for path in Path("/").iterdir()} & {"sys", "run", ".old"}
+    if found or {path.name for path in Path("/proc").rglob("*")} != {"self", "exe", "cmdline"}:
+        raise PipelineError(f"{_NOT_OPEN}: it has {', '.join(sorted(found or {'proc'}))}")
 
 
 def _limit(cell: Cell) -> None:

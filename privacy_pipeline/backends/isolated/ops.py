@@ -20,17 +20,18 @@ Lgamma Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mod Mul MulNoNa
 Pow Real RealDiv Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Square
 SquaredDifference Sub Tan Tanh TruncateDiv TruncateMod Xdivy Xlog1py Xlogy Zeta Cast Select SelectV2 PopulationCount"""
 _REDUCTIONS = """All Any ArgMax ArgMin Bincount DenseBincount EuclideanNorm InTopKV2 LogSoftmax Max Mean Min Prod
-LogMatrixDeterminant SegmentMax SegmentMean SegmentMin SegmentProd SegmentSum Softmax Sum TopKV2 UnsortedSegmentMax UnsortedSegmentMin
-UnsortedSegmentProd UnsortedSegmentSum L2Loss Bucketize HistogramFixedWidth SparseSegmentSum SparseSegmentMean"""
+LogMatrixDeterminant SegmentMax SegmentMean SegmentMin SegmentProd SegmentSum Softmax Sum TopKV2 UnsortedSegmentMax
+UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum L2Loss Bucketize HistogramFixedWidth SparseSegmentSum SparseSegmentMean"""
 _SHAPES = """BatchToSpaceND BroadcastArgs BroadcastTo Concat ConcatOffset ConcatV2 Const DepthToSpace Diag DiagPart
 DynamicPartition DynamicStitch ParallelDynamicStitch EnsureShape ExpandDims Fill Gather GatherNd GatherV2 Identity
 IdentityN InvertPermutation LinSpace MatrixBandPart MatrixDiag MatrixDiagV2 MatrixDiagV3 MatrixDiagPart
-MatrixDiagPartV2 MatrixDiagPartV3 MatrixSetDiag MatrixSetDiagV3 MirrorPad NoOp OneHot OnesLike Pack Pad PadV2 Placeholder
-PlaceholderWithDefault PreventGradient Range Rank Reshape ReverseSequence ReverseV2 Roll ScatterNd Shape
+MatrixDiagPartV2 MatrixDiagPartV3 MatrixSetDiag MatrixSetDiagV3 MirrorPad NoOp OneHot OnesLike Pack Pad PadV2
+Placeholder PlaceholderWithDefault PreventGradient Range Rank Reshape ReverseSequence ReverseV2 Roll ScatterNd Shape
 ShapeN Size Slice SpaceToBatchND SpaceToDepth Split SplitV Squeeze StopGradient StridedSlice TensorScatterAdd
 TensorScatterMax TensorScatterMin TensorScatterSub TensorScatterUpdate Tile Transpose Unique UniqueV2 UniqueWithCounts
 Unpack UpperBound LowerBound Where ZerosLike Snapshot"""
-_LINEAR = """BatchMatMul BatchMatMulV2 BatchMatMulV3 Cholesky ConjugateTranspose Einsum FFT FFT2D IFFT IFFT2D RFFT RFFT2D IRFFT IRFFT2D MatMul MatrixDeterminant MatrixInverse MatrixSolve
+_LINEAR = """BatchMatMul BatchMatMulV2 BatchMatMulV3 Cholesky ConjugateTranspose Einsum
+FFT FFT2D IFFT IFFT2D RFFT RFFT2D IRFFT IRFFT2D MatMul MatrixDeterminant MatrixInverse MatrixSolve
 MatrixTriangularSolve Qr SelfAdjointEigV2 Svd SparseTensorDenseMatMul"""
 _NEURAL = """AvgPool AvgPool3D BiasAdd BiasAddV1 Conv2D Conv3D Conv2DBackpropInput Conv3DBackpropInputV2
 DepthwiseConv2dNative Dilation2D FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 LRN MaxPool MaxPoolV2 MaxPool3D
@@ -54,7 +55,14 @@ CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 BRANCHES = frozenset({"If", "StatelessIf"})
 LOOPS = frozenset({"While", "StatelessWhile"})
 WEIGHT_OPS = frozenset(
-    {"ReadVariableOp", "ResourceGather", "VariableShape", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"}
+    {
+        "ReadVariableOp",
+        "ResourceGather",
+        "VariableShape",
+        "AssignVariableOp",
+        "AssignAddVariableOp",
+        "AssignSubVariableOp",
+    }
 )
 TABLE_OPS = frozenset({"LookupTableFindV2", "LookupTableSizeV2"})
 _COMPUTING = frozenset(

@@ -1,4 +1,4 @@
-"""Runs a task in a process that sees what a list names (`jail`), within limits, and reads what it answers. No TensorFlow."""
+"""Runs a task in a process that sees what a list names (`jail`), and reads what it answers. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import os
 import selectors
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping
@@ -24,7 +23,9 @@ SECONDS = 600.0  # of a build, TensorFlow's start included
 MEMORY = 8 << 30  # bytes that a process of a build may allocate
 MOST_ANSWERED = 1 << 30  # bytes
 TASK = "/task.json"
-REVIEWED = "or have the module reviewed and set `model: {use: MODULE, trust: reviewed}`; the record then lists it as not checked"
+REVIEWED = (
+    "or have the module reviewed and set `trust: reviewed` under `model`; the record then lists it as not checked"
+)
 _MOST_SAID = 20_000  # bytes of what a build prints that are kept, of its end
 _FRAMEWORK = Path(privacy_pipeline.__file__).resolve().parents[1]
 _VARIABLES = {
@@ -106,7 +107,9 @@ def _answer(root: Path, asked: IO[bytes]) -> bytes:
             process.kill()
     if code == jail.REFUSED:
         why = answer.decode(errors="replace").strip()
-        raise NoNamespacesError(f"model: your module cannot be built away from the data: {why}", fix=f"{FIX}; {REVIEWED}")
+        raise NoNamespacesError(
+            f"model: your module cannot be built away from the data: {why}", fix=f"{FIX}; {REVIEWED}"
+        )
     if code != 0:
         raise BadInputError(f"model: the build {_end(code)}{_last(said)}", fix=_LESS)
     return answer
@@ -142,8 +145,8 @@ def _read(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
 
 
 def _end(code: int) -> str:
-    if code < 0:
-        return f"was killed by signal {-code}, as when memory runs out"
+    if code > jail.SIGNALLED:
+        return f"was killed by signal {code - jail.SIGNALLED}, as when memory or time runs out"
     return f"ended with status {code}"
 
 

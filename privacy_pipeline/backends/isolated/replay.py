@@ -87,7 +87,9 @@ def _is_absurd(node: Any) -> bool:
     return count > _MOST_VALUES
 
 
-def run(program: Program, inputs: Sequence[Any], *, weights: Sequence[Any] = (), tables: Sequence[Any] = ()) -> list[Any]:
+def run(
+    program: Program, inputs: Sequence[Any], *, weights: Sequence[Any] = (), tables: Sequence[Any] = ()
+) -> list[Any]:
     """What a program gives.
 
     Args:
@@ -172,7 +174,9 @@ class _Values:
     def _branch(self, node: Any, inputs: Sequence[Any]) -> list[Any]:
         condition, *rest = inputs
         then, other = node.attr["then_branch"].func.name, node.attr["else_branch"].func.name
-        return list(tf.cond(tf.cast(condition, tf.bool), lambda: self._call(then, rest), lambda: self._call(other, rest)))
+        return list(
+            tf.cond(tf.cast(condition, tf.bool), lambda: self._call(then, rest), lambda: self._call(other, rest))
+        )
 
     def _loop(self, node: Any, inputs: Sequence[Any]) -> list[Any]:
         """Resources do not change from one round to the next; all else does."""
@@ -230,7 +234,9 @@ def _of_weight(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
     if node.op == "ResourceGather":
         return [[tf.gather(tf.convert_to_tensor(weight), inputs[1], batch_dims=node.attr["batch_dims"].i)]]
     if node.op == "VariableShape":
-        return [[tf.shape(weight, out_type=tf.dtypes.as_dtype(node.attr["out_type"].type or tf.int32.as_datatype_enum))]]
+        return [
+            [tf.shape(weight, out_type=tf.dtypes.as_dtype(node.attr["out_type"].type or tf.int32.as_datatype_enum))]
+        ]
     change = {"AssignVariableOp": "assign", "AssignAddVariableOp": "assign_add", "AssignSubVariableOp": "assign_sub"}
     getattr(weight, change[node.op])(inputs[1], read_value=False)
     return []
@@ -243,15 +249,15 @@ def _computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
         return [[tf.constant(tf.make_ndarray(node.attr["value"].tensor), tf.dtypes.as_dtype(node.attr["dtype"].type))]]
     if node.op == "Placeholder":
         raise _Broken("it has an input that nothing gives")
+    function, names = _function(node.op)
     arguments: dict[str, Any] = {}
     rest = iter(inputs)
     for argument in definition.input_arg:
         count = _length(argument, node)
-        arguments[argument.name] = next(rest) if count is None else [next(rest) for _ in range(count)]
-    function, taken = _function(node.op)
+        arguments[names[argument.name]] = next(rest) if count is None else [next(rest) for _ in range(count)]
     for attribute in definition.attr:
-        if attribute.name in taken and attribute.name in node.attr:
-            arguments[attribute.name] = _attribute(node.attr[attribute.name])
+        if attribute.name in names and attribute.name in node.attr:
+            arguments[names[attribute.name]] = _attribute(node.attr[attribute.name])
     made = function(**arguments)
     if not definition.output_arg:
         return []
@@ -263,9 +269,16 @@ def _computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
 
 
 @cache
-def _function(op: str) -> tuple[Callable[..., Any], frozenset[str]]:
-    function = getattr(tf.raw_ops, op)
-    return function, frozenset(inspect.signature(function).parameters)
+def _function(op: str) -> tuple[Callable[..., Any], dict[str, str]]:
+    """A function of `tf.raw_ops`, and its parameters by the names that the op's definition has for them."""
+    function, definition = getattr(tf.raw_ops, op), op_def_registry.get(op)
+    parameters = [name for name in inspect.signature(function).parameters if name != "name"]
+    inputs, attributes = ([one.name for one in part] for part in (definition.input_arg, definition.attr))
+    names = {name: name for name in parameters}
+    # Python's names of inputs differ for a few ops (`axis` of Sum), and that of one attribute.
+    renamed = [name for name in parameters if name not in inputs and name not in attributes]
+    names |= dict(zip([name for name in inputs if name not in parameters], renamed, strict=False))
+    return function, {**names, "squeeze_dims": "axis"} if op == "Squeeze" else names
 
 
 def _length(argument: Any, node: Any) -> int | None:

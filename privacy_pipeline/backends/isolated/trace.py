@@ -155,7 +155,9 @@ def _table(handle: Any, what: str) -> dict[str, Any]:
 
 def _content(keys: Any, values: Any) -> dict[str, Any]:
     order = np.argsort(keys.numpy().ravel(), kind="stable")  # tables have none of their own
-    return {name: _column(tf.gather(tf.reshape(one, [-1]), order)) for name, one in (("keys", keys), ("values", values))}
+    return {
+        name: _column(tf.gather(tf.reshape(one, [-1]), order)) for name, one in (("keys", keys), ("values", values))
+    }
 
 
 def _column(tensor: Any) -> dict[str, Any]:
@@ -200,9 +202,11 @@ def _config_of(layer: Any) -> dict[str, Any] | None:
     if type(layer) in (tf.keras.Sequential, _functional()):
         if not all(_crosses(one) for one in layer.layers):
             return None
-    elif type(layer) is not getattr(tf.keras.layers, type(layer).__name__, None):
-        return None
-    elif type(layer).__name__ not in configs.LAYERS or not all(map(_is_of_keras, _functions(layer))):
+    elif (
+        type(layer) is not getattr(tf.keras.layers, type(layer).__name__, None)
+        or type(layer).__name__ not in configs.LAYERS
+        or not all(map(_is_of_keras, _functions(layer)))
+    ):
         return None
     if any(not _crosses(one) for one in _inner(layer)):
         return None
@@ -252,7 +256,12 @@ def _drop_given_arrays(config: Any) -> None:
     elif isinstance(config, dict):
         for key, value in config.items():
             if key.endswith("_initializer") and value is not None and not _is_plain(value):
-                zeros = {"module": "keras.initializers", "class_name": "Zeros", "config": {}, "registered_name": None}
+                zeros: dict[str, Any] = {
+                    "module": "keras.initializers",
+                    "class_name": "Zeros",
+                    "config": {},
+                    "registered_name": None,
+                }
                 config[key] = zeros
             else:
                 _drop_given_arrays(value)

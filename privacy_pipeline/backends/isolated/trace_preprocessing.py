@@ -1,4 +1,4 @@
-"""In the build: the graph of a user's `preprocessing_fn`. Runs beside code of the user's, and nothing here is trusted."""
+"""In the build: the graph of a user's `preprocessing_fn`. Runs beside code of the user's; nothing here is trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a user's own the build of a model sees: the sources of the module, and the files that the config calls public.
+"""What of a user's own the build of a model sees: the sources of the module, and files that the config calls public.
 
 Both are read here and handed over as bytes, so that what was looked at is what is seen. A file that is the dataset's,
 or lies in the folders of data, workspace or ledger, is refused by its name, whatever link leads to it. No TensorFlow.
@@ -115,7 +115,9 @@ class Private:
         found = path.resolve()
         for name, folder in self._folders:
             if found.is_relative_to(folder):
-                raise BadInputError(f"{what} {path} lies in {name}: a model is built without access to data", fix=_PUBLIC)
+                raise BadInputError(
+                    f"{what} {path} lies in {name}: a model is built without access to data", fix=_PUBLIC
+                )
         stat = found.stat()
         for name, other in self._files():
             theirs = other.stat()

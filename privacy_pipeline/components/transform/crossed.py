@@ -1,4 +1,4 @@
-"""The `preprocessing_fn` that stands for a user's: the graph that crossed from a build, and none of the user's Python."""
+"""The `preprocessing_fn` that stands for a user's: the graph that crossed from a build, none of the user's Python."""
 
 from __future__ import annotations
 
