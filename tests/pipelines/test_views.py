@@ -94,6 +94,8 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "model.hidden_units": ((), "model.hidden_units=[3]"),
     "model.dropout": ((), "model.dropout=0.5"),
     "model.params": ((), "model.params={depth: 3}"),
+    "model.files": ((), "model.files=[words.txt]"),
+    "model.trust": ((), "model.trust=reviewed"),
     "training.backend": ((), DP),
     "training.epochs": ((), "training.epochs=3"),
     "training.batch_size": ((), "training.batch_size=3"),

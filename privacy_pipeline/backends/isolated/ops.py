@@ -21,7 +21,8 @@ Pow Real RealDiv Reciprocal Relu Relu6 Rint Round Rsqrt Selu Sigmoid Sign Sin Si
 SquaredDifference Sub Tan Tanh TruncateDiv TruncateMod Xdivy Xlog1py Xlogy Zeta Cast Select SelectV2 PopulationCount"""
 _REDUCTIONS = """All Any ArgMax ArgMin Bincount DenseBincount EuclideanNorm InTopKV2 LogSoftmax Max Mean Min Prod
 LogMatrixDeterminant SegmentMax SegmentMean SegmentMin SegmentProd SegmentSum Softmax Sum TopKV2 UnsortedSegmentMax
-UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum L2Loss Bucketize HistogramFixedWidth SparseSegmentSum SparseSegmentMean"""
+UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum L2Loss Bucketize HistogramFixedWidth SparseSegmentSum
+SparseSegmentMean"""
 _SHAPES = """BatchToSpaceND BroadcastArgs BroadcastTo Concat ConcatOffset ConcatV2 Const DepthToSpace Diag DiagPart
 DynamicPartition DynamicStitch ParallelDynamicStitch EnsureShape ExpandDims Fill Gather GatherNd GatherV2 Identity
 IdentityN InvertPermutation LinSpace MatrixBandPart MatrixDiag MatrixDiagV2 MatrixDiagV3 MatrixDiagPart

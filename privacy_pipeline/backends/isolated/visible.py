@@ -151,6 +151,6 @@ def _ledger(url: str) -> list[tuple[str, Path]]:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         return []
-    path = Path(parsed.database).resolve()
+    path, folder = Path(parsed.database).resolve(), Path(parsed.database).parent.resolve()
     # A ledger beside the config would make every module lie in its folder.
-    return [("the ledger", path if path.parent == Path.cwd().resolve() else path.parent)]
+    return [("the ledger", path if folder == Path.cwd().resolve() else folder)]
