@@ -270,7 +270,7 @@ def test_users_with_rows_in_both_splits_are_not_passed_over(dataset: dict[str, A
 
 def test_a_users_preprocessing_is_not_called_covered() -> None:
     record = build_record(
-        config=make_config(model={"use": "my.module"}),
+        config=make_config(model={"use": "my.module", "trust": "reviewed"}),
         facts=FACTS,
         executed=make_executed(),
         plan=make_plan(),
