@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.backends import user_code
-from privacy_pipeline.backends.isolated import frames, process
+from privacy_pipeline.backends.isolated import process
 from privacy_pipeline.backends.isolated.visible import Private, Visible, visible
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
 from privacy_pipeline.errors import BadInputError
@@ -130,6 +130,8 @@ def _key(task: Mapping[str, Any], seen: Visible) -> str:
 
 
 def _answer(task: Mapping[str, Any], seen: Visible, *, use: str) -> tuple[dict[str, Any], list[Any]]:
+    from privacy_pipeline.backends.isolated import frames
+
     answer = process.run(_CHILD, task=task, files=seen.files, folders=[Path.cwd(), *seen.folders])
     header, arrays = frames.unpack(answer)
     if "refused" in header:

@@ -27,7 +27,6 @@ def main() -> None:
     os.dup2(2, 1)
     task = json.loads(Path(TASK).read_text())
     sys.excepthook = _telling(answer, set(task["sources"]))
-    os.environ.clear()
     kinds: dict[str, Callable[[dict[str, Any]], bytes]] = {"model": _model, "preprocessing": _preprocessing}
     _write(answer, kinds[task["kind"]](task))
 

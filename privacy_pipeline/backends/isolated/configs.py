@@ -98,9 +98,10 @@ def _offences(value: Any, depth: int) -> Iterator[str]:
             yield from _offences(one, depth + 1)
     elif isinstance(value, dict):
         name = value.get("class_name")
-        if name in ("GraphLayer", GRAPH_LAYER) and value.get("registered_name") == GRAPH_LAYER:
-            return  # its graphs are looked at when it is made
-        if "class_name" in value:
+        is_ours = (
+            isinstance(name, str) and name in _OURS and value.get("registered_name") == GRAPH_LAYER
+        )  # it looks at its graphs itself
+        if "class_name" in value and not is_ours:
             if not isinstance(name, str) or name not in _ALLOWED:
                 yield str(name)
             elif value.get("module") not in _MODULES or value.get("registered_name") not in (None, name):

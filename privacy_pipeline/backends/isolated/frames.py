@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from privacy_pipeline.errors import BadInputError
 
 _PREFIX = 8
+_LONGEST_HEADER = 256 << 20  # bytes: graphs and their constants
 _DTYPES = frozenset({"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "bool"})
 _NOT_ONE = "model: the answer of the build is not one"
 
@@ -42,6 +43,8 @@ def unpack(content: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     """
     try:
         start = _PREFIX + int.from_bytes(content[:_PREFIX], "big")
+        if start > _LONGEST_HEADER:
+            raise ValueError
         header = json.loads(content[_PREFIX:start])
         listed = header.pop("arrays")
         arrays = []
@@ -56,7 +59,7 @@ def unpack(content: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
             start = end
         if start != len(content):
             raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise BadInputError(_NOT_ONE, fix="let build_model return its model, and write nothing else") from None
     return header, arrays
 

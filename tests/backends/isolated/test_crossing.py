@@ -225,12 +225,14 @@ class Exploding:
 
 def test_nothing_is_unpickled_or_larger_than_it_is() -> None:
     header = b'{"arrays": [{"dtype": "float32", "shape": [1000000000, 1000000000]}]}'
+    wide = b'{"arrays": [{"dtype": "float32", "shape": [0, 1000000000000000000000000000000]}]}'
     objects = b'{"arrays": [{"dtype": "object", "shape": [1]}]}'
     for content in (
         pickle.dumps(Exploding()),
         b"",
         b"\xff" * 100,
         len(header).to_bytes(8, "big") + header,
+        len(wide).to_bytes(8, "big") + wide,
         len(objects).to_bytes(8, "big") + objects + pickle.dumps(Exploding()),
         frames.pack({}, [np.zeros(3, np.float32)])[:-1],
         frames.pack({}, [np.zeros(3, np.float32)]) + b"x",
