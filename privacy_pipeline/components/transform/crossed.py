@@ -48,15 +48,18 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
     return dict(zip(names, run(program, flat, tables=tables), strict=True))
 
 
-def _table(keys: Any, values: Any) -> Any:
+def _table(keys: tuple[list[Any], str], values: tuple[list[Any], str]) -> Any:
     # The default is given where a table is asked, so that this one is never seen.
-    default = "" if values.dtype == tf.string else 0
-    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, values), default)
+    default = "" if values[1] == "string" else 0
+    # Made where the table is, which is outside of the graph.
+    filled = tf.lookup.KeyValueTensorInitializer(keys[0], values[0], key_dtype=keys[1], value_dtype=values[1])
+    return tf.lookup.StaticHashTable(filled, default)
 
 
-def _column(value: Any) -> Any:
+def _column(value: Any) -> tuple[list[Any], str]:
+    """The values of a column of a table, and their type."""
     if value["dtype"] not in _DTYPES:
         raise ValueError
     if value["dtype"] == "string":
-        return tf.constant([base64.b64decode(one, validate=True) for one in value["values"]], tf.string)
-    return tf.constant(value["values"], value["dtype"])
+        return [base64.b64decode(one, validate=True) for one in value["values"]], "string"
+    return [one for one in value["values"] if isinstance(one, (int, float))], str(value["dtype"])

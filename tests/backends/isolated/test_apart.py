@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_transform import annotators, graph_context, impl_helper
 
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.isolated import apart
@@ -106,6 +108,7 @@ def test_a_model_of_built_in_layers_trains_as_it_does_in_place(split: Any, place
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_weights_are_drawn_anew_for_each_training_and_the_examined_one_is_trained(place: Path) -> None:
     (place / "own.py").write_text(OWN)
     examined = built("own", trained=False).get_weights()
@@ -121,14 +124,22 @@ def test_preprocessing_crosses_as_a_graph(place: Path) -> None:
     crossed = apart.preprocessing(section, private, custom_config={"label": "bought"}, features=COLUMNS)
     assert crossed == apart.preprocessing(section, private, custom_config={"label": "bought"}, features=COLUMNS)
     assert "prepared" not in json.loads(crossed)["program"]["graph"]
-    made = preprocessing_fn(
-        {
-            "colour": tf.constant(["blue", "red", "green"]),
-            "bought": tf.constant(["yes", "no", "yes"]),
-            "size": tf.SparseTensor([[1, 0]], [2.5], [3, 1]),
-        },
-        {CROSSED: crossed},
-    )
+    columns = {
+        "colour": tf.constant(["blue", "red", "green"]),
+        "bought": tf.constant(["yes", "no", "yes"]),
+        "size": tf.SparseTensor([[1, 0]], [2.5], [3, 1]),
+    }
+    specs = {
+        "colour": tf.TensorSpec([None], tf.string),
+        "bought": tf.TensorSpec([None], tf.string),
+        "size": tf.SparseTensorSpec([None, None], tf.float32),
+    }
+    context = graph_context.TFGraphContext(tf.Module(), temp_dir=str(place), evaluated_replacements=None)
+    function = functools.partial(preprocessing_fn, custom_config={CROSSED: crossed})
+    tracker = annotators.ObjectTracker()
+    with annotators.object_tracker_scope(tracker):  # as tf.Transform traces it
+        traced = impl_helper.get_traced_transform_fn(function, specs, context)
+        made = traced(columns)
     assert sorted(made) == ["colour", "label", "size"]
     np.testing.assert_array_equal(made["colour"], [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
     np.testing.assert_array_equal(made["label"], [1, 0, 1])
