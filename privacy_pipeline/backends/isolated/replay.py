@@ -261,6 +261,8 @@ def _computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
     made = function(**arguments)
     if not definition.output_arg:
         return []
+    if node.op == "LookupTableFindV2" and isinstance(made, tf.Tensor):
+        made = tf.ensure_shape(made, inputs[1].shape)  # of which the handle of a table tells nothing
     parts = [made] if len(definition.output_arg) == 1 else list(made)
     return [
         [part] if _length(argument, node) is None else list(part)

@@ -140,6 +140,8 @@ def test_preprocessing_crosses_as_a_graph(place: Path) -> None:
     with annotators.object_tracker_scope(tracker):  # as tf.Transform traces it
         traced = impl_helper.get_traced_transform_fn(function, specs, context)
         made = traced(columns)
+    shapes = {name: one.shape.as_list() for name, one in traced.get_concrete_function().structured_outputs.items()}
+    assert shapes == {"colour": [None, 3], "label": [None], "size": [None, 1]}
     assert sorted(made) == ["colour", "label", "size"]
     np.testing.assert_array_equal(made["colour"], [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
     np.testing.assert_array_equal(made["label"], [1, 0, 1])
