@@ -2,9 +2,9 @@
 
     python -m benchmarks.coverage [--samples N]
 
-Prints the worst case of each claim. The cases are rare and nearly certain classes, values that are nearly all zero, ties,
-5 to 100,000 rows, and noise from 0.3 rows to ten times the rows. Noise is discrete Gaussian, drawn by inversion. The
-numbers are those of the product's own functions. What has an exact value is computed and not simulated.
+Prints the worst case of each claim. The cases are rare and nearly certain classes, values that are nearly all zero,
+ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times the rows. Noise is discrete Gaussian, drawn by inversion.
+The numbers are those of the product's own functions. What has an exact value is computed and not simulated.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def ratios(random: Random, samples: int, *, shares: Iterable[float], rows: Itera
         drawn = bound * random.binomial(n // bound, p, samples).astype(np.float64)  # rows of a unit are alike
         held = np.full(samples, round(p * n))
         where = f"share {p:g}, {n:,} rows, noise {scale:g}, {count} count(s) each, {bound} row(s) a unit"
-        for of, hits, rows_of, share in (("the population", drawn, total, p), ("these very rows", held, n, held[0] / n)):
+        for of, hits, rows_of, share in (
+            ("the population", drawn, total, p),
+            ("these very rows", held, n, held[0] / n),
+        ):
             low, high = missed(hits + noise_of[0], rows_of - hits + noise_of[1], share, sampling=sampling)
             yield Case(claim=f"gate: a model passes that misses its threshold on {of}", most=LEVEL_OF_AN_END, found=low,
                        samples=samples, where=where)  # fmt: skip
@@ -203,14 +206,17 @@ def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Ite
         empty = full = 0
         draws = discrete_gaussian(random, scale, (samples, len(cells))).astype(np.int64)
         for added in held + draws:
-            noisy = Noisy(query=query, values=dict(zip(cells, added.tolist(), strict=True)), scale=scale, threshold=None)
+            noisy = Noisy(
+                query=query, values=dict(zip(cells, added.tolist(), strict=True)), scale=scale, threshold=None
+            )
             for share, truth in quantiles.items():
                 found = estimates.quantile_interval(noisy, share)
                 wrong[share] += not (found.low <= truth < found.high or truth == found.high == math.inf)
             found_range = estimates.value_range(noisy)
             low, high = found_range or (math.inf, -math.inf)
             empty += found_range is not None and (
-                _none_between(values, query.edges, low, first=True) or _none_between(values, query.edges, high, first=False)
+                _none_between(values, query.edges, low, first=True)
+                or _none_between(values, query.edges, high, first=False)
             )
             inside = np.flatnonzero(held >= 2 * least)
             full += inside.size > 0 and (
@@ -224,8 +230,9 @@ def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Ite
                        samples=samples, where=f"share {share:g}, {where}")  # fmt: skip
         yield Case(claim="ranges: an end has no value beside it", most=1e-3, found=empty / samples, samples=samples,
                    where=where)  # fmt: skip
-        yield Case(claim="ranges: an interval of twice the least count is outside", most=1e-3 * max(1, inside.size) / len(cells),
-                   found=full / samples, samples=samples, where=where)  # fmt: skip
+        beyond = 1e-3 * max(1, inside.size) / len(cells)
+        yield Case(claim="ranges: an interval of twice the least count is outside", most=beyond, found=full / samples,
+                   samples=samples, where=where)  # fmt: skip
 
 
 def _none_between(values: Floats, edges: Sequence[float], end: float, *, first: bool) -> bool:
@@ -294,7 +301,7 @@ def chance_of_refusal(variance: float, numbers: int) -> float:
 
 
 def _tail_of_sum(weights: Floats, numbers: int, limit: float, *, upper: bool) -> float:
-    """P(sum of `numbers` draws > limit), or <, of whole numbers; tilted towards the limit so that it is not lost in rounding."""
+    """P(sum of `numbers` draws > limit), or <, of whole numbers; tilted towards the limit, where rounding loses nothing."""
     x = np.arange(weights.size)
     low, high = -5.0, 1.0
     for _ in range(80):
@@ -352,14 +359,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=4000)
     cases = list(all_cases(parser.parse_args().samples))
-    print("| claim | at most | worst found | samples | cases | above chance | worst case |\n|---|---|---|---|---|---|---|")
+    print(
+        "| claim | at most | worst found | samples | cases | above chance | worst case |\n|---|---|---|---|---|---|---|"
+    )
     for claim in dict.fromkeys(case.claim for case in cases):
         own = [case for case in cases if case.claim == claim]
         worst = max(own, key=lambda case: case.found / case.most)
         beyond = sum(case.above_chance(len(own)) for case in own)
         tries = f"{worst.samples:,}" if worst.samples else "exact"
         print(f"| {claim} | {worst.most:.3g} | {worst.found:.3g} | {tries} | {len(own)} | {beyond} | {worst.where} |")
-    print("\n| draws of the check of noise | off by, for every other one to pass | off by, for one in 10^9 |\n|---|---|---|")
+    print("\n| draws of the check of noise | off by, to pass every other time | off by, to pass once in 10^9 |")
+    print("|---|---|---|")
     for draws in (DRAWS, DRAWS // 8, DRAWS // 16, 1024, 256):
         print(f"| {draws:,} | {least_off(draws, 0.5):.1%} | {least_off(draws, LEVEL):.1%} |")
     print("\n| delta of a vocabulary | least count, in deviations of the noise |\n|---|---|")

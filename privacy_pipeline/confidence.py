@@ -4,14 +4,14 @@ A share p of hits is sought. What is known are the hits h and the misses m, with
 
     (1 - p) h - p m = (hits - n p) + noise,
 
-of which the first part has mean 0. A p is dropped from below if the chance of a value as large as the one seen is at most
-`level` for it. The chance is a bound on the exact one, taken over the noise bin by bin at the worse end, and over all n
-that the noisy h + m leaves possible with all but a fiftieth of the level. Where each row is a hit or not by itself, the
-hits are binomial: without noise the limits are those of Clopper and Pearson (1934).
+of which the first part has mean 0. A p is dropped from below if the chance of a value as large as the one seen is at
+most `level` for it. The chance is a bound on the exact one: over the noise bin by bin at the worse end, and over numbers
+of rows n that the noisy h + m leaves possible with all but a fiftieth of the level. Where each row is a hit or not by
+itself, the hits are binomial: without noise the limits are those of Clopper and Pearson (1934).
 
-Elsewhere (`simple=False`) the first part is anything that is below G (Binomial(N, p) - N p) in convex order, with N = n / G:
+Elsewhere (`simple=False`) the first part is anything that is in convex order below G (Binomial(N, p) - N p), N = n / G:
 sums of values in [0, 1] with mean p, of which up to G may depend on each other (their weights are majorised by those of
-N groups of G alike), or a U-statistic with kernel in [0, 1] of min(a, b) pairs (Hoeffding 1963, section 5). For those
+N groups of G alike), or a U-statistic with kernel in [0, 1] of N pairs (Hoeffding 1963, section 5). For those
 P(sum >= x) <= e P(Binomial >= x), log-linear between whole numbers (Pinelis 1998, "Optimal tail comparison based on
 comparison of moments", for the class of convex functions; Bentkus 2004, "On Hoeffding's inequalities"). More rows make
 more in convex order, so that the largest n is the worst.
@@ -89,7 +89,9 @@ def limits(hits: ArrayLike, misses: ArrayLike, *, sampling: Sampling, level: flo
     return low.reshape(shape), high.reshape(shape)
 
 
-def drops(hits: ArrayLike, misses: ArrayLike, share: ArrayLike, *, sampling: Sampling, level: float) -> NDArray[np.bool_]:
+def drops(
+    hits: ArrayLike, misses: ArrayLike, share: ArrayLike, *, sampling: Sampling, level: float
+) -> NDArray[np.bool_]:
     """Whether a share is too small for what was seen.
 
     Args:
@@ -125,7 +127,9 @@ def _chance(h: Floats, m: Floats, p: Floats, *, sampling: Sampling, apart: float
     seen = (1 - p) * h[..., np.newaxis] - p * m[..., np.newaxis] - sampling.step / 2 - sampling.rounding * sizes
     ends = _NOISE_ENDS if variance else np.zeros(1)
     units = np.ceil(sizes / sampling.group)
-    needed = ((seen[..., np.newaxis] - deviation[..., np.newaxis] * ends) / sampling.group) + (p * units)[..., np.newaxis]
+    needed = ((seen[..., np.newaxis] - deviation[..., np.newaxis] * ends) / sampling.group) + (p * units)[
+        ..., np.newaxis
+    ]
     tail = _simple_tail if sampling.simple and sampling.group == 1 else _convex_tail
     chances = tail(needed, units[..., np.newaxis], p[..., np.newaxis])
     weights = np.diff(ndtr(ends), prepend=0.0) if variance else np.ones(1)
@@ -135,8 +139,8 @@ def _chance(h: Floats, m: Floats, p: Floats, *, sampling: Sampling, apart: float
 
 
 def _sizes(total: Floats, reach: float, *, simple: bool) -> Floats:
-    """Possible numbers of rows, [..., sizes]: none, and those about the noisy total; the largest is always among them."""
-    largest = np.maximum(np.floor(total + reach + 1e-9), 0.0)
+    """Possible numbers of rows, [..., sizes]: none, and those about the noisy total, the largest among them."""
+    largest: Floats = np.maximum(np.floor(total + reach + 1e-9), 0.0)
     if not simple:
         return largest[..., np.newaxis]
     smallest = np.maximum(np.ceil(total - reach - 1e-9), 0.0)
@@ -186,4 +190,3 @@ def upper_quantile(chance: float) -> float:
     from scipy.special import ndtri
 
     return -float(ndtri(chance))
-

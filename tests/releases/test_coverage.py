@@ -1,7 +1,7 @@
 """Intervals and gates err as rarely as they say on small and skewed data, and the estimators of 0.1.0 did not.
 
-`benchmarks/coverage.py` has the grid. A case fails that chance alone would give once in 1,000 tables. Each check is shown
-to refuse the estimator that it replaced, on the same data.
+`benchmarks/coverage.py` has the grid. A case fails that chance alone would give once in 1,000 tables. The estimators that
+were replaced are refused on the same data.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def test_the_gate_errs_as_rarely_as_it_says_where_that_of_before_did_not() -> No
         return np.array([estimates.ratio((one,), (other,), scale=1.0).low for one, other in pairs])
 
     found = wrongly_passed(coverage.by_outcome((h, m), lower))
-    assert 0.002 < found.found and not found.above_chance(1)
+    assert found.found > 0.002 and not found.above_chance(1)
 
 
 shares = st.floats(0.0005, 0.9995)
@@ -99,7 +99,9 @@ def test_limits_are_where_shares_begin_to_be_dropped(
 ) -> None:
     if scale == 0:
         h, m = abs(h), abs(m)
-    sampling = Sampling(hit_variance=scale**2, miss_variance=2 * scale**2, step=float(scale > 0), group=group, simple=simple)
+    sampling = Sampling(
+        hit_variance=scale**2, miss_variance=2 * scale**2, step=float(scale > 0), group=group, simple=simple
+    )
     low, high = (float(end) for end in limits(h, m, sampling=sampling, level=0.025))
     assert 0 <= low < high <= 1
     if (low, high) == (0.0, 1.0):
@@ -131,7 +133,9 @@ three = st.lists(st.floats(0.01, 1.0), min_size=3, max_size=3)
 
 
 @given(weights=three, values=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3), x=st.floats(0.0, 4.0))
-def test_values_within_bounds_have_tails_below_the_convex_bound(weights: list[float], values: list[float], x: float) -> None:
+def test_values_within_bounds_have_tails_below_the_convex_bound(
+    weights: list[float], values: list[float], x: float
+) -> None:
     """All sums of four draws of any three values, exactly."""
     chances = np.array(weights) / sum(weights)
     mean = float(chances @ values)
@@ -177,8 +181,12 @@ def nearly_all_zero(samples: int) -> list[Noisy]:
     held = query.contribution([{"x": 0.0 if row < 290 else 5.0} for row in range(300)])
     draws = coverage.discrete_gaussian(random, 8.0, (samples, len(query.cells))).astype(int).tolist()
     return [
-        Noisy(query=query, values={c: held.get(c, 0) + d for c, d in zip(query.cells, draw, strict=True)}, scale=8.0,
-              threshold=None)  # fmt: skip
+        Noisy(
+            query=query,
+            values={c: held.get(c, 0) + d for c, d in zip(query.cells, draw, strict=True)},
+            scale=8.0,
+            threshold=None,
+        )
         for draw in draws
     ]
 
@@ -199,7 +207,7 @@ def test_quantiles_of_data_that_is_nearly_all_zero() -> None:
         assert not case.above_chance(1)
         assert all(one.low <= (one.value or 0.0) <= one.high for one in intervals)
     clear = [estimates.quantile_interval(one, 0.5) for one in answers]
-    assert np.median([one.high for one in clear]) < 1e-3 and np.median([one.low for one in clear]) == 0.0
+    assert np.median([one.high for one in clear]) < 1e-3 and np.median([one.low for one in clear]) > -1e-3
 
 
 def test_quantiles_and_ranges_on_ties_and_few_rows() -> None:
