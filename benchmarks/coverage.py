@@ -301,7 +301,7 @@ def chance_of_refusal(variance: float, numbers: int) -> float:
 
 
 def _tail_of_sum(weights: Floats, numbers: int, limit: float, *, upper: bool) -> float:
-    """P(sum of `numbers` draws > limit), or <, of whole numbers; tilted towards the limit, where rounding loses nothing."""
+    """P(sum of `numbers` whole draws > limit), or <; tilted towards the limit, so that rounding loses little."""
     x = np.arange(weights.size)
     low, high = -5.0, 1.0
     for _ in range(80):

@@ -5,9 +5,9 @@ A share p of hits is sought. What is known are the hits h and the misses m, with
     (1 - p) h - p m = (hits - n p) + noise,
 
 of which the first part has mean 0. A p is dropped from below if the chance of a value as large as the one seen is at
-most `level` for it. The chance is a bound on the exact one: over the noise bin by bin at the worse end, and over numbers
-of rows n that the noisy h + m leaves possible with all but a fiftieth of the level. Where each row is a hit or not by
-itself, the hits are binomial: without noise the limits are those of Clopper and Pearson (1934).
+most `level` for it. The chance is a bound on the exact one: over the noise bin by bin at the worse end, and over
+numbers of rows n that the noisy h + m leaves possible with all but a fiftieth of the level. Where each row is a hit or
+not by itself, the hits are binomial: without noise the limits are those of Clopper and Pearson (1934).
 
 Elsewhere (`simple=False`) the first part is anything that is in convex order below G (Binomial(N, p) - N p), N = n / G:
 sums of values in [0, 1] with mean p, of which up to G may depend on each other (their weights are majorised by those of

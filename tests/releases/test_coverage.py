@@ -1,7 +1,7 @@
 """Intervals and gates err as rarely as they say on small and skewed data, and the estimators of 0.1.0 did not.
 
-`benchmarks/coverage.py` has the grid. A case fails that chance alone would give once in 1,000 tables. The estimators that
-were replaced are refused on the same data.
+`benchmarks/coverage.py` has the grid. A case fails that chance alone would give once in 1,000 tables. The estimators
+that were replaced are refused on the same data.
 """
 
 from __future__ import annotations
