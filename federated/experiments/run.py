@@ -22,9 +22,13 @@ from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from privacy_pipeline.accounting.ledger_schema import name_of
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.source import row_digests
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from federated.model import FederatedModel
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.unprotected import Use
@@ -150,10 +154,14 @@ class _Run:
             guarantee=self.config.claims_guarantee,
         )
 
+    def rows(self, secret: bytes) -> NDArray[np.uint64]:
+        return row_digests(source=self.source, dataset=self.config.data.dataset, hasher=RowHasher(secret))
+
     def without_guarantee(self) -> dict[str, Any]:
         ledger = self.ledger()
         if ledger is not None:
-            ledger.run_unprotected(self.use(), run_id=f"{self.config.experiment}-{self.point.name}")
+            run_id = f"{self.config.experiment}-{self.point.name}"
+            ledger.run_unprotected(self.use(), run_id=run_id, rows=self.rows)
         train = self.clients("train")
         sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
         simulation = self.simulation(train, None)

@@ -161,7 +161,15 @@ def _folded(unit: str) -> str:
     try:
         return str(int(unit))
     except ValueError:
-        return unicodedata.normalize("NFKC", unit).strip().casefold()
+        pass
+    if not unit.isascii():  # what cannot be seen: width, composition, format characters
+        normal = unicodedata.normalize("NFKC", unit)
+        unit = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf")
+    unit = unit.strip().casefold()
+    try:
+        return str(int(unit))  # a number with an invisible letter
+    except ValueError:
+        return unit
 
 
 def key_id_of(secret: bytes) -> str:

@@ -49,7 +49,17 @@ class RowHasher:
 
 def folded(cell: str) -> str:
     """A cell as it is compared: numbers by their value, texts without case and blanks around them."""
-    try:
-        return repr(float(cell))
-    except ValueError:
-        return unicodedata.normalize("NFKC", cell).strip().casefold()
+    for text in (cell, plain_text(cell)):  # a number may have letters that cannot be seen
+        try:
+            return repr(float(text))
+        except ValueError:
+            continue
+    return plain_text(cell)
+
+
+def plain_text(text: str) -> str:
+    """A text without what cannot be seen in it: composition, width, case, blanks around it, and format characters."""
+    if not text.isascii():
+        normal = unicodedata.normalize("NFKC", text)
+        text = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf")
+    return text.strip().casefold()
