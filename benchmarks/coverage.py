@@ -2,9 +2,10 @@
 
     python -m benchmarks.coverage [--samples N]
 
-Prints the worst case of each claim. The cases are rare and nearly certain classes, values that are nearly all zero,
-ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times the rows. Noise is discrete Gaussian, drawn by inversion.
-The numbers are those of the product's own functions. What has an exact value is computed and not simulated.
+Prints the worst case of each claim, and ends with 1 if a claim is exceeded by more than chance. The cases are rare and
+nearly certain classes, values that are nearly all zero, ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times the
+rows. Noise is discrete Gaussian, drawn by inversion. The numbers are those of the product's own functions. What has an
+exact value is computed and not simulated.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import argparse
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from privacy_pipeline.releases.release import Noisy
 
 Floats = NDArray[np.float64]
 Random = np.random.Generator
+_AGAIN = 3
 LEVEL_OF_AN_END = (1 - estimates.CONFIDENCE) / 2
 
 
@@ -44,6 +47,7 @@ class Case:
         found: measured, or exact where `samples` is 0.
         samples: how often it was tried.
         where: which case it is.
+        again: tries this case anew, with random numbers and a number of samples.
     """
 
     claim: str
@@ -51,6 +55,15 @@ class Case:
     found: float
     samples: int
     where: str
+    again: Callable[[Random, int], Iterator[Case]] | None = field(default=None, repr=False, compare=False)
+
+    def looked_at_again(self, random: Random, samples: int) -> Case:
+        """The same case with other random numbers; itself where it is exact."""
+        if self.again is None:
+            return self
+        return next(
+            case for case in self.again(random, samples) if (case.claim, case.where) == (self.claim, self.where)
+        )
 
     def above_chance(self, cases: int) -> bool:
         """Whether chance alone would give so many errors once in 1,000 tables of so many cases, or less often."""
@@ -111,15 +124,16 @@ def ratios(random: Random, samples: int, *, shares: Iterable[float], rows: Itera
         drawn = bound * random.binomial(n // bound, p, samples).astype(np.float64)  # rows of a unit are alike
         held = np.full(samples, round(p * n))
         where = f"share {p:g}, {n:,} rows, noise {scale:g}, {count} count(s) each, {bound} row(s) a unit"
+        again = partial(ratios, shares=(p,), rows=(n,), noises=(scale,), cells=(count,), bounds=(bound,))
         for of, hits, rows_of, share in (
             ("the population", drawn, total, p),
             ("these very rows", held, n, held[0] / n),
         ):
             low, high = missed(hits + noise_of[0], rows_of - hits + noise_of[1], share, sampling=sampling)
             yield Case(claim=f"gate: a model passes that misses its threshold on {of}", most=LEVEL_OF_AN_END, found=low,
-                       samples=samples, where=where)  # fmt: skip
+                       samples=samples, where=where, again=again)  # fmt: skip
             yield Case(claim=f"accuracy, precision, recall of {of}", most=1 - estimates.CONFIDENCE, found=low + high,
-                       samples=samples, where=where)  # fmt: skip
+                       samples=samples, where=where, again=again)  # fmt: skip
 
 
 def values_of(kind: str, random: Random, shape: tuple[int, int]) -> tuple[Floats, float]:
@@ -136,9 +150,10 @@ def values_of(kind: str, random: Random, shape: tuple[int, int]) -> tuple[Floats
 KINDS = ("ends", "nearly all zero", "one end, rarely near it", "uniform")
 
 
-def means(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float]) -> Iterator[Case]:
+def means(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
+          kinds: Iterable[str] = KINDS) -> Iterator[Case]:  # fmt: skip
     """Means of clamped values."""
-    for kind, n, scale in itertools.product(KINDS, rows, noises):
+    for kind, n, scale in itertools.product(kinds, rows, noises):
         some = min(samples, max(500, 4_000_000 // n))
         values, mean = values_of(kind, random, (some, n))
         fixed = np.rint(values * UNIT_OF_FIXED_POINT).sum(axis=1) / UNIT_OF_FIXED_POINT
@@ -146,7 +161,8 @@ def means(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable
         low, high = missed((count + total) / 2, (count - total) / 2, (1 + mean) / 2,
                            sampling=estimates.sampling_of_mean(scale))  # fmt: skip
         yield Case(claim="means", most=1 - estimates.CONFIDENCE, found=low + high, samples=some,
-                   where=f"{kind}, {n:,} rows, noise {scale:g}")  # fmt: skip
+                   where=f"{kind}, {n:,} rows, noise {scale:g}",
+                   again=partial(means, rows=(n,), noises=(scale,), kinds=(kind,)))  # fmt: skip
 
 
 def counts(noises: Iterable[float]) -> Iterator[Case]:
@@ -175,7 +191,8 @@ def totals(random: Random, samples: int, *, rows: Iterable[int], noises: Iterabl
             found = estimates.total(Noisy(query=query, values=noisy, scale=scale * UNIT_OF_FIXED_POINT, threshold=None))
             errors += not found.low <= values.sum() <= found.high
         yield Case(claim="sums", most=1 - estimates.CONFIDENCE, found=errors / samples, samples=samples,
-                   where=f"nearly all zero, {n:,} rows, noise {scale:g}")  # fmt: skip
+                   where=f"nearly all zero, {n:,} rows, noise {scale:g}",
+                   again=partial(totals, rows=(n,), noises=(scale,)))  # fmt: skip
 
 
 def histogram_values(kind: str, random: Random, rows: int) -> Floats:
@@ -192,11 +209,12 @@ def histogram_values(kind: str, random: Random, rows: int) -> Floats:
 HISTOGRAMS = ("nearly all zero", "ties", "one value", "normal")
 
 
-def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float]) -> Iterator[Case]:
+def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
+               kinds: Iterable[str] = HISTOGRAMS) -> Iterator[Case]:  # fmt: skip
     """Quantiles and ranges over powers of two of both signs."""
     query = Histogram(name="h", column="x", edges=estimates.logarithmic_edges())
     cells = query.cells
-    for kind, n, scale in itertools.product(HISTOGRAMS, rows, noises):
+    for kind, n, scale in itertools.product(kinds, rows, noises):
         values = np.sort(histogram_values(kind, random, n))
         held = np.bincount(np.searchsorted(query.edges, values, side="right"), minlength=len(cells))
         wrong, quantiles = dict.fromkeys((0.01, 0.25, 0.5, 0.95), 0), {}
@@ -225,14 +243,15 @@ def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Ite
                 or high < query.edges[min(int(inside[-1]), len(query.edges) - 1)]
             )
         where = f"{kind}, {n:,} rows, noise {scale:g}"
+        again = partial(histograms, rows=(n,), noises=(scale,), kinds=(kind,))
         for share, errors in wrong.items():
             yield Case(claim="quantiles, to within edges", most=1 - estimates.CONFIDENCE, found=errors / samples,
-                       samples=samples, where=f"share {share:g}, {where}")  # fmt: skip
+                       samples=samples, where=f"share {share:g}, {where}", again=again)  # fmt: skip
         yield Case(claim="ranges: an end has no value beside it", most=1e-3, found=empty / samples, samples=samples,
-                   where=where)  # fmt: skip
+                   where=where, again=again)  # fmt: skip
         beyond = 1e-3 * max(1, inside.size) / len(cells)
         yield Case(claim="ranges: an interval of twice the least count is outside", most=beyond, found=full / samples,
-                   samples=samples, where=where)  # fmt: skip
+                   samples=samples, where=where, again=again)  # fmt: skip
 
 
 def _none_between(values: Floats, edges: Sequence[float], end: float, *, first: bool) -> bool:
@@ -257,9 +276,10 @@ def losses(kind: str, random: Random, members: int, others: int) -> tuple[Floats
 LOSSES = ("nearly told apart", "all alike but a few members", "members below or above all", "chance")
 
 
-def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]]) -> Iterator[Case]:
+def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]],
+         kinds: Iterable[str] = LOSSES) -> Iterator[Case]:  # fmt: skip
     """AUC of the membership attack."""
-    for kind, (members, others) in itertools.product(LOSSES, sizes):
+    for kind, (members, others) in itertools.product(kinds, sizes):
         some = min(samples, max(500, 20_000_000 // (members + others)))
         found, truth = np.empty(some), 0.0
         for number in range(some):
@@ -268,12 +288,14 @@ def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]]) -> I
         pairs = min(members, others)
         low, high = missed(found * pairs, (1 - found) * pairs, truth, sampling=Sampling(simple=False))
         yield Case(claim="AUC of the membership attack", most=1 - estimates.CONFIDENCE, found=low + high, samples=some,
-                   where=f"{kind}, {members:,} members and {others:,} others")  # fmt: skip
+                   where=f"{kind}, {members:,} members and {others:,} others",
+                   again=partial(aucs, sizes=((members, others),), kinds=(kind,)))  # fmt: skip
 
 
-def audits(random: Random, samples: int, *, canaries: Iterable[int]) -> Iterator[Case]:
+def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: Iterable[float] = (0.1, 1.0, 4.0),
+           deltas: Iterable[float] = (0.0, 1e-5)) -> Iterator[Case]:  # fmt: skip
     """A sound mechanism is refused by its audit. Coins told by randomised response lose all that they may."""
-    for count, epsilon, delta in itertools.product(canaries, (0.1, 1.0, 4.0), (0.0, 1e-5)):
+    for count, epsilon, delta in itertools.product(canaries, epsilons, deltas):
         errors = 0
         for _ in range(samples):
             included = random.random(count) < 0.5
@@ -283,7 +305,8 @@ def audits(random: Random, samples: int, *, canaries: Iterable[int]) -> Iterator
             scores += random.uniform(0, 1e-3, count)
             errors += bound_from_scores(scores, included, delta=delta, confidence=0.95).lower_bound > epsilon + 1e-9
         yield Case(claim="audit: a sound mechanism is refused", most=0.05, found=errors / samples, samples=samples,
-                   where=f"randomised response, epsilon {epsilon:g}, delta {delta:g}, {count:,} canaries")  # fmt: skip
+                   where=f"randomised response, epsilon {epsilon:g}, delta {delta:g}, {count:,} canaries",
+                   again=partial(audits, canaries=(count,), epsilons=(epsilon,), deltas=(delta,)))  # fmt: skip
 
 
 def chance_of_refusal(variance: float, numbers: int) -> float:
@@ -357,17 +380,21 @@ def all_cases(samples: int) -> Iterator[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=4000)
-    cases = list(all_cases(parser.parse_args().samples))
-    print(
-        "| claim | at most | worst found | samples | cases | above chance | worst case |\n|---|---|---|---|---|---|---|"
-    )
+    parser.add_argument("--samples", type=int, default=1000, help="Of each case; of the worst ones ten times as many.")
+    samples = parser.parse_args().samples
+    cases = list(all_cases(samples))
+    print("| claim: chance of an error | at most | worst found | samples | cases | worst case |")
+    print("|---|---|---|---|---|---|")
     for claim in dict.fromkeys(case.claim for case in cases):
         own = [case for case in cases if case.claim == claim]
-        worst = max(own, key=lambda case: case.found / case.most)
-        beyond = sum(case.above_chance(len(own)) for case in own)
+        if any(case.above_chance(len(own)) for case in own):
+            raise SystemExit(f"not true: {claim}")
+        # The worst of many is bad luck too, so that it is tried anew.
+        several = sorted(own, key=lambda case: case.found / case.most)[-_AGAIN:]
+        tried = [case.looked_at_again(np.random.default_rng(21), 10 * samples) for case in several]
+        worst = max(tried, key=lambda case: case.found / case.most)
         tries = f"{worst.samples:,}" if worst.samples else "exact"
-        print(f"| {claim} | {worst.most:.3g} | {worst.found:.3g} | {tries} | {len(own)} | {beyond} | {worst.where} |")
+        print(f"| {claim} | {worst.most:.3g} | {worst.found:.3g} | {tries} | {len(own)} | {worst.where} |", flush=True)
     print("\n| draws of the check of noise | off by, to pass every other time | off by, to pass once in 10^9 |")
     print("|---|---|---|")
     for draws in (DRAWS, DRAWS // 8, DRAWS // 16, 1024, 256):
