@@ -3,9 +3,9 @@
     python -m benchmarks.coverage [--samples N]
 
 Prints the worst case of each claim, and ends with 1 if a claim is exceeded by more than chance. The cases are rare and
-nearly certain classes, values that are nearly all zero, ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times the
-rows. Noise is discrete Gaussian, drawn by inversion. The numbers are those of the product's own functions. What has an
-exact value is computed and not simulated.
+nearly certain classes, values that are nearly all zero, ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times
+the rows. Noise is discrete Gaussian, drawn by inversion. The numbers are those of the product's own functions. What has
+an exact value is computed and not simulated.
 """
 
 from __future__ import annotations
