@@ -10,8 +10,6 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, name_of
 from privacy_pipeline.accounting.unprotected import Use
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data import source
-from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.pipelines.workspace import Workspace
 from privacy_pipeline.spans import Span
@@ -95,6 +93,9 @@ def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Pat
 
 
 def _rows(config: PipelineConfig, secret: bytes) -> Array:
+    from privacy_pipeline.data import source
+    from privacy_pipeline.data.row_digests import RowHasher
+
     resolved = source.resolve(dataset=config.dataset)
     return source.row_digests(source=resolved, dataset=config.dataset, hasher=RowHasher(secret))
 
