@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2, skellam
 
 from privacy_pipeline.accounting.release_plan import default_threshold_delta
-from privacy_pipeline.confidence import Sampling, drops
+from privacy_pipeline.confidence import Sampling, drops, upper_quantile
 from privacy_pipeline.dp.audit import bound_from_scores
 from privacy_pipeline.dp.membership import auc_of
 from privacy_pipeline.dp.noise_check import DRAWS, LEVEL
@@ -220,7 +220,7 @@ def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Ite
         wrong, quantiles = dict.fromkeys((0.01, 0.25, 0.5, 0.95), 0), {}
         for share in wrong:
             quantiles[share] = values[max(0, math.ceil(share * n - 1e-9) - 1)]
-        least = 1 + scale * estimates.upper_quantile(1e-3 / len(cells))
+        least = 1 + scale * upper_quantile(1e-3 / len(cells))
         empty = full = 0
         draws = discrete_gaussian(random, scale, (samples, len(cells))).astype(np.int64)
         for added in held + draws:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from privacy_pipeline.confidence import Sampling, limits, normal_reach, two_sided, upper_quantile
 from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
 from privacy_pipeline.releases.release import Noisy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from privacy_pipeline.confidence import Sampling
 
 CONFIDENCE = 0.95
 _SURELY = 6.0  # standard deviations, for what decides a small part of an interval
@@ -44,6 +47,8 @@ def count(noisy: float, *, scale: float, confidence: float = CONFIDENCE) -> Inte
         scale: standard deviation of its noise.
         confidence: chance at least that the interval holds the count.
     """
+    from privacy_pipeline.confidence import normal_reach
+
     # Half a row for the steps of a discrete distribution.
     reach = normal_reach(confidence) * scale + 0.5
     return Interval(
@@ -82,6 +87,8 @@ def sampling_of_ratio(hits: int, misses: int, *, scale: float, bound: int = 1) -
         scale: standard deviation of the noise on each count.
         bound: contribution bound.
     """
+    from privacy_pipeline.confidence import Sampling
+
     # Whole numbers: noise that is added up to them is at most as spread as a Gaussian that is rounded to them.
     step = 1.0 if scale else 0.0
     return Sampling(hit_variance=hits * scale**2, miss_variance=misses * scale**2, step=step, group=bound)
@@ -122,6 +129,8 @@ def sampling_of_mean(scale: float, *, bound: int = 1) -> Sampling:
         scale: standard deviation of the noise on n, and of that on the total.
         bound: contribution bound.
     """
+    from privacy_pipeline.confidence import Sampling
+
     # The two noises are those of a sum and a difference, so that they are independent of each other too.
     half, rounding = scale**2 / 2, 1 / (4 * UNIT_OF_FIXED_POINT)
     return Sampling(hit_variance=half, miss_variance=half, rounding=rounding, group=bound, simple=False)
@@ -134,6 +143,8 @@ def total(noisy: Noisy, *, confidence: float = CONFIDENCE) -> Interval:
         noisy: answer to a `Moments` query.
         confidence: chance at least that the interval holds the sum.
     """
+    from privacy_pipeline.confidence import normal_reach
+
     query = noisy.query
     if not isinstance(query, Moments):
         raise TypeError(f"a sum needs the answer to a Moments query, not to {query}")
@@ -159,6 +170,8 @@ def quantile(noisy: Noisy, share: float) -> float:
     Returns:
         A number between the first and the last edge, linear within an interval.
     """
+    import numpy as np
+
     query, above, _ = _above_quantile(noisy, share)
     place = int(np.argmin(np.cumsum([0.0, *above])))  # the first edge that is above the quantile
     if place in (0, len(above)):
@@ -184,6 +197,8 @@ def quantile_interval(noisy: Noisy, share: float, *, confidence: float = CONFIDE
     Returns:
         The estimate of `quantile`, brought into the interval. An end is infinite where no edge is known to be beyond.
     """
+    from privacy_pipeline.confidence import two_sided, upper_quantile
+
     query, above, deviation = _above_quantile(noisy, share)
     reach = upper_quantile(two_sided(confidence) / len(query.edges)) * deviation + 0.5
     sure_below = [edge for edge, far in zip(query.edges, above < -reach, strict=True) if far]
@@ -196,6 +211,8 @@ def quantile_interval(noisy: Noisy, share: float, *, confidence: float = CONFIDE
 
 def _above_quantile(noisy: Noisy, share: float) -> tuple[Histogram, NDArray[np.float64], NDArray[np.float64]]:
     """For each edge the rows below it less `share` of all, and the standard deviation of the noise on that."""
+    import numpy as np
+
     query = noisy.query
     if not isinstance(query, Histogram):
         raise TypeError(f"a quantile needs the answer to a Histogram query, not to {query}")
@@ -220,6 +237,8 @@ def value_range(noisy: Noisy, *, confidence: float = 1 - 1e-3) -> tuple[float, f
     Returns:
         Lower edge of the first such interval and upper edge of the last; None where there is none.
     """
+    from privacy_pipeline.confidence import upper_quantile
+
     query = noisy.query
     if not isinstance(query, Histogram):
         raise TypeError(f"a range needs the answer to a Histogram query, not to {query}")
@@ -275,6 +294,8 @@ def logarithmic_edges(*, smallest: int = -20, largest: int = 40) -> tuple[float,
 
 
 def _share(hits: float, misses: float, *, sampling: Sampling, confidence: float) -> Interval:
+    from privacy_pipeline.confidence import limits, two_sided
+
     low, high = (float(end) for end in limits(hits, misses, sampling=sampling, level=two_sided(confidence)))
     if (low, high) == (0.0, 1.0):
         return Interval(value=None, low=low, high=high, confidence=confidence)
