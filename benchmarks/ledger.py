@@ -2,6 +2,7 @@
 
     python -m benchmarks.ledger                     # 1 million entries (half an hour to make), 16 processes
     python -m benchmarks.ledger --entries 100000
+    python -m benchmarks.ledger --against ../another-checkout --repeats 5      # reservations alone, in turns
 
 Entries are written as a reservation writes them, each signed and chained, many to a transaction. Times are medians of
 five, by library calls in one process; those of commands are whole processes, imports counted. The 16 processes take
@@ -214,12 +215,51 @@ def race(url: str, *, processes: int, each: int) -> dict[str, float]:
     return {"granted": granted.value, "fit": fits, "a_second": granted.value / took}
 
 
+_RACE = """
+import json, os, sys, tempfile
+from benchmarks.ledger import race
+from privacy_pipeline.accounting import keys
+from tests.accounting.postgresql_server import program, server
+processes, each = map(int, sys.argv[1:])
+with tempfile.TemporaryDirectory() as folder:
+    found = {"SQLite": race(f"sqlite:///{folder}/l.db", processes=processes, each=each)}
+    if program("initdb") is not None:
+        os.environ[keys.ENVIRONMENT] = f"{folder}/key.pem"
+        with server() as url:
+            found["PostgreSQL"] = race(url, processes=processes, each=each)
+print(json.dumps({name: row["a_second"] for name, row in found.items()}))
+"""
+
+
+def against(checkout: Path, *, repeats: int, processes: int, each: int) -> None:
+    """Prints reservations a second here and in another checkout, which take turns."""
+    checkouts = {"here": Path(__file__).resolve().parent.parent, "there": checkout.resolve()}
+    taken: dict[tuple[str, str], list[float]] = {}
+    for _ in range(repeats):
+        for name, path in checkouts.items():
+            environment = {**os.environ, "PYTHONPATH": str(path)}
+            words = [sys.executable, "-c", _RACE, str(processes), str(each)]
+            done = subprocess.run(words, cwd=path, env=environment, check=True, capture_output=True, text=True)
+            for database, rate in json.loads(done.stdout).items():
+                taken.setdefault((database, name), []).append(rate)
+    print(f"| {processes} processes, {repeats} turns | reservations a second: median (lowest to highest) |\n|---|---|")
+    for (database, name), rates in sorted(taken.items()):
+        print(f"| {database}, {name} | {statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f}) |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--each", type=int, default=100, help="reservations that each process asks for")
+    parser.add_argument(
+        "--against", type=Path, metavar="CHECKOUT", help="another checkout; measures reservations alone"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each checkout with --against")
     given = parser.parse_args()
+    if given.against is not None:
+        against(given.against, repeats=given.repeats, processes=given.processes, each=given.each)
+        return
     with tempfile.TemporaryDirectory() as folder:
         raced = {"SQLite": race(f"sqlite:///{folder}/l.db", processes=given.processes, each=given.each)}
         if program("initdb") is None:

@@ -1,19 +1,27 @@
 """Two accountants over one DpEvent: privacy loss distributions (PLD) for the headline, Renyi DP (RDP) for the ledger.
 
-PLD here is pessimistic at every discretisation (Koskela, Jalko and Honkela 2020; connect-the-dots of Doroshenko et al.
-2022), so its epsilon is an upper bound, and RDP's is one too. The tighter accountant never belongs above the looser
-one: if it is, one of them is wrong and no epsilon is given.
+Both are upper bounds (`loss_distribution` says when PLD is), and PLD is the tighter one, so it is the headline. Where
+it is above RDP the reason decides: its grid is too coarse, or delta too small for float64, and then the bound of RDP
+stands; or nothing explains it, and then the larger of the two is claimed. The record says so.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+from privacy_pipeline.accounting.loss_distribution import (
+    INTERVAL,
+    LossDistribution,
+    library_version,
+    loss_distribution,
+    neighbours,
+    reason_without_pld,
+)
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -32,8 +40,7 @@ ORDERS: tuple[float, ...] = (
     *(80.0, 96.0, 128.0, 160.0, 192.0, 256.0, 384.0, 512.0, 768.0, 1024.0),
 )
 CROSS_CHECK_TOLERANCE = 1e-3  # relative room for discretisation when PLD is held against RDP
-_MOST_BUCKETS = 10_000  # epsilon over interval, up to which a disagreement may be due to a wide interval
-_INTERVAL = 1e-4
+_MOST_BUCKETS = 100_000  # epsilon over interval, up to which the interval is narrowed
 _FINEST_INTERVAL = 5e-5  # narrower ones are not narrowed again
 # Nothing is protected long before this; PLD's exponentials leave float64 at ten times as much (exp of its interval).
 LARGEST_EPSILON = 1e6
@@ -42,22 +49,13 @@ _ROUNDING = 1e-9  # a Renyi divergence this little below zero is rounding; anyth
 
 
 class AccountingError(PipelineError):
-    """No epsilon can be stated: the accountants disagree, or none of them knows the event."""
+    """No epsilon can be stated: no accountant knows the event, or there is no finite bound."""
 
 
 def _checked_delta(delta: float) -> float:
     if not 0 < delta < 1:
         raise BadInputError(f"delta must lie between 0 and 1, found {delta!r}")
     return delta
-
-
-def _neighbours(relation: Relation) -> Any:
-    from dp_accounting import NeighboringRelation
-
-    return {
-        Relation.ZERO_OUT: NeighboringRelation.REPLACE_SPECIAL,
-        Relation.ADD_OR_REMOVE_ONE: NeighboringRelation.ADD_OR_REMOVE_ONE,
-    }[relation]
 
 
 @contextmanager
@@ -102,11 +100,13 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
     if own is not None and relation is not Relation.ZERO_OUT:
         why = "a client that is gone adds no noise"
         raise AccountingError(f"RDP cannot account for {text} under {relation.value}: {why}")
-    accountant = RdpAccountant(orders=ORDERS, neighboring_relation=_neighbours(relation))
+    accountant = RdpAccountant(orders=ORDERS, neighboring_relation=neighbours(relation))
     try:
         with _without_order_warnings():
             accountant.compose(event)
-    except (UnsupportedEventError, ValueError, OverflowError) as error:
+    except (OverflowError, ZeroDivisionError):  # next to no noise: the divergence leaves float64
+        return ORDERS, (math.inf,) * len(ORDERS)
+    except (UnsupportedEventError, ValueError) as error:
         raise AccountingError(f"RDP cannot account for {text} under {relation.value}: {error}") from error
     values = [float(value) for value in accountant.rdp]
     if own is not None:
@@ -159,43 +159,60 @@ def _epsilon_from_rdp(orders: tuple[float, ...], values: tuple[float, ...], delt
     return max(0.0, min(epsilon_at_order(a, value, delta) for a, value in zip(orders, values, strict=True)))
 
 
-def _pld(event: DpEvent, relation: Relation, interval: float) -> Any:
-    from dp_accounting.pld import PLDAccountant
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """The epsilon of an event that is claimed, and how it came about.
 
-    return PLDAccountant(_neighbours(relation), interval).compose(event)
+    Attributes:
+        epsilon: the bound; infinite where there is none.
+        accountant: whose it is.
+        epsilon_pld, epsilon_rdp: of either accountant; None where it does not support the event, and for PLD where it
+            does not resolve delta.
+        why: why the headline is not PLD's although PLD supports the event, or why it is in spite of a lower bound by
+            RDP; None in the usual case.
+        distribution: the PLD; None where there is none.
+    """
+
+    epsilon: float
+    accountant: Literal["pld", "rdp"]
+    epsilon_pld: float | None = None
+    epsilon_rdp: float | None = None
+    why: str | None = None
+    distribution: LossDistribution | None = None
 
 
-def reason_without_pld(event: DpEvent, relation: Relation) -> str | None:
-    """Why there is no PLD of an event; None where there is one."""
-    from dp_accounting.pld import PLDAccountant
-
-    if PLDAccountant(_neighbours(relation)).supports(event):
-        return None
-    return f"PLD of dp_accounting {_library_version()} does not support this event under {relation.value}"
-
-
-def checked_pld(event: DpEvent, relation: Relation, delta: float, epsilon_rdp: float) -> tuple[Any, float]:
-    """PLD accountant and interval, refined until it is no looser than RDP.
+def weigh(event: DpEvent, relation: Relation, *, delta: float, epsilon_rdp: float) -> Bound:
+    """PLD against RDP, for an event that both support.
 
     The interval grows with epsilon, so that the number of buckets stays about the same: it is pessimistic at any
     width. Where one step's loss is far below the interval, rounding up adds over the steps: then it is narrowed.
-
-    Raises:
-        AccountingError: PLD stays above RDP by more than the tolerance.
     """
-    interval = _INTERVAL * max(1.0, epsilon_rdp / 2)
+    interval = INTERVAL * max(1.0, epsilon_rdp / 2)
     while True:
-        accountant = _pld(event, relation, interval)
-        epsilon = float(accountant.get_epsilon(delta))
-        if epsilon <= epsilon_rdp * (1 + CROSS_CHECK_TOLERANCE):
-            return accountant, interval
-        if epsilon_rdp <= 0 or epsilon_rdp / interval > _MOST_BUCKETS or interval < _FINEST_INTERVAL:
+        pld = loss_distribution(event, relation, interval=interval)
+        epsilon = pld.epsilon(delta)
+        agreed = epsilon <= epsilon_rdp * (1 + CROSS_CHECK_TOLERANCE)
+        narrowed = epsilon_rdp / interval > _MOST_BUCKETS or interval < _FINEST_INTERVAL
+        if agreed or epsilon_rdp <= 0 or narrowed or not pld.resolves(delta):
             break
         interval /= 10
-    raise AccountingError(
-        f"the accountants disagree: PLD gives epsilon {epsilon:.6g}, above RDP's {epsilon_rdp:.6g}, at delta {delta:g}",
-        fix="report this event; no epsilon is stated while one of the two must be wrong",
-    )
+    found = {"epsilon_pld": epsilon if math.isfinite(epsilon) else None, "epsilon_rdp": epsilon_rdp}
+    if agreed:
+        return Bound(epsilon=epsilon, accountant="pld", distribution=pld, epsilon_pld=epsilon, epsilon_rdp=epsilon_rdp)
+    why = _explained(pld, delta=delta, excess=epsilon - epsilon_rdp)
+    if why is not None:
+        return Bound(epsilon=epsilon_rdp, accountant="rdp", why=f"RDP stands: {why}", distribution=pld, **found)
+    why = "PLD is above RDP, and neither its grid nor float64 explains it; the larger of the two is claimed"
+    return Bound(epsilon=epsilon, accountant="pld", why=why, distribution=pld, **found)
+
+
+def _explained(pld: LossDistribution, *, delta: float, excess: float) -> str | None:
+    """The numerical reason for which PLD is above RDP; None where there is none."""
+    if not pld.resolves(delta):
+        return _not_resolved(pld, delta)
+    if excess <= pld.compositions * pld.interval:  # each composed loss is rounded up by one interval at most
+        return f"the grid of PLD ({pld.interval:.2g}) is too coarse for {pld.compositions:,} compositions"
+    return None
 
 
 def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None:
@@ -205,13 +222,12 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
         return None
 
 
-def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
-    """The headline epsilon of an event: PLD where it supports the event, else RDP; infinite where there is none.
+def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
+    """The bound of an event: PLD's where it supports the event, else RDP's; see `weigh` where both do.
 
-    What RDP puts above `LARGEST_EPSILON` is infinite too, as with next to no noise.
-
-    RDP takes (0, delta)-DP parts out of the event and pays for them beside (`truncation.untruncated`). PLD stands
-    alone, without its cross-check, where RDP does not support the event (truncated Poisson samples).
+    What RDP puts above `LARGEST_EPSILON` is infinite, as with next to no noise. RDP takes (0, delta)-DP parts out of
+    the event and pays for them beside (`truncation.untruncated`). PLD stands alone, without its cross-check, where RDP
+    does not support the event (truncated Poisson samples).
 
     Args:
         event: the event.
@@ -219,22 +235,37 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
         relation: neighbouring relation.
 
     Raises:
-        AccountingError: neither accountant supports the event, or they disagree.
+        AccountingError: neither accountant supports the event.
         BadInputError: the event is malformed or delta out of range.
     """
     from privacy_pipeline.accounting import truncation
 
-    with_pld = reason_without_pld(event, relation) is None
-    if not with_pld:
-        plain, distance = truncation.untruncated(event)
-        return truncation.epsilon_of(rdp_vector(plain, relation)[1], distance, delta=_checked_delta(delta))
+    _checked_delta(delta)
     values = _rdp_or_none(event, relation)
+    if reason_without_pld(event, relation) is not None:
+        plain, distance = truncation.untruncated(event)
+        values = rdp_vector(plain, relation)[1] if values is None else values
+        epsilon = truncation.epsilon_of(values, distance, delta=delta)
+        largest = math.inf if epsilon > LARGEST_EPSILON else epsilon
+        return Bound(epsilon=largest, accountant="rdp", epsilon_rdp=epsilon)
     if values is None:
-        return float(_pld(event, relation, _INTERVAL).get_epsilon(_checked_delta(delta)))
+        pld = loss_distribution(event, relation)
+        epsilon = pld.epsilon(delta)
+        return Bound(epsilon=epsilon, accountant="pld", epsilon_pld=epsilon, distribution=pld)
     epsilon_rdp = epsilon_from_rdp(ORDERS, values, delta)
     if epsilon_rdp > LARGEST_EPSILON:
-        return math.inf
-    return float(checked_pld(event, relation, delta, epsilon_rdp)[0].get_epsilon(delta))
+        return Bound(epsilon=math.inf, accountant="rdp", epsilon_rdp=epsilon_rdp)
+    return weigh(event, relation, delta=delta, epsilon_rdp=epsilon_rdp)
+
+
+def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
+    """The headline epsilon of an event (`bound_of`); infinite where there is none.
+
+    Raises:
+        AccountingError: neither accountant supports the event.
+        BadInputError: the event is malformed or delta out of range.
+    """
+    return bound_of(event, delta=delta, relation=relation).epsilon
 
 
 def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event: DpEvent | None = None) -> Guarantee:
@@ -247,56 +278,61 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
         poisson_event: what the event would be if batches were Poisson samples; information beside the headline.
 
     Raises:
-        AccountingError: there is no finite epsilon, neither accountant supports the event, or they disagree.
+        AccountingError: there is no finite epsilon, or neither accountant supports the event.
         BadInputError: the event is malformed or delta out of range.
     """
-    from privacy_pipeline.accounting import truncation
     from privacy_pipeline.accounting.record import Guarantee
 
-    _checked_delta(delta)
-    values, distance = _rdp_or_none(event, relation), 0.0
-    missing = reason_without_pld(event, relation)
-    if values is None and missing is not None:
-        # (0, delta)-DP parts, which no accountant knows, are taken out of the event and paid beside it.
-        plain, distance = truncation.untruncated(event)
-        values = _rdp_or_none(plain, relation)
-    epsilon_rdp = None if values is None else truncation.epsilon_of(values, distance, delta=delta)
-    if values is None and missing is not None:
-        raise AccountingError(f"no accountant supports this event under {relation.value}")
-    if epsilon_rdp is not None and epsilon_rdp > LARGEST_EPSILON:
-        raise AccountingError(
-            "epsilon is infinite: part of the mechanism adds no noise, or next to none", fix="raise noise_multiplier"
-        )
-    version = f"dp-accounting {_library_version()}; RDP orders v{ORDERS_VERSION}"
-    epsilon_pld: float | None = None
-    if missing is None:
-        accountant, interval = (
-            (_pld(event, relation, _INTERVAL), _INTERVAL)
-            if epsilon_rdp is None
-            else checked_pld(event, relation, delta, epsilon_rdp)
-        )
-        epsilon_pld = float(accountant.get_epsilon(delta))
-        version += f"; PLD pessimistic, interval {interval:.3g}"
-        curve = [(float(accountant.get_epsilon(point)), point) for point in _CURVE_DELTAS]
-    else:
-        curve = [(truncation.epsilon_of(values or (), distance, delta=point), point) for point in _CURVE_DELTAS]
-    epsilon = epsilon_rdp if epsilon_pld is None else epsilon_pld
-    if epsilon is None or math.isinf(epsilon):
-        raise AccountingError(f"this event has no finite epsilon at delta {delta:g}")
+    bound = bound_of(event, delta=delta, relation=relation)
+    if math.isinf(bound.epsilon):
+        raise _infinite(bound, delta)
+    version = f"dp-accounting {library_version()}; RDP orders v{ORDERS_VERSION}"
+    if bound.distribution is not None:
+        version += f"; PLD pessimistic, interval {bound.distribution.interval:.3g}"
+    if bound.why is not None:
+        version += f"; {bound.why}"
     return Guarantee(
-        epsilon=epsilon,
+        epsilon=bound.epsilon,
         delta=delta,
-        accountant="rdp" if epsilon_pld is None else "pld",
+        accountant=bound.accountant,
         accountant_version=version,
-        epsilon_pld=epsilon_pld,
-        epsilon_rdp=epsilon_rdp,
-        epsilon_missing=missing or (None if values is not None else "RDP does not support this event"),
-        curve=[point for point in curve if math.isfinite(point[0])],
+        epsilon_pld=bound.epsilon_pld,
+        epsilon_rdp=bound.epsilon_rdp,
+        epsilon_missing=_missing(bound, event, relation),
+        curve=curve(event, bound, relation=relation, deltas=_CURVE_DELTAS),
         epsilon_if_poisson_sampled=None
         if poisson_event is None
         else epsilon_of(poisson_event, delta=delta, relation=relation),
     )
 
 
-def _library_version() -> str:
-    return importlib.metadata.version("dp-accounting")
+def curve(event: DpEvent, bound: Bound, *, relation: Relation, deltas: Sequence[float]) -> list[tuple[float, float]]:
+    """(epsilon, delta) points of an event by the accountant of its bound; those that are infinite are left out."""
+    from privacy_pipeline.accounting import truncation
+
+    if bound.accountant == "pld" and bound.distribution is not None:
+        points = [(bound.distribution.epsilon(delta), delta) for delta in deltas]
+    else:
+        plain, distance = (event, 0.0) if bound.distribution is not None else truncation.untruncated(event)
+        values = rdp_vector(plain, relation)[1]
+        points = [(truncation.epsilon_of(values, distance, delta=delta), delta) for delta in deltas]
+    return [point for point in points if math.isfinite(point[0])]
+
+
+def _missing(bound: Bound, event: DpEvent, relation: Relation) -> str | None:
+    if bound.distribution is None:
+        return reason_without_pld(event, relation)
+    return "RDP does not support this event" if bound.epsilon_rdp is None else None
+
+
+def _infinite(bound: Bound, delta: float) -> AccountingError:
+    if bound.epsilon_rdp is not None and bound.epsilon_rdp > LARGEST_EPSILON:
+        why = "epsilon is infinite: part of the mechanism adds no noise, or next to none"
+        return AccountingError(why, fix="raise noise_multiplier")
+    if bound.distribution is not None and not bound.distribution.resolves(delta):
+        return AccountingError(_not_resolved(bound.distribution, delta), fix="raise delta")
+    return AccountingError(f"this event has no finite epsilon at delta {delta:g}")
+
+
+def _not_resolved(pld: LossDistribution, delta: float) -> str:
+    return f"delta {delta:g} is not resolved by PLD in float64, whose error may be {pld.error:.1e} here"

@@ -23,6 +23,7 @@ from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey, SigningKey
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
+from privacy_pipeline.accounting.older_formats import columns_of_4
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.errors import BadInputError
 
@@ -348,10 +349,8 @@ def _present(path: Path, expected: str) -> SigningKey | None:
 _VALUE = sa.select(schema.meta.c.value).where(schema.meta.c.key == sa.bindparam("name"))
 _STORE = schema.meta.update().where(schema.meta.c.key == sa.bindparam("name")).values(value=sa.bindparam("text"))
 _TRUSTED = tuple(sa.select(table).order_by(table.c.id) for table in (schema.budgets, schema.registrations))
-_NEW_COLUMNS = ("ceiling", "delta_factor", "details")
 _TRUSTED_4 = tuple(
-    sa.select(*(column for column in table.c if column.name not in _NEW_COLUMNS)).order_by(table.c.id)
-    for table in (schema.budgets, schema.registrations)
+    sa.select(*columns_of_4(table)).order_by(table.c.id) for table in (schema.budgets, schema.registrations)
 )
 _LAST_RECORD = sa.select(schema.journal.c.kind, schema.journal.c.body).order_by(schema.journal.c.seq.desc()).limit(1)
 _LAST = sa.select(schema.journal.c.seq, schema.journal.c.hash).order_by(schema.journal.c.seq.desc()).limit(1)

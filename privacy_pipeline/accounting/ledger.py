@@ -8,7 +8,7 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -119,7 +119,7 @@ class Ledger:
         epsilon: float,
         delta: float,
         policy: Policy | None = None,
-        units: Collection[str] | Mapping[str, Collection[str]] | None = None,
+        units: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
         rows: Mapping[str, Array] | None = None,
         disjoint: bool = False,
     ) -> None:
@@ -308,8 +308,12 @@ class Ledger:
             query = query.where(table.c.dataset == dataset)
         with schema.transaction(self._engine, write=False) as connection:
             rows = connection.execute(query).mappings().all()
+            spans = [from_row(row) for row in connection.execute(sa.select(schema.registrations)).mappings()]
         governs = {row["dataset"]: row["policy"] for row in rows if row["split"] == TRAIN}
-        return [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
+        found = [status_of({**row, "policy": row["policy"] or governs.get(row["dataset"])}) for row in rows]
+        older = {span.dataset for span in spans if span.older}
+        unbound = {span.dataset for span in spans if span.older and span.division is None}
+        return [replace(one, older=one.dataset in older, unbound=one.dataset in unbound) for one in found]
 
     def shares(self, dataset: str | None = None) -> list[ShareStatus]:
         """What the shares of each budget's policy come to."""
@@ -477,7 +481,7 @@ class Ledger:
         """The ledger's URL without its password."""
         return schema.name(self._engine.url)
 
-    def require_same_units(self, registration: Registration, keys: Mapping[str, Collection[str]]) -> None:
+    def require_same_units(self, registration: Registration, keys: Mapping[str, Iterable[str]]) -> None:
         """Holds the units of a run's splits against the registered ones, by content.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -181,7 +182,7 @@ def _bind(writer: Writer, known: Registration, again: Registration, digests: Uni
     """Adds to a registration of an older format what this one has more, when the same data is registered again."""
     if known.division is not None or again.division is None:
         return
-    row = {**to_row(known), "details": details_of(again)}
+    row = {**to_row(known), "details": details_of(replace(again, older=known.older))}
     table, key = schema.registrations, (known.dataset, span_key(known.span))
     same = (table.c.dataset == key[0], table.c.span_key == key[1])
     writer.connection.execute(table.update().where(*same).values(details=row["details"]))

@@ -84,7 +84,7 @@ class BudgetStatus:
     """One budget at a glance; every epsilon is by RDP at the cap's delta.
 
     Against the cap stands `held_epsilon`, and what remains is the cap less that. For runs that are chosen after results
-    were seen only the cap itself is proven, at the sum of the deltas of all caps that there were.
+    were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
 
     Attributes:
         budget: key of the budget.
@@ -105,8 +105,11 @@ class BudgetStatus:
         cap_changes: how often the cap or the policy was changed.
         ceiling: epsilon at which failures are priced (`renyi_filter`) and which no cap may pass; None while no run that
             counts may fail.
-        delta_factor: what the cap's delta is multiplied by in all that is proven: 1, or the number of Renyi orders
-            where a version before format 5 chose the order again after outputs were seen.
+        delta_factor: what the cap's delta is multiplied by in all that is proven: 1, or more where a version before
+            format 5 let the order or the delta be chosen after outputs were seen (`earlier_rules`).
+        older: whether a version before format 5 registered a span of the dataset: digests in what it wrote are plain.
+        unbound: whether such a span was not registered again since: its rows are compared with no other dataset's, and
+            no run is held to its division.
         alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
         closed: whether no purpose may use anything: its policy has no `eval_epsilon` any more, or no shares.
     """
@@ -129,6 +132,8 @@ class BudgetStatus:
     cap_changes: int
     ceiling: float | None = None
     delta_factor: int = 1
+    older: bool = False
+    unbound: bool = False
     alerts: tuple[float, ...] = ()
     closed: bool = False
 

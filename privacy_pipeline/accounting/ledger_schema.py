@@ -104,10 +104,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _show_older(connection: sa.Connection, *, write: bool) -> None:
     """Lets a ledger that had an older format when it was opened be read as it is now."""
-    if connection.get_execution_options().get(_OLDER, False):
+    options = connection.get_execution_options()
+    if options.get(_OLDER, False):
         older_formats.hide(connection)
         if not write and stored_format(connection) in older_formats.READABLE:
-            older_formats.show(connection)
+            older_formats.show(connection, as_stored=options.get("ledger_as_stored", False))
 
 
 def _note_process(_connection: Any, record: Any) -> None:
@@ -173,18 +174,21 @@ def name(url: sa.URL) -> str:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, write: bool) -> Iterator[sa.Connection]:
+def transaction(engine: sa.Engine, *, write: bool, as_stored: bool = False) -> Iterator[sa.Connection]:
     """One transaction; on leaving it without an exception, what was written is on disk.
 
     Args:
         engine: the ledger's engine.
         write: takes the single writer's lock first.
+        as_stored: reads a ledger of an older format as its last writer left it, without the rules that a migration
+            would record.
 
     Raises:
         LedgerError: the database is locked for too long, full, read-only, corrupt or gone. Nothing was granted.
     """
     try:
-        with engine.connect().execution_options(ledger_write=write) as connection, connection.begin():
+        options = {"ledger_write": write, "ledger_as_stored": as_stored}
+        with engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
     except (SQLAlchemyError, OSError) as error:
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()

@@ -49,7 +49,7 @@ registrations = sa.Table(
     sa.Column("columns", sa.Text, nullable=False),
     sa.Column("digest", sa.String(64), nullable=False, index=True),
     sa.Column("registered", sa.String(40), nullable=False),
-    sa.Column("details", sa.Text),  # facts since format 5, as JSON; NULL in older registrations
+    sa.Column("details", sa.Text),  # facts since format 5, as JSON; NULL where there are none
     sa.UniqueConstraint("dataset", "span_key"),
 )
 # Digests of the units and rows of registered spans (`unit_digests`); the journal holds the root of each split's.

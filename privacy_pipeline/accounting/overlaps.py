@@ -47,8 +47,11 @@ def require_one_budget(connection: sa.Connection, registration: Registration, di
         return
     stored = stored_digests(connection)
     for key, other in others.items():
-        if other.dataset != registration.dataset and key in stored:
-            _require_other_people(registration, digests, other, stored[key])
+        if other.dataset != registration.dataset:
+            known = stored.get(key)
+            if known is not None:
+                _require_other_people(registration, digests, other, known)
+            _require_known_rows(registration, digests, other, known)
     if has_eval_budget(connection, registration.dataset):
         same = [stored.get(key) for key, other in others.items() if other.dataset == registration.dataset]
         require_sides_apart(registration, [*same, digests])
@@ -141,6 +144,18 @@ def _require_other_people(new: Registration, digests: UnitDigests, other: Regist
 def many_in_common(mine: Array, theirs: Array) -> bool:
     """Whether two tables, given by the digests of their rows, count as the same people."""
     return bool(len(mine) and len(theirs) and in_common(mine, theirs) > PART * min(len(mine), len(theirs)))
+
+
+def _require_known_rows(
+    new: Registration, digests: UnitDigests, other: Registration, known: UnitDigests | None
+) -> None:
+    """Refuses a dataset whose rows can be compared with none, because an older version kept no digests of them."""
+    if digests.rows and not (known and known.rows) and "distinct_rows" not in new.reasons:
+        raise BadInputError(
+            f"{other.name} is registered without digests of its rows, as versions up to 0.1.0 did: nothing tells "
+            f"whether they are in {new.name} too",
+            fix=f"register {other.dataset} again first, with its own config and cap, which adds them; {_DISTINCT}",
+        )
 
 
 def require_disjoint(

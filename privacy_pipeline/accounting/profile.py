@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.accounting.accountants import checked_pld, reason_without_pld
+from privacy_pipeline.accounting.accountants import curve, weigh
 from privacy_pipeline.accounting.events import from_json
 from privacy_pipeline.accounting.ledger_entries import price
+from privacy_pipeline.accounting.loss_distribution import reason_without_pld
 from privacy_pipeline.accounting.plan import Relation
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Profile:
 
     Attributes:
         epsilon: by PLD at `delta`; None where there is no PLD figure.
-        missing: why there is none; empty where there is one.
+        missing: why there is none, or why RDP's stands in its place; empty where there is one.
         epsilon_rdp: by RDP at `delta`, computed from the events.
         curve: (epsilon, delta) points by PLD.
     """
@@ -70,7 +71,7 @@ def profile(events: Sequence[JsonValue], *, relation: Relation, delta: float, de
         deltas: where the curve is evaluated.
 
     Raises:
-        AccountingError: RDP does not support an event, or PLD is above RDP.
+        AccountingError: RDP does not support an event.
         BadInputError: an event is malformed.
     """
     texts = tuple(sorted(json.dumps(event, sort_keys=True) for event in events))
@@ -86,10 +87,8 @@ def _profile(texts: tuple[str, ...], relation: Relation, delta: float, deltas: t
         missing = f"more than {MOST_EVENTS} different events: PLD over all of them takes too long"
     if missing is not None:
         return Profile(epsilon=None, missing=missing, epsilon_rdp=epsilon_rdp, curve=())
-    accountant, _ = checked_pld(event, relation, delta, epsilon_rdp)
-    return Profile(
-        epsilon=float(accountant.get_epsilon(delta)),
-        missing="",
-        epsilon_rdp=epsilon_rdp,
-        curve=tuple((float(accountant.get_epsilon(point)), point) for point in deltas),
-    )
+    bound = weigh(event, relation, delta=delta, epsilon_rdp=epsilon_rdp)
+    if bound.accountant == "rdp":
+        return Profile(epsilon=None, missing=bound.why or "", epsilon_rdp=epsilon_rdp, curve=())
+    points = curve(event, bound, relation=relation, deltas=deltas)
+    return Profile(epsilon=bound.epsilon, missing="", epsilon_rdp=epsilon_rdp, curve=tuple(points))

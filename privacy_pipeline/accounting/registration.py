@@ -77,6 +77,7 @@ class Registration:
         id_space: numbering that the units' keys belong to; keys of different spaces are different people.
         reasons: why somebody declared a space of its own (`id_space`), or that rows which occur elsewhere too are those
             of other people (`distinct_rows`).
+        older: whether a version before format 5 registered it; it has a division once it was registered again.
     """
 
     dataset: str
@@ -91,6 +92,7 @@ class Registration:
     division: Division | None = None
     id_space: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    older: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.dataset)
@@ -168,6 +170,8 @@ def details_of(registration: Registration) -> str | None:
         details["id_space"] = registration.id_space
     if registration.reasons:
         details["reasons"] = dict(registration.reasons)
+    if registration.older:
+        details["older"] = True
     return json.dumps(details, sort_keys=True) if details else None
 
 

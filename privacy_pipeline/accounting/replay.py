@@ -10,8 +10,7 @@ from typing import Any
 
 from privacy_pipeline.accounting import entries, journal
 from privacy_pipeline.accounting.ledger_entries import COUNTED, State
-
-_SINCE_5: dict[str, Any] = {"ceiling": None, "delta_factor": 1}  # columns of budgets that older records do not name
+from privacy_pipeline.accounting.older_formats import SINCE_5
 
 
 class ReplayError(Exception):
@@ -98,12 +97,12 @@ class Replay:
         key = (row["dataset"], row["span_key"])
         if key in self.registrations:
             raise ReplayError(f"registers {key} again")
-        self.registrations[key] = {"details": None, **row}
+        self.registrations[key] = {**SINCE_5["registrations"], **row}
 
     def _add_budget(self, row: Any) -> None:
         if row["id"] in self.budgets:
             raise ReplayError(f"opens budget {row['id']} again")
-        self.budgets[row["id"]] = {**_SINCE_5, **row}
+        self.budgets[row["id"]] = {**SINCE_5["budgets"], **row}
         self.counted[row["id"]], self.states[row["id"]] = Counter(), Counter()
 
     def _policy(self, _seq: int, _at: str, body: Any) -> None:

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import itertools
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
+from privacy_pipeline.plain_text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,8 +135,15 @@ def digest_units(units: Iterable[str] | Mapping[str, Iterable[str]], secret: byt
 
 
 def _digested(units: Iterable[str], secret: bytes) -> Array:
-    joined = b"".join(hmac.digest(secret, _folded(unit).encode(), "sha256")[:_DIGEST_BYTES] for unit in units)
-    return once([_of_bytes(joined)])
+    """HMAC-SHA256 (RFC 2104) of each unit. Both hashes have read the key in, so that a copy goes on from there."""
+    block, hashed = secret.ljust(64, b"\0"), []
+    inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+    for unit in units:
+        first, second = inner.copy(), outer.copy()
+        first.update((unit if unit.isdecimal() and unit.isascii() and unit[0] != "0" else _folded(unit)).encode())
+        second.update(first.digest())
+        hashed.append(second.digest()[:_DIGEST_BYTES])
+    return once([_of_bytes(b"".join(hashed))])
 
 
 def digests_of(
@@ -158,18 +164,12 @@ def digests_of(
 
 
 def _folded(unit: str) -> str:
-    try:
-        return str(int(unit))
-    except ValueError:
-        pass
-    if not unit.isascii():  # what cannot be seen: width, composition, format characters
-        normal = unicodedata.normalize("NFKC", unit)
-        unit = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf")
-    unit = unit.strip().casefold()
-    try:
-        return str(int(unit))  # a number with an invisible letter
-    except ValueError:
-        return unit
+    for text in (unit, plain := plain_text(unit)):  # a number may have letters that cannot be seen
+        try:
+            return str(int(text))
+        except ValueError:
+            continue
+    return plain
 
 
 def key_id_of(secret: bytes) -> str:

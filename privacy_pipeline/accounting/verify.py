@@ -234,7 +234,7 @@ def verify(
     for receipt in receipts:
         wanted.setdefault(receipt.seq, []).append(receipt)
     walk = _Walk(accepted=accepted, pin=pin, receipts=wanted)
-    with schema.transaction(engine, write=False) as connection:
+    with schema.transaction(engine, write=False, as_stored=True) as connection:
         head = _read(connection, walk, reprice=reprice)
     if walk.accepted_by is not None:
         told = f"{walk.imported} records were imported from an older format, protected since then, not before"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -144,6 +145,8 @@ def status(
         for b in budgets:
             for warning in _warnings(b):
                 err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {warning}", soft_wrap=True)
+        for told in _of_older_versions(budgets):
+            err.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True, highlight=False)
         for share in opened.shares(dataset):
             size = "a size that the first run fixes" if share.epsilon is None else f"epsilon {share.epsilon:.3f}"
             told = f"{share.budget}: purpose {share.purpose} may use {share.share:.0%}, {size}; {share.used:.3f} used"
@@ -167,10 +170,28 @@ def _warnings(status: BudgetStatus) -> list[str]:
         found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")
     if status.overruns:
         found.append(f"{status.overruns} entries executed more than they had planned; that is charged")
-    if status.delta_factor > 1:
-        found.append(
-            f"version 0.1.0 chose the filter's order again after results were seen, so what is proven holds at "
-            f"{status.delta_factor} times the cap's delta; for a cap as it says: register later data as a span that is "
-            "proven disjoint (`budget register --disjoint`)"
-        )
     return found
+
+
+def _of_older_versions(budgets: Sequence[BudgetStatus]) -> list[str]:
+    """What no migration can keep, in a line for each dataset, and what to do."""
+    told = []
+    for dataset in dict.fromkeys(one.dataset for one in budgets):
+        mine = [one for one in budgets if one.dataset == dataset]
+        factors = [f"{one.split} at {one.delta_factor} times the cap's delta" for one in mine if one.delta_factor > 1]
+        what, fix = [], []
+        if factors:
+            what.append(
+                "the filter's order or delta was chosen after results were seen, so what is proven holds for "
+                + " and for ".join(factors)
+            )
+            fix.append("for a cap as it says, register later data with --disjoint")
+        if any(one.unbound for one in mine):
+            what.append("its rows are compared with no other dataset's, and no run is held to its division")
+            fix.append("register it again with its config and cap (budget register), which adds both")
+        if any(one.older for one in mine):
+            what.append("digests of its data in records and reports of that time are plain (SHA-256)")
+            fix.append("publish none of those, and make reports anew (budget report)")
+        if what:
+            told.append(f"dataset {dataset} is of version 0.1.0 or older: {'; '.join(what)}. To do: {'; '.join(fix)}")
+    return told

@@ -18,6 +18,7 @@ from privacy_pipeline.cli import (
     report_commands,
     run_commands,
     serving_commands,
+    terminal,
 )
 
 app = typer.Typer(
@@ -46,4 +47,5 @@ app.add_typer(project_commands.config_app, name="config")
 
 def main() -> None:
     """Runs the command line."""
+    terminal.prepare()
     app()

@@ -86,13 +86,19 @@ def resume(
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
-        for node in spending.charged_again(folder):
-            again = "training" if node == TRAINER else node
-            err.print(
-                f"{again} starts anew and is charged again; what the interrupted one spent stays spent", soft_wrap=True
-            )
+        charged = spending.charged_again(folder)
+
+        def on_start(folder: RunFolder) -> None:
+            for node in charged:
+                again = "training" if node == TRAINER else node
+                err.print(
+                    f"{again} starts anew and is charged again; what the interrupted one spent stays spent",
+                    soft_wrap=True,
+                )
+            view.start(folder)
+
         with view:
-            state = runs.resume(folder=folder, on_start=view.start, on_event=view.on_event)
+            state = runs.resume(folder=folder, on_start=on_start, on_event=view.on_event)
         RunAlerts(folder.read_spec().config).tell()
     _finish(folder, state, as_json=as_json)
 

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import bisect
-import hashlib
-from collections import Counter
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
-from privacy_pipeline.data.csv_rows import Row, read_header, rows
+from privacy_pipeline.data.csv_rows import batches, read_header, rows
+from privacy_pipeline.data.example_keys import KeyProblem, key_of
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.tfrecord import count_records, records
+from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, UnitKeys, in_both
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-# Order of the buckets in ExampleGen's output config; another order would put other rows into each split.
-SPLIT_ORDER: tuple[Literal["train"], Literal["eval"]] = ("train", "eval")
+__all__ = [
+    "SPLIT_ORDER",
+    "Contents",
+    "NeedsExampleGen",
+    "SplitCount",
+    "count_units",
+    "read_contents",
+    "require_one_key_type",
+    "unit_keys",
+]
 
-KeyType = Literal["int", "bytes"]
-_INT64 = range(-(2**63), 2**63)
+
+_RECORDS = 10_000  # that are held at once
 
 
 class NeedsExampleGen(PipelineError):  # noqa: N818 - says what is needed, not what is wrong
-    """Only TFX's ExampleGen can tell which row goes to which split, or read the key."""
+    """Only TFX's ExampleGen can tell which row goes to which split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +52,12 @@ class Contents:
 
     Attributes:
         counts: rows and units of each split; None where only ExampleGen can tell (`NeedsExampleGen`).
-        keys: keys of the privacy units of each split, as texts; None where rows have none, or not here.
+        keys: keys of the privacy units of each split; None where rows have none.
         rows: digests of the rows, by split, or all together by `ALL` where a hash divides them.
     """
 
     counts: dict[str, SplitCount] | None
-    keys: dict[str, frozenset[str]] | None
+    keys: dict[str, UnitKeys] | None
     rows: dict[str, NDArray[np.uint64]]
 
 
@@ -67,22 +73,15 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
         BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
     """
     key = dataset.privacy_unit.key if isinstance(dataset.privacy_unit, KeyedUnit) else None
-    if dataset.format != "csv":
-        found = {s: _records(files, hasher) for s, files in source.files.items()}
-        counted = key is None and dataset.hash_split is None
-        counts = {s: SplitCount(rows=len(rows), units=len(rows)) for s, rows in found.items()} if counted else None
-        return Contents(counts=_checked(counts, dataset), keys=None, rows=found)
-    read = {split: _read(files, key, hasher) for split, files in source.files.items()}
+    read = {split: _read(files, key, hasher, dataset.format) for split, files in source.files.items()}
     rows = {split: one.digests for split, one in read.items()}
     if key is None:
         same = {split: SplitCount(rows=one.rows, units=one.rows) for split, one in read.items()}
         return Contents(counts=None if dataset.hash_split else _checked(same, dataset), keys=None, rows=rows)
-    texts = {split: one.keys for split, one in read.items()}
-    typed = _by_split(texts, dataset, key)
-    units = _counted(typed)
-    as_text = typed if dataset.hash_split is not None else texts
-    keys = {split: frozenset(map(str, found)) for split, found in as_text.items()}
-    return Contents(counts=_checked(units, dataset), keys=keys, rows=rows)
+    written = {split: one.keys for split, one in read.items()}
+    typed = _by_split(written, dataset, key)
+    keys = typed if dataset.hash_split is not None else written
+    return Contents(counts=_checked(_counted(typed), dataset), keys=keys, rows=rows)
 
 
 def row_digests(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHasher) -> NDArray[np.uint64]:
@@ -97,7 +96,7 @@ def row_digests(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHa
         BadInputError: a row cannot be read.
     """
     files = tuple(file for split in sorted(source.files) for file in source.files[split])
-    return _read(files, None, hasher).digests if dataset.format == "csv" else _records(files, hasher)
+    return _read(files, None, hasher, dataset.format).digests
 
 
 def _checked(counts: dict[str, SplitCount] | None, dataset: DatasetConfig) -> dict[str, SplitCount] | None:
@@ -118,12 +117,12 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
 
     Raises:
         BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
-        NeedsExampleGen: rows are split by the hash of the whole example, or keys are inside TFRecord files.
+        NeedsExampleGen: rows are split by the hash of the whole example.
     """
     if isinstance(dataset.privacy_unit, KeyedUnit):
-        if dataset.format != "csv":
-            raise NeedsExampleGen("the keys of a TFRecord dataset are known only after ExampleGen has read it")
-        counts = _keyed(source, dataset, dataset.privacy_unit.key)
+        key = dataset.privacy_unit.key
+        read = {split: _keys_of(files, key, dataset) for split, files in source.files.items()}
+        counts = _counted(_by_split(read, dataset, key))
     else:
         if dataset.hash_split is not None:
             raise NeedsExampleGen("rows split by hash are counted only after ExampleGen has divided them")
@@ -133,8 +132,8 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
     return _checked(counts, dataset) or {}
 
 
-def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, frozenset[str]] | None:
-    """Keys of the privacy units of each split, as texts; None where rows have none, or not here.
+def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, UnitKeys] | None:
+    """Keys of the privacy units of each split; None where rows have none.
 
     Args:
         source: the files.
@@ -144,13 +143,12 @@ def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, fr
         BadInputError: a row cannot be read or lacks its key.
     """
     unit = dataset.privacy_unit
-    if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
+    if not isinstance(unit, KeyedUnit):
         return None
-    texts = {split: _count_keys(files, unit.key) for split, files in source.files.items()}
+    read = {split: _keys_of(files, unit.key, dataset) for split, files in source.files.items()}
     if dataset.hash_split is None:
-        return {split: frozenset(found) for split, found in texts.items()}
-    divided = _divide(_typed(texts[ALL], unit.key, dataset.path), dataset.hash_split)
-    return {split: frozenset(map(str, found)) for split, found in divided.items()}
+        return read
+    return read[ALL].typed(unit.key, dataset.path).divided(dataset.hash_split)
 
 
 def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
@@ -166,12 +164,12 @@ def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> N
         BadInputError: the types differ, or a row cannot be read or lacks its key.
     """
     unit = dataset.privacy_unit
-    if not isinstance(unit, KeyedUnit) or dataset.format != "csv":
+    if not isinstance(unit, KeyedUnit):
         return
     first: dict[str, tuple[int, bool]] = {}
     for span, part in source.parts.items():
         for split, files in part.files.items():
-            integers = all(isinstance(key, int) for key in _typed(_count_keys(files, unit.key), unit.key, dataset.path))
+            integers = _keys_of(files, unit.key, dataset).typed(unit.key, dataset.path).are_integers
             earlier, same = first.setdefault(split, (span, integers))
             if same != integers:
                 kinds = ("texts", "integers") if integers else ("integers", "texts")
@@ -182,186 +180,105 @@ def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> N
                 )
 
 
-def partition_bytes(*, value: int | str) -> bytes:
-    """The tf.train.Feature of one key, serialized: what ExampleGen hashes for `partition_feature_name`.
-
-    Written out here (length-delimited protobuf fields) so that counting needs no TensorFlow.
-    """
-    if isinstance(value, int):
-        packed = _varint(value % 2**64)
-        return _field(3, _field(1, packed))  # Feature.int64_list { packed value }
-    return _field(1, _field(1, value.encode("utf-8")))  # Feature.bytes_list { value }
-
-
-def split_of(*, value: int | str, buckets: Mapping[Literal["train", "eval"], int]) -> str:
-    """The split that ExampleGen puts a key into.
-
-    Args:
-        value: the key, an int where ExampleGen reads the column as int64.
-        buckets: `hash_split` of the config.
-    """
-    limits = list(accumulate(buckets[split] for split in SPLIT_ORDER))
-    bucket = int(hashlib.sha256(partition_bytes(value=value)).hexdigest(), 16) % limits[-1]
-    return SPLIT_ORDER[bisect.bisect(limits, bucket)]
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _count_rows(*, file: Path) -> int:
     width = len(read_header(file=file))
-    count = 0
-    for row in rows(file=file):
-        check_row(file, row, width)
-        count += 1
-    return count
+    return sum(len(batch) for batch in batches(file=file, width=width))
 
 
-def check_row(file: Path, row: Row, width: int) -> None:
-    """Refuses a row that cannot be read as one of `width` texts."""
-    if row.problem:
-        raise BadInputError(f"{file}:{row.line}: {row.problem}", fix="correct the row")
-    if not row.decodes:
-        raise BadInputError(f"{file}:{row.line}: the row is not UTF-8 text", fix="save the file as UTF-8")
-    if len(row.cells) != width:
-        raise BadInputError(
-            f"{file}:{row.line}: the row has {len(row.cells)} fields, the header has {width}",
-            fix="quote values that hold commas",
-        )
+def _counted(keys: Mapping[str, UnitKeys]) -> dict[str, SplitCount]:
+    return {split: SplitCount(rows=found.rows, units=len(found)) for split, found in keys.items()}
 
 
-def _keyed(source: ResolvedSource, dataset: DatasetConfig, key: str) -> dict[str, SplitCount]:
-    texts = {split: _count_keys(files, key) for split, files in source.files.items()}
-    return _counted(_by_split(texts, dataset, key))
-
-
-def _counted(typed: Mapping[str, Counter[int | str]]) -> dict[str, SplitCount]:
-    return {split: SplitCount(rows=found.total(), units=len(found)) for split, found in typed.items()}
-
-
-def _by_split(texts: Mapping[str, Counter[str]], dataset: DatasetConfig, key: str) -> dict[str, Counter[int | str]]:
+def _by_split(read: Mapping[str, UnitKeys], dataset: DatasetConfig, key: str) -> dict[str, UnitKeys]:
     """Keys as ExampleGen types them, divided as it divides them."""
-    typed = {split: _typed(found, key, dataset.path) for split, found in texts.items()}
+    typed = {split: found.typed(key, dataset.path) for split, found in read.items()}
     if dataset.hash_split is not None:
-        return _divide(typed[ALL], dataset.hash_split)
-    _refuse_overlap(texts, key)
+        return typed[ALL].divided(dataset.hash_split)
+    _refuse_overlap(read, key)
     return typed
-
-
-def _divide(keys: Counter[int | str], buckets: Mapping[Literal["train", "eval"], int]) -> dict[str, Counter[int | str]]:
-    divided: dict[str, Counter[int | str]] = {split: Counter() for split in SPLIT_ORDER}
-    for value, count in keys.items():
-        divided[split_of(value=value, buckets=buckets)][value] = count
-    return divided
 
 
 @dataclass(frozen=True)
 class _Split:
     """What the files of one split hold."""
 
-    keys: Counter[str]
+    keys: UnitKeys
     rows: int
     digests: NDArray[np.uint64]
 
 
-def _count_keys(files: tuple[Path, ...], key: str) -> Counter[str]:
-    return _read(files, key, None).keys
+def _keys_of(files: tuple[Path, ...], key: str, dataset: DatasetConfig) -> UnitKeys:
+    return _read(files, key, None, dataset.format).keys
 
 
-def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
-    found: Counter[str] = Counter()
-    count, joined = 0, bytearray()
+def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None, format_: str) -> _Split:
+    return (_read_csv if format_ == "csv" else _read_records)(files, key, hasher)
+
+
+def _read_csv(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
+    keys = KeyReader()
+    count, digests = 0, [np.empty(0, np.uint64)]
     for file in files:
         header = read_header(file=file)
         if key is not None and key not in header:
             raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
         index = None if key is None else header.index(key)
-        for row in rows(file=file):
-            check_row(file, row, len(header))
-            count += 1
+        for batch in batches(file=file, width=len(header)):
+            count += len(batch)
             if hasher is not None:
-                joined += hasher.row(row.cells)
-            if index is None:
-                continue
-            value = row.cells[index]
-            if not value:
-                raise BadInputError(
-                    f"{file}:{row.line}: '{key}' is empty: the row has no privacy unit",
-                    fix="give the row a key, or remove it",
-                )
-            found[value] += 1
-    return _Split(found, count, _as_numbers(joined))
+                digests.append(hasher.rows(batch))
+            if index is not None:
+                found = [cells[index] for cells in batch]
+                if "" in found:
+                    raise _without_key(file, header[index], index)
+                keys.add(found)
+    return _Split(keys.done(), count, np.concatenate(digests))
 
 
-def _records(files: tuple[Path, ...], hasher: RowHasher) -> NDArray[np.uint64]:
-    joined = bytearray()
+def _without_key(file: Path, key: str, index: int) -> BadInputError:
+    line = next(row.line for row in rows(file=file) if not row.cells[index])
+    return BadInputError(
+        f"{file}:{line}: '{key}' is empty: the row has no privacy unit", fix="give the row a key, or remove it"
+    )
+
+
+def _read_records(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
+    """The same of TFRecord files, in which each key has its type."""
+    keys: dict[type, KeyReader] = {}
+    count, digests = 0, [np.empty(0, np.uint64)]
     for file in files:
-        for record in records(file=file):
-            joined += hasher.record(record)
-    return _as_numbers(joined)
-
-
-def _as_numbers(joined: bytearray) -> NDArray[np.uint64]:
-    return np.frombuffer(bytes(joined), ">u8").astype(np.uint64)
-
-
-def as_int(text: str) -> int | None:
-    """As TFX: what Python reads as an integer from ASCII and fits 64 bits."""
-    try:
-        value = int(text.encode("utf-8"))
-    except ValueError:
-        return None
-    return value if value in _INT64 else None
-
-
-def _typed(texts: Counter[str], key: str, folder: Path) -> Counter[int | str]:
-    """Keys as ExampleGen types the column: int64 if all are integers, else bytes; 07 and 7 are one int, two texts."""
-    integers = {text: value for text in texts if (value := as_int(text)) is not None}
-    others = [text for text in texts if text not in integers]
-    typed: Counter[int | str] = Counter()
-    if not others:
-        for text, value in integers.items():
-            typed[value] += texts[text]
-        return typed
-    if all(_is_float(text) for text in others):
+        found, first = records(file=file), 1
+        while batch := list(itertools.islice(found, _RECORDS)):
+            count += len(batch)
+            if hasher is not None:
+                digests.append(hasher.records(batch))
+            values = [_key_of(file, first + at, record, key) for at, record in enumerate(batch)] if key else []
+            for kind in {type(value) for value in values}:
+                reader = keys.setdefault(kind, KeyReader(are_texts=kind is str))
+                reader.add([str(value) for value in values if type(value) is kind])
+            first += len(batch)
+    if len(keys) > 1:
         raise BadInputError(
-            f"{folder}: ExampleGen reads the key column '{key}' as floating point, because all its values look like "
-            f"numbers and one is '{others[0]}'",
-            fix="let the keys be integers, or start them with a letter",
+            f"{files[0].parent}: '{key}' is an integer in some records and a text in others",
+            fix="write the keys of all records as one type",
         )
-    typed.update(texts)
-    return typed
+    return _Split(next(iter(keys.values()), KeyReader()).done(), count, np.concatenate(digests))
 
 
-def _is_float(text: str) -> bool:
-    """As TFX: integers too large for 64 bits are texts, other numbers are floats."""
+def _key_of(file: Path, number: int, record: bytes, key: str) -> int | str:
     try:
-        int(text.encode("utf-8"))
-    except ValueError:
-        try:
-            float(text.encode("utf-8"))
-        except ValueError:
-            return False
-        return True
-    return False
+        return key_of(record, key)
+    except KeyProblem as problem:
+        raise BadInputError(
+            f"{file}: record {number} {problem}", fix="give each row one key, an integer or a text, or remove it"
+        ) from None
 
 
-def _refuse_overlap(texts: Mapping[str, Counter[str]], key: str) -> None:
+def _refuse_overlap(read: Mapping[str, UnitKeys], key: str) -> None:
     # Compared as integers where they look like ones, whatever the type in each split: 07 and 7 may be one person.
-    seen = [{text if (value := as_int(text)) is None else value for text in found} for found in texts.values()]
-    shared = set.intersection(*seen)
+    shared = in_both(*read.values())
     if shared:
         raise BadInputError(
-            f"{len(shared)} units ('{key}') have rows in both train and eval: evaluation would see trained-on units",
+            f"{shared} units ('{key}') have rows in both train and eval: evaluation would see trained-on units",
             fix="move each unit's rows to one side, or use one `input` pattern with `hash_split`",
         )

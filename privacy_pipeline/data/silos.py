@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
-from privacy_pipeline.data.counts import as_int, check_row, split_of
-from privacy_pipeline.data.csv_rows import read_header, rows
+from privacy_pipeline.data.csv_rows import check_row, read_header, rows
 from privacy_pipeline.data.files import ALL, ResolvedSource
+from privacy_pipeline.data.unit_keys import as_int, split_of
 from privacy_pipeline.errors import BadInputError
 
 TRAIN = "train"

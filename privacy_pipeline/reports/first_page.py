@@ -97,7 +97,8 @@ def _strength(budget: BudgetView) -> list[Statement]:
     if budget.delta_factor.value > 1:
         found.append(
             say(
-                "The filter's order was chosen again after results were seen (version 0.1.0). So the delta above is ",
+                "The filter's order or delta was chosen again after results were seen (version 0.1.0). So the delta "
+                "above is ",
                 budget.delta_factor,
                 " times that of the cap.",
             )

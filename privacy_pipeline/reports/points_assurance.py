@@ -109,10 +109,10 @@ def composition(material: Material) -> list[Statement]:
         if budget.delta_factor.value > 1:
             found.append(
                 say(
-                    "the filter's order was chosen again after results were seen (version 0.1.0): what is proven holds "
-                    "at ",
+                    "the filter's order or delta was chosen again after results were seen (version 0.1.0): what is "
+                    "proven holds at ",
                     budget.delta_factor,
-                    " times the cap's delta, one for each order; that is in the delta that is stated first",
+                    " times the cap's delta; that is in the delta that is stated first",
                 )
             )
     for run in material.trained:

@@ -3,8 +3,8 @@
 A run that is chosen after the results of earlier ones were seen is covered by the filter alone, and the filter proves
 its cap, not what is spent (`accounting.renyi_filter`). Caps may have been changed after results were seen: then the
 largest of them bounds every set of outcomes in which no cap was larger, at the one delta of the budget. Where an older
-version chose the filter's order again, the delta is multiplied by the number of orders, and is the largest that a cap
-had. One entry alone was chosen before any result: there the epsilon of what ran holds as it is.
+version let the order or the delta be chosen again, the last delta is multiplied (`accounting.earlier_rules`). One entry
+alone was chosen before any result: there the epsilon of what ran holds as it is.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def proven_bound(
     caps = [change for change in caps_of(list(changes), status.budget) if change.epsilon is not None]
     records = ranges(change.seq for change in caps)
     place = {"place": "journal record", "name": records}
-    delta = status.delta_factor * max((change.delta or 0.0 for change in caps), default=0.0)
+    deltas = [change.delta or 0.0 for change in caps] or [0.0]
+    delta = max(deltas) if status.delta_factor == 1 else status.delta_factor * deltas[-1]
     largest = max((change.epsilon or 0.0 for change in caps), default=0.0)
     why = _why_not(status, len(caps), delta)
     cap = None if why else (largest, delta)
@@ -67,7 +68,7 @@ def proven_bound(
 
 
 def _method(status: BudgetStatus) -> str:
-    return "largest" if status.delta_factor == 1 else f"largest, times {status.delta_factor}"
+    return "largest" if status.delta_factor == 1 else f"last, times {status.delta_factor}"
 
 
 def _why_not(status: BudgetStatus, starts: int, delta: float) -> str:

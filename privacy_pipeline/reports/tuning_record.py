@@ -44,8 +44,8 @@ def tuning_part(
 def one_trial(plan: MechanismPlan) -> tuple[float, Literal["pld", "rdp"]]:
     """What one trial of a tuning, alone, would have claimed: epsilon at the plan's delta, and the accountant of it."""
     event = trial_event(plan.event)
-    epsilon = accountants.epsilon_of(event, delta=plan.delta, relation=plan.relation)
-    return epsilon, "pld" if accountants.reason_without_pld(event, plan.relation) is None else "rdp"
+    bound = accountants.bound_of(event, delta=plan.delta, relation=plan.relation)
+    return bound.epsilon, bound.accountant
 
 
 def procedure(tuning: Tuning) -> str:

@@ -135,3 +135,12 @@ def as_format(url: str, version: str) -> None:
         stored |= {} if state is None else {"state": state}
         connection.execute(update, {"value": json.dumps(stored), "key": "head"})
     engine.dispose()
+
+
+def format_of(url: str) -> str:
+    """The format that a ledger has now."""
+    engine = sa.create_engine(schema.parse(url))
+    with engine.begin() as connection:
+        found = str(schema.stored_format(connection))
+    engine.dispose()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,8 +13,10 @@ from privacy_pipeline.accounting import journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.cap_history import ledger_changes
+from privacy_pipeline.accounting.charges import Charges
 from privacy_pipeline.accounting.journal import writing
 from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.ledger_budgets import set_totals, totals_of
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
@@ -107,14 +110,25 @@ def bodies(url: str, kind: str) -> list[Any]:
     return found
 
 
-def as_0_1_0_left_it(url: str, *, again: bool) -> Ledger:
-    """A ledger of format 4 with a run, a change of its policy, and perhaps a run after that."""
+def at_new_delta(connection: sa.Connection, delta: float) -> None:
+    """Totals hold entries' own epsilons at the cap's delta; version 0.1.0 added them anew when that changed."""
+    budget = connection.execute(sa.select(schema.budgets)).mappings().one()
+    (charge,) = connection.scalars(sa.select(schema.entries.c.executed))
+    spent = {"train": Charges(connection).sum(charge, delta)}
+    set_totals(connection, budget["id"], dataclasses.replace(totals_of(budget), spent=spent))
+
+
+def as_0_1_0_left_it(url: str, *, again: bool, delta: float = 1e-5, first: bool = True) -> Ledger:
+    """A ledger of format 4 with a run, a change of its cap, and perhaps a run after that."""
     ledger = Ledger.open(url, create=True)
     ledger.register(make_registration(), epsilon=3.0, delta=1e-5)
-    run(ledger, make_plan(), run_id="first")
+    if first:
+        run(ledger, make_plan(), run_id="first")
     with writing(ledger._engine) as writer:
-        changes = {"epsilon": 4.0, "delta": 1e-5, "policy": None, "filter_order": None, "cap_changes": 1}
+        changes = {"epsilon": 4.0, "delta": delta, "policy": None, "filter_order": None, "cap_changes": 1}
         writer.connection.execute(schema.budgets.update().values(**changes))
+        if first:
+            at_new_delta(writer.connection, delta)
         writer.append(journal.POLICY, {"budget": 1, "changes": changes})
     if again:
         run(ledger, make_plan(30.0), run_id="second")
@@ -127,11 +141,11 @@ def test_what_format_4_left_unfixed_is_stated(fresh: str, again: bool) -> None:
     as_0_1_0_left_it(fresh, again=again)
     ledger = Ledger.open(fresh)
     (before,) = ledger.status()
-    assert (before.delta_factor, before.ceiling) == (1, None)  # a reader has no key, and states what is there
     assert ledger.verify().ok and next(entry.run_id for entry in ledger.entries("adult")) == "first"
     orders = [body["order"] for body in bodies(fresh, journal.RESERVE)]
     Ledger.migrate(fresh)
     (after,) = ledger.status()
+    assert before == after  # a reader has no key to migrate, and claims no more for that
     assert after.filter_order == orders[-1] and after.held_epsilon > 0
     assert after.delta_factor == (len(ORDERS) if again else 1)
     assert ledger.verify().ok and Ledger.open(fresh).verify().ok
@@ -139,6 +153,27 @@ def test_what_format_4_left_unfixed_is_stated(fresh: str, again: bool) -> None:
     assert (ledger.status()[0].filter_order, ledger.status()[0].delta_factor) == (orders[-1], after.delta_factor)
     fixed = bodies(fresh, journal.POLICY)[-1]["changes"]
     assert fixed == ({"delta_factor": len(ORDERS)} if again else {"filter_order": orders[-1]})
+
+
+@pytest.mark.parametrize(
+    ("delta", "first", "again", "factor"),
+    [
+        (1e-6, True, False, 10),  # a smaller delta that was chosen after results were seen: the larger one is proven
+        (1e-6, True, True, 10 * len(ORDERS)),
+        (1e-4, True, False, 1),
+        (1e-4, True, True, len(ORDERS)),
+        (1e-6, False, True, 1),  # before any run
+    ],
+)
+def test_a_delta_that_was_chosen_again_is_no_smaller(
+    url: str, delta: float, first: bool, again: bool, factor: int
+) -> None:
+    as_0_1_0_left_it(url, delta=delta, first=first, again=again)
+    (before,) = Ledger.open(url).status()
+    Ledger.migrate(url)
+    (after,) = Ledger.open(url).status()
+    assert before.delta_factor == after.delta_factor == factor
+    assert after.cap_delta == delta and Ledger.open(url).verify().ok
 
 
 def test_format_4_is_verified_before_it_is_signed_anew(fresh: str) -> None:

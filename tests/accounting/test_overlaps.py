@@ -50,9 +50,7 @@ def register(
 
 
 def table(ledger: Ledger, rows: Sequence[Sequence[str]]) -> Array:
-    hasher = RowHasher(ledger.digest_secret())
-    joined = b"".join(hasher.row(row) for row in rows)
-    return np.frombuffer(joined, ">u8").astype(np.uint64)
+    return RowHasher(ledger.digest_secret()).rows(rows)
 
 
 def people(count: int = 40) -> list[list[str]]:

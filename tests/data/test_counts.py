@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.data.counts import partition_bytes, split_of
 from privacy_pipeline.data.source import NeedsExampleGen, SplitCount, count_units, resolve
 from privacy_pipeline.data.tfrecord import count_records, masked_crc32c
+from privacy_pipeline.data.unit_keys import partition_bytes, split_of
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset, put
 
@@ -91,8 +91,6 @@ def test_what_only_example_gen_knows(tmp_path: Path) -> None:
     put(tmp_path / "a.csv")
     with pytest.raises(NeedsExampleGen):
         counts(tmp_path, **HASHED)
-    with pytest.raises(NeedsExampleGen):
-        counts(tmp_path, **HASHED, **KEYED, format="tfrecord")
 
 
 def test_partition_bytes_are_the_wire_format() -> None:

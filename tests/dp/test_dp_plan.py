@@ -46,7 +46,8 @@ def test_epsilon_by_hand_from_the_event() -> None:
     )
     assert plan.event == event
     accountant = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_SPECIAL, 1e-4).compose(event)
-    assert plan.epsilon() == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-9)
+    by_hand = accountant.get_epsilon(1e-5)
+    assert by_hand <= plan.epsilon() <= by_hand * (1 + 1e-6)  # float64's own error is paid for
 
 
 @pytest.mark.slow

@@ -274,12 +274,13 @@ class Files:
         return key_of(budget), body["changes"]
 
     def _of_caps(self, source: Source) -> list[Any]:
-        """What all caps of one budget prove together: the largest epsilon, and the largest delta times its factor."""
+        """What all caps of one budget prove: the largest epsilon and delta, or the last delta times its factor."""
         caps = [self._cap(self.journal[number]) for number in sorted(numbers_of(source.name))]
         ((name, *others), limits) = zip(*caps, strict=True)
         assert set(others) <= {name} and len(caps) == self.budgets[name]["cap_changes"] + 1
         factor = self.budgets[name]["delta_factor"]
-        epsilon, delta = max(cap["epsilon"] for cap in limits), factor * max(cap["delta"] for cap in limits)
+        epsilon = max(cap["epsilon"] for cap in limits)
+        delta = max(cap["delta"] for cap in limits) if factor == 1 else factor * limits[-1]["delta"]
         if source.method == "attack bound":
             return [attack([(epsilon, delta)], rate) for rate in (0.01, 0.1)]
         what, _, size = source.method.partition(" of a group of ")
@@ -288,7 +289,7 @@ class Files:
         return [
             {
                 ("epsilon", "largest"): epsilon,
-                ("delta", f"largest, times {factor}" if factor > 1 else "largest"): delta,
+                ("delta", f"last, times {factor}" if factor > 1 else "largest"): delta,
             }[source.field, source.method]
         ]
 

@@ -10,7 +10,8 @@ from alembic import command
 from alembic.config import Config
 
 from privacy_pipeline.accounting.keys import SigningKey
-from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, budgets, meta, version
+from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, budgets, meta, registrations, version
+from privacy_pipeline.accounting.older_formats import OLDER
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.journal import Writer
@@ -38,15 +39,21 @@ def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = N
 
 
 def settle(journal: Writer) -> None:
-    """Records, signed, what the rules of budgets from an older format are, and signs the head over the tables.
+    """Records, signed, what an older format left of budgets and registrations, and signs the head over the tables.
 
     Args:
         journal: goes on with the journal of a ledger that was just brought to this format.
     """
-    from privacy_pipeline.accounting.journal import POLICY
-    from privacy_pipeline.accounting.migrations.versions.format_5 import fixed_rules
+    from privacy_pipeline.accounting.earlier_rules import fixed_rules
+    from privacy_pipeline.accounting.journal import BIND, POLICY
 
-    for number, changes in fixed_rules(journal.connection).items():
-        journal.connection.execute(budgets.update().where(budgets.c.id == number).values(**changes))
+    connection, table = journal.connection, registrations
+    query = sa.select(table).where(table.c.details.is_(None)).order_by(table.c.id)
+    for row in connection.execute(query).mappings().all():
+        connection.execute(table.update().where(table.c.id == row["id"]).values(details=OLDER))
+        kept = {name: value for name, value in row.items() if name != "id"}
+        journal.append(BIND, {"registration": {**kept, "details": OLDER}})
+    for number, changes in fixed_rules(connection).items():
+        connection.execute(budgets.update().where(budgets.c.id == number).values(**changes))
         journal.append(POLICY, {"budget": number, "changes": changes})
     journal.seal()

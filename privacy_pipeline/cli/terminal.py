@@ -1,0 +1,110 @@
+"""What a terminal can show: output that it cannot encode, or that nobody reads any more, ends no command."""
+
+from __future__ import annotations
+
+import codecs
+import locale
+import os
+import sys
+from typing import Any, TextIO
+
+FALLBACK = "privacy_pipeline.ascii"
+_DRAWN = str.maketrans(
+    {
+        **dict.fromkeys("─━═╌┄╴╶╸╺", "-"),
+        **dict.fromkeys("│┃║", "|"),
+        **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┡┩╇╈┣┫┳┻╋╔╗╚╝╠╣╦╩╬┠┨┯┷┿╂╞╡╪╤╧", "+"),
+        "✓": "ok",
+        "✗": "x",
+        "·": ".",
+        "…": "...",
+        "•": "*",
+        "–": "-",
+        "—": "-",
+        "→": "->",
+        "≤": "<=",
+        "≥": ">=",
+        "×": "x",
+        "±": "+-",
+        **dict.fromkeys("‘’", "'"),
+        **dict.fromkeys("“”", '"'),
+        **dict.fromkeys("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", "*"),
+    }
+)
+
+
+def prepare() -> None:
+    """Makes this process work in UTF-8, whatever the locale, and its output one that cannot end a command.
+
+    Where the locale is another one, Python begins again in its UTF-8 mode, since TensorFlow takes paths as UTF-8 alone.
+    The terminal keeps its own encoding; what that lacks falls back to ASCII.
+    """
+    if _needs_utf8():
+        _begin_again()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        stream.reconfigure(errors=FALLBACK)
+        setattr(sys, name, Unbroken(stream))
+
+
+def _needs_utf8() -> bool:
+    used = {sys.getfilesystemencoding(), locale.getpreferredencoding(False)}
+    return any(codecs.lookup(name).name != "utf-8" for name in used)
+
+
+def _begin_again() -> None:
+    if sys.flags.utf8_mode:
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", sys.stdout.encoding)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class Unbroken:
+    """A stream whose reader may go away: what is written then is dropped.
+
+    Args:
+        stream: a text stream with a file descriptor.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes, or drops."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flushes, or drops."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Error handler of a codec: drawings and signs in ASCII, all else as `backslashreplace` has it.
+
+    Raises:
+        UnicodeError: it is not about encoding.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    shown = lacking.translate(_DRAWN).encode("ascii", "backslashreplace").decode("ascii")
+    return shown, error.end
+
+
+codecs.register_error(FALLBACK, in_ascii)
