@@ -8,7 +8,7 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -48,7 +48,15 @@ from privacy_pipeline.accounting.unit_digests import (
     ledger_secret,
     stored_digests,
 )
-from privacy_pipeline.accounting.unprotected import UnprotectedRun, Use, record, require_allowed, unprotected_runs
+from privacy_pipeline.accounting.unprotected import (
+    UnprotectedRun,
+    Use,
+    known_by_files,
+    known_by_rows,
+    record,
+    require_allowed,
+    unprotected_runs,
+)
 from privacy_pipeline.accounting.weighing import weigh
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key
@@ -371,12 +379,14 @@ class Ledger:
         with schema.transaction(self._engine, write=False) as connection:
             return require_allowed(connection, use)
 
-    def run_unprotected(self, use: Use, *, run_id: str) -> list[str]:
+    def run_unprotected(self, use: Use, *, run_id: str, rows: Callable[[bytes], Array] | None = None) -> list[str]:
         """Journals a run without a guarantee before it reads registered data.
 
         Args:
             use: what it reads, and by what.
             run_id: the run.
+            rows: digests the rows under a secret. It is called where these very files are not registered, and rows
+                are: data that was edited is the same people's, whatever it is named.
 
         Returns:
             The registered datasets that it reads; none, and nothing is written, where the data is not registered.
@@ -385,8 +395,11 @@ class Ledger:
             BudgetRefusedError: the policy of one of them does not allow it.
             LedgerError: the journal cannot be written, so the run must not begin.
         """
-        if not self.require_allowed(use):
-            return []
+        with schema.transaction(self._engine, write=False) as connection:
+            if rows is not None and not known_by_files(connection, use):
+                use = replace(use, same_rows=known_by_rows(connection, rows, self.digest_secret))
+            if not require_allowed(connection, use):
+                return []
         with writing(self._engine) as journal:
             return record(journal, use, run_id=run_id)
 

@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import json
 import os
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
+from privacy_pipeline.plain_text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,10 +164,12 @@ def digests_of(
 
 
 def _folded(unit: str) -> str:
-    try:
-        return str(int(unit))
-    except ValueError:
-        return unicodedata.normalize("NFKC", unit).strip().casefold()
+    for text in (unit, plain := plain_text(unit)):  # a number may have letters that cannot be seen
+        try:
+            return str(int(text))
+        except ValueError:
+            continue
+    return plain
 
 
 def key_id_of(secret: bytes) -> str:

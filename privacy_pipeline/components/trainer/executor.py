@@ -200,7 +200,8 @@ class _Training:
             if not grant.continued:
                 if attempt is not None:
                     attempt.begin(grant)
-                grant.start()
+                config = self.inputs.config
+                pins.start(grant, self.ledger, data=config.dataset.path, workspace=config.workspace)
             state_dir = attempt.state_dir if attempt is not None else None
             executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir, audits=audits))
             attempts.require_continued(grant, executed.resumed_at)
