@@ -20,12 +20,17 @@ from federated.experiments.evaluation import Evaluation, Predict, evaluate
 from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger_schema import name_of
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.source import row_digests
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from federated.model import FederatedModel
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.unprotected import Use
@@ -133,8 +138,6 @@ class _Run:
 
     def ledger(self) -> Ledger | None:
         """The ledger that the data belongs to, if the policy of its registration allows this run."""
-        from privacy_pipeline.accounting import pins
-
         ledger = pins.open_pinned(self.config.ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
         if ledger is not None:
             ledger.require_allowed(self.use(ledger))
@@ -151,10 +154,15 @@ class _Run:
             guarantee=self.config.claims_guarantee,
         )
 
+    def rows(self, secret: bytes) -> NDArray[np.uint64]:
+        return row_digests(source=self.source, dataset=self.config.data.dataset, hasher=RowHasher(secret))
+
     def without_guarantee(self) -> dict[str, Any]:
         ledger = self.ledger()
         if ledger is not None:
-            ledger.run_unprotected(self.use(ledger), run_id=f"{self.config.experiment}-{self.point.name}")
+            run_id = f"{self.config.experiment}-{self.point.name}"
+            ledger.run_unprotected(self.use(ledger), run_id=run_id, rows=self.rows)
+            pins.note_again(ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
         train = self.clients("train")
         sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
         simulation = self.simulation(train, None)
@@ -190,12 +198,13 @@ class _Run:
             composition = ledger.composition(grant.entry_id)
             # Reads no data: what is found here gives back what was reserved.
             audits = verified(self.config, charge)
-            grant.start()
+            pins.start(grant, ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
             protected = self.protected(charge)
             simulation = protected.simulation
             first = simulation.engine.initial_state()
             summary = self.rounds(simulation, protected.sampler, first, protected.train, charge)
             receipt = grant.commit(executed(charge.plan, protected.summed))
+            pins.note_again(ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
         stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
         record = record_of(
             config=self.config,

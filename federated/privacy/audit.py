@@ -32,7 +32,8 @@ _DRAWS = 1 << 23  # whole numbers that distributed noise may draw for an audit
 
 _STATEMENT = (
     "The aggregator with the plan's clipping and noise, without sampling, on made-up clients with a coordinate each; "
-    "no private data is read. A lower bound above the upper bound proves a fault; one below it proves nothing."
+    "no private data is read. A lower bound above the upper bound shows a fault, with its confidence; one below it "
+    "proves nothing."
 )
 
 

@@ -8,7 +8,7 @@ epsilon is a view of them. A grant is given by a Renyi filter (`renyi_filter`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -42,7 +42,15 @@ from privacy_pipeline.accounting.registration import TRAIN, Division, Registrati
 from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve
 from privacy_pipeline.accounting.shares import ShareStatus, shares_of
 from privacy_pipeline.accounting.unit_digests import are_same, digest_units, digests_of, stored_digests
-from privacy_pipeline.accounting.unprotected import UnprotectedRun, Use, record, require_allowed, unprotected_runs
+from privacy_pipeline.accounting.unprotected import (
+    UnprotectedRun,
+    Use,
+    known_by_files,
+    known_by_rows,
+    record,
+    require_allowed,
+    unprotected_runs,
+)
 from privacy_pipeline.accounting.weighing import weigh
 from privacy_pipeline.covered_digests import covered, id_of, is_covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
@@ -395,12 +403,14 @@ class Ledger:
         with schema.transaction(self._engine, write=False) as connection:
             return require_allowed(connection, use)
 
-    def run_unprotected(self, use: Use, *, run_id: str) -> list[str]:
+    def run_unprotected(self, use: Use, *, run_id: str, rows: Callable[[bytes], Array] | None = None) -> list[str]:
         """Journals a run without a guarantee before it reads registered data.
 
         Args:
             use: what it reads, and by what.
             run_id: the run.
+            rows: digests the rows under a secret. It is called where these very files are not registered, and rows
+                are: data that was edited is the same people's, whatever it is named.
 
         Returns:
             The registered datasets that it reads; none, and nothing is written, where the data is not registered.
@@ -409,9 +419,12 @@ class Ledger:
             BudgetRefusedError: the policy of one of them does not allow it.
             LedgerError: the journal cannot be written, so the run must not begin.
         """
-        if not self.require_allowed(use):
-            return []
         use = replace(use, data_digest=self._plain(use.data_digest))
+        with schema.transaction(self._engine, write=False) as connection:
+            if rows is not None and not known_by_files(connection, use):
+                use = replace(use, same_rows=known_by_rows(connection, rows, self.digest_secret))
+            if not require_allowed(connection, use):
+                return []
         with writing(self._engine) as journal:
             return record(journal, use, run_id=run_id)
 

@@ -133,13 +133,17 @@ def _require_other_people(new: Registration, digests: UnitDigests, other: Regist
         )
     if "distinct_rows" in new.reasons:
         return
-    mine, theirs = digests.every_row, known.every_row
-    if len(mine) and len(theirs) and in_common(mine, theirs) > PART * min(len(mine), len(theirs)):
+    if many_in_common(digests.every_row, known.every_row):
         raise BadInputError(
             f"many rows of this data are registered as {other.dataset} already: a second name would give them a second "
             "budget",
             fix=f"{share}; {_DISTINCT}",
         )
+
+
+def many_in_common(mine: Array, theirs: Array) -> bool:
+    """Whether two tables, given by the digests of their rows, count as the same people."""
+    return bool(len(mine) and len(theirs) and in_common(mine, theirs) > PART * min(len(mine), len(theirs)))
 
 
 def _require_known_rows(

@@ -19,6 +19,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 if TYPE_CHECKING:
+    from privacy_pipeline.accounting.grants import Grant
     from privacy_pipeline.accounting.ledger import Ledger
 
 FILE = "ledger_pin.json"
@@ -170,6 +171,30 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
         if pin != earlier and not _write(folder / FILE, pin):
             failed.append(folder)
     return failed
+
+
+def start(grant: Grant, ledger: Ledger, *, data: Path, workspace: Path) -> None:
+    """Starts a grant, and notes that in the pins that there are before any data is read.
+
+    So a ledger that is put back to before the charge is found even where the run was killed. What cannot be written was
+    told of at the registration.
+
+    Args:
+        grant: of the ledger; it is about to be used.
+        ledger: the ledger, which was held against the pins that there are.
+        data: folder of the data.
+        workspace: the workspace, or the folder of the runs.
+
+    Raises:
+        BudgetRefusedError, LedgerError: see `Grant.start`.
+    """
+    grant.start()
+    note_again(ledger, data=data, workspace=workspace)
+
+
+def note_again(ledger: Ledger, *, data: Path, workspace: Path) -> None:
+    """Brings the pins of data and of a workspace up to date; where there is none, none is made."""
+    note(ledger, [file.parent for file in pinned([workspace.resolve(), data.resolve()])])
 
 
 def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], None]) -> None:

@@ -14,7 +14,6 @@ import base64
 import hashlib
 import itertools
 import json
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,6 +23,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
 from privacy_pipeline.covered_digests import id_of
+from privacy_pipeline.plain_text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,10 +161,12 @@ def digests_of(
 
 
 def _folded(unit: str) -> str:
-    try:
-        return str(int(unit))
-    except ValueError:
-        return unicodedata.normalize("NFKC", unit).strip().casefold()
+    for text in (unit, plain := plain_text(unit)):  # a number may have letters that cannot be seen
+        try:
+            return str(int(text))
+        except ValueError:
+            continue
+    return plain
 
 
 def store(connection: sa.Connection, *, dataset: str, span_key: str, digests: UnitDigests) -> None:

@@ -7,19 +7,25 @@ there. Whether they may run is a property of the registration, by its policy, an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import UNPROTECTED, Writer
 from privacy_pipeline.accounting.ledger_budgets import find_budget
+from privacy_pipeline.accounting.overlaps import many_in_common
 from privacy_pipeline.accounting.policy import Policy, stored_policy
 from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.accounting.unit_digests import stored_digests
+from privacy_pipeline.covered_digests import id_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.unit_digests import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,7 @@ class Use:
         data_digest: SHA-256 of the files: under another name they are the same data.
         backend: what trains.
         guarantee: whether the run claims one.
+        same_rows: registered datasets that have many rows in common with it (`known_by_rows`).
     """
 
     dataset: str
@@ -38,6 +45,7 @@ class Use:
     data_digest: str
     backend: str
     guarantee: bool
+    same_rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +68,46 @@ class UnprotectedRun:
 
 
 def owners(connection: sa.Connection, use: Use) -> list[str]:
-    """The registered datasets that the data of a use belongs to, by name or by content."""
+    """The registered datasets that the data of a use belongs to, by name, by files, or by its rows."""
     table = schema.registrations
-    named = sa.or_(table.c.dataset == use.dataset, table.c.digest == use.data_digest)
+    named = sa.or_(
+        table.c.dataset == use.dataset, table.c.digest == use.data_digest, table.c.dataset.in_(use.same_rows)
+    )
     query = sa.select(table.c.dataset).where(named).distinct().order_by(table.c.dataset)
     return [str(name) for name in connection.scalars(query)]
+
+
+def known_by_files(connection: sa.Connection, use: Use) -> bool:
+    """Whether these very files are registered, so that it is known whose data they are."""
+    table = schema.registrations
+    query = sa.select(table.c.id).where(table.c.digest == use.data_digest)
+    return connection.scalar(query.limit(1)) is not None
+
+
+def known_by_rows(
+    connection: sa.Connection, rows: Callable[[bytes], Array], secret: Callable[[], bytes]
+) -> tuple[str, ...]:
+    """The registered datasets that have many rows in common with data whose files nobody registered.
+
+    Args:
+        connection: a transaction.
+        rows: digests the rows of the data under a secret; called only if there are registered rows.
+        secret: of the ledger.
+
+    Raises:
+        LedgerError: rows are registered, and nothing can be compared with them.
+    """
+    stored = {key: found for key, found in stored_digests(connection).items() if found.rows}
+    if not stored:
+        return ()
+    own = secret()
+    if {found.key_id for found in stored.values()} != {id_of(own)}:
+        raise schema.LedgerError(
+            "rows were registered under another secret of digests, so nothing tells whether this data is among them",
+            fix="restore ledger_units.key from a copy",
+        )
+    mine = rows(own)
+    return tuple(sorted({name for (name, _), found in stored.items() if many_in_common(mine, found.every_row)}))
 
 
 def require_allowed(connection: sa.Connection, use: Use) -> list[str]:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.machinery
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
@@ -20,10 +21,7 @@ _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 
 def hash_of_user_code(dotted: str, *, root: Path) -> str:
-    """SHA-256 over a module and all it imports, directly or not, from the user's own folders.
-
-    The user's own folders are `root` and the folder that the module's top-level package lies in. Bytes count, so a
-    changed comment changes the hash; where the folders lie does not.
+    """SHA-256 over the sources of a module (`sources_of`); where their folders lie does not count.
 
     Args:
         dotted: module name as the config gives it.
@@ -33,26 +31,56 @@ def hash_of_user_code(dotted: str, *, root: Path) -> str:
         64 hexadecimal digits.
 
     Raises:
+        BadInputError: as `sources_of`.
+    """
+    return _digest({name: source.content for name, source in sources_of(dotted, root=root).items()})
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source file of a user's.
+
+    Attributes:
+        folder: where its top-level package or module lies.
+        path: the file.
+        content: its bytes; they count, so that a changed comment changes the hash.
+    """
+
+    folder: Path
+    path: Path
+    content: bytes
+
+
+def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
+    """A module and all it imports, directly or not, from the user's own folders, by dotted name.
+
+    The user's own folders are `root` and the folder that the module's top-level package lies in.
+
+    Args:
+        dotted: module name as the config gives it.
+        root: folder that the command runs in.
+
+    Raises:
         BadInputError: the module has no source file, or one of the sources does not parse.
     """
     folders = _folders(dotted, root.resolve())
-    sources: dict[str, bytes] = {}
+    sources: dict[str, Source] = {}
     waiting = [dotted]
     while waiting:
         name = waiting.pop()
-        path = _source(name, folders)
-        if name in sources or path is None:
+        found = _source(name, folders)
+        if name in sources or found is None:
             continue
-        sources[name] = path.read_bytes()
-        is_package = path.name == "__init__.py"
+        sources[name] = found
+        is_package = found.path.name == "__init__.py"
         waiting += _parents(name)
-        waiting += _imports(name, sources[name], is_package=is_package)
+        waiting += _imports(name, found.content, is_package=is_package)
     if dotted not in sources:
         raise BadInputError(
             f"model: no source file of module '{dotted}' was found",
             fix="use `tabular`, or a module that is importable from the folder the command runs in",
         )
-    return _digest(sources)
+    return sources
 
 
 @functools.cache
@@ -98,12 +126,12 @@ def _folders(dotted: str, root: Path) -> list[Path]:
     return folders
 
 
-def _source(name: str, folders: list[Path]) -> Path | None:
+def _source(name: str, folders: list[Path]) -> Source | None:
     relative = Path(*name.split("."))
     for folder in folders:
         for path in (folder / relative / "__init__.py", folder / relative.with_suffix(".py")):
             if path.is_file() and not set(_NOT_THE_USERS) & set(path.parts):
-                return path
+                return Source(folder, path, path.read_bytes())
     return None
 
 

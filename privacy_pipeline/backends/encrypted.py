@@ -65,7 +65,7 @@ class EncryptedBackend:
 
         trainer = _trainer(inputs.config)
         if inputs.plan is not None or trainer.name == "plain":  # else the trainer refuses to go on without a plan
-            convert(keras_io.build_model(inputs))
+            convert(keras_io.build_model(inputs, trained=False))
         executed = trainer.train(inputs)
         model_format.save(convert(load_trained(inputs.model_dir)), inputs.model_dir / PRIVATE_MODEL)
         published.publish(

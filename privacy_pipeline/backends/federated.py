@@ -148,7 +148,7 @@ def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | N
         with _curves(inputs, rounds, steps=rounds.cohorts.rounds, of_round=1):
             state = rounds.run()
         if worker is not None:  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
-            model = keras_io.build_model(inputs)
+            model = keras_io.build_model(inputs, trained=False)
     assign(model, state)
     return model, _executed(rounds, examples=examples, clients=clients, plan=plan)
 

@@ -13,9 +13,11 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from numpy.typing import NDArray
 
+from privacy_pipeline.backends import tabular, user_code
 from privacy_pipeline.backends.base import ReportProgress, TrainingInputs
+from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.backends.tabular import InputSpec, ModelContext
-from privacy_pipeline.backends.user_code import resolve
+from privacy_pipeline.backends.usable import require_usable
 from privacy_pipeline.config.models import PipelineConfig, TrainingSection
 from privacy_pipeline.data.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
 from privacy_pipeline.dp.tracing import as_it_is
@@ -164,22 +166,31 @@ def labels_of(part: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     return labels
 
 
-def build_model(inputs: TrainingInputs) -> Any:
+def build_model(inputs: TrainingInputs, *, trained: bool = True) -> Any:
     """The uncompiled Keras model of the config, checked against what a backend expects.
 
+    Args:
+        inputs: what it will be trained on.
+        trained: whether it is trained after; no two trainings begin with the same draw of weights.
+
     Raises:
-        BadInputError: `build_model` does not return a functional Keras model with one logit as output.
+        BadInputError: `build_model` does not return a functional Keras model with one logit as output, or it cannot be
+            built apart from the data.
     """
-    return model_of(inputs.config, features=inputs.features, specs=input_specs(inputs.transform_graph))
+    specs = input_specs(inputs.transform_graph)
+    return model_of(inputs.config, features=inputs.features, specs=specs, trained=trained)
 
 
-def model_of(config: PipelineConfig, *, features: FeaturePlan, specs: Mapping[str, InputSpec]) -> Any:
+def model_of(
+    config: PipelineConfig, *, features: FeaturePlan, specs: Mapping[str, InputSpec], trained: bool = False
+) -> Any:
     """The model of `build_model`, where the transformed features are known without a transform graph.
 
     Args:
         config: the whole config.
         features: the columns and their public domains.
         specs: the transformed features that may enter the model, by name.
+        trained: whether it is trained after; no two trainings begin with the same draw of weights.
 
     Raises:
         BadInputError: as `build_model`.
@@ -192,20 +203,13 @@ def model_of(config: PipelineConfig, *, features: FeaturePlan, specs: Mapping[st
         dropout=section.dropout,
         params=section.params,
     )
-    model = resolve(section.use).build_model(context)
-    what = f"model: build_model of '{section.use}'"
-    if not isinstance(model, tf.keras.Model) or not getattr(model, "inputs", None):
-        raise BadInputError(f"{what} returns no functional or built sequential Keras model", fix="return one")
-    if tuple(model.output_shape) != (None, 1):
-        raise BadInputError(f"{what} has output shape {model.output_shape}, not (None, 1)", fix="end in Dense(1)")
-    if getattr(model.layers[-1], "activation", None) is tf.keras.activations.sigmoid:
-        raise BadInputError(f"{what} ends in a sigmoid; backends expect the logit", fix="drop the last activation")
-    unknown = sorted(set(model.input_names) - set(context.inputs))
-    if unknown:
-        raise BadInputError(
-            f"{what} has inputs {unknown} that preprocessing_fn does not make",
-            fix=f"name the model's inputs after the features: {sorted(context.inputs)}",
-        )
+    if user_code.BUILD not in user_code.defined_by(section.use):
+        model = tabular.build_model(context)
+    elif section.runs_beside_data:
+        model = user_code.resolve(section.use).build_model(context)
+    else:
+        model = apart.model(config, context, trained=trained)
+    require_usable(model, use=section.use, inputs=context.inputs)
     return model
 
 

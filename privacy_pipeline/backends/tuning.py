@@ -28,6 +28,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.programs import command_of
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
@@ -269,7 +270,7 @@ def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
         )
         (folder / REQUEST).write_bytes(pickle.dumps(asked))
         command = [sys.executable, str(_LAUNCHER), str(os.getpid())]
-        command += [sys.executable, "-m", "privacy_pipeline.backends.trials", name]
+        command += [*command_of("privacy_pipeline.backends.trials"), name]
         with (folder / _ERRORS).open("wb") as errors:
             left = None if ends is None else max(0.0, ends - time.monotonic())
             try:

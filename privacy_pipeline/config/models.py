@@ -126,7 +126,8 @@ class ModelSection(Section):
     """The model: the framework's tabular network, or importable functions of the user's.
 
     A user's module may define `preprocessing_fn(inputs, custom_config)` and `build_model(context)`; whichever it does
-    not define is the framework's.
+    not define is the framework's. They run where there is neither data nor network; `trust: reviewed` lets them run
+    beside the data.
     """
 
     use: Annotated[DottedName, Field(description="`tabular`, or an importable module of yours.")] = "tabular"
@@ -136,6 +137,23 @@ class ModelSection(Section):
     ]
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     params: Annotated[dict[str, JsonValue], Field(description="Handed to your functions as they are.")] = {}
+    files: Annotated[
+        list[Path], Field(description="Public files that your functions read: all they see beside your module.")
+    ] = []
+    trust: Annotated[
+        Literal["reviewed"] | None,
+        Field(description="`reviewed`: your functions run beside the data, and the record lists them as not checked."),
+    ] = None
+
+    @property
+    def runs_beside_data(self) -> bool:
+        """Whether code of a user's runs in a process that can reach the data."""
+        return self.use != "tabular" and self.trust == "reviewed"
+
+    @property
+    def is_built_apart(self) -> bool:
+        """Whether code of a user's runs, away from the data."""
+        return self.use != "tabular" and self.trust is None
 
 
 class TrainingSection(Section):

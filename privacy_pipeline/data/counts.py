@@ -84,6 +84,21 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
     return Contents(counts=_checked(_counted(typed), dataset), keys=keys, rows=rows)
 
 
+def row_digests(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHasher) -> NDArray[np.uint64]:
+    """Digests of all rows, whatever split they are in and whoever owns them, in the order of the files.
+
+    Args:
+        source: the files.
+        dataset: the config's section.
+        hasher: digests rows.
+
+    Raises:
+        BadInputError: a row cannot be read.
+    """
+    files = tuple(file for split in sorted(source.files) for file in source.files[split])
+    return _read(files, None, hasher, dataset.format).digests
+
+
 def _checked(counts: dict[str, SplitCount] | None, dataset: DatasetConfig) -> dict[str, SplitCount] | None:
     for split, found in (counts or {}).items():
         if not found.rows:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import unicodedata
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
 import numpy as np
 
 from privacy_pipeline.data.siphash import KEY_BYTES, Array, siphash
+from privacy_pipeline.plain_text import plain_text
 
 _BYTES = 8
 _MOST_CELLS = 1_000_000
@@ -62,10 +62,11 @@ class RowHasher:
         missing = [cell for cell in set(cells) if cell not in self._known]
         numbers, texts = {}, []
         for cell in missing:
-            try:
-                numbers[cell] = float(cell)
-            except ValueError:
+            value = _number(cell)
+            if value is None:
                 texts.append(cell)
+            else:
+                numbers[cell] = value
         self._known.update(zip(numbers, self._numbers(numbers.values(), len(numbers)).tolist(), strict=True))
         hashed = b"".join(_digest(self._text, _folded(text)) for text in texts)
         self._known.update(zip(texts, _as_numbers(hashed).tolist(), strict=True))
@@ -75,6 +76,15 @@ class RowHasher:
         found = np.fromiter(values, np.float64, count) + 0.0  # -0 is 0
         found[np.isnan(found)] = np.nan
         return siphash(found.view(np.uint64), self._number_key)
+
+
+def _number(cell: str) -> float | None:
+    for text in (cell, plain_text(cell)):  # a number may have letters that cannot be seen
+        try:
+            return float(text)
+        except ValueError:
+            continue
+    return None
 
 
 def _derived(secret: bytes, what: str) -> bytes:
@@ -88,7 +98,7 @@ def _digest(keyed: hashlib.blake2b, content: bytes) -> bytes:
 
 
 def _folded(cell: str) -> bytes:
-    return unicodedata.normalize("NFKC", cell).strip().casefold().encode("utf-8", "surrogateescape")
+    return plain_text(cell).encode("utf-8", "surrogateescape")
 
 
 def _as_numbers(joined: bytes) -> Array:

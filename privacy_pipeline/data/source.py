@@ -9,6 +9,7 @@ from privacy_pipeline.data.counts import (
     count_units,
     read_contents,
     require_one_key_type,
+    row_digests,
     unit_keys,
 )
 from privacy_pipeline.data.files import ALL, ResolvedSource, resolve
@@ -30,5 +31,6 @@ __all__ = [
     "read_contents",
     "require_one_key_type",
     "resolve",
+    "row_digests",
     "unit_keys",
 ]

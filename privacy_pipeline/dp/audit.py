@@ -41,7 +41,8 @@ TRAINING_CANARIES = 1000
 
 _WHITE_BOX = (
     "The engine with the plan's clipping and noise, without sampling, on made-up canaries with a coordinate each; no "
-    "private data is read. A lower bound above the upper bound proves a fault; one below it proves nothing."
+    "private data is read. A lower bound above the upper bound shows a fault, with its confidence; one below it proves "
+    "nothing."
 )
 _BLACK_BOX = (
     "A training on made-up rows under the run's plan, seen through the losses of its final model; no private data is "

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.confidence import Sampling, limits, two_sided
 from privacy_pipeline.errors import BadInputError
 
 FALSE_POSITIVE_RATES = (0.01, 0.1)
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+CONFIDENCE = 0.95
 STATEMENT = (
     "an attack by the loss alone, whose outcome on these examples is exact and protected by no noise: a risk reading "
     "for the model's owner, not covered by any guarantee and none itself; stronger attacks exist"
@@ -34,7 +35,7 @@ class AttackReading:
         members: examples of the training split.
         others: examples that the training never saw.
         auc: chance that a member's loss lies below another's, ties as half; 0.5 is chance.
-        auc_low, auc_high: its 95 % confidence interval (DeLong, DeLong and Clarke-Pearson 1988).
+        auc_low, auc_high: its 95 % confidence interval, for examples that are independent draws (`auc_interval`).
         true_positive_rates: at each of `FALSE_POSITIVE_RATES`, the share of members below the threshold that accuses at
             most that share of the others.
     """
@@ -61,13 +62,31 @@ class AttackReading:
         }
 
 
-def _placements(values: NDArray[np.float64], among: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of `among` above each value, ties as half."""
-    ordered = np.sort(among)
-    below = np.searchsorted(ordered, values, side="left")
-    upto = np.searchsorted(ordered, values, side="right")
-    shares: NDArray[np.float64] = 1 - (below + upto) / (2 * among.size)
-    return shares
+def auc_of(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Share of pairs in which the member's loss lies below the other's, ties as half."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, members, side="left")
+    upto = np.searchsorted(ordered, members, side="right")
+    return float(np.mean(1 - (below + upto) / (2 * others.size)))
+
+
+def auc_interval(auc: float, *, members: int, others: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """An interval for the AUC of the distributions that the losses are draws of, whatever these are.
+
+    The AUC is an average over divisions into pairs, of which each is the mean of as many independent numbers in [0, 1]
+    as the smaller side has examples; so it is in convex order below the share of hits among so many (Hoeffding 1963,
+    section 5). An interval by the estimated variance (DeLong, DeLong and Clarke-Pearson 1988) is narrower, and holds
+    nothing where few losses are told apart without error: that variance is 0 then.
+
+    Args:
+        auc: what was found.
+        members, others: numbers of examples.
+        confidence: chance at least that the interval holds it.
+    """
+    pairs = min(members, others)
+    sampling = Sampling(simple=False)
+    low, high = limits(auc * pairs, (1 - auc) * pairs, sampling=sampling, level=two_sided(confidence))
+    return float(low), float(high)
 
 
 def threshold_attack(
@@ -87,10 +106,8 @@ def threshold_attack(
         raise BadInputError(f"slice {slice_name}: an attack needs two members and two others at least")
     if np.isnan(members).any() or np.isnan(others).any():
         raise BadInputError(f"slice {slice_name}: a loss is not a number")
-    of_members = _placements(members, others)
-    of_others = 1 - _placements(others, members)
-    auc = float(of_members.mean())
-    spread = math.sqrt(of_members.var(ddof=1) / members.size + of_others.var(ddof=1) / others.size)
+    auc = auc_of(members, others)
+    low, high = auc_interval(auc, members=members.size, others=others.size)
     ordered = np.sort(others)
     rates = []
     for rate in FALSE_POSITIVE_RATES:
@@ -102,7 +119,7 @@ def threshold_attack(
         members=members.size,
         others=others.size,
         auc=auc,
-        auc_low=max(0.0, auc - _Z * spread),
-        auc_high=min(1.0, auc + _Z * spread),
+        auc_low=low,
+        auc_high=high,
         true_positive_rates=tuple(rates),
     )

@@ -12,7 +12,6 @@ nothing is run.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import functools
 import os
@@ -24,17 +23,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from privacy_pipeline import namespaces
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.errors import PipelineError
 
 READY = b"ready"
-_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
-_MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE = 2, 4, 1 << 14, 1 << 18
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
-_NOBODY = 65534  # in the namespace; whoever is not root there has no rights over it once a program is executed
-FIX = (
-    "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone), or use a host that does"
-)
+_HIDDEN = namespaces.MS_NOSUID | namespaces.MS_NODEV
 
 
 def require_loopback_only() -> None:
@@ -56,29 +51,17 @@ def enclose(hidden: Sequence[Path]) -> None:
     Raises:
         PipelineError: the kernel does not allow it.
     """
-    user, group = os.geteuid(), os.getegid()
-    _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWNS)
+    namespaces.enter(namespaces.NEWNET)
     try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user or _NOBODY} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group or _NOBODY} {group} 1")
         with socket.socket() as any_socket:
             asked = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack("16sh14x", b"lo", 0))
             flags = struct.unpack("16sh14x", asked)[1]
             fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
     except OSError as error:
-        raise PipelineError(f"no network namespace to be had: {error}", fix=FIX) from None
-    _call("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+        raise PipelineError(f"no network namespace to be had: {error}", fix=namespaces.FIX) from None
     for folder in hidden:
-        _call("mount", b"none", os.fsencode(folder), b"tmpfs", _MS_NOSUID | _MS_NODEV, b"size=64k,mode=700")
+        namespaces.mount(b"none", folder, b"tmpfs", _HIDDEN, b"size=64k,mode=700")
     require_loopback_only()
-
-
-def _call(name: str, *arguments: bytes | int | None) -> None:
-    given = [ctypes.c_ulong(one) if isinstance(one, int) else one for one in arguments]
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*given) != 0:
-        why = os.strerror(ctypes.get_errno())
-        raise PipelineError(f"no network namespace to be had: {name}: {why}", fix=FIX)
 
 
 def _listener(port: int) -> socket.socket:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.encrypted.enclosed import FIX, READY
+from privacy_pipeline.encrypted.enclosed import READY
 from privacy_pipeline.encrypted.sockets import readable
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.namespaces import FIX
 
 _START_SECONDS, _END_SECONDS = 60.0, 10.0
 _LONGEST = 1000  # bytes of a message

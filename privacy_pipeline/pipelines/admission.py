@@ -16,6 +16,7 @@ from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
+    from privacy_pipeline.accounting.unit_digests import Array
 
 
 def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> Ledger | None:
@@ -24,7 +25,8 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
     Args:
         config: the run's config.
         span: the span that it takes.
-        digest: SHA-256 of its files; without it data under another name is not recognised.
+        digest: SHA-256 of its files; without it data under another name is not recognised, and where it was edited too,
+            `begin` alone recognises it.
 
     Returns:
         The ledger; None where there is none, and nothing asks for one.
@@ -43,9 +45,12 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
 def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> None:
     """Admits a run that is about to read its data; one without a guarantee is journalled where the data is registered.
 
+    Data under a name and with files that nobody registered is known again by its rows.
+
     Raises:
+        BadInputError: a row cannot be read.
         BudgetRefusedError: see `require_allowed`.
-        LedgerError: the journal cannot be written, so the run must not begin.
+        LedgerError: the journal cannot be written, or rows cannot be compared, so the run must not begin.
     """
     ledger = pins.open_pinned(config.ledger, data=config.dataset.path, workspace=Workspace(config).root)
     if ledger is None:
@@ -53,7 +58,7 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> No
     if config.training.claims_guarantee:
         ledger.require_allowed(_use(config, span, digest))
     else:
-        ledger.run_unprotected(_use(config, span, digest), run_id=run_id)
+        ledger.run_unprotected(_use(config, span, digest), run_id=run_id, rows=lambda secret: _rows(config, secret))
 
 
 def end(config: PipelineConfig) -> None:
@@ -85,6 +90,14 @@ def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Pat
     folders = [workspace, data]
     failed = pins.note(ledger, folders, accept=accept)
     return [folder for folder in folders if folder not in failed], failed
+
+
+def _rows(config: PipelineConfig, secret: bytes) -> Array:
+    from privacy_pipeline.data import source
+    from privacy_pipeline.data.row_digests import RowHasher
+
+    resolved = source.resolve(dataset=config.dataset)
+    return source.row_digests(source=resolved, dataset=config.dataset, hasher=RowHasher(secret))
 
 
 def _use(config: PipelineConfig, span: Span, digest: str) -> Use:

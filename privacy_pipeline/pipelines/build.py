@@ -21,6 +21,7 @@ from tfx.types import standard_artifacts
 from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.code_hash import hash_of_framework
+from privacy_pipeline.backends.user_code import FRAMEWORK_PREPROCESSING
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.dp_statistics.component import DpStatistics
@@ -31,9 +32,10 @@ from privacy_pipeline.components.pusher.component import AtomicPusher
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
 from privacy_pipeline.components.run_metrics.component import RunMetrics
 from privacy_pipeline.components.trainer.component import PrivateTrainer
+from privacy_pipeline.components.transform import crossed
 from privacy_pipeline.components.transform.component import PublicTransform
-from privacy_pipeline.components.transform.executor import FORBID_ANALYZERS
-from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit
+from privacy_pipeline.components.transform.executor import APART, FORBID_ANALYZERS, Request
+from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit, PipelineConfig
 from privacy_pipeline.data.source import SPLIT_ORDER
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.announce import announced_class
@@ -162,14 +164,27 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
         "params": json.dumps(spec.config.model.params, sort_keys=True),
         "code": spec.code,
         FORBID_ANALYZERS: "yes" if spec.config.training.claims_guarantee else "",
+        APART: _apart(spec.config),
     }
+
+
+def _apart(config: PipelineConfig) -> str:
+    """What a build of the user's `preprocessing_fn` needs to know, as JSON; empty where none is made."""
+    if not config.model.is_built_apart or user_code.preprocessing_of(config.model.use) == FRAMEWORK_PREPROCESSING:
+        return ""
+    return Request.of(config).model_dump_json()
 
 
 def _preprocessing(spec: RunSpec) -> str:
     """Dotted path of the preprocessing function: the user's, or the framework's for a public or inferred schema."""
     if spec.config.dataset.schema_path == "infer" and spec.config.model.use == "tabular":
         return INFERRED
-    return user_code.resolve(spec.config.model.use).preprocessing_fn
+    own = user_code.preprocessing_of(spec.config.model.use)
+    if own == FRAMEWORK_PREPROCESSING:
+        return own
+    if not spec.config.model.runs_beside_data:
+        return crossed.PATH
+    return user_code.resolve(spec.config.model.use).preprocessing_fn  # TFX imports what it is named
 
 
 def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent]:

@@ -38,20 +38,13 @@ def require_convertible(config: PipelineConfig, features: FeaturePlan | None) ->
 
 
 def _convert(config: PipelineConfig, features: FeaturePlan) -> None:
-    from privacy_pipeline.backends.tabular import InputSpec, ModelContext
+    if user_code.preprocessing_of(config.model.use) != user_code.FRAMEWORK_PREPROCESSING:
+        return
+    from privacy_pipeline.backends import keras_io
+    from privacy_pipeline.backends.tabular import InputSpec
     from privacy_pipeline.components.transform import preprocessing
     from privacy_pipeline.encrypted.convert import convert
 
-    code = user_code.resolve(config.model.use)
-    own = preprocessing.preprocessing_fn
-    if code.preprocessing_fn != f"{own.__module__}.{own.__name__}":
-        return
     width = sum(map(preprocessing.width_of, features.columns))
-    context = ModelContext(
-        features=features,
-        inputs={preprocessing.FEATURES: InputSpec(shape=(width,), dtype="float32")},
-        hidden_units=tuple(config.model.hidden_units),
-        dropout=config.model.dropout,
-        params=config.model.params,
-    )
-    convert(code.build_model(context))
+    specs = {preprocessing.FEATURES: InputSpec(shape=(width,), dtype="float32")}
+    convert(keras_io.model_of(config, features=features, specs=specs))

@@ -17,6 +17,7 @@ from privacy_pipeline.accounting.registration import SplitCount
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.programs import command_of
 
 
 def count_hashed_rows(config: PipelineConfig) -> dict[str, SplitCount]:
@@ -30,7 +31,7 @@ def count_hashed_rows(config: PipelineConfig) -> dict[str, SplitCount]:
         PipelineError: ExampleGen cannot read the data.
     """
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
+        command_of(__name__),
         input=config.model_dump_json(by_alias=True),
         capture_output=True,
         text=True,

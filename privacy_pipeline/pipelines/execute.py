@@ -8,13 +8,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines import events
 from privacy_pipeline.pipelines.nodes import nodes_of
 from privacy_pipeline.pipelines.workspace import Failure, NodeState, RunFolder, RunState
+from privacy_pipeline.programs import command_of
 
 OnEvent = Callable[[events.Event, RunState], None]
 _LARGEST_MESSAGE = 1 << 20
@@ -72,10 +72,11 @@ def _follow(folder: RunFolder, state: RunState, on_event: OnEvent) -> list[event
 
 def _start(folder: RunFolder, channel: socket.socket, log: int) -> subprocess.Popen[bytes]:
     arguments = [str(folder.path), str(channel.fileno()), str(os.getpid())]
-    command = [sys.executable, "-m", "privacy_pipeline.pipelines.worker", *arguments]
+    command = [*command_of("privacy_pipeline.pipelines.worker"), *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-    # The user's modules are importable from where the command was typed.
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if p)
+    if folder.read_spec().config.model.runs_beside_data:
+        # The user's modules are importable from where the command was typed.
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

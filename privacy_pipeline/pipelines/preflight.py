@@ -15,8 +15,8 @@ from privacy_pipeline.accounting.held import against_cap
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.registration import TRAIN, division_of
-from privacy_pipeline.backends import registry
-from privacy_pipeline.backends.code_hash import hash_of_user_code
+from privacy_pipeline.backends import registry, user_code
+from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import schema_reader, source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
@@ -71,7 +71,8 @@ def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> 
     """
     features = read_features(config)
     if config.model.use != "tabular":
-        hash_of_user_code(config.model.use, root=Path.cwd())  # refuses what is not there or does not parse
+        user_code.defined_by(config.model.use)  # refuses what is not there or does not parse
+        apart.require_possible(config)
     _check_slices(config)
     convertible.require_convertible(config, features)
     if not config.training.claims_guarantee:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.backends import registry
+from privacy_pipeline.backends import registry, user_code
 from privacy_pipeline.config.models import PipelineConfig
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def examine(config: PipelineConfig, checked: Checked) -> Examined:
     """
     features, plan = checked.features, checked.plan
     if plan is None:
+        _build(config, features)
         return Examined(None)
     if features is None:
         return Examined(None, "the columns are known only then")
@@ -66,10 +67,18 @@ def examine(config: PipelineConfig, checked: Checked) -> Examined:
     return Examined(backend.examine(config=config, features=features, plan=plan, specs=lambda: _specs(features)))
 
 
-def _is_framework_preprocessing(use: str) -> bool:
-    from privacy_pipeline.backends.user_code import FRAMEWORK_PREPROCESSING, resolve
+def _build(config: PipelineConfig, features: FeaturePlan | None) -> None:
+    """Builds a model of the user's of which nothing is to be proven, where its inputs are known."""
+    known = features is not None and _is_framework_preprocessing(config.model.use)
+    if features is None or not known or user_code.BUILD not in user_code.defined_by(config.model.use):
+        return
+    from privacy_pipeline.backends import keras_io
 
-    return resolve(use).preprocessing_fn == FRAMEWORK_PREPROCESSING
+    keras_io.model_of(config, features=features, specs=_specs(features))
+
+
+def _is_framework_preprocessing(use: str) -> bool:
+    return user_code.preprocessing_of(use) == user_code.FRAMEWORK_PREPROCESSING
 
 
 def _specs(features: FeaturePlan) -> Mapping[str, InputSpec]:

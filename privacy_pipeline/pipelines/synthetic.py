@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.backends import keras_io, user_code
-from privacy_pipeline.backends.tabular import InputSpec, ModelContext
-from privacy_pipeline.components.transform.preprocessing import FEATURES, encode, preprocessing_fn, width_of
+from privacy_pipeline.backends.tabular import InputSpec
+from privacy_pipeline.components.transform.preprocessing import FEATURES, encode, width_of
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.audit import AuditedModel
 
 _DTYPES = {"int": np.int64, "float": np.float32}
-_OWN_PREPROCESSING = f"{preprocessing_fn.__module__}.{preprocessing_fn.__name__}"
 
 
 def draw(column: Column, count: int, *, random: np.random.Generator) -> Any:
@@ -44,19 +43,12 @@ def audited_model(config: PipelineConfig, features: FeaturePlan) -> AuditedModel
     """
     from privacy_pipeline.dp.audit import AuditedModel
 
-    code = user_code.resolve(config.model.use)
-    if code.preprocessing_fn != _OWN_PREPROCESSING:
+    if user_code.preprocessing_of(config.model.use) != user_code.FRAMEWORK_PREPROCESSING:
         raise BadInputError(
             "a training audit makes up rows for the framework's preprocessing only, not for yours",
             fix="audit the mechanism alone: --mechanism",
         )
-    context = ModelContext(
-        features=features,
-        inputs={FEATURES: InputSpec(shape=(sum(map(width_of, features.columns)),), dtype="float32")},
-        hidden_units=tuple(config.model.hidden_units),
-        dropout=config.model.dropout,
-        params=config.model.params,
-    )
+    specs = {FEATURES: InputSpec(shape=(sum(map(width_of, features.columns)),), dtype="float32")}
     random = np.random.default_rng()
 
     def rows(count: int) -> dict[str, Any]:
@@ -67,7 +59,7 @@ def audited_model(config: PipelineConfig, features: FeaturePlan) -> AuditedModel
         return tf.keras.losses.binary_crossentropy(labels, logits, from_logits=True)
 
     return AuditedModel(
-        build=lambda: code.build_model(context),
+        build=lambda: keras_io.model_of(config, features=features, specs=specs, trained=True),
         optimizer=lambda: keras_io.make_optimizer(config.training),
         loss=loss,
         rows=rows,

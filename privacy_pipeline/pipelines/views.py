@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from privacy_pipeline.backends.code_hash import hash_of_framework, hash_of_user_code
+from privacy_pipeline.backends.isolated.visible import hash_of_files
 from privacy_pipeline.config.models import (
     BeamSection,
     DatasetConfig,
@@ -86,7 +87,9 @@ def environment_hash() -> str:
 
 def code_hash(config: PipelineConfig) -> str:
     """SHA-256 over the framework's and the user's code that shapes a model."""
-    user = "" if config.model.use == "tabular" else hash_of_user_code(config.model.use, root=Path.cwd())
+    user = ""
+    if config.model.use != "tabular":
+        user = hash_of_user_code(config.model.use, root=Path.cwd()) + hash_of_files(config)
     return hashlib.sha256(f"{hash_of_framework()}\n{user}".encode()).hexdigest()
 
 

@@ -5,15 +5,22 @@ Everything here is computed from released numbers and public facts, so it costs 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
 from privacy_pipeline.releases.release import Noisy
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from privacy_pipeline.confidence import Sampling
+
 CONFIDENCE = 0.95
+_SURELY = 6.0  # standard deviations, for what decides a small part of an interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +30,7 @@ class Interval:
     Attributes:
         value: the estimate; None where the noise leaves nothing to divide by.
         low, high: ends of the interval.
-        confidence: nominal coverage.
+        confidence: chance at least that it holds what it is about, for each interval by itself.
     """
 
     value: float | None
@@ -38,10 +45,12 @@ def count(noisy: float, *, scale: float, confidence: float = CONFIDENCE) -> Inte
     Args:
         noisy: noisy count.
         scale: standard deviation of its noise.
-        confidence: nominal coverage.
+        confidence: chance at least that the interval holds the count.
     """
+    from privacy_pipeline.confidence import normal_reach
+
     # Half a row for the steps of a discrete distribution.
-    reach = _z(confidence) * scale + 0.5
+    reach = normal_reach(confidence) * scale + 0.5
     return Interval(
         value=max(0.0, noisy), low=max(0.0, noisy - reach), high=max(0.0, noisy + reach), confidence=confidence
     )
@@ -52,47 +61,49 @@ def ratio(
 ) -> Interval:
     """A proportion p, of the population that the rows are a sample of, from noisy counts of hits and misses.
 
-    Wilson's interval (1927) with the variance of the noise added, that is, Fieller's interval (1954): all p for which
-    h - p n, with h the noisy hits, m the noisy misses, n = h + m, lies within z standard deviations of 0. Its variance
-    is n p (1 - p) from sampling, and scale^2 (a (1 - p)^2 + b p^2) from the noise on a cells of hits and b of misses.
-    Rows of one unit may be alike, which multiplies the first part by at most the contribution bound.
+    `confidence.limits` has the method and its proof: exact tails, so that small and rare classes are covered. It holds
+    for the proportion among these very rows too, about which the noise alone is uncertain.
 
     Args:
         hits: noisy counts whose sum is the numerator.
         misses: the other noisy counts of the denominator.
         scale: standard deviation of the noise on each count.
-        bound: contribution bound.
-        confidence: nominal coverage.
+        bound: contribution bound; rows of one unit may be alike.
+        confidence: chance at least that the interval holds p, given the number of rows; each end by itself misses it
+            with half of the rest at most.
 
     Returns:
         An interval within [0, 1]; all of it where the noise leaves nothing to be said.
     """
-    hit, n, variance = math.fsum(hits), math.fsum((*hits, *misses)), scale**2
-    z2, a, b = _z(confidence) ** 2, len(hits), len(misses)
-    nothing = Interval(value=None, low=0.0, high=1.0, confidence=confidence)
-    if n <= 0:
-        return nothing
-    ends = _solve(
-        n**2 + z2 * (bound * n - variance * (a + b)),
-        -2 * hit * n - z2 * (bound * n - 2 * variance * a),
-        hit**2 - z2 * variance * a,
-    )
-    if ends is None or ends[0] >= 1 or ends[1] <= 0:
-        return nothing
-    low, high = max(0.0, ends[0]), min(1.0, ends[1])
-    return Interval(value=min(max(hit / n, low), high), low=low, high=high, confidence=confidence)
+    sampling = sampling_of_ratio(len(hits), len(misses), scale=scale, bound=bound)
+    return _share(math.fsum(hits), math.fsum(misses), sampling=sampling, confidence=confidence)
+
+
+def sampling_of_ratio(hits: int, misses: int, *, scale: float, bound: int = 1) -> Sampling:
+    """How the numbers of a `ratio` come about.
+
+    Args:
+        hits, misses: how many noisy counts are added up for each.
+        scale: standard deviation of the noise on each count.
+        bound: contribution bound.
+    """
+    from privacy_pipeline.confidence import Sampling
+
+    # Whole numbers: noise that is added up to them is at most as spread as a Gaussian that is rounded to them.
+    step = 1.0 if scale else 0.0
+    return Sampling(hit_variance=hits * scale**2, miss_variance=misses * scale**2, step=step, group=bound)
 
 
 def mean(noisy: Noisy, *, bound: int = 1, confidence: float = CONFIDENCE) -> Interval:
     """Mean of the clamped values, of the population that the rows are a sample of.
 
-    As `ratio`, for values that are moved and scaled to [-1, 1]: s - m n has the noise's variance scale^2 (1 + m^2), and
-    at most n (1 - m^2) from sampling (Bhatia and Davis 2000), so that no second moment has to be released.
+    Values that are moved and scaled to [0, 1] are in convex order below hits and misses of the same mean, so that no
+    second moment has to be released. The interval is that of a proportion, whatever the values are.
 
     Args:
         noisy: answer to a `Moments` query.
-        bound: contribution bound.
-        confidence: nominal coverage.
+        bound: contribution bound; rows of one unit may be alike.
+        confidence: chance at least that the interval holds the mean, given the number of rows.
 
     Returns:
         An interval within the query's range; all of it where the noise leaves nothing to be said.
@@ -101,17 +112,28 @@ def mean(noisy: Noisy, *, bound: int = 1, confidence: float = CONFIDENCE) -> Int
     if not isinstance(query, Moments):
         raise TypeError(f"a mean needs the answer to a Moments query, not to {query}")
     total, n = (noisy.values[cell] / UNIT_OF_FIXED_POINT for cell in ("sum", "count"))
-    z2, variance = _z(confidence) ** 2, (noisy.scale / UNIT_OF_FIXED_POINT) ** 2
-    nothing = Interval(value=None, low=query.minimum, high=query.maximum, confidence=confidence)
-    if n <= 0:
-        return nothing
-    ends = _solve(n**2 + z2 * (bound * n - variance), -2 * total * n, total**2 - z2 * (bound * n + variance))
-    if ends is None or ends[0] >= 1 or ends[1] <= -1:
-        return nothing
-    low, high = max(-1.0, ends[0]), min(1.0, ends[1])
-    value = min(max(total / n, low), high)
-    low, value, high = (query.centre + query.half_width * number for number in (low, value, high))
-    return Interval(value=value, low=low, high=high, confidence=confidence)
+    sampling = sampling_of_mean(noisy.scale / UNIT_OF_FIXED_POINT, bound=bound)
+    share = _share((n + total) / 2, (n - total) / 2, sampling=sampling, confidence=confidence)
+
+    def moved(number: float) -> float:
+        return query.centre + query.half_width * (2 * number - 1)
+
+    value = None if share.value is None else moved(share.value)
+    return Interval(value=value, low=moved(share.low), high=moved(share.high), confidence=confidence)
+
+
+def sampling_of_mean(scale: float, *, bound: int = 1) -> Sampling:
+    """How half of (n + total) and of (n - total) come about, for a total of n values in [-1, 1].
+
+    Args:
+        scale: standard deviation of the noise on n, and of that on the total.
+        bound: contribution bound.
+    """
+    from privacy_pipeline.confidence import Sampling
+
+    # The two noises are those of a sum and a difference, so that they are independent of each other too.
+    half, rounding = scale**2 / 2, 1 / (4 * UNIT_OF_FIXED_POINT)
+    return Sampling(hit_variance=half, miss_variance=half, rounding=rounding, group=bound, simple=False)
 
 
 def total(noisy: Noisy, *, confidence: float = CONFIDENCE) -> Interval:
@@ -119,21 +141,27 @@ def total(noisy: Noisy, *, confidence: float = CONFIDENCE) -> Interval:
 
     Args:
         noisy: answer to a `Moments` query.
-        confidence: nominal coverage.
+        confidence: chance at least that the interval holds the sum.
     """
+    from privacy_pipeline.confidence import normal_reach
+
     query = noisy.query
     if not isinstance(query, Moments):
         raise TypeError(f"a sum needs the answer to a Moments query, not to {query}")
     centred, n = (noisy.values[cell] / UNIT_OF_FIXED_POINT for cell in ("sum", "count"))
     value = query.half_width * centred + query.centre * n
-    scale = noisy.scale / UNIT_OF_FIXED_POINT * math.hypot(query.half_width, query.centre)
-    # Fixed point rounds each value by up to half a step.
-    reach = _z(confidence) * scale + max(0.0, n) * query.half_width / (2 * UNIT_OF_FIXED_POINT)
+    z, one = normal_reach(confidence), noisy.scale / UNIT_OF_FIXED_POINT
+    # Fixed point rounds each value by up to half a step; the rows may be more than the noisy count.
+    most = max(0.0, n) + _SURELY * one
+    reach = z * one * math.hypot(query.half_width, query.centre) + most * query.half_width / (2 * UNIT_OF_FIXED_POINT)
     return Interval(value=value, low=value - reach, high=value + reach, confidence=confidence)
 
 
 def quantile(noisy: Noisy, share: float) -> float:
-    """A quantile, to within an interval between edges.
+    """An estimate of a quantile of the rows: `quantile_interval` says how far it may be from it.
+
+    The noisy number of rows below an edge, less `share` of all, rises through 0 at the quantile. It is summed from the
+    first edge on, and least there. No cell is cut at 0 before it is added: else each empty one would add to the sum.
 
     Args:
         noisy: answer to a `Histogram` query.
@@ -142,38 +170,79 @@ def quantile(noisy: Noisy, share: float) -> float:
     Returns:
         A number between the first and the last edge, linear within an interval.
     """
-    query = noisy.query
-    if not isinstance(query, Histogram):
-        raise TypeError(f"a quantile needs the answer to a Histogram query, not to {query}")
-    counts = [max(0, noisy.values[cell]) for cell in query.cells]
-    below, edges = share * sum(counts), query.edges
-    if below <= counts[0]:
-        return edges[0]
-    seen = counts[0]
-    for (low, high), inside in zip(itertools.pairwise(edges), counts[1:-1], strict=True):
-        if inside and seen + inside >= below:
-            return low + (high - low) * (below - seen) / inside
-        seen += inside
-    return edges[-1]
+    import numpy as np
+
+    query, above, _ = _above_quantile(noisy, share)
+    place = int(np.argmin(np.cumsum([0.0, *above])))  # the first edge that is above the quantile
+    if place in (0, len(above)):
+        return query.edges[0] if place == 0 else query.edges[-1]
+    below, beyond = min(above[place - 1], 0.0), max(above[place], 0.0)
+    part = -below / (beyond - below) if beyond > below else 0.5
+    low, high = query.edges[place - 1 : place + 1]
+    return low + (high - low) * part
 
 
-def value_range(noisy: Noisy, *, confidence: float = 1 - 1e-3) -> tuple[float, float] | None:
-    """A range that holds nearly all values: from the first interval that surely holds any to the last.
+def quantile_interval(noisy: Noisy, share: float, *, confidence: float = CONFIDENCE) -> Interval:
+    """The edges between which a quantile of these very rows lies: noise is the only error.
 
-    An interval counts if its noisy count is one that no empty interval has, with the given confidence for all intervals
-    together. So what is left outside is at most a few times the noise in each of the outer intervals.
+    An edge is above the quantile if more than `share` of the rows lie below it, and is named as such where the noisy
+    numbers show it at once for all edges (Bonferroni). The quantile is the least number that at least `share` of the
+    rows do not exceed.
 
     Args:
         noisy: answer to a `Histogram` query.
-        confidence: chance that no empty interval counts.
+        share: from 0 to 1.
+        confidence: chance at least that low <= quantile < high, or <= where high is the last one that there is.
+
+    Returns:
+        The estimate of `quantile`, brought into the interval. An end is infinite where no edge is known to be beyond.
+    """
+    from privacy_pipeline.confidence import two_sided, upper_quantile
+
+    query, above, deviation = _above_quantile(noisy, share)
+    reach = upper_quantile(two_sided(confidence) / len(query.edges)) * deviation + 0.5
+    sure_below = [edge for edge, far in zip(query.edges, above < -reach, strict=True) if far]
+    sure_above = [edge for edge, far in zip(query.edges, above > reach, strict=True) if far]
+    low, high = max(sure_below, default=-math.inf), min(sure_above, default=math.inf)
+    if low >= high:  # noise that is rarer than the confidence allows for
+        low, high = -math.inf, math.inf
+    return Interval(value=min(max(quantile(noisy, share), low), high), low=low, high=high, confidence=confidence)
+
+
+def _above_quantile(noisy: Noisy, share: float) -> tuple[Histogram, NDArray[np.float64], NDArray[np.float64]]:
+    """For each edge the rows below it less `share` of all, and the standard deviation of the noise on that."""
+    import numpy as np
+
+    query = noisy.query
+    if not isinstance(query, Histogram):
+        raise TypeError(f"a quantile needs the answer to a Histogram query, not to {query}")
+    counts = np.array([noisy.values[cell] for cell in query.cells], np.float64)
+    below = np.cumsum(counts)[:-1]
+    cells = np.arange(1, counts.size)
+    variance = cells * (1 - share) ** 2 + (counts.size - cells) * share**2
+    return query, below - share * counts.sum(), noisy.scale * np.sqrt(variance)
+
+
+def value_range(noisy: Noisy, *, confidence: float = 1 - 1e-3) -> tuple[float, float] | None:
+    """The range from the first interval that surely holds any value to the last.
+
+    An interval counts if its noisy count is one that no empty interval has, `least`. So an end of the range has values
+    beside it. Values outside are few in each interval, below 2 `least`, and may be many in all of them together.
+
+    Args:
+        noisy: answer to a `Histogram` query.
+        confidence: chance at least that no empty interval counts; and, by itself, that each one does which holds twice
+            `least` or more.
 
     Returns:
         Lower edge of the first such interval and upper edge of the last; None where there is none.
     """
+    from privacy_pipeline.confidence import upper_quantile
+
     query = noisy.query
     if not isinstance(query, Histogram):
         raise TypeError(f"a range needs the answer to a Histogram query, not to {query}")
-    least = 1 + noisy.scale * _tail((1 - confidence) / len(query.cells))
+    least = 1 + noisy.scale * upper_quantile((1 - confidence) / len(query.cells))
     held = [index for index, cell in enumerate(query.cells) if noisy.values[cell] >= least]
     if not held:
         return None
@@ -224,20 +293,11 @@ def logarithmic_edges(*, smallest: int = -20, largest: int = 40) -> tuple[float,
     return (*(-power for power in reversed(powers)), 0.0, *powers)
 
 
-def _solve(a: float, b: float, c: float) -> tuple[float, float] | None:
-    """Where a x^2 + b x + c <= 0 for a > 0; None where that is no bounded interval."""
-    square = b**2 - 4 * a * c
-    if a <= 0 or square < 0:
-        return None
-    root = math.sqrt(square)
-    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+def _share(hits: float, misses: float, *, sampling: Sampling, confidence: float) -> Interval:
+    from privacy_pipeline.confidence import limits, two_sided
 
-
-def _z(confidence: float) -> float:
-    return _tail((1 - confidence) / 2)
-
-
-def _tail(chance: float) -> float:
-    from scipy.stats import norm  # type: ignore[import-untyped]
-
-    return float(norm.isf(chance))
+    low, high = (float(end) for end in limits(hits, misses, sampling=sampling, level=two_sided(confidence)))
+    if (low, high) == (0.0, 1.0):
+        return Interval(value=None, low=low, high=high, confidence=confidence)
+    value = min(max(hits / (hits + misses), low), high)
+    return Interval(value=value, low=low, high=high, confidence=confidence)

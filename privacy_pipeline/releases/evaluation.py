@@ -57,7 +57,8 @@ class DpEvaluation(_Part):
 
     Attributes:
         decision_threshold: probability above which a row counts as predicted positive.
-        confidence: nominal coverage of each interval by itself; sampling error and noise are both in it.
+        confidence: chance at least that an interval holds what it is about, of each by itself. Those of the metrics are
+            about the population that the rows are drawn from; those of `examples` about these very rows.
         noise: standard deviation of the noise on each count.
         event: the DpEvent that was charged.
         ledger_entry: the entry that paid.
@@ -216,7 +217,8 @@ def missed_thresholds(evaluation: DpEvaluation, least: Mapping[str, float]) -> l
     """Thresholds that a model is not shown to meet: the lower end of the interval has to reach them.
 
     So luck of the noise, or of the sample, lets a model pass a threshold that it does not meet with a chance of at most
-    half of what the confidence leaves: 2.5% of a 95% interval.
+    half of what the confidence leaves: 2.5% of a 95% interval. That holds for the metric on the population that the
+    rows are drawn from, and for the one on these very rows; of one evaluation, not of the best of several.
 
     Args:
         evaluation: what was released.

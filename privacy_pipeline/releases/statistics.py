@@ -24,7 +24,7 @@ class DpStatistics(BaseModel):
     """What was released of the training split, and what it costs its units.
 
     Attributes:
-        ranges: least and largest value of each numeric column, to the next power of two.
+        ranges: of each numeric column, the outermost powers of two between which values stand out of the noise.
         vocabularies: the most frequent values of each categorical column, most frequent first.
         epsilon, delta: of all of it together, by RDP.
         event: the DpEvent that was charged.

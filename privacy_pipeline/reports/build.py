@@ -34,6 +34,9 @@ from privacy_pipeline.reports.properties import shown
 from privacy_pipeline.reports.tuning_record import tuning_accesses, tuning_assumptions, tuning_part
 
 STATISTICS_ACCESS = "DP statistics"
+CODE_ACCESS = "model code"
+BUILT_APART = "built without access to data"
+NOT_CHECKED = "model code: not checked"
 EVALUATION_ACCESS = "evaluation metrics, blessing and slices"
 _PACKAGES = ("privacy-pipeline", "dp-accounting", "tensorflow", "tensorflow-privacy", "tfx", "apache-beam")
 
@@ -268,6 +271,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
             if private
             else "no noise was added, or a fixed seed voids it: the model may reveal single rows",
         ),
+        *_code_accesses(config),
         *_schema_accesses(config, facts),
         DataAccess(
             what="statistics and anomalies",
@@ -287,10 +291,35 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
     ]
 
 
+def _code_accesses(config: PipelineConfig) -> list[DataAccess]:
+    """How code of a user's was run, which may write what it sees into a model."""
+    section = config.model
+    if section.runs_beside_data:
+        return [
+            DataAccess(
+                what=CODE_ACCESS,
+                covered=False,
+                detail=f"{NOT_CHECKED}: `{section.use}` ran beside the data, as `trust: reviewed` says it may; what "
+                "it read may be in the model",
+            )
+        ]
+    if not section.is_built_apart:
+        return []
+    files = f"; public files by the config's word: {', '.join(map(str, section.files))}" if section.files else ""
+    return [
+        DataAccess(
+            what=CODE_ACCESS,
+            covered=True,
+            detail=f"{BUILT_APART}: `{section.use}` ran in a process without data and network; built-in layers, graphs "
+            f"and initial weights crossed. What its source itself states is its author's{files}",
+        )
+    ]
+
+
 def _schema_accesses(config: PipelineConfig, facts: RunFacts) -> list[DataAccess]:
     """Where ranges, domains and preprocessing come from."""
     schema, public, released = config.dataset.schema_path, facts.schema_is_public, facts.statistics
-    fixed = config.model.use == "tabular" and public
+    fixed = not config.model.runs_beside_data and public
     source = "the schema's public ranges and domains" + (", and what was released with noise" if released else "")
     left_out = f", but for what it leaves out (see {STATISTICS_ACCESS})" if released else ""
     stated = f"public, from {schema}: reads no private data{left_out}"
@@ -303,7 +332,7 @@ def _schema_accesses(config: PipelineConfig, facts: RunFacts) -> list[DataAccess
         DataAccess(
             what="preprocessing",
             covered=fixed,
-            detail=f"fixed by {source}; no analyzer reads the data"
+            detail=f"fixed by {source}; no analyzer reads the data{_traced(config)}"
             if fixed
             else "not checked: your preprocessing_fn, or a schema that is not public, may use the data",
         ),
@@ -311,6 +340,10 @@ def _schema_accesses(config: PipelineConfig, facts: RunFacts) -> list[DataAccess
     if released is not None:
         found.append(DataAccess(what=STATISTICS_ACCESS, covered=True, detail=_released(released)))
     return found
+
+
+def _traced(config: PipelineConfig) -> str:
+    return f"; what is `{config.model.use}`'s own is a graph {BUILT_APART}" if config.model.is_built_apart else ""
 
 
 def _released(statistics: DpStatistics) -> str:

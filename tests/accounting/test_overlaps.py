@@ -58,7 +58,7 @@ def people(count: int = 40) -> list[list[str]]:
 
 
 class TestKeys:
-    @pytest.mark.parametrize("same", ["a3", "A3", " a3 "])
+    @pytest.mark.parametrize("same", ["a3", "A3", " a3 ", "a\u200b3", "\ufeffa3", "\uff213"])
     def test_units_of_another_name_are_refused(self, opened: Ledger, same: str) -> None:
         register(opened, "first", {"train": A, "eval": Z})
         with pytest.raises(BadInputError, match="registered as first already") as caught:

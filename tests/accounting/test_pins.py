@@ -13,7 +13,7 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from tests.accounting.conftest import make_plan, make_registration
-from tests.accounting.test_ledger import run
+from tests.accounting.test_ledger import run, spend
 from tests.accounting.test_verify import edit, file_of
 
 
@@ -88,6 +88,23 @@ def test_a_copy_that_was_taken_before_is_an_older_state(
     pins.note(ledger, folders)
     with pytest.raises(BudgetRefusedError, match="was rolled back, or is a copy that went on by itself"):
         opened(copy, folders)
+
+
+def test_a_charge_of_a_run_that_was_killed_is_not_undone_by_a_copy(
+    ledger: Ledger, url: str, tmp_path: Path, folders: list[Path]
+) -> None:
+    copy = copied(url, tmp_path)
+    with spend(ledger, make_plan()) as grant:
+        pins.start(grant, ledger, data=folders[1], workspace=folders[0])
+    assert opened(url, folders) is not None
+    with pytest.raises(BudgetRefusedError, match="was rolled back, or is a copy that went on by itself"):
+        opened(copy, folders)
+
+
+def test_no_pin_is_made_where_there_is_none(ledger: Ledger, tmp_path: Path) -> None:
+    with spend(ledger, make_plan()) as grant:
+        pins.start(grant, ledger, data=tmp_path / "data", workspace=tmp_path)
+    assert pins.pinned([tmp_path, tmp_path / "data"]) == {}
 
 
 def test_a_copy_that_went_on_by_itself_is_found(ledger: Ledger, url: str, tmp_path: Path, folders: list[Path]) -> None:

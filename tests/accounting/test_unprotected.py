@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.accounting.unit_digests import ALL, secret_file
 from privacy_pipeline.accounting.unprotected import Use
+from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BudgetRefusedError
-from tests.accounting.conftest import DIGEST, make_plan
+from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.accounting.test_ledger import run, spend
 
 
@@ -88,3 +93,56 @@ def test_a_policy_of_before_reads_and_writes_as_it_did() -> None:
     old = '{"alerts":[0.5,0.8],"dataset":"adult","delta":1e-05,"epsilon":3.0,"eval_epsilon":null,"may_spend":null,'
     old += '"shares":{"train":1.0},"unit":"row"}'
     assert Policy.model_validate_json(old).to_json() == old
+
+
+def digests(content: list[str]) -> Callable[[bytes], NDArray[np.uint64]]:
+    """Digests one-cell rows, as `data.source.row_digests` does for files."""
+
+    def under(secret: bytes) -> NDArray[np.uint64]:
+        hasher = RowHasher(secret)
+        return hasher.rows([[cell] for cell in content])
+
+    return under
+
+
+PEOPLE, STRANGERS = ([f"{letter}{number}" for number in range(40)] for letter in "ps")
+EDITED = ["x0", *PEOPLE[:0:-1]]  # in another order, one cell edited
+
+
+@pytest.fixture
+def two(url: str) -> Ledger:
+    """A dataset that asks for a guarantee, and one that asks for nothing."""
+    opened = Ledger.open(url, create=True)
+    for name, digest, content in (("adult", DIGEST, PEOPLE), ("lenient", "b" * 64, STRANGERS)):
+        rows = {ALL: digests(content)(opened.digest_secret())}
+        opened.register(make_registration(name, digest=digest), epsilon=3.0, delta=1e-5, rows=rows)
+    opened.apply_policy(policy(require_guarantee=True))
+    return opened
+
+
+@pytest.mark.parametrize("named", ["else", "lenient", "adult"])
+def test_edited_data_is_known_by_its_rows_whatever_it_is_named(two: Ledger, named: str) -> None:
+    asked = use(dataset=named, data_digest="f" * 64)
+    with pytest.raises(BudgetRefusedError, match="asks for a guarantee of every run"):
+        two.run_unprotected(asked, run_id="run-1", rows=digests(EDITED))
+    two.apply_policy(policy())
+    assert "adult" in two.run_unprotected(asked, run_id="run-1", rows=digests(EDITED))
+    assert len(two.unprotected_runs("adult")) == 1 and two.verify().ok
+
+
+def test_other_peoples_rows_are_nobodys_business(two: Ledger) -> None:
+    others = digests([f"other{number}" for number in range(40)])
+    assert two.run_unprotected(use(dataset="else", data_digest="f" * 64), run_id="run-1", rows=others) == []
+
+
+def test_registered_files_are_not_read_for_their_rows(two: Ledger) -> None:
+    def read(_: bytes) -> NDArray[np.uint64]:
+        raise AssertionError("it is known whose they are")
+
+    assert two.run_unprotected(use(dataset="else", data_digest="b" * 64), run_id="run-1", rows=read) == ["lenient"]
+
+
+def test_without_the_secret_of_the_digests_nothing_tells_and_nothing_runs(two: Ledger) -> None:
+    secret_file(two._engine.url).unlink()
+    with pytest.raises(LedgerError, match="nothing tells whether this data is among them"):
+        two.run_unprotected(use(dataset="else", data_digest="f" * 64), run_id="run-1", rows=digests(EDITED))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -146,6 +148,45 @@ def test_an_edit_of_any_module_that_a_node_imports_changes_the_hash() -> None:
     for path in modules:
         seen.add(code_hash._digest({**sources, path: sources[path] + b"#"}))
     assert before not in seen and len(seen) == len(modules) > 250
+
+
+ROOT = Path(code_hash.__file__).parents[2]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A copy of both packages, and the paths of all their files: modules, templates, fonts."""
+    root = tmp_path / "copied"
+    for package in ("privacy_pipeline", "federated"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
+    return root, sorted(os.path.relpath(path, root) for path in found)
+
+
+def test_an_edit_of_any_file_of_either_package_is_in_what_is_hashed(files: tuple[Path, list[str]]) -> None:
+    root, paths = files
+    before = framework_sources(root)
+    assert code_hash._digest(before) == hash_of_framework()
+    assert len(paths) > 400 and {Path(path).suffix for path in paths} > {".py", ".j2", ".ttf"}
+    for path in paths:
+        with (root / path).open("ab") as stream:
+            stream.write(b"#")
+    after = framework_sources(root)
+    assert {path for path in paths if after.get(path) != before.get(path)} == set(paths)
+    keys = {code_hash._digest({**before, path: after[path]}) for path in paths}  # each edited in turn
+    assert hash_of_framework() not in keys and len(keys) == len(paths)
+
+
+def test_a_file_that_is_added_renamed_or_removed_is_told(files: tuple[Path, list[str]]) -> None:
+    root, paths = files
+    module = next(path for path in paths if path.endswith("releases/noise.py"))
+    before = code_hash._digest(framework_sources(root))
+    (root / module).rename(root / "privacy_pipeline/renamed.py")
+    renamed = code_hash._digest(framework_sources(root))
+    (root / "privacy_pipeline/renamed.py").unlink()
+    removed = code_hash._digest(framework_sources(root))
+    (root / "privacy_pipeline/new.json").write_text("{}")
+    assert len({before, renamed, removed, code_hash._digest(framework_sources(root))}) == 4
 
 
 def test_the_hash_is_of_the_files_as_they_are(tmp_path: Path) -> None:

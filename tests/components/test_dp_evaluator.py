@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import tensorflow as tf
 from apache_beam.testing.util import assert_that
 from tfx.types import standard_artifacts
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.accounting.policy import Policy
@@ -297,6 +299,18 @@ def project(tmp_path: Path) -> Project:
     ledger.register(make_registration("things"), epsilon=3.0, delta=1e-5)
     ledger.apply_policy(Policy(dataset="things", epsilon=3.0, delta=1e-5, unit="row", eval_epsilon=1.2))
     return Project(config, ledger)
+
+
+def test_a_copy_of_the_ledger_does_not_undo_an_evaluation(project: Project, tmp_path: Path) -> None:
+    config = project.config
+    config.workspace.mkdir(exist_ok=True)
+    pins.note(project.ledger, [config.workspace, config.dataset.path])
+    shutil.copytree(tmp_path / "ledger", tmp_path / "copy")
+    project.evaluate()
+    project.config = config.model_copy(update={"ledger": f"sqlite:///{tmp_path}/copy/ledger.db"})
+    with pytest.raises(BudgetRefusedError, match="was rolled back"):
+        project.evaluate(run_id="run-2")
+    assert project.calls == 1
 
 
 def test_the_eval_split_pays(project: Project) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting import events, pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
@@ -307,6 +308,24 @@ def test_a_training_that_breaks_off_stays_charged_in_full(url: str, ledger: Ledg
     entry = only_entry(ledger)
     assert entry.state is State.STARTED
     assert ledger.status()[0].spent_epsilon == pytest.approx(entry.epsilon) and entry.epsilon > 0
+
+
+def test_a_copy_of_the_ledger_does_not_undo_a_training_that_broke_off(url: str, ledger: Ledger, tmp_path: Path) -> None:
+    places = {"dataset": {"path": str(tmp_path / "data")}, "workspace": str(tmp_path)}
+    (tmp_path / "data").mkdir()
+    pins.note(ledger, [tmp_path, tmp_path / "data"])
+    shutil.copytree(tmp_path / "ledger", tmp_path / "copy")
+
+    def on_train(inputs: TrainingInputs) -> Executed:
+        raise KeyboardInterrupt
+
+    backend = FakeBackend()
+    backend.on_train = on_train
+    with pytest.raises(KeyboardInterrupt):
+        train(backend, url, **places)
+    with pytest.raises(BudgetRefusedError, match="was rolled back"):
+        train(backend, url.replace("/ledger/", "/copy/"), run_id="run-2", **places)
+    assert len(backend.trained) == 1
 
 
 def test_training_again_after_a_failure_is_charged_again(url: str, ledger: Ledger) -> None:

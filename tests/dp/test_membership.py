@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from benchmarks import coverage
 from privacy_pipeline.dp.membership import FALSE_POSITIVE_RATES, threshold_attack
 from privacy_pipeline.errors import BadInputError
 
@@ -31,19 +32,30 @@ def test_no_threshold_with_fewer_false_positives_finds_more(members: np.ndarray,
         assert found == pytest.approx(max((np.mean(members < limit) for limit in limits), default=0.0))
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    random = np.random.default_rng(5)
-    truth = 0.7602499389065233  # of two normal distributions one standard deviation apart: Phi(1 / sqrt 2)
-    hit = 0
-    for _ in range(1000):
-        reading = threshold_attack(random.normal(size=60), random.normal(1.0, size=90))
-        hit += reading.auc_low <= truth <= reading.auc_high
-    assert 925 <= hit <= 975
-    narrow = sum(
-        abs(threshold_attack(random.normal(size=60), random.normal(1.0, size=90)).auc - truth) < 0.04
-        for _ in range(300)
-    )
-    assert narrow < 0.925 * 300  # a narrower interval would fail
+def old_interval(members: np.ndarray, others: np.ndarray) -> tuple[float, float]:
+    """Version 0.1.0: by the variance of DeLong, DeLong and Clarke-Pearson."""
+    pairs = (members[:, None] < others) + 0.5 * (members[:, None] == others)
+    variance = pairs.mean(axis=1).var(ddof=1) / members.size + pairs.mean(axis=0).var(ddof=1) / others.size
+    reach = 1.959963984540054 * float(np.sqrt(variance))
+    return float(pairs.mean()) - reach, float(pairs.mean()) + reach
+
+
+def test_the_interval_holds_the_truth_where_that_of_before_did_not() -> None:
+    """Members and others that are nearly told apart: often no pair shows that they are not quite."""
+    random, tries = np.random.default_rng(5), 300
+    truth = 1 - 0.05**2 / 2
+    held = before = 0
+    for _ in range(tries):
+        members, others = random.uniform(0, 1, 20), random.uniform(0.95, 1.95, 30)
+        reading, (low, high) = threshold_attack(members, others), old_interval(members, others)
+        held += reading.auc_low <= truth <= reading.auc_high
+        before += low <= truth <= high
+    assert before < 0.6 * tries and held >= 0.91 * tries  # 0.95 less three standard errors
+
+
+def test_the_grid_of_the_interval() -> None:
+    cases = list(coverage.aucs(np.random.default_rng(6), 300, sizes=((2, 2), (5, 50), (60, 90))))
+    assert [case for case in cases if case.above_chance(len(cases))] == []
 
 
 def test_a_model_that_learned_by_heart_is_seen_and_chance_is_not() -> None:

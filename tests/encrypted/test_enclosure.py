@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from privacy_pipeline import namespaces
 from privacy_pipeline.encrypted import enclosed, environment, party, run_folder
 from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.enclosure import Enclosure
@@ -169,7 +170,7 @@ except PipelineError as error:
         ["unshare", "-r", sys.executable, "-c", script],
         env=environment.variables(), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.startswith("no network namespace to be had: unshare: ") and enclosed.FIX in done.stdout
+    assert done.stdout.startswith("no namespace of its own to be had: unshare: ") and namespaces.FIX in done.stdout
     time.sleep(0.2)
     assert not (tmp_path / "ran").exists()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from federated.experiments.config import load_experiment
 from federated.experiments.evaluation import area_under_curve
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
-from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting import events, pins
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State, price
@@ -134,6 +135,18 @@ def test_a_private_run_is_charged_again_after_a_kill_and_its_epsilon_follows_fro
     assert all(set(line) <= {"round", "bytes_up", "bytes_down", "eval", "epsilon"} for line in rounds)
     assert [line["bytes_up"] for line in rounds] == [10 * 24 * (n + 1) for n in range(6)]
     assert not (point.folder / "checkpoint.npz").exists()
+
+
+def test_a_copy_of_the_ledger_does_not_undo_a_run_that_was_killed(people):
+    point = points(people, PRIVACY, **{"ledger.db": "ledger/ledger.db"})[0]
+    pins.leave(register(people, point), data=people / "people", workspace=people / "runs", tell=print)
+    shutil.copytree(people / "ledger", people / "copy")
+    with pytest.raises(Killed):
+        run_point(point, build=logistic.build, report=kill_at(1))
+    shutil.rmtree(people / "ledger")
+    (people / "copy").rename(people / "ledger")
+    with pytest.raises(BudgetRefusedError, match="was rolled back"):
+        run_point(point, build=logistic.build)
 
 
 def test_noise_that_is_not_the_accounted_one_gives_the_budget_back(people, monkeypatch):

@@ -20,7 +20,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.register import register_dataset
-from tests.pipelines.projects import write_project
+from tests.pipelines.projects import csv_text, write_project
 from tests.pipelines.test_runs import Project, copied, project
 
 __all__ = ["copied", "project"]
@@ -55,6 +55,40 @@ def test_so_is_one_under_another_name(project: Project) -> None:
     ledger = registered(project)
     project.start(with_dataset(project.config, name="renamed"))
     assert len(ledger.unprotected_runs("things")) == 1
+
+
+def edited(project: Project) -> PipelineConfig:
+    """The same people's rows elsewhere, under another name, in another order, with one cell edited."""
+    folder = project.root / "elsewhere"
+    shutil.copytree(project.config.dataset.path, folder, ignore=shutil.ignore_patterns(pins.FILE))
+    for file in folder.rglob("*.csv"):
+        head, *rows = file.read_text().splitlines()
+        file.write_text("\n".join([head, *reversed(rows[1:]), rows[0].replace("0.05", "0.06")]) + "\n")
+    return with_dataset(project.config, name="renamed", path=folder)
+
+
+def test_so_is_one_on_edited_rows_from_another_folder(project: Project) -> None:
+    ledger = registered(project)
+    project.start(edited(project))
+    assert len(ledger.unprotected_runs("things")) == 1
+    apply(ledger, require_guarantee=True)
+    with pytest.raises(BudgetRefusedError, match="asks for a guarantee"):
+        project.start(edited_again(project))
+    assert len(project.executed) == 1 and len(ledger.unprotected_runs("things")) == 1
+
+
+def edited_again(project: Project) -> PipelineConfig:
+    shutil.rmtree(project.root / "elsewhere")
+    return edited(project).model_copy(update={"pipeline": "again", "workspace": project.root / "second-workspace"})
+
+
+def test_other_peoples_data_is_not_journalled(project: Project) -> None:
+    ledger = registered(project)
+    config = edited(project)
+    for file in config.dataset.path.rglob("*.csv"):
+        file.write_text(csv_text(40, first=9000))
+    project.start(config)
+    assert ledger.unprotected_runs("things") == [] and len(project.executed) == 1
 
 
 def test_where_nothing_is_registered_no_ledger_is_needed(project: Project) -> None:

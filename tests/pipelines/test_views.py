@@ -94,6 +94,8 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "model.hidden_units": ((), "model.hidden_units=[3]"),
     "model.dropout": ((), "model.dropout=0.5"),
     "model.params": ((), "model.params={depth: 3}"),
+    "model.files": ((), "model.files=[words.txt]"),
+    "model.trust": ((), "model.trust=reviewed"),
     "training.backend": ((), DP),
     "training.epochs": ((), "training.epochs=3"),
     "training.batch_size": ((), "training.batch_size=3"),
@@ -365,3 +367,15 @@ def test_code_of_the_user_is_part_of_the_code_hash(
     assert first != views.code_hash(load_config(config_file))
     module.write_text("def build_model(context): return 2\n")
     assert views.code_hash(own) != first
+
+
+def test_code_of_the_framework_is_part_of_every_key(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(config_file)
+
+    def keys() -> tuple[str, str]:
+        statistics = views.statistics_fingerprint(config, request="{}", data_digest="d" * 64, lock="l")
+        return views.code_hash(config), statistics
+
+    before = keys()
+    monkeypatch.setattr(views, "hash_of_framework", lambda: "0" * 64)
+    assert all(one != other for one, other in zip(before, keys(), strict=True))

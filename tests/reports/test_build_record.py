@@ -271,7 +271,7 @@ def test_users_with_rows_in_both_splits_are_not_passed_over(dataset: dict[str, A
 
 def test_a_users_preprocessing_is_not_called_covered() -> None:
     record = build_record(
-        config=make_config(model={"use": "my.module"}),
+        config=make_config(model={"use": "my.module", "trust": "reviewed"}),
         facts=FACTS,
         executed=make_executed(),
         plan=make_plan(),
@@ -358,3 +358,26 @@ def test_a_guarantee_out_of_range_is_refused(bad: dict[str, float]) -> None:
     document["guarantee"] |= bad
     with pytest.raises(ValidationError, match=next(iter(bad))):
         PrivacyRecord.model_validate(document)
+
+
+def accesses(model: Any) -> dict[str, Any]:
+    record = build_record(
+        config=make_config(model=model),
+        facts=FACTS,
+        plan=make_plan(),
+        executed=make_executed(),
+        composition=COMPOSITION,
+    )
+    return {access.what: access for access in record.data_accesses}
+
+
+def test_the_record_says_where_code_of_a_users_ran() -> None:
+    assert "model code" not in accesses({"use": "tabular"})
+    apart = accesses({"use": "mine", "files": ["public/words.txt"]})
+    assert apart["model code"].covered and apart["preprocessing"].covered
+    assert "built without access to data" in apart["model code"].detail
+    assert "public/words.txt" in apart["model code"].detail
+    beside = accesses({"use": "mine", "trust": "reviewed"})
+    assert not beside["model code"].covered and not beside["preprocessing"].covered
+    assert "model code: not checked" in beside["model code"].detail
+    assert "built without" not in str(beside)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.registration import Registration, division_of
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
@@ -72,6 +73,7 @@ def evaluate_charged(
         BudgetRefusedError: the ledger refuses; nothing was read.
     """
     ledger, dataset = Ledger.open(config.ledger), config.dataset
+    pins.require(ledger, pins.places(data=dataset.path, workspace=config.workspace))
     section, span = config.evaluation.dp, dataset.named_span
     registration = ledger.registration(dataset.name, span)
     if registration is None or section is None:
@@ -89,7 +91,7 @@ def evaluate_charged(
         division=division_of(dataset),
     ) as grant:
         composition = ledger.composition(grant.entry_id)
-        grant.start()
+        pins.start(grant, ledger, data=dataset.path, workspace=config.workspace)
         answers = count(release)
         receipt = grant.commit(release.plan.event)
     found = evaluated(

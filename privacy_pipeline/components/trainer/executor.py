@@ -136,6 +136,8 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         raise ValueError(f"backend {backend.name} claims a guarantee but plans no mechanism")
     inputs = dataclasses.replace(inputs, plan=plan, binding=f"{facts.code} {facts.lock} {facts.data}")
     # Reads no data: a model whose rows mix is refused before anything is reserved.
+    if config.model.is_built_apart:
+        _require_built(inputs)
     backend.examine(config=config, features=inputs.features, plan=plan, specs=lambda: _specs(inputs))
     training = _Training(backend, inputs, plan, facts, node, ledger)
     if inputs.state_dir is None or plan.tuning is not None:
@@ -198,7 +200,8 @@ class _Training:
             if not grant.continued:
                 if attempt is not None:
                     attempt.begin(grant)
-                grant.start()
+                config = self.inputs.config
+                pins.start(grant, self.ledger, data=config.dataset.path, workspace=config.workspace)
             state_dir = attempt.state_dir if attempt is not None else None
             executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir, audits=audits))
             attempts.require_continued(grant, executed.resumed_at)
@@ -208,6 +211,13 @@ class _Training:
         if attempt is not None:
             attempt.destroy()
         return executed, compositions
+
+
+def _require_built(inputs: TrainingInputs) -> None:
+    """Builds the model once, whether or not the backend examines it: what cannot be built costs nothing."""
+    from privacy_pipeline.backends import keras_io
+
+    keras_io.model_of(inputs.config, features=inputs.features, specs=_specs(inputs))
 
 
 def _specs(inputs: TrainingInputs) -> Mapping[str, InputSpec]:

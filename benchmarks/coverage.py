@@ -1,0 +1,409 @@
+"""How often each interval misses what it is about, and each gate errs, on small and skewed data.
+
+    python -m benchmarks.coverage [--samples N]
+
+Prints the worst case of each claim, and ends with 1 if a claim is exceeded by more than chance. The cases are rare and
+nearly certain classes, values that are nearly all zero, ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times
+the rows. Noise is discrete Gaussian, drawn by inversion. The numbers are those of the product's own functions. What has
+an exact value is computed and not simulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom, chi2, skellam
+
+from privacy_pipeline.accounting.release_plan import default_threshold_delta
+from privacy_pipeline.confidence import Sampling, drops, upper_quantile
+from privacy_pipeline.dp.audit import bound_from_scores
+from privacy_pipeline.dp.membership import auc_of
+from privacy_pipeline.dp.noise_check import DRAWS, LEVEL
+from privacy_pipeline.releases import estimates, noise
+from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
+from privacy_pipeline.releases.release import Noisy
+
+Floats = NDArray[np.float64]
+Random = np.random.Generator
+_AGAIN = 3
+LEVEL_OF_AN_END = (1 - estimates.CONFIDENCE) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One case of a claim.
+
+    Attributes:
+        claim: what is claimed.
+        most: chance of an error, at most, by the claim.
+        found: measured, or exact where `samples` is 0.
+        samples: how often it was tried.
+        where: which case it is.
+        again: tries this case anew, with random numbers and a number of samples.
+    """
+
+    claim: str
+    most: float
+    found: float
+    samples: int
+    where: str
+    again: Callable[[Random, int], Iterator[Case]] | None = field(default=None, repr=False, compare=False)
+
+    def looked_at_again(self, random: Random, samples: int) -> Case:
+        """The same case with other random numbers; itself where it is exact."""
+        if self.again is None:
+            return self
+        return next(
+            case for case in self.again(random, samples) if (case.claim, case.where) == (self.claim, self.where)
+        )
+
+    def above_chance(self, cases: int) -> bool:
+        """Whether chance alone would give so many errors once in 1,000 tables of so many cases, or less often."""
+        if self.samples == 0:
+            return self.found > self.most * (1 + 1e-9)
+        errors = round(self.found * self.samples)
+        return bool(binom.sf(errors - 1, self.samples, self.most) < 1e-3 / cases)
+
+
+def discrete_gaussian(random: Random, scale: float, size: Any) -> Floats:
+    """Discrete Gaussian noise by inversion."""
+    reach = math.ceil(12 * scale) + 2
+    numbers = np.arange(-reach, reach + 1)
+    cumulated = np.cumsum(pmf(scale, reach))
+    return numbers[np.minimum(np.searchsorted(cumulated, random.random(size)), numbers.size - 1)].astype(np.float64)
+
+
+def pmf(scale: float, reach: int) -> Floats:
+    """Probabilities of discrete Gaussian noise from -reach to reach."""
+    weights = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * scale**2))
+    return weights / weights.sum()
+
+
+def by_outcome(outcomes: Sequence[Floats], decide: Callable[..., NDArray[Any]]) -> NDArray[Any]:
+    """`decide` of each sample, asked once for equal ones."""
+    kinds, place = np.unique(np.stack(outcomes, axis=1), axis=0, return_inverse=True)
+    return decide(*kinds.T)[place.reshape(-1)]
+
+
+def missed(hits: Floats, misses: Floats, share: float, *, sampling: Sampling) -> tuple[float, float]:
+    """How often the lower end lies above a share, and the upper one below it."""
+
+    def ends(h: Floats, m: Floats) -> NDArray[np.bool_]:
+        some = h + m > 0  # else nothing is said
+        found = np.zeros((h.size, 2), bool)
+        found[some, 0] = drops(h[some], m[some], share, sampling=sampling, level=LEVEL_OF_AN_END)
+        found[some, 1] = drops(m[some], h[some], 1 - share, sampling=sampling.swapped(), level=LEVEL_OF_AN_END)
+        return found
+
+    low, high = by_outcome((hits, misses), ends).mean(axis=0)
+    return float(low), float(high)
+
+
+SHARES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.9, 0.99)
+ROWS = (5, 20, 100, 1000, 100_000)
+NOISES = (0.3, 1.0, 5.0, 50.0)
+
+
+def ratios(random: Random, samples: int, *, shares: Iterable[float], rows: Iterable[int], noises: Iterable[float],
+           cells: Iterable[int] = (1, 2), bounds: Iterable[int] = (1, 4)) -> Iterator[Case]:  # fmt: skip
+    """Accuracy (two counts each), precision and recall (one each), and the gate, which looks at the lower end alone."""
+    for p, n, scale, count, bound in itertools.product(shares, rows, noises, cells, bounds):
+        if bound > n:
+            continue
+        total = n // bound * bound
+        sampling = estimates.sampling_of_ratio(count, count, scale=scale, bound=bound)
+        noise_of = [discrete_gaussian(random, scale, (count, samples)).sum(0) for _ in range(2)]
+        drawn = bound * random.binomial(n // bound, p, samples).astype(np.float64)  # rows of a unit are alike
+        held = np.full(samples, round(p * n))
+        where = f"share {p:g}, {n:,} rows, noise {scale:g}, {count} count(s) each, {bound} row(s) a unit"
+        again = partial(ratios, shares=(p,), rows=(n,), noises=(scale,), cells=(count,), bounds=(bound,))
+        for of, hits, rows_of, share in (
+            ("the population", drawn, total, p),
+            ("these very rows", held, n, held[0] / n),
+        ):
+            low, high = missed(hits + noise_of[0], rows_of - hits + noise_of[1], share, sampling=sampling)
+            yield Case(claim=f"gate: a model passes that misses its threshold on {of}", most=LEVEL_OF_AN_END, found=low,
+                       samples=samples, where=where, again=again)  # fmt: skip
+            yield Case(claim=f"accuracy, precision, recall of {of}", most=1 - estimates.CONFIDENCE, found=low + high,
+                       samples=samples, where=where, again=again)  # fmt: skip
+
+
+def values_of(kind: str, random: Random, shape: tuple[int, int]) -> tuple[Floats, float]:
+    """Values in [-1, 1], [samples, rows], and their mean."""
+    if kind == "ends":
+        return np.where(random.random(shape) < 0.02, 1.0, -1.0), -0.96
+    if kind == "nearly all zero":
+        return np.where(random.random(shape) < 0.01, random.uniform(0, 1, shape), 0.0), 0.005
+    if kind == "one end, rarely near it":
+        return np.where(random.random(shape) < 0.04, -0.9, -1.0), -0.996
+    return random.uniform(-1, 1, shape), 0.0
+
+
+KINDS = ("ends", "nearly all zero", "one end, rarely near it", "uniform")
+
+
+def means(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
+          kinds: Iterable[str] = KINDS) -> Iterator[Case]:  # fmt: skip
+    """Means of clamped values."""
+    for kind, n, scale in itertools.product(kinds, rows, noises):
+        some = min(samples, max(500, 4_000_000 // n))
+        values, mean = values_of(kind, random, (some, n))
+        fixed = np.rint(values * UNIT_OF_FIXED_POINT).sum(axis=1) / UNIT_OF_FIXED_POINT
+        total, count = (part + random.normal(0, scale, some) for part in (fixed, n))
+        low, high = missed((count + total) / 2, (count - total) / 2, (1 + mean) / 2,
+                           sampling=estimates.sampling_of_mean(scale))  # fmt: skip
+        yield Case(claim="means", most=1 - estimates.CONFIDENCE, found=low + high, samples=some,
+                   where=f"{kind}, {n:,} rows, noise {scale:g}",
+                   again=partial(means, rows=(n,), noises=(scale,), kinds=(kind,)))  # fmt: skip
+
+
+def counts(noises: Iterable[float]) -> Iterator[Case]:
+    """Rows of a slice, the sum of four noisy counts; exact."""
+    for scale in noises:
+        reach = math.ceil(12 * scale) + 2
+        one = pmf(scale, reach)
+        four = np.convolve(np.convolve(one, one), np.convolve(one, one))
+        numbers = np.arange(four.size) - four.size // 2
+        interval = estimates.count(1e6, scale=2 * scale)
+        out = four[(1e6 + numbers < interval.low) | (1e6 + numbers > interval.high)].sum()
+        yield Case(claim="numbers of rows", most=1 - estimates.CONFIDENCE, found=float(out),
+                   samples=0, where=f"noise {scale:g}")  # fmt: skip
+
+
+def totals(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float]) -> Iterator[Case]:
+    """Sums of clamped values."""
+    query = Moments(name="m", column="x", minimum=0.0, maximum=10.0)
+    for n, scale in itertools.product(rows, noises):
+        values = np.where(random.random(n) < 0.05, random.uniform(0, 10, n), 0.0)
+        cells = query.contribution([{"x": float(value)} for value in values])
+        draws = np.rint(random.normal(0, scale * UNIT_OF_FIXED_POINT, (samples, 2))).astype(np.int64)
+        errors = 0
+        for one, other in draws.tolist():
+            noisy = {"sum": cells["sum"] + one, "count": cells["count"] + other}
+            found = estimates.total(Noisy(query=query, values=noisy, scale=scale * UNIT_OF_FIXED_POINT, threshold=None))
+            errors += not found.low <= values.sum() <= found.high
+        yield Case(claim="sums", most=1 - estimates.CONFIDENCE, found=errors / samples, samples=samples,
+                   where=f"nearly all zero, {n:,} rows, noise {scale:g}",
+                   again=partial(totals, rows=(n,), noises=(scale,)))  # fmt: skip
+
+
+def histogram_values(kind: str, random: Random, rows: int) -> Floats:
+    """Values of a column whose range nobody knows."""
+    if kind == "nearly all zero":
+        return np.where(random.random(rows) < 0.03, random.lognormal(3, 2, rows), 0.0)
+    if kind == "ties":
+        return random.choice([1.0, 2.0, 64.0], rows, p=[0.5, 0.25, 0.25])
+    if kind == "one value":
+        return np.full(rows, 7.0)
+    return random.normal(0, 50, rows)
+
+
+HISTOGRAMS = ("nearly all zero", "ties", "one value", "normal")
+
+
+def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
+               kinds: Iterable[str] = HISTOGRAMS) -> Iterator[Case]:  # fmt: skip
+    """Quantiles and ranges over powers of two of both signs."""
+    query = Histogram(name="h", column="x", edges=estimates.logarithmic_edges())
+    cells = query.cells
+    for kind, n, scale in itertools.product(kinds, rows, noises):
+        values = np.sort(histogram_values(kind, random, n))
+        held = np.bincount(np.searchsorted(query.edges, values, side="right"), minlength=len(cells))
+        wrong, quantiles = dict.fromkeys((0.01, 0.25, 0.5, 0.95), 0), {}
+        for share in wrong:
+            quantiles[share] = values[max(0, math.ceil(share * n - 1e-9) - 1)]
+        least = 1 + scale * upper_quantile(1e-3 / len(cells))
+        empty = full = 0
+        draws = discrete_gaussian(random, scale, (samples, len(cells))).astype(np.int64)
+        for added in held + draws:
+            noisy = Noisy(
+                query=query, values=dict(zip(cells, added.tolist(), strict=True)), scale=scale, threshold=None
+            )
+            for share, truth in quantiles.items():
+                found = estimates.quantile_interval(noisy, share)
+                wrong[share] += not (found.low <= truth < found.high or truth == found.high == math.inf)
+            found_range = estimates.value_range(noisy)
+            low, high = found_range or (math.inf, -math.inf)
+            empty += found_range is not None and (
+                _none_between(values, query.edges, low, first=True)
+                or _none_between(values, query.edges, high, first=False)
+            )
+            inside = np.flatnonzero(held >= 2 * least)
+            full += inside.size > 0 and (
+                found_range is None
+                or low > query.edges[max(int(inside[0]) - 1, 0)]
+                or high < query.edges[min(int(inside[-1]), len(query.edges) - 1)]
+            )
+        where = f"{kind}, {n:,} rows, noise {scale:g}"
+        again = partial(histograms, rows=(n,), noises=(scale,), kinds=(kind,))
+        for share, errors in wrong.items():
+            yield Case(claim="quantiles, to within edges", most=1 - estimates.CONFIDENCE, found=errors / samples,
+                       samples=samples, where=f"share {share:g}, {where}", again=again)  # fmt: skip
+        yield Case(claim="ranges: an end has no value beside it", most=1e-3, found=empty / samples, samples=samples,
+                   where=where, again=again)  # fmt: skip
+        beyond = 1e-3 * max(1, inside.size) / len(cells)
+        yield Case(claim="ranges: an interval of twice the least count is outside", most=beyond, found=full / samples,
+                   samples=samples, where=where, again=again)  # fmt: skip
+
+
+def _none_between(values: Floats, edges: Sequence[float], end: float, *, first: bool) -> bool:
+    """Whether the outermost interval of a range, or what lies beyond all edges, has no value."""
+    place = edges.index(end)
+    low = -math.inf if first and place == 0 else edges[place] if first else edges[place - 1]
+    high = edges[place + 1] if first else math.inf if place == len(edges) - 1 else edges[place]
+    return not bool(((values >= low) & (values < high)).any())
+
+
+def losses(kind: str, random: Random, members: int, others: int) -> tuple[Floats, Floats, float]:
+    """Losses of both sides, and the AUC of their distributions."""
+    if kind == "nearly told apart":
+        return random.uniform(0, 1, members), random.uniform(0.95, 1.95, others), 1 - 0.05**2 / 2
+    if kind == "all alike but a few members":
+        return np.where(random.random(members) < 0.01, 0.0, 0.5), np.full(others, 0.5), 0.505
+    if kind == "members below or above all":
+        return np.where(random.random(members) < 0.97, 0.0, 1.0), random.uniform(0.4, 0.6, others), 0.97
+    return random.exponential(size=members), random.exponential(size=others), 0.5
+
+
+LOSSES = ("nearly told apart", "all alike but a few members", "members below or above all", "chance")
+
+
+def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]],
+         kinds: Iterable[str] = LOSSES) -> Iterator[Case]:  # fmt: skip
+    """AUC of the membership attack."""
+    for kind, (members, others) in itertools.product(kinds, sizes):
+        some = min(samples, max(500, 20_000_000 // (members + others)))
+        found, truth = np.empty(some), 0.0
+        for number in range(some):
+            ours, theirs, truth = losses(kind, random, members, others)
+            found[number] = auc_of(ours, theirs)
+        pairs = min(members, others)
+        low, high = missed(found * pairs, (1 - found) * pairs, truth, sampling=Sampling(simple=False))
+        yield Case(claim="AUC of the membership attack", most=1 - estimates.CONFIDENCE, found=low + high, samples=some,
+                   where=f"{kind}, {members:,} members and {others:,} others",
+                   again=partial(aucs, sizes=((members, others),), kinds=(kind,)))  # fmt: skip
+
+
+def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: Iterable[float] = (0.1, 1.0, 4.0),
+           deltas: Iterable[float] = (0.0, 1e-5)) -> Iterator[Case]:  # fmt: skip
+    """A sound mechanism is refused by its audit. Coins told by randomised response lose all that they may."""
+    for count, epsilon, delta in itertools.product(canaries, epsilons, deltas):
+        errors = 0
+        for _ in range(samples):
+            included = random.random(count) < 0.5
+            flipped = random.random(count) < 1 / (1 + math.exp(epsilon))
+            given_away = random.random(count) < delta
+            scores = np.where(given_away, 2.0, 1.0) * np.where(included ^ (flipped & ~given_away), 1.0, -1.0)
+            scores += random.uniform(0, 1e-3, count)
+            errors += bound_from_scores(scores, included, delta=delta, confidence=0.95).lower_bound > epsilon + 1e-9
+        yield Case(claim="audit: a sound mechanism is refused", most=0.05, found=errors / samples, samples=samples,
+                   where=f"randomised response, epsilon {epsilon:g}, delta {delta:g}, {count:,} canaries",
+                   again=partial(audits, canaries=(count,), epsilons=(epsilon,), deltas=(delta,)))  # fmt: skip
+
+
+def chance_of_refusal(variance: float, numbers: int) -> float:
+    """Exact chance of the check of noise to refuse a sound Skellam sum of a variance, of so many numbers."""
+    reach = int(14 * math.sqrt(variance) + 16)
+    k = np.arange(-reach, reach + 1)
+    squares = np.zeros(reach**2 + 1)
+    np.add.at(squares, k**2, skellam.pmf(k, variance / 2, variance / 2))
+    count = numbers / (1 + 1 / variance / 2)  # as `federated.privacy.noise_check` counts them
+    unit = variance * numbers / count
+    return sum(
+        _tail_of_sum(squares, numbers, limit * unit, upper=upper)
+        for limit, upper in ((float(chi2.isf(LEVEL / 2, count)), True), (float(chi2.ppf(LEVEL / 2, count)), False))
+    )
+
+
+def _tail_of_sum(weights: Floats, numbers: int, limit: float, *, upper: bool) -> float:
+    """P(sum of `numbers` whole draws > limit), or <; tilted towards the limit, so that rounding loses little."""
+    x = np.arange(weights.size)
+    low, high = -5.0, 1.0
+    for _ in range(80):
+        tilt = (low + high) / 2
+        tilted = np.exp(tilt * x - max(0.0, tilt * x[-1]) + np.log(np.maximum(weights, 1e-320)))
+        mean = (tilted * x).sum() / tilted.sum()
+        low, high = (tilt, high) if mean < limit / numbers else (low, tilt)
+    size = 1 << math.ceil(math.log2(2 * limit + 4 * weights.size))
+    spectrum = np.fft.rfft(tilted / tilted.sum(), size)
+    found = np.maximum(np.fft.irfft(spectrum**numbers, size), 0.0)
+    sums = np.arange(size)
+    log_scale = numbers * (math.log(tilted.sum()) + max(0.0, tilt * x[-1]))
+    kept = (sums > limit if upper else sums < limit) & (found > 1e-13)
+    return float(np.exp(np.log(found[kept]) + log_scale - tilt * sums[kept]).sum())
+
+
+def checks_of_noise() -> Iterator[Case]:
+    """Chance of a sound run to be stopped; exact. Gaussian noise has the level by definition."""
+    for variance, numbers in itertools.product((0.25, 1.0, 4.0, 16.0), (256, 1024, 16384)):
+        yield Case(claim="check of noise: a sound run with noise of whole numbers is stopped", most=5e-9,
+                   found=chance_of_refusal(variance, numbers), samples=0,
+                   where=f"variance {variance:g}, {numbers:,} numbers")  # fmt: skip
+
+
+def passes(ratio: float, draws: int) -> float:
+    """Chance of noise of `ratio` times the stated deviation to pass the check."""
+    low, high = (float(chi2.isf(side, draws)) for side in (1 - LEVEL / 2, LEVEL / 2))
+    return float(chi2.cdf(high / ratio**2, draws) - chi2.cdf(low / ratio**2, draws))
+
+
+def least_off(draws: int, chance: float) -> float:
+    """Least deviation, in stated ones above 1 and as far below, that passes with a chance or less."""
+    low, high = 0.0, 2.0
+    for _ in range(60):
+        off = (low + high) / 2
+        passed = max(passes(1 + off, draws), passes(1 / (1 + off), draws))
+        low, high = (off, high) if passed > chance else (low, off)
+    return high
+
+
+def all_cases(samples: int) -> Iterator[Case]:
+    """The whole grid."""
+    random = np.random.default_rng(20)
+    yield from ratios(random, samples, shares=SHARES, rows=ROWS, noises=NOISES)
+    yield from means(random, samples, rows=(5, 100, 10_000), noises=(0.3, 5.0, 50.0))
+    yield from counts((0.1, 0.3, 0.5, 1.0, 3.0, 50.0))
+    yield from totals(random, samples, rows=(5, 1000), noises=(0.3, 50.0))
+    yield from histograms(random, max(200, samples // 4), rows=(5, 300, 100_000), noises=(0.3, 5.0, 50.0))
+    yield from aucs(random, samples, sizes=((2, 2), (5, 50), (50, 5), (60, 90), (1000, 1000)))
+    yield from audits(random, max(200, samples // 8), canaries=(50, 1000))
+    yield from checks_of_noise()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=1000, help="Of each case; of the worst ones ten times as many.")
+    samples = parser.parse_args().samples
+    cases = list(all_cases(samples))
+    print("| claim: chance of an error | at most | worst found | samples | cases | worst case |")
+    print("|---|---|---|---|---|---|")
+    for claim in dict.fromkeys(case.claim for case in cases):
+        own = [case for case in cases if case.claim == claim]
+        if any(case.above_chance(len(own)) for case in own):
+            raise SystemExit(f"not true: {claim}")
+        # The worst of many is bad luck too, so that it is tried anew.
+        several = sorted(own, key=lambda case: case.found / case.most)[-_AGAIN:]
+        tried = [case.looked_at_again(np.random.default_rng(21), 10 * samples) for case in several]
+        worst = max(tried, key=lambda case: case.found / case.most)
+        tries = f"{worst.samples:,}" if worst.samples else "exact"
+        print(f"| {claim} | {worst.most:.3g} | {worst.found:.3g} | {tries} | {len(own)} | {worst.where} |", flush=True)
+    print("\n| draws of the check of noise | off by, to pass every other time | off by, to pass once in 10^9 |")
+    print("|---|---|---|")
+    for draws in (DRAWS, DRAWS // 8, DRAWS // 16, 1024, 256):
+        print(f"| {draws:,} | {least_off(draws, 0.5):.1%} | {least_off(draws, LEVEL):.1%} |")
+    print("\n| delta of a vocabulary | least count, in deviations of the noise |\n|---|---|")
+    for delta in (1e-4, 1e-5, 1e-6, 1e-8):
+        distance = default_threshold_delta(epsilon=1.0, delta=delta)
+        print(f"| {delta:g} | {noise.threshold_for(distance=distance, bound=1, scale=100.0) / 100:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

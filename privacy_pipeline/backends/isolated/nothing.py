@@ -1,0 +1,5 @@
+"""Program that does nothing: it shows whether a build can be started."""
+
+
+def main() -> None:
+    """Runs the program."""
