@@ -14,8 +14,9 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
 from privacy_pipeline.covered_digests import id_of
 from privacy_pipeline.plain_text import plain_text
+from privacy_pipeline.side_by_side import processors, side_by_side
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 ALL = "all"  # the units or rows of a span where it was not told which split each is in
 _DIGEST_BYTES, _OLDER_BYTES = 8, 16
+_MANY, _PIECE = 500_000, 50_000  # units: from how many on several processes work, and on how many each at once
 _PART = 1 << 20  # digests in one row of the table
 _BIG_ENDIAN = ">u8"
 
@@ -132,6 +135,16 @@ def digest_units(units: Iterable[str] | Mapping[str, Iterable[str]], secret: byt
 
 
 def _digested(units: Iterable[str], secret: bytes) -> Array:
+    many = isinstance(units, Sized) and len(units) > _MANY
+    left, parts, processes = iter(units), list[bytes](), processors() if many else 1
+    with side_by_side(partial(_hashed, secret=secret), processes=processes) as of_several:
+        pieces = iter(lambda: list(itertools.islice(left, _PIECE)), [])
+        while some := list(itertools.islice(pieces, processes)):
+            parts += of_several(some)
+    return once([_of_bytes(b"".join(parts))])
+
+
+def _hashed(units: Sequence[str], *, secret: bytes) -> bytes:
     """HMAC-SHA256 (RFC 2104) of each unit. Both hashes have read the key in, so that a copy goes on from there."""
     block, hashed = secret.ljust(64, b"\0"), []
     inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
@@ -140,7 +153,7 @@ def _digested(units: Iterable[str], secret: bytes) -> Array:
         first.update((unit if unit.isdecimal() and unit.isascii() and unit[0] != "0" else _folded(unit)).encode())
         second.update(first.digest())
         hashed.append(second.digest()[:_DIGEST_BYTES])
-    return once([_of_bytes(b"".join(hashed))])
+    return b"".join(hashed)
 
 
 def digests_of(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
-from privacy_pipeline.data.csv_rows import batches, read_header, rows
+from privacy_pipeline.data.csv_rows import batches, mapped, read_header, rows
 from privacy_pipeline.data.example_keys import KeyProblem, key_of
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.tfrecord import count_records, records
-from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, UnitKeys, in_both
+from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, Keys, UnitKeys, compact, in_both
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 __all__ = [
@@ -215,6 +216,15 @@ def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None, fo
     return (_read_csv if format_ == "csv" else _read_records)(files, key, hasher)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What some records hold; `keys` is None where one of them lacks its key, or nobody asks."""
+
+    rows: int
+    keys: Keys | None
+    digests: NDArray[np.uint64] | None
+
+
 def _read_csv(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
     keys = KeyReader()
     count, digests = 0, [np.empty(0, np.uint64)]
@@ -223,16 +233,21 @@ def _read_csv(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None
         if key is not None and key not in header:
             raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
         index = None if key is None else header.index(key)
-        for batch in batches(file=file, width=len(header)):
-            count += len(batch)
-            if hasher is not None:
-                digests.append(hasher.rows(batch))
+        for part in mapped(partial(_part, index=index, hasher=hasher), file=file, width=len(header)):
+            count += part.rows
+            if part.digests is not None:
+                digests.append(part.digests)
             if index is not None:
-                found = [cells[index] for cells in batch]
-                if "" in found:
+                if part.keys is None:
                     raise _without_key(file, header[index], index)
-                keys.add(found)
+                keys.add(part.keys)
     return _Split(keys.done(), count, np.concatenate(digests))
+
+
+def _part(batch: Sequence[Sequence[str]], *, index: int | None, hasher: RowHasher | None) -> _Part:
+    written = None if index is None else [cells[index] for cells in batch]
+    keys = None if written is None or "" in written else compact(written)
+    return _Part(len(batch), keys, None if hasher is None else hasher.rows(batch))
 
 
 def _without_key(file: Path, key: str, index: int) -> BadInputError:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.side_by_side import processors, side_by_side
 
+Found = TypeVar("Found")
 _BATCH = 10_000  # rows
+_LARGE = 32 * 2**20  # bytes, from which on several processes are worth their start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,32 +102,57 @@ def batches(*, file: Path, width: int) -> Iterator[Sequence[Sequence[str]]]:
     Raises:
         BadInputError: the file cannot be read, or a record cannot be read as so many texts.
     """
+    return mapped(lambda batch: batch, file=file, width=width, processes=1)
+
+
+def mapped(
+    function: Callable[[Sequence[Sequence[str]]], Found], *, file: Path, width: int, processes: int | None = None
+) -> Iterator[Found]:
+    """What a function gives for each of `batches`, in their order.
+
+    Args:
+        function: of the cells of some records.
+        file: a CSV file.
+        width: number of its columns.
+        processes: how many work side by side; by default one for each processor where the file is large.
+
+    Raises:
+        BadInputError: the file cannot be read, or a record cannot be read as so many texts.
+    """
+
+    def of_lines(piece: tuple[bytes, int]) -> tuple[Found] | None:
+        plain = _plain(*piece, width)
+        return None if plain is None else (function(plain),)
+
     try:
-        with file.open("rb") as stream:
+        if processes is None:
+            processes = processors() if file.stat().st_size > _LARGE else 1
+        with file.open("rb") as stream, side_by_side(of_lines, processes=processes) as of_several:
             stream.readline()
-            line = 2
-            while lines := list(itertools.islice(stream, _BATCH)):
-                plain = _plain(lines, width)
-                if plain is None:
-                    yield from _checked(file, itertools.chain(lines, stream), first=line, width=width)
-                    return
-                yield plain
-                line += len(lines)
+            line, taken = 2, iter(lambda: list(itertools.islice(stream, _BATCH)), [])
+            while pieces := list(itertools.islice(taken, processes)):
+                for at, found in enumerate(of_several([(b"".join(lines), len(lines)) for lines in pieces])):
+                    if found is None:  # a record over several lines may go on in the next piece
+                        rest = itertools.chain(*pieces[at:], stream)
+                        yield from map(function, _checked(file, rest, first=line, width=width))
+                        return
+                    yield found[0]
+                    line += len(pieces[at])
     except OSError as error:
         raise unreadable(file=file, error=error) from None
 
 
-def _plain(lines: Sequence[bytes], width: int) -> list[list[str]] | None:
-    """The records of lines if each is one that nothing is to be said of, or is blank; else None."""
+def _plain(content: bytes, count: int, width: int) -> list[list[str]] | None:
+    """The records of some lines if each is one that nothing is to be said of, or is blank; else None."""
     try:
-        texts = b"".join(lines).decode("utf-8").split("\n")[: len(lines)]
+        texts = content.decode("utf-8").split("\n")[:count]
         if any(map((1).__and__, map(str.count, texts, itertools.repeat('"')))):  # an odd number of quotes
             return None
         found = list(csv.reader(texts))
     except (UnicodeDecodeError, csv.Error):
         return None
     widths = {*map(len, found)}
-    if len(found) != len(lines) or not widths <= {0, width}:
+    if len(found) != count or not widths <= {0, width}:
         return None
     return [cells for cells in found if cells] if 0 in widths else found
 

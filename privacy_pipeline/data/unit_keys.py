@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +24,7 @@ SPLIT_ORDER: tuple[Literal["train"], Literal["eval"]] = ("train", "eval")
 Buckets: TypeAlias = Mapping[Literal["train", "eval"], int]
 _INT64 = range(-(2**63), 2**63)
 _Integers: TypeAlias = NDArray[np.int64]
+Keys: TypeAlias = "list[str] | _Integers"  # of some rows, as they are written
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +108,17 @@ class KeyReader:
         self._integers: list[_Integers] | None = None if are_texts else []
         self._texts: Counter[str] = Counter()
 
-    def add(self, keys: Sequence[str]) -> None:
+    def add(self, keys: Keys) -> None:
         """Takes the keys of some rows."""
         if self._integers is not None:
-            integers = _written_by_python(keys)
-            if integers is not None:
-                self._integers.append(integers)
+            found = compact(keys) if isinstance(keys, list) else keys
+            if not isinstance(found, list):
+                self._integers.append(found)
                 return
             for earlier in self._integers:
                 self._texts.update(map(str, earlier.tolist()))
             self._integers = None
-        self._texts.update(keys)
+        self._texts.update(keys if isinstance(keys, list) else map(str, keys.tolist()))
 
     def done(self) -> UnitKeys:
         """What was read."""
@@ -128,13 +129,13 @@ class KeyReader:
         return UnitKeys(values, numbers.astype(np.int64))
 
 
-def _written_by_python(keys: Sequence[str]) -> _Integers | None:
-    """The integers whose texts these are; None where one is no integer of 64 bits, or is written otherwise."""
+def compact(keys: list[str]) -> Keys:
+    """The integers whose texts these are; the texts where one is no integer of 64 bits, or is written otherwise."""
     try:
         found = np.fromiter(map(int, keys), np.int64, len(keys))
     except (ValueError, OverflowError):
-        return None
-    return found if list(map(str, found.tolist())) == list(keys) else None
+        return keys
+    return found if list(map(str, found.tolist())) == keys else keys
 
 
 def _summed(values: _Integers, counts: _Integers) -> UnitKeys:

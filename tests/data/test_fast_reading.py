@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privacy_pipeline.accounting import unit_digests
 from privacy_pipeline.accounting.unit_digests import ALL, digest_units
-from privacy_pipeline.data import csv_rows
+from privacy_pipeline.data import counts, csv_rows
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.siphash import siphash
 from privacy_pipeline.data.unit_keys import KeyReader, as_int, in_both, partition_bytes, split_of
@@ -70,6 +72,61 @@ def test_a_bad_row_of_a_later_batch_has_its_line(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(csv_rows, "_BATCH", 3)
     (tmp_path / "a.csv").write_text("a,b\n" + "1,2\n" * 7 + '"two\nlines",2\n' + "1,2,3\n")
     assert "a.csv:11: the row has 3 fields" in str(_at_once(tmp_path / "a.csv"))
+
+
+BODIES = {
+    "plain": "1,a\n" * 50,
+    "a record over lines in a later piece": "1,a\n" * 20 + '"two\n\nlines",2\n' * 3 + "3,c\n" * 20,
+    "a bad row at the end": "1,a\n" * 40 + "1,2,3\n",
+    "blank lines": "1,a\n\n" * 30,
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(csv_rows, "_BATCH", 3)
+    file, parent = tmp_path / "a.csv", os.getpid()
+    file.write_text("a,b\n" + BODIES[name])
+    seen: list[int] = []
+
+    def several() -> list[list[str]]:
+        found = []
+        for process, batch in csv_rows.mapped(lambda b: (os.getpid(), list(b)), file=file, width=2, processes=2):
+            seen.append(process)
+            found += [list(cells) for cells in batch]
+        return found
+
+    try:
+        at_once: list[list[str]] | str = several()
+    except BadInputError as error:
+        at_once = error.message
+    assert at_once == _one_by_one(file)
+    assert name == "nothing" or (len({*seen} - {parent}) >= 1 and parent not in seen[:2])
+
+
+def test_large_tables_have_the_digests_of_small_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("person,x\n" + "".join(f"{at % 700},{at / 7}\n" for at in range(3000)))
+    read, reader = [], KeyReader()
+    for large in (2**40, 0):
+        monkeypatch.setattr(csv_rows, "_LARGE", large)
+        read.append(counts._read((tmp_path / "a.csv",), "person", RowHasher(SECRET), "csv"))
+    small, big = read
+    assert big.rows == 3000 and list(big.keys) == list(small.keys)
+    np.testing.assert_array_equal(big.digests, small.digests)
+    reader.add([str(at) for at in range(2000)])
+    keys, before = reader.done(), digest_units(reader.done(), SECRET)
+    monkeypatch.setattr(unit_digests, "_MANY", 100)
+    monkeypatch.setattr(unit_digests, "_PIECE", 64)
+    np.testing.assert_array_equal(digest_units(keys, SECRET)[ALL], before[ALL])
+
+
+def test_a_row_without_a_key_is_named_whoever_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "_BATCH", 3)
+    monkeypatch.setattr(csv_rows, "_LARGE", 0)
+    (tmp_path / "a.csv").write_text("person,x\n" + "1,2\n" * 20 + ",2\n" + "1,2\n" * 5)
+    with pytest.raises(BadInputError, match=r"a\.csv:22: 'person' is empty"):
+        counts._read((tmp_path / "a.csv",), "person", None, "csv")
 
 
 _KEYS = st.lists(
