@@ -102,7 +102,8 @@ def _launch(name: str, node: Any, pipeline: Any) -> tuple[Any, bool]:
     deployment = runner_utils.extract_local_deployment_config(pipeline)
     which = deployment.metadata_connection_config.WhichOneof("connection_config")
     connection = getattr(deployment.metadata_connection_config, which)
-    if node.execution_options.run.perform_snapshot:
+    base = pipeline.runtime_spec.snapshot_settings.HasField("base_pipeline_run_strategy")
+    if base and node.execution_options.run.perform_snapshot:  # a run up to a node builds on no earlier one
         with metadata.Metadata(connection) as handle:
             partial_run_utils.snapshot(handle, pipeline)
     info = launcher.Launcher(

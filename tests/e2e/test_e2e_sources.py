@@ -67,6 +67,7 @@ def started(
             "infer": infer,
             "own_csv": own_csv,
             "tfrecord": tfrecord,
+            "first": lambda: new_project().cli("run", "configs/plain.yaml", "--to", "ExampleGen", "--json"),
             "to": partial("--to", "Transform"),
             "from": partial("--from", "Evaluator"),
         },
@@ -115,6 +116,13 @@ def test_tfrecord_and_csv_of_the_same_rows_train_the_same_model(started: Backgro
     slices = shared.plain.json["summary"]["slices"]
     overall = next(part["metrics"] for part in slices if part["name"] == "overall")
     assert run["accuracy"] == pytest.approx(overall["accuracy"], abs=0.1)
+
+
+def test_the_first_run_of_a_workspace_may_stop_at_a_node(started: Background) -> None:
+    ended = started["first"].result()
+    assert ended.code == 0, ended.text
+    nodes = {name: node["status"] for name, node in ended.json["run"]["nodes"].items()}
+    assert nodes.pop("ExampleGen") == "done" and set(nodes.values()) == {"skipped"}
 
 
 @pytest.mark.slow
