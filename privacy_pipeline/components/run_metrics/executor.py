@@ -48,9 +48,7 @@ class Executor(base_executor.BaseExecutor):
             blessed=single["blessing"].get_int_custom_property("blessed") == 1,
             reasons=decision["all"],
             budget_reasons=decision["budget"],
-            slices=slices_of(noisy)
-            if noisy is not None
-            else without_secret_counts(read_slices(single["evaluation"].uri), record),
+            slices=_slices(single["evaluation"].uri, record, noisy),
             model_uri=path_utils.serving_model_dir(single["model"].uri),
             tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
             record=record,
