@@ -127,9 +127,17 @@ def privacy_cell(record: PrivacyRecord) -> str:
 
 def run_table(summary: RunSummary) -> Table:
     """Metrics of a run, overall and by slice."""
-    noisy = f"metrics are {evaluation_text(summary)}" if summary.dp_evaluation is not None else None
+    notes = [f"metrics are {evaluation_text(summary)}"] if summary.dp_evaluation is not None else []
+    notes += [
+        f"{metric} is not defined ({escape(part.name)}): {why}"
+        for part in summary.slices
+        for metric, why in part.undefined.items()
+    ]
     table = Table(
-        title=f"{summary.pipeline} ({summary.backend})", title_justify="left", caption=noisy, caption_justify="left"
+        title=f"{summary.pipeline} ({summary.backend})",
+        title_justify="left",
+        caption="\n".join(notes) or None,
+        caption_justify="left",
     )
     table.add_column("slice")
     table.add_column("rows", justify="right")

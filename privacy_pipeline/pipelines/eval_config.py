@@ -9,6 +9,7 @@ import tensorflow_model_analysis as tfma
 from privacy_pipeline.config.models import EvaluationSection, Threshold
 from privacy_pipeline.data.features import LABEL_FEATURE
 
+_COUNTS = ("TruePositives", "FalsePositives", "TrueNegatives", "FalseNegatives", "ExampleCount")
 _CLASSES = {"accuracy": "BinaryAccuracy", "auc": "AUC", "precision": "Precision", "recall": "Recall"}
 
 
@@ -37,7 +38,7 @@ def _metrics(section: EvaluationSection) -> list[tfma.MetricConfig]:
         tfma.MetricConfig(class_name=cls, per_slice_thresholds=_thresholds(bounds[name]) if name in bounds else [])
         for name, cls in _CLASSES.items()
     ]
-    return [*configured, tfma.MetricConfig(class_name="ExampleCount")]
+    return [*configured, *(tfma.MetricConfig(class_name=name) for name in _COUNTS)]
 
 
 def _thresholds(bound: Threshold) -> list[tfma.PerSliceMetricThreshold]:

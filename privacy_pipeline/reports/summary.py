@@ -16,6 +16,7 @@ METRICS = tuple(METRIC_NAMES.values())
 class SliceMetrics(BaseModel):
     """Metrics of one slice of the eval split; `name` is "overall", or "column=value" joined by commas.
 
+    A metric that the slice does not define, as AUC with one class, is None, and `undefined` has the reason.
     `examples` is None where the relation keeps the number of rows secret and no noise was added to it.
     After a DP evaluation all numbers are noisy, and `intervals` has the ends of each metric's confidence interval.
     """
@@ -26,6 +27,7 @@ class SliceMetrics(BaseModel):
     examples: int | None
     metrics: dict[str, float | None]
     intervals: dict[str, tuple[float, float]] = {}
+    undefined: dict[str, str] = {}
 
 
 class RunSummary(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
+from privacy_pipeline.components.slices import read_slices
 from privacy_pipeline.config.models import PolicySection
 from privacy_pipeline.encrypted.measured import EVALUATION_FILE, EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import missed_thresholds
@@ -104,12 +106,17 @@ def evaluation_reasons(*, blessed: bool, evaluation_uri: str) -> list[str]:
     if blessed:
         return []
     validation = tfma.load_validation_result(evaluation_uri)
-    missed = [_missed(failure) for part in validation.metric_validations_per_slice for failure in part.failures]
+    lacking = read_slices(evaluation_uri)[0].undefined  # thresholds are on the overall slice
+    missed = [
+        _missed(failure, lacking) for part in validation.metric_validations_per_slice for failure in part.failures
+    ]
     return missed or ["Evaluator did not bless the model and named no threshold"]
 
 
-def _missed(failure: Any) -> str:
+def _missed(failure: Any, lacking: Mapping[str, str]) -> str:
     name = METRIC_NAMES.get(failure.metric_key.name, failure.metric_key.name)
+    if name in lacking:
+        return f"{name} has a threshold, and is not defined on the eval split: {lacking[name]}"
     number = failure.metric_value.double_value.value
     if failure.metric_key.is_diff:
         allowed = failure.metric_threshold.change_threshold.absolute.value

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import tensorflow_model_analysis as tfma
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
@@ -17,10 +15,11 @@ from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
+from privacy_pipeline.components.slices import read_slices
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
 from privacy_pipeline.reports.properties import metric_properties, without_secret_counts
-from privacy_pipeline.reports.summary import METRIC_NAMES, RunSummary, SliceMetrics
+from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
 
 
 class Executor(base_executor.BaseExecutor):
@@ -67,26 +66,3 @@ def _slices(evaluation_uri: str, record: PrivacyRecord, noisy: DpEvaluation | No
     if noisy is not None:
         return slices_of(noisy)
     return without_secret_counts(read_slices(evaluation_uri), record)
-
-
-def read_slices(evaluation_uri: str) -> list[SliceMetrics]:
-    """Metrics of every slice of a TFMA result, the overall one first."""
-    result = tfma.load_eval_result(evaluation_uri)
-    slices = [_slice(key, values) for key, values in result.slicing_metrics]
-    return sorted(slices, key=lambda s: (s.name != "overall", s.name))
-
-
-def _slice(key: Any, values: Any) -> SliceMetrics:
-    named = {name: value for name, value in values[""][""].items() if isinstance(value, dict)}
-    numbers = {name: value["doubleValue"] for name, value in named.items() if "doubleValue" in value}
-    return SliceMetrics(
-        name=", ".join(f"{column}={value}" for column, value in key) or "overall",
-        examples=int(numbers["example_count"]),
-        metrics={ours: _finite(numbers.get(theirs)) for theirs, ours in METRIC_NAMES.items()},
-    )
-
-
-def _finite(value: float | str | None) -> float | None:
-    # TFMA writes "NaN" where a slice has only one class.
-    number = None if value is None else float(value)
-    return number if number is not None and math.isfinite(number) else None
