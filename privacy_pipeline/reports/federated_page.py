@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -51,6 +52,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
         "Accuracy and AUC are exact, on the eval split, whose clients are not those of the train split. ± is the "
         "standard deviation over seeds."
     ]
+    if any(math.isnan(row.auc) for row in rows):
+        said.append("AUC is not defined where all rows of the eval split have one class.")
     if any(row.epsilon is not None for row in rows):
         said.append(
             "Each epsilon is that of one run alone; every seed and setting was charged to the ledger, which knows what "
@@ -177,4 +180,6 @@ def _legend(chart: Plot, rows: Sequence[Row]) -> None:
 
 
 def _with_spread(value: float, spread: float) -> str:
-    return f"{value:.4f}" if spread != spread else f"{value:.4f} ± {spread:.4f}"
+    if math.isnan(value):
+        return "not defined"
+    return f"{value:.4f}" if math.isnan(spread) else f"{value:.4f} ± {spread:.4f}"

@@ -52,6 +52,12 @@ def test_epsilon_comes_with_delta_unit_and_relation_and_is_rounded_up() -> None:
     assert cells(PRIVATE)[2:5] == ("0.8000 ± 0.0100", "0.9000", "0.10 / 0.75 / 1.00")
 
 
+def test_an_auc_that_is_not_defined_is_no_number() -> None:
+    row = dataclasses.replace(ROW, auc=math.nan)
+    assert cells(row)[3] == "not defined" and "one class" in " ".join(notes([row]))
+    assert "one class" not in " ".join(notes([ROW])) and ">nan" not in federated_page("t", [row])
+
+
 def test_epsilons_of_different_units_are_not_drawn_together() -> None:
     other = dataclasses.replace(PRIVATE, unit="site")
     assert names([ROW]) == ["rounds", "bytes", "spread"]
