@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
+
+_EXACT = 2.0**53  # the first whole number whose successor float64 does not have
 
 
 def encode(plan: FeaturePlan, table: Any, *, name: str) -> NDArray[np.float32]:
@@ -71,19 +74,43 @@ def _column(column: Column, table: Any, name: str) -> NDArray[Any]:
     values = table[column.name]
     absent = missing(values)
     if column.kind == "categorical":
-        texts = values.astype(str)
+        texts = list(values.astype(str))
         if column.dtype != "bytes":
-            found = numbers(values, name=name, column=column.name)
-            texts = [f"{value:g}" for value in found]
-        parts = [one_hot(list(texts), column.domain)]
+            found = _numbers(values, absent, name=name, column=column)
+            texts = ["" if gone else spelled(value) for value, gone in zip(found, absent, strict=True)]
+        parts = [one_hot(texts, column.domain)]
     else:
-        found = numbers(values, name=name, column=column.name)
-        parts = [_scaled(np.nan_to_num(found), column)[:, np.newaxis] * ~absent[:, np.newaxis]]
+        found = _numbers(values, absent, name=name, column=column)
+        parts = [_scaled(found, column)[:, np.newaxis] * ~absent[:, np.newaxis]]
     return np.concatenate([*parts, absent[:, np.newaxis]] if column.optional else parts, axis=1)
 
 
-def _scaled(values: NDArray[np.float64], column: Column) -> NDArray[np.float64]:
+def spelled(value: float) -> str:
+    """A number as the public domain spells it, as in a pipeline: 3 and 3.0 are both "3", a million is "1000000"."""
+    if math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(np.float32(value))
+
+
+def _numbers(values: Any, absent: NDArray[np.bool_], *, name: str, column: Column) -> NDArray[Any]:
+    """A column as numbers, 0 where a value is missing: float64, or whole numbers where float64 lacks their digits."""
+    found = np.nan_to_num(numbers(values, name=name, column=column.name))
+    if column.dtype != "int" or not found.size or np.abs(found).max() < _EXACT:
+        return found
+    exact = [0 if gone else _whole(value) for value, gone in zip(values, absent, strict=True)]
+    return np.array(exact, dtype=object)
+
+
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        return int(float(value))
+
+
+def _scaled(values: NDArray[Any], column: Column) -> NDArray[np.float64]:
     if column.minimum is None or column.maximum is None:
-        return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
-    span = (column.maximum - column.minimum) or 1.0
-    return np.asarray(np.clip((values - column.minimum) / span, 0.0, 1.0))
+        plain = values.astype(np.float64)
+        return np.asarray(np.sign(plain) * np.log1p(np.abs(plain)))
+    offset = (values - column.minimum).astype(np.float64)  # of whole numbers: exact, before any rounding
+    return np.asarray(np.clip(offset / (float(column.maximum - column.minimum) or 1.0), 0.0, 1.0))

@@ -30,8 +30,8 @@ class Column(BaseModel):
     kind: Literal["categorical", "numeric"]
     dtype: Literal["int", "float", "bytes"]
     domain: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
     optional: bool = False
 
     @property

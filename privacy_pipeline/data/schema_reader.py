@@ -245,7 +245,7 @@ class _Reader:
             raise self.wrong(feature.name, f"{high - low + 1} categories are too many", fix="drop is_categorical")
         return tuple(str(value) for value in range(low, high + 1))
 
-    def _range(self, feature: schema_pb2.Feature) -> tuple[float, float]:
+    def _range(self, feature: schema_pb2.Feature) -> tuple[int | float, int | float]:
         which = "int_domain" if self._dtype(feature) == "int" else "float_domain"
         domain = feature.int_domain if which == "int_domain" else feature.float_domain
         if not (feature.HasField(which) and domain.HasField("min") and domain.HasField("max")):

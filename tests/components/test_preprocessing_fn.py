@@ -64,6 +64,29 @@ def test_numbers_are_scaled_by_the_public_range_and_clipped_to_it() -> None:
     assert coded.min() >= 0 and coded.max() <= 1
 
 
+@pytest.mark.parametrize(
+    "low",
+    [0, 1_700_000_000, 20_240_101, 10**12, 2**53 + 1, 123_456_789_012_345_678, -(10**18), 2**63 - 64, -(2**63) + 1],
+)
+def test_integers_keep_the_digits_in_which_they_differ(low: int) -> None:
+    stamps = list(range(low, low + 64))
+    column = Column(name="t", kind="numeric", dtype="int", minimum=low, maximum=low + 63)
+    again = Column.model_validate_json(column.model_dump_json())
+    control = Column(name="t", kind="numeric", dtype="int", minimum=0, maximum=63)
+    coded = encode(again, tf.constant(stamps, tf.int64)).numpy()
+    np.testing.assert_array_equal(coded, encode(control, tf.range(64, dtype=tf.int64)).numpy())
+    assert len(np.unique(coded[:, 0])) == 64
+    np.testing.assert_array_equal(coded[:, 0], (np.arange(64) / 63).astype(np.float32))
+
+
+def test_integers_over_the_whole_of_int64_and_ranges_of_floats_are_bounded() -> None:
+    whole = Column(name="t", kind="numeric", dtype="int", minimum=-(2**63), maximum=2**63 - 1)
+    ends = encode(whole, tf.constant([-(2**63) + 1, 0, 2**63 - 1], tf.int64)).numpy()
+    np.testing.assert_allclose(ends[:, 0], [0, 0.5, 1], atol=1e-7)
+    released = Column(name="t", kind="numeric", dtype="int", minimum=0.5, maximum=2.5)
+    np.testing.assert_allclose(encode(released, tf.constant([0, 1, 2, 3], tf.int64)).numpy()[:, 0], [0, 0.25, 0.75, 1])
+
+
 def test_nan_and_infinity_stay_bounded() -> None:
     coded = encode(SIZE, tf.constant([np.nan, np.inf, -np.inf])).numpy()
     assert np.isfinite(coded).all() and coded[0, :-1].sum() == 0 and coded[0, -1] == 1

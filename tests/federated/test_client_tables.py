@@ -51,6 +51,26 @@ def test_a_data_frame_gives_the_same_store(tmp_path):
     assert from_frame.keys.tolist() == from_file.keys.tolist()
 
 
+@pytest.mark.parametrize("low", [0, 1_700_000_000, 20_240_101, 123_456_789_012_345_678])
+def test_integers_keep_their_digits(tmp_path, low):
+    columns = (
+        Column(name="t", kind="numeric", dtype="int", minimum=low, maximum=low + 63, optional=True),
+        Column(name="code", kind="categorical", dtype="int", domain=("1000000", "7", "0"), optional=True),
+        Column(name="part", kind="categorical", dtype="float", domain=("0.1", "1000000")),
+    )
+    plan = PLAN.model_copy(update={"columns": columns})
+    rows = [(low, 1000000, "0.1"), (low + 21, 7, "1e6"), (low + 63, "", "2"), ("", 0, "0.10")]
+    text = "who,t,code,part,y\n" + "".join(f"a,{t},{code},{part},no\n" for t, code, part in rows)
+    found = clients_from_table(write(tmp_path, text), key="who", label="y", plan=plan).features["features"]
+    np.testing.assert_allclose(found[:, 0], [0, 1 / 3, 1, 0], rtol=1e-6)
+    assert found[:, 1:].tolist() == [
+        [0, 1, 0, 0, 0, 1, 0],
+        [0, 0, 1, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1, 0, 0],
+        [1, 0, 0, 1, 0, 1, 0],
+    ]
+
+
 def test_without_a_plan_numeric_columns_stay_as_they_are(tmp_path):
     store = clients_from_table(
         write(tmp_path, "who,x,y\nb,1.5,0\na,-2,1\n"), key="who", label="y", features=["x"], name="people"

@@ -80,4 +80,10 @@ def _one_hot(column: Any, name: str) -> Any:
 
 def _scaled(column: Any) -> Any:
     present = tf.where(is_missing(column), tf.zeros_like(column), column)
-    return tf.expand_dims(tft.scale_to_0_1(tf.cast(present, tf.float32)), 1)
+    if not column.dtype.is_integer:
+        return tf.expand_dims(tft.scale_to_0_1(tf.cast(present, tf.float32)), 1)
+    # Subtracted as integers, since float32 does not have the digits in which dates, times and ids differ.
+    low, high = tft.min(present), tft.max(present)
+    above = tf.cast(tf.minimum(tf.maximum(present, low), high) - low, tf.float64)
+    span = tf.cast(high - low, tf.float64)
+    return tf.expand_dims(tf.cast(above / tf.maximum(span, 1.0), tf.float32), 1)

@@ -23,6 +23,7 @@ BUCKETS = 32  # equal-width buckets of the linear and of the logarithmic scale
 NO_LABEL = -1  # a row without label, or with one outside the public domain
 
 _MISSING_INT = -(2**63)
+_BEYOND_INT64 = 2**63
 _MISSING_BYTES = b""
 
 
@@ -99,21 +100,34 @@ def _categorical(column: Column, values: Any) -> list[Any]:
 
 def _numeric(column: Column, values: Any) -> list[Any]:
     missing = is_missing(values)
-    numbers = tf.where(missing, tf.zeros_like(values, tf.float32), tf.cast(values, tf.float32))
     present = _flag(~missing)
     if column.minimum is None or column.maximum is None:
         # Without a public range: a scale that any magnitude fits on.
+        numbers = tf.where(missing, tf.zeros_like(values, tf.float32), tf.cast(values, tf.float32))
         parts = [present * (tf.sign(numbers) * log1p(tf.abs(numbers)))[:, tf.newaxis]]
         return [*parts, 1 - present] if column.optional else parts
-    span = (column.maximum - column.minimum) or 1.0
-    offset = tf.clip_by_value(numbers - column.minimum, 0.0, span)
+    span = float(column.maximum - column.minimum) or 1.0
+    offset = tf.where(missing, tf.zeros_like(values, tf.float64), _offset(values, column.minimum, column.maximum))
     linear = offset / span
-    logarithmic = log1p(offset) / math.log1p(span)  # spreads the low end of heavy tails
+    logarithmic = log1p(tf.cast(offset, tf.float32)) / math.log1p(span)  # spreads the low end of heavy tails
     parts = []
     for scaled in (linear, logarithmic):
         bucket = tf.minimum(tf.cast(scaled * BUCKETS, tf.int32), BUCKETS - 1)
-        parts += [present * scaled[:, tf.newaxis], present * tf.one_hot(bucket, BUCKETS)]
+        parts += [present * tf.cast(scaled, tf.float32)[:, tf.newaxis], present * tf.one_hot(bucket, BUCKETS)]
     return [*parts, 1 - present] if column.optional else parts
+
+
+def _offset(values: Any, minimum: float, maximum: float) -> Any:
+    """How far each value lies above the minimum, within the range: float64, [batch].
+
+    Integers are subtracted as integers: seconds since 1970, dates and ids differ in digits that float32 does not have.
+    """
+    whole = isinstance(minimum, int) and isinstance(maximum, int) and maximum - minimum < _BEYOND_INT64
+    if values.dtype.is_integer and whole:
+        inside = tf.minimum(tf.maximum(tf.cast(values, tf.int64), minimum), maximum)
+        return tf.cast(inside - minimum, tf.float64)
+    numbers = tf.cast(values, tf.float64)
+    return tf.clip_by_value(numbers - minimum, tf.constant(0.0, tf.float64), float(maximum - minimum))
 
 
 def label_of(plan: FeaturePlan, raw: Any) -> Any:
