@@ -15,7 +15,7 @@ from privacy_pipeline.accounting.registration import Registration, SplitCount, d
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.covered_digests import new_secret
 from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.data.source import ResolvedSource, count_silos, read_contents
+from privacy_pipeline.data.source import ResolvedSource, count_silos, folders_of, read_contents
 from privacy_pipeline.errors import BadInputError
 
 
@@ -39,7 +39,7 @@ def register_clients(
     unit = dataset.privacy_unit
     if not isinstance(unit, KeyedUnit) and config.silo_privacy is None:
         raise BadInputError("data.dataset.privacy_unit names no key column, so no client can be registered")
-    known = pins.open_pinned(config.ledger, data=dataset.path, workspace=config.folder)
+    known = pins.open_pinned(config.ledger, data=folders_of(dataset), workspace=config.folder)
     secret = new_secret() if known is None else known.digest_secret()
     source = source_of(config.data)
     contents = read_contents(source=source, dataset=dataset, hasher=RowHasher(secret))

@@ -25,7 +25,7 @@ from privacy_pipeline.accounting.ledger_schema import name_of
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.data.source import row_digests
+from privacy_pipeline.data.source import folders_of, row_digests
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class _Run:
         self.point, self.config, self.folder = point, point.config, folder
         self.build, self.report, self.code = build, report, code
         self.source = source_of(self.config.data)
+        self.folders = folders_of(self.config.data.dataset)
         self.plan = feature_plan(self.config.data)
 
     def clients(self, split: str) -> ClientStore:
@@ -138,7 +139,7 @@ class _Run:
 
     def ledger(self) -> Ledger | None:
         """The ledger that the data belongs to, if the policy of its registration allows this run."""
-        ledger = pins.open_pinned(self.config.ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
+        ledger = pins.open_pinned(self.config.ledger, data=self.folders, workspace=self.config.folder)
         if ledger is not None:
             ledger.require_allowed(self.use(ledger))
         return ledger
@@ -162,7 +163,7 @@ class _Run:
         if ledger is not None:
             run_id = f"{self.config.experiment}-{self.point.name}"
             ledger.run_unprotected(self.use(ledger), run_id=run_id, rows=self.rows)
-            pins.note_again(ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
+            pins.note_again(ledger, data=self.folders, workspace=self.config.folder)
         train = self.clients("train")
         sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
         simulation = self.simulation(train, None)
@@ -198,13 +199,13 @@ class _Run:
             composition = ledger.composition(grant.entry_id)
             # Reads no data: what is found here gives back what was reserved.
             audits = verified(self.config, charge)
-            pins.start(grant, ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
+            pins.start(grant, ledger, data=self.folders, workspace=self.config.folder)
             protected = self.protected(charge)
             simulation = protected.simulation
             first = simulation.engine.initial_state()
             summary = self.rounds(simulation, protected.sampler, first, protected.train, charge)
             receipt = grant.commit(executed(charge.plan, protected.summed))
-            pins.note_again(ledger, data=self.config.data.dataset.path, workspace=self.config.folder)
+            pins.note_again(ledger, data=self.folders, workspace=self.config.folder)
         stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
         record = record_of(
             config=self.config,

@@ -44,16 +44,17 @@ class Pin(BaseModel):
     hash: str
 
 
-def places(*, data: Path, workspace: Path | None) -> list[Path]:
-    """Folders in which a pin may lie: the workspace, and that of the data with all folders above it.
+def places(*, data: Path | Sequence[Path], workspace: Path | None) -> list[Path]:
+    """Folders in which a pin may lie: the workspace, and those of the data with all folders above them.
 
     Args:
-        data: the folder of the data, or a file.
+        data: the folder of the data, or all folders that its files lie in (`data.files.folders_of`).
         workspace: the workspace, where there is one.
     """
-    found = data.resolve()
-    above = [] if workspace is None else [workspace.resolve()]
-    return [*above, found, *found.parents]
+    found = [] if workspace is None else [workspace.resolve()]
+    for folder in [data] if isinstance(data, Path) else data:
+        found += [folder.resolve(), *folder.resolve().parents]
+    return list(dict.fromkeys(found))
 
 
 def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
@@ -76,12 +77,14 @@ def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
     return found
 
 
-def open_pinned(url: str, *, data: Path, workspace: Path | None, accept: Sequence[str] = ()) -> Ledger | None:
+def open_pinned(
+    url: str, *, data: Path | Sequence[Path], workspace: Path | None, accept: Sequence[str] = ()
+) -> Ledger | None:
     """The ledger at a URL, held against the pins of a workspace and of the data.
 
     Args:
         url: SQLAlchemy URL of the ledger.
-        data: folder of the data.
+        data: folder of the data, or all folders that its files lie in.
         workspace: the workspace, where there is one.
         accept: ids of keys that took over from a lost one, and that are about to be accepted.
 
@@ -173,7 +176,7 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
     return failed
 
 
-def start(grant: Grant, ledger: Ledger, *, data: Path, workspace: Path) -> None:
+def start(grant: Grant, ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
     """Starts a grant, and notes that in the pins that there are before any data is read.
 
     So a ledger that is put back to before the charge is found even where the run was killed. What cannot be written was
@@ -182,7 +185,7 @@ def start(grant: Grant, ledger: Ledger, *, data: Path, workspace: Path) -> None:
     Args:
         grant: of the ledger; it is about to be used.
         ledger: the ledger, which was held against the pins that there are.
-        data: folder of the data.
+        data: folder of the data, or all folders that its files lie in.
         workspace: the workspace, or the folder of the runs.
 
     Raises:
@@ -192,9 +195,9 @@ def start(grant: Grant, ledger: Ledger, *, data: Path, workspace: Path) -> None:
     note_again(ledger, data=data, workspace=workspace)
 
 
-def note_again(ledger: Ledger, *, data: Path, workspace: Path) -> None:
+def note_again(ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
     """Brings the pins of data and of a workspace up to date; where there is none, none is made."""
-    note(ledger, [file.parent for file in pinned([workspace.resolve(), data.resolve()])])
+    note(ledger, [file.parent for file in pinned(places(data=data, workspace=workspace))])
 
 
 def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], None]) -> None:

@@ -88,6 +88,16 @@ def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
     return ResolvedSource(span=span, version=version, patterns=patterns, files=files)
 
 
+def folders_of(dataset: DatasetConfig) -> tuple[Path, ...]:
+    """The dataset's folder, and each folder that a file of any span lies in: below it, or where a link leads to."""
+    patterns = [dataset.input] if isinstance(dataset.input, str) else dataset.input.values()
+    named = {_PLACEHOLDER.sub("*", pattern) for pattern in patterns}
+    files = [dataset.path / name for pattern in named for name in glob.glob(pattern, root_dir=dataset.path)]
+    # A link, or a link to a folder, is as good a way to the file as its own name: both belong to it.
+    within = {folder for file in files for folder in (file.parent, file.resolve().parent)}
+    return (dataset.path, *sorted(within - {dataset.path}))
+
+
 def _together(parts: Mapping[int, ResolvedSource]) -> ResolvedSource:
     splits = next(iter(parts.values())).files
     files = {split: tuple(file for part in parts.values() for file in part.files[split]) for split in splits}

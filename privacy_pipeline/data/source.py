@@ -12,7 +12,7 @@ from privacy_pipeline.data.counts import (
     row_digests,
     unit_keys,
 )
-from privacy_pipeline.data.files import ALL, ResolvedSource, resolve
+from privacy_pipeline.data.files import ALL, ResolvedSource, folders_of, resolve
 from privacy_pipeline.data.headers import check_headers
 from privacy_pipeline.data.silos import count_silos
 
@@ -27,6 +27,7 @@ __all__ = [
     "check_headers",
     "count_silos",
     "count_units",
+    "folders_of",
     "locate",
     "read_contents",
     "require_one_key_type",

@@ -10,6 +10,7 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, name_of
 from privacy_pipeline.accounting.unprotected import Use
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.pipelines.workspace import Workspace
 from privacy_pipeline.spans import Span
@@ -36,7 +37,7 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
         BudgetRefusedError: the data belongs to another ledger, or a policy does not allow the run.
         LedgerError: the ledger cannot be read.
     """
-    ledger = pins.open_pinned(config.ledger, data=config.dataset.path, workspace=Workspace(config).root)
+    ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root)
     if ledger is not None:
         ledger.require_allowed(_use(config, span, digest))
     return ledger
@@ -52,7 +53,7 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> No
         BudgetRefusedError: see `require_allowed`.
         LedgerError: the journal cannot be written, or rows cannot be compared, so the run must not begin.
     """
-    ledger = pins.open_pinned(config.ledger, data=config.dataset.path, workspace=Workspace(config).root)
+    ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root)
     if ledger is None:
         return
     if config.training.claims_guarantee:
@@ -64,8 +65,12 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> No
 def end(config: PipelineConfig) -> None:
     """Notes in the pins how far the ledger has come, so that an earlier state of it is recognised."""
     data, workspace = config.dataset.path.resolve(), Workspace(config).root
-    ledger = pins.open_pinned(config.ledger, data=data, workspace=workspace)
-    if ledger is not None and (config.training.claims_guarantee or pins.pinned([workspace, data])):
+    folders = folders_of(config.dataset)
+    ledger = pins.open_pinned(config.ledger, data=folders, workspace=workspace)
+    if ledger is None:
+        return
+    pins.note_again(ledger, data=folders, workspace=workspace)
+    if config.training.claims_guarantee or pins.pinned([workspace, data]):
         pins.note(ledger, [workspace, data])
 
 
@@ -84,7 +89,7 @@ def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Pat
         LedgerError: the ledger cannot be read.
     """
     data, workspace = config.dataset.path.resolve(), Workspace(config).root
-    ledger = pins.open_pinned(config.ledger, data=data, workspace=workspace, accept=accept)
+    ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=workspace, accept=accept)
     if ledger is None:
         raise BudgetRefusedError(f"there is no ledger at {name_of(config.ledger)}", fix=REGISTER_FIX)
     folders = [workspace, data]

@@ -36,7 +36,7 @@ from privacy_pipeline.components.transform import crossed
 from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import APART, FORBID_ANALYZERS, Request
 from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit, PipelineConfig
-from privacy_pipeline.data.source import SPLIT_ORDER
+from privacy_pipeline.data.source import SPLIT_ORDER, folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
@@ -248,7 +248,7 @@ def _after_training(
         thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
         privacy_class=announced_class(config),
         ledger=config.ledger,
-        data=str(config.dataset.path.absolute()),
+        data=json.dumps([str(folder.absolute()) for folder in folders_of(config.dataset)]),
         workspace=str(Workspace(config).root),
         run_id=spec.run_id,
         **privately,

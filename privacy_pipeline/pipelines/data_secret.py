@@ -5,6 +5,7 @@ from __future__ import annotations
 from privacy_pipeline.accounting import pins
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.covered_digests import make_secret, new_secret, read_secret
+from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.workspace import Workspace
 
@@ -20,7 +21,7 @@ def data_secret(config: PipelineConfig) -> bytes:
         LedgerError: the ledger's secret cannot be read, or is another one.
     """
     workspace = Workspace(config).root
-    ledger = pins.open_pinned(config.ledger, data=config.dataset.path, workspace=workspace)
+    ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=workspace)
     if ledger is not None:
         return ledger.digest_secret()
     path = workspace / FILE

@@ -65,8 +65,8 @@ def register_dataset(
             "together",
             fix=f"--set dataset.span={config.dataset.span[0]}, and so on",
         )
-    data, workspace = config.dataset.path, Workspace(config).root
-    known = pins.open_pinned(config.ledger, data=data, workspace=workspace)
+    folders, workspace = source.folders_of(config.dataset), Workspace(config).root
+    known = pins.open_pinned(config.ledger, data=folders, workspace=workspace)
     secret = new_secret() if known is None else known.digest_secret()
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
@@ -101,7 +101,7 @@ def register_dataset(
         rows=contents.rows,
         disjoint=disjoint,
     )
-    pins.leave(ledger, data=data, workspace=workspace, tell=tell)
+    pins.leave(ledger, data=config.dataset.path, workspace=workspace, tell=tell)
     return ledger.registration(registration.dataset, registration.span) or registration
 
 

@@ -12,7 +12,7 @@ from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.data.source import ResolvedSource, locate
+from privacy_pipeline.data.source import ResolvedSource, folders_of, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
 from privacy_pipeline.pipelines import admission, metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
@@ -238,7 +238,7 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
         policy=config.policy,
         ledger_reasons=[
             *ledger_reasons(summary.record, summary.dp_evaluation, url=config.ledger),
-            *pin_reasons(url=config.ledger, data=config.dataset.path, workspace=Workspace(config).root),
+            *pin_reasons(url=config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root),
         ],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
+from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.register import register_dataset
 from tests.pipelines.projects import csv_text, write_project
 from tests.pipelines.test_runs import Project, copied, project
@@ -131,9 +133,46 @@ def test_another_ledger_is_refused_by_check_run_and_gate(tmp_path: Path, backend
         preflight.check(other, span=1)
     with pytest.raises(BudgetRefusedError, match="registered with another ledger"):
         register_dataset(config=other, epsilon=10.0, delta=1e-5)
-    (reason,) = pin_reasons(url=other.ledger, data=other.dataset.path, workspace=other.workspace)
+    (reason,) = pin_reasons(url=other.ledger, data=[other.dataset.path], workspace=other.workspace)
     assert "registered with another ledger" in reason
-    assert pin_reasons(url=config.ledger, data=config.dataset.path, workspace=config.workspace) == []
+    assert pin_reasons(url=config.ledger, data=[config.dataset.path], workspace=config.workspace) == []
+
+
+def by_the_folder_above(config: PipelineConfig) -> dict[str, Any]:
+    named = {"train": "data/span-{SPAN}/train/*", "eval": "data/span-{SPAN}/eval/*"}
+    return {"path": config.dataset.path.parent, "input": named}
+
+
+def by_links_to_files(config: PipelineConfig) -> dict[str, Any]:
+    links = config.dataset.path.parent / "links"
+    for file in config.dataset.path.rglob("*.csv"):
+        link = links / file.relative_to(config.dataset.path)
+        link.parent.mkdir(parents=True)
+        link.symlink_to(file)
+    return {"path": links}
+
+
+def by_a_link_to_a_folder(config: PipelineConfig) -> dict[str, Any]:
+    links = config.dataset.path.parent / "links"
+    links.mkdir()
+    (links / "span-1").symlink_to(config.dataset.path / "span-1")
+    return {"path": links}
+
+
+@pytest.mark.parametrize("way", [by_the_folder_above, by_links_to_files, by_a_link_to_a_folder])
+def test_another_ledger_is_refused_whatever_path_leads_to_the_files(
+    tmp_path: Path, way: Callable[[PipelineConfig], dict[str, Any]]
+) -> None:
+    config = write_project(tmp_path, backend="dp_sgd")
+    register_dataset(config=config, epsilon=10.0, delta=1e-5)
+    elsewhere = {"workspace": tmp_path / "new-workspace", "ledger": f"sqlite:///{tmp_path}/other/l.db"}
+    other = with_dataset(config, **way(config)).model_copy(update=elsewhere)
+    for refused in (lambda: register_dataset(config=other, epsilon=10.0, delta=1e-5), lambda: data_secret(other)):
+        with pytest.raises(BudgetRefusedError, match="there is none at"):
+            refused()
+    Ledger.open(other.ledger, create=True)
+    with pytest.raises(BudgetRefusedError, match="registered with another ledger"):
+        preflight.check(other, span=1)
 
 
 def test_a_run_moves_the_pins_on(project: Project) -> None:

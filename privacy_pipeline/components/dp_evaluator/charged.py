@@ -10,6 +10,7 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.registration import Registration, division_of
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.releases.evaluation import PURPOSE, SPLIT, DpEvaluation, evaluated, evaluation_release
 from privacy_pipeline.releases.release import Noisy, Release
@@ -73,7 +74,7 @@ def evaluate_charged(
         BudgetRefusedError: the ledger refuses; nothing was read.
     """
     ledger, dataset = Ledger.open(config.ledger), config.dataset
-    pins.require(ledger, pins.places(data=dataset.path, workspace=config.workspace))
+    pins.require(ledger, pins.places(data=folders_of(dataset), workspace=config.workspace))
     section, span = config.evaluation.dp, dataset.named_span
     registration = ledger.registration(dataset.name, span)
     if registration is None or section is None:
@@ -91,7 +92,7 @@ def evaluate_charged(
         division=division_of(dataset),
     ) as grant:
         composition = ledger.composition(grant.entry_id)
-        pins.start(grant, ledger, data=dataset.path, workspace=config.workspace)
+        pins.start(grant, ledger, data=folders_of(dataset), workspace=config.workspace)
         answers = count(release)
         receipt = grant.commit(release.plan.event)
     found = evaluated(

@@ -50,7 +50,8 @@ class PrivacyGate(base_component.BaseComponent):
         thresholds: JSON of the least value of each metric of a DP evaluation.
         privacy_class: class of runs that the config announces.
         ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
-        data, workspace: folders whose pins say which ledger the data belongs to.
+        data, workspace: JSON of the folders of the data, and that of the workspace: their pins say which ledger it
+            belongs to.
         run_id: the run, to keep the node out of the cache.
         encrypted_evaluation: plain against private predictions, with the encrypted backend.
     """

@@ -53,7 +53,7 @@ class Executor(base_executor.BaseExecutor):
                 *ledger_reasons(record, noisy, url=exec_properties["ledger"]),
                 *pin_reasons(
                     url=exec_properties["ledger"],
-                    data=Path(exec_properties["data"]),
+                    data=[Path(folder) for folder in json.loads(exec_properties["data"])],
                     workspace=Path(exec_properties["workspace"]),
                 ),
             ],

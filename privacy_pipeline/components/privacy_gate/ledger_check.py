@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +64,12 @@ def ledger_reasons(record: PrivacyRecord, evaluation: DpEvaluation | None, *, ur
     return found
 
 
-def pin_reasons(*, url: str, data: Path, workspace: Path) -> list[str]:
+def pin_reasons(*, url: str, data: Sequence[Path], workspace: Path) -> list[str]:
     """Why the ledger is not the one that the data and the workspace belong to; none where it is, or nothing is pinned.
 
     Args:
         url: SQLAlchemy URL of the ledger.
-        data: folder of the data.
+        data: the folders that the data lies in.
         workspace: the workspace.
     """
     try:

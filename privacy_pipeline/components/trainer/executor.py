@@ -35,6 +35,7 @@ from privacy_pipeline.components.trainer.attempts import Attempt
 from privacy_pipeline.components.transform.inferred import observed_plan
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.data.schema_reader import unreviewed
 from privacy_pipeline.dp.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
@@ -128,7 +129,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
         executed = backend.train(inputs)
         return build_record(config=config, facts=facts, executed=executed, plan=None, composition=None)
     ledger = Ledger.open(config.ledger)
-    pins.require(ledger, pins.places(data=config.dataset.path, workspace=config.workspace))
+    pins.require(ledger, pins.places(data=folders_of(config.dataset), workspace=config.workspace))
     registration = ledger.registration(config.dataset.name, config.dataset.named_span)
     units = registration.splits["train"].units if registration else None
     plan = backend.plan(config=config, units=units)
@@ -201,7 +202,7 @@ class _Training:
                 if attempt is not None:
                     attempt.begin(grant)
                 config = self.inputs.config
-                pins.start(grant, self.ledger, data=config.dataset.path, workspace=config.workspace)
+                pins.start(grant, self.ledger, data=folders_of(config.dataset), workspace=config.workspace)
             state_dir = attempt.state_dir if attempt is not None else None
             executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir, audits=audits))
             attempts.require_continued(grant, executed.resumed_at)
