@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from privacy_pipeline.accounting import keys
+from privacy_pipeline.accounting.digest_secret import secret_file
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.unit_digests import ALL, secret_file
+from privacy_pipeline.accounting.unit_digests import ALL
 from privacy_pipeline.accounting.unprotected import Use
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BudgetRefusedError
@@ -142,7 +143,9 @@ def test_registered_files_are_not_read_for_their_rows(two: Ledger) -> None:
     assert two.run_unprotected(use(dataset="else", data_digest="b" * 64), run_id="run-1", rows=read) == ["lenient"]
 
 
-def test_without_the_secret_of_the_digests_nothing_tells_and_nothing_runs(two: Ledger) -> None:
+def test_without_the_secret_of_the_digests_nothing_tells_and_nothing_runs(two: Ledger, url: str) -> None:
     secret_file(two._engine.url).unlink()
-    with pytest.raises(LedgerError, match="nothing tells whether this data is among them"):
-        two.run_unprotected(use(dataset="else", data_digest="f" * 64), run_id="run-1", rows=digests(EDITED))
+    with pytest.raises(LedgerError, match="is missing: this ledger's digests are made under it"):
+        Ledger.open(url).run_unprotected(
+            use(dataset="else", data_digest="f" * 64), run_id="run-1", rows=digests(EDITED)
+        )
