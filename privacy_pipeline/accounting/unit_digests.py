@@ -2,10 +2,10 @@
 
 Fresh budget is sound only where nobody pays from two budgets (block composition: Lecuyer et al. 2019, "Privacy
 Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a span's
-units are kept at registration as HMAC-SHA256 under a secret (`digest_secret`), and its rows as keyed
-BLAKE2b, each cut to 64 bits: without the secret nobody can try keys or rows against them, and an accidental collision
-can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of each;
-`verify` recomputes the roots.
+units are kept at registration as HMAC-SHA256 under a secret (`digest_secret`), and its rows as keyed hashes
+(`data.row_digests`), each of 64 bits: without the secret nobody can try keys or rows against them, and an accidental
+collision can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of
+each; `verify` recomputes the roots.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The key of a privacy unit inside a serialized tf.train.Example, read without TensorFlow.
+"""The key of a privacy unit, and the cells of a row, inside a serialized tf.train.Example, read without TensorFlow.
 
 Wire format (protobuf encoding; tensorflow/core/example/{example,feature}.proto): Example { 1: Features { 1: map entry
 { 1: name, 2: Feature } } }, Feature { 1: BytesList, 2: FloatList, 3: Int64List }, each list { 1: values }.
@@ -6,6 +6,7 @@ Wire format (protobuf encoding; tensorflow/core/example/{example,feature}.proto)
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 _BYTES, _FLOAT, _INT64 = 1, 2, 3
@@ -48,15 +49,34 @@ def key_of(record: bytes, key: str) -> int | str:
     return text
 
 
+def cells_of(record: bytes) -> list[str] | None:
+    """All values of all features as texts, in any order; None where the record is no tf.train.Example."""
+    try:
+        features = dict(_features(record)).values()
+        return [text for feature in features for kind, content in _fields(feature) for text in _texts(kind, content)]
+    except (KeyProblem, IndexError, TypeError, struct.error):
+        return None
+
+
+def _texts(kind: int, content: bytes | int) -> Iterator[str]:
+    if kind == _FLOAT:
+        for _, value in _fields(_content(content)):
+            yield from (repr(number) for (number,) in struct.iter_unpack("<f", _content(value)))
+        return
+    for value in _values(kind, content, ""):
+        yield str(value) if isinstance(value, int) else value.decode("utf-8", "surrogateescape")
+
+
 def _feature(record: bytes, name: bytes) -> bytes | None:
-    """The feature of a name; of several entries the last one counts, as in protobuf's maps."""
-    found = None
+    return dict(_features(record)).get(name)
+
+
+def _features(record: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each feature; of several of one name the last one counts, as in protobuf's maps."""
     for number, features in _fields(record):
         for inner, entry in _fields(_content(features)) if number == 1 else ():
             parts = dict(_fields(_content(entry))) if inner == 1 else {}
-            if parts.get(1) == name:
-                found = _content(parts.get(2, b""))
-    return found
+            yield _content(parts.get(1, b"")), _content(parts.get(2, b""))
 
 
 def _values(kind: int, content: bytes | int, key: str) -> Iterator[bytes | int]:

@@ -1,8 +1,10 @@
 """Keyed digests of rows, by which a table is known again that was shuffled, edited in places or written otherwise.
 
 The digest of a row does not depend on the order of its columns, their names, blanks around a cell, the case of letters,
-or how a number is written. It does on which columns there are. It is SipHash of the sum of the keyed hashes of the
-row's cells, each under a key of its own, so that rows with cells in common do not show it without the secret.
+how a number is written, or whether the row is a line of CSV or a tf.train.Example. It does on which cells there are;
+empty ones do not count. Of a number with decimals it takes what 32 bits hold, as Examples do. It is SipHash of the sum
+of the keyed hashes of the row's cells, each under a key of its own, so that rows with cells in common do not show it
+without the secret.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from operator import itemgetter
 
 import numpy as np
 
+from privacy_pipeline.data.example_keys import cells_of
 from privacy_pipeline.data.siphash import KEY_BYTES, Array, siphash
 from privacy_pipeline.plain_text import plain_text
 
@@ -45,9 +48,17 @@ class RowHasher:
             total += self._column(list(map(itemgetter(at), rows)))
         return siphash(total, self._row_key)
 
-    def records(self, records: Iterable[bytes]) -> Array:
-        """The digest of each record of bytes."""
-        return _as_numbers(b"".join(_digest(self._record, record) for record in records))
+    def records(self, records: Sequence[bytes]) -> Array:
+        """The digest of each record: of a tf.train.Example as of the row it holds, else of its bytes."""
+        found = [cells_of(record) for record in records]
+        total = np.zeros(len(found), np.uint64)
+        owners = np.repeat(np.arange(len(found)), [len(cells or ()) for cells in found])
+        np.add.at(total, owners, self._column([cell for cells in found for cell in cells or ()]))
+        digests = siphash(total, self._row_key)
+        for at, cells in enumerate(found):
+            if cells is None:
+                digests[at] = int.from_bytes(_digest(self._record, records[at]), "big")
+        return digests
 
     def _column(self, cells: Sequence[str]) -> Array:
         """Hashes of cells: of numbers by their value, of texts without case and blanks around them."""
@@ -68,12 +79,15 @@ class RowHasher:
             else:
                 numbers[cell] = value
         self._known.update(zip(numbers, self._numbers(numbers.values(), len(numbers)).tolist(), strict=True))
-        hashed = b"".join(_digest(self._text, _folded(text)) for text in texts)
+        hashed = b"".join(_digest(self._text, text) if text else bytes(_BYTES) for text in map(_folded, texts))
         self._known.update(zip(texts, _as_numbers(hashed).tolist(), strict=True))
         return np.fromiter(map(self._known.__getitem__, cells), np.uint64, len(cells))
 
     def _numbers(self, values: Iterable[float], count: int) -> Array:
-        found = np.fromiter(values, np.float64, count) + 0.0  # -0 is 0
+        found = np.fromiter(values, np.float64, count)
+        decimals = found != np.rint(found)
+        found[decimals] = found[decimals].astype(np.float32)
+        found += 0.0  # -0 is 0
         found[np.isnan(found)] = np.nan
         return siphash(found.view(np.uint64), self._number_key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,25 @@ def write(tmp_path: Path, name: str, *rows: bytes) -> None:
 @given(st.one_of(st.integers(-(2**63), 2**63 - 1), st.text(st.characters(blacklist_categories=["Cs"]), min_size=1)))
 def test_a_key_is_read_as_it_was_written(value: int | str) -> None:
     assert key_of(row(value), "id") == value
+
+
+class TestCells:
+    def test_an_example_is_the_row_that_it_was_made_of(self) -> None:
+        """CSV has no types, leaves cells empty and orders columns; Examples hold decimals in 32 bits."""
+        hasher = RowHasher(bytes(range(32)))
+        rows = [["7", "Ann", "0.1", ""], ["-3", "", "1e-3", "x"]]
+        decimals = [part(2, part(1, struct.pack("<f", value))) for value in (0.1, 0.001)]
+        examples = [
+            example(decimal=decimals[0], name=partition_bytes(value="Ann"), number=partition_bytes(value=7), empty=b""),
+            example(number=partition_bytes(value=-3), other=partition_bytes(value="x"), decimal=decimals[1]),
+        ]
+        assert hasher.records(examples).tolist() == hasher.rows(rows).tolist()
+
+    def test_another_row_and_what_is_no_example(self) -> None:
+        hasher = RowHasher(bytes(range(32)))
+        some = [row(1), row(2), row(2, y=partition_bytes(value="")), row(2, y=b""), b"\x08\x01", b"\x08\x02"]
+        assert len(set(hasher.records(some).tolist())) == 4
+        assert hasher.records([row(1)]).item() == hasher.records(some)[0] == hasher.rows([["1", "7"]]).item()
 
 
 def test_numbers_may_be_unpacked_and_the_last_entry_counts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.data.unit_keys import partition_bytes
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.register import register_dataset
+from tests.data.test_counts import record
+from tests.data.test_example_keys import example, part
 from tests.pipelines.projects import csv_text, write_project
 from tests.pipelines.test_runs import Project, copied, project
 
@@ -82,6 +86,33 @@ def test_so_is_one_on_edited_rows_from_another_folder(project: Project) -> None:
 def edited_again(project: Project) -> PipelineConfig:
     shutil.rmtree(project.root / "elsewhere")
     return edited(project).model_copy(update={"pipeline": "again", "workspace": project.root / "second-workspace"})
+
+
+def as_examples(project: Project) -> PipelineConfig:
+    """The same people's rows as TFRecord files, as ExampleGen writes them, under another name."""
+    folder = project.root / "examples"
+    for file in project.config.dataset.path.rglob("*.csv"):
+        target = (folder / file.relative_to(project.config.dataset.path)).with_suffix(".tfrecord")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _, *lines = file.read_text().splitlines()
+        target.write_bytes(b"".join(record(_example(*line.split(","))) for line in lines))
+    return with_dataset(project.config, name="renamed", path=folder, format="tfrecord")
+
+
+def _example(colour: str, size: str, person: str, bought: str) -> bytes:
+    decimal = part(2, part(1, struct.pack("<f", float(size))))
+    texts = {"colour": partition_bytes(value=colour), "bought": partition_bytes(value=bought)}
+    return example(**texts, size=decimal, person=partition_bytes(value=int(person)))
+
+
+def test_the_same_rows_in_another_format_are_known(project: Project) -> None:
+    ledger = registered(project)
+    config = as_examples(project)
+    project.start(config)
+    assert len(ledger.unprotected_runs("things")) == 1
+    elsewhere = config.model_copy(update={"workspace": project.root / "second-workspace"})
+    with pytest.raises(BadInputError, match="many rows of this data are registered as things already"):
+        register_dataset(config=elsewhere, epsilon=10.0, delta=1e-5)
 
 
 def test_other_peoples_data_is_not_journalled(project: Project) -> None:
