@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import privacy_pipeline
 from privacy_pipeline.errors import PipelineError
 
 FRAMEWORK = ("privacy_pipeline", "federated")
@@ -56,6 +57,12 @@ def shown() -> list[str]:
     found += [str(path) for path in sorted((base / "lib").glob("*.so*")) if path.is_file()]
     found += [path for path in _LIBRARIES if Path(path).is_dir()]
     return list(dict.fromkeys(found))
+
+
+def framework() -> list[str]:
+    """Folders of the framework's packages."""
+    root = Path(privacy_pipeline.__file__).resolve().parents[1]
+    return [str(root / name) for name in FRAMEWORK]
 
 
 def emptied() -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def run(program: str, *, task: Mapping[str, Any], files: Mapping[Path, bytes], f
     paths = [*map(str, folders), str(_FRAMEWORK), str(packages.folder)]
     code = f"import sys; sys.path[:0] = {paths!r}; from {program} import main; main()"
     cell = jail.Cell(
-        shown=(*environment.shown(), *packages.shown, *(str(_FRAMEWORK / name) for name in environment.FRAMEWORK)),
+        shown=(*environment.shown(), *packages.shown, *environment.framework()),
         emptied=environment.emptied(),
         files={str(path): _encoded(content) for path, content in files.items()}
         | {TASK: _encoded(json.dumps(task).encode())},

@@ -1,20 +1,23 @@
 """What of a user's own the build of a model sees: the sources of the module, and files that the config calls public.
 
 Both are read here and handed over as bytes, so that what was looked at is what is seen. A file that is the dataset's,
-or lies in the folders of data, workspace or ledger, is refused by its name, whatever link leads to it. No TensorFlow.
+or lies in the folders of data, workspace or ledger, is refused by its name, whatever link leads to it; so is a public
+file that lies where other data is registered. No TensorFlow.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.backends.code_hash import sources_of
+from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
 from privacy_pipeline.errors import BadInputError
 
@@ -46,6 +49,7 @@ def visible(section: ModelSection, private: Private) -> Visible:
     Raises:
         BadInputError: a file is missing, too large or the dataset's.
     """
+    private.require_hidden([*environment.shown(), *environment.packages().shown, *environment.framework()])
     files, folders = {}, dict[Path, None]()
     for source in sources_of(section.use, root=Path.cwd()).values():
         private.refuse(source.path, source.content, what="model.use: the source")
@@ -81,6 +85,7 @@ def _read(section: ModelSection, private: Private) -> dict[Path, bytes]:
         if left < 0:
             raise BadInputError(f"model.files: more than {MOST_BYTES >> 20} MiB", fix="name smaller files")
         private.refuse(path, content, what="model.files:")
+        private.refuse_registered(path)
         files[Path(os.path.normpath(path.absolute()))] = content
     return files
 
@@ -95,7 +100,7 @@ class Private:
     """
 
     def __init__(self, *, data: Path, workspace: Path, ledger: str) -> None:
-        root = workspace.resolve()
+        self._workspace = root = workspace.resolve()
         # A workspace that is the working folder itself has the modules in it.
         parts = [root / name for name in _WORKSPACE] if root == Path.cwd().resolve() else [root]
         self._folders = [("the dataset's folder", data.resolve()), *(("the workspace", part) for part in parts)]
@@ -105,6 +110,29 @@ class Private:
     def of(cls, config: PipelineConfig) -> Private:
         """Those of a config."""
         return cls(data=config.dataset.path, workspace=config.workspace, ledger=config.ledger)
+
+    def require_hidden(self, shown: Sequence[str]) -> None:
+        """Refuses private folders that lie in what every build sees: Python, packages and the framework.
+
+        Raises:
+            BadInputError: one does.
+        """
+        for name, folder in self._folders:
+            within = next((one for one in shown if folder.is_relative_to(Path(one).resolve())), None)
+            if within is not None:
+                raise BadInputError(
+                    f"model: {name} lies in {within}, which the build of a model sees", fix=f"move {name} elsewhere"
+                )
+
+    def refuse_registered(self, path: Path) -> None:
+        """Refuses a file from a folder that a ledger's pin marks: it is registered data, be it another dataset's.
+
+        Raises:
+            BadInputError: it is.
+        """
+        for folder in path.resolve().parents:
+            if folder != self._workspace and (folder / pins.FILE).exists():
+                raise BadInputError(f"model.files: {path} lies in {folder}, which is registered data", fix=_PUBLIC)
 
     def refuse(self, path: Path, content: bytes, *, what: str) -> None:
         """Refuses a file that lies in one of the folders, is linked to one that does, or is a copy of one.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.backends import user_code
+from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.backends.isolated.visible import Private, visible
 from privacy_pipeline.config.models import ModelSection
 from privacy_pipeline.errors import BadInputError
@@ -66,6 +68,25 @@ def test_a_private_file_is_refused_by_its_name_whatever_leads_to_it(place: Path,
         found.symlink_to(place / named)
     with pytest.raises(BadInputError, match=f"^model.files: {named} "):
         visible(section("public/words.txt", named), private(place))
+
+
+def test_a_file_of_other_registered_data_is_refused(place: Path) -> None:
+    """Nobody would charge that dataset's budget."""
+    (place / "other/span-1").mkdir(parents=True)
+    (place / "other/span-1/rows.csv").write_text("c\n3\n")
+    visible(section("other/span-1/rows.csv"), private(place))
+    (place / "other" / pins.FILE).write_text("{}")
+    with pytest.raises(BadInputError, match=r"^model.files: other/span-1/rows.csv lies in .*which is registered"):
+        visible(section("other/span-1/rows.csv"), private(place))
+
+
+@pytest.mark.parametrize("hidden", ["data", "workspace"])
+def test_private_folders_in_what_every_build_sees_are_refused(place: Path, hidden: str) -> None:
+    where = {"data": place / "data", "workspace": place / "workspace"}
+    where[hidden] = Path(environment.framework()[0], "data")
+    inside = Private(**where, ledger=f"sqlite:///{place}/ledger/ledger.db")
+    with pytest.raises(BadInputError, match="which the build of a model sees"):
+        visible(section(), inside)
 
 
 def test_a_module_that_is_data_is_refused(place: Path) -> None:
