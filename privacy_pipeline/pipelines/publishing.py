@@ -45,8 +45,8 @@ def publish(found: Evidence, *, ledger: str, folder: Path, runs: Collection[str]
     _require_empty(folder)
     chosen = _chosen(found.runs, runs)
     cover = covering(parse(ledger))
-    shown = dataclasses.replace(found, runs=[published.without_exact_metrics(summary) for summary in found.runs])
-    report = dataset_report(shown)
+    runs_shown = [published.without_exact_metrics(summary) for summary in found.runs]
+    report = dataset_report(dataclasses.replace(found, runs=runs_shown, ledger=published.without_names(found.ledger)))
     entries = [published.public_entry(row, cover=cover) for row in exported(ledger, dataset=found.dataset)]
     texts = {
         Path(REPORT_HTML): to_html(report),
@@ -55,9 +55,14 @@ def publish(found: Evidence, *, ledger: str, folder: Path, runs: Collection[str]
         Path(HELD_BACK): _json(published.held_back()),
     }
     for summary in chosen:
-        texts[Path(RUNS, summary.run_id, SUMMARY)] = _json(published.public_summary(summary, cover=cover))
+        path = Path(RUNS, published.without_times(summary.run_id), SUMMARY)
+        if path in texts:
+            raise BadInputError(
+                f"two runs are {path.parent.name} without their time of day", fix="publish them apart, by --run"
+            )
+        texts[path] = _json(published.public_summary(summary, cover=cover))
     for path, text in texts.items():
-        write_atomically(path=folder / path, text=text)
+        write_atomically(path=folder / path, text=published.without_times(text))
     return [folder / path for path in texts]
 
 

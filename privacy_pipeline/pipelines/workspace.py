@@ -7,6 +7,7 @@ import datetime
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ SPEC_FILE = "spec.json"
 LOG_FILE = "log.txt"
 SUMMARY_FILE = "summary.json"
 
+_NUMBERED = re.compile(r"\d{8}-r(\d+)-.*")
 NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
 RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
 
@@ -233,10 +235,16 @@ class Workspace:
                 ) from error
 
     def new_run(self) -> RunFolder:
-        """A fresh run folder with a name that sorts by time."""
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = self.runs / f"{stamp}-{secrets.token_hex(2)}"
-        path.mkdir(parents=True)
+        """A fresh run folder with a name that sorts by time: the day, and the run's number on it.
+
+        Reports name runs, and a time of day would tell how long the run before took (`published.without_times`).
+        """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        day = datetime.date.today().strftime("%Y%m%d")
+        named = (_NUMBERED.fullmatch(path.name) for path in self.runs.glob(f"{day}-*"))
+        number = 1 + max((int(found[1]) for found in named if found), default=0)
+        path = self.runs / f"{day}-r{number:04d}-{secrets.token_hex(2)}"
+        path.mkdir()
         return RunFolder(path)
 
 

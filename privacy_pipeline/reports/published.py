@@ -7,14 +7,21 @@ lists as not covered. Numbers of rows and units are in plans and records under z
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from privacy_pipeline.accounting import record as parts
+from privacy_pipeline.accounting.cap_history import LedgerChange
+from privacy_pipeline.accounting.unprotected import UnprotectedRun
 from privacy_pipeline.releases import evaluation as noisy
 from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
+
+if TYPE_CHECKING:
+    from privacy_pipeline.reports.evidence import LedgerState
 
 VERSION = 1
 Cover = Callable[[str], str]
@@ -187,12 +194,21 @@ ENTRY = frozenset(
         "commit_hash",
     }
 )
+_WHO = "who works with the data is for the ledger's readers"
+REPORT_HELD_BACK = {
+    "changes.who": _WHO,
+    "unprotected_runs.who": _WHO,
+    "runs.run": "the day alone, where it has the time of day, as in version 0.1.0",
+}
 ENTRY_HELD_BACK = {
-    "principal": "who works with the data is for the ledger's readers",
+    "principal": _WHO,
     "started_at": _TIME,
     "committed_at": _TIME,
     "expired_at": _TIME,
 }
+SOMEBODY = "somebody"
+_TIMED_RUN = re.compile(r"\b(\d{8})-\d{6}-([0-9a-f]{4})\b")
+_Named = TypeVar("_Named", LedgerChange, UnprotectedRun)
 _DAYS = frozenset({"created", "reserved_at"})  # of these the day alone
 
 
@@ -222,10 +238,25 @@ def without_exact_metrics(summary: RunSummary) -> RunSummary:
     return summary.model_copy(update={"slices": [none]})
 
 
+def without_names(ledger: LedgerState) -> LedgerState:
+    """The ledger's part of a published report: who asked is for the ledger's readers."""
+
+    def nameless(found: Sequence[_Named]) -> list[_Named]:
+        return [replace(one, principal=None if one.principal is None else SOMEBODY) for one in found]
+
+    return replace(ledger, changes=nameless(ledger.changes), unprotected=nameless(ledger.unprotected))
+
+
+def without_times(text: str) -> str:
+    """A text in which ids of runs of version 0.1.0 have their day alone; they had the time of day to the second."""
+    return _TIMED_RUN.sub(r"\1-\2", text)
+
+
 def held_back() -> dict[str, str]:
     """Each field that does not leave, and why."""
     found = {f"{kind.__name__}.{name}": why for kind, names in HELD_BACK.items() for name, why in names.items()}
     found |= {f"audit.{name}": why for name, why in AUDIT_HELD_BACK.items()}
+    found |= {f"report.{name}": why for name, why in REPORT_HELD_BACK.items()}
     return found | {f"entry.{name}": why for name, why in ENTRY_HELD_BACK.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import os
 import signal
@@ -189,6 +190,15 @@ def test_prepare_refuses_a_push_directory_that_cannot_be_written(tmp_path: Path)
     config = write_project(tmp_path, push={"directory": str(tmp_path / "file" / "models")})
     with pytest.raises(BadInputError, match=r"file/models: cannot be written"):
         Workspace(config).prepare()
+
+
+def test_the_name_of_a_run_sorts_by_time_and_tells_none(tmp_path: Path) -> None:
+    workspace = Workspace(write_project(tmp_path))
+    day = datetime.date.today().strftime("%Y%m%d")
+    (workspace.runs / f"{day}-235959-aaaa").mkdir(parents=True)  # as version 0.1.0 named them
+    names = [workspace.new_run().run_id for _ in range(12)]
+    assert sorted(path.name for path in workspace.runs.iterdir())[1:] == names
+    assert [name.rpartition("-")[0] for name in names] == [f"{day}-r{number:04d}" for number in range(1, 13)]
 
 
 def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:

@@ -106,6 +106,22 @@ def test_published_files_hold_no_time_of_day_no_plain_digest_and_no_exact_metric
         assert '"seconds"' not in text and "build_seconds" not in text, name
 
 
+def test_no_time_of_a_run_and_no_name_of_a_user_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of version 0.1.0 were named by the second in which they began: the next one told how long one took."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRIVACY_PIPELINE_USER", "dr-no")
+    make_project(tmp_path)
+    runs = tmp_path / "workspace/runs"
+    (runs / "run-1").rename(runs / "20260101-101112-abcd")
+    summary = runs / "20260101-101112-abcd/summary.json"
+    summary.write_text(summary.read_text().replace("run-1", "20260101-101112-abcd"))
+    assert publish("things", "out").exit_code == 0
+    found = texts(tmp_path / "out")
+    assert "runs/20260101-abcd/summary.json" in found
+    for name, text in found.items():
+        assert "101112" not in name + text and "dr-no" not in text, name
+
+
 def test_the_published_record_is_a_record_whose_receipt_verifies(folder: Path) -> None:
     for file in folder.glob("runs/*/summary.json"):
         document = json.loads(file.read_text())
