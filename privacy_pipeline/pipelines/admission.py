@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from privacy_pipeline.spans import Span
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.unit_digests import Array
+
+ATTACK = "attack"  # what the journal and policies name it by, in the place of a backend
 
 
 def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> Ledger | None:
@@ -60,6 +63,25 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> No
         ledger.require_allowed(_use(config, span, digest))
     else:
         ledger.run_unprotected(_use(config, span, digest), run_id=run_id, rows=lambda secret: _rows(config, secret))
+
+
+def begin_attack(
+    config: PipelineConfig, *, span: Span, digest: str, run_id: str, rows: Callable[[bytes], Array]
+) -> None:
+    """Admits an attack on a run's model: it reads the training rows exactly, so it counts as a run without a guarantee.
+
+    Args:
+        config, span, digest: of the run.
+        run_id: the run.
+        rows: digests the rows that the run read, under a secret.
+
+    Raises:
+        BudgetRefusedError, LedgerError: see `begin`.
+    """
+    ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root)
+    if ledger is not None:
+        use = dataclasses.replace(_use(config, span, digest), backend=ATTACK, guarantee=False)
+        ledger.run_unprotected(use, run_id=f"{run_id}-{ATTACK}", rows=rows)
 
 
 def end(config: PipelineConfig) -> None:

@@ -1,7 +1,8 @@
 """A membership-inference reading of a run's model on the run's own splits, and where it is kept.
 
 This reads the training split again and computes exact numbers from it, so no guarantee covers what it prints: the
-reading stays in the run's folder and goes into no record, report or metric.
+reading stays in the run's folder and goes into no record, report or metric. On registered data it is held against the
+policy, and journalled, as a run without a guarantee is.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.data import tfrecord
 from privacy_pipeline.data.features import LABEL_FEATURE
+from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines import admission
 from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.workspace import RunFolder
 
@@ -42,6 +46,8 @@ def attack(folder: RunFolder) -> tuple[list[AttackReading], list[str]]:
 
     Raises:
         BadInputError: the run has no model yet, or its files are gone.
+        BudgetRefusedError: the policy of the data does not allow exact readings.
+        LedgerError: the data is registered, and the journal cannot be written.
     """
     from privacy_pipeline.dp.membership import threshold_attack
 
@@ -51,6 +57,13 @@ def attack(folder: RunFolder) -> tuple[list[AttackReading], list[str]]:
     if spec.features is None:
         raise BadInputError("an attack needs the public schema of the run's data", fix="set dataset.schema")
     examples = examples_behind(connection_config(spec.config), model_uri=summary.model_uri)
+    admission.begin_attack(
+        spec.config,
+        span=spec.span,
+        digest=spec.data_digest,
+        run_id=folder.run_id,
+        rows=lambda secret: _digests(examples, secret),
+    )
     columns = [name for group in spec.config.evaluation.slices if len(group) == 1 for name in group]
     sides = [
         _losses(Path(summary.model_uri), examples / f"Split-{split}", spec.features, columns)
@@ -101,6 +114,13 @@ def examples_behind(connection: Any, *, model_uri: str) -> Path:
         f"{model_uri}: the examples that this model was trained on are gone or not in ML Metadata",
         fix="run the pipeline again in this workspace",
     )
+
+
+def _digests(examples: Path, secret: bytes) -> NDArray[np.uint64]:
+    """Digests of the rows of all splits."""
+    hasher = RowHasher(secret)
+    files = sorted(path for path in examples.glob("Split-*/*") if path.is_file())
+    return hasher.records([record for file in files for record in tfrecord.records(file=file)])
 
 
 def _losses(model_dir: Path, split: Path, features: FeaturePlan, columns: list[str]) -> Losses:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -21,7 +23,7 @@ from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.unit_keys import partition_bytes
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import preflight
+from privacy_pipeline.pipelines import membership, preflight
 from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.register import register_dataset
 from tests.data.test_counts import record
@@ -113,6 +115,25 @@ def test_the_same_rows_in_another_format_are_known(project: Project) -> None:
     elsewhere = config.model_copy(update={"workspace": project.root / "second-workspace"})
     with pytest.raises(BadInputError, match="many rows of this data are registered as things already"):
         register_dataset(config=elsewhere, epsilon=10.0, delta=1e-5)
+
+
+@pytest.mark.parametrize("under", ["its name", "another one, edited"])
+def test_an_attack_on_a_run_is_held_to_the_policy_and_journalled(
+    project: Project, monkeypatch: pytest.MonkeyPatch, under: str
+) -> None:
+    ledger = registered(project)
+    folder, _ = project.start(None if under == "its name" else edited(project))
+    examples = project.root / "ingested/Split-train"
+    examples.mkdir(parents=True)
+    for number, file in enumerate(as_examples(project).dataset.path.rglob("*.tfrecord")):
+        (examples / f"data-{number}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    monkeypatch.setattr(membership, "examples_behind", lambda *_, **__: examples.parent)
+    monkeypatch.setattr(membership, "_losses", lambda *_: {"overall": np.linspace(0, 1, 60)})
+    membership.attack(folder)
+    assert [run.backend for run in ledger.unprotected_runs("things")] == ["plain", "attack"]
+    apply(ledger, require_guarantee=True)
+    with pytest.raises(BudgetRefusedError, match="asks for a guarantee"):
+        membership.attack(folder)
 
 
 def test_other_peoples_data_is_not_journalled(project: Project) -> None:
