@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow_transform import analyzer_nodes, annotators, graph_context, impl_helper
 
-from privacy_pipeline.backends.isolated.trace import program_json
+from privacy_pipeline.backends.isolated.graph_json import program_json
 from privacy_pipeline.errors import BadInputError
 
 

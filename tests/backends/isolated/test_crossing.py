@@ -14,8 +14,9 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.backends.isolated import configs, frames
+from privacy_pipeline.backends.isolated.graph_json import traced_json
 from privacy_pipeline.backends.isolated.replay import Program, run
-from privacy_pipeline.backends.isolated.trace import crossing_model, traced_json
+from privacy_pipeline.backends.isolated.trace import crossing_model
 from privacy_pipeline.errors import BadInputError
 
 WIDTH = 3
@@ -287,7 +288,7 @@ def test_a_forged_graph_is_refused() -> None:
 
 def test_every_op_on_the_list_is_one_that_replay_can_call() -> None:
     from privacy_pipeline.backends.isolated import ops
-    from privacy_pipeline.backends.isolated.replay import _function
+    from privacy_pipeline.backends.isolated.one_op import _function
 
     for name in sorted(ops._COMPUTING - {"Placeholder"}):
         assert callable(_function(name)[0]), name
