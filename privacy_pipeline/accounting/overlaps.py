@@ -65,7 +65,9 @@ def has_eval_budget(connection: sa.Connection, dataset: str) -> bool:
 
 
 def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> None:
-    """Refuses units that one span trains on and another one evaluates: they would pay from two budgets.
+    """Refuses units that are trained on in one span and evaluated in another, or in the same: they would pay twice.
+
+    The keys of one span are compared where they are read; rows that a hash divides are in one split each.
 
     Args:
         of: names dataset and unit, for the message.
@@ -74,14 +76,17 @@ def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> No
     Raises:
         BadInputError: there are such units, or nothing tells.
     """
-    if len(spans) < 2:
+    kind = "rows" if of.unit == "row" else "units"
+    alone = len(spans) < 2 and (kind == "units" or not spans or _sides(spans[0], kind) is None)
+    if alone or (kind == "rows" and "distinct_rows" in of.reasons):
         return
     told = f"dataset {of.dataset}: the eval split has a budget of its own, and "
     fix = (
         "keep a unit's rows on one side in all spans (`hash_split` by the key does), or take `eval_epsilon` out of the "
     )
     fix += "policy before the first evaluation is charged"
-    kind = "rows" if of.unit == "row" else "units"
+    if kind == "rows":
+        fix += "; or, if these are rows of other people: --distinct-rows WHY with their registration"
     if kind == "units" and _all_apart(spans):
         return
     sides = [_sides(span, kind) for span in spans]
@@ -89,9 +94,8 @@ def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> No
         raise BadInputError(f"{told}nothing tells which {kind} of its spans are in which split", fix=fix)
     known = [side for side in sides if side is not None]
     train, evaluated = (joined([side[split] for side in known]) for split in (TRAIN, EVAL))
-    both = in_common(train, evaluated) if kind == "units" else in_common(train, evaluated) - PART * len(evaluated)
-    if both > 0:
-        raise BadInputError(f"{told}{kind} that one span trains on are in the eval split of another one", fix=fix)
+    if many_in_common(train, evaluated) if kind == "rows" else in_common(train, evaluated):
+        raise BadInputError(f"{told}{kind} that are trained on are in the eval split too", fix=fix)
 
 
 def _all_apart(spans: list[UnitDigests | None]) -> bool:

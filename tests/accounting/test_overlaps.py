@@ -113,7 +113,7 @@ class TestSides:
     def test_nor_does_the_eval_split_get_a_budget_where_they_cross(self, opened: Ledger) -> None:
         register(opened, "d", {"train": A, "eval": Z}, span=1)
         register(opened, "d", {"train": Z, "eval": A}, span=2)
-        with pytest.raises(BadInputError, match="units that one span trains on"):
+        with pytest.raises(BadInputError, match="units that are trained on are in the eval split too"):
             opened.apply_policy(self.policy())
         assert [status.split for status in opened.status("d")] == ["train"]
 
@@ -128,10 +128,24 @@ class TestSides:
         one, other = table(opened, people()), table(opened, [[*row, "more"] for row in people()])
         register(opened, "d", None, unit="row", span=1, rows={"train": one, "eval": other})
         opened.apply_policy(self.policy("row"))
-        with pytest.raises(BadInputError, match="rows that one span trains on"):
+        with pytest.raises(BadInputError, match="rows that are trained on are in the eval split too"):
             register(opened, "d", None, unit="row", span=2, rows={"train": other, "eval": one})
         new = table(opened, [[*row, "others"] for row in people()])
         register(opened, "d", None, unit="row", span=2, rows={"train": one, "eval": np.concatenate([new, one[:1]])})
+
+    def test_rows_of_one_span_in_both_splits_get_no_second_budget(self, opened: Ledger) -> None:
+        """Nor do all rows of a small train split, which are a small part of the eval split."""
+        both = {"train": table(opened, people()[:5]), "eval": table(opened, people(100))}
+        register(opened, "d", None, unit="row", rows=both)
+        with pytest.raises(BadInputError, match="rows that are trained on are in the eval split too"):
+            opened.apply_policy(self.policy("row"))
+        assert [status.split for status in opened.status("d")] == ["train"]
+
+    def test_rows_that_are_declared_to_be_other_peoples_do(self, opened: Ledger) -> None:
+        both = {split: table(opened, people()) for split in ("train", "eval")}
+        register(opened, "d", None, unit="row", rows=both, reasons={"distinct_rows": "few columns"})
+        opened.apply_policy(self.policy("row"))
+        assert [status.split for status in opened.status("d")] == ["train", "eval"]
 
 
 def shuffled(rows: list[list[str]]) -> list[list[str]]:
