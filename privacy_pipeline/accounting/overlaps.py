@@ -67,7 +67,7 @@ def has_eval_budget(connection: sa.Connection, dataset: str) -> bool:
 def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> None:
     """Refuses units that are trained on in one span and evaluated in another, or in the same: they would pay twice.
 
-    The keys of one span are compared where they are read; rows that a hash divides are in one split each.
+    Rows that a hash divides are in one split each, and nothing else tells which.
 
     Args:
         of: names dataset and unit, for the message.
@@ -77,8 +77,8 @@ def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> No
         BadInputError: there are such units, or nothing tells.
     """
     kind = "rows" if of.unit == "row" else "units"
-    alone = len(spans) < 2 and (kind == "units" or not spans or _sides(spans[0], kind) is None)
-    if alone or (kind == "rows" and "distinct_rows" in of.reasons):
+    untold = len(spans) < 2 and (not spans or _sides(spans[0], kind) is None)
+    if untold or (kind == "rows" and "distinct_rows" in of.reasons):
         return
     told = f"dataset {of.dataset}: the eval split has a budget of its own, and "
     fix = (
@@ -99,9 +99,10 @@ def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> No
 
 
 def _all_apart(spans: list[UnitDigests | None]) -> bool:
-    """Whether no unit is in two of the spans, whatever splits they are in."""
-    units = [span.every_unit for span in spans if span is not None and span.units]
-    return len(units) == len(spans) and len(once(units)) == sum(map(len, units))
+    """Whether no unit is in two of the spans, or in two splits of one, whatever splits they are in."""
+    known = [span.units for span in spans if span is not None and span.units]
+    parts = [part for units in known for part in units.values()]
+    return len(known) == len(spans) and len(once(parts)) == sum(map(len, parts))
 
 
 def _sides(span: UnitDigests | None, kind: str) -> Mapping[str, Array] | None:

@@ -133,6 +133,14 @@ class TestSides:
         new = table(opened, [[*row, "others"] for row in people()])
         register(opened, "d", None, unit="row", span=2, rows={"train": one, "eval": np.concatenate([new, one[:1]])})
 
+    @pytest.mark.parametrize("spans", [[1], [1, 2]])
+    def test_a_unit_that_is_written_otherwise_in_the_other_split_is_one(self, opened: Ledger, spans: list[int]) -> None:
+        """ExampleGen takes `ann` and `ANN` for two keys, and a hash may divide them."""
+        for span in spans:
+            register(opened, "d", {"train": [f"ann-{span}", "bob"], "eval": [f"ANN-{span}"]}, span=span)
+        with pytest.raises(BadInputError, match="units that are trained on are in the eval split too"):
+            opened.apply_policy(self.policy())
+
     def test_rows_of_one_span_in_both_splits_get_no_second_budget(self, opened: Ledger) -> None:
         """Nor do all rows of a small train split, which are a small part of the eval split."""
         both = {"train": table(opened, people()[:5]), "eval": table(opened, people(100))}
