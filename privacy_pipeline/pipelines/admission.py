@@ -46,10 +46,11 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
     return ledger
 
 
-def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> None:
+def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str, trains: bool = True) -> None:
     """Admits a run that is about to read its data; one without a guarantee is journalled where the data is registered.
 
-    Data under a name and with files that nobody registered is known again by its rows.
+    Data under a name and with files that nobody registered is known again by its rows. A partial run that does not
+    train is charged nothing, so that it is journalled too, whatever its config claims of a training.
 
     Raises:
         BadInputError: a row cannot be read.
@@ -59,7 +60,7 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str) -> No
     ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root)
     if ledger is None:
         return
-    if config.training.claims_guarantee:
+    if config.training.claims_guarantee and trains:
         ledger.require_allowed(_use(config, span, digest))
     else:
         ledger.run_unprotected(_use(config, span, digest), run_id=run_id, rows=lambda secret: _rows(config, secret))

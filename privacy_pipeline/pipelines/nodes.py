@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +30,19 @@ NODES = (
     "Pusher",
 )
 _EXACT_EVALUATION = ("Resolver", "Evaluator")
+
+
+def trains(config: PipelineConfig, *, from_nodes: Sequence[str], to_nodes: Sequence[str]) -> bool:
+    """Whether a run trains; a partial one may end before, or begin after.
+
+    Args:
+        config: the config.
+        from_nodes, to_nodes: ends of a partial run; both empty for a whole one.
+    """
+    order = nodes_of(config)
+    at = order.index(TRAINER)
+    begins = not from_nodes or min(map(order.index, from_nodes)) <= at
+    return begins and (not to_nodes or max(map(order.index, to_nodes)) >= at)
 
 
 def nodes_of(config: PipelineConfig) -> tuple[str, ...]:

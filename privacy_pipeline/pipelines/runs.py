@@ -18,7 +18,7 @@ from privacy_pipeline.pipelines import admission, metadata, preflight, run_repor
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
-from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of
+from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of, trains
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
@@ -68,7 +68,7 @@ def start(
     folder.write_spec(spec)
     if earlier is not None:
         return folder, _nothing_to_do(config, folder, state, earlier)
-    admission.begin(config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id)
+    admission.begin(config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))
     on_start(folder)
     state = _executed(folder, state, spec, on_event)
     return folder, _with_bad_cells(folder, state, spec, source)
@@ -105,10 +105,14 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     workspace.prepare()
     if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
         spending.refuse_over_budget(workspace, spec, state)
-    admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id)
+    admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))
     on_start(folder)
     state = _executed(folder, state, spec, on_event)
     return _with_bad_cells(folder, state, spec, source)
+
+
+def _trains(spec: RunSpec) -> bool:
+    return trains(spec.config, from_nodes=spec.from_nodes, to_nodes=spec.to_nodes)
 
 
 def _executed(folder: RunFolder, state: RunState, spec: RunSpec, on_event: OnEvent) -> RunState:

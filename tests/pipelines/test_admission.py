@@ -23,7 +23,7 @@ from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.unit_keys import partition_bytes
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import membership, preflight
+from privacy_pipeline.pipelines import membership, preflight, runs
 from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.register import register_dataset
 from tests.data.test_counts import record
@@ -115,6 +115,21 @@ def test_the_same_rows_in_another_format_are_known(project: Project) -> None:
     elsewhere = config.model_copy(update={"workspace": project.root / "second-workspace"})
     with pytest.raises(BadInputError, match="many rows of this data are registered as things already"):
         register_dataset(config=elsewhere, epsilon=10.0, delta=1e-5)
+
+
+def test_a_partial_run_that_does_not_train_is_journalled_whatever_it_claims(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is charged nothing, and computes exact statistics."""
+    private = write_project(project.root / "private", backend="dp_sgd")
+    made = Project(private, project.root / "private")
+    monkeypatch.setattr(runs, "execute", made.execute)
+    ledger = registered(made)
+    before, _ = made.start(to_nodes=["Transform"])
+    made.start(to_nodes=["Trainer"])
+    made.start()
+    after, _ = made.start(from_nodes=["Evaluator"])
+    assert [run.run_id for run in ledger.unprotected_runs("things")] == [before.run_id, after.run_id]
 
 
 @pytest.mark.parametrize("under", ["its name", "another one, edited"])
