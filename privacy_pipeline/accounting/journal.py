@@ -38,7 +38,8 @@ MOVED_TO, MOVED_FROM = "moved_to", "moved_from"
 ROTATE, LOST, IMPORTED, ACCEPT = "rotate_key", "key_lost", "imported", "accept_import"
 _HEAD, _KEY = "head", "public_key"
 _SALT_BYTES = 16
-SALTED = (REGISTER, BIND, IMPORTED)  # their bodies hold digests of data
+HOLD_DIGESTS = (REGISTER, BIND, IMPORTED)  # of data, in their bodies
+UNSALTED = (RESERVE,)  # it has the hash of a secret token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +131,8 @@ class Writer:
     ) -> Receipt:
         """Appends one record and moves the head. The body of each record but a reservation says who did it.
 
-        Hashes of records are in receipts, pins and exports. A salt keeps digests of data, and numbers of rows and
-        units, from being tried against those of registrations; a reservation has the hash of a secret token.
+        Hashes of records are in receipts, pins and exports. A salt keeps digests of data, numbers of rows and units,
+        and times, which tell how long a run took, from being tried against them.
 
         Args:
             kind: what happened.
@@ -140,7 +141,7 @@ class Writer:
             then: the key that signs from here on, starting with the head.
         """
         who = {} if kind == RESERVE else {"principal": principal()}  # a reservation names its own
-        salt = {"salt": secrets.token_hex(_SALT_BYTES)} if kind in SALTED else {}
+        salt = {} if kind in UNSALTED else {"salt": secrets.token_hex(_SALT_BYTES)}
         seq, at, text, key = self._seq + 1, at or now(), canonical({**who, **body, **salt}), self._key
         digest = record_hash(seq=seq, at=at, kind=kind, body=text, prev_hash=self._hash)
         row = {"seq": seq, "at": at, "kind": kind, "body": text, "prev_hash": self._hash, "hash": digest}

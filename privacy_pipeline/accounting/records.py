@@ -76,7 +76,7 @@ def unsalted(connection: sa.Connection) -> list[int]:
     """Numbers of records that hold digests of data and no salt, as versions before wrote them: their hashes tell."""
     table = schema.journal
     old = sa.not_(table.c.body.contains('"salt":"', autoescape=True))
-    query = sa.select(table.c.seq).where(table.c.kind.in_(journal.SALTED), old).order_by(table.c.seq)
+    query = sa.select(table.c.seq).where(table.c.kind.in_(journal.HOLD_DIGESTS), old).order_by(table.c.seq)
     return list(connection.scalars(query))
 
 

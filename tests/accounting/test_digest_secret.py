@@ -97,7 +97,7 @@ def test_a_registration_without_a_salt_is_named(ledger: Ledger, url: str, monkey
     assert ledger.unsalted_records() == []
     assert "without a salt" not in CliRunner().invoke(app, ["budget", "status", "--ledger", url]).output
     with monkeypatch.context() as older:  # as a version before this one wrote it
-        older.setattr(journal, "SALTED", ())
+        older.setattr(journal, "UNSALTED", (journal.REGISTER, journal.BIND))
         ledger.register(make_registration("census", digest="c" * 64), epsilon=1.0, delta=1e-5)
     assert ledger.unsalted_records() == [3]
     told = " ".join(CliRunner().invoke(app, ["budget", "status", "--ledger", url]).output.split())

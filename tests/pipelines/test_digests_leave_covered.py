@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.journal import record_hash
+from privacy_pipeline.accounting import entries, journal
+from privacy_pipeline.accounting.export import exported
+from privacy_pipeline.accounting.journal import canonical, record_hash
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
@@ -17,6 +21,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import runs, views
 from privacy_pipeline.pipelines.preflight import check_source, read_features
 from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.reports.published import public_entry
 from tests.accounting.conftest import make_plan, make_registration
 from tests.adversary import digest_of, recovered, worlds
 from tests.pipelines.projects import write_project
@@ -150,14 +155,56 @@ def test_hashes_of_journal_records_tell_nothing_of_their_bodies(tmp_path: Path) 
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger/ledger.db", create=True)
     ledger.register(make_registration(), epsilon=3.0, delta=1e-5)  # by a client that digested neither units nor rows
     genesis, register = ledger.records()[::-1]
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "ledger/ledger.db") as connection:
-        (body,) = connection.execute("SELECT body FROM journal WHERE seq = 2").fetchone()
+    body = _body(tmp_path, 2)
     told = {name: value for name, value in json.loads(body).items() if name != "salt"}
     text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     same = {"seq": 2, "at": register.at, "kind": register.kind, "prev_hash": genesis.hash}
     assert record_hash(**same, body=body) == register.hash != record_hash(**same, body=text)
+
+
+@pytest.mark.parametrize("salted", [True, False])
+def test_hashes_that_are_published_tell_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, salted: bool) -> None:
+    """Everything else of a run's records is known: without a salt the adversary tries each pair of seconds."""
+    if not salted:
+        monkeypatch.setattr(journal, "UNSALTED", (journal.RESERVE, journal.START, journal.COMMIT))
+    url = f"sqlite:///{tmp_path}/ledger/ledger.db"
+    ledger, plan = Ledger.open(url, create=True), make_plan()
+    ledger.register(make_registration(), epsilon=3.0, delta=1e-5)
+    clock = datetime.datetime(2030, 1, 31, 12, tzinfo=datetime.timezone.utc)
+    seconds = iter([0, 1, 14])
+    moments = (str((clock + datetime.timedelta(seconds=second)).isoformat()) for second in seconds)
+    monkeypatch.setattr(entries, "now", lambda: next(moments))
+    with ledger.spend(
+        dataset="adult",
+        span=None,
+        data_digest=make_registration().digest,
+        split="train",
+        run_id="r",
+        node="n",
+        plan=plan,
+    ) as grant:
+        grant.start()
+        grant.commit(plan.event)
+    (row,) = exported(url, dataset="adult")
+    told = public_entry(row, cover=lambda digest: digest)
+    bodies = {one.kind: json.loads(_body(tmp_path, one.seq)) for one in ledger.records()}
+    known = {kind: canonical({k: v for k, v in bodies[kind].items() if k != "salt"}) for kind in ("start", "commit")}
+
+    def tried(started: int, took: int) -> str:
+        at = [(clock + datetime.timedelta(seconds=second)).isoformat() for second in (started, started + took)]
+        first = record_hash(
+            seq=told["reserve_seq"] + 1, at=at[0], kind="start", body=known["start"], prev_hash=told["reserve_hash"]
+        )
+        return record_hash(seq=told["commit_seq"], at=at[1], kind="commit", body=known["commit"], prev_hash=first)
+
+    found = [(s, t) for s in range(3) for t in range(60) if tried(s, t) == told["commit_hash"]]
+    assert found == ([] if salted else [(1, 13)])
+
+
+def _body(folder: Path, seq: int) -> str:
+    with sqlite3.connect(folder / "ledger/ledger.db") as connection:
+        (body,) = connection.execute("SELECT body FROM journal WHERE seq = ?", (seq,)).fetchone()
+    return str(body)
 
 
 def _spec(config: PipelineConfig) -> runs.RunSpec:
