@@ -475,8 +475,8 @@ def test_a_run_over_one_span_is_written_as_ever(ledger: Ledger) -> None:
     assert (entry["span_key"], entry["data_digest"]) == ("2", data_of(2))
     assert [sorted(body) for body in bodies] == [
         ["entry", "order"],
-        ["entry", "principal"],
-        ["entry", "executed", "overrun", "principal"],
+        ["entry", "principal", "salt"],
+        ["entry", "executed", "overrun", "principal", "salt"],
     ]
     assert bodies[0]["entry"] == {name: entry[name] for name in entries.FIXED}
 
