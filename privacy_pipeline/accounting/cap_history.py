@@ -127,7 +127,11 @@ def _change(row: Mapping[Any, Any], body: Any, dataset: str, keys: dict[int, str
     if kind == journal.BIND:
         if body["registration"]["dataset"] != dataset:
             return None
-        return LedgerChange(**common, budget=None, what="a registration of an older format got its division and units")
+        return LedgerChange(
+            **common,
+            budget=None,
+            what="a registration got what it lacked: reasons, or, of an older format, division and units",
+        )
     if "opens" in body:
         return _opened(common, body["opens"], dataset, keys, "the eval split got a budget")
     return _changed(common, body, keys)

@@ -179,14 +179,19 @@ def register(
 
 
 def _bind(writer: Writer, known: Registration, again: Registration, digests: UnitDigests | None) -> None:
-    """Adds to a registration of an older format what this one has more, when the same data is registered again."""
-    if known.division is not None or again.division is None:
+    """Adds what this registration has more, when the same data is registered again: reasons, and to an older one units.
+
+    A reason that was given stays.
+    """
+    reasons, older = {**again.reasons, **known.reasons}, known.division is None and again.division is not None
+    if not older and reasons == dict(known.reasons):
         return
-    row = {**to_row(known), "details": details_of(replace(again, older=known.older))}
+    whole = replace(again, older=known.older) if older else known
+    row = {**to_row(known), "details": details_of(replace(whole, reasons=reasons))}
     table, key = schema.registrations, (known.dataset, span_key(known.span))
     same = (table.c.dataset == key[0], table.c.span_key == key[1])
     writer.connection.execute(table.update().where(*same).values(details=row["details"]))
-    _append(writer, BIND, {"registration": row}, digests)
+    _append(writer, BIND, {"registration": row}, digests if older else None)
 
 
 def _append(writer: Writer, kind: str, body: dict[str, Any], digests: UnitDigests | None) -> None:

@@ -384,7 +384,7 @@ def _shared_users(config: PipelineConfig) -> str:
     if not isinstance(unit, KeyedUnit):
         return ""
     if config.dataset.hash_split is not None:
-        return f"; split by the hash of `{unit.key}`, so that nobody trained on is in it"
+        return f"; split by the hash of `{unit.key}`, so that no value of it is on both sides"
     return f"; not checked: who shares a `{unit.key}` with a trained row may be in it, and is not protected there"
 
 

@@ -211,6 +211,19 @@ class TestRows:
         assert found is not None and found.reasons == {"distinct_rows": "five answers of a poll"}
         assert opened.verify().ok
 
+    def test_a_reason_may_come_later_and_the_first_one_stays(self, opened: Ledger) -> None:
+        rows, division = {ALL: table(opened, people())}, Division(buckets=None, key=None, patterns={})
+        again = {"unit": "row", "rows": rows, "division": division}
+        register(opened, "first", None, **again)
+        before = opened.verify().records
+        register(opened, "first", None, **again, reasons={"distinct_rows": "a poll"})
+        register(opened, "first", None, **again, reasons={"distinct_rows": "another word"})
+        found = opened.registration("first", None)
+        assert found is not None and found.reasons == {"distinct_rows": "a poll"} and found.division == division
+        assert opened.verify().ok and opened.verify().records == before + 1
+        with pytest.raises(BadInputError, match="many rows of this data are registered as first"):
+            register(opened, "second", None, unit="row", rows=rows)  # its digests are still there
+
 
 class TestDivision:
     def spend(self, ledger: Ledger, division: Division | None) -> None:

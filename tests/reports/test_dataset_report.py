@@ -190,7 +190,7 @@ def test_a_move_and_what_an_older_registration_lacked_are_told(tmp_path: Path) -
     move(f"sqlite:///{tmp_path}/old.db", f"sqlite:///{tmp_path}/ledger/ledger.db")
     said = [change.what for change in reported(tmp_path).changes]
     assert said[2:] == [
-        "a registration of an older format got its division and units",
+        "a registration got what it lacked: reasons, or, of an older format, division and units",
         "the ledger was moved to another database; this one grants nothing any more",
         "the ledger was moved here from another database",
     ]
