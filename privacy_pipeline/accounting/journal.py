@@ -97,13 +97,17 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def trusted_state(connection: sa.Connection) -> str:
+def trusted_state(connection: sa.Connection, *, since: str | None = None) -> str:
     """SHA-256, hexadecimal, over all rows of budgets and registrations: caps, policies, totals, units and digests.
 
     It is what a reservation decides by, and small whatever the number of entries. In a ledger of format 4 it is over
     the columns that there were then.
+
+    Args:
+        connection: a transaction.
+        since: format of the ledger, where it was read in this transaction.
     """
-    queries = _TRUSTED_4 if schema.stored_format(connection) == "4" else _TRUSTED
+    queries = _TRUSTED_4 if (since or schema.stored_format(connection)) == "4" else _TRUSTED
     rows = [[list(row) for row in connection.execute(query)] for query in queries]
     return hashlib.sha256(json.dumps(rows, separators=(",", ":"), default=repr).encode()).hexdigest()
 
@@ -188,7 +192,8 @@ def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = N
     """
     if not arriving:
         _require_here(connection)
-    since, head = schema.stored_format(connection), checked_head(connection)
+    since = schema.stored_format(connection)
+    head = checked_head(connection, since=since)
     signing = key or keys.load(keys.key_file(url), expected=head.key_id)
     found = Writer(connection, signing, seq=head.seq, last_hash=head.hash)
     _settle(found, since)
@@ -245,10 +250,14 @@ def begin(connection: sa.Connection, key: SigningKey) -> Writer:
     return started
 
 
-def checked_head(connection: sa.Connection) -> Head:
+def checked_head(connection: sa.Connection, *, since: str | None) -> Head:
     """The head; it is signed by the key that the ledger names, is the journal's last record, and fits the tables.
 
     A ledger of an older format is verified as a whole and brought to this one; `migrate.settle` has to follow.
+
+    Args:
+        connection: a write transaction.
+        since: format of the ledger as it is stored.
 
     Raises:
         LedgerError: somebody edited the ledger.
@@ -261,8 +270,7 @@ def checked_head(connection: sa.Connection) -> Head:
         )
     if head.key_id != key.id or not key.verifies(head.signature, head.message):
         raise schema.LedgerError("the head of the journal is not signed by the ledger's key", fix=VERIFY)
-    since = schema.stored_format(connection)
-    if since != "3" and head.state != trusted_state(connection):
+    if since != "3" and head.state != trusted_state(connection, since=since):
         raise schema.LedgerError(
             "budgets or registrations were changed by somebody other than the ledger; nothing was written", fix=VERIFY
         )
@@ -330,7 +338,8 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
     try:
         with schema.transaction(engine, write=True) as connection:
             _require_here(connection)
-            since, head = schema.stored_format(connection), checked_head(connection)
+            since = schema.stored_format(connection)
+            head = checked_head(connection, since=since)
             present = _present(path, head.key_id) if lost else keys.load(path, expected=head.key_id)
             if lost and present is not None:
                 raise schema.LedgerError(f"key {head.key_id} is not lost: it is in {path}", fix="rotate without --lost")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.pipelines import events, execute
 from privacy_pipeline.pipelines.nodes import NODES
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
+from privacy_pipeline.programs import command_of
 from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import make_summary, plain_record
 
@@ -65,7 +67,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         path.write_text(PREAMBLE + script)
 
         def start(command: list[str], **options: Any) -> Any:
-            assert command[1:3] == ["-m", "privacy_pipeline.pipelines.worker"]
+            assert command[:3] == command_of("privacy_pipeline.pipelines.worker")
             return REAL_POPEN([sys.executable, str(path), *command[3:]], **options)
 
         monkeypatch.setattr(subprocess, "Popen", start)
@@ -216,14 +218,20 @@ def test_a_later_success_forgets_the_earlier_failure(folder: RunFolder, state: R
     assert again.status == "done" and again.failure is None
 
 
-def test_the_worker_imports_from_where_the_command_was_typed(
-    folder: RunFolder, state: RunState, worker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("trust", [None, "reviewed"])
+def test_the_worker_imports_a_users_code_only_where_somebody_reviewed_it(
+    folder: RunFolder, state: RunState, worker: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trust: Any
 ) -> None:
-    (tmp_path / "typed_here.py").write_text("VALUE = 'found'")
-    monkeypatch.chdir(tmp_path)
-    worker("import typed_here\nprint(typed_here.VALUE, sys.stdin.read())")
+    spec = folder.read_spec()
+    model = spec.config.model.model_copy(update={"use": "own", "trust": trust})
+    folder.write_spec(spec.model_copy(update={"config": spec.config.model_copy(update={"model": model})}))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    worker("print(os.environ['PYTHONPATH'], sys.stdin.read())")
     assert run(folder, state)[0].status == "done"
-    assert folder.log.read_text() == "found \n"  # and its standard input is empty
+    expected = f"{tmp_path / 'here'}{os.pathsep}elsewhere" if trust else "elsewhere"
+    assert folder.log.read_text() == f"{expected} \n"  # and its standard input is empty
 
 
 def test_a_run_that_another_process_executes_is_left_alone(folder: RunFolder, state: RunState, worker: Any) -> None:
