@@ -17,7 +17,7 @@ from privacy_pipeline.data.example_keys import KeyProblem, key_of
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.tfrecord import count_records, records
-from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, Keys, UnitKeys, compact, in_both
+from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, Keys, UnitKeys, compact, in_both, split_of
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "count_units",
     "read_contents",
     "require_one_key_type",
+    "split_of",
     "unit_keys",
 ]
 
