@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from privacy_pipeline.cli import report_commands
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.report_commands import Facts, LedgerUrl, LostKeys, Target, Workspaces
 from privacy_pipeline.cli.run_commands import AsJson
 
 
@@ -19,23 +20,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def publish(
-    target: Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")],
+    target: Target,
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")],
     run: Annotated[
         list[str], typer.Option(metavar="RUN", help="Record of this run alone; may be repeated (default: all runs).")
     ] = [],  # noqa: B006 (typer wants a literal default)
-    facts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
-    ] = None,
-    ledger: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
-    ] = None,
-    workspace: Annotated[
-        list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
-    ] = [],  # noqa: B006
-    accept_lost_key: Annotated[
-        list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
-    ] = [],  # noqa: B006
+    facts: Facts = None,
+    ledger: LedgerUrl = None,
+    workspace: Workspaces = [],  # noqa: B006
+    accept_lost_key: LostKeys = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Write what is meant to leave: the dataset's report, public records of its runs, and the ledger's entries.

@@ -34,6 +34,21 @@ _SUFFIX = {
 }
 
 
+Target = Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")]
+Facts = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
+]
+LedgerUrl = Annotated[
+    str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
+]
+Workspaces = Annotated[
+    list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
+]
+LostKeys = Annotated[
+    list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command()(report)
@@ -41,23 +56,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def report(
-    target: Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")],
+    target: Target,
     format_: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.HTML,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Where to; - is standard output.")
     ] = None,
-    facts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
-    ] = None,
-    ledger: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
-    ] = None,
-    workspace: Annotated[
-        list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
-    ] = [],  # noqa: B006 (typer wants a literal default)
-    accept_lost_key: Annotated[
-        list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
-    ] = [],  # noqa: B006
+    facts: Facts = None,
+    ledger: LedgerUrl = None,
+    workspace: Workspaces = [],  # noqa: B006 (typer wants a literal default)
+    accept_lost_key: LostKeys = [],  # noqa: B006
 ) -> None:
     """Report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
     with errors_as_exit_codes(as_json=False):
