@@ -47,7 +47,7 @@ class Case:
         found: measured, or exact where `samples` is 0.
         samples: how often it was tried.
         where: which case it is.
-        again: tries this case anew, with random numbers and a number of samples.
+        again: repeats this case with a generator and a number of samples.
     """
 
     claim: str
@@ -66,7 +66,7 @@ class Case:
         )
 
     def above_chance(self, cases: int) -> bool:
-        """Whether chance alone would give so many errors once in 1,000 tables of so many cases, or less often."""
+        """Whether chance alone gives this many errors in at most one of 1,000 tables with this many cases."""
         if self.samples == 0:
             return self.found > self.most * (1 + 1e-9)
         errors = round(self.found * self.samples)
@@ -310,7 +310,7 @@ def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: I
 
 
 def chance_of_refusal(variance: float, numbers: int) -> float:
-    """Exact chance of the check of noise to refuse a sound Skellam sum of a variance, of so many numbers."""
+    """Exact probability that the check of noise refuses a sound Skellam sum of this variance and length."""
     reach = int(14 * math.sqrt(variance) + 16)
     k = np.arange(-reach, reach + 1)
     squares = np.zeros(reach**2 + 1)
@@ -389,7 +389,7 @@ def main() -> None:
         own = [case for case in cases if case.claim == claim]
         if any(case.above_chance(len(own)) for case in own):
             raise SystemExit(f"not true: {claim}")
-        # The worst of many is bad luck too, so that it is tried anew.
+        # The worst of many cases is partly bad luck, so it is repeated with fresh samples.
         several = sorted(own, key=lambda case: case.found / case.most)[-_AGAIN:]
         tried = [case.looked_at_again(np.random.default_rng(21), 10 * samples) for case in several]
         worst = max(tried, key=lambda case: case.found / case.most)
