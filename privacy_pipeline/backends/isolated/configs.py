@@ -7,7 +7,8 @@ layers that read files or carry Python (`TextVectorization`, `Lambda`) are not o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ _MODULES = frozenset(
 ) | {"keras", "keras.models", "keras.src.engine.sequential", None}
 GRAPH_LAYER = "privacy_pipeline>GraphLayer"
 _DEEPEST = 40
+_SMALL = 1024  # elements of a variable that may be made without being asked for, such as a generator's state
 _OURS = {"GraphLayer": GraphLayer, GRAPH_LAYER: GraphLayer}
 
 
@@ -65,16 +67,37 @@ def model_of(config: Any, weights: Sequence[NDArray[Any]], *, seed: int | None =
             f"model: {printed(offence) or 'something'} is no built-in layer that may cross to where the data is",
             fix="build with the layers of tf.keras.layers that carry no Python and read no file",
         )
-    # In a graph nothing is allocated, so that a layer of an absurd size is found by its shape.
-    with tf.Graph().as_default():
-        shapes = [(tuple(one.shape), one.dtype.base_dtype.name) for one in _made(config).weights]
-    if shapes != [(array.shape, array.dtype.name) for array in weights]:
-        raise BadInputError("model: the weights that crossed are not those of the layers that did", fix="report this")
     if seed is not None:
         tf.keras.utils.set_random_seed(seed)
-    model = _made(config)
+    with tf.variable_creator_scope(_limit([array.shape for array in weights])):
+        model = _made(config)
+    if [(tuple(one.shape), one.dtype.base_dtype.name) for one in model.weights] != [
+        (array.shape, array.dtype.name) for array in weights
+    ]:
+        raise _unlike()
     model.set_weights([np.array(array) for array in weights])
     return model
+
+
+def _limit(shapes: Sequence[tuple[int, ...]]) -> Callable[..., Any]:
+    """A creator of variables that refuses before it allocates a shape that did not cross.
+
+    A model is not built in a graph to look at its shapes: Keras then swaps the bases of its layer classes in place,
+    and models that the process builds later may be of both kinds.
+    """
+    known = frozenset(shapes)
+
+    def create(next_creator: Callable[..., Any], **options: Any) -> Any:
+        shape = options.get("shape")
+        if shape is not None and math.prod(tf.TensorShape(shape).as_list()) > _SMALL and tuple(shape) not in known:
+            raise _unlike()
+        return next_creator(**options)
+
+    return create
+
+
+def _unlike() -> BadInputError:
+    return BadInputError("model: the weights that crossed are not those of the layers that did", fix="report this")
 
 
 def _made(config: Any) -> Any:
