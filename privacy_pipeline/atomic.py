@@ -12,6 +12,8 @@ from privacy_pipeline.errors import BadInputError
 def write_atomically(*, path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path` through a temporary file beside it; makes missing folders.
 
+    This user alone may read it: files come from private data, and whoever publishes one gives it other rights.
+
     Args:
         path: the file; replaced as a whole if it exists.
         text: its content.
@@ -40,7 +42,6 @@ def write_bytes_atomically(*, path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from the rest of a team
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:

@@ -48,7 +48,6 @@ def write_arrays(folder: Path, arrays: Mapping[str, Array], *, more: Mapping[str
         content = {"format": _FORMAT, "files": files, **more}
         sealed = {**content, "sha256": _seal(content)}
         write_atomically(path=temporary / META_FILE, text=json.dumps(sealed, indent=1) + "\n")
-        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide the store from the rest of a team
         os.rename(temporary, folder)
     except OSError as error:
         raise BadInputError(

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.ledger_schema import LedgerError, sqlite_file
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import refuse_if_others_may_change
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -162,7 +163,7 @@ def store(path: Path, key: SigningKey) -> None:
 
     content = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(content)
             stream.flush()
@@ -223,6 +224,7 @@ def _read(path: Path) -> SigningKey:
                 f"key {path} can be read or written by others (mode {mode:04o}); nothing was written",
                 fix=f"chmod 600 {path}; if others may have read it, rotate it: privacy-pipeline budget rotate-key",
             )
+        refuse_if_others_may_change(path, own=True)
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise LedgerError(

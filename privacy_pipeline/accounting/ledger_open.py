@@ -17,6 +17,7 @@ from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata, version
 from privacy_pipeline.accounting.older_formats import READABLE
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.file_rights import private_file, refuse_if_others_may_change
 
 _UNSIGNED = ("1", "2")  # formats that had neither key nor journal
 
@@ -41,6 +42,8 @@ def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: b
     file = schema.sqlite_file(parsed)
     if file is not None and not create and not file.is_file():
         raise _missing(parsed)
+    if file is not None:
+        refuse_if_others_may_change(file, own=True)
     engine = schema.connect(parsed)
     if create:
         _create(engine, file, existing_key=existing_key)
@@ -115,7 +118,9 @@ def _first_key(path: Path) -> Iterator[list[SigningKey]]:
 def _create(engine: sa.Engine, file: Path | None, *, existing_key: bool) -> None:
     try:
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            refuse_if_others_may_change(file, own=True)
+            private_file(file)
     except OSError as error:
         name = schema.name(engine.url)
         raise LedgerError(f"ledger {name}: {error}", fix="choose a folder that can be written") from error

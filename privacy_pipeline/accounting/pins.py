@@ -209,7 +209,7 @@ def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], 
         workspace: the workspace; it is made where there is none.
         tell: called with one sentence for each folder that cannot be written.
     """
-    workspace.mkdir(parents=True, exist_ok=True)
+    workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in note(ledger, [workspace.resolve(), data.resolve()]):
         tell(not_left(folder))
 
@@ -222,7 +222,10 @@ def not_left(folder: Path) -> str:
 def _write(file: Path, pin: Pin) -> bool:
     waiting = file.with_name(f".{FILE}.{os.getpid()}")
     try:
-        waiting.write_text(pin.model_dump_json(indent=2) + "\n")
+        readers = 0o644 if file.parent.stat().st_mode & 0o055 else 0o600  # whoever may read the data may read its pin
+        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            stream.write(pin.model_dump_json(indent=2) + "\n")
+            os.fchmod(stream.fileno(), readers)
         waiting.replace(file)
     except OSError:
         return False

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from privacy_pipeline.file_rights import refuse_if_others_may_change
+
 Backend = Literal["plain", "dp_sgd", "federated", "encrypted"]
 Purpose = Literal["preprocess", "train", "tune", "evaluate"]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -114,12 +116,13 @@ def load_policy(path: Path) -> Policy:
     """Reads a policy.
 
     Raises:
-        BadInputError: the file cannot be read, is no YAML, or a field is unknown, missing or out of range; told
-            with the line.
+        BadInputError: others may change the file, it cannot be read, is no YAML, or a field is unknown, missing or out
+            of range; told with the line.
     """
     from privacy_pipeline.config.messages import explain
     from privacy_pipeline.config.source import read_document
 
+    refuse_if_others_may_change(path)
     document = read_document(path=path)
     try:
         return Policy.model_validate_json(json.dumps(document.data), strict=True)

@@ -13,6 +13,7 @@ from privacy_pipeline.cli import (
     federated_commands,
     forecast_command,
     inspect_commands,
+    last_handler,
     ledger_commands,
     project_commands,
     publish_command,
@@ -21,11 +22,13 @@ from privacy_pipeline.cli import (
     serving_commands,
     terminal,
 )
+from privacy_pipeline.file_rights import keep_to_this_user
 
 app = typer.Typer(
     name="privacy-pipeline",
     help="Privacy-preserving ML pipelines: one YAML file, swappable privacy backends, a budget ledger.\n\n"
-    "Exit codes: 0 done, 1 error, 2 bad input or config, 3 not blessed, 4 budget refused.",
+    "Exit codes: 0 done, 1 error, 2 bad input or config, 3 not blessed, 4 budget refused. "
+    "`privacy-pipeline --debug COMMAND` shows the traceback of an error that nobody foresaw.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -49,5 +52,6 @@ app.add_typer(project_commands.config_app, name="config")
 
 def main() -> None:
     """Runs the command line."""
+    keep_to_this_user()
     terminal.prepare()
-    app()
+    last_handler.run(app)

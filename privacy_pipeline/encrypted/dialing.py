@@ -16,6 +16,7 @@ from privacy_pipeline.encrypted import frames
 from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_context
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.file_rights import refuse_if_others_may_change
 
 CONNECT_SECONDS = 10.0
 _LARGEST_ANSWER = 1 << 31  # bytes
@@ -52,6 +53,7 @@ def addresses(folder: Path) -> dict[str, Address]:
         BadInputError: the file is missing or broken, or lacks a party.
     """
     path = folder / "parties.yaml"
+    refuse_if_others_may_change(path)
     try:
         content = yaml.safe_load(path.read_bytes())
     except OSError as error:

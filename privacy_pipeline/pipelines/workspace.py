@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.file_rights import private_folder
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.summary import RunSummary
 from privacy_pipeline.spans import Span
@@ -222,6 +223,13 @@ class Workspace:
         Raises:
             BadInputError: they cannot.
         """
+        here = Path.cwd()
+        try:
+            for folder in (self.root, self.runs, self.pipeline_root.parent):
+                if folder != here and folder not in here.parents:  # a project in its workspace keeps its rights
+                    private_folder(folder)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
         for folder in (self.runs, self.pipeline_root, self.push_directory):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -229,10 +237,7 @@ class Workspace:
                 probe.write_bytes(b"x" * 4096)
                 probe.unlink()
             except OSError as error:
-                raise BadInputError(
-                    f"{folder}: cannot be written ({error.strerror})",
-                    fix="free space or give write permission, or set another `workspace`",
-                ) from error
+                raise _cannot_write(folder, error) from error
 
     def new_run(self) -> RunFolder:
         """A fresh run folder with a name that sorts by time: the day, and the run's number on it.
@@ -246,6 +251,13 @@ class Workspace:
         path = self.runs / f"{day}-r{number:04d}-{secrets.token_hex(2)}"
         path.mkdir()
         return RunFolder(path)
+
+
+def _cannot_write(folder: Path, error: OSError) -> BadInputError:
+    return BadInputError(
+        f"{folder}: cannot be written ({error.strerror})",
+        fix="free space or give write permission, or set another `workspace`",
+    )
 
 
 def run_folders(root: Path) -> list[RunFolder]:

@@ -1,0 +1,151 @@
+"""Who may read what is made, and change what a guarantee rests on."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.accounting.policy import load_policy
+from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.encrypted.certificates import init_parties
+from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.file_rights import private_file, private_folder, refuse_if_others_may_change
+
+POLICY = "dataset: d\nepsilon: 4.0\ndelta: 1.0e-5\nunit: row\n"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(params=[0o022, 0o000])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_a_ledger_and_its_files_are_this_users_under_any_umask(umask: int, tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "ledger"
+    Ledger.open(f"sqlite:///{folder}/ledger.db", create=True)
+    assert mode(folder) == 0o700
+    found = {path.name: mode(path) for path in folder.iterdir() if path.is_file()}
+    assert "ledger.db" in found and "ledger_key.pem" in found
+    assert all(one == 0o600 for one in found.values()), found
+
+
+def test_whole_files_are_this_users_and_no_mode_is_widened(umask: int, tmp_path: Path) -> None:
+    write_atomically(path=tmp_path / "new", text="x")
+    (tmp_path / "old").write_text("x")
+    (tmp_path / "old").chmod(0o644)
+    write_atomically(path=tmp_path / "old", text="y")
+    assert mode(tmp_path / "new") == mode(tmp_path / "old") == 0o600
+
+
+def test_what_is_there_is_narrowed_and_never_widened(umask: int, tmp_path: Path) -> None:
+    for given, made in ((0o755, 0o700), (0o777, 0o700), (0o500, 0o500)):
+        folder = tmp_path / f"{given:o}"
+        folder.mkdir()
+        folder.chmod(given)
+        private_folder(folder)
+        assert mode(folder) == made
+        folder.chmod(0o700)
+    for given, made in ((0o666, 0o600), (0o640, 0o600), (0o600, 0o600)):
+        file = tmp_path / f"file{given:o}"
+        file.touch()
+        file.chmod(given)
+        private_file(file)
+        assert mode(file) == made
+
+
+@pytest.mark.parametrize("rights", [0o620, 0o602, 0o666])
+@pytest.mark.parametrize("name", ["ledger.db", "ledger_key.pem"])
+def test_a_ledger_or_key_that_others_may_write_is_refused(name: str, rights: int, tmp_path: Path) -> None:
+    folder = tmp_path / "ledger"
+    url = f"sqlite:///{folder}/ledger.db"
+    Ledger.open(url, create=True)
+    (folder / name).chmod(rights)
+    with pytest.raises(PipelineError, match=rf"{name}.*mode {rights:04o}") as told:
+        Ledger.open(url).rotate_key()
+    assert "chmod" in told.value.fix and str(folder / name) in told.value.fix
+
+
+@pytest.mark.parametrize("rights", [0o770, 0o777, 0o1777])
+def test_a_ledgers_folder_that_others_may_write_is_refused(rights: int, tmp_path: Path) -> None:
+    folder = tmp_path / "ledger"
+    url = f"sqlite:///{folder}/ledger.db"
+    for create in (True, False):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(rights)
+        with pytest.raises(PipelineError, match=f"other users may change it .mode {rights:04o}"):
+            Ledger.open(url, create=create)
+        folder.chmod(0o700)
+        Ledger.open(url, create=True)
+
+
+def _policy(folder: Path) -> Callable[[], object]:
+    (folder / "policy.yaml").write_text(POLICY)
+    return lambda: load_policy(folder / "policy.yaml")
+
+
+def _parties(folder: Path) -> Callable[[], object]:
+    init_parties(folder=folder / "parties")
+    return lambda: addresses(folder / "parties")
+
+
+@pytest.mark.parametrize("made", [_policy, _parties], ids=["policy", "parties"])
+def test_policy_and_parties_that_others_may_change_are_refused(
+    made: Callable[[Path], Callable[[], object]], tmp_path: Path
+) -> None:
+    read = made(tmp_path)
+    read()
+    (file,) = [path for path in tmp_path.rglob("*.yaml")]
+    for path, rights in ((file, 0o660), (file, 0o602), (file.parent, 0o720), (file.parent, 0o702)):
+        before = mode(path)
+        path.chmod(rights)
+        with pytest.raises(PipelineError, match="other users may change it") as told:
+            read()
+        assert f"chmod go-w {path}" in told.value.fix
+        path.chmod(before)
+        read()
+
+
+def test_a_link_counts_with_what_it_points_to(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    (open_to_all / "real").write_text("x")
+    (tmp_path / "link").symlink_to(open_to_all / "real")
+    open_to_all.chmod(0o777)
+    with pytest.raises(PipelineError, match=str(open_to_all)):
+        refuse_if_others_may_change(tmp_path / "link")
+    open_to_all.chmod(0o1777)  # as /tmp is: nobody replaces what another made
+    refuse_if_others_may_change(tmp_path / "link")
+    with pytest.raises(PipelineError, match=str(open_to_all)):
+        refuse_if_others_may_change(tmp_path / "link", own=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_ledger_of_another_user_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger/ledger.db"
+    Ledger.open(url, create=True)
+    os.chown(tmp_path / "ledger" / "ledger.db", 12345, 12345)
+    with pytest.raises(PipelineError, match="belongs to user 12345"):
+        Ledger.open(url)
+
+
+def test_commands_make_files_for_this_user_alone(tmp_path: Path) -> None:
+    script = (
+        "import os\nos.umask(0)\n"
+        "from privacy_pipeline.cli.main import main\nimport sys\nsys.argv = ['privacy-pipeline', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(oct(os.umask(0)))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert told.stdout.strip().endswith("0o77")
