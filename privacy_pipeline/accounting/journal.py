@@ -20,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import keys
+from privacy_pipeline.accounting import high_water, keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey, SigningKey
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
@@ -158,6 +158,14 @@ class Writer:
         self.seal()
         return Receipt(seq=seq, hash=digest, key_id=key.public.id)
 
+    def note_committed(self, mark: Path) -> None:
+        """Notes the last record beside the key, once the transaction is committed.
+
+        Raises:
+            LedgerError: it cannot be. What was committed stays.
+        """
+        high_water.advance(mark, seq=self._seq, digest=self._hash, key=self._key)
+
     def seal(self) -> None:
         """Signs the head over the last record and the tables as they are now."""
         state, key_id = trusted_state(self.connection), self._key.public.id
@@ -175,7 +183,10 @@ def writing(engine: sa.Engine) -> Iterator[Writer]:
             its head says, or budgets or registrations are not what the last writer left.
     """
     with schema.transaction(engine, write=True) as connection:
-        yield writer(connection, engine.url)
+        journal = writer(connection, engine.url)
+        mark = high_water.mark_file(connection, engine.url)
+        yield journal
+    journal.note_committed(mark)
 
 
 def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = None, arriving: bool = False) -> Writer:
@@ -194,6 +205,7 @@ def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = N
         _require_here(connection)
     since = schema.stored_format(connection)
     head = checked_head(connection, since=since)
+    high_water.require(connection, url, present=current_key(connection))
     signing = key or keys.load(keys.key_file(url), expected=head.key_id)
     found = Writer(connection, signing, seq=head.seq, last_hash=head.hash)
     _settle(found, since)
@@ -340,6 +352,7 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
             _require_here(connection)
             since = schema.stored_format(connection)
             head = checked_head(connection, since=since)
+            mark = high_water.require(connection, engine.url, present=current_key(connection))
             present = _present(path, head.key_id) if lost else keys.load(path, expected=head.key_id)
             if lost and present is not None:
                 raise schema.LedgerError(f"key {head.key_id} is not lost: it is in {path}", fix="rotate without --lost")
@@ -352,6 +365,7 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
         successor.unlink(missing_ok=True)
         raise
     keys.install(path, key.public.id)
+    journal.note_committed(mark)
     return head.key_id, key.public.id
 
 

@@ -1,19 +1,20 @@
 """Whether the ledger is what its writers wrote: the journal in one pass, then the tables and totals against it.
 
 Finds edits, deletions, reordering and a cut tail. A rollback of the whole database to an earlier state is found by a
-receipt that is newer than that state; without one it cannot be found. A signature proves authorship and order, not that
-what was recorded is what ran.
+receipt that is newer than that state, or by what this host has seen (`high_water`); without both it cannot be found.
+A signature proves authorship and order, not that what was recorded is what ran.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import journal, keys
+from privacy_pipeline.accounting import high_water, journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.compare import compare
 from privacy_pipeline.accounting.journal import Head, Receipt
@@ -208,6 +209,16 @@ def tampering(connection: sa.Connection) -> list[str]:
     return [problem for problem in walk.problems if problem not in walk.unaccepted]
 
 
+def _hold_against_mark(connection: sa.Connection, url: sa.URL, walk: _Walk) -> bool:
+    """Holds the ledger against the newest record that this host has seen; False where it keeps none."""
+    if walk.key is None or (schema.sqlite_file(url) is None and not os.environ.get(keys.ENVIRONMENT)):
+        return False
+    file = high_water.mark_file(connection, url)
+    if found := high_water.problem(connection, file, present=walk.key):
+        walk.problems.append(found)
+    return file.exists()
+
+
 def verify(
     engine: sa.Engine,
     *,
@@ -237,12 +248,14 @@ def verify(
     walk = _Walk(accepted=accepted, pin=pin, receipts=wanted)
     with schema.transaction(engine, write=False, as_stored=True) as connection:
         head = _read(connection, walk, reprice=reprice)
+        seen = _hold_against_mark(connection, engine.url, walk)
     if walk.accepted_by is not None:
         told = f"{walk.imported} records were imported from an older format, protected since then, not before"
         notes.append(f"{told}; accepted by {walk.accepted_by}")
     notes += [f"key {key} took over from a lost key, and is accepted" for key in walk.lost if key in accepted]
     if not receipts:
-        notes.append("no receipt was given: a rollback to an earlier state of the whole ledger cannot be found")
+        found = "only by what this host has seen of it" if seen else "by nothing"
+        notes.append(f"no receipt was given: a rollback to an earlier state of the whole ledger is found {found}")
     entries = len(walk.replay.open) + len(walk.replay.closed)
     return Verification(
         problems=walk.problems,

@@ -260,6 +260,6 @@ def integrity(material: Material) -> list[Statement]:
         unknown("signature of this report: it has none; its authorship is "),
         say(
             "a signature proves who wrote a ledger entry and in which order, never that the software ran correctly; a "
-            "rollback of the whole ledger is found only by a record that is newer"
+            "rollback of the whole ledger is found by a host that saw the newer state, or by a record that is newer"
         ),
     ]

@@ -1,0 +1,172 @@
+"""The newest record that this host has seen committed: a small signed file beside the key.
+
+A database that is put back to an earlier state, by mistake or to spend twice, does not hold that record any more. The
+file is written after each commit and held against the journal before each write, so a crash between the two leaves it
+behind and never ahead. Each host keeps its own. Whoever can remove it, or write with the key, can get around it:
+receipts that are kept elsewhere find a rollback too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from privacy_pipeline.accounting import keys
+from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.keys import PublicKey
+from privacy_pipeline.file_rights import refuse_if_others_may_change
+
+if TYPE_CHECKING:
+    from privacy_pipeline.accounting.keys import SigningKey
+
+_FORMAT = "privacy-pipeline ledger high water 1"
+_SIZE = 512  # one sector: what a crash leaves is the old content or the new one
+
+
+class Mark(BaseModel):
+    """What is known of a ledger.
+
+    Attributes:
+        seq: number of the newest record that was committed from this host.
+        hash: its hash.
+        key_id: key that signed this.
+        signature: hexadecimal.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seq: int
+    hash: str
+    key_id: str
+    signature: str = ""
+
+    @property
+    def message(self) -> bytes:
+        """What is signed."""
+        return hashlib.sha256(json.dumps([_FORMAT, self.seq, self.hash, self.key_id]).encode()).digest()
+
+
+def mark_file(connection: sa.Connection, url: sa.URL) -> Path:
+    """Where the mark of a ledger is; copies of a ledger, which share its first record, have one."""
+    first = connection.scalar(_FIRST)
+    if first is None:
+        raise schema.LedgerError("the journal has no first record")
+    return keys.key_file(url).with_name(f"ledger_seen_{str(first)[:16]}.json")
+
+
+def read(file: Path) -> Mark | None:
+    """The mark in a file; None where there is none yet.
+
+    Raises:
+        LedgerError: it is damaged.
+        BadInputError: others may change it.
+    """
+    refuse_if_others_may_change(file)
+    try:
+        with file.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            return Mark.model_validate_json(stream.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
+
+
+def problem(connection: sa.Connection, file: Path, *, present: PublicKey) -> str:
+    """What tells that a ledger is older than, or not the one that, this host has seen; "" where nothing does.
+
+    Args:
+        connection: a transaction.
+        file: the mark's file.
+        present: the key that signs now.
+
+    Raises:
+        LedgerError: the mark is damaged.
+        BadInputError: others may change it.
+    """
+    mark = read(file)
+    if mark is None:
+        return ""
+    if not _is_signed(mark, connection, present):
+        return f"{file} is signed by no key of this ledger"
+    found = connection.scalar(_HASH, {"seq": mark.seq})
+    if found != mark.hash:
+        return f"the ledger was put back: this host has seen record {mark.seq} committed ({file}), and the journal " + (
+            "does not hold it" if found is None else "holds another one"
+        )
+    return ""
+
+
+def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Path:
+    """Refuses to write to a ledger that is older than this host has seen it.
+
+    Returns:
+        The mark's file, for `advance`.
+
+    Raises:
+        LedgerError: it is, or the mark is damaged.
+        BadInputError: others may change the mark.
+    """
+    file = mark_file(connection, url)
+    if found := problem(connection, file, present=present):
+        raise schema.LedgerError(
+            f"{found}; nothing was written",
+            fix="restore the newest copy of the ledger; only if this one is known to be whole, move the file away",
+        )
+    return file
+
+
+def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
+    """Notes a record that is committed, unless a later one is noted.
+
+    Args:
+        file: the mark's file.
+        seq: the record's number.
+        digest: its hash.
+        key: signs.
+
+    Raises:
+        LedgerError: it cannot be written. What was committed stays.
+    """
+    unsigned = Mark(seq=seq, hash=digest, key_id=key.public.id)
+    signed = unsigned.model_copy(update={"signature": key.sign(unsigned.message)})
+    content = signed.model_dump_json().encode().ljust(_SIZE)
+    try:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            before = os.pread(handle, _SIZE, 0)
+            if not before or Mark.model_validate_json(before).seq <= seq:
+                os.pwrite(handle, content, 0)
+        finally:
+            os.close(handle)
+    except (OSError, ValidationError) as error:
+        raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
+
+
+def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> bool:
+    """Whether the present key signed it, or one that the ledger had before."""
+    if mark.key_id == present.id:
+        return present.verifies(mark.signature, mark.message)
+    named = [PublicKey(str(json.loads(body)["public_key"])) for (body,) in connection.execute(_NAMED)]
+    return any(key.id == mark.key_id and key.verifies(mark.signature, mark.message) for key in named)
+
+
+def _damaged(file: Path, why: str) -> schema.LedgerError:
+    return schema.LedgerError(
+        f"{file}: {why}; it says up to where this host has seen the ledger",
+        fix=f"budget verify --receipt RECORD tells whether the ledger is the newest; if so: mv {file} {file}.old",
+    )
+
+
+_TABLE = schema.journal
+_FIRST = sa.select(_TABLE.c.hash).where(_TABLE.c.seq == 1)
+_HASH = sa.select(_TABLE.c.hash).where(_TABLE.c.seq == sa.bindparam("seq"))
+_NAMED = sa.select(_TABLE.c.body).where(_TABLE.c.kind.in_(("genesis", "rotate_key", "key_lost"))).order_by(_TABLE.c.seq)
