@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+LONGEST_MESSAGE, LONGEST_FIX = 1400, 500  # bytes; what a person still reads
+
 
 class ExitCode(IntEnum):
     """Exit codes of the command line."""
@@ -16,7 +18,7 @@ class ExitCode(IntEnum):
 
 
 class PipelineError(Exception):
-    """An error with one clear line and, where there is one, the next thing to type.
+    """An error with one clear line and, where there is one, the next thing to type. Both are kept short.
 
     Args:
         message: What is wrong, naming the file and field.
@@ -26,9 +28,9 @@ class PipelineError(Exception):
     exit_code = ExitCode.ERROR
 
     def __init__(self, message: str, *, fix: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.fix = fix
+        self.message = brief(message, most=LONGEST_MESSAGE)
+        self.fix = brief(fix, most=LONGEST_FIX)
+        super().__init__(self.message)
 
 
 class BadInputError(PipelineError):
@@ -41,3 +43,39 @@ class BudgetRefusedError(PipelineError):
     """The ledger does not grant the budget that a run asks for."""
 
     exit_code = ExitCode.BUDGET_REFUSED
+
+
+def brief(text: str, *, most: int) -> str:
+    """A text of at most so many bytes of UTF-8: long lines lose their middle, of many lines the last are counted.
+
+    Args:
+        text: what somebody else's file may have made long.
+        most: bytes, 100 or more.
+    """
+    if _size(text) <= most:
+        return text
+    lines = text.split("\n")
+    if len(lines) == 1:
+        return _without_middle(text, most=most)
+    kept: list[str] = []
+    room = most - 40  # for the last line
+    for line in lines:
+        short = _without_middle(line, most=most // 2)
+        room -= _size(short) + 1
+        if room < 0:
+            break
+        kept.append(short)
+    more = len(lines) - len(kept)
+    return "\n".join([*kept, f"and {more} more lines"] if more else kept)
+
+
+def _without_middle(line: str, *, most: int) -> str:
+    if _size(line) <= most:
+        return line
+    content, part = line.encode("utf-8", "surrogatepass"), (most - 5) // 4
+    start = content[: 3 * part].decode("utf-8", "ignore")
+    return f"{start} ... {content[-part:].decode('utf-8', 'ignore')}"
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

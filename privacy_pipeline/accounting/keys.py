@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting.ledger_schema import LedgerError, sqlite_file
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.file_rights import refuse_if_others_may_change
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "PRIVACY_PIPELINE_LEDGER_KEY"
 _FILE = "ledger_key.pem"
+_LARGEST = 1 << 16  # bytes of a key file
 _ROTATE = "privacy-pipeline budget rotate-key --lost (verify will say so from then on)"
 
 
@@ -205,7 +207,7 @@ def read_public(path: Path) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(path.read_bytes())
+        key = load_pem_public_key(read_bounded(path, most=_LARGEST))
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: no public key in it: {error}", fix="give the ledger_key.pub file") from error
     if not isinstance(key, Ed25519PublicKey):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.accounting.journal import Receipt
+from privacy_pipeline.bounded import json_value, read_bounded
 from privacy_pipeline.errors import BadInputError
 
+_LARGEST = 1 << 24  # bytes of a record
 _NAMES = ("privacy_record.json", "dp_evaluation.json", "summary.json")
 
 
@@ -41,16 +42,22 @@ def receipts_in(document: Any) -> list[Receipt]:
     """The receipts in a privacy record, a DP evaluation or a run's summary, as JSON values.
 
     Raises:
-        KeyError, TypeError, AttributeError: it is none of these.
+        KeyError, TypeError, ValueError, AttributeError: it is none of these.
     """
     record, evaluation = document.get("record", document), document.get("dp_evaluation") or {}
     further = record.get("further_compositions") or []
     stamps = (record.get("composition"), *further, record.get("preprocessing"), evaluation.get("composition"))
     return [
-        Receipt(seq=int(stamp["journal_seq"]), hash=str(stamp["journal_hash"]), key_id=str(stamp["key_id"]))
+        Receipt(seq=_whole(stamp["journal_seq"]), hash=str(stamp["journal_hash"]), key_id=str(stamp["key_id"]))
         for stamp in stamps
         if stamp and stamp.get("journal_seq") is not None
     ]
+
+
+def _whole(number: Any) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
+        raise ValueError(f"{number!r} is no number of a journal record")
+    return number
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -61,6 +68,6 @@ def _files(folder: Path) -> Iterator[Path]:
 def _receipts(path: Path) -> list[Receipt]:
     """The receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
     try:
-        return receipts_in(json.loads(path.read_text()))
+        return receipts_in(json_value(read_bounded(path, most=_LARGEST)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path}: no privacy record can be read: {error}") from error

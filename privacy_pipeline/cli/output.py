@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.export import to_markdown
-from privacy_pipeline.errors import ExitCode, PipelineError
+from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, PipelineError, brief
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.workspace import RunState
@@ -76,7 +76,8 @@ def errors_as_exit_codes(*, as_json: bool, resume: Callable[[], str] | None = No
         where = f"{error.filename}: " if error.filename else ""
         hint = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path and its permissions"
         fix = ", then ".join(part for part in (hint, again()) if part)
-        tell(message=f"{where}{error.strerror or error}", fix=fix, exit_code=int(ExitCode.ERROR), as_json=as_json)
+        message = brief(f"{where}{error.strerror or error}", most=LONGEST_MESSAGE)
+        tell(message=message, fix=fix, exit_code=int(ExitCode.ERROR), as_json=as_json)
         raise typer.Exit(int(ExitCode.ERROR)) from error
     except KeyboardInterrupt:
         fix = again() or "privacy-pipeline runs"

@@ -14,7 +14,10 @@ from pydantic_core import ErrorDetails
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.sections import holds, item, keys_at
 from privacy_pipeline.config.source import Document, KeyPath
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.errors import BadInputError, brief
+
+_MOST_PROBLEMS = 30  # that are looked at; a person mends a few at a time
+_LONGEST_VALUE = 100  # bytes
 
 _EXPECTED_TYPE = {
     "int_type": "an integer",
@@ -81,13 +84,16 @@ def explain(*, error: ValidationError, document: Document, root: type[BaseModel]
         document: the values and where they were written.
         root: model of the whole document.
     """
-    problems = [_problem(detail, document.data) for detail in error.errors(include_url=False)]
-    lines = [_line(problem, document, root) for problem in _fold_unions(problems)]
+    problems = _fold_unions(_problem(detail, document.data) for detail in error.errors(include_url=False))
+    problems.sort(key=lambda problem: document.origin(problem.path).line)
+    lines = [_line(problem, document, root) for problem in problems[:_MOST_PROBLEMS]]
     lines = _drop_missing_that_are_misspelt(lines)
     lines.sort(key=lambda line: document.origin(line.path).line)
-    if len(lines) == 1:
+    if len(lines) == 1 and len(problems) <= _MOST_PROBLEMS:
         return BadInputError(lines[0].text, fix=lines[0].hint)
     texts = [f"{line.text} ({line.hint})" if line.hint else line.text for line in lines]
+    if len(problems) > _MOST_PROBLEMS:
+        texts.append(f"and {len(problems) - _MOST_PROBLEMS} more problems")
     return BadInputError("\n".join(dict.fromkeys(texts)))
 
 
@@ -194,7 +200,8 @@ def _unknown_key(problem: _Problem, document: Document, root: type[BaseModel]) -
     valid = [name for name in keys_at(path=section, data=document.data, root=root) if name != key]
     near = difflib.get_close_matches(key, valid, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(valid)}"
-    return _Line(path=problem.path, text=f"{document.where(problem.path)}: unknown key '{key}' {where}", hint=hint)
+    text = f"{document.where(problem.path)}: unknown key '{_short(key)}' {where}"
+    return _Line(path=problem.path, text=text, hint=hint)
 
 
 def _missing_key(problem: _Problem, document: Document) -> _Line:
@@ -239,7 +246,7 @@ def _joined(path: KeyPath) -> str:
     text = ""
     for key in path:
         text += f"[{key}]" if isinstance(key, int) else f".{key}"
-    return text.lstrip(".")
+    return brief(text.lstrip("."), most=2 * _LONGEST_VALUE)
 
 
 def _dotted(path: KeyPath) -> str:
@@ -255,4 +262,8 @@ def _shown(value: object) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    return repr(value)
+    return _short(repr(value))
+
+
+def _short(text: object) -> str:
+    return brief(str(text), most=_LONGEST_VALUE)

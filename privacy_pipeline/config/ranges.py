@@ -13,12 +13,23 @@ from 2^-126 = 1.2e-38 to 3.4e38, with 24 bits each):
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from privacy_pipeline.errors import BadInputError
+
+
+def is_number(value: object) -> bool:
+    """Whether a value, from wherever it comes, is a real number that float64 holds and that is finite."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,8 @@ class Range:
     high: float
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies inside; infinities and NaN do not."""
-        return math.isfinite(value) and self.low <= value <= self.high
+        """Whether a value is a number that lies inside; infinities and NaN do not."""
+        return is_number(value) and self.low <= value <= self.high
 
     def complaint(self, value: float) -> str:
         """What is wrong with a number outside."""

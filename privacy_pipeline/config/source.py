@@ -9,38 +9,13 @@ from pathlib import Path
 
 import yaml
 
+from privacy_pipeline.bounded import read_bounded
+from privacy_pipeline.config.yaml_text import LARGEST, Loader, UnfitError, require_few, require_shallow, text_of
 from privacy_pipeline.errors import BadInputError
 
 Key = str | int
 KeyPath = tuple[Key, ...]
 
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader whose plain scalars mean what their writers expect."""
-
-
-# YAML 1.1 reads `1e-5` as text, `1:30` as 90, `010` as 8 and `2020-01-01` as a date: none of these is what is meant.
-_OWN_RESOLVERS = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OWN_RESOLVERS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"""^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
-            |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
-            |[0-9][0-9_]*[eE][-+]?[0-9]+
-            |\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$""",
-        re.VERBOSE,
-    ),
-    list("-+.0123456789"),
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int",
-    re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
-    list("-+0123456789"),
-)
 
 # The password of a URL such as the ledger's must not end up in an error line.
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*(@)")
@@ -92,17 +67,9 @@ def read_document(*, path: Path) -> Document:
     Raises:
         BadInputError: the file cannot be read, is not YAML, or is not a mapping with distinct text keys.
     """
+    text, name = _text(path), str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise BadInputError(f"{path}: no such file", fix="check the path to the config") from None
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path}: not a UTF-8 text file ({error.reason})") from None
-    except OSError as error:
-        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
-    name = str(path)
-    try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=Loader)
         if not isinstance(node, yaml.MappingNode):
             what = "is empty" if node is None else "holds no mapping at the top level"
             raise BadInputError(f"{name}: {what}", fix="start from one of configs/*.yaml")
@@ -110,9 +77,26 @@ def read_document(*, path: Path) -> Document:
         data = _Builder(name=name, origins=origins).mapping(node, ())
     except yaml.YAMLError as error:
         raise BadInputError(f"{name}{_yaml_problem(error)}", fix=_QUOTE_FIX) from None
-    except RecursionError:
-        raise BadInputError(f"{name}: is nested too deeply") from None
+    except UnfitError as error:
+        raise _unfit(name, error) from None
     return Document(name=name, data=data, origins=origins)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = read_bounded(path, most=LARGEST)
+    except FileNotFoundError:
+        raise BadInputError(f"{path}: no such file", fix="check the path to the config") from None
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path}: not a UTF-8 text file ({error.reason})") from None
+
+
+def _unfit(name: str, error: UnfitError) -> BadInputError:
+    return BadInputError(f"{name}:{error.line}: {error.what}" if error.line else f"{name}: {error.what}")
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -129,8 +113,9 @@ class _Builder:
     def __init__(self, *, name: str, origins: dict[KeyPath, Origin]) -> None:
         self._name = name
         self._origins = origins
-        self._loader = _Loader("")
+        self._loader = Loader("")
         self._open: list[yaml.Node] = []
+        self._values = 0
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, object]:
         self._refuse_duplicates(node)
@@ -144,6 +129,9 @@ class _Builder:
         return result
 
     def value(self, node: yaml.Node, path: KeyPath) -> object:
+        self._values += 1
+        require_few(self._values)
+        require_shallow(len(self._open))
         if any(node is parent for parent in self._open):
             raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: an alias refers to what contains it")
         self._open.append(node)
@@ -152,7 +140,7 @@ class _Builder:
                 return self.mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
-            return self._scalar(node)
+            return self._loader.scalar(node)
         finally:
             self._open.pop()
 
@@ -160,20 +148,11 @@ class _Builder:
         self._origins[path] = Origin(line=node.start_mark.line + 1)
         return self.value(node, path)
 
-    def _scalar(self, node: yaml.Node) -> object:
-        try:
-            value: object = self._loader.construct_object(node)
-        except ValueError as error:
-            raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: {error}") from None
-        if value is not None and not isinstance(value, (str, int, float)):
-            raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: values of type {node.tag} are not supported")
-        return value
-
     def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
             shown = f" '{node.value}'" if isinstance(node, yaml.ScalarNode) else ""
             raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: key{shown} is not a text; put it in quotes")
-        return str(node.value)
+        return text_of(node)
 
     def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
         seen: dict[str, int] = {}
@@ -219,11 +198,14 @@ def _parse_override(override: str, text: str) -> tuple[KeyPath, object]:
     if not all(keys):
         raise BadInputError(f"override '{text}': a key is empty", fix="write it as section.key=value")
     try:
-        node = yaml.compose(raw, Loader=_Loader)
+        require_shallow(len(keys))
+        node = yaml.compose(raw, Loader=Loader)
         value = None if node is None else _Builder(name=f"override '{text}'", origins={}).value(node, ())
     except yaml.YAMLError as error:
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else " ".join(str(error).split())
         raise BadInputError(f"override '{text}': the value is not valid YAML: {problem}", fix=_QUOTE_FIX) from None
+    except UnfitError as error:
+        raise BadInputError(f"override '{text}': {error.what}") from None
     return keys, value
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.data.features import RESERVED, Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 IGNORE_TAG = "ignore"
 UNREVIEWED_TAG = "unreviewed"
+_LARGEST = 1 << 24  # bytes
 MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
 _OR_WITH_NOISE = "or let a dp_sgd run release it: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
@@ -113,7 +115,7 @@ def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     try:
-        text = schema_path.read_text(encoding="utf-8")
+        text = read_bounded(schema_path, most=_LARGEST).decode("utf-8")
     except FileNotFoundError:
         raise BadInputError(f"{schema_path}: no such file (dataset.schema)", fix="check dataset.schema") from None
     except UnicodeDecodeError:

@@ -63,7 +63,7 @@ class Desk:
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: the line with the role, then messages until the peer leaves."""
         try:
-            role = (await asyncio.wait_for(reader.readline(), _PAYLOAD_SECONDS)).decode("ascii", "replace").strip()
+            role = await asyncio.wait_for(_role(reader), _PAYLOAD_SECONDS)
             while True:
                 header, size = await asyncio.wait_for(frames.read_header(reader), IDLE_SECONDS)
                 answer, parts = await self._answer(role, header, _Payload(reader, size))
@@ -179,6 +179,13 @@ class _Payload:
 
     async def read_at_most(self, largest: int) -> bytes:
         return await self.read(min(self._size, largest))
+
+
+async def _role(reader: asyncio.StreamReader) -> str:
+    try:
+        return (await reader.readline()).decode("ascii", "replace").strip()
+    except ValueError:  # longer than the stream holds
+        raise BadMessageError("the first line is no role") from None
 
 
 def _requests(header: Header) -> list[tuple[str, int]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from privacy_pipeline.config.source import read_document
 from privacy_pipeline.encrypted import frames
 from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_context
 from privacy_pipeline.encrypted.tunnel import DESK
@@ -53,23 +53,25 @@ def addresses(folder: Path) -> dict[str, Address]:
         BadInputError: the file is missing or broken, or lacks a party.
     """
     path = folder / "parties.yaml"
+    if not path.exists():
+        raise BadInputError(f"{path}: no such file", fix=f"privacy-pipeline encrypted init-parties {folder}")
     refuse_if_others_may_change(path)
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise BadInputError(
-            f"{path}: {error.strerror}", fix=f"privacy-pipeline encrypted init-parties {folder}"
-        ) from None
-    except yaml.YAMLError:
-        raise BadInputError(f"{path}: is no YAML", fix="one line `party: host:port` for each party") from None
-    found = {}
+    content, found = read_document(path=path).data, {}
     for party in PARTIES:
-        value = content.get(party) if isinstance(content, dict) else None
-        host, _, port = str(value).rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        value = content.get(party)
+        host, _, port = (value if isinstance(value, str) else "").rpartition(":")
+        if not _is_host(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
             raise BadInputError(f"{path}: {party}: no address `host:port`", fix=f"write `{party}: host:port`")
         found[party] = (host, int(port))
     return found
+
+
+def _is_host(host: str) -> bool:
+    """Whether the resolver can be asked for it: it takes names as IDNA, and what that cannot hold is no OSError."""
+    try:
+        return bool(host.encode("idna")) and not re.search(r"\s", host)
+    except UnicodeError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.atomic import write_bytes_atomically
+from privacy_pipeline.bounded import json_value, read_bounded
+from privacy_pipeline.encrypted import weights_file
 from privacy_pipeline.errors import BadInputError
 
 FORMAT, VERSION = "privacy-pipeline-private-model", 1
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.npz"
 LARGEST_FILE = 2**31  # bytes; a network that does not fit is refused before it is read
+_LARGEST_ARCHITECTURE = 1 << 24  # bytes
+_MOST_AXES = 8
 # Absolute value of a float input; what overflows below it is refused by `reference.require_range`.
 LARGEST_INPUT = 2.0**7
 
@@ -160,13 +163,13 @@ def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
     content = _read(path)
     _require_digest(content, digest, path)
     public, weights_digest = _parse(content, path)
-    packed = _read(folder / WEIGHTS)
+    wanted = {f"{layer.name}/{role}": shape for layer in public.layers for role, shape in layer.weights.items()}
+    packed = _read(folder / WEIGHTS, most=weights_file.largest(wanted))
     if hashlib.sha256(packed).hexdigest() != weights_digest:
         raise BadInputError(f"{folder / WEIGHTS} does not belong to {path}", fix="convert the model anew")
     try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-            weights = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        weights = weights_file.read(packed, wanted)
+    except ValueError as error:
         raise BadInputError(f"{folder / WEIGHTS}: {error}", fix="convert the model anew") from error
     model = PrivateModel(inputs=public.inputs, layers=public.layers, output=public.output, weights=weights)
     _check(model)
@@ -178,11 +181,9 @@ def _require_digest(content: bytes, digest: str | None, path: Path) -> None:
         raise BadInputError(f"{path} is not the model that was asked for", fix="give the model's own folder")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, most: int = _LARGEST_ARCHITECTURE) -> bytes:
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise BadInputError(f"{path} is larger than {LARGEST_FILE} bytes", fix="use a smaller network")
-        return path.read_bytes()
+        return read_bounded(path, most=min(most, LARGEST_FILE))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}", fix="give a folder that holds a converted model") from error
 
@@ -210,11 +211,11 @@ def _architecture(model: PrivateModel, packed: bytes) -> bytes:
 
 def _parse(content: bytes, path: Path) -> tuple[PrivateModel, str]:
     try:
-        found = json.loads(content)
+        found = json_value(content)
         if (found["format"], found["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {found['format']} version {found['version']}, not {FORMAT} {VERSION}")
         inputs = tuple(
-            Input(name=str(i["name"]), shape=_shape(i["shape"]), vocabulary=int(i["vocabulary"]))
+            Input(name=str(i["name"]), shape=_shape(i["shape"]), vocabulary=_count(i["vocabulary"]))
             for i in found["inputs"]
         )
         layers = tuple(_layer(entry) for entry in found["layers"])
@@ -236,9 +237,15 @@ def _layer(entry: Mapping[str, Any]) -> Layer:
 
 def _shape(value: Any) -> Shape:
     shape = tuple(value)
-    if not all(isinstance(size, int) and 0 < size < 2**31 for size in shape):
+    if len(shape) > _MOST_AXES or not all(_count(size) for size in shape):
         raise ValueError(f"{value} is no shape")
     return shape
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise ValueError(f"{value} is no number of elements")
+    return value
 
 
 def _check(model: PrivateModel) -> dict[str, Shape]:
@@ -249,7 +256,7 @@ def _check(model: PrivateModel) -> dict[str, Shape]:
     vocabularies = {one.name: one.vocabulary for one in model.inputs}
     for layer in model.layers:
         _new(layer.name, shapes)
-        rows = layer.weights.get("table", (0,))[0]
+        rows = (layer.weights.get("table") or (0,))[0]
         if any(vocabularies.get(name, 0) != rows for name in layer.inputs):
             raise BadInputError(
                 f"layer '{layer.name}' ({layer.op}): an integer input goes into an embedding with as many rows as it "
@@ -258,7 +265,7 @@ def _check(model: PrivateModel) -> dict[str, Shape]:
             )
         try:
             shapes[layer.name] = _OPS[layer.op](layer, [shapes[name] for name in layer.inputs])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise BadInputError(f"layer '{layer.name}' ({layer.op}) is not consistent: {error!r}", fix="") from error
     if model.output not in shapes:
         raise BadInputError(f"the model has no layer '{model.output}', which should be its output", fix="")

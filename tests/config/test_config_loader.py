@@ -276,7 +276,7 @@ def test_misspelt_section_is_one_mistake(fails: Fails) -> None:
         ("a: 1\n---\nb: 1\n", "configs/x.yaml:2: not valid YAML: "),
         ("1: 2\n", "configs/x.yaml:1: key '1' is not a text"),
         ("a: &x {b: *x}\n", "configs/x.yaml:1: an alias refers to what contains it"),
-        ("a: !thing 3\n", "configs/x.yaml:1: not valid YAML: could not determine a constructor"),
+        ("a: !thing 3\n", "configs/x.yaml:1: values of type !thing are not supported"),
         ("a: !!binary aGk=\n", "configs/x.yaml:1: values of type tag:yaml.org,2002:binary are not supported"),
         (b"a: \xff\n", "configs/x.yaml: not a UTF-8 text file"),
         (b"a: \x07\n", "configs/x.yaml: not valid YAML: "),
