@@ -24,7 +24,8 @@ from privacy_pipeline.dp.fit_arguments import (
 )
 from privacy_pipeline.dp.graph_state import require_stateless, state_of
 from privacy_pipeline.dp.history import PrivacyHistory
-from privacy_pipeline.dp.keras_step import keras_optimizer, require_keras_step, require_kinds
+from privacy_pipeline.dp.keras_step import keras_optimizer, require_arguments, require_keras_step, require_kinds
+from privacy_pipeline.dp.mechanism import require_whole
 from privacy_pipeline.dp.model_losses import ModelLosses, output_names, per_example_loss
 from privacy_pipeline.dp.ownership import Owner, Uncopied
 from privacy_pipeline.dp.past import Past
@@ -460,6 +461,8 @@ def make_private(
             out of range.
     """
     require_kinds(model, plan)
+    require_arguments(binding=binding, data_name=data_name, state_dir=state_dir, remember=remember)
+    require_whole(seed=seed, virtual_batch_size=virtual_batch_size, memory_cap=memory_cap)
     require_private(model)
     require_keras_step(model)
     of_model = (optimizer is None, loss is None)
@@ -471,7 +474,7 @@ def make_private(
         loss = getattr(model, "loss", None)
         compiled = getattr(model, "compiled_loss", None)
         loss_weights = loss_weights if loss_weights is not None else getattr(compiled, "_user_loss_weights", None)
-    if not 1 <= virtual_batch_size <= LARGEST or memory_cap < 1:
+    if not (virtual_batch_size and 1 <= virtual_batch_size <= LARGEST and memory_cap and memory_cap >= 1):
         raise BadInputError(f"virtual_batch_size must lie between 1 and {LARGEST}, and memory_cap be 1 or more")
     return PrivateModel(
         model=model,
@@ -502,7 +505,7 @@ def _stated(history: Any) -> PrivacyHistory | None:
     """
     if history is None or isinstance(history, PrivacyHistory):
         return history
-    if history in ("public", "none"):
+    if isinstance(history, str) and history in ("public", "none"):
         return PrivacyHistory(origin=history)
     raise BadInputError(
         f"history={history!r:.60} is not a history of weights",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from privacy_pipeline.config.ranges import LEARNING_RATE
+from privacy_pipeline.dp.mechanism import require, require_flags
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError
 
@@ -22,6 +24,29 @@ def require_kinds(model: Any, plan: Any) -> None:
         raise BadInputError(f"{_told(model)} is not a Keras model", fix="make_private(keras_model, plan, ...)")
     if not isinstance(plan, PrivacyPlan):
         raise BadInputError(f"{_told(plan)} is not a PrivacyPlan", fix="make one with PrivacyPlan.calibrated(...)")
+
+
+def require_arguments(*, remember: Any, state_dir: Any, **texts: Any) -> None:
+    """Refuse arguments of `make_private` that are of no use, before anything is kept by them.
+
+    Args:
+        remember: true or false.
+        state_dir: a path, or None.
+        texts: by name.
+
+    Raises:
+        BadInputError: naming the argument.
+    """
+    require_flags(remember=remember)
+    for name, text in texts.items():
+        require(isinstance(text, str) and _is_plain(text), f"{name} must be a text of Unicode, found {text!r:.60}")
+    if state_dir is not None:
+        plain = isinstance(state_dir, os.PathLike) or (isinstance(state_dir, str) and _is_plain(state_dir))
+        require(plain and "\0" not in str(state_dir), f"state_dir must be a path, found {state_dir!r:.60}")
+
+
+def _is_plain(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _told(value: Any) -> str:
@@ -59,9 +84,10 @@ def keras_optimizer(optimizer: Any, *, steps: int) -> Any:
         raise BadInputError(f"{_told(optimizer)} is not an optimizer", fix=f"make one: {optimizer.__name__}(...)")
     try:
         found = tf.keras.optimizers.get(optimizer)
-    except ValueError:
+    except (ValueError, TypeError, KeyError):  # as Keras refuses names, settings and dicts
         raise BadInputError(
-            f"Keras has no optimizer {optimizer!r}", fix='give a name such as "sgd" or "adam", or a Keras optimizer'
+            f"Keras has no optimizer {optimizer!r:.200}",
+            fix='give a name such as "sgd" or "adam", or a Keras optimizer',
         ) from None
     _require_current(found)
     _require_plain_update(found)

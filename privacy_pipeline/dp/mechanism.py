@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from privacy_pipeline.config.ranges import CLIPPING_NORM, LEARNING_RATE, NOISE_MULTIPLIER, NOISE_STDDEV
+from privacy_pipeline.config.ranges import CLIPPING_NORM, LEARNING_RATE, NOISE_MULTIPLIER, NOISE_STDDEV, is_number
 from privacy_pipeline.errors import BadInputError
 
 CORRELATIONS = ("none", "tree", "banded")
@@ -20,10 +21,9 @@ def require(holds: bool, message: str, fix: str = "") -> None:
 
 
 def require_numbers(**given: Any) -> None:
-    """Raises BadInputError unless each argument is a number, or None."""
+    """Raises BadInputError unless each argument is a finite number, or None."""
     for name, value in given.items():
-        number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        require(value is None or number, f"{name} must be a number, found {value!r}")
+        require(value is None or is_number(value), f"{name} must be a finite number, found {value!r}")
 
 
 def require_whole(**given: Any) -> None:
@@ -31,6 +31,18 @@ def require_whole(**given: Any) -> None:
     for name, value in given.items():
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         require(value is None or whole, f"{name} must be a whole number, found {value!r}")
+        require(value is None or is_number(value), f"{name} is too large")
+
+
+def require_flags(**given: Any) -> None:
+    """Raises BadInputError unless each argument is true or false."""
+    for name, value in given.items():
+        require(isinstance(value, bool), f"{name} must be True or False, found {value!r}")
+
+
+def is_one_of(value: Any, words: Sequence[str]) -> bool:
+    """Whether a value, from wherever it comes, is one of some words."""
+    return isinstance(value, str) and value in words
 
 
 def require_positive(name: str, value: float) -> None:
@@ -58,7 +70,11 @@ class AdaptiveClipping:
     count_noise: float
 
     def __post_init__(self) -> None:
-        require(0 <= self.quantile <= 1, f"the quantile must lie between 0 and 1, found {self.quantile!r}")
+        require_numbers(quantile=self.quantile)
+        require(
+            self.quantile is not None and 0 <= self.quantile <= 1,
+            f"the quantile must lie between 0 and 1, found {self.quantile!r}",
+        )
         LEARNING_RATE.require("learning rate of the clipping norm", self.learning_rate)
         NOISE_STDDEV.require("count_noise", self.count_noise)
 
@@ -98,6 +114,7 @@ class Clipping:
 
     def __post_init__(self) -> None:
         CLIPPING_NORM.require("clipping_norm", self.norm)
+        require_flags(per_layer=self.per_layer)
         require(not (self.per_layer and self.adaptive), "adaptive clipping is for one norm", "leave per_layer out")
 
     def parameters(self) -> dict[str, Any]:
@@ -128,8 +145,10 @@ class Noise:
 
     def __post_init__(self) -> None:
         NOISE_MULTIPLIER.require("noise_multiplier", self.multiplier)
+        require_flags(hardened=self.hardened)
+        require_whole(bands=self.bands)
         known = ", ".join(CORRELATIONS)
-        require(self.correlation in CORRELATIONS, f"unknown noise correlation {self.correlation!r}", known)
+        require(is_one_of(self.correlation, CORRELATIONS), f"unknown noise correlation {self.correlation!r}", known)
         require((self.bands is not None) == (self.correlation == "banded"), "bands go with correlation='banded'")
         require(self.bands is None or self.bands >= 1, f"bands must be 1 or more, found {self.bands}")
 
@@ -151,8 +170,10 @@ class UserBound:
     clip: str = "sum"
 
     def __post_init__(self) -> None:
-        require(self.max_examples >= 1, f"max_examples must be 1 or more, found {self.max_examples}")
-        require(self.clip in ("sum", "each"), f"unknown clip {self.clip!r} of users", "sum or each")
+        require_whole(max_examples=self.max_examples)
+        held = self.max_examples is not None and self.max_examples >= 1
+        require(held, f"max_examples must be 1 or more, found {self.max_examples}")
+        require(is_one_of(self.clip, ("sum", "each")), f"unknown clip {self.clip!r} of users", "sum or each")
 
     @property
     def rows(self) -> int:

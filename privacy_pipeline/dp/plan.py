@@ -63,8 +63,15 @@ class PrivacyPlan:
 
     def __post_init__(self) -> None:
         _require_relation(self.relation)
-        _require(self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
-        _require(0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
+        _require(isinstance(self.sampling, Sampling), f"sampling is {self.sampling!r}, and not one of `sampling`")
+        _require(isinstance(self.clipping, Clipping), f"clipping is {self.clipping!r}, and no Clipping")
+        _require(isinstance(self.noise, Noise), f"noise is {self.noise!r}, and no Noise")
+        bound = self.users is None or isinstance(self.users, UserBound)
+        _require(bound, f"users is {self.users!r}, and no UserBound")
+        require_whole(steps=self.steps, units=self.units)
+        require_numbers(delta=self.delta)
+        _require(self.steps is not None and self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
+        _require(self.delta is not None and 0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
         if self.relation is Relation.ZERO_OUT:
             _require(
                 self.units is not None and self.units >= 1, "under zero-out the number of units is public", "give units"

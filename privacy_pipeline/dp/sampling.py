@@ -169,6 +169,7 @@ class FixedPartition:
         return {"scheme": scheme, "batch_size": self.batch_size, "units": self.units}
 
 
+_SCHEMES = "poisson, truncated_poisson, fixed_partition or cyclic"
 Sampling = PoissonSampling | TruncatedPoissonSampling | FixedPartition
 
 
@@ -218,6 +219,7 @@ def scheme_of(
     Raises:
         BadInputError: an unknown name, or numbers that do not go with it.
     """
+    require(isinstance(name, str), f"unknown sampling {name!r}", _SCHEMES)
     require(cap is None or name == "truncated_poisson", "truncate_at is for sampling='truncated_poisson'")
     if name == "poisson":
         return PoissonSampling(probability=probability, expected=batch)
@@ -231,4 +233,4 @@ def scheme_of(
         require(units is not None, "a fixed partition is accounted under zero-out only")
         require(batch == int(batch), "a fixed partition has batches of a whole number of units")
         return FixedPartition(batch_size=int(batch), units=int(units or 0), cyclic=name == "cyclic")
-    raise BadInputError(f"unknown sampling {name!r}", fix="poisson, truncated_poisson, fixed_partition or cyclic")
+    raise BadInputError(f"unknown sampling {name!r}", fix=_SCHEMES)
