@@ -1,8 +1,11 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and folders that can take them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -49,3 +52,30 @@ def write_bytes_atomically(*, path: Path, content: bytes) -> None:
         raise BadInputError(
             f"{path}: cannot be written ({error.strerror})", fix="choose another folder, or free space and rights"
         ) from None
+
+
+def require_room(folder: Path, size: int, *, fix: str) -> None:
+    """Proves that a folder can be written, and that its disk has room for what is to come; makes missing folders.
+
+    Args:
+        folder: the folder.
+        size: bytes that are to be written later.
+        fix: what to do otherwise.
+
+    Raises:
+        BadInputError: the folder cannot be written, or its disk has less than `size` bytes free.
+    """
+    probe = folder / f".probe-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise BadInputError(f"{folder}: cannot be written ({error.strerror})", fix=fix) from error
+    if free < size:
+        raise BadInputError(
+            f"{folder}: {size / 1e6:,.1f} MB are to be written, and {free / 1e6:,.1f} MB are free on its disk", fix=fix
+        )

@@ -13,6 +13,9 @@ import hmac
 import os
 from pathlib import Path
 
+from privacy_pipeline.errors import BadInputError
+
+KEY_FILE = "digests.key"  # of a folder of runs without a ledger
 PREFIX = "hmac-sha256:"
 NOT_HERE = PREFIX + "secret-not-on-this-host"  # equal to no digest of data
 SECRET_BYTES = 32
@@ -88,3 +91,23 @@ def make_secret(path: Path, secret: bytes) -> None:
         pass
     finally:
         waiting.unlink(missing_ok=True)
+
+
+def secret_in(folder: Path) -> bytes:
+    """The secret of a folder of runs that has no ledger, made with its first run.
+
+    Raises:
+        BadInputError: it cannot be read or written, is damaged, or others can read it.
+    """
+    path = folder / KEY_FILE
+    try:
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            make_secret(path, new_secret())
+        return read_secret(path)
+    except OSError as error:
+        raise BadInputError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error
+    except ValueError as error:
+        raise BadInputError(
+            f"{path}: {error}", fix=f"chmod 600 {path}; if it is damaged, remove it: results are then made anew"
+        ) from error

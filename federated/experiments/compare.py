@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from federated.experiments.binding import Earlier, bound, by_reason, earlier_runs, folders
 from federated.experiments.config import Point
 from federated.experiments.run_folder import RunFolder
 from privacy_pipeline.errors import BadInputError
@@ -87,16 +89,22 @@ class Row:
 
 
 def compare(points: Iterable[Point]) -> tuple[list[Row], list[Point]]:
-    """Rows of the finished runs, and the points that are not finished.
+    """Rows of the finished runs of the content of today, and the points that are not finished.
+
+    A result on the same data and schema that other code or packages made is shown too; `not_of_today` says so. A result
+    on other data or another schema is none of the experiment's.
+
+    Args:
+        points: bound to their content, or not yet.
 
     Raises:
         BadInputError: none is finished.
     """
     groups: dict[str, list[tuple[Point, dict[str, Any], list[dict[str, Any]]]]] = {}
+    given = list(points)
     missing = []
-    for point in points:
-        folder = RunFolder(point.folder)
-        summary = folder.summary()
+    for point, now in zip(given, bound(given), strict=True):
+        folder, summary, _ = _found(now)
         if summary is None:
             missing.append(point)
             continue
@@ -107,18 +115,75 @@ def compare(points: Iterable[Point]) -> tuple[list[Row], list[Point]]:
     return [_row(runs) for runs in groups.values()], missing
 
 
+def not_of_today(points: Iterable[Point]) -> list[str]:
+    """One line for each reason why results of earlier content are shown in a comparison, or left out of it."""
+    shown: list[Earlier] = []
+    left: list[Earlier] = []
+    for point in bound(points):
+        _, summary, earlier = _found(point)
+        if earlier is not None:
+            (left if summary is None else shown).append(earlier)
+    lines = [f"{folders(runs)}: shown, though {why}" for why, runs in by_reason(shown)]
+    return lines + [f"{folders(runs)}: not shown, since {why}" for why, runs in by_reason(left)]
+
+
+def _found(point: Point) -> tuple[RunFolder, dict[str, Any] | None, Earlier | None]:
+    """The result of a bound point and its folder; with the earlier run that it is of, or that is left out."""
+    folder = RunFolder(point.folder)
+    summary = folder.summary()
+    if summary is not None:
+        return folder, summary, None
+    earlier = earlier_runs(point)
+    usable = [run for run in earlier if run.same_data]
+    if usable:
+        folder = RunFolder(usable[-1].point.folder)
+        return folder, folder.summary(), usable[-1]
+    return folder, None, earlier[-1] if earlier else None
+
+
 def setting_name(settings: dict[str, Any]) -> str:
-    """A setting in words: last part of each key and its value."""
-    parts = [f"{key.rsplit('.', 1)[-1]} {_shown(value)}" for key, value in settings.items()]
+    """A setting in words, of the whole row: each key, as short as tells it from the others, and its whole value."""
+    parts = [f"{short} {_shown(value)}" for short, value in zip(_short(list(settings)), settings.values(), strict=True)]
     return ", ".join(parts) or "as written"
 
 
+def _short(keys: Sequence[str]) -> list[str]:
+    """Dotted keys without the parts in front that tell nothing apart."""
+
+    def ending(key: str, parts: int) -> str:
+        return ".".join(key.split(".")[-parts:])
+
+    short = []
+    for key in keys:
+        parts = next(n for n in range(1, key.count(".") + 2) if _alone(ending(key, n), [ending(k, n) for k in keys]))
+        short.append(ending(key, parts))
+    return short
+
+
+def _alone(name: str, names: Sequence[str]) -> bool:
+    return names.count(name) == 1
+
+
 def _shown(value: Any) -> str:
-    """A value of the grid; of a section its own plain values, which tell points apart in nearly every grid."""
+    """A value of the grid, with all that it holds: two values that differ anywhere are written differently."""
     if isinstance(value, dict):
-        plain = {key: part for key, part in value.items() if not isinstance(part, (dict, list))}
-        return " ".join(str(part) if key in ("name", "rule") else f"{key} {part}" for key, part in plain.items())
-    return value if isinstance(value, str) else json.dumps(value).replace('"', "").replace("null", "none")
+        inner = (_part(key, part) for key, part in value.items())
+        return " ".join(inner) or "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if value is None:
+        return "none"
+    is_plain = isinstance(value, str) and value != "none" and _PLAIN.fullmatch(value)
+    return str(value) if is_plain else json.dumps(value)
+
+
+def _part(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{key} ({_shown(value)})"
+    return _shown(value) if key in ("name", "rule") else f"{key} {_shown(value)}"
+
+
+_PLAIN = re.compile(r"(?!true$|false$|null$)[A-Za-z_][\w./:-]*")  # a text that is taken for nothing else
 
 
 def _row(runs: Sequence[tuple[Point, dict[str, Any], list[dict[str, Any]]]]) -> Row:

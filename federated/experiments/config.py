@@ -7,13 +7,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
+from federated.experiments.inputs import Inputs
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.federated_privacy import (
@@ -254,12 +255,14 @@ class Point:
     Attributes:
         config: the settings; `sweep` is empty, `seeds` holds the seed.
         settings: what the grid set, by dotted key.
-        name: of the run; a function of settings and seed, so that the same run is found again.
+        name: of the run; a function of settings and seed, and of `inputs`, so that the same run is found again.
+        inputs: what a run comes from; None until `federated.experiments.binding` has read it.
     """
 
     config: ExperimentConfig
     settings: dict[str, JsonValue]
     name: str
+    inputs: Inputs | None = None
 
     @property
     def seed(self) -> int:
@@ -304,8 +307,9 @@ def point_from_json(text: str) -> Point:
     try:
         found = json.loads(text)
         config = ExperimentConfig.model_validate_json(json.dumps(found["config"]))
-        return Point(config=config, settings=found["settings"], name=found["name"])
-    except (ValueError, KeyError) as error:
+        inputs = Inputs.from_json(found["inputs"]) if "inputs" in found else None  # older versions kept none
+        return Point(config=config, settings=found["settings"], name=found["name"], inputs=inputs)
+    except (ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"this is no run of an experiment: {error}") from None
 
 
@@ -313,7 +317,8 @@ def point_to_json(point: Point) -> str:
     """A point as JSON, to be read by `point_from_json`."""
     # What was not written stays unwritten: some sections refuse a field, default or not, that does nothing in them.
     config = point.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return json.dumps({"name": point.name, "settings": point.settings, "config": config}, indent=1)
+    inputs = {} if point.inputs is None else {"inputs": asdict(point.inputs)}
+    return json.dumps({"name": point.name, "settings": point.settings, **inputs, "config": config}, indent=1)
 
 
 def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Point:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from federated.experiments.config import ExperimentConfig
+    from federated.experiments.inputs import Inputs
     from privacy_pipeline.accounting.record import Guarantee
 
 BACKEND = "federated"
@@ -107,8 +108,7 @@ def record_of(
     counted: Mapping[str, Any],
     generator: str,
     composition: Composition,
-    data_digest: str,
-    code: str,
+    inputs: Inputs,
     audits: Sequence[Mapping[str, str | int | float]] = (),
 ) -> PrivacyRecord:
     """States what a finished run guarantees.
@@ -122,7 +122,7 @@ def record_of(
         counted: what the run counted over its rounds, and its guarantee covers.
         generator: where sampling and noise came from.
         composition: the run among all that the ledger holds.
-        data_digest, code: hashes.
+        inputs: digests of what the run came from.
         audits: what was found before the run began.
 
     Raises:
@@ -153,7 +153,7 @@ def record_of(
         composition=composition,
         randomness=Randomness(generator=generator, cryptographic=True, seed_fixed=False),
         audits=[dict(audit) for audit in audits],
-        versions=Versions(code=code, lock="", data=data_digest, packages=_packages()),
+        versions=Versions(code=inputs.code, lock=inputs.packages, data=inputs.data, packages=_packages()),
     )
 
 

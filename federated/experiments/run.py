@@ -13,13 +13,16 @@ import numpy as np
 from federated.clients.store import ClientStore
 from federated.contract import Engine, RoundState
 from federated.experiments import privacy, silos
+from federated.experiments.binding import bound, inputs_in, require_unchanged
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
 from federated.experiments.data import feature_plan, load_clients, load_silos, source_of
 from federated.experiments.evaluation import Evaluation, Predict, evaluate
+from federated.experiments.inputs import Inputs
 from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
+from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger_schema import name_of
 from privacy_pipeline.accounting.registration import division_of
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.randomness import RunKey
 
 NODE = "FederatedTraining"  # the ledger's name of what spends
+_LINE_BYTES = 4096  # of a round, in `rounds.jsonl` and TensorBoard; far above what one has
+_FILES_BYTES = 4 << 20  # summary, record and a comparison
 
 
 def _nothing() -> None:
@@ -82,57 +87,82 @@ class Build(Protocol):
 Report = Callable[[str, int, int], None]  # name of the run, rounds done, rounds
 
 
-def run_point(point: Point, *, build: Build, report: Report = lambda *_: None, code: str = "") -> dict[str, Any]:
-    """Runs a point, or goes on with it, and returns its summary; a finished run is not run again.
+def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -> dict[str, Any]:
+    """Runs a point, or goes on with it, and returns its summary; a finished run of the same content is not run again.
 
     Without a guarantee a killed run goes on from its last checkpoint, to the same weights. With one, its key died
     with the process: it starts anew, with new noise, and is charged again.
 
     Args:
-        point: settings and seed.
+        point: settings and seed; bound to its content here where it is not yet (`federated.experiments.binding`).
         build: makes the engine.
         report: is told the progress.
-        code: hash of the code, for the record.
 
     Raises:
-        BadInputError: the data, or the settings for this data, are not usable.
+        BadInputError: the data, or the settings for this data, are not usable; nothing was charged.
         BudgetRefusedError: the ledger refuses; no row was read.
     """
+    (point,) = bound([point])
     folder = RunFolder(point.folder)
     done = folder.summary()
     if done is not None:
+        folder.require(point)
         return done
     folder.begin(point)
-    run = _Run(point, folder, build, report, code)
+    run = _Run(point, inputs_in(point), folder, build, report)
     summary = run.private() if point.config.claims_guarantee else run.without_guarantee()
     folder.finish(summary)
     return summary
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Data:
+    """Both splits, read and parsed as a whole."""
+
+    train: ClientStore
+    evaluation: ClientStore
+    silos: SiloRecords | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Protected:
-    """A run with a guarantee, ready to begin: engine, who takes part, the train split, where its noise comes from.
+    """A run with a guarantee, ready to begin: engine, who takes part, its first state, where its noise comes from.
 
     `summed` is the round of each noisy sum so far, in their order, as the mechanism itself keeps it.
     """
 
     simulation: Simulation
     sampler: Any
-    train: ClientStore
+    first: RoundState
     generator: str
     summed: Sequence[int]
 
 
 class _Run:
-    def __init__(self, point: Point, folder: RunFolder, build: Build, report: Report, code: str) -> None:
-        self.point, self.config, self.folder = point, point.config, folder
-        self.build, self.report, self.code = build, report, code
+    def __init__(self, point: Point, inputs: Inputs, folder: RunFolder, build: Build, report: Report) -> None:
+        self.point, self.config, self.folder, self.inputs = point, point.config, folder, inputs
+        self.build, self.report = build, report
         self.source = source_of(self.config.data)
         self.folders = folders_of(self.config.data.dataset)
         self.plan = feature_plan(self.config.data)
 
     def clients(self, split: str) -> ClientStore:
         return load_clients(self.config.data, split=split, source=self.source, plan=self.plan)
+
+    def data(self) -> _Data:
+        """Both splits, and the proof that they are of the content that the run is bound to.
+
+        All of it is read before a charge, so that a bad cell costs nothing.
+
+        Raises:
+            BadInputError: a cell, a column or a file is not usable, or changed since the command started.
+        """
+        silos_ = load_silos(self.config.data, source=self.source, plan=self.plan) if self.config.silo_privacy else None
+        train = self.clients("train") if silos_ is None else silos_.clients
+        found = _Data(train=train, evaluation=self.clients("eval"), silos=silos_)
+        self.require_tunable(found.evaluation)
+        require_unchanged(self.point, self.source)
+        return found
 
     def simulation(self, train: ClientStore, aggregator: Any | None) -> Simulation:
         return self.build(self.config, train, aggregator, width=_width(train), seed=self.point.seed)
@@ -150,7 +180,7 @@ class _Run:
         return Use(
             dataset=self.config.data.dataset.name,
             span=self.source.span,
-            data_digest=self.source.digest(ledger.digest_secret()),
+            data_digest=self.inputs.data,
             backend="federated",
             guarantee=self.config.claims_guarantee,
         )
@@ -164,15 +194,17 @@ class _Run:
             run_id = f"{self.config.experiment}-{self.point.name}"
             ledger.run_unprotected(self.use(ledger), run_id=run_id, rows=self.rows)
             pins.note_again(ledger, data=self.folders, workspace=self.config.folder)
-        train = self.clients("train")
-        sampler = UniformSampler(clients=train.num_clients, size=self.config.clients_per_round, seed=self.point.seed)
-        simulation = self.simulation(train, None)
+        data = self.data()
+        clients = data.train.num_clients
+        sampler = UniformSampler(clients=clients, size=self.config.clients_per_round, seed=self.point.seed)
+        simulation = self.simulation(data.train, None)
+        self.folder.require_writable(_room(self.config, simulation.engine.initial_state()))
         state = self.folder.restore()
         if state is None:
             self.folder.forget()
             state = simulation.engine.initial_state()
         self.folder.keep_rounds(state.round_number)
-        return self.rounds(simulation, sampler, state, train)
+        return self.rounds(simulation, sampler, state, data)
 
     def private(self) -> dict[str, Any]:
         ledger = self.ledger()
@@ -181,15 +213,13 @@ class _Run:
         known = privacy.registered(self.config, ledger, span=self.source.span)
         plan_of = silos.charged if self.config.silo_privacy is not None else privacy.charged
         charge: Charge = plan_of(self.config, units=known.splits["train"].units)
-        digest = self.source.digest(ledger.digest_secret())
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.folder.forget()
         if isinstance(charge, privacy.ChargedExperiment):
             privacy.require_room(self.config, charge, self.plan)
         with ledger.spend(
             dataset=self.config.data.dataset.name,
             span=self.source.span,
-            data_digest=digest,
+            data_digest=self.inputs.data,
             split="train",
             run_id=f"{self.config.experiment}-{self.point.name}",
             node=NODE,
@@ -197,13 +227,14 @@ class _Run:
             division=division_of(self.config.data.dataset),
         ) as grant:
             composition = ledger.composition(grant.entry_id)
-            # Reads no data: what is found here gives back what was reserved.
+            # Nothing is computed from a row up to the start: what is found before it gives back what was reserved.
             audits = verified(self.config, charge)
+            data = self.data()
+            protected = self.protected(charge, data)
+            self.folder.require_writable(_room(self.config, protected.first))
+            self.folder.forget()
             pins.start(grant, ledger, data=self.folders, workspace=self.config.folder)
-            protected = self.protected(charge)
-            simulation = protected.simulation
-            first = simulation.engine.initial_state()
-            summary = self.rounds(simulation, protected.sampler, first, protected.train, charge)
+            summary = self.rounds(protected.simulation, protected.sampler, protected.first, data, charge)
             receipt = grant.commit(executed(charge.plan, protected.summed))
             pins.note_again(ledger, data=self.folders, workspace=self.config.folder)
         stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
@@ -217,8 +248,7 @@ class _Run:
             counted=summary,
             generator=protected.generator,
             composition=composition.model_copy(update=stamp),
-            data_digest=digest,
-            code=self.code,
+            inputs=self.inputs,
             audits=audits,
         )
         write_atomically(path=self.folder.path / RECORD, text=record.model_dump_json(indent=1) + "\n")
@@ -236,19 +266,19 @@ class _Run:
             "audits": [{name: value for name, value in audit.items() if name != "seconds"} for audit in audits],
         }
 
-    def protected(self, charge: Charge) -> _Protected:
-        """Reads the data and makes the engine whose noise and samples are those of the charge, under a new key."""
+    def protected(self, charge: Charge, data: _Data) -> _Protected:
+        """Makes the engine whose noise and samples are those of the charge, under a new key."""
         from privacy_pipeline.dp.randomness import RunKey
 
         key = RunKey.from_system()
-        if isinstance(charge, silos.ChargedSilos):
-            return self.by_silos(charge, key)
+        if isinstance(charge, silos.ChargedSilos) and data.silos is not None:
+            return self.by_silos(charge, key, data.silos)
         if not isinstance(charge, privacy.ChargedExperiment):
             raise PipelineError(f"no engine is known for the charge {type(charge).__name__}")
         from federated.privacy.distributed import aggregator_of
         from federated.privacy.sampler import ClientSampler
 
-        plan, train = charge.plan, self.clients("train")
+        plan, train = charge.plan, data.train
         made: list[Any] = []
 
         def aggregator(shapes: Any) -> Any:
@@ -261,35 +291,49 @@ class _Run:
         return _Protected(
             simulation=simulation,
             sampler=sampler,
-            train=train,
+            first=simulation.engine.initial_state(),
             generator=aggregated.generator,
             summed=aggregated.summed,
         )
 
-    def by_silos(self, charge: silos.ChargedSilos, key: RunKey) -> _Protected:
+    def by_silos(self, charge: silos.ChargedSilos, key: RunKey, records: SiloRecords) -> _Protected:
         """The same, for silos that each protect their own records."""
         from federated.experiments.engines import build_silos
 
-        records = load_silos(self.config.data, source=self.source, plan=self.plan)
         train = records.clients
         simulation, engine = build_silos(
             self.config, records, charge.plan, key, width=_width(train), seed=self.point.seed
         )
         sampler = UniformSampler(clients=train.num_clients, size=train.num_clients, seed=0)  # all of them
+        first = simulation.engine.initial_state()
         return _Protected(
-            simulation=simulation, sampler=sampler, train=train, generator=engine.generator, summed=engine.summed
+            simulation=simulation, sampler=sampler, first=first, generator=engine.generator, summed=engine.summed
         )
+
+    def require_tunable(self, evaluation: ClientStore) -> None:
+        """Refuses `personalize` where no client of the eval split could be tuned after all rounds.
+
+        Raises:
+            BadInputError: no client has two rows.
+        """
+        chosen = self.config.evaluation.personalize
+        if chosen and evaluation.counts[:chosen].max() < 2:
+            raise BadInputError(
+                f"evaluation.personalize: none of the first {chosen} clients of the eval "
+                "split has two rows, one to tune on and one to evaluate on",
+                fix="raise it, or drop it",
+            )
 
     def rounds(
         self,
         simulation: Simulation,
         sampler: Any,
         state: RoundState,
-        train: ClientStore,
+        data: _Data,
         charge: Charge | None = None,
     ) -> dict[str, Any]:
         """All rounds from `state` on. What a private run writes down of a round is public or on the eval split."""
-        algorithm, evaluation, total = self.config.algorithm, self.clients("eval"), self.config.rounds
+        algorithm, total, train, evaluation = self.config.algorithm, self.config.rounds, data.train, data.evaluation
         before = self.folder.rounds()
         sent = [before[-1]["bytes_up"], before[-1]["bytes_down"]] if before else [0, 0]
         watch = _participation(charge, train)
@@ -400,6 +444,11 @@ def _participation(charge: Charge | None, train: ClientStore) -> Callable[[int, 
     from federated.privacy.sampler import Participation
 
     return Participation(charge.plan, train.num_clients).saw
+
+
+def _room(config: ExperimentConfig, first: RoundState) -> int:
+    """Bytes that a run may write: its lines, the curves made of them, summary and record; and its checkpoints."""
+    return _FILES_BYTES + config.rounds * _LINE_BYTES + 2 * _bytes_of(first)
 
 
 def _width(train: ClientStore) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from federated.contract import RoundState
 from federated.experiments.config import Point, point_from_json, point_to_json
-from privacy_pipeline.atomic import write_atomically, write_bytes_atomically
+from privacy_pipeline.atomic import require_room, write_atomically, write_bytes_atomically
 from privacy_pipeline.errors import BadInputError
 
 POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
@@ -40,9 +40,34 @@ class RunFolder:
     path: Path
 
     def begin(self, point: Point) -> None:
-        """Writes the settings, unless they are there."""
-        if not (self.path / POINT).exists():
-            write_atomically(path=self.path / POINT, text=point_to_json(point) + "\n")
+        """Writes the settings and what the run is bound to, unless they are there.
+
+        Raises:
+            BadInputError: the folder holds another run, or cannot be written.
+        """
+        if (self.path / POINT).exists():
+            return self.require(point)
+        write_atomically(path=self.path / POINT, text=point_to_json(point) + "\n")
+
+    def require(self, point: Point) -> None:
+        """Refuses a folder that holds a run of other content, which is not used again.
+
+        Raises:
+            BadInputError: it does.
+        """
+        if self.point().inputs != point.inputs:
+            raise BadInputError(f"{self.path} holds a run of other content", fix="move it away, and run again")
+
+    def require_writable(self, size: int) -> None:
+        """Refuses a folder that has no room for what a run writes, before it costs anything.
+
+        Args:
+            size: bytes.
+
+        Raises:
+            BadInputError: it cannot be written, or its disk has less room.
+        """
+        require_room(self.path, size, fix="free space, or set another `folder`")
 
     def point(self) -> Point:
         """The settings.

@@ -44,7 +44,7 @@ Watch = Callable[[Status], None]
 
 
 def begun(points: Iterable[Point]) -> list[Point]:
-    """Points that were begun and are not done: what a `resume` goes on with."""
+    """Bound points that were begun and are not done: what a `resume` goes on with."""
     folders = [(point, RunFolder(point.folder)) for point in points]
     return [point for point, folder in folders if (folder.path / POINT).exists() and folder.summary() is None]
 
@@ -54,17 +54,15 @@ def run_points(
     *,
     processes: int,
     watch: Watch,
-    code: str = "",
     initializer: Callable[[int], None] | None = None,
     parent: int = 0,
 ) -> list[Status]:
     """Runs all points; one that fails does not stop the others.
 
     Args:
-        points: the runs; those that are done are taken as they are.
+        points: the runs, bound to their content (`binding.bound`); those that are done are taken as they are.
         processes: at most so many at a time; with 1 all run in this process.
         watch: is told every change.
-        code: hash of the code, for the records.
         initializer: called with `parent` in each new process, to end it with its parent.
         parent: process id of the caller.
 
@@ -74,12 +72,12 @@ def run_points(
     for point in points:
         watch(Status(point=point, state="waiting"))
     if processes == 1:
-        return [_told(_alone(point, watch, code), watch) for point in points]
+        return [_told(_alone(point, watch), watch) for point in points]
     found: dict[str, Status] = {}
     start = None if initializer is None else functools.partial(initializer, parent)
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start) as pool:
-        futures = {pool.submit(work, point_to_json(point), code): point for point in points}
+        futures = {pool.submit(work, point_to_json(point)): point for point in points}
         pending: set[Future[Any]] = set(futures)
         try:
             while pending:
@@ -97,20 +95,20 @@ def run_points(
     return [found[point.name] for point in points]
 
 
-def work(text: str, code: str) -> dict[str, Any]:
+def work(text: str) -> dict[str, Any]:
     """Runs one point in a process of its own; errors that a person can act on come back as values."""
     from federated.experiments.engines import build
 
     point = point_from_json(text)
     try:
-        summary = run_point(point, build=build, code=code)
+        summary = run_point(point, build=build)
         write_tensorboard(RunFolder(point.folder))
     except PipelineError as error:
         return {"error": error.message, "fix": error.fix, "exit_code": int(error.exit_code)}
     return {"summary": summary}
 
 
-def _alone(point: Point, watch: Watch, code: str) -> Status:
+def _alone(point: Point, watch: Watch) -> Status:
     from federated.experiments.engines import build
 
     def report(name: str, done: int, total: int) -> None:
@@ -118,7 +116,7 @@ def _alone(point: Point, watch: Watch, code: str) -> Status:
 
     watch(Status(point=point, state="running"))
     try:
-        summary = run_point(point, build=build, report=report, code=code)
+        summary = run_point(point, build=build, report=report)
         write_tensorboard(RunFolder(point.folder))
     except PipelineError as error:
         return _failed(point, error.message, error.fix, int(error.exit_code))

@@ -98,8 +98,12 @@ class SiloRecords:
         """Place of a silo among the clients."""
         return [str(key) for key in self.clients.keys].index(name)
 
-    def require(self, plan: SiloPlan) -> None:
+    def require(self, plan: SiloPlan, *, charged: bool = False) -> None:
         """Refuses records of other silos than the plan was made for.
+
+        Args:
+            plan: the plan.
+            charged: the budget of the run is spent already.
 
         Raises:
             PipelineError: a silo is missing or not in the plan, or holds another number of units.
@@ -109,7 +113,8 @@ class SiloRecords:
             if found.get(name, 0) != planned.get(name, 0):
                 raise PipelineError(
                     f"silo '{name}' holds {found.get(name, 0):,} units, and the plan was made for "
-                    f"{planned.get(name, 0):,}; the budget that was reserved for this run stays spent",
+                    f"{planned.get(name, 0):,}"
+                    + ("; the budget that was reserved for this run stays spent" if charged else ""),
                     fix=f"state the public numbers in silo_privacy.silos: {stated(found)}",
                 )
 

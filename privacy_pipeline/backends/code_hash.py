@@ -1,4 +1,4 @@
-"""Hashes of the code that shapes a model, for the cache key and the privacy record.
+"""Hashes of a user's code that shapes a model, for the cache key and the privacy record.
 
 TFX's cache does not see the source of importable functions. Sources are read and parsed here, never imported.
 """
@@ -6,8 +6,6 @@ TFX's cache does not see the source of importable functions. Sources are read an
 from __future__ import annotations
 
 import ast
-import functools
-import hashlib
 import importlib.machinery
 import sys
 from collections.abc import Iterator
@@ -15,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.installed import digest_of as _digest
+from privacy_pipeline.installed import framework_sources, hash_of_framework
 
-_PACKAGES = ("privacy_pipeline", "federated")
+__all__ = ["Source", "framework_sources", "hash_of_framework", "hash_of_user_code", "sources_of"]
+
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 
@@ -81,37 +82,6 @@ def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
             fix="use `tabular`, or a module that is importable from the folder the command runs in",
         )
     return sources
-
-
-@functools.cache
-def hash_of_framework() -> str:
-    """SHA-256 over the sources of both packages (`framework_sources`); read once a process."""
-    return _digest(framework_sources(Path(__file__).parents[2]))
-
-
-def framework_sources(root: Path) -> dict[str, bytes]:
-    """All that the framework is made of: whatever a node imports is in it, be it named in a string or in a variable.
-
-    A list of what shapes a model would have to be kept by hand, and one was wrong before. The imports of a node reach
-    nearly everything, the command line too, which the parties of encrypted inference are started by.
-
-    Args:
-        root: folder that both packages lie in.
-
-    Returns:
-        Contents by path below `root`, without what Python compiles.
-    """
-    paths = [path for package in _PACKAGES for path in (root / package).rglob("*") if path.is_file()]
-    kept = (path for path in paths if "__pycache__" not in path.parts)
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in kept}
-
-
-def _digest(sources: dict[str, bytes]) -> str:
-    total = hashlib.sha256()
-    for name, content in sorted(sources.items()):
-        total.update(f"{name}\0{len(content)}\0".encode())  # lengths keep two files from sharing a boundary
-        total.update(content)
-    return total.hexdigest()
 
 
 def _folders(dotted: str, root: Path) -> list[Path]:

@@ -179,7 +179,7 @@ def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> S
         owners=examples.owners,
         origin=ClientOrigin(client_is=f"a silo: all rows of {dataset.name} that share one value of '{column}'"),
     )
-    records.require(plan)
+    records.require(plan, charged=True)
     return records
 
 

@@ -83,10 +83,14 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with the runs that were begun and are not done. A run with a guarantee starts anew and is charged again."""
+    from federated.experiments.binding import told_begun
     from federated.experiments.sweep import begun
 
     with errors_as_exit_codes(as_json=as_json):
-        points = begun(_points_of(experiment, set_))
+        known = _points_of(experiment, set_)
+        points = begun(known)
+        for line in told_begun(known):
+            note(line)
         if not points and not as_json:
             out.print("nothing to resume: every run that was begun is done")
             return
@@ -105,12 +109,16 @@ def compare(
     import dataclasses
 
     from federated.experiments.compare import compare as compare_runs
+    from federated.experiments.compare import not_of_today
     from privacy_pipeline.atomic import write_atomically
     from privacy_pipeline.reports.federated_page import HEAD, cells, federated_page, notes
 
     with errors_as_exit_codes(as_json=as_json):
         config, _ = _load(experiment, set_)
-        rows, missing = compare_runs(_points_of(experiment, set_))
+        points = _points_of(experiment, set_)
+        for line in not_of_today(points):
+            note(line)
+        rows, missing = compare_runs(points)
         page = html or config.folder / config.experiment / "comparison.html"
         write_atomically(path=page, text=federated_page(config.experiment, rows))
         if as_json:
@@ -123,8 +131,8 @@ def compare(
         for row in rows:
             table.add_row(*cells(row))
         print_table(table, as_markdown=as_markdown)
-        for note in notes(rows):
-            out.print(note, style="dim" if not as_markdown else None)
+        for line in notes(rows):
+            out.print(line, style="dim" if not as_markdown else None)
         if missing and not as_markdown:
             out.print(f"[yellow]{len(missing)} runs are not finished[/]: privacy-pipeline federated sweep {experiment}")
         if not as_markdown:
@@ -139,20 +147,26 @@ def _load(experiment: Path, overrides: Sequence[str]) -> tuple[ExperimentConfig,
 
 def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
     """The grid's points, and those of the experiment as written where they were begun."""
+    from federated.experiments.binding import bound
     from federated.experiments.run_folder import POINT
 
     _, grid = _load(experiment, overrides)
     _, plain = _load(experiment, [*overrides, "sweep={}"])
     known = {point.name for point in grid}
-    return [*grid, *(p for p in plain if p.name not in known and (p.folder / POINT).exists())]
+    found = bound([*grid, *(point for point in plain if point.name not in known)])
+    return [*found[: len(grid)], *(point for point in found[len(grid) :] if (point.folder / POINT).exists())]
 
 
 def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: bool) -> None:
+    from federated.experiments.binding import bound, told_again
     from federated.experiments.sweep import run_points
     from federated.experiments.tracking import track
     from privacy_pipeline.die_with_parent import die_with_parent
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+    points = bound(points)
+    for line in told_again(points):
+        note(line)
     view = _Progress(points)
     live = Live(view, console=out, refresh_per_second=4) if sys.stdout.isatty() and not as_json else None
     if live is not None:
@@ -162,7 +176,6 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
             points,
             processes=min(processes, max(1, len(points))),
             watch=view.watch if live is not None or as_json else view.watch_and_print,
-            code=_code_hash(),
             initializer=die_with_parent,
             parent=os.getpid(),
         )
@@ -233,18 +246,3 @@ def _result(summary: dict[str, Any]) -> str:
 
 def _error(status: Status) -> dict[str, Any]:
     return {"run": status.point.name, "error": status.error, "fix": status.fix, "exit_code": status.exit_code}
-
-
-def _code_hash() -> str:
-    """SHA-256 over the source of both packages, for the records."""
-    import hashlib
-
-    import federated
-    import privacy_pipeline
-
-    digest = hashlib.sha256()
-    for package in (federated, privacy_pipeline):
-        root = Path(package.__file__ or "").parent
-        for file in sorted(root.rglob("*.py")):
-            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
-    return digest.hexdigest()

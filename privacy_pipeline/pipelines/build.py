@@ -20,7 +20,6 @@ from tfx.types import standard_artifacts
 
 from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.backends import user_code
-from privacy_pipeline.backends.code_hash import hash_of_framework
 from privacy_pipeline.backends.user_code import FRAMEWORK_PREPROCESSING
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.dp_statistics.charged import request_of
@@ -38,6 +37,7 @@ from privacy_pipeline.components.transform.executor import APART, FORBID_ANALYZE
 from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit, PipelineConfig
 from privacy_pipeline.data.source import SPLIT_ORDER, folders_of
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.installed import hash_of_framework
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
 from privacy_pipeline.pipelines.metadata import connection_config

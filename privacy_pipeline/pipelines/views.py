@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sysconfig
 from pathlib import Path
 
-from privacy_pipeline.backends.code_hash import hash_of_framework, hash_of_user_code
+from privacy_pipeline.backends.code_hash import hash_of_user_code
 from privacy_pipeline.backends.isolated.visible import hash_of_files
 from privacy_pipeline.config.models import (
     BeamSection,
@@ -19,6 +18,7 @@ from privacy_pipeline.config.models import (
     SqliteMetadata,
     Threshold,
 )
+from privacy_pipeline.installed import hash_of_framework
 from privacy_pipeline.spans import Span
 
 
@@ -77,12 +77,6 @@ def statistics_fingerprint(config: PipelineConfig, *, request: str, data_digest:
     rows = [str(dataset.path), dataset.format, json.dumps([dataset.input, dataset.hash_split], sort_keys=True)]
     parts = (request, *rows, data_digest, hash_of_framework(), lock)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def environment_hash() -> str:
-    """SHA-256 over the names and versions of all installed distributions."""
-    installed = sorted(p.name for p in Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info"))
-    return hashlib.sha256("\n".join(installed).encode()).hexdigest()
 
 
 def code_hash(config: PipelineConfig) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from privacy_pipeline.atomic import require_room
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -231,13 +232,7 @@ class Workspace:
         except OSError as error:
             raise _cannot_write(folder, error) from error
         for folder in (self.runs, self.pipeline_root, self.push_directory):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / f".probe-{secrets.token_hex(4)}"
-                probe.write_bytes(b"x" * 4096)
-                probe.unlink()
-            except OSError as error:
-                raise _cannot_write(folder, error) from error
+            require_room(folder, 0, fix="free space or give write permission, or set another `workspace`")
 
     def new_run(self) -> RunFolder:
         """A fresh run folder with a name that sorts by time: the day, and the run's number on it.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from federated.experiments.binding import bound
+from federated.experiments.config import load_experiment
+
 SCHEMA = """
 feature { name: "who" type: INT presence { min_fraction: 1 } int_domain { min: 1 max: 9999 } }
 feature { name: "x" type: FLOAT presence { min_fraction: 1 } float_domain { min: -1 max: 1 } }
@@ -69,3 +72,8 @@ def write_experiment(folder, *more, name="small.yaml", **replaced):
     path = folder / name
     path.write_text(text)
     return path
+
+
+def load_bound(path, **options):
+    """The points of an experiment, bound to the content of today."""
+    return bound(load_experiment(path, **options)[1])

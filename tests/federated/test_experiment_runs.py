@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from federated.experiments import privacy
-from federated.experiments.config import load_experiment
+from federated.experiments.data import load_clients
 from federated.experiments.evaluation import area_under_curve
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
@@ -19,10 +19,11 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.covered_digests import secret_in
 from privacy_pipeline.dp.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.federated import logistic
-from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, write_experiment, write_people
+from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, load_bound, write_experiment, write_people
 
 
 class Killed(BaseException):
@@ -44,7 +45,7 @@ def people(tmp_path):
 
 
 def points(folder, *more, **replaced):
-    return load_experiment(write_experiment(folder, *more, **replaced))[1]
+    return load_bound(write_experiment(folder, *more, **replaced))
 
 
 def test_a_run_learns_and_is_written_down(people):
@@ -95,6 +96,7 @@ def register(folder, point, cap=99.0):
     source = resolve(dataset=dataset)
     counts = count_units(source=source, dataset=dataset)
     ledger = Ledger.open(point.config.ledger, create=True)
+    ledger.digest_secret(first=secret_in(point.config.folder))  # under which the point is bound
     registration = Registration(
         dataset="people",
         span=source.span,
@@ -290,11 +292,15 @@ def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
         run_point(first, build=logistic.build)
     charge = privacy.charged(first.config, units=60)
     ledger = register(people, first, cap=1.2 * price(charge.event, charge.relation).epsilon(1e-3))
-    with pytest.raises(AssertionError, match="data was read"):  # the reservation was granted, and is spent
+    with pytest.raises(AssertionError, match="data was read"):  # the reservation was granted, and is given back
+        run_point(first, build=logistic.build)
+    assert [entry.state for entry in ledger.entries("people")] == [State.EXPIRED]
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "load_clients", load_clients)
         run_point(first, build=logistic.build)
     with pytest.raises(BudgetRefusedError, match="above the cap"):
         run_point(second, build=logistic.build)
-    assert len(ledger.entries("people")) == 1
+    assert [entry.state for entry in ledger.entries("people")] == [State.EXPIRED, State.COMMITTED]
 
 
 def test_bad_populations_are_one_clear_error(people):

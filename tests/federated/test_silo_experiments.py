@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from federated.experiments import engines, run, silos
-from federated.experiments.config import Point, load_experiment
+from federated.experiments.config import Point
 from federated.experiments.engines import build
 from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
@@ -26,7 +26,7 @@ from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError, PipelineError
-from tests.federated.experiment_files import write_experiment, write_people
+from tests.federated.experiment_files import load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at
 
 DATA = "people/span-1/train/people.csv"
@@ -74,7 +74,7 @@ def written(folder: Path, silos: dict[str, int] | None = None, **replaced: str) 
 
 
 def point_of(folder: Path, silos: dict[str, int] | None = None, **replaced: str) -> Point:
-    return load_experiment(written(folder, silos, **replaced))[1][0]
+    return load_bound(written(folder, silos, **replaced))[0]
 
 
 def call(*arguments: object) -> tuple[int, Any]:
@@ -86,6 +86,7 @@ def call(*arguments: object) -> tuple[int, Any]:
 def test_a_run_is_charged_as_dp_sgd_and_recorded(people: Path, replaced: dict[str, str]) -> None:
     point, unit = point_of(people, **replaced), "row" if replaced else "who"
     register_clients(point.config, epsilon=50, delta=1e-3)
+    point = point_of(people, **replaced)  # bound under the ledger's secret
     summary = run_point(point, build=build)
     record = PrivacyRecord.model_validate_json((point.folder / "privacy_record.json").read_text())
     assert record.mechanism is not None and record.guarantee is not None and record.composition is not None
@@ -115,6 +116,7 @@ def test_a_run_is_charged_as_dp_sgd_and_recorded(people: Path, replaced: dict[st
 def test_a_killed_run_is_charged_again(people: Path) -> None:
     point = point_of(people)
     register_clients(point.config, epsilon=50, delta=1e-3)
+    point = point_of(people)
     with pytest.raises(Killed):
         run_point(point, build=build, report=kill_at(2))
     run_point(point, build=build)
@@ -157,13 +159,13 @@ def rename(counts: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("other", [shift, rename])
-def test_other_silos_than_planned_are_refused_and_stay_charged(people: Path, other: Callable[[Any], Any]) -> None:
+def test_other_silos_than_planned_are_refused_and_cost_nothing(people: Path, other: Callable[[Any], Any]) -> None:
     right = point_of(people)
     register_clients(right.config, epsilon=50, delta=1e-3)
     wrong = point_of(people, other(counted(people)))
-    with pytest.raises(PipelineError, match=r"silo .1. holds .* stays spent"):
+    with pytest.raises(PipelineError, match=r"silo .1. holds .*, and the plan was made for \d+$"):
         run_point(wrong, build=build)
-    assert [entry.state for entry in Ledger.open(wrong.config.ledger).entries("people")] == [State.STARTED]
+    assert [entry.state for entry in Ledger.open(wrong.config.ledger).entries("people")] == [State.EXPIRED]
     assert not (wrong.folder / "privacy_record.json").exists()
 
 
@@ -231,5 +233,5 @@ def test_the_engine_of_silos_is_built_for_the_settings(people: Path, monkeypatch
     monkeypatch.setattr(engines, "build_silos", building)
     point = point_of(people)
     register_clients(point.config, epsilon=50, delta=1e-3)
-    run_point(point, build=build)
+    run_point(point_of(people), build=build)
     assert seen == [silos.charged(point.config, units=60).plan]

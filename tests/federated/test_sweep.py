@@ -7,12 +7,11 @@ import pytest
 
 from federated.experiments import compare as comparison
 from federated.experiments import engines, sweep
-from federated.experiments.config import load_experiment
 from federated.experiments.run_folder import RunFolder
 from federated.experiments.tracking import track, tracked
 from privacy_pipeline.errors import BadInputError
 from tests.federated import logistic
-from tests.federated.experiment_files import write_experiment, write_people
+from tests.federated.experiment_files import load_bound, write_experiment, write_people
 
 GRID = "sweep: {clients_per_round: [5, 10, 61]}\n"
 
@@ -21,7 +20,7 @@ GRID = "sweep: {clients_per_round: [5, 10, 61]}\n"
 def points(tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "build", logistic.build)
     write_people(tmp_path)
-    return load_experiment(write_experiment(tmp_path, GRID))[1]
+    return load_bound(write_experiment(tmp_path, GRID))
 
 
 def test_one_failure_stops_nothing_and_all_is_told(points):
@@ -75,7 +74,7 @@ def test_nothing_to_compare_is_an_error(points):
 @pytest.mark.slow
 def test_processes_run_side_by_side_and_a_dead_one_is_an_error(tmp_path):
     write_people(tmp_path)
-    points = load_experiment(write_experiment(tmp_path))[1]
+    points = load_bound(write_experiment(tmp_path))
     found = sweep.run_points(points, processes=2, watch=lambda status: None)
     assert [status.state for status in found] == ["done", "done"]
 
@@ -84,7 +83,7 @@ def test_processes_run_side_by_side_and_a_dead_one_is_an_error(tmp_path):
             for child in sweep.multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
 
-    longer = load_experiment(write_experiment(tmp_path, **{"rounds: 6": "rounds: 100000"}))[1]
+    longer = load_bound(write_experiment(tmp_path, **{"rounds: 6": "rounds: 100000"}))
     found = sweep.run_points(longer, processes=2, watch=kill)
     assert {status.state for status in found} == {"failed"}
     assert {status.error for status in found} == {"its process died"}

@@ -7,13 +7,12 @@ import pytest
 
 from federated.experiments import run as running
 from federated.experiments.compare import compare
-from federated.experiments.config import load_experiment
 from federated.experiments.run import run_point
 from federated.experiments.tracking import track, tracked
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.reports.federated_page import cells, federated_page
 from tests.federated import logistic
-from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
+from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import register
 from tests.guide import unlisted
 
@@ -41,7 +40,7 @@ def private(request):
 def point(tmp_path, private):
     write_people(tmp_path)
     more = {"every: 2": "every: 2, personalize: 5", f"folder: {tmp_path}/runs": f"folder: {tmp_path}/federated"}
-    found = load_experiment(write_experiment(tmp_path, *([PRIVACY] if private else []), **more))[1][0]
+    found = load_bound(write_experiment(tmp_path, *([PRIVACY] if private else []), **more))[0]
     if private:
         register(tmp_path, found)
     return found
