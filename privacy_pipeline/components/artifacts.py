@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tfx.types import artifact, system_artifacts
+from pathlib import Path
+from typing import Any
+
+from tfx.types import artifact, standard_artifacts, system_artifacts
+from tfx.utils import path_utils
 
 _STRING = artifact.Property(type=artifact.PropertyType.STRING)
 _FLOAT = artifact.Property(type=artifact.PropertyType.FLOAT)
@@ -84,3 +88,14 @@ class RunMetricsArtifact(artifact.Artifact):
         "blessed": _INT,
         "cached_training": _INT,
     }
+
+
+def is_whole(found: Any) -> bool:
+    """Whether what an artifact names is still on the disk: its folder, and of a model the SavedModel in it.
+
+    Args:
+        found: an artifact with a URI.
+    """
+    if isinstance(found, standard_artifacts.Model):
+        return Path(path_utils.serving_model_dir(found.uri), "saved_model.pb").is_file()
+    return Path(found.uri).exists()

@@ -147,7 +147,7 @@ def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
     if spec.schema_digest not in ("", digest):
         raise BadInputError(f"{schema}: changed since the run was checked", fix="run again")
     copy = workspace.pipeline_root.absolute() / ".schemas" / f"{digest}.pbtxt"
-    if not copy.exists():
+    if not copy.exists() or copy.read_bytes() != content:
         write_bytes_atomically(path=copy, content=content)
     return copy
 

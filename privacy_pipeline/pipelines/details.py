@@ -10,6 +10,7 @@ from tfx.types import artifact_utils
 
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_statistics.charged import read_statistics
+from privacy_pipeline.components.resolver.strategy import passed_over
 from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS
 from privacy_pipeline.reports.properties import shown
 
@@ -42,6 +43,8 @@ def describe(node: str, info: Any, *, counts: bool) -> str:
             if pushed.get_int_custom_property("pushed")
             else "not pushed"
         )
+    if node == "Resolver":
+        return passed_over()
     if node == "PrivacyGate":
         blessing = artifact_utils.get_single_instance(info.output_dict["blessing"])
         return "blessed" if blessing.get_int_custom_property("blessed") else "not blessed"

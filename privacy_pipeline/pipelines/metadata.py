@@ -7,19 +7,23 @@ from typing import Any
 
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines import moved
 from privacy_pipeline.pipelines.workspace import Workspace
 
 
 def connection_config(config: PipelineConfig) -> Any:
-    """An `ml_metadata` ConnectionConfig for the config's `metadata` section.
+    """An `ml_metadata` ConnectionConfig for the config's `metadata` section; a store that was moved is made to follow.
 
     Raises:
-        BadInputError: the password's environment variable is not set.
+        BadInputError: the password's environment variable is not set, or the store cannot be read or written.
     """
     from ml_metadata.proto import metadata_store_pb2
 
     connection = metadata_store_pb2.ConnectionConfig()
-    path = Workspace(config).metadata_path
+    workspace = Workspace(config)
+    path = workspace.metadata_path
+    if path is not None:
+        moved.follow(store=path, root=workspace.root)
     metadata = config.metadata
     if metadata.kind == "sqlite":
         connection.sqlite.filename_uri = str(path)

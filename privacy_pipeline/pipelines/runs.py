@@ -14,7 +14,6 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, folders_of, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
-from privacy_pipeline.installed import environment_hash
 from privacy_pipeline.pipelines import admission, metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.data_secret import data_secret
@@ -155,7 +154,7 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
         config=config,
         features=features,
         code=views.code_hash(config),
-        lock=environment_hash(),
+        lock=views.packages_hash(config),
         data_digest=source.digest(data_secret(config)),
         schema_digest="" if schema == "infer" else preflight.file_digest(schema),
         span=source.span,

@@ -18,7 +18,8 @@ from privacy_pipeline.config.models import (
     SqliteMetadata,
     Threshold,
 )
-from privacy_pipeline.installed import hash_of_framework
+from privacy_pipeline.encrypted import environment
+from privacy_pipeline.installed import distributions, environment_hash, hash_of_framework
 from privacy_pipeline.spans import Span
 
 
@@ -77,6 +78,19 @@ def statistics_fingerprint(config: PipelineConfig, *, request: str, data_digest:
     rows = [str(dataset.path), dataset.format, json.dumps([dataset.input, dataset.hash_split], sort_keys=True)]
     parts = (request, *rows, data_digest, hash_of_framework(), lock)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def packages_hash(config: PipelineConfig) -> str:
+    """SHA-256 over the installed packages that a run uses: with `training.encrypted`, those of its environment too.
+
+    Raises:
+        BadInputError: the environment of encrypted inference is not set up.
+    """
+    if config.training.encrypted is None:
+        return environment_hash()
+    folders = sorted((environment.interpreter().parents[1] / "lib").glob("python3*/site-packages"))
+    found = [f"{folder.parent.name} {name}" for folder in folders for name in distributions(folder)]
+    return hashlib.sha256("\n".join([environment_hash(), *found]).encode()).hexdigest()
 
 
 def code_hash(config: PipelineConfig) -> str:

@@ -36,6 +36,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     from privacy_pipeline.pipelines import scheduler
 
     emit = scheduler.fd_emitter(fd)
+    from privacy_pipeline.pipelines import cache_keys
     from privacy_pipeline.pipelines.compiled import compile_run
     from privacy_pipeline.pipelines.events import Loaded
     from privacy_pipeline.pipelines.workspace import RunFolder
@@ -45,6 +46,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     done = frozenset(n for n, s in folder.read_state().nodes.items() if s.status in ("done", "cached"))
     with scheduler.failure_told("", emit):
         pipeline = compile_run(spec)
+        cache_keys.install(cache_keys.CacheKeys.of(spec))
     # What the imports made is never collected: the forked nodes need neither scan nor copy it.
     gc.freeze()
     gc.enable()

@@ -20,6 +20,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import private_folder
+from privacy_pipeline.pipelines.moved import as_of_now
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.summary import RunSummary
 from privacy_pipeline.spans import Span
@@ -121,7 +122,7 @@ class RunFolder:
 
     def read_state(self) -> RunState:
         """State on disk; a run whose process is gone reads as interrupted."""
-        state = _read(RunState, self.path / STATE_FILE)
+        state = self._read(RunState, STATE_FILE)
         if state.status == "running" and not self.is_locked():
             state.status = "interrupted"
         return state
@@ -132,7 +133,7 @@ class RunFolder:
 
     def read_spec(self) -> RunSpec:
         """The spec the run was started with."""
-        return _read(RunSpec, self.path / SPEC_FILE)
+        return self._read(RunSpec, SPEC_FILE)
 
     def write_spec(self, spec: RunSpec) -> None:
         """Writes the spec."""
@@ -140,8 +141,19 @@ class RunFolder:
 
     def read_summary(self) -> RunSummary | None:
         """Summary of a run that got as far as RunMetrics."""
-        path = self.path / SUMMARY_FILE
-        return _read(RunSummary, path) if path.exists() else None
+        return self._read(RunSummary, SUMMARY_FILE) if (self.path / SUMMARY_FILE).exists() else None
+
+    def _read(self, kind: type[_Model], name: str) -> _Model:
+        """A file of the run; paths in it are those of where the workspace lies now."""
+        path, spec = self.path / name, self.path / SPEC_FILE
+        try:
+            known = spec.read_bytes() if spec.exists() else b""
+            return kind.model_validate_json(as_of_now(path.read_bytes(), spec=known, folder=self.path.absolute()))
+        except (OSError, ValidationError) as error:
+            raise BadInputError(
+                f"{path}: cannot be read as a {kind.__name__} of this version",
+                fix=f"remove the folder {path.parent} if the run is not needed any more",
+            ) from error
 
     def read_list(self, name: str) -> list[dict[str, Any]]:
         """Entries of a JSON file that is kept beside the run; none where there is no file.
@@ -288,16 +300,6 @@ def find_run(root: Path, name: str) -> RunFolder:
     if found:
         raise BadInputError(f"{name!r} fits {len(found)} runs", fix="give more of the run id; `privacy-pipeline runs`")
     raise BadInputError(f"no run {name!r} in {root}", fix="`privacy-pipeline runs` lists them")
-
-
-def _read(kind: type[_Model], path: Path) -> _Model:
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BadInputError(
-            f"{path}: cannot be read as a {kind.__name__} of this version",
-            fix=f"remove the folder {path.parent} if the run is not needed any more",
-        ) from error
 
 
 def _replace(path: Path, text: str) -> None:

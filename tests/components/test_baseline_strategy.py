@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
 from tfx.types import standard_artifacts
 
+from privacy_pipeline.components.resolver import strategy
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
 
 DP, PLAIN = "dp/row/zero_out", "none/row/-"
@@ -73,3 +75,32 @@ def test_a_blessing_of_evaluator_names_no_class_and_does_not_count() -> None:
 
 def test_nothing_yet() -> None:
     assert choose(DP, [], []) == ([], [])
+
+
+def on_disk(number: int, folder: Any) -> Any:
+    made = model(number)
+    made.uri = str(folder / str(number))
+    serving = folder / str(number) / "Format-Serving"
+    serving.mkdir(parents=True)
+    (serving / "saved_model.pb").write_bytes(b"x")
+    return made
+
+
+@pytest.mark.parametrize("what", ["the folder", "the SavedModel", "its file"])
+def test_a_model_whose_files_are_gone_is_passed_over_with_a_line(what: str, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(strategy, "_told", [])
+    models = [on_disk(n, tmp_path) for n in MODELS]
+    assert choose(DP, models, BLESSINGS) == ([3], [13])
+    assert strategy.passed_over() == ""
+    gone = tmp_path / "3"
+    if what == "its file":
+        (gone / "Format-Serving/saved_model.pb").unlink()
+    else:
+        shutil.rmtree(gone if what == "the folder" else gone / "Format-Serving")
+    assert choose(DP, models, BLESSINGS) == ([2], [12])
+    assert (
+        str(gone) in strategy.passed_over() and "the newest one that is there is the baseline" in strategy.passed_over()
+    )
+    shutil.rmtree(tmp_path)
+    assert choose(DP, models, BLESSINGS) == ([], [])
+    assert "there is no baseline" in strategy.passed_over() and "\n" not in strategy.passed_over()
