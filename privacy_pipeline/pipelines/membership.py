@@ -20,6 +20,7 @@ from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import admission
 from privacy_pipeline.pipelines.metadata import connection_config
+from privacy_pipeline.pipelines.stored_text import store_of
 from privacy_pipeline.pipelines.workspace import RunFolder
 
 if TYPE_CHECKING:
@@ -89,10 +90,9 @@ def examples_behind(connection: Any, *, model_uri: str) -> Path:
     Raises:
         BadInputError: the model is not in ML Metadata, or its examples are gone.
     """
-    from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-    store = metadata_store.MetadataStore(connection)
+    store = store_of(connection)
     uris = {model_uri, *(str(parent) for parent in Path(model_uri).parents)}
     at = [artifact for uri in uris for artifact in store.get_artifacts_by_uri(uri)]
     seen: set[int] = set()

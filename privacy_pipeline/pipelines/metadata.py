@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import moved
+from privacy_pipeline.pipelines.stored_text import store_of
 from privacy_pipeline.pipelines.workspace import Workspace
 
 
@@ -41,16 +43,46 @@ def connection_config(config: PipelineConfig) -> Any:
         server.user, server.password = metadata.user, password
     else:
         postgres = connection.postgresql
-        postgres.host, postgres.port, postgres.dbname = metadata.host, str(metadata.port), metadata.database
-        postgres.user, postgres.password = metadata.user, password
+        postgres.host, postgres.port, postgres.dbname = (
+            _word(metadata.host),
+            str(metadata.port),
+            _word(metadata.database),
+        )
+        postgres.user, postgres.password = _word(metadata.user), _word(password)
     return connection
+
+
+def _word(value: str) -> str:
+    """A value of PostgreSQL's connection string, into which ML Metadata writes it as it is."""
+    if value and not re.search(r"[\s'\\]", value):
+        return value
+    escaped = re.sub(r"(['\\])", r"\\\1", value)
+    return f"'{escaped}'"
+
+
+def require_usable(config: PipelineConfig) -> None:
+    """Connects to a server of ML Metadata once, before a run starts; a file in the workspace needs no such check.
+
+    Raises:
+        BadInputError: it cannot be reached or does not let the user in, or the password's variable is not set.
+    """
+    metadata = config.metadata
+    if metadata.kind == "sqlite":
+        return
+    connection = connection_config(config)
+    try:
+        store_of(connection)
+    except RuntimeError as error:
+        place = f"{metadata.user}@{metadata.host}:{metadata.port}/{metadata.database}"
+        raise BadInputError(
+            f"metadata: {metadata.kind} {place} cannot be used: {' '.join(str(error).split())[:300]}",
+            fix=f"check that the server runs, that the user may make tables there, and {metadata.password_env}",
+        ) from error
 
 
 def run_metrics(connection: Any) -> list[dict[str, Any]]:
     """Properties of every RunMetrics artifact: one query, one row a run."""
-    from ml_metadata.metadata_store import metadata_store
-
-    store = metadata_store.MetadataStore(connection)
+    store = store_of(connection)
     rows = store.get_artifacts_by_type("RunMetrics")
     return [{name: _value(value) for name, value in row.properties.items()} for row in rows]
 
@@ -63,10 +95,9 @@ def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str 
         run_id: the new run.
         properties: its RunMetrics properties.
     """
-    from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-    store = metadata_store.MetadataStore(connection)
+    store = store_of(connection)
     execution = mlmd.Execution(
         type_id=store.put_execution_type(mlmd.ExecutionType(name="RunMetricsCopy")),
         last_known_state=mlmd.Execution.CACHED,
@@ -88,10 +119,9 @@ def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> N
         uri: folder of the report's files.
         dataset: what it is on.
     """
-    from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-    store = metadata_store.MetadataStore(connection)
+    store = store_of(connection)
     names = dict.fromkeys(("run_id", "dataset"), mlmd.STRING)
     kind = store.put_artifact_type(mlmd.ArtifactType(name="DatasetReport", properties=names))
     artifact = mlmd.Artifact(type_id=kind, uri=uri, state=mlmd.Artifact.LIVE)

@@ -55,6 +55,7 @@ def start(
     workspace.prepare()
     features = preflight.read_features(config)
     source = preflight.check_source(config, features)
+    metadata.require_usable(config)
     spec = _spec(config, source, features).model_copy(update={"from_nodes": from_nodes, "to_nodes": to_nodes})
     if from_nodes:
         spec.base_run = _base_run(workspace, spec)
@@ -103,6 +104,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     folder.write_spec(spec)
     workspace = Workspace(spec.config)
     workspace.prepare()
+    metadata.require_usable(spec.config)
     if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
         spending.refuse_over_budget(workspace, spec, state)
     admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
-from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, partial_run_utils
 
@@ -27,6 +26,7 @@ from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pipelines.details import describe
 from privacy_pipeline.pipelines.events import Event, NodeEnded, NodeFailed, NodeStarted
+from privacy_pipeline.pipelines.metadata_handle import Handle
 
 # As the operating system and as SQLite below ML Metadata say it.
 _FULL = ("No space left", "disk is full")
@@ -104,11 +104,11 @@ def _launch(name: str, node: Any, pipeline: Any) -> tuple[Any, bool]:
     connection = getattr(deployment.metadata_connection_config, which)
     base = pipeline.runtime_spec.snapshot_settings.HasField("base_pipeline_run_strategy")
     if base and node.execution_options.run.perform_snapshot:  # a run up to a node builds on no earlier one
-        with metadata.Metadata(connection) as handle:
+        with Handle(connection) as handle:
             partial_run_utils.snapshot(handle, pipeline)
     info = launcher.Launcher(
         pipeline_node=node,
-        mlmd_connection=metadata.Metadata(connection),
+        mlmd_connection=Handle(connection),
         pipeline_info=pipeline.pipeline_info,
         pipeline_runtime_spec=pipeline.runtime_spec,
         executor_spec=runner_utils.extract_executor_spec(deployment, name),
@@ -123,7 +123,7 @@ def _launch(name: str, node: Any, pipeline: Any) -> tuple[Any, bool]:
 
 
 def _state(connection: Any, execution_id: int) -> int:
-    with metadata.Metadata(connection) as handle:
+    with Handle(connection) as handle:
         state: int = handle.store.get_executions_by_id([execution_id])[0].last_known_state
         return state
 
@@ -131,7 +131,7 @@ def _state(connection: Any, execution_id: int) -> int:
 def _with_outputs(info: Any, connection: Any) -> Any:
     from tfx.orchestration.portable.mlmd import execution_lib
 
-    with metadata.Metadata(connection) as handle:
+    with Handle(connection) as handle:
         info.output_dict = execution_lib.get_output_artifacts(handle, info.execution_id)
     return info
 

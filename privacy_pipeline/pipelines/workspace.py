@@ -243,7 +243,8 @@ class Workspace:
                     private_folder(folder)
         except OSError as error:
             raise _cannot_write(folder, error) from error
-        for folder in (self.runs, self.pipeline_root, self.push_directory):
+        metadata = () if self.metadata_path is None else (self.metadata_path.parent,)
+        for folder in (self.runs, self.pipeline_root, self.push_directory, *metadata):
             require_room(folder, 0, fix="free space or give write permission, or set another `workspace`")
 
     def new_run(self) -> RunFolder:
