@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.typed import quoted
 
 KEY_FILE = "digests.key"  # of a folder of runs without a ledger
 PREFIX = "hmac-sha256:"
@@ -102,12 +103,12 @@ def secret_in(folder: Path) -> bytes:
     path = folder / KEY_FILE
     try:
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             make_secret(path, new_secret())
         return read_secret(path)
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error
     except ValueError as error:
         raise BadInputError(
-            f"{path}: {error}", fix=f"chmod 600 {path}; if it is damaged, remove it: results are then made anew"
+            f"{path}: {error}", fix=f"chmod 600 {quoted(path)}; if it is damaged, remove it: results are then made anew"
         ) from error

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.typed import quoted
 
 _OTHERS = 0o077
 _OTHERS_WRITE = 0o022
@@ -72,13 +73,11 @@ def refuse_if_others_may_change(file: Path, *, own: bool = False) -> None:
         if own and state.st_uid not in (os.geteuid(), 0):
             raise BadInputError(
                 f"{path}: belongs to user {state.st_uid}, and a guarantee of yours would rest on it",
-                fix=f"work as that user, or see what is in it and: chown {os.geteuid()} {path}",
+                fix=f"work as that user, or see what is in it and: chown {os.geteuid()} {quoted(path)}",
             )
 
 
 def _narrower(path: Path, mode: int) -> str:
-    from shlex import quote
-
     if mode & stat.S_ISVTX and path.is_dir():
         return "move it to a folder of its own that nobody else may write"
-    return f"see that nobody has changed it, then: chmod go-w {quote(str(path))}"
+    return f"see that nobody has changed it, then: chmod go-w {quoted(path)}"

@@ -12,6 +12,7 @@ import pytest
 def _own_histories(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep privacy histories of weights that tests train out of the user's folder."""
     os.environ["PRIVACY_PIPELINE_HISTORIES"] = str(tmp_path_factory.mktemp("histories"))
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # of links to folders with odd names
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,6 +17,7 @@ from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER
 from privacy_pipeline.covered_digests import NOT_HERE, covered, id_of, make_secret, new_secret, read_secret
+from privacy_pipeline.typed import quoted
 
 _FILE = "ledger_units.key"
 _SETTING = "digest_secret"
@@ -52,7 +53,9 @@ def ledger_secret(engine: sa.Engine, *, first: bytes | None = None) -> bytes:
     except OSError as error:
         raise schema.LedgerError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error
     except ValueError as error:
-        raise schema.LedgerError(f"{path}: {error}", fix=f"chmod 600 {path}; if it is damaged, {_COPY}") from error
+        raise schema.LedgerError(
+            f"{path}: {error}", fix=f"chmod 600 {quoted(path)}; if it is damaged, {_COPY}"
+        ) from error
     _require_known(known or {id_of(secret)}, secret, path)
     if noted is None and len(known) < 2:
         _require_known({_note(engine, id_of(secret))}, secret, path)

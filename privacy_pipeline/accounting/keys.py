@@ -20,6 +20,7 @@ from privacy_pipeline.accounting.ledger_schema import LedgerError, sqlite_file
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.file_rights import refuse_if_others_may_change
+from privacy_pipeline.typed import quoted, typed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -224,7 +225,7 @@ def _read(path: Path) -> SigningKey:
         if mode & 0o077:
             raise LedgerError(
                 f"key {path} can be read or written by others (mode {mode:04o}); nothing was written",
-                fix=f"chmod 600 {path}; if others may have read it, rotate it: privacy-pipeline budget rotate-key",
+                fix=f"chmod 600 {quoted(path)}; if others may have read it, rotate it: {typed('budget', 'rotate-key')}",
             )
         refuse_if_others_may_change(path, own=True)
         key = load_pem_private_key(path.read_bytes(), password=None)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
@@ -51,6 +52,7 @@ __all__ = [
 REGISTER_FIX = "privacy-pipeline budget register CONFIG"
 WAIT_SECONDS = 60
 _OLDER = "ledger_older"
+_OPTIONS = frozenset(("uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"))
 _LOCK = 7246392117320001  # any constant: the advisory lock that serialises the ledger's writers
 
 
@@ -76,18 +78,43 @@ def parse(url: str) -> sa.URL:
         )
     if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() == "sqlite" and sqlite_file(parsed) is None:
-        raise BadInputError("ledger: a database in memory forgets what was spent", fix="sqlite:///ledger/ledger.db")
+    if parsed.get_backend_name() == "sqlite":
+        _check_file(parsed, url)
     return parsed
+
+
+def _check_file(parsed: sa.URL, url: str) -> None:
+    if parsed.host or parsed.port or parsed.username:
+        raise BadInputError(
+            f"ledger: {url!r} names a host, and SQLite's file is on this one",
+            fix="sqlite:///FILE, or sqlite:////ABSOLUTE/FILE",
+        )
+    if ("?" in url and not parsed.query) or (not _is_uri(parsed) and not _OPTIONS.issuperset(parsed.query)):
+        raise BadInputError(
+            f"ledger: what stands behind the ? in {url!r} is no option of SQLite",
+            fix="a ? of the path itself is written as in sqlite:///file:is%3Fit/ledger.db?uri=true",
+        )
+    if sqlite_file(parsed) is None:
+        raise BadInputError("ledger: a database in memory forgets what was spent", fix="sqlite:///ledger/ledger.db")
 
 
 def sqlite_file(url: sa.URL) -> Path | None:
     """The database's file; None for one in memory or on a server."""
     if url.get_backend_name() != "sqlite":
         return None
-    name = (url.database or "").removeprefix("file:")
+    name = url.database or ""
+    if _is_uri(url):
+        name = unquote(name.removeprefix("file:").partition("#")[0])
+        if name.startswith("//"):  # file://HOST/FILE
+            name = name[name.find("/", 2) :]
     in_memory = not name or ":memory:" in name or url.query.get("mode") == "memory"
     return None if in_memory else Path(name)
+
+
+def _is_uri(url: sa.URL) -> bool:
+    """Whether SQLite takes the database's name for a URI, in which `%` spells characters."""
+    given = url.query.get("uri", "")
+    return isinstance(given, str) and given.lower() in ("true", "yes", "on", "y", "t", "1")
 
 
 def _on_connect(connection: Any, _record: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
@@ -59,8 +60,8 @@ def _write(write: Callable[..., Provenance], folder: Path, as_json: bool) -> Non
             print_json(dataclasses.asdict(provenance))
             return
         for output in provenance.outputs:
-            out.print(f"[green]✓[/] {folder / output.path}: {output.rows:,} rows", soft_wrap=True)
-        out.print(f"  [dim]source and licence: {folder / 'provenance.json'}[/]", soft_wrap=True)
+            out.print(f"[green]✓[/] {escape(str(folder / output.path))}: {output.rows:,} rows", soft_wrap=True)
+        out.print(f"  [dim]source and licence: {escape(str(folder / 'provenance.json'))}[/]", soft_wrap=True)
 
 
 @app.command("list")

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json, print_table, tell
 from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, Overrides
+from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from federated.experiments.config import ExperimentConfig, Point
@@ -134,9 +136,10 @@ def compare(
         for line in notes(rows):
             out.print(line, style="dim" if not as_markdown else None)
         if missing and not as_markdown:
-            out.print(f"[yellow]{len(missing)} runs are not finished[/]: privacy-pipeline federated sweep {experiment}")
+            again = escape(typed("federated", "sweep", experiment))
+            out.print(f"[yellow]{len(missing)} runs are not finished[/]: {again}", soft_wrap=True)
         if not as_markdown:
-            out.print(f"page: {page}", soft_wrap=True)
+            out.print(f"page: {escape(str(page))}", soft_wrap=True)
 
 
 def _load(experiment: Path, overrides: Sequence[str]) -> tuple[ExperimentConfig, tuple[Point, ...]]:
@@ -195,7 +198,7 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
     if failed:
         raise typer.Exit(failed[0].exit_code)
     if not as_json:
-        out.print(f"compare: privacy-pipeline federated compare {experiment}", soft_wrap=True)
+        out.print(f"compare: {escape(typed('federated', 'compare', experiment))}", soft_wrap=True)
 
 
 class _Progress:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table
 from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, ConfigPath, Overrides
+from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
@@ -101,7 +102,7 @@ def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
         out.print(f"budget {budget['name']} has the least room; such a run is charged to {others} too", soft_wrap=True)
     out.print(f"held against the cap: {held}, {left:.3f} remain; nothing was reserved", soft_wrap=True)
     if fits:
-        out.print(f"  privacy-pipeline run {config} --set {fits['override']}", soft_wrap=True, markup=False)
+        out.print(f"  {typed('run', config, '--set', fits['override'])}", soft_wrap=True, markup=False)
 
 
 def _cells(row: dict[str, Any], epsilon: float) -> tuple[str, str, str, str]:

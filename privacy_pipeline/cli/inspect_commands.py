@@ -39,7 +39,7 @@ def runs(
         elif rows:
             print_table(runs_table(rows), as_markdown=as_markdown)
         else:
-            out.print(f"no runs in {workspace}; start one: privacy-pipeline run CONFIG")
+            out.print(f"no runs in {escape(str(workspace))}; start one: privacy-pipeline run CONFIG", soft_wrap=True)
 
 
 def _rows(workspace: Path) -> list[tuple[RunState, RunSummary | None]]:

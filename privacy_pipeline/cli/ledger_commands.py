@@ -15,6 +15,7 @@ from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, pr
 from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.spans import span_words
+from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import BudgetStatus
@@ -59,7 +60,8 @@ def init(
                 stream.write(STARTER.format(dataset=dataset, unit=unit))
         except FileExistsError as error:
             raise BadInputError(f"{path} exists", fix="edit it, or give another --output") from error
-        out.print(f"[green]✓[/] {escape(str(path))}; edit it, then: privacy-pipeline budget apply {escape(str(path))}")
+        apply = escape(typed("budget", "apply", path))
+        out.print(f"[green]✓[/] {escape(str(path))}; edit it, then: {apply}", soft_wrap=True)
 
 
 def apply(

@@ -14,6 +14,7 @@ from rich.table import Table
 from privacy_pipeline.pipelines import events
 from privacy_pipeline.pipelines.nodes import CHARGING, NODES, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
+from privacy_pipeline.typed import typed
 
 _MARKS = {
     "waiting": "[dim]·[/]",
@@ -36,8 +37,8 @@ def node_text(name: str, node: NodeState) -> str:
 def resume_command(folder: RunFolder) -> str:
     """The command that continues a run."""
     root = folder.path.parent.parent
-    option = "" if root == Path("workspace").absolute() else f" --workspace {root}"
-    return f"privacy-pipeline resume {folder.run_id}{option}"
+    option: list[str | Path] = [] if root == Path("workspace").absolute() else ["--workspace", root]
+    return typed("resume", folder.run_id, *option)
 
 
 class RunView:

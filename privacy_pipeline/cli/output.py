@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # A pipe or a log file has no width of its own; tables need room.
 _WIDTH = None if sys.stdout.isatty() else 120
 
-out = Console(highlight=False, width=_WIDTH)
-err = Console(stderr=True, highlight=False, width=_WIDTH)
+# A path may hold what would be the name of an emoji.
+out = Console(highlight=False, emoji=False, width=_WIDTH)
+err = Console(stderr=True, highlight=False, emoji=False, width=_WIDTH)
 
 
 def print_json(value: Any) -> None:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson
 from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.typed import typed
 
 config_app = typer.Typer(help="The config file format.", no_args_is_help=True)
 
@@ -37,8 +38,8 @@ def init(
     if as_json:
         print_json({"config": str(config), "schema": str(schema)})
         return
-    out.print(f"[green]✓[/] {config}\n[green]✓[/] {schema}", soft_wrap=True)
-    out.print(f"next: review the schema, then privacy-pipeline run {config}", soft_wrap=True)
+    out.print(f"[green]✓[/] {escape(str(config))}\n[green]✓[/] {escape(str(schema))}", soft_wrap=True)
+    out.print(f"next: review the schema, then {escape(typed('run', config))}", soft_wrap=True)
 
 
 def doctor(as_json: AsJson = False) -> None:

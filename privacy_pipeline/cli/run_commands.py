@@ -14,6 +14,7 @@ from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_js
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.properties import shown
+from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
@@ -176,7 +177,7 @@ def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
 
 
 def _print_check(facts: dict[str, object]) -> None:
-    out.print(f"[green]✓[/] {facts['config']}: pipeline {facts['pipeline']}, backend {facts['backend']}")
+    out.print(f"[green]✓[/] {escape(str(facts['config']))}: pipeline {facts['pipeline']}, backend {facts['backend']}")
     plan, forecast = facts["plan"], facts["forecast"]
     if not isinstance(plan, dict) or not isinstance(forecast, dict):
         out.print("  no training guarantee: this run spends no budget, and its model may reveal single rows")
@@ -247,7 +248,7 @@ def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
     from privacy_pipeline.cli.live import resume_command
 
     if state.failure is not None and state.failure.exit_code == ExitCode.BAD_INPUT:
-        return {"then": f"privacy-pipeline run {state.config_path}"}
+        return {"then": typed("run", Path(state.config_path))}
     return {"resume": resume_command(folder)}
 
 
@@ -275,4 +276,5 @@ def _print_result(folder: RunFolder, state: RunState, summary: RunSummary | None
         for reason in summary.reasons:
             err.print(f"  {escape(reason)}", soft_wrap=True)
     print_report(state)
-    out.print(f"[dim]tensorboard --logdir {escape(summary.tensorboard)}[/]", soft_wrap=True)
+    shown_by = typed("--logdir", Path(summary.tensorboard), program="tensorboard")
+    out.print(f"[dim]{escape(shown_by)}[/]", soft_wrap=True)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.encrypted.client import Client
@@ -70,7 +71,7 @@ def predict(
 
     The rows are transformed here and leave as secret shares; only the shares of the logits come back.
     """
-    with errors_as_exit_codes(as_json=as_json, resume=lambda: f"privacy-pipeline predict --encrypted {file} ..."):
+    with errors_as_exit_codes(as_json=as_json, resume=lambda: f"{typed('predict', '--encrypted', file)} ..."):
         _require_encrypted(encrypted)
         summary = _predict(file, parties, output, timeout=timeout, console=err)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import zipfile
@@ -106,7 +107,7 @@ def _of(path: Path, prefix: Path) -> str | None:
 def _digest(prefix: Path) -> str:
     """SHA-256 over the files of a checkpoint of TensorFlow."""
     digest = hashlib.sha256()
-    for file in sorted(prefix.parent.glob(f"{prefix.name}.*")):
+    for file in sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.*")):
         if file.name.endswith(".index") or ".data-" in file.name:
             digest.update(f"{file.name}\0".encode() + file.read_bytes())
     return digest.hexdigest()

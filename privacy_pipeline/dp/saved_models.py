@@ -12,6 +12,7 @@ from privacy_pipeline.dp import saved_history
 from privacy_pipeline.dp.history import PrivacyHistory
 from privacy_pipeline.dp.history_store import digest_of, remember
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.literal_paths import literal
 
 _DIGEST = "weights"
 
@@ -26,7 +27,7 @@ def load_model(path: Path | str, **keras: Any) -> Any:
     Raises:
         BadInputError: the history in the file is damaged, or that of other weights.
     """
-    model = tf.keras.models.load_model(path, **keras)
+    model = tf.keras.models.load_model(_readable(path), **keras)
     _take_up(model, Path(path))
     return model
 
@@ -41,7 +42,7 @@ def load_weights(model: Any, path: Path | str) -> None:
     Raises:
         BadInputError: the history in the file is damaged, or that of other weights.
     """
-    model.load_weights(path)
+    model.load_weights(_readable(path))
     _take_up(model, Path(path))
 
 
@@ -53,6 +54,11 @@ def save_history(model: Any, path: Path | str, history: PrivacyHistory) -> None:
     """
     bound = {_DIGEST: digest_of(model.weights), **history.to_json()}
     saved_history.write(Path(path), json.dumps(bound, indent=1) + "\n")
+
+
+def _readable(path: Path | str) -> Path | str:
+    """The path as TensorFlow reads it; what is not on this machine's disk stays as it is."""
+    return path if "://" in str(path) else str(literal(Path(path)))
 
 
 def _take_up(model: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_contex
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import refuse_if_others_may_change
+from privacy_pipeline.typed import typed
 
 CONNECT_SECONDS = 10.0
 _LARGEST_ANSWER = 1 << 31  # bytes
@@ -54,7 +55,7 @@ def addresses(folder: Path) -> dict[str, Address]:
     """
     path = folder / "parties.yaml"
     if not path.exists():
-        raise BadInputError(f"{path}: no such file", fix=f"privacy-pipeline encrypted init-parties {folder}")
+        raise BadInputError(f"{path}: no such file", fix=typed("encrypted", "init-parties", folder))
     refuse_if_others_may_change(path)
     content, found = read_document(path=path).data, {}
     for party in PARTIES:

@@ -38,14 +38,16 @@ from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, Key
 from privacy_pipeline.data.source import SPLIT_ORDER, folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.installed import hash_of_framework
+from privacy_pipeline.literal_paths import literal
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
+from privacy_pipeline.pipelines.example_files import as_read
 from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, ENCRYPTED, GATE
 from privacy_pipeline.pipelines.planned_charges import slice_domains
-from privacy_pipeline.pipelines.spans_together import one_folder
 from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
+from privacy_pipeline.spans import Span
 
 INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
 
@@ -73,7 +75,7 @@ def build(spec: RunSpec) -> Pipeline:
     tail = _after_training(spec, workspace, examples, transform, trainer)
     return Pipeline(
         pipeline_name=config.pipeline,
-        pipeline_root=str(workspace.pipeline_root),
+        pipeline_root=str(literal(workspace.pipeline_root)),
         components=[examples, statistics, schema, validator, *noisy, transform, trainer, *tail],
         metadata_connection_config=connection_config(config),
         enable_cache=config.cache,
@@ -82,18 +84,16 @@ def build(spec: RunSpec) -> Pipeline:
 
 
 def _example_gen(spec: RunSpec, workspace: Workspace) -> BaseComponent:
-    dataset = spec.config.dataset
-    if isinstance(spec.span, tuple):
-        return example_gen(one_folder(dataset, below=workspace.pipeline_root / ".spans"), span=None)
-    return example_gen(dataset, span=spec.span)
+    below = workspace.pipeline_root / ".spans"
+    return example_gen(as_read(spec.config.dataset, span=spec.span, version=spec.version, below=below), span=spec.span)
 
 
-def example_gen(dataset: DatasetConfig, *, span: int | None) -> BaseComponent:
+def example_gen(dataset: DatasetConfig, *, span: Span) -> BaseComponent:
     """CsvExampleGen, or ImportExampleGen for TFRecord files, on one span.
 
     Args:
-        dataset: names files, splits and versions.
-        span: the span to read; None where the patterns have no {SPAN}.
+        dataset: names files, splits and versions, as `as_read` gave them.
+        span: the span to read; not looked at where the patterns have no {SPAN}.
     """
     inputs = {"all": dataset.input} if isinstance(dataset.input, str) else {str(k): v for k, v in dataset.input.items()}
     splits = [
@@ -104,7 +104,7 @@ def example_gen(dataset: DatasetConfig, *, span: int | None) -> BaseComponent:
         "input_base": str(dataset.path.absolute()),
         "input_config": example_gen_pb2.Input(splits=splits),
     }
-    if span is not None:
+    if isinstance(span, int) and any("{SPAN" in pattern for pattern in inputs.values()):
         static = range_config_pb2.StaticRange(start_span_number=span, end_span_number=span)
         given["range_config"] = range_config_pb2.RangeConfig(static_range=static)
     if dataset.hash_split is not None:
@@ -146,7 +146,7 @@ def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
     digest = hashlib.sha256(content).hexdigest()
     if spec.schema_digest not in ("", digest):
         raise BadInputError(f"{schema}: changed since the run was checked", fix="run again")
-    copy = workspace.pipeline_root.absolute() / ".schemas" / f"{digest}.pbtxt"
+    copy = literal(workspace.pipeline_root) / ".schemas" / f"{digest}.pbtxt"
     if not copy.exists() or copy.read_bytes() != content:
         write_bytes_atomically(path=copy, content=content)
     return copy

@@ -53,15 +53,18 @@ def _count(config: PipelineConfig) -> dict[str, int]:
     import apache_beam as beam
 
     from privacy_pipeline.pipelines.build import example_gen
+    from privacy_pipeline.pipelines.example_files import as_read
 
     resolved = source.resolve(dataset=config.dataset)
     if isinstance(resolved.span, tuple):
         raise ValueError("spans are registered, and so counted, one by one")
-    component = example_gen(config.dataset, span=resolved.span)
-    executor = component.executor_spec.executor_class()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as links, tempfile.TemporaryDirectory() as folder:
+        read = as_read(config.dataset, span=resolved.span, version=resolved.version, below=Path(links))
+        component = example_gen(read, span=resolved.span)
+        executor = component.executor_spec.executor_class()
+        properties = _properties(component, source.resolve(dataset=read))
         with beam.Pipeline() as pipeline:
-            for name, split in executor.GenerateExamplesByBeam(pipeline, _properties(component, resolved)).items():
+            for name, split in executor.GenerateExamplesByBeam(pipeline, properties).items():
                 _ = (
                     split
                     | f"Count[{name}]" >> beam.combiners.Count.Globally()

@@ -18,6 +18,7 @@ from privacy_pipeline.data import tfrecord
 from privacy_pipeline.data.features import LABEL_FEATURE
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.literal_paths import literal
 from privacy_pipeline.pipelines import admission
 from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.stored_text import store_of
@@ -67,7 +68,7 @@ def attack(folder: RunFolder) -> tuple[list[AttackReading], list[str]]:
     )
     columns = [name for group in spec.config.evaluation.slices if len(group) == 1 for name in group]
     sides = [
-        _losses(Path(summary.model_uri), examples / f"Split-{split}", spec.features, columns)
+        _losses(literal(Path(summary.model_uri)), examples / f"Split-{split}", spec.features, columns)
         for split in ("train", "eval")
     ]
     found = [threshold_attack(sides[0].pop("overall"), sides[1].pop("overall"))]
@@ -93,7 +94,8 @@ def examples_behind(connection: Any, *, model_uri: str) -> Path:
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
     store = store_of(connection)
-    uris = {model_uri, *(str(parent) for parent in Path(model_uri).parents)}
+    model = Path(model_uri)
+    uris = {str(uri) for named in (model, literal(model)) for uri in (named, *named.parents)}
     at = [artifact for uri in uris for artifact in store.get_artifacts_by_uri(uri)]
     seen: set[int] = set()
     while at:

@@ -24,6 +24,7 @@ from privacy_pipeline.pipelines import admission, convertible, planned_charges
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.tuning_record import one_trial
 from privacy_pipeline.spans import Span, span_words
+from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import Forecast
@@ -242,8 +243,8 @@ def _what_would_fit(config: PipelineConfig, checked: Checked, charge: PlannedCha
     if fits is None:
         return f"no noise makes a run fit what remains: {owner}; `privacy-pipeline budget status`"
     return (
-        f"privacy-pipeline run {path} --set {fits.override} (would cost {fits.epsilon_run:.3f} and fits now), "
-        f"or {owner}; for more runs: privacy-pipeline budget forecast {path} --runs N"
+        f"{typed('run', path, '--set', fits.override)} (would cost {fits.epsilon_run:.3f} and fits now), "
+        f"or {owner}; for more runs: {typed('budget', 'forecast', path, '--runs', 'N')}"
     )
 
 

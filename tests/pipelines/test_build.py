@@ -137,9 +137,12 @@ def test_an_inferred_schema_has_its_own_preprocessing(tmp_path: Path) -> None:
     )
 
 
-def test_a_threshold_does_not_reach_the_trainers_cache_key_but_epochs_do(tmp_path: Path) -> None:
+def test_a_threshold_does_not_reach_the_trainers_cache_key_but_epochs_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def key(root: Path, **sections: Any) -> str:
         config = write_project(root, **sections)
+        monkeypatch.chdir(root)
         moved = config.model_copy(update={"dataset": config.dataset.model_copy(update={"path": Path("data")})})
         moved = moved.model_copy(update={"ledger": "sqlite:///l"})
         moved = moved.model_copy(
@@ -166,8 +169,9 @@ def test_a_threshold_is_the_gates_business_and_costs_no_evaluation(tmp_path: Pat
     def nodes(least: float, **more: Any) -> dict[str, Any]:
         config = write_project(tmp_path / "a", backend="dp_sgd", evaluation={"dp": DP_EVALUATION})
         changed = {"thresholds": {"accuracy": Threshold(min=least)}, **more}
+        made = compiled(config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changed)}))
         shutil.rmtree(tmp_path / "a" / "data")
-        return compiled(config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changed)}))
+        return made
 
     low, high, sliced = nodes(0.5), nodes(0.9), nodes(0.5, slices=[["colour"]])
     assert [parameter(found["PrivacyGate"], "thresholds") for found in (low, high)] == [

@@ -16,6 +16,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 from privacy_pipeline.accounting import pins
+from privacy_pipeline.accounting.ledger_schema import sqlite_file
 from privacy_pipeline.backends.code_hash import sources_of
 from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
@@ -176,9 +177,9 @@ def _walked(folder: Path, seen: set[Path]) -> Iterator[Path]:
 
 def _ledger(url: str) -> list[tuple[str, Path]]:
     """The folder of a ledger in a file: its keys lie there too; none where it is in a server."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+    file = sqlite_file(make_url(url))
+    if file is None:
         return []
-    path, folder = Path(parsed.database).resolve(), Path(parsed.database).parent.resolve()
+    path, folder = file.resolve(), file.parent.resolve()
     # A ledger beside the config would make every module lie in its folder.
     return [("the ledger", path if folder == Path.cwd().resolve() else folder)]

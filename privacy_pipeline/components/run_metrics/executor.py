@@ -16,6 +16,7 @@ from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
 from privacy_pipeline.components.slices import read_slices
+from privacy_pipeline.literal_paths import as_named
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
 from privacy_pipeline.reports.properties import metric_properties, without_secret_counts
@@ -48,8 +49,8 @@ class Executor(base_executor.BaseExecutor):
             reasons=decision["all"],
             budget_reasons=decision["budget"],
             slices=_slices(single["evaluation"].uri, record, noisy),
-            model_uri=path_utils.serving_model_dir(single["model"].uri),
-            tensorboard=str(Path(single["model_run"].uri, "tensorboard")),
+            model_uri=str(as_named(Path(path_utils.serving_model_dir(single["model"].uri)))),
+            tensorboard=str(as_named(Path(single["model_run"].uri, "tensorboard"))),
             record=record,
             dp_evaluation=noisy,
             encrypted=read_encrypted(input_dict),

@@ -1,0 +1,98 @@
+"""ExampleGen reads the files that were registered, whatever they and their folders are called."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from tfx.dsl.io import fileio
+
+from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.data import source
+from privacy_pipeline.literal_paths import PATTERN, as_named
+from privacy_pipeline.pipelines.count_rows import count_hashed_rows
+from privacy_pipeline.pipelines.example_files import as_read
+from tests.pipelines.projects import HASHED, csv_text, write_project
+
+
+def _matched(dataset: DatasetConfig) -> dict[str, list[str]]:
+    """Contents of the files that the libraries of ExampleGen match, by split; they have to agree."""
+    inputs = {"all": dataset.input} if isinstance(dataset.input, str) else dict(dataset.input)
+    found = {}
+    for split, pattern in inputs.items():
+        where = str(dataset.path / pattern.replace("{SPAN}", "1"))
+        by_beam = {one.path for one in FileSystems.match([where])[0].metadata_list}
+        assert set(fileio.glob(where)) == by_beam
+        found[str(split)] = sorted(Path(path).read_text() for path in by_beam)
+    return found
+
+
+def _registered(dataset: DatasetConfig) -> dict[str, list[str]]:
+    return {k: sorted(file.read_text() for file in files) for k, files in source.resolve(dataset=dataset).files.items()}
+
+
+def _read(dataset: DatasetConfig, tmp_path: Path) -> DatasetConfig:
+    found = source.resolve(dataset=dataset)
+    return as_read(dataset, span=found.span, version=found.version, below=tmp_path / "links")
+
+
+def test_an_ordinary_dataset_is_read_where_it_is(tmp_path: Path) -> None:
+    dataset = write_project(tmp_path).dataset
+    assert _read(dataset, tmp_path) == dataset
+    assert not (tmp_path / "links").exists()
+
+
+@pytest.mark.parametrize("name", ["data [v2]", "a*b", "why?", "back\\slash", "[1]/[2] x"])
+def test_an_odd_folder_is_read_through_a_plain_path(tmp_path: Path, name: str) -> None:
+    dataset = write_project(tmp_path).dataset
+    folder = tmp_path / name
+    folder.parent.mkdir(exist_ok=True)
+    shutil.move(dataset.path, folder)
+    odd = dataset.model_copy(update={"path": folder})
+    read = _read(odd, tmp_path)
+    assert not PATTERN.search(str(read.path))
+    assert (as_named(read.path), read.input) == (folder, dataset.input)
+    assert _matched(read) == _registered(odd) != {}
+
+
+@pytest.mark.parametrize("name", [".hidden.csv", "._rows.csv", ".nfs0001"])
+def test_a_hidden_file_is_not_read(tmp_path: Path, name: str) -> None:
+    dataset = write_project(tmp_path).dataset
+    (dataset.path / "span-1/train" / name).write_text(csv_text(50, first=900))
+    assert _matched(dataset) != _registered(dataset)  # as the libraries read it
+    read = _read(dataset, tmp_path)
+    assert _matched(read) == _registered(dataset)
+    assert [len(texts) for texts in _matched(read).values()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("my [1].csv", "my [[]1].csv"),
+        ("a*b.csv", "a[*]b.csv"),
+        ("back\\slash.csv", "back?slash.csv"),
+        ("é " + "x" * 240 + ".csv", "*.csv"),
+        ("sub/.deep/rows.csv", "sub/.deep/*.csv"),
+    ],
+)
+def test_an_odd_file_is_read(tmp_path: Path, name: str, pattern: str) -> None:
+    dataset = write_project(tmp_path, dataset=HASHED).dataset
+    shutil.rmtree(dataset.path)
+    (dataset.path / name).parent.mkdir(parents=True)
+    (dataset.path / name).write_text(csv_text(20))
+    (dataset.path / "back-slash.CSV").write_text(csv_text(5))  # of no pattern
+    odd = dataset.model_copy(update={"input": pattern})
+    assert list(_matched(_read(odd, tmp_path)).values()) == list(_registered(odd).values()) == [[csv_text(20)]]
+
+
+def test_rows_are_counted_in_the_files_that_are_read(tmp_path: Path) -> None:
+    config = write_project(tmp_path, dataset=HASHED)
+    rows = {name: count.rows for name, count in count_hashed_rows(config).items()}
+    assert sum(rows.values()) == 200
+    folder = tmp_path / "odd [1]*"
+    shutil.move(config.dataset.path, folder)
+    (folder / "all/.hidden.csv").write_text(csv_text(70, first=900))
+    odd = config.model_copy(update={"dataset": config.dataset.model_copy(update={"path": folder})})
+    assert {name: count.rows for name, count in count_hashed_rows(odd).items()} == rows
