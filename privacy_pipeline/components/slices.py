@@ -26,6 +26,22 @@ def read_slices(evaluation_uri: str) -> list[SliceMetrics]:
     return sorted(slices, key=lambda s: (s.name != "overall", s.name))
 
 
+def read_baseline(evaluation_uri: str) -> dict[str, float]:
+    """Overall metrics of the model that a TFMA result compares with; empty where there is none.
+
+    Args:
+        evaluation_uri: folder of the result.
+    """
+    result = tfma.load_eval_result(evaluation_uri)
+    values = next(values for key, values in result.slicing_metrics if not key)[""][""]
+    found = {}
+    for theirs, ours in METRIC_NAMES.items():
+        number, difference = (values.get(name, {}).get("doubleValue") for name in (theirs, f"{theirs}_diff"))
+        if number is not None and difference is not None:
+            found[ours] = float(number) - float(difference)
+    return found
+
+
 def undefined(counts: Mapping[str, float]) -> dict[str, str]:
     """Metrics that confusion counts do not define, each with the reason. TFMA gives 0 or NaN for them.
 

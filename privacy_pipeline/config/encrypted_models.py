@@ -53,3 +53,12 @@ class EncryptedPolicy(_Section):
     max_logit_error: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="Largest difference of a logit between both ways.")
     ] = 0.01
+    max_spread_error: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Largest difference of a logit between both ways, over the distance of the largest plain logit "
+            "from the smallest: where all logits are nearly one, a small difference is large.",
+        ),
+    ] = 0.01

@@ -121,20 +121,36 @@ def compare(
         raise PipelineError("a logit is not a number")
     errors = np.abs(private - plain)
     truth = labels.ravel() > 0.5
+    positive = private.ravel() > 0
+    private_auc = auc(private.ravel(), truth)
+    undefined = {} if private_auc is not None else {"auc": "all rows have one class"}
+    precision, recall = _share(positive & truth, positive), _share(positive & truth, truth)
+    if precision is None:
+        undefined["precision"] = "no row was predicted positive"
+    if recall is None:
+        undefined["recall"] = "no row has the positive class"
     return EncryptedEvaluation(
         model=model,
         rows=len(plain),
         accuracy_plain=float(((plain.ravel() > 0) == truth).mean()),
-        accuracy_encrypted=float(((private.ravel() > 0) == truth).mean()),
+        accuracy_encrypted=float((positive == truth).mean()),
         auc_plain=auc(plain.ravel(), truth),
-        auc_encrypted=auc(private.ravel(), truth),
+        auc_encrypted=private_auc,
+        precision_encrypted=precision,
+        recall_encrypted=recall,
+        undefined=undefined,
         agreement=float(((plain > 0) == (private > 0)).mean()),
         largest_logit_error=float(errors.max()),
         p99_logit_error=float(np.quantile(errors, 0.99)),
+        logit_spread=float(plain.max() - plain.min()),
         range=known,
         batches=batches,
         threat_model=threat_model,
     )
+
+
+def _share(part: Array, whole: Array) -> float | None:
+    return float(part.sum() / whole.sum()) if whole.any() else None
 
 
 def auc(scores: Array, truth: Array) -> float | None:

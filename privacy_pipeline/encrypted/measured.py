@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy
+from privacy_pipeline.config.models import Threshold
 from privacy_pipeline.encrypted.threat_model import ThreatModel
 
 EVALUATION_FILE = "encrypted_evaluation.json"
@@ -55,7 +57,9 @@ class BatchTimes(_Part):
 class EncryptedEvaluation(_Part):
     """Plain against private predictions on the whole eval split.
 
-    `range` says how it is known that no activation leaves the fixed-point range.
+    `range` says how it is known that no activation leaves the fixed-point range. `logit_spread` is the largest plain
+    logit minus the smallest. `undefined` has the reason why a metric of the private predictions is None. Evaluations of
+    earlier versions lack what has a default.
     """
 
     model: str
@@ -64,9 +68,13 @@ class EncryptedEvaluation(_Part):
     accuracy_encrypted: float
     auc_plain: float | None
     auc_encrypted: float | None
+    precision_encrypted: float | None = None
+    recall_encrypted: float | None = None
+    undefined: dict[str, str] = {}
     agreement: float
     largest_logit_error: float
     p99_logit_error: float
+    logit_spread: float | None = None
     range: str
     batches: list[BatchTimes]
     threat_model: ThreatModel
@@ -87,14 +95,56 @@ def reasons(found: EncryptedEvaluation | None, *, announced: str, policy: Encryp
     missed = []
     if found.threat_model.protection != announced:
         missed.append(f"the record states {announced} inference, the evaluation was {found.threat_model.protection}")
+    return [*missed, *_apart(found, policy)]
+
+
+def _apart(found: EncryptedEvaluation, policy: EncryptedPolicy) -> Iterator[str]:
+    """How plain and private predictions differ by more than the policy allows."""
     if not found.agreement >= policy.min_agreement:
-        missed.append(
+        yield (
             f"plain and encrypted agree on {found.agreement:.4%} of the rows, below the policy's "
             f"{policy.min_agreement:.4%}"
         )
     if not found.largest_logit_error <= policy.max_logit_error:
-        missed.append(
+        yield (
             f"a logit differs by {found.largest_logit_error:.4g} when encrypted, above the policy's "
             f"{policy.max_logit_error:.4g}"
         )
-    return missed
+    if found.logit_spread is None:
+        yield "the evaluation does not say how far the plain logits lie apart: an earlier version made it; run again"
+    elif found.logit_spread and not found.largest_logit_error <= policy.max_spread_error * found.logit_spread:
+        yield (
+            f"a logit differs by {found.largest_logit_error:.4g} when encrypted, and all plain logits lie within "
+            f"{found.logit_spread:.4g}: more than the policy's share of {policy.max_spread_error:.4g}"
+        )
+
+
+def missed_thresholds(
+    found: EncryptedEvaluation | None, *, thresholds: Mapping[str, Threshold], baseline: Mapping[str, float]
+) -> list[str]:
+    """Thresholds of the config that the private predictions miss: they are what is served.
+
+    Args:
+        found: the evaluation; None where nothing is served privately, then none is missed.
+        thresholds: by metric.
+        baseline: metrics of the last blessed model of the class, as far as there is one. They are its plain ones,
+            which its own gate held against its private ones.
+    """
+    if found is None:
+        return []
+    return [reason for name, bound in thresholds.items() for reason in _missed(found, name, bound, baseline.get(name))]
+
+
+def _missed(found: EncryptedEvaluation, name: str, bound: Threshold, before: float | None) -> Iterator[str]:
+    value: float | None = getattr(found, f"{name}_encrypted")
+    if value is None:
+        why = found.undefined.get(name, "the evaluation does not have it; run again")
+        yield f"{name} of the private predictions has a threshold, and is not defined on the eval split: {why}"
+        return
+    if bound.min is not None and not value >= bound.min:
+        yield f"{name} of the private predictions is {value:.4f}, below the threshold {bound.min:.4f}"
+    if bound.max_decrease is not None and before is not None and not before - value <= bound.max_decrease:
+        yield (
+            f"{name} of the private predictions is {before - value:.4f} below the last blessed model; at most "
+            f"{bound.max_decrease:.4f} is allowed"
+        )

@@ -246,6 +246,7 @@ def _after_training(
         privacy_record=trainer.outputs["privacy_record"],
         policy=config.policy.model_dump_json(),
         thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
+        private_thresholds=json.dumps(_private_thresholds(config), sort_keys=True),
         privacy_class=announced_class(config),
         ledger=config.ledger,
         data=json.dumps([str(folder.absolute()) for folder in folders_of(config.dataset)]),
@@ -289,6 +290,13 @@ def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:
     if section.dp is None:
         return {}
     return {name: bound.min for name, bound in section.thresholds.items() if bound.min is not None}
+
+
+def _private_thresholds(config: PipelineConfig) -> dict[str, Any]:
+    """What PrivacyGate holds against private predictions; none where the model is served plainly."""
+    if config.training.encrypted is None:
+        return {}
+    return {name: bound.model_dump(mode="json") for name, bound in config.evaluation.thresholds.items()}
 
 
 def _evaluation(

@@ -68,6 +68,7 @@ def encrypted_evaluation(**changed: Any) -> EncryptedEvaluation:
         "agreement": 0.999,
         "largest_logit_error": 0.01,
         "p99_logit_error": 0.001,
+        "logit_spread": 10.0,
         "range": "proven",
         "batches": [],
         "threat_model": simulated(),

@@ -16,6 +16,7 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "policy": component_spec.ExecutionParameter(type=str),
         "thresholds": component_spec.ExecutionParameter(type=str),
+        "private_thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
         "ledger": component_spec.ExecutionParameter(type=str),
         "data": component_spec.ExecutionParameter(type=str),
@@ -48,6 +49,7 @@ class PrivacyGate(base_component.BaseComponent):
         privacy_record: record of the training.
         policy: JSON of the config's `policy` section.
         thresholds: JSON of the least value of each metric of a DP evaluation.
+        private_thresholds: JSON of the thresholds that the private predictions have to meet as well, by metric.
         privacy_class: class of runs that the config announces.
         ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
         data, workspace: JSON of the folders of the data, and that of the workspace: their pins say which ledger it
@@ -68,6 +70,7 @@ class PrivacyGate(base_component.BaseComponent):
         privacy_record: types.BaseChannel,
         policy: str,
         thresholds: str,
+        private_thresholds: str,
         privacy_class: str,
         ledger: str,
         data: str,
@@ -83,6 +86,7 @@ class PrivacyGate(base_component.BaseComponent):
             encrypted_evaluation=encrypted_evaluation,
             policy=policy,
             thresholds=thresholds,
+            private_thresholds=private_thresholds,
             privacy_class=privacy_class,
             ledger=ledger,
             data=data,

@@ -19,9 +19,10 @@ from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
-from privacy_pipeline.components.slices import read_slices
-from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.components.slices import read_baseline, read_slices
+from privacy_pipeline.config.models import PolicySection, Threshold
 from privacy_pipeline.encrypted.measured import EVALUATION_FILE, EncryptedEvaluation
+from privacy_pipeline.encrypted.measured import missed_thresholds as missed_private
 from privacy_pipeline.releases.evaluation import missed_thresholds
 from privacy_pipeline.reports.summary import METRIC_NAMES
 
@@ -41,8 +42,12 @@ class Executor(base_executor.BaseExecutor):
         model = artifact_utils.get_single_instance(input_dict["model"])
         folder = Path(artifact_utils.get_single_uri(input_dict["privacy_record"]))
         record = PrivacyRecord.model_validate_json((folder / RECORD_FILE).read_text())
-        reasons = _reasons(input_dict, json.loads(exec_properties["thresholds"]))
         evaluation = artifact_utils.get_single_instance(input_dict["evaluation"])
+        encrypted = read_encrypted(input_dict)
+        reasons = [
+            *_reasons(input_dict, json.loads(exec_properties["thresholds"])),
+            *_private_reasons(encrypted, exec_properties["private_thresholds"], evaluation.uri),
+        ]
         noisy = read_evaluation(Path(evaluation.uri))
         decision = decide(
             evaluation_reasons=reasons,
@@ -57,7 +62,7 @@ class Executor(base_executor.BaseExecutor):
                     workspace=Path(exec_properties["workspace"]),
                 ),
             ],
-            encrypted=read_encrypted(input_dict),
+            encrypted=encrypted,
         )
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         blessing.set_string_custom_property("current_model", model.uri)
@@ -94,6 +99,14 @@ def _reasons(input_dict: dict[str, list[types.Artifact]], thresholds: dict[str, 
         blessed=blessed and verdict.get_int_custom_property("current_model_id") == model.id,
         evaluation_uri=evaluation.uri,
     )
+
+
+def _private_reasons(found: EncryptedEvaluation | None, thresholds: str, evaluation_uri: str) -> list[str]:
+    """Thresholds that the private predictions miss."""
+    bounds = {name: Threshold.model_validate(bound) for name, bound in json.loads(thresholds).items()}
+    compared = any(bound.max_decrease is not None for bound in bounds.values())
+    baseline = read_baseline(evaluation_uri) if found is not None and compared else {}
+    return missed_private(found, thresholds=bounds, baseline=baseline)
 
 
 def evaluation_reasons(*, blessed: bool, evaluation_uri: str) -> list[str]:
