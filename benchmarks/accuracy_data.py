@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from privacy_pipeline.components.transform.preprocessing import FEATURES, LABEL_FEATURE, preprocessing_fn
+from privacy_pipeline.components.transform.preprocessing import LABEL_FEATURE, preprocessing_fn
 from privacy_pipeline.data.adult import write_adult
+from privacy_pipeline.data.encoded import FEATURES
 from privacy_pipeline.data.schema_reader import read_feature_plan
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -182,10 +182,12 @@ class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either.
 
     A run over several spans has them all in `span`, and in `further_compositions` what `composition` says, for each
-    further budget that it was charged to.
+    further budget that it was charged to. `inference_error` is the proven difference of a logit between private
+    predictions and exact arithmetic, at most, on all rows within the ranges of the model's inputs; versions 1 to 7 had
+    none.
     """
 
-    record_version: Literal[1, 2, 3, 4, 5, 6, 7] = 7
+    record_version: Literal[1, 2, 3, 4, 5, 6, 7, 8] = 8
     run_id: str
     pipeline: str
     created: str
@@ -194,6 +196,7 @@ class PrivacyRecord(_Part):
     span: Span
     training_guarantee: Literal["dp", "none"]
     inference_protection: Literal["none", "encrypted", "simulated"] = "none"
+    inference_error: float | None = None
     unit: str
     unit_in_words: str
     contribution_bound: int | None = None

@@ -114,6 +114,7 @@ class Executed:
             trial, but for `event`, which is that of all of it.
         rows: whether the examples of the model are proven to stay apart in training; None where nothing is clipped by
             the example.
+        inference_error: proven for the logits of private predictions; None where the model is predicted plainly.
     """
 
     steps: int
@@ -134,6 +135,7 @@ class Executed:
     resumed_at: int | None = None
     tuning: Tuned | None = None
     rows: Verdict | None = None
+    inference_error: float | None = None
 
 
 class Backend(Protocol):

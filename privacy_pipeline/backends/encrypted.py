@@ -6,16 +6,21 @@ it lies what clients need, without any weight.
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.base import Audits, Backend, Executed, Specs, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.encoded import FEATURES, range_of
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
     from privacy_pipeline.data.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
+    from privacy_pipeline.encrypted.model_format import PrivateModel
 
 # SavedModel leaves this folder to whoever saves one; its loader does not look at it.
 PRIVATE_MODEL = Path("assets.extra") / "private_model"
@@ -38,11 +43,14 @@ class EncryptedBackend:
     def examine(
         self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
     ) -> Verdict | None:
-        """What the backend that trains finds.
+        """What the backend that trains finds; and the model can be converted, before anything is charged.
 
         Raises:
-            BadInputError: as that backend does.
+            BadInputError: a layer cannot be converted; else as that backend does.
         """
+        from privacy_pipeline.backends import keras_io
+
+        rehearse(keras_io.model_of(config, features=features, specs=specs()), config, features)
         return _trainer(config).examine(config=config, features=features, plan=plan, specs=specs)
 
     def verify(self, inputs: TrainingInputs) -> Audits:
@@ -61,20 +69,53 @@ class EncryptedBackend:
         """
         from privacy_pipeline.backends import keras_io
         from privacy_pipeline.encrypted import model_format, published
-        from privacy_pipeline.encrypted.convert import convert
 
         trainer = _trainer(inputs.config)
         if inputs.plan is not None or trainer.name == "plain":  # else the trainer refuses to go on without a plan
-            convert(keras_io.build_model(inputs, trained=False))
+            rehearse(keras_io.build_model(inputs, trained=False), inputs.config, inputs.features)
         executed = trainer.train(inputs)
-        model_format.save(convert(load_trained(inputs.model_dir)), inputs.model_dir / PRIVATE_MODEL)
+        private = converted(load_trained(inputs.model_dir), inputs.config, inputs.features)
+        model_format.save(private, inputs.model_dir / PRIVATE_MODEL)
         published.publish(
             private_model=inputs.model_dir / PRIVATE_MODEL,
             features=inputs.features,
             transform_graph=inputs.transform_graph,
             folder=inputs.model_dir / PUBLISHED,
         )
-        return executed
+        return dataclasses.replace(executed, inference_error=private.logit_error)
+
+
+def converted(model: Any, config: PipelineConfig, features: FeaturePlan) -> PrivateModel:
+    """The network for the parties, within the ranges of the features that the schema allows.
+
+    Args:
+        model: the Keras model.
+        config: says what makes its inputs, and how large one may be where that is your own code.
+        features: the columns and their public domains.
+
+    Raises:
+        BadInputError: a layer cannot be converted, or reaches what no scale holds.
+    """
+    from privacy_pipeline.encrypted.convert import convert
+
+    section = config.training.encrypted
+    if section is None:
+        raise ValueError("the config has no training.encrypted")
+    own = user_code.preprocessing_of(config.model.use) != user_code.FRAMEWORK_PREPROCESSING
+    known = {} if own or config.dataset.schema_path == "infer" else {FEATURES: range_of(features.columns)}
+    return convert(model, ranges=known, others=section.input_range)
+
+
+def rehearse(model: Any, config: PipelineConfig, features: FeaturePlan) -> None:
+    """Converts a model that is not trained as it would be after its training: saved, and read again.
+
+    Raises:
+        BadInputError: as `converted`.
+    """
+    converted(model, config, features)
+    with tempfile.TemporaryDirectory(prefix="privacy-pipeline-") as folder:
+        model.save(folder, include_optimizer=False)
+        converted(load_trained(Path(folder)), config, features)
 
 
 def load_trained(model_dir: Path) -> Any:

@@ -72,6 +72,8 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
     not_covered = ", ".join(a.what for a in record.data_accesses if not a.covered)
     rows.append(("not covered", not_covered))
     rows.append(("inference protection", record.inference_protection))
+    if record.inference_error is not None:
+        rows.append(("error of a private logit", f"proven to be at most {record.inference_error:.3g}"))
     return rows
 
 

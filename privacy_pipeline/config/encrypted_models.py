@@ -34,6 +34,18 @@ class EncryptedSection(_Section):
         ),
     ] = None
 
+    input_range: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=2.0**100,
+            allow_inf_nan=False,
+            description="Absolute value of an input of the model, at most, where your own preprocessing_fn, or an "
+            "inferred schema, makes it: private predictions are proven for it, and clients refuse rows beyond it. What "
+            "the framework makes of a schema has its own ranges.",
+        ),
+    ] = 128.0
+
     @model_validator(mode="after")
     def _one_way(self) -> EncryptedSection:
         if self.simulate and self.parties is not None:
@@ -52,6 +64,14 @@ class EncryptedPolicy(_Section):
     ] = 0.999
     max_logit_error: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="Largest difference of a logit between both ways.")
+    ] = 0.01
+    max_proven_error: Annotated[
+        float,
+        Field(
+            gt=0,
+            allow_inf_nan=False,
+            description="Largest difference of a logit that is not ruled out on rows that the inputs' ranges allow.",
+        ),
     ] = 0.01
     max_spread_error: Annotated[
         float,

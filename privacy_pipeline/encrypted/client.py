@@ -155,9 +155,9 @@ class Session:
 
     async def evaluate(self, inputs: Mapping[str, Array], *, rows: int) -> Array:
         """Logits of at most `largest` rows; errors are those of `Client.predict`."""
-        request = secrets.token_hex(16)
+        request, model = secrets.token_hex(16), self.client.published.model
         # The drivers of the computation get the id, and no share; each server gets two shares of three.
-        held = [shares.split(shares.encode(inputs[one.name])) for one in self.client.published.model.inputs]
+        held = [shares.split(shares.encode(inputs[one.name], scale=one.scale)) for one in model.inputs]
         try:
             header = {"op": "put", "request": request, "rows": rows, "model": self.client.published.digest}
             await self._of_all(
@@ -168,8 +168,9 @@ class Session:
         except PipelineError:
             await self._drop(request)
             raise
-        shape = (rows, *self.client.published.model.shapes()[self.client.published.model.output])
-        return shares.decode(shares.join([_held(answer, shape) for answer in answers]))
+        shape = (rows, *model.shapes()[model.output])
+        ring = shares.join([_held(answer, shape) for answer in answers])
+        return shares.decode(ring, scale=model.scales()[model.output])
 
     async def _of_all(self, message: Callable[[int], tuple[Header, list[bytes]]]) -> list[tuple[str, bytes]]:
         async def ask(number: int) -> tuple[str, bytes]:

@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel, Shape
+from privacy_pipeline.encrypted.fixed_point import scaled
+from privacy_pipeline.encrypted.layer_shapes import Shape
+from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, Layer, PrivateModel
 from privacy_pipeline.errors import BadInputError
 
 SUPPORTED = (
     "Dense, Conv2D, DepthwiseConv2D, AveragePooling2D, MaxPooling2D, GlobalAveragePooling2D, BatchNormalization, ReLU, "
     "Activation, Flatten, Reshape, Add, Concatenate, Embedding, Dropout"
 )
+Range = tuple[tuple[float, ...], tuple[float, ...]]  # lowest and highest: one number, or one a place of the last axis
 _LINEAR = ("dense", "conv2d", "depthwise_conv2d")
 
 
-def convert(model: Any) -> PrivateModel:
-    """The network that gives the model's logit.
+def convert(model: Any, *, ranges: Mapping[str, Range] | None = None, others: float = LARGEST_INPUT) -> PrivateModel:
+    """The network that gives the model's logit, with a scale for each layer and a proven error.
 
     Args:
         model: a functional or built sequential Keras model with one output, channels last.
+        ranges: public ranges of float inputs by name, which clients keep to.
+        others: absolute value of the inputs without one, at most.
 
     Raises:
-        BadInputError: a layer cannot be converted; names it and says why.
+        BadInputError: a layer cannot be converted, or what it can reach fits no scale; names it and says why.
     """
     import tensorflow as tf
 
@@ -54,7 +59,16 @@ def convert(model: Any) -> PrivateModel:
         raise BadInputError("encrypted inference needs a model with at least one layer", fix="add a Dense(1)")
     folded = _folded(converted)
     folded.shapes()
-    return folded
+    return scaled(_within(folded, ranges or {}, others))
+
+
+def _within(model: PrivateModel, ranges: Mapping[str, Range], others: float) -> PrivateModel:
+    """The same network with the ranges of its inputs."""
+    inputs = []
+    for one in model.inputs:
+        lower, upper = ranges.get(one.name, ((-others,), (others,)))
+        inputs.append(one if one.vocabulary else dataclasses.replace(one, lower=tuple(lower), upper=tuple(upper)))
+    return dataclasses.replace(model, inputs=tuple(inputs))
 
 
 class _Converter:
@@ -77,8 +91,14 @@ class _Converter:
             self._input(layer)
             return
         kind = self._kinds.get(type(layer))
+        if kind is None and "saved_model" in type(layer).__module__:
+            raise refusal(
+                layer,
+                "comes back from a saved model without its class",
+                fix="name Keras's own initializers, regularizers and constraints in place of functions (a lambda)",
+            )
         if kind is None:
-            raise refusal(layer, "is not supported", fix=f"use {SUPPORTED}")
+            raise refusal(layer, "is not supported", fix=f"use {SUPPORTED}; subclasses of them compute something else")
         (shapes, sources) = self._sources(layer)
         if layer.dtype_policy.compute_dtype != "float32":
             raise refusal(layer, f"computes in {layer.dtype_policy.compute_dtype}", fix="use float32")
@@ -170,7 +190,7 @@ def _average_pool(to: _Converter, layer: Any, sources: list[str], shapes: list[S
 
 
 def _max_pool(to: _Converter, layer: Any, sources: list[str], shapes: list[Shape]) -> str:
-    from privacy_pipeline.encrypted.model_format import padding_of
+    from privacy_pipeline.encrypted.layer_shapes import padding_of
 
     config = {**_window(layer), "pool": tuple(layer.pool_size)}
     for size, window, stride in zip(shapes[0][:2], config["pool"], config["strides"], strict=True):

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import environment, model_format, own_parties, reference
+from privacy_pipeline.encrypted import environment, fixed_point, model_format, own_parties
+from privacy_pipeline.encrypted.fixed_point import Proof
+from privacy_pipeline.encrypted.inputs import require_within
 from privacy_pipeline.encrypted.measured import BatchTimes, EncryptedEvaluation
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.threat_model import Protection, ThreatModel, simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -74,11 +77,11 @@ def simulate(
         The EncryptedEvaluation.
 
     Raises:
-        BadInputError: an activation leaves the range, or the environment is not set up.
+        BadInputError: a layer overflows, a row is outside of its inputs' ranges, or the environment is not set up.
         PipelineError: the private evaluation failed, or its logits are not numbers.
     """
     model = model_format.load(folder)
-    known = reference.require_range(model, inputs)
+    proof = require_proven(model, inputs)
     digest = model.digest()
     work.mkdir(parents=True, exist_ok=True)
     names = [one.name for one in model.inputs]
@@ -94,10 +97,21 @@ def simulate(
         private=private,
         labels=labels,
         model=digest,
-        known=known,
+        proof=proof,
         batches=[BatchTimes.model_validate(one) for one in measured],
         threat_model=simulated(),
     )
+
+
+def require_proven(model: PrivateModel, inputs: Mapping[str, Array]) -> Proof:
+    """What is proven of a network for all rows within its inputs' ranges, and that these rows are among them.
+
+    Raises:
+        BadInputError: a layer overflows, or a row is not; names it.
+    """
+    proof = fixed_point.prove(model)
+    require_within(model, inputs, rows=len(next(iter(inputs.values()))), where="row {} of the eval split".format)
+    return proof
 
 
 def compare(
@@ -106,7 +120,7 @@ def compare(
     private: Array,
     labels: Array,
     model: str,
-    known: str,
+    proof: Proof,
     batches: list[BatchTimes],
     threat_model: ThreatModel,
 ) -> EncryptedEvaluation:
@@ -143,7 +157,10 @@ def compare(
         largest_logit_error=float(errors.max()),
         p99_logit_error=float(np.quantile(errors, 0.99)),
         logit_spread=float(plain.max() - plain.min()),
-        range=known,
+        range="proven",
+        proven_error=proof.logit_error,
+        widest_layer=proof.widest[0],
+        widest_growth=proof.widest[1],
         batches=batches,
         threat_model=threat_model,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, PrivateModel
+from privacy_pipeline.encrypted.model_format import Input, PrivateModel
 from privacy_pipeline.errors import BadInputError
 
 Where = Callable[[int], str]  # index of a row -> how its place is told
@@ -31,6 +32,21 @@ def encode_inputs(
     Raises:
         BadInputError: a value is missing, has another shape, or is outside its range.
     """
+    checked = require_within(model, inputs, rows=rows, where=where)
+    return {
+        one.name: np.eye(one.vocabulary)[checked[one.name].astype(np.int64)] if one.vocabulary else checked[one.name]
+        for one in model.inputs
+    }
+
+
+def require_within(
+    model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, rows: int, where: Where = "row {}".format
+) -> dict[str, NDArray[np.float64]]:
+    """The inputs of some rows as numbers, each [rows, *input.shape], within their public ranges.
+
+    Raises:
+        BadInputError: a value is missing, has another shape, or is outside its range; arguments as for `encode_inputs`.
+    """
     found = {}
     for one in model.inputs:
         if one.name not in inputs:
@@ -38,7 +54,7 @@ def encode_inputs(
         value = np.asarray(inputs[one.name])
         if value.shape != (rows, *one.shape):
             raise BadInputError(f"input '{one.name}' has shape {value.shape}, not {(rows, *one.shape)}", fix="")
-        found[one.name] = _one_hot(one, value, where) if one.vocabulary else _in_range(one, value, where)
+        found[one.name] = _whole(one, value, where) if one.vocabulary else _in_range(one, value, where)
     return found
 
 
@@ -49,7 +65,7 @@ def cut(inputs: Mapping[str, NDArray[Any]], start: int, batch: int) -> dict[str,
     return {name: values[index] for name, values in inputs.items()}
 
 
-def _one_hot(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]:
+def _whole(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]:
     numbers = value.astype(np.float64)
     fits = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < one.vocabulary)
     if not fits.all():
@@ -57,16 +73,20 @@ def _one_hot(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float6
             f"{where(_first(~fits))}: input '{one.name}' is no integer from 0 to {one.vocabulary - 1}",
             fix="correct the rows",
         )
-    return np.eye(one.vocabulary)[value.astype(np.int64)]
+    return numbers
 
 
 def _in_range(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]:
     found = value.astype(np.float64)
-    fits = np.abs(found) <= LARGEST_INPUT  # False for a NaN
+    low, high = (np.broadcast_to(np.array(end), found.shape) for end in (one.lower, one.upper))
+    fits = (low <= found) & (found <= high)  # False for a NaN
     if not fits.all():
+        place = tuple(int(index) for index in np.argwhere(~fits)[0])
+        element = f" (element {', '.join(map(str, place[1:]))})" if math.prod(one.shape) > 1 else ""
         raise BadInputError(
-            f"{where(_first(~fits))}: input '{one.name}' exceeds the fixed-point range of {LARGEST_INPUT:g}",
-            fix="scale it in preprocessing_fn",
+            f"{where(place[0])}: input '{one.name}'{element} is {found[place]:g}, and private predictions are proven "
+            f"from {low[place]:g} to {high[place]:g}",
+            fix="scale it in preprocessing_fn, or state a larger training.encrypted.input_range",
         )
     return found
 

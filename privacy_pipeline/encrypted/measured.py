@@ -58,8 +58,9 @@ class EncryptedEvaluation(_Part):
     """Plain against private predictions on the whole eval split.
 
     `range` says how it is known that no activation leaves the fixed-point range. `logit_spread` is the largest plain
-    logit minus the smallest. `undefined` has the reason why a metric of the private predictions is None. Evaluations of
-    earlier versions lack what has a default.
+    logit minus the smallest. `proven_error` bounds the difference of a logit on all rows that the inputs' ranges allow;
+    the widest layer multiplies what its input can reach by the most. `undefined` has the reason why a metric of the
+    private predictions is None. Evaluations of earlier versions lack what has a default.
     """
 
     model: str
@@ -76,6 +77,9 @@ class EncryptedEvaluation(_Part):
     p99_logit_error: float
     logit_spread: float | None = None
     range: str
+    proven_error: float | None = None
+    widest_layer: str = ""
+    widest_growth: float = 0.0
     batches: list[BatchTimes]
     threat_model: ThreatModel
 
@@ -109,6 +113,15 @@ def _apart(found: EncryptedEvaluation, policy: EncryptedPolicy) -> Iterator[str]
         yield (
             f"a logit differs by {found.largest_logit_error:.4g} when encrypted, above the policy's "
             f"{policy.max_logit_error:.4g}"
+        )
+    if found.proven_error is None:
+        yield "the evaluation has no proven error of the logits: an earlier version made it; run again"
+    elif not found.proven_error <= policy.max_proven_error:
+        yield (
+            f"on some row that the inputs' ranges allow a logit may differ by {found.proven_error:.4g} when encrypted, "
+            f"above the policy's {policy.max_proven_error:.4g}; layer '{found.widest_layer}' multiplies what its input "
+            f"can reach by {found.widest_growth:.4g}, more than any other: smaller weights there (a regularizer or a "
+            "constraint), fewer layers or narrower ranges help"
         )
     if found.logit_spread is None:
         yield "the evaluation does not say how far the plain logits lie apart: an earlier version made it; run again"

@@ -5,6 +5,7 @@ It needs NumPy alone, so that both environments read it. The architecture is pub
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,17 +21,17 @@ from numpy.typing import NDArray
 from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.bounded import json_value, read_bounded
 from privacy_pipeline.encrypted import weights_file
+from privacy_pipeline.encrypted.layer_shapes import LARGEST_CUT, LARGEST_FACTOR, Shape, require_scales, shape_of
 from privacy_pipeline.errors import BadInputError
 
-FORMAT, VERSION = "privacy-pipeline-private-model", 1
+FORMAT, VERSION = "privacy-pipeline-private-model", 2
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.npz"
 LARGEST_FILE = 2**31  # bytes; a network that does not fit is refused before it is read
 _LARGEST_ARCHITECTURE = 1 << 24  # bytes
 _MOST_AXES = 8
-# Absolute value of a float input; what overflows below it is refused by `reference.require_range`.
-LARGEST_INPUT = 2.0**7
-
-Shape = tuple[int, ...]
+LARGEST_INPUT = 2.0**7  # absolute value of a float input of which nothing else is known
+ONE, CUT = 2.0**16, 16  # scale of a part, and bits cut off a product, where `fixed_point.scaled` chose no others
+_EXPORT = "export the model again: run its pipeline anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,17 @@ class Input:
         name: of the transformed feature.
         shape: of one row.
         vocabulary: number of values of an integer input, which the client turns into a one-hot vector; 0 for a float.
+        lower, upper: public range of a float input, which the client keeps to: one number for all elements, or one for
+            each place on the last axis.
+        scale: how many units of the ring make 1.
     """
 
     name: str
     shape: Shape
     vocabulary: int = 0
+    lower: tuple[float, ...] = (-LARGEST_INPUT,)
+    upper: tuple[float, ...] = (LARGEST_INPUT,)
+    scale: float = ONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,10 @@ class Layer:
         inputs: names of inputs or earlier layers.
         config: public integers of the operation: strides, pool sizes, target shape.
         weights: shapes of its weights by role; the values are in the npz as "layer/role".
+        scale: how many units of the ring make 1 of what it gives.
+        cut: bits that are cut off its products; 0 where a sum is not cut.
+        factor: what `average_pool` divides by the number of elements and multiplies their sum by, or `rescale`
+            multiplies by, before bits are cut off.
     """
 
     name: str
@@ -65,6 +76,9 @@ class Layer:
     inputs: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, Shape] = field(default_factory=dict)
+    scale: float = ONE
+    cut: int = CUT
+    factor: int = 1 << CUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +90,24 @@ class PrivateModel:
         layers: in an order in which each comes after what it takes.
         output: name of the layer whose output is the logit.
         weights: float64 by "layer/role".
+        logit_error: proven by `fixed_point` for all rows within the inputs' ranges; None where nothing is proven.
     """
 
     inputs: tuple[Input, ...]
     layers: tuple[Layer, ...]
     output: str
     weights: Mapping[str, NDArray[np.float64]]
+    logit_error: float | None = None
+
+    def scales(self) -> dict[str, float]:
+        """How many units of the ring make 1, of every input and layer."""
+        parts: tuple[Input | Layer, ...] = (*self.inputs, *self.layers)
+        return {part.name: part.scale for part in parts}
+
+    def weight_scale(self, layer: Layer, role: str) -> float:
+        """How many units of the ring make 1 of a weight: its product with the input has the scale before the cut."""
+        product = layer.scale * 2.0**layer.cut
+        return product if role in ("bias", "shift") else product / self.scales()[layer.inputs[0]]
 
     def shapes(self) -> dict[str, Shape]:
         """Shape of one row of every input and layer."""
@@ -166,12 +192,12 @@ def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
     wanted = {f"{layer.name}/{role}": shape for layer in public.layers for role, shape in layer.weights.items()}
     packed = _read(folder / WEIGHTS, most=weights_file.largest(wanted))
     if hashlib.sha256(packed).hexdigest() != weights_digest:
-        raise BadInputError(f"{folder / WEIGHTS} does not belong to {path}", fix="convert the model anew")
+        raise BadInputError(f"{folder / WEIGHTS} does not belong to {path}", fix=_EXPORT)
     try:
         weights = weights_file.read(packed, wanted)
     except ValueError as error:
-        raise BadInputError(f"{folder / WEIGHTS}: {error}", fix="convert the model anew") from error
-    model = PrivateModel(inputs=public.inputs, layers=public.layers, output=public.output, weights=weights)
+        raise BadInputError(f"{folder / WEIGHTS}: {error}", fix=_EXPORT) from error
+    model = dataclasses.replace(public, weights=weights)
     _check(model)
     return model
 
@@ -198,12 +224,10 @@ def _architecture(model: PrivateModel, packed: bytes) -> bytes:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "inputs": [{"name": i.name, "shape": i.shape, "vocabulary": i.vocabulary} for i in model.inputs],
-        "layers": [
-            {"name": n.name, "op": n.op, "inputs": n.inputs, "config": dict(n.config), "weights": dict(n.weights)}
-            for n in model.layers
-        ],
+        "inputs": [dataclasses.asdict(one) for one in model.inputs],
+        "layers": [dataclasses.asdict(one) for one in model.layers],
         "output": model.output,
+        "logit_error": model.logit_error,
         "weights_sha256": hashlib.sha256(packed).hexdigest(),
     }
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
@@ -212,17 +236,37 @@ def _architecture(model: PrivateModel, packed: bytes) -> bytes:
 def _parse(content: bytes, path: Path) -> tuple[PrivateModel, str]:
     try:
         found = json_value(content)
+        if (found["format"], found["version"]) == (FORMAT, 1):
+            raise BadInputError(f"{path}: an earlier version exported it, without scales of its layers", fix=_EXPORT)
         if (found["format"], found["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {found['format']} version {found['version']}, not {FORMAT} {VERSION}")
-        inputs = tuple(
-            Input(name=str(i["name"]), shape=_shape(i["shape"]), vocabulary=_count(i["vocabulary"]))
-            for i in found["inputs"]
+        model = PrivateModel(
+            inputs=tuple(_input(entry) for entry in found["inputs"]),
+            layers=tuple(_layer(entry) for entry in found["layers"]),
+            output=str(found["output"]),
+            weights={},
+            logit_error=None if found["logit_error"] is None else _positive(found["logit_error"]),
         )
-        layers = tuple(_layer(entry) for entry in found["layers"])
-        model = PrivateModel(inputs=inputs, layers=layers, output=str(found["output"]), weights={})
         return model, str(found["weights_sha256"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInputError(f"{path} is no converted model: {error}", fix="convert the model anew") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInputError(f"{path} is no converted model: {error}"[:500], fix=_EXPORT) from error
+
+
+def _input(entry: Mapping[str, Any]) -> Input:
+    lower, upper = (tuple(float(end) for end in entry[side]) for side in ("lower", "upper"))
+    shape, sizes = _shape(entry["shape"]), {len(lower), len(upper)}
+    if sizes != {1} and sizes != {shape[-1] if shape else 1}:
+        raise ValueError(f"a range of {sorted(sizes)} numbers for {shape}")
+    if not all(-math.inf < low <= high < math.inf for low, high in zip(lower, upper, strict=True)):
+        raise ValueError("a range that is none")
+    return Input(
+        name=str(entry["name"]),
+        shape=shape,
+        vocabulary=_whole(entry["vocabulary"], 2**31),
+        lower=lower,
+        upper=upper,
+        scale=_positive(entry["scale"]),
+    )
 
 
 def _layer(entry: Mapping[str, Any]) -> Layer:
@@ -232,24 +276,35 @@ def _layer(entry: Mapping[str, Any]) -> Layer:
         inputs=tuple(str(name) for name in entry["inputs"]),
         config={str(key): tuple(value) if isinstance(value, list) else value for key, value in entry["config"].items()},
         weights={str(role): _shape(shape) for role, shape in entry["weights"].items()},
+        scale=_positive(entry["scale"]),
+        cut=_whole(entry["cut"], LARGEST_CUT),
+        factor=_whole(entry["factor"], LARGEST_FACTOR),
     )
+
+
+def _positive(value: Any) -> float:
+    found = float(value)
+    if not 0 < found < math.inf:
+        raise ValueError(f"{value} is no positive number")
+    return found
+
+
+def _whole(value: Any, largest: int) -> int:
+    if type(value) is not int or not 0 <= value <= largest:
+        raise ValueError(f"{value} is no number from 0 to {largest}")
+    return value
 
 
 def _shape(value: Any) -> Shape:
     shape = tuple(value)
-    if len(shape) > _MOST_AXES or not all(_count(size) for size in shape):
+    if len(shape) > _MOST_AXES or not all(_whole(size, 2**31 - 1) for size in shape):
         raise ValueError(f"{value} is no shape")
     return shape
 
 
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise ValueError(f"{value} is no number of elements")
-    return value
-
-
 def _check(model: PrivateModel) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {}
+    scales = model.scales()
     for one in model.inputs:
         _new(one.name, shapes)
         shapes[one.name] = one.shape
@@ -264,7 +319,8 @@ def _check(model: PrivateModel) -> dict[str, Shape]:
                 fix="",
             )
         try:
-            shapes[layer.name] = _OPS[layer.op](layer, [shapes[name] for name in layer.inputs])
+            shapes[layer.name] = shape_of(layer, [shapes[name] for name in layer.inputs])
+            require_scales(layer, [scales[name] for name in layer.inputs])
         except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise BadInputError(f"layer '{layer.name}' ({layer.op}) is not consistent: {error!r}", fix="") from error
     if model.output not in shapes:
@@ -283,112 +339,10 @@ def _check_weights(model: PrivateModel) -> None:
     wanted = {f"{layer.name}/{role}": shape for layer in model.layers for role, shape in layer.weights.items()}
     if set(wanted) != set(model.weights):
         odd = sorted(set(wanted) ^ set(model.weights))
-        raise BadInputError(f"weights and architecture differ in {', '.join(odd[:3])}", fix="convert the model anew")
+        raise BadInputError(f"weights and architecture differ in {', '.join(odd[:3])}", fix=_EXPORT)
     for name, shape in wanted.items():
         value = model.weights[name]
         if value.shape != shape or value.dtype != np.float64:
             raise BadInputError(f"weight '{name}' is {value.dtype}{value.shape}, not float64{shape}", fix="")
         if not np.isfinite(value).all():
             raise BadInputError(f"weight '{name}' is not finite", fix="train the model anew")
-
-
-def padding_of(size: int, *, window: int, stride: int, padding: str) -> tuple[int, int]:
-    """Zeros before and after one dimension, as Keras pads."""
-    if padding == "valid":
-        return 0, 0
-    total = max((-(-size // stride) - 1) * stride + window - size, 0)
-    return total // 2, total - total // 2
-
-
-def windows(layer: Layer, shape: Shape, window: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the output of a sliding window over [height, width, channels]."""
-    found = []
-    for size, length, stride in zip(shape[:2], window, layer.config["strides"], strict=True):
-        padded = size + sum(padding_of(size, window=length, stride=stride, padding=layer.config["padding"]))
-        if padded < length:
-            raise ValueError(f"a window of {length} does not fit into {size}")
-        found.append((padded - length) // stride + 1)
-    return found[0], found[1]
-
-
-def _dense(layer: Layer, given: list[Shape]) -> Shape:
-    (shape,), kernel = given, layer.weights["kernel"]
-    _require(len(kernel) == 2 and shape[-1] == kernel[0], f"{shape} times {kernel}")
-    _require(layer.weights.get("bias", (kernel[1],)) == (kernel[1],), "bias")
-    return (*shape[:-1], kernel[1])
-
-
-def _conv2d(layer: Layer, given: list[Shape]) -> Shape:
-    (shape,), kernel = given, layer.weights["kernel"]
-    _require(len(kernel) == 4 and len(shape) == 3 and shape[2] == kernel[2], f"{shape} by {kernel}")
-    filters = kernel[3] if layer.op == "conv2d" else kernel[2] * kernel[3]
-    _require(layer.weights.get("bias", (filters,)) == (filters,), "bias")
-    return (*windows(layer, shape, (kernel[0], kernel[1])), filters)
-
-
-def _pool(layer: Layer, given: list[Shape]) -> Shape:
-    (shape,) = given
-    height, width = layer.config["pool"]
-    if layer.op == "max_pool":
-        for size, window, stride in zip(shape[:2], (height, width), layer.config["strides"], strict=True):
-            _require(
-                padding_of(size, window=window, stride=stride, padding=layer.config["padding"]) == (0, 0), "padding"
-            )
-    return (*windows(layer, shape, (height, width)), shape[2])
-
-
-def _affine(layer: Layer, given: list[Shape]) -> Shape:
-    (shape,) = given
-    _require(layer.weights == {"scale": shape[-1:], "shift": shape[-1:]}, "scale and shift")
-    return shape
-
-
-def _same(layer: Layer, given: list[Shape]) -> Shape:
-    _require(len(set(given)) == 1 and not layer.weights, f"{given}")
-    return given[0]
-
-
-def _relu(layer: Layer, given: list[Shape]) -> Shape:
-    _require(len(given) == 1, f"{given}")
-    return _same(layer, given)
-
-
-def _reshape(layer: Layer, given: list[Shape]) -> Shape:
-    (shape,), target = given, _shape(layer.config["shape"])
-    _require(math.prod(shape) == math.prod(target), f"{shape} to {target}")
-    return target
-
-
-def _concatenate(layer: Layer, given: list[Shape]) -> Shape:
-    axis = layer.config["axis"]
-    _require(isinstance(axis, int) and 0 <= axis < len(given[0]), "axis")
-    rest = {shape[:axis] + shape[axis + 1 :] for shape in given}
-    _require(len(rest) == 1, f"{given}")
-    return (*given[0][:axis], sum(shape[axis] for shape in given), *given[0][axis + 1 :])
-
-
-def _embedding(layer: Layer, given: list[Shape]) -> Shape:
-    (shape,), table = given, layer.weights["table"]
-    _require(len(table) == 2, f"{table}")
-    return (*shape, table[1])
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise ValueError(what)
-
-
-_OPS = {
-    "dense": _dense,
-    "conv2d": _conv2d,
-    "depthwise_conv2d": _conv2d,
-    "average_pool": _pool,
-    "max_pool": _pool,
-    "affine": _affine,
-    "relu": _relu,
-    "reshape": _reshape,
-    "add": _same,
-    "concatenate": _concatenate,
-    "embedding": _embedding,
-}
-OPS = frozenset(_OPS)

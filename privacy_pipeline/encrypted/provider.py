@@ -14,7 +14,7 @@ from privacy_pipeline.encrypted import frames, model_format, shares
 from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
-from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel
+from privacy_pipeline.encrypted.model_format import ARCHITECTURE, Layer, PrivateModel
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
@@ -67,7 +67,7 @@ class Provider:
         """
         sharing = secrets.token_hex(16)
         parts = {
-            f"{layer.name}/{role}": shares.split(shares.encode(self._model.weights[f"{layer.name}/{role}"]))
+            f"{layer.name}/{role}": shares.split(_encoded(self._model, layer, role))
             for layer in self._model.layers
             for role in layer.weights
         }
@@ -104,6 +104,10 @@ class Provider:
             await _tell(writer, f"the servers do not take the weights within {PROVIDE_SECONDS:g} s")
         except (EOFError, OSError):
             return  # the driver left
+
+
+def _encoded(model: PrivateModel, layer: Layer, role: str) -> shares.Ring:
+    return shares.encode(model.weights[f"{layer.name}/{role}"], scale=model.weight_scale(layer, role))
 
 
 async def _tell(writer: asyncio.StreamWriter, why: str) -> None:

@@ -1,8 +1,9 @@
 """Numbers in the ring, their secret shares, and the files that hold them. NumPy alone, for every party's process.
 
-A number x is the integer round(x 2^16) modulo 2^64, and that is the sum of three shares. Server i holds the i-th and
-the one after it (replicated sharing; Araki et al., CCS 2016, and ABY3, Mohassel and Rindal, CCS 2018). TF-Encrypted
-keeps them as `unwrapped[i][0]` and `unwrapped[i][1]`, a server's store in the files `NAME.0` and `NAME.1`.
+A number x is the integer round(x S) modulo 2^64, with a scale S, and that is the sum of three shares.
+Server i holds the i-th and the one after it (replicated sharing; Araki et al., CCS 2016, and ABY3, Mohassel and Rindal,
+CCS 2018). TF-Encrypted keeps them as `unwrapped[i][0]` and `unwrapped[i][1]`, a server's store in the files `NAME.0`
+and `NAME.1`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted.model_format import Input, Shape
-from privacy_pipeline.encrypted.reference import LARGEST
+from privacy_pipeline.encrypted.layer_shapes import Shape
+from privacy_pipeline.encrypted.model_format import Input
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-FRACTION_BITS = 16
+_LARGEST = 2.0**62  # integer
 SERVERS = 3
 _OUTPUT = "out"
 _STORED = np.dtype("<i8")
@@ -32,22 +33,26 @@ Ring = NDArray[np.int64]
 Held = tuple[Ring, Ring]
 
 
-def encode(values: NDArray[Any]) -> Ring:
+def encode(values: NDArray[Any], *, scale: float) -> Ring:
     """Fixed-point numbers of the same shape, each rounded to the nearest.
+
+    Args:
+        values: what is to be shared.
+        scale: how many units make 1.
 
     Raises:
         BadInputError: a value is no number, or beyond what the parties can compute with.
     """
-    given = np.asarray(values, np.float64)
-    if not (np.abs(given) <= LARGEST).all():  # a NaN is refused as well
-        raise BadInputError(f"a value is no number or beyond {LARGEST:g}", fix="scale it in preprocessing_fn")
-    ring: Ring = np.rint(given * 2.0**FRACTION_BITS).astype(np.int64)
+    units = np.asarray(values, np.float64) * scale
+    if not (np.abs(units) <= _LARGEST).all():  # a NaN is refused as well
+        raise BadInputError(f"a value is no number or beyond {_LARGEST / scale:g}", fix="scale it in preprocessing_fn")
+    ring: Ring = np.rint(units).astype(np.int64)
     return ring
 
 
-def decode(ring: Ring) -> NDArray[np.float64]:
+def decode(ring: Ring, *, scale: float) -> NDArray[np.float64]:
     """The numbers that `encode` made the integers of."""
-    values: NDArray[np.float64] = ring.astype(np.float64) / 2.0**FRACTION_BITS
+    values: NDArray[np.float64] = ring.astype(np.float64) / scale
     return values
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted import driving, evaluation, model_format, own_parties, reference
+from privacy_pipeline.encrypted import driving, evaluation, model_format, own_parties
 from privacy_pipeline.encrypted.client import Client, Session
 from privacy_pipeline.encrypted.deployment import Built, Deployment
 from privacy_pipeline.encrypted.driver_process import DriverProcess
@@ -61,11 +61,12 @@ def evaluate(
         The EncryptedEvaluation; what protects it is what `own_parties` says of the folder.
 
     Raises:
-        BadInputError: an activation leaves the range, the environment is not set up, or the folder is not usable.
+        BadInputError: a layer overflows, a row is outside of its inputs' ranges, the environment is not set up, or the
+            folder is not usable.
         PipelineError: a party failed, or is not reached in time; names it.
     """
     model = model_format.load(folder)
-    known = reference.require_range(model, inputs)
+    proof = evaluation.require_proven(model, inputs)
     found = own_parties.require_usable(parties)
     sizes = sorted(batches)
     logs = _logs(found)
@@ -85,7 +86,7 @@ def evaluate(
         private=private,
         labels=labels,
         model=model.digest(),
-        known=known,
+        proof=proof,
         batches=times,
         threat_model=found.threat_model,
     )

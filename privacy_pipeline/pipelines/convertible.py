@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from privacy_pipeline.backends import user_code
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.encoded import FEATURES, width_of
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.encrypted import environment, evaluation
 from privacy_pipeline.errors import BadInputError
@@ -40,11 +41,8 @@ def require_convertible(config: PipelineConfig, features: FeaturePlan | None) ->
 def _convert(config: PipelineConfig, features: FeaturePlan) -> None:
     if user_code.preprocessing_of(config.model.use) != user_code.FRAMEWORK_PREPROCESSING:
         return
-    from privacy_pipeline.backends import keras_io
+    from privacy_pipeline.backends import encrypted, keras_io
     from privacy_pipeline.backends.tabular import InputSpec
-    from privacy_pipeline.components.transform import preprocessing
-    from privacy_pipeline.encrypted.convert import convert
 
-    width = sum(map(preprocessing.width_of, features.columns))
-    specs = {preprocessing.FEATURES: InputSpec(shape=(width,), dtype="float32")}
-    convert(keras_io.model_of(config, features=features, specs=specs))
+    specs = {FEATURES: InputSpec(shape=(sum(map(width_of, features.columns)),), dtype="float32")}
+    encrypted.rehearse(keras_io.model_of(config, features=features, specs=specs), config, features)

@@ -84,7 +84,7 @@ def _is_framework_preprocessing(use: str) -> bool:
 def _specs(features: FeaturePlan) -> Mapping[str, InputSpec]:
     """What the framework's `preprocessing_fn` makes of these columns."""
     from privacy_pipeline.backends.tabular import InputSpec
-    from privacy_pipeline.components.transform.preprocessing import FEATURES, width_of
+    from privacy_pipeline.data.encoded import FEATURES, width_of
 
     width = sum(width_of(column) for column in features.columns)
     return {FEATURES: InputSpec(shape=(width,), dtype="float32")}

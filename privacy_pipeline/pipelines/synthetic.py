@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from privacy_pipeline.backends import keras_io, user_code
 from privacy_pipeline.backends.tabular import InputSpec
-from privacy_pipeline.components.transform.preprocessing import FEATURES, encode, width_of
+from privacy_pipeline.components.transform.preprocessing import encode
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.encoded import FEATURES, width_of
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 

@@ -111,6 +111,7 @@ def build_record(
         span=config.dataset.named_span,
         training_guarantee="dp" if private else "none",
         inference_protection=_inference_protection(config),
+        inference_error=executed.inference_error,
         unit=_unit(config),
         unit_in_words=_unit_in_words(config),
         contribution_bound=plan.contribution_bound if plan else None,

@@ -158,6 +158,7 @@ HELD_BACK: Mapping[type[BaseModel], Mapping[str, str]] = {
         "encrypted": "exact, computed from the eval split, and with times",
     },
     parts.Tuning: {"results": _EXACT},
+    parts.PrivacyRecord: {"inference_error": "computed from the model's weights"},
 }
 AUDIT = frozenset(
     {"kind", "lower_bound", "confidence", "upper_bound", "delta", "canaries", "guesses", "correct", "statement"}

@@ -15,6 +15,7 @@ from privacy_pipeline.components.artifacts import EncryptedEvaluationArtifact
 from privacy_pipeline.components.encrypted_evaluator import executor
 from privacy_pipeline.config.encrypted_models import EncryptedSection
 from privacy_pipeline.encrypted import evaluation, published, through_parties
+from privacy_pipeline.encrypted.fixed_point import Proof
 from privacy_pipeline.encrypted.measured import EVALUATION_FILE, BatchTimes, EncryptedEvaluation
 from privacy_pipeline.encrypted.threat_model import ThreatModel, deployed_for_evaluation, on_one_host, simulated
 from privacy_pipeline.errors import BadInputError
@@ -41,7 +42,7 @@ class Ways:
             private=given["plain"],
             labels=given["labels"],
             model="m",
-            known="proven",
+            proof=Proof(logit_error=1e-3, largest={}, widest=("d", 2.0)),
             batches=[TIMES],
             threat_model=self.threat_model,
         )

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.components.transform.exact_log import log1p
-from privacy_pipeline.components.transform.preprocessing import BUCKETS, FEATURES, encode, preprocessing_fn, width_of
+from privacy_pipeline.components.transform.preprocessing import encode, preprocessing_fn
+from privacy_pipeline.data.encoded import BUCKETS, FEATURES, width_of
 from privacy_pipeline.data.features import Column, FeaturePlan
 
 COLOUR = Column(name="colour", kind="categorical", dtype="bytes", domain=("red", "green"))

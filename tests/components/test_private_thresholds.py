@@ -14,17 +14,19 @@ from privacy_pipeline.components.slices import read_baseline
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy
 from privacy_pipeline.config.models import Threshold
 from privacy_pipeline.encrypted import evaluation, measured
+from privacy_pipeline.encrypted.fixed_point import Proof
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.pipelines.build import _private_thresholds
 from tests.components.test_gate_decision import encrypted_evaluation
 from tests.reports.records import make_config
 
+PROOF = Proof(logit_error=1e-7, largest={}, widest=("d", 2.0))
 TRUTH = np.array([1.0, 0.0] * 200)[:, None]
 
 
 def compared(plain: Any, private: Any, truth: Any = TRUTH) -> measured.EncryptedEvaluation:
     return evaluation.compare(
-        plain=plain, private=private, labels=truth, model="m", known="proven", batches=[], threat_model=simulated()
+        plain=plain, private=private, labels=truth, model="m", proof=PROOF, batches=[], threat_model=simulated()
     )
 
 

@@ -183,7 +183,7 @@ def test_a_training_over_several_spans_is_charged_to_each_budget(url: str, sever
     assert backend.units == [3 * UNITS] and seen == [State.STARTED] * 3
     entries = several.entries("things")
     assert [entry.state for entry in entries] == [State.COMMITTED] * 3
-    assert record.span == (1, 2, 3) and record.record_version == 7
+    assert record.span == (1, 2, 3) and record.record_version == 8
     assert [made.ledger_entry for made in record.compositions] == [entry.id for entry in entries]
     assert [made.budget for made in record.compositions] == [entry.budget for entry in entries]
     assert len(record.further_compositions) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import tensorflow as tf
 
 from privacy_pipeline.encrypted import model_format, reference
 from privacy_pipeline.encrypted.convert import convert
-from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, Layer, PrivateModel
 from privacy_pipeline.errors import BadInputError
 
 keras = tf.keras.layers
@@ -169,36 +169,6 @@ def test_a_subclass_that_computes_something_else_is_refused() -> None:
         convert(one_layer(Dense(2, name="odd")))
 
 
-def dense(scale: float, depth: int = 1) -> PrivateModel:
-    layers, weights, last = [], {}, "x"
-    for number in range(depth):
-        name = f"d{number}"
-        layers.append(Layer(name=name, op="dense", inputs=(last,), weights={"kernel": (2, 2)}))
-        weights[f"{name}/kernel"] = np.eye(2) * scale
-        last = name
-    return PrivateModel(inputs=(Input(name="x", shape=(2,)),), layers=tuple(layers), output=last, weights=weights)
-
-
-def test_what_could_overflow_is_refused_and_what_cannot_is_proven() -> None:
-    small = {"x": np.ones((3, 2))}
-    assert reference.require_range(dense(100.0), small) == "proven"
-    assert reference.require_range(dense(100.0, depth=4), {"x": np.full((3, 2), 0.01)}) == "observed on samples"
-    with pytest.raises(BadInputError, match="layer 'd3'"):
-        reference.require_range(dense(100.0, depth=5), small)
-    with pytest.raises(BadInputError, match="input 'x'"):
-        reference.require_range(dense(1.0), {"x": np.full((3, 2), LARGEST_INPUT + 1)})
-    with pytest.raises(BadInputError, match="input 'x'"):
-        reference.require_range(dense(1.0), {"x": np.full((3, 2), np.nan)})
-
-
-def test_the_bound_holds_for_every_layer(converted: Any) -> None:
-    for model, folder, inputs in converted.values():
-        read = model_format.load(folder)
-        bounds = reference._bounds(read)
-        for name, value in reference.evaluate(read, inputs).items():
-            assert (np.abs(value) <= bounds[name] * (1 + 1e-9)).all(), (model.name, name)
-
-
 def damaged(folder: Path, target: Path, name: str, change: Callable[[bytes], bytes]) -> Path:
     target.mkdir()
     for file in (model_format.ARCHITECTURE, model_format.WEIGHTS):
@@ -210,7 +180,10 @@ def damaged(folder: Path, target: Path, name: str, change: Callable[[bytes], byt
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        (model_format.ARCHITECTURE, lambda content: content.replace(b'"version": 1', b'"version": 2')),
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"version": 2', b'"version": 3')),
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"cut": ', b'"cut": 9', 1)),
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"scale": ', b'"scale": -', 1)),
+        (model_format.ARCHITECTURE, lambda content: content.replace(b'"lower"', b'"upper"', 1)),
         (model_format.ARCHITECTURE, lambda content: content.replace(b'"dense"', b'"relu"', 1)),
         (model_format.ARCHITECTURE, lambda content: content.replace(b'"dense"', b'"exec"', 1)),
         (model_format.ARCHITECTURE, lambda content: content[:-40]),
@@ -223,6 +196,27 @@ def test_a_damaged_model_is_refused(converted: Any, tmp_path: Path, name: str, c
     model_format.load(damaged(folder, tmp_path / "whole", name, lambda content: content))
     with pytest.raises(BadInputError):
         model_format.load(damaged(folder, tmp_path / "damaged", name, change))
+
+
+def test_a_model_of_an_earlier_version_is_to_be_exported_again(converted: Any, tmp_path: Path) -> None:
+    def earlier(content: bytes) -> bytes:
+        found = json.loads(content) | {"version": 1}
+        del found["logit_error"]
+        for part in (*found["inputs"], *found["layers"]):
+            for name in ("scale", "cut", "factor", "lower", "upper"):
+                part.pop(name, None)
+        return json.dumps(found).encode()
+
+    folder = damaged(converted["mlp"][1], tmp_path / "old", model_format.ARCHITECTURE, earlier)
+    with pytest.raises(BadInputError, match="an earlier version exported it") as refusal:
+        model_format.load(folder)
+    assert refusal.value.fix.startswith("export the model again")
+
+
+@pytest.mark.parametrize("depth", [1_000, 100_000])
+def test_what_is_nested_deeply_is_refused(depth: int) -> None:
+    with pytest.raises(BadInputError, match="is no converted model"):
+        model_format.parse_architecture(b'{"format":' + b"[" * depth + b"]" * depth + b"}")
 
 
 def test_another_model_is_not_taken_for_the_one_asked_for(converted: Any) -> None:

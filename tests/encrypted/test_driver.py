@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import environment, model_format, shares
+from privacy_pipeline.encrypted.model_format import ONE
 from tests.encrypted.programs.networks import mlp
 from tests.encrypted.real_parties import expected, held_answer, put_held
 
@@ -37,9 +38,9 @@ class Simulated:
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
-    def put(self, stem: Path, values: Any) -> None:
+    def put(self, stem: Path, values: Any, *, scale: float = ONE) -> None:
         """Shares values among the stores."""
-        three = shares.split(shares.encode(np.asarray(values)))
+        three = shares.split(shares.encode(np.asarray(values), scale=scale))
         for number, store in enumerate(self.stores):
             put_held(store, stem, three, number)
 
@@ -47,7 +48,8 @@ class Simulated:
         """Shares the weights."""
         for layer in MODEL.layers:
             for role in layer.weights:
-                self.put(shares.weight_stem(layer.name, role), MODEL.weights[f"{layer.name}/{role}"])
+                weight, scale = MODEL.weights[f"{layer.name}/{role}"], MODEL.weight_scale(layer, role)
+                self.put(shares.weight_stem(layer.name, role), weight, scale=scale)
 
     def answer(self, batch: str) -> list[shares.Held]:
         """What each server holds of the answer."""
@@ -81,7 +83,7 @@ def test_answers_are_those_of_numpy(driver: Simulated) -> None:
         driver.put(shares.input_stem(f"b{number}", "x"), inputs)
         answer = driver.ask(op="run", bucket=BUCKET, batch=f"b{number}")
         assert answer["ok"] and answer["seconds"] > 0
-        logits = shares.decode(shares.join(driver.answer(f"b{number}")))
+        logits = shares.decode(shares.join(driver.answer(f"b{number}")), scale=ONE)
         np.testing.assert_allclose(logits, expected(MODEL, inputs), atol=1e-3)
 
 
@@ -93,7 +95,7 @@ def test_the_same_shares_again_give_the_same_answer_in_other_shares(driver: Simu
         answers.append(driver.answer("again"))
     for one, other in zip(*answers, strict=True):
         assert not any((first == second).any() for first, second in zip(one, other, strict=True))
-    logits = [shares.decode(shares.join(answer)) for answer in answers]
+    logits = [shares.decode(shares.join(answer), scale=ONE) for answer in answers]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-3)
 
 

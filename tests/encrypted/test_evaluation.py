@@ -16,6 +16,7 @@ from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.encrypted_models import EncryptedSection
 from privacy_pipeline.encrypted import environment, evaluation, measured, model_format, own_parties
 from privacy_pipeline.encrypted.certificates import init_parties
+from privacy_pipeline.encrypted.fixed_point import Proof
 from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -24,6 +25,7 @@ from tests.encrypted.deployment import make_parties
 from tests.reports.records import COMPOSITION, FACTS, make_config, make_executed, make_plan
 
 ROWS = 700
+PROOF = Proof(logit_error=1e-3, largest={}, widest=("d", 2.0))
 
 
 def dense_model(scale: float = 1.0) -> PrivateModel:
@@ -42,7 +44,7 @@ def compared(plain: Any, private: Any, labels: Any) -> measured.EncryptedEvaluat
         private=second,
         labels=truth,
         model="m",
-        known="proven",
+        proof=PROOF,
         batches=[],
         threat_model=simulated(),
     )
@@ -135,11 +137,23 @@ def test_the_whole_split_is_evaluated_privately(encrypted_python: Path, tmp_path
     assert 0 < small.bytes_per_call < large.bytes_per_call < 512 * small.bytes_per_call
 
 
-def test_what_overflows_is_refused_before_anything_is_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("scale", "value", "says"),
+    [
+        (2.0**29, 1.0, r"layer 'd' \(dense\) can reach 2.06e\+11"),
+        (1.0, 128.5, "row 2 of the eval split: input 'x' .element 0. is 128.5, .* proven from -128 to 128"),
+        (1.0, np.nan, "row 2 of the eval split: input 'x' .element 0. is nan"),
+    ],
+)
+def test_what_overflows_is_refused_before_anything_is_shared(
+    scale: float, value: float, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale of the network is the one of all layers alike, as it was before each had its own."""
     monkeypatch.setattr(environment, "run", lambda *given, **named: pytest.fail("the parties were asked"))
-    model_format.save(dense_model(scale=2.0**29), tmp_path / "model")
+    model_format.save(dense_model(scale=scale), tmp_path / "model")
     x = np.ones((3, 2))
-    with pytest.raises(BadInputError, match="layer 'd'"):
+    x[2, 0] = value
+    with pytest.raises(BadInputError, match=says):
         evaluation.simulate(tmp_path / "model", inputs={"x": x}, labels=x[:, :1], plain=x[:, :1], work=tmp_path / "w")
 
 

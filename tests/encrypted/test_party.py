@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import driving, environment, model_format, shares
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model_format import ONE, PrivateModel
 from privacy_pipeline.encrypted.worker.parties import PORTS, SERVERS
 from tests.encrypted.issuing import reissued
 from tests.encrypted.processes import left_after, marked, running
@@ -56,7 +56,9 @@ def load(deployment: Deployment, model: PrivateModel) -> None:
     (folder / model_format.WEIGHTS).unlink()
     for layer in model.layers:
         for role in layer.weights:
-            three = shares.split(shares.encode(model.weights[f"{layer.name}/{role}"]))
+            three = shares.split(
+                shares.encode(model.weights[f"{layer.name}/{role}"], scale=model.weight_scale(layer, role))
+            )
             deployment.put(shares.weight_stem(layer.name, role), three)
     for request in ({"op": "load", "model": str(folder), "digest": digest}, {"op": "build", "bucket": BUCKET}):
         answer = deployment.ask(**request)
@@ -68,12 +70,12 @@ def query(
 ) -> tuple[tuple[shares.Ring, ...], list[shares.Held]]:
     """Shares of a batch's inputs and of its answer, which is right."""
     inputs = np.random.default_rng(seed).normal(size=(rows, 4)) * 4
-    three = shares.split(shares.encode(inputs))
+    three = shares.split(shares.encode(inputs, scale=ONE))
     deployment.put(shares.input_stem(batch, "x"), three)
     answer = deployment.ask(op="run", bucket=rows, batch=batch)
     assert answer["ok"], answer
     held = deployment.answer(batch, (rows, 1))
-    np.testing.assert_allclose(shares.decode(shares.join(held)), expected(MODEL, inputs), atol=1e-3)
+    np.testing.assert_allclose(shares.decode(shares.join(held), scale=ONE), expected(MODEL, inputs), atol=1e-3)
     return three, held
 
 
@@ -85,7 +87,7 @@ def test_answers_are_right_and_each_call_has_masks_of_its_own(deployed: Deployme
     second = deployed.answer("batch-0", (BUCKET, 1))
     for one, other in zip(first, second, strict=True):
         assert not any((a == b).any() for a, b in zip(one, other, strict=True))
-    np.testing.assert_allclose(*(shares.decode(shares.join(held)) for held in (first, second)), atol=1e-3)
+    np.testing.assert_allclose(*(shares.decode(shares.join(held), scale=ONE) for held in (first, second)), atol=1e-3)
 
 
 def test_the_links_carry_tls_and_nothing_that_can_be_read(deployed: Deployment) -> None:

@@ -26,18 +26,20 @@ def test_any_two_servers_and_the_third_give_back_what_was_shared(values: list[in
 @given(st.lists(st.floats(-(2.0**29), 2.0**29), min_size=1, max_size=20))
 def test_encoding_is_the_nearest_fixed_point_number(values: list[float]) -> None:
     given_values = np.array(values)
-    error = np.abs(shares.decode(shares.encode(given_values)) - given_values)
+    error = np.abs(shares.decode(shares.encode(given_values, scale=2.0**16), scale=2.0**16) - given_values)
     assert error.max() <= 2.0**-17
 
 
-def test_encoding_has_sixteen_bits_behind_the_point() -> None:
-    assert shares.encode(np.array([1.0, -0.5, 2.0**-17 * 1.01, 0.0])).tolist() == [65536, -32768, 1, 0]
+def test_encoding_rounds_at_the_scale() -> None:
+    assert shares.encode(np.array([1.0, -0.5, 2.0**-17 * 1.01, 0.0]), scale=2.0**16).tolist() == [65536, -32768, 1, 0]
+    assert shares.encode(np.array([1e-8, -3e-8]), scale=2.0**40).tolist() == [10995, -32985]
+    assert shares.encode(np.array([1e12, 7.0]), scale=0.25).tolist() == [250_000_000_000, 2]
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**30])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 2.0**47])
 def test_what_the_ring_cannot_hold_is_refused(bad: float) -> None:
     with pytest.raises(BadInputError, match="no number or beyond"):
-        shares.encode(np.array([0.0, bad]))
+        shares.encode(np.array([0.0, bad]), scale=2.0**16)
 
 
 def test_each_share_is_uniform_and_fresh() -> None:

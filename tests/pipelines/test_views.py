@@ -229,6 +229,7 @@ CANNOT_SHAPE_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "policy.max_delta": ((), "policy.max_delta=1.0e-9"),
     "policy.encrypted.min_agreement": ((), "policy.encrypted.min_agreement=0.5"),
     "policy.encrypted.max_logit_error": ((), "policy.encrypted.max_logit_error=0.5"),
+    "policy.encrypted.max_proven_error": ((), "policy.encrypted.max_proven_error=0.5"),
     "policy.encrypted.max_spread_error": ((), "policy.encrypted.max_spread_error=0.5"),
     "push.directory": ((), "push.directory=/models"),
     "workspace": ((), "workspace=/elsewhere"),

@@ -339,7 +339,7 @@ def test_json_round_trip(record: Any) -> None:
         ({"training_guarantee": "none"}, "carries no epsilon"),
         ({"randomness": {"generator": "g", "cryptographic": True, "seed_fixed": True}}, "fixed seed"),
         ({"assumptions": [{"name": "a", "held": False, "detail": ""}]}, "did not hold"),
-        ({"record_version": 8}, "record_version"),
+        ({"record_version": 9}, "record_version"),
         ({"surprise": 1}, "surprise"),
         ({"inference_protection": "epsilon 3"}, "inference_protection"),
     ],

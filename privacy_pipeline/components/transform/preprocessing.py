@@ -16,10 +16,9 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.components.transform.exact_log import log1p
+from privacy_pipeline.data.encoded import BUCKETS, FEATURES, width_of
 from privacy_pipeline.data.features import LABEL_FEATURE, SILO_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
 
-FEATURES = "features"  # the model's one input: float32, [batch, width]
-BUCKETS = 32  # equal-width buckets of the linear and of the logarithmic scale
 NO_LABEL = -1  # a row without label, or with one outside the public domain
 
 _MISSING_INT = -(2**63)
@@ -65,15 +64,6 @@ def encode(column: Column, raw: Any) -> Any:
     parts = _categorical(column, values) if column.kind == "categorical" else _numeric(column, values)
     encoded = tf.concat(parts, axis=1)
     return tf.ensure_shape(encoded, [None, width_of(column)])
-
-
-def width_of(column: Column) -> int:
-    """How many floats `encode` makes of the column."""
-    if column.kind == "categorical":
-        return len(column.domain) + column.optional
-    if column.minimum is None or column.maximum is None:
-        return 1 + column.optional
-    return 2 + 2 * BUCKETS + column.optional
 
 
 def univalent(raw: Any) -> Any:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from privacy_pipeline.encrypted.model_format import Layer, padding_of
+from privacy_pipeline.encrypted.layer_shapes import padding_of
+from privacy_pipeline.encrypted.model_format import Layer
+from privacy_pipeline.encrypted.ranges import multipliers
 from privacy_pipeline.encrypted.worker.comparison import relu
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
 from privacy_pipeline.encrypted.worker.shares import held_of, on, private
@@ -42,8 +43,8 @@ def each_share(protocol: SecureABY3, function: Callable[..., Any], *values: Any)
     return private(protocol, shares)
 
 
-def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, bias: Any = None) -> Any:
-    """A bilinear function of two shared values, plus a bias, as a truncated product.
+def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, *, cut: int, bias: Any = None) -> Any:
+    """A bilinear function of two shared values, plus a bias of the product's scale, as a product without `cut` bits.
 
     Server i holds x_i, x_{i+1}, w_i, w_{i+1} and computes x_i (w_i + w_{i+1}) + x_{i+1} w_i, its third of the product.
     """
@@ -53,10 +54,10 @@ def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, bias: Any
         with on(protocol, server):
             (x0, x1), (w0, w1) = xs[server], ws[server]
             third = function(x0, w0 + w1) + function(x1, w0)
-            if bias is not None:  # its scale is that of the result
-                third += held_of(bias)[server][0] * int(protocol.fixedpoint_config.scaling_factor)
+            if bias is not None:
+                third += held_of(bias)[server][0]
             thirds.append(third)
-    return truncated(protocol, thirds)
+    return truncated(protocol, thirds, amount=cut)
 
 
 def evaluate(protocol: SecureABY3, layer: Layer, given: Sequence[Any], weights: SharedWeights) -> Any:
@@ -77,7 +78,7 @@ def _plus(protocol: SecureABY3, x: Any, y: Any) -> Any:
 
 
 def _dense(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    return bilinear(protocol, given[0], held["kernel"], _matmul, held.get("bias"))
+    return bilinear(protocol, given[0], held["kernel"], _matmul, cut=layer.cut, bias=held.get("bias"))
 
 
 def _matmul(x: Any, w: Any) -> Any:
@@ -86,7 +87,7 @@ def _matmul(x: Any, w: Any) -> Any:
 
 
 def _embedding(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    return bilinear(protocol, given[0], held["table"], _matmul)
+    return bilinear(protocol, given[0], held["table"], _matmul, cut=layer.cut)
 
 
 def _patches(x: Any, layer: Layer, window: tuple[int, int]) -> Any:
@@ -112,7 +113,7 @@ def _conv2d(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[
         return tf.reshape(found, [*found.shape[:3], height * width * channels])
 
     patches = each_share(protocol, rows, given[0])
-    return bilinear(protocol, patches, flat, _matmul, held.get("bias"))
+    return bilinear(protocol, patches, flat, _matmul, cut=layer.cut, bias=held.get("bias"))
 
 
 def _depthwise(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
@@ -124,18 +125,23 @@ def _depthwise(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mappi
         summed = tf.reduce_sum(x[..., None] * w, axis=3)
         return tf.reshape(summed, [*summed.shape[:3], channels * multiplier])
 
-    return bilinear(protocol, patches, flat, product, held.get("bias"))
+    return bilinear(protocol, patches, flat, product, cut=layer.cut, bias=held.get("bias"))
 
 
 def _average_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    """Sums of windows times one over how many elements each has; padding does not count, as in Keras."""
-    window = tuple(layer.config["pool"])
-    ones = np.ones((1, *given[0].shape[1:]), np.int64)
-    with tf.init_scope():  # public, so it is computed once
-        counts = tf.reduce_sum(_patches(tf.constant(ones), layer, window), axis=3).numpy()
-    factors = np.rint(protocol.fixedpoint_config.scaling_factor / counts).astype(np.int64)
-    means = each_share(protocol, lambda x: tf.reduce_sum(_patches(x, layer, window), axis=3) * factors, given[0])
-    return truncated(protocol, [pair[0] for pair in held_of(means)])
+    """Sums of windows times a whole number by how many elements each has; padding does not count, as in Keras."""
+    window, times = tuple(layer.config["pool"]), multipliers(layer, tuple(given[0].shape[1:]))
+    means = each_share(protocol, lambda x: tf.reduce_sum(_patches(x, layer, window), axis=3) * times, given[0])
+    return _cut(protocol, layer, means)
+
+
+def _rescale(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
+    return _cut(protocol, layer, each_share(protocol, lambda x: x * layer.factor, given[0]))
+
+
+def _cut(protocol: SecureABY3, layer: Layer, value: Any) -> Any:
+    """A sum without the bits that the layer cuts off; where it cuts none, as it is."""
+    return truncated(protocol, [pair[0] for pair in held_of(value)], amount=layer.cut) if layer.cut else value
 
 
 def _max_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
@@ -164,7 +170,7 @@ def _relu(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[st
 
 
 def _affine(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    return bilinear(protocol, given[0], held["scale"], lambda x, w: x * w, held["shift"])
+    return bilinear(protocol, given[0], held["scale"], lambda x, w: x * w, cut=layer.cut, bias=held["shift"])
 
 
 def _reshape(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
@@ -191,4 +197,5 @@ _OPS: Mapping[str, Callable[[SecureABY3, Layer, list[Any], Mapping[str, Any]], A
     "add": _add,
     "concatenate": _concatenate,
     "embedding": _embedding,
+    "rescale": _rescale,
 }

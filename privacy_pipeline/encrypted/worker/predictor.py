@@ -16,15 +16,17 @@ import tf_encrypted as tfe
 from numpy.typing import NDArray
 from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
+from privacy_pipeline.encrypted import shares
 from privacy_pipeline.encrypted.inputs import encode_inputs
-from privacy_pipeline.encrypted.model_format import Input, PrivateModel, Shape
+from privacy_pipeline.encrypted.layer_shapes import Shape
+from privacy_pipeline.encrypted.model_format import Input, PrivateModel
 from privacy_pipeline.encrypted.shares import encoded_shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PARTIES, PROVIDER
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3, activate, forget_memoized
 
-ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a float tensor, on the provider's device
+ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a float64 tensor, on the provider's device
 
 
 def local_config() -> Any:
@@ -42,11 +44,13 @@ def share_weights(protocol: SecureABY3, model: PrivateModel, *, read: ReadWeight
             it; by default `model.weights`.
     """
     given = read if read is not None else lambda name, shape: tf.constant(model.weights[name])
-    shared = {}
+    shared, provider = {}, tfe.get_config().get_player(PROVIDER)
     for layer in model.layers:
         for role, shape in layer.weights.items():
             name = f"{layer.name}/{role}"
-            value = tfe.define_private_input(PROVIDER, lambda n=name, s=shape: _rounded(protocol, given(n, s)))
+            with tf.device(provider.device_name):
+                units = tf.cast(given(name, shape), tf.float64) * model.weight_scale(layer, role)
+                value = _shared(protocol, tf.cast(tf.round(units), tf.int64), provider)
             shared[name] = tfe.define_private_variable(value)
     forget_memoized()
     return SharedWeights(tensors=shared)
@@ -87,7 +91,7 @@ class PrivatePredictor:
         self._protocol, self._model, self._weights, self._client = protocol, model, weights, client
         width = sum(_width(one) for one in model.inputs)
         forget_memoized()
-        signature = tf.TensorSpec([batch, width], tf.float64)
+        signature = tf.TensorSpec([batch, width], tf.int64)
         self._graph = tf.function(self._evaluate, autograph=False).get_concrete_function(signature)
         forget_memoized()
 
@@ -124,12 +128,7 @@ class PrivatePredictor:
         """All inputs shared as one matrix by the client, and cut apart on the servers."""
         protocol, client = self._protocol, self._client
         with tf.device(client.device_name):
-            ring = protocol.default_factory.tensor(
-                tf.cast(tf.round(tf.identity(encoded) * protocol.fixedpoint_config.scaling_factor), tf.int64),
-                encode=False,
-            )
-            shares = protocol._share(ring, ShareType.ARITHMETIC, client)
-        matrix = ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
+            matrix = _shared(protocol, tf.identity(encoded), client)
         found, start = {}, 0
         for one in self._model.inputs:
             end = start + _width(one)
@@ -146,24 +145,25 @@ class PrivatePredictor:
         with tf.device(self._client.device_name):
             first, second, third = (value.unwrapped[server][0].value for server in range(3))
             total = tf.cast(first + second + third, tf.float64)
-            return total / self._protocol.fixedpoint_config.scaling_factor
+            return total / self._model.scales()[self._model.output]
 
 
-def encode(model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, batch: int) -> NDArray[np.float64]:
-    """The rows of a batch as one matrix, integers as one-hot vectors; runs at the client.
+def encode(model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, batch: int) -> NDArray[np.int64]:
+    """The rows of a batch in the ring as one matrix, integers as one-hot vectors; runs at the client.
 
     Raises:
         BadInputError: a value is missing, has another shape, or is outside its range.
     """
     columns = encode_inputs(model, inputs, rows=batch)
-    return np.concatenate([columns[one.name].reshape(batch, -1) for one in model.inputs], axis=1)
+    parts = [shares.encode(columns[one.name], scale=one.scale).reshape(batch, -1) for one in model.inputs]
+    return np.concatenate(parts, axis=1)
 
 
 def _width(one: Input) -> int:
     return math.prod(encoded_shape(one))
 
 
-def _rounded(protocol: SecureABY3, value: Any) -> Any:
-    """To the nearest number that can be encoded, because TF-Encrypted's own encoding cuts off towards zero."""
-    scale = protocol.fixedpoint_config.scaling_factor
-    return tf.round(tf.cast(value, tf.float64) * scale) / scale
+def _shared(protocol: SecureABY3, ring: Any, owner: Any) -> Any:
+    """Integers of the ring, which TF-Encrypted does not encode once more, as a private value."""
+    held = protocol._share(protocol.default_factory.tensor(ring, encode=False), ShareType.ARITHMETIC, owner)
+    return ABY3PrivateTensor(protocol, held, True, ShareType.ARITHMETIC)

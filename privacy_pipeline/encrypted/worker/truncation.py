@@ -50,12 +50,12 @@ class Truncated:
         return self._private.unwrapped
 
 
-def truncated(protocol: SecureABY3, thirds: Sequence[Any]) -> Truncated:
-    """The sum x of three tensors that one server each has, divided by 2^16.
+def truncated(protocol: SecureABY3, thirds: Sequence[Any], *, amount: int) -> Truncated:
+    """The sum x of three tensors that one server each has, divided by 2^m, where m is `amount`.
 
-    Servers 0 and 1 open c = x + 2^62 + r. Server 2 alone knows r = a0 + a1 + a2. With s and t, r's bits above the 16th
-    and its top bit, x / 2^16 is c's bits above the 16th, minus 2^46, minus s, plus 2^47 (c's top bit xor t). As in the
-    paper, the result's last bit is rounded at random, by r.
+    Servers 0 and 1 open c = x + 2^62 + r. Server 2 alone knows r = a0 + a1 + a2. With s and t, r's bits above the m-th
+    and its top bit, x / 2^m is c's bits above the m-th, minus 2^(62-m), minus s, plus 2^(63-m) (c's top bit xor t). As
+    in the paper, the result's last bit is rounded at random, by r.
 
     Who sees what, every mask being fresh, uniform and used once: server 2 receives nothing; server 0 receives server
     1's third under a1, which servers 1 and 2 draw, and server 2's under a2, which server 2 alone draws; server 1 the
@@ -64,8 +64,8 @@ def truncated(protocol: SecureABY3, thirds: Sequence[Any]) -> Truncated:
     Args:
         protocol: the current protocol.
         thirds: int64, third i on server i, all of the same static shape; |x| < 2^61.
+        amount: bits that are cut off, at least 16, so that a ReLU of the result has no others to look at.
     """
-    amount = protocol.fixedpoint_config.precision_fractional
     shape = thirds[0].shape.as_list()
     count = math.prod(shape)
     masks = Masks(protocol, {(0, 2): count, (1, 2): count})

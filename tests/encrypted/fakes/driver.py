@@ -6,6 +6,7 @@ SCRATCH/say holds what goes wrong on purpose: "corrupt" a share of an answer, or
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -50,11 +51,13 @@ class Driver:
         self.pids = self.look()
         public = model_format.load_architecture(Path(request["model"]), digest=request["digest"])
         weights = {
-            f"{layer.name}/{role}": shares.decode(self.joined(shares.weight_stem(layer.name, role), shape))
+            f"{layer.name}/{role}": shares.decode(
+                self.joined(shares.weight_stem(layer.name, role), shape), scale=public.weight_scale(layer, role)
+            )
             for layer in public.layers
             for role, shape in layer.weights.items()
         }
-        self.model = PrivateModel(inputs=public.inputs, layers=public.layers, output=public.output, weights=weights)
+        self.model = dataclasses.replace(public, weights=weights)
 
     def build(self, request: dict) -> dict[str, int]:
         self.buckets.add(request["bucket"])
@@ -71,13 +74,14 @@ class Driver:
         bucket, batch = request["bucket"], request["batch"]
         inputs = {
             one.name: shares.decode(
-                self.joined(shares.input_stem(batch, one.name), (bucket, *shares.encoded_shape(one)))
+                self.joined(shares.input_stem(batch, one.name), (bucket, *shares.encoded_shape(one))),
+                scale=one.scale,
             )
             for one in self.model.inputs
         }
         inputs |= {one.name: inputs[one.name].argmax(axis=-1) for one in self.model.inputs if one.vocabulary}
         logits = reference.evaluate(self.model, inputs)[self.model.output]
-        parts = shares.split(shares.encode(logits))
+        parts = shares.split(shares.encode(logits, scale=self.model.scales()[self.model.output]))
         for server, store in enumerate(self.stores):
             for number, share in enumerate(shares.held(parts, server)):
                 content = shares.to_bytes(share + (say == "corrupt" and (server, number) == (1, 0)))

@@ -231,8 +231,9 @@ def graph_of(network: str, config: Any, *, deployed: bool) -> Any:
 
 def write_weights(model: Any, stores: Any) -> None:
     """Shares of all weights, as the weights provider leaves them."""
+    scales = {f"{one.name}/{role}": model.weight_scale(one, role) for one in model.layers for role in one.weights}
     for name, weight in model.weights.items():
-        parts = shares.split(shares.encode(weight))
+        parts = shares.split(shares.encode(weight, scale=scales[name]))
         for number, root in enumerate(stores.roots):
             for half, share in enumerate(shares.held(parts, number)):
                 path = root / shares.half(shares.weight_stem(*name.split("/")), half)

@@ -18,7 +18,13 @@ from privacy_pipeline.encrypted.worker.secure_aby3 import activate
 from privacy_pipeline.encrypted.worker.shares import held_of, private
 from privacy_pipeline.encrypted.worker.truncation import truncated
 
-LARGEST = {"opened": 1 << 47, "truncated": 1 << 45}
+# How many bits are cut, 0 for a value that is opened as it is; and what |x| stays below.
+KINDS = {
+    "opened": (0, 1 << 47),
+    "truncated": (16, 1 << 45),
+    "truncated by more": (33, 1 << 28),
+    "by most": (46, 1 << 15),
+}
 
 
 def elements(largest: int) -> np.ndarray:
@@ -46,12 +52,12 @@ def summed(value: Any) -> np.ndarray:
 def main() -> None:
     protocol = activate(local_config())
     found = {}
-    for kind, largest in LARGEST.items():
+    for kind, (amount, largest) in KINDS.items():
         x = elements(largest)
         wrong, off = 0, 0
         for _ in range(20):
-            if kind == "truncated":
-                value = truncated(protocol, cut((x << 16) + 12345))
+            if amount:
+                value = truncated(protocol, cut((x << amount) + 12345), amount=amount)
                 seen = summed(value)
                 off = max(off, int(np.abs(seen - x).max()))
             else:
