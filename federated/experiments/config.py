@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +29,10 @@ from privacy_pipeline.config.messages import explain
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
 from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
+from privacy_pipeline.config.yaml_text import DEEPEST
 from privacy_pipeline.errors import BadInputError
+
+MOST_RUNS = 1_000  # of a grid; each is a training
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
@@ -288,6 +293,8 @@ def load_experiment(path: Path, *, overrides: Sequence[str] = ()) -> tuple[Exper
     document = read_document(path=path)
     apply_overrides(document=document, overrides=overrides)
     config = _validated(document)
+    _require_few(config, document)
+    document.data.pop("sweep", None)  # each point has a copy of the rest
     points = []
     for values in itertools.product(*config.sweep.values()):
         settings = dict(zip(config.sweep, values, strict=True))
@@ -296,6 +303,17 @@ def load_experiment(path: Path, *, overrides: Sequence[str] = ()) -> tuple[Exper
     if len({point.name for point in points}) < len(points):
         raise BadInputError(f"{path}: the grid has the same settings and seed twice", fix="check `sweep` and `seeds`")
     return config, tuple(points)
+
+
+def _require_few(config: ExperimentConfig, document: Document) -> None:
+    runs = math.prod(map(len, config.sweep.values())) * len(config.seeds)
+    if runs > MOST_RUNS:
+        raise BadInputError(
+            f"{document.where(('sweep',))}: the grid has more than {MOST_RUNS:,} runs", fix="give fewer values or seeds"
+        )
+    for dotted in config.sweep:
+        if dotted.count(".") >= DEEPEST:
+            raise BadInputError(f"{document.where(('sweep', dotted))}: sweep: a key is nested too deeply")
 
 
 def point_from_json(text: str) -> Point:
@@ -322,8 +340,7 @@ def point_to_json(point: Point) -> str:
 
 
 def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Point:
-    changed = copy.deepcopy(document)
-    changed.data.pop("sweep", None)
+    changed = dataclasses.replace(document, data=copy.deepcopy(document.data), origins=dict(document.origins))
     changed.data["seeds"] = [seed]
     for dotted, value in settings.items():
         _set(changed, dotted, value)

@@ -67,7 +67,7 @@ class Loader(yaml.SafeLoader):
         super().flatten_mapping(node)
         require_few(len(node.value))
 
-    def scalar(self, node: yaml.ScalarNode) -> str | int | float | bool | None:
+    def scalar(self, node: yaml.Node) -> str | int | float | bool | None:
         """The value of a scalar.
 
         Raises:
@@ -78,7 +78,8 @@ class Loader(yaml.SafeLoader):
             return text_of(node)
         if node.tag not in _FORMS:
             raise UnfitError(f"values of type {node.tag} are not supported", line=line)
-        if self.resolve(yaml.ScalarNode, node.value, (True, False)) not in _FORMS[node.tag]:
+        written = self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
+        if written not in _FORMS[node.tag]:
             raise UnfitError(f"{node.value!r} is no {node.tag.removeprefix(_TAG)}", line=line)
         try:
             value: int | float | bool | None = self.construct_object(node)
@@ -109,7 +110,7 @@ def require_shallow(depth: int) -> None:
         raise UnfitError("is nested too deeply")
 
 
-def text_of(node: yaml.ScalarNode) -> str:
+def text_of(node: yaml.Node) -> str:
     """The text of a scalar.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import tensorflow as tf
 
@@ -506,7 +506,7 @@ def _stated(history: Any) -> PrivacyHistory | None:
     if history is None or isinstance(history, PrivacyHistory):
         return history
     if isinstance(history, str) and history in ("public", "none"):
-        return PrivacyHistory(origin=history)
+        return PrivacyHistory(origin=cast(Literal["public", "none"], history))
     raise BadInputError(
         f"history={history!r:.60} is not a history of weights",
         fix='PrivacyHistory.load(path), or "public" if public data alone made them, or "none" if nothing protects what '

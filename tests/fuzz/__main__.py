@@ -29,12 +29,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("name", choices=sorted(FUZZERS))
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--start", type=int, default=0, help="number of the first input")
     parser.add_argument("--inputs", type=int)
     parser.add_argument("--only", type=int, help="number of one input")
     parser.add_argument("--keep", type=Path, help="folder for inputs with a fault")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    numbers = range(asked.inputs or FUZZERS[asked.name].inputs) if asked.only is None else (asked.only,)
+    count = asked.inputs or FUZZERS[asked.name].inputs
+    numbers = range(asked.start, asked.start + count) if asked.only is None else range(asked.only, asked.only + 1)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["PRIVACY_PIPELINE_HISTORIES"] = str(Path(scratch, "histories"))
         return _run(asked.name, asked.seed, numbers, Path(scratch), asked.keep)
@@ -50,17 +52,21 @@ def _run(name: str, seed: int, numbers: Iterable[int], scratch: Path, keep: Path
     gc.freeze()
     counts: Counter[str] = Counter()
     faults: dict[tuple[str, str], list[tuple[int, Fault, Case]]] = {}
-    start = time.process_time()
+    start, slowest = time.process_time(), (0.0, 0)
     for number in numbers:
         # Where the process is, for who has to look after it was killed.
-        sys.stderr.write(f"\r{name} {number}") if number % 100 == 0 or isinstance(numbers, tuple) else None
+        if number % 100 == 0:
+            sys.stderr.write(f"\r{name} {number}")
         case = draw(Random(f"{name} {seed} {number}"))
+        before = time.process_time()
         code, fault = watch.judge(case)
+        slowest = max(slowest, (time.process_time() - before, number))
         counts[f"exit {code}" if fault is None else "faults"] += 1
         if fault is not None:
             faults.setdefault((fault.kind, fault.where), []).append((number, fault, case))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(f"\n{name}, seed {seed}: {json.dumps(counts)}, {time.process_time() - start:.0f} s, peak {peak} MiB")
+    print(f"slowest: input {slowest[1]} with {slowest[0]:.2f} s of processor time, DP checks included")
     for (kind, where), found in faults.items():
         number, fault, case = found[0]
         print(f"{kind} ({len(found)}): {where}\n  {fault.detail}\n  input {case.content[:_SHOWN]!r} {case.told}")

@@ -27,7 +27,7 @@ class Fuzzer:
     home: str
     codes: frozenset[int] = frozenset({2})
     inputs: int = 10_000
-    slice: int = 150
+    slice: int = 100
 
     def load(self) -> Prepare:
         """The function that prepares it."""
@@ -42,12 +42,12 @@ FUZZERS = {
     "policies": Fuzzer(home="settings:policies"),
     "parties": Fuzzer(home="settings:parties"),
     "facts": Fuzzer(home="settings:facts"),
-    "schemas": Fuzzer(home="data_files:schemas"),
+    "schemas": Fuzzer(home="data_files:schemas", slice=300),
     "csv": Fuzzer(home="data_files:csv_files"),
-    "receipts": Fuzzer(home="messages:receipts", codes=frozenset({1, 2})),
-    "frames": Fuzzer(home="messages:messages"),
-    "builds": Fuzzer(home="messages:answers_of_builds"),
-    "networks": Fuzzer(home="models:networks"),
+    "receipts": Fuzzer(home="messages:receipts", codes=frozenset({1, 2}), slice=300),
+    "frames": Fuzzer(home="messages:messages", slice=300),
+    "builds": Fuzzer(home="messages:answers_of_builds", slice=300),
+    "networks": Fuzzer(home="models:networks", slice=300),
     "plans": Fuzzer(home="models:plans", codes=frozenset({1, 2}), slice=40),
     "keras": Fuzzer(home="keras_models:keras_models", inputs=2_000, slice=40),
 }

@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,17 +29,19 @@ _SHAPES = (
 )  # fmt: skip
 
 
+_SHAPES_OF_WEIGHTS = {
+    "conv/kernel": (3, 3, 1, 2),
+    "conv/bias": (2,),
+    "scaled/scale": (2,),
+    "scaled/shift": (2,),
+    "table/table": (5, 3),
+    "out/kernel": (35, 1),
+    "out/bias": (1,),
+}
+
+
 def _network() -> PrivateModel:
     """One of every operation that has numbers of its own."""
-    shapes = {
-        "conv/kernel": (3, 3, 1, 2),
-        "conv/bias": (2,),
-        "scaled/scale": (2,),
-        "scaled/shift": (2,),
-        "table/table": (5, 3),
-        "out/kernel": (35, 1),
-        "out/bias": (1,),
-    }
     layers = (
         Layer(
             name="conv",
@@ -62,7 +65,7 @@ def _network() -> PrivateModel:
         Layer(name="out", op="dense", inputs=("both",), weights={"kernel": (35, 1), "bias": (1,)}),
     )
     inputs = (Input(name="x", shape=(8, 8, 1)), Input(name="c", shape=(1,), vocabulary=5))
-    weights = {name: np.zeros(shape) for name, shape in shapes.items()}
+    weights = {name: np.zeros(shape) for name, shape in _SHAPES_OF_WEIGHTS.items()}
     return PrivateModel(inputs=inputs, layers=layers, output="out", weights=weights)
 
 
@@ -71,14 +74,13 @@ def networks(folder: Path, watch: Watch) -> Callable[[Random], Case]:
     model_format.save(_network(), folder)
     public, secret = folder / model_format.ARCHITECTURE, folder / model_format.WEIGHTS
     tree, packed = json.loads(public.read_bytes()), secret.read_bytes()
-    squeezed = _squeezed(300 << 20)
 
     def draw(rng: Random) -> Case:
         weights = packed
         if rng.random() < 0.4:
             weights = mutated_bytes(rng, packed) if rng.random() < 0.6 else _repacked(rng, packed)
-        if rng.random() < 0.005:
-            weights = squeezed
+        if rng.random() < 0.0005:  # it takes seconds to make
+            weights = _squeezed()
         changed = tree if weights is not packed else mutated_tree(rng, tree, [tree], (*VALUES, *_SHAPES))
         if isinstance(changed, dict):
             changed = {**changed, "weights_sha256": hashlib.sha256(weights).hexdigest()}
@@ -118,18 +120,25 @@ def _array(rng: Random, content: bytes) -> bytes:
     return rng.choice((made + content[128:], mutated_bytes(rng, content), b"", b"x"))
 
 
-def _squeezed(size: int) -> bytes:
+@cache
+def _squeezed(size: int = 1_200 << 20) -> bytes:
     """A small archive whose contents are large."""
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as made:
-        for name in ("out/kernel", "out/bias", "conv/kernel", "conv/bias", "a", "b", "c", "d"):
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made:
+        for name, shape in _SHAPES_OF_WEIGHTS.items():
             with made.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array_header_1_0(  # type: ignore[attr-defined]
-                    entry, {"descr": "<f8", "fortran_order": False, "shape": (size // 8,)}
-                )
-                for _ in range(size >> 20):
+                number = size // 8 if name == "out/kernel" else int(np.prod(shape))
+                entry.write(_array_of(number))
+                for _ in range(8 * number >> 20 if name == "out/kernel" else 0):
                     entry.write(bytes(1 << 20))
     return written.getvalue()
+
+
+def _array_of(number: int) -> bytes:
+    """The start of an array: its header, and its values where they are few."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f8", "fortran_order": False, "shape": (number,)})  # type: ignore[attr-defined]
+    return head.getvalue() + (bytes(8 * number) if number < 10_000 else b"")
 
 
 _PLAN = {

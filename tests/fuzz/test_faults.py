@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
+import copy
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import typer
+import yaml
 
+from federated.experiments.config import load_experiment
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import load_policy
 from privacy_pipeline.accounting.receipts import read_receipts
@@ -24,12 +24,11 @@ from privacy_pipeline.config.yaml_text import DEEPEST, LARGEST, MOST_VALUES
 from privacy_pipeline.data.schema_reader import parse_schema
 from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.encrypted import frames, model_format
+from privacy_pipeline.encrypted import frames
 from privacy_pipeline.encrypted.desk import Desk
 from privacy_pipeline.encrypted.desk_store import Store
 from privacy_pipeline.encrypted.dialing import addresses
 from privacy_pipeline.errors import BadInputError, PipelineError, brief
-from tests.encrypted.programs.networks import mlp
 from tests.fuzz.messages import Screen
 from tests.fuzz.mutations import bomb, merges
 
@@ -114,14 +113,12 @@ def test_an_override_is_held_to_the_same(tmp_path: Path) -> None:
 def test_a_device_or_a_file_that_never_ends(tmp_path: Path) -> None:
     endless = Path("/dev/zero")
     (tmp_path / "parties.yaml").symlink_to(endless)
-    (tmp_path / model_format.ARCHITECTURE).symlink_to(endless)
     for read in (
         lambda: load_config(endless),
         lambda: load_policy(endless),
         lambda: read_receipts([endless]),
         lambda: parse_schema(schema_path=endless),
         lambda: addresses(tmp_path),
-        lambda: model_format.load(tmp_path),
     ):
         with pytest.raises(BadInputError, match="is larger than"):
             read()
@@ -195,92 +192,6 @@ def test_a_receipt_with_a_number_that_is_none(tmp_path: Path, stamp: str) -> Non
         read_receipts([file])
 
 
-def packed(change: Any) -> bytes:
-    """The archive of a small model, each array changed."""
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as archive:
-        for name, value in mlp([2, 1]).weights.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, value)
-            name, content_, way = change(f"{name}.npy", content.getvalue())
-            archive.writestr(name, content_, way)
-    return written.getvalue()
-
-
-STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        (lambda name, content: (name, content, DEFLATED), "compressed"),
-        (lambda name, content: (name, content[:-8], STORED), "cut off"),
-        (lambda name, content: (name, b"x", STORED), "no array"),
-        (lambda name, content: (name, content.replace(b"<f8", b"|O "), STORED), "no array"),
-        (lambda name, content: (name, content.replace(b"{'descr'", b"(((((((("), STORED), "no array"),
-        (lambda name, content: (name + "x", content, STORED), "differ in"),
-        (lambda name, content: ("a.npy", content, STORED), "differ in"),
-    ],
-)
-def test_weights_that_another_program_packed(tmp_path: Path, change: Any, why: str) -> None:
-    model_format.save(mlp([2, 1]), tmp_path)
-    content = packed(change)
-    (tmp_path / model_format.WEIGHTS).write_bytes(content)
-    architecture = json.loads((tmp_path / model_format.ARCHITECTURE).read_text())
-    architecture["weights_sha256"] = hashlib.sha256(content).hexdigest()
-    (tmp_path / model_format.ARCHITECTURE).write_text(json.dumps(architecture))
-    with pytest.raises(BadInputError, match=why):
-        model_format.load(tmp_path)
-
-
-def test_weights_are_not_read_beyond_what_the_architecture_has(tmp_path: Path) -> None:
-    model_format.save(mlp([2, 1]), tmp_path)
-    with (tmp_path / model_format.WEIGHTS).open("ab") as stream:
-        stream.truncate(1 << 30)
-    with pytest.raises(BadInputError, match="is larger than"):
-        model_format.load(tmp_path)
-
-
-def test_weights_in_either_order_are_read(tmp_path: Path) -> None:
-    model = mlp([3, 2, 1])
-    turned = {name: np.asfortranarray(value) for name, value in model.weights.items()}
-    model_format.save(model, tmp_path / "c")
-    changed = model_format.PrivateModel(inputs=model.inputs, layers=model.layers, output=model.output, weights=turned)
-    model_format.save(changed, tmp_path / "f")
-    for name, value in model.weights.items():
-        for folder in ("c", "f"):
-            np.testing.assert_array_equal(model_format.load(tmp_path / folder).weights[name], value)
-
-
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        ("inputs.0.shape", [True]),
-        ("inputs.0.shape", [1] * 9),
-        ("inputs.0.vocabulary", 1e999),
-        ("inputs.0.vocabulary", "3"),
-        ("layers.0.weights.table", [-1]),
-        ("layers.0.op", ["dense"]),
-        ("layers.0.config", []),
-    ],
-)
-def test_an_architecture_with_numbers_that_are_none(tmp_path: Path, part: str, value: Any) -> None:
-    model_format.save(mlp([2, 1]), tmp_path)
-    tree = json.loads((tmp_path / model_format.ARCHITECTURE).read_text())
-    *way, last = (int(key) if key.isdigit() else key for key in part.split("."))
-    inner = tree
-    for key in way:
-        inner = inner[key]
-    inner[last] = value
-    with pytest.raises(BadInputError):
-        model_format.parse_architecture(json.dumps(tree).encode())
-
-
-def test_an_architecture_nested_too_deeply() -> None:
-    with pytest.raises(BadInputError, match="nested too deeply"):
-        model_format.parse_architecture(b'{"format":' + b"[" * 100_000)
-
-
 def test_a_first_line_that_is_no_role(tmp_path: Path) -> None:
     async def answered() -> dict[str, Any]:
         reader, screen, answers = asyncio.StreamReader(), Screen(), asyncio.StreamReader()
@@ -350,3 +261,32 @@ def test_an_error_of_the_system_stays_short(capsys: pytest.CaptureFixture[str]) 
         Path("a" * 100_000).read_bytes()
     told = capsys.readouterr().err
     assert "File name too long" in told and len(told.encode()) < 2_000
+
+
+@pytest.mark.parametrize(
+    ("sweep", "why"),
+    [
+        ({"rounds": list(range(1, 600))}, "has more than 1,000 runs"),
+        ({f"key{n}": list(range(900)) for n in range(9)}, "has more than 1,000 runs"),
+        ({"a." * 3_000 + "b": [1]}, "nested too deeply"),
+    ],
+    ids=["values", "combinations", "key"],
+)
+def test_a_grid_that_nobody_runs(tmp_path: Path, sweep: dict[str, Any], why: str) -> None:
+    tree = yaml.safe_load(Path("configs/federated/nlswork.yaml").read_text())
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump({**tree, "seeds": [1, 2], "sweep": sweep}))
+    with pytest.raises(BadInputError, match=why):
+        load_experiment(file)
+
+
+def test_no_point_of_a_grid_has_a_copy_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+    monkeypatch.setattr(copy, "deepcopy", lambda tree, memo=None: copied.append(tree) or json.loads(json.dumps(tree)))
+    tree = yaml.safe_load(Path("configs/federated/nlswork.yaml").read_text())
+    file = tmp_path / "experiment.yaml"
+    file.write_text(yaml.safe_dump({**tree, "seeds": [1], "sweep": {"rounds": list(range(1, 31))}}))
+    _, points = load_experiment(file)
+    assert [point.config.rounds for point in points] == list(range(1, 31)) == [p.settings["rounds"] for p in points]
+    of_documents = [tree for tree in copied if isinstance(tree, dict) and "experiment" in tree]
+    assert len(of_documents) == 30 and not any("sweep" in tree for tree in of_documents)
