@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from privacy_pipeline.config.source import read_document
 from privacy_pipeline.encrypted import frames
 from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_context
-from privacy_pipeline.encrypted.tunnel import DESK
+from privacy_pipeline.encrypted.tunnel import DESK, not_served
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import refuse_if_others_may_change
 from privacy_pipeline.typed import typed
@@ -152,8 +152,13 @@ async def listen(
 
     async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if role_of(writer) in allowed:
+            role = role_of(writer)
+            if role in allowed:
                 await serve(reader, writer)
+            else:
+                with contextlib.suppress(OSError):  # it may have left
+                    writer.write(frames.refusal(not_served(role, allowed)))
+                    await writer.drain()
         finally:
             writer.close()
 

@@ -33,13 +33,21 @@ async def write(writer: asyncio.StreamWriter, header: Mapping[str, Any], parts: 
         header: the JSON object.
         parts: the payload, in pieces that are sent one after the other.
     """
-    content = json.dumps(header).encode()
-    size = sum(map(len, parts))
-    writer.write(_JSON_LENGTH.pack(len(content)) + content + _PAYLOAD_LENGTH.pack(size))
+    writer.write(_start(header, sum(map(len, parts))))
     for part in parts:
         writer.write(part)
         await writer.drain()
     await writer.drain()
+
+
+def refusal(why: str) -> bytes:
+    """A whole message that says why nothing else is answered."""
+    return _start({"error": why}, 0)
+
+
+def _start(header: Mapping[str, Any], size: int) -> bytes:
+    content = json.dumps(header).encode()
+    return _JSON_LENGTH.pack(len(content)) + content + _PAYLOAD_LENGTH.pack(size)
 
 
 async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:

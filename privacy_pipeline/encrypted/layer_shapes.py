@@ -58,6 +58,8 @@ def padding_of(size: int, *, window: int, stride: int, padding: str) -> tuple[in
 def windows(layer: Layer, shape: Shape, window: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the output of a sliding window over [height, width, channels]."""
     found = []
+    _require(layer.config["padding"] in ("same", "valid"), f"padding {layer.config['padding']}")
+    _require(all(type(one) is int and one >= 1 for one in (*window, *layer.config["strides"])), "window and strides")
     for size, length, stride in zip(shape[:2], window, layer.config["strides"], strict=True):
         padded = size + sum(padding_of(size, window=length, stride=stride, padding=layer.config["padding"]))
         if padded < length:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -115,7 +114,7 @@ class PrivateModel:
 
     def digest(self) -> str:
         """sha256 over architecture and weights."""
-        return hashlib.sha256(_architecture(self, _packed(self))).hexdigest()
+        return hashlib.sha256(_architecture(self, weights_file.packed(self.weights))).hexdigest()
 
 
 def save(model: PrivateModel, folder: Path) -> str:
@@ -130,7 +129,7 @@ def save(model: PrivateModel, folder: Path) -> str:
     _check(model)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    packed = _packed(model)
+    packed = weights_file.packed(model.weights)
     architecture = _architecture(model, packed)
     write_bytes_atomically(path=folder / WEIGHTS, content=packed)
     write_bytes_atomically(path=folder / ARCHITECTURE, content=architecture)
@@ -189,14 +188,14 @@ def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
     content = _read(path)
     _require_digest(content, digest, path)
     public, weights_digest = _parse(content, path)
-    wanted = {f"{layer.name}/{role}": shape for layer in public.layers for role, shape in layer.weights.items()}
+    wanted = _wanted(public)
     packed = _read(folder / WEIGHTS, most=weights_file.largest(wanted))
     if hashlib.sha256(packed).hexdigest() != weights_digest:
         raise BadInputError(f"{folder / WEIGHTS} does not belong to {path}", fix=_EXPORT)
     try:
         weights = weights_file.read(packed, wanted)
     except ValueError as error:
-        raise BadInputError(f"{folder / WEIGHTS}: {error}", fix=_EXPORT) from error
+        raise BadInputError(f"{folder / WEIGHTS}: {error}", fix=_EXPORT) from None
     model = dataclasses.replace(public, weights=weights)
     _check(model)
     return model
@@ -212,12 +211,6 @@ def _read(path: Path, *, most: int = _LARGEST_ARCHITECTURE) -> bytes:
         return read_bounded(path, most=min(most, LARGEST_FILE))
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror}", fix="give a folder that holds a converted model") from error
-
-
-def _packed(model: PrivateModel) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(value, np.float64) for name, value in sorted(model.weights.items())})
-    return buffer.getvalue()
 
 
 def _architecture(model: PrivateModel, packed: bytes) -> bytes:
@@ -311,7 +304,7 @@ def _check(model: PrivateModel) -> dict[str, Shape]:
     vocabularies = {one.name: one.vocabulary for one in model.inputs}
     for layer in model.layers:
         _new(layer.name, shapes)
-        rows = (layer.weights.get("table") or (0,))[0]
+        rows = (*layer.weights.get("table", ()), 0)[0]
         if any(vocabularies.get(name, 0) != rows for name in layer.inputs):
             raise BadInputError(
                 f"layer '{layer.name}' ({layer.op}): an integer input goes into an embedding with as many rows as it "
@@ -322,7 +315,9 @@ def _check(model: PrivateModel) -> dict[str, Shape]:
             shapes[layer.name] = shape_of(layer, [shapes[name] for name in layer.inputs])
             require_scales(layer, [scales[name] for name in layer.inputs])
         except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
-            raise BadInputError(f"layer '{layer.name}' ({layer.op}) is not consistent: {error!r}", fix="") from error
+            raise BadInputError(
+                f"layer '{layer.name}' ({layer.op}) is not consistent: {error!r}"[:500], fix=_EXPORT
+            ) from error
     if model.output not in shapes:
         raise BadInputError(f"the model has no layer '{model.output}', which should be its output", fix="")
     if model.weights:
@@ -335,8 +330,12 @@ def _new(name: str, shapes: Mapping[str, Shape]) -> None:
         raise BadInputError(f"two parts of the model are called '{name}'", fix="give each layer its own name")
 
 
+def _wanted(model: PrivateModel) -> dict[str, Shape]:
+    return {f"{layer.name}/{role}": shape for layer in model.layers for role, shape in layer.weights.items()}
+
+
 def _check_weights(model: PrivateModel) -> None:
-    wanted = {f"{layer.name}/{role}": shape for layer in model.layers for role, shape in layer.weights.items()}
+    wanted = _wanted(model)
     if set(wanted) != set(model.weights):
         odd = sorted(set(wanted) ^ set(model.weights))
         raise BadInputError(f"weights and architecture differ in {', '.join(odd[:3])}", fix=_EXPORT)

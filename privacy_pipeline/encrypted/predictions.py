@@ -34,5 +34,5 @@ def write(path: Path, *, logits: NDArray[np.float64], lines: Sequence[int], feat
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["line", *(f"logit({name})" for name in names), *(f"probability({name})" for name in names)])
     for line, row, chances in zip(lines, flat.tolist(), probabilities(flat).tolist(), strict=True):
-        table.writerow([line, *(f"{value:.6f}" for value in row), *(f"{value:.6f}" for value in chances)])
+        table.writerow([line, *(f"{value:.9g}" for value in row), *(f"{value:.9g}" for value in chances)])
     write_atomically(path=path, text=text.getvalue())

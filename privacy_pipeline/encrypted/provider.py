@@ -93,6 +93,8 @@ class Provider:
             await frames.read_payload(reader, size, expected=0)
             if frames.text(header, "op") != "provide":
                 raise BadMessageError("the weights provider only provides")
+            if frames.text(header, "model") != self.digest:  # no share leaves
+                raise BadMessageError("the weights provider has another model than the service")
             async with self._one_at_a_time:
                 sharing = await asyncio.wait_for(self.provide(), PROVIDE_SECONDS)
             self._report(f"sent the shares of the weights, sharing {sharing[:8]}")

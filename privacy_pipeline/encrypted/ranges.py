@@ -185,10 +185,9 @@ def _of(layer: Layer, given: list[Array]) -> Array:
 def _divided(layer: Layer, given: Range, scale: float) -> Range:
     """A value or a mean that is multiplied by a whole number that is nearly the right one, and cut."""
     reach = _of(layer, [given.reach])
-    multiplier, wanted = multipliers(layer, given.center.shape[1:]), layer.scale * 2.0**layer.cut / scale
-    if layer.op == "average_pool":
-        wanted = wanted / window_counts(layer, given.center.shape[1:])
-    off = np.abs(multiplier / wanted - 1) + _ENDS
+    shape = given.center.shape[1:]
+    counts = window_counts(layer, shape) if layer.op == "average_pool" else np.ones(1)
+    off = np.abs(multipliers(layer, shape) * counts * scale / (layer.scale * 2.0**layer.cut) - 1) + _ENDS
     error = _of(layer, [given.error]) * (1 + off) + reach * off + (1 / layer.scale if layer.cut else 0.0)
     return Range(
         center=_of(layer, [given.center]),

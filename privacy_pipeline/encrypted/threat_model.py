@@ -17,7 +17,7 @@ class ThreatModel(BaseModel):
 
     protection: Protection
     protocol: str = "ABY3 (Mohassel and Rindal, CCS 2018), replicated secret sharing among three servers"
-    ring: str = "64 bits, 16 of them behind the point; truncation exact up to the last bit (SecureQ8)"
+    ring: str = "64 bits, with a public scale for each layer; truncation exact up to the last bit (SecureQ8)"
     adversary: str = "semi-honest and static: a server follows the protocol and is not taken over while it runs"
     threshold: str = "one of three servers; any two that collude read the weights, the queries and the answers"
     integrity: str = "none: a server that deviates can change answers"
@@ -27,7 +27,14 @@ class ThreatModel(BaseModel):
         "libsodium through TF-Encrypted's native module, with keys drawn anew by every call; without it nothing is "
         "shared"
     )
-    public: tuple[str, ...] = ("the architecture", "the shape and the time of every query", "the batch sizes")
+    public: tuple[str, ...] = (
+        "the architecture",
+        "the scale of each layer, and so the order of magnitude of its largest possible output",
+        "the proven error of a logit",
+        "the ranges of the inputs",
+        "the shape and the time of every query",
+        "the batch sizes",
+    )
     revealed_to_the_client: tuple[str, ...] = ("the logit of each of its rows",)
     not_covered: tuple[str, ...] = (
         "what the logits tell of the model and of its training data: see the training guarantee",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from privacy_pipeline.encrypted import pump
+from privacy_pipeline.encrypted import frames, pump
 from privacy_pipeline.encrypted.certificates import client_context, role_in, tls_context
 from privacy_pipeline.encrypted.pace import Pace, Speed
 from privacy_pipeline.encrypted.sides import Plain, Secured
@@ -95,7 +95,9 @@ async def open_ingress(
             local = await _routed(remote, routes)
         except PipelineError as error:
             record.refuse(error.message)
-            remote.write(f"{error.message}\n".encode())
+            # Each is told in its own language.
+            told = frames.refusal(error.message) if remote.protocol == DESK else f"{error.message}\n".encode()
+            remote.write(told)
             await pump.part(remote)
             return
         await _join(local, remote, record)
@@ -110,7 +112,7 @@ async def _routed(remote: Secured, routes: Mapping[str, Route]) -> Plain:
     if route is None:
         raise PipelineError("the peer names no protocol that is served here")
     if role is None or role not in route.allowed:
-        raise PipelineError(f"certificate is not of {', '.join(sorted(route.allowed))}")
+        raise PipelineError(not_served(role, route.allowed))
     try:
         local = Plain(await route.connect())
     except OSError as error:
@@ -120,6 +122,11 @@ async def _routed(remote: Secured, routes: Mapping[str, Route]) -> Plain:
     else:
         remote.write(_ACCEPTED)
     return local
+
+
+def not_served(role: str | None, allowed: frozenset[str]) -> str:
+    """What a peer is told whose certificate is of another role than those that are served."""
+    return f"the certificate is of {role or 'nobody'}, and is not of {', '.join(sorted(allowed))}"
 
 
 async def open_egress(

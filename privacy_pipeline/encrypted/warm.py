@@ -126,7 +126,8 @@ class Warm:
         if missing:
             await _ask(self._links, {"op": "discard", "batch": batch}, seconds=limits.desk)
             return missing
-        await self._driver.call({"op": "run", "bucket": bucket, "batch": batch}, seconds=limits.run)
+        driven = {"op": "run", "bucket": bucket, "batch": batch}
+        await _drive(self._driver, driven, seconds=limits.run, setting=self._setting, links=self._links)
         # Each lets its answers out only if it is the one that was made ready; the client waits for the word of all.
         finish = [{"op": "finish", "batch": batch, "boot": boot, "sharing": held} for boot, held in self._state]
         await _ask_each(self._links, finish, seconds=limits.desk)
@@ -167,13 +168,30 @@ async def warm_up(setting: Setting, *, report: Report) -> Warm:
         resources.push_async_callback(driver.close)
         report("the servers load the weights")
         load = {"op": "load", "model": str(setting.published), "digest": setting.digest}
-        await driver.call(load, seconds=setting.limits.load)
+        await _drive(driver, load, seconds=setting.limits.load, setting=setting, links=links)
         for number, bucket in enumerate(setting.buckets):
             report(f"building the graph for {bucket:,} rows ({number + 1} of {len(setting.buckets)})")
-            await driver.call({"op": "build", "bucket": bucket}, seconds=setting.limits.build)
+            build = {"op": "build", "bucket": bucket}
+            await _drive(driver, build, seconds=setting.limits.build, setting=setting, links=links)
         _require_same(state, await _state(setting, links))
         await _ask(links, {"op": "reset"}, seconds=setting.limits.desk)
         return Warm(setting, links, driver=driver, state=state, resources=resources.pop_all())
+
+
+async def _drive(
+    driver: Driver, message: Mapping[str, Any], *, seconds: float, setting: Setting, links: Sequence[Link]
+) -> None:
+    """Has the driver do one thing. If it fails, a server that does not answer either is the one that is at fault.
+
+    Raises:
+        PartyError: a server stopped, or is gone.
+        DriverError: all servers answer.
+    """
+    try:
+        await driver.call(message, seconds=seconds)
+    except DriverError:
+        await _state(setting, links)
+        raise
 
 
 async def _with_weights(setting: Setting, links: Sequence[Link], report: Report) -> State:
@@ -185,7 +203,8 @@ async def _with_weights(setting: Setting, links: Sequence[Link], report: Report)
     address = setting.addresses[PROVIDER]
     context = client_context(folder=setting.folder, protocol=DESK)
     async with dial(context=context, address=address, expected=PROVIDER) as link:
-        answer, _ = await link.ask({"op": "provide"}, seconds=PROVIDE_SECONDS + setting.limits.desk)
+        wanted = {"op": "provide", "model": setting.digest}
+        answer, _ = await link.ask(wanted, seconds=PROVIDE_SECONDS + setting.limits.desk)
     if answer.get("model") != setting.digest:
         raise PartyError(PROVIDER, "has the weights of another model")
     state = await _state(setting, links)

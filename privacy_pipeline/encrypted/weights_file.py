@@ -10,6 +10,7 @@ import math
 import re
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,13 @@ def largest(wanted: Mapping[str, Shape]) -> int:
         wanted: shapes by name.
     """
     return _ENTRY_OVERHEAD + sum(8 * math.prod(shape) + _ENTRY_OVERHEAD for shape in wanted.values())
+
+
+def packed(weights: Mapping[str, NDArray[Any]]) -> bytes:
+    """The archive of these weights, by name; the same bytes for the same weights."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(value, np.float64) for name, value in sorted(weights.items())})
+    return buffer.getvalue()
 
 
 def read(packed: bytes, wanted: Mapping[str, Shape]) -> dict[str, NDArray[np.float64]]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from privacy_pipeline.components.transform.exact_log import log1p
 from privacy_pipeline.components.transform.preprocessing import encode, preprocessing_fn
-from privacy_pipeline.data.encoded import BUCKETS, FEATURES, width_of
+from privacy_pipeline.data.encoded import BUCKETS, FEATURES, range_of, width_of
 from privacy_pipeline.data.features import Column, FeaturePlan
 
 COLOUR = Column(name="colour", kind="categorical", dtype="bytes", domain=("red", "green"))
@@ -63,6 +63,39 @@ def test_numbers_are_scaled_by_the_public_range_and_clipped_to_it() -> None:
     one_hots = coded[:, [i for i in range(2 + 2 * BUCKETS) if i not in (0, 1 + BUCKETS)]]
     np.testing.assert_array_equal(one_hots.sum(axis=1), np.full(5, 2))
     assert coded.min() >= 0 and coded.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        COLOUR, LEVEL, GAIN, SIZE,
+        Column(name="x", kind="numeric", dtype="float"),
+        Column(name="x", kind="numeric", dtype="float", optional=True),
+        Column(name="x", kind="numeric", dtype="int"),
+        Column(name="x", kind="numeric", dtype="float", minimum=-1e-30, maximum=3e38),
+        Column(name="x", kind="numeric", dtype="float", minimum=0.0, maximum=0.0),
+        Column(name="x", kind="numeric", dtype="int", minimum=-(2**63) + 1, maximum=2**63 - 1),
+        Column(name="x", kind="numeric", dtype="float", minimum=0.1, maximum=0.7),
+    ],
+)  # fmt: skip
+def test_features_stay_within_the_ranges_that_private_predictions_are_proven_for(column: Column) -> None:
+    """Also of values that no schema allows: the client is never refused for what the framework makes."""
+    random = np.random.default_rng(0)
+    if column.dtype == "bytes":
+        values = tf.constant(["red", "green", "", "other"])
+    elif column.dtype == "int":
+        edges = [0, 1, -1, 2**63 - 1, -(2**63), column.minimum or 0, column.maximum or 0]
+        values = tf.constant([*edges, *random.integers(-(2**62), 2**62, 200)], tf.int64)
+    else:
+        edges = [0.0, -0.0, np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, column.minimum or 0, column.maximum or 0]
+        spread = random.uniform(column.minimum or -9, column.maximum or 9, 500)
+        values = tf.constant(
+            [*edges, *spread, *random.normal(size=200) * 10 ** random.uniform(-40, 38, 200)], tf.float32
+        )
+    lower, upper = range_of([column])
+    coded = encode(column, values).numpy()
+    assert len(lower) == len(upper) == coded.shape[1]
+    assert (np.array(lower) <= coded).all() and (coded <= np.array(upper)).all()
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,11 @@ def test_an_outsiders_tensorflow_reaches_no_party(deployed: Deployment) -> None:
     ("role", "days", "why"),
     [
         ("driver", -0.5, r"driver: .*certificate.pem: expired"),
-        ("prediction-client", 90, r"driver: server0 at .* refuses: certificate is not of driver, server1, server2"),
+        (
+            "prediction-client",
+            90,
+            r"driver: server0 at .* refuses: the certificate is of prediction-client, and is not of driver, server1",
+        ),
     ],
 )
 def test_a_driver_whose_certificate_is_not_right_is_refused(

@@ -120,13 +120,13 @@ def test_a_public_side_has_no_weights_and_is_replaced_as_a_whole(public: Publish
 
 
 def test_predictions_are_written_with_the_line_of_their_row(tmp_path: Path) -> None:
-    logits = np.array([[0.0], [800.0], [-800.0]])
+    logits = np.array([[0.0], [800.0], [-4e-8]])
     predictions.write(tmp_path / "p.csv", logits=logits, lines=[2, 3, 7], features=PLAN)
     assert (tmp_path / "p.csv").read_text().splitlines() == [
         "line,logit(yes),probability(yes)",
-        "2,0.000000,0.500000",
-        "3,800.000000,1.000000",
-        "7,-800.000000,0.000000",
+        "2,0,0.5",
+        "3,800,1",
+        "7,-4e-08,0.49999999",
     ]
 
 

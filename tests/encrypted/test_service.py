@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import frames
+from privacy_pipeline.encrypted import frames, model_format, warm
 from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.client import Client
-from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, addresses, dial, listen
+from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, SilentError, addresses, dial, listen
+from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.tunnel import DESK
-from privacy_pipeline.encrypted.worker.parties import SERVERS
+from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import Deployment
 
@@ -109,6 +110,59 @@ def test_a_server_that_is_gone_or_hangs_is_named_in_time_and_comes_back(
     run(deployment, body)
 
 
+def test_a_stopped_server_is_named_where_the_driver_waits_for_it(deployment: Deployment) -> None:
+    """The clients' shares are there by then, so nobody but the driver, which hangs, would notice."""
+
+    class Waiting:
+        alive = True
+
+        async def call(self, message: object, *, seconds: float) -> dict[str, object]:
+            raise DriverError("the driver does not answer to 'run'", hangs=True)
+
+        async def close(self) -> None: ...
+
+    async def body() -> None:
+        setting = deployment._setting()
+        context = client_context(folder=deployment.parties / "driver", protocol=DESK)
+        async with contextlib.AsyncExitStack() as stack:
+            links = [
+                await stack.enter_async_context(dial(context=context, address=setting.addresses[name], expected=name))
+                for name in SERVERS
+            ]
+
+            async def drive() -> None:
+                await warm._drive(Waiting(), {"op": "run"}, seconds=1, setting=setting, links=links)
+
+            with pytest.raises(DriverError):  # all servers answer
+                await drive()
+            os.kill(deployment.local.pids["server1"], signal.SIGSTOP)
+            with pytest.raises(SilentError, match="server1 does not answer within"):
+                await drive()
+            os.kill(deployment.local.pids["server1"], signal.SIGCONT)
+
+    run(deployment, body)
+
+
+def test_a_provider_of_another_model_is_found_before_a_share_leaves(deployment: Deployment) -> None:
+    model_format.save(replace(deployment.model, logit_error=1.0), deployment.folder / "other")
+    deployment.local._commands[PROVIDER][-1] = str(deployment.folder / "other")
+
+    async def main() -> None:
+        task = asyncio.ensure_future(deployment.service.run())
+        try:
+            limit = time.monotonic() + 60
+            while not any("has another model than the service" in line for line in deployment.said):
+                assert time.monotonic() < limit and not task.done(), deployment.said
+                await asyncio.sleep(0.05)
+            assert not list(deployment.scratch.rglob("weights"))
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await deployment.local.close()
+
+    asyncio.run(main())
+
+
 def test_an_idle_service_notices_a_server_that_started_anew(deployment: Deployment) -> None:
     async def body() -> None:
         os.kill(deployment.local.pids["server2"], signal.SIGKILL)
@@ -180,11 +234,11 @@ def test_a_role_gets_no_further_than_its_own_messages(deployment: Deployment) ->
             said = await refusal(deployment, role, "server0", {"op": op, "request": request})
             assert said == f"server0 says: '{op}' is not for {role}"
         said = await refusal(deployment, "server1", "server0", {"op": "status"})
-        assert said.startswith("server0 ")  # the connection is not accepted at all
+        assert said.startswith("server0 says: the certificate is of server1, and is not of driver, prediction-client")
         said = await refusal(deployment, "prediction-client", "weights-provider", {"op": "provide"})
-        assert said.startswith("weights-provider ")
+        assert said == "weights-provider says: the certificate is of prediction-client, and is not of driver"
         said = await refusal(deployment, "weights-provider", "driver", {"op": "hello"})
-        assert said.startswith("driver ")
+        assert said == "driver says: the certificate is of weights-provider, and is not of prediction-client"
 
     run(deployment, body)
 

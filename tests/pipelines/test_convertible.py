@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
+from privacy_pipeline.backends import encrypted, keras_io
+from privacy_pipeline.backends.tabular import InputSpec
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import encoded
+from privacy_pipeline.data.encoded import width_of
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.encrypted import environment
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.convertible import require_convertible
 from tests.encrypted.deployment import make_parties
-from tests.reports.records import make_config
+from tests.reports.records import make_config, make_plan
 
 MODULE = """
 import tensorflow as tf
@@ -23,6 +27,22 @@ def build_model(context):
     given = tf.keras.Input(context.inputs["features"].shape, name="features")
     hidden = tf.keras.layers.Dense(4, activation={activation!r}, name="hidden")(given)
     return tf.keras.Model(given, tf.keras.layers.Dense(1)(hidden))
+"""
+LAYERS = """
+import tensorflow as tf
+keras = tf.keras
+
+def own(shape, dtype=None):
+    return tf.zeros(shape)
+
+class Doubled(keras.layers.Dense):
+    def call(self, inputs):
+        return 2 * super().call(inputs)
+
+def build_model(context):
+    given = keras.Input(context.inputs["features"].shape, name="features")
+    hidden = {layer}(given)
+    return keras.Model(given, keras.layers.Dense(1)(hidden))
 """
 FEATURES = FeaturePlan(
     columns=(Column(name="size", kind="numeric", dtype="float", minimum=0.0, maximum=10.0),),
@@ -57,6 +77,62 @@ def test_a_model_of_ones_own_is_looked_at(
             require_convertible(own, FEATURES)
     else:
         require_convertible(own, FEATURES)
+
+
+LOST = r"layer 'odd' \(Dense\) comes back from a saved model without its class"
+
+
+@pytest.mark.parametrize(
+    ("layer", "trust", "says"),
+    [
+        ("keras.layers.Dense(4, kernel_initializer=lambda *given, **named: own(*given), name='odd')", "reviewed", LOST),
+        ("keras.layers.Dense(4, kernel_regularizer=lambda w: tf.reduce_sum(w), name='odd')", "reviewed", LOST),
+        ("keras.layers.Dense(4, kernel_constraint=lambda w: w, name='odd')", "reviewed", LOST),
+        ("keras.layers.Dense(4, bias_initializer=own, name='odd')", "reviewed", LOST),
+        ("keras.layers.LayerNormalization(name='odd')", "reviewed", r"'odd' \(LayerNormalization\) is not supported"),
+        ("keras.layers.LayerNormalization(name='odd')", None, r"'odd' \(LayerNormalization\) is not supported"),
+        ("Doubled(4, name='odd')", "reviewed", r"'odd' \(Doubled\) is not supported"),
+        ("Doubled(4, name='odd')", None, "'odd'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_converted_after_training_is_refused_before_it(
+    layer: str, trust: str | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"odd_{trust}_{abs(hash(layer))}"
+    (tmp_path / f"{name}.py").write_text(LAYERS.format(layer=layer))
+    with pytest.raises(BadInputError, match=says) as refusal:
+        require_convertible(config(model={"use": name, "trust": trust}), FEATURES)
+    assert refusal.value.fix
+
+
+def test_a_private_training_is_refused_before_it_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the features come from your own code, so that only the trainer can look at the model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_private_network.py").write_text(MODULE.format(activation="tanh"))
+    dp = {"dp_sgd": {"noise_multiplier": 1.0, "delta": 1e-5}, "encrypted": {"simulate": True, "train_with": "dp_sgd"}}
+    specs = {"features": InputSpec(shape=(3,), dtype="float32")}
+    with pytest.raises(BadInputError, match=r"layer 'hidden' \(Dense\) has activation tanh"):
+        encrypted.EncryptedBackend().examine(
+            config=config(model={"use": "own_private_network"}, training=dp),
+            features=FEATURES,
+            plan=make_plan(backend="encrypted"),
+            specs=lambda: specs,
+        )
+
+
+def test_the_features_of_a_schema_have_known_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ranged_network.py").write_text(MODULE.format(activation="relu"))
+    own = config(model={"use": "ranged_network"}, training={"encrypted": {"simulate": True, "input_range": 7.0}})
+    width = sum(map(width_of, FEATURES.columns))
+    specs = {encoded.FEATURES: InputSpec(shape=(width,), dtype="float32")}
+    model = keras_io.model_of(own, features=FEATURES, specs=specs)
+    (known,) = encrypted.converted(model, own, FEATURES).inputs
+    assert known.lower == (0.0,) * width and max(known.upper) < 1.001
+    inferred = own.model_copy(update={"dataset": own.dataset.model_copy(update={"schema_path": "infer"})})
+    (other,) = encrypted.converted(model, inferred, FEATURES).inputs
+    assert (other.lower, other.upper) == ((-7.0,), (7.0,))
 
 
 def test_without_a_way_to_evaluate_nothing_starts(tmp_path: Path) -> None:

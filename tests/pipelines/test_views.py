@@ -143,6 +143,7 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
         ("training={backend: encrypted, encrypted: {parties: a}}",),
         "training.encrypted.parties=b",  # of other hosts perhaps, and the record says which
     ),
+    "training.encrypted.input_range": ((ENCRYPTED,), "training.encrypted.input_range=64"),
     "training.encrypted.simulate": ((ENCRYPTED,), "training.encrypted.simulate=false"),  # the record says so
     **{
         f"training.federated.{key}": (federated(shared), f"training.federated.{change}")
