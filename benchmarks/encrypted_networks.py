@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from privacy_pipeline.encrypted import fixed_point
 from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
 
 CONV, POOL, RELU, FLAT, DENSE = "conv", "pool", "relu", "flat", "dense"
@@ -58,7 +59,8 @@ def network(name: str) -> PrivateModel:
         layers.append(layer)
         partial = PrivateModel(inputs=(_input(name),), layers=tuple(layers), output=layer.name, weights={})
         shape = partial.shapes()[layer.name]
-    return PrivateModel(inputs=(_input(name),), layers=tuple(layers), output=layers[-1].name, weights=weights)
+    whole = PrivateModel(inputs=(_input(name),), layers=tuple(layers), output=layers[-1].name, weights=weights)
+    return fixed_point.scaled(whole)
 
 
 def rows_for(model: PrivateModel, batch: int) -> Any:
@@ -67,7 +69,7 @@ def rows_for(model: PrivateModel, batch: int) -> Any:
 
 
 def _input(name: str) -> Input:
-    return Input(name="x", shape=NETWORKS[name][0])
+    return Input(name="x", shape=NETWORKS[name][0], lower=(0.0,), upper=(1.0,))
 
 
 def _layer(kind: str, given: list[Any], shape: tuple[int, ...]) -> tuple[dict[str, Any], tuple[int, ...] | None]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import shares
 from privacy_pipeline.encrypted.certificates import client_context
-from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, dial
+from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, SilentError, dial
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.threat_model import Protection, of_parties
@@ -165,8 +165,10 @@ class Session:
             )
             await self.links[_SERVICE].ask({"op": "run", "request": request, "rows": rows}, seconds=self.client.seconds)
             answers = await self._of_all(lambda number: ({"op": "fetch", "request": request}, []))
-        except PipelineError:
-            await self._drop(request)
+        except PipelineError as error:
+            silent = await self._drop(request)
+            if isinstance(error, SilentError) and error.party == _SERVICE and silent:
+                raise silent[0] from None  # the service waits for this one
             raise
         shape = (rows, *model.shapes()[model.output])
         ring = shares.join([_held(answer, shape) for answer in answers])
@@ -186,10 +188,10 @@ class Session:
             answers.append(one)
         return answers
 
-    async def _drop(self, request: str) -> None:
-        """Has the servers forget a request that failed; those that cannot be asked forget it by themselves."""
+    async def _drop(self, request: str) -> list[SilentError]:
+        """Has the servers forget a request that failed; those that do not answer forget it by themselves."""
         asked = [self.links[name].ask({"op": "drop", "request": request}, seconds=_DROP_SECONDS) for name in SERVERS]
-        await asyncio.gather(*asked, return_exceptions=True)
+        return [one for one in await asyncio.gather(*asked, return_exceptions=True) if isinstance(one, SilentError)]
 
 
 async def _answered(

@@ -97,6 +97,8 @@ class _Walk:
         self._products: dict[str, ranges.Product] = {}
         for one in model.inputs:
             self.ranges[one.name], self.scales[one.name] = ranges.of_input(one), one.scale
+            if not self.ranges[one.name].largest * one.scale < _VALUE_LIMIT:
+                raise BadInputError(f"input '{one.name}' has a scale that does not hold its range", fix=_HELP)
 
     def renamed(self, layer: Layer, name: str) -> str:
         """The input that a layer takes in place of `name`."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.encrypted import model_format, reference
+from privacy_pipeline.encrypted import fixed_point, model_format, reference
 from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
 from privacy_pipeline.encrypted.client import Client
 from privacy_pipeline.encrypted.dialing import addresses
@@ -50,7 +50,7 @@ def network() -> PrivateModel:
     )
     weights = {f"{n.name}/{role}": random.normal(size=shape) for n in layers for role, shape in n.weights.items()}
     inputs = (Input(name="x", shape=(4,)), Input(name="kind", shape=(), vocabulary=5))
-    return PrivateModel(inputs=inputs, layers=layers, output="logit", weights=weights)
+    return fixed_point.scaled(PrivateModel(inputs=inputs, layers=layers, output="logit", weights=weights))
 
 
 def make_parties(folder: Path) -> Path:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,18 +230,73 @@ def test_another_model_is_not_taken_for_the_one_asked_for(converted: Any) -> Non
         model_format.load(other, digest=digest)
 
 
-def test_pickled_weights_are_never_loaded(converted: Any, tmp_path: Path) -> None:
-    import hashlib
-    import io
-
-    buffer = io.BytesIO()
+def with_weights(
+    converted: Any,
+    target: Path,
+    change: Callable[[dict[str, bytes]], dict[str, bytes]],
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    """The sequential model with other members in its npz, whose digest the architecture has."""
     folder = converted["sequential"][1]
-    names = model_format.load(folder).weights
-    np.savez(buffer, **{name: np.array([{"a": 1}], dtype=object) for name in names})
-    packed = buffer.getvalue()
-    old = hashlib.sha256((folder / model_format.WEIGHTS).read_bytes()).hexdigest().encode()
-    new = hashlib.sha256(packed).hexdigest().encode()
-    target = damaged(folder, tmp_path / "m", model_format.ARCHITECTURE, lambda content: content.replace(old, new))
-    (target / model_format.WEIGHTS).write_bytes(packed)
-    with pytest.raises(BadInputError, match="is no array of float64"):
-        model_format.load(target)
+    with zipfile.ZipFile(folder / model_format.WEIGHTS) as archive:
+        members = change({name: archive.read(name) for name in archive.namelist()})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    old, new = (
+        hashlib.sha256(content).hexdigest().encode()
+        for content in ((folder / model_format.WEIGHTS).read_bytes(), buffer.getvalue())
+    )
+    damaged(folder, target, model_format.ARCHITECTURE, lambda content: content.replace(old, new))
+    (target / model_format.WEIGHTS).write_bytes(buffer.getvalue())
+    return target
+
+
+def array(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def claimed(shape: tuple[int, ...]) -> bytes:
+    """An array that states a shape, with ten times a thousand zeros in place of its content."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + bytes(10_000)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        array(np.array([{"a": 1}], dtype=object)),
+        array(np.zeros((2, 2))),
+        array(np.zeros(3, np.float32)),
+        claimed((2**29,)),
+        claimed((10**30,)),
+        b"no array",
+        b"",
+    ],
+)
+def test_weights_are_read_as_the_architecture_says_and_never_unpickled(
+    converted: Any, tmp_path: Path, content: bytes
+) -> None:
+    folder = with_weights(converted, tmp_path / "m", lambda members: dict.fromkeys(members, content))
+    with pytest.raises(BadInputError, match="is no array of float64|is larger than"):
+        model_format.load(folder)
+
+
+def test_compressed_weights_are_not_inflated(converted: Any, tmp_path: Path) -> None:
+    folder = with_weights(converted, tmp_path / "m", lambda members: members, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(BadInputError, match="its arrays are compressed"):
+        model_format.load(folder)
+
+
+def test_a_weight_that_is_cut_off_or_left_out_is_no_weight(converted: Any, tmp_path: Path) -> None:
+    model_format.load(with_weights(converted, tmp_path / "whole", lambda members: members))
+    cut = with_weights(converted, tmp_path / "cut", lambda members: {n: c[:-8] for n, c in members.items()})
+    with pytest.raises(BadInputError, match="is cut off"):
+        model_format.load(cut)
+    fewer = with_weights(converted, tmp_path / "fewer", lambda members: dict(list(members.items())[1:]))
+    with pytest.raises(BadInputError, match="weights and architecture differ"):
+        model_format.load(fewer)

@@ -179,6 +179,14 @@ def test_a_scale_that_does_not_hold_what_a_layer_can_reach_is_refused_by_its_nam
             assert "BatchNormalization" in refusal.value.fix
 
 
+def test_so_is_the_scale_of_an_input() -> None:
+    model = fixed_point.scaled(MODELS["depth 5"])
+    (one,) = model.inputs
+    finer = dataclasses.replace(one, scale=one.scale * 2.0**20)
+    with pytest.raises(BadInputError, match="input 'x' has a scale that does not hold its range"):
+        fixed_point.prove(dataclasses.replace(model, inputs=(finer,)))
+
+
 @pytest.mark.parametrize("scale", [1e150, 1e-150])
 def test_what_no_scale_holds_is_refused_by_its_name(scale: float) -> None:
     with pytest.raises(BadInputError, match=r"layer 'dense0' \(dense\) can reach"):

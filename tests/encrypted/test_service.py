@@ -18,7 +18,7 @@ import pytest
 
 from privacy_pipeline.encrypted import frames, model_format, warm
 from privacy_pipeline.encrypted.certificates import client_context
-from privacy_pipeline.encrypted.client import Client
+from privacy_pipeline.encrypted.client import Client, Session
 from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, SilentError, addresses, dial, listen
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.service import Service
@@ -141,6 +141,26 @@ def test_a_stopped_server_is_named_where_the_driver_waits_for_it(deployment: Dep
             os.kill(deployment.local.pids["server1"], signal.SIGCONT)
 
     run(deployment, body)
+
+
+@pytest.mark.parametrize(("stopped", "named"), [("server1", "server1"), (None, "driver")])
+def test_a_client_that_hears_nothing_of_the_service_names_the_server_that_stopped(
+    deployment: Deployment, stopped: str | None, named: str
+) -> None:
+    class Spoken:
+        def __init__(self, party: str) -> None:
+            self.party = party
+
+        async def ask(self, header: dict[str, object], parts: object = (), *, seconds: float) -> tuple[dict, bytes]:
+            if header["op"] == "run" or (header["op"] == "drop" and self.party == stopped):
+                raise SilentError(self.party, f"does not answer within {seconds:g} s")
+            return {}, b""
+
+    links = {party: Spoken(party) for party in ("driver", *SERVERS)}
+    session = Session(client=deployment.client(seconds=1), links=links, largest=16)  # type: ignore[arg-type]
+    with pytest.raises(SilentError) as told:
+        asyncio.run(session.evaluate(deployment.rows(2, seed=0), rows=2))
+    assert told.value.party == named
 
 
 def test_a_provider_of_another_model_is_found_before_a_share_leaves(deployment: Deployment) -> None:
