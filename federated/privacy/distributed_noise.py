@@ -129,12 +129,7 @@ class DistributedNoise:
         Raises:
             BadInputError: it has more trainable weights.
         """
-        if weights > self.dimension:
-            raise BadInputError(
-                f"privacy.distributed.dimension: the model has {weights:,} trainable weights, more than the "
-                f"{self.dimension:,} that are accounted",
-                fix=f"set dimension: {padded_size(weights)}",
-            )
+        require_dimension(self.dimension, weights=weights)
 
     def distance(self, rounds: int) -> float:
         """Bound on the total variation distance of all noise that some rounds draw from what is accounted.
@@ -169,3 +164,21 @@ class DistributedNoise:
     def parameters(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
+
+
+def require_dimension(dimension: int, *, weights: int) -> None:
+    """Refuses a model that does not fit into an encoding of a dimension.
+
+    Args:
+        dimension: numbers of an encoded update.
+        weights: trainable weights of the model.
+
+    Raises:
+        BadInputError: it has more.
+    """
+    if weights > dimension:
+        raise BadInputError(
+            f"privacy.distributed.dimension: the model has {weights:,} trainable weights, more than the "
+            f"{dimension:,} that are accounted",
+            fix=f"set dimension: {padded_size(weights)}",
+        )

@@ -78,7 +78,7 @@ class Grant:
         return Ticket(entry_id=self.entry_id, token=self._token)
 
     def start(self) -> None:
-        """To be called right before the first read of data. From here on the entry counts for ever.
+        """To be called right before anything is computed from the data. From here on the entry counts for ever.
 
         Raises:
             BudgetRefusedError: the reservation expired, was taken over by a later attempt, or was started before.

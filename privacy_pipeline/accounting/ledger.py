@@ -245,10 +245,10 @@ class Ledger:
     ) -> Iterator[Grant]:
         """Reserves the cost of a plan for the length of a `with` block.
 
-        In the block: `grant.start()` right before the first read of data, `grant.commit(event)` after the run. A block
-        that is left without a start gives its reservation back; once started, the entry counts in full for ever. The
-        same run, node and plan again goes on with a reservation that was never started, and is charged anew otherwise:
-        fresh noise on the same data costs again.
+        In the block: `grant.start()` right before anything is computed from the data, `grant.commit(event)` after it.
+        A block that is left without a start gives its reservation back; once started, the entry counts in full for
+        ever. The same run, node and plan again goes on with a reservation that was never started, and is charged anew
+        otherwise: fresh noise on the same data costs again.
 
         Args:
             dataset: registered name of the dataset.

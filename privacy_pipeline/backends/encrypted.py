@@ -68,20 +68,12 @@ class EncryptedBackend:
             BadInputError: a layer cannot be converted (before any data is read); else as the backend that trains does.
         """
         from privacy_pipeline.backends import keras_io
-        from privacy_pipeline.encrypted import model_format, published
 
         trainer = _trainer(inputs.config)
         if inputs.plan is not None or trainer.name == "plain":  # else the trainer refuses to go on without a plan
             rehearse(keras_io.build_model(inputs, trained=False), inputs.config, inputs.features)
         executed = trainer.train(inputs)
-        private = converted(load_trained(inputs.model_dir), inputs.config, inputs.features)
-        model_format.save(private, inputs.model_dir / PRIVATE_MODEL)
-        published.publish(
-            private_model=inputs.model_dir / PRIVATE_MODEL,
-            features=inputs.features,
-            transform_graph=inputs.transform_graph,
-            folder=inputs.model_dir / PUBLISHED,
-        )
+        private = add_private_model(inputs)
         return dataclasses.replace(executed, inference_error=private.logit_error)
 
 
@@ -116,6 +108,25 @@ def rehearse(model: Any, config: PipelineConfig, features: FeaturePlan) -> None:
     with tempfile.TemporaryDirectory(prefix="privacy-pipeline-") as folder:
         model.save(folder, include_optimizer=False)
         converted(load_trained(Path(folder)), config, features)
+
+
+def add_private_model(inputs: TrainingInputs) -> PrivateModel:
+    """Converts the SavedModel below `inputs.model_dir`, and writes what servers and clients need beside it.
+
+    Raises:
+        BadInputError: a layer cannot be converted, or reaches what no scale holds.
+    """
+    from privacy_pipeline.encrypted import model_format, published
+
+    private = converted(load_trained(inputs.model_dir), inputs.config, inputs.features)
+    model_format.save(private, inputs.model_dir / PRIVATE_MODEL)
+    published.publish(
+        private_model=inputs.model_dir / PRIVATE_MODEL,
+        features=inputs.features,
+        transform_graph=inputs.transform_graph,
+        folder=inputs.model_dir / PUBLISHED,
+    )
+    return private
 
 
 def load_trained(model_dir: Path) -> Any:

@@ -24,7 +24,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.accounting.tuning import purpose_of
-from privacy_pipeline.backends import registry
+from privacy_pipeline.backends import registry, rehearsal
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.backends.tabular import InputSpec
 from privacy_pipeline.components import progress
@@ -57,7 +57,9 @@ class Executor(base_executor.BaseExecutor):
         """Trains one model.
 
         Raises:
-            BudgetRefusedError: the ledger does not grant what the plan costs; no data was read.
+            BadInputError: a row, the model, its signatures or the disk would break off the training, or what comes
+                after it; nothing was charged.
+            BudgetRefusedError: the ledger does not grant what the plan costs; nothing was computed from a row.
             PipelineError: the training failed, or did not run as planned.
         """
         config = PipelineConfig.model_validate_json(exec_properties["config"])
@@ -77,6 +79,8 @@ class Executor(base_executor.BaseExecutor):
         with tempfile.TemporaryDirectory(dir=self._get_tmp_dir()) as work:
             inputs = self._inputs(input_dict, output_dict, config, features, Path(work))
             node = self._context.pipeline_node.node_info.id
+            if config.training.claims_guarantee:
+                rehearsal.rehearse(inputs)
             record = train_charged(backend=backend, inputs=inputs, facts=facts, node=node)
         _publish(artifact_utils.get_single_instance(output_dict["privacy_record"]), record)
 
