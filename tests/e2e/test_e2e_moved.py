@@ -22,7 +22,7 @@ _DATA_NODES = ("ExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "
 @pytest.fixture
 def moved(shared: Shared, tmp_path: Path) -> Project:
     """The finished project in another folder, and in a copy's own right: the first one is not asked any more."""
-    root = tmp_path / "another [place]"
+    root = tmp_path / "another place"
     shutil.copytree(shared.project.root, root)
     return Project(root)
 
