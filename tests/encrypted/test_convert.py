@@ -282,7 +282,7 @@ def test_weights_are_read_as_the_architecture_says_and_never_unpickled(
     converted: Any, tmp_path: Path, content: bytes
 ) -> None:
     folder = with_weights(converted, tmp_path / "m", lambda members: dict.fromkeys(members, content))
-    with pytest.raises(BadInputError, match="is no array of float64|is larger than"):
+    with pytest.raises(BadInputError, match=r"is no array of float64|is larger than"):
         model_format.load(folder)
 
 
