@@ -8,7 +8,7 @@ from federated.clients.store import ClientStore
 from federated.clients.tables import clients_by_rule, clients_from_table, name_of, rows_of, silos_from_table
 from federated.experiments.config import ByRule, DataSection
 from federated.silos.records import SiloRecords
-from privacy_pipeline.accounting.registration import TRAIN, Registration
+from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.files import ResolvedSource, resolve
@@ -44,7 +44,7 @@ def feature_plan(data: DataSection) -> FeaturePlan:
     return plan.model_copy(update={"columns": columns})
 
 
-def look_through(data: DataSection, *, source: ResolvedSource) -> Survey:
+def look_through(data: DataSection, *, source: ResolvedSource, known: Registration | None = None) -> Survey:
     """Reads all rows of both splits before anything is started.
 
     Numbers beyond the public range are no mistake here: they are clipped to it when they are encoded.
@@ -52,9 +52,11 @@ def look_through(data: DataSection, *, source: ResolvedSource) -> Survey:
     Args:
         data: the config's section.
         source: see `source_of`.
+        known: the registration that rows and units have to be those of; None where there is none.
 
     Raises:
         BadInputError: a row, a cell or a key is one that a pipeline would refuse, or no CSV file is read.
+        BudgetRefusedError: a number of rows or units is not the registered one.
     """
     dataset = data.dataset
     plan = feature_plan(data)
@@ -62,26 +64,18 @@ def look_through(data: DataSection, *, source: ResolvedSource) -> Survey:
     found = survey(source=source, dataset=dataset, features=plan.model_copy(update={"columns": columns}))
     if found is None:
         raise BadInputError(f"{dataset.path}: experiments read CSV files alone", fix="set data.dataset.format: csv")
+    if known is not None:
+        _require_registered(found, known)
     return found
 
 
-def require_registered(found: Survey, known: Registration, *, clients: int | None = None) -> None:
-    """Refuses rows and units that are not those of the registration, where that costs nothing yet.
-
-    Args:
-        found: what the files hold.
-        known: what the ledger holds.
-        clients: of the train split, where clients are the units.
-
-    Raises:
-        BudgetRefusedError: a number differs.
-    """
+def _require_registered(found: Survey, known: Registration) -> None:
+    """Refuses rows and units that are not those of the registration, where that costs nothing yet."""
     for split, registered in known.splits.items():
         counted = (found.counts or {}).get(split)
         rows = found.rows[split] if counted is None else counted.rows
         units = rows if counted is None else counted.units
-        same = (rows, units) == (registered.rows, registered.units)
-        if not same or (split == TRAIN and clients not in (None, registered.units)):
+        if (rows, units) != (registered.rows, registered.units):
             raise BudgetRefusedError(
                 f"split {split!r} of {known.name}: the files hold another number of rows or units than was registered; "
                 "nothing was started and nothing is charged",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +15,7 @@ from federated.contract import Engine, RoundState
 from federated.experiments import privacy, silos
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
-from federated.experiments.data import (
-    feature_plan,
-    load_clients,
-    load_silos,
-    look_through,
-    require_registered,
-    source_of,
-)
+from federated.experiments.data import feature_plan, load_clients, load_silos, look_through, source_of
 from federated.experiments.evaluation import Evaluation, Predict, evaluate
 from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
@@ -40,9 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from federated.model import FederatedModel
-    from federated.silos.records import SiloRecords
     from privacy_pipeline.accounting.ledger import Ledger
-    from privacy_pipeline.accounting.registration import Registration
     from privacy_pipeline.accounting.unprotected import Use
     from privacy_pipeline.dp.randomness import RunKey
 
@@ -106,7 +96,7 @@ def run_point(point: Point, *, build: Build, report: Report = lambda *_: None, c
 
     Raises:
         BadInputError: the data, or the settings for this data, are not usable.
-        BudgetRefusedError: the ledger refuses; nothing was started.
+        BudgetRefusedError: the ledger refuses; no row was read.
     """
     folder = RunFolder(point.folder)
     done = folder.summary()
@@ -140,27 +130,9 @@ class _Run:
         self.source = source_of(self.config.data)
         self.folders = folders_of(self.config.data.dataset)
         self.plan = feature_plan(self.config.data)
-        self.stores: dict[str, ClientStore] = {}
 
     def clients(self, split: str) -> ClientStore:
-        if split not in self.stores:
-            self.stores[split] = load_clients(self.config.data, split=split, source=self.source, plan=self.plan)
-        return self.stores[split]
-
-    @functools.cached_property
-    def records(self) -> SiloRecords:
-        return load_silos(self.config.data, source=self.source, plan=self.plan)
-
-    def read(self, known: Registration | None = None, charge: Charge | None = None) -> None:
-        """Reads and encodes all rows, and holds them against registration and plan: what is wrong costs nothing yet."""
-        found = look_through(self.config.data, source=self.source)
-        self.clients("eval")
-        by_silos = self.config.silo_privacy is not None
-        train = self.records.clients if by_silos else self.clients("train")
-        if isinstance(charge, silos.ChargedSilos):
-            self.records.require(charge.plan)
-        if known is not None:
-            require_registered(found, known, clients=None if by_silos else train.num_clients)
+        return load_clients(self.config.data, split=split, source=self.source, plan=self.plan)
 
     def simulation(self, train: ClientStore, aggregator: Any | None) -> Simulation:
         return self.build(self.config, train, aggregator, width=_width(train), seed=self.point.seed)
@@ -188,7 +160,7 @@ class _Run:
 
     def without_guarantee(self) -> dict[str, Any]:
         ledger = self.ledger()
-        self.read()
+        look_through(self.config.data, source=self.source)
         if ledger is not None:
             run_id = f"{self.config.experiment}-{self.point.name}"
             ledger.run_unprotected(self.use(ledger), run_id=run_id, rows=self.rows)
@@ -216,7 +188,7 @@ class _Run:
         if isinstance(charge, privacy.ChargedExperiment):
             privacy.require_room(self.config, charge, self.plan)
         if ledger.forecast(charge, dataset=known.dataset, span=known.span, split="train").fits:
-            self.read(known, charge)  # what is refused below reads nothing
+            look_through(self.config.data, source=self.source, known=known)  # what is refused below reads nothing
         with ledger.spend(
             dataset=self.config.data.dataset.name,
             span=self.source.span,
@@ -301,9 +273,10 @@ class _Run:
         """The same, for silos that each protect their own records."""
         from federated.experiments.engines import build_silos
 
-        train = self.records.clients
+        records = load_silos(self.config.data, source=self.source, plan=self.plan)
+        train = records.clients
         simulation, engine = build_silos(
-            self.config, self.records, charge.plan, key, width=_width(train), seed=self.point.seed
+            self.config, records, charge.plan, key, width=_width(train), seed=self.point.seed
         )
         sampler = UniformSampler(clients=train.num_clients, size=train.num_clients, seed=0)  # all of them
         return _Protected(

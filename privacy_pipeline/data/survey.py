@@ -64,12 +64,15 @@ def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
     columns = {column.name: column for column in features.columns}
     columns[features.label] = _label(features)
     key = features.unit_key
+    said: dict[str, Kind] = {name: column.dtype for name, column in columns.items()}
+    if key is not None and features.unit_key_dtype is not None:
+        said[key] = features.unit_key_dtype
     found = {split: _Group() for split in source.files}
     for split, files in source.files.items():
         for file in files:
             for part in _parts(file, columns, key, features):
                 found[split].add(part)
-        _require_types(dataset, split, found[split].kinds, columns)
+        _require_types(dataset, split, found[split].kinds, said)
     written = {split: group.keys.done() for split, group in found.items()} if key is not None else None
     return Survey(
         rows={split: group.rows for split, group in found.items()},
@@ -166,6 +169,7 @@ def _part(cells: Cells, *, columns: Mapping[str, Column], key: str | None, integ
         bad = bad or bool(wrong.any())
     keys = None if key is None else keys_of(cells.column(key))
     if key is not None:
+        kinds[key] = int(encoder.kinds_of(Texts.of(cells.column(key)).different).max(initial=0))
         bad = bad or keys is None or (integer_keys and not _are_integers(cells, key))
     return _Part(cells.num_rows, missing, kinds, keys, bad)
 
@@ -218,12 +222,10 @@ _FIXES: Mapping[tuple[Kind, str], str] = {
 _KINDS: Mapping[Kind, str] = {"int": "INT", "float": "FLOAT", "bytes": "BYTES", "empty": "empty"}
 
 
-def _require_types(
-    dataset: DatasetConfig, group: str, kinds: Mapping[str, Kind], columns: Mapping[str, Column]
-) -> None:
+def _require_types(dataset: DatasetConfig, group: str, kinds: Mapping[str, Kind], types: Mapping[str, Kind]) -> None:
     """Refuses a column that ExampleGen, which knows no schema, would read as another type than the schema's."""
     for name, kind in kinds.items():
-        said: Kind = columns[name].dtype
+        said = types.get(name, kind)
         if kind not in ("empty", said):
             raise BadInputError(
                 f"{dataset.path}: column '{name}' ({group}): ExampleGen reads its cells as {_KINDS[kind]}, the schema "

@@ -10,7 +10,6 @@ import pytest
 
 from federated.experiments import privacy
 from federated.experiments.config import load_experiment
-from federated.experiments.data import look_through, require_registered, source_of
 from federated.experiments.evaluation import area_under_curve
 from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
@@ -287,17 +286,12 @@ def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
         raise AssertionError("data was read")
 
     first, second = points(people, PRIVACY)
-    load_clients = run.load_clients
     monkeypatch.setattr(run, "load_clients", touched)
     with pytest.raises(BadInputError, match="ledger"):
         run_point(first, build=logistic.build)
     charge = privacy.charged(first.config, units=60)
     ledger = register(people, first, cap=1.2 * price(charge.event, charge.relation).epsilon(1e-3))
-    with pytest.raises(AssertionError, match="data was read"):  # before anything is reserved
-        run_point(first, build=logistic.build)
-    assert not ledger.entries("people")
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "load_clients", load_clients)
+    with pytest.raises(AssertionError, match="data was read"):  # the reservation was granted, and is spent
         run_point(first, build=logistic.build)
     with pytest.raises(BudgetRefusedError, match="above the cap"):
         run_point(second, build=logistic.build)
@@ -306,31 +300,27 @@ def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
 
 @pytest.mark.parametrize(("split", "cell"), [("train", "maybe"), ("eval", "maybe"), ("eval", ""), ("train", " no")])
 def test_a_bad_cell_of_any_split_is_found_before_a_charge(people, split, cell):
-    point = points(people, PRIVACY)[0]
     file = people / f"people/span-1/{split}/people.csv"
     lines = file.read_text().splitlines()
     lines[4] = lines[4].rsplit(",", 1)[0] + f",{cell}"
     whole = file.read_text()
-    register(people, point)
+    register(people, points(people, PRIVACY)[0])
     file.write_text("\n".join(lines) + "\n")
+    point = points(people, PRIVACY)[0]
     with pytest.raises(BadInputError, match=rf"{split}/people.csv:5: column 'y': "):
         run_point(point, build=logistic.build)
     assert not Ledger.open(point.config.ledger).entries("people")
     file.write_text(whole)
-    run_point(point, build=logistic.build)
+    run_point(points(people, PRIVACY)[0], build=logistic.build)
 
 
 def test_other_rows_than_registered_are_found_before_a_charge(people):
-    point = points(people, PRIVACY)[0]
-    register(people, point)
+    register(people, points(people, PRIVACY)[0])
     file = people / "people/span-1/train/people.csv"
     file.write_text(file.read_text() + "9001,0.5,0.5,1,yes\n")
-    with pytest.raises(BudgetRefusedError):
-        run_point(point, build=logistic.build)
-    found = look_through(point.config.data, source=source_of(point.config.data))
-    known = Ledger.open(point.config.ledger).registration("people", 1)
+    point = points(people, PRIVACY)[0]
     with pytest.raises(BudgetRefusedError, match="another number of rows or units than was registered"):
-        require_registered(found, known)
+        run_point(point, build=logistic.build)
     assert not Ledger.open(point.config.ledger).entries("people")
 
 
@@ -360,9 +350,9 @@ def test_keys_are_counted_as_registered_and_their_spelling_is_told(people, spell
             .replace("int_domain { min: 1 max: 9999 }", "", 1)
         )
     told = []
-    point = points(people, PRIVACY)[0]
-    registered = register_clients(point.config, epsilon=50, delta=1e-3, tell=told.append)
-    summary = run_point(point, build=logistic.build)
+    config = points(people, PRIVACY)[0].config
+    registered = register_clients(config, epsilon=50, delta=1e-3, tell=told.append)
+    summary = run_point(points(people, PRIVACY)[0], build=logistic.build)
     assert summary["clients_train"] == registered.splits["train"].units
     assert clients is None or summary["clients_train"] == clients
     assert bool([note for note in told if says and says in note]) == bool(says)

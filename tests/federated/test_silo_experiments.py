@@ -157,13 +157,13 @@ def rename(counts: dict[str, int]) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("other", [shift, rename])
-def test_other_silos_than_planned_are_refused_before_a_charge(people: Path, other: Callable[[Any], Any]) -> None:
+def test_other_silos_than_planned_are_refused_and_stay_charged(people: Path, other: Callable[[Any], Any]) -> None:
     right = point_of(people)
     register_clients(right.config, epsilon=50, delta=1e-3)
     wrong = point_of(people, other(counted(people)))
-    with pytest.raises(PipelineError, match=r"silo .1. holds"):
+    with pytest.raises(PipelineError, match=r"silo .1. holds .* stays spent"):
         run_point(wrong, build=build)
-    assert not Ledger.open(wrong.config.ledger).entries("people")
+    assert [entry.state for entry in Ledger.open(wrong.config.ledger).entries("people")] == [State.STARTED]
     assert not (wrong.folder / "privacy_record.json").exists()
 
 
