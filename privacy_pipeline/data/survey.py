@@ -211,7 +211,7 @@ def _refused(file: Path, features: FeaturePlan) -> Exception:
     if cell is None:
         return PipelineError(f"{file}: two readings of one file differ; nothing was started")
     where = f"{file}:{cell.line}: " + (f"column '{cell.column}': " if cell.column else "")
-    return BadInputError(f"{where}{cell.why}", fix="correct the row, or the schema where it is wrong about the public")
+    return BadInputError(f"{where}{cell.why}", fix="correct the row, or the schema where it is wrong")
 
 
 _FIXES: Mapping[tuple[Kind, str], str] = {
