@@ -11,3 +11,13 @@ def plain_text(text: str) -> str:
         normal = unicodedata.normalize("NFKC", text)
         text = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf")
     return text.strip().casefold()
+
+
+def plain_key(key: str) -> str:
+    """A unit's key as keys are compared: "07" and "7", or "Ann" and " ann", are the same."""
+    for text in (key, plain := plain_text(key)):  # a number may have letters that cannot be seen
+        try:
+            return str(int(text))
+        except ValueError:
+            continue
+    return plain

@@ -1,116 +1,123 @@
-"""Raw columns to one vector of floats, from public facts alone: domains and ranges of the curated schema."""
+"""Raw columns to one vector of floats, from public facts alone: domains and ranges of the curated schema.
+
+What a cell is a value of is `privacy_pipeline.data.encoder`'s to say, here as in a pipeline.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.data.encoder import Numbers, Texts, categories, fractions, integers
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
-_EXACT = 2.0**53  # the first whole number whose successor float64 does not have
+if TYPE_CHECKING:
+    from privacy_pipeline.data.csv_table import Cells
+
+_WHOLE = 2**63  # from here on a range of integers is wider than int64
 
 
-def encode(plan: FeaturePlan, table: Any, *, name: str) -> NDArray[np.float32]:
-    """Encodes the input columns of a table.
+def encode(plan: FeaturePlan, cells: Cells, *, name: str, first: int = 1) -> NDArray[np.float32]:
+    """Encodes the input columns of some rows.
 
     A numeric column becomes its place in the public range, 0 to 1, clipped; a categorical one a one-hot code, all zero
     outside its domain. An optional column has one more number, which is 1 where the value is missing.
 
     Args:
         plan: columns with their public domains and ranges.
-        table: a pandas data frame; a missing value is None, NaN or "".
+        cells: the rows.
         name: of the table, for messages.
+        first: number of the first row, for messages.
 
     Returns:
         float32, [rows, width].
 
     Raises:
-        BadInputError: a column is missing, or a value is no number where there should be one.
+        BadInputError: a column is missing, or a value is none of the column's type.
     """
-    return np.concatenate([_column(column, table, name) for column in plan.columns], axis=1, dtype=np.float32)
+    encoded = np.empty((cells.num_rows, sum(map(width_of, plan.columns))), np.float32)
+    at = 0
+    for column in plan.columns:
+        part = encoded[:, at : at + width_of(column)]
+        _encode(column, Texts.of(column_of(cells, column.name, name)), part, name=name, first=first)
+        at += part.shape[1]
+    return encoded
 
 
-def numbers(values: Any, *, name: str, column: str) -> NDArray[np.float64]:
-    """A column as float64, NaN where a value is missing.
+def width_of(column: Column) -> int:
+    """How many numbers `encode` makes of the column."""
+    return (len(column.domain) if column.kind == "categorical" else 1) + column.optional
+
+
+def column_of(cells: Cells, column: str, name: str) -> Any:
+    """A column by its name.
+
+    Raises:
+        BadInputError: it is missing.
+    """
+    if column not in cells.schema.names:
+        raise BadInputError(f"{name}: column '{column}' is missing; it has: {', '.join(cells.schema.names)}")
+    return cells.column(column)
+
+
+def numbers(texts: Texts, *, name: str, column: str, integer: bool = False, first: int = 1) -> Numbers:
+    """Different texts of a column as numbers.
 
     Args:
-        values: pandas series.
+        texts: the column.
         name, column: of table and column, for messages.
+        integer: whether it is a column of integers.
+        first: number of the first row, for messages.
 
     Raises:
         BadInputError: a value is neither a number nor missing; names the row, counted from 1 without the header.
     """
-    import pandas as pd
-
-    absent = missing(values)
-    found = pd.to_numeric(values.where(~absent), errors="coerce").to_numpy(np.float64)
-    wrong = np.flatnonzero(np.isnan(found) & ~absent)
-    if wrong.size:
-        row = int(wrong[0])
-        raise BadInputError(f"{name}: column '{column}', row {row + 1}: {values.iloc[row]!r} is no number")
-    return np.asarray(found)
+    found = (integers if integer else fractions)(texts.different)
+    if found.wrong.any():
+        row = int(np.flatnonzero(texts.spread(found.wrong))[0])
+        text = texts.different[int(texts.places[row])].as_py()
+        what = "no whole number" if integer else "no number"
+        raise BadInputError(f"{name}: column '{column}', row {first + row}: {text!r} is {what}")
+    return found
 
 
-def missing(values: Any) -> NDArray[np.bool_]:
-    """Where a pandas series has None, NaN or an empty text."""
-    return np.asarray(values.isna() | (values.astype(str).str.strip() == ""), dtype=np.bool_)
+def codes(texts: Texts, column: Column) -> NDArray[np.int64]:
+    """Place of each different text in the column's public domain, -1 outside of it."""
+    places = {value: place for place, value in enumerate(column.domain)}
+    return np.array([places.get(text, -1) for text in categories(texts.different, column.dtype)], np.int64)
 
 
-def one_hot(texts: Sequence[str], domain: Sequence[str]) -> NDArray[np.float32]:
+def one_hot(found: NDArray[np.int64], domain: Sequence[str]) -> NDArray[np.float32]:
     """One column for each value of the domain, float32, [rows, domain]."""
-    places = {value: place for place, value in enumerate(domain)}
-    codes = np.array([places.get(text, -1) for text in texts])
-    return np.asarray(codes[:, np.newaxis] == np.arange(len(domain)), dtype=np.float32)
+    return np.asarray(found[:, np.newaxis] == np.arange(len(domain)), dtype=np.float32)
 
 
-def _column(column: Column, table: Any, name: str) -> NDArray[Any]:
-    if column.name not in table.columns:
-        raise BadInputError(f"{name}: column '{column.name}' is missing; it has: {', '.join(map(str, table.columns))}")
-    values = table[column.name]
-    absent = missing(values)
-    if column.kind == "categorical":
-        texts = list(values.astype(str))
-        if column.dtype != "bytes":
-            found = _numbers(values, absent, name=name, column=column)
-            texts = ["" if gone else spelled(value) for value, gone in zip(found, absent, strict=True)]
-        parts = [one_hot(texts, column.domain)]
+def _encode(column: Column, texts: Texts, encoded: NDArray[np.float32], *, name: str, first: int) -> None:
+    """Writes the encoded column into a part of the rows' vectors."""
+    if column.dtype == "bytes":
+        missing = np.array([not text for text in texts.different.to_pylist()], np.bool_)
     else:
-        found = _numbers(values, absent, name=name, column=column)
-        parts = [_scaled(found, column)[:, np.newaxis] * ~absent[:, np.newaxis]]
-    return np.concatenate([*parts, absent[:, np.newaxis]] if column.optional else parts, axis=1)
-
-
-def spelled(value: float) -> str:
-    """A number as the public domain spells it, as in a pipeline: 3 and 3.0 are both "3", a million is "1000000"."""
-    if math.isfinite(value) and value == int(value):
-        return str(int(value))
-    return str(np.float32(value))
-
-
-def _numbers(values: Any, absent: NDArray[np.bool_], *, name: str, column: Column) -> NDArray[Any]:
-    """A column as numbers, 0 where a value is missing: float64, or whole numbers where float64 lacks their digits."""
-    found = np.nan_to_num(numbers(values, name=name, column=column.name))
-    if column.dtype != "int" or not found.size or np.abs(found).max() < _EXACT:
-        return found
-    exact = [0 if gone else _whole(value) for value, gone in zip(values, absent, strict=True)]
-    return np.array(exact, dtype=object)
-
-
-def _whole(value: Any) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        return int(float(value))
+        found = numbers(texts, name=name, column=column.name, integer=column.dtype == "int", first=first)
+        missing = found.missing
+    if column.kind == "categorical":
+        encoded[:, : len(column.domain)] = texts.spread(one_hot(codes(texts, column), column.domain))
+    else:
+        encoded[:, 0] = texts.spread(np.where(missing, 0.0, _scaled(found.values, column)))
+    if column.optional:
+        encoded[:, -1] = texts.spread(missing)
 
 
 def _scaled(values: NDArray[Any], column: Column) -> NDArray[np.float64]:
-    if column.minimum is None or column.maximum is None:
+    low, high = column.minimum, column.maximum
+    if low is None or high is None:
         plain = values.astype(np.float64)
         return np.asarray(np.sign(plain) * np.log1p(np.abs(plain)))
-    offset = (values - column.minimum).astype(np.float64)  # of whole numbers: exact, before any rounding
-    return np.asarray(np.clip(offset / (float(column.maximum - column.minimum) or 1.0), 0.0, 1.0))
+    if isinstance(low, int) and isinstance(high, int) and values.dtype == np.int64 and high - low < _WHOLE:
+        offset = (np.clip(values, low, high) - low).astype(np.float64)  # of whole numbers: exact, before any rounding
+    else:
+        offset = values.astype(np.float64) - low
+    return np.asarray(np.clip(offset / (float(high - low) or 1.0), 0.0, 1.0))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from federated.clients.store import ClientStore
-from federated.clients.tables import clients_by_rule, clients_from_table, read_csv, silos_from_table
+from federated.clients.tables import clients_by_rule, clients_from_table, name_of, rows_of, silos_from_table
 from federated.experiments.config import ByRule, DataSection
 from federated.silos.records import SiloRecords
+from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.files import ResolvedSource, resolve
 from privacy_pipeline.data.schema_reader import read_feature_plan
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.data.survey import Survey, survey
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 
 def source_of(data: DataSection) -> ResolvedSource:
@@ -42,6 +44,45 @@ def feature_plan(data: DataSection) -> FeaturePlan:
     return plan.model_copy(update={"columns": columns})
 
 
+def look_through(data: DataSection, *, source: ResolvedSource, known: Registration | None = None) -> Survey:
+    """Reads all rows of both splits before anything is started.
+
+    Numbers beyond the public range are no mistake here: they are clipped to it when they are encoded.
+
+    Args:
+        data: the config's section.
+        source: see `source_of`.
+        known: the registration that rows and units have to be those of; None where there is none.
+
+    Raises:
+        BadInputError: a row, a cell or a key is one that a pipeline would refuse, or no CSV file is read.
+        BudgetRefusedError: a number of rows or units is not the registered one.
+    """
+    dataset = data.dataset
+    plan = feature_plan(data)
+    columns = tuple(column.model_copy(update={"minimum": None, "maximum": None}) for column in plan.columns)
+    found = survey(source=source, dataset=dataset, features=plan.model_copy(update={"columns": columns}))
+    if found is None:
+        raise BadInputError(f"{dataset.path}: experiments read CSV files alone", fix="set data.dataset.format: csv")
+    if known is not None:
+        _require_registered(found, known)
+    return found
+
+
+def _require_registered(found: Survey, known: Registration) -> None:
+    """Refuses rows and units that are not those of the registration, where that costs nothing yet."""
+    for split, registered in known.splits.items():
+        counted = (found.counts or {}).get(split)
+        rows = found.rows[split] if counted is None else counted.rows
+        units = rows if counted is None else counted.units
+        if (rows, units) != (registered.rows, registered.units):
+            raise BudgetRefusedError(
+                f"split {split!r} of {known.name}: the files hold another number of rows or units than was registered; "
+                "nothing was started and nothing is charged",
+                fix="restore the registered files, or register the new ones as a span of their own",
+            )
+
+
 def load_clients(data: DataSection, *, split: str, source: ResolvedSource, plan: FeaturePlan) -> ClientStore:
     """Reads one split and groups its rows by client.
 
@@ -54,20 +95,20 @@ def load_clients(data: DataSection, *, split: str, source: ResolvedSource, plan:
     Raises:
         BadInputError: a column or key is missing, or a client has more rows than `contribution_bound`.
     """
-    table, name = _table(source, split)
-    common: dict[str, Any] = {"label": data.dataset.label, "plan": plan, "name": name}
+    files = source.files[split]
+    common: dict[str, Any] = {"label": data.dataset.label, "plan": plan}
     if isinstance(data.clients, ByRule):
         clients = data.clients.clients
         if split == "eval":  # as large as the clients of the train split, where there are rows enough
-            clients = max(1, min(clients, len(table)))
-        return clients_by_rule(table, rule=data.clients.split(clients=clients), **common)
+            clients = max(1, min(clients, rows_of(files)))
+        return clients_by_rule(files, rule=data.clients.split(clients=clients), **common)
     column = data.client_column
     if column is None:  # refused by DataSection
         raise BadInputError("nothing says who the clients are")
-    store = clients_from_table(table, key=column, **common)
+    store = clients_from_table(files, key=column, **common)
     unit = data.dataset.privacy_unit
     if isinstance(unit, KeyedUnit) and unit.key == column:
-        _require_bound(store, unit.contribution_bound, name)
+        _require_bound(store, unit.contribution_bound, name_of(files))
     return store
 
 
@@ -80,22 +121,11 @@ def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan) 
     Raises:
         BadInputError: a column, a silo or a key is missing, or a privacy unit has rows in two silos.
     """
-    table, name = _table(source, "train")
     column, unit = data.client_column, data.dataset.privacy_unit
     if column is None:  # refused by ExperimentConfig
         raise BadInputError("nothing says which silo a row is in")
     owner = unit.key if isinstance(unit, KeyedUnit) else None
-    return silos_from_table(table, silo=column, owner=owner, label=data.dataset.label, plan=plan, name=name)
-
-
-def _table(source: ResolvedSource, split: str) -> tuple[Any, str]:
-    import pandas as pd
-
-    files = source.files[split]
-    tables = [read_csv(file) for file in files]
-    return pd.concat(tables, ignore_index=True), str(files[0]) if len(
-        files
-    ) == 1 else f"{files[0]} and {len(files) - 1} more"
+    return silos_from_table(source.files["train"], silo=column, owner=owner, label=data.dataset.label, plan=plan)
 
 
 def _require_bound(store: ClientStore, bound: int, name: str) -> None:

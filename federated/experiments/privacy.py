@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from federated.clients.encoding import encode
+from federated.clients.encoding import width_of
 from federated.experiments.config import ExperimentConfig, PrivacySection
 from federated.experiments.record import BACKEND, Statement
 from federated.privacy import distributed_record
@@ -171,10 +171,7 @@ def require_room(config: ExperimentConfig, charge: ChargedExperiment, features: 
     """
     if charge.plan.distributed is None:
         return
-    import pandas as pd
-
-    empty = pd.DataFrame({column.name: [] for column in features.columns})
-    widths = [encode(features, empty, name="no rows").shape[1], *config.model.hidden_units, 1]
+    widths = [sum(map(width_of, features.columns)), *config.model.hidden_units, 1]
     charge.plan.distributed.require_room(sum((left + 1) * right for left, right in itertools.pairwise(widths)))
 
 

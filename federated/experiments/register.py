@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable
 
 from federated.experiments.config import ExperimentConfig
-from federated.experiments.data import feature_plan, source_of
+from federated.experiments.data import feature_plan, look_through, source_of
 from federated.silos.records import stated
 from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
@@ -42,6 +42,8 @@ def register_clients(
     known = pins.open_pinned(config.ledger, data=folders_of(dataset), workspace=config.folder)
     secret = new_secret() if known is None else known.digest_secret()
     source = source_of(config.data)
+    for note in look_through(config.data, source=source).notes:
+        tell(note)
     contents = read_contents(source=source, dataset=dataset, hasher=RowHasher(secret))
     if config.silo_privacy is not None:
         _require_stated(config, source)

@@ -16,7 +16,7 @@ from federated.experiments import privacy, silos
 from federated.experiments.binding import bound, inputs_in, require_unchanged
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
-from federated.experiments.data import feature_plan, load_clients, load_silos, source_of
+from federated.experiments.data import feature_plan, load_clients, load_silos, look_through, source_of
 from federated.experiments.evaluation import Evaluation, Predict, evaluate
 from federated.experiments.inputs import Inputs
 from federated.experiments.record import Charge, executed, record_of
@@ -190,6 +190,7 @@ class _Run:
 
     def without_guarantee(self) -> dict[str, Any]:
         ledger = self.ledger()
+        look_through(self.config.data, source=self.source)
         if ledger is not None:
             run_id = f"{self.config.experiment}-{self.point.name}"
             ledger.run_unprotected(self.use(ledger), run_id=run_id, rows=self.rows)
@@ -216,6 +217,8 @@ class _Run:
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
         if isinstance(charge, privacy.ChargedExperiment):
             privacy.require_room(self.config, charge, self.plan)
+        if ledger.forecast(charge, dataset=known.dataset, span=known.span, split="train").fits:
+            look_through(self.config.data, source=self.source, known=known)  # what is refused below reads nothing
         with ledger.spend(
             dataset=self.config.data.dataset.name,
             span=self.source.span,

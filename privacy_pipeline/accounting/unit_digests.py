@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
 from privacy_pipeline.covered_digests import id_of
-from privacy_pipeline.plain_text import plain_text
+from privacy_pipeline.plain_text import plain_key
 from privacy_pipeline.side_by_side import processors, side_by_side
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _hashed(units: Sequence[str], *, secret: bytes) -> bytes:
     inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
     for unit in units:
         first, second = inner.copy(), outer.copy()
-        first.update((unit if unit.isdecimal() and unit.isascii() and unit[0] != "0" else _folded(unit)).encode())
+        first.update((unit if unit.isdecimal() and unit.isascii() and unit[0] != "0" else plain_key(unit)).encode())
         second.update(first.digest())
         hashed.append(second.digest()[:_DIGEST_BYTES])
     return b"".join(hashed)
@@ -171,15 +171,6 @@ def digests_of(
     keyed = {} if units is None else digest_units(units, secret)
     ordered = {split: np.sort(found) for split, found in (rows or {}).items()}
     return UnitDigests(key_id=id_of(secret), units=keyed, rows=ordered)
-
-
-def _folded(unit: str) -> str:
-    for text in (unit, plain := plain_text(unit)):  # a number may have letters that cannot be seen
-        try:
-            return str(int(text))
-        except ValueError:
-            continue
-    return plain
 
 
 def store(connection: sa.Connection, *, dataset: str, span_key: str, digests: UnitDigests) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -170,6 +171,7 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
     points = bound(points)
     for line in told_again(points):
         note(line)
+    _note_keys(points)
     view = _Progress(points)
     live = Live(view, console=out, refresh_per_second=4) if sys.stdout.isatty() and not as_json else None
     if live is not None:
@@ -199,6 +201,20 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
         raise typer.Exit(failed[0].exit_code)
     if not as_json:
         out.print(f"compare: {escape(typed('federated', 'compare', experiment))}", soft_wrap=True)
+
+
+def _note_keys(points: Sequence[Point]) -> None:
+    """Prints, before anything starts, what a person should know of the keys; what is wrong with rows each run says."""
+    from federated.experiments.data import look_through, source_of
+    from federated.experiments.run_folder import RunFolder
+    from privacy_pipeline.errors import BadInputError
+
+    left = next((point for point in points if RunFolder(point.folder).summary() is None), None)
+    if left is None:
+        return
+    with contextlib.suppress(BadInputError):
+        for said in look_through(left.config.data, source=source_of(left.config.data)).notes:
+            note(said)
 
 
 class _Progress:

@@ -31,7 +31,7 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a commented starter config and schema for a CSV of yours."""
-    from privacy_pipeline.config.starter import write_starter
+    from privacy_pipeline.data.starter import write_starter
 
     with errors_as_exit_codes(as_json=as_json):
         config, schema = write_starter(csv=csv, folder=folder, label=label, name=name, force=force)

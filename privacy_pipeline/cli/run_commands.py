@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, tell
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, print_report, print_run, tell
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.properties import shown
@@ -68,6 +68,7 @@ def run(
                 to_nodes=[to] if to else [],
                 on_start=on_start,
                 on_event=view.on_event,
+                note=note,
             )
         alerts.tell()
     _finish(folder, state, as_json=as_json)
@@ -105,7 +106,7 @@ def resume(
 
 
 def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
-    """Validate a config, examine its model and forecast its privacy cost; reads no data."""
+    """Validate a config and its rows, examine its model and forecast its privacy cost; nothing is spent."""
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.data import source
     from privacy_pipeline.pipelines import preflight, rows
@@ -115,6 +116,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
         loaded = load_config(config, overrides=set_)
         span = source.resolve(dataset=loaded.dataset).span
         checked = preflight.check(loaded, span=span)
+        notes = preflight.look_through(loaded, preflight.check_source(loaded, checked.features), checked.features)
         plan, forecast = checked.plan, checked.forecast
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
         if checked.plan is not None and not as_json:
@@ -131,6 +133,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
             "journalled": checked.journalled,
             "rows": examined.to_json(),
+            "notes": list(notes),
             "beside_training": [_beside(charge) for charge in beside],
         }
         if as_json:
@@ -139,6 +142,8 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             _print_check(facts)
             if str(examined):
                 out.print(f"  {escape(str(examined))}", soft_wrap=True)
+            for said in notes:
+                note(said)
         for charge in checked.charges:
             if not charge.forecast.fits:
                 raise preflight.over_budget(loaded, checked, charge, span=span, path=config)

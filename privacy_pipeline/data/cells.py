@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy_pipeline.config.models import DatasetConfig
 from privacy_pipeline.data.csv_rows import Row, read_header, rows
+from privacy_pipeline.data.encoder import LONGEST_CATEGORY, as_single, is_missing, spelled, too_long
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.data.files import ResolvedSource
+from privacy_pipeline.data.unit_keys import as_int
 
 _LONGEST = 40
+_WHAT = {"int": "an integer", "float": "a number"}
 
 Check = Callable[[str], str]  # takes a cell, gives what is wrong with it, or ""
 
@@ -51,6 +53,19 @@ def locate(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
                     return found
                 found.append(cell)
     return found
+
+
+def first_bad(*, file: Path, features: FeaturePlan) -> BadCell | None:
+    """The first row or cell of a CSV file that violates the plan.
+
+    Args:
+        file: CSV with a header.
+        features: columns with their public domains and ranges.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    return next(_bad_cells(file, features), None)
 
 
 def bad_inputs(*, file: Path, columns: Sequence[Column]) -> Iterator[BadCell]:
@@ -105,8 +120,9 @@ def _check_of(column: Column) -> Check:
     domain = frozenset(column.domain)
 
     def check(cell: str) -> str:
-        if not cell:
-            return "" if column.optional else "the value is missing"
+        if is_missing(cell, column.dtype):
+            said = f" ({_short(cell)} is a missing value)" if cell else ""
+            return "" if column.optional else f"the value is missing{said}"
         if column.kind == "categorical":
             return _categorical(cell, column, domain)
         return _numeric(cell, column)
@@ -115,23 +131,21 @@ def _check_of(column: Column) -> Check:
 
 
 def _categorical(cell: str, column: Column, domain: frozenset[str]) -> str:
-    text = cell
-    if column.dtype == "int":
-        value = _parse(cell, int)
-        if value is None:
-            return f"{_short(cell)} is not an integer"
-        text = str(value)
-    return "" if not domain or text in domain else f"{_short(cell)} is not in the schema's domain"
+    text = spelled(cell, column.dtype)
+    if column.dtype == "int" and as_int(cell) is None:
+        return f"{_short(cell)} is not an integer"
+    if domain and text not in domain:
+        return f"{_short(cell)} is not in the schema's domain"
+    is_long = domain and len(text.encode("utf-8", "surrogateescape")) > LONGEST_CATEGORY
+    return f"{_short(cell)} is longer than the {LONGEST_CATEGORY:,} bytes of a category" if is_long else ""
 
 
 def _numeric(cell: str, column: Column) -> str:
-    value = _parse(cell, int if column.dtype == "int" else float)
+    value = as_int(cell) if column.dtype == "int" else as_single(cell)
     if value is None:
-        return f"{_short(cell)} is not {'an integer' if column.dtype == 'int' else 'a number'}"
-    if isinstance(value, float):
-        value = _as_float32(value)
-        if not math.isfinite(value):
-            return f"{_short(cell)} is not a finite number"
+        return f"{_short(cell)} is not {'an integer of 64 bits' if too_long(cell) else _WHAT[column.dtype]}"
+    if math.isinf(value):
+        return f"{_short(cell)} is not a finite number"
     if column.minimum is not None and value < column.minimum:
         return f"{_short(cell)} is below the schema's minimum {column.minimum:g}"
     if column.maximum is not None and value > column.maximum:
@@ -139,27 +153,11 @@ def _numeric(cell: str, column: Column) -> str:
     return ""
 
 
-def _parse(cell: str, kind: type[int | float]) -> int | float | None:
-    """As TFX parses the cell: ASCII only."""
-    try:
-        return kind(cell.encode("utf-8"))
-    except ValueError:
-        return None
-
-
-def _as_float32(value: float) -> float:
-    """As tf.Example and the schema's float_domain store it: 0.1 must not fall below a minimum of 0.1."""
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", value))[0])
-    except OverflowError:
-        return math.inf
-
-
 def _key_check(integer: bool) -> Check:
     def check(cell: str) -> str:
         if not cell:
             return "the row has no privacy unit"
-        return f"{_short(cell)} is not an integer" if integer and _parse(cell, int) is None else ""
+        return f"{_short(cell)} is not an integer" if integer and as_int(cell) is None else ""
 
     return check
 

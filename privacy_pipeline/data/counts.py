@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
-from privacy_pipeline.data.csv_rows import batches, mapped, read_header, rows
+from privacy_pipeline.data.csv_rows import read_header, rows
+from privacy_pipeline.data.csv_table import Cells, batches, mapped
 from privacy_pipeline.data.example_keys import KeyProblem, key_of
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.tfrecord import count_records, records
-from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, Keys, UnitKeys, compact, in_both, split_of
+from privacy_pipeline.data.unit_keys import SPLIT_ORDER, KeyReader, Keys, UnitKeys, in_both, keys_of, split_of
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Contents",
     "NeedsExampleGen",
     "SplitCount",
+    "by_split",
     "count_units",
     "read_contents",
     "require_one_key_type",
@@ -81,7 +83,7 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
         same = {split: SplitCount(rows=one.rows, units=one.rows) for split, one in read.items()}
         return Contents(counts=None if dataset.hash_split else _checked(same, dataset), keys=None, rows=rows)
     written = {split: one.keys for split, one in read.items()}
-    typed = _by_split(written, dataset, key)
+    typed = by_split(written, dataset, key)
     keys = typed if dataset.hash_split is not None else written
     return Contents(counts=_checked(_counted(typed), dataset), keys=keys, rows=rows)
 
@@ -124,7 +126,7 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
     if isinstance(dataset.privacy_unit, KeyedUnit):
         key = dataset.privacy_unit.key
         read = {split: _keys_of(files, key, dataset) for split, files in source.files.items()}
-        counts = _counted(_by_split(read, dataset, key))
+        counts = _counted(by_split(read, dataset, key))
     else:
         if dataset.hash_split is not None:
             raise NeedsExampleGen("rows split by hash are counted only after ExampleGen has divided them")
@@ -183,16 +185,25 @@ def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> N
 
 
 def _count_rows(*, file: Path) -> int:
-    width = len(read_header(file=file))
-    return sum(len(batch) for batch in batches(file=file, width=width))
+    first = read_header(file=file)[:1]
+    return sum(cells.num_rows for cells in batches(file=file, columns=first))
 
 
 def _counted(keys: Mapping[str, UnitKeys]) -> dict[str, SplitCount]:
     return {split: SplitCount(rows=found.rows, units=len(found)) for split, found in keys.items()}
 
 
-def _by_split(read: Mapping[str, UnitKeys], dataset: DatasetConfig, key: str) -> dict[str, UnitKeys]:
-    """Keys as ExampleGen types them, divided as it divides them."""
+def by_split(read: Mapping[str, UnitKeys], dataset: DatasetConfig, key: str) -> dict[str, UnitKeys]:
+    """Keys as ExampleGen types them, divided as it divides them.
+
+    Args:
+        read: keys as they are written, by split, or all together by `ALL`.
+        dataset: the config's section.
+        key: their column.
+
+    Raises:
+        BadInputError: they are read as floating point, or a unit is in both splits.
+    """
     typed = {split: found.typed(key, dataset.path) for split, found in read.items()}
     if dataset.hash_split is not None:
         return typed[ALL].divided(dataset.hash_split)
@@ -233,22 +244,21 @@ def _read_csv(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None
         header = read_header(file=file)
         if key is not None and key not in header:
             raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
-        index = None if key is None else header.index(key)
-        for part in mapped(partial(_part, index=index, hasher=hasher), file=file, width=len(header)):
+        columns = header if hasher is not None else header[:1] if key is None else [key]
+        for part in mapped(partial(_part, key=key, hasher=hasher), file=file, columns=columns):
             count += part.rows
             if part.digests is not None:
                 digests.append(part.digests)
-            if index is not None:
+            if key is not None:
                 if part.keys is None:
-                    raise _without_key(file, header[index], index)
+                    raise _without_key(file, key, header.index(key))
                 keys.add(part.keys)
     return _Split(keys.done(), count, np.concatenate(digests))
 
 
-def _part(batch: Sequence[Sequence[str]], *, index: int | None, hasher: RowHasher | None) -> _Part:
-    written = None if index is None else [cells[index] for cells in batch]
-    keys = None if written is None or "" in written else compact(written)
-    return _Part(len(batch), keys, None if hasher is None else hasher.rows(batch))
+def _part(cells: Cells, *, key: str | None, hasher: RowHasher | None) -> _Part:
+    written = None if key is None else keys_of(cells.column(key))
+    return _Part(cells.num_rows, written, None if hasher is None else hasher.table(cells))
 
 
 def _without_key(file: Path, key: str, index: int) -> BadInputError:

@@ -1,21 +1,20 @@
-"""CSV files read as TFX's CsvExampleGen reads them, but row by row and with line numbers."""
+"""CSV files read as TFX's CsvExampleGen reads them, row by row and with line numbers: slow, for what is odd or wrong.
+
+`csv_table` reads the rest, many rows at once.
+"""
 
 from __future__ import annotations
 
 import csv
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.side_by_side import processors, side_by_side
 
-Found = TypeVar("Found")
-_BATCH = 10_000  # rows
-_LARGE = 32 * 2**20  # bytes, from which on several processes are worth their start
+LONGEST_CELL = 131_072  # characters that Python's `csv`, and so TFX, reads of one cell
+_COMPRESSED = (".bz2", ".deflate", ".gz", ".lzma", ".xz", ".zst", ".zstd")  # TFX unpacks them, but for the header
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +42,13 @@ class _Lines:
         self.read = 0
         self.quotes = 0
         self.decodes = True
+        self.runs_on = False
+        self._begun = False
 
     def __iter__(self) -> Iterator[str]:
         for line in self._stream:  # ends at \n only, as in TFX: a lone \r starts no row
+            self._more_is_wanted()
+            self._begun = True
             self.read += 1
             self.quotes += line.count(b'"')
             try:
@@ -54,7 +57,14 @@ class _Lines:
                 self.decodes = False
                 yield line.decode("utf-8", "surrogateescape")
 
+        self._more_is_wanted()
+
+    def _more_is_wanted(self) -> None:
+        # TFX ends a record where the quotes are balanced, and never comes back from one that csv.reader goes on with.
+        self.runs_on = self.runs_on or (self._begun and self.quotes % 2 == 0)
+
     def start_record(self) -> None:
+        self._begun = False
         self.quotes = 0
         self.decodes = True
 
@@ -63,8 +73,12 @@ def read_header(*, file: Path) -> list[str]:
     """Column names as TFX reads them: the first line, stripped, split at every comma; quotes stay in the names.
 
     Raises:
-        BadInputError: the file cannot be read or its first line is not UTF-8.
+        BadInputError: the file cannot be read, its name is that of a compressed one, or its first line is not UTF-8.
     """
+    if file.suffix in _COMPRESSED:
+        raise BadInputError(
+            f"{file}: is a compressed file ({file.suffix}), which no command reads", fix="unpack it: plain UTF-8 CSV"
+        )
     try:
         with file.open("rb") as stream:
             first = stream.readline()
@@ -76,6 +90,17 @@ def read_header(*, file: Path) -> list[str]:
         raise BadInputError(
             f"{file}:1: the header is not UTF-8 text", fix="save the file as plain (not compressed) UTF-8 CSV"
         ) from None
+
+
+def check_header_of(file: Path, header: list[str]) -> None:
+    """Refuses a header that has a name twice.
+
+    Raises:
+        BadInputError: it has.
+    """
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise BadInputError(f"{file}:1: column '{twice}' is named twice in the header", fix="rename one of the two")
 
 
 def rows(*, file: Path) -> Iterator[Row]:
@@ -92,82 +117,21 @@ def rows(*, file: Path) -> Iterator[Row]:
         raise unreadable(file=file, error=error) from None
 
 
-def batches(*, file: Path, width: int) -> Iterator[Sequence[Sequence[str]]]:
-    """The cells of the records after the header, many at once: ten times as fast as `rows` where a line is a record.
+def checked_rows(*, file: Path, lines: Iterable[bytes], first: int, width: int) -> Iterator[Row]:
+    """Records of some lines, each looked at; blank lines are skipped.
 
     Args:
-        file: a CSV file.
-        width: number of its columns.
+        file: where they come from, for messages.
+        lines: of whole records.
+        first: number of the first of them in the file.
+        width: number of the file's columns.
 
     Raises:
-        BadInputError: the file cannot be read, or a record cannot be read as so many texts.
+        BadInputError: a record cannot be read as so many texts.
     """
-    return mapped(lambda batch: batch, file=file, width=width, processes=1)
-
-
-def mapped(
-    function: Callable[[Sequence[Sequence[str]]], Found], *, file: Path, width: int, processes: int | None = None
-) -> Iterator[Found]:
-    """What a function gives for each of `batches`, in their order.
-
-    Args:
-        function: of the cells of some records.
-        file: a CSV file.
-        width: number of its columns.
-        processes: how many work side by side; by default one for each processor where the file is large.
-
-    Raises:
-        BadInputError: the file cannot be read, or a record cannot be read as so many texts.
-    """
-
-    def of_lines(piece: tuple[bytes, int]) -> tuple[Found] | None:
-        plain = _plain(*piece, width)
-        return None if plain is None else (function(plain),)
-
-    try:
-        if processes is None:
-            processes = processors() if file.stat().st_size > _LARGE else 1
-        with file.open("rb") as stream, side_by_side(of_lines, processes=processes) as of_several:
-            stream.readline()
-            line, taken = 2, iter(lambda: list(itertools.islice(stream, _BATCH)), [])
-            while pieces := list(itertools.islice(taken, processes)):
-                for at, found in enumerate(of_several([(b"".join(lines), len(lines)) for lines in pieces])):
-                    if found is None:  # a record over several lines may go on in the next piece
-                        rest = itertools.chain(*pieces[at:], stream)
-                        yield from map(function, _checked(file, rest, first=line, width=width))
-                        return
-                    yield found[0]
-                    line += len(pieces[at])
-    except OSError as error:
-        raise unreadable(file=file, error=error) from None
-
-
-def _plain(content: bytes, count: int, width: int) -> list[list[str]] | None:
-    """The records of some lines if each is one that nothing is to be said of, or is blank; else None."""
-    try:
-        texts = content.decode("utf-8").split("\n")[:count]
-        if any(map((1).__and__, map(str.count, texts, itertools.repeat('"')))):  # an odd number of quotes
-            return None
-        found = list(csv.reader(texts))
-    except (UnicodeDecodeError, csv.Error):
-        return None
-    widths = {*map(len, found)}
-    if len(found) != count or not widths <= {0, width}:
-        return None
-    return [cells for cells in found if cells] if 0 in widths else found
-
-
-def _checked(file: Path, lines: Iterable[bytes], *, first: int, width: int) -> Iterator[list[Sequence[str]]]:
-    """The same record by record, each looked at."""
-    found: list[Sequence[str]] = []
     for row in _records(_Lines(lines), first=first):
         check_row(file, row, width)
-        found.append(row.cells)
-        if len(found) == _BATCH:
-            yield found
-            found = []
-    if found:
-        yield found
+        yield row
 
 
 def check_row(file: Path, row: Row, width: int) -> None:
@@ -191,7 +155,7 @@ def _records(lines: _Lines, *, first: int) -> Iterator[Row]:
     line = first
     try:
         for cells in csv.reader(lines):
-            if lines.quotes % 2:
+            if lines.quotes % 2 or lines.runs_on:
                 # csv.reader tolerates a stray quote, TFX joins lines until the quotes are balanced.
                 yield Row(line=line, cells=(), problem='the quotes (") in this row are not balanced')
                 return

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from privacy_pipeline.config.models import DatasetConfig
-from privacy_pipeline.data.csv_rows import has_rows, read_header
+from privacy_pipeline.data.csv_rows import check_header_of, has_rows, read_header
 from privacy_pipeline.data.files import ResolvedSource
 from privacy_pipeline.errors import BadInputError
 
@@ -56,9 +56,7 @@ def check_header(*, file: Path, header: list[str], wanted: Mapping[str, str]) ->
     Raises:
         BadInputError: as above.
     """
-    twice = [name for name in dict.fromkeys(header) if header.count(name) > 1]
-    if twice:
-        raise BadInputError(f"{file}:1: column '{twice[0]}' is named twice in the header", fix="rename one of the two")
+    check_header_of(file, header)
     for name, why in wanted.items():
         if name not in header:
             raise BadInputError(f"{file}: column '{name}' is missing ({why})", fix=_advice(name, header))

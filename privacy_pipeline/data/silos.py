@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
-from privacy_pipeline.data.csv_rows import check_row, read_header, rows
+from privacy_pipeline.data.csv_rows import read_header, rows
+from privacy_pipeline.data.csv_table import batches
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.unit_keys import as_int, split_of
 from privacy_pipeline.errors import BadInputError
@@ -61,21 +62,28 @@ def count_silos(*, source: ResolvedSource, dataset: DatasetConfig, column: str) 
 
 def _pairs(file: Path, column: str, key: str | None) -> Iterator[tuple[str, str]]:
     """Silo and owner of each row, as they are written; "" for the owner where a row is its own unit."""
+    names = [column] if key in (None, column) else [column, str(key)]
+    for cells in batches(file=file, columns=names):
+        silos = cells.column(column).to_pylist()
+        owners = [""] * len(silos) if key is None else cells.column(key).to_pylist()
+        if "" in silos or (key is not None and "" in owners):
+            raise _without(file, column, key)
+        yield from zip(silos, owners, strict=True)
+
+
+def _without(file: Path, column: str, key: str | None) -> BadInputError:
+    """Names the first row that lacks its silo or its key."""
     header = read_header(file=file)
-    for name in (column, key):
-        if name is not None and name not in header:
-            raise BadInputError(f"{file}: column '{name}' is missing; the columns are: {', '.join(header)}")
     place, owner = header.index(column), None if key is None else header.index(key)
-    for row in rows(file=file):
-        check_row(file, row, len(header))
-        silo, owned = row.cells[place], "" if owner is None else row.cells[owner]
-        if not silo or (key is not None and not owned):
-            empty = key if silo else column
-            raise BadInputError(
-                f"{file}:{row.line}: '{empty}' is empty: the row has no {'privacy unit' if silo else 'silo'}",
-                fix="fill it in, or remove the row",
-            )
-        yield silo, owned
+    line, silo = next(
+        (row.line, row.cells[place])
+        for row in rows(file=file)
+        if not row.cells[place] or (owner is not None and not row.cells[owner])
+    )
+    return BadInputError(
+        f"{file}:{line}: '{key if silo else column}' is empty: the row has no {'privacy unit' if silo else 'silo'}",
+        fix="fill it in, or remove the row",
+    )
 
 
 def _typed(texts: set[str]) -> dict[str, int | str]:

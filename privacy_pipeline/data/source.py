@@ -15,6 +15,7 @@ from privacy_pipeline.data.counts import (
 from privacy_pipeline.data.files import ALL, ResolvedSource, folders_of, resolve
 from privacy_pipeline.data.headers import check_headers
 from privacy_pipeline.data.silos import count_silos
+from privacy_pipeline.data.survey import Survey, require_readable, survey
 
 __all__ = [
     "ALL",
@@ -24,6 +25,7 @@ __all__ = [
     "NeedsExampleGen",
     "ResolvedSource",
     "SplitCount",
+    "Survey",
     "check_headers",
     "count_silos",
     "count_units",
@@ -31,7 +33,9 @@ __all__ = [
     "locate",
     "read_contents",
     "require_one_key_type",
+    "require_readable",
     "resolve",
     "row_digests",
+    "survey",
     "unit_keys",
 ]

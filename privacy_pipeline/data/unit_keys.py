@@ -12,17 +12,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.plain_text import plain_key
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Order of the buckets in ExampleGen's output config; another order would put other rows into each split.
 SPLIT_ORDER: tuple[Literal["train"], Literal["eval"]] = ("train", "eval")
 Buckets: TypeAlias = Mapping[Literal["train", "eval"], int]
-_INT64 = range(-(2**63), 2**63)
+INT64 = range(-(2**63), 2**63)  # what a 64-bit integer holds
+_AS_PYTHON_WRITES = r"^(0|-?[1-9][0-9]{0,17})$"
 _Integers: TypeAlias = NDArray[np.int64]
 Keys: TypeAlias = "list[str] | _Integers"  # of some rows, as they are written
 
@@ -138,6 +143,17 @@ def compact(keys: list[str]) -> Keys:
     return found if list(map(str, found.tolist())) == keys else keys
 
 
+def keys_of(cells: pa.StringArray) -> Keys | None:
+    """Keys as they are written, of a column of `csv_table.Cells`; None where one is empty."""
+    from pyarrow import compute
+
+    if len(cells) and compute.min(compute.binary_length(cells)).as_py() == 0:
+        return None
+    if compute.all(compute.match_substring_regex(cells, _AS_PYTHON_WRITES)).as_py():
+        return np.asarray(cells.cast("int64").to_numpy(), np.int64)
+    return compact(cells.to_pylist())
+
+
 def _summed(values: _Integers, counts: _Integers) -> UnitKeys:
     different, where = np.unique(values, return_inverse=True)
     total = np.zeros(len(different), np.int64)
@@ -158,13 +174,31 @@ def _as_integers(keys: UnitKeys) -> tuple[_Integers, set[str]]:
     return np.array(list(found.values()), np.int64), set(keys.values) - set(found)
 
 
+def spelling_note(written: UnitKeys, key: str) -> str:
+    """What a person should know of keys that are spelled in several ways; "" where none is.
+
+    Args:
+        written: the keys of some rows, as they are written.
+        key: their column.
+    """
+    if not isinstance(written.values, tuple):
+        return ""
+    if len({plain_key(text) for text in written.values}) == len(written.values):
+        return ""
+    if all(as_int(text) is not None for text in written.values):
+        how, what = "as whole numbers, so that such keys are read as one unit", "make sure that they are one"
+    else:
+        how, what = "as texts, so that such keys are read as two units", "write them alike if they are one"
+    return f"some keys '{key}' differ in case, blanks or leading zeros alone; all are read {how}: {what}"
+
+
 def as_int(text: str) -> int | None:
     """As TFX: what Python reads as an integer from ASCII and fits 64 bits."""
     try:
         value = int(text.encode("utf-8"))
     except ValueError:
         return None
-    return value if value in _INT64 else None
+    return value if value in INT64 else None
 
 
 def _is_float(text: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 from privacy_pipeline.data import cells
 from privacy_pipeline.data.csv_rows import read_header
 from privacy_pipeline.data.csv_rows import rows as csv_rows
+from privacy_pipeline.data.csv_table import batches
+from privacy_pipeline.data.encoder import Texts
 from privacy_pipeline.data.features import Column
 from privacy_pipeline.data.headers import check_header
+from privacy_pipeline.data.survey import judged
 from privacy_pipeline.encrypted.inputs import encode_inputs
 from privacy_pipeline.encrypted.published import Published
-from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.errors import BadInputError, PipelineError
 
 _AT_ONCE = 4096  # rows
 _PARSERS: dict[str, Any] = {"int": int, "float": float, "bytes": str.encode}
@@ -32,12 +36,17 @@ class Checked:
     Attributes:
         file: where it is.
         raw: cells by column, each one a row.
-        lines: line of the file that each row starts on.
+        rows: how many.
     """
 
     file: Path
     raw: dict[str, list[str]]
-    lines: Sequence[int]
+    rows: int
+
+    @cached_property
+    def lines(self) -> Sequence[int]:
+        """Line of the file that each row starts on, for messages: reads it once more."""
+        return [row.line for row in csv_rows(file=self.file)]
 
 
 def check(*, file: Path, published: Published) -> Checked:
@@ -54,15 +63,26 @@ def check(*, file: Path, published: Published) -> Checked:
     columns = published.features.columns
     header = read_header(file=file)
     check_header(file=file, header=header, wanted=dict.fromkeys((c.name for c in columns), "the model needs it"))
-    for bad in cells.bad_inputs(file=file, columns=columns):
-        where = f"{file}:{bad.line}: " + (f"column '{bad.column}': " if bad.column else "")
-        raise BadInputError(f"{where}{bad.why}", fix="correct the row, or leave it out")
-    found = list(csv_rows(file=file))
-    if not found:
+    raw: dict[str, list[str]] = {column.name: [] for column in columns}
+    rows = 0
+    for read in batches(file=file, columns=list(raw)):
+        rows += read.num_rows
+        for column in columns:
+            texts = read.column(column.name)
+            if judged(column, Texts.of(texts))[1].any():
+                raise _refused(file, columns)
+            raw[column.name] += texts.to_pylist()
+    if not rows:
         raise BadInputError(f"{file}: has no rows after the header", fix="add rows")
-    place = {name: index for index, name in enumerate(header)}
-    raw = {column.name: [row.cells[place[column.name]] for row in found] for column in columns}
-    return Checked(file=file, raw=raw, lines=[row.line for row in found])
+    return Checked(file=file, raw=raw, rows=rows)
+
+
+def _refused(file: Path, columns: Sequence[Column]) -> Exception:
+    bad = next(cells.bad_inputs(file=file, columns=columns), None)
+    if bad is None:
+        return PipelineError(f"{file}: two readings of one file differ; nothing was sent")
+    where = f"{file}:{bad.line}: " + (f"column '{bad.column}': " if bad.column else "")
+    return BadInputError(f"{where}{bad.why}", fix="correct the row, or leave it out")
 
 
 def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np.float64]]:
@@ -78,7 +98,7 @@ def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np
     Raises:
         BadInputError: a value is beyond the fixed-point range; names file, line and input.
     """
-    rows, columns = len(checked.lines), published.features.columns
+    rows, columns = checked.rows, published.features.columns
     transformed = _transformed(checked.raw, columns, published.transform, rows=rows)
     return encode_inputs(
         published.model, transformed, rows=rows, where=lambda index: f"{checked.file}:{checked.lines[index]}"

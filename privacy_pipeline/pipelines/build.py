@@ -64,7 +64,9 @@ def build(spec: RunSpec) -> Pipeline:
     statistics = StatisticsGen(examples=examples.outputs["examples"])
     schema = _schema_gen(spec, workspace, statistics)
     validator = GatingExampleValidator(
-        statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
+        statistics=statistics.outputs["statistics"],
+        schema=schema.outputs["schema"],
+        inferred=config.dataset.schema_path == "infer",
     ).with_id("ExampleValidator")
     noisy = _dp_statistics(spec, examples)
     for node in noisy:

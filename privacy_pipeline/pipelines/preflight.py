@@ -271,6 +271,29 @@ def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source
     return resolved
 
 
+def look_through(
+    config: PipelineConfig, resolved: source.ResolvedSource, features: FeaturePlan | None
+) -> tuple[str, ...]:
+    """Reads all rows as ExampleGen will, and refuses here what a run would end with later.
+
+    Args:
+        config: the config.
+        resolved: its files.
+        features: the feature plan; None where the schema is inferred, and each row has only to be readable.
+
+    Returns:
+        What a person should know of the keys although it is no error.
+
+    Raises:
+        BadInputError: a row cannot be read, or is one that the schema does not allow; names file, line and column.
+    """
+    if features is None:
+        source.require_readable(source=resolved, dataset=config.dataset)
+        return ()
+    found = source.survey(source=resolved, dataset=config.dataset, features=features)
+    return () if found is None else found.notes
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -71,6 +71,8 @@ def register_dataset(
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
     unit = config.dataset.privacy_unit
+    for note in preflight.look_through(config, resolved, features):
+        tell(note)
     contents = source.read_contents(source=resolved, dataset=config.dataset, hasher=RowHasher(secret))
     splits, column = _counts(config, contents), config.training.silo_column
     if column is not None:

@@ -36,6 +36,7 @@ def start(
     to_nodes: list[str],
     on_start: OnStart,
     on_event: OnEvent,
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[RunFolder, RunState]:
     """Runs a pipeline, or finds that nothing changed since an earlier run of it.
 
@@ -45,9 +46,10 @@ def start(
         from_nodes, to_nodes: ends of a partial run; both empty for a whole one.
         on_start: called with the run's folder before TFX starts.
         on_event: called after each event of the worker.
+        note: called, before anything starts, with what a person should know although it is no error.
 
     Raises:
-        BadInputError: config, schema or files are not usable.
+        BadInputError: config, schema, files or rows are not usable.
         BudgetRefusedError: the ledger would not grant the run; nothing was started.
     """
     _check_names([*from_nodes, *to_nodes], nodes_of(config))
@@ -63,6 +65,8 @@ def start(
     earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
     if earlier is None:
         spending.refuse_over_budget(workspace, spec, state)
+        for said in preflight.look_through(config, source, features):
+            note(said)
     folder = workspace.new_run()
     spec = spec.model_copy(update={"run_id": folder.run_id, "run_dir": folder.path})
     state.run_id = folder.run_id

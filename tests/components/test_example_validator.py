@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 import pytest
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
+from tensorflow_data_validation.statistics import stats_impl
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
@@ -21,25 +23,38 @@ feature {
   string_domain { value: "red" value: "green" }
 }
 feature {
+  name: "weight" type: FLOAT presence { min_fraction: 1 min_count: 1 } shape { dim { size: 1 } }
+  float_domain { min: 0 max: 10 }
+}
+feature { name: "height" type: FLOAT }
+feature {
   name: "size" type: INT presence { min_fraction: 1 min_count: 1 } shape { dim { size: 1 } }
   int_domain { min: 0 max: 10 }
 }
 """
-GOOD = {"colour": ["red", "green", "red"], "size": [1, 2, 3]}
+GOOD = {"colour": ["red", "green", "red"], "size": [1, 2, 3], "weight": [0.5, 1.5, 2.5], "height": [0.5, 1.5, 2.5]}
+NAN, INFINITE = math.nan, math.inf
+
+
+def example_statistics(rows: dict[str, list[Any]]) -> Any:
+    """As StatisticsGen has them: a NaN in an Example is a value."""
+    arrays = [pa.array([[value] for value in values]) for values in rows.values()]
+    return stats_impl.generate_statistics_in_memory(pa.RecordBatch.from_arrays(arrays, list(rows)), tfdv.StatsOptions())
 
 
 def statistics_of(rows: dict[str, list[Any]]) -> Any:
     if not rows:
         return statistics_pb2.DatasetFeatureStatisticsList(datasets=[{"num_examples": 0}])
-    return tfdv.generate_statistics_from_dataframe(pd.DataFrame(rows), n_jobs=1)
+    return example_statistics(rows)
 
 
-def validate(folder: Path, **splits: dict[str, list[Any]]) -> None:
+def validate(folder: Path, *, inferred: int = 0, **splits: dict[str, list[Any]]) -> None:
     schema, statistics, anomalies = (
         standard_artifacts.Schema(),
         standard_artifacts.ExampleStatistics(),
         standard_artifacts.ExampleAnomalies(),
     )
+    folder.mkdir(exist_ok=True)
     for artifact in (schema, statistics, anomalies):
         artifact.uri = str(folder / artifact.type_name)
     statistics.split_names = artifact_utils.encode_split_names(sorted(splits))
@@ -53,7 +68,7 @@ def validate(folder: Path, **splits: dict[str, list[Any]]) -> None:
     Executor().Do(
         {"statistics": [statistics], "schema": [schema]},
         {"anomalies": [anomalies]},
-        {"exclude_splits": json.dumps([]), "custom_validation_config": None},
+        {"exclude_splits": json.dumps([]), "custom_validation_config": None, "inferred": inferred},
     )
 
 
@@ -62,7 +77,7 @@ def test_data_that_keeps_the_schema_passes(tmp_path: Path) -> None:
 
 
 def test_each_anomaly_is_a_line_that_names_split_column_and_value(tmp_path: Path) -> None:
-    bad = {"colour": ["red", "mauve", "red"], "size": [1, 2, 11]}
+    bad = {**GOOD, "colour": ["red", "mauve", "red"], "size": [1, 2, 11]}
     with pytest.raises(DataAnomaliesError, match="does not keep the schema") as caught:
         validate(tmp_path, train=GOOD, eval=bad)
     lines = caught.value.message.splitlines()[1:]
@@ -74,9 +89,29 @@ def test_each_anomaly_is_a_line_that_names_split_column_and_value(tmp_path: Path
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataAnomaliesError, match="train split: size: "):
-        validate(tmp_path, train={"colour": ["red"]}, eval=GOOD)
+        validate(tmp_path, train={name: values for name, values in GOOD.items() if name != "size"}, eval=GOOD)
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataAnomaliesError, match="eval split: no rows"):
         validate(tmp_path, train=GOOD, eval={})
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("weight", [0.5, NAN, 2.5], "weight: NaN is a missing value, and stands in 1 of 3 rows"),
+        ("weight", [NAN, NAN, NAN], "weight: NaN is a missing value, and stands in 3 of 3 rows"),
+        ("height", [0.5, INFINITE, 2.5], "height: a number is infinite"),
+        ("height", [0.5, -INFINITE, 2.5], "height: a number is infinite"),
+    ],
+)
+def test_nan_is_missing_and_infinity_is_invalid(tmp_path: Path, column: str, values: list[float], says: str) -> None:
+    with pytest.raises(DataAnomaliesError) as caught:
+        validate(tmp_path, train=GOOD, eval={**GOOD, column: values})
+    assert [line for line in caught.value.message.splitlines() if line.startswith(f"  eval split: {says}")]
+
+
+def test_nan_passes_where_a_value_may_be_missing(tmp_path: Path) -> None:
+    validate(tmp_path / "a", train={**GOOD, "height": [0.5, NAN, 2.5]})
+    validate(tmp_path / "b", inferred=1, train={**GOOD, "weight": [0.5, NAN, 2.5]})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from privacy_pipeline.data.cells import bad_inputs
 from privacy_pipeline.data.features import Column, FeaturePlan
 from privacy_pipeline.data.source import locate, resolve
 from tests.data.samples import dataset, put
@@ -47,7 +48,8 @@ def bad(tmp_path: Path, text: str | bytes, limit: int = 5) -> list[tuple[int, st
         ("7,91,,a,,0,\n", "age", "'91' is above the schema's maximum 90"),
         ("7,-1,,a,,0,\n", "age", "'-1' is below the schema's minimum 0"),
         ("7,1,x,a,,0,\n", "w", "'x' is not a number"),
-        ("7,1,nan,a,,0,\n", "w", "'nan' is not a finite number"),
+        ("7,nan,,a,,0,\n", "age", "'nan' is not an integer"),
+        ("7,99999999999999999999,,a,,0,\n", "age", "'99999999999999999999' is not an integer of 64 bits"),
         ("7,1,-inf,a,,0,\n", "w", "'-inf' is not a finite number"),
         ("7,1,1e60,a,,0,\n", "w", "'1e60' is not a finite number"),
         ("7,1,,d,,0,\n", "c", "'d' is not in the schema's domain"),
@@ -76,6 +78,13 @@ def test_lines_count_newlines_in_quotes(tmp_path: Path) -> None:
 def test_limit(tmp_path: Path) -> None:
     assert len(bad(tmp_path, "7,x,,a,,0,\n" * 9)) == 5
     assert len(bad(tmp_path, "7,x,,a,,0,\n" * 9, limit=2)) == 2
+
+
+def test_nan_is_a_missing_value(tmp_path: Path) -> None:
+    assert bad(tmp_path, "7,1,NaN,a,,0,\n") == []
+    required = PLAN.model_copy(update={"columns": (PLAN.columns[1].model_copy(update={"optional": False}),)})
+    (cell,) = bad_inputs(file=tmp_path / "train/a.csv", columns=required.columns)
+    assert (cell.line, cell.why) == (2, "the value is missing ('NaN' is a missing value)")
 
 
 def test_good_rows_and_tfrecords_give_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import unit_digests
 from privacy_pipeline.accounting.unit_digests import ALL, digest_units
-from privacy_pipeline.data import counts, csv_rows
+from privacy_pipeline.data import counts, csv_rows, csv_table
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.siphash import siphash
 from privacy_pipeline.data.unit_keys import KeyReader, as_int, in_both, partition_bytes, split_of
@@ -48,9 +49,13 @@ def _one_by_one(file: Path) -> list[list[str]] | str:
     return found
 
 
+def _rows_of(cells: csv_table.Cells) -> Iterator[tuple[str, ...]]:
+    return zip(*(column.to_pylist() for column in cells.columns), strict=True)
+
+
 def _at_once(file: Path) -> list[list[str]] | str:
     try:
-        return [list(cells) for batch in csv_rows.batches(file=file, width=2) for cells in batch]
+        return [list(row) for cells in csv_table.batches(file=file) for row in _rows_of(cells)]
     except BadInputError as error:
         return error.message
 
@@ -64,12 +69,12 @@ def test_batches_are_the_rows(
     body = "".join(line.replace('"', "") + ",x\n" if plain else line + "\n" for line in lines).encode()
     file.write_bytes(b"a,b\n" + body + odd)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_rows, "_BATCH", 3)
+        patch.setattr(csv_table, "_BLOCK", 12)
         assert _at_once(file) == _one_by_one(file)
 
 
 def test_a_bad_row_of_a_later_batch_has_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_rows, "_BATCH", 3)
+    monkeypatch.setattr(csv_table, "_BLOCK", 12)
     (tmp_path / "a.csv").write_text("a,b\n" + "1,2\n" * 7 + '"two\nlines",2\n' + "1,2,3\n")
     assert "a.csv:11: the row has 3 fields" in str(_at_once(tmp_path / "a.csv"))
 
@@ -85,16 +90,16 @@ BODIES = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_several_processes_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(csv_rows, "_BATCH", 3)
+    monkeypatch.setattr(csv_table, "_BLOCK", 12)
     file, parent = tmp_path / "a.csv", os.getpid()
     file.write_text("a,b\n" + BODIES[name])
     seen: list[int] = []
 
     def several() -> list[list[str]]:
         found = []
-        for process, batch in csv_rows.mapped(lambda b: (os.getpid(), list(b)), file=file, width=2, processes=2):
+        for process, cells in csv_table.mapped(lambda cells: (os.getpid(), cells), file=file, processes=2):
             seen.append(process)
-            found += [list(cells) for cells in batch]
+            found += [list(row) for row in _rows_of(cells)]
         return found
 
     try:
@@ -109,7 +114,7 @@ def test_large_tables_have_the_digests_of_small_ones(tmp_path: Path, monkeypatch
     (tmp_path / "a.csv").write_text("person,x\n" + "".join(f"{at % 700},{at / 7}\n" for at in range(3000)))
     read, reader = [], KeyReader()
     for large in (2**40, 0):
-        monkeypatch.setattr(csv_rows, "_LARGE", large)
+        monkeypatch.setattr(csv_table, "_LARGE", large)
         read.append(counts._read((tmp_path / "a.csv",), "person", RowHasher(SECRET), "csv"))
     small, big = read
     assert big.rows == 3000 and list(big.keys) == list(small.keys)
@@ -122,8 +127,8 @@ def test_large_tables_have_the_digests_of_small_ones(tmp_path: Path, monkeypatch
 
 
 def test_a_row_without_a_key_is_named_whoever_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_rows, "_BATCH", 3)
-    monkeypatch.setattr(csv_rows, "_LARGE", 0)
+    monkeypatch.setattr(csv_table, "_BLOCK", 12)
+    monkeypatch.setattr(csv_table, "_LARGE", 0)
     (tmp_path / "a.csv").write_text("person,x\n" + "1,2\n" * 20 + ",2\n" + "1,2\n" * 5)
     with pytest.raises(BadInputError, match=r"a\.csv:22: 'person' is empty"):
         counts._read((tmp_path / "a.csv",), "person", None, "csv")

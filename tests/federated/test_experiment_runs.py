@@ -11,6 +11,7 @@ import pytest
 from federated.experiments import privacy
 from federated.experiments.data import load_clients
 from federated.experiments.evaluation import area_under_curve
+from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
 from privacy_pipeline.accounting import events, pins
@@ -301,6 +302,66 @@ def test_nothing_is_read_when_the_ledger_refuses(people, monkeypatch):
     with pytest.raises(BudgetRefusedError, match="above the cap"):
         run_point(second, build=logistic.build)
     assert [entry.state for entry in ledger.entries("people")] == [State.EXPIRED, State.COMMITTED]
+
+
+@pytest.mark.parametrize(("split", "cell"), [("train", "maybe"), ("eval", "maybe"), ("eval", ""), ("train", " no")])
+def test_a_bad_cell_of_any_split_is_found_before_a_charge(people, split, cell):
+    file = people / f"people/span-1/{split}/people.csv"
+    lines = file.read_text().splitlines()
+    lines[4] = lines[4].rsplit(",", 1)[0] + f",{cell}"
+    whole = file.read_text()
+    register(people, points(people, PRIVACY)[0])
+    file.write_text("\n".join(lines) + "\n")
+    point = points(people, PRIVACY)[0]
+    with pytest.raises(BadInputError, match=rf"{split}/people.csv:5: column 'y': "):
+        run_point(point, build=logistic.build)
+    assert not Ledger.open(point.config.ledger).entries("people")
+    file.write_text(whole)
+    run_point(points(people, PRIVACY)[0], build=logistic.build)
+
+
+def test_other_rows_than_registered_are_found_before_a_charge(people):
+    register(people, points(people, PRIVACY)[0])
+    file = people / "people/span-1/train/people.csv"
+    file.write_text(file.read_text() + "9001,0.5,0.5,1,yes\n")
+    point = points(people, PRIVACY)[0]
+    with pytest.raises(BudgetRefusedError, match="another number of rows or units than was registered"):
+        run_point(point, build=logistic.build)
+    assert not Ledger.open(point.config.ledger).entries("people")
+
+
+@pytest.mark.parametrize(
+    ("spell", "clients", "says"),
+    [
+        (lambda who, row: f"{who:03d}" if row % 2 else str(who), 60, "read as one unit"),
+        (lambda who, row: f"p{who}" + " " * (row % 2), None, "read as two units"),
+        (lambda who, row: " " * (row % 2) + f"p{who}", None, "read as two units"),
+        (lambda who, row: f"P{who}" if row % 2 else f"p{who}", None, "read as two units"),
+        (lambda who, row: f"{who:03d}" if row % 2 else f"x{who}", None, ""),
+    ],
+)
+def test_keys_are_counted_as_registered_and_their_spelling_is_told(people, spell, clients, says):
+    for split in ("train", "eval"):
+        file = people / f"people/span-1/{split}/people.csv"
+        head, *rows = file.read_text().splitlines()
+        cells = [row.split(",", 1) for row in rows]
+        file.write_text(
+            "\n".join([head, *(f"{spell(int(who), at)},{rest}" for at, (who, rest) in enumerate(cells))]) + "\n"
+        )
+    if clients is None:
+        schema = people / "people.pbtxt"
+        schema.write_text(
+            schema.read_text()
+            .replace('"who" type: INT', '"who" type: BYTES')
+            .replace("int_domain { min: 1 max: 9999 }", "", 1)
+        )
+    told = []
+    config = points(people, PRIVACY)[0].config
+    registered = register_clients(config, epsilon=50, delta=1e-3, tell=told.append)
+    summary = run_point(points(people, PRIVACY)[0], build=logistic.build)
+    assert summary["clients_train"] == registered.splits["train"].units
+    assert clients is None or summary["clients_train"] == clients
+    assert bool([note for note in told if says and says in note]) == bool(says)
 
 
 def test_bad_populations_are_one_clear_error(people):

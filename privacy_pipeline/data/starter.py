@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.config.profile import MOST_VALUES, ColumnProfile, CsvProfile, profile_csv
+from privacy_pipeline.data.encoder import LONGEST_CATEGORY
+from privacy_pipeline.data.profile import MOST_VALUES, ColumnProfile, CsvProfile, profile_csv
 from privacy_pipeline.errors import BadInputError
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -149,10 +150,10 @@ def _feature(column: ColumnProfile, *, is_label: bool) -> str:
     kind = {"empty": "BYTES", "int": "INT", "float": "FLOAT", "bytes": "BYTES"}[column.kind]
     body, ignored = _domain(column, is_label=is_label)
     tags = ["unreviewed", "ignore"] if ignored else ["unreviewed"]
-    presence = "" if column.missing else "  presence { min_fraction: 1 min_count: 1 }\n"
+    always = "  presence { min_fraction: 1 min_count: 1 }\n  shape { dim { size: 1 } }\n"  # a shape demands a value
+    presence = "" if column.missing else always
     return (
-        f"feature {{\n  name: {_proto_text(column.name)}\n  type: {kind}\n{presence}"
-        f"  shape {{ dim {{ size: 1 }} }}\n{body}"
+        f"feature {{\n  name: {_proto_text(column.name)}\n  type: {kind}\n{presence}{body}"
         f"  annotation {{ {' '.join(f'tag: {_proto_text(tag)}' for tag in tags)} }}\n}}\n"
     )
 
@@ -162,6 +163,8 @@ def _domain(column: ColumnProfile, *, is_label: bool) -> tuple[str, bool]:
     if column.kind == "empty":
         return "  # No row has a value.\n", True
     if column.kind == "bytes":
+        if any(len(value.encode()) > LONGEST_CATEGORY for value in column.values):
+            return f"  # A value is longer than the {LONGEST_CATEGORY:,} bytes of a category: free text.\n", True
         if column.many_values:
             return (
                 f"  # More than {MOST_VALUES} distinct values: free text, an identifier, or numbers mixed with text.\n"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.config.starter import write_starter
 from privacy_pipeline.data.schema_reader import read_feature_plan, unreviewed
 from privacy_pipeline.data.source import resolve
+from privacy_pipeline.data.starter import write_starter
 from privacy_pipeline.errors import BadInputError
 
 ROWS = """\
@@ -90,7 +90,8 @@ def test_refuses_to_overwrite_unless_forced(tmp_path: Path) -> None:
         ("x,y\n1,0.5\n2,1\n", "y", "label 'y' is floating point"),
         ("x,y\n1,a\n2,b\n", "z", "there is no label column 'z'"),
         ("x,y\n1,a\n2,b,c\n", "y", ":3: the row has 3 fields, the header has 2"),
-        ('x,y\n1,"a\n2,b\n', "y", "not valid CSV"),
+        ('x,y\n1,"a\n2,b\n', "y", ':2: the quotes (") in this row are not balanced'),
+        ("x,y\n1,a\n1e39,b\n", "y", ":3: column 'x': '1e39' is not a finite number"),
         ("x,x\n1,a\n", "x", "column 'x' is named twice"),
         ('"x",y\n1,a\n', "y", "is not plain"),
         ("x,y\n", "y", "has no rows"),
