@@ -6,6 +6,7 @@ or backends: they check shapes and ranges, and the layers above check the rest.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,7 +80,7 @@ class DatasetConfig(Section):
     def _one_form_of_several_spans(cls, span: str | int | tuple[int, ...]) -> str | int | tuple[int, ...]:
         if not isinstance(span, tuple):
             return span
-        twice = sorted({number for number in span if span.count(number) > 1})
+        twice = sorted(number for number, times in Counter(span).items() if times > 1)
         if twice:
             raise ValueError(f"span {twice[0]} is named twice: its rows would be read twice")
         return tuple(sorted(span)) if len(span) > 1 else span[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def _together(parts: Mapping[int, ResolvedSource]) -> ResolvedSource:
     splits = next(iter(parts.values())).files
     files = {split: tuple(file for part in parts.values() for file in part.files[split]) for split in splits}
     for split, found in files.items():
-        twice = [file for file in found if found.count(file) > 1]
+        twice = [file for file, times in Counter(found).items() if times > 1]
         if twice:
             raise BadInputError(
                 f"{twice[0]}: belongs to more than one of the spans {', '.join(map(str, parts))} ({split})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 IGNORE_TAG = "ignore"
 UNREVIEWED_TAG = "unreviewed"
-_LARGEST = 1 << 24  # bytes
+_LARGEST = 1 << 22  # bytes
 MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
 _OR_WITH_NOISE = "or let a dp_sgd run release it: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
@@ -124,6 +125,8 @@ def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
         raise BadInputError(f"{schema_path}: cannot be read ({error.strerror})") from None
     try:
         return text_format.Parse(text, schema_pb2.Schema())
+    except RecursionError:
+        raise BadInputError(f"{schema_path}: is nested too deeply") from None
     except text_format.ParseError as error:
         line = error.GetLine()
         position = f"{line}:{error.GetColumn()} : "
@@ -237,7 +240,7 @@ class _Reader:
                 f"{_OR_WITH_NOISE}",
             )
         if len(values) != len(set(values)):
-            twice = next(value for value in values if values.count(value) > 1)
+            twice = next(value for value, number in Counter(values).items() if number > 1)
             raise self.wrong(feature.name, f"'{twice}' is twice in the domain", fix="keep one of the two")
         return values
 

@@ -52,6 +52,8 @@ def schemas(folder: Path, watch: Watch) -> Callable[[Random], Case]:
     def draw(rng: Random) -> Case:
         whole, label, positive, key = rng.choice(bases)
         raw = mutated_bytes(rng, whole, _SCHEMA_TOKENS)
+        if rng.random() < 0.1:  # at the top level
+            raw += rng.choice(_SCHEMA_TOKENS)
 
         def read() -> None:
             file.write_bytes(raw)

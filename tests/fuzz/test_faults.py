@@ -96,6 +96,13 @@ def test_deep_nesting(tmp_path: Path, content: bytes) -> None:
     assert "is nested too deeply" in refused(tmp_path / "x.yaml", content)
 
 
+def test_a_schema_nested_too_deeply(tmp_path: Path) -> None:
+    file = tmp_path / "s.pbtxt"
+    file.write_text("feature { struct_domain { " * 3_000 + "}}" * 3_000)
+    with pytest.raises(BadInputError, match="is nested too deeply"):
+        parse_schema(schema_path=file)
+
+
 def test_an_override_is_held_to_the_same(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("pipeline: p\n")
