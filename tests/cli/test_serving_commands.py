@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,26 @@ def test_what_cannot_work_is_one_line(parties: Path, tmp_path: Path, arguments: 
     done = RUNNER.invoke(app, [one.format(parties=parties, empty=empty) for one in arguments])
     assert done.exit_code == 2 and says in done.stderr, done.stderr
     assert done.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize("command", [["predict", "--encrypted", "x.csv"], ["serve", "--encrypted", "{published}"]])
+def test_a_model_of_an_earlier_version_is_to_be_exported_again(parties: Path, command: list[str]) -> None:
+    published = parties / "published"
+    (published / "transform" / "transform_fn").mkdir(parents=True)
+    layer = {"name": "d", "op": "dense", "inputs": ["x"], "config": {}, "weights": {"kernel": [2, 1]}}
+    earlier = {
+        "format": "privacy-pipeline-private-model",
+        "version": 1,
+        "inputs": [{"name": "x", "shape": [2], "vocabulary": 0}],
+        "layers": [layer],
+        "output": "d",
+        "weights_sha256": "0" * 64,
+    }
+    (published / "architecture.json").write_text(json.dumps(earlier))
+    done = RUNNER.invoke(app, [*(one.format(published=published) for one in command), "--parties", str(parties)])
+    assert done.exit_code == 2 and done.stderr.count("error:") == 1
+    told = " ".join(done.stderr.split())
+    assert "an earlier version exported it" in told and "export the model again" in told
 
 
 def test_parties_without_addresses_are_named(parties: Path) -> None:

@@ -175,6 +175,26 @@ def test_a_record_of_version_6_says_nothing_of_rows() -> None:
     assert read.rows is None and "examples stay apart" not in dict(privacy_rows(read))
 
 
+def test_the_proven_error_of_private_logits_is_kept_and_told() -> None:
+    record = build_record(
+        config=make_config("encrypted", training={"encrypted": {"simulate": True}}),
+        facts=FACTS,
+        executed=make_executed(inference_error=3.25e-5),
+        plan=None,
+        composition=None,
+    )
+    assert record.inference_error == 3.25e-5
+    assert dict(privacy_rows(record))["error of a private logit"] == "proven to be at most 3.25e-05"
+    assert PrivacyRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_record_of_version_7_says_nothing_of_private_logits() -> None:
+    document = json.loads(dp_record().model_dump_json()) | {"record_version": 7}
+    del document["inference_error"]
+    read = PrivacyRecord.model_validate(document)
+    assert read.inference_error is None and "error of a private logit" not in dict(privacy_rows(read))
+
+
 def test_a_record_of_version_1_is_still_read() -> None:
     document = json.loads(dp_record().model_dump_json()) | {"record_version": 1}
     for name in ("engine", "plan"):
