@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from privacy_pipeline.config.ranges import LEARNING_RATE
 from privacy_pipeline.dp.mechanism import require, require_flags
+from privacy_pipeline.dp.other_libraries import other_model, other_optimizer, require_own_step
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError
 
@@ -21,7 +22,7 @@ def require_kinds(model: Any, plan: Any) -> None:
         BadInputError: naming what was given.
     """
     if not isinstance(model, tf.keras.Model):
-        raise BadInputError(f"{_told(model)} is not a Keras model", fix="make_private(keras_model, plan, ...)")
+        raise other_model(model)
     if not isinstance(plan, PrivacyPlan):
         raise BadInputError(f"{_told(plan)} is not a PrivacyPlan", fix="make one with PrivacyPlan.calibrated(...)")
 
@@ -60,6 +61,7 @@ def require_keras_step(model: Any) -> None:
     Raises:
         BadInputError: it, or its class, overrides a method of Keras' training.
     """
+    require_own_step(model)
     for name in ("train_step", "compute_loss", "make_train_function", "fit"):
         own = name in vars(model) and name != "fit"
         if own or getattr(type(model), name, None) is not getattr(tf.keras.Model, name):
@@ -82,6 +84,8 @@ def keras_optimizer(optimizer: Any, *, steps: int) -> Any:
     """
     if isinstance(optimizer, type):
         raise BadInputError(f"{_told(optimizer)} is not an optimizer", fix=f"make one: {optimizer.__name__}(...)")
+    if not isinstance(optimizer, (str, Mapping)):
+        _require_current(optimizer)
     try:
         found = tf.keras.optimizers.get(optimizer)
     except (ValueError, TypeError, KeyError):  # as Keras refuses names, settings and dicts
@@ -101,19 +105,13 @@ def _require_current(optimizer: Any) -> None:
     Raises:
         BadInputError: it is a legacy one, one of another library, or scales losses.
     """
-    kind = type(optimizer)
-    name = f"optimizer {kind.__module__}.{kind.__name__}"
     if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
         raise BadInputError(
             "LossScaleOptimizer is not needed: sums of gradients are formed in float32 in any precision",
             fix="give its `inner_optimizer`",
         )
     if not isinstance(optimizer, tf.keras.optimizers.Optimizer):
-        fix = f"use tf.keras.optimizers.{kind.__name__}" if hasattr(tf.keras.optimizers, kind.__name__) else ""
-        raise BadInputError(
-            f"{name} is not one of tf.keras.optimizers (legacy ones are not supported)",
-            fix=fix or 'use one of tf.keras.optimizers, such as "sgd" or "adam"',
-        )
+        raise other_optimizer(optimizer)
 
 
 def _require_plain_update(optimizer: Any) -> None:

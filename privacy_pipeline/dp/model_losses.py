@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.dp.losses import of_output
+from privacy_pipeline.dp.other_libraries import require_loss
 from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
 from privacy_pipeline.dp.tracing import told_as_users_code
 from privacy_pipeline.errors import BadInputError
@@ -30,6 +31,7 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None, names: Sequence[str
     """
     if loss is None:
         raise BadInputError("a loss is needed", fix='make_private(model, plan, loss="...") or compile the model')
+    require_loss(loss)
     nested = isinstance(loss, (Mapping, list, tuple))
     if not nested and not names:
         function = of_output(loss)
