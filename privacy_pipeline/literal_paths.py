@@ -45,6 +45,19 @@ def literal(path: Path) -> Path:
     return _link(name, target).joinpath(*parts[last + 1 :])
 
 
+def require_utf8(path: Path) -> None:
+    """Refuses a path that no file of a run could hold, nor TensorFlow open.
+
+    Raises:
+        BadInputError: a name in it is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise BadInputError(f"{shown}: a name in this path is not UTF-8", fix="rename the folder or the file") from None
+
+
 def as_named(path: Path) -> Path:
     """The path that `literal` was given, for a path that it gave; another path as it is."""
     for folder in _folders():

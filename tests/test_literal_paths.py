@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.literal_paths import PATTERN, as_named, literal
+from privacy_pipeline.literal_paths import PATTERN, as_named, literal, require_utf8
 from privacy_pipeline.typed import quoted, typed
 
 ODD = ["my [v2] #1 50%", "a*b", "a?b", "back\\slash", "[", "a [b", "*", "é [日本]", "x" * 199 + "["]
@@ -56,6 +56,13 @@ def test_a_path_with_patterns_leads_to_the_same_place(tmp_path: Path, name: str)
     assert (given / "file").read_text() == "here"
     assert (path.parts[-2:], literal(given), as_named(path)) == (("deep", "er"), path, given)
     assert as_named(path / "file") == given / "file"
+
+
+def test_a_name_that_is_not_utf_8_is_refused_in_plain_text(tmp_path: Path) -> None:
+    require_utf8(tmp_path / "größe 日本")
+    with pytest.raises(BadInputError, match=r"caf\\udce9: a name in this path is not UTF-8") as caught:
+        require_utf8(tmp_path / os.fsdecode(b"caf\xe9"))
+    caught.value.message.encode()
 
 
 def test_odd_names_below_one_another_make_one_link(tmp_path: Path, links: Path) -> None:

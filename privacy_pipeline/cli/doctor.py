@@ -55,7 +55,9 @@ def _disk() -> Finding:
 
 
 def _memory() -> Finding:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    from privacy_pipeline.pipelines.memory import limit
+
+    total = limit()
     return Finding("memory", total > 3 * _GIB, f"{total / _GIB:.1f} GiB", "runs want at least 4 GiB")
 
 

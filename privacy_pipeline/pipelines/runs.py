@@ -14,7 +14,8 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.source import ResolvedSource, folders_of, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
-from privacy_pipeline.pipelines import admission, metadata, preflight, run_report, spending, views
+from privacy_pipeline.literal_paths import require_utf8
+from privacy_pipeline.pipelines import admission, memory, metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.data_secret import data_secret
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
@@ -53,6 +54,7 @@ def start(
         BudgetRefusedError: the ledger would not grant the run; nothing was started.
     """
     _check_names([*from_nodes, *to_nodes], nodes_of(config))
+    require_utf8(config_path.absolute())
     workspace = Workspace(config)
     workspace.prepare()
     features = preflight.read_features(config)
@@ -64,6 +66,7 @@ def start(
     state = _state(spec, config_path)
     earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
     if earlier is None:
+        memory.require_fits(config, source)
         spending.refuse_over_budget(workspace, spec, state)
         for said in preflight.look_through(config, source, features):
             note(said)
@@ -109,6 +112,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     workspace = Workspace(spec.config)
     workspace.prepare()
     metadata.require_usable(spec.config)
+    memory.require_fits(spec.config, source)
     if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
         spending.refuse_over_budget(workspace, spec, state)
     admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))

@@ -20,6 +20,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import private_folder
+from privacy_pipeline.literal_paths import require_utf8
 from privacy_pipeline.pipelines.moved import as_of_now
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.summary import RunSummary
@@ -236,6 +237,7 @@ class Workspace:
         Raises:
             BadInputError: they cannot.
         """
+        require_utf8(self.root)
         here = Path.cwd()
         try:
             for folder in (self.root, self.runs, self.pipeline_root.parent):
