@@ -16,7 +16,7 @@ from tests.pipelines import mariadb_server
 if TYPE_CHECKING:
     from tests.e2e.conftest import Project, Shared
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 _ENVIRONMENT = "PRIVACY_PIPELINE_TEST_METADATA"
 # Each run has its own; all else is the same wherever ML Metadata lies.
 _ITS_OWN = ("run_id", "started", "ended", "cached_from")
