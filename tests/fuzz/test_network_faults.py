@@ -35,17 +35,16 @@ def packed(change: Any) -> bytes:
     return written.getvalue()
 
 
-STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+STORED = zipfile.ZIP_STORED
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda name, content: (name, content, DEFLATED), "compressed"),
         (lambda name, content: (name, content[:-8], STORED), "cut off"),
-        (lambda name, content: (name, b"x", STORED), "no array"),
-        (lambda name, content: (name, content.replace(b"<f8", b"|O "), STORED), "no array"),
-        (lambda name, content: (name, content.replace(b"{'descr'", b"(((((((("), STORED), "no array"),
+        (lambda name, content: (name, b"x", STORED), "weights.npz: "),
+        (lambda name, content: (name, content.replace(b"<f8", b"|O "), STORED), "weights.npz: "),
+        (lambda name, content: (name, content.replace(b"{'descr'", b"(((((((("), STORED), "weights.npz: "),
         (lambda name, content: (name + "x", content, STORED), "differ in"),
         (lambda name, content: ("a.npy", content, STORED), "differ in"),
     ],
