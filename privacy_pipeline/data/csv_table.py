@@ -7,9 +7,11 @@ every quote opens, closes or is doubled, as RFC 4180 has it, is read by `pyarrow
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 Cells: TypeAlias = "pa.RecordBatch"  # one field for each column, all of type string; a cell without a text is ""
 
-_BLOCK = 2**23  # bytes that are read at once: each call of Arrow costs tens of milliseconds under Python 3.10
+_BLOCK = 2**22  # bytes that are read at once
 _LONGEST_RECORD = 2**26  # bytes
 _LARGE = 32 * 2**20  # bytes of a file, from which on several processes are worth their start
 _BOM = b"\xef\xbb\xbf"
@@ -144,21 +146,39 @@ def _plain(block: bytes, width: int, places: Sequence[int], names: Sequence[str]
     columns = [str(place) for place in range(width)]
     wanted = [columns[place] for place in places]
     try:
-        table = csv.read_csv(
-            pa.BufferReader(block),
-            read_options=csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=columns),
-            parse_options=csv.ParseOptions(quote_char='"' if quoted else False, newlines_in_values=quoted),
-            convert_options=csv.ConvertOptions(
-                check_utf8=False,
-                column_types=dict.fromkeys(wanted, pa.string()),
-                include_columns=wanted,
-                strings_can_be_null=False,
-            ),
-        )
+        with _heap_out_of_sight():
+            table = csv.read_csv(
+                pa.BufferReader(block),
+                read_options=csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=columns),
+                parse_options=csv.ParseOptions(quote_char='"' if quoted else False, newlines_in_values=quoted),
+                convert_options=csv.ConvertOptions(
+                    check_utf8=False,
+                    column_types=dict.fromkeys(wanted, pa.string()),
+                    include_columns=wanted,
+                    strings_can_be_null=False,
+                ),
+            )
     except pa.ArrowInvalid:  # a record of another width, which is then named with its line
         return None
     arrays = [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in table.columns]
     return _batch(arrays, names)
+
+
+@contextmanager
+def _heap_out_of_sight() -> Iterator[None]:
+    """Spares a search through all objects of the process, which pyarrow makes at each call under Python 3.10.
+
+    Frozen objects are not searched. To freeze all and to undo it moves lists; a heap that is frozen already, as that of
+    a pipeline's worker, is left as it is.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _is_well_formed(block: bytes, *, quoted: bool) -> bool:

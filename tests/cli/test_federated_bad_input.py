@@ -69,7 +69,7 @@ CASES: list[tuple[str, Callable[[Path], None], dict[str, str], str]] = [
     ("fewer clients than the cohort", as_it_is, COHORT, "cohort of 61 clients cannot be drawn from 60"),
     ("clients without examples", as_it_is, NO_CLIENTS, "5,?000 clients"),
     ("no examples at all", nobody, {}, "has no rows|no rows, so there are no clients"),
-    ("a key with nulls", emptied, {}, r"people.csv: column 'who' \(the client's key\) is empty in 1 of"),
+    ("a key with nulls", emptied, {}, r"people.csv:4: column 'who': the row has no privacy unit"),
     ("one giant client", giant, {}, r"client 7 has 40\d rows, more than the contribution_bound 4"),
     ("an unknown algorithm", as_it_is, {"algorithm:": "algorithm:\n  name: fedavgg"}, "algorithm.name: .*'fedavgg'"),
 ]
@@ -120,7 +120,7 @@ def test_impossible_clipping_is_one_error_and_costs_nothing(
 def test_a_key_with_nulls_is_not_registered(people: Path) -> None:
     emptied(people)
     code, text = call("federated", "register", write_experiment(people), "--epsilon", 9, "--delta", 1e-3, "--json")
-    assert code == 2 and "people.csv:4: 'who' is empty: the row has no privacy unit" in errors_of(text)[0]
+    assert code == 2 and "people.csv:4: column 'who': the row has no privacy unit" in errors_of(text)[0]
 
 
 def pipeline(root: Path, **federated: Any) -> Path:
