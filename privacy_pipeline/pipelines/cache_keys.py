@@ -19,6 +19,7 @@ from tfx.orchestration.portable import cache_utils
 
 from privacy_pipeline.components.artifacts import is_whole
 from privacy_pipeline.installed import hash_of_framework
+from privacy_pipeline.literal_paths import literal
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
 
 _INPUT_BASE = "input_base"  # where ExampleGen's files lie
@@ -68,7 +69,10 @@ class CacheKeys:
         """A value in which the folders of workspace and project have no name of their own."""
         if not isinstance(value, str):
             return value
-        return value.replace(f"{self.workspace}/", _WORKSPACE).replace(f"{self.project}/", _PROJECT)
+        for place, name in ((self.workspace, _WORKSPACE), (self.project, _PROJECT)):
+            for spelled in dict.fromkeys((str(literal(place)), str(place))):
+                value = value.replace(f"{spelled}/", name)
+        return value
 
     def _artifact(self, artifact: Any) -> Any:
         placeless = copy.deepcopy(artifact)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.literal_paths import literal
 
 _RUN_DIR = re.compile(rb'"run_dir":\s*("(?:[^"\\]|\\.)*")')
 _HOLDING = ("pipelines", "runs")  # folders of a workspace that artifacts lie in
@@ -56,6 +57,7 @@ def follow(*, store: Path, root: Path) -> int:
     """
     if not store.is_file() or root not in store.parents:
         return 0
+    root = literal(root)  # as the libraries are given it
     try:
         with contextlib.closing(sqlite3.connect(store, timeout=60.0)) as connection, connection:
             moved = [(new, number) for number, new in _moved(connection, root)]

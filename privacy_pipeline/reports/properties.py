@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, Decimal
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
@@ -23,7 +24,7 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
         "relation": record.relation,
         "accountant": record.guarantee.accountant if record.guarantee else None,
         "epsilon": _up(record.guarantee.epsilon) if record.guarantee else None,
-        "delta": record.guarantee.delta if record.guarantee else None,
+        "delta": _up(record.guarantee.delta) if record.guarantee else None,
         "examples": public_examples(summary, overall),
         "blessed": int(summary.blessed),
         "cached_training": int(summary.training_run != summary.run_id),
@@ -52,9 +53,11 @@ def shown(epsilon: float | None) -> str:
     return "-" if epsilon is None else f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
 
 
-def _up(epsilon: float) -> float:
-    """Six significant digits, rounded up: ML Metadata keeps no more, and would round a guarantee down."""
-    if epsilon <= 0:
-        return epsilon
-    scale = 10.0 ** (5 - math.floor(math.log10(epsilon)))
-    return math.ceil(epsilon * scale) / scale
+def _up(number: float) -> float:
+    """Six decimals, rounded up: ML Metadata keeps no more, and would round an epsilon down, and a small delta to 0.
+
+    An infinite epsilon stays infinite.
+    """
+    if math.isinf(number):
+        return number
+    return float(Decimal(repr(number)).quantize(Decimal("0.000001"), ROUND_CEILING))

@@ -76,10 +76,32 @@ def test_one_row_a_run_with_utility_and_privacy_side_by_side(connection: Any) ->
     metadata.copy_run_metrics(connection, run_id="run-2", properties=private | {"run_id": "run-2"})
     metadata.copy_run_metrics(connection, run_id="run-3", properties=plain | {"run_id": "run-3"})
     rows = {row["run_id"]: row for row in metadata.run_metrics(connection)}
-    # ML Metadata keeps six digits of a double; `summary.json` keeps them all.
+    # ML Metadata keeps six decimals of a double; `summary.json` keeps them all.
     assert rows["run-2"] == approximately(private | {"run_id": "run-2"})
     assert rows["run-3"] == approximately(plain | {"run_id": "run-3"})
     assert "epsilon" in rows["run-2"] and "epsilon" not in rows["run-3"]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "delta"),
+    [
+        (3.0000001, 1e-7),
+        (1e-9, 1e-13),
+        (0.0012345678, 1.0000001e-5),
+        (123456.7890123, 1e-5),
+        (2.5, 0.0),
+        (0.1 + 0.2, 0.3),
+    ],
+)
+def test_what_is_stored_is_never_below_the_guarantee(connection: Any, epsilon: float, delta: float) -> None:
+    record = dp_record()
+    assert record.guarantee is not None
+    guarantee = record.guarantee.model_copy(update={"epsilon": epsilon, "delta": delta})
+    found = metric_properties(make_summary(record.model_copy(update={"guarantee": guarantee})))
+    metadata.copy_run_metrics(connection, run_id="run-2", properties=found | {"run_id": "run-2"})
+    (row,) = metadata.run_metrics(connection)
+    assert epsilon <= row["epsilon"] <= epsilon + 1.1e-6 and delta <= row["delta"] <= delta + 1.1e-6
+    assert (row["epsilon"], row["delta"]) == (found["epsilon"], found["delta"])
 
 
 def approximately(properties: dict[str, Any]) -> dict[str, Any]:

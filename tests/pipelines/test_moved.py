@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.literal_paths import literal
 from privacy_pipeline.pipelines import moved
 from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, Workspace
@@ -84,7 +85,7 @@ def test_what_a_run_left_is_found_where_the_workspace_lies_now(tmp_path: Path, n
     stamps = times(root / "metadata.db")
     connection = connection_config(spec.config)
     assert connection.sqlite.filename_uri == str(root / "metadata.db")
-    assert uris(root / "metadata.db") == [f"{root}/pipelines/things/Trainer/model/7"]
+    assert uris(root / "metadata.db") == [f"{literal(root)}/pipelines/things/Trainer/model/7"]
     assert times(root / "metadata.db") == stamps  # they are part of TFX's cache keys
     if copied:
         assert uris(old / "workspace/metadata.db") == [f"{old}/workspace/pipelines/things/Trainer/model/7"]
