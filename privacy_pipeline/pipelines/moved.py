@@ -43,7 +43,8 @@ def as_of_now(content: bytes, *, spec: bytes, folder: Path) -> bytes:
 def follow(*, store: Path, root: Path) -> int:
     """Makes the URIs of a workspace's own store those of where the workspace lies now.
 
-    A URI is taken for the workspace's where the same path below `pipelines` or `runs` exists in it.
+    Where one artifact's path below `pipelines` or `runs` exists in the workspace, all URIs beside it are taken for its
+    own: what was left behind, or removed since, is gone, and is not looked for in the former place.
 
     Args:
         store: the SQLite file of ML Metadata.
@@ -74,20 +75,17 @@ def _moved(connection: sqlite3.Connection, root: Path) -> Iterator[tuple[int, st
         return
     inside = f"{root}/"
     elsewhere = "SELECT id, uri FROM Artifact WHERE uri != '' AND substr(uri, 1, ?) != ?"
-    for number, uri in connection.execute(elsewhere, (len(inside), inside)).fetchall():
-        new = _here(uri, root)
-        if new is not None:
-            yield number, new
+    found = connection.execute(elsewhere, (len(inside), inside)).fetchall()
+    for former in {former for _, uri in found if (former := _former(uri, root)) is not None}:
+        yield from ((number, f"{root}{uri[len(former) :]}") for number, uri in found if uri.startswith(f"{former}/"))
 
 
-def _here(uri: str, root: Path) -> str | None:
-    """The same artifact in this workspace; None where it has none."""
+def _former(uri: str, root: Path) -> str | None:
+    """Where the workspace lay that a URI is of, if its artifact is in this one too; else None."""
     parts = uri.split("/")
-    for place in range(len(parts) - 1, -1, -1):
-        if parts[place] in _HOLDING:
-            found = os.path.join(root, *parts[place:])
-            if os.path.exists(found):
-                return found
+    for place in range(len(parts) - 1, 0, -1):
+        if parts[place] in _HOLDING and os.path.exists(os.path.join(root, *parts[place:])):
+            return "/".join(parts[:place])
     return None
 
 

@@ -102,16 +102,16 @@ def test_a_path_that_only_looks_like_the_former_place_stays(tmp_path: Path) -> N
     assert moved.as_of_now(content, spec=b"{}", folder=folder) == content
 
 
-def test_an_artifact_that_did_not_move_along_keeps_its_name(tmp_path: Path) -> None:
+def test_what_was_not_copied_along_is_not_looked_for_in_the_former_place(tmp_path: Path) -> None:
     root = tmp_path / "workspace"
     (root / "pipelines/a").mkdir(parents=True)
     store = root / "metadata.db"
     for uri in ("/elsewhere/pipelines/a", "/elsewhere/pipelines/b", "/no/such/place", f"{root}/pipelines/gone"):
         put_artifact(store, uri)
-    assert moved.follow(store=store, root=root) == 1
+    assert moved.follow(store=store, root=root) == 2
     assert uris(store) == [
         f"{root}/pipelines/a",
-        "/elsewhere/pipelines/b",
+        f"{root}/pipelines/b",
         "/no/such/place",
         f"{root}/pipelines/gone",
     ]
