@@ -15,6 +15,7 @@ from privacy_pipeline.errors import BadInputError
 
 LONGEST_CELL = 131_072  # characters that Python's `csv`, and so TFX, reads of one cell
 _COMPRESSED = (".bz2", ".deflate", ".gz", ".lzma", ".xz", ".zst", ".zstd")  # TFX unpacks them, but for the header
+_UNBALANCED = 'the quotes (") in this row are not balanced'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +158,14 @@ def _records(lines: _Lines, *, first: int) -> Iterator[Row]:
         for cells in csv.reader(lines):
             if lines.quotes % 2 or lines.runs_on:
                 # csv.reader tolerates a stray quote, TFX joins lines until the quotes are balanced.
-                yield Row(line=line, cells=(), problem='the quotes (") in this row are not balanced')
+                yield Row(line=line, cells=(), problem=_UNBALANCED)
                 return
             if cells:
                 yield Row(line=line, cells=cells, decodes=lines.decodes)
             lines.start_record()
             line = lines.read + first
     except csv.Error as error:
-        yield Row(line=line, cells=(), problem=f"not valid CSV: {error}")
+        yield Row(line=line, cells=(), problem=_UNBALANCED if lines.runs_on else f"not valid CSV: {error}")
 
 
 def has_rows(*, file: Path) -> bool:

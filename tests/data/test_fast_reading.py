@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import unit_digests
@@ -61,6 +61,7 @@ def _at_once(file: Path) -> list[list[str]] | str:
 
 
 @settings(max_examples=300, deadline=None)
+@example(['0","', '"\r0'], False, b"")
 @given(st.lists(_LINE, max_size=9), st.booleans(), st.sampled_from([b"", b"\xff,1\n", b"\x00,1\n"]))
 def test_batches_are_the_rows(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], plain: bool, odd: bytes
