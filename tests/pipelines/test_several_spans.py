@@ -163,6 +163,11 @@ def test_data_of_one_of_the_spans_that_changed_is_refused(config: PipelineConfig
     refuse(config, (1, 3))
 
 
+def keys_are_texts(root: Path) -> None:
+    schema = root / "schema.pbtxt"
+    schema.write_text(schema.read_text().replace('name: "person"\n  type: INT', 'name: "person"\n  type: BYTES'))
+
+
 def test_keys_of_another_kind_are_not_read_together(tmp_path: Path) -> None:
     """ExampleGen takes a column for texts if one value is; then the hash of a number puts it into another split."""
     config = written(tmp_path, dataset={**KEYED, "input": "span-{SPAN}/*.csv", "hash_split": HASHED["hash_split"]})
@@ -173,6 +178,8 @@ def test_keys_of_another_kind_are_not_read_together(tmp_path: Path) -> None:
         cells = [line.split(",") for line in lines]
         rows = [header, *(",".join([*row[:2], name + row[2], row[3]]) for row in cells)]
         (folder / "rows.csv").write_text("\n".join(rows) + "\n")
+        if name:
+            keys_are_texts(tmp_path)
         register_dataset(config=at(config, span), epsilon=30.0, delta=1e-5, disjoint=True)
     refuse(config, (1, 2))
     with pytest.raises(BadInputError, match="'person' are integers in span 2 and texts in span 3"):
@@ -185,11 +192,14 @@ def test_keys_of_another_kind_are_not_read_together(tmp_path: Path) -> None:
 def test_a_key_that_is_written_in_two_ways_is_not_counted_once(tmp_path: Path) -> None:
     config = written(tmp_path, dataset=KEYED)
     write_spans(tmp_path, 1, 2)
+    keys_are_texts(tmp_path)
     for span, name in ((1, "ann"), (2, "ANN")):
-        rows = tmp_path / f"data/span-{span}/train/rows.csv"
-        lines = [line.split(",") for line in rows.read_text().splitlines()]
-        named = [lines[0], *([cells[0], cells[1], f"{name} {cells[2][-2:]}", cells[3]] for cells in lines[1:])]
-        rows.write_text("".join(",".join(cells) + "\n" for cells in named))
+        for split in ("train", "eval"):
+            rows = tmp_path / f"data/span-{span}/{split}/rows.csv"
+            lines = [line.split(",") for line in rows.read_text().splitlines()]
+            called = [f"{name} {cells[2][-2:]}" if split == "train" else f"x{cells[2]}" for cells in lines[1:]]
+            named = [[*cells[:2], key, cells[3]] for cells, key in zip(lines[1:], called, strict=True)]
+            rows.write_text("".join(",".join(cells) + "\n" for cells in [lines[0], *named]))
         register_dataset(config=at(config, span), epsilon=3.0, delta=1e-5)
     with pytest.raises(BudgetRefusedError, match="read together, the spans have another number of rows or units"):
         refuse(config, (1, 2))
