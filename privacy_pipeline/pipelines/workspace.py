@@ -240,7 +240,7 @@ class Workspace:
         require_utf8(self.root)
         here = Path.cwd()
         try:
-            for folder in (self.root, self.runs, self.pipeline_root.parent):
+            for folder in (self.runs, self.pipeline_root.parent, self.root):
                 if folder != here and folder not in here.parents:  # a project in its workspace keeps its rights
                     private_folder(folder)
         except OSError as error:
