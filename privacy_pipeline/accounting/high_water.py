@@ -22,6 +22,7 @@ from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.file_rights import refuse_if_others_may_change
+from privacy_pipeline.typed import quoted
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.keys import SigningKey
@@ -162,7 +163,7 @@ def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> boo
 def _damaged(file: Path, why: str) -> schema.LedgerError:
     return schema.LedgerError(
         f"{file}: {why}; it says up to where this host has seen the ledger",
-        fix=f"budget verify --receipt RECORD tells whether the ledger is the newest; if so: mv {file} {file}.old",
+        fix=f"budget verify --receipt RECORD tells whether the ledger is the newest; if so: mv {quoted(file)} {quoted(file)}.old",
     )
 
 

@@ -42,7 +42,7 @@ def _told(error: Exception) -> str:
     return (
         f"error: {what} (an error of privacy-pipeline itself)\n"
         f"  fix: report it with the file {_log(error)}, which may name files and values of yours; "
-        f"`privacy-pipeline {DEBUG} ...` shows where it happened"
+        f"{DEBUG} before the command shows where it happened"
     )
 
 
@@ -52,7 +52,7 @@ def _log(error: Exception) -> str:
     except OSError:
         return "(none: no temporary file can be written)"
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(f"privacy-pipeline {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
+        stream.write(f"{_PACKAGE} {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
         stream.write("".join(traceback.format_exception(error)))
     return name
 

@@ -92,7 +92,7 @@ def test_the_noise_of_every_silo_is_measured() -> None:
 def test_the_audit_of_an_aggregation_is_sound_and_finds_missing_noise(kind: str) -> None:
     """Guesses that are all right show an epsilon of 3 or so with a thousand canaries; more is not claimed here."""
     made = plan(kind, noise_multiplier=8.0)
-    result = audit_aggregation(made, canaries=1000)
+    result = audit_aggregation(made, canaries=1000, confidence=1 - 1e-9)  # at 0.95 a sound one fails now and then
     assert 0 <= result.lower_bound < result.upper_bound
     assert result.seconds > 0 and "no private data" in result.statement
     gaussian, whole = scaled(0.0)
