@@ -163,7 +163,8 @@ def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> boo
 def _damaged(file: Path, why: str) -> schema.LedgerError:
     return schema.LedgerError(
         f"{file}: {why}; it says up to where this host has seen the ledger",
-        fix=f"budget verify --receipt RECORD tells whether the ledger is the newest; if so: mv {quoted(file)} {quoted(file)}.old",
+        fix="budget verify --receipt RECORD tells whether the ledger is the newest; if so: "
+        f"mv {quoted(file)} {quoted(file)}.old",
     )
 
 

@@ -142,7 +142,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "classes in a list": (lambda: given_data(X, Y, class_weight=[1.0, 2.0], most=None), "not a weight for each class"),
     "classes by a word": (lambda: given_data(X, Y, class_weight="balanced", most=None), "not a weight for each class"),
     "a class of no weight": (lambda: given_data(X, Y, class_weight={0: None}, most=None), "gives class .0. no weight"),
-    "a class weighted by text": (lambda: given_data(X, Y, class_weight={0: "2"}, most=None), "must be a number"),
+    "a class weighted by text": (lambda: given_data(X, Y, class_weight={0: "2"}, most=None), "must be a finite number"),
     "a list of rows": (lambda: given_data(list(X), Y, most=None), "'x.0' has 3, .* and so on, 25 arrays"),
     "yes and no beside numbers": (
         lambda: given_data(pd.DataFrame({"age": [1.0, 2.0], "own": [True, False]}), [0, 1], most=None),
