@@ -27,6 +27,7 @@ from privacy_pipeline.typed import quoted
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.keys import SigningKey
 
+ENVIRONMENT = "PRIVACY_PIPELINE_LEDGER_SEEN"
 _FORMAT = "privacy-pipeline ledger high water 1"
 _SIZE = 512  # one sector: what a crash leaves is the old content or the new one
 
@@ -55,11 +56,15 @@ class Mark(BaseModel):
 
 
 def mark_file(connection: sa.Connection, url: sa.URL) -> Path:
-    """Where the mark of a ledger is; copies of a ledger, which share its first record, have one."""
+    """Where the mark of a ledger is; copies of a ledger, which share its first record, have one.
+
+    It is in the folder that `ENVIRONMENT` names, else beside the key.
+    """
     first = connection.scalar(_FIRST)
     if first is None:
         raise schema.LedgerError("the journal has no first record")
-    return keys.key_file(url).with_name(f"ledger_seen_{str(first)[:16]}.json")
+    named = os.environ.get(ENVIRONMENT)
+    return (Path(named) if named else keys.key_file(url).parent) / f"ledger_seen_{str(first)[:16]}.json"
 
 
 def read(file: Path) -> Mark | None:
@@ -112,7 +117,7 @@ def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Pa
         The mark's file, for `advance`.
 
     Raises:
-        LedgerError: it is, or the mark is damaged.
+        LedgerError: it is, or the mark is damaged or cannot be written.
         BadInputError: others may change the mark.
     """
     file = mark_file(connection, url)
@@ -120,6 +125,12 @@ def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Pa
         raise schema.LedgerError(
             f"{found}; nothing was written",
             fix="restore the newest copy of the ledger; only if this one is known to be whole, move the file away",
+        )
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise schema.LedgerError(
+            f"{file} cannot be written, and this host would not know up to where it has seen the ledger; nothing was "
+            "written",
+            fix=f"make its folder writable, or export {ENVIRONMENT}=FOLDER (that this user alone can write)",
         )
     return file
 

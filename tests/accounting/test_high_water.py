@@ -230,3 +230,35 @@ def test_a_folder_that_moves_with_its_ledger_keeps_the_mark(folder: Path, tmp_pa
     put_back(tmp_path / "renamed", earlier)
     with pytest.raises(PipelineError, match="put back"):
         write(tmp_path / "renamed")
+
+
+def test_a_key_in_a_folder_that_cannot_be_written_stops_before_the_commit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = opened(folder).verify(reprice=False).records
+    mark(folder).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, mode: Path(path) != folder)  # as a read-only mount
+        with pytest.raises(PipelineError, match="cannot be written, and this host") as told:
+            write(folder)
+        assert opened(folder).verify(reprice=False).records == before
+        assert "PRIVACY_PIPELINE_LEDGER_SEEN=FOLDER" in told.value.fix
+        (tmp_path / "seen").mkdir(mode=0o700)
+        patched.setenv(high_water.ENVIRONMENT, str(tmp_path / "seen"))
+        write(folder)
+        assert noted(tmp_path / "seen") == before + 1
+
+
+@pytest.mark.parametrize("missing", ["folder", "link"])
+def test_a_folder_for_marks_that_is_gone_stops_before_the_commit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    before = opened(folder).verify(reprice=False).records
+    place = tmp_path / "seen"
+    if missing == "link":
+        place.symlink_to(tmp_path / "nowhere")
+    monkeypatch.setenv(high_water.ENVIRONMENT, str(place))
+    with pytest.raises(PipelineError, match="cannot be written, and this host"):
+        write(folder)
+    monkeypatch.delenv(high_water.ENVIRONMENT)
+    assert opened(folder).verify(reprice=False).records == before
