@@ -59,8 +59,8 @@ def _row(state: RunState, summary: RunSummary | None) -> dict[str, object]:
 
     empty = dict.fromkeys(("accuracy", "auc", "epsilon", "delta", "unit", "relation", "accountant"))
     found = metric_properties(summary) if summary else {}
-    if summary and summary.record.guarantee is not None:  # as they are; ML Metadata has them rounded up
-        found |= {"epsilon": summary.record.guarantee.epsilon, "delta": summary.record.guarantee.delta}
+    if summary and summary.record.guarantee is not None:
+        found["delta"] = summary.record.guarantee.delta  # ML Metadata has it rounded up
     head = {
         "run_id": state.run_id,
         "pipeline": state.pipeline,

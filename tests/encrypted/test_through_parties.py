@@ -206,7 +206,7 @@ def test_servers_of_other_hosts_keep_their_folders(parties: Deployment) -> None:
 
 
 def test_a_folder_that_is_none_and_a_broken_key_are_told(parties: Deployment, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"training.encrypted.parties: .*parties.yaml: No such file"):
+    with pytest.raises(BadInputError, match=r"training.encrypted.parties: .*parties.yaml: no such file"):
         own_parties.require_usable(tmp_path / "nothing")
     (parties.parties / "driver" / "certificate.pem").unlink()
     with pytest.raises(BadInputError, match=r"training.encrypted.parties: .*driver/certificate.pem: not usable"):
