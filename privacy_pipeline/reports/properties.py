@@ -54,10 +54,11 @@ def shown(epsilon: float | None) -> str:
 
 
 def _up(number: float) -> float:
-    """Six decimals, rounded up: ML Metadata keeps no more, and would round an epsilon down, and a small delta to 0.
+    """Six significant digits and at most six decimals, rounded up: ML Metadata keeps no more of a float.
 
-    An infinite epsilon stays infinite.
+    It would round an epsilon down, and a small delta to 0. An infinite epsilon stays infinite.
     """
     if math.isinf(number):
         return number
-    return float(Decimal(repr(number)).quantize(Decimal("0.000001"), ROUND_CEILING))
+    decimals = 6 if number < 1 else max(0, 5 - math.floor(math.log10(number)))
+    return float(Decimal(repr(number)).quantize(Decimal(1).scaleb(-decimals), ROUND_CEILING))
