@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,28 +79,22 @@ def read(file: Path) -> Mark | None:
     try:
         with file.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
-            return Mark.model_validate_json(stream.read())
+            return Mark.model_validate_json(stream.read(_SIZE + 1))
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
         raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
 
 
-def problem(connection: sa.Connection, file: Path, *, present: PublicKey) -> str:
+def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: PublicKey) -> str:
     """What tells that a ledger is older than, or not the one that, this host has seen; "" where nothing does.
 
     Args:
-        connection: a transaction.
-        file: the mark's file.
+        connection: a transaction, begun after the mark was read: another process may be writing.
+        mark: the mark.
+        file: its file, for the message.
         present: the key that signs now.
-
-    Raises:
-        LedgerError: the mark is damaged.
-        BadInputError: others may change it.
     """
-    mark = read(file)
-    if mark is None:
-        return ""
     if not _is_signed(mark, connection, present):
         return f"{file} is signed by no key of this ledger"
     found = connection.scalar(_HASH, {"seq": mark.seq})
@@ -121,12 +116,13 @@ def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Pa
         BadInputError: others may change the mark.
     """
     file = mark_file(connection, url)
-    if found := problem(connection, file, present=present):
+    mark = read(file)
+    if mark is not None and (found := problem(connection, mark, file=file, present=present)):
         raise schema.LedgerError(
             f"{found}; nothing was written",
             fix="restore the newest copy of the ledger; only if this one is known to be whole, move the file away",
         )
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
+    if (file.is_symlink() and mark is None) or not os.access(file.parent if mark is None else file, os.W_OK):
         raise schema.LedgerError(
             f"{file} cannot be written, and this host would not know up to where it has seen the ledger; nothing was "
             "written",
@@ -151,16 +147,36 @@ def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
     signed = unsigned.model_copy(update={"signature": key.sign(unsigned.message)})
     content = signed.model_dump_json().encode().ljust(_SIZE)
     try:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _made(file, content):
+            return
+        handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             before = os.pread(handle, _SIZE, 0)
-            if not before or Mark.model_validate_json(before).seq <= seq:
+            if Mark.model_validate_json(before).seq <= seq:
                 os.pwrite(handle, content, 0)
         finally:
             os.close(handle)
     except (OSError, ValidationError) as error:
         raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
+
+
+def _made(file: Path, content: bytes) -> bool:
+    """Makes the file, whole or not at all; False where there is one."""
+    if file.exists():
+        return False
+    handle, waiting = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(waiting, file)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(waiting)
+    return True
 
 
 def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> bool:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -209,14 +210,23 @@ def tampering(connection: sa.Connection) -> list[str]:
     return [problem for problem in walk.problems if problem not in walk.unaccepted]
 
 
-def _hold_against_mark(connection: sa.Connection, url: sa.URL, walk: _Walk) -> bool:
-    """Holds the ledger against the newest record that this host has seen; False where it keeps none."""
-    if walk.key is None or (schema.sqlite_file(url) is None and not os.environ.get(keys.ENVIRONMENT)):
-        return False
-    file = high_water.mark_file(connection, url)
-    if found := high_water.problem(connection, file, present=walk.key):
-        walk.problems.append(found)
-    return file.exists()
+_ANY = sa.select(schema.journal.c.seq).where(schema.journal.c.seq == 1)
+
+
+def _seen(engine: sa.Engine) -> tuple[Path, high_water.Mark] | None:
+    """The newest record that this host has seen, and its file; None where it keeps none.
+
+    Read before the ledger is: of one that is written meanwhile, the mark may be ahead of what was read.
+    """
+    named = os.environ.get(keys.ENVIRONMENT) or os.environ.get(high_water.ENVIRONMENT)
+    if schema.sqlite_file(engine.url) is None and not named:
+        return None
+    with schema.transaction(engine, write=False, as_stored=True) as connection:
+        if connection.scalar(_ANY) is None:
+            return None
+        file = high_water.mark_file(connection, engine.url)
+    mark = high_water.read(file)
+    return None if mark is None else (file, mark)
 
 
 def verify(
@@ -246,9 +256,13 @@ def verify(
     for receipt in receipts:
         wanted.setdefault(receipt.seq, []).append(receipt)
     walk = _Walk(accepted=accepted, pin=pin, receipts=wanted)
+    seen = _seen(engine)
     with schema.transaction(engine, write=False, as_stored=True) as connection:
         head = _read(connection, walk, reprice=reprice)
-        seen = _hold_against_mark(connection, engine.url, walk)
+        if seen is not None and walk.key is not None:
+            file, mark = seen
+            if put_back := high_water.problem(connection, mark, file=file, present=walk.key):
+                walk.problems.append(put_back)
     if walk.accepted_by is not None:
         told = f"{walk.imported} records were imported from an older format, protected since then, not before"
         notes.append(f"{told}; accepted by {walk.accepted_by}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting import high_water, journal, keys
+from privacy_pipeline.accounting import high_water, journal, keys, verify
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
@@ -262,3 +264,44 @@ def test_a_folder_for_marks_that_is_gone_stops_before_the_commit(
         write(folder)
     monkeypatch.delenv(high_water.ENVIRONMENT)
     assert opened(folder).verify(reprice=False).records == before
+
+
+def test_a_ledger_that_is_written_while_it_is_verified_was_not_put_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = verify._read
+
+    def read_while_another_writes(*given: Any, **named: Any) -> Any:
+        head = reading(*given, **named)
+        write(folder)
+        return head
+
+    monkeypatch.setattr(verify, "_read", read_while_another_writes)
+    assert opened(folder).verify(reprice=False).problems == []
+
+
+def test_a_first_mark_is_never_there_in_part(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may read it at any time, and a crash may come."""
+    mark(folder).unlink()
+
+    def killed(_: int) -> None:
+        assert not list(folder.glob("ledger_seen_*"))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "fsync", killed)
+        write(folder)
+    assert not list(folder.glob("*ledger_seen_*"))
+    write(folder)
+    assert noted(folder)
+
+
+def test_the_advice_on_a_damaged_mark_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "a b (1)"
+    opened(folder, create=True)
+    write(folder)
+    mark(folder).write_bytes(b"{")
+    with pytest.raises(PipelineError) as told:
+        write(folder)
+    words = shlex.split(told.value.fix.partition("mv ")[2])
+    assert words == [str(mark(folder)), f"{mark(folder)}.old"]
