@@ -12,6 +12,7 @@ from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.data.encoder import LONGEST_CATEGORY
 from privacy_pipeline.data.profile import MOST_VALUES, ColumnProfile, CsvProfile, profile_csv
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.literal_paths import require_utf8
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
@@ -78,8 +79,10 @@ def write_starter(
         The config's and the schema's path.
 
     Raises:
-        BadInputError: the CSV or the label is not usable, the name is not valid, or a file exists.
+        BadInputError: the CSV or the label is not usable, the name or a path is not valid, or a file exists.
     """
+    for given in (csv, folder):
+        require_utf8(given)
     name = _from_stem(csv.stem) if name is None else name
     if not _NAME.fullmatch(name):
         raise BadInputError(f"name '{name}' must match {_NAME.pattern}", fix="choose another name")
@@ -90,7 +93,7 @@ def write_starter(
     profile = profile_csv(csv_path=csv)
     positive = _positive_class(csv, profile, label)
     text = _CONFIG.format(
-        file=csv.name,
+        file=_in_a_comment(csv.name),
         name=name,
         path=_quoted(str(csv.parent)),
         pattern=_quoted(_as_pattern(csv)),
@@ -107,6 +110,11 @@ def write_starter(
 def _from_stem(stem: str) -> str:
     name = re.sub(r"[^a-z0-9_-]+", "_", stem.lower()).lstrip("0123456789_-")[:63]
     return name or "dataset"
+
+
+def _in_a_comment(name: str) -> str:
+    """A name without what would end a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 
 def _quoted(text: str) -> str:
@@ -143,7 +151,7 @@ def _positive_class(csv: Path, profile: CsvProfile, label: str) -> str | int:
 
 def _schema(csv: Path, profile: CsvProfile, label: str) -> str:
     features = [_feature(column, is_label=column.name == label) for column in profile.columns]
-    return _SCHEMA_HEAD.format(file=csv.name) + "".join(features)
+    return _SCHEMA_HEAD.format(file=_in_a_comment(csv.name)) + "".join(features)
 
 
 def _feature(column: ColumnProfile, *, is_label: bool) -> str:

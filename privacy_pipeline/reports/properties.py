@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
@@ -53,6 +53,9 @@ def shown(epsilon: float | None) -> str:
     return "-" if epsilon is None else f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
 
 
+_ANY_DOUBLE = Context(prec=400)  # digits, more than the largest double has
+
+
 def _up(number: float) -> float:
     """Six significant digits and at most six decimals, rounded up: ML Metadata keeps no more of a float.
 
@@ -61,4 +64,4 @@ def _up(number: float) -> float:
     if math.isinf(number):
         return number
     decimals = 6 if number < 1 else max(0, 5 - math.floor(math.log10(number)))
-    return float(Decimal(repr(number)).quantize(Decimal(1).scaleb(-decimals), ROUND_CEILING))
+    return float(Decimal(repr(number)).quantize(Decimal(1).scaleb(-decimals), ROUND_CEILING, _ANY_DOUBLE))

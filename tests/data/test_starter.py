@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,21 @@ def test_bad_name_and_missing_file(tmp_path: Path) -> None:
         write_starter(csv=tmp_path / "a.csv", folder=tmp_path, label="y", name="My")
     with pytest.raises(BadInputError, match="no such file"):
         write_starter(csv=tmp_path / "a.csv", folder=tmp_path, label="y")
+
+
+@pytest.mark.parametrize("name", ["a\nq: 1.csv", "a\u2028q: 1.csv", "a\x85q: 1.csv", "a\rq: 1\x01.csv", 'a"b\\c #.csv'])
+def test_a_name_that_would_end_a_comment_loads(tmp_path: Path, name: str) -> None:
+    csv = written(tmp_path, ROWS, name)
+    config_path, schema_path = write_starter(csv=csv, folder=tmp_path / "to\n: 1", label="outcome")
+    config = load_config(config_path)
+    assert resolve(dataset=config.dataset).files == {"all": (csv,)}
+    assert read_feature_plan(schema_path=schema_path, label="outcome", positive_class="yes").columns
+
+
+@pytest.mark.parametrize("odd", ["csv", "folder"])
+def test_a_path_that_no_config_can_hold_is_refused(tmp_path: Path, odd: str) -> None:
+    name = os.fsdecode(b"a\xff")
+    csv = written(tmp_path, ROWS, f"{name}.csv" if odd == "csv" else "a.csv")
+    with pytest.raises(BadInputError, match=r"a\\udcff.*: a name in this path is not UTF-8"):
+        write_starter(csv=csv, folder=tmp_path / (name if odd == "folder" else "to"), label="outcome")
+    assert list(tmp_path.iterdir()) == [csv]

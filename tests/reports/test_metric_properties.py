@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
+from privacy_pipeline.reports import properties
 from privacy_pipeline.reports.properties import metric_properties, shown
 from tests.reports.records import dp_record, make_summary, plain_record
 
@@ -37,3 +42,8 @@ def test_an_epsilon_is_shown_rounded_up() -> None:
     assert shown(2.9997) == "3.000"
     assert shown(3.0) == "3.000"
     assert shown(None) == "-"
+
+
+@pytest.mark.parametrize("number", [1e-13, 3.4000001, 1e15, 1e22, 1.7e308, math.inf])
+def test_what_ml_metadata_keeps_of_a_guarantee_is_never_less(number: float) -> None:
+    assert number <= properties._up(number) <= number + 1e-6
