@@ -21,12 +21,15 @@ def keep_to_this_user() -> None:
 def private_folder(folder: Path) -> None:
     """Make a folder that this user alone may enter, and take the rights of others from one that is there.
 
+    A folder such as `/tmp`, which is made for all users, or one of another user stays as it is.
+
     Raises:
         OSError: it cannot be made or changed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    if mode & _OTHERS:
+    state = folder.stat()
+    mode = stat.S_IMODE(state.st_mode)
+    if mode & _OTHERS and not mode & stat.S_ISVTX and state.st_uid == os.geteuid():
         folder.chmod(mode & ~_OTHERS)
 
 

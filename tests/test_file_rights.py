@@ -50,6 +50,13 @@ def test_whole_files_are_this_users_and_no_mode_is_widened(umask: int, tmp_path:
     assert mode(tmp_path / "new") == mode(tmp_path / "old") == 0o600
 
 
+def test_a_place_that_is_made_for_all_users_stays_theirs(tmp_path: Path) -> None:
+    """A workspace in `/tmp` itself, by a user who may change `/tmp`."""
+    tmp_path.chmod(0o1777)
+    private_folder(tmp_path)
+    assert mode(tmp_path) == 0o1777
+
+
 def test_what_is_there_is_narrowed_and_never_widened(umask: int, tmp_path: Path) -> None:
     for given, made in ((0o755, 0o700), (0o777, 0o700), (0o500, 0o500)):
         folder = tmp_path / f"{given:o}"

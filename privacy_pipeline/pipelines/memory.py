@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.backends import registry
 from privacy_pipeline.config.models import DatasetConfig, PipelineConfig
 from privacy_pipeline.data.csv_rows import read_header
 from privacy_pipeline.data.files import ResolvedSource, unreadable
@@ -93,9 +95,11 @@ def require_fits(config: PipelineConfig, source: ResolvedSource, *, most: int | 
     size = size_of(source, config.dataset)
     needed, most = forecast(size), _named() or limit() if most is None else most
     if needed > most:
+        told = f"about {_gib(needed)} for {size.rows:,} rows of {size.columns} columns, and its"
+        if registry.relation_of(config) is Relation.ADD_OR_REMOVE_ONE:  # how many rows there are is secret
+            told = "more memory for its data than its"
         raise BadInputError(
-            f"memory: this run needs about {_gib(needed)} for {size.rows:,} rows of {size.columns} columns, and its "
-            f"machine or control group has {_gib(most)}",
+            f"memory: this run needs {told} machine or control group has: {_gib(most)}",
             fix=f"read fewer rows at once (spans), or use a larger machine; nothing was started or charged. "
             f"{ENVIRONMENT}=BYTES sets another limit",
         )

@@ -97,9 +97,19 @@ def test_a_run_that_does_not_fit_is_told_the_number(tmp_path: Path) -> None:
     needed = memory.forecast(memory.Size(rows=200, columns=4))
     memory.require_fits(config, found, most=needed)
     with pytest.raises(
-        BadInputError, match=r"needs about 1\.\d GiB for 200 rows of 4 columns, and its machine .* 1\.0 GiB"
+        BadInputError, match=r"needs about 1\.\d GiB for 200 rows of 4 columns, and its machine .*: 1\.0 GiB"
     ):
         memory.require_fits(config, found, most=GIB)
+
+
+def test_no_number_tells_how_many_rows_there_are_where_that_is_secret(tmp_path: Path) -> None:
+    config = write_project(tmp_path, backend="dp_sgd")
+    assert config.training.dp_sgd is not None
+    section = config.training.dp_sgd.model_copy(update={"relation": "add_or_remove_one"})
+    config = config.model_copy(update={"training": config.training.model_copy(update={"dp_sgd": section})})
+    with pytest.raises(BadInputError, match=r"^memory: this run needs more memory for its data than its machine") as told:
+        memory.require_fits(config, source.resolve(dataset=config.dataset), most=GIB)
+    assert "200" not in told.value.message
 
 
 @pytest.mark.parametrize("given", ["--runner=DataflowRunner", "--runner=FlinkRunner"])
