@@ -19,6 +19,7 @@ from privacy_pipeline.accounting.ledger_open import open_engine, use_write_ahead
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.accounting.migrations.columns import number_on
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import refuse_if_others_may_change
 
 _BATCH = 1000
 
@@ -52,7 +53,8 @@ def move(source: str, target: str) -> None:
 def _require_empty(engine: sa.Engine) -> None:
     file = schema.sqlite_file(engine.url)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_if_others_may_change(file, own=True)  # else the copy is refused, when the old ledger is closed
     with schema.transaction(engine, write=False) as connection:
         if sa.inspect(connection).has_table(schema.meta.name):
             raise BadInputError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from privacy_pipeline.cli import (
@@ -54,4 +56,7 @@ def main() -> None:
     """Runs the command line."""
     keep_to_this_user()
     terminal.prepare()
-    last_handler.run(app)
+    try:
+        last_handler.run(app)
+    except SystemExit as ended:
+        sys.exit(terminal.exit_code(ended.code))

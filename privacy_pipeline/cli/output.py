@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.reports.summary import RunSummary
 
 # A pipe or a log file has no width of its own; tables need room.
-_WIDTH = None if sys.stdout.isatty() else 120
+_WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 120
 
 # A path may hold what would be the name of an emoji.
 out = Console(highlight=False, emoji=False, width=_WIDTH)

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Any, TextIO
 
+from privacy_pipeline.errors import ExitCode
+
 FALLBACK = "privacy_pipeline.ascii"
 _DRAWN = str.maketrans(
     {
@@ -39,12 +41,42 @@ def prepare() -> None:
     Where the locale is another one, Python begins again in its UTF-8 mode, since TensorFlow takes paths as UTF-8 alone.
     The terminal keeps its own encoding; what that lacks falls back to ASCII.
     """
+    _open_closed()
     if _needs_utf8():
         _begin_again()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         stream.reconfigure(errors=FALLBACK)
         setattr(sys, name, Unbroken(stream))
+
+
+def exit_code(of_command: object) -> object:
+    """Flushes the output; says where it could not be written, and gives the exit code with which the process ends.
+
+    Args:
+        of_command: exit code of the command, which was carried out whether its output was written or not.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    lost = sys.stdout.lost if isinstance(sys.stdout, Unbroken) else None
+    if lost is None:
+        return of_command
+    sys.stderr.write(
+        f"error: standard output cannot be written ({lost.strerror}); the command went on without it, and ended with "
+        f"exit code {of_command or 0}\n  fix: free space, or send the output elsewhere\n"
+    )
+    return of_command or int(ExitCode.ERROR)
+
+
+def _open_closed() -> None:
+    """Opens streams that whoever started the process had closed: a file of ours would become standard output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
 
 
 def _needs_utf8() -> bool:
@@ -61,31 +93,37 @@ def _begin_again() -> None:
 
 
 class Unbroken:
-    """A stream whose reader may go away: what is written then is dropped.
+    """A stream whose reader may go away, or whose disk may be full: what is written then is dropped.
 
     Args:
         stream: a text stream with a file descriptor.
+
+    Attributes:
+        lost: why something was dropped that somebody waits for; None where nothing was.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
         """Writes, or drops."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
             return len(text)
 
     def flush(self) -> None:
         """Flushes, or drops."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self.lost = error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)

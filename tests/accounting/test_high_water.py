@@ -305,3 +305,21 @@ def test_the_advice_on_a_damaged_mark_can_be_pasted(tmp_path: Path) -> None:
         write(folder)
     words = shlex.split(told.value.fix.partition("mv ")[2])
     assert words == [str(mark(folder)), f"{mark(folder)}.old"]
+
+
+def test_a_mark_that_leads_nowhere_is_found_before_the_commit(folder: Path) -> None:
+    file = mark(folder)
+    before = opened(folder).verify(reprice=False).records
+    file.unlink()
+    file.symlink_to(folder / "nothing")
+    with pytest.raises(PipelineError, match="nothing was written"):
+        write(folder)
+    assert opened(folder).verify(reprice=False).records == before
+
+
+def test_a_ledger_stays_open_where_its_new_place_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new").chmod(0o770)
+    with pytest.raises(PipelineError, match="other users may change it"):
+        move(f"sqlite:///{database(folder)}", f"sqlite:///{database(tmp_path / 'new')}")
+    write(folder)

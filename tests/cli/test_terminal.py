@@ -76,3 +76,36 @@ def test_an_effect_is_made_whoever_reads(tmp_path: Path) -> None:
     os.close(writes)
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "configs/mein.yaml").is_file()
+
+
+def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A line of a shell in which `"$@"` is the command line's program."""
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    asked = ["bash", "-c", line, "bash", *RUN]
+    return subprocess.run(asked, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_output_for_which_there_is_no_room_is_lost_and_the_effect_is_not(tmp_path: Path) -> None:
+    (tmp_path / "mein.csv").write_text(ROWS, encoding="utf-8")
+    done = shell('"$@" init mein.csv --label late > /dev/full', tmp_path)
+    assert (done.returncode, (tmp_path / "configs/mein.yaml").is_file()) == (1, True)
+    assert done.stderr.startswith("error: standard output cannot be written (No space left on device); the command")
+    assert done.stderr.count("\n") == 2 and "an error of privacy-pipeline itself" not in done.stderr
+    refused = shell('"$@" check nothing.yaml --json > /dev/full', tmp_path)
+    assert refused.returncode == 2 and "ended with exit code 2" in refused.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_end_no_command(tmp_path: Path, closed: str) -> None:
+    (tmp_path / "mein.csv").write_text(ROWS, encoding="utf-8")
+    done = shell(f'"$@" init mein.csv --label late {closed}', tmp_path)
+    assert (done.returncode, done.stderr, (tmp_path / "configs/mein.yaml").is_file()) == (0, "", True)
+
+
+def test_no_file_of_ours_becomes_standard_output(tmp_path: Path) -> None:
+    opens = (
+        "from privacy_pipeline.cli import terminal; terminal.prepare(); "
+        "print(open('x', 'w').fileno(), file=open('n', 'w'))"
+    )
+    done = shell(f'"$1" -c "{opens}" <&- >&- 2>&-', tmp_path)
+    assert done.returncode == 0 and int((tmp_path / "n").read_text()) > 2

@@ -107,7 +107,7 @@ def test_no_number_tells_how_many_rows_there_are_where_that_is_secret(tmp_path: 
     assert config.training.dp_sgd is not None
     section = config.training.dp_sgd.model_copy(update={"relation": "add_or_remove_one"})
     config = config.model_copy(update={"training": config.training.model_copy(update={"dp_sgd": section})})
-    with pytest.raises(BadInputError, match=r"^memory: this run needs more memory for its data than its machine") as told:
+    with pytest.raises(BadInputError, match=r"^memory: this run needs more memory for its data") as told:
         memory.require_fits(config, source.resolve(dataset=config.dataset), most=GIB)
     assert "200" not in told.value.message
 
