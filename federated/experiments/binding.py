@@ -13,7 +13,9 @@ from federated.experiments.data import source_of
 from federated.experiments.inputs import Inputs
 from federated.experiments.run_folder import POINT, SUMMARY, RunFolder
 from privacy_pipeline.accounting import pins
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.covered_digests import secret_in
+from privacy_pipeline.data import schema_reader
 from privacy_pipeline.data.source import ResolvedSource, folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.installed import environment_hash, hash_of_framework
@@ -86,7 +88,7 @@ def inputs_of(config: ExperimentConfig, source: ResolvedSource | None = None) ->
     ledger = pins.open_pinned(config.ledger, data=folders_of(dataset), workspace=config.folder)
     secret = secret_in(config.folder) if ledger is None else ledger.digest_secret()
     try:
-        schema = dataset.schema_path.read_bytes()
+        schema = read_bounded(dataset.schema_path, most=schema_reader.LARGEST)
     except OSError as error:
         raise BadInputError(f"{dataset.schema_path}: cannot be read ({error.strerror})") from None
     return Inputs(

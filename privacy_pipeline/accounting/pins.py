@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger import Ledger
 
 FILE = "ledger_pin.json"
+_LARGEST = 1 << 16  # bytes; folders above the data's may be other people's
 _MOVES = "let `ledger` name the ledger that it was registered with; `privacy-pipeline budget move` moves one"
 
 
@@ -67,7 +69,7 @@ def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
     for folder in dict.fromkeys(folders):
         file = folder / FILE
         try:
-            found[file] = Pin.model_validate_json(file.read_bytes())
+            found[file] = Pin.model_validate_json(read_bounded(file, most=_LARGEST))
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValidationError) as error:

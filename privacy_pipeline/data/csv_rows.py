@@ -8,11 +8,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 
+LONGEST_RECORD = 2**26  # bytes; a longer line is no record, and is not read as a whole
+_LONGEST_HEADER = 2**24  # bytes
 LONGEST_CELL = 131_072  # characters that Python's `csv`, and so TFX, reads of one cell
 _COMPRESSED = (".bz2", ".deflate", ".gz", ".lzma", ".xz", ".zst", ".zstd")  # TFX unpacks them, but for the header
 _UNBALANCED = 'the quotes (") in this row are not balanced'
@@ -74,7 +77,8 @@ def read_header(*, file: Path) -> list[str]:
     """Column names as TFX reads them: the first line, stripped, split at every comma; quotes stay in the names.
 
     Raises:
-        BadInputError: the file cannot be read, its name is that of a compressed one, or its first line is not UTF-8.
+        BadInputError: the file cannot be read, its name is that of a compressed one, or its first line is not UTF-8 or
+            longer than any header.
     """
     if file.suffix in _COMPRESSED:
         raise BadInputError(
@@ -82,9 +86,14 @@ def read_header(*, file: Path) -> list[str]:
         )
     try:
         with file.open("rb") as stream:
-            first = stream.readline()
+            first = stream.readline(_LONGEST_HEADER + 1)
     except OSError as error:
         raise unreadable(file=file, error=error) from None
+    if len(first) > _LONGEST_HEADER:
+        raise BadInputError(
+            f"{file}:1: the header is longer than {_LONGEST_HEADER >> 20} MiB",
+            fix="let the first line name the columns",
+        )
     try:
         return first.decode("utf-8").strip().split(",")
     except UnicodeDecodeError:
@@ -113,7 +122,7 @@ def rows(*, file: Path) -> Iterator[Row]:
     try:
         with file.open("rb") as stream:
             stream.readline()
-            yield from _records(_Lines(stream), first=2)
+            yield from _records(_Lines(iter(partial(stream.readline, LONGEST_RECORD), b"")), first=2)
     except OSError as error:
         raise unreadable(file=file, error=error) from None
 

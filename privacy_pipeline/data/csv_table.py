@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.data.csv_rows import LONGEST_CELL, check_header_of, checked_rows, read_header
+from privacy_pipeline.data.csv_rows import LONGEST_CELL, LONGEST_RECORD, check_header_of, checked_rows, read_header
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.side_by_side import processors, side_by_side
@@ -30,7 +30,6 @@ Found = TypeVar("Found")
 Cells: TypeAlias = "pa.RecordBatch"  # one field for each column, all of type string; a cell without a text is ""
 
 _BLOCK = 2**22  # bytes that are read at once
-_LONGEST_RECORD = 2**26  # bytes
 _LARGE = 32 * 2**20  # bytes of a file, from which on several processes are worth their start
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _COMMA, _NEWLINE, _RETURN = b'",\n\r'
@@ -107,7 +106,7 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
     while read := stream.read(_BLOCK):
         block = rest + read
         end = _end_of_records(block)
-        if end == 0 and len(block) > _LONGEST_RECORD:
+        if end == 0 and len(block) > LONGEST_RECORD:
             end = len(block)
         if end:
             yield block[:end]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 IGNORE_TAG = "ignore"
 UNREVIEWED_TAG = "unreviewed"
-_LARGEST = 1 << 22  # bytes
+LARGEST = 1 << 22  # bytes
 MOST_CATEGORIES = 10_000  # a one-hot input as wide as this is a mistake
 
 _OR_WITH_NOISE = "or let a dp_sgd run release it: `preprocessing: {dp: {epsilon: ..., delta: ...}}` in the config"
@@ -116,7 +116,7 @@ def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     try:
-        text = read_bounded(schema_path, most=_LARGEST).decode("utf-8")
+        text = read_bounded(schema_path, most=LARGEST).decode("utf-8")
     except FileNotFoundError:
         raise BadInputError(f"{schema_path}: no such file (dataset.schema)", fix="check dataset.schema") from None
     except UnicodeDecodeError:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.encrypted import model_format
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel
@@ -18,6 +19,7 @@ from privacy_pipeline.errors import BadInputError
 
 FOLDER = "published"
 _FEATURES, _TRANSFORM = "features.json", "transform"
+_LARGEST_FEATURES = 1 << 26  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def load(folder: Path) -> Published:
     model = model_format.load_architecture(folder)
     path = folder / _FEATURES
     try:
-        features = FeaturePlan.model_validate_json(path.read_bytes())
+        features = FeaturePlan.model_validate_json(read_bounded(path, most=_LARGEST_FEATURES))
     except (OSError, ValidationError) as error:
         raise BadInputError(f"{path}: cannot be read ({type(error).__name__})", fix="publish the model anew") from error
     if not (folder / _TRANSFORM / "transform_fn").is_dir():
