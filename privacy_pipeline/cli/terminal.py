@@ -50,7 +50,7 @@ def prepare() -> None:
         setattr(sys, name, Unbroken(stream))
 
 
-def exit_code(of_command: object) -> object:
+def exit_code(of_command: str | int | None) -> str | int | None:
     """Flushes the output; says where it could not be written, and gives the exit code with which the process ends.
 
     Args:
