@@ -7,6 +7,7 @@ layers that read files or carry Python (`TextVectorization`, `Lambda`) are not o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -43,6 +44,7 @@ GRAPH_LAYER = "privacy_pipeline>GraphLayer"
 _DEEPEST = 40
 _SMALL = 1024  # elements of a variable that may be made without being asked for, such as a generator's state
 _OURS = {"GraphLayer": GraphLayer, GRAPH_LAYER: GraphLayer}
+_PLACES = (tf.keras.layers, tf.keras.initializers, tf.keras.regularizers, tf.keras.constraints, tf.keras)
 
 
 def is_allowed(config: Any) -> bool:
@@ -103,13 +105,37 @@ def _unlike() -> BadInputError:
 def _made(config: Any) -> Any:
     try:
         kind = {"Functional": tf.keras.Model, "Sequential": tf.keras.Sequential}[config["class_name"]]
-        return kind.from_config(config["config"], custom_objects=_OURS)
+        return kind.from_config(_by_name(config["config"]), custom_objects=_classes() | _OURS)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error:
         said = str(error).strip().splitlines()
         raise BadInputError(
             f"model: Keras makes no model of what crossed: {said[0][:300] if said else type(error).__name__}",
             fix="report this with the layers of your model",
         ) from error
+
+
+@functools.cache
+def _classes() -> dict[str, Any]:
+    """The class of each name on the list, of the Keras that this process works with.
+
+    Keras looks names up in a table of all Keras packages of the process. Where TensorFlow Federated or another package
+    has imported `tf_keras`, that has the classes of the wrong one, whose layers make no model of ours.
+    """
+    found = {name: getattr(place, name) for place in reversed(_PLACES) for name in _ALLOWED if hasattr(place, name)}
+    given = tf.keras.Input((1,))
+    return found | {"Functional": type(tf.keras.Model(given, given)), "Policy": tf.keras.mixed_precision.Policy}
+
+
+def _by_name(value: Any) -> Any:
+    """A configuration whose built-in classes have registered names: `custom_objects` are asked for those first."""
+    if isinstance(value, list):
+        return [_by_name(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _by_name(one) for key, one in value.items()}
+    if found.get("class_name") in _ALLOWED and "module" in found and found.get("registered_name") is None:
+        found["registered_name"] = found["class_name"]
+    return found
 
 
 def _offences(value: Any, depth: int) -> Iterator[str]:

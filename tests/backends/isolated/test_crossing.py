@@ -6,6 +6,8 @@ import base64
 import json
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,25 @@ def test_a_layer_of_an_absurd_size_is_never_allocated() -> None:
     for config in ({}, [], None, "x", {"class_name": "Functional"}, {"class_name": "Functional", "config": {}}):
         with pytest.raises(BadInputError):
             configs.model_of(config, weights)
+
+
+def test_layers_are_of_this_keras_where_another_one_is_imported() -> None:
+    """TensorFlow Federated imports `tf_keras`, whose classes Keras then finds under the same names."""
+    script = (
+        "import json, sys\nimport tensorflow as tf\nimport tf_keras\n"
+        "tf_keras.layers.Dense\n"
+        "from privacy_pipeline.backends.isolated import configs\n"
+        "given = tf.keras.Input((3,), name='x')\n"
+        "inner = tf.keras.Sequential([tf.keras.layers.Dense(2, 'relu', kernel_regularizer='l2')])\n"
+        "model = tf.keras.Model(given, tf.keras.layers.Dropout(0.2)(inner(given)))\n"
+        "text = tf.keras.utils.serialize_keras_object(model)\n"
+        "config = json.loads(json.dumps({'class_name': 'Functional', 'config': text['config']}))\n"
+        "made = configs.model_of(config, model.get_weights())\n"
+        "kinds = {type(layer).__module__.split('.')[0] for layer in made._flatten_layers()}\n"
+        "print(sorted(kinds), made(tf.ones((1, 3))).shape)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert told.stdout.strip().endswith("['keras'] (1, 2)"), told.stderr[-2000:]
 
 
 class Exploding:
