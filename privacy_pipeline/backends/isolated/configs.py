@@ -7,8 +7,11 @@ layers that read files or carry Python (`TextVectorization`, `Lambda`) are not o
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import math
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -105,7 +108,8 @@ def _unlike() -> BadInputError:
 def _made(config: Any) -> Any:
     try:
         kind = {"Functional": tf.keras.Model, "Sequential": tf.keras.Sequential}[config["class_name"]]
-        return kind.from_config(_by_name(config["config"]), custom_objects=_classes() | _OURS)
+        with _of_this_keras():
+            return kind.from_config(config["config"], custom_objects=_OURS)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, tf.errors.OpError) as error:
         said = str(error).strip().splitlines()
         raise BadInputError(
@@ -126,16 +130,22 @@ def _classes() -> dict[str, Any]:
     return found | {"Functional": type(tf.keras.Model(given, given)), "Policy": tf.keras.mixed_precision.Policy}
 
 
-def _by_name(value: Any) -> Any:
-    """A configuration whose built-in classes have registered names: `custom_objects` are asked for those first."""
-    if isinstance(value, list):
-        return [_by_name(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    found = {key: _by_name(one) for key, one in value.items()}
-    if found.get("class_name") in _ALLOWED and "module" in found and found.get("registered_name") is None:
-        found["registered_name"] = found["class_name"]
-    return found
+@contextlib.contextmanager
+def _of_this_keras() -> Iterator[None]:
+    """Lets Keras look up the names on the list among its own classes alone."""
+    library: Any = importlib.import_module(
+        f"{tf.keras.Model.__module__.partition('.')[0]}.src.saving.serialization_lib"
+    )
+    stock: Any = library.tf_export
+
+    def find(name: str) -> Any:
+        return _classes().get(name.rpartition(".")[2]) or stock.get_symbol_from_name(name)
+
+    library.tf_export = types.SimpleNamespace(**{**vars(stock), "get_symbol_from_name": find})
+    try:
+        yield
+    finally:
+        library.tf_export = stock
 
 
 def _offences(value: Any, depth: int) -> Iterator[str]:
