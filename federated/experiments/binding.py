@@ -77,7 +77,7 @@ def inputs_of(config: ExperimentConfig, source: ResolvedSource | None = None) ->
 
     Args:
         config: the settings.
-        source: the files of its data; found anew where None.
+        source: the files of its data; looked up if None.
 
     Raises:
         BadInputError, BudgetRefusedError: see `bound`.

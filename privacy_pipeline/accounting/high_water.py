@@ -1,9 +1,9 @@
 """The newest record that this host has seen committed: a small signed file beside the key.
 
 A database that is put back to an earlier state, by mistake or to spend twice, does not hold that record any more. The
-file is written after each commit and held against the journal before each write, so a crash between the two leaves it
-behind and never ahead. Each host keeps its own. Whoever can remove it, or write with the key, can get around it:
-receipts that are kept elsewhere find a rollback too.
+file is written after each commit and compared with the journal before each write, so a crash between the two can leave
+it behind but never ahead. Each host keeps its own file. A person who can remove it, or sign with the key, can get
+around this check; receipts that are kept elsewhere still reveal a rollback.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def read(file: Path) -> Mark | None:
 
 
 def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: PublicKey) -> str:
-    """What tells that a ledger is older than, or not the one that, this host has seen; "" where nothing does.
+    """Why the ledger is not the one that this host has seen, or is an older state of it; "" if it is neither.
 
     Args:
         connection: a transaction, begun after the mark was read: another process may be writing.

@@ -120,9 +120,11 @@ class Writer:
         public: the key that signs.
     """
 
-    def __init__(self, connection: sa.Connection, key: SigningKey, *, seq: int, last_hash: str) -> None:
+    def __init__(
+        self, connection: sa.Connection, key: SigningKey, *, seq: int, last_hash: str, mark: Path | None = None
+    ) -> None:
         self.connection = connection
-        self._key = key
+        self._key, self._mark = key, mark
         self._seq, self._hash = seq, last_hash
 
     @property
@@ -158,13 +160,14 @@ class Writer:
         self.seal()
         return Receipt(seq=seq, hash=digest, key_id=key.public.id)
 
-    def note_committed(self, mark: Path) -> None:
-        """Notes the last record beside the key, once the transaction is committed.
+    def note_committed(self) -> None:
+        """Notes the last record beside the key, once the transaction is committed; a new journal has no mark yet.
 
         Raises:
             LedgerError: it cannot be. What was committed stays.
         """
-        high_water.advance(mark, seq=self._seq, digest=self._hash, key=self._key)
+        if self._mark is not None:
+            high_water.advance(self._mark, seq=self._seq, digest=self._hash, key=self._key)
 
     def seal(self) -> None:
         """Signs the head over the last record and the tables as they are now."""
@@ -184,9 +187,8 @@ def writing(engine: sa.Engine) -> Iterator[Writer]:
     """
     with schema.transaction(engine, write=True) as connection:
         journal = writer(connection, engine.url)
-        mark = high_water.mark_file(connection, engine.url)
         yield journal
-    journal.note_committed(mark)
+    journal.note_committed()
 
 
 def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = None, arriving: bool = False) -> Writer:
@@ -205,9 +207,9 @@ def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = N
         _require_here(connection)
     since = schema.stored_format(connection)
     head = checked_head(connection, since=since)
-    high_water.require(connection, url, present=current_key(connection))
+    mark = high_water.require(connection, url, present=current_key(connection))
     signing = key or keys.load(keys.key_file(url), expected=head.key_id)
-    found = Writer(connection, signing, seq=head.seq, last_hash=head.hash)
+    found = Writer(connection, signing, seq=head.seq, last_hash=head.hash, mark=mark)
     _settle(found, since)
     return found
 
@@ -357,7 +359,8 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
             if lost and present is not None:
                 raise schema.LedgerError(f"key {head.key_id} is not lost: it is in {path}", fix="rotate without --lost")
             keys.store(successor, key)
-            journal = Writer(connection, key if present is None else present, seq=head.seq, last_hash=head.hash)
+            signing = key if present is None else present
+            journal = Writer(connection, signing, seq=head.seq, last_hash=head.hash, mark=mark)
             body = {"public_key": key.public.hex, "lost" if lost else "replaces": head.key_id}
             journal.append(LOST if lost else ROTATE, body, then=key)
             _settle(journal, since)
@@ -365,7 +368,7 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
         successor.unlink(missing_ok=True)
         raise
     keys.install(path, key.public.id)
-    journal.note_committed(mark)
+    journal.note_committed()
     return head.key_id, key.public.id
 
 
