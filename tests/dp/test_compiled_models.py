@@ -118,10 +118,10 @@ def test_a_model_or_a_plan_of_another_kind_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"clipping_norm": "1"}, "clipping_norm must be a number, found '1'"),
+        ({"clipping_norm": "1"}, "clipping_norm must be a finite number, found '1'"),
         ({"units": "8"}, "units must be a whole number"),
         ({"steps": 4.0}, r"steps must be a whole number, found 4\.0"),
-        ({"noise_multiplier": True}, "noise_multiplier must be a number"),
+        ({"noise_multiplier": True}, "noise_multiplier must be a finite number"),
     ],
 )
 def test_a_plan_of_other_types_is_one_line(given: dict[str, Any], says: str) -> None:
