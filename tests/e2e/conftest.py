@@ -94,7 +94,7 @@ class Project:
     def schema(self) -> Path:
         return self.root / "configs/schemas/adult.pbtxt"
 
-    def cli(self, *args: str, prefix: Sequence[str] = (), timeout: float = 300) -> Ended:
+    def cli(self, *args: str, prefix: Sequence[str] = (), timeout: float = 1_000) -> Ended:
         """Runs the command line here and waits for it."""
         began = time.monotonic()
         done = subprocess.run(
