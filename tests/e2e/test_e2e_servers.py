@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 _ENVIRONMENT = "PRIVACY_PIPELINE_TEST_METADATA"
 # Each run has its own; all else is the same wherever ML Metadata lies.
-_ITS_OWN = ("run_id", "started", "ended", "cached_from")
-_NOISY = ("accuracy", "auc")
+_ITS_OWN = ("run_id", "started", "ended", "cached_from", "cached_training")
+_NOISY = ("accuracy", "auc", "precision", "recall")
 
 
 @contextmanager
@@ -67,6 +67,7 @@ def test_plain_and_dp_runs_hold_on_a_server_what_they_hold_in_a_file(
     of_file = {run["run_id"]: run for run in shared.project.runs()}
     assert [_same(run) for run in listed[:2]] == [_same(of_file[run]) for run in (shared.plain_id, shared.dp_id)]
     assert _same(listed[2]) == _same(listed[0])
+    assert [run["cached_training"] for run in listed] == [0, 0, 1]
     published = {row["run_id"]: row for row in shared.project.published()}
     of_server = {row["run_id"]: row for row in stored}
     assert set(of_server) == {run["run_id"] for run in listed}
