@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from privacy_pipeline.cli.output import errors_as_exit_codes
-from privacy_pipeline.cli.run_commands import WorkspacePath
+from privacy_pipeline.cli.output import errors_as_exit_codes, print_json
+from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
 from privacy_pipeline.die_with_parent import die_with_parent
 
 PartiesFolder = Annotated[
@@ -25,12 +25,54 @@ def init_parties(
     hosts: Annotated[str, typer.Option(help="Addresses, comma-separated, one for each party.")] = "",
     days: Annotated[int, typer.Option(min=1, help="How long the certificates are valid.")] = 90,
 ) -> None:
-    """Makes a key and a certificate for each party, and parties.yaml with their addresses."""
+    """Make a key and a certificate for each party, and parties.yaml with their addresses."""
     from privacy_pipeline.encrypted import certificates
 
     with errors_as_exit_codes(as_json=False):
         certificates.init_parties(folder=folder, hosts=tuple(hosts.split(",")) if hosts else (), days=days)
     typer.echo(f"{folder}: each party needs parties.yaml and its own folder; keep ca/key.pem off their hosts")
+
+
+@app.command("add-client")
+def add_client(
+    name: Annotated[str, typer.Argument(help="Of the client: lower-case letters, digits, `.`, `_`, `-`.")],
+    folder: PartiesFolder,
+    days: Annotated[int, typer.Option(min=1, help="How long its certificate is valid.")] = 90,
+) -> None:
+    """Make a key and a certificate for one more client, which has limits of its own and can be revoked."""
+    from privacy_pipeline.encrypted import clients
+
+    with errors_as_exit_codes(as_json=False):
+        own = clients.add_client(folder=folder, name=name, days=days)
+    typer.echo(f"{own}: hand it to the client, for `predict --encrypted --parties`; keep no copy of its key.pem")
+
+
+@app.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(help="Of the client, or of a party.")],
+    folder: PartiesFolder,
+) -> None:
+    """Revoke the certificate of a client or a party; parties that run refuse it from its next connection on."""
+    from privacy_pipeline.encrypted import clients
+
+    with errors_as_exit_codes(as_json=False):
+        lists = clients.revoke(folder=folder, name=name)
+    typer.echo(f"{name}: revoked in {len(lists)} folders of {folder}; copy revoked.pem to parties on other hosts")
+
+
+@app.command("clients")
+def list_clients(folder: PartiesFolder, as_json: AsJson = False) -> None:
+    """List the certificates of parties and clients: when each expires, and which are revoked."""
+    from privacy_pipeline.encrypted import clients
+
+    with errors_as_exit_codes(as_json=as_json):
+        found = clients.issued(folder=folder)
+    if as_json:
+        listed = [{"name": one.name, "ends": one.ends.isoformat(), "revoked": one.revoked} for one in found]
+        print_json({"certificates": listed})
+        return
+    for one in found:
+        typer.echo(f"{one.name}: {'revoked' if one.revoked else f'valid until {one.ends:%Y-%m-%d}'}")
 
 
 @app.command("party")
@@ -41,7 +83,7 @@ def party(
     rate_mbps: Annotated[float, typer.Option(min=0, help="For benchmarks: megabits a second to each peer.")] = 0,
     parent: Parent = 0,
 ) -> None:
-    """Runs one server until it is told to end (Ctrl-C or SIGTERM)."""
+    """Run one server until it is told to end (Ctrl-C or SIGTERM)."""
     import asyncio
 
     from privacy_pipeline.encrypted import party as parties
@@ -62,7 +104,7 @@ def provide_weights(
     workspace: WorkspacePath = Path("workspace"),
     parent: Parent = 0,
 ) -> None:
-    """Sends shares of the weights to the servers whenever the driver asks, until it is told to end."""
+    """Send shares of the weights to the servers whenever the driver asks, until it is told to end."""
     from privacy_pipeline.encrypted import hosting
     from privacy_pipeline.pipelines.serving_model import find_model
 

@@ -1,47 +1,43 @@
-"""Keys and certificates of the parties: one authority of their own, one role in each certificate."""
+"""Keys and certificates of the parties: one authority of their own, one role in each certificate.
+
+A client's certificate names the client too, so that each has limits of its own and can be revoked (`clients.py`).
+"""
 
 from __future__ import annotations
 
 import datetime
 import os
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from privacy_pipeline.encrypted.identities import CLIENT, PARTIES, Revocations, client_uri, role_uri
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-PARTIES = ("server0", "server1", "server2", "weights-provider", "prediction-client", "driver")
 _FIRST_PORT = 27100  # below the kernel's own choices (32768 on): see worker/parties.py
 
 
-def role_uri(party: str) -> str:
-    """The URI in a certificate's subject alternative name that says whose it is."""
-    return f"urn:privacy-pipeline:party:{party}"
+class PartyContext(ssl.SSLContext):
+    """TLS as one party speaks it.
 
-
-def role_in(certificate: Mapping[str, Any]) -> str | None:
-    """The party that a certificate names, which was accepted; None for none.
-
-    Args:
-        certificate: as `ssl.SSLSocket.getpeercert` gives it.
+    Attributes:
+        revocations: what it refuses although the authority signed it.
     """
-    names = certificate.get("subjectAltName", ())
-    return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
+
+    revocations: Revocations
 
 
-def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
+def tls_context(*, folder: Path, server: bool) -> PartyContext:
     """TLS 1.3 that presents the party's certificate and demands one of the same authority from the peer.
 
     Raises:
         PipelineError: a file is missing or unreadable.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context = PartyContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the role in the certificate is checked instead: hosts may move
     context.verify_mode = ssl.CERT_REQUIRED
@@ -54,15 +50,38 @@ def tls_context(*, folder: Path, server: bool) -> ssl.SSLContext:
         raise PipelineError(
             f"{folder}: key or certificate not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
         ) from None
+    context.revocations = Revocations(folder)
     return context
 
 
-def client_context(*, folder: Path, protocol: str) -> ssl.SSLContext:
+def require_current(path: Path) -> None:
+    """Refuses a certificate that TLS would refuse for its dates, with the name of its file.
+
+    Raises:
+        PipelineError: it is expired, not valid yet, missing or unreadable.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"{path}: not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
+        ) from None
+    now = datetime.datetime.now(datetime.timezone.utc)
+    starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not starts <= now <= ends:
+        raise PipelineError(
+            f"{path}: expired, or not valid yet ({starts:%Y-%m-%d} to {ends:%Y-%m-%d})",
+            fix="privacy-pipeline encrypted init-parties, and give each party its new folder",
+        )
+
+
+def client_context(*, folder: Path, protocol: str) -> PartyContext:
     """That of a party that dials, and wants this protocol.
 
     Raises:
-        PipelineError: a file of the party's is missing or unreadable.
+        PipelineError: a file of the party's is missing or unreadable, or its certificate is not valid at this time.
     """
+    require_current(folder / "certificate.pem")
     context = tls_context(folder=folder, server=False)
     context.set_alpn_protocols([protocol])
     return context
@@ -108,6 +127,30 @@ def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.
         raise BadInputError(f"{folder}: cannot be written ({error.strerror})", fix="choose another folder") from None
 
 
+def issue(
+    *, folder: Path, client: str, days: float, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey
+) -> None:
+    """Makes a key and a certificate for one client.
+
+    Args:
+        folder: new; gets `key.pem`, `certificate.pem` and `ca.pem`.
+        client: its name.
+        days: how long the certificate is valid.
+        authority: the parties' own.
+        key: the authority's.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    own = ec.generate_private_key(ec.SECP256R1())
+    signed = _certificate(
+        name=CLIENT, key=own, issuer=authority.subject, issuer_key=key, days=days, names=(client_uri(client),)
+    )
+    _write(folder / "key.pem", _pem(own))
+    _write(folder / "certificate.pem", signed.public_bytes(serialization.Encoding.PEM))
+    _write(folder / "ca.pem", authority.public_bytes(serialization.Encoding.PEM))
+
+
 def _certificate(
     *,
     name: str,
@@ -115,6 +158,7 @@ def _certificate(
     issuer: x509.Name | None,
     issuer_key: ec.EllipticCurvePrivateKey,
     days: float,
+    names: tuple[str, ...] = (),
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"privacy-pipeline {name}")])
     end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
@@ -129,7 +173,8 @@ def _certificate(
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
     )
     if issuer is not None:
-        roles = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(role_uri(name))])
+        uris = [x509.UniformResourceIdentifier(uri) for uri in (role_uri(name), *names)]
+        roles = x509.SubjectAlternativeName(uris)
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = builder.add_extension(roles, critical=False).add_extension(usage, critical=False)
     return builder.sign(issuer_key, hashes.SHA256())

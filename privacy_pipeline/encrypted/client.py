@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import shares
-from privacy_pipeline.encrypted.certificates import client_context
+from privacy_pipeline.encrypted.certificates import PartyContext, client_context
 from privacy_pipeline.encrypted.dialing import Address, Link, PartyError, SilentError, dial
 from privacy_pipeline.encrypted.frames import Header
 from privacy_pipeline.encrypted.published import Published
@@ -126,10 +125,10 @@ class Client:
             raise PipelineError(f"the service is not ready: {found['trouble']}", fix="try again")
         return found
 
-    def _context(self) -> ssl.SSLContext:
+    def _context(self) -> PartyContext:
         return client_context(folder=self.folder, protocol=DESK)
 
-    def _link(self, context: ssl.SSLContext, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
+    def _link(self, context: PartyContext, party: str) -> contextlib.AbstractAsyncContextManager[Link]:
         return dial(context=context, address=self.addresses[party], expected=party)
 
 

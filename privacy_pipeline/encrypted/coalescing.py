@@ -17,11 +17,13 @@ class Pending:
     Attributes:
         identifier: of the request.
         rows: how many it has.
+        owner: number of the client's certificate.
         done: gets None when the answer can be fetched, or why there is none.
     """
 
     identifier: str
     rows: int
+    owner: str
     done: asyncio.Future[None] = field(repr=False)
 
 
@@ -50,6 +52,10 @@ class Queue:
     def rows(self) -> int:
         """Rows that wait."""
         return sum(one.rows for one in self._waiting)
+
+    def rows_of(self, owner: str) -> int:
+        """Rows of one client that wait."""
+        return sum(one.rows for one in self._waiting if one.owner == owner)
 
     def __contains__(self, identifier: str) -> bool:
         """Whether a request with this id waits."""

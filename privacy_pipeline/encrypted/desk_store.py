@@ -6,10 +6,12 @@ is shares of which this server holds two of three, so that none of it tells this
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +20,11 @@ import numpy as np
 from privacy_pipeline.encrypted import model_format, shares
 from privacy_pipeline.encrypted.frames import BadMessageError
 from privacy_pipeline.encrypted.layer_shapes import Shape
+from privacy_pipeline.encrypted.limits import KEEPING_BYTES, LARGEST_WAITING, SHARE
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel
 from privacy_pipeline.encrypted.shares import Held, encoded_shape, half, input_stem, output_stem, weight_stem
 
 LARGEST_BUCKET = 1 << 16  # rows
-LARGEST_WAITING = 1 << 30  # bytes of requests and answers together
 KEPT_SECONDS = 600.0  # a request or an answer that nobody comes for
 _SHARING, _PART = "sharing", "weights.part"
 _INT64 = 8  # bytes
@@ -58,6 +60,7 @@ class _Request:
     rows: int
     held: Mapping[str, Held]
     size: int  # bytes
+    owner: str
     since: float = field(default_factory=time.monotonic)
 
 
@@ -67,6 +70,7 @@ class _Answer:
 
     held: Held
     size: int  # bytes
+    owner: str
     since: float = field(default_factory=time.monotonic)
 
 
@@ -86,6 +90,7 @@ class Store:
         self.sharing = self._found()
         self._requests: dict[str, _Request] = {}
         self._answers: dict[str, _Answer] = {}
+        self._arriving: Counter[str] = Counter()  # bytes that came of requests that are not whole yet, by owner
         self._upload: Sharing | None = None
 
     def reset(self) -> None:
@@ -154,15 +159,49 @@ class Store:
             raise BadMessageError("other weights are being sent")
         return self._upload
 
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes of a request may wait; what nobody came for is dropped."""
+    @contextlib.contextmanager
+    def taking(self, owner: str) -> Iterator[Callable[[int], None]]:
+        """Counts the bytes of a request while they come; those that are only announced take no room.
+
+        Args:
+            owner: number of the client's certificate, of which each has a part of the room.
+
+        Yields:
+            What takes the size of each piece.
+
+        Raises:
+            BadMessageError: (also by what is yielded) there is no room for more.
+        """
+        taken = 0
+
+        def arrived(size: int) -> None:
+            nonlocal taken
+            taken += size
+            self._arriving[owner] += size
+            self._require_room(owner)
+
+        try:
+            arrived(KEEPING_BYTES)
+            yield arrived
+        finally:
+            self._arriving[owner] -= taken
+            if not self._arriving[owner]:
+                del self._arriving[owner]
+
+    def _require_room(self, owner: str) -> None:
+        """Whether what waits and what comes fits; what nobody came for is dropped."""
         limit = time.monotonic() - KEPT_SECONDS
         self._requests = {name: one for name, one in self._requests.items() if one.since >= limit}
         self._answers = {name: one for name, one in self._answers.items() if one.since >= limit}
-        taken = sum(one.size for one in self._requests.values()) + sum(one.size for one in self._answers.values())
-        return taken + size <= LARGEST_WAITING
+        waiting: list[_Request | _Answer] = [*self._requests.values(), *self._answers.values()]
+        of_all = self._arriving.total() + sum(one.size + KEEPING_BYTES for one in waiting)
+        of_owner = self._arriving[owner] + sum(one.size + KEEPING_BYTES for one in waiting if one.owner == owner)
+        if of_all > LARGEST_WAITING:
+            raise BadMessageError("too many requests wait")
+        if of_owner > LARGEST_WAITING // SHARE:
+            raise BadMessageError("too many requests of this client wait")
 
-    def put_request(self, identifier: str, *, sharing: Sharing, rows: int, content: bytes) -> None:
+    def put_request(self, identifier: str, *, sharing: Sharing, rows: int, content: bytes, owner: str) -> None:
         """Keeps the shares of a request: of each input in the model's order the first share, then the second.
 
         Raises:
@@ -179,7 +218,7 @@ class Store:
             pair = [shares.from_bytes(content[at : at + size], shape) for at in (start, start + size)]
             held[one.name] = (pair[0], pair[1])
             start += 2 * size
-        self._requests[identifier] = _Request(rows=rows, held=held, size=len(content))
+        self._requests[identifier] = _Request(rows=rows, held=held, size=len(content), owner=owner)
 
     def form(self, batch: str, *, bucket: int, requests: Sequence[tuple[str, int]]) -> list[str]:
         """Writes the shares of a batch: the requests one after the other, then zeros.
@@ -229,8 +268,9 @@ class Store:
         start = 0
         for name, rows in requests:
             held = (first[start : start + rows].copy(), second[start : start + rows].copy())
-            self._answers[name] = _Answer(held=held, size=2 * held[0].nbytes)
-            self._requests.pop(name, None)
+            request = self._requests.pop(name, None)
+            if request is not None:  # else its client dropped it meanwhile
+                self._answers[name] = _Answer(held=held, size=2 * held[0].nbytes, owner=request.owner)
             start += rows
         self.discard(batch)
 
@@ -240,15 +280,20 @@ class Store:
         for file in (self.folder / "batches").glob(f"{batch}.*"):
             file.unlink()
 
-    def take(self, identifier: str) -> Held | None:
-        """The answer to a request, which is gone then; None where there is none."""
-        found = self._answers.pop(identifier, None)
-        return found.held if found else None
+    def take(self, identifier: str, *, owner: str) -> Held | None:
+        """The answer to a request of this client, which is gone then; None where there is none."""
+        found = self._answers.get(identifier)
+        if found is None or found.owner != owner:
+            return None
+        del self._answers[identifier]
+        return found.held
 
-    def drop(self, identifier: str) -> None:
-        """Forgets a request and its answer."""
-        self._requests.pop(identifier, None)
-        self._answers.pop(identifier, None)
+    def drop(self, identifier: str, *, owner: str) -> None:
+        """Forgets a request of this client and its answer."""
+        for held in (self._requests, self._answers):
+            found = held.get(identifier)
+            if found is not None and found.owner == owner:
+                held.pop(identifier)
 
     def _found(self) -> Sharing | None:
         """Weights that an earlier process took; None where there are none, or not all."""

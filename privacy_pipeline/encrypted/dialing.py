@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from privacy_pipeline.config.source import read_document
 from privacy_pipeline.encrypted import frames
-from privacy_pipeline.encrypted.certificates import PARTIES, role_in, tls_context
+from privacy_pipeline.encrypted.certificates import PartyContext, tls_context
+from privacy_pipeline.encrypted.identities import PARTIES, Peer, peer_in
+from privacy_pipeline.encrypted.limits import Connections
 from privacy_pipeline.encrypted.tunnel import DESK, not_served
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import refuse_if_others_may_change
@@ -115,7 +117,7 @@ class Link:
 
 
 @contextlib.asynccontextmanager
-async def dial(*, context: ssl.SSLContext, address: Address, expected: str) -> AsyncIterator[Link]:
+async def dial(*, context: PartyContext, address: Address, expected: str) -> AsyncIterator[Link]:
     """A connection to the desk of the party `expected`, closed at the end.
 
     Args:
@@ -126,13 +128,15 @@ async def dial(*, context: ssl.SSLContext, address: Address, expected: str) -> A
 
     Raises:
         SilentError: it cannot be reached.
-        PartyError: somebody else answers.
+        PartyError: somebody else answers, or its certificate is revoked.
     """
     opening = asyncio.open_connection(*address, ssl=context, server_hostname="", ssl_handshake_timeout=CONNECT_SECONDS)
     reader, writer = await _within(opening, expected, seconds=CONNECT_SECONDS)
     try:
-        if role_of(writer) != expected:
+        peer = peer_of(writer)
+        if peer is None or peer.role != expected:
             raise PartyError(expected, "shows the certificate of somebody else")
+        context.revocations.require_valid(peer)
         yield Link(party=expected, reader=reader, writer=writer)
     finally:
         # Nothing is owed any more: whoever leaves has the answer, or gives up. A polite close could wait for ever.
@@ -142,7 +146,9 @@ async def dial(*, context: ssl.SSLContext, address: Address, expected: str) -> A
 async def listen(
     *, folder: Path, address: Address, allowed: frozenset[str], serve: Any, handshake_seconds: float = CONNECT_SECONDS
 ) -> asyncio.AbstractServer:
-    """Listens with mutual TLS for desks' messages; `serve(reader, writer)` gets peers whose role is in `allowed`.
+    """Listens with mutual TLS for desks' messages; `serve(reader, writer, peer)` gets those whose role is in `allowed`.
+
+    A peer with another role, with a revoked certificate or with too many connections is told so in a frame.
 
     Raises:
         PipelineError: the address cannot be bound.
@@ -150,15 +156,20 @@ async def listen(
     context = tls_context(folder=folder, server=True)
     context.set_alpn_protocols([DESK])
 
+    connections = Connections()
+
     async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            role = role_of(writer)
-            if role in allowed:
-                await serve(reader, writer)
-            else:
-                with contextlib.suppress(OSError):  # it may have left
-                    writer.write(frames.refusal(not_served(role, allowed)))
-                    await writer.drain()
+            peer = peer_of(writer)
+            if peer is None or peer.role not in allowed:
+                raise PipelineError(not_served(peer.role if peer else None, allowed))
+            context.revocations.require_valid(peer)
+            with connections.of(peer):
+                await serve(reader, writer, peer)
+        except PipelineError as error:
+            with contextlib.suppress(OSError):  # it may have left
+                writer.write(frames.refusal(error.message))
+                await writer.drain()
         finally:
             writer.close()
 
@@ -172,9 +183,9 @@ async def listen(
         ) from None
 
 
-def role_of(writer: asyncio.StreamWriter) -> str | None:
-    """The party that the peer's certificate names; None for none."""
-    return role_in(writer.get_extra_info("peercert") or {})
+def peer_of(writer: asyncio.StreamWriter) -> Peer | None:
+    """Whom the peer's certificate names; None for nobody."""
+    return peer_in(writer.get_extra_info("peercert") or {})
 
 
 async def _within(work: Awaitable[_Result], party: str, *, seconds: float) -> _Result:
@@ -182,6 +193,8 @@ async def _within(work: Awaitable[_Result], party: str, *, seconds: float) -> _R
         return await asyncio.wait_for(work, seconds)
     except asyncio.TimeoutError:
         raise SilentError(party, f"does not answer within {seconds:g} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise SilentError(party, f"shows a certificate that is not accepted: {error.verify_message}") from None
     except ssl.SSLError as error:
         raise SilentError(party, f"is not reached by mutual TLS ({error.reason or error})") from None
     except EOFError:

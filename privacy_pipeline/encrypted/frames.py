@@ -9,12 +9,14 @@ import asyncio
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from privacy_pipeline.encrypted.limits import HEADER_SECONDS, PATIENCE_SECONDS, SLOWEST
 from privacy_pipeline.errors import PipelineError
 
 LARGEST_HEADER = 1 << 18  # bytes
+_PIECE = 1 << 16  # bytes of a payload that are read at once
 _JSON_LENGTH, _PAYLOAD_LENGTH = struct.Struct(">I"), struct.Struct(">Q")
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -62,6 +64,13 @@ async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
     if not start:
         raise EOFError
     try:
+        return await asyncio.wait_for(_rest_of_header(reader, start), HEADER_SECONDS)
+    except asyncio.TimeoutError:
+        raise BadMessageError(f"a message's header does not come within {HEADER_SECONDS:g} s") from None
+
+
+async def _rest_of_header(reader: asyncio.StreamReader, start: bytes) -> tuple[Header, int]:
+    try:
         (length,) = _JSON_LENGTH.unpack(start + await reader.readexactly(_JSON_LENGTH.size - 1))
         if length > LARGEST_HEADER:
             raise BadMessageError(f"a message's header of {length} bytes exceeds {LARGEST_HEADER}")
@@ -78,19 +87,37 @@ async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
     return header, size
 
 
-async def read_payload(reader: asyncio.StreamReader, size: int, *, expected: int) -> bytes:
+async def read_payload(
+    reader: asyncio.StreamReader, size: int, *, expected: int, arrived: Callable[[int], None] = lambda size: None
+) -> bytes:
     """The bytes of a message, read only where they are as many as the header lets expect.
 
+    Args:
+        reader: of the peer.
+        size: how many the message says that it has.
+        expected: how many are due.
+        arrived: gets the size of each piece before the next one is read; may refuse with BadMessageError.
+
     Raises:
-        BadMessageError: they are not, or the message is cut off.
+        BadMessageError: they are not as many, the message is cut off, or comes slower than `limits.SLOWEST`.
         OSError: the connection broke.
     """
     if size != expected:
         raise BadMessageError(f"a message has {size} bytes where {expected} are due")
-    try:
-        return await reader.readexactly(size)
-    except asyncio.IncompleteReadError:
-        raise BadMessageError("a message is cut off") from None
+    clock = asyncio.get_running_loop().time
+    pieces, read, start = [], 0, clock()
+    while read < size:
+        patience = PATIENCE_SECONDS + read / SLOWEST - (clock() - start)
+        try:
+            piece = await asyncio.wait_for(reader.read(min(_PIECE, size - read)), patience)
+        except asyncio.TimeoutError:
+            raise BadMessageError(f"a message comes slower than {SLOWEST >> 10} KiB a second") from None
+        if not piece:
+            raise BadMessageError("a message is cut off")
+        arrived(len(piece))
+        pieces.append(piece)
+        read += len(piece)
+    return b"".join(pieces)
 
 
 def text(header: Header, name: str) -> str:

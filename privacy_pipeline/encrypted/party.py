@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import functools
 import json
 import os
@@ -19,9 +18,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-
 from privacy_pipeline.encrypted import desk, environment
+from privacy_pipeline.encrypted.certificates import require_current
 from privacy_pipeline.encrypted.dialing import Address, addresses
 from privacy_pipeline.encrypted.enclosure import Enclosure
 from privacy_pipeline.encrypted.pace import Speed
@@ -72,19 +70,7 @@ def load(*, name: str, folder: Path, speed: Speed | None = None) -> Party:
     if name not in known:
         raise BadInputError(f"{folder}: there is no party '{name}'", fix=f"use one of {', '.join(known)}")
     own = folder / name
-    try:
-        certificate = x509.load_pem_x509_certificate((own / "certificate.pem").read_bytes())
-    except (OSError, ValueError) as error:
-        raise PipelineError(
-            f"{own / 'certificate.pem'}: not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"
-        ) from None
-    now = datetime.datetime.now(datetime.timezone.utc)
-    starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not starts <= now <= ends:
-        raise PipelineError(
-            f"{own / 'certificate.pem'}: expired, or not valid yet ({starts:%Y-%m-%d} to {ends:%Y-%m-%d})",
-            fix="privacy-pipeline encrypted init-parties, and give each party its new folder",
-        )
+    require_current(own / "certificate.pem")
     return Party(name=name, folder=own, addresses=known, speed=speed)
 
 

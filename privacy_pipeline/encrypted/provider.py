@@ -14,6 +14,7 @@ from privacy_pipeline.encrypted import frames, model_format, shares
 from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
+from privacy_pipeline.encrypted.identities import Peer
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, Layer, PrivateModel
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
@@ -87,7 +88,7 @@ class Provider:
                     await link.ask(header, [shares.to_bytes(share) for share in held], seconds=_WEIGHT_SECONDS)
             await link.ask({"op": "commit", "sharing": sharing}, seconds=_WEIGHT_SECONDS)
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         try:
             header, size = await asyncio.wait_for(frames.read_header(reader), _WEIGHT_SECONDS)
             await frames.read_payload(reader, size, expected=0)

@@ -16,6 +16,8 @@ from privacy_pipeline.encrypted.desk_store import LARGEST_BUCKET
 from privacy_pipeline.encrypted.dialing import SilentError, listen
 from privacy_pipeline.encrypted.driver_process import DriverError
 from privacy_pipeline.encrypted.frames import BadMessageError, Header
+from privacy_pipeline.encrypted.identities import Peer, Revocations
+from privacy_pipeline.encrypted.limits import SHARE
 from privacy_pipeline.encrypted.local_parties import DoesNotStartError
 from privacy_pipeline.encrypted.threat_model import of_parties
 from privacy_pipeline.encrypted.warm import Setting, Warm, warm_up
@@ -69,6 +71,7 @@ class Service:
         self._recovers = recovers
         self._told: set[str] = set()  # since it was ready
         self._largest = max(setting.buckets)
+        self._revocations = Revocations(setting.folder)
         self._queue = Queue(largest=self._largest)
         self._trouble = "the service is starting"
         hosts = {name: setting.addresses[name][0] for name in SERVERS}
@@ -183,7 +186,7 @@ class Service:
                     _settle(request, BadMessageError("the shares of the request are not at all servers"))
             requests = [one for one in requests if one.identifier not in missing]
 
-    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         """One client: messages until it leaves; a refused request does not end the connection."""
         self._clients += 1
         try:
@@ -191,7 +194,8 @@ class Service:
                 header, size = await asyncio.wait_for(frames.read_header(reader), _IDLE_SECONDS)
                 await frames.read_payload(reader, size, expected=0)
                 try:
-                    answer = await self._answer(header)
+                    self._revocations.require_valid(peer)  # it may have been revoked since it came
+                    answer = await self._answer(header, owner=peer.serial)
                 except BadMessageError:
                     raise
                 except PipelineError as error:
@@ -208,7 +212,7 @@ class Service:
         """For a client that is alone nobody can come along."""
         return _WINDOW_SECONDS if self._clients > 1 else 0.0
 
-    async def _answer(self, header: Header) -> Header:
+    async def _answer(self, header: Header, *, owner: str) -> Header:
         operation = frames.text(header, "op")
         if operation == "hello":
             return {
@@ -222,12 +226,15 @@ class Service:
         request = Pending(
             identifier=frames.identifier(header, "request"),
             rows=frames.count(header, "rows", largest=min(self._largest, LARGEST_BUCKET)),
+            owner=owner,
             done=asyncio.get_running_loop().create_future(),
         )
         if self._trouble:
             raise PipelineError(self._trouble)
         if self._queue.rows + request.rows > _QUEUE_BATCHES * self._largest:
             raise PipelineError("too many requests wait")
+        if self._queue.rows_of(owner) + request.rows > _QUEUE_BATCHES // SHARE * self._largest:
+            raise PipelineError("too many requests of this client wait")
         if request.identifier in self._queue or request.identifier in self._running:
             raise BadMessageError("there is such a request already")
         self._queue.put(request)

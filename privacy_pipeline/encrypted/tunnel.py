@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from privacy_pipeline.encrypted import frames, pump
-from privacy_pipeline.encrypted.certificates import client_context, role_in, tls_context
+from privacy_pipeline.encrypted.certificates import PartyContext, client_context, tls_context
+from privacy_pipeline.encrypted.identities import Peer, peer_in
+from privacy_pipeline.encrypted.limits import Connections, most_connections
 from privacy_pipeline.encrypted.pace import Pace, Speed
 from privacy_pipeline.encrypted.sides import Plain, Secured
 from privacy_pipeline.encrypted.sockets import Connect, connected
@@ -52,8 +54,8 @@ class Route:
     Attributes:
         allowed: roles.
         connect: opens the local connection; called only after the peer's certificate was accepted.
-        names_role: whether the local side first gets a line with the peer's role, instead of the peer one that it is
-            accepted.
+        names_role: whether the local side first gets a line with the peer's role and the number of its certificate,
+            instead of the peer one that it is accepted.
     """
 
     allowed: frozenset[str]
@@ -65,6 +67,8 @@ async def open_ingress(
     *, folder: Path, address: tuple[str, int], routes: Mapping[str, Route], record: TunnelRecord
 ) -> asyncio.Task[None]:
     """Listens with TLS on `address`; a peer gets to the route of the protocol it names, if its role may.
+
+    A peer that is refused is told why, unless the process has as many connections as its files let it.
 
     Args:
         folder: the party's own folder of `init_parties`.
@@ -85,40 +89,55 @@ async def open_ingress(
         ) from None
     listener.setblocking(False)
 
-    async def serve(peer: socket.socket) -> None:
+    connections = Connections()
+
+    async def serve(sock: socket.socket) -> None:
         try:
-            remote = await _secured(peer, context, server=True)
+            remote = await _secured(sock, context, server=True)
         except OSError as error:
             record.refuse(f"no mutual TLS: {error}")
             return
-        try:
-            local = await _routed(remote, routes)
-        except PipelineError as error:
-            record.refuse(error.message)
-            # Each is told in its own language.
-            told = frames.refusal(error.message) if remote.protocol == DESK else f"{error.message}\n".encode()
-            remote.write(told)
-            await pump.part(remote)
-            return
-        await _join(local, remote, record)
+        with contextlib.ExitStack() as counted:
+            try:
+                peer, route = _admitted(remote, routes)
+                context.revocations.require_valid(peer)
+                counted.enter_context(connections.of(peer))
+                local = await _routed(remote, route, peer)
+            except PipelineError as error:
+                await _turn_away(remote, error, record)
+                return
+            await _join(local, remote, record)
 
-    return asyncio.create_task(_accept(listener, serve, record))
+    return asyncio.create_task(_accept(listener, serve, record, most=most_connections()))
 
 
-async def _routed(remote: Secured, routes: Mapping[str, Route]) -> Plain:
-    """The local side for an accepted peer."""
-    role = role_in(remote.certificate)
+async def _turn_away(remote: Secured, error: PipelineError, record: TunnelRecord) -> None:
+    record.refuse(error.message)
+    # Each is told in its own language.
+    told = frames.refusal(error.message) if remote.protocol == DESK else f"{error.message}\n".encode()
+    remote.write(told)
+    await pump.part(remote)
+
+
+def _admitted(remote: Secured, routes: Mapping[str, Route]) -> tuple[Peer, Route]:
+    """Who it is, and where it wants to, if its role may."""
+    peer = peer_in(remote.certificate)
     route = routes.get(remote.protocol or "")
     if route is None:
         raise PipelineError("the peer names no protocol that is served here")
-    if role is None or role not in route.allowed:
-        raise PipelineError(not_served(role, route.allowed))
+    if peer is None or peer.role not in route.allowed:
+        raise PipelineError(not_served(peer.role if peer else None, route.allowed))
+    return peer, route
+
+
+async def _routed(remote: Secured, route: Route, peer: Peer) -> Plain:
+    """The local side for an accepted peer."""
     try:
         local = Plain(await route.connect())
     except OSError as error:
         raise PipelineError(f"the party is down: {error}") from None
     if route.names_role:
-        local.write(f"{role}\n".encode())
+        local.write(f"{peer.role} {peer.serial}\n".encode())
     else:
         remote.write(_ACCEPTED)
     return local
@@ -181,7 +200,7 @@ async def probe(*, folder: Path, address: tuple[str, int], expected: str, protoc
     (await _dialled(context, address, expected)).socket.close()
 
 
-async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: str) -> Secured:
+async def _dialled(context: PartyContext, address: tuple[str, int], expected: str) -> Secured:
     where = f"{expected} at {address[0]}:{address[1]}"
     try:
         peer = await asyncio.wait_for(connected(address), _HANDSHAKE_SECONDS)
@@ -193,8 +212,10 @@ async def _dialled(context: ssl.SSLContext, address: tuple[str, int], expected: 
         raise PipelineError(f"{where}: no mutual TLS: {error}") from None
     with contextlib.ExitStack() as undo:
         undo.callback(remote.socket.close)
-        if role_in(remote.certificate) != expected:
+        found = peer_in(remote.certificate)
+        if found is None or found.role != expected:
             raise PipelineError(f"{where}: certificate is not of {expected}")
+        context.revocations.require_valid(found)
         answer = await _answer(remote)
         if answer != _ACCEPTED:
             said = answer.decode(errors="replace").strip()
@@ -213,8 +234,13 @@ async def _answer(remote: Secured) -> bytes:
 
 
 async def _accept(
-    listener: socket.socket, serve: Callable[[socket.socket], Coroutine[None, None, None]], record: TunnelRecord
+    listener: socket.socket,
+    serve: Callable[[socket.socket], Coroutine[None, None, None]],
+    record: TunnelRecord,
+    *,
+    most: int | None = None,
 ) -> None:
+    """Serves each connection, of which there are never more than `most` at once."""
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
     try:
@@ -226,6 +252,10 @@ async def _accept(
             except OSError as error:  # too many open files, say: others still come
                 record.refuse(f"a connection cannot be accepted: {error}")
                 await asyncio.sleep(_ACCEPT_PAUSE)
+                continue
+            if most is not None and len(running) >= most:
+                peer.close()
+                record.refuse(f"there are {most} connections, the most for which there are files")
                 continue
             task = asyncio.create_task(serve(peer))
             running.add(task)

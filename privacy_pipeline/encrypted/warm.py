@@ -174,7 +174,7 @@ async def warm_up(setting: Setting, *, report: Report) -> Warm:
             build = {"op": "build", "bucket": bucket}
             await _drive(driver, build, seconds=setting.limits.build, setting=setting, links=links)
         _require_same(state, await _state(setting, links))
-        await _ask(links, {"op": "reset"}, seconds=setting.limits.desk)
+        await _ask(links, {"op": "reset", "rows": max(setting.buckets)}, seconds=setting.limits.desk)
         return Warm(setting, links, driver=driver, state=state, resources=resources.pop_all())
 
 

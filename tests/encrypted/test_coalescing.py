@@ -13,7 +13,8 @@ def batches(rows: list[int], *, largest: int) -> list[list[int]]:
     async def main() -> list[list[int]]:
         queue = Queue(largest=largest)
         for number, count in enumerate(rows):
-            queue.put(Pending(identifier=str(number), rows=count, done=asyncio.get_running_loop().create_future()))
+            done = asyncio.get_running_loop().create_future()
+            queue.put(Pending(identifier=str(number), rows=count, owner="one", done=done))
         found = []
         while batch := await queue.next_batch(window=lambda: 0.0, patience=0.01):
             found.append([one.rows for one in batch])
@@ -40,8 +41,10 @@ def test_a_request_waits_for_those_that_come_within_the_window() -> None:
     async def main() -> int:
         queue = Queue(largest=16)
         future = asyncio.get_running_loop().create_future
-        queue.put(Pending(identifier="a", rows=1, done=future()))
-        asyncio.get_running_loop().call_later(0.01, lambda: queue.put(Pending(identifier="b", rows=1, done=future())))
+        queue.put(Pending(identifier="a", rows=1, owner="one", done=future()))
+        asyncio.get_running_loop().call_later(
+            0.01, lambda: queue.put(Pending(identifier="b", rows=1, owner="one", done=future()))
+        )
         return len(await queue.next_batch(window=lambda: 0.2, patience=1.0))
 
     assert asyncio.run(main()) == 2

@@ -27,10 +27,10 @@ def bring(store: Store, sharing: str, folder: Path, *, without: str = "") -> Non
     store.commit_weights(sharing=sharing)
 
 
-def put(store: Store, request: str, value: int, rows: int = 1) -> None:
+def put(store: Store, request: str, value: int, rows: int = 1, owner: str = "one") -> None:
     assert store.sharing is not None
     content = shares.to_bytes(np.full((2 * rows, 3), value))
-    store.put_request(request, sharing=store.sharing, rows=rows, content=content)
+    store.put_request(request, sharing=store.sharing, rows=rows, content=content, owner=owner)
 
 
 def read(store: Store, stem: Path, number: int) -> list[int]:
@@ -74,9 +74,9 @@ def test_a_batch_is_its_requests_in_order_and_zeros(store: Store) -> None:
         path = shares.half(store.folder / shares.output_stem(C), number)
         path.write_bytes(shares.to_bytes(np.array([10, 11, 12, 13]) + 100 * number))
     store.finish(C)
-    (first, second), (third, _) = store.take(B) or ((), ()), store.take(A) or ((), ())
+    (first, second), (third, _) = store.take(B, owner="one") or ((), ()), store.take(A, owner="one") or ((), ())
     assert (first.tolist(), second.tolist(), third.tolist()) == ([[10], [11]], [[110], [111]], [[12]])
-    assert store.take(A) is None and not list((store.folder / "batches").iterdir())
+    assert store.take(A, owner="one") is None and not list((store.folder / "batches").iterdir())
 
 
 def test_requests_that_do_not_fit_make_no_batch(store: Store) -> None:
@@ -91,12 +91,64 @@ def test_requests_that_do_not_fit_make_no_batch(store: Store) -> None:
         store.finish(C)
 
 
+def has_room(store: Store, owner: str, size: int) -> bool:
+    try:
+        with store.taking(owner) as arrived:
+            arrived(size)
+    except BadMessageError:
+        return False
+    return True
+
+
+def test_no_client_takes_the_room_of_others_and_only_what_came_counts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk_store, "KEEPING_BYTES", 10)
+    monkeypatch.setattr(desk_store, "LARGEST_WAITING", 400)
+    with store.taking("one") as of_one, store.taking("two") as of_two:
+        of_one(90)
+        with pytest.raises(BadMessageError, match="too many requests of this client wait"):
+            of_one(1)
+        assert not has_room(store, "one", 0)
+        of_two(90)
+        assert has_room(store, "three", 90)
+        with store.taking("three") as of_three, store.taking("four") as of_four:
+            of_three(90)
+            of_four(89)
+            with pytest.raises(BadMessageError, match="too many requests wait"):
+                store.taking("five").__enter__()
+    assert has_room(store, "one", 90)  # nothing of it stays counted
+
+
+def test_an_answer_is_for_the_client_that_asked(store: Store) -> None:
+    put(store, A, 1, owner="one")
+    store.drop(A, owner="two")
+    assert store.form(C, bucket=1, requests=[(A, 1)]) == []
+    for number in range(2):
+        shares.half(store.folder / shares.output_stem(C), number).write_bytes(shares.to_bytes(np.array([7])))
+    store.finish(C)
+    store.drop(A, owner="two")
+    assert store.take(A, owner="two") is None
+    assert store.take(A, owner="one") is not None
+
+
+def test_a_request_that_was_dropped_meanwhile_has_no_answer(store: Store) -> None:
+    put(store, A, 1)
+    store.form(C, bucket=1, requests=[(A, 1)])
+    store.drop(A, owner="one")
+    for number in range(2):
+        shares.half(store.folder / shares.output_stem(C), number).write_bytes(shares.to_bytes(np.array([7])))
+    store.finish(C)
+    assert store.take(A, owner="one") is None
+
+
 def test_what_nobody_comes_for_is_dropped(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, A, 1)
+    monkeypatch.setattr(desk_store, "KEEPING_BYTES", 0)
     monkeypatch.setattr(desk_store, "LARGEST_WAITING", 100)
-    assert store.has_room(52) and not store.has_room(53)  # 48 bytes wait
+    assert has_room(store, "two", 25) and not has_room(store, "one", 1)  # 48 bytes of `one` wait
     monkeypatch.setattr(desk_store, "KEPT_SECONDS", -1.0)
-    assert store.has_room(100)
+    assert has_room(store, "one", 25)
     assert store.form(C, bucket=1, requests=[(A, 1)]) == [A]
 
 
@@ -107,4 +159,4 @@ def test_new_weights_end_the_requests_that_wait(store: Store, tmp_path: Path) ->
     assert store.form(C, bucket=1, requests=[(A, 1)]) == [A]
     assert old is not None
     with pytest.raises(BadMessageError, match="the model changed"):
-        store.put_request(A, sharing=old, rows=1, content=bytes(48))
+        store.put_request(A, sharing=old, rows=1, content=bytes(48), owner="one")

@@ -13,6 +13,7 @@ import pytest
 from privacy_pipeline.encrypted import dialing, frames
 from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Link, PartyError, RefusedError, SilentError, addresses, dial, listen
+from privacy_pipeline.encrypted.identities import Peer
 from privacy_pipeline.encrypted.tunnel import DESK
 from tests.encrypted.deployment import make_parties
 
@@ -47,7 +48,7 @@ async def ask(link: Link) -> tuple[frames.Header, bytes]:
     return await link.ask({"op": "status"}, seconds=0.5)
 
 
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
     await frames.read_header(reader)
     await frames.write(writer, {"fine": 1})
 
@@ -59,7 +60,7 @@ def test_the_expected_party_answers(parties: Path) -> None:
 def test_another_party_at_the_address_gets_no_byte(parties: Path) -> None:
     got: list[bytes] = []
 
-    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         got.append(await reader.read(100))
 
     with pytest.raises(PartyError, match="server0 shows the certificate of somebody else"):
@@ -68,7 +69,7 @@ def test_another_party_at_the_address_gets_no_byte(parties: Path) -> None:
 
 
 def test_an_error_is_told_as_that_of_the_party(parties: Path) -> None:
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         await frames.write(writer, {"error": "no"})
 
     with pytest.raises(RefusedError, match="server0 says: no"):
@@ -87,7 +88,7 @@ def test_an_error_is_told_as_that_of_the_party(parties: Path) -> None:
     ],
 )
 def test_what_is_no_answer_is_said(parties: Path, content: bytes, says: str) -> None:
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         await frames.read_header(reader)
         writer.write(content)
 
@@ -96,7 +97,7 @@ def test_what_is_no_answer_is_said(parties: Path, content: bytes, says: str) -> 
 
 
 def test_a_party_that_says_nothing_is_named_in_time(parties: Path) -> None:
-    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         await reader.read()
 
     with pytest.raises(SilentError, match=r"server0 does not answer within 0\.5 s"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -16,16 +18,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import frames, model_format, warm
+from privacy_pipeline.encrypted import clients, frames, model_format, warm
 from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.client import Client, Session
+from privacy_pipeline.encrypted.coalescing import Pending
 from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, SilentError, addresses, dial, listen
 from privacy_pipeline.encrypted.driver_process import DriverError
+from privacy_pipeline.encrypted.identities import Peer
 from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.tunnel import DESK
-from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
+from privacy_pipeline.encrypted.worker.parties import CLIENT, PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
-from tests.encrypted.deployment import Deployment
+from tests.encrypted.deployment import BUCKETS, Deployment
 
 TOLERANCE = 0.001
 
@@ -304,6 +308,7 @@ def test_bad_messages_get_one_error(deployment: Deployment) -> None:
         assert "has 5 bytes where 0 are due" in await ask({"op": "fetch", **request}, payload=b"short")
         assert "'rows' is no integer from 1" in await ask({**put, "rows": 10**9})
         assert "'rows' is no integer from 1" in await ask({**put, "rows": True})
+        assert f"and {max(BUCKETS)} are served at most" in await ask({**put, "rows": 65_536})
         assert "another model is served" in await ask({**put, "model": "f" * 64})
         assert "'op' is no text" in await ask({"op": None})
         assert "such a request already" in await ask(put, put, payload=bytes(288))
@@ -312,6 +317,54 @@ def test_bad_messages_get_one_error(deployment: Deployment) -> None:
         assert "the shares of the request are not at all servers" in said
         await predicted(deployment, 2, seed=4)
         assert deployment.ready_times == 1  # none of it disturbed the service
+
+    run(deployment, body)
+
+
+def test_requests_that_are_only_announced_shut_nobody_out(deployment: Deployment) -> None:
+    put = {"op": "put", "rows": max(BUCKETS), "model": deployment.digest}
+    due = 144 * max(BUCKETS)  # bytes
+
+    async def body() -> None:
+        context = client_context(folder=deployment.parties / CLIENT, protocol=DESK)
+        where = addresses(deployment.parties)["server0"]
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(20):
+                link = await stack.enter_async_context(dial(context=context, address=where, expected="server0"))
+                content = json.dumps({**put, "request": f"{number:032x}"}).encode()
+                link.writer.write(struct.pack(">I", len(content)) + content + struct.pack(">Q", due))
+            other = clients.add_client(folder=deployment.parties, name="other") / CLIENT
+            await predicted(deployment, 2, seed=4, client=replace(deployment.client(), folder=other))
+
+    run(deployment, body)
+
+
+def test_a_client_gets_a_part_of_the_queue(deployment: Deployment) -> None:
+    async def body() -> None:
+        service, largest = deployment.service, max(BUCKETS)
+        done = asyncio.get_running_loop().create_future()
+        mine = Pending(identifier="0" * 32, rows=largest * 64, owner="one", done=done)
+        service._queue._waiting.append(mine)
+        message = {"op": "run", "request": "1" * 32, "rows": 1}
+        with pytest.raises(PipelineError, match="too many requests wait"):
+            await service._answer(message, owner="two")
+        service._queue._waiting[0] = replace(mine, rows=largest * 16)
+        with pytest.raises(PipelineError, match="too many requests of this client wait"):
+            await service._answer(message, owner="one")
+        service._queue.drain()
+
+    run(deployment, body)
+
+
+def test_a_revoked_client_is_refused_on_a_connection_that_is_open(deployment: Deployment) -> None:
+    async def body() -> None:
+        own = clients.add_client(folder=deployment.parties, name="anna") / CLIENT
+        client = replace(deployment.client(), folder=own)
+        async with client.session() as session:
+            clients.revoke(folder=deployment.parties, name="anna")
+            with pytest.raises(PartyError, match="the certificate of anna is revoked"):
+                await session.links["driver"].ask({"op": "run", "request": "0" * 32, "rows": 1}, seconds=5)
+        await predicted(deployment, 2, seed=4)
 
     run(deployment, body)
 
@@ -345,7 +398,7 @@ def test_without_a_service_the_client_says_so_at_once(deployment: Deployment) ->
 
 
 def test_the_trouble_of_the_service_is_told_at_once_while_a_server_hangs(deployment: Deployment) -> None:
-    async def trouble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def trouble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         await frames.read_header(reader)
         await frames.write(writer, {"model": deployment.digest, "trouble": "server1 hangs"})
 
@@ -367,7 +420,7 @@ def test_the_trouble_of_the_service_is_told_at_once_while_a_server_hangs(deploym
 
 def test_before_it_is_ready_the_service_says_so_at_once(deployment: Deployment) -> None:
     async def main() -> None:
-        asked = deployment.service._answer({"op": "run", "request": "0" * 32, "rows": 1})
+        asked = deployment.service._answer({"op": "run", "request": "0" * 32, "rows": 1}, owner="one")
         with pytest.raises(PipelineError, match="the service is starting"):
             await asyncio.wait_for(asked, 5)
 
@@ -397,7 +450,7 @@ def test_the_service_tells_what_it_is(
 ) -> None:
     setting = replace(deployment._setting(), addresses=at(deployment, hosts))
     service = Service(setting, supervisor=deployment.local if local else None, report=print)
-    assert asyncio.run(service._answer({"op": "hello"}))["inference_protection"] == found
+    assert asyncio.run(service._answer({"op": "hello"}, owner="one"))["inference_protection"] == found
 
 
 def at(deployment: Deployment, hosts: tuple[str, str, str]) -> dict[str, tuple[str, int]]:

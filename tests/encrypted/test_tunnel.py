@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
-from privacy_pipeline.encrypted import pump, tunnel
-from privacy_pipeline.encrypted.certificates import PARTIES, init_parties, tls_context
+from privacy_pipeline.encrypted import certificates, pump, tunnel
+from privacy_pipeline.encrypted.certificates import init_parties, tls_context
+from privacy_pipeline.encrypted.identities import PARTIES
 from privacy_pipeline.encrypted.pace import Speed
 from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
 from privacy_pipeline.encrypted.tunnel import (
@@ -144,11 +146,19 @@ def test_an_expired_certificate_of_the_peer_is_refused(parties: Path, tmp_path: 
     assert "certificate has expired" in link.egress.refused[0]
 
 
+def test_an_expired_certificate_of_ones_own_is_named_before_anybody_is_called(parties: Path, tmp_path: Path) -> None:
+    expired = reissued(parties, tmp_path, "server0", role="server0", days=-0.5)
+    link = _Link(parties, tmp_path)
+    with pytest.raises(PipelineError, match=r"server0/certificate\.pem: expired, or not valid yet"):
+        link.run(lambda: link.send(sender=expired / "server0"))
+
+
 @pytest.mark.parametrize("protocol", [TENSORFLOW, DESK])
 def test_an_expired_certificate_of_ones_own_is_refused_by_the_peer(
-    parties: Path, tmp_path: Path, protocol: str
+    parties: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The peer says so only after the handshake, so the sender must wait for its word."""
+    monkeypatch.setattr(certificates, "require_current", lambda path: None)
     expired = reissued(parties, tmp_path, "server0", role="server0", days=-0.5)
     link = _Link(parties, tmp_path)
     assert link.run(lambda: link.send(sender=expired / "server0", protocol=protocol)) == b""
@@ -186,11 +196,12 @@ def test_the_desk_is_told_the_role_of_its_peer(parties: Path, tmp_path: Path) ->
         context.set_alpn_protocols([DESK])
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port, ssl=context, server_hostname="")
         writer.write(b"hello")
-        answer = await asyncio.wait_for(reader.readexactly(len(b"prediction-client\nhello")), 5)
+        answer = await asyncio.wait_for(reader.readuntil(b"hello"), 5)
         writer.close()
         return answer
 
-    assert link.run(client) == b"prediction-client\nhello"
+    certificate = x509.load_pem_x509_certificate((parties / "prediction-client/certificate.pem").read_bytes())
+    assert link.run(client) == f"prediction-client {certificate.serial_number:x}\nhello".encode()
 
 
 def test_a_party_that_does_not_compute_yet_says_so(parties: Path, tmp_path: Path) -> None:
