@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.encrypted import certificates, published
 from privacy_pipeline.encrypted.identities import CLIENT, PARTIES, REVOKED
 from privacy_pipeline.errors import BadInputError
@@ -118,7 +119,7 @@ def revoke(*, folder: Path, name: str) -> list[Path]:
             builder = x509.CertificateRevocationListBuilder(authority.subject, now, ends, [], list(listed.values()))
             content = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
             for target in (kept.parent, *targets):
-                _replace(target / REVOKED, content)
+                write_bytes_atomically(path=target / REVOKED, content=content)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror})", fix="correct its rights") from None
     return [target / REVOKED for target in targets]
@@ -181,9 +182,3 @@ def _loaded(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: not usable ({error})", fix="restore the folder of `init-parties`") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
