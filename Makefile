@@ -3,13 +3,16 @@ UV := .tools/uv/bin/uv
 PYTHON ?= python3
 RUN := .venv/bin
 CLI := $(RUN)/privacy-pipeline
+EXPORT = $(UV) export --quiet --frozen --no-default-groups --no-emit-project --no-header --no-annotate
+SBOM = $(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 --preview-features sbom-export
+LOCKS := privacy_pipeline/environments/locks
 SETUP := .venv/.set-up
 SETUP_ENCRYPTED := .venv-encrypted/.set-up
 
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup setup-encrypted demo test test-slow attack lint bench clean
+.PHONY: help setup setup-encrypted demo test test-slow attack lint bench clean locks sbom
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
@@ -17,6 +20,8 @@ help:
 	@echo "make test-slow        the slow ones"
 	@echo "make attack           the attacks of docs/attacking.md"
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md"
+	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
+	@echo "make sbom             bills of materials (CycloneDX) below dist/"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
 	@echo "make setup            the environment alone"
 	@echo "make setup-encrypted  the environment of encrypted inference"
@@ -25,7 +30,7 @@ help:
 $(UV):
 	@echo "fetching uv"
 	@$(PYTHON) -m venv .tools/uv
-	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKS)/uv.txt
 
 $(SETUP): $(UV) pyproject.toml uv.lock
 	@echo "setting up .venv (about a minute)"
@@ -42,11 +47,19 @@ $(SETUP_ENCRYPTED): $(UV) pyproject.toml uv.lock
 setup-encrypted: $(SETUP_ENCRYPTED)
 
 demo: setup
-	@$(CLI) data adult
-	@$(CLI) budget register configs/adult_dp_sgd.yaml --epsilon 10 --delta 1e-5
-	@$(CLI) run configs/adult_plain.yaml
-	@$(CLI) run configs/adult_dp_sgd.yaml
-	@$(CLI) diff adult-plain adult-dp-sgd
+	@$(CLI) demo
+
+# What the wheel's `setup` installs: the same versions and hashes as uv.lock.
+locks: $(UV)
+	@$(EXPORT) --extra pipeline --group demo --output-file $(LOCKS)/pipeline.txt >/dev/null
+	@$(EXPORT) --extra encrypted --output-file $(LOCKS)/encrypted.txt >/dev/null
+
+# The bill of materials of the wheel and of both environments (CycloneDX).
+sbom: $(UV)
+	@mkdir -p dist
+	@$(SBOM) --output-file dist/sbom-wheel.json
+	@$(SBOM) --extra pipeline --group demo --output-file dist/sbom-pipeline.json
+	@$(SBOM) --extra encrypted --output-file dist/sbom-encrypted.json
 
 # The end-to-end tests start processes of their own on every core; the rest takes one core a worker.
 test: setup setup-encrypted

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from privacy_pipeline.encrypted import environment
+from privacy_pipeline.environments.place import how_to_set_up
+
 _GIB = 2**30
 _PIPELINE_PACKAGES = ("tfx", "tensorflow", "tensorflow-privacy", "apache-beam", "ml-metadata")
 
@@ -32,7 +35,9 @@ def diagnose() -> list[Finding]:
 
 def _python() -> Finding:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    return Finding("Python", sys.version_info[:2] == (3, 10), version, "install Python 3.10, then `make setup`")
+    return Finding(
+        "Python", sys.version_info[:2] == (3, 10), version, f"install Python 3.10, then `{how_to_set_up('pipeline')}`"
+    )
 
 
 def _packages() -> Iterator[Finding]:
@@ -40,7 +45,9 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(package, True, metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(package, False, "not installed: runs need it, budgets and reports do not", "make setup")
+            yield Finding(
+                package, False, "not installed: runs need it, budgets and reports do not", how_to_set_up("pipeline")
+            )
 
 
 def _demo_data() -> Finding:
@@ -62,9 +69,9 @@ def _memory() -> Finding:
 
 
 def _encrypted() -> Finding:
-    there = Path(".venv-encrypted/bin/python").exists()
-    detail = ".venv-encrypted" if there else "not made yet (needed for encrypted inference only)"
-    return Finding("encrypted environment", there, detail, "make setup-encrypted", required=False)
+    there = environment.found()
+    detail = str(there) if there else "not made yet (needed for encrypted inference only)"
+    return Finding("encrypted environment", there is not None, detail, how_to_set_up("encrypted"), required=False)
 
 
 def _randomness() -> Finding:

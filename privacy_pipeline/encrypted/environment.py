@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from privacy_pipeline.environments import place
+from privacy_pipeline.environments.place import how_to_set_up
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 VARIABLE = "PRIVACY_PIPELINE_ENCRYPTED_PYTHON"
@@ -14,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def interpreter() -> Path:
-    """The Python that has TF-Encrypted: $PRIVACY_PIPELINE_ENCRYPTED_PYTHON, or `.venv-encrypted` of the project.
+    """The Python that has TF-Encrypted.
+
+    It is $PRIVACY_PIPELINE_ENCRYPTED_PYTHON, `.venv-encrypted` of the project, or what `setup encrypted` made.
 
     Raises:
         BadInputError: there is none.
@@ -22,11 +26,19 @@ def interpreter() -> Path:
     stated = os.environ.get(VARIABLE)
     if stated:
         return _existing(Path(stated), f"{VARIABLE}={stated}")
+    there = found()
+    if there is None:
+        raise BadInputError("the environment of encrypted inference is not set up", fix=how_to_set_up("encrypted"))
+    return there
+
+
+def found() -> Path | None:
+    """The interpreter that is used where no variable names one; None where there is none."""
     for folder in (Path.cwd(), ROOT):
-        found = folder / ".venv-encrypted" / "bin" / "python"
-        if found.exists():
-            return found
-    raise BadInputError("the environment of encrypted inference is not set up", fix="make setup-encrypted")
+        own = folder / ".venv-encrypted" / "bin" / "python"
+        if own.exists():
+            return own
+    return place.python("encrypted")
 
 
 def _existing(path: Path, what: str) -> Path:
@@ -37,7 +49,9 @@ def _existing(path: Path, what: str) -> Path:
 
 def variables() -> dict[str, str]:
     """Environment variables of a process there: this project's code on its path, no graphics card, few log lines."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # An environment that `setup` made has a copy of the code; ROOT is then where packages of this one lie.
+    own = [] if interpreter().is_relative_to(place.root()) else [str(ROOT)]
+    paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(paths)}
     return {**os.environ, **quiet}
 

@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import privacy_pipeline
+from privacy_pipeline.environments.place import how_to_set_up
 from privacy_pipeline.errors import PipelineError
 
 FRAMEWORK = ("privacy_pipeline", "federated")
@@ -85,7 +86,7 @@ def packages() -> Packages:
     found = metadata.distributions(path=[str(folder)])
     installed: dict[str, metadata.Distribution] = {canonicalize_name(one.metadata["Name"]): one for one in found}
     if "tensorflow" not in installed:
-        raise PipelineError("TensorFlow is not installed, so no model can be built", fix="make setup")
+        raise PipelineError("TensorFlow is not installed, so no model can be built", fix=how_to_set_up("pipeline"))
     names = _needed(installed)
     tops = {top for name in names for top in _tops(installed[name])}
     beside = {top for name in installed.keys() - names for top in _tops(installed[name])}

@@ -147,7 +147,7 @@ def require_native_module() -> None:
     if not (secure_random.supports_secure_randomness() and secure_random.supports_seeded_randomness()):
         raise PipelineError(
             f"TF-Encrypted has no secure random-number module for TensorFlow {tf.__version__}: nothing is shared",
-            fix="make setup-encrypted",
+            fix="set the environment of encrypted inference up again (privacy-pipeline doctor says how)",
         )
 
 

@@ -1,0 +1,1 @@
+"""The environments that the wheel makes beside itself: packages of TFX and of TF-Encrypted refuse each other."""
