@@ -226,8 +226,8 @@ def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
     """The bound of an event: PLD's where it supports the event, else RDP's; see `weigh` where both do.
 
     What RDP puts above `LARGEST_EPSILON` is infinite, as with next to no noise. RDP takes (0, delta)-DP parts out of
-    the event and pays for them beside (`truncation.untruncated`). PLD stands alone, without its cross-check, where RDP
-    does not support the event (truncated Poisson samples).
+    the event and pays for them beside (`truncation.untruncated`), and truncated Poisson samples, which it does not
+    support either: PLD, without its cross-check, is the bound there, and RDP's where PLD does not resolve delta.
 
     Args:
         event: the event.
@@ -249,6 +249,10 @@ def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
         largest = math.inf if epsilon > LARGEST_EPSILON else epsilon
         return Bound(epsilon=largest, accountant="rdp", epsilon_rdp=epsilon)
     if values is None:
+        plain, distance = truncation.untruncated(event)
+        values = _rdp_or_none(plain, relation)
+        if values is not None:
+            return _truncated(event, relation, delta=delta, plain=values, distance=distance)
         pld = loss_distribution(event, relation)
         epsilon = pld.epsilon(delta)
         return Bound(epsilon=epsilon, accountant="pld", epsilon_pld=epsilon, distribution=pld)
@@ -256,6 +260,25 @@ def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
     if epsilon_rdp > LARGEST_EPSILON:
         return Bound(epsilon=math.inf, accountant="rdp", epsilon_rdp=epsilon_rdp)
     return weigh(event, relation, delta=delta, epsilon_rdp=epsilon_rdp)
+
+
+def _truncated(event: DpEvent, relation: Relation, *, delta: float, plain: Sequence[float], distance: float) -> Bound:
+    """The bound of an event that RDP knows without its truncation alone.
+
+    The interval follows the epsilon without truncation, as in `weigh`.
+    """
+    from privacy_pipeline.accounting import truncation
+
+    near = epsilon_from_rdp(ORDERS, plain, delta)
+    if near > LARGEST_EPSILON:
+        return Bound(epsilon=math.inf, accountant="rdp", epsilon_rdp=near)
+    pld = loss_distribution(event, relation, interval=INTERVAL * max(1.0, near / 2))
+    epsilon = pld.epsilon(delta)
+    if math.isfinite(epsilon):
+        return Bound(epsilon=epsilon, accountant="pld", epsilon_pld=epsilon, distribution=pld)
+    epsilon = truncation.epsilon_of(plain, distance, delta=delta)
+    why = None if math.isinf(epsilon) else f"RDP stands: {_not_resolved(pld, delta)}"
+    return Bound(epsilon=epsilon, accountant="rdp", epsilon_rdp=epsilon, why=why, distribution=pld)
 
 
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
@@ -313,8 +336,10 @@ def curve(event: DpEvent, bound: Bound, *, relation: Relation, deltas: Sequence[
     if bound.accountant == "pld" and bound.distribution is not None:
         points = [(bound.distribution.epsilon(delta), delta) for delta in deltas]
     else:
-        plain, distance = (event, 0.0) if bound.distribution is not None else truncation.untruncated(event)
-        values = rdp_vector(plain, relation)[1]
+        values, distance = (_rdp_or_none(event, relation) if bound.distribution is not None else None), 0.0
+        if values is None:
+            plain, distance = truncation.untruncated(event)
+            values = rdp_vector(plain, relation)[1]
         points = [(truncation.epsilon_of(values, distance, delta=delta), delta) for delta in deltas]
     return [point for point in points if math.isfinite(point[0])]
 

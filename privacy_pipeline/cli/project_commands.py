@@ -34,11 +34,13 @@ def init(
     from privacy_pipeline.data.starter import write_starter
 
     with errors_as_exit_codes(as_json=as_json):
-        config, schema = write_starter(csv=csv, folder=folder, label=label, name=name, force=force)
+        config, schema, notes = write_starter(csv=csv, folder=folder, label=label, name=name, force=force)
     if as_json:
-        print_json({"config": str(config), "schema": str(schema)})
+        print_json({"config": str(config), "schema": str(schema), "notes": list(notes)})
         return
     out.print(f"[green]✓[/] {escape(str(config))}\n[green]✓[/] {escape(str(schema))}", soft_wrap=True)
+    for note in notes:
+        out.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
     out.print(f"next: review the schema, then {escape(typed('run', config))}", soft_wrap=True)
 
 

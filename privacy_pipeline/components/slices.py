@@ -34,10 +34,12 @@ def read_baseline(evaluation_uri: str) -> dict[str, float]:
     """
     result = tfma.load_eval_result(evaluation_uri)
     values = next(values for key, values in result.slicing_metrics if not key)[""][""]
+    lacking = read_slices(evaluation_uri)[0].undefined
     found = {}
     for theirs, ours in METRIC_NAMES.items():
         number, difference = (values.get(name, {}).get("doubleValue") for name in (theirs, f"{theirs}_diff"))
-        if number is not None and difference is not None:
+        # Both models are evaluated on the same rows; what these do not define (AUC, recall) neither has.
+        if number is not None and difference is not None and ours not in lacking:
             found[ours] = float(number) - float(difference)
     return found
 

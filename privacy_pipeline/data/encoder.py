@@ -28,6 +28,8 @@ _INT, _FLOAT = 1, 2
 # What Arrow reads as Python does, and fast. Anything else is given to Python.
 _PLAIN_INTEGER = r"^-?[0-9]{1,18}$"
 _PLAIN_FRACTION = r"^-?[0-9]{1,15}\.[0-9]{1,15}$"
+TOO_COARSE = "write whole numbers without a fraction and describe them as INT, or subtract a public number from them"
+_FEWEST_STEPS = 1024  # that numbers of 32 bits have to have within a range
 _PLAIN_NUMBER = r"^-?[0-9]{1,15}(\.[0-9]{1,15})?$"
 
 
@@ -111,6 +113,35 @@ def fractions(different: pa.StringArray) -> Numbers:
     wrong |= np.isinf(single)
     single[missing | wrong] = 0
     return Numbers(single, missing, wrong)
+
+
+def ends_of(different: pa.StringArray) -> tuple[float, float] | None:
+    """Least and largest number among texts that 32 bits can hold, as they are with 64; None where there is none."""
+    values, missing, odd = _parsed(different, _PLAIN_NUMBER, np.float64)
+    for at in odd:
+        text = different[int(at)].as_py()
+        values[at] = float(text) if as_single(text) is not None else math.nan
+    with np.errstate(over="ignore"):
+        finite = values[~missing & np.isfinite(values.astype(np.float32))]
+    return (float(finite.min()), float(finite.max())) if finite.size else None
+
+
+def coarse(low: float, high: float) -> str | None:
+    """Why numbers of 32 bits do not tell values of a range apart; None where they do.
+
+    ExampleGen keeps fractions with 24 significant bits. Times in seconds since 1970 are then 128 apart, and whole days
+    of them one number.
+
+    Args:
+        low: least value of the range.
+        high: its largest one.
+    """
+    apart = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    if high <= low or apart * _FEWEST_STEPS <= high - low:
+        return None
+    return (
+        f"numbers near {max(low, high, key=abs):.9g} with 32 bits are {apart:g} apart, in a range {high - low:g} wide"
+    )
 
 
 def categories(different: pa.StringArray, kind: Kind) -> list[str]:

@@ -13,7 +13,17 @@ import numpy as np
 from privacy_pipeline.data.cells import bad_inputs
 from privacy_pipeline.data.csv_rows import read_header
 from privacy_pipeline.data.csv_table import batches
-from privacy_pipeline.data.encoder import WIDENING, Kind, Texts, fractions, integers, is_missing, kinds_of, spelled
+from privacy_pipeline.data.encoder import (
+    WIDENING,
+    Kind,
+    Texts,
+    ends_of,
+    fractions,
+    integers,
+    is_missing,
+    kinds_of,
+    spelled,
+)
 from privacy_pipeline.data.features import Column
 from privacy_pipeline.errors import BadInputError
 
@@ -117,14 +127,14 @@ class _Reading:
             values = integers(texts.different).values[whole]
             self._low, self._high = min(self._low, int(values.min())), max(self._high, int(values.max()))
         if broken.any():
+            import pyarrow as pa
+
             found = fractions(texts.different)
             self._nan += int(rows[broken & found.missing].sum())
             self._infinite = self._infinite or bool((broken & found.wrong).any())
-            finite = np.flatnonzero(broken & ~found.missing & ~found.wrong)
-            if finite.size:
-                ends = (finite[found.values[finite].argmin()], finite[found.values[finite].argmax()])
-                low, high = (float(texts.different[int(end)].as_py()) for end in ends)
-                self._low, self._high = min(self._low, low), max(self._high, high)
+            ends = ends_of(texts.different.filter(pa.array(broken)))
+            if ends is not None:
+                self._low, self._high = min(self._low, ends[0]), max(self._high, ends[1])
 
     def done(self, path: Path) -> ColumnProfile:
         """What was read; a column that cannot be used is refused."""

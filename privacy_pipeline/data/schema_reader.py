@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from privacy_pipeline.bounded import read_bounded
+from privacy_pipeline.data.encoder import TOO_COARSE, coarse
 from privacy_pipeline.data.features import RESERVED, Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
@@ -261,4 +262,7 @@ class _Reader:
             )
         if not domain.min < domain.max:
             raise self.wrong(feature.name, f"min {domain.min:g} is not below max {domain.max:g}")
+        why = coarse(domain.min, domain.max) if which == "float_domain" else None
+        if why is not None:
+            raise self.wrong(feature.name, why, fix=TOO_COARSE)
         return domain.min, domain.max

@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.data.encoder import LONGEST_CATEGORY
+from privacy_pipeline.data.encoder import LONGEST_CATEGORY, TOO_COARSE, coarse
 from privacy_pipeline.data.profile import MOST_VALUES, ColumnProfile, CsvProfile, profile_csv
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.literal_paths import require_utf8
@@ -63,9 +64,20 @@ _SCHEMA_HEAD = """\
 """
 
 
-def write_starter(
-    *, csv: Path, folder: Path, label: str, name: str | None = None, force: bool = False
-) -> tuple[Path, Path]:
+class Started(NamedTuple):
+    """What `write_starter` wrote.
+
+    Attributes:
+        config, schema: the files.
+        notes: what a person should look at first.
+    """
+
+    config: Path
+    schema: Path
+    notes: tuple[str, ...]
+
+
+def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = None, force: bool = False) -> Started:
     """Writes a commented config and a schema to review.
 
     Args:
@@ -74,9 +86,6 @@ def write_starter(
         label: label column; must hold exactly two values.
         name: name of pipeline and dataset; from the file's name if None.
         force: replace files that exist.
-
-    Returns:
-        The config's and the schema's path.
 
     Raises:
         BadInputError: the CSV or the label is not usable, the name or a path is not valid, or a file exists.
@@ -104,7 +113,13 @@ def write_starter(
     )
     write_atomically(path=schema_path, text=_schema(csv, profile, label))
     write_atomically(path=config_path, text=text)
-    return config_path, schema_path
+    return Started(config=config_path, schema=schema_path, notes=_notes(profile))
+
+
+def _notes(profile: CsvProfile) -> tuple[str, ...]:
+    """Columns that look useful, and are left out."""
+    found = [(one.name, coarse(one.low, one.high)) for one in profile.columns if one.kind == "float"]
+    return tuple(f"column '{name}' is left out: {why}; {TOO_COARSE}" for name, why in found if why is not None)
 
 
 def _from_stem(stem: str) -> str:
@@ -182,6 +197,9 @@ def _domain(column: ColumnProfile, *, is_label: bool) -> tuple[str, bool]:
     if column.low >= column.high:
         return "  # All rows have the same value.\n", True
     note = "range read from the data: replace by a public one"
+    why = coarse(column.low, column.high) if column.kind == "float" else None
+    if why is not None:
+        return f"  # Left out: {why}.\n  # To use it, {TOO_COARSE}.\n", True
     if column.kind == "int":
         low, high = int(column.low), int(column.high)
         categorical = " is_categorical: true" if is_label else ""

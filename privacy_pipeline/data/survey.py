@@ -6,6 +6,7 @@ says. `check`, registration and experiments look at their data by it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,21 +85,40 @@ def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
 
 
 def require_readable(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
-    """Refuses files with a row that cannot be read as the header says; TFRecord files pass.
+    """Looks at files without a schema. Refuses rows that cannot be read as the header says; TFRecord files pass.
 
     Args:
         source: the files.
         dataset: the config's section.
 
     Raises:
-        BadInputError: there is one; names file and line.
+        BadInputError: there is such a row, or fractions in a column are not told apart by the 32 bits that ExampleGen
+            keeps of each.
     """
     if dataset.format != "csv":
         return
-    for files in source.files.values():
-        for file in files:
-            for _ in mapped(lambda cells: cells.num_rows, file=file, columns=read_header(file=file)[:1]):
-                pass
+    ends: dict[str, tuple[float, float]] = {}
+    widest: Counter[str] = Counter()
+    for file in (file for files in source.files.values() for file in files):
+        for part in mapped(_ends, file=file, columns=read_header(file=file)):
+            for name, (kind, low, high) in part.items():
+                widest[name] = max(kind, widest[name])
+                before = ends.get(name, (low, high))
+                ends[name] = min(low, before[0]), max(high, before[1])
+    for name, (low, high) in ends.items():
+        why = encoder.coarse(low, high) if WIDENING[widest[name]] == "float" else None
+        if why is not None:
+            raise BadInputError(f"{dataset.path}: column '{name}': {why}", fix=encoder.TOO_COARSE)
+
+
+def _ends(cells: Cells) -> dict[str, tuple[int, float, float]]:
+    """Kind of each column, and its least and largest number."""
+    found = {}
+    for name in cells.schema.names:
+        different = Texts.of(cells.column(name)).different
+        low, high = encoder.ends_of(different) or (math.inf, -math.inf)
+        found[name] = (int(encoder.kinds_of(different).max(initial=0)), low, high)
+    return found
 
 
 def _label(features: FeaturePlan) -> Column:
@@ -110,7 +130,7 @@ def _counted(keys: Mapping[str, UnitKeys]) -> dict[str, SplitCount]:
 
 
 def _notes(written: Mapping[str, UnitKeys], key: str) -> tuple[str, ...]:
-    return tuple(note for keys in written.values() if (note := spelling_note(keys, key)))
+    return tuple(dict.fromkeys(note for keys in written.values() if (note := spelling_note(keys, key))))
 
 
 @dataclass(frozen=True)

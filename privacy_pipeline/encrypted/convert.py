@@ -146,6 +146,8 @@ class _Converter:
             raise refusal(layer, "is used more than once", fix="give each use a layer of its own")
         shapes = nodes[0].input_shapes
         listed = shapes if isinstance(shapes, list) else [shapes]
+        if any(shape is None for shape in listed):
+            raise refusal(layer, "has an input whose shape is not known", fix="give each Input a shape")
         parents = [tensor._keras_history.layer.name for tensor in nodes[0].keras_inputs]
         return [tuple(shape[1:]) for shape in listed], [self.names[name] for name in parents]
 

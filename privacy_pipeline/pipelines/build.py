@@ -248,6 +248,7 @@ def _after_training(
         privacy_record=trainer.outputs["privacy_record"],
         policy=config.policy.model_dump_json(),
         thresholds=json.dumps(_noisy_thresholds(config.evaluation), sort_keys=True),
+        held=json.dumps(sorted(config.evaluation.thresholds)),
         private_thresholds=json.dumps(_private_thresholds(config), sort_keys=True),
         privacy_class=announced_class(config),
         ledger=config.ledger,

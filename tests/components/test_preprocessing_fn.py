@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.components.transform.exact_log import log1p
-from privacy_pipeline.components.transform.preprocessing import encode, preprocessing_fn
+from privacy_pipeline.components.transform.preprocessing import encode, label_of, preprocessing_fn
 from privacy_pipeline.data.encoded import BUCKETS, FEATURES, range_of, width_of
 from privacy_pipeline.data.features import Column, FeaturePlan
 
@@ -216,3 +216,18 @@ def test_the_silo_passes_through_whether_or_not_the_model_sees_it(silo: str) -> 
     np.testing.assert_array_equal(outputs["silo_name"], [[b"red"]] if silo == "colour" else [[3]])
     del columns["site"]
     assert (silo == "colour") == ("silo_name" in preprocessing_fn(columns, {"feature_plan": plan.model_dump_json()}))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_whole_labels_beyond_the_digits_of_float64_are_told_apart(listed: bool) -> None:
+    low = 2**53
+    plan = FeaturePlan(
+        columns=(COLOUR,),
+        label="y",
+        label_domain=(str(low), str(low + 1)) if listed else (),
+        label_dtype="int",
+        positive_class=str(low + 1),
+        unit_key=None,
+    )
+    found = label_of(plan, tf.constant([low, low + 1, low + 2], tf.int64)).numpy()
+    assert found.tolist() == [0, 1, -1 if listed else 0]

@@ -57,9 +57,19 @@ def test_a_threshold_on_it_says_what_is_missing(tmp_path: Path, monkeypatch: pyt
     rows = [row for row in ROWS if row[1] == 1]
     (overall, *_) = evaluated(tmp_path, rows, auc={"min": 0.5}, accuracy={"min": 0.9})
     assert overall.metrics["auc"] is None
-    reasons = executor.evaluation_reasons(blessed=False, evaluation_uri=str(tmp_path))
+    reasons = executor.evaluation_reasons(blessed=False, evaluation_uri=str(tmp_path), held=["accuracy", "auc"])
     lacking = "auc has a threshold, and is not defined on the eval split: all rows have the positive class"
     assert lacking in reasons and any(reason.startswith("accuracy 0.") for reason in reasons) and len(reasons) == 2
+
+
+def test_a_threshold_that_0_meets_is_not_met_by_what_is_not_defined(tmp_path: Path) -> None:
+    """TFMA takes AUC of one class for 0, blesses what may be 0, and finds no decrease from 0 to 0."""
+    rows = [row for row in ROWS if row[1] == 1]
+    evaluated(tmp_path, rows, auc={"min": 0.0}, accuracy={"min": 0.1})
+    assert tfma.load_validation_result(str(tmp_path)).validation_ok
+    reasons = executor.evaluation_reasons(blessed=True, evaluation_uri=str(tmp_path), held=["accuracy", "auc"])
+    assert reasons == ["auc has a threshold, and is not defined on the eval split: all rows have the positive class"]
+    assert executor.evaluation_reasons(blessed=True, evaluation_uri=str(tmp_path), held=["accuracy"]) == []
 
 
 def test_a_table_says_why() -> None:

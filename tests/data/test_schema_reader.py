@@ -145,3 +145,27 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_unit_key_and_ignored_features_may_lack_a_domain(tmp_path: Path) -> None:
     names = [column.name for column in read(tmp_path, SCHEMA).columns]
     assert names == ["age", "w", "site", "c"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "refused"),
+    [
+        ("1700000000", "1700000600", True),  # ten minutes, in seconds since 1970: six numbers of 32 bits
+        ("-1700000600", "-1700000000", True),
+        ("20240101", "20241231", True),
+        ("16777216", "16777300", True),
+        ("0", "1700000600", False),
+        ("1600000000", "1700000000", False),  # three years
+        ("0", "1e-30", False),
+        ("-0.5", "0.5", False),
+        ("1e20", "2e20", False),
+    ],
+)
+def test_a_range_that_32_bits_do_not_divide_is_refused(tmp_path: Path, low: str, high: str, refused: bool) -> None:
+    text = SCHEMA.replace("float_domain { min: 0 max: 0.5 }", f"float_domain {{ min: {low} max: {high} }}")
+    if not refused:
+        assert read(tmp_path, text).columns[1].kind == "numeric"
+        return
+    with pytest.raises(BadInputError, match=r"feature 'w': numbers near .* with 32 bits are .* apart") as caught:
+        read(tmp_path, text)
+    assert "INT" in caught.value.fix

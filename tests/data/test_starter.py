@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.data.schema_reader import read_feature_plan, unreviewed
 from privacy_pipeline.data.source import resolve
 from privacy_pipeline.data.starter import write_starter
+from privacy_pipeline.data.survey import require_readable
 from privacy_pipeline.errors import BadInputError
 
 ROWS = """\
@@ -29,7 +31,7 @@ def written(tmp_path: Path, text: str, name: str = "My Data 1.csv") -> Path:
 
 def test_config_and_schema_load(tmp_path: Path) -> None:
     csv = written(tmp_path, ROWS)
-    config_path, schema_path = write_starter(csv=csv, folder=tmp_path / "configs", label="outcome")
+    config_path, schema_path, _ = write_starter(csv=csv, folder=tmp_path / "configs", label="outcome")
     assert config_path == tmp_path / "configs" / "my_data_1.yaml"
     config = load_config(config_path)
     assert config.dataset.positive_class == "yes"
@@ -48,7 +50,7 @@ def test_config_and_schema_load(tmp_path: Path) -> None:
 
 def test_commented_dp_block_is_valid_once_uncommented(tmp_path: Path) -> None:
     csv = written(tmp_path, "x,y\n1,0\n2,0\n3,1\n")
-    config_path, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    config_path, _, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
     text = config_path.read_text().replace("backend: plain", "backend: dp_sgd")
     for line in ("dp_sgd:", "  target_epsilon", "  delta", "  clipping_norm"):
         text = text.replace(f"  # {line}", f"  {line}")
@@ -61,7 +63,7 @@ def test_commented_dp_block_is_valid_once_uncommented(tmp_path: Path) -> None:
 
 def test_int_label_has_its_values_as_domain(tmp_path: Path) -> None:
     csv = written(tmp_path, "x,y\n1,0\n2,0\n3,1\n")
-    _, schema_path = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    _, schema_path, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
     plan = read_feature_plan(schema_path=schema_path, label="y", positive_class=1)
     assert (plan.label_domain, plan.label_dtype) == (("0", "1"), "int")
 
@@ -69,7 +71,7 @@ def test_int_label_has_its_values_as_domain(tmp_path: Path) -> None:
 def test_free_text_is_ignored(tmp_path: Path) -> None:
     lines = "".join(f"t{i},{i % 7},{'a' if i % 3 else 'b'}\n" for i in range(300))
     csv = written(tmp_path, "t,x,y\n" + lines)
-    _, schema_path = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
+    _, schema_path, _ = write_starter(csv=csv, folder=tmp_path, label="y", name="mine")
     plan = read_feature_plan(schema_path=schema_path, label="y", positive_class="b")
     assert [column.name for column in plan.columns] == ["x"]
 
@@ -116,7 +118,7 @@ def test_bad_name_and_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a\nq: 1.csv", "a\u2028q: 1.csv", "a\x85q: 1.csv", "a\rq: 1\x01.csv", 'a"b\\c #.csv'])
 def test_a_name_that_would_end_a_comment_loads(tmp_path: Path, name: str) -> None:
     csv = written(tmp_path, ROWS, name)
-    config_path, schema_path = write_starter(csv=csv, folder=tmp_path / "to\n: 1", label="outcome")
+    config_path, schema_path, _ = write_starter(csv=csv, folder=tmp_path / "to\n: 1", label="outcome")
     config = load_config(config_path)
     assert resolve(dataset=config.dataset).files == {"all": (csv,)}
     assert read_feature_plan(schema_path=schema_path, label="outcome", positive_class="yes").columns
@@ -129,3 +131,36 @@ def test_a_path_that_no_config_can_hold_is_refused(tmp_path: Path, odd: str) -> 
     with pytest.raises(BadInputError, match=r"a\\udcff.*: a name in this path is not UTF-8"):
         write_starter(csv=csv, folder=tmp_path / (name if odd == "folder" else "to"), label="outcome")
     assert list(tmp_path.iterdir()) == [csv]
+
+
+def test_numbers_that_32_bits_do_not_tell_apart_are_left_out_and_said(tmp_path: Path) -> None:
+    """pandas writes whole numbers with `.0` where a cell is empty; ExampleGen would make one number of all of these."""
+    csv = tmp_path / "times.csv"
+    rows = "".join(f"{1_700_000_000 + n}.0,{n % 7}.5,{int(n >= 32)}\n" for n in range(64))
+    csv.write_text("seen,near,late\n" + rows)
+    started = write_starter(csv=csv, folder=tmp_path, label="late", name="mine")
+    (note,) = started.notes
+    assert note.startswith("column 'seen' is left out: numbers near 1.70000006e+09 with 32 bits are 128 apart")
+    text = started.schema.read_text()
+    assert "# Left out: numbers near 1.70000006e+09" in text and "All rows have the same value" not in text
+    plan = read_feature_plan(schema_path=started.schema, label="late", positive_class=1)
+    assert [column.name for column in plan.columns] == ["near"]
+
+
+def test_a_range_is_that_of_the_texts_and_not_of_32_bits(tmp_path: Path) -> None:
+    csv = tmp_path / "times.csv"
+    csv.write_text("seen,late\n" + "".join(f"{1_700_000_000 + 3_000 * n}.25,{n % 2}\n" for n in range(64)))
+    started = write_starter(csv=csv, folder=tmp_path, label="late", name="mine")
+    assert "min: 1700000000.25 max: 1700189000.25" in started.schema.read_text()
+
+
+def test_a_run_without_a_schema_is_refused_where_32_bits_lose_the_numbers(tmp_path: Path) -> None:
+    rows = "".join(f"{1_700_000_000 + n}.0,{int(n >= 32)}\n" for n in range(64))
+    for split in ("train", "eval"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "rows.csv").write_text("seen,late\n" + rows)
+    files = {split: (tmp_path / split / "rows.csv",) for split in ("train", "eval")}
+    with pytest.raises(BadInputError, match="column 'seen': numbers near"):
+        require_readable(source=SimpleNamespace(files=files), dataset=SimpleNamespace(format="csv", path=tmp_path))
+    (tmp_path / "eval" / "rows.csv").write_text("seen,late\n0.5,1\n")  # as one range, they are far apart
+    require_readable(source=SimpleNamespace(files=files), dataset=SimpleNamespace(format="csv", path=tmp_path))

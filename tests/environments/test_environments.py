@@ -154,6 +154,6 @@ def test_a_file_that_is_not_the_one_of_the_lock_is_not_installed(
         pytest.skip("uv is not here: make setup")
     monkeypatch.setattr(making, "_uv", lambda report: uv)
     monkeypatch.setattr(place, "lock", lambda kind: content)
-    with pytest.raises(PipelineError, match="(?i)hash"):
+    with pytest.raises(PipelineError, match=r"(?i)hash"):
         making.make("encrypted", report=lambda line: None)
     assert place.python("encrypted") is None

@@ -16,6 +16,7 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
     PARAMETERS = {
         "policy": component_spec.ExecutionParameter(type=str),
         "thresholds": component_spec.ExecutionParameter(type=str),
+        "held": component_spec.ExecutionParameter(type=str),
         "private_thresholds": component_spec.ExecutionParameter(type=str),
         "privacy_class": component_spec.ExecutionParameter(type=str),
         "ledger": component_spec.ExecutionParameter(type=str),
@@ -49,6 +50,7 @@ class PrivacyGate(base_component.BaseComponent):
         privacy_record: record of the training.
         policy: JSON of the config's `policy` section.
         thresholds: JSON of the least value of each metric of a DP evaluation.
+        held: JSON of the names of the metrics with a threshold.
         private_thresholds: JSON of the thresholds that the private predictions have to meet as well, by metric.
         privacy_class: class of runs that the config announces.
         ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
@@ -70,6 +72,7 @@ class PrivacyGate(base_component.BaseComponent):
         privacy_record: types.BaseChannel,
         policy: str,
         thresholds: str,
+        held: str,
         private_thresholds: str,
         privacy_class: str,
         ledger: str,
@@ -86,6 +89,7 @@ class PrivacyGate(base_component.BaseComponent):
             encrypted_evaluation=encrypted_evaluation,
             policy=policy,
             thresholds=thresholds,
+            held=held,
             private_thresholds=private_thresholds,
             privacy_class=privacy_class,
             ledger=ledger,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Executor(base_executor.BaseExecutor):
         evaluation = artifact_utils.get_single_instance(input_dict["evaluation"])
         encrypted = read_encrypted(input_dict)
         reasons = [
-            *_reasons(input_dict, json.loads(exec_properties["thresholds"])),
+            *_reasons(input_dict, exec_properties),
             *_private_reasons(encrypted, exec_properties["private_thresholds"], evaluation.uri),
         ]
         noisy = read_evaluation(Path(evaluation.uri))
@@ -84,7 +84,7 @@ def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEval
     return EncryptedEvaluation.model_validate_json(text)
 
 
-def _reasons(input_dict: dict[str, list[types.Artifact]], thresholds: dict[str, float]) -> list[str]:
+def _reasons(input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]) -> list[str]:
     """What the evaluation, exact or noisy, has against the model."""
     model = artifact_utils.get_single_instance(input_dict["model"])
     evaluation = artifact_utils.get_single_instance(input_dict["evaluation"])
@@ -92,12 +92,13 @@ def _reasons(input_dict: dict[str, list[types.Artifact]], thresholds: dict[str, 
     if noisy is not None:
         if evaluation.get_int_custom_property(MODEL_ID) != model.id:
             return ["the DP evaluation is one of another model"]
-        return missed_thresholds(noisy, thresholds)
+        return missed_thresholds(noisy, json.loads(exec_properties["thresholds"]))
     verdict = artifact_utils.get_single_instance(input_dict["evaluation_blessing"])
     blessed = verdict.get_int_custom_property("blessed") == 1
     return evaluation_reasons(
         blessed=blessed and verdict.get_int_custom_property("current_model_id") == model.id,
         evaluation_uri=evaluation.uri,
+        held=json.loads(exec_properties["held"]),
     )
 
 
@@ -109,27 +110,34 @@ def _private_reasons(found: EncryptedEvaluation | None, thresholds: str, evaluat
     return missed_private(found, thresholds=bounds, baseline=baseline)
 
 
-def evaluation_reasons(*, blessed: bool, evaluation_uri: str) -> list[str]:
-    """Why Evaluator did not bless a model: the thresholds that it missed, with the values.
+def evaluation_reasons(*, blessed: bool, evaluation_uri: str, held: Sequence[str]) -> list[str]:
+    """Thresholds that the model missed, with the values, and those on metrics that the eval split does not define.
 
     Args:
-        blessed: Evaluator's verdict on this model.
+        blessed: Evaluator's verdict on this model. It takes a metric that is not defined for 0.
         evaluation_uri: folder of the TFMA result.
+        held: names of the metrics with a threshold.
     """
-    if blessed:
-        return []
-    validation = tfma.load_validation_result(evaluation_uri)
     lacking = read_slices(evaluation_uri)[0].undefined  # thresholds are on the overall slice
-    missed = [
-        _missed(failure, lacking) for part in validation.metric_validations_per_slice for failure in part.failures
-    ]
+    undefined = [_undefined(name, lacking) for name in held if name in lacking]
+    if blessed:
+        return undefined
+    validation = tfma.load_validation_result(evaluation_uri)
+    failures = [failure for part in validation.metric_validations_per_slice for failure in part.failures]
+    missed = [*undefined, *(_missed(failure) for failure in failures if _name(failure) not in lacking)]
     return missed or ["Evaluator did not bless the model and named no threshold"]
 
 
-def _missed(failure: Any, lacking: Mapping[str, str]) -> str:
-    name = METRIC_NAMES.get(failure.metric_key.name, failure.metric_key.name)
-    if name in lacking:
-        return f"{name} has a threshold, and is not defined on the eval split: {lacking[name]}"
+def _undefined(name: str, lacking: Mapping[str, str]) -> str:
+    return f"{name} has a threshold, and is not defined on the eval split: {lacking[name]}"
+
+
+def _name(failure: Any) -> str:
+    return str(METRIC_NAMES.get(failure.metric_key.name, failure.metric_key.name))
+
+
+def _missed(failure: Any) -> str:
+    name = _name(failure)
     number = failure.metric_value.double_value.value
     if failure.metric_key.is_diff:
         allowed = failure.metric_threshold.change_threshold.absolute.value

@@ -127,6 +127,10 @@ def label_of(plan: FeaturePlan, raw: Any) -> Any:
     if plan.label_dtype == "bytes":
         positive = tf.equal(values, plan.positive_class)
         domain = tf.constant([list(plan.label_domain)], tf.string)
+    elif values.dtype.is_integer:  # beyond 2^53 neighbours share a float64
+        values = tf.cast(values, tf.int64)
+        positive = tf.equal(values, tf.constant(int(plan.positive_class), tf.int64))
+        domain = tf.constant([[int(value) for value in plan.label_domain]], tf.int64)
     else:
         values = tf.cast(values, tf.float64)
         positive = tf.equal(values, float(plan.positive_class))
