@@ -69,6 +69,7 @@ def _row(state: RunState, summary: RunSummary | None) -> dict[str, object]:
         "started": state.started,
         "ended": state.ended,
         "cached_from": state.cached_from,
+        "pruned": state.pruned,
     }
     return empty | found | head
 
@@ -100,6 +101,8 @@ def show(
             print_table(audits_table(audited), as_markdown=True)
         return
     out.print(f"run [bold]{state.run_id}[/], {state.status}, {state.started} to {state.ended or '-'}")
+    if state.was_pruned:
+        out.print(f"[yellow]{escape(state.was_pruned)}[/]", soft_wrap=True)
     for node_name, node in state.nodes.items():
         seconds = "" if node.seconds is None else f"{node.seconds:.1f} s"
         text = node_text(node_name, node)
@@ -116,7 +119,8 @@ def show(
         verdict = "[green]blessed[/]" if summary.blessed else f"[red]not blessed[/]: {'; '.join(summary.reasons)}"
         out.print(f"{verdict}\nmodel {escape(summary.model_uri)}", soft_wrap=True)
     print_report(state)
-    out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
+    if not state.pruned:
+        out.print(f"[dim]log {escape(str(folder.log))}[/]", soft_wrap=True)
 
 
 def diff(

@@ -24,6 +24,7 @@ from privacy_pipeline.cli import (
     serving_commands,
     setup_commands,
     terminal,
+    workspace_commands,
 )
 from privacy_pipeline.file_rights import keep_to_this_user
 
@@ -51,6 +52,7 @@ export_command.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)
 publish_command.add_to(budget_commands.app)
 app.add_typer(budget_commands.app, name="budget")
+app.add_typer(workspace_commands.app, name="workspace")
 app.add_typer(project_commands.config_app, name="config")
 
 

@@ -283,3 +283,7 @@ def _print_result(folder: RunFolder, state: RunState, summary: RunSummary | None
     print_report(state)
     shown_by = typed("--logdir", Path(summary.tensorboard), program="tensorboard")
     out.print(f"[dim]{escape(shown_by)}[/]", soft_wrap=True)
+    workspace = folder.path.parents[1]
+    prune = typed("workspace", "prune", "--run", state.run_id, "--workspace", workspace)
+    told = f"copies of rows lie below {workspace}; what would go, and how: {prune}"
+    out.print(f"[dim]{escape(told)}[/]", soft_wrap=True)

@@ -177,7 +177,7 @@ def runs_table(rows: list[tuple[RunState, RunSummary | None]]) -> Table:
             state.run_id,
             state.pipeline,
             state.backend,
-            state.status + (" (cached)" if state.cached_from else ""),
+            state.status + (" (cached)" if state.cached_from else "") + (" (pruned)" if state.pruned else ""),
             number(metrics.get("accuracy")),
             number(metrics.get("auc")),
             privacy_cell(summary.record) if summary else "-",

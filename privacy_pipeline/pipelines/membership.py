@@ -56,6 +56,8 @@ def attack(folder: RunFolder) -> tuple[list[AttackReading], list[str]]:
     summary, spec = folder.read_summary(), folder.read_spec()
     if summary is None:
         raise BadInputError(f"run {folder.run_id} has no model to attack", fix=f"privacy-pipeline show {folder.run_id}")
+    if told := folder.read_state().was_pruned:
+        raise BadInputError(told, fix="attack a run that is there, or run again")
     if spec.features is None:
         raise BadInputError("an attack needs the public schema of the run's data", fix="set dataset.schema")
     examples = examples_behind(connection_config(spec.config), model_uri=summary.model_uri)

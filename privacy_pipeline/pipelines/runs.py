@@ -102,6 +102,8 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
             f"run {state.run_id} is finished ({state.status})",
             fix=f"privacy-pipeline show {state.run_id}",
         )
+    if state.was_pruned:
+        raise BadInputError(state.was_pruned, fix="start a new run; it is charged")
     spec = folder.read_spec()
     features = preflight.read_features(spec.config)
     source = preflight.check_source(spec.config, features)
@@ -181,6 +183,8 @@ def _base_run(workspace: Workspace, spec: RunSpec) -> str:
         whole = state.status in ("done", "not_blessed") and not state.cached_from and not state.to_nodes
         if not whole or state.pipeline != spec.config.pipeline:
             continue
+        if state.was_pruned:
+            raise BadInputError(f"--from has nothing to build on: {state.was_pruned}", fix="run the whole pipeline")
         base = folder.read_spec()
         same = (base.span, base.features) == (spec.span, spec.features) and _same_data(base, spec)
         if not same or base.config.dataset != spec.config.dataset:
@@ -232,7 +236,7 @@ def _node_fingerprints(spec: RunSpec, parts: dict[str, str]) -> dict[str, str]:
 def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
     """The newest executed run with the same fingerprint whose model is still there."""
     for folder, known in reversed(readable_runs(workspace.root)):
-        if known.fingerprint != state.fingerprint or known.cached_from or known.partial:
+        if known.fingerprint != state.fingerprint or known.cached_from or known.partial or known.pruned:
             continue
         summary = folder.read_summary()
         finished = known.status in ("done", "not_blessed")

@@ -44,4 +44,6 @@ def _of_run(name: str, workspace: Path) -> Path:
         raise BadInputError(
             f"run {found.run_id} has no blessed model", fix=f"privacy-pipeline show {found.run_id} says why"
         )
+    if told := found.read_state().was_pruned:
+        raise BadInputError(told, fix="run it again, or name the folder of a model")
     return Path(summary.model_uri)

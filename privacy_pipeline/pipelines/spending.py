@@ -104,6 +104,7 @@ def executed_before(workspace: Workspace, state: RunState, node: str) -> bool:
     return wanted is not None and any(
         node in known.nodes and known.nodes[node].status in FINISHED and known.fingerprint_of(node) == wanted
         for _, known in readable_runs(workspace.root)
+        if not known.pruned
     )
 
 

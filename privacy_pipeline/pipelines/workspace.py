@@ -11,7 +11,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,7 +30,9 @@ STATE_FILE = "run.json"
 SPEC_FILE = "spec.json"
 LOG_FILE = "log.txt"
 SUMMARY_FILE = "summary.json"
+PRUNING = "begun"
 
+_IN_USE = ".in_use"  # in the folder of the runs: each run that is executed shares it, and pruning has it alone
 _NUMBERED = re.compile(r"\d{8}-r(\d+)-.*")
 NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
 RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
@@ -83,6 +85,15 @@ class RunState(BaseModel):
     to_nodes: list[str] = []
     report: str = ""  # file of the dataset's report as it was at the end of the run
     report_problem: str = ""  # why there is none
+    pruned: str = ""  # the day on which all that holds rows was removed; PRUNING where that was broken off
+
+    @property
+    def was_pruned(self) -> str:
+        """What to say of a run of which nothing is left that it made; "" of any other."""
+        if not self.pruned:
+            return ""
+        when = "and that was broken off: prune it again" if self.pruned == PRUNING else f"on {self.pruned}"
+        return f"run {self.run_id} was pruned {when}; its record and its charges stay"
 
     def fingerprint_of(self, node: str) -> str | None:
         """Fingerprint of all that the result of a charging node depends on; None for a node that charges nothing."""
@@ -180,15 +191,12 @@ class RunFolder:
         """Holds the run for this process; the operating system lets go when the process ends, however it ends.
 
         Raises:
-            PipelineError: another process executes this run.
+            PipelineError: another process executes this run, or prunes the workspace.
         """
-        with open(self.path / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PipelineError(
-                    f"run {self.run_id} is being executed by another process", fix="wait for it, or stop it first"
-                ) from None
+        with open(self.path.parent / _IN_USE, "a") as shared, open(self.path / "lock", "w") as file:
+            _take(shared, fcntl.LOCK_SH, f"{self.path.parents[1]} is being pruned by another process", "wait for it")
+            busy = f"run {self.run_id} is being executed by another process"
+            _take(file, fcntl.LOCK_EX, busy, "wait for it, or stop it first")
             yield
 
     def is_locked(self) -> bool:
@@ -202,6 +210,28 @@ class RunFolder:
         except BlockingIOError:
             return True
         return False
+
+
+@contextlib.contextmanager
+def held_alone(root: Path) -> Iterator[None]:
+    """Keeps all runs from being executed in a workspace, until the block ends.
+
+    Raises:
+        PipelineError: one is being executed now: it may read what the block removes.
+    """
+    for folder in run_folders(root):  # those of an older version share no lock
+        if folder.is_locked():
+            raise PipelineError(f"run {folder.run_id} is in progress", fix="wait for it, or stop it first")
+    with open(root / "runs" / _IN_USE, "a") as shared:
+        _take(shared, fcntl.LOCK_EX, f"a run in {root} is in progress", "wait for it, or stop it first")
+        yield
+
+
+def _take(file: IO[str], how: int, why: str, fix: str) -> None:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PipelineError(why, fix=fix) from None
 
 
 class Workspace:

@@ -103,6 +103,17 @@ def charged(root: Path) -> set[int]:
     return {int(ticket["entry_id"]) for ticket in tickets if ticket is not None}
 
 
+def of_runs(root: Path, runs: Collection[str]) -> set[Path]:
+    """Folders of the attempts of some runs that can still go on.
+
+    Args:
+        root: folder of all attempts of a pipeline.
+        runs: ids of the runs.
+    """
+    tickets = {folder: _read(folder) for folder in root.iterdir()} if root.is_dir() else {}
+    return {folder for folder, ticket in tickets.items() if ticket is not None and ticket["run_id"] in runs}
+
+
 def wipe(root: Path, settled: Collection[int]) -> None:
     """Destroys the keys that attempts left behind whose charge is committed or given back.
 
