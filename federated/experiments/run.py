@@ -109,9 +109,10 @@ def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -
         folder.require(point)
         return done
     folder.begin(point)
-    run = _Run(point, inputs_in(point), folder, build, report)
-    summary = run.private() if point.config.claims_guarantee else run.without_guarantee()
-    folder.finish(summary)
+    with folder.in_progress():
+        run = _Run(point, inputs_in(point), folder, build, report)
+        summary = run.private() if point.config.claims_guarantee else run.without_guarantee()
+        folder.finish(summary)
     return summary
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
     "summary.json",
     "privacy_record.json",
 )
+LOCK = "lock"
 
 _TAIL = 16_384  # bytes; several lines
 
@@ -79,6 +82,13 @@ class RunFolder:
             return point_from_json((self.path / POINT).read_text(encoding="utf-8"))
         except OSError as error:
             raise BadInputError(f"{self.path} holds no run of an experiment ({error.strerror})") from None
+
+    @contextlib.contextmanager
+    def in_progress(self) -> Iterator[None]:
+        """Shares the run's lock while it is executed, so that nothing of it is pruned meanwhile."""
+        with (self.path / LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""

@@ -15,7 +15,9 @@ from pathlib import Path
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.pipelines.experiments import Experiment, experiments
 
-LOCK = "lock"  # each process that executes the run shares it
+# Files of a run's folder (`federated.experiments.run_folder`, which needs NumPy); each process that executes the run
+# shares the lock.
+_LOCK = "lock"
 _CHECKPOINT, _TENSORBOARD, _SUMMARY, _POINT = "checkpoint.npz", "tensorboard", "summary.json", "point.json"
 _DAY = 86_400
 
@@ -64,7 +66,7 @@ def require_idle(root: Path) -> None:
         PipelineError: one is.
     """
     for one in _all(root):
-        with contextlib.suppress(FileNotFoundError), (one.path / LOCK).open() as lock:
+        with contextlib.suppress(FileNotFoundError), (one.path / _LOCK).open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from privacy_pipeline.reports.summary import RunSummary
 # Of a run's folder. Whatever else is in it goes, also what a later version keeps there.
 _KEPT = (STATE_FILE, SPEC_FILE, SUMMARY_FILE, audits.FILE, run_report.FOLDER, "lock")
 _OVERALL = "overall"
+_READING = (".reading", "federated/.reading")  # copies of data while they are read; each has a lock
 _STALE_SECONDS = 3600.0  # after which a folder without a state is of a start that was killed
 
 
@@ -28,6 +30,23 @@ def never_begun(root: Path) -> list[Path]:
     found = [path for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
     now = time.time()
     return sorted(p for p in found if not (p / STATE_FILE).exists() and now - p.stat().st_mtime > _STALE_SECONDS)
+
+
+def copies_left(root: Path) -> list[Path]:
+    """Copies of data that processes left that were killed: those that nobody holds any more."""
+    found = [path for place in _READING for path in sorted((root / place).glob("*")) if path.is_dir()]
+    return [path for path in found if not _is_held(path / "lock")]
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def all_but(folder: Path, kept: Collection[Path]) -> list[Path]:

@@ -21,8 +21,12 @@ from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.stored_text import store_of
 from privacy_pipeline.pipelines.workspace import Workspace
 
-# Their properties are metrics over a whole split, settings, and paths.
-_KEPT = ("RunMetrics", "PrivacyRecord", "DatasetReport", "ModelBlessing", "PushedModel")
+_KEPT = (
+    "RunMetrics",
+    "PrivacyRecord",
+    "DatasetReport",
+)  # their properties are metrics over a whole split, and settings
+_PLACES = ("ModelBlessing", "PushedModel")  # theirs are a verdict, and paths
 _RESOLVER = "resolver.Resolver"  # its outputs are the baseline's, of another run
 _TRIES_SECONDS = 60.0
 
@@ -159,11 +163,12 @@ class MetadataOfRuns:
         artifacts = [
             artifact
             for artifact in self._outputs(own)
-            if artifact.type not in _KEPT and self._path(artifact.uri) not in kept
+            if artifact.type not in _PLACES and self._path(artifact.uri) not in kept
         ]
         for message in (*executions, *artifacts):
-            message.properties.clear()
             message.custom_properties.clear()
+            if message.type not in _KEPT:
+                message.properties.clear()
         self._store.put_executions(executions)
         self._store.put_artifacts(artifacts)
 

@@ -179,7 +179,7 @@ class Pruning:
         paths: list[Path] = []
         for run in self._chosen.values():
             paths += pruned_files.of_run(run.folder)
-        paths += pruned_files.never_begun(self.root)
+        paths += [*pruned_files.never_begun(self.root), *pruned_files.copies_left(self.root)]
         for pipeline in self._pipelines:
             folder = self.root / "pipelines" / pipeline
             paths += pruned_files.all_but(folder, self._kept(folder, pipeline))

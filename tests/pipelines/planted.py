@@ -1,4 +1,4 @@
-"""Looks for a planted row in all bytes below a folder: in plain files, and inside of gz, npz, TFRecord and SQLite files."""
+"""Looks for a planted row in all bytes below a folder: plain, and inside of gz, npz, TFRecord and SQLite files."""
 
 from __future__ import annotations
 
