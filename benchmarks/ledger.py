@@ -3,6 +3,7 @@
     python -m benchmarks.ledger                     # 1 million entries (half an hour to make), 16 processes
     python -m benchmarks.ledger --entries 100000
     python -m benchmarks.ledger --against ../another-checkout --repeats 5      # reservations alone, in turns
+    python -m benchmarks.ledger --mark --repeats 500    # what the mark beside the key costs a write, in turns
 
 Entries are written as a reservation writes them, each signed and chained, many to a transaction. Times are medians of
 five, by library calls in one process; those of commands are whole processes, imports counted. The 16 processes take
@@ -12,6 +13,7 @@ turns on SQLite and, where it is installed, on a PostgreSQL server of the script
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -24,8 +26,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from privacy_pipeline.accounting import charges, entries, journal, keys
+from privacy_pipeline.accounting import charges, entries, high_water, journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.ledger import Ledger
@@ -215,6 +218,31 @@ def race(url: str, *, processes: int, each: int) -> dict[str, float]:
     return {"granted": granted.value, "fit": fits, "a_second": granted.value / took}
 
 
+def mark_cost(repeats: int) -> dict[str, float]:
+    """Median seconds of a write (a reservation, or giving it back) with this host's mark and without it, in turns.
+
+    Without it, the mark is neither read nor written, and writes are less safe; nothing else differs.
+    """
+    taken: dict[str, list[float]] = {"with": [], "without": []}
+    asked = plan()
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = create(f"sqlite:///{folder}/ledger.db", epsilon=1e9)
+        for number in range(-5, repeats):  # the first ones are not counted
+            for name, times in taken.items():
+                patched = mock.patch.multiple(high_water, require=_no_mark, advance=_no_mark)
+                with contextlib.nullcontext() if name == "with" else patched:
+                    begin = time.perf_counter()
+                    with reserve(ledger, f"{name}-{number}", asked):
+                        pass
+                    if number >= 0:
+                        times.append((time.perf_counter() - begin) / 2)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def _no_mark(*_: Any, **__: Any) -> None:
+    return None
+
+
 _RACE = """
 import json, os, sys, tempfile
 from benchmarks.ledger import race
@@ -256,7 +284,15 @@ def main() -> None:
         "--against", type=Path, metavar="CHECKOUT", help="another checkout; measures reservations alone"
     )
     parser.add_argument("--repeats", type=int, default=5, help="turns of each checkout with --against")
+    parser.add_argument("--mark", action="store_true", help="measures what the mark beside the key costs, alone")
     given = parser.parse_args()
+    if given.mark:
+        found = mark_cost(given.repeats)
+        print(f"| a write, SQLite, median of {given.repeats} in turns | ms |\n|---|---:|")
+        print(f"| with the mark beside the key | {found['with'] * 1e3:.2f} |")
+        print(f"| without it | {found['without'] * 1e3:.2f} |")
+        print(f"| ratio | {found['with'] / found['without']:.2f} |")
+        return
     if given.against is not None:
         against(given.against, repeats=given.repeats, processes=given.processes, each=given.each)
         return

@@ -27,11 +27,13 @@ _KINDS = (
     journal.BIND,
     journal.MOVED_TO,
     journal.MOVED_FROM,
+    journal.RESTORED,
 )
 _WHOLE_LEDGER = {
     journal.ACCEPT: "what was taken over from an older format was accepted",
     journal.MOVED_TO: "the ledger was moved to another database; this one grants nothing any more",
     journal.MOVED_FROM: "the ledger was moved here from another database",
+    journal.RESTORED: "the ledger was restored from a backup; what was not known is charged without limit",
 }
 
 

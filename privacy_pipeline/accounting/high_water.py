@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey
+from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.file_rights import refuse_if_others_may_change
 from privacy_pipeline.typed import quoted
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "PRIVACY_PIPELINE_LEDGER_SEEN"
 _FORMAT = "privacy-pipeline ledger high water 1"
+NEWEST_FIX = (
+    "restore the newest copy of the ledger (budget restore FILE); only if this one is known to be whole, move the file "
+    "away"
+)
 _SIZE = 512  # one sector: what a crash leaves is the old content or the new one
 
 
@@ -105,6 +111,44 @@ def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: Publi
     return ""
 
 
+def seen(engine: sa.Engine) -> tuple[Path, Mark] | None:
+    """The newest record that this host has seen, and its file; None where it keeps none.
+
+    Read before the ledger is: of one that is written meanwhile, the mark may be ahead of what was read.
+
+    Raises:
+        LedgerError: the ledger cannot be read, or the mark is damaged.
+        BadInputError: others may change the mark.
+    """
+    named = os.environ.get(keys.ENVIRONMENT) or os.environ.get(ENVIRONMENT)
+    if schema.sqlite_file(engine.url) is None and not named:
+        return None
+    with schema.transaction(engine, write=False, as_stored=True) as connection:
+        if connection.scalar(_FIRST) is None:
+            return None
+        file = mark_file(connection, engine.url)
+    mark = read(file)
+    return None if mark is None else (file, mark)
+
+
+def put_back(engine: sa.Engine, current: Callable[[sa.Connection], PublicKey]) -> str:
+    """Why the ledger is older than this host has seen it, or another one; "" where it is neither, or nothing was seen.
+
+    Args:
+        engine: of the ledger.
+        current: gives the key that signs now.
+
+    Raises:
+        LedgerError, BadInputError: see `seen`.
+    """
+    known = seen(engine)
+    if known is None:
+        return ""
+    file, mark = known
+    with schema.transaction(engine, write=False) as connection:
+        return problem(connection, mark, file=file, present=current(connection))
+
+
 def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Path:
     """Refuses to write to a ledger that is older than this host has seen it.
 
@@ -120,15 +164,24 @@ def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Pa
     if mark is not None and (found := problem(connection, mark, file=file, present=present)):
         raise schema.LedgerError(
             f"{found}; nothing was written",
-            fix="restore the newest copy of the ledger; only if this one is known to be whole, move the file away",
+            fix=NEWEST_FIX,
         )
-    if (file.is_symlink() and mark is None) or not os.access(file.parent if mark is None else file, os.W_OK):
+    require_writable(file, is_there=mark is not None)
+    return file
+
+
+def require_writable(file: Path, *, is_there: bool) -> None:
+    """Refuses to commit what could not be noted.
+
+    Raises:
+        LedgerError: the file cannot be written.
+    """
+    if (file.is_symlink() and not is_there) or not os.access(file if is_there else file.parent, os.W_OK):
         raise schema.LedgerError(
             f"{file} cannot be written, and this host would not know up to where it has seen the ledger; nothing was "
             "written",
             fix=f"make its folder writable, or export {ENVIRONMENT}=FOLDER (that this user alone can write)",
         )
-    return file
 
 
 def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
@@ -143,9 +196,7 @@ def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
     Raises:
         LedgerError: it cannot be written. What was committed stays.
     """
-    unsigned = Mark(seq=seq, hash=digest, key_id=key.public.id)
-    signed = unsigned.model_copy(update={"signature": key.sign(unsigned.message)})
-    content = signed.model_dump_json().encode().ljust(_SIZE)
+    content = _signed(seq, digest, key)
     try:
         if _made(file, content):
             return
@@ -159,6 +210,24 @@ def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
             os.close(handle)
     except (OSError, ValidationError) as error:
         raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
+
+
+def replace(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
+    """Notes the newest record of a ledger that was restored, whatever was noted before.
+
+    Args:
+        file, seq, digest, key: see `advance`.
+
+    Raises:
+        BadInputError: it cannot be written.
+    """
+    write_bytes_atomically(path=file, content=_signed(seq, digest, key))
+
+
+def _signed(seq: int, digest: str, key: SigningKey) -> bytes:
+    unsigned = Mark(seq=seq, hash=digest, key_id=key.public.id)
+    signed = unsigned.model_copy(update={"signature": key.sign(unsigned.message)})
+    return signed.model_dump_json().encode().ljust(_SIZE)
 
 
 def _made(file: Path, content: bytes) -> bool:

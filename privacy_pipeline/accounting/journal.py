@@ -34,7 +34,7 @@ VERIFY = "privacy-pipeline budget verify"
 GENESIS, REGISTER, POLICY, RESERVE, START = "genesis", "register", "policy", "reserve", "start"
 COMMIT, EXPIRE, TAKEOVER, ZERO = "commit", "expire", "takeover", "zero"
 UNPROTECTED, BIND = "no_guarantee", "bind"
-MOVED_TO, MOVED_FROM = "moved_to", "moved_from"
+MOVED_TO, MOVED_FROM, RESTORED = "moved_to", "moved_from", "restored"
 ROTATE, LOST, IMPORTED, ACCEPT = "rotate_key", "key_lost", "imported", "accept_import"
 _HEAD, _KEY = "head", "public_key"
 _SALT_BYTES = 16
@@ -324,6 +324,11 @@ def current_key(connection: sa.Connection) -> PublicKey:
     if len(found) != 64 or not set(found) <= set("0123456789abcdef"):
         raise schema.LedgerError("the ledger's public key is missing or damaged", fix=VERIFY)
     return PublicKey(found)
+
+
+def name_key(connection: sa.Connection, public_key: str) -> None:
+    """Writes down which key signs now, hexadecimal."""
+    _set(connection, _KEY, public_key)
 
 
 def receipt_of(connection: sa.Connection, seq: int) -> Receipt | None:

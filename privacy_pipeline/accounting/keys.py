@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ def traces(url: sa.URL) -> list[Path]:
 def first(path: Path, *, existing: bool) -> SigningKey:
     """The key of a new ledger. A new key waits beside its place until `install`, so that a crash leaves no key alone.
 
+    A key that a killed registration left waiting is taken; it signed nothing that is left.
+
     Args:
         path: the key's file.
         existing: takes the key that is there instead of making one.
@@ -144,9 +147,21 @@ def first(path: Path, *, existing: bool) -> SigningKey:
         key = _read(path)
         write_public(path, key.public)
         return key
+    for left in waiting(path):  # by a registration that was killed before any ledger knew the key
+        key = _read(left)
+        if successor_file(path, key.public.id) == left:
+            return key
     key = generate()
     store(successor_file(path, key.public.id), key)
     return key
+
+
+def waiting(path: Path) -> list[Path]:
+    """Keys beside a key's file that wait for their ledger to know them."""
+    ids = re.compile(re.escape(f"{path.name}.") + "[0-9a-f]{16}")
+    if not path.parent.is_dir():
+        return []
+    return sorted(file for file in path.parent.iterdir() if ids.fullmatch(file.name))
 
 
 def generate() -> SigningKey:

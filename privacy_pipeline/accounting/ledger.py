@@ -23,7 +23,8 @@ from privacy_pipeline.accounting.composition import composition_of
 from privacy_pipeline.accounting.digest_secret import covering, ledger_secret
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, rotate, writing
+from privacy_pipeline.accounting.high_water import NEWEST_FIX, put_back
+from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, current_key, rotate, writing
 from privacy_pipeline.accounting.ledger_budgets import (
     apply_policy,
     change_cap,
@@ -557,6 +558,19 @@ class Ledger:
         """
         with schema.transaction(self._engine, write=False) as connection:
             return lineage_of(connection, at)
+
+    def put_back(self) -> str:
+        """Why this is an older state of the ledger than this host has seen; "" where it is none; see `high_water`."""
+        return put_back(self._engine, current_key)
+
+    def require_newest(self) -> None:
+        """Refuses to go by a ledger that every write would refuse, because it is older than this host has seen it.
+
+        Raises:
+            LedgerError: it is, or what was seen cannot be read.
+        """
+        if told := self.put_back():
+            raise schema.LedgerError(told, fix=NEWEST_FIX)
 
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
         """Gives the ledger a new key; see `journal.rotate`."""

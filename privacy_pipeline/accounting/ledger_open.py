@@ -105,11 +105,14 @@ def _import(engine: sa.Engine, *, accept: bool) -> str | None:
 def _first_key(path: Path) -> Iterator[list[SigningKey]]:
     """Collects the key that a transaction makes: it is put in its place once the ledger knows it, else removed."""
     made: list[SigningKey] = []
+    before = keys.waiting(path)
     try:
         yield made
     except PipelineError:
         for key in made:
-            keys.successor_file(path, key.public.id).unlink(missing_ok=True)
+            file = keys.successor_file(path, key.public.id)
+            if file not in before:
+                file.unlink(missing_ok=True)
         raise
     for key in made:
         keys.install(path, key.public.id)

@@ -42,7 +42,7 @@ def move(source: str, target: str) -> None:
     with schema.transaction(old, write=False) as read, schema.transaction(new, write=True) as write:
         metadata.create_all(write)
         for table in metadata.sorted_tables:
-            _copy(read, write, table)
+            copy_table(read, write, table)
         number_on(write, "registrations", "budgets", "entries")
         moved = journal.writer(write, new.url, arriving=True)
         moved.append(MOVED_FROM, {"from": schema.name(old.url)})
@@ -90,7 +90,12 @@ def _copied(source: Path, target: Path) -> None:
     waiting.replace(target)
 
 
-def _copy(read: sa.Connection, write: sa.Connection, table: sa.Table) -> None:
+def copy_table(read: sa.Connection, write: sa.Connection, table: sa.Table) -> None:
+    """Copies all rows of a table of a ledger to another one, which has none.
+
+    Raises:
+        LedgerError: the ledger has an older format.
+    """
     ordered = sa.select(table).order_by(*table.primary_key.columns)
     rows = read.execute(ordered, execution_options={"yield_per": _BATCH}).mappings()
     for batch in rows.partitions(_BATCH):

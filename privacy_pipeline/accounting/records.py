@@ -30,7 +30,7 @@ class JournalRecord:
         at: time, UTC, ISO 8601.
         kind: what happened: genesis, register, policy (caps and policies), reserve, takeover, start, commit, expire,
             zero (served from cache), no_guarantee (a run on registered data that claims none), moved_to, moved_from,
-            rotate_key, key_lost, imported, accept_import.
+            restored, rotate_key, key_lost, imported, accept_import.
         principal: who did it; None in records of format 3 that did not say so.
         dataset, budget: what it is about; None where it is about the ledger as a whole.
         entry, run_id, node: the entry that it is about, and who asked for that.

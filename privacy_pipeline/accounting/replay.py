@@ -64,7 +64,14 @@ class Replay:
         Raises:
             ReplayError: the record contradicts those before it, or is malformed.
         """
-        if kind in (journal.GENESIS, journal.ROTATE, journal.LOST, journal.MOVED_TO, journal.MOVED_FROM):
+        if kind in (
+            journal.GENESIS,
+            journal.ROTATE,
+            journal.LOST,
+            journal.MOVED_TO,
+            journal.MOVED_FROM,
+            journal.RESTORED,
+        ):
             return
         if kind not in self._apply:
             raise ReplayError(f"is of the unknown kind {kind!r}")

@@ -8,10 +8,8 @@ A signature proves authorship and order, not that what was recorded is what ran.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -199,6 +197,37 @@ def _read(connection: sa.Connection, walk: _Walk, *, reprice: bool) -> Head | No
     return head
 
 
+@dataclass(frozen=True, kw_only=True)
+class Readable:
+    """How far a journal is what its writers wrote.
+
+    Attributes:
+        seq, hash: the last such record; 0 where not even the first is.
+        whole: whether that is all of it, head and keys included.
+    """
+
+    seq: int
+    hash: str
+    whole: bool
+
+
+def readable(connection: sa.Connection) -> Readable:
+    """Walks a journal as far as it can be followed; tables are not looked at.
+
+    Args:
+        connection: a transaction.
+    """
+    walk, whole = _Walk(), True
+    try:
+        for row in _records(connection):
+            walk.record(row)
+        walk.finish(connection)
+        whole = set(walk.problems) <= set(walk.unaccepted)
+    except _BrokenError:
+        whole = False
+    return Readable(seq=walk.last_seq, hash=walk.last_hash, whole=whole)
+
+
 def tampering(connection: sa.Connection) -> list[str]:
     """All that is wrong, without lost keys and imports that nobody accepted; see `verify`.
 
@@ -208,25 +237,6 @@ def tampering(connection: sa.Connection) -> list[str]:
     walk = _Walk()
     _read(connection, walk, reprice=True)
     return [problem for problem in walk.problems if problem not in walk.unaccepted]
-
-
-_ANY = sa.select(schema.journal.c.seq).where(schema.journal.c.seq == 1)
-
-
-def _seen(engine: sa.Engine) -> tuple[Path, high_water.Mark] | None:
-    """The newest record that this host has seen, and its file; None where it keeps none.
-
-    Read before the ledger is: of one that is written meanwhile, the mark may be ahead of what was read.
-    """
-    named = os.environ.get(keys.ENVIRONMENT) or os.environ.get(high_water.ENVIRONMENT)
-    if schema.sqlite_file(engine.url) is None and not named:
-        return None
-    with schema.transaction(engine, write=False, as_stored=True) as connection:
-        if connection.scalar(_ANY) is None:
-            return None
-        file = high_water.mark_file(connection, engine.url)
-    mark = high_water.read(file)
-    return None if mark is None else (file, mark)
 
 
 def verify(
@@ -256,7 +266,7 @@ def verify(
     for receipt in receipts:
         wanted.setdefault(receipt.seq, []).append(receipt)
     walk = _Walk(accepted=accepted, pin=pin, receipts=wanted)
-    seen = _seen(engine)
+    seen = high_water.seen(engine)
     with schema.transaction(engine, write=False, as_stored=True) as connection:
         head = _read(connection, walk, reprice=reprice)
         if seen is not None and walk.key is not None:

@@ -129,6 +129,10 @@ def status(
         opened = Ledger.open(ledger)
         opened.require_registered(dataset)
         budgets = opened.status(dataset=dataset)
+        if told := opened.put_back():
+            err.print(
+                f"[bold red]not the newest:[/] {escape(told)}; more may be spent than stands here", soft_wrap=True
+            )
         if as_json:
             print_json([dataclasses.asdict(b) for b in budgets])
             return

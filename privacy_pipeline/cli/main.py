@@ -8,6 +8,7 @@ import typer
 
 from privacy_pipeline.cli import (
     audit_commands,
+    backup_commands,
     budget_commands,
     data_commands,
     encrypted_commands,
@@ -47,6 +48,7 @@ app.add_typer(data_commands.app, name="data")
 app.add_typer(encrypted_commands.app, name="encrypted")
 app.add_typer(federated_commands.app, name="federated")
 ledger_commands.add_to(budget_commands.app)
+backup_commands.add_to(budget_commands.app)
 forecast_command.add_to(budget_commands.app)
 export_command.add_to(budget_commands.app)
 report_commands.add_to(budget_commands.app)

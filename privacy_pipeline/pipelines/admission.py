@@ -42,6 +42,7 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
     """
     ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root)
     if ledger is not None:
+        ledger.require_newest()
         ledger.require_allowed(_use(config, span, digest))
     return ledger
 

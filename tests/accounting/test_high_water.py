@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import high_water, journal, keys, verify
+from privacy_pipeline.accounting import high_water, journal, keys, pins, verify
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.cli import budget_commands
 from privacy_pipeline.errors import PipelineError
 
 
@@ -323,3 +325,54 @@ def test_a_ledger_stays_open_where_its_new_place_is_refused(folder: Path, tmp_pa
     with pytest.raises(PipelineError, match="other users may change it"):
         move(f"sqlite:///{database(folder)}", f"sqlite:///{database(tmp_path / 'new')}")
     write(folder)
+
+
+def test_a_lost_log_is_found_by_the_pins_where_the_mark_is_gone_too(folder: Path, tmp_path: Path) -> None:
+    engine = opened(folder)._engine
+    with engine.connect() as holding:  # keeps the log from being written back
+        holding.exec_driver_sql("SELECT 1")
+        write(folder)
+        (tmp_path / "data").mkdir()
+        pins.note(opened(folder), [tmp_path / "data"])
+        without = {"ledger.db": database(folder).read_bytes()}
+    put_back(folder, without)
+    mark(folder).unlink()
+    with pytest.raises(PipelineError, match=r"does not hold record|rolled back|no ledger|gone|no such table"):
+        pins.open_pinned(f"sqlite:///{database(folder)}", data=tmp_path / "data", workspace=None)
+
+
+def test_reads_of_a_ledger_that_was_put_back_say_so(folder: Path) -> None:
+    earlier = kept(folder)
+    write(folder)
+    assert opened(folder).put_back() == ""
+    opened(folder).require_newest()
+    put_back(folder, earlier)
+    assert "put back" in opened(folder).put_back()
+    with pytest.raises(PipelineError, match="put back"):
+        opened(folder).require_newest()
+    told = CliRunner().invoke(budget_commands.app, ["status", "--ledger", f"sqlite:///{database(folder)}"])
+    assert told.exit_code == 0 and "not the newest" in told.output
+
+
+def test_a_key_that_a_killed_registration_left_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(journal, "begin", killed)
+            opened(tmp_path / "ledger", create=True)
+    (left,) = (tmp_path / "ledger").glob("ledger_key.pem.*")
+    write_new = opened(tmp_path / "ledger", create=True)
+    assert not list((tmp_path / "ledger").glob("ledger_key.pem.*"))
+    assert left.name.endswith(write_new.verify(reprice=False).keys[0])
+
+
+def test_a_key_that_an_error_leaves_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PipelineError("no")
+
+    with monkeypatch.context() as patched, pytest.raises(PipelineError, match="no"):
+        patched.setattr(journal, "begin", refused)
+        opened(tmp_path / "ledger", create=True)
+    assert not list((tmp_path / "ledger").glob("ledger_key*"))
