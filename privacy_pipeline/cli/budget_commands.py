@@ -187,7 +187,9 @@ _HELD = (
 def _warnings(status: BudgetStatus) -> list[str]:
     """What makes the cap less than it says."""
     found = []
-    if status.passed:
+    if status.passed and math.isinf(status.held_epsilon):
+        found.append("no finite epsilon bounds what was spent, and nothing is granted (budget history tells why)")
+    elif status.passed:
         found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")
     if status.overruns:
         found.append(f"{status.overruns} entries executed more than they had planned; that is charged")

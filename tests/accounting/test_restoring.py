@@ -293,7 +293,8 @@ def test_a_ledger_on_a_server(postgresql: str, tmp_path: Path, monkeypatch: pyte
     words: list[str] = []
     run = backups.subprocess.run
     monkeypatch.setattr(backups.subprocess, "run", lambda given, **named: (words.extend(given), run(given, **named))[1])
-    book = Book(postgresql.replace("ledger@", "ledger:hunter2@"), tmp_path).begun()
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    book = Book(postgresql, tmp_path).begun()
     book.spend("a\\b\tc\nd")
     file = book.backup("backup.dump")
     book.spend("second")

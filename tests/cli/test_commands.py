@@ -36,6 +36,7 @@ COMMANDS = (
     "serve",
     "predict",
     "federated",
+    "workspace",
 )
 
 
