@@ -9,7 +9,15 @@ from collections.abc import Collection
 from pathlib import Path
 
 from privacy_pipeline.pipelines import audits, run_report
-from privacy_pipeline.pipelines.workspace import SPEC_FILE, STATE_FILE, SUMMARY_FILE, RunFolder, RunSpec, RunState
+from privacy_pipeline.pipelines.workspace import (
+    RUN_NAME,
+    SPEC_FILE,
+    STATE_FILE,
+    SUMMARY_FILE,
+    RunFolder,
+    RunSpec,
+    RunState,
+)
 from privacy_pipeline.reports.summary import RunSummary
 
 # Of a run's folder. Whatever else is in it goes, also what a later version keeps there.
@@ -27,7 +35,9 @@ def of_run(folder: RunFolder) -> list[Path]:
 def never_begun(root: Path) -> list[Path]:
     """Folders of runs that were killed before they had a state."""
     runs = root / "runs"
-    found = [path for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
+    found = (
+        [path for path in runs.iterdir() if path.is_dir() and RUN_NAME.fullmatch(path.name)] if runs.is_dir() else []
+    )
     now = time.time()
     return sorted(p for p in found if not (p / STATE_FILE).exists() and now - p.stat().st_mtime > _STALE_SECONDS)
 

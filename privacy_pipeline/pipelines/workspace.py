@@ -33,7 +33,7 @@ SUMMARY_FILE = "summary.json"
 PRUNING = "begun"
 
 _IN_USE = ".in_use"  # in the folder of the runs: each run that is executed shares it, and pruning has it alone
-_NUMBERED = re.compile(r"\d{8}-r(\d+)-.*")
+RUN_NAME = re.compile(r"\d{8}-r(\d+)-.*")
 NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
 RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
 
@@ -223,7 +223,7 @@ def held_alone(root: Path) -> Iterator[None]:
         if folder.is_locked():
             raise PipelineError(f"run {folder.run_id} is in progress", fix="wait for it, or stop it first")
     with open(root / "runs" / _IN_USE, "a") as shared:
-        _take(shared, fcntl.LOCK_EX, f"a run in {root} is in progress", "wait for it, or stop it first")
+        _take(shared, fcntl.LOCK_EX, f"{root}: a run is in progress, or another process prunes it", "wait for it")
         yield
 
 
@@ -286,7 +286,7 @@ class Workspace:
         """
         self.runs.mkdir(parents=True, exist_ok=True)
         day = datetime.date.today().strftime("%Y%m%d")
-        named = (_NUMBERED.fullmatch(path.name) for path in self.runs.glob(f"{day}-*"))
+        named = (RUN_NAME.fullmatch(path.name) for path in self.runs.glob(f"{day}-*"))
         number = 1 + max((int(found[1]) for found in named if found), default=0)
         path = self.runs / f"{day}-r{number:04d}-{secrets.token_hex(2)}"
         path.mkdir()

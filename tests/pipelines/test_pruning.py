@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.literal_paths import literal
 from privacy_pipeline.pipelines import pruned_metadata, pruning, runs, serving_model, spending
 from privacy_pipeline.pipelines.pruning import Criteria
 from privacy_pipeline.pipelines.workspace import Failure, NodeState, RunFolder, Workspace
@@ -39,11 +42,11 @@ class Filled:
         root: of the project.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, spelled: Callable[[Path], Path] = Path) -> None:
         from ml_metadata.metadata_store import metadata_store
         from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-        self.root, self.mlmd = root, mlmd
+        self.root, self.mlmd, self.spelled = root, mlmd, spelled
         self.config = write_project(root)
         self.workspace = Workspace(self.config)
         self.workspace.prepare()
@@ -114,7 +117,7 @@ class Filled:
     def _artifact(self, kind: str, place: str) -> Any:
         type_id = self.store.put_artifact_type(self.mlmd.ArtifactType(name=kind))
         number = 1 + len(self.store.get_executions())
-        uri = f"{self.workspace.pipeline_root}/{place}/{number}"
+        uri = f"{self.spelled(self.workspace.pipeline_root)}/{place}/{number}"
         made = self.mlmd.Artifact(type_id=type_id, uri=uri, state=self.mlmd.Artifact.LIVE)
         name = "pushed_destination" if kind == "PushedModel" else "note"
         pushed = f"{self.workspace.push_directory}/{number}"
@@ -186,6 +189,34 @@ def test_what_other_runs_use_stays_until_they_go_too(filled: Filled) -> None:
     assert filled.store.get_artifacts_by_type("Examples")[0].custom_properties
     filled.remove(runs=("run-2",))
     assert filled.planted() == []
+
+
+def test_a_workspace_whose_path_is_taken_for_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "links"))
+    filled = Filled(tmp_path / "my project [v2]", spelled=literal)
+    filled.run("run-1")
+    filled.run("run-2", served_by="run-1")
+    filled.remove(runs=("run-1",))
+    assert (filled.workspace.pipeline_root / "ExampleGen/examples/1/rows.gz").is_file()
+    filled.remove(dataset="things")
+    assert filled.planted() == []
+
+
+def test_the_command_shows_what_it_would_remove_and_asks_for_yes(filled: Filled) -> None:
+    filled.run("run-1")
+    where = ["--workspace", str(filled.workspace.root)]
+    told = CliRunner().invoke(app, ["workspace", "prune", "--dataset", "things", *where])
+    assert told.exit_code == 0 and "nothing was removed: add --yes" in told.output and "log.txt" in told.output
+    assert filled.planted()
+    assert CliRunner().invoke(app, ["workspace", "prune", *where]).exit_code == 2
+    done = CliRunner().invoke(app, ["workspace", "prune", "--run", "run-1", "--yes", "--json", *where])
+    assert json.loads(done.stdout)["removed"] and filled.planted() == []
+    again = CliRunner().invoke(app, ["workspace", "prune", "--dataset", "things", "--yes", *where])
+    assert "nothing to remove" in again.output
+    rows = json.loads(CliRunner().invoke(app, ["runs", "--json", *where]).stdout)
+    assert rows[0]["pruned"] and rows[0]["accuracy"] == 0.5
+    shown = CliRunner().invoke(app, ["show", "run-1", *where])
+    assert "run run-1 was pruned on" in shown.output
 
 
 def test_a_run_that_was_served_as_a_whole_keeps_the_one_it_points_to(filled: Filled) -> None:
@@ -328,7 +359,12 @@ def test_models_pushed_elsewhere_or_on_purpose_stay_and_are_named(filled: Filled
 
 def test_copies_of_killed_processes_and_starts_go_too(filled: Filled) -> None:
     filled.run("run-1")
-    copy, used, begun = (filled.workspace.root / place for place in (".reading/a", ".reading/b", "runs/run-0"))
+    copy, used, begun = (
+        filled.workspace.root / place for place in (".reading/a", ".reading/b", "runs/20260101-r0001-abcd")
+    )
+    notes = filled.workspace.runs / "my notes"
+    notes.mkdir()
+    os.utime(notes, (0, 0))
     for folder in (copy, used, begun):
         folder.mkdir(parents=True)
         (folder / "rows.csv").write_bytes(BYTES)
@@ -336,7 +372,7 @@ def test_copies_of_killed_processes_and_starts_go_too(filled: Filled) -> None:
     with (used / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a registration reads it
         filled.remove(dataset="things")
-        assert used.exists() and not copy.exists() and not begun.exists()
+        assert used.exists() and notes.exists() and not copy.exists() and not begun.exists()
 
 
 def test_a_run_that_cannot_be_read_is_told_of(filled: Filled) -> None:
