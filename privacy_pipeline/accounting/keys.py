@@ -123,6 +123,15 @@ def load(path: Path, *, expected: str) -> SigningKey:
     return key
 
 
+def load_any(path: Path) -> SigningKey:
+    """The private key in a file, whatever ledger expects it.
+
+    Raises:
+        LedgerError: the file is missing, no Ed25519 key, or readable by others.
+    """
+    return _read(path)
+
+
 def traces(url: sa.URL) -> list[Path]:
     """Files of a key that a ledger at this URL signs or signed with, private or public; empty where there is none."""
     if sqlite_file(url) is None and not os.environ.get(ENVIRONMENT):

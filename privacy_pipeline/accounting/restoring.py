@@ -214,9 +214,11 @@ def _restored(
     last_seq, last_hash = head.seq, head.hash
     if carried is not None and carried.records:
         last_seq, last_hash = int(carried.records[-1]["seq"]), str(carried.records[-1]["hash"])
-    current = journal.current_key(connection)
-    key = keys.load(keys.key_file(url), expected=current.id)
+    key, present_id = _signing(url, journal.current_key(connection).id, allow_other=bool(lost))
     writer = Writer(connection, key, seq=last_seq, last_hash=last_hash)
+    if key.public.id != present_id:
+        writer.append(journal.LOST, {"public_key": key.public.hex, "lost": present_id}, then=key)
+        lost = (*lost, f"key {present_id} signed the backup, and key {key.public.id} is here: it takes over")
     moved = journal.moved_to(connection)
     if moved is not None:
         raise schema.LedgerError(f"this ledger was moved to {moved}", fix=f"restore it there: --ledger {moved}")
@@ -236,6 +238,26 @@ def _restored(
         charged=charged,
     )
     return done, _Seal(mark=mark_file, seq=newest.seq, hash=newest.hash, key=key)
+
+
+def _signing(url: sa.URL, expected: str, *, allow_other: bool) -> tuple[SigningKey, str]:
+    """The key that is here, and the id of the one that signed what is restored.
+
+    Args:
+        url: of the ledger.
+        expected: id of the latter.
+        allow_other: whether another key may take over, as from a lost one: a key that was replaced after the backup.
+
+    Raises:
+        LedgerError: there is no key that can be used, or it is another one.
+    """
+    path = keys.key_file(url)
+    try:
+        return keys.load(path, expected=expected), expected
+    except schema.LedgerError:
+        if not allow_other:
+            raise
+        return keys.load_any(path), expected
 
 
 def _present(connection: sa.Connection, read: sa.Connection, head: Head) -> _Present | None:

@@ -235,6 +235,23 @@ def test_keys_that_changed_are_carried_over(book: Book) -> None:
     assert not book.restore(file).lost and book.spent() == before and book.sound()
 
 
+def test_a_key_that_was_replaced_after_the_backup_takes_over_and_has_to_be_accepted(book: Book) -> None:
+    file = book.backup()
+    _, new = book.open().rotate_key()
+    _gone(folder_of(book))
+    assert "it takes over" in book.restore(file).lost[-1] and math.isinf(book.spent()[0])
+    assert not book.open().verify().ok and book.open().verify(accepted=[new]).ok
+
+
+def test_another_key_takes_over_nothing_that_is_known_to_be_whole(book: Book) -> None:
+    file = book.backup()
+    key = folder_of(book) / "ledger_key.pem"
+    key.unlink()
+    keys.store(key, keys.generate())
+    with pytest.raises(PipelineError, match="but the ledger is signed by key"):
+        book.restore(file)
+
+
 def test_a_restore_that_was_killed_is_ended_by_the_next(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     file = book.backup()
     book.spend("second")
