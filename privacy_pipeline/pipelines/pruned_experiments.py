@@ -27,6 +27,11 @@ def names(root: Path) -> set[str]:
     return {one.name for one in _all(root)}
 
 
+def datasets(root: Path) -> set[str]:
+    """Names of the datasets that they train on."""
+    return {_dataset(one) for one in _all(root)} - {""}
+
+
 def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: float | None) -> list[Experiment]:
     """The runs that are meant; see `pruning.Criteria`."""
     found = []

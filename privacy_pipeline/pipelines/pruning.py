@@ -110,11 +110,22 @@ class Pruning:
         self._experiments = pruned_experiments.meant(
             self.root, names=criteria.runs, dataset=criteria.dataset, older_than=criteria.older_than
         )
+        self._require_known(known)
         self._stores = self._opened()
         self._used: dict[str, Used] = {}
         for store in self._stores.values():
             self._used |= store.runs()
         self._living_used = self._used_by_others(known)
+
+    def _require_known(self, known: Sequence[_Run]) -> None:
+        """Refuses the name of a dataset that no run read: a slip of the pen must not look like a removal."""
+        wanted = self.criteria.dataset
+        read = {run.spec.config.dataset.name for run in known} | pruned_experiments.datasets(self.root)
+        if wanted is not None and wanted not in read:
+            raise BadInputError(
+                f"no run in {self.root} is on dataset {wanted!r}",
+                fix=f"one of {', '.join(sorted(read))}" if read else "name the workspace: --workspace DIR",
+            )
 
     def _readable(self) -> Iterator[_Run]:
         for folder in run_folders(self.root):
@@ -290,6 +301,8 @@ def remove(root: Path, criteria: Criteria) -> Plan:
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
+    if not root.is_dir():
+        raise BadInputError(f"{root}: there is no such workspace", fix="name it: --workspace DIR")
     pruned_experiments.require_idle(root)
     if not (root / "runs").is_dir():
         yield
@@ -308,8 +321,8 @@ def _is_done(state: RunState) -> bool:
 
 
 def _days_since(moment: str) -> float:
-    at = datetime.datetime.fromisoformat(moment)
-    return (datetime.datetime.now(datetime.timezone.utc) - at).total_seconds() / 86_400
+    at, utc = datetime.datetime.fromisoformat(moment), datetime.timezone.utc
+    return (datetime.datetime.now(utc) - (at if at.tzinfo else at.replace(tzinfo=utc))).total_seconds() / 86_400
 
 
 def _remove(path: Path) -> None:

@@ -249,6 +249,10 @@ def test_runs_are_chosen_by_age_and_by_dataset(filled: Filled, tmp_path: Path) -
         meant()
     with pytest.raises(BadInputError, match="no run 'gone'"):
         meant(runs=("gone",))
+    with pytest.raises(BadInputError, match="is on dataset 'thing'"):
+        meant(dataset="thing")
+    with pytest.raises(BadInputError, match="there is no such workspace"):
+        pruning.plan(root / "elsewhere", Criteria(dataset="things"))
 
 
 def test_a_run_in_progress_is_refused(filled: Filled) -> None:
@@ -422,7 +426,7 @@ def test_checkpoints_of_experiments_go_and_their_rounds_stay(tmp_path: Path, nam
     (folder / "tensorboard").mkdir()
     for gone in ("checkpoint.npz", ".checkpoint.npz.x1y2", "tensorboard/events"):
         (folder / gone).write_bytes(BYTES)
-    assert not pruning.remove(tmp_path, Criteria(dataset="others")).paths
+    assert not pruning.remove(tmp_path, Criteria(older_than=1)).paths
     with (folder / "lock").open() as lock:
         _in_progress(lock, lambda: pruning.remove(tmp_path, Criteria(dataset="people")))
     found = pruning.remove(tmp_path, Criteria(dataset="people"))
