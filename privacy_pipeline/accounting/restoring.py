@@ -142,7 +142,7 @@ def _target(url: sa.URL, *, write: bool) -> Iterator[tuple[sa.Engine, bool, Path
     made = file.with_name(f".{file.name}.restoring")
     aside = file.with_name(f"{file.name}.damaged-{uuid.uuid4().hex[:8]}") if file.exists() else None
     try:
-        made.unlink(missing_ok=True)
+        _forget(made)
         private_file(made)
         fresh = schema.connect(sa.URL.create("sqlite", database=str(made)))
         yield fresh, False, aside
@@ -157,7 +157,13 @@ def _target(url: sa.URL, *, write: bool) -> Iterator[tuple[sa.Engine, bool, Path
             os.replace(made, file)
             use_write_ahead_log(engine)
     finally:
-        made.unlink(missing_ok=True)
+        _forget(made)
+
+
+def _forget(made: Path) -> None:
+    """Removes what an attempt made, with the journal that a kill leaves."""
+    for end in ("", "-journal"):
+        made.with_name(made.name + end).unlink(missing_ok=True)
 
 
 def _is_usable(engine: sa.Engine) -> bool:
