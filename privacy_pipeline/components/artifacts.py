@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tfx.types import artifact, standard_artifacts, system_artifacts
 from tfx.utils import path_utils
+
+from privacy_pipeline.errors import PipelineError
 
 _STRING = artifact.Property(type=artifact.PropertyType.STRING)
 _FLOAT = artifact.Property(type=artifact.PropertyType.FLOAT)
@@ -14,6 +17,7 @@ _INT = artifact.Property(type=artifact.PropertyType.INT)
 
 RECORD_FILE = "privacy_record.json"
 SUMMARY_FILE = "summary.json"
+DATA_DIGEST = "data_digest"  # of examples: a custom property
 
 
 class PrivacyRecordArtifact(artifact.Artifact):
@@ -88,6 +92,40 @@ class RunMetricsArtifact(artifact.Artifact):
         "blessed": _INT,
         "cached_training": _INT,
     }
+
+
+def bind_to_data(examples: Sequence[Any], digest: str) -> None:
+    """Says on artifacts of examples which data they were made of.
+
+    Args:
+        examples: artifacts of examples, raw or transformed.
+        digest: covered digest of the data.
+    """
+    for one in examples:
+        one.set_string_custom_property(DATA_DIGEST, digest)
+
+
+def data_of(examples: Sequence[Any]) -> str:
+    """The digest of the data that examples were made of; empty where an earlier version made them."""
+    digests = {str(one.get_string_custom_property(DATA_DIGEST) or "") for one in examples}
+    return digests.pop() if len(digests) == 1 else ""
+
+
+def require_data(examples: Sequence[Any], digest: str) -> None:
+    """Refuses examples of other data than what is to be charged, before anything is charged or computed.
+
+    Args:
+        examples: artifacts of examples, raw or transformed.
+        digest: covered digest of the data that the run was started on.
+
+    Raises:
+        PipelineError: they were made of other data, or do not say of which.
+    """
+    if not digest or data_of(examples) != digest:
+        raise PipelineError(
+            "the examples of this run were not made of the data whose digest it was started with; nothing is charged",
+            fix="run the whole pipeline again, without --from",
+        )
 
 
 def is_whole(found: Any) -> bool:

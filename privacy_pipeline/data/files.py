@@ -33,6 +33,7 @@ class ResolvedSource:
             single source that `hash_split` divides is `ALL`.
         files: the files by split, sorted.
         parts: each span alone, where there are several; patterns and files are theirs, one after the other.
+        digests: SHA-256 of the files' contents where they are known, as of a `private_copy`; else a digest reads them.
     """
 
     span: Span
@@ -40,6 +41,7 @@ class ResolvedSource:
     patterns: Mapping[str, str]
     files: Mapping[str, tuple[Path, ...]]
     parts: Mapping[int, ResolvedSource] = field(default_factory=dict)
+    digests: Mapping[Path, str] = field(default_factory=dict)
 
     def digest(self, secret: bytes) -> str:
         """The digest of the data as it may leave (`covered_digests`): what runs, records and caches know it by.
@@ -62,8 +64,11 @@ class ResolvedSource:
         """
         if self.parts:
             return union_digest({span: part.plain_digest() for span, part in self.parts.items()})
-        entries = sorted((split, _content_digest(file)) for split, files in self.files.items() for file in files)
+        entries = sorted((split, self._of(file)) for split, files in self.files.items() for file in files)
         return hashlib.sha256("".join(f"{split}\0{digest}\n" for split, digest in entries).encode()).hexdigest()
+
+    def _of(self, file: Path) -> str:
+        return self.digests.get(file) or _content_digest(file)
 
 
 def resolve(*, dataset: DatasetConfig) -> ResolvedSource:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from tfx import types
-from tfx.components import CsvExampleGen, Evaluator, ImportExampleGen, SchemaGen, StatisticsGen
+from tfx.components import Evaluator, SchemaGen, StatisticsGen
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.base_node import BaseNode
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration.pipeline import Pipeline
-from tfx.proto import example_gen_pb2, range_config_pb2
+from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.atomic import write_bytes_atomically
@@ -25,6 +24,7 @@ from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
 from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.dp_statistics.component import DpStatistics
 from privacy_pipeline.components.encrypted_evaluator.component import EncryptedEvaluator
+from privacy_pipeline.components.example_gen.component import BoundExampleGen
 from privacy_pipeline.components.example_validator.component import GatingExampleValidator
 from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
@@ -41,13 +41,12 @@ from privacy_pipeline.installed import hash_of_framework
 from privacy_pipeline.literal_paths import literal
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.eval_config import eval_config
-from privacy_pipeline.pipelines.example_files import as_read
+from privacy_pipeline.pipelines.example_files import as_copied
 from privacy_pipeline.pipelines.metadata import connection_config
 from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, ENCRYPTED, GATE
 from privacy_pipeline.pipelines.planned_charges import slice_domains
 from privacy_pipeline.pipelines.views import evaluation_view, training_view
 from privacy_pipeline.pipelines.workspace import RunSpec, Workspace
-from privacy_pipeline.spans import Span
 
 INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
 
@@ -60,7 +59,7 @@ def build(spec: RunSpec) -> Pipeline:
     """
     config = spec.config
     workspace = Workspace(config)
-    examples = _example_gen(spec, workspace)
+    examples = _example_gen(spec)
     statistics = StatisticsGen(examples=examples.outputs["examples"])
     schema = _schema_gen(spec, workspace, statistics)
     validator = GatingExampleValidator(
@@ -85,45 +84,32 @@ def build(spec: RunSpec) -> Pipeline:
     )
 
 
-def _example_gen(spec: RunSpec, workspace: Workspace) -> BaseComponent:
-    below = workspace.pipeline_root / ".spans"
-    return example_gen(as_read(spec.config.dataset, span=spec.span, version=spec.version, below=below), span=spec.span)
+def _example_gen(spec: RunSpec) -> BaseComponent:
+    if spec.copied is None:
+        raise ValueError("a run reads a private copy of its data, and this one has none")
+    return example_gen(as_copied(spec.config.dataset, folder=spec.copied), digest=spec.data_digest)
 
 
-def example_gen(dataset: DatasetConfig, *, span: Span) -> BaseComponent:
-    """CsvExampleGen, or ImportExampleGen for TFRecord files, on one span.
+def example_gen(dataset: DatasetConfig, *, digest: str) -> BaseComponent:
+    """The node that reads the files.
 
     Args:
-        dataset: names files, splits and versions, as `as_read` gave them.
-        span: the span to read; not looked at where the patterns have no {SPAN}.
+        dataset: names files and splits, as `as_copied` gave them.
+        digest: of the files, which the examples will carry.
     """
     inputs = {"all": dataset.input} if isinstance(dataset.input, str) else {str(k): v for k, v in dataset.input.items()}
-    splits = [
-        example_gen_pb2.Input.Split(name=name, pattern=_with_version(dataset, pattern))
-        for name, pattern in sorted(inputs.items())
-    ]
-    given: dict[str, Any] = {
-        "input_base": str(dataset.path.absolute()),
-        "input_config": example_gen_pb2.Input(splits=splits),
-    }
-    if isinstance(span, int) and any("{SPAN" in pattern for pattern in inputs.values()):
-        static = range_config_pb2.StaticRange(start_span_number=span, end_span_number=span)
-        given["range_config"] = range_config_pb2.RangeConfig(static_range=static)
+    splits = [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in sorted(inputs.items())]
+    output = None
     if dataset.hash_split is not None:
-        given["output_config"] = example_gen_pb2.Output(split_config=_split_config(dataset))
-    kind = CsvExampleGen if dataset.format == "csv" else ImportExampleGen
-    return kind(**given).with_id("ExampleGen")
-
-
-def _with_version(dataset: DatasetConfig, pattern: str) -> str:
-    # TFX itself knows only the latest version of a span.
-    if dataset.version == "latest":
-        return pattern
-
-    def number(match: re.Match[str]) -> str:
-        return str(dataset.version).zfill(int(match["width"] or 0))
-
-    return re.sub(r"\{VERSION(:(?P<width>\d+))?\}", number, pattern)
+        output = example_gen_pb2.Output(split_config=_split_config(dataset))
+    node = BoundExampleGen(
+        files=dataset.format,
+        input_base=str(dataset.path.absolute()),
+        input_config=example_gen_pb2.Input(splits=splits),
+        output_config=output,
+        digest=digest,
+    )
+    return node.with_id("ExampleGen")
 
 
 def _split_config(dataset: DatasetConfig) -> example_gen_pb2.SplitConfig:

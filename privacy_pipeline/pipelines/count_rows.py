@@ -17,22 +17,25 @@ from privacy_pipeline.accounting.registration import SplitCount
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.pipelines.example_files import as_copied
 from privacy_pipeline.programs import command_of
 
 
-def count_hashed_rows(config: PipelineConfig) -> dict[str, SplitCount]:
+def count_hashed_rows(config: PipelineConfig, *, folder: Path) -> dict[str, SplitCount]:
     """Runs ExampleGen's splitting on Beam and counts what falls where.
 
     Args:
         config: names the dataset.
+        folder: of the private copy of its files, which is read.
 
     Raises:
         BadInputError: a split would be empty.
         PipelineError: ExampleGen cannot read the data.
     """
+    copied = config.model_copy(update={"dataset": as_copied(config.dataset, folder=folder)})
     done = subprocess.run(
         command_of(__name__),
-        input=config.model_dump_json(by_alias=True),
+        input=copied.model_dump_json(by_alias=True),
         capture_output=True,
         text=True,
         check=False,
@@ -53,16 +56,11 @@ def _count(config: PipelineConfig) -> dict[str, int]:
     import apache_beam as beam
 
     from privacy_pipeline.pipelines.build import example_gen
-    from privacy_pipeline.pipelines.example_files import as_read
 
-    resolved = source.resolve(dataset=config.dataset)
-    if isinstance(resolved.span, tuple):
-        raise ValueError("spans are registered, and so counted, one by one")
-    with tempfile.TemporaryDirectory() as links, tempfile.TemporaryDirectory() as folder:
-        read = as_read(config.dataset, span=resolved.span, version=resolved.version, below=Path(links))
-        component = example_gen(read, span=resolved.span)
+    with tempfile.TemporaryDirectory() as folder:
+        component = example_gen(config.dataset, digest="")
         executor = component.executor_spec.executor_class()
-        properties = _properties(component, source.resolve(dataset=read))
+        properties = _properties(component, source.resolve(dataset=config.dataset))
         with beam.Pipeline() as pipeline:
             for name, split in executor.GenerateExamplesByBeam(pipeline, properties).items():
                 _ = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
 
+EXAMPLE_GEN = "ExampleGen"
 TRAINER = "Trainer"
 DP_STATISTICS = "DpStatistics"
 TRANSFORM = "Transform"
@@ -17,7 +18,7 @@ CHARGING = (DP_STATISTICS, TRAINER, DP_EVALUATOR)  # nodes that may spend budget
 GATE = "PrivacyGate"
 
 NODES = (
-    "ExampleGen",
+    EXAMPLE_GEN,
     "StatisticsGen",
     "SchemaGen",
     "ExampleValidator",

@@ -254,8 +254,13 @@ def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source
     Raises:
         BadInputError: a file is missing, unreadable or empty, or lacks a column.
     """
+    resolved = source.resolve(dataset=config.dataset)
+    _check_headers(config, resolved, features)
+    return resolved
+
+
+def _check_headers(config: PipelineConfig, resolved: source.ResolvedSource, features: FeaturePlan | None) -> None:
     dataset = config.dataset
-    resolved = source.resolve(dataset=dataset)
     if dataset.format == "csv":
         unit = dataset.privacy_unit
         columns = [c.name for c in features.columns if not c.optional] if features else []
@@ -268,17 +273,16 @@ def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source
             label=dataset.label,
             unit_key=unit.key if isinstance(unit, KeyedUnit) else None,
         )
-    return resolved
 
 
 def look_through(
     config: PipelineConfig, resolved: source.ResolvedSource, features: FeaturePlan | None
 ) -> tuple[str, ...]:
-    """Reads all rows as ExampleGen will, and refuses here what a run would end with later.
+    """Reads headers and all rows as ExampleGen will, and refuses here what a run would end with later.
 
     Args:
         config: the config.
-        resolved: its files.
+        resolved: its files; of a run, the private copy that ExampleGen reads.
         features: the feature plan; None where the schema is inferred, and each row has only to be readable.
 
     Returns:
@@ -287,6 +291,7 @@ def look_through(
     Raises:
         BadInputError: a row cannot be read, or is one that the schema does not allow; names file, line and column.
     """
+    _check_headers(config, resolved, features)
     if features is None:
         source.require_readable(source=resolved, dataset=config.dataset)
         return ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
@@ -12,13 +14,17 @@ from privacy_pipeline.accounting.registration import Registration, SplitCount, d
 from privacy_pipeline.backends import federated_silos, registry
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.covered_digests import new_secret
-from privacy_pipeline.data import source
+from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.execute import now
 from privacy_pipeline.pipelines.workspace import Workspace
 from privacy_pipeline.spans import span_words
+
+if TYPE_CHECKING:
+    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.data.private_copy import PrivateCopy
 
 
 def register_dataset(
@@ -70,27 +76,10 @@ def register_dataset(
     secret = new_secret() if known is None else known.digest_secret()
     features = preflight.read_features(config)
     resolved = preflight.check_source(config, features)
-    unit = config.dataset.privacy_unit
-    for note in preflight.look_through(config, resolved, features):
-        tell(note)
-    contents = source.read_contents(source=resolved, dataset=config.dataset, hasher=RowHasher(secret))
-    splits, column = _counts(config, contents), config.training.silo_column
-    if column is not None:
-        counted = source.count_silos(source=resolved, dataset=config.dataset, column=column)
-        federated_silos.require_stated(config, counted)
-    registration = Registration(
-        dataset=config.dataset.name,
-        span=resolved.span,
-        unit=_unit(config),
-        contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
-        relation=registry.relation_of(config) or Relation.ZERO_OUT,
-        splits=splits,
-        columns=tuple(c.name for c in features.columns) if features else (),
-        digest=resolved.plain_digest(),
-        registered=now(),
-        division=division_of(config.dataset),
-        id_space=id_space,
-        reasons=_reasons(id_space=id_space, reason=reason, distinct_rows=distinct_rows),
+    with private_copy.taken(resolved, below=Workspace(config).reading) as copy, copy.original_names():
+        registration, contents = _read(config, copy, features, secret, tell)
+    registration = dataclasses.replace(
+        registration, id_space=id_space, reasons=_reasons(id_space=id_space, reason=reason, distinct_rows=distinct_rows)
     )
     ledger = Ledger.open(config.ledger, create=True, existing_key=existing_key)
     ledger.digest_secret(first=secret)
@@ -105,6 +94,37 @@ def register_dataset(
     )
     pins.leave(ledger, data=config.dataset.path, workspace=workspace, tell=tell)
     return ledger.registration(registration.dataset, registration.span) or registration
+
+
+def _read(
+    config: PipelineConfig,
+    copy: PrivateCopy,
+    features: FeaturePlan | None,
+    secret: bytes,
+    tell: Callable[[str], None],
+) -> tuple[Registration, source.Contents]:
+    """All that is registered of the data: every reading is one of the same copy."""
+    unit = config.dataset.privacy_unit
+    for note in preflight.look_through(config, copy.source, features):
+        tell(note)
+    contents = source.read_contents(source=copy.source, dataset=config.dataset, hasher=RowHasher(secret))
+    splits, column = _counts(config, contents, copy), config.training.silo_column
+    if column is not None:
+        counted = source.count_silos(source=copy.source, dataset=config.dataset, column=column)
+        federated_silos.require_stated(config, counted)
+    registration = Registration(
+        dataset=config.dataset.name,
+        span=copy.source.span,
+        unit=_unit(config),
+        contribution_bound=unit.contribution_bound if isinstance(unit, KeyedUnit) else 1,
+        relation=registry.relation_of(config) or Relation.ZERO_OUT,
+        splits=splits,
+        columns=tuple(c.name for c in features.columns) if features else (),
+        digest=copy.source.plain_digest(),
+        registered=now(),
+        division=division_of(config.dataset),
+    )
+    return registration, contents
 
 
 def _unit(config: PipelineConfig) -> str:
@@ -140,11 +160,11 @@ def _reasons(*, id_space: str, reason: str, distinct_rows: str) -> dict[str, str
     return {name: why for name, why in found.items() if why}
 
 
-def _counts(config: PipelineConfig, contents: source.Contents) -> dict[str, SplitCount]:
+def _counts(config: PipelineConfig, contents: source.Contents, copy: PrivateCopy) -> dict[str, SplitCount]:
     counts = contents.counts
     if counts is None:
         # Rows without a key are split by the hash of the serialized example, which only ExampleGen makes.
         from privacy_pipeline.pipelines.count_rows import count_hashed_rows
 
-        return count_hashed_rows(config)
+        return count_hashed_rows(config, folder=copy.folder)
     return {name: SplitCount(rows=c.rows, units=c.units) for name, c in counts.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from privacy_pipeline import covered_digests
@@ -11,15 +12,26 @@ from privacy_pipeline.components.dp_statistics.charged import request_of
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.private_copy import PrivateCopy
 from privacy_pipeline.data.source import ResolvedSource, folders_of, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
 from privacy_pipeline.literal_paths import require_utf8
 from privacy_pipeline.pipelines import admission, memory, metadata, preflight, run_report, spending, views
 from privacy_pipeline.pipelines.announce import announced_class
 from privacy_pipeline.pipelines.data_secret import data_secret
+from privacy_pipeline.pipelines.events import Event, NodeEnded
 from privacy_pipeline.pipelines.execute import OnEvent, execute, now
-from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, GATE, nodes_of, trains
+from privacy_pipeline.pipelines.nodes import (
+    CHARGING,
+    DP_EVALUATOR,
+    DP_STATISTICS,
+    EXAMPLE_GEN,
+    GATE,
+    nodes_of,
+    trains,
+)
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
@@ -65,21 +77,48 @@ def start(
         spec.base_run = _base_run(workspace, spec)
     state = _state(spec, config_path)
     earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
-    if earlier is None:
-        memory.require_fits(config, source)
-        spending.refuse_over_budget(workspace, spec, state)
-        for said in preflight.look_through(config, source, features):
-            note(said)
+    if earlier is not None:
+        folder = _new_run(workspace, spec, state)[0]
+        return folder, _nothing_to_do(config, folder, state, earlier)
+    with _same_copy(workspace, spec, source) as copy:
+        with copy.original_names():
+            memory.require_fits(config, copy.source)
+            spending.refuse_over_budget(workspace, spec, state, files=copy.source)
+            for said in preflight.look_through(config, copy.source, features):
+                note(said)
+        folder, spec = _new_run(workspace, spec, state, copied=copy.folder)
+        admission.begin(config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))
+        on_start(folder)
+        state = _executed(folder, state, spec, copy, on_event)
+    return folder, _with_bad_cells(folder, state, spec, source)
+
+
+def _new_run(
+    workspace: Workspace, spec: RunSpec, state: RunState, *, copied: Path | None = None
+) -> tuple[RunFolder, RunSpec]:
+    """A folder for a run, with its spec in it."""
     folder = workspace.new_run()
-    spec = spec.model_copy(update={"run_id": folder.run_id, "run_dir": folder.path})
+    spec = spec.model_copy(update={"run_id": folder.run_id, "run_dir": folder.path, "copied": copied})
     state.run_id = folder.run_id
     folder.write_spec(spec)
-    if earlier is not None:
-        return folder, _nothing_to_do(config, folder, state, earlier)
-    admission.begin(config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))
-    on_start(folder)
-    state = _executed(folder, state, spec, on_event)
-    return folder, _with_bad_cells(folder, state, spec, source)
+    return folder, spec
+
+
+@contextlib.contextmanager
+def _same_copy(workspace: Workspace, spec: RunSpec, source: ResolvedSource) -> Iterator[PrivateCopy]:
+    """A private copy of the files, which are those that the spec has the digest of.
+
+    Raises:
+        BadInputError: they changed since, or cannot be copied.
+    """
+    with private_copy.taken(source, below=workspace.reading) as copy:
+        if copy.source.digest(data_secret(spec.config)) != spec.data_digest:
+            raise BadInputError(
+                f"the files of dataset {spec.config.dataset.name!r} changed while the command read them; nothing was "
+                "started and nothing is charged",
+                fix="run the command again once nobody writes to them",
+            )
+        yield copy
 
 
 def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunState:
@@ -110,16 +149,19 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     today = _spec(spec.config, source, features)
     _refuse_changed(spec, today)
     spec = spec.model_copy(update={"data_digest": today.data_digest})
-    folder.write_spec(spec)
     workspace = Workspace(spec.config)
     workspace.prepare()
     metadata.require_usable(spec.config)
-    memory.require_fits(spec.config, source)
-    if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
-        spending.refuse_over_budget(workspace, spec, state)
-    admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))
-    on_start(folder)
-    state = _executed(folder, state, spec, on_event)
+    with _same_copy(workspace, spec, source) as copy:
+        spec = spec.model_copy(update={"copied": copy.folder})
+        folder.write_spec(spec)
+        with copy.original_names():
+            memory.require_fits(spec.config, copy.source)
+            if any(state.nodes[name].status not in spending.FINISHED for name in CHARGING if name in state.nodes):
+                spending.refuse_over_budget(workspace, spec, state, files=copy.source)
+        admission.begin(spec.config, span=spec.span, digest=spec.data_digest, run_id=spec.run_id, trains=_trains(spec))
+        on_start(folder)
+        state = _executed(folder, state, spec, copy, on_event)
     return _with_bad_cells(folder, state, spec, source)
 
 
@@ -127,8 +169,18 @@ def _trains(spec: RunSpec) -> bool:
     return trains(spec.config, from_nodes=spec.from_nodes, to_nodes=spec.to_nodes)
 
 
-def _executed(folder: RunFolder, state: RunState, spec: RunSpec, on_event: OnEvent) -> RunState:
-    state = execute(folder=folder, state=state, on_event=on_event)
+def _executed(folder: RunFolder, state: RunState, spec: RunSpec, copy: PrivateCopy, on_event: OnEvent) -> RunState:
+    def follow(event: Event, state: RunState) -> None:
+        if isinstance(event, NodeEnded) and event.node == EXAMPLE_GEN:
+            copy.remove()  # nobody reads it any more
+        on_event(event, state)
+
+    if state.nodes.get(EXAMPLE_GEN, NodeState()).status in spending.FINISHED:
+        copy.remove()
+    state = execute(folder=folder, state=state, on_event=follow)
+    if state.failure is not None:
+        state.failure.message = copy.named(state.failure.message)
+        folder.write_state(state)
     spending.record_zero(folder, state, spec.config)
     run_report.add_report(folder, state, spec.config)
     admission.end(spec.config)

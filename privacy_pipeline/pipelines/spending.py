@@ -17,6 +17,7 @@ from privacy_pipeline.reports.summary import RunSummary
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.registration import Registration
+    from privacy_pipeline.data.source import ResolvedSource
 
 FINISHED = ("done", "cached")
 
@@ -36,8 +37,12 @@ def _can_continue(workspace: Workspace, state: RunState) -> bool:
     return attempts.can_continue(workspace.pipeline_root / attempts.ROOT, state.run_id)
 
 
-def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> None:
+def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState, *, files: ResolvedSource) -> None:
     """Refuses a run that would not get through with what the ledger has; nothing was started.
+
+    Args:
+        workspace, spec, state: the run.
+        files: those that the digest in the spec is of: the private copy that the run reads.
 
     Raises:
         BudgetRefusedError: it would be refused.
@@ -53,10 +58,10 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState) -> 
         if not charge.forecast.fits:
             raise preflight.over_budget(spec.config, checked, charge, span=spec.span, path=Path(state.config_path))
     if checked.registration is not None:
-        _refuse_other_units(spec.config, checked.registration)
+        _refuse_other_units(spec.config, checked.registration, files)
 
 
-def _refuse_other_units(config: PipelineConfig, registration: Registration) -> None:
+def _refuse_other_units(config: PipelineConfig, registration: Registration, together: ResolvedSource) -> None:
     """Holds the units of one span against the registered ones, by content; counts those of several together.
 
     Each of several spans was counted alone. Together they may come out otherwise: where a key is a number in one and a
@@ -68,7 +73,6 @@ def _refuse_other_units(config: PipelineConfig, registration: Registration) -> N
         BadInputError: the keys are not of one type.
         BudgetRefusedError: a split has other units, or the numbers of rows or units are not those that were registered.
     """
-    together = source.resolve(dataset=config.dataset)
     if not isinstance(registration.span, tuple):
         keys = source.unit_keys(source=together, dataset=config.dataset)
         if keys is not None:

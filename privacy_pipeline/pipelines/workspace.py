@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy_pipeline.atomic import require_room
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import private_folder
@@ -118,6 +119,7 @@ class RunSpec(BaseModel):
     from_nodes: list[str] = []
     to_nodes: list[str] = []
     base_run: str | None = None
+    copied: Path | None = None  # the private copy that ExampleGen reads; none of runs before it was made
 
 
 class RunFolder:
@@ -241,6 +243,11 @@ class Workspace:
         self.root = config.workspace.absolute()
         self.runs = self.root / "runs"
         self._config = config
+
+    @property
+    def reading(self) -> Path:
+        """Where a command keeps the private copy of the data that it reads."""
+        return self.root / private_copy.FOLDER
 
     @property
     def pipeline_root(self) -> Path:

@@ -108,5 +108,6 @@ def make_spec(config: PipelineConfig, **changes: Any) -> RunSpec:
         "data_digest": DIGEST,
         "span": None if isinstance(config.dataset.input, str) else 1,
         "version": None,
+        "copied": config.workspace / ".reading" / "1" / "files",
     }
     return RunSpec(**(values | changes))

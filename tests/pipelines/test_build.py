@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import json_format
 from tfx.proto import example_gen_pb2
 
+from privacy_pipeline.components.example_gen.executor import digest_in
 from privacy_pipeline.config.models import PipelineConfig, Threshold
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.build import build, example_gen
@@ -85,13 +86,13 @@ def test_nothing_is_pushed_but_through_the_gate(tmp_path: Path) -> None:
 @pytest.mark.parametrize("buckets", [{"eval": 1, "train": 3}, {"train": 3, "eval": 1}], ids=str)
 def test_buckets_are_dealt_to_train_then_eval_whatever_the_yaml_says(buckets: dict[str, int], tmp_path: Path) -> None:
     config = write_project(tmp_path, dataset={"input": "all/*.csv", "hash_split": buckets})
-    given = example_gen(config.dataset, span=None).spec.exec_properties["output_config"]
+    given = example_gen(config.dataset, digest="d1").spec.exec_properties["output_config"]
     found = json_format.Parse(given, example_gen_pb2.Output()).split_config
     assert [(split.name, split.hash_buckets) for split in found.splits] == [("train", 3), ("eval", 1)]
 
 
 def output_config(config: PipelineConfig) -> Any:
-    given = example_gen(config.dataset, span=None).spec.exec_properties["output_config"]
+    given = example_gen(config.dataset, digest="d1").spec.exec_properties["output_config"]
     return json_format.Parse(given, example_gen_pb2.Output())
 
 
@@ -102,21 +103,19 @@ def test_a_keyed_unit_is_split_by_its_key(tmp_path: Path) -> None:
     assert output_config(rows).split_config.partition_feature_name == ""
 
 
-@pytest.mark.parametrize(
-    ("version", "pattern"), [("latest", "s-{SPAN}/v-{VERSION:3}/*"), (7, "s-{SPAN}/v-007/*")], ids=["latest", "7"]
-)
-def test_a_fixed_version_is_written_into_the_pattern(version: Any, pattern: str, tmp_path: Path) -> None:
-    given = {"train": "s-{SPAN}/v-{VERSION:3}/*", "eval": "e/s-{SPAN}/v-{VERSION:3}/*"}
-    config = write_project(tmp_path, dataset={"input": given, "version": version})
-    text = example_gen(config.dataset, span=4).spec.exec_properties["input_config"]
-    patterns = {s.name: s.pattern for s in json_format.Parse(text, example_gen_pb2.Input()).splits}
-    assert patterns == {"train": pattern, "eval": f"e/{pattern}"}
+@pytest.mark.parametrize("format_", ["csv", "tfrecord"])
+def test_examples_are_made_of_the_private_copy_and_say_of_which_data(format_: str, tmp_path: Path) -> None:
+    spec = make_spec(write_project(tmp_path, dataset={"format": format_}))
+    node = {found.pipeline_node.node_info.id: found.pipeline_node for found in compile_run(spec).nodes}["ExampleGen"]
+    assert parameter(node, "input_base") == str(spec.copied)
+    patterns = json_format.Parse(parameter(node, "input_config"), example_gen_pb2.Input()).splits
+    assert {one.name: one.pattern for one in patterns} == {"train": "train/*", "eval": "eval/*"}
+    assert digest_in({"custom_config": parameter(node, "custom_config")}) == spec.data_digest
 
 
-def test_the_span_of_the_run_is_the_one_that_is_read(tmp_path: Path) -> None:
-    config = write_project(tmp_path)
-    given = json.loads(example_gen(config.dataset, span=4).spec.exec_properties["range_config"])
-    assert given == {"static_range": {"start_span_number": 4, "end_span_number": 4}}
+def test_a_run_without_a_private_copy_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="private copy"):
+        compiled(write_project(tmp_path), copied=None)
 
 
 def test_transform_may_analyze_in_a_plain_run_alone(tmp_path: Path) -> None:

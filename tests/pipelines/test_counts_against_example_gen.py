@@ -12,20 +12,21 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.pipeline import Pipeline
 
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.build import example_gen
-from privacy_pipeline.pipelines.count_rows import count_hashed_rows
+from privacy_pipeline.pipelines.example_files import as_copied
 from privacy_pipeline.pipelines.register import register_dataset
 from tests.pipelines.projects import HASHED, KEYED, ROWS, write_project
 
 
-def run_example_gen(config: PipelineConfig, root: Path) -> dict[str, list[Any]]:
-    """The examples of each split, as TFX writes them."""
+def run_example_gen(config: PipelineConfig, root: Path, folder: Path) -> dict[str, list[Any]]:
+    """The examples of each split, as TFX writes them of a private copy."""
     LocalDagRunner().run(
         Pipeline(
             pipeline_name="count",
             pipeline_root=str(root / "out"),
-            components=[example_gen(config.dataset, span=None)],
+            components=[example_gen(as_copied(config.dataset, folder=folder), digest="d1")],
             metadata_connection_config=metadata.sqlite_metadata_connection_config(str(root / "m.db")),
         )
     )
@@ -40,7 +41,8 @@ def run_example_gen(config: PipelineConfig, root: Path) -> dict[str, list[Any]]:
 @pytest.mark.parametrize("unit", [pytest.param({}, id="row", marks=pytest.mark.slow), pytest.param(KEYED, id="person")])
 def test_registered_counts_are_those_of_example_gen(unit: dict[str, Any], tmp_path: Path) -> None:
     config = write_project(tmp_path, dataset={**HASHED, **unit})
-    written = run_example_gen(config, tmp_path)
+    with private_copy.taken(source.resolve(dataset=config.dataset), below=tmp_path / "copies") as copy:
+        written = run_example_gen(config, tmp_path, copy.folder)
     assert sum(map(len, written.values())) == ROWS and all(written.values())
     registered = register_dataset(config=config, epsilon=1.0, delta=1e-5).splits
     assert {name: count.rows for name, count in registered.items()} == {n: len(rows) for n, rows in written.items()}
@@ -58,4 +60,4 @@ def test_registered_counts_are_those_of_example_gen(unit: dict[str, Any], tmp_pa
 def test_a_split_that_would_be_empty_is_refused(tmp_path: Path) -> None:
     config = write_project(tmp_path, dataset={"input": "all/*.csv", "hash_split": {"train": 100_000_000, "eval": 1}})
     with pytest.raises(BadInputError, match="split eval would be empty"):
-        count_hashed_rows(config)
+        register_dataset(config=config, epsilon=1.0, delta=1e-5)

@@ -15,9 +15,8 @@ from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import preflight, spending
-from privacy_pipeline.pipelines.example_files import as_read
 from privacy_pipeline.pipelines.register import register_dataset
 from privacy_pipeline.spans import Span
 from tests.pipelines.projects import HASHED, KEYED, csv_text, write_project, write_spans
@@ -151,7 +150,8 @@ def refuse(config: PipelineConfig, span: Span) -> None:
     asked = at(config, span)
     features = preflight.read_features(asked)
     spec = runs._spec(asked, preflight.check_source(asked, features), features)
-    spending.refuse_over_budget(Workspace(asked), spec, runs._state(spec, Path("c.yaml")))
+    files = source.resolve(dataset=asked.dataset)
+    spending.refuse_over_budget(Workspace(asked), spec, runs._state(spec, Path("c.yaml")), files=files)
 
 
 def test_data_of_one_of_the_spans_that_changed_is_refused(config: PipelineConfig, tmp_path: Path) -> None:
@@ -243,34 +243,6 @@ def test_what_is_not_counted_over_several_spans_is_refused(tmp_path: Path) -> No
     assert PipelineConfig.model_validate(document).dataset.named_span == (1, 2)
     with pytest.raises(ValueError, match=r"preprocessing\.dp releases statistics of one span"):
         PipelineConfig.model_validate({**document, "preprocessing": {"dp": {"epsilon": 1.0, "delta": 1e-6}}})
-
-
-def test_the_folder_of_links_has_every_file_of_every_span(config: PipelineConfig, tmp_path: Path) -> None:
-    (tmp_path / "data/span-2/train/more.csv").write_text(csv_text(3, first=70_000))
-    dataset = at(config, (2, 4)).dataset
-    folder = as_read(dataset, span=dataset.span, version=None, below=tmp_path / "links")
-    assert (folder.span, folder.version, folder.input) == ("latest", "latest", {"train": "train/*", "eval": "eval/*"})
-    source_files = source.resolve(dataset=dataset).files
-    links = source.resolve(dataset=folder).files
-    for split, files in source_files.items():
-        assert [link.resolve() for link in links[split]] == [file.resolve() for file in files]
-    assert len(links["train"]) == 3
-    assert as_read(dataset, span=dataset.span, version=None, below=tmp_path / "links") == folder
-    assert as_read(at(config, (2, 3)).dataset, span=(2, 3), version=None, below=tmp_path / "links").path != folder.path
-
-
-def test_nothing_else_is_read_from_the_folder_of_links(config: PipelineConfig, tmp_path: Path) -> None:
-    dataset = at(config, (2, 4)).dataset
-    folder = as_read(dataset, span=dataset.span, version=None, below=tmp_path / "links").path
-    link = next(iter((folder / "train").iterdir()))
-    target = link.readlink()
-    link.unlink()
-    link.write_text("other rows")
-    as_read(dataset, span=dataset.span, version=None, below=tmp_path / "links")
-    assert link.readlink() == target
-    (folder / "train/foreign.csv").write_text("other rows")
-    with pytest.raises(PipelineError, match=r"foreign\.csv, which is not of the files that this run reads"):
-        as_read(dataset, span=dataset.span, version=None, below=tmp_path / "links")
 
 
 def test_a_file_of_two_spans_is_read_by_neither_pattern(config: PipelineConfig, tmp_path: Path) -> None:

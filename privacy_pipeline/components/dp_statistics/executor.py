@@ -13,6 +13,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.components.artifacts import require_data
 from privacy_pipeline.components.dp_evaluator.charged import from_text
 from privacy_pipeline.components.dp_statistics.charged import STATISTICS_FILE, StatisticsRequest, released_charged
 from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
@@ -32,9 +33,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
         Raises:
             BudgetRefusedError: the ledger does not grant what they cost; no data was read.
+            PipelineError: the examples are of other data.
         """
         request = StatisticsRequest.model_validate_json(exec_properties["request"])
         rows = RawRows(columns=[column.name for column in request.columns], unit_key=request.unit_key)
+        require_data(input_dict["examples"], exec_properties["data_digest"])
         uris = artifact_utils.get_split_uris(input_dict["examples"], TRAIN)
         files = [str(path) for uri in uris for path in sorted(Path(uri).iterdir()) if path.is_file()]
 

@@ -19,6 +19,7 @@ from tfx.utils import io_utils
 
 from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.backends.isolated.visible import Private
+from privacy_pipeline.components.artifacts import bind_to_data, data_of
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.components.transform.crossed import CROSSED
 from privacy_pipeline.components.transform.rows_alone import keeps_rows_apart
@@ -69,6 +70,7 @@ class Executor(stock.Executor):
                 batches = _one_row_at_a_time()
         with batches:
             super().Do(input_dict, output_dict, exec_properties)
+        bind_to_data(output_dict["transformed_examples"], data_of(input_dict["examples"]))
 
 
 class Request(BaseModel):

@@ -1,0 +1,1 @@
+"""ExampleGen whose examples say which data they are of."""
