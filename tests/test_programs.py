@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.programs import command_of
+import privacy_pipeline
+from privacy_pipeline.programs import command_of, isolate_beam
 
 
 @pytest.mark.parametrize("framework", [True, False])
@@ -29,3 +32,78 @@ def test_a_users_folder_is_not_imported_from(tmp_path: Path, framework: bool) ->
         check=True,
     )
     assert done.stdout.strip() == f"__main__ {'installed' if framework else 'here'} ['an argument']"
+
+
+HOSTILE = ("json", "runpy", "multiprocessing", "tensorflow", "sitecustomize", "usercustomize", "pickle", "typer")
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A working folder whose modules leave a mark when they are run."""
+    for name in HOSTILE:
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\n")
+    return tmp_path
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(privacy_pipeline.__file__).parents[1])}
+
+
+_SPAWNS = """
+import multiprocessing, os, sys
+sys.path[:] = [path for path in sys.path if path]
+from concurrent.futures import ProcessPoolExecutor
+from privacy_pipeline.programs import isolate_spawned
+isolate_spawned()
+isolate_spawned()
+if __name__ == "__main__":
+    os.chdir(sys.argv[1])
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        print(pool.submit(os.getpid).result() != os.getpid())
+"""
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_spawned_process_runs_nothing_of_the_working_folder(tmp_path: Path, hostile: Path, isolated: bool) -> None:
+    program = tmp_path.parent / f"spawns_{isolated}.py"
+    program.write_text(_SPAWNS if isolated else _SPAWNS.replace("isolate_spawned()\n", "\n"))
+    done = subprocess.run(
+        [sys.executable, str(program), str(hostile)], env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert (hostile / "ran").exists() != isolated
+    assert (done.stdout.strip() == "True") == isolated, done.stderr
+
+
+def _commands() -> dict[str, list[str]]:
+    from privacy_pipeline.encrypted import driving, local_parties
+
+    script = [str(Path(sys.executable).parent / "privacy-pipeline")]
+    return {
+        "the command": [*script, "--help"],
+        "a party": [*local_parties.COMMAND, "--help"],
+        "the driver": [*driving.command(Path("none")), "x", "y"],
+        "the worker": [*command_of("privacy_pipeline.pipelines.worker")],
+        "the trials": [*command_of("privacy_pipeline.backends.trials")],
+        "a count": [*command_of("privacy_pipeline.pipelines.count_rows")],
+    }
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_no_program_of_ours_runs_what_lies_in_the_working_folder(hostile: Path, name: str) -> None:
+    subprocess.run(
+        _commands()[name], cwd=hostile, env=_environment(), input=b"", capture_output=True, check=False, timeout=120
+    )
+    assert not (hostile / "ran").exists(), (hostile / "ran").read_text()
+
+
+def test_no_worker_of_beams_does(hostile: Path) -> None:
+    pytest.importorskip("apache_beam")
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    isolate_beam()
+    isolate_beam()
+    given = f"{sys.executable} -m apache_beam.runners.worker.sdk_worker_main"
+    environment = SubprocessSDKEnvironment.from_command_string(command_string=given)
+    command = environment.command_string
+    assert shlex.split(command) == command_of("apache_beam.runners.worker.sdk_worker_main")
+    assert SubprocessSDKEnvironment.from_command_string("/bin/other").command_string == "/bin/other"

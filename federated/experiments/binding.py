@@ -13,9 +13,8 @@ from federated.experiments.data import source_of
 from federated.experiments.inputs import Inputs
 from federated.experiments.run_folder import POINT, SUMMARY, RunFolder
 from privacy_pipeline.accounting import pins
-from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.covered_digests import secret_in
-from privacy_pipeline.data import schema_reader
+from privacy_pipeline.data import private_copy, schema_reader
 from privacy_pipeline.data.source import ResolvedSource, folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.installed import environment_hash, hash_of_framework
@@ -88,7 +87,7 @@ def inputs_of(config: ExperimentConfig, source: ResolvedSource | None = None) ->
     ledger = pins.open_pinned(config.ledger, data=folders_of(dataset), workspace=config.folder)
     secret = secret_in(config.folder) if ledger is None else ledger.digest_secret()
     try:
-        schema = read_bounded(dataset.schema_path, most=schema_reader.LARGEST)
+        schema = schema_reader.schema_bytes(dataset.schema_path)
     except OSError as error:
         raise BadInputError(f"{dataset.schema_path}: cannot be read ({error.strerror})") from None
     return Inputs(
@@ -111,9 +110,11 @@ def inputs_in(point: Point) -> Inputs:
 
 
 def require_unchanged(point: Point, source: ResolvedSource) -> None:
-    """Refuses to go on with rows of other files than those that the run is bound to.
+    """Refuses to begin with other files than those that the run is bound to.
 
-    To be called after the rows were read, and before anything is made of them.
+    Args:
+        point: the run, bound to its content.
+        source: a private copy of the files, which is all that the run will read.
 
     Raises:
         BadInputError: something changed since the run was bound.
@@ -123,6 +124,11 @@ def require_unchanged(point: Point, source: ResolvedSource) -> None:
         raise BadInputError(
             f"run {point.name}: {' and '.join(changed)} changed while the command ran", fix="run the command again"
         )
+
+
+def reading(config: ExperimentConfig) -> Path:
+    """Where a command keeps the private copy of the data that it reads."""
+    return config.folder / private_copy.FOLDER
 
 
 def earlier_runs(point: Point, *, finished: bool = True) -> list[Earlier]:

@@ -83,7 +83,9 @@ def _require_registered(found: Survey, known: Registration) -> None:
             )
 
 
-def load_clients(data: DataSection, *, split: str, source: ResolvedSource, plan: FeaturePlan) -> ClientStore:
+def load_clients(
+    data: DataSection, *, split: str, source: ResolvedSource, plan: FeaturePlan, name: str = ""
+) -> ClientStore:
     """Reads one split and groups its rows by client.
 
     Args:
@@ -91,12 +93,13 @@ def load_clients(data: DataSection, *, split: str, source: ResolvedSource, plan:
         split: "train" or "eval".
         source: see `source_of`.
         plan: see `feature_plan`.
+        name: of the files in messages and records; their own by default.
 
     Raises:
         BadInputError: a column or key is missing, or a client has more rows than `contribution_bound`.
     """
     files = source.files[split]
-    common: dict[str, Any] = {"label": data.dataset.label, "plan": plan}
+    common: dict[str, Any] = {"label": data.dataset.label, "plan": plan, "name": name}
     if isinstance(data.clients, ByRule):
         clients = data.clients.clients
         if split == "eval":  # as large as the clients of the train split, where there are rows enough
@@ -108,15 +111,15 @@ def load_clients(data: DataSection, *, split: str, source: ResolvedSource, plan:
     store = clients_from_table(files, key=column, **common)
     unit = data.dataset.privacy_unit
     if isinstance(unit, KeyedUnit) and unit.key == column:
-        _require_bound(store, unit.contribution_bound, name_of(files))
+        _require_bound(store, unit.contribution_bound, name or name_of(files))
     return store
 
 
-def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan) -> SiloRecords:
+def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan, name: str = "") -> SiloRecords:
     """Reads the train split and groups its rows by silo.
 
     Args:
-        data, source, plan: as in `load_clients`.
+        data, source, plan, name: as in `load_clients`.
 
     Raises:
         BadInputError: a column, a silo or a key is missing, or a privacy unit has rows in two silos.
@@ -125,7 +128,9 @@ def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan) 
     if column is None:  # refused by ExperimentConfig
         raise BadInputError("nothing says which silo a row is in")
     owner = unit.key if isinstance(unit, KeyedUnit) else None
-    return silos_from_table(source.files["train"], silo=column, owner=owner, label=data.dataset.label, plan=plan)
+    return silos_from_table(
+        source.files["train"], silo=column, owner=owner, label=data.dataset.label, plan=plan, name=name
+    )
 
 
 def _require_bound(store: ClientStore, bound: int, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 
+from federated.experiments.binding import reading
 from federated.experiments.config import ExperimentConfig
 from federated.experiments.data import feature_plan, look_through, source_of
 from federated.silos.records import stated
@@ -14,11 +15,14 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount, division_of
 from privacy_pipeline.config.models import KeyedUnit
 from privacy_pipeline.covered_digests import new_secret
+from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.data.source import ResolvedSource, count_silos, folders_of, read_contents
+from privacy_pipeline.data.source import Contents, ResolvedSource, count_silos, folders_of, read_contents
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.read_once import reading_once
 
 
+@reading_once()
 def register_clients(
     config: ExperimentConfig, *, epsilon: float, delta: float, tell: Callable[[str], None] = lambda _: None
 ) -> Registration:
@@ -36,12 +40,24 @@ def register_clients(
         BudgetRefusedError: the data, or the folder of runs, belongs to another ledger.
     """
     dataset = config.data.dataset
-    unit = dataset.privacy_unit
-    if not isinstance(unit, KeyedUnit) and config.silo_privacy is None:
+    if not isinstance(dataset.privacy_unit, KeyedUnit) and config.silo_privacy is None:
         raise BadInputError("data.dataset.privacy_unit names no key column, so no client can be registered")
     known = pins.open_pinned(config.ledger, data=folders_of(dataset), workspace=config.folder)
     secret = new_secret() if known is None else known.digest_secret()
-    source = source_of(config.data)
+    with private_copy.taken(source_of(config.data), below=reading(config)) as copy, copy.original_names():
+        registration, contents = _read(config, copy.source, secret, tell)
+    ledger = Ledger.open(config.ledger, create=True)
+    ledger.digest_secret(first=secret)
+    ledger.register(registration, epsilon=epsilon, delta=delta, units=contents.keys, rows=contents.rows)
+    pins.leave(ledger, data=dataset.path, workspace=config.folder, tell=tell)
+    return registration
+
+
+def _read(
+    config: ExperimentConfig, source: ResolvedSource, secret: bytes, tell: Callable[[str], None]
+) -> tuple[Registration, Contents]:
+    """All that is registered of the data: every reading is one of the same private copy."""
+    dataset, unit = config.data.dataset, config.data.dataset.privacy_unit
     for note in look_through(config.data, source=source).notes:
         tell(note)
     contents = read_contents(source=source, dataset=dataset, hasher=RowHasher(secret))
@@ -59,11 +75,7 @@ def register_clients(
         registered=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         division=division_of(dataset),
     )
-    ledger = Ledger.open(config.ledger, create=True)
-    ledger.digest_secret(first=secret)
-    ledger.register(registration, epsilon=epsilon, delta=delta, units=contents.keys, rows=contents.rows)
-    pins.leave(ledger, data=dataset.path, workspace=config.folder, tell=tell)
-    return registration
+    return registration, contents
 
 
 def _require_stated(config: ExperimentConfig, source: ResolvedSource) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from federated.clients.store import ClientStore
+from federated.clients.tables import name_of as name_of_files
 from federated.contract import Engine, RoundState
 from federated.experiments import privacy, silos
-from federated.experiments.binding import bound, inputs_in, require_unchanged
+from federated.experiments.binding import bound, inputs_in, reading, require_unchanged
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
 from federated.experiments.data import feature_plan, load_clients, load_silos, look_through, source_of
@@ -27,9 +28,12 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger_schema import name_of
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.data import private_copy
+from privacy_pipeline.data.private_copy import PrivateCopy
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.source import folders_of, row_digests
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.read_once import reading_once
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,6 +91,7 @@ class Build(Protocol):
 Report = Callable[[str, int, int], None]  # name of the run, rounds done, rounds
 
 
+@reading_once()
 def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -> dict[str, Any]:
     """Runs a point, or goes on with it, and returns its summary; a finished run of the same content is not run again.
 
@@ -108,11 +113,13 @@ def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -
     if done is not None:
         folder.require(point)
         return done
-    folder.begin(point)
-    with folder.in_progress():
-        run = _Run(point, inputs_in(point), folder, build, report)
-        summary = run.private() if point.config.claims_guarantee else run.without_guarantee()
-        folder.finish(summary)
+    with private_copy.taken(source_of(point.config.data), below=reading(point.config)) as copy, copy.original_names():
+        require_unchanged(point, copy.source)
+        folder.begin(point)
+        with folder.in_progress():
+            run = _Run(point, inputs_in(point), folder, build, report, copy)
+            summary = run.private() if point.config.claims_guarantee else run.without_guarantee()
+            folder.finish(summary)
     return summary
 
 
@@ -140,30 +147,42 @@ class _Protected:
 
 
 class _Run:
-    def __init__(self, point: Point, inputs: Inputs, folder: RunFolder, build: Build, report: Report) -> None:
+    def __init__(
+        self,
+        point: Point,
+        inputs: Inputs,
+        folder: RunFolder,
+        build: Build,
+        report: Report,
+        copy: PrivateCopy,
+    ) -> None:
         self.point, self.config, self.folder, self.inputs = point, point.config, folder, inputs
         self.build, self.report = build, report
-        self.source = source_of(self.config.data)
+        self.copy, self.source = copy, copy.source
         self.folders = folders_of(self.config.data.dataset)
         self.plan = feature_plan(self.config.data)
 
     def clients(self, split: str) -> ClientStore:
-        return load_clients(self.config.data, split=split, source=self.source, plan=self.plan)
+        return load_clients(self.config.data, split=split, source=self.source, plan=self.plan, name=self.name_of(split))
+
+    def name_of(self, split: str) -> str:
+        """The files of a split in messages and records: by the names of those that were copied."""
+        return self.copy.named(name_of_files(self.source.files[split]))
 
     def data(self) -> _Data:
-        """Both splits, and the proof that they are of the content that the run is bound to.
-
-        All of it is read before a charge, so that a bad cell costs nothing.
+        """Both splits of the private copy. All of it is read before a charge, so that a bad cell costs nothing.
 
         Raises:
-            BadInputError: a cell, a column or a file is not usable, or changed since the command started.
+            BadInputError: a cell or a column is not usable.
         """
-        silos_ = load_silos(self.config.data, source=self.source, plan=self.plan) if self.config.silo_privacy else None
+        silos_ = self.silo_records() if self.config.silo_privacy else None
         train = self.clients("train") if silos_ is None else silos_.clients
         found = _Data(train=train, evaluation=self.clients("eval"), silos=silos_)
         self.require_tunable(found.evaluation)
-        require_unchanged(self.point, self.source)
         return found
+
+    def silo_records(self) -> SiloRecords:
+        return load_silos(self.config.data, source=self.source, plan=self.plan, name=self.name_of("train"))
 
     def simulation(self, train: ClientStore, aggregator: Any | None) -> Simulation:
         return self.build(self.config, train, aggregator, width=_width(train), seed=self.point.seed)

@@ -15,6 +15,7 @@ from federated.experiments.run import run_point
 from federated.experiments.run_folder import POINT, RunFolder
 from federated.experiments.tracking import write_tensorboard
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.programs import isolate_spawned
 
 _POLL_SECONDS = 0.5
 
@@ -75,6 +76,7 @@ def run_points(
         return [_told(_alone(point, watch), watch) for point in points]
     found: dict[str, Status] = {}
     start = None if initializer is None else functools.partial(initializer, parent)
+    isolate_spawned()
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start) as pool:
         futures = {pool.submit(work, point_to_json(point)): point for point in points}

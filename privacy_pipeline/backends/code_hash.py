@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.machinery
 import sys
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from pathlib import Path
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.installed import digest_of as _digest
 from privacy_pipeline.installed import framework_sources, hash_of_framework
+from privacy_pipeline.read_once import once
 
 __all__ = ["Source", "framework_sources", "hash_of_framework", "hash_of_user_code", "sources_of"]
 
+_OURS = ("privacy_pipeline", "federated")
 _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 
@@ -53,7 +56,7 @@ class Source:
 
 
 def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
-    """A module and all it imports, directly or not, from the user's own folders, by dotted name.
+    """A module and all it imports, directly or not, from the user's own folders, by dotted name; read once a command.
 
     The user's own folders are `root` and the folder that the module's top-level package lies in.
 
@@ -64,7 +67,11 @@ def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
     Raises:
         BadInputError: the module has no source file, or one of the sources does not parse.
     """
-    folders = _folders(dotted, root.resolve())
+    return once(("sources", dotted, root.resolve()), lambda: _read_sources(dotted, root.resolve()))
+
+
+def _read_sources(dotted: str, root: Path) -> dict[str, Source]:
+    folders = _folders(dotted, root)
     sources: dict[str, Source] = {}
     waiting = [dotted]
     while waiting:
@@ -72,6 +79,7 @@ def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
         found = _source(name, folders)
         if name in sources or found is None:
             continue
+        _refuse_shadow(name, found)
         sources[name] = found
         is_package = found.path.name == "__init__.py"
         waiting += _parents(name)
@@ -103,6 +111,27 @@ def _source(name: str, folders: list[Path]) -> Source | None:
             if path.is_file() and not set(_NOT_THE_USERS) & set(path.parts):
                 return Source(folder, path, path.read_bytes())
     return None
+
+
+def _refuse_shadow(name: str, source: Source) -> None:
+    """Refuses a module that would be imported, or not, in the place of an installed one of its name."""
+    top = name.partition(".")[0]
+    installed = [path for path in _installed() if not source.path.is_relative_to(path)]
+    if top in _OURS or top in sys.stdlib_module_names or _is_in(top, installed):
+        raise BadInputError(
+            f"model: {source.path} has the name of an installed module, {top!r}, and would take its place",
+            fix="give it another name",
+        )
+
+
+def _installed() -> list[str]:
+    paths = sysconfig.get_paths()
+    return [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def _is_in(top: str, folders: list[str]) -> bool:
+    spec = importlib.machinery.PathFinder.find_spec(top, folders)
+    return spec is not None and spec.origin is not None  # a folder without a module is nobody's
 
 
 def _parents(name: str) -> list[str]:

@@ -22,6 +22,7 @@ from privacy_pipeline.backends.base import Audits, Executed, TrainingInputs, Tri
 from privacy_pipeline.backends.tuning import (
     ANSWER,
     GENERATOR,
+    HELD,
     REQUEST,
     WITHHELD,
     Chosen,
@@ -33,6 +34,7 @@ from privacy_pipeline.backends.tuning import (
 )
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.read_once import hold
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -177,6 +179,7 @@ def _score(model: Any, rows: Any, metric: str) -> float:
 
 def main(folder: Path) -> None:
     """Answers the request in a folder."""
+    hold((folder / HELD).read_bytes())
     inputs: TrainingInputs = pickle.loads((folder / REQUEST).read_bytes())
     answer: Chosen | PipelineError
     try:

@@ -29,12 +29,13 @@ from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.programs import command_of
+from privacy_pipeline.read_once import held
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
     from privacy_pipeline.data.features import FeaturePlan
 
-REQUEST, ANSWER = "request.pickle", "answer.pickle"
+REQUEST, HELD, ANSWER = "request.pickle", "held.pickle", "answer.pickle"
 GENERATOR = "the operating system's generator (number of trials, hyperparameters)"
 WITHHELD = ("number of trials", "models and scores of the trials that were not chosen")
 _LAUNCHER = Path(federated.__file__).parent / "tff_engine" / "launcher.py"
@@ -269,6 +270,7 @@ def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
             inputs, work_dir=folder / "work", log_dir=None, state_dir=None, report_progress=_silent
         )
         (folder / REQUEST).write_bytes(pickle.dumps(asked))
+        (folder / HELD).write_bytes(held())  # the trials build what was checked, whatever the files are by now
         command = [sys.executable, str(_LAUNCHER), str(os.getpid())]
         command += [*command_of("privacy_pipeline.backends.trials"), name]
         with (folder / _ERRORS).open("wb") as errors:

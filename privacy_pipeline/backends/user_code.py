@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from privacy_pipeline.backends import tabular
+from privacy_pipeline.backends import held_modules, tabular
 from privacy_pipeline.backends.code_hash import sources_of
 from privacy_pipeline.backends.tabular import ModelContext
 from privacy_pipeline.errors import BadInputError
@@ -42,7 +40,7 @@ class ModelCode:
 def resolve(use: str) -> ModelCode:
     """The functions that `model.use` names, imported; what a user's module does not define is the framework's.
 
-    The current folder is put on `sys.path`, since a config names modules that lie beside it.
+    The current folder is looked in, since a config names modules that lie beside it.
 
     Args:
         use: `tabular`, or a dotted module name.
@@ -133,12 +131,8 @@ def _defines_neither(use: str) -> BadInputError:
 
 
 def _import(dotted: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    importlib.invalidate_caches()  # the module may be younger than this process
     try:
-        return importlib.import_module(dotted)
+        return held_modules.import_held(dotted, root=Path.cwd())
     except SyntaxError as error:
         where = f"{Path(error.filename).name}, line {error.lineno}" if error.filename else "its source"
         raise BadInputError(

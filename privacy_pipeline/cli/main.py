@@ -28,6 +28,7 @@ from privacy_pipeline.cli import (
     workspace_commands,
 )
 from privacy_pipeline.file_rights import keep_to_this_user
+from privacy_pipeline.programs import leave_working_folder
 
 app = typer.Typer(
     name="privacy-pipeline",
@@ -61,6 +62,7 @@ app.add_typer(project_commands.config_app, name="config")
 def main() -> None:
     """Runs the command line."""
     keep_to_this_user()
+    leave_working_folder()
     terminal.prepare()
     setup_commands.hand_over()
     try:

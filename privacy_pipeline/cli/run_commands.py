@@ -17,6 +17,7 @@ from privacy_pipeline.reports.properties import shown
 from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.imported_code import ImportedFile
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
     from privacy_pipeline.pipelines.workspace import RunFolder, RunState
     from privacy_pipeline.reports.summary import RunSummary
@@ -111,9 +112,12 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
     from privacy_pipeline.data import source
     from privacy_pipeline.pipelines import preflight, rows
     from privacy_pipeline.pipelines.announce import announced_class
+    from privacy_pipeline.pipelines.imported_code import code_of_run
+    from privacy_pipeline.read_once import reading_once
 
-    with errors_as_exit_codes(as_json=as_json):
+    with errors_as_exit_codes(as_json=as_json), reading_once():
         loaded = load_config(config, overrides=set_)
+        code = code_of_run(loaded)
         span = source.resolve(dataset=loaded.dataset).span
         checked = preflight.check(loaded, span=span)
         notes = preflight.look_through(loaded, preflight.check_source(loaded, checked.features), checked.features)
@@ -133,6 +137,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
             "journalled": checked.journalled,
             "rows": examined.to_json(),
+            "code": [one.to_json() for one in code],
             "notes": list(notes),
             "beside_training": [_beside(charge) for charge in beside],
         }
@@ -142,11 +147,22 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
             _print_check(facts)
             if str(examined):
                 out.print(f"  {escape(str(examined))}", soft_wrap=True)
+            _print_code(code)
             for said in notes:
                 note(said)
         for charge in checked.charges:
             if not charge.forecast.fits:
                 raise preflight.over_budget(loaded, checked, charge, span=span, path=config)
+
+
+def _print_code(code: list[ImportedFile]) -> None:
+    if not code:
+        out.print("  code that a run imports beside the installed packages: none")
+        return
+    out.print("  code that a run imports beside the installed packages:")
+    for one in code:
+        where = "away from the data" if one.apart else "beside the data"
+        out.print(f"    {escape(str(one.file))} ({escape(one.why)}; {where})", soft_wrap=True)
 
 
 def _beside(charge: PlannedCharge) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ _INT = artifact.Property(type=artifact.PropertyType.INT)
 RECORD_FILE = "privacy_record.json"
 SUMMARY_FILE = "summary.json"
 DATA_DIGEST = "data_digest"  # of examples: a custom property
+MODEL_DIGEST = "model_digest"  # of models: a custom property
 
 
 class PrivacyRecordArtifact(artifact.Artifact):
@@ -126,6 +128,46 @@ def require_data(examples: Sequence[Any], digest: str) -> None:
             "the examples of this run were not made of the data whose digest it was started with; nothing is charged",
             fix="run the whole pipeline again, without --from",
         )
+
+
+def bind_model(model: Any) -> None:
+    """Says on a model's artifact what its files hold, when they were written.
+
+    Args:
+        model: the artifact.
+    """
+    model.set_string_custom_property(MODEL_DIGEST, digest_of_folder(Path(path_utils.serving_model_dir(model.uri))))
+
+
+def require_model(model: Any, folder: Path | None = None) -> None:
+    """Refuses a model whose files are not those that were trained.
+
+    Args:
+        model: the artifact; one of an earlier version says nothing of its files, and passes.
+        folder: of a copy of its SavedModel, which is looked at in its place.
+
+    Raises:
+        PipelineError: a file was changed, added or removed.
+    """
+    known = model.get_string_custom_property(MODEL_DIGEST)
+    folder = Path(path_utils.serving_model_dir(model.uri)) if folder is None else folder
+    if known and digest_of_folder(folder) != known:
+        raise PipelineError(
+            f"{folder}: the files of the model changed since it was trained; it is not used",
+            fix="run again with --no-cache",
+        )
+
+
+def digest_of_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below a folder."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256()
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                content.update(block)
+        total.update(f"{path.relative_to(folder).as_posix()}\0{content.hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def is_whole(found: Any) -> bool:

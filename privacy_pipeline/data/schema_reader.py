@@ -11,6 +11,7 @@ from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.data.encoder import TOO_COARSE, coarse
 from privacy_pipeline.data.features import RESERVED, Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.read_once import once
 
 if TYPE_CHECKING:
     from tensorflow_metadata.proto.v0 import schema_pb2
@@ -103,6 +104,17 @@ def public_domains(*, schema_path: Path, columns: Iterable[str], label: str) -> 
     return {name: domain for name in columns if (domain := reader.domain(name, is_label=name == label))}
 
 
+def schema_bytes(schema_path: Path) -> bytes:
+    """The content of a schema file, read once in a command.
+
+    Raises:
+        OSError: it cannot be read.
+        BadInputError: it is longer than any schema.
+    """
+    path = schema_path.absolute()
+    return once(("schema", path), lambda: read_bounded(schema_path, most=LARGEST))
+
+
 def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
     """Parses a TFDV text schema.
 
@@ -117,7 +129,7 @@ def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     try:
-        text = read_bounded(schema_path, most=LARGEST).decode("utf-8")
+        text = schema_bytes(schema_path).decode("utf-8")
     except FileNotFoundError:
         raise BadInputError(f"{schema_path}: no such file (dataset.schema)", fix="check dataset.schema") from None
     except UnicodeDecodeError:

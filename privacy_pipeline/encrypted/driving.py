@@ -1,6 +1,6 @@
 """Program: the driver's process outside of its namespace, which leads it to the servers and to nobody else.
 
-    python -m privacy_pipeline.encrypted.driving FOLDER [DELAY_MS RATE_MBPS]
+    driving FOLDER [DELAY_MS RATE_MBPS]
 
 FOLDER is of `init_parties`. Standard input and output are those of `worker/driver.py`. Each server is asked for its
 certificate before anything is started.
@@ -21,12 +21,13 @@ from privacy_pipeline.encrypted.run_folder import run_folder
 from privacy_pipeline.encrypted.tunnel import TunnelRecord, probe
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.programs import command_of
 
 
 def command(folder: Path, *, speed: Speed | None = None) -> list[str]:
     """The command line of this program."""
     slow = [] if speed is None else [str(speed.delay_ms), str(speed.rate_mbps)]
-    return [sys.executable, "-m", "privacy_pipeline.encrypted.driving", str(folder), *slow]
+    return [*command_of("privacy_pipeline.encrypted.driving"), str(folder), *slow]
 
 
 async def drive(driver: party.Party) -> int:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from privacy_pipeline.encrypted.enclosed import READY
 from privacy_pipeline.encrypted.sockets import readable
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.namespaces import FIX
+from privacy_pipeline.programs import command_of
 
 _START_SECONDS, _END_SECONDS = 60.0, 10.0
 _LONGEST = 1000  # bytes of a message
@@ -61,7 +61,7 @@ class Enclosure:
         """
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listed = ",".join(map(str, ports)), ":".join(str(path.resolve()) for path in hidden)
-        program = [sys.executable, "-m", "privacy_pipeline.encrypted.enclosed", str(os.getpid()), str(theirs.fileno())]
+        program = [*command_of("privacy_pipeline.encrypted.enclosed"), str(os.getpid()), str(theirs.fileno())]
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *program, *listed, *command, pass_fds=[theirs.fileno()], cwd=folder, env=dict(environment), **streams

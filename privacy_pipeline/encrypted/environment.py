@@ -34,7 +34,7 @@ def interpreter() -> Path:
 
 def found() -> Path | None:
     """The interpreter that is used where no variable names one; None where there is none."""
-    for folder in (Path.cwd(), ROOT):
+    for folder in (ROOT, Path.cwd()):  # `check` names the one that is found
         own = folder / ".venv-encrypted" / "bin" / "python"
         if own.exists():
             return own
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str], *, timeout: float) -> str:
     """Runs Python there with `arguments`, killed with everything it started when it takes too long.
 
     Args:
-        arguments: after the interpreter, for example ("-m", "privacy_pipeline.encrypted.worker.evaluate", "job.json").
+        arguments: after the interpreter, for example those of `programs.arguments_of` and "job.json".
         timeout: seconds.
 
     Returns:

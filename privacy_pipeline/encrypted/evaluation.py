@@ -18,6 +18,7 @@ from privacy_pipeline.encrypted.measured import BatchTimes, EncryptedEvaluation
 from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.threat_model import Protection, ThreatModel, simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.programs import arguments_of
 
 BATCHES = (1, 128, 1024)  # the largest evaluates the split
 _SECONDS_PER_ROW, _SECONDS_TO_START = 1.0, 900.0
@@ -80,16 +81,17 @@ def simulate(
         BadInputError: a layer overflows, a row is outside of its inputs' ranges, or the environment is not set up.
         PipelineError: the private evaluation failed, or its logits are not numbers.
     """
-    model = model_format.load(folder)
+    digest = model_format.digest_of(folder)
+    model = model_format.load(folder, digest=digest)
     proof = require_proven(model, inputs)
-    digest = model.digest()
     work.mkdir(parents=True, exist_ok=True)
     names = [one.name for one in model.inputs]
     np.savez(work / "inputs.npz", **{name: inputs[name] for name in names})
     job = {"model": str(folder), "digest": digest, "batches": list(batches), "work": str(work)}
     (work / "job.json").write_text(json.dumps(job))
     limit = _SECONDS_TO_START + _SECONDS_PER_ROW * len(labels)
-    environment.run(["-m", "privacy_pipeline.encrypted.worker.evaluate", str(work / "job.json")], timeout=limit)
+    program = arguments_of("privacy_pipeline.encrypted.worker.evaluate")
+    environment.run([*program, str(work / "job.json")], timeout=limit)
     private = np.load(work / "logits.npy", allow_pickle=False)
     measured = json.loads((work / "measured.json").read_text())
     return compare(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from privacy_pipeline.encrypted.driver_process import last_line
 from privacy_pipeline.encrypted.pace import Speed
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.programs import command_calling
 
 _STARTS = 2  # that may fail
 _CLEAN_UP_SECONDS, _END_SECONDS = 5.0, 10.0
 # By this interpreter: no script need be on the path.
-COMMAND = (sys.executable, "-c", "from privacy_pipeline.cli.main import main; main()", "encrypted")
+COMMAND = (*command_calling("privacy_pipeline.cli.main", "main"), "encrypted")
 
 
 def tail(parties: Path) -> list[str]:

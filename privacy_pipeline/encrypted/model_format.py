@@ -163,6 +163,17 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256(_read(folder / ARCHITECTURE)).hexdigest()
 
 
+def architecture_of(folder: Path, *, digest: str) -> bytes:
+    """The architecture file.
+
+    Raises:
+        BadInputError: it cannot be read, or has another digest.
+    """
+    content = _read(folder / ARCHITECTURE)
+    _require_digest(content, digest, folder / ARCHITECTURE)
+    return content
+
+
 def parse_architecture(content: bytes) -> PrivateModel:
     """The public part of a model from the bytes of its file, checked; `weights` is empty.
 

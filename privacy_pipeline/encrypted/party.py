@@ -35,6 +35,7 @@ from privacy_pipeline.encrypted.tunnel import (
 )
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PORTS, PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.programs import arguments_of
 
 DRIVER = "driver"
 _READY_SECONDS, _READY_PAUSE = 120.0, 0.1
@@ -201,7 +202,11 @@ async def enclosed(
     kept = {name: value for name, value in environment.variables().items() if not name.lower().endswith("_proxy")}
     ports = {PORTS[SERVERS.index(name)]: name for name in servers}
     inner = await Enclosure.start(
-        [str(environment.interpreter().absolute()), "-m", f"privacy_pipeline.encrypted.worker.{module}", *arguments],
+        [
+            str(environment.interpreter().absolute()),
+            *arguments_of(f"privacy_pipeline.encrypted.worker.{module}"),
+            *arguments,
+        ],
         ports=list(ports),
         hidden=[party.folder.parent, base_folder()],
         folder=work,

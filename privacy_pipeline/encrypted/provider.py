@@ -15,7 +15,7 @@ from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
 from privacy_pipeline.encrypted.identities import Peer
-from privacy_pipeline.encrypted.model_format import ARCHITECTURE, Layer, PrivateModel
+from privacy_pipeline.encrypted.model_format import Layer, PrivateModel
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
@@ -38,9 +38,10 @@ class Provider:
 
     def __init__(self, *, folder: Path, addresses: Mapping[str, Address], private_model: Path) -> None:
         self._folder, self._addresses = folder, addresses
-        self._model: PrivateModel = model_format.load(private_model)
-        self._architecture = (private_model / ARCHITECTURE).read_bytes()
+        # One reading names the model; what is read after it has to be that one.
         self.digest = model_format.digest_of(private_model)
+        self._architecture = model_format.architecture_of(private_model, digest=self.digest)
+        self._model: PrivateModel = model_format.load(private_model, digest=self.digest)
         self._one_at_a_time = asyncio.Lock()
         self._report: Callable[[str], None] = lambda line: None
 

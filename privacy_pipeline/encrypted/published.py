@@ -76,7 +76,8 @@ def load(folder: Path) -> Published:
     Raises:
         BadInputError: a part is missing or broken.
     """
-    model = model_format.load_architecture(folder)
+    digest = model_format.digest_of(folder)
+    model = model_format.load_architecture(folder, digest=digest)
     path = folder / _FEATURES
     try:
         features = FeaturePlan.model_validate_json(read_bounded(path, most=_LARGEST_FEATURES))
@@ -84,5 +85,4 @@ def load(folder: Path) -> Published:
         raise BadInputError(f"{path}: cannot be read ({type(error).__name__})", fix="publish the model anew") from error
     if not (folder / _TRANSFORM / "transform_fn").is_dir():
         raise BadInputError(f"{folder / _TRANSFORM}: holds no transform", fix="publish the model anew")
-    digest = model_format.digest_of(folder)
     return Published(model=model, digest=digest, features=features, transform=folder / _TRANSFORM)

@@ -65,7 +65,8 @@ def evaluate(
             folder is not usable.
         PipelineError: a party failed, or is not reached in time; names it.
     """
-    model = model_format.load(folder)
+    digest = model_format.digest_of(folder)
+    model = model_format.load(folder, digest=digest)
     proof = evaluation.require_proven(model, inputs)
     found = own_parties.require_usable(parties)
     sizes = sorted(batches)
@@ -79,13 +80,13 @@ def evaluate(
     # The driver, in its namespace, sees neither the folder with the keys nor the weights.
     with tempfile.TemporaryDirectory(prefix="privacy-pipeline-") as public:
         shutil.copyfile(folder / ARCHITECTURE, Path(public) / ARCHITECTURE)
-        deployment = _deployment(found, folder, Path(public), sizes, logs)
+        deployment = _deployment(found, folder, digest, Path(public), sizes, logs)
         times, private = asyncio.run(measure(deployment, client, model=model, inputs=inputs, batches=sizes, of=found))
     return evaluation.compare(
         plain=plain,
         private=private,
         labels=labels,
-        model=model.digest(),
+        model=digest,
         proof=proof,
         batches=times,
         threat_model=found.threat_model,
@@ -164,13 +165,15 @@ def _logs(found: OwnParties) -> Path:
     return logs
 
 
-def _deployment(found: OwnParties, folder: Path, public: Path, sizes: Sequence[int], logs: Path) -> Deployment:
+def _deployment(
+    found: OwnParties, folder: Path, digest: str, public: Path, sizes: Sequence[int], logs: Path
+) -> Deployment:
     command = driving.command(found.folder)
     setting = Setting(
         folder=found.folder / "driver",
         addresses=found.addresses,
         published=public,
-        digest=model_format.digest_of(folder),
+        digest=digest,
         buckets=sizes,
         start_driver=lambda: DriverProcess.start(command, environment=os.environ, log=logs / "driver.log"),
         limits=LIMITS,
@@ -179,4 +182,6 @@ def _deployment(found: OwnParties, folder: Path, public: Path, sizes: Sequence[i
     if found.local:
         servers = LocalParties(commands=server_commands(found.folder), environment=os.environ, logs=logs)
     provider = Provider(folder=found.folder / PROVIDER, addresses=found.addresses, private_model=folder)
+    if provider.digest != digest:
+        raise BadInputError(f"{folder}: the model changed while it was evaluated", fix="run the pipeline again")
     return Deployment(setting, provider=provider, servers=servers)

@@ -35,6 +35,7 @@ from privacy_pipeline.components.transform import crossed
 from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import APART, FORBID_ANALYZERS, Request
 from privacy_pipeline.config.models import DatasetConfig, EvaluationSection, KeyedUnit, PipelineConfig
+from privacy_pipeline.data.schema_reader import schema_bytes
 from privacy_pipeline.data.source import SPLIT_ORDER, folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.installed import hash_of_framework
@@ -130,7 +131,7 @@ def _schema_gen(spec: RunSpec, workspace: Workspace, statistics: BaseComponent) 
 
 def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
     """A copy of the schema whose name tells its content: TFX's cache knows an imported file by its name alone."""
-    content = schema.read_bytes()
+    content = schema_bytes(schema)
     digest = hashlib.sha256(content).hexdigest()
     if spec.schema_digest not in ("", digest):
         raise BadInputError(f"{schema}: changed since the run was checked", fix="run again")

@@ -74,9 +74,6 @@ def _start(folder: RunFolder, channel: socket.socket, log: int) -> subprocess.Po
     arguments = [str(folder.path), str(channel.fileno()), str(os.getpid())]
     command = [*command_of("privacy_pipeline.pipelines.worker"), *arguments]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "-1"}
-    if folder.read_spec().config.model.runs_beside_data:
-        # The user's modules are importable from where the command was typed.
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in (os.getcwd(), os.environ.get("PYTHONPATH", "")) if p)
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

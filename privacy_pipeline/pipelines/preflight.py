@@ -299,6 +299,6 @@ def look_through(
     return () if found is None else found.notes
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def schema_digest(path: Path) -> str:
+    """SHA-256 of a schema file."""
+    return hashlib.sha256(schema_reader.schema_bytes(path)).hexdigest()

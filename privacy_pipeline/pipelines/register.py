@@ -20,6 +20,7 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import preflight
 from privacy_pipeline.pipelines.execute import now
 from privacy_pipeline.pipelines.workspace import Workspace
+from privacy_pipeline.read_once import reading_once
 from privacy_pipeline.spans import span_words
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.data.private_copy import PrivateCopy
 
 
+@reading_once()
 def register_dataset(
     *,
     config: PipelineConfig,

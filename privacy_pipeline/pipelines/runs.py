@@ -33,6 +33,7 @@ from privacy_pipeline.pipelines.nodes import (
     trains,
 )
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunSpec, RunState, Workspace, readable_runs
+from privacy_pipeline.read_once import reading_once
 from privacy_pipeline.reports.properties import metric_properties
 from privacy_pipeline.reports.summary import RunSummary
 
@@ -41,6 +42,7 @@ _DATA_NODES = ("ExampleGen", "StatisticsGen", "ExampleValidator", "Transform")
 OnStart = Callable[[RunFolder], None]
 
 
+@reading_once()
 def start(
     *,
     config: PipelineConfig,
@@ -121,6 +123,7 @@ def _same_copy(workspace: Workspace, spec: RunSpec, source: ResolvedSource) -> I
         yield copy
 
 
+@reading_once()
 def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunState:
     """Continues a run that failed or was killed; nodes that are done are not run again.
 
@@ -220,7 +223,7 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
         code=views.code_hash(config),
         lock=views.packages_hash(config),
         data_digest=source.digest(data_secret(config)),
-        schema_digest="" if schema == "infer" else preflight.file_digest(schema),
+        schema_digest="" if schema == "infer" else preflight.schema_digest(schema),
         span=source.span,
         version=source.version,
     )

@@ -10,10 +10,18 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from privacy_pipeline import programs
 from privacy_pipeline.die_with_parent import die_with_parent
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.read_once import reading_once
+
+if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.workspace import RunSpec
 
 
+@reading_once()
 def main(run_dir: str, fd: int, parent: int) -> int:
     """Executes the run whose spec lies in `run_dir`.
 
@@ -45,6 +53,9 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     spec = folder.read_spec()
     done = frozenset(n for n, s in folder.read_state().nodes.items() if s.status in ("done", "cached"))
     with scheduler.failure_told("", emit):
+        programs.isolate_spawned()
+        programs.isolate_beam()
+        _require_same_code(spec)
         pipeline = compile_run(spec)
         cache_keys.install(cache_keys.CacheKeys.of(spec))
     # What the imports made is never collected: the forked nodes need neither scan nor copy it.
@@ -54,6 +65,21 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     counts = registry.relation_of(spec.config) is not Relation.ADD_OR_REMOVE_ONE
     succeeded = scheduler.run_nodes(pipeline=pipeline, done=done, workers=os.cpu_count() or 1, emit=emit, counts=counts)
     return 0 if succeeded else 1
+
+
+def _require_same_code(spec: RunSpec) -> None:
+    """Reads the user's code, for this process and its forked children, and refuses another than what was checked.
+
+    Raises:
+        BadInputError: it changed.
+    """
+    from privacy_pipeline.pipelines import views
+
+    if views.code_hash(spec.config) != spec.code:
+        raise BadInputError(
+            "the code of the model, or a file under model.files, changed while the run started; nothing is charged",
+            fix="run again",
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import py_compile
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from privacy_pipeline.backends import code_hash, tabular, user_code
 from privacy_pipeline.backends.code_hash import framework_sources, hash_of_framework, hash_of_user_code
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.read_once import reading_once
 
 
 @pytest.fixture
@@ -42,10 +44,10 @@ def test_a_module_beside_the_config_brings_what_it_defines(folder: Path) -> None
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        (None, "cannot be imported"),
+        (None, "no source file of module"),
         ("import no_such_thing_at_all\n", "no_such_thing_at_all"),
         ("x = 1\n", "defines neither"),
-        ("def build_model(:\n", "syntax error in .*line 1"),
+        ("def build_model(:\n", "does not parse: .*line 1"),
     ],
 )
 def test_an_unusable_module_is_bad_input(folder: Path, source: str | None, says: str) -> None:
@@ -54,6 +56,49 @@ def test_an_unusable_module_is_bad_input(folder: Path, source: str | None, says:
         (folder / f"{name}.py").write_text(source)
     with pytest.raises(BadInputError, match=f"^model: .*{says}"):
         user_code.resolve(name)
+
+
+@pytest.mark.parametrize("name", ["json", "numpy", "privacy_pipeline", "wave"])
+@pytest.mark.parametrize("how", ["named", "imported", "a package"])
+def test_a_module_that_would_take_the_place_of_an_installed_one_is_refused(folder: Path, name: str, how: str) -> None:
+    file = folder / name / "__init__.py" if how == "a package" else folder / f"{name}.py"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("def build_model(context): raise AssertionError\n")
+    (folder / "my_model.py").write_text(f"import {name}\ndef build_model(context): return 'model'\n")
+    with pytest.raises(BadInputError, match=f"has the name of an installed module, '{name}'") as caught:
+        user_code.resolve(name if how == "named" else "my_model")
+    assert str(file) in caught.value.message
+
+
+def test_a_folder_of_modules_shadows_nothing_that_is_not_named(folder: Path) -> None:
+    """`import_module` with a name that no source shows finds what is installed first."""
+    (folder / "wave.py").write_text("raise AssertionError\n")
+    (folder / "finds_late.py").write_text(
+        "import importlib\ndef build_model(context): return importlib.import_module('wa' + 've')\n"
+    )
+    sys.modules.pop("wave", None)
+    found = user_code.resolve("finds_late").build_model(None)  # type: ignore[arg-type]
+    assert not Path(str(found.__file__)).is_relative_to(folder)  # type: ignore[attr-defined]
+
+
+def test_what_was_hashed_is_what_is_imported(folder: Path) -> None:
+    """Module and helper are swapped after the hash, and a stale .pyc lies beside them."""
+    sources = {
+        "swapped_model": "from swapped_parts import NAME\ndef build_model(context): return NAME\n",
+        "swapped_parts": "NAME = 'reviewed'\n",
+    }
+    for name, text in sources.items():
+        (folder / f"{name}.py").write_text(text)
+    with reading_once():
+        before = hash_of_user_code("swapped_model", root=folder)
+        for name in sources:
+            other = folder / f"{name}.py"
+            other.write_text(other.read_text().replace("reviewed", "swapped1").replace("return NAME", "return 'bad'"))
+            py_compile.compile(str(other))
+        assert user_code.resolve("swapped_model").build_model(None) == "reviewed"  # type: ignore[arg-type]
+        (folder / "swapped_later.py").write_text("NAME = 'new'\n")
+        assert hash_of_user_code("swapped_model", root=folder) == before
+    assert hash_of_user_code("swapped_model", root=folder) != before
 
 
 @pytest.fixture

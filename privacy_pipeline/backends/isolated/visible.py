@@ -21,6 +21,7 @@ from privacy_pipeline.backends.code_hash import sources_of
 from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.read_once import once
 
 MOST_BYTES = 256 << 20  # of all files together
 _WORKSPACE = ("runs", "pipelines", "pushed")
@@ -76,6 +77,11 @@ def hash_of_files(config: PipelineConfig) -> str:
 
 
 def _read(section: ModelSection, private: Private) -> dict[Path, bytes]:
+    """The public files, read once a command."""
+    return once(("model.files", *section.files, Path.cwd()), lambda: _read_files(section, private))
+
+
+def _read_files(section: ModelSection, private: Private) -> dict[Path, bytes]:
     files, left = {}, MOST_BYTES
     for path in section.files:
         if not path.is_file():

@@ -13,7 +13,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from privacy_pipeline.components.artifacts import require_data
+from privacy_pipeline.components.artifacts import require_data, require_model
 from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged, from_text
 from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
 from privacy_pipeline.config.models import DpEvaluationSection, KeyedUnit, PipelineConfig
@@ -37,8 +37,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Raises:
             BadInputError: the model keeps, draws or prints something where it predicts; no budget was reserved.
             BudgetRefusedError: the ledger does not grant what the counts cost; no data was read.
-            PipelineError: the examples are of other data.
+            PipelineError: the examples are of other data, or the model's files changed.
         """
+        require_data(input_dict["examples"], exec_properties["data_digest"])
+        require_model(artifact_utils.get_single_instance(input_dict["model"]))
         config = PipelineConfig.model_validate_json(exec_properties["config"])
         section = config.evaluation.dp
         if section is None:
@@ -46,7 +48,6 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         model = artifact_utils.get_single_instance(input_dict["model"])
         rows = predicted_rows(config, section, model_dir=path_utils.serving_model_dir(model.uri))
         rows.check()
-        require_data(input_dict["examples"], exec_properties["data_digest"])
         uris = artifact_utils.get_split_uris(input_dict["examples"], SPLIT)
         files = [str(path) for uri in uris for path in sorted(Path(uri).iterdir()) if path.is_file()]
 

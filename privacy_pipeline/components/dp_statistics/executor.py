@@ -35,9 +35,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             BudgetRefusedError: the ledger does not grant what they cost; no data was read.
             PipelineError: the examples are of other data.
         """
+        require_data(input_dict["examples"], exec_properties["data_digest"])
         request = StatisticsRequest.model_validate_json(exec_properties["request"])
         rows = RawRows(columns=[column.name for column in request.columns], unit_key=request.unit_key)
-        require_data(input_dict["examples"], exec_properties["data_digest"])
         uris = artifact_utils.get_split_uris(input_dict["examples"], TRAIN)
         files = [str(path) for uri in uris for path in sorted(Path(uri).iterdir()) if path.is_file()]
 

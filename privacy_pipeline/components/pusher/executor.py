@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from tfx.components.pusher import executor as stock
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
+
+from privacy_pipeline.components.artifacts import require_model
+from privacy_pipeline.errors import PipelineError
 
 
 class Executor(stock.Executor):
@@ -30,6 +34,7 @@ class Executor(stock.Executor):
 
         Raises:
             OSError: the folder cannot be written; nothing was pushed.
+            PipelineError: the model's files are not those that were trained; nothing was pushed.
         """
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -39,11 +44,16 @@ class Executor(stock.Executor):
         proto_utils.json_to_proto(exec_properties["push_destination"], destination)
         model = self.GetModelPath(input_dict)
         io_utils.copy_dir(model, pushed.uri)
-        target = push(model=Path(model), base=Path(destination.filesystem.base_directory))
+        trained = artifact_utils.get_single_instance(input_dict["model"])
+        target = push(
+            model=Path(model),
+            base=Path(destination.filesystem.base_directory),
+            check=lambda copy: require_model(trained, copy),
+        )
         self._MarkPushed(pushed, pushed_destination=str(target), pushed_version=target.name)
 
 
-def push(*, model: Path, base: Path) -> Path:
+def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy: None) -> Path:
     """Copies a model below `base` under a number that no other version has; servers never see a part of it.
 
     The copy is made under a name that is no number, which servers pass over, and renamed when it is whole and on disk.
@@ -51,6 +61,7 @@ def push(*, model: Path, base: Path) -> Path:
     Args:
         model: folder of the SavedModel.
         base: folder of the versions.
+        check: looks at the whole copy before servers see it, and raises where it is not to be pushed.
 
     Returns:
         The new version's folder: its name is the time in seconds, or the next free number.
@@ -66,8 +77,9 @@ def push(*, model: Path, base: Path) -> Path:
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
+        check(part)
         return _publish(part, base)
-    except OSError:
+    except (OSError, PipelineError):
         shutil.rmtree(part, ignore_errors=True)
         raise
 

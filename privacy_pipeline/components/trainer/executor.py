@@ -28,7 +28,7 @@ from privacy_pipeline.backends import registry, rehearsal
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.backends.tabular import InputSpec
 from privacy_pipeline.components import progress
-from privacy_pipeline.components.artifacts import RECORD_FILE, require_data
+from privacy_pipeline.components.artifacts import RECORD_FILE, bind_model, require_data
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.components.trainer.attempts import Attempt
@@ -62,8 +62,8 @@ class Executor(base_executor.BaseExecutor):
             BudgetRefusedError: the ledger does not grant what the plan costs; nothing was computed from a row.
             PipelineError: the examples are of other data; or the training failed, or did not run as planned.
         """
-        config = PipelineConfig.model_validate_json(exec_properties["config"])
         require_data(input_dict["examples"], exec_properties["data_digest"])
+        config = PipelineConfig.model_validate_json(exec_properties["config"])
         transform_graph = artifact_utils.get_single_uri(input_dict["transform_graph"])
         statistics = _statistics(input_dict)
         features = _features(exec_properties["features"], config, transform_graph, statistics)
@@ -83,6 +83,7 @@ class Executor(base_executor.BaseExecutor):
             if config.training.claims_guarantee:
                 rehearsal.rehearse(inputs)
             record = train_charged(backend=backend, inputs=inputs, facts=facts, node=node)
+        bind_model(artifact_utils.get_single_instance(output_dict["model"]))
         _publish(artifact_utils.get_single_instance(output_dict["privacy_record"]), record)
 
     def _inputs(
