@@ -105,6 +105,9 @@ def test_silos_of_other_sizes_than_stated_are_found(split: Any, tmp_path: Path) 
 
 
 def test_the_trainer_rehearses_before_it_asks_the_ledger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tfx.types import standard_artifacts
+
+    from privacy_pipeline.components.artifacts import bind_to_data
     from privacy_pipeline.components.trainer import executor
     from tests.reports.records import make_config
 
@@ -129,8 +132,10 @@ def test_the_trainer_rehearses_before_it_asks_the_ledger(monkeypatch: pytest.Mon
     monkeypatch.setattr(executor.artifact_utils, "get_single_uri", lambda *_: "graph")
     config = make_config("dp_sgd").model_dump_json(by_alias=True)
     given = {"config": config, "features": "", "code": "c", "lock": "l", "data_digest": "d"}
+    examples = standard_artifacts.Examples()
+    bind_to_data([examples], "d")
     with pytest.raises(BadInputError, match="a bad row"):
-        made.Do({"transform_graph": []}, {}, given)
+        made.Do({"transform_graph": [], "examples": [examples]}, {}, given)
     assert asked == ["rehearsed"]
 
 

@@ -21,6 +21,7 @@ from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import Entry, State
 from privacy_pipeline.accounting.policy import Policy
+from privacy_pipeline.components.artifacts import bind_to_data
 from privacy_pipeline.components.dp_evaluator import executor
 from privacy_pipeline.components.dp_evaluator.charged import (
     evaluate_charged,
@@ -264,7 +265,8 @@ def test_a_model_that_counts_its_rows_is_refused_before_any_budget_is_reserved(
     monkeypatch.setattr(executor, "evaluate_charged", lambda *_, **__: pytest.fail("budget was reserved"))
     model = artifact(standard_artifacts.Model, tmp_path / "model")
     examples = artifact(standard_artifacts.Examples, tmp_path / "examples")
-    properties = {"config": dp_config(tmp_path).model_dump_json(by_alias=True)}
+    bind_to_data([examples], DIGEST)
+    properties = {"config": dp_config(tmp_path).model_dump_json(by_alias=True), "data_digest": DIGEST}
     with pytest.raises(BadInputError, match="does more than to read: AssignAddVariableOp"):
         executor.Executor().Do({"model": [model], "examples": [examples]}, {}, properties)
 
@@ -379,6 +381,7 @@ def test_the_executor_writes_what_the_gate_reads(
         (tmp_path / "examples" / f"Split-{split}").mkdir()
     write(tmp_path / "examples" / "Split-train" / "rows.gz", [{"colour": "red"}])  # would not parse
     write(tmp_path / "examples" / "Split-eval" / "rows.gz", RAW * 100)
+    bind_to_data([examples], DIGEST)
     evaluation = artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation")
     made = executor.Executor()
     context = SimpleNamespace(

@@ -42,6 +42,7 @@ def transformed(folder: Path, module: str, *, private: bool) -> list[dict[str, f
                 size = tf.train.Feature(float_list=tf.train.FloatList(value=[float(row)]))
                 features = tf.train.Features(feature={"size": size})
                 writer.write(tf.train.Example(features=features).SerializeToString())
+    examples.set_string_custom_property("data_digest", "hmac-sha256:9")
     graph, made = standard_artifacts.TransformGraph(), standard_artifacts.Examples()
     graph.uri, made.uri = str(folder / "graph"), str(folder / "made")
     context = base_beam_executor.BaseBeamExecutor.Context(
@@ -57,6 +58,7 @@ def transformed(folder: Path, module: str, *, private: bool) -> list[dict[str, f
             "disable_statistics": 1,
         },
     )
+    assert made.get_string_custom_property("data_digest") == "hmac-sha256:9"  # features are of the same data
     found = []
     files = sorted((folder / "made" / "Split-train").glob("*.gz"))
     for record in tf.data.TFRecordDataset([str(file) for file in files], "GZIP"):
