@@ -76,7 +76,7 @@ def _made(kind: Kind, report: Callable[[str], None]) -> Path:
         requirements.write_text(locked)
         options = ("--python", python, "--require-hashes", "--no-config", "--compile-bytecode")
         _run([uv, "pip", "sync", *options, requirements])
-    _copy_own(Path(_answer([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])))
+    _copy_own(Path(_answer([python, "-I", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])))
     _write_command(python)
     place.stamp_of(kind).write_text(place.digest(kind))
     report(f"{kind}: done in {time.monotonic() - started:.0f} s")
@@ -97,7 +97,7 @@ def _uv(report: Callable[[str], None]) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(wanted)
     options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps", "--only-binary", ":all:")
-    _run([folder / "bin" / "python", "-m", "pip", "install", *options, "-r", requirements])
+    _run([folder / "bin" / "python", "-I", "-m", "pip", "install", *options, "-r", requirements])
     stamp.write_text(wanted)
     return found
 

@@ -270,7 +270,8 @@ def test_a_full_disk_is_found_before_the_charge(people, monkeypatch):
 
     path = write_experiment(people, PRIVACY)
     ledger = register(people, load_experiment(path)[1][0])
-    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1 << 20))  # for the rows alone
+    full = shutil._ntuple_diskusage(10, 9, 1 << 20)  # room for the copy of the rows alone
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: full)
     with pytest.raises(BadInputError, match=r"MB are to be written, and 1\.0 MB are free"):
         run_point(load_bound(path)[0], build=logistic.build)
     assert [entry.state for entry in ledger.entries("people")] == [State.EXPIRED]
