@@ -77,7 +77,8 @@ def _require_same_code(spec: RunSpec) -> None:
 
     if views.code_hash(spec.config) != spec.code:
         raise BadInputError(
-            "the code of the framework or the model, or a file under model.files, changed while the run started; nothing is charged",
+            "the code of the framework or the model, or a file under model.files, changed while the run started; "
+            "nothing is charged",
             fix="run again",
         )
 
