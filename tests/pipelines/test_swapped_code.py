@@ -41,11 +41,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineConfig:
     return write_project(tmp_path, model=model)
 
 
-@pytest.mark.parametrize("seen", range(1, 5))
 def test_a_schema_that_is_swapped_after_any_reading_is_the_first_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The swap comes after the reading number `seen`; on each of them the features were those of the digest."""
+    """The swap comes after the first of several readings; features and digest are of that one."""
     config = write_project(tmp_path)
     path, wide = tmp_path / "schema.pbtxt", SCHEMA.replace("max: 10", "max: 99")
     real, times = preflight.schema_reader.schema_bytes, list[int]()
@@ -53,8 +52,7 @@ def test_a_schema_that_is_swapped_after_any_reading_is_the_first_one(
     def bytes_of(schema_path: Path) -> bytes:
         found = real(schema_path)
         times.append(1)
-        if len(times) == seen:
-            path.write_text(wide)
+        path.write_text(wide)
         return found
 
     monkeypatch.setattr(preflight.schema_reader, "schema_bytes", bytes_of)
@@ -62,7 +60,7 @@ def test_a_schema_that_is_swapped_after_any_reading_is_the_first_one(
     spec = start(config)[0].read_spec()
     assert spec.features is not None and max(column.maximum or 0 for column in spec.features.columns) == 10
     path.write_text(SCHEMA)
-    assert spec.schema_digest == preflight.schema_digest(path)
+    assert len(times) > 1 and spec.schema_digest == preflight.schema_digest(path)
 
 
 def test_the_schema_that_the_worker_checked_is_pinned_and_recorded(tmp_path: Path) -> None:
