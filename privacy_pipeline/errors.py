@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from privacy_pipeline.secret_text import masked
+
 LONGEST_MESSAGE, LONGEST_FIX = 1400, 500  # bytes; what a person still reads
 
 
@@ -18,7 +20,9 @@ class ExitCode(IntEnum):
 
 
 class PipelineError(Exception):
-    """An error with one clear line and, where there is one, the next thing to type. Both are kept short.
+    """An error with one clear line and, where there is one, the next thing to type.
+
+    Both are kept short, and passwords in them are masked.
 
     Args:
         message: What is wrong, naming the file and field.
@@ -28,8 +32,8 @@ class PipelineError(Exception):
     exit_code = ExitCode.ERROR
 
     def __init__(self, message: str, *, fix: str = "") -> None:
-        self.message = brief(message, most=LONGEST_MESSAGE)
-        self.fix = brief(fix, most=LONGEST_FIX)
+        self.message = brief(masked(message), most=LONGEST_MESSAGE)
+        self.fix = brief(masked(fix), most=LONGEST_FIX)
         super().__init__(self.message)
 
 

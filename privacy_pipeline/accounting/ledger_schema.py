@@ -8,6 +8,7 @@ returns. The SQLite file belongs on a local disk: the write-ahead log does not w
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from privacy_pipeline import secret_text
 from privacy_pipeline.accounting import older_formats
 from privacy_pipeline.accounting.ledger_tables import (
     budgets,
@@ -64,13 +66,17 @@ def parse(url: str) -> sa.URL:
     """A ledger's URL.
 
     Raises:
-        BadInputError: it is no SQLAlchemy URL of a file or server that the ledger can be in.
+        BadInputError: it is no SQLAlchemy URL of a file or server that the ledger can be in, or holds a password.
     """
+    if secret_text.found_in_url(url):
+        raise BadInputError("ledger: its URL holds a password, which every copy of the URL would", fix=secret_text.HOW)
     try:
         parsed = sa.make_url(url)
         parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise BadInputError(f"ledger: {url!r} is no SQLAlchemy URL", fix="sqlite:///ledger/ledger.db") from error
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        # What stands behind the scheme may be a password in the wrong place.
+        shown = re.sub(r"(:/{0,2})(?!/).*", r"\1...", url, flags=re.DOTALL)
+        raise BadInputError(f"ledger: {shown!r} is no SQLAlchemy URL", fix="sqlite:///ledger/ledger.db") from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise BadInputError(
             f"ledger: {parsed.get_backend_name()} is not supported; use sqlite or postgresql",
@@ -197,7 +203,7 @@ def name_of(url: str) -> str:
 
 def name(url: sa.URL) -> str:
     """The URL without its password, for messages."""
-    return url.render_as_string(hide_password=True)
+    return secret_text.masked(url.render_as_string(hide_password=True))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from privacy_pipeline.errors import ExitCode, PipelineError
+from privacy_pipeline.secret_text import masked
 
 DEBUG = "--debug"
 VARIABLE = "PRIVACY_PIPELINE_DEBUG"
@@ -27,9 +28,10 @@ def run(command: Callable[[], None]) -> None:
         os.environ[VARIABLE] = "1"
     try:
         command()
-    except Exception as error:  # the one place where everything is caught: nothing is done after it
+    except Exception as error:  # noqa: BLE001 (the one place where everything is caught: nothing is done after it)
         if os.environ.get(VARIABLE):
-            raise
+            sys.stderr.write(masked("".join(traceback.format_exception(error))))
+            sys.exit(int(ExitCode.ERROR))
         sys.stderr.write(_told(error) + "\n")
         sys.exit(int(error.exit_code if isinstance(error, PipelineError) else ExitCode.ERROR))
 
@@ -37,7 +39,7 @@ def run(command: Callable[[], None]) -> None:
 def _told(error: Exception) -> str:
     if isinstance(error, PipelineError):
         return f"error: {error.message}" + (f"\n  fix: {error.fix}" if error.fix else "")
-    said = "".join(c if c.isprintable() else " " for c in str(error))[:300].strip()
+    said = "".join(c if c.isprintable() else " " for c in masked(str(error)))[:300].strip()
     what = type(error).__name__ + (f": {said}" if said else "")
     return (
         f"error: {what} (an error of privacy-pipeline itself)\n"
@@ -53,7 +55,7 @@ def _log(error: Exception) -> str:
         return "(none: no temporary file can be written)"
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(f"{_PACKAGE} {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
-        stream.write("".join(traceback.format_exception(error)))
+        stream.write(masked("".join(traceback.format_exception(error))))
     return name
 
 

@@ -9,6 +9,7 @@ import sys
 from typing import Any, TextIO
 
 from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.secret_text import masked_by_look
 
 FALLBACK = "privacy_pipeline.ascii"
 _DRAWN = str.maketrans(
@@ -107,9 +108,10 @@ class Unbroken:
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Writes, or drops."""
+        """Writes, without passwords, or drops."""
         try:
-            return self._stream.write(text)
+            self._stream.write(masked_by_look(text))
+            return len(text)
         except OSError as error:
             self._drop(error)
             return len(text)

@@ -6,11 +6,21 @@ or backends: they check shapes and ranges, and the layers above check the rest.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
@@ -362,15 +372,31 @@ class SqliteMetadata(Section):
     path: Path | None = None
 
 
+def _without_password(value: str) -> str:
+    """Does not show the value, which may hold `user:password@host`."""
+    if "@" in value or re.fullmatch(r"[^:\[]+:[^:]*", value):
+        raise ValueError("holds more than one name; host, port and user have fields of their own, a password has none")
+    return value
+
+
+def _variable(value: str) -> str:
+    """Does not show the value, which may be the password itself."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("names no environment variable: letters, digits and _; the password itself has no place here")
+    return value
+
+
 class ServerMetadata(Section):
     """ML Metadata in a MySQL or PostgreSQL server; the password comes from the environment."""
 
     kind: Literal["mysql", "postgresql"]
-    host: str
+    host: Annotated[str, AfterValidator(_without_password)]
     port: Annotated[int, Field(ge=1, le=65535)]
     database: str
-    user: str
-    password_env: Annotated[str, Field(description="Environment variable that holds the password.")]
+    user: Annotated[str, AfterValidator(_without_password)]
+    password_env: Annotated[
+        str, AfterValidator(_variable), Field(description="Environment variable that holds the password.")
+    ]
 
 
 class BeamSection(Section):

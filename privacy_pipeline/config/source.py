@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
+from privacy_pipeline import secret_text
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.config.yaml_text import LARGEST, Loader, UnfitError, require_few, require_shallow, text_of
 from privacy_pipeline.errors import BadInputError
@@ -16,9 +16,9 @@ from privacy_pipeline.errors import BadInputError
 Key = str | int
 KeyPath = tuple[Key, ...]
 
-
-# The password of a URL such as the ledger's must not end up in an error line.
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*(@)")
+_METADATA_FIX = "name the environment variable that holds it: metadata.password_env"
+_SECRET_FIX = "keep it in an environment variable or in a file of mode 0600, and name that here"
+_AS_KEY = "(a key)"
 _QUOTE_FIX = "put quotes around a value that starts with one of > | & * ! % @ { [ or holds ': ' or ' #'"
 
 
@@ -110,8 +110,8 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 class _Builder:
     """Turns YAML nodes into plain values and notes the line of each."""
 
-    def __init__(self, *, name: str, origins: dict[KeyPath, Origin]) -> None:
-        self._name = name
+    def __init__(self, *, name: str, origins: dict[KeyPath, Origin], below: KeyPath = ()) -> None:
+        self._name, self._below = name, below
         self._origins = origins
         self._loader = Loader("")
         self._open: list[yaml.Node] = []
@@ -140,9 +140,23 @@ class _Builder:
                 return self.mapping(node, path)
             if isinstance(node, yaml.SequenceNode):
                 return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
-            return self._loader.scalar(node)
+            scalar = self._loader.scalar(node)
+            self._refuse_secret(scalar, (*self._below, *path), node)
+            return scalar
         finally:
             self._open.pop()
+
+    def _refuse_secret(self, value: object, path: KeyPath, node: yaml.Node) -> None:
+        """What a config holds is copied to the workspace and to ML Metadata: no password may be in it."""
+        key = next((str(part) for part in reversed(path) if isinstance(part, str)), "").rpartition(".")[2]
+        named = value not in (None, "") and not isinstance(value, bool) and secret_text.is_name(key)
+        in_url = secret_text.found_in_url if key == "ledger" else secret_text.found_in
+        if not named and not (isinstance(value, str) and in_url(value)):
+            return
+        where = "override" if self._below else f"{self._name}:{node.start_mark.line + 1}"
+        dotted = ".".join(map(str, path))
+        fix = secret_text.HOW if key == "ledger" else _METADATA_FIX if path[0] == "metadata" else _SECRET_FIX
+        raise BadInputError(f"{where}: {dotted}: a config holds no passwords; they would be copied with it", fix=fix)
 
     def _item(self, node: yaml.Node, path: KeyPath) -> object:
         self._origins[path] = Origin(line=node.start_mark.line + 1)
@@ -152,7 +166,9 @@ class _Builder:
         if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
             shown = f" '{node.value}'" if isinstance(node, yaml.ScalarNode) else ""
             raise BadInputError(f"{self._name}:{node.start_mark.line + 1}: key{shown} is not a text; put it in quotes")
-        return text_of(node)
+        key = text_of(node)
+        self._refuse_secret(key, (*self._below, _AS_KEY), node)
+        return key
 
     def _refuse_duplicates(self, node: yaml.MappingNode) -> None:
         seen: dict[str, int] = {}
@@ -179,7 +195,7 @@ def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:
         BadInputError: an override has no `=`, an empty key, a value that is not YAML, or a parent that is no mapping.
     """
     for override in overrides:
-        text = _PASSWORD.sub(r"\1***\2", override)
+        text = secret_text.masked_override(override)
         path, value = _parse_override(override, text)
         parent = _parent_mapping(document, path, text)
         parent[str(path[-1])] = value
@@ -200,7 +216,7 @@ def _parse_override(override: str, text: str) -> tuple[KeyPath, object]:
     try:
         require_shallow(len(keys))
         node = yaml.compose(raw, Loader=Loader)
-        value = None if node is None else _Builder(name=f"override '{text}'", origins={}).value(node, ())
+        value = None if node is None else _Builder(name=f"override '{text}'", origins={}, below=keys).value(node, ())
     except yaml.YAMLError as error:
         problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else " ".join(str(error).split())
         raise BadInputError(f"override '{text}': the value is not valid YAML: {problem}", fix=_QUOTE_FIX) from None

@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any
 
+from privacy_pipeline import secret_text
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import moved
@@ -33,10 +34,12 @@ def connection_config(config: PipelineConfig) -> Any:
         return connection
     password = os.environ.get(metadata.password_env)
     if password is None:
+        # One that is not written as variables are may be the password, in the wrong place.
+        shown = metadata.password_env if metadata.password_env.isupper() else "that it names"
         raise BadInputError(
-            f"metadata.password_env: the environment variable {metadata.password_env} is not set",
-            fix=f"export {metadata.password_env}=...",
+            f"metadata.password_env: the environment variable {shown} is not set", fix="export it with the password"
         )
+    secret_text.note_variable(metadata.password_env)
     if metadata.kind == "mysql":
         server = connection.mysql
         server.host, server.port, server.database = metadata.host, metadata.port, metadata.database
@@ -76,7 +79,7 @@ def require_usable(config: PipelineConfig) -> None:
         place = f"{metadata.user}@{metadata.host}:{metadata.port}/{metadata.database}"
         raise BadInputError(
             f"metadata: {metadata.kind} {place} cannot be used: {' '.join(str(error).split())[:300]}",
-            fix=f"check that the server runs, that the user may make tables there, and {metadata.password_env}",
+            fix="check that the server runs, that the user may make tables there, and metadata.password_env",
         ) from error
 
 

@@ -27,6 +27,7 @@ from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.pipelines.details import describe
 from privacy_pipeline.pipelines.events import Event, NodeEnded, NodeFailed, NodeStarted
 from privacy_pipeline.pipelines.metadata_handle import Handle
+from privacy_pipeline.secret_text import masked
 
 # As the operating system and as SQLite below ML Metadata say it.
 _FULL = ("No space left", "disk is full")
@@ -160,7 +161,7 @@ def failure(node: str, error: BaseException) -> NodeFailed:
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, PipelineError):
         return NodeFailed(node=node, message=cause.message, fix=cause.fix, exit_code=int(cause.exit_code))
-    text = str(error)
+    text = masked(str(error))
     if (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
         sign in text for sign in _FULL
     ):

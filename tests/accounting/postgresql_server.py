@@ -26,8 +26,12 @@ def _demote() -> None:
 
 
 @contextmanager
-def server() -> Iterator[str]:
-    """URL of a server on a free port of the loopback; durable as PostgreSQL's own defaults are."""
+def server(*, password: str | None = None) -> Iterator[str]:
+    """URL of a server on a free port of the loopback; durable as PostgreSQL's own defaults are.
+
+    Args:
+        password: that it asks for; None for one that asks for none.
+    """
     as_nobody = _demote if os.getuid() == 0 else None
     initdb, postgres, ready = program("initdb"), program("postgres"), program("pg_isready")
     if initdb is None or postgres is None or ready is None:
@@ -36,6 +40,9 @@ def server() -> Iterator[str]:
         os.chmod(folder, 0o777)
         data = f"{folder}/data"
         initialise = [initdb, "-D", data, "-U", "ledger", "-A", "trust", "--no-sync"]
+        if password is not None:
+            Path(folder, "password").write_text(password)
+            initialise += ["-A", "scram-sha-256", f"--pwfile={folder}/password"]
         subprocess.run(initialise, check=True, capture_output=True, preexec_fn=as_nobody, cwd="/")
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

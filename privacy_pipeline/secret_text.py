@@ -1,0 +1,114 @@
+"""Passwords in texts: what one looks like, and the mask that each output puts over it. The one home of both.
+
+A URL or a key that a config holds is copied: to the spec of a run, to ML Metadata, to messages. So none may hold a
+password (`found_in`, `found_in_url`). What still gets one, from a driver or from an older version's files, prints it
+covered (`masked`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, TextIO
+from urllib.parse import quote, unquote_plus
+
+MASK = "***"
+HOW = (
+    "leave the password out of the URL, and give it in PGPASSWORD, or in ~/.pgpass or another file of mode 0600 that "
+    "PGPASSFILE or ?passfile=FILE names"
+)
+_SHORTEST = 4  # characters of a password that is masked wherever it stands; a shorter one may be part of any word
+_NAME = r"(?:\w*pass(?:word|wd|phrase)|pwd|\w*secret_?(?:access_?)?key|\w*client_secret|\w*session_?token|\w*api_?key)"
+_NAMED = re.compile(rf"(?<![a-z]){_NAME}['\"]?\s*=\s*[^\s&;,#]", re.IGNORECASE)
+_KEY = re.compile(rf"{_NAME}|secret|token|credentials?", re.IGNORECASE)
+# The password may hold a slash; what begins with digits and a slash is a port and a path.
+_IN_URL = re.compile(r"://[^\s/@:?#\[]*:(?!\d*(?:/|$))[^\s@]+@")
+_DATABASE = re.compile(r"\s*(?:postgres|mysql|mariadb)\w*(?:\+\w+)?:/", re.IGNORECASE)
+_IN_AUTHORITY = re.compile(r"\s*[^:/?@]+:/{0,2}(?!/)[^?@]*:[^?]+@")
+_MASKED = (
+    (re.compile(r"(:(?:\\?/){2}[^\s/@:?#\"'<>\[]*:)(?!\d*(?:/|$))[^\s\"'<>]*(?=@)"), rf"\1{MASK}"),
+    (re.compile(rf"((?<![a-z]){_NAME}['\"]?\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,#'\"]+)", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(rf"(\"{_NAME}\"\s*:\s*)\"(?:[^\"\\]|\\.)*\"", re.IGNORECASE), rf'\1"{MASK}"'),
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?"), MASK),
+)
+_ENCODED = re.compile(r"(?<![\w%])([\w%]*%[\w%]*)=([^\s&;,#'\"]+)")
+_OPTION = re.compile(rf"-{{1,2}}{_NAME}", re.IGNORECASE)  # whose value is the next argument
+_WRITTEN = re.compile(rf"({_NAME}['\"]?\s*:\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,}}]+)", re.IGNORECASE)
+_variables = {"PGPASSWORD"}
+
+
+def found_in(text: str) -> bool:
+    """Whether a text, percent-encoded or not, holds a URL with a password or a `password=...`."""
+    if _OPTION.fullmatch(text):
+        return True
+    shapes = (text, _decoded(text))
+    if any(_DATABASE.match(shape) and _IN_AUTHORITY.match(shape) for shape in shapes):
+        return True
+    return any(_IN_URL.search(shape) or _NAMED.search(shape) for shape in shapes) or "PRIVATE KEY--" in text
+
+
+def found_in_url(url: str) -> bool:
+    """Whether what is given for the URL of a database holds a password, whether it is a URL at all or not."""
+    return found_in(url) or any(_IN_AUTHORITY.match(shape) for shape in (url, _decoded(url)))
+
+
+def is_name(key: str) -> bool:
+    """Whether a key of a config is called as a password is, and not as what names one (`password_env`, `passfile`)."""
+    return _KEY.fullmatch(_decoded(key)) is not None
+
+
+def _decoded(text: str) -> str:
+    """A text without percent-encoding, also where it was encoded several times over."""
+    for _ in range(8):
+        text, before = unquote_plus(text), text
+        if text == before:
+            break
+    return text
+
+
+def note_variable(name: str) -> None:
+    """From now on the value of this environment variable is masked, too."""
+    _variables.add(name)
+
+
+def masked(text: str) -> str:
+    """The text with each password in it covered: what looks like one, and what environment variables hold."""
+    for name in sorted(_variables):
+        value = os.environ.get(name, "")
+        if len(value) >= _SHORTEST:
+            for spelled in {value, quote(value, safe=""), repr(value)[1:-1]}:
+                text = text.replace(spelled, MASK)
+    return masked_by_look(text)
+
+
+def masked_by_look(text: str) -> str:
+    """The same for results, which stay JSON, and in which the value of a variable may be any other word or number."""
+    if "=" in text or ":" in text:
+        for shape, cover in _MASKED:
+            text = shape.sub(cover, text)
+        text = _ENCODED.sub(lambda pair: f"{pair[1]}={MASK}" if is_name(pair[1]) else pair[0], text)
+    return text
+
+
+def masked_override(text: str) -> str:
+    """The same for an override, which may hold YAML: `metadata={password: x}`."""
+    return _WRITTEN.sub(rf"\1{MASK}", masked(text))
+
+
+class Masking:
+    """A stream of text that masks what is written to it.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes; gives the length of what was asked for."""
+        self._stream.write(masked(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
