@@ -12,6 +12,8 @@ import re
 from typing import Any, TextIO
 from urllib.parse import quote, unquote_plus
 
+from privacy_pipeline.shown_text import visible
+
 MASK = "***"
 HOW = (
     "leave the password out of the URL, and give it in PGPASSWORD, or in ~/.pgpass or another file of mode 0600 that "
@@ -95,8 +97,8 @@ def masked_override(text: str) -> str:
     return _WRITTEN.sub(rf"\1{MASK}", masked(text))
 
 
-class Masking:
-    """A stream of text that masks what is written to it.
+class Log:
+    """A log that holds no password, and no character that would command the terminal of its reader.
 
     Args:
         stream: where to.
@@ -107,7 +109,7 @@ class Masking:
 
     def write(self, text: str) -> int:
         """Writes; gives the length of what was asked for."""
-        self._stream.write(masked(text))
+        self._stream.write(visible(masked(text), lines=True))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -19,7 +19,9 @@ from privacy_pipeline.accounting.ledger_budgets import charge_of
 from privacy_pipeline.accounting.ledger_entries import COUNTED, Entry, budget_key
 from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.totals import Sum
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.shown_text import in_csv, in_json
 
 EXPORT_VERSION = 1
 COLUMNS = (
@@ -113,7 +115,7 @@ def exported_records(url: str, *, dataset: str | None = None) -> list[dict[str, 
 
 def to_json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """One JSON object a line."""
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    return "".join(in_json(json.dumps(row, allow_nan=False)) + "\n" for row in rows)
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -124,7 +126,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         nested = {name: json.dumps(row[name]) for name in ("plan", "event", "executed_event") if row[name] is not None}
         several = {"span": json.dumps(row["span"])} if isinstance(row["span"], tuple) else {}
-        writer.writerow({**row, **nested, **several})
+        writer.writerow({name: in_csv(value) for name, value in {**row, **nested, **several}.items()})
     return text.getvalue()
 
 
@@ -147,7 +149,7 @@ def _records(connection: sa.Connection) -> tuple[dict[int, int], dict[int, str]]
     for seq, kind, digest, body in _batched(connection, query):
         hashes[seq] = digest
         if kind == journal.RESERVE:
-            reserved[json.loads(body)["entry"]["id"]] = seq
+            reserved[json_value(body)["entry"]["id"]] = seq
     return reserved, hashes
 
 

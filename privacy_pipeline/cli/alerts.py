@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from privacy_pipeline.cli.output import err
+from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import BudgetStatus

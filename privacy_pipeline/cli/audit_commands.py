@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, Overrides, WorkspacePath
+from privacy_pipeline.cli.shown import cell, escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
@@ -91,7 +91,7 @@ def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
     for entry in attacks:
         low, high = entry["auc_interval"]
         table.add_row(
-            escape(entry["slice"]),
+            cell(entry["slice"]),
             f"{entry['auc']:.3f}",
             f"{low:.3f} to {high:.3f}",
             *(f"{entry['true_positive_rate_at'][rate]:.1%}" for rate in rates),
@@ -123,7 +123,7 @@ def audits_table(audits: Sequence[Mapping[str, Any]]) -> Table:
         bad = entry["lower_bound"] > entry["upper_bound"]
         lower = f"{entry['lower_bound']:.3f}"
         table.add_row(
-            escape(str(entry["kind"])),
+            cell(str(entry["kind"])),
             f"[red]{lower}[/]" if bad else lower,
             f"{entry['upper_bound']:.3f}",
             f"{entry['delta']:.0e}",

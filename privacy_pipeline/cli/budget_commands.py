@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
+from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def register(
             return
         counts = _sizes(registration)
         out.print(
-            f"[green]✓[/] dataset {registration.name}: {counts}; unit {registration.unit}; "
-            f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {policy}" if policy else ""),
+            f"[green]✓[/] dataset {registration.name}: {counts}; unit {cell(registration.unit)}; "
+            f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {escape(str(policy))}" if policy else ""),
             soft_wrap=True,
         )
         out.print(
@@ -145,7 +145,7 @@ def status(
             table.add_row(
                 f"{b.dataset} (span {span})" if span else b.dataset,
                 b.split,
-                b.unit,
+                cell(b.unit),
                 f"{b.held_epsilon:.3f}",
                 f"{b.cap_epsilon:.3f}",
                 f"{b.remaining_epsilon:.3f}",
@@ -158,7 +158,7 @@ def status(
         out.print(_HELD, soft_wrap=True)
         for b in budgets:
             for warning in _warnings(b):
-                err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {warning}", soft_wrap=True)
+                err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {escape(warning)}", soft_wrap=True)
         for told in _of_older_versions(budgets):
             err.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True, highlight=False)
         for share in opened.shares(dataset):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from privacy_pipeline.cli.shown import PlainConsole
+from privacy_pipeline.shown_text import in_markdown
 
 
 def to_markdown(table: Table) -> str:
@@ -32,7 +34,7 @@ def to_svg(table: Table, *, width: int = 110) -> str:
         table: any table.
         width: width of the picture, in characters.
     """
-    console = Console(record=True, width=width, file=io.StringIO())
+    console = PlainConsole(record=True, width=width, file=io.StringIO())
     console.print(table)
     picture = console.export_svg(title=str(table.title or ""))
     # Rich's picture asks a web font of another host; the viewer's own monospace font does as well.
@@ -41,4 +43,4 @@ def to_svg(table: Table, *, width: int = 110) -> str:
 
 def _plain(cell: object) -> str:
     text = cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
-    return " ".join(text.split()).replace("|", "\\|")
+    return in_markdown(text)

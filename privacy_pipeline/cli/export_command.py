@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli import report_commands
 from privacy_pipeline.cli.ledger_commands import DEFAULT_LEDGER, LedgerUrl
 from privacy_pipeline.cli.output import errors_as_exit_codes, out
+from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.shown_text import in_json
 
 
 class ExportFormat(str, Enum):
@@ -71,7 +72,7 @@ def export(
         if format_ is ExportFormat.CSV:
             text = to_csv(rows)
         elif format_ is ExportFormat.JSON:
-            text = json.dumps(rows, indent=2, allow_nan=False) + "\n"
+            text = in_json(json.dumps(rows, indent=2, allow_nan=False)) + "\n"
         else:
             text = to_json_lines(rows)
         if output is None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json, print_table, tell
 from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, Overrides
+from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def register(
             return
         train = counts["train"]
         out.print(
-            f"[green]✓[/] {registration.name}: {train['clients']:,} clients (`{registration.unit}`) with "
+            f"[green]✓[/] {registration.name}: {train['clients']:,} clients (`{cell(registration.unit)}`) with "
             f"{train['rows']:,} rows to train on; cap epsilon {epsilon:g} at delta {delta:g}"
         )
 
@@ -132,10 +132,10 @@ def compare(
             return
         table = Table(*HEAD)
         for row in rows:
-            table.add_row(*cells(row))
+            table.add_row(*map(cell, cells(row)))
         print_table(table, as_markdown=as_markdown)
         for line in notes(rows):
-            out.print(line, style="dim" if not as_markdown else None)
+            out.print(escape(line), style="dim" if not as_markdown else None)
         if missing and not as_markdown:
             again = escape(typed("federated", "sweep", experiment))
             out.print(f"[yellow]{len(missing)} runs are not finished[/]: {again}", soft_wrap=True)
@@ -230,7 +230,7 @@ class _Progress:
     def watch_and_print(self, status: Status) -> None:
         self.watch(status)
         if status.state == "done" and status.summary is not None:
-            out.print(f"[green]✓[/] {_name(status.point)}: {_result(status.summary)}", soft_wrap=True)
+            out.print(f"[green]✓[/] {cell(_name(status.point))}: {cell(_result(status.summary))}", soft_wrap=True)
 
     def __rich__(self) -> Table:
         done = sum(status.state == "done" for status in self._status.values())
@@ -241,7 +241,7 @@ class _Progress:
         for status in shown:
             total = status.point.config.rounds
             result = _result(status.summary) if status.summary is not None else status.error
-            table.add_row(_name(status.point), status.state, f"{status.rounds:,} of {total:,}", result)
+            table.add_row(cell(_name(status.point)), status.state, f"{status.rounds:,} of {total:,}", escape(result))
         return table
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, print_table
 from privacy_pipeline.cli.run_commands import AsJson, AsMarkdown, WorkspacePath
+from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.secret_text import masked
+from privacy_pipeline.shown_text import visible
 
 DEBUG = "--debug"
 VARIABLE = "PRIVACY_PIPELINE_DEBUG"
@@ -30,7 +31,7 @@ def run(command: Callable[[], None]) -> None:
         command()
     except Exception as error:  # noqa: BLE001 (the one place where everything is caught: nothing is done after it)
         if os.environ.get(VARIABLE):
-            sys.stderr.write(masked("".join(traceback.format_exception(error))))
+            sys.stderr.write(_traceback(error))
             sys.exit(int(ExitCode.ERROR))
         sys.stderr.write(_told(error) + "\n")
         sys.exit(int(error.exit_code if isinstance(error, PipelineError) else ExitCode.ERROR))
@@ -38,7 +39,7 @@ def run(command: Callable[[], None]) -> None:
 
 def _told(error: Exception) -> str:
     if isinstance(error, PipelineError):
-        return f"error: {error.message}" + (f"\n  fix: {error.fix}" if error.fix else "")
+        return visible(f"error: {error.message}" + (f"\n  fix: {error.fix}" if error.fix else ""), lines=True)
     said = "".join(c if c.isprintable() else " " for c in masked(str(error)))[:300].strip()
     what = type(error).__name__ + (f": {said}" if said else "")
     return (
@@ -48,6 +49,10 @@ def _told(error: Exception) -> str:
     )
 
 
+def _traceback(error: Exception) -> str:
+    return visible(masked("".join(traceback.format_exception(error))), lines=True)
+
+
 def _log(error: Exception) -> str:
     try:
         handle, name = tempfile.mkstemp(prefix="privacy-pipeline-error-", suffix=".log")
@@ -55,7 +60,7 @@ def _log(error: Exception) -> str:
         return "(none: no temporary file can be written)"
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(f"{_PACKAGE} {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
-        stream.write(masked("".join(traceback.format_exception(error))))
+        stream.write(_traceback(error))
     return name
 
 

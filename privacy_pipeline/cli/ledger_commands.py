@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, ConfigPath, Overrides
+from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.spans import span_words
 from privacy_pipeline.typed import typed
@@ -80,7 +80,7 @@ def apply(
         if as_json:
             print_json([dataclasses.asdict(status) for status in opened.status(loaded.dataset)])
             return
-        out.print(f"[green]✓[/] dataset {loaded.dataset}: epsilon {loaded.epsilon:g} at delta {loaded.delta:g}")
+        out.print(f"[green]✓[/] dataset {cell(loaded.dataset)}: epsilon {loaded.epsilon:g} at delta {loaded.delta:g}")
         for status in opened.status(loaded.dataset):
             _tell_change(before.get(status.budget), status)
 
@@ -142,7 +142,7 @@ def history(
             )
             epsilon = f"{entry.epsilon:.4f}" + (" (overrun)" if entry.overrun else "")
             epsilon = "-" if entry.state.value == "expired" else epsilon
-            table.add_row(str(entry.id), entry.reserved_at, *map(escape, texts), epsilon)
+            table.add_row(str(entry.id), entry.reserved_at, *map(cell, texts), epsilon)
         out.print(table)
 
 
@@ -158,7 +158,7 @@ def _print_records(records: list[JournalRecord], *, as_json: bool) -> None:
         details = json.dumps(record.details, sort_keys=True) if record.kind not in _CHARGES else ""
         about = record.budget or record.dataset or "the ledger"
         texts = (record.principal or "not known", record.kind, about, entry, record.run_id or "", details)
-        table.add_row(str(record.seq), record.at, *map(escape, texts))
+        table.add_row(str(record.seq), record.at, *map(cell, texts))
     out.print(table)
 
 

@@ -8,9 +8,9 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
+from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.pipelines import events
 from privacy_pipeline.pipelines.nodes import CHARGING, NODES, nodes_of
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.export import to_markdown
+from privacy_pipeline.cli.shown import PlainConsole, escape
 from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, PipelineError, brief
+from privacy_pipeline.shown_text import in_json
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.workspace import RunState
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 120
 
 # A path may hold what would be the name of an emoji.
-out = Console(highlight=False, emoji=False, width=_WIDTH)
-err = Console(stderr=True, highlight=False, emoji=False, width=_WIDTH)
+out = PlainConsole(highlight=False, emoji=False, width=_WIDTH)
+err = PlainConsole(stderr=True, highlight=False, emoji=False, width=_WIDTH)
 
 
 def print_json(value: Any) -> None:
     """Prints one JSON document to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.write(in_json(json.dumps(value, indent=2, default=str)) + "\n")
 
 
 def print_run(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson
+from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.typed import typed
 

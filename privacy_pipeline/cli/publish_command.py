@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli import report_commands
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.report_commands import Facts, LedgerUrl, LostKeys, Target, Workspaces
 from privacy_pipeline.cli.run_commands import AsJson
+from privacy_pipeline.cli.shown import escape
 
 
 def add_to(app: typer.Typer) -> None:

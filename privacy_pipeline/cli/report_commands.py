@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out
+from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.reports.dataset_report import DatasetReport

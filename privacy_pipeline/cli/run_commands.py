@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, print_report, print_run, tell
+from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.properties import shown
@@ -207,7 +207,7 @@ def _print_check(facts: dict[str, object]) -> None:
         return
     out.print(
         f"  forecast: epsilon {forecast['epsilon']:.3f} at delta {plan['delta']:.0e} ({forecast['accountant']}), "
-        f"unit {plan['unit']}, relation {plan['relation']}",
+        f"unit {cell(str(plan['unit']))}, relation {plan['relation']}",
         soft_wrap=True,
     )
     out.print(
@@ -216,7 +216,7 @@ def _print_check(facts: dict[str, object]) -> None:
         soft_wrap=True,
     )
     if "tuning" in plan:
-        out.print(f"  {_tuning_words(plan['tuning'], forecast)}", soft_wrap=True)
+        out.print(f"  {escape(_tuning_words(plan['tuning'], forecast))}", soft_wrap=True)
     if plan["units"] is not None and plan["delta"] * plan["units"] >= 1:
         out.print(
             f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]",
@@ -227,7 +227,10 @@ def _print_check(facts: dict[str, object]) -> None:
         soft_wrap=True,
     )
     for one in forecast.get("budgets", []):
-        out.print(f"  budget {one['budget']}: {_held(one)}; {one['runs_that_fit']} such run(s) fit", soft_wrap=True)
+        out.print(
+            f"  budget {escape(str(one['budget']))}: {_held(one)}; {one['runs_that_fit']} such run(s) fit",
+            soft_wrap=True,
+        )
     for charge in facts["beside_training"] if isinstance(facts["beside_training"], list) else []:
         said = charge["forecast"]
         out.print(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
+from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.typed import typed
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pydantic import JsonValue
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.pipelines.workspace import RunState
 from privacy_pipeline.reports.properties import public_examples, shown
 from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
@@ -131,12 +131,12 @@ def run_table(summary: RunSummary) -> Table:
     """Metrics of a run, overall and by slice."""
     notes = [f"metrics are {evaluation_text(summary)}"] if summary.dp_evaluation is not None else []
     notes += [
-        f"{metric} is not defined ({escape(part.name)}): {why}"
+        f"{metric} is not defined ({cell(part.name)}): {escape(why)}"
         for part in summary.slices
         for metric, why in part.undefined.items()
     ]
     table = Table(
-        title=f"{summary.pipeline} ({summary.backend})",
+        title=escape(f"{summary.pipeline} ({summary.backend})"),
         title_justify="left",
         caption="\n".join(notes) or None,
         caption_justify="left",
@@ -148,7 +148,7 @@ def run_table(summary: RunSummary) -> Table:
     for part in summary.slices:
         examples = public_examples(summary, part)
         rows = "secret" if examples is None else f"{examples:,}"
-        table.add_row(escape(part.name), rows, *(metric_text(part, metric) for metric in METRICS))
+        table.add_row(cell(part.name), rows, *(metric_text(part, metric) for metric in METRICS))
     return table
 
 
@@ -158,7 +158,7 @@ def privacy_table(record: PrivacyRecord) -> Table:
     table.add_column(style="bold")
     table.add_column()
     for label, text in privacy_rows(record):
-        table.add_row(label, escape(text))
+        table.add_row(cell(label), escape(text))
     return table
 
 
@@ -175,20 +175,20 @@ def runs_table(rows: list[tuple[RunState, RunSummary | None]]) -> Table:
         metrics = summary.overall.metrics if summary else {}
         table.add_row(
             state.run_id,
-            state.pipeline,
-            state.backend,
+            cell(state.pipeline),
+            cell(state.backend),
             state.status + (" (cached)" if state.cached_from else "") + (" (pruned)" if state.pruned else ""),
             number(metrics.get("accuracy")),
             number(metrics.get("auc")),
             privacy_cell(summary.record) if summary else "-",
-            summary.record.unit if summary else "-",
+            cell(summary.record.unit) if summary else "-",
         )
     return table
 
 
 def diff_table(left: RunSummary, right: RunSummary) -> Table:
     """Two runs side by side: utility on every slice, then privacy."""
-    table = Table(title=f"{left.pipeline} against {right.pipeline}", title_justify="left")
+    table = Table(title=escape(f"{left.pipeline} against {right.pipeline}"), title_justify="left")
     table.add_column("")
     for side in (left, right):
         table.add_column(f"{side.backend}\n[dim]{side.run_id}[/]", justify="right", overflow="fold")
@@ -199,7 +199,7 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
             a, b = (side[name].metrics.get(metric) if name in side else None for side in (lefts, rights))
             gap = "-" if a is None or b is None else f"{b - a:+.4f}"
             texts = [metric_text(side[name], metric) if name in side else "-" for side in (lefts, rights)]
-            table.add_row(escape(f"{metric}, {name}"), *texts, gap)
+            table.add_row(cell(f"{metric}, {name}"), *texts, gap)
         if name == "overall":
             table.add_section()
     table.add_section()
@@ -211,5 +211,5 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     for label in [*says, *(label for label in said if label not in says)]:
         # In the table itself, so that it stays with the numbers wherever they are pasted.
         note = "other unit or relation: not comparable" if label.startswith("epsilon") and both and apart else ""
-        table.add_row(label, escape(said.get(label, "-")), escape(says.get(label, "-")), note)
+        table.add_row(cell(label), escape(said.get(label, "-")), escape(says.get(label, "-")), note)
     return table

@@ -16,7 +16,7 @@ from privacy_pipeline import programs
 from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.read_once import reading_once
-from privacy_pipeline.secret_text import Masking
+from privacy_pipeline.secret_text import Log
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.workspace import RunSpec
@@ -35,7 +35,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
         0 where every node succeeded, else 1.
     """
     die_with_parent(parent)
-    sys.stdout, sys.stderr = Masking(sys.stdout), Masking(sys.stderr)
+    sys.stdout, sys.stderr = Log(sys.stdout), Log(sys.stderr)
     began = time.monotonic()
     gc.disable()  # the imports make a million objects and no garbage
     from privacy_pipeline.components.progress import PROGRESS_FD

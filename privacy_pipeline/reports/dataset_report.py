@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 
 from privacy_pipeline.reports.facts import ReportFacts
 from privacy_pipeline.reports.figures import Figure, Loss, Quote, ReportPart, Source, Statement
+from privacy_pipeline.shown_text import throughout
 
 SCHEMA_ID = "urn:privacy-pipeline:dataset-report:4"
 
@@ -258,6 +259,12 @@ class DatasetReport(ReportPart):
     unrecorded_runs: list[UnrecordedView] = Field(default=[])
     unprotected_runs: list[UnprotectedView] = Field(default=[])
     checklist: Annotated[list[Point], Field(min_length=21, max_length=21)]
+
+    def visible(self) -> DatasetReport:
+        """The same report, in which each character that no reader would see is spelled out."""
+        held = self.model_dump()
+        told = throughout(held)
+        return self if told == held else DatasetReport.model_validate(told)
 
 
 def of_facts(field: str) -> Source:

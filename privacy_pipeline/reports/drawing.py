@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
+
+from privacy_pipeline.shown_text import in_html
 
 Anchor = Literal["start", "middle", "end"]
 
@@ -71,8 +73,8 @@ def to_svg(drawing: Drawing) -> str:
     )
     parts = [
         head,
-        f'<title id="{title}">{escape(drawing.title)}</title>',
-        f'<desc id="{described}">{escape(drawing.description)}</desc>',
+        f'<title id="{title}">{in_html(drawing.title)}</title>',
+        f'<desc id="{described}">{in_html(drawing.description)}</desc>',
         *map(_element, drawing.items),
         "</svg>",
     ]
@@ -91,11 +93,11 @@ def _element(item: Item) -> str:
         fill = "#ffffff" if item.hollow else item.colour
         circle = f'<circle cx="{item.x:.1f}" cy="{item.y:.1f}" r="{item.radius:g}" fill="{fill}"'
         return (
-            f'{circle} stroke={quoteattr(item.colour)} stroke-width="1.5"><title>{escape(item.says)}</title></circle>'
+            f'{circle} stroke={quoteattr(item.colour)} stroke-width="1.5"><title>{in_html(item.says)}</title></circle>'
         )
     weight = ' font-weight="bold"' if item.bold else ""
     kind = ' class="scale"' if item.scale else ""
     return (
         f'<text x="{item.x:.1f}" y="{item.y:.1f}" font-size="{item.size:g}" fill={quoteattr(item.colour)} '
-        f'text-anchor="{item.anchor}"{weight}{kind}>{escape(item.text)}</text>'
+        f'text-anchor="{item.anchor}"{weight}{kind}>{in_html(item.text)}</text>'
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 
 from federated.experiments.compare import Curve, Row
 from privacy_pipeline.reports.axes import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, Scale, plot
 from privacy_pipeline.reports.drawing import Dot, Drawing, Label, Path, to_svg
+from privacy_pipeline.shown_text import in_html
 
 HEAD = ("setting", "seeds", "accuracy", "AUC", "clients' accuracy, 5 / 50 / 95 %", "epsilon", "MB sent", "seconds")
 _COLOURS = ("#1f5fa8", "#b85c00", "#22703a", "#7a3fa0", "#b3202c", "#5b6672", "#0f8b8d", "#8a5200")
@@ -76,11 +76,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 def federated_page(experiment: str, rows: Sequence[Row]) -> str:
     """The page: a table, accuracy against rounds, epsilon and bytes, and its spread over clients."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in cells(row)) + "</tr>" for row in rows)
+    head = "".join(f"<th>{in_html(name)}</th>" for name in HEAD)
+    body = "\n".join("<tr>" + "".join(f"<td>{in_html(text)}</td>" for text in cells(row)) + "</tr>" for row in rows)
     pictures = "\n".join(to_svg(drawing) for drawing in drawings(rows))
-    told = "\n".join(f'<p class="note">{escape(note)}</p>' for note in notes(rows))
-    title = f"Experiment {escape(experiment)}"
+    told = "\n".join(f'<p class="note">{in_html(note)}</p>' for note in notes(rows))
+    title = f"Experiment {in_html(experiment)}"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\n"

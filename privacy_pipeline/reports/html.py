@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from privacy_pipeline.reports.dataset_report import DatasetReport
 from privacy_pipeline.reports.drawing import to_svg
 from privacy_pipeline.reports.figures import Figure, Words, pieces
 from privacy_pipeline.reports.layout import blocks
+from privacy_pipeline.shown_text import in_html
 
 
 def to_html(report: DatasetReport) -> str:
     """The page. Each number is a `data` element with its exact value, and its source as title."""
+    report = report.visible()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -39,12 +40,12 @@ def _words(parts: Words) -> str:
     for part in parts:
         for piece in pieces(part):
             if isinstance(piece, str):
-                made.append(escape(piece))
+                made.append(in_html(piece))
                 continue
-            source = escape(piece.source.text)
+            source = in_html(piece.source.text)
             if isinstance(piece, Figure):
-                value = escape(repr(piece.value))
-                made.append(f'<data value="{value}" title="{source}">{escape(piece.text)}</data>')
+                value = in_html(repr(piece.value))
+                made.append(f'<data value="{value}" title="{source}">{in_html(piece.text)}</data>')
             else:
-                made.append(f'<span class="quote" title="{source}">{escape(piece.text)}</span>')
+                made.append(f'<span class="quote" title="{source}">{in_html(piece.text)}</span>')
     return "".join(made)

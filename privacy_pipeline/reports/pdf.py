@@ -28,10 +28,11 @@ def to_pdf(report: DatasetReport) -> bytes:
     """The report as the bytes of a PDF file; the same report gives the same bytes.
 
     Raises:
-        BadInputError: a text holds a character that the embedded font does not have.
+        BadInputError: a text holds a character that the embedded font does not have, or is longer than a page.
     """
     from fpdf import FPDF
 
+    report = report.visible()
     made = blocks(report)
     pdf = FPDF(format="A4")
     pdf.set_creation_date(datetime.datetime.fromisoformat(report.generated.quote))
@@ -46,7 +47,10 @@ def to_pdf(report: DatasetReport) -> bytes:
     _refuse_unknown_characters(pdf, made)
     pdf.add_page()
     for block in made:
-        _draw(pdf, block)
+        try:
+            _draw(pdf, block)
+        except ValueError as error:  # of a table, one row of which is longer than a page
+            raise BadInputError(f"the report cannot be made a PDF: {error}", fix="ask for --format html") from error
     return bytes(pdf.output())
 
 

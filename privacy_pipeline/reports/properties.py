@@ -9,6 +9,7 @@ from decimal import ROUND_CEILING, Context, Decimal
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
+from privacy_pipeline.shown_text import visible
 
 
 def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
@@ -20,7 +21,7 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
         "pipeline": summary.pipeline,
         "backend": summary.backend,
         "training_guarantee": record.training_guarantee,
-        "unit": record.unit,
+        "unit": visible(record.unit),
         "relation": record.relation,
         "accountant": record.guarantee.accountant if record.guarantee else None,
         "epsilon": _up(record.guarantee.epsilon) if record.guarantee else None,

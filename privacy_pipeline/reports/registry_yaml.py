@@ -37,6 +37,7 @@ def to_registry(report: DatasetReport) -> str:
     Raises:
         BadInputError: facts that the registry demands are not given, or the budget has no finite epsilon.
     """
+    report = report.visible()
     facts = report.facts
     missing = [name for name in DEMANDED if not getattr(facts, name)]
     if missing:

@@ -7,6 +7,7 @@ import json
 from pydantic.json_schema import GenerateJsonSchema
 
 from privacy_pipeline.reports.dataset_report import SCHEMA_ID, DatasetReport
+from privacy_pipeline.shown_text import in_json
 
 
 def report_schema() -> dict[str, object]:
@@ -22,4 +23,4 @@ def schema_text() -> str:
 
 def to_json(report: DatasetReport) -> str:
     """The report as JSON."""
-    return report.model_dump_json(indent=2) + "\n"
+    return in_json(report.model_dump_json(indent=2)) + "\n"
