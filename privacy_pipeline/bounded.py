@@ -8,6 +8,8 @@ from typing import Any
 
 from privacy_pipeline.errors import BadInputError
 
+DEEPEST = 200  # lists and mappings of JSON inside of each other
+
 
 def read_bounded(path: Path, *, most: int) -> bytes:
     """The content of a file, which may be a device that never ends.
@@ -27,13 +29,27 @@ def read_bounded(path: Path, *, most: int) -> bytes:
     return content
 
 
-def json_value(content: bytes) -> Any:
+def json_value(content: bytes | str) -> Any:
     """The value of JSON text.
 
     Raises:
         ValueError: it is none, is no UTF-8, or is nested so deeply that nobody wrote it.
     """
     try:
-        return json.loads(content)
+        value = json.loads(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    opened = ("[", "{") if isinstance(content, str) else (b"[", b"{")
+    if sum(map(content.count, opened)) > DEEPEST and _is_deeper(value):  # type: ignore[arg-type]
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _is_deeper(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEEPEST):
+        below = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [part for parts in below for part in parts]
+        if not level:
+            return False
+    return True

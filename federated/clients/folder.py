@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.bounded import json_value
+from privacy_pipeline.bounded_arrays import open_array
 from privacy_pipeline.errors import BadInputError
 
 Array = NDArray[Any]
@@ -74,7 +76,7 @@ def open_arrays(folder: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         if size != file["bytes"]:
             found = "is missing" if size < 0 else f"has {size:,} bytes, not {file['bytes']:,}"
             raise BadInputError(f"{path} {found}: the client store is damaged", fix="write the store again")
-        arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        arrays[name] = open_array(path, fix="write the store again")
     return arrays, meta
 
 
@@ -93,7 +95,7 @@ def verify_arrays(folder: Path) -> None:
 def _meta(folder: Path) -> dict[str, Any]:
     path = folder / META_FILE
     try:
-        sealed = json.loads(path.read_text(encoding="utf-8"))
+        sealed = json_value(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInputError(f"{folder} holds no client store ({META_FILE}: {error.strerror})") from None
     except ValueError:

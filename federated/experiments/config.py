@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from federated.experiments.inputs import Inputs
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.federated_privacy import (
@@ -323,7 +324,7 @@ def point_from_json(text: str) -> Point:
         BadInputError: it is no point.
     """
     try:
-        found = json.loads(text)
+        found = json_value(text)
         config = ExperimentConfig.model_validate_json(json.dumps(found["config"]))
         inputs = Inputs.from_json(found["inputs"]) if "inputs" in found else None  # older versions kept none
         return Point(config=config, settings=found["settings"], name=found["name"], inputs=inputs)

@@ -18,6 +18,8 @@ import numpy as np
 from federated.contract import RoundState
 from federated.experiments.config import Point, point_from_json, point_to_json
 from privacy_pipeline.atomic import require_room, write_atomically, write_bytes_atomically
+from privacy_pipeline.bounded import json_value
+from privacy_pipeline.bounded_arrays import read_archive
 from privacy_pipeline.errors import BadInputError
 
 POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
@@ -80,6 +82,8 @@ class RunFolder:
         """
         try:
             return point_from_json((self.path / POINT).read_text(encoding="utf-8"))
+        except BadInputError as error:
+            raise BadInputError(f"{self.path / POINT}: {error.message}", fix=error.fix) from None
         except OSError as error:
             raise BadInputError(f"{self.path} holds no run of an experiment ({error.strerror})") from None
 
@@ -104,7 +108,7 @@ class RunFolder:
             lines = (self.path / ROUNDS).read_text(encoding="utf-8").splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [_value(line, self.path / ROUNDS) for line in lines if line.endswith("\n")]
 
     def rounds_done(self) -> int:
         """How many rounds were written, from the end of the file: cheap enough to ask now and then."""
@@ -116,7 +120,7 @@ class RunFolder:
         except FileNotFoundError:
             return 0
         whole = lines[1 if len(lines) > 2 else 0 : -1]  # the first may be cut off, the last has no end
-        return int(json.loads(whole[-1])["round"]) if whole else 0
+        return int(_value(whole[-1], self.path / ROUNDS)["round"]) if whole else 0
 
     def keep_rounds(self, number: int) -> None:
         """Cuts `rounds.jsonl` to its first lines: those that the checkpoint knows of."""
@@ -135,9 +139,7 @@ class RunFolder:
         """The checkpoint, or None where there is none."""
         if not (self.path / CHECKPOINT).exists():
             return None
-        with np.load(self.path / CHECKPOINT, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        return _nested(arrays)
+        return _nested(read_archive(self.path / CHECKPOINT, fix="remove the run's folder"))
 
     def forget(self) -> None:
         """Removes what a run that starts anew must not find."""
@@ -175,9 +177,16 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _value(content: bytes | str, path: Path) -> Any:
+    try:
+        return json_value(content)
+    except ValueError as error:
+        raise BadInputError(f"{path}: is no JSON ({error})", fix="remove the run's folder") from None
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = _value(path.read_bytes(), path)
     except FileNotFoundError:
         return None
     return found

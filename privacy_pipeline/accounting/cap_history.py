@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.accounting.ledger_entries import budget_key
 from privacy_pipeline.accounting.ledger_open import open_engine
+from privacy_pipeline.bounded import json_value
 
 _KINDS = (
     journal.GENESIS,
@@ -83,7 +83,7 @@ def ledger_changes(url: str, dataset: str) -> list[LedgerChange]:
     with schema.transaction(open_engine(url, create=False), write=False) as connection:
         for row in connection.execute(query).mappings():
             try:
-                change = _change(row, json.loads(row["body"]), dataset, keys)
+                change = _change(row, json_value(row["body"]), dataset, keys)
             except (ValueError, KeyError, TypeError) as error:
                 raise schema.LedgerError(f"journal record {row['seq']} is malformed", fix=VERIFY) from error
             if change is not None:

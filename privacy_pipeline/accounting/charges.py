@@ -15,6 +15,7 @@ from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_entries import Charge, Entry, Price, State, budget_key
 from privacy_pipeline.accounting.totals import Sum
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.spans import span_of
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def stored(row: Mapping[Any, Any]) -> StoredCharge:
     if content_digest(row) != row["digest"]:
         raise damaged
     try:
-        plan, event, vector = (json.loads(row[name]) for name in ("plan", "event", "rdp"))
+        plan, event, vector = (json_value(row[name]) for name in ("plan", "event", "rdp"))
         values, distance = tuple(float(value) for value in vector), float(row["total_variation"])
     except (ValueError, TypeError) as error:
         raise damaged from error

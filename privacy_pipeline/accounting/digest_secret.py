@@ -7,7 +7,6 @@ makes another one. It stays when the signing key is rotated.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.covered_digests import NOT_HERE, covered, id_of, make_secret, new_secret, read_secret
 from privacy_pipeline.typed import quoted
 
@@ -84,7 +84,7 @@ def _noted(connection: sa.Connection) -> str | None:
 def _registered(connection: sa.Connection) -> set[str]:
     """Ids of the secrets under which units and rows were registered before the settings had one."""
     table = schema.journal
-    bodies = map(json.loads, connection.scalars(sa.select(table.c.body).where(table.c.kind.in_((REGISTER, BIND)))))
+    bodies = map(json_value, connection.scalars(sa.select(table.c.body).where(table.c.kind.in_((REGISTER, BIND)))))
     parts = [part for body in bodies for part in (body.get("digests"), body.get("units")) if part is not None]
     return {str(part["key_id"]) for part in parts}
 

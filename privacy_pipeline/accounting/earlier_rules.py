@@ -8,7 +8,6 @@ Otherwise the order of the first run is kept.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from fractions import Fraction
@@ -21,6 +20,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.ledger_entries import COUNTED
 from privacy_pipeline.accounting.totals import Totals
+from privacy_pipeline.bounded import json_value
 
 
 def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
@@ -39,7 +39,7 @@ def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
     query = sa.select(schema.journal.c.kind, schema.journal.c.body).order_by(schema.journal.c.seq)
     try:
         for kind, body in connection.execute(query, execution_options={"yield_per": 2000}):
-            _note(past, kind, json.loads(body))
+            _note(past, kind, json_value(body))
     except (ValueError, KeyError, TypeError) as error:
         raise schema.LedgerError("a record of the journal is malformed", fix=journal.VERIFY) from error
     found = {}

@@ -24,6 +24,7 @@ from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.atomic import write_bytes_atomically
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.file_rights import refuse_if_others_may_change
 from privacy_pipeline.typed import quoted
 
@@ -252,7 +253,7 @@ def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> boo
     """Whether the present key signed it, or one that the ledger had before."""
     if mark.key_id == present.id:
         return present.verifies(mark.signature, mark.message)
-    named = [PublicKey(str(json.loads(body)["public_key"])) for (body,) in connection.execute(_NAMED)]
+    named = [PublicKey(str(json_value(body)["public_key"])) for (body,) in connection.execute(_NAMED)]
     return any(key.id == mark.key_id and key.verifies(mark.signature, mark.message) for key in named)
 
 

@@ -26,6 +26,7 @@ from privacy_pipeline.accounting.keys import PublicKey, SigningKey
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
 from privacy_pipeline.accounting.older_formats import columns_of_4
 from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BadInputError
 
 FORMAT = "privacy-pipeline ledger journal 3"
@@ -237,7 +238,7 @@ def moved_to(connection: sa.Connection) -> str | None:
     if last is None or last.kind != MOVED_TO:
         return None
     try:
-        return str(json.loads(last.body)["to"])
+        return str(json_value(last.body)["to"])
     except (ValueError, KeyError, TypeError) as error:
         raise schema.LedgerError("the last record of the journal is malformed", fix=VERIFY) from error
 
@@ -302,7 +303,7 @@ def read_head(connection: sa.Connection) -> Head:
         LedgerError: it is missing or malformed.
     """
     try:
-        found = json.loads(_get(connection, _HEAD) or "null")
+        found = json_value(_get(connection, _HEAD) or "null")
         return Head(
             seq=int(found["seq"]),
             hash=str(found["hash"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.bounded import json_value
 
 _KINDS = (journal.GENESIS, journal.ROTATE, journal.LOST)
 
@@ -79,7 +79,7 @@ def _named(row: sa.RowMapping) -> PublicKey:
     if journal.record_hash(**parts) != row["hash"]:
         raise _broken(row)
     try:
-        return PublicKey(str(json.loads(row["body"])["public_key"]))
+        return PublicKey(str(json_value(row["body"])["public_key"]))
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(row) from error
 

@@ -14,6 +14,7 @@ from privacy_pipeline.accounting.events import from_json
 from privacy_pipeline.accounting.ledger_entries import price
 from privacy_pipeline.accounting.loss_distribution import reason_without_pld
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.bounded import json_value
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -53,7 +54,7 @@ def composed(texts: Sequence[str]) -> DpEvent:
     counts = Counter(texts)
     parts: list[Any] = []
     for text, count in sorted(counts.items()):
-        event = from_json(json.loads(text))
+        event = from_json(json_value(text))
         parts.append(event if count == 1 else SelfComposedDpEvent(event, count))
     return parts[0] if len(parts) == 1 else ComposedDpEvent(parts)
 

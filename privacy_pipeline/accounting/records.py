@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.digest_secret import covering
 from privacy_pipeline.accounting.ledger_entries import budget_key
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.bounded import json_value
 
 _BATCH = 500
 # Told beside, a secret's hash, what makes a record's hash tell nothing of it, and digests of people and rows.
@@ -100,7 +100,7 @@ def _read(connection: sa.Connection, cover: Callable[[str], str]) -> Iterator[Jo
 
 def _body(row: Mapping[Any, Any]) -> dict[str, Any]:
     try:
-        body = json.loads(row["body"])
+        body = json_value(row["body"])
         if isinstance(body, dict):
             return body
     except ValueError:
@@ -157,5 +157,5 @@ def _told(value: Any, cover: Callable[[str], str]) -> Any:
     if "data_digest" in told:  # an entry
         told["data_digest"] = cover(told["data_digest"])
     if isinstance(told.get("policy"), str):
-        told["policy"] = json.loads(told["policy"])
+        told["policy"] = json_value(told["policy"])
     return told

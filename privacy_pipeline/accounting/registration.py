@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
 from privacy_pipeline.covered_digests import is_covered
 from privacy_pipeline.errors import BadInputError
@@ -183,7 +184,7 @@ def details_of(registration: Registration) -> str | None:
 
 def from_row(row: Mapping[Any, Any]) -> Registration:
     """The registration that `to_row` wrote."""
-    splits = json.loads(row["splits"])
+    splits = json_value(row["splits"])
     return Registration(
         dataset=row["dataset"],
         span=span_of(row["span_key"]),
@@ -191,7 +192,7 @@ def from_row(row: Mapping[Any, Any]) -> Registration:
         contribution_bound=row["contribution_bound"],
         relation=Relation(row["relation"]),
         splits={name: SplitCount(rows=rows, units=units) for name, (rows, units) in splits.items()},
-        columns=tuple(json.loads(row["columns"])),
+        columns=tuple(json_value(row["columns"])),
         digest=row["digest"],
         registered=row["registered"],
         **_details(row["details"]),
@@ -199,7 +200,7 @@ def from_row(row: Mapping[Any, Any]) -> Registration:
 
 
 def _details(text: str | None) -> dict[str, Any]:
-    details: dict[str, Any] = {} if text is None else json.loads(text)
+    details: dict[str, Any] = {} if text is None else json_value(text)
     if "division" in details:
         details["division"] = Division(**details["division"])
     return details

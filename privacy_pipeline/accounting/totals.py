@@ -17,6 +17,7 @@ from typing import Any
 from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.bounded import json_value
 
 _BITS = 64
 _DAMAGED = "the stored totals of budget {} are damaged"
@@ -156,7 +157,7 @@ class Totals:
             LedgerError: it is damaged, or was stored for other orders.
         """
         try:
-            document = json.loads(text)
+            document = json_value(text)
             if document["orders"] != ORDERS_VERSION:
                 raise LedgerError(f"budget {budget} holds totals that this version cannot add")
             return cls(

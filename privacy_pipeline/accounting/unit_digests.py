@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER, VERIFY
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.covered_digests import id_of
 from privacy_pipeline.plain_text import plain_key
 from privacy_pipeline.side_by_side import processors, side_by_side
@@ -197,7 +197,7 @@ def stored_digests(connection: sa.Connection, dataset: str | None = None) -> dic
     query = sa.select(table.c.body).where(table.c.kind.in_((REGISTER, BIND))).order_by(table.c.seq)
     found: dict[tuple[str, str], UnitDigests] = {}
     for text in connection.scalars(query):
-        body: dict[str, Any] = json.loads(text)
+        body: dict[str, Any] = json_value(text)
         key = (body["registration"]["dataset"], body["registration"]["span_key"])
         if dataset is not None and key[0] != dataset:
             continue

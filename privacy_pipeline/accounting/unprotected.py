@@ -6,7 +6,6 @@ there. Whether they may run is a property of the registration, by its policy, an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from privacy_pipeline.accounting.overlaps import many_in_common
 from privacy_pipeline.accounting.policy import Policy, stored_policy
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.unit_digests import stored_digests
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.covered_digests import id_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key
@@ -189,7 +189,7 @@ def unprotected_runs(connection: sa.Connection, dataset: str) -> list[Unprotecte
 
 def _run(row: Mapping[Any, Any], dataset: str) -> UnprotectedRun | None:
     try:
-        body = json.loads(row["body"])
+        body = json_value(row["body"])
         if body["dataset"] != dataset:
             return None
         told = {name: str(body[name]) for name in ("run_id", "backend", "principal")}

@@ -7,7 +7,6 @@ A signature proves authorship and order, not that what was recorded is what ran.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from privacy_pipeline.accounting.journal import Head, Receipt
 from privacy_pipeline.accounting.keys import PublicKey
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.replay import Replay, ReplayError
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import PipelineError
 
 _BATCH = 2000
@@ -96,7 +96,7 @@ class _Walk:
         if journal.record_hash(**parts) != row["hash"]:
             raise _BrokenError(f"{name} was changed: its hash is not that of its content")
         try:
-            body = json.loads(row["body"])
+            body = json_value(row["body"])
             self._signed(row, body, name)
             self.replay.apply(seq=seq, at=row["at"], kind=kind, body=body)
         except ReplayError as error:
@@ -302,7 +302,7 @@ def _records(connection: sa.Connection) -> Iterator[sa.RowMapping]:
 def _subject(row: sa.RowMapping) -> str:
     """The entry that a record is about, for messages; its body may be anything."""
     try:
-        entry = json.loads(row["body"])["entry"]
+        entry = json_value(row["body"])["entry"]
         return f", entry {entry['id'] if isinstance(entry, dict) else entry}"
     except (ValueError, KeyError, TypeError):
         return ""

@@ -16,6 +16,7 @@ from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 
 _BLOCK = 1 << 20
+LARGEST_RECORD = 1 << 28  # bytes: a small gzip file may hold much
 _POLYNOMIAL = 0x82F63B78  # Castagnoli, reflected
 
 
@@ -86,6 +87,11 @@ def _read(stream: _Readable, file: Path) -> Iterator[bytes]:
             raise BadInputError(
                 f"{file}: record {count + 1} is corrupt (checksum of its length)",
                 fix="check dataset.format, and that gzipped files end in .gz",
+            )
+        if length > LARGEST_RECORD:
+            raise BadInputError(
+                f"{file}: record {count + 1} has {length:,} bytes, more than {LARGEST_RECORD:,}",
+                fix="split the record, or check the file",
             )
         yield _taken(stream, length + 4, file, count)[:-4]
         count += 1

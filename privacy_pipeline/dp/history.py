@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.events import from_json, to_json
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.dp import saved_history
 from privacy_pipeline.errors import BadInputError
 
@@ -184,7 +185,7 @@ class PrivacyHistory:
                 fix="save the model with `PrivateModel.save`, or call `execution.privacy_history.save(path)` after it",
             )
         try:
-            return cls.from_json(json.loads(text))
+            return cls.from_json(json_value(text))
         except ValueError:
             raise BadInputError(f"{path}: it cannot be read as a privacy history") from None
         except BadInputError as error:

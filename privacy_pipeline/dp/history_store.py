@@ -6,7 +6,6 @@ A digest says nothing of single rows that the weights themselves do not say.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.dp.history import PrivacyHistory
 from privacy_pipeline.errors import BadInputError
 
@@ -93,7 +93,7 @@ def _on_disk(digest: str) -> PrivacyHistory | None:
     except OSError:
         return None
     try:
-        return PrivacyHistory.from_json(json.loads(text))
+        return PrivacyHistory.from_json(json_value(text))
     except (ValueError, BadInputError):
         raise BadInputError(
             f"{path}: the privacy history of these weights is damaged",

@@ -13,6 +13,7 @@ import json
 import os
 from pathlib import Path
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.dp.run_state import CHANGES, PROGRESS, append_line, mismatch, overwrite
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -56,7 +57,7 @@ class Replays:
             boot, begun = (folder / PROGRESS).read_text().split()
             self.begun = int(begun) if boot == self._boot else steps
             if (folder / CHANGES).exists():
-                noted = [json.loads(line) for line in (folder / CHANGES).read_text().splitlines()]
+                noted = [json_value(line) for line in (folder / CHANGES).read_text().splitlines()]
                 self.changes = {int(one["step"]): str(one["digest"]) for one in noted}
         except (OSError, ValueError, KeyError, TypeError):
             raise mismatch("its notes are lost or damaged") from None

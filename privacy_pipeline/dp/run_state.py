@@ -13,7 +13,6 @@ import hmac
 import json
 import os
 import stat
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.bounded import json_value
+from privacy_pipeline.bounded_arrays import read_archive
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.errors import BadInputError, PipelineError
 
@@ -130,10 +131,9 @@ class RunState:
             StateMismatch: the file is damaged, or was not written under this key.
         """
         try:
-            with np.load(self.folder / _CHECKPOINT, allow_pickle=False) as stored:
-                held = {name: stored[name] for name in stored.files}
+            held = read_archive(self.folder / _CHECKPOINT, fix="start anew")
             mac = held.pop(_MAC).tobytes()
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, KeyError, BadInputError):
             raise mismatch("the checkpoint is damaged") from None
         if not hmac.compare_digest(mac, self._mac(held)):
             raise mismatch("the checkpoint was not written by this run")
@@ -176,7 +176,7 @@ def _read_key(path: Path, *, binding: str, expected: RunKey) -> RunKey:
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise mismatch("others could have read its key")
     try:
-        held = json.loads(path.read_bytes())
+        held = json_value(path.read_bytes())
         key = RunKey(bytes.fromhex(held["key"]), seed_fixed=bool(held["seed_fixed"]))
         fits = held["version"] == _VERSION and hmac.compare_digest(str(held["binding"]), binding)
     except (ValueError, KeyError, TypeError):

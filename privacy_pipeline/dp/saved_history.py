@@ -9,11 +9,13 @@ import zipfile
 from pathlib import Path
 
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.bounded import json_value, read_bounded
 from privacy_pipeline.errors import BadInputError
 
 _NAME = "privacy_history"
 _MEMBER = f"{_NAME}.json"
 _FILES = "files"  # digest of the weights' files
+_LARGEST = 16 << 20  # bytes of a history
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -59,10 +61,9 @@ def read(path: Path) -> str | None:
         if _starts_with(path, _HDF5):
             return _of_hdf5(path)
         if path.is_file() and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return archive.read(_MEMBER).decode() if _MEMBER in archive.namelist() else None
-        return path.read_text()
-    except (OSError, UnicodeDecodeError, zipfile.BadZipFile):
+            return _of_keras(path)
+        return read_bounded(path, most=_LARGEST).decode()
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError):
         raise BadInputError(f"{path}: it cannot be read as a privacy history") from None
 
 
@@ -80,7 +81,7 @@ def _beside(path: Path) -> Path:
 
 def _bound(text: str, prefix: Path) -> str:
     """A history with the digest of the weights' files: Keras writes them anew, and leaves a file beside them alone."""
-    return json.dumps({**json.loads(text), _FILES: _digest(prefix)}, indent=1) + "\n"
+    return json.dumps({**json_value(text), _FILES: _digest(prefix)}, indent=1) + "\n"
 
 
 def _of(path: Path, prefix: Path) -> str | None:
@@ -91,9 +92,9 @@ def _of(path: Path, prefix: Path) -> str | None:
     """
     if not path.is_file():
         return None
-    text = path.read_text()
+    text = read_bounded(path, most=_LARGEST).decode()
     try:
-        held = json.loads(text).get(_FILES)
+        held = json_value(text).get(_FILES)
     except (ValueError, AttributeError):
         return text  # the caller says what is wrong with it
     if held is not None and held != _digest(prefix):
@@ -142,4 +143,20 @@ def _of_hdf5(path: Path) -> str | None:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return bytes(file[_NAME][()]).decode() if _NAME in file else None
+        if _NAME not in file:
+            return None
+        found = file[_NAME]
+        if not isinstance(found, h5py.Dataset) or found.shape != () or h5py.check_string_dtype(found.dtype) is None:
+            raise ValueError
+        return bytes(found[()]).decode()
+
+
+def _of_keras(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        if _MEMBER not in archive.namelist():
+            return None
+        with archive.open(_MEMBER) as stream:
+            content = stream.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError
+    return content.decode()

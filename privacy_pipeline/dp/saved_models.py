@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.dp import saved_history
 from privacy_pipeline.dp.history import PrivacyHistory
 from privacy_pipeline.dp.history_store import digest_of, remember
@@ -66,7 +67,7 @@ def _take_up(model: Any, path: Path) -> None:
     if text is None:
         return
     history, digest = PrivacyHistory.load(path), digest_of(model.weights)
-    if json.loads(text).get(_DIGEST, digest) != digest:
+    if json_value(text).get(_DIGEST, digest) != digest:
         raise BadInputError(
             f"{path}: the privacy history in it is that of other weights",
             fix="load it with tf.keras, and give make_private what is known of these weights as `history`",

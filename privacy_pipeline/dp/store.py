@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.bounded_arrays import open_array
 from privacy_pipeline.dp.buffers import aligned_empty
 from privacy_pipeline.dp.users import UserIndex
 from privacy_pipeline.errors import BadInputError
@@ -153,7 +154,7 @@ class ExampleStore:
             file = folder / f"{path}.npy"
             if not file.is_file():
                 raise BadInputError(f"{file} is missing")
-            opened[path] = np.load(file, mmap_mode="r")
+            opened[path] = open_array(file, fix="write the store again")
         paths = iter([path for path, _ in leaves(like)])
         filled = map_nest(lambda _: opened[next(paths)], like)
         return cls(filled[_X], filled[_Y], UserIndex.open(folder))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.bounded_arrays import open_array
 from privacy_pipeline.errors import BadInputError
 
 Indices = NDArray[np.int64]
@@ -63,7 +64,7 @@ class UserIndex:
         """Opens what `write` wrote, read-only; None where there is nothing."""
         if not (folder / _ORDER).is_file():
             return None
-        return cls(np.load(folder / _ORDER, mmap_mode="r"), np.load(folder / _OFFSETS, mmap_mode="r"))
+        return cls(*(open_array(folder / name, fix="write the store again") for name in (_ORDER, _OFFSETS)))
 
     def __len__(self) -> int:
         return int(self.offsets.size - 1)

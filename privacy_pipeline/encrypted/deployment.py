@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.encrypted.local_parties import LocalParties
 from privacy_pipeline.encrypted.provider import PROVIDE_SECONDS, Provider
 from privacy_pipeline.encrypted.service import Service
@@ -178,7 +178,7 @@ async def _carried(servers: LocalParties, name: str) -> int:
             raise PipelineError(f"{name} does not say what it carried", fix=f"see {log}")
         await asyncio.sleep(_COUNT_PAUSE)
     line = [line for line in log.read_text().splitlines() if line.startswith(start)][-1]
-    return sum(way for one in json.loads(line[len(start) :]).values() for way in one.values())
+    return sum(way for one in json_value(line[len(start) :]).values() for way in one.values())
 
 
 async def _ended(task: asyncio.Future[Any]) -> None:

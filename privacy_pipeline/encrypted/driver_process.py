@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import PipelineError
 
 _LARGEST_LINE = 1 << 20  # bytes
@@ -94,7 +95,7 @@ class DriverProcess:
         line = await stdout.readline()
         if not line:
             raise ValueError(f"it ended ({last_line(self._log)})")
-        answer = json.loads(line)
+        answer = json_value(line)
         if not isinstance(answer, dict):
             raise ValueError("no object")
         if answer.get("ok") is not True:

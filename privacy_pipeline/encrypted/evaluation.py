@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.bounded import json_value
+from privacy_pipeline.bounded_arrays import open_array
 from privacy_pipeline.config.encrypted_models import EncryptedSection
 from privacy_pipeline.encrypted import environment, fixed_point, model_format, own_parties
 from privacy_pipeline.encrypted.fixed_point import Proof
@@ -92,8 +94,8 @@ def simulate(
     limit = _SECONDS_TO_START + _SECONDS_PER_ROW * len(labels)
     program = arguments_of("privacy_pipeline.encrypted.worker.evaluate")
     environment.run([*program, str(work / "job.json")], timeout=limit)
-    private = np.load(work / "logits.npy", allow_pickle=False)
-    measured = json.loads((work / "measured.json").read_text())
+    private = open_array(work / "logits.npy", fix="try again")
+    measured = json_value((work / "measured.json").read_text())
     return compare(
         plain=plain,
         private=private,

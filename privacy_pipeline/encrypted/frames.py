@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.encrypted.limits import HEADER_SECONDS, PATIENCE_SECONDS, SLOWEST
 from privacy_pipeline.errors import PipelineError
 
@@ -79,7 +80,7 @@ async def _rest_of_header(reader: asyncio.StreamReader, start: bytes) -> tuple[H
     except asyncio.IncompleteReadError:
         raise BadMessageError("a message is cut off") from None
     try:
-        header = json.loads(content)
+        header = json_value(content)
     except (ValueError, RecursionError):
         raise BadMessageError("a message's header is no JSON") from None
     if not isinstance(header, dict):

@@ -21,6 +21,7 @@ from privacy_pipeline.data.encoder import Texts
 from privacy_pipeline.data.features import Column
 from privacy_pipeline.data.headers import check_header
 from privacy_pipeline.data.survey import judged
+from privacy_pipeline.encrypted import published_graph
 from privacy_pipeline.encrypted.inputs import encode_inputs
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -96,7 +97,8 @@ def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np
         By name, each [rows, *shares.encoded_shape(input)].
 
     Raises:
-        BadInputError: a value is beyond the fixed-point range; names file, line and input.
+        BadInputError: a value is beyond the fixed-point range; names file, line and input. Or the published transform
+            does more than to compute.
     """
     rows, columns = checked.rows, published.features.columns
     transformed = _transformed(checked.raw, columns, published.transform, rows=rows)
@@ -108,6 +110,7 @@ def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np
 def _transformed(
     raw: dict[str, list[str]], columns: Sequence[Column], transform: Path, *, rows: int
 ) -> dict[str, NDArray[Any]]:
+    published_graph.require_computing(transform)
     tft = _tensorflow_transform()
     output = tft.TFTransformOutput(str(transform))
     layer, spec = output.transform_features_layer(), output.raw_feature_spec()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.reports.evidence import UnrecordedRun
 from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
@@ -83,7 +83,7 @@ class Experiment:
 
     def _json(self, name: str) -> Any:
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json_value((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BadInputError(f"{self.path / name}: cannot be read: {error}") from error
 

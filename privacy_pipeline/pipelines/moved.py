@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.literal_paths import literal
 
@@ -33,7 +34,7 @@ def as_of_now(content: bytes, *, spec: bytes, folder: Path) -> bytes:
     found = _RUN_DIR.search(spec)
     if found is None:
         return content
-    before, now = os.path.dirname(os.path.dirname(json.loads(found[1]))), str(folder.parents[1])
+    before, now = os.path.dirname(os.path.dirname(json_value(found[1]))), str(folder.parents[1])
     if before in ("", now) or before.startswith(f"{now}/"):  # nothing is moved to where it is a part of
         return content
     begins, ends = rb"(?<![^\s\"'(:=,])", rb'(?=[/"])'  # a path, and no part of a longer one

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
-import json
 import os
 import re
 import secrets
@@ -16,6 +15,7 @@ from typing import IO, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy_pipeline.atomic import require_room
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.features import FeaturePlan
@@ -179,7 +179,7 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            found: list[dict[str, Any]] = json.loads(path.read_text())
+            found: list[dict[str, Any]] = json_value(path.read_text())
         except ValueError as error:
             raise BadInputError(f"{path}: is no JSON", fix="remove it; what it holds can be made again") from error
         return found

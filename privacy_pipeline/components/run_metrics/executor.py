@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
@@ -38,7 +38,7 @@ class Executor(base_executor.BaseExecutor):
         noisy = read_evaluation(Path(single["evaluation"].uri))
         if noisy is not None:
             record = with_evaluation(record, noisy)
-        decision = json.loads(Path(single["blessing"].uri, REASONS_FILE).read_text())
+        decision = json_value(Path(single["blessing"].uri, REASONS_FILE).read_text())
         summary = RunSummary(
             run_id=exec_properties["run_id"],
             pipeline=self._context.pipeline_info.id,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _has_state(folder: Path) -> bool:
 
 def _read(folder: Path) -> dict[str, str | int] | None:
     try:
-        held: dict[str, str | int] = json.loads((folder / _TICKET).read_text())
+        held: dict[str, str | int] = json_value((folder / _TICKET).read_text())
     except (OSError, ValueError):
         return None
     return held if {"run_id", "entry_id", "token"} <= set(held) else None
