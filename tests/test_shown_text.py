@@ -207,6 +207,32 @@ def test_tensorboard_gets_numbers_alone() -> None:
     assert "scalar" in used and not used & {"text", "image", "audio", "histogram", "write", "graph"}
 
 
+# What writes text that a reader sees, and the one module (or two) that may call it by itself.
+HOMES = {
+    "typer.echo": {"cli/output.py"},
+    "rich.markup.escape": {"cli/shown.py"},
+    "rich.console.Console": {"cli/shown.py", "cli/live.py", "cli/serving_commands.py"},  # the last two name the type
+    "html.escape": {"shown_text.py"},
+    "xml.sax.saxutils.escape": set(),
+    "csv.writer": {"encrypted/predictions.py", "data/adult.py", "data/panels.py"},  # the last two write data, as it is
+    "csv.DictWriter": {"accounting/export.py"},
+}
+
+
+@pytest.mark.parametrize("called", HOMES)
+def test_all_writers_go_through_the_homes(called: str) -> None:
+    module, _, name = called.rpartition(".")
+    found = set()
+    for file in (ROOT / "privacy_pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            imported = isinstance(node, ast.ImportFrom) and node.module == module
+            if (imported and name in {alias.name for alias in node.names}) or (
+                isinstance(node, ast.Attribute) and ast.unparse(node) == called
+            ):
+                found.add(str(file.relative_to(ROOT / "privacy_pipeline")))
+    assert found <= HOMES[called]
+
+
 def test_registry_records_hold_no_unseen_character() -> None:
     for text in HOSTILE.values():
         written = yaml.safe_dump({"a": visible(text, lines=True)}, allow_unicode=True)

@@ -15,7 +15,7 @@ from rich.table import Table
 from privacy_pipeline.cli.export import to_markdown
 from privacy_pipeline.cli.shown import PlainConsole, escape
 from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, PipelineError, brief
-from privacy_pipeline.shown_text import in_json
+from privacy_pipeline.shown_text import in_json, visible
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.workspace import RunState
@@ -96,6 +96,11 @@ def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) 
         err.print(f"  [bold]fix:[/] {escape(fix)}", soft_wrap=True)
     for name, value in more.items():
         err.print(f"  [bold]{name}:[/] {escape(value)}", soft_wrap=True)
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Prints a line as it is, however long, to standard output or error; nothing in it is markup or a command."""
+    typer.echo(visible(line, lines=True), err=err)
 
 
 def note(what: str) -> None:

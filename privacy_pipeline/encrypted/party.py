@@ -36,6 +36,7 @@ from privacy_pipeline.encrypted.tunnel import (
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PORTS, PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.programs import arguments_of
+from privacy_pipeline.shown_text import visible
 
 DRIVER = "driver"
 _READY_SECONDS, _READY_PAUSE = 120.0, 0.1
@@ -240,5 +241,5 @@ def _counted(carried: Mapping[str, TunnelRecord]) -> str:
 
 def complain(reason: str) -> None:
     """Says on standard error why a tunnel does not open."""
-    sys.stderr.write(f"{reason}\n")
+    sys.stderr.write(f"{visible(reason, lines=True)}\n")
     sys.stderr.flush()
