@@ -7,7 +7,6 @@ tables. Whoever carries verifies the result.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from privacy_pipeline.accounting.charges import Charges, counted_digest
 from privacy_pipeline.accounting.ledger_budgets import set_totals, totals_of
 from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.totals import Totals
+from privacy_pipeline.bounded import json_value
 
 Row = Mapping[str, Any]
 
@@ -94,7 +94,7 @@ class _Carrier:
     def apply(self, row: Row) -> None:
         """Changes the tables as a record says; other kinds change none."""
         if row["kind"] in self._apply:
-            self._apply[row["kind"]](row, json.loads(row["body"]))
+            self._apply[row["kind"]](row, json_value(row["body"]))
 
     def _register(self, _: Row, body: Any) -> None:
         self._connection.execute(schema.registrations.insert(), body["registration"])

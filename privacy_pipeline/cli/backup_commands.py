@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from privacy_pipeline.cli.ledger_commands import DEFAULT_LEDGER, LedgerUrl
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson
+from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.restoring import Restoring

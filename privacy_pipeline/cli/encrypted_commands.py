@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from privacy_pipeline.cli.output import errors_as_exit_codes, print_json, say
+from privacy_pipeline.cli.output import errors_as_exit_codes, print_json, print_line
 from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
 from privacy_pipeline.die_with_parent import die_with_parent
 
@@ -30,7 +30,7 @@ def init_parties(
 
     with errors_as_exit_codes(as_json=False):
         certificates.init_parties(folder=folder, hosts=tuple(hosts.split(",")) if hosts else (), days=days)
-    say(f"{folder}: each party needs parties.yaml and its own folder; keep ca/key.pem off their hosts")
+    print_line(f"{folder}: each party needs parties.yaml and its own folder; keep ca/key.pem off their hosts")
 
 
 @app.command("add-client")
@@ -44,7 +44,7 @@ def add_client(
 
     with errors_as_exit_codes(as_json=False):
         own = clients.add_client(folder=folder, name=name, days=days)
-    say(f"{own}: hand it to the client, for `predict --encrypted --parties`; keep no copy of its key.pem")
+    print_line(f"{own}: hand it to the client, for `predict --encrypted --parties`; keep no copy of its key.pem")
 
 
 @app.command("revoke")
@@ -57,7 +57,7 @@ def revoke(
 
     with errors_as_exit_codes(as_json=False):
         lists = clients.revoke(folder=folder, name=name)
-    say(f"{name}: revoked in {len(lists)} folders of {folder}; copy revoked.pem to parties on other hosts")
+    print_line(f"{name}: revoked in {len(lists)} folders of {folder}; copy revoked.pem to parties on other hosts")
 
 
 @app.command("clients")
@@ -72,7 +72,7 @@ def list_clients(folder: PartiesFolder, as_json: AsJson = False) -> None:
         print_json({"certificates": listed})
         return
     for one in found:
-        say(f"{one.name}: {'revoked' if one.revoked else f'valid until {one.ends:%Y-%m-%d}'}")
+        print_line(f"{one.name}: {'revoked' if one.revoked else f'valid until {one.ends:%Y-%m-%d}'}")
 
 
 @app.command("party")
@@ -94,7 +94,7 @@ def party(
         die_with_parent(parent)
     with errors_as_exit_codes(as_json=False):
         loaded = parties.load(name=name, folder=folder, speed=speed)
-        asyncio.run(parties.until_told_to_end(loaded, report=lambda line: say(f"{name}: {line}")))
+        asyncio.run(parties.until_told_to_end(loaded, report=lambda line: print_line(f"{name}: {line}")))
 
 
 @app.command("provide-weights")
@@ -112,4 +112,6 @@ def provide_weights(
         die_with_parent(parent)
     with errors_as_exit_codes(as_json=False):
         found = find_model(model, workspace=workspace)
-        hosting.provide_weights(model=found, parties=folder, report=lambda line: say(f"weights-provider: {line}"))
+        hosting.provide_weights(
+            model=found, parties=folder, report=lambda line: print_line(f"weights-provider: {line}")
+        )

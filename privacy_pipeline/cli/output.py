@@ -98,7 +98,7 @@ def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) 
         err.print(f"  [bold]{name}:[/] {escape(value)}", soft_wrap=True)
 
 
-def say(line: str, *, err: bool = False) -> None:
+def print_line(line: str, *, err: bool = False) -> None:
     """Prints a line as it is, however long, to standard output or error; nothing in it is markup or a command."""
     typer.echo(visible(line, lines=True), err=err)
 

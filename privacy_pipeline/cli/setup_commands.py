@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from privacy_pipeline.cli.output import errors_as_exit_codes, say
+from privacy_pipeline.cli.output import errors_as_exit_codes, print_line
 from privacy_pipeline.environments import place
 from privacy_pipeline.environments.place import KINDS, Kind
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -33,7 +33,7 @@ def setup(
     from privacy_pipeline.environments import making
 
     with errors_as_exit_codes(as_json=False):
-        making.make(_known(kind), report=say)
+        making.make(_known(kind), report=print_line)
 
 
 def demo(
@@ -49,7 +49,7 @@ def demo(
     register = ("budget", "register", "configs/adult_dp_sgd.yaml", "--epsilon", "10", "--delta", "1e-5")
     runs = (("run", "configs/adult_plain.yaml"), ("run", "configs/adult_dp_sgd.yaml"))
     for words in (("data", "adult"), register, *runs, ("diff", "adult-plain", "adult-dp-sgd")):
-        say(f"$ {typed(*words)}")
+        print_line(f"$ {typed(*words)}")
         code = subprocess.run([sys.executable, _command(), *words], cwd=folder, check=False).returncode
         if code:
             raise typer.Exit(code)
@@ -82,7 +82,7 @@ def offer(error: PipelineError) -> None:
     """Ask somebody at a terminal whether to set the environment up now; then go on in it."""
     if place.is_checkout() or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    say(f"{error.message}.", err=True)
+    print_line(f"{error.message}.", err=True)
     if not typer.confirm("Set them up now (about 5 GB, some minutes)?", err=True):
         return
     setup("pipeline")

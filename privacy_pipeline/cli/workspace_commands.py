@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.run_commands import AsJson, WorkspacePath
+from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.pruning import Plan

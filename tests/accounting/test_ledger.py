@@ -596,7 +596,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(ledger: Ledger) -> Non
 
 
 def test_a_password_is_never_shown() -> None:
-    with pytest.raises(LedgerError) as caught:
+    with pytest.raises(BadInputError, match="password") as caught:
         Ledger.open("postgresql://user:secret-word@127.0.0.1:1/db", create=True)
     assert "secret-word" not in caught.value.message + caught.value.fix
 
