@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from privacy_pipeline.cli import doctor
 from privacy_pipeline.cli.main import app
+from privacy_pipeline.encrypted import environment
 from privacy_pipeline.pipelines.workspace import NodeState, RunFolder
 from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary, plain_record
@@ -29,6 +30,8 @@ COMMANDS = (
     "audit",
     "init",
     "doctor",
+    "setup",
+    "demo",
     "data",
     "budget",
     "config",
@@ -191,6 +194,7 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_doctor_is_content_with_a_complete_machine(complete: None, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)  # without demo data and encrypted environment, which are optional
     result = call("doctor")
     assert result.exit_code == 0
