@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +147,33 @@ def test_encrypted_inference_takes_the_environment_that_setup_made(
     assert str(tmp_path / "nowhere") not in environment.variables()["PYTHONPATH"].split(os.pathsep)
 
 
-@pytest.mark.parametrize("content", ["six==1.16.0 --hash=sha256:" + "0" * 64, "six==1.16.0"])
+def wheel(folder: Path) -> Path:
+    """A package of nothing, which needs no index."""
+    path = folder / "nothing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("nothing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: nothing\nVersion: 1.0\n")
+        archive.writestr(
+            "nothing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("nothing-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.mark.parametrize("given", ["right", "wrong", "none"])
 def test_a_file_that_is_not_the_one_of_the_lock_is_not_installed(
-    installed: Path, monkeypatch: pytest.MonkeyPatch, content: str
+    installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str
 ) -> None:
     uv = ROOT / ".tools" / "uv" / "bin" / "uv"
     if not uv.exists():
         pytest.skip("uv is not here: make setup")
+    path = wheel(tmp_path)
+    digest = {"right": hashlib.sha256(path.read_bytes()).hexdigest(), "wrong": "0" * 64, "none": ""}[given]
+    lock = f"nothing @ {path.as_uri()}" + (f" --hash=sha256:{digest}" if digest else "")
     monkeypatch.setattr(making, "_uv", lambda report: uv)
-    monkeypatch.setattr(place, "lock", lambda kind: content)
+    monkeypatch.setattr(place, "lock", lambda kind: lock)
+    if given == "right":
+        assert making.make("encrypted", report=lambda line: None) == place.python("encrypted")
+        return
     with pytest.raises(PipelineError, match=r"(?i)hash"):
         making.make("encrypted", report=lambda line: None)
     assert place.python("encrypted") is None
