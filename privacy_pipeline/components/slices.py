@@ -33,8 +33,8 @@ def read_baseline(evaluation_uri: str) -> dict[str, float]:
         evaluation_uri: folder of the result.
     """
     result = tfma.load_eval_result(evaluation_uri)
-    values = next(values for key, values in result.slicing_metrics if not key)[""][""]
-    lacking = read_slices(evaluation_uri)[0].undefined
+    overall = next(values for key, values in result.slicing_metrics if not key)
+    values, lacking = overall[""][""], _slice((), overall).undefined
     found = {}
     for theirs, ours in METRIC_NAMES.items():
         number, difference = (values.get(name, {}).get("doubleValue") for name in (theirs, f"{theirs}_diff"))

@@ -407,7 +407,8 @@ def test_the_executor_writes_what_the_gate_reads(
     assert not list((tmp_path / "tmp").iterdir())
 
     def reasons(least: float) -> list[str]:
-        return gate._reasons({"model": [model], "evaluation": [evaluation]}, {"accuracy": least})
+        thresholds = json.dumps({"accuracy": least})
+        return gate._reasons({"model": [model], "evaluation": [evaluation]}, {"thresholds": thresholds})
 
     low, value = found.overall.metrics["accuracy"].low, found.overall.metrics["accuracy"].value
     assert value is not None and reasons(low - 1e-6) == []

@@ -96,6 +96,7 @@ def test_the_baseline_s_metrics_follow_from_the_differences(monkeypatch: pytest.
         "auc": {"doubleValue": 0.9},
         "auc_diff": {"doubleValue": -0.05},
         "precision": {"doubleValue": 0.7},
+        "example_count": {"doubleValue": 20.0},
     }
     result = SimpleNamespace(slicing_metrics=[((("sex", "F"),), {}), ((), {"": {"": values}})])
     monkeypatch.setattr(tfma, "load_eval_result", lambda folder: result)

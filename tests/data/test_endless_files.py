@@ -73,7 +73,11 @@ def test_a_schema_of_an_experiment_without_end(tmp_path: Path, endless: Path) ->
 
 
 def test_what_a_provider_publishes_without_end(tmp_path: Path, endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_format, "load_architecture", lambda folder: None)
+    (tmp_path / "architecture.json").symlink_to(endless)
+    with pytest.raises(BadInputError, match="is larger than"):
+        published.load(tmp_path)
+    monkeypatch.setattr(model_format, "digest_of", lambda folder: "")
+    monkeypatch.setattr(model_format, "load_architecture", lambda folder, digest: None)
     (tmp_path / "features.json").symlink_to(endless)
     with pytest.raises(BadInputError, match="is larger than 65,536 KiB"):
         published.load(tmp_path)

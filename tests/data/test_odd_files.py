@@ -62,13 +62,13 @@ class Case:
         self.file.write_bytes(content)
         self.refused = ""
         try:
-            _, self.schema = write_starter(csv=self.file, folder=folder, label="late", name="odd")
+            _, self.schema, _ = write_starter(csv=self.file, folder=folder, label="late", name="odd")
             self.plan = self._plan()
         except BadInputError as error:
             self.refused = error.message
             good = folder / "good.csv"
             good.write_text(HEAD + GOOD)
-            _, self.schema = write_starter(csv=good, folder=folder, label="late", name="good")
+            _, self.schema, _ = write_starter(csv=good, folder=folder, label="late", name="good")
             self.plan = self._plan()
         self.section: DatasetConfig = dataset(
             folder, input="odd.csv", hash_split={"train": 1, "eval": 1}, label="late", positive_class="yes",
