@@ -20,7 +20,11 @@ HOW = (
     "PGPASSFILE or ?passfile=FILE names"
 )
 _SHORTEST = 4  # characters of a password that is masked wherever it stands; a shorter one may be part of any word
-_NAME = r"(?:\w*pass(?:word|wd|phrase)|pwd|\w*secret_?(?:access_?)?key|\w*client_secret|\w*session_?token|\w*api_?key)"
+# Bounded, so that a long word takes no quadratic time.
+_NAME = (
+    r"(?:\w{0,64}pass(?:word|wd|phrase)|pwd|\w{0,64}secret_?(?:access_?)?key"
+    r"|\w{0,64}client_secret|\w{0,64}session_?token|\w{0,64}api_?key)"
+)
 _NAMED = re.compile(rf"(?<![a-z]){_NAME}['\"]?\s*=\s*[^\s&;,#]", re.IGNORECASE)
 _KEY = re.compile(rf"{_NAME}|secret|token|credentials?", re.IGNORECASE)
 # The password may hold a slash; what begins with digits and a slash is a port and a path.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
+
+from privacy_pipeline import read_once
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,3 +40,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for (test, named), cases in left.items():
         if not cases.issuperset(named):
             raise pytest.UsageError(f"{test} has no case {', '.join(sorted(set(named) - cases))}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_held() -> Iterator[None]:
+    """A process that took over what another one read keeps it to its end, which is not the end of a test."""
+    yield
+    read_once._held = None

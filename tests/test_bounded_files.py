@@ -211,7 +211,12 @@ HOMES = {
         "releases/beam_sums.py": "what its own stage wrote",
     },
     "np.load": {"bounded_arrays.py": "the home", "encrypted/worker": "its job, from its parent"},
-    "pickle.loads": {"data/panels.py": "compared with a checksum", "backends/tuning.py": "", "backends/trials.py": ""},
+    "pickle.loads": {
+        "data/panels.py": "compared with a checksum",
+        "backends/tuning.py": "",
+        "backends/trials.py": "",
+        "read_once.py": "of its parent",
+    },
     "zipfile.ZipFile": {"bounded_arrays.py": "", "encrypted/weights_file.py": "", "dp/saved_history.py": "bounded"},
 }
 

@@ -1,4 +1,4 @@
-"""Where the environments of an installed wheel lie, and which of them are whole. Imports the standard library alone.
+"""Where the environments of an installed wheel lie, and which of them are whole..
 
     ~/.local/share/privacy_pipeline/environments/   ($XDG_DATA_HOME, or $PRIVACY_PIPELINE_ENVIRONMENTS)
         pipeline/     TFX, TensorFlow and the data of the demo
@@ -16,6 +16,8 @@ import os
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Literal
+
+from privacy_pipeline.typed import typed
 
 Kind = Literal["pipeline", "encrypted"]
 KINDS: tuple[Kind, ...] = ("pipeline", "encrypted")
@@ -73,7 +75,7 @@ def how_to_set_up(kind: Kind) -> str:
     """The command that makes an environment."""
     if is_checkout():
         return "make setup" if kind == "pipeline" else "make setup-encrypted"
-    return f"privacy-pipeline setup {kind}"
+    return typed("setup", kind)
 
 
 def is_here(kind: Kind) -> bool:
