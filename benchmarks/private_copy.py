@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(folder: Path, *, size: int, survey: bool) -> None:
-    """Writes files of so many bytes together, and measures the copy of them."""
+    """Write CSV files of `size` bytes in total, and measure how long it takes to copy them."""
     files = tuple(_write(folder / f"rows-{number}.csv", size // _FILES) for number in range(_FILES))
     os.sync()
     source = ResolvedSource(span=None, version=None, patterns={"train": "*.csv"}, files={"train": files})

@@ -1,8 +1,7 @@
 """Copies of a whole ledger: made while it is in use, and read again without a change to them.
 
 SQLite's own backup gives a file that is a ledger itself; a PostgreSQL ledger is dumped by `pg_dump`, and read by way of
-`pg_restore`. Neither holds the keys. A password goes to these programs in their environment, where other users of the
-host do not see it.
+`pg_restore`. Neither holds the keys. These programs take a password from the environment or a file, as the ledger does.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def backup(url: str, file: Path) -> Head:
         file: where to; must not exist.
 
     Returns:
-        The head of the copy, which was held against its journal and its tables.
+        The head of the copy, after it was checked against the journal and the tables.
 
     Raises:
         BadInputError: there is no ledger, or the file exists.
@@ -123,27 +122,22 @@ def opened(file: Path) -> Iterator[sa.Engine]:
 def _dump(url: sa.URL, part: Path) -> None:
     tables = [word for table in metadata.sorted_tables for word in ("--table", table.name)]
     words = ["--format=custom", "--no-owner", "--no-privileges", *tables, "--file", str(part)]
-    _run("pg_dump", [*words, "--dbname", _without_password(url)], password=url.password)
+    # The URL of a ledger holds no password; libpq takes one from the environment or a file.
+    _run("pg_dump", [*words, "--dbname", url.set(drivername="postgresql").render_as_string(hide_password=False)])
 
 
 def _text_of(file: Path) -> str:
-    return _run("pg_restore", ["--data-only", "--file=-", str(file)], password=None)
+    return _run("pg_restore", ["--data-only", "--file=-", str(file)])
 
 
-def _without_password(url: sa.URL) -> str:
-    plain = sa.URL.create("postgresql", url.username, None, url.host, url.port, url.database, query=url.query)
-    return plain.render_as_string(hide_password=False)
-
-
-def _run(program: str, words: list[str], *, password: str | None) -> str:
+def _run(program: str, words: list[str]) -> str:
     """What a program of PostgreSQL prints.
 
     Raises:
         LedgerError: it is not installed, or fails.
     """
-    secret = {} if password is None else {"PGPASSWORD": password}
     try:
-        done = subprocess.run([program, *words], env=os.environ | secret, capture_output=True, text=True, check=False)
+        done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
         raise schema.LedgerError(f"{program} is not installed", fix="apt-get install postgresql-client") from error
     if done.returncode != 0:

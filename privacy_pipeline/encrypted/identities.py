@@ -32,16 +32,6 @@ def client_uri(name: str) -> str:
     return f"{_CLIENT_URI}{name}"
 
 
-def role_in(certificate: Mapping[str, Any]) -> str | None:
-    """The party that a certificate names, which was accepted; None for none.
-
-    Args:
-        certificate: as `ssl.SSLSocket.getpeercert` gives it.
-    """
-    names = certificate.get("subjectAltName", ())
-    return next((party for party in PARTIES if ("URI", role_uri(party)) in names), None)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Peer:
     """Who is at the other end.
@@ -63,10 +53,10 @@ def peer_in(certificate: Mapping[str, Any]) -> Peer | None:
     Args:
         certificate: as `ssl.SSLSocket.getpeercert` gives it.
     """
-    role = role_in(certificate)
+    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
+    role = next((party for party in PARTIES if role_uri(party) in uris), None)
     if role is None:
         return None
-    uris = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI"]
     named = [uri.removeprefix(_CLIENT_URI) for uri in uris if uri.startswith(_CLIENT_URI)]
     return Peer(role=role, name=named[0] if named else role, serial=_digits(int(str(certificate["serialNumber"]), 16)))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from privacy_pipeline.pipelines.workspace import (
     RunFolder,
     RunSpec,
     RunState,
+    is_held,
 )
 from privacy_pipeline.reports.summary import RunSummary
 
@@ -45,18 +45,7 @@ def never_begun(root: Path) -> list[Path]:
 def copies_left(root: Path) -> list[Path]:
     """Copies of data that processes left that were killed: those that nobody holds any more."""
     found = [path for place in _READING for path in sorted((root / place).glob("*")) if path.is_dir()]
-    return [path for path in found if not _is_held(path / "lock")]
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return [path for path in found if not is_held(path / "lock")]
 
 
 def all_but(folder: Path, kept: Collection[Path]) -> list[Path]:

@@ -203,15 +203,20 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a living process executes this run."""
-        try:
-            with open(self.path / "lock") as file:
-                # Shared, so that two onlookers do not take each other for the run.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        return is_held(self.path / "lock")
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock alone; False where there is no such file."""
+    try:
+        with lock.open() as file:
+            # Shared, so that two onlookers do not take each other for the holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 @contextlib.contextmanager
