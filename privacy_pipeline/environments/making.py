@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from privacy_pipeline.typed import typed
 
 _ROOM = {"pipeline": 6 << 30, "encrypted": 3 << 30}  # bytes, downloads included
 _LAST_LINES = 5
+_LONGEST = 1000  # characters of a reason
+_ERROR = re.compile(r"(?i)error\b|[×✗]")
 
 
 def make(kind: Kind, *, report: Callable[[str], None]) -> Path:
@@ -123,18 +126,25 @@ def _write_command(python: Path) -> None:
 
 
 def _run(command: Sequence[str | Path]) -> None:
-    """Runs a program whose own progress a terminal shows, and whose last lines say elsewhere what was wrong."""
+    """Runs a program whose own progress a terminal shows, and whose error is told elsewhere."""
     # Settings of the user's shell for another project must not change what is installed.
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")}
     shown = None if sys.stderr.isatty() else subprocess.PIPE
     words = [str(word) for word in command]
     done = subprocess.run(words, stderr=shown, stdout=subprocess.DEVNULL, text=True, env=kept, check=False)
     if done.returncode != 0:
-        said = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()][-_LAST_LINES:]
+        said = _reason(done.stderr or "") or f"{words[0]} ended with {done.returncode}"
         raise PipelineError(
-            f"the environment is not set up: {' '.join(said) or f'{words[0]} ended with {done.returncode}'}",
+            f"the environment is not set up: {said}",
             fix=f"see that the package index is reached, then {typed('setup')} again",
         )
+
+
+def _reason(text: str) -> str:
+    """From the line that names the error on, however a program wraps what follows; else the last lines."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = next((at for at, line in enumerate(lines) if _ERROR.match(line)), max(0, len(lines) - _LAST_LINES))
+    return " ".join(lines[first:])[:_LONGEST]
 
 
 def _answer(command: Sequence[str | Path]) -> str:

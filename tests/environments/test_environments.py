@@ -177,3 +177,22 @@ def test_a_file_that_is_not_the_one_of_the_lock_is_not_installed(
     with pytest.raises(PipelineError, match=r"(?i)hash"):
         making.make("encrypted", report=lambda line: None)
     assert place.python("encrypted") is None
+
+
+def test_a_reason_is_whole_however_it_is_wrapped(tmp_path: Path) -> None:
+    lines = [
+        "Resolved 9 packages",
+        "error: Failed to read `a`",
+        "  cause: Hash mismatch for `",
+        *"file",
+        "",
+        "Computed:",
+        "b",
+    ]
+    program = f"import sys; sys.exit({chr(10).join(lines)!r})"
+    with pytest.raises(PipelineError) as caught:
+        making._run([sys.executable, "-c", program])
+    assert caught.value.message.endswith("error: Failed to read `a` cause: Hash mismatch for ` f i l e Computed: b")
+    with pytest.raises(PipelineError, match=r"c d e f g$") as caught:
+        making._run([sys.executable, "-c", f"import sys; sys.exit({chr(10).join('abcdefg')!r})"])
+    assert " b " not in caught.value.message
