@@ -7,6 +7,7 @@ every quote opens, closes or is doubled, as RFC 4180 has it, is read by `pyarrow
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import itertools
@@ -170,7 +171,7 @@ def _heap_out_of_sight() -> Iterator[None]:
     Frozen objects are not searched. To freeze all and to undo it moves lists; a heap that is frozen already, as that of
     a pipeline's worker, is left as it is.
     """
-    if gc.get_freeze_count():
+    if _heap_was_frozen():
         yield
         return
     gc.freeze()
@@ -178,6 +179,12 @@ def _heap_out_of_sight() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@functools.cache
+def _heap_was_frozen() -> bool:
+    """Asked once a process: Python counts the frozen objects one by one, some 10 ms in a worker."""
+    return gc.get_freeze_count() > 0
 
 
 def _is_well_formed(block: bytes, *, quoted: bool) -> bool:
