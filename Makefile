@@ -12,13 +12,14 @@ SETUP_ENCRYPTED := .venv-encrypted/.set-up
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup setup-encrypted demo test test-slow attack lint bench clean locks sbom
+.PHONY: help setup setup-encrypted demo test test-slow attack audit lint bench clean locks sbom
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
 	@echo "make test             all tests but the slow ones"
 	@echo "make test-slow        the slow ones"
 	@echo "make attack           the attacks of docs/attacking.md"
+	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md"
 	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
 	@echo "make sbom             bills of materials (CycloneDX) below dist/"
@@ -71,6 +72,14 @@ test-slow: setup setup-encrypted
 
 attack: setup setup-encrypted
 	@$(RUN)/python -m tests.claims.attacks
+
+.tools/audit/.set-up: $(UV) $(SETUP) tests/environments/audit_lock.txt
+	@$(UV) venv --quiet --clear --python $(RUN)/python .tools/audit
+	@$(UV) pip sync --quiet --require-hashes --python .tools/audit/bin/python tests/environments/audit_lock.txt
+	@touch $@
+
+audit: .tools/audit/.set-up
+	@$(RUN)/python -m tests.environments.audit
 
 lint: setup
 	@$(RUN)/ruff check .
