@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -18,6 +19,7 @@ from privacy_pipeline.cli import (
     inspect_commands,
     last_handler,
     ledger_commands,
+    output,
     project_commands,
     publish_command,
     report_commands,
@@ -27,6 +29,7 @@ from privacy_pipeline.cli import (
     terminal,
     workspace_commands,
 )
+from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, brief
 from privacy_pipeline.file_rights import keep_to_this_user
 from privacy_pipeline.programs import leave_working_folder
 
@@ -71,9 +74,29 @@ def main() -> None:
         sys.exit(terminal.exit_code(ended.code))
 
 
+def _usage_told(command: Callable[[], int | None]) -> int:
+    """The exit code of a command; arguments that it does not take are told as any other bad input is."""
+    try:
+        return command() or 0
+    except typer.Abort:
+        output.err.print("aborted")
+        return int(ExitCode.ERROR)
+    except typer.TyperException as error:
+        # A group that is named alone has printed its help.
+        if type(error).__name__ != "NoArgsIsHelpError":
+            path = getattr(getattr(error, "ctx", None), "command_path", app.info.name)
+            output.tell(
+                message=brief(error.format_message(), most=LONGEST_MESSAGE),
+                fix=f"{path} --help",
+                exit_code=error.exit_code,
+                as_json="--json" in sys.argv,
+            )
+        return error.exit_code
+
+
 def _command() -> None:
     try:
-        app()
+        sys.exit(_usage_told(lambda: app(prog_name=app.info.name, standalone_mode=False)))
     except ModuleNotFoundError:
         needed = setup_commands.explained()
         if needed is None:
