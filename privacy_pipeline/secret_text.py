@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, TextIO
 from urllib.parse import quote, unquote_plus
 
@@ -70,6 +71,11 @@ def _decoded(text: str) -> str:
         if text == before:
             break
     return text
+
+
+def without_passwords(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that a process gets which connects to no database."""
+    return {name: value for name, value in variables.items() if name not in _variables}
 
 
 def note_variable(name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from privacy_pipeline.environments import place
 from privacy_pipeline.environments.place import how_to_set_up
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.secret_text import without_passwords
 
 VARIABLE = "PRIVACY_PIPELINE_ENCRYPTED_PYTHON"
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,12 +49,15 @@ def _existing(path: Path, what: str) -> Path:
 
 
 def variables() -> dict[str, str]:
-    """Environment variables of a process there: this project's code on its path, no graphics card, few log lines."""
+    """Environment variables of a process there: this project's code on its path, no graphics card, few log lines.
+
+    The ledger's password is not among them: a party computes, and connects to no database.
+    """
     # An environment that `setup` made has a copy of the code; ROOT is then where packages of this one lie.
     own = [] if interpreter().is_relative_to(place.root()) else [str(ROOT)]
     paths = [*own, *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(paths)}
-    return {**os.environ, **quiet}
+    return {**without_passwords(os.environ), **quiet}
 
 
 def run(arguments: Sequence[str], *, timeout: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tomli
 
+from privacy_pipeline import secret_text
 from privacy_pipeline.cli import setup_commands
 from privacy_pipeline.encrypted import environment
 from privacy_pipeline.environments import making, place
@@ -145,6 +146,19 @@ def test_encrypted_inference_takes_the_environment_that_setup_made(
     assert environment.interpreter() == python
     # Its copy of the code is used: the folder of this one's packages must not come before its own.
     assert str(tmp_path / "nowhere") not in environment.variables()["PYTHONPATH"].split(os.pathsep)
+
+
+def test_a_party_gets_no_password_of_a_database(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole(installed, "encrypted")
+    monkeypatch.setattr(secret_text, "_variables", {"PGPASSWORD"})
+    secret_text.note_variable("METADATA_PASSWORD")
+    for name in ("PGPASSWORD", "METADATA_PASSWORD", "KEPT"):
+        monkeypatch.setenv(name, "correct horse")
+    variables = environment.variables()
+    assert "KEPT" in variables
+    assert {"PGPASSWORD", "METADATA_PASSWORD"}.isdisjoint(variables)
 
 
 def wheel(folder: Path) -> Path:
