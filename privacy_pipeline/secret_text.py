@@ -41,11 +41,14 @@ _MASKED = (
 _ENCODED = re.compile(r"(?<![\w%])([\w%]*%[\w%]*)=([^\s&;,#'\"]+)")
 _OPTION = re.compile(rf"-{{1,2}}{_NAME}", re.IGNORECASE)  # whose value is the next argument
 _WRITTEN = re.compile(rf"({_NAME}['\"]?\s*:\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,}}]+)", re.IGNORECASE)
+_SIGN = re.compile(r"[:=%-]")  # one of which each shape of a password has
 _variables = {"PGPASSWORD"}
 
 
 def found_in(text: str) -> bool:
     """Whether a text, percent-encoded or not, holds a URL with a password or a `password=...`."""
+    if not _SIGN.search(text):
+        return False
     if _OPTION.fullmatch(text):
         return True
     shapes = (text, _decoded(text))
@@ -66,6 +69,8 @@ def is_name(key: str) -> bool:
 
 def _decoded(text: str) -> str:
     """A text without percent-encoding, also where it was encoded several times over."""
+    if "%" not in text:
+        return text.replace("+", " ")
     for _ in range(8):
         text, before = unquote_plus(text), text
         if text == before:
