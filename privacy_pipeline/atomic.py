@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from privacy_pipeline.errors import BadInputError
+
+_PART = ".part"
 
 
 def write_atomically(*, path: Path, text: str) -> None:
@@ -37,21 +43,95 @@ def write_bytes_atomically(*, path: Path, content: bytes) -> None:
     Raises:
         BadInputError: the folder or the file cannot be written (no permission, disk full, ...).
     """
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        write_whole(path=path, content=content)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise BadInputError(
             f"{path}: cannot be written ({error.strerror})", fix="choose another folder, or free space and rights"
         ) from None
+
+
+def write_whole(*, path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replaces a file as a whole, or makes it.
+
+    Args:
+        path: the file; its folder is there.
+        content: its content.
+        mode: its rights.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    with _beside(path, content, mode) as waiting:
+        os.replace(waiting, path)
+
+
+def write_new(*, path: Path, content: bytes) -> bool:
+    """Makes a file of mode 0600 with `content`, whole or not at all; one that is there stays as it is.
+
+    Args:
+        path: the file; its folder is there.
+        content: its content.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _beside(path, content, 0o600) as waiting:
+        try:
+            os.link(waiting, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+def sweep(path: Path) -> None:
+    """Removes what killed writers of a file left beside it, or beside files named after it with a key's id.
+
+    A writer that lives holds a lock on what it writes, and keeps it.
+
+    Args:
+        path: the file, there or not.
+
+    Raises:
+        OSError: its folder cannot be read.
+    """
+    left = re.compile(rf"\.{re.escape(path.name)}(\.[0-9a-f]{{16}})?\.[a-z0-9_]{{8}}{re.escape(_PART)}")
+    for file in path.parent.iterdir():
+        if left.fullmatch(file.name):
+            with contextlib.suppress(OSError), file.open("rb+") as stream:  # in use, or removed by somebody else
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.unlink()
+
+
+@contextlib.contextmanager
+def _beside(path: Path, content: bytes, mode: int) -> Iterator[str]:
+    """A whole file beside `path`, on disk and held by a lock; removed at the end unless it was moved."""
+    sweep(path)
+    stream, waiting = _held(path)
+    with stream:
+        try:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+            yield waiting
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(waiting)
+
+
+def _held(path: Path) -> tuple[BinaryIO, str]:
+    while True:
+        handle, waiting = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
+        stream = os.fdopen(handle, "wb")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # nobody took it for one that was left, before it was locked
+            return stream, waiting
+        stream.close()
 
 
 def require_room(folder: Path, size: int, *, fix: str) -> None:

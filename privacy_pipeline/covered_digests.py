@@ -13,6 +13,7 @@ import hmac
 import os
 from pathlib import Path
 
+from privacy_pipeline.atomic import sweep, write_new
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.typed import quoted
 
@@ -81,17 +82,7 @@ def make_secret(path: Path, secret: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    waiting = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(secret.hex())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(waiting, path)
-    except FileExistsError:
-        pass
-    finally:
-        waiting.unlink(missing_ok=True)
+    write_new(path=path, content=secret.hex().encode())
 
 
 def secret_in(folder: Path) -> bytes:
@@ -105,6 +96,7 @@ def secret_in(folder: Path) -> bytes:
         if not path.exists():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             make_secret(path, new_secret())
+        sweep(path)
         return read_secret(path)
     except OSError as error:
         raise BadInputError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error

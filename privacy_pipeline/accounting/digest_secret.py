@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import BIND, REGISTER
+from privacy_pipeline.atomic import sweep
 from privacy_pipeline.bounded import json_value
 from privacy_pipeline.covered_digests import NOT_HERE, covered, id_of, make_secret, new_secret, read_secret
 from privacy_pipeline.typed import quoted
@@ -49,6 +50,7 @@ def ledger_secret(engine: sa.Engine, *, first: bytes | None = None) -> bytes:
             if known:
                 raise schema.LedgerError(f"{path} is missing: this ledger's digests are made under it", fix=_COPY)
             make_secret(path, first or new_secret())
+        sweep(path)
         secret = read_secret(path)
     except OSError as error:
         raise schema.LedgerError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error

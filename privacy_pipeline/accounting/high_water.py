@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privacy_pipeline.accounting import keys
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.keys import PublicKey
-from privacy_pipeline.atomic import write_bytes_atomically
+from privacy_pipeline.atomic import sweep, write_bytes_atomically, write_new
 from privacy_pipeline.bounded import json_value
 from privacy_pipeline.file_rights import refuse_if_others_may_change
 from privacy_pipeline.typed import quoted
@@ -233,20 +232,8 @@ def _signed(seq: int, digest: str, key: SigningKey) -> bytes:
 
 def _made(file: Path, content: bytes) -> bool:
     """Makes the file, whole or not at all; False where there is one."""
-    if file.exists():
-        return False
-    handle, waiting = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(waiting, file)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(waiting)
-    return True
+    sweep(file)
+    return not file.exists() and write_new(path=file, content=content)
 
 
 def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> bool:

@@ -210,6 +210,8 @@ def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = N
     head = checked_head(connection, since=since)
     mark = high_water.require(connection, url, present=current_key(connection))
     signing = key or keys.load(keys.key_file(url), expected=head.key_id)
+    if not arriving:
+        _remove_unknown_keys(url, known=signing.public.id)
     found = Writer(connection, signing, seq=head.seq, last_hash=head.hash, mark=mark)
     _settle(found, since)
     return found
@@ -364,6 +366,7 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
             present = _present(path, head.key_id) if lost else keys.load(path, expected=head.key_id)
             if lost and present is not None:
                 raise schema.LedgerError(f"key {head.key_id} is not lost: it is in {path}", fix="rotate without --lost")
+            _remove_unknown_keys(engine.url, known=head.key_id)
             keys.store(successor, key)
             signing = key if present is None else present
             journal = Writer(connection, signing, seq=head.seq, last_hash=head.hash, mark=mark)
@@ -376,6 +379,10 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
     keys.install(path, key.public.id)
     journal.note_committed()
     return head.key_id, key.public.id
+
+
+def _remove_unknown_keys(url: sa.URL, *, known: str) -> None:
+    keys.remove_unknown(keys.key_file(url), ledger=schema.sqlite_file(url), known=known)
 
 
 def _present(path: Path, expected: str) -> SigningKey | None:

@@ -6,11 +6,12 @@ can write any history: keep the key apart from the database where that matters.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import re
 import stat
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting.ledger_schema import LedgerError, sqlite_file
+from privacy_pipeline.atomic import sweep, write_bytes_atomically, write_new
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.file_rights import refuse_if_others_may_change
@@ -157,6 +159,9 @@ def first(path: Path, *, existing: bool) -> SigningKey:
         write_public(path, key.public)
         return key
     for left in waiting(path):  # by a registration that was killed before any ledger knew the key
+        if not left.stat().st_size:  # by an earlier version, which was killed before it wrote the key
+            left.unlink()
+            continue
         key = _read(left)
         if successor_file(path, key.public.id) == left:
             return key
@@ -181,7 +186,7 @@ def generate() -> SigningKey:
 
 
 def store(path: Path, key: SigningKey) -> None:
-    """Writes a key to a new file with rights 0600; an existing one is never overwritten.
+    """Writes a key to a new file with rights 0600, whole or not at all; an existing one is never overwritten.
 
     Raises:
         LedgerError: the file exists or cannot be written.
@@ -191,31 +196,51 @@ def store(path: Path, key: SigningKey) -> None:
     content = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        if not write_new(path=path, content=content):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     except OSError as error:
         raise LedgerError(f"key {path}: {error.strerror}", fix=f"set {ENVIRONMENT} to a file you can write") from error
 
 
 def install(path: Path, key_id: str) -> None:
-    """Puts a successor in the place of the present key, if it is still waiting for that."""
+    """Puts a successor in the place of the present key, if it is still waiting for that; its public copy first."""
     successor = successor_file(path, key_id)
-    if not successor.exists():
+    try:
+        waiting_key = successor.open("rb")
+    except FileNotFoundError:
         return
-    public = _read(successor).public
-    with suppress(FileNotFoundError):  # another process was faster
-        os.replace(successor, path)
-        write_public(path, public)
+    with waiting_key:
+        fcntl.flock(waiting_key, fcntl.LOCK_EX)
+        if successor.exists():  # no other process was faster
+            write_public(path, _read(successor).public)
+            os.replace(successor, path)
+
+
+def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
+    """Removes the keys that killed registrations and rotations left beside a key's file: no ledger knows them.
+
+    Only while the write lock of the ledger is held, which whoever makes a key holds until the ledger knows it. A key's
+    file that further ledgers may use is left alone: what waits there may be known to another one.
+
+    Args:
+        path: the key's file.
+        ledger: the SQLite file beside which it lies; None where it is another database.
+        known: id of the key that the ledger knows.
+    """
+    if ledger is None or path.parent != ledger.parent or os.environ.get(ENVIRONMENT):
+        return
+    if any(other != ledger for other in path.parent.glob(f"*{ledger.suffix}")):
+        return
+    sweep(path)
+    for left in waiting(path):
+        if left != successor_file(path, known):
+            left.unlink(missing_ok=True)
 
 
 def write_public(path: Path, public: PublicKey) -> None:
     """Writes the public copy beside a private key."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    from privacy_pipeline.atomic import write_bytes_atomically
 
     held = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.hex))
     pem = held.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -8,7 +8,6 @@ back and a copy that went on by itself are all found. Whoever can write both fol
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
@@ -222,13 +222,10 @@ def not_left(folder: Path) -> str:
 
 
 def _write(file: Path, pin: Pin) -> bool:
-    waiting = file.with_name(f".{FILE}.{os.getpid()}")
+    content = (pin.model_dump_json(indent=2) + "\n").encode()
     try:
         readers = 0o644 if file.parent.stat().st_mode & 0o055 else 0o600  # whoever may read the data may read its pin
-        with os.fdopen(os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(pin.model_dump_json(indent=2) + "\n")
-            os.fchmod(stream.fileno(), readers)
-        waiting.replace(file)
+        write_whole(path=file, content=content, mode=readers)
     except OSError:
         return False
     return True
