@@ -11,8 +11,9 @@ from typing import Any
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.components.artifacts import require_data, require_model
 from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged, from_text
 from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
@@ -68,7 +69,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         )
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         evaluation.set_int_custom_property(MODEL_ID, model.id)
-        io_utils.write_string_file(str(Path(evaluation.uri, EVALUATION_FILE)), found.model_dump_json(indent=2))
+        write_whole(path=Path(evaluation.uri, EVALUATION_FILE), content=found.model_dump_json(indent=2).encode())
 
 
 def predicted_rows(config: PipelineConfig, section: DpEvaluationSection, *, model_dir: str) -> PredictedRows:

@@ -10,9 +10,9 @@ from typing import Any
 from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
 
 from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.components.artifacts import require_data
 from privacy_pipeline.components.dp_evaluator.charged import from_text
 from privacy_pipeline.components.dp_statistics.charged import STATISTICS_FILE, StatisticsRequest, released_charged
@@ -56,4 +56,4 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             count=count,
         )
         folder = artifact_utils.get_single_uri(output_dict["statistics"])
-        io_utils.write_string_file(str(Path(folder, STATISTICS_FILE)), found.model_dump_json(indent=2))
+        write_whole(path=Path(folder, STATISTICS_FILE), content=found.model_dump_json(indent=2).encode())

@@ -11,6 +11,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, load_trained
 from privacy_pipeline.config.encrypted_models import EncryptedSection
@@ -55,7 +56,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 def _publish(artifact: types.Artifact, found: measured.EncryptedEvaluation) -> None:
-    Path(artifact.uri, measured.EVALUATION_FILE).write_text(found.model_dump_json(indent=2))
+    write_whole(path=Path(artifact.uri, measured.EVALUATION_FILE), content=found.model_dump_json(indent=2).encode())
     largest = found.batches[-1]
     for name in ("rows", "accuracy_plain", "accuracy_encrypted", "agreement", "largest_logit_error", "p99_logit_error"):
         setattr(artifact, name, getattr(found, name))

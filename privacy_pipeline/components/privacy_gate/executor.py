@@ -13,6 +13,7 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
@@ -70,9 +71,9 @@ class Executor(base_executor.BaseExecutor):
         blessing.set_int_custom_property("blessed", int(decision.blessed))
         blessing.set_string_custom_property(PRIVACY_CLASS, record.privacy_class)
         target = Path(blessing.uri)
-        (target / ("BLESSED" if decision.blessed else "NOT_BLESSED")).touch()
         found = {"evaluation": reasons, "budget": list(decision.budget), "all": list(decision.reasons)}
-        (target / REASONS_FILE).write_text(json.dumps(found))
+        write_whole(path=target / REASONS_FILE, content=json.dumps(found).encode())
+        (target / ("BLESSED" if decision.blessed else "NOT_BLESSED")).touch()
 
 
 def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEvaluation | None:

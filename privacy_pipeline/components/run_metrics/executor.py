@@ -11,6 +11,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.bounded import json_value
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
@@ -58,9 +59,9 @@ class Executor(base_executor.BaseExecutor):
         target = artifact_utils.get_single_instance(output_dict["run_metrics"])
         for name, value in metric_properties(summary).items():
             setattr(target, name, value)
-        text = summary.model_dump_json(indent=2)
-        Path(target.uri, SUMMARY_FILE).write_text(text)
-        Path(exec_properties["run_dir"], SUMMARY_FILE).write_text(text)
+        content = summary.model_dump_json(indent=2).encode()
+        for folder in (target.uri, exec_properties["run_dir"]):
+            write_whole(path=Path(folder, SUMMARY_FILE), content=content)
 
 
 def _slices(evaluation_uri: str, record: PrivacyRecord, noisy: DpEvaluation | None) -> list[SliceMetrics]:

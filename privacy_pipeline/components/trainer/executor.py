@@ -24,6 +24,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.accounting.tuning import purpose_of
+from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.backends import registry, rehearsal
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
 from privacy_pipeline.backends.tabular import InputSpec
@@ -270,7 +271,7 @@ def _files(examples: list[types.Artifact], split: str) -> tuple[str, ...]:
 
 
 def _publish(artifact: types.Artifact, record: PrivacyRecord) -> None:
-    Path(artifact.uri, RECORD_FILE).write_text(record.model_dump_json(indent=2))
+    write_whole(path=Path(artifact.uri, RECORD_FILE), content=record.model_dump_json(indent=2).encode())
     artifact.backend = record.backend
     artifact.training_guarantee = record.training_guarantee
     artifact.unit = record.unit
