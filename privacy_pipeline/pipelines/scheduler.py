@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from privacy_pipeline.secret_text import masked
 
 # As the operating system and as SQLite below ML Metadata say it.
 _FULL = ("No space left", "disk is full")
+_GOES_ON = ("ModelRun",)  # the curves of a training, which goes on too
 _LONGEST = 10_000  # a message has to fit the socket's buffer
 _FORK = multiprocessing.get_context("fork")
 Emit = Callable[[Event], None]
@@ -107,7 +109,7 @@ def _launch(name: str, node: Any, pipeline: Any) -> tuple[Any, bool]:
     if base and node.execution_options.run.perform_snapshot:  # a run up to a node builds on no earlier one
         with Handle(connection) as handle:
             partial_run_utils.snapshot(handle, pipeline)
-    info = launcher.Launcher(
+    info = _Launcher(
         pipeline_node=node,
         mlmd_connection=Handle(connection),
         pipeline_info=pipeline.pipeline_info,
@@ -121,6 +123,22 @@ def _launch(name: str, node: Any, pipeline: Any) -> tuple[Any, bool]:
     if state not in (metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED):
         raise PipelineError(f"{name} did not complete: {metadata_store_pb2.Execution.State.Name(state)}")
     return _with_outputs(info, connection), state == metadata_store_pb2.Execution.CACHED
+
+
+class _Launcher(launcher.Launcher):
+    """Begins each execution in empty folders.
+
+    TFX goes on with the execution of a node that was killed, in the folders that it wrote to. What it left there would
+    be taken for a part of the result: half of a model, a file of examples that no list has.
+    """
+
+    def _run_executor(self, execution_info: Any) -> Any:
+        made = [artifact for found in execution_info.output_dict.values() for artifact in found]
+        folders = [artifact.uri for artifact in made if not artifact.is_external and artifact.type_name not in _GOES_ON]
+        for folder in filter(os.path.isdir, (*folders, execution_info.tmp_dir)):
+            shutil.rmtree(folder)
+        os.makedirs(execution_info.tmp_dir, exist_ok=True)
+        return super()._run_executor(execution_info)
 
 
 def _state(connection: Any, execution_id: int) -> int:

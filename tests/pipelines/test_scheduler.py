@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tfx.proto.orchestration import pipeline_pb2
+from tfx.types import standard_artifacts
 
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import events, scheduler
@@ -270,3 +272,21 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_an_execution_that_goes_on_begins_in_empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TFX gives a node that was killed the folders that it had; the curves of a training stay."""
+    outputs = {}
+    for name, kind in (("examples", standard_artifacts.Examples), ("model_run", standard_artifacts.ModelRun)):
+        outputs[name] = [kind()]
+        outputs[name][0].uri = str(tmp_path / name)
+        (tmp_path / name / "Split-train").mkdir(parents=True)
+        (tmp_path / name / "Split-train/left").touch()
+    (tmp_path / "work/rows").mkdir(parents=True)
+    info = types.SimpleNamespace(output_dict=outputs, tmp_dir=str(tmp_path / "work"))
+    monkeypatch.setattr(scheduler.launcher.Launcher, "_run_executor", lambda _, given: given)
+    made = object.__new__(scheduler._Launcher)
+    assert made._run_executor(info) is info
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"work", "model_run", "model_run/Split-train", "model_run/Split-train/left"}
+    assert made._run_executor(info) is info  # a node that begins has no folders yet
