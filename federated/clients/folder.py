@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from privacy_pipeline.errors import BadInputError
 Array = NDArray[Any]
 META_FILE = "meta.json"
 _FORMAT = "federated-client-store/1"
+_PART = ".part"
 _PIECE = 16 * 2**20  # bytes read at a time
 
 
@@ -42,10 +44,13 @@ def write_arrays(folder: Path, arrays: Mapping[str, Array], *, more: Mapping[str
             raise BadInputError(f"feature name {name!r} is no file name", fix="use letters, digits, '_', '-' and '.'")
     if folder.exists():
         raise BadInputError(f"{folder} exists already", fix="choose another folder or remove it")
-    temporary: Path | None = None
+    temporary, held = None, None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _sweep(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=_PART, dir=folder.parent))
+        held = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
         files = {name: _write_array(temporary / f"{name}.npy", array) for name, array in arrays.items()}
         content = {"format": _FORMAT, "files": files, **more}
         sealed = {**content, "sha256": _seal(content)}
@@ -56,8 +61,26 @@ def write_arrays(folder: Path, arrays: Mapping[str, Array], *, more: Mapping[str
             f"{folder}: the client store cannot be written ({error.strerror})", fix="free space and rights"
         ) from None
     finally:
+        if held is not None:
+            os.close(held)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed writers of a folder left beside it; one that lives holds a lock on its own."""
+    left = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}{re.escape(_PART)}")
+    for path in folder.parent.iterdir():
+        if not left.fullmatch(path.name):
+            continue
+        held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(held)
 
 
 def open_arrays(folder: Path) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -40,14 +40,37 @@ def base_folder() -> Path:
 def run_folder(name: str) -> Iterator[Path]:
     """A new folder of one process, removed at the end; those that killed processes left behind are removed first."""
     base = base_folder()
-    for old in base.iterdir():
-        with contextlib.suppress(OSError), (old / _LOCK).open() as lock:  # in use, or just being made or removed
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
-    with (folder / _LOCK).open("w") as lock:
+    with _alone(base):
+        for old in base.iterdir():
+            _remove_unless_held(old)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
+        lock = (folder / _LOCK).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock:
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Waits until no other process makes a folder there, so that one without its lock is one that was left."""
+    handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_unless_held(old: Path) -> None:
+    """Removes a folder that no living process holds, also one of which a killed process had removed a part."""
+    try:
+        with (old / _LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        pass
+    except OSError:  # in use
+        return
+    shutil.rmtree(old, ignore_errors=True)

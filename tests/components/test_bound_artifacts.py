@@ -87,3 +87,12 @@ def test_a_model_of_an_earlier_version_is_pushed(model: Any, tmp_path: Path) -> 
     model.set_string_custom_property(artifacts.MODEL_DIGEST, "")
     (tmp_path / "model/Format-Serving/saved_model.pb").write_bytes(b"other")
     require_model(model)
+
+
+def test_a_push_removes_what_killed_ones_left(model: Any, tmp_path: Path) -> None:
+    left = tmp_path / "pushed/.part-0123456789abcdef/variables"
+    left.mkdir(parents=True)
+    (left / "data").write_bytes(b"half")
+    (tmp_path / "pushed/7").mkdir()
+    target = push(model=tmp_path / "model/Format-Serving", base=tmp_path / "pushed")
+    assert sorted(path.name for path in (tmp_path / "pushed").iterdir()) == sorted(["7", target.name])

@@ -1,6 +1,8 @@
 """The client store: rows go to their client, a million clients open at once, damage is noticed."""
 
+import fcntl
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -145,3 +147,15 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(BadInputError, match="no file name"):
         small_store(features={"a/b": np.zeros(6)}).write(tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_removes_what_killed_ones_left_and_nothing_of_living_ones(tmp_path):
+    left, living, other = (tmp_path / f".{name}.part" for name in ("store.abcdefgh", "store.living_1", "more.abcdefgh"))
+    for folder in (left, living, other):
+        folder.mkdir()
+        (folder / "x.npy").touch()
+    held = os.open(living, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    small_store().write(tmp_path / "store")
+    assert set(tmp_path.iterdir()) == {living, other, tmp_path / "store"}
+    os.close(held)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from tfx.utils import io_utils, proto_utils
 
 from privacy_pipeline.components.artifacts import require_model
 from privacy_pipeline.errors import PipelineError
+
+_PART = ".part-"  # begins a name that servers pass over
 
 
 class Executor(stock.Executor):
@@ -57,6 +61,7 @@ def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy
     """Copies a model below `base` under a number that no other version has; servers never see a part of it.
 
     The copy is made under a name that is no number, which servers pass over, and renamed when it is whole and on disk.
+    One push at a time writes there, and removes the copies of those that were killed.
 
     Args:
         model: folder of the SavedModel.
@@ -70,18 +75,32 @@ def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy
         OSError: the copy failed, and nothing is left of it.
     """
     base.mkdir(parents=True, exist_ok=True)
-    part = base / f".part-{uuid.uuid4().hex}"
+    with _alone(base):
+        for left in base.glob(f"{_PART}*"):  # of pushes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        part = base / f"{_PART}{uuid.uuid4().hex}"
+        try:
+            shutil.copytree(model, part)
+            for path in part.rglob("*"):
+                if path.is_file():
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+            check(part)
+            return _publish(part, base)
+        except (OSError, PipelineError):
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Waits until no other push writes there; the operating system lets go when the process ends."""
+    handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        shutil.copytree(model, part)
-        for path in part.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-        check(part)
-        return _publish(part, base)
-    except (OSError, PipelineError):
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _publish(part: Path, base: Path) -> Path:
