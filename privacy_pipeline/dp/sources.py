@@ -10,8 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -217,9 +216,9 @@ def _batches(x: Any) -> Iterator[Any]:
 
 @dataclass
 class _Spool:
-    """Appends arrays to one file for each leaf of a nest."""
+    """Appends arrays to one file for each leaf of a nest. The files have no name, so that a kill leaves none behind."""
 
-    folder: Path
+    files: list[IO[bytes]] = field(default_factory=list)
     like: Nest = None
     shapes: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     rows: int = 0
@@ -230,6 +229,7 @@ class _Spool:
         shapes = {path: (array.dtype.str, array.shape[1:]) for path, array in found.items()}
         if self.like is None:
             self.like, self.shapes = map_nest(lambda _: None, nest), shapes
+            self.files = [tempfile.TemporaryFile() for _ in found]  # noqa: SIM115 (held to the end)
         if shapes != self.shapes:
             raise BadInputError(
                 f"a batch has arrays of {shapes}, and the first one of {self.shapes}",
@@ -240,16 +240,17 @@ class _Spool:
             raise BadInputError(
                 f"arrays of one batch have {sorted(sizes)} rows", fix="give each example one row of each"
             )
-        for place, array in enumerate(found.values()):
-            with (self.folder / str(place)).open("ab") as file:
-                file.write(np.ascontiguousarray(array).data)
+        for file, array in zip(self.files, found.values(), strict=True):
+            file.write(np.ascontiguousarray(array).data)
         self.rows += sizes.pop()
 
     def opened(self) -> Nest:
-        """All rows, memory-mapped; they outlive the names of their files."""
+        """All rows, memory-mapped."""
+        for file in self.files:
+            file.flush()
         arrays = [
-            np.memmap(self.folder / str(place), np.dtype(dtype), "r", shape=(self.rows, *shape))
-            for place, (dtype, shape) in enumerate(self.shapes.values())
+            np.memmap(file, np.dtype(dtype), "r", shape=(self.rows, *shape))
+            for file, (dtype, shape) in zip(self.files, self.shapes.values(), strict=True)
         ]
         following = iter(arrays)
         return map_nest(lambda _: next(following), self.like)
@@ -266,28 +267,27 @@ def _parts(batch: Any) -> tuple[Any, ...]:
 def _spooled(x: Iterable[Any], *, most: int | None) -> Given:
     """Batches, read once."""
     parts = 0
-    with tempfile.TemporaryDirectory(prefix="privacy_pipeline_") as name:
-        spool = _Spool(Path(name))
-        for batch in _batches(x):
-            part = _parts(batch)
-            require(1 <= len(part) <= 3, f"a batch has {len(part)} parts", "give (x, y) or (x, y, sample_weight)")
-            require(parts in (0, len(part)), "some batches have other parts than others", "give each batch the same")
-            parts = len(part)
-            named = zip(("x", "y", "sample_weight"), part, strict=False)
-            spool.add(tuple(arrays_of(values, name) for name, values in named))
-            full = shutil.disk_usage(name)
-            if full.free < _LEAST_FREE * full.total:
-                raise BadInputError(
-                    f"the disk of {name} is nearly full after {spool.rows:,} examples; do the batches end?",
-                    fix="give each example once, by batches that end; TMPDIR names another disk",
-                )
-            if most is not None and spool.rows > most:
-                raise BadInputError(
-                    f"the batches hold more than the {most} examples of the plan",
-                    fix="give each example once, by batches that end; or make the plan with the number of this data",
-                )
-        require(spool.rows > 0, "there is no batch with an example", "give (x, y) in batches")
-        found = spool.opened()
+    spool, name = _Spool(), tempfile.gettempdir()
+    for batch in _batches(x):
+        part = _parts(batch)
+        require(1 <= len(part) <= 3, f"a batch has {len(part)} parts", "give (x, y) or (x, y, sample_weight)")
+        require(parts in (0, len(part)), "some batches have other parts than others", "give each batch the same")
+        parts = len(part)
+        named = zip(("x", "y", "sample_weight"), part, strict=False)
+        spool.add(tuple(arrays_of(values, name) for name, values in named))
+        full = shutil.disk_usage(name)
+        if full.free < _LEAST_FREE * full.total:
+            raise BadInputError(
+                f"the disk of {name} is nearly full after {spool.rows:,} examples; do the batches end?",
+                fix="give each example once, by batches that end; TMPDIR names another disk",
+            )
+        if most is not None and spool.rows > most:
+            raise BadInputError(
+                f"the batches hold more than the {most} examples of the plan",
+                fix="give each example once, by batches that end; or make the plan with the number of this data",
+            )
+    require(spool.rows > 0, "there is no batch with an example", "give (x, y) in batches")
+    found = spool.opened()
     y = found[1] if parts > 1 else np.zeros(spool.rows, np.uint8)
     if parts == 3:
         y = (y, map_nest(_weights, found[2]))
