@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import multiprocessing.util
+import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from privacy_pipeline import die_with_parent
 
 _ALONE = "import sys; del sys.path[0]; "
 _BEAM_WORKER = "apache_beam.runners.worker.sdk_worker_main"
@@ -42,6 +45,15 @@ def command_calling(module: str, function: str) -> list[str]:
         function: a name in it.
     """
     return [sys.executable, "-c", f"{_ALONE}from {module} import {function}; {function}()"]
+
+
+def ending_with_us(command: Sequence[str]) -> list[str]:
+    """The command for a program that is killed when this process ends, however it ends; to be started by this process.
+
+    Args:
+        command: of the program, which does not ask for that itself.
+    """
+    return [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
 
 
 def leave_working_folder() -> None:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import privacy_pipeline
+from privacy_pipeline import programs
 from privacy_pipeline.programs import command_of, isolate_beam
+
+# What they start calls `die_with_parent` itself.
+_ASKING_THEMSELVES = {
+    "privacy_pipeline/backends/isolated/process.py",
+    "privacy_pipeline/encrypted/driver_process.py",
+    "privacy_pipeline/encrypted/enclosure.py",
+    "privacy_pipeline/encrypted/local_parties.py",
+    "privacy_pipeline/pipelines/execute.py",
+}
 
 
 @pytest.mark.parametrize("framework", [True, False])
@@ -107,3 +120,35 @@ def test_no_worker_of_beams_does(hostile: Path) -> None:
     command = environment.command_string
     assert shlex.split(command) == command_of("apache_beam.runners.worker.sdk_worker_main")
     assert SubprocessSDKEnvironment.from_command_string("/bin/other").command_string == "/bin/other"
+
+
+def test_a_program_that_asks_for_nothing_is_killed_with_whoever_started_it(tmp_path: Path) -> None:
+    """Of any end: here its parent is killed before it could do anything about it."""
+    started = tmp_path / "pid"
+    script = f"echo $$ > {started}.new; mv {started}.new {started}; sleep 300"
+    parent = (
+        "import os, signal, subprocess; from privacy_pipeline.programs import ending_with_us; "
+        f"subprocess.Popen(ending_with_us(['sh', '-c', {script!r}]))\n"
+        f"while not os.path.exists({str(started)!r}): pass\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", parent], check=False, timeout=60).returncode == -signal.SIGKILL
+    state = Path(f"/proc/{started.read_text().strip()}/stat")
+    limit = time.monotonic() + 10
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < limit, "it lives on"
+        time.sleep(0.01)
+
+
+def test_every_program_asks_for_that_or_is_made_to() -> None:
+    """A child that is started without it would read on where its command was killed."""
+    asking = ("die_with_parent", "ending_with_us")
+    starting = re.compile(r"subprocess\.(run|Popen)\(|create_subprocess_exec\(")
+    root = Path(programs.__file__).parent
+    found = [path for folder in (root, root.parent / "federated") for path in folder.rglob("*.py")]
+    silent = {
+        str(path.relative_to(root.parent))
+        for path in found
+        if starting.search(path.read_text()) and not any(word in path.read_text() for word in asking)
+    }
+    assert silent == _ASKING_THEMSELVES

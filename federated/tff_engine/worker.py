@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.programs import ending_with_us
 
 _START_SECONDS = 60.0
 _MESSAGE_BYTES = 2 * 1000 * 1000 * 1000
@@ -64,9 +64,8 @@ class TffWorker:
         port = portpicker.pick_unused_port()
         descriptor, log = tempfile.mkstemp(prefix="tff_worker_", suffix=".log")
         self._log = Path(log)
-        launcher = str(Path(__file__).with_name("launcher.py"))
-        command = [sys.executable, "-I", "-S", launcher, str(os.getpid()), str(binary), f"--port={port}"]
-        command.append(f"--max_concurrent_computation_calls={self._concurrent}")
+        concurrent = f"--max_concurrent_computation_calls={self._concurrent}"
+        command = ending_with_us([str(binary), f"--port={port}", concurrent])
         with os.fdopen(descriptor, "wb") as stream:
             # A pipe of ours in the worker's hands would keep `command | tail` waiting.
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)

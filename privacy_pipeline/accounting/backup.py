@@ -23,6 +23,7 @@ from privacy_pipeline.accounting.journal import Head
 from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.programs import ending_with_us
 
 _DUMP, _SQLITE = b"PGDMP", b"SQLite format 3\0"
 
@@ -136,10 +137,9 @@ def _run(program: str, words: list[str]) -> str:
     Raises:
         LedgerError: it is not installed, or fails.
     """
-    try:
-        done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise schema.LedgerError(f"{program} is not installed", fix="apt-get install postgresql-client") from error
+    if shutil.which(program) is None:
+        raise schema.LedgerError(f"{program} is not installed", fix="apt-get install postgresql-client")
+    done = subprocess.run(ending_with_us([program, *words]), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = " ".join(done.stderr.split())[:300]
         raise schema.LedgerError(

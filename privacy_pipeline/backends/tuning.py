@@ -8,11 +8,9 @@ SavedModel's functions, depends on how many there were.
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import secrets
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -20,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import federated
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, Specs, TrainingInputs, Tuned
@@ -28,7 +25,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.programs import command_of
+from privacy_pipeline.programs import command_of, ending_with_us
 from privacy_pipeline.read_once import held
 
 if TYPE_CHECKING:
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
 REQUEST, HELD, ANSWER = "request.pickle", "held.pickle", "answer.pickle"
 GENERATOR = "the operating system's generator (number of trials, hyperparameters)"
 WITHHELD = ("number of trials", "models and scores of the trials that were not chosen")
-_LAUNCHER = Path(federated.__file__).parent / "tff_engine" / "launcher.py"
 _ERRORS = "errors.txt"
 
 
@@ -271,8 +267,7 @@ def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
         )
         (folder / REQUEST).write_bytes(pickle.dumps(asked))
         (folder / HELD).write_bytes(held())  # the trials build what was checked, whatever the files are by now
-        command = [sys.executable, str(_LAUNCHER), str(os.getpid())]
-        command += [*command_of("privacy_pipeline.backends.trials"), name]
+        command = ending_with_us([*command_of("privacy_pipeline.backends.trials"), name])
         with (folder / _ERRORS).open("wb") as errors:
             left = None if ends is None else max(0.0, ends - time.monotonic())
             try:

@@ -15,6 +15,7 @@ from privacy_pipeline.cli.output import errors_as_exit_codes, print_line
 from privacy_pipeline.environments import place
 from privacy_pipeline.environments.place import KINDS, Kind
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.programs import ending_with_us
 from privacy_pipeline.typed import typed
 
 _CONFIGS = ("adult_plain.yaml", "adult_dp_sgd.yaml", "schemas/adult.pbtxt")
@@ -50,7 +51,7 @@ def demo(
     runs = (("run", "configs/adult_plain.yaml"), ("run", "configs/adult_dp_sgd.yaml"))
     for words in (("data", "adult"), register, *runs, ("diff", "adult-plain", "adult-dp-sgd")):
         print_line(f"$ {typed(*words)}")
-        code = subprocess.run([sys.executable, _command(), *words], cwd=folder, check=False).returncode
+        code = subprocess.run(ending_with_us([sys.executable, _command(), *words]), cwd=folder, check=False).returncode
         if code:
             raise typer.Exit(code)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from privacy_pipeline.environments import place
 from privacy_pipeline.environments.place import how_to_set_up
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.programs import ending_with_us
 from privacy_pipeline.secret_text import without_passwords
 
 VARIABLE = "PRIVACY_PIPELINE_ENCRYPTED_PYTHON"
@@ -61,7 +62,7 @@ def variables() -> dict[str, str]:
 
 
 def run(arguments: Sequence[str], *, timeout: float) -> str:
-    """Runs Python there with `arguments`, killed with everything it started when it takes too long.
+    """Runs Python there with `arguments`, killed when it takes too long, or when this process ends.
 
     Args:
         arguments: after the interpreter, for example those of `programs.arguments_of` and "job.json".
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str], *, timeout: float) -> str:
     Raises:
         PipelineError: it failed or took too long; the last line of its errors says why.
     """
-    command = [str(interpreter()), *arguments]
+    command = ending_with_us([str(interpreter()), *arguments])
     try:
         done = subprocess.run(command, env=variables(), capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:

@@ -21,6 +21,7 @@ from privacy_pipeline.atomic import require_room
 from privacy_pipeline.environments import place
 from privacy_pipeline.environments.place import Kind
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.programs import ending_with_us
 from privacy_pipeline.typed import typed
 
 _ROOM = {"pipeline": 6 << 30, "encrypted": 3 << 30}  # bytes, downloads included
@@ -130,10 +131,10 @@ def _run(command: Sequence[str | Path]) -> None:
     # Settings of the user's shell for another project must not change what is installed.
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")}
     shown = None if sys.stderr.isatty() else subprocess.PIPE
-    words = [str(word) for word in command]
+    words = ending_with_us([str(word) for word in command])
     done = subprocess.run(words, stderr=shown, stdout=subprocess.DEVNULL, text=True, env=kept, check=False)
     if done.returncode != 0:
-        said = _reason(done.stderr or "") or f"{words[0]} ended with {done.returncode}"
+        said = _reason(done.stderr or "") or f"{command[0]} ended with {done.returncode}"
         raise PipelineError(
             f"the environment is not set up: {said}",
             fix=f"see that the package index is reached, then {typed('setup')} again",

@@ -18,7 +18,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.pipelines.example_files import as_copied
-from privacy_pipeline.programs import command_of
+from privacy_pipeline.programs import command_of, ending_with_us
 
 
 def count_hashed_rows(config: PipelineConfig, *, folder: Path) -> dict[str, SplitCount]:
@@ -34,7 +34,7 @@ def count_hashed_rows(config: PipelineConfig, *, folder: Path) -> dict[str, Spli
     """
     copied = config.model_copy(update={"dataset": as_copied(config.dataset, folder=folder)})
     done = subprocess.run(
-        command_of(__name__),
+        ending_with_us(command_of(__name__)),
         input=copied.model_dump_json(by_alias=True),
         capture_output=True,
         text=True,
