@@ -5,9 +5,13 @@ A client's certificate names the client too, so that each has limits of its own 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import os
+import shutil
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
@@ -15,9 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from privacy_pipeline.atomic import write_new
 from privacy_pipeline.encrypted.identities import CLIENT, PARTIES, Revocations, client_uri, role_uri
 from privacy_pipeline.errors import BadInputError, PipelineError
 
+_LAST, _MAKING = "parties.yaml", ".making"  # the file that is written last; there while a folder is made
 _FIRST_PORT = 27100  # below the kernel's own choices (32768 on): see worker/parties.py
 
 
@@ -106,25 +112,52 @@ def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.
             f"--hosts: {len(hosts)} addresses for {len(PARTIES)} parties", fix=f"give one each: {', '.join(PARTIES)}"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise BadInputError(f"{folder}: not empty", fix="choose a new folder: keys are never overwritten")
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority = _certificate(name="authority", key=key, issuer=None, issuer_key=key, days=days)
-        _write(folder / "ca" / "key.pem", _pem(key))
-        for party in PARTIES:
-            own = ec.generate_private_key(ec.SECP256R1())
-            signed = _certificate(name=party, key=own, issuer=authority.subject, issuer_key=key, days=days)
-            _write(folder / party / "key.pem", _pem(own))
-            _write(folder / party / "certificate.pem", signed.public_bytes(serialization.Encoding.PEM))
-            _write(folder / party / "ca.pem", authority.public_bytes(serialization.Encoding.PEM))
-        lines = [
-            f"{party}: {host}:{_FIRST_PORT + index}"
-            for index, (party, host) in enumerate(zip(PARTIES, hosts or ("127.0.0.1",) * len(PARTIES), strict=True))
-        ]
-        _write(folder / "parties.yaml", ("\n".join(lines) + "\n").encode())
+        with _being_made(folder):
+            _make_parties(folder, hosts or ("127.0.0.1",) * len(PARTIES), days)
     except OSError as error:
         raise BadInputError(f"{folder}: cannot be written ({error.strerror})", fix="choose another folder") from None
+
+
+@contextlib.contextmanager
+def _being_made(folder: Path) -> Iterator[None]:
+    """Marks a folder while it is made. What a killed call left in it is removed.
+
+    Raises:
+        BadInputError: it has another content, or another process makes it.
+        OSError: it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / _MAKING
+    if (folder / _LAST).exists() or (any(folder.iterdir()) and not mark.exists()):
+        raise BadInputError(f"{folder}: not empty", fix="choose a new folder: keys are never overwritten")
+    with mark.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInputError(f"{folder}: another process makes it", fix="wait for it") from None
+        if not os.fstat(held.fileno()).st_nlink:
+            raise BadInputError(f"{folder}: another process made it", fix="choose a new folder")
+        for party in ("ca", *PARTIES):
+            if (folder / party).exists():
+                shutil.rmtree(folder / party)
+        yield
+        mark.unlink()
+
+
+def _make_parties(folder: Path, hosts: tuple[str, ...], days: float) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = _certificate(name="authority", key=key, issuer=None, issuer_key=key, days=days)
+    _write(folder / "ca" / "key.pem", _pem(key))
+    for party in PARTIES:
+        own = ec.generate_private_key(ec.SECP256R1())
+        signed = _certificate(name=party, key=own, issuer=authority.subject, issuer_key=key, days=days)
+        _write(folder / party / "key.pem", _pem(own))
+        _write(folder / party / "certificate.pem", signed.public_bytes(serialization.Encoding.PEM))
+        _write(folder / party / "ca.pem", authority.public_bytes(serialization.Encoding.PEM))
+    lines = [
+        f"{party}: {host}:{_FIRST_PORT + index}" for index, (party, host) in enumerate(zip(PARTIES, hosts, strict=True))
+    ]
+    write_new(path=folder / _LAST, content=("\n".join(lines) + "\n").encode())
 
 
 def issue(

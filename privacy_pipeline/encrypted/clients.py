@@ -70,16 +70,18 @@ def add_client(*, folder: Path, name: str, days: float = 90.0) -> Path:
         raise BadInputError(f"{own}: there is such a client already", fix="choose another name, and revoke the old one")
     part = own.with_name(f".{name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        for made in (part.parent, part, part / CLIENT):
-            made.mkdir(mode=0o700, exist_ok=True)
-        certificates.issue(folder=part / CLIENT, client=name, days=days, authority=authority, key=key)
-        shutil.copyfile(folder / "parties.yaml", part / "parties.yaml")
-        if (folder / "ca" / REVOKED).exists():
-            shutil.copyfile(folder / "ca" / REVOKED, part / CLIENT / REVOKED)
-        if (folder / published.FOLDER).is_dir():
-            shutil.copytree(folder / published.FOLDER, part / published.FOLDER, copy_function=shutil.copyfile)
-        part.rename(own)
+        with _alone(folder):
+            for left in part.parent.glob(".*.part"):  # whoever made it was killed, and nobody lists its certificate
+                shutil.rmtree(left)
+            for made in (part.parent, part, part / CLIENT):
+                made.mkdir(mode=0o700, exist_ok=True)
+            certificates.issue(folder=part / CLIENT, client=name, days=days, authority=authority, key=key)
+            shutil.copyfile(folder / "parties.yaml", part / "parties.yaml")
+            if (folder / "ca" / REVOKED).exists():
+                shutil.copyfile(folder / "ca" / REVOKED, part / CLIENT / REVOKED)
+            if (folder / published.FOLDER).is_dir():
+                shutil.copytree(folder / published.FOLDER, part / published.FOLDER, copy_function=shutil.copyfile)
+            part.rename(own)
     except OSError as error:
         raise BadInputError(f"{own}: cannot be written ({error.strerror})", fix="correct the folder's rights") from None
     return own
@@ -149,7 +151,7 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One revocation after the other: each writes the whole list."""
+    """One call after the other: a revocation writes the whole list, a new client removes what killed ones left."""
     with (folder / "ca" / "key.pem").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

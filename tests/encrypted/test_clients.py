@@ -190,6 +190,14 @@ def test_who_cannot_be_revoked_or_added_is_one_line(parties: Path) -> None:
         clients.add_client(folder=parties, name="bert")
 
 
+def test_what_a_killed_call_left_of_a_client_goes_with_the_next(parties: Path) -> None:
+    """Its certificate is whole and valid, and nobody lists it."""
+    left = clients.add_client(folder=parties, name="anna")
+    left.rename(left.with_name(".anna.part"))
+    clients.add_client(folder=parties, name="bert")
+    assert [path.name for path in left.parent.iterdir()] == ["bert"]
+
+
 def test_revocations_at_the_same_time_are_all_kept(parties: Path) -> None:
     names = [f"client-{number}" for number in range(6)]
     for name in names:

@@ -414,6 +414,49 @@ def test_files_are_private_and_never_overwritten(parties: Path) -> None:
         init_parties(folder=parties)
 
 
+@pytest.mark.parametrize("written", range(3 * len(PARTIES) + 2))
+def test_a_folder_that_was_half_made_is_made_anew(
+    written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Nothing handles it, as nothing handles SIGKILL."""
+
+    files: list[Path] = []
+
+    def until_it_dies(real: Callable[..., None]) -> Callable[..., None]:
+        def write(*args: Any, **named: Any) -> None:
+            if len(files) == written:
+                raise Killed
+            files.append(named.get("path") or args[0])
+            real(*args, **named)
+
+        return write
+
+    folder = tmp_path / "parties"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        for name in ("_write", "write_new"):
+            patched.setattr(certificates, name, until_it_dies(getattr(certificates, name)))
+        init_parties(folder=folder)
+    kept = {path: path.read_bytes() for path in files}
+    init_parties(folder=folder)
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 3 * len(PARTIES) + 2
+    assert not any(path.read_bytes() == content for path, content in kept.items())
+    for party in PARTIES:
+        certificates.client_context(folder=folder / party, protocol="any")
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca/key.pem").write_text("mine")
+    with pytest.raises(BadInputError, match="not empty"):
+        init_parties(folder=tmp_path)
+    (tmp_path / ".making").touch()
+    (tmp_path / "parties.yaml").touch()
+    with pytest.raises(BadInputError, match="not empty"):
+        init_parties(folder=tmp_path)
+    assert (tmp_path / "ca/key.pem").read_text() == "mine"
+
+
 def test_one_host_for_each_party(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="2 addresses for 6 parties"):
         init_parties(folder=tmp_path / "p", hosts=("a", "b"))
