@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -145,15 +144,12 @@ def require_room(folder: Path, size: int, *, fix: str) -> None:
     Raises:
         BadInputError: the folder cannot be written, or its disk has less than `size` bytes free.
     """
-    probe = folder / f".probe-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as probe:  # without a name, so that a kill leaves none
+            probe.write(b"x" * 4096)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
         raise BadInputError(f"{folder}: cannot be written ({error.strerror})", fix=fix) from error
     if free < size:
         raise BadInputError(

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,12 +230,13 @@ def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
     """
     if ledger is None or path.parent != ledger.parent or os.environ.get(ENVIRONMENT):
         return
-    if any(other != ledger for other in path.parent.glob(f"*{ledger.suffix}")):
-        return
-    sweep(path)
-    for left in waiting(path):
-        if left != successor_file(path, known):
-            left.unlink(missing_ok=True)
+    with suppress(PermissionError):  # of a folder that this user may use and not list
+        if any(other != ledger for other in path.parent.glob(f"*{ledger.suffix}")):
+            return
+        sweep(path)
+        for left in waiting(path):
+            if left != successor_file(path, known):
+                left.unlink(missing_ok=True)
 
 
 def write_public(path: Path, public: PublicKey) -> None:

@@ -177,10 +177,10 @@ def test_prepare_refuses_a_workspace_that_cannot_be_made(tmp_path: Path) -> None
 
 
 def test_prepare_notices_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("privacy_pipeline.atomic.tempfile.TemporaryFile", full)
     with pytest.raises(BadInputError, match="No space left on device"):
         Workspace(write_project(tmp_path)).prepare()
 
