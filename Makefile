@@ -12,12 +12,13 @@ SETUP_ENCRYPTED := .venv-encrypted/.set-up
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup setup-encrypted demo test test-slow attack audit lint bench clean locks sbom
+.PHONY: help setup setup-encrypted demo test test-slow kills attack audit lint bench clean locks sbom
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
 	@echo "make test             all tests but the slow ones"
 	@echo "make test-slow        the slow ones"
+	@echo "make kills            200 random kills (KILLS=200 SEED=1)"
 	@echo "make attack           the attacks of docs/attacking.md"
 	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md"
@@ -69,6 +70,10 @@ test: setup setup-encrypted
 
 test-slow: setup setup-encrypted
 	@$(RUN)/python -m pytest -m slow tests
+
+kills: setup setup-encrypted
+	@PRIVACY_PIPELINE_TEST_RANDOM_KILLS=$(or $(KILLS),200) PRIVACY_PIPELINE_TEST_SEED=$(or $(SEED),1) \
+	  $(RUN)/python -m pytest -m slow tests/e2e/test_e2e_kills.py tests/pipelines/test_register_kills.py
 
 attack: setup setup-encrypted
 	@$(RUN)/python -m tests.claims.attacks
