@@ -6,23 +6,26 @@ import atexit
 import contextlib
 import os
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from federated.tff_engine import closed
+from privacy_pipeline.encrypted.run_folder import run_folder
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.programs import ending_with_us
+from privacy_pipeline.namespaces import FIX
+from privacy_pipeline.programs import command_of
 
 _START_SECONDS = 60.0
 _MESSAGE_BYTES = 2 * 1000 * 1000 * 1000
+_PORT = 10_000  # in a namespace of its own, where nobody else listens
 _TAIL = 300  # characters of the worker's log that an error shows
 
 
 class TffWorker:
-    """One `worker_binary` and the TFF context that computes in it.
+    """One `worker_binary`, which nobody else can reach (`closed`), and the TFF context that computes in it.
 
     TFF's own start-up leaves the worker behind when the interpreter ends first, restarts a dead one without a word, and
     waits for ever. Here a dead worker is an error, and so is one that does not answer in time.
@@ -38,6 +41,7 @@ class TffWorker:
         self.timeout = timeout
         self._concurrent = concurrent_clients or os.cpu_count() or 1
         self._process: subprocess.Popen[bytes] | None = None
+        self._kept = contextlib.ExitStack()
         self._log: Path | None = None
         self._timed_out = False
         self._context: Any = None
@@ -56,22 +60,22 @@ class TffWorker:
             PipelineError: it ends, or does not answer within a minute.
         """
         import grpc
-        import portpicker
         import tensorflow_federated as tff
         from tensorflow_federated.python.core.impl.executors import remote_executor_grpc_stub
 
-        binary = Path(tff.__file__).parent / "data" / "worker_binary"
-        port = portpicker.pick_unused_port()
-        descriptor, log = tempfile.mkstemp(prefix="tff_worker_", suffix=".log")
-        self._log = Path(log)
-        concurrent = f"--max_concurrent_computation_calls={self._concurrent}"
-        command = ending_with_us([str(binary), f"--port={port}", concurrent])
-        with os.fdopen(descriptor, "wb") as stream:
-            # A pipe of ours in the worker's hands would keep `command | tail` waiting.
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         atexit.register(self.close)
+        folder = self._kept.enter_context(run_folder("tff"))
+        self._log, path = folder / "log", folder / "socket"
+        binary = str(Path(tff.__file__).parent / "data" / "worker_binary")
+        options = [f"--port={_PORT}", f"--max_concurrent_computation_calls={self._concurrent}"]
+        command = [*command_of("federated.tff_engine.closed"), str(os.getpid()), str(path), str(_PORT)]
+        with self._log.open("wb") as stream:
+            # A pipe of ours in the worker's hands would keep `command | tail` waiting.
+            self._process = subprocess.Popen(
+                [*command, binary, *options], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+            )
         sizes = ("grpc.max_message_length", "grpc.max_receive_message_length", "grpc.max_send_message_length")
-        self._channel = grpc.insecure_channel(f"localhost:{port}", [(name, _MESSAGE_BYTES) for name in sizes])
+        self._channel = grpc.insecure_channel(f"unix:{path}", [(name, _MESSAGE_BYTES) for name in sizes])
         self._stub = remote_executor_grpc_stub.RemoteExecutorGrpcStub(self._channel)
         deadline = time.monotonic() + _START_SECONDS
         while not self._stub.is_ready:
@@ -80,7 +84,7 @@ class TffWorker:
                 self.close()
                 raise PipelineError(
                     f"federated: TFF's worker did not answer within {_START_SECONDS:.0f} s of its start",
-                    fix="use `engine: fast`, or look for a proxy or firewall on localhost",
+                    fix="use `engine: fast`",
                 )
             time.sleep(0.05)
         self._context = self._make_context()
@@ -95,9 +99,8 @@ class TffWorker:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        if self._log is not None:
-            self._log.unlink(missing_ok=True)
-            self._log = None
+        self._log = None
+        self._kept.close()
 
     def __enter__(self) -> TffWorker:
         self.start()
@@ -141,7 +144,9 @@ class TffWorker:
         status = "is not running" if self._process is None else f"ended with status {self._process.returncode}"
         tail = self._log.read_text(errors="replace")[-_TAIL:].strip() if self._log is not None else ""
         said = f" and said last: {' '.join(tail.split())}" if tail else ""
-        raise PipelineError(f"federated: TFF's worker {status}{said}", fix="resume the run")
+        refused = self._process is not None and self._process.returncode == closed.REFUSED
+        fix = f"use `engine: fast`, or {FIX}" if refused else "resume the run"
+        raise PipelineError(f"federated: TFF's worker {status}{said}", fix=fix)
 
     def _make_context(self) -> Any:
         from tensorflow_federated.python.core.backends.native import compiler

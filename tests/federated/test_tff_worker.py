@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from federated.tff_engine import closed
+from federated.tff_engine import worker as worker_module
 from federated.tff_engine.worker import TffWorker
+from privacy_pipeline.encrypted.run_folder import base_folder
 from privacy_pipeline.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +109,45 @@ def test_a_worker_that_hangs_is_ended_in_time(impatient_worker):
         doubled(4)
     assert time.monotonic() - begin < 20
     assert gone(impatient_worker.pid)
+
+
+def _listening_of_everybody() -> set[str]:
+    """Addresses that any user of the host, or of its network, may connect to: local address and port, hexadecimal."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {cells[1] for cells in lines if cells[3] == "0A"}
+
+
+def test_nobody_else_reaches_the_worker_which_runs_any_graph_that_it_is_sent():
+    before = _listening_of_everybody()
+    with TffWorker() as worker, worker.call():
+        assert doubled(4) == 8
+        ports = {address.partition(":")[2] for address in _listening_of_everybody() - before}
+        for port in ports:  # other programs of the host may have begun to listen
+            with socket.socket() as asked:
+                asked.connect(("127.0.0.1", int(port, 16)))
+                asked.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+                asked.settimeout(2)
+                assert not _answer(asked).startswith(bytes(2)), f"a gRPC server answers on port {int(port, 16)}"
+        (path,) = base_folder().glob("tff-*/socket")
+        for place in (path.parent, path.parent.parent):
+            assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def _answer(asked: socket.socket) -> bytes:
+    try:
+        return asked.recv(100)
+    except OSError:
+        return b""
+
+
+def test_where_the_kernel_gives_no_namespace_the_worker_is_not_run(monkeypatch):
+    refusing = f"import sys; sys.stderr.write('no namespace of its own to be had'); sys.exit({closed.REFUSED})"
+    monkeypatch.setattr(worker_module, "command_of", lambda module: [sys.executable, "-c", refusing])
+    worker = TffWorker()
+    with pytest.raises(PipelineError, match="no namespace of its own to be had") as told:
+        worker.start()
+    assert "engine: fast" in told.value.fix and "user namespaces" in told.value.fix
+    worker.close()
 
 
 def test_closing_ends_it_and_may_be_done_twice():
