@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import make_folders
 
 _PART = ".part"
 
@@ -43,7 +44,7 @@ def write_bytes_atomically(*, path: Path, content: bytes) -> None:
         BadInputError: the folder or the file cannot be written (no permission, disk full, ...).
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         write_whole(path=path, content=content)
     except OSError as error:
         raise BadInputError(
@@ -145,7 +146,7 @@ def require_room(folder: Path, size: int, *, fix: str) -> None:
         BadInputError: the folder cannot be written, or its disk has less than `size` bytes free.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         with tempfile.TemporaryFile(dir=folder) as probe:  # without a name, so that a kill leaves none
             probe.write(b"x" * 4096)
         free = shutil.disk_usage(folder).free

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from privacy_pipeline.atomic import sweep, write_new
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import make_folders
 from privacy_pipeline.typed import quoted
 
 KEY_FILE = "digests.key"  # of a folder of runs without a ledger
@@ -94,7 +95,7 @@ def secret_in(folder: Path) -> bytes:
     path = folder / KEY_FILE
     try:
         if not path.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(folder)
             make_secret(path, new_secret())
         sweep(path)
         return read_secret(path)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
@@ -11,11 +15,25 @@ from privacy_pipeline.typed import quoted
 
 _OTHERS = 0o077
 _OTHERS_WRITE = 0o022
+_MOST_LINKS = 40  # as the kernel follows
 
 
 def keep_to_this_user() -> None:
     """Give all that this process and its children make to this user alone, whatever the umask was."""
     os.umask(_OTHERS)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, for this user alone; what is there stays as it is.
+
+    `Path.mkdir` leaves the rights of the folders above to the umask, which in a program of a user's own may be any.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing or [folder]):
+        one.mkdir(mode=0o700, exist_ok=True)
 
 
 def private_folder(folder: Path) -> None:
@@ -26,7 +44,7 @@ def private_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be made or changed.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(folder)
     state = folder.stat()
     mode = stat.S_IMODE(state.st_mode)
     if mode & _OTHERS and not mode & stat.S_ISVTX and state.st_uid == os.geteuid():
@@ -49,14 +67,16 @@ def private_file(file: Path) -> None:
 
 
 def refuse_if_others_may_change(file: Path, *, own: bool = False) -> None:
-    """Refuses a file that somebody else may change or replace: by its own rights, or by those of its folder.
+    """Refuses a file that somebody else may change or replace: by its own rights, or by those of a folder above it.
 
     Where a name is a link, what it points to counts too. A folder such as `/tmp`, where nobody can replace what another
-    user made, does not make a file changeable.
+    user made, does not make a file changeable. Higher folders may be open to the group that this user alone is in,
+    as many systems set them up.
 
     Args:
         file: the file; one that is not there is passed over.
-        own: it and its folder also have to belong to this user or to root, and its folder to nobody else at all.
+        own: it and its folder also have to belong to this user or to root, and its folder to nobody else at all; in a
+            folder such as `/tmp`, what leads to it has to be made by this user or root.
 
     Raises:
         BadInputError: they may.
@@ -69,15 +89,84 @@ def refuse_if_others_may_change(file: Path, *, own: bool = False) -> None:
         mode = stat.S_IMODE(state.st_mode)
         is_shared_place = stat.S_ISDIR(state.st_mode) and mode & stat.S_ISVTX and not own
         if mode & _OTHERS_WRITE and not is_shared_place:
-            raise BadInputError(
-                f"{path}: other users may change it (mode {mode:04o}), and a guarantee rests on it",
-                fix=_narrower(path, mode),
-            )
-        if own and state.st_uid not in (os.geteuid(), 0):
-            raise BadInputError(
-                f"{path}: belongs to user {state.st_uid}, and a guarantee of yours would rest on it",
-                fix=f"work as that user, or see what is in it and: chown {os.geteuid()} {quoted(path)}",
-            )
+            _refuse_changeable(path, mode)
+        if own:
+            _refuse_foreign(path, state.st_uid)
+    _refuse_way(file, own=own, group=True)
+
+
+def refuse_if_others_may_replace(folder: Path) -> None:
+    """Refuses a folder that another user made, or may put another one in place of.
+
+    Folders above it that are open to a group pass: its members share a project.
+
+    Raises:
+        BadInputError: see above.
+    """
+    with suppress(OSError):  # not there, or not to be used: whoever makes it or uses it says so
+        _refuse_foreign(folder, folder.stat().st_uid)
+    _refuse_way(folder, own=True, group=False)
+
+
+def _refuse_foreign(path: Path, owner: int) -> None:
+    if owner not in (os.geteuid(), 0):
+        raise BadInputError(
+            f"{path}: belongs to user {owner}, and a guarantee of yours would rest on it",
+            fix=f"work as that user, or see what is in it and: chown {os.geteuid()} {quoted(path)}",
+        )
+
+
+def _refuse_changeable(path: Path, mode: int) -> None:
+    raise BadInputError(
+        f"{path}: other users may change it (mode {mode:04o}), and a guarantee rests on it", fix=_narrower(path, mode)
+    )
+
+
+def _refuse_way(path: Path, *, own: bool, group: bool) -> None:
+    """Refuses a path on whose way others may put something else."""
+    for folder, entry in _way(path):
+        above = folder.stat()
+        mode = stat.S_IMODE(above.st_mode)
+        if mode & stat.S_ISVTX:
+            if own and mode & _OTHERS_WRITE:  # whoever made an entry, or the folder, may replace it
+                _refuse_foreign(folder, above.st_uid)
+                with suppress(FileNotFoundError):
+                    _refuse_foreign(entry, entry.lstat().st_uid)
+        elif mode & stat.S_IWOTH or (group and mode & stat.S_IWGRP and not _is_of_this_user_alone(above.st_gid)):
+            _refuse_changeable(folder, mode)
+
+
+def _way(path: Path) -> Iterator[tuple[Path, Path]]:
+    """What the system looks up on its way to a path: each folder, without links, and the entry in it that comes next.
+
+    It ends where nothing is there yet, or where links have no end.
+    """
+    left, here, links = list(reversed(path.absolute().parts[1:])), Path("/"), 0
+    while left and links <= _MOST_LINKS:
+        name = left.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        entry = here / name
+        yield here, entry
+        if entry.is_symlink():
+            links += 1
+            target = entry.readlink()
+            here = Path("/") if target.is_absolute() else here
+            left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        elif entry.is_dir():
+            here = entry
+        else:
+            return
+
+
+def _is_of_this_user_alone(group: int) -> bool:
+    """Whether it is the user's private group, as many systems make one: of the user's name, without another member."""
+    try:
+        user, found = pwd.getpwuid(os.geteuid()), grp.getgrgid(group)
+    except KeyError:
+        return False
+    return user.pw_gid == group and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
 
 
 def _narrower(path: Path, mode: int) -> str:

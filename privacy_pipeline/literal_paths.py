@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import make_folders
 
 PATTERN = re.compile(r"[*?\[\\]")
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
@@ -79,7 +80,7 @@ def _folders() -> Iterator[Path]:
 def _link(name: str, target: Path) -> Path:
     for folder in _folders():
         with contextlib.suppress(OSError):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(folder)
             if _is_ours(folder) and _is_ours(folder.parent):
                 _point(folder / name, target)
                 return folder / name

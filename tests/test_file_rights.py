@@ -11,13 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from privacy_pipeline.accounting import pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.policy import load_policy
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.covered_digests import KEY_FILE, secret_in
 from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.dialing import addresses
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.file_rights import private_file, private_folder, refuse_if_others_may_change
+from privacy_pipeline.file_rights import (
+    private_file,
+    private_folder,
+    refuse_if_others_may_change,
+    refuse_if_others_may_replace,
+)
 
 POLICY = "dataset: d\nepsilon: 4.0\ndelta: 1.0e-5\nunit: row\n"
 
@@ -36,7 +43,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_ledger_and_its_files_are_this_users_under_any_umask(umask: int, tmp_path: Path) -> None:
     folder = tmp_path / "made" / "ledger"
     Ledger.open(f"sqlite:///{folder}/ledger.db", create=True)
-    assert mode(folder) == 0o700
+    assert mode(folder) == mode(folder.parent) == 0o700
     found = {path.name: mode(path) for path in folder.iterdir() if path.is_file()}
     assert "ledger.db" in found and "ledger_key.pem" in found
     assert all(one == 0o600 for one in found.values()), found
@@ -146,6 +153,89 @@ def test_a_ledger_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path / "ledger" / "ledger.db", 12345, 12345)
     with pytest.raises(PipelineError, match="belongs to user 12345"):
         Ledger.open(url)
+
+
+def test_a_ledger_below_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """They could move its folder away, and put another one there between two looks at it."""
+    above = tmp_path / "above"
+    url = f"sqlite:///{above}/project/ledger/ledger.db"
+    Ledger.open(url, create=True)
+    policy, parties = _policy(above / "project"), _parties(above / "project")
+    reads: list[Callable[[], object]] = [lambda: Ledger.open(url), lambda: Ledger.open(url, create=True)]
+    for rights in (0o707, 0o777, 0o702):
+        above.chmod(rights)
+        for read in (*reads, policy, parties):
+            with pytest.raises(PipelineError, match=f"{above}: other users may change it .mode {rights:04o}") as told:
+                read()
+            assert told.value.fix.endswith(f"chmod go-w {above}")
+    above.chmod(0o755)
+    for read in (*reads, policy, parties):
+        read()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_folder_above_may_be_open_to_the_users_own_group_alone(tmp_path: Path) -> None:
+    above = tmp_path / "above"
+    url = f"sqlite:///{above}/project/ledger/ledger.db"
+    Ledger.open(url, create=True)
+    above.chmod(0o775)  # as `mkdir` makes it, where each user has a group of that name
+    Ledger.open(url)
+    os.chown(above, 0, 12345)
+    with pytest.raises(PipelineError, match=f"{above}: other users may change it .mode 0775"):
+        Ledger.open(url)
+    refuse_if_others_may_replace(above / "workspace")  # a project's group shares its runs
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("planted", ["folder", "link", "link to a link", "the shared folder itself"])
+def test_what_another_user_planted_in_a_shared_place_is_refused(planted: str, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)  # as /tmp is
+    (tmp_path / "mine").mkdir(mode=0o700)
+    if planted == "folder":
+        (shared / "project").mkdir(mode=0o755)
+        os.chown(shared / "project", 12345, 12345)
+    elif planted == "link":
+        (shared / "project").symlink_to(tmp_path / "mine")
+        os.lchown(shared / "project", 12345, 12345)
+    elif planted == "link to a link":
+        (shared / "other").symlink_to(tmp_path / "mine")
+        os.lchown(shared / "other", 12345, 12345)
+        (tmp_path / "to").symlink_to("shared/../shared/other")
+        (shared / "project").symlink_to("../to")
+    else:
+        (shared / "project").mkdir(mode=0o700)
+        os.chown(shared, 12345, 12345)
+    with pytest.raises(PipelineError, match=f"{shared}.*belongs to user 12345"):
+        refuse_if_others_may_replace(shared / "project")
+    with pytest.raises(PipelineError, match=f"{shared}.*belongs to user 12345"):
+        Ledger.open(f"sqlite:///{shared}/project/deep/ledger/ledger.db", create=True)
+
+
+def test_links_without_an_end_and_names_that_are_no_folders_change_nothing(tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to("there")
+    (tmp_path / "there").symlink_to("here")
+    (tmp_path / "file").touch()
+    for path in ("here/x", "file/x", "not/there/yet"):
+        refuse_if_others_may_replace(tmp_path / path)
+
+
+@pytest.mark.parametrize("wait", ["pin", "secret"])
+def test_no_file_is_written_through_a_name_that_others_foresee(wait: str, tmp_path: Path) -> None:
+    """A link under the name of a file that is being written would have something else written over."""
+    (tmp_path / "victim").write_text("mine")
+    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger/ledger.db", create=True)
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in (f".{pins.FILE}.{os.getpid()}", f".{pins.FILE}.part", f".{KEY_FILE}.{os.getpid()}"):
+        (data / name).symlink_to(tmp_path / "victim")
+    if wait == "pin":
+        assert pins.note(ledger, [data]) == []
+    else:
+        secret_in(data)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert {path.name for path in data.iterdir() if not path.is_symlink()} == {pins.FILE if wait == "pin" else KEY_FILE}
 
 
 def test_commands_make_files_for_this_user_alone(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from privacy_pipeline.accounting.journal import Head
 from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import make_folders
 from privacy_pipeline.programs import ending_with_us
 
 _DUMP, _SQLITE = b"PGDMP", b"SQLite format 3\0"
@@ -47,7 +48,7 @@ def backup(url: str, file: Path) -> Head:
     if file.exists():
         raise BadInputError(f"{file} exists", fix="name a new file; a backup never replaces another one")
     try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(file.parent)
         part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         if schema.sqlite_file(engine.url) is not None:

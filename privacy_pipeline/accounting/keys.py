@@ -23,7 +23,7 @@ from privacy_pipeline.accounting.ledger_schema import LedgerError, sqlite_file
 from privacy_pipeline.atomic import sweep, write_bytes_atomically, write_new
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import refuse_if_others_may_change
+from privacy_pipeline.file_rights import make_folders, refuse_if_others_may_change
 from privacy_pipeline.typed import quoted, typed
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def store(path: Path, key: SigningKey) -> None:
 
     content = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path.parent)
         if not write_new(path=path, content=content):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     except OSError as error:

@@ -17,7 +17,7 @@ from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata, version
 from privacy_pipeline.accounting.older_formats import READABLE
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.file_rights import private_file, refuse_if_others_may_change
+from privacy_pipeline.file_rights import make_folders, private_file, refuse_if_others_may_change
 
 _UNSIGNED = ("1", "2")  # formats that had neither key nor journal
 
@@ -121,7 +121,7 @@ def _first_key(path: Path) -> Iterator[list[SigningKey]]:
 def _create(engine: sa.Engine, file: Path | None, *, existing_key: bool) -> None:
     try:
         if file is not None:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders(file.parent)
             refuse_if_others_may_change(file, own=True)
             private_file(file)
     except OSError as error:

@@ -6,9 +6,6 @@ the same call makes it again. Pins (`pins`) follow, since the journal goes on.
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import journal, keys
@@ -18,8 +15,9 @@ from privacy_pipeline.accounting.journal import MOVED_FROM, MOVED_TO
 from privacy_pipeline.accounting.ledger_open import open_engine, use_write_ahead_log
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.accounting.migrations.columns import number_on
+from privacy_pipeline.atomic import write_bytes_atomically
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import refuse_if_others_may_change
+from privacy_pipeline.file_rights import make_folders, refuse_if_others_may_change
 
 _BATCH = 1000
 
@@ -53,7 +51,7 @@ def move(source: str, target: str) -> None:
 def _require_empty(engine: sa.Engine) -> None:
     file = schema.sqlite_file(engine.url)
     if file is not None:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(file.parent)
         refuse_if_others_may_change(file, own=True)  # else the copy is refused, when the old ledger is closed
     with schema.transaction(engine, write=False) as connection:
         if sa.inspect(connection).has_table(schema.meta.name):
@@ -81,13 +79,7 @@ def _take_keys(old: sa.URL, new: sa.URL) -> None:
     pairs = [(here, there), (keys.public_file(here), keys.public_file(there)), (secret_file(old), secret_file(new))]
     for source, target in pairs:
         if source.is_file() and not target.exists():
-            _copied(source, target)
-
-
-def _copied(source: Path, target: Path) -> None:
-    waiting = target.with_name(f".{target.name}.moving")
-    shutil.copy(source, waiting)  # with its mode
-    waiting.replace(target)
+            write_bytes_atomically(path=target, content=source.read_bytes())
 
 
 def copy_table(read: sa.Connection, write: sa.Connection, table: sa.Table) -> None:

@@ -18,6 +18,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.file_rights import make_folders
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.grants import Grant
@@ -211,7 +212,7 @@ def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], 
         workspace: the workspace; it is made where there is none.
         tell: called with one sentence for each folder that cannot be written.
     """
-    workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(workspace)
     for folder in note(ledger, [workspace.resolve(), data.resolve()]):
         tell(not_left(folder))
 

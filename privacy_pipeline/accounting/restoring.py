@@ -36,7 +36,7 @@ from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.registration import TRAIN
 from privacy_pipeline.accounting.verify import Readable, readable, tampering
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import private_file, refuse_if_others_may_change
+from privacy_pipeline.file_rights import make_folders, private_file, refuse_if_others_may_change
 
 NODE = "Restore"
 _UNLIMITED = Price(event="null", values=(math.inf,) * len(ORDERS))
@@ -137,7 +137,7 @@ def _target(url: sa.URL, *, write: bool) -> Iterator[tuple[sa.Engine, bool, Path
             refuse_if_others_may_change(file, own=True)
         yield engine, usable, None
         return
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(file.parent)
     refuse_if_others_may_change(file, own=True)
     made = file.with_name(f".{file.name}.restoring")
     aside = file.with_name(f"{file.name}.damaged-{uuid.uuid4().hex[:8]}") if file.exists() else None

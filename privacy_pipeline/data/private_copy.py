@@ -27,7 +27,7 @@ from typing import BinaryIO
 from privacy_pipeline.atomic import require_room
 from privacy_pipeline.data.files import ResolvedSource, unreadable
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.file_rights import private_folder
+from privacy_pipeline.file_rights import private_folder, refuse_if_others_may_replace
 
 FOLDER = ".reading"  # of a workspace, or of a folder of experiments
 FILES = "files"
@@ -87,7 +87,8 @@ def taken(source: ResolvedSource, *, below: Path) -> Iterator[PrivateCopy]:
         below: where the copy lies, in a folder of its own; made for this user alone.
 
     Raises:
-        BadInputError: a file cannot be read or is none, or the disk has no room for the copy.
+        BadInputError: a file cannot be read or is none, the disk has no room for the copy, or somebody else may put
+            another folder in the place of `below`.
     """
     with _place(below) as place:
         yield _copied(source, place / FILES)
@@ -96,6 +97,7 @@ def taken(source: ResolvedSource, *, below: Path) -> Iterator[PrivateCopy]:
 @contextlib.contextmanager
 def _place(below: Path) -> Iterator[Path]:
     """A folder that is held by a lock, beside which what nobody holds was removed."""
+    refuse_if_others_may_replace(below)
     try:
         private_folder(below)
         with open(below / "lock", "a") as gate:

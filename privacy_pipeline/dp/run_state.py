@@ -26,6 +26,7 @@ from privacy_pipeline.bounded import json_value
 from privacy_pipeline.bounded_arrays import read_archive
 from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.file_rights import make_folders
 
 CHECKPOINT_SECONDS = 10.0  # time between checkpoints: what a kill may cost in work, never in privacy
 _VERSION = 1
@@ -197,7 +198,7 @@ def prepare(folder: Path) -> None:
         BadInputError: it cannot be made, or others may enter it.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder)
         if not any(folder.iterdir()):
             folder.chmod(0o700)
         found = folder.stat()

@@ -20,7 +20,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.file_rights import private_folder
+from privacy_pipeline.file_rights import private_folder, refuse_if_others_may_replace
 from privacy_pipeline.literal_paths import require_utf8
 from privacy_pipeline.pipelines.moved import as_of_now
 from privacy_pipeline.pipelines.nodes import TRAINER
@@ -277,9 +277,10 @@ class Workspace:
         """Makes the folders and proves that they can be written.
 
         Raises:
-            BadInputError: they cannot.
+            BadInputError: they cannot, or somebody else may put others in their place.
         """
         require_utf8(self.root)
+        refuse_if_others_may_replace(self.root)
         here = Path.cwd()
         try:
             for folder in (self.runs, self.pipeline_root.parent, self.root):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
+from privacy_pipeline.file_rights import make_folders
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.grants import Grant, Ticket
@@ -156,7 +157,7 @@ def require_continued(grant: Grant, resumed_at: int | None) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Takes the folder's lock if it is free. Its file stays: a lock on a removed file would keep nobody out."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(folder)
     with open(folder / _LOCK, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
