@@ -55,6 +55,22 @@ REGISTER_FIX = "privacy-pipeline budget register CONFIG"
 WAIT_SECONDS = 60
 _OLDER = "ledger_older"
 _OPTIONS = frozenset(("uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"))
+# A host that is cut off from its server, or a server from a host, says nothing: both notice that within half a minute,
+# and the server lets go of the lock of writers, which others may wait for `WAIT_SECONDS`. A process that was stopped
+# in the middle of a transaction answers for ever; its transaction does not last for ever.
+_ALIVE = {
+    "connect_timeout": 30,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_LET_GO = """
+SELECT set_config(pg_settings.name, wanted.value, false) FROM pg_settings JOIN (VALUES
+  ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3'),
+  ('tcp_user_timeout', '30000'), ('idle_in_transaction_session_timeout', '600000')
+) AS wanted (name, value) ON pg_settings.name = wanted.name
+"""
 _LOCK = 7246392117320001  # any constant: the advisory lock that serialises the ledger's writers
 
 
@@ -144,8 +160,11 @@ def _show_older(connection: sa.Connection, *, write: bool) -> None:
             older_formats.show(connection, as_stored=options.get("ledger_as_stored", False))
 
 
-def _note_process(_connection: Any, record: Any) -> None:
+def _on_connect_to_server(connection: Any, record: Any) -> None:
     record.info["pid"] = os.getpid()
+    before, connection.autocommit = connection.autocommit, True  # a setting of a transaction goes with it
+    connection.execute(_LET_GO)
+    connection.autocommit = before
 
 
 def _refuse_inherited(_connection: Any, record: Any, proxy: Any) -> None:
@@ -179,8 +198,9 @@ def connect(url: sa.URL) -> sa.Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         # Kept open, because a new connection costs the server more than a reservation.
-        engine = sa.create_engine(url, pool_size=1, pool_pre_ping=True)
-        sa.event.listen(engine, "connect", _note_process)
+        alive = {name: value for name, value in _ALIVE.items() if name not in url.query}
+        engine = sa.create_engine(url, pool_size=1, pool_pre_ping=True, connect_args=alive)
+        sa.event.listen(engine, "connect", _on_connect_to_server)
         sa.event.listen(engine, "checkout", _refuse_inherited)
         sa.event.listen(engine, "begin", _begin_postgresql)
     return engine
