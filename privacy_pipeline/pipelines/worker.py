@@ -46,7 +46,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     from privacy_pipeline.pipelines import scheduler
 
     emit = scheduler.fd_emitter(fd)
-    from privacy_pipeline.pipelines import cache_keys
+    from privacy_pipeline.pipelines import cache_keys, own_ports
     from privacy_pipeline.pipelines.compiled import compile_run
     from privacy_pipeline.pipelines.events import Loaded
     from privacy_pipeline.pipelines.workspace import RunFolder
@@ -57,6 +57,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
     with scheduler.failure_told("", emit):
         programs.isolate_spawned()
         programs.isolate_beam()
+        own_ports.close(spec.config.beam.args)
         _require_same_code(spec)
         pipeline = compile_run(spec)
         cache_keys.install(cache_keys.CacheKeys.of(spec))

@@ -57,12 +57,14 @@ def seen(root, words):
             found += [f"{path} holds {word}" for word in words if word.encode() in content]
             found.append(path)
     for pid in filter(str.isdigit, os.listdir("/proc")):
+        if int(pid) == os.getpid():
+            continue
         try:
             command = open(f"/proc/{pid}/cmdline", "rb").read()
         except OSError:
             continue
         found += [f"{command!r} holds {word}" for word in words if word.encode() in command]
-        if root.encode() not in command or int(pid) == os.getpid():
+        if root.encode() not in command:
             continue
         found.append("a process")
         for name, look in (("environ", read), ("mem", read), ("maps", read), ("fd", os.listdir), ("cwd", os.readlink)):

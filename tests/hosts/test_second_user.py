@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SCRIPT = (Path(__file__).with_name("second_user.py")).read_text()
 PASSWORD = "canary-of-the-first-user-5d1e"
 SHOWN = {"schema.pbtxt", "plain.yaml", "config.yaml", "small.yaml", "people.pbtxt"}  # what the test wrote for everybody
+PIN = "data/ledger_pin.json"
 LISTENING = "0A"
 
 
@@ -68,7 +69,9 @@ def _do_all(project: Project) -> None:
 def _watched(as_other: list[str], root: Path, seen: list[str], listened: set[str]) -> Iterator[None]:
     """Lets the second user look, and notes who listens, while the block runs."""
     task = json.dumps({"watch": str(root), "words": [PASSWORD]})
-    looking = subprocess.Popen([*as_other, "-c", SCRIPT, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    looking = subprocess.Popen(
+        [*as_other, "-c", SCRIPT, task], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     over = threading.Event()
 
     def listen() -> None:
@@ -131,12 +134,17 @@ def test_the_second_user_can_do_nothing_to_what_was_written(finished: Finished, 
     kinds = ("ledger.db", "ledger_key.pem", "rows.csv", "saved_model.pb", "run.json", "report.html", "ledger.backup")
     names = " ".join(map(str, written))
     assert len(written) > 200 and all(re.search(re.escape(kind), names) for kind in kinds if kind != "rows.csv")
-    tried = [*written, *(finished.project.root / "data").rglob("*.csv"), *Path("/dev/shm").glob("privacy-pipeline-0/**")]
+    tried = [
+        *written,
+        *(finished.project.root / "data").rglob("*.csv"),
+        *Path("/dev/shm").glob("privacy-pipeline-0/**"),
+    ]
     deepest_first = sorted(map(str, tried), key=len, reverse=True)
     answer = subprocess.run(
         [*as_other, "-c", SCRIPT, "{}"], input=json.dumps(deepest_first), capture_output=True, text=True, check=True
     )
-    assert json.loads(answer.stdout) == {}
+    # The pin says which ledger the data belongs to: whoever may look into the data's folder may read it.
+    assert json.loads(answer.stdout) == {f"{finished.project.root}/{PIN}": ["read"]}
 
 
 def test_what_the_second_user_tries_would_be_found(as_other: list[str], open_folder: Callable[[], Path]) -> None:
@@ -160,7 +168,7 @@ def test_the_second_user_sees_nothing_of_a_run_in_progress(finished: Finished) -
     assert "a process" in finished.seen  # it looked while commands ran
     root = str(finished.project.root)
     files = {one.removeprefix(f"{root}/") for one in finished.seen if one != "a process"}
-    assert files <= SHOWN, files - SHOWN
+    assert files <= {*SHOWN, PIN}, files - SHOWN
 
 
 def test_no_process_of_a_run_can_be_called_by_others(finished: Finished) -> None:
