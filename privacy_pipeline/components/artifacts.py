@@ -10,6 +10,7 @@ from typing import Any
 from tfx.types import artifact, standard_artifacts, system_artifacts
 from tfx.utils import path_utils
 
+from privacy_pipeline.components import left_files
 from privacy_pipeline.errors import PipelineError
 
 _STRING = artifact.Property(type=artifact.PropertyType.STRING)
@@ -171,11 +172,11 @@ def digest_of_folder(folder: Path) -> str:
 
 
 def is_whole(found: Any) -> bool:
-    """Whether what an artifact names is still on the disk: its folder, and of a model the SavedModel in it.
+    """Whether what an artifact names is still on the disk, see `left_files`.
 
     Args:
         found: an artifact with a URI.
     """
-    if isinstance(found, standard_artifacts.Model):
-        return Path(path_utils.serving_model_dir(found.uri), "saved_model.pb").is_file()
-    return Path(found.uri).exists()
+    kind = left_files.MODEL if isinstance(found, standard_artifacts.Model) else found.type_name
+    splits = found.split_names if isinstance(found, standard_artifacts.Examples) else ""
+    return left_files.are_left(kind, Path(found.uri), splits=splits or "")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from privacy_pipeline import secret_text
+from privacy_pipeline.components import left_files
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines import moved
 from privacy_pipeline.pipelines.stored_text import store_of
 from privacy_pipeline.pipelines.workspace import Workspace
+
+_RESOLVER = "resolver.Resolver"
 
 
 def connection_config(config: PipelineConfig) -> Any:
@@ -137,6 +142,47 @@ def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> N
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     event = mlmd.Event(type=mlmd.Event.OUTPUT)
     store.put_execution(execution, [(artifact, event)], [] if context is None else [context])
+
+
+def without_files(connection: Any, *, run_id: str) -> dict[str, list[Any]]:
+    """Artifacts of a run whose files are not on the disk any more, by the node that made them or found them cached.
+
+    Args:
+        connection: an `ml_metadata` ConnectionConfig.
+        run_id: the run.
+    """
+    from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+    store = store_of(connection)
+    context = store.get_context_by_type_and_name("pipeline_run", run_id)
+    executions = [] if context is None else store.get_executions_by_context(context.id)
+    found: dict[str, list[Any]] = {}
+    for execution in executions:
+        if execution.last_known_state not in (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED):
+            continue
+        if str(execution.type).endswith(_RESOLVER):  # what it found is another run's
+            continue
+        names = [c.name for c in store.get_contexts_by_execution(execution.id) if c.type == "node"]
+        events = store.get_events_by_execution_ids([execution.id])
+        made = store.get_artifacts_by_id([event.artifact_id for event in events if event.type == mlmd.Event.OUTPUT])
+        gone = [one for one in made if one.state == mlmd.Artifact.LIVE and not _are_left(one)]
+        for name in names if gone else ():
+            found.setdefault(name.rpartition(".")[2], []).extend(gone)
+    return found
+
+
+def forget(connection: Any, artifacts: Sequence[Any]) -> None:
+    """Notes that the files of artifacts are gone, so that no node is given them."""
+    from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+    for one in artifacts:
+        one.state = mlmd.Artifact.DELETED
+    store_of(connection).put_artifacts(artifacts)
+
+
+def _are_left(artifact: Any) -> bool:
+    splits = artifact.properties[left_files.SPLITS].string_value if left_files.SPLITS in artifact.properties else ""
+    return not artifact.uri or left_files.are_left(str(artifact.type), Path(artifact.uri), splits=splits)
 
 
 def _set(target: Any, value: str | int | float) -> None:

@@ -29,6 +29,7 @@ from privacy_pipeline.pipelines.nodes import (
     DP_STATISTICS,
     EXAMPLE_GEN,
     GATE,
+    TRAINER,
     nodes_of,
     trains,
 )
@@ -155,6 +156,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     workspace = Workspace(spec.config)
     workspace.prepare()
     metadata.require_usable(spec.config)
+    _let_nodes_without_files_run_again(spec, state)
     with _same_copy(workspace, spec, source) as copy:
         spec = spec.model_copy(update={"copied": copy.folder})
         folder.write_spec(spec)
@@ -166,6 +168,27 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
         on_start(folder)
         state = _executed(folder, state, spec, copy, on_event)
     return _with_bad_cells(folder, state, spec, source)
+
+
+def _let_nodes_without_files_run_again(spec: RunSpec, state: RunState) -> None:
+    """Nodes that are done and whose files somebody removed; what was paid for is not paid for again without a word.
+
+    Raises:
+        BadInputError: one of them charged a budget.
+    """
+    done = {name for name, node in state.nodes.items() if node.status in spending.FINISHED}
+    if not done:
+        return
+    connection = metadata.connection_config(spec.config)
+    lost = {name: gone for name, gone in metadata.without_files(connection, run_id=spec.run_id).items() if name in done}
+    for name, gone in lost.items():
+        if name in CHARGING and (name != TRAINER or spec.config.training.claims_guarantee):
+            raise BadInputError(
+                f"run {spec.run_id} cannot be resumed: {gone[0].uri}, which {name} made, is not there any more",
+                fix="put it back; or start a new run, which is charged",
+            )
+        state.nodes[name] = NodeState()
+        metadata.forget(connection, gone)
 
 
 def _trains(spec: RunSpec) -> bool:

@@ -30,6 +30,21 @@ ERRORS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"), [(PipelineError("broken"), True), (BadInputError("bad"), False)], ids=["broken", "bad input"]
+)
+def test_an_error_after_a_run_was_started_says_how_to_go_on(
+    error: PipelineError, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Input that is bad is corrected first, and is another run's then."""
+    with pytest.raises(typer.Exit), output.errors_as_exit_codes(as_json=False, resume=lambda: "resume run-1"):
+        raise error
+    assert ("resume: resume run-1" in capsys.readouterr().err) == told
+    with pytest.raises(typer.Exit), output.errors_as_exit_codes(as_json=False, resume=lambda: ""):
+        raise error
+    assert "resume" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("error", "code"), ERRORS, ids=lambda value: type(value).__name__)
 def test_errors_as_text_go_to_standard_error(
     error: PipelineError, code: int, capsys: pytest.CaptureFixture[str]

@@ -44,6 +44,14 @@ def can_see(path):
     return True
 
 
+def read(path):
+    with open(path, "rb") as stream:
+        return stream.read(1 << 20)
+
+
+_PRIVATE = (("environ", read), ("mem", read), ("maps", read), ("fd", os.listdir), ("cwd", os.readlink))
+
+
 def seen(root, words):
     """What it may read of the files below a folder, and of the processes that have the folder in their arguments."""
     found = []
@@ -51,7 +59,7 @@ def seen(root, words):
         for name in names:
             path = os.path.join(folder, name)
             try:
-                content = open(path, "rb").read()
+                content = read(path)
             except OSError:
                 continue
             found += [f"{path} holds {word}" for word in words if word.encode() in content]
@@ -60,24 +68,20 @@ def seen(root, words):
         if int(pid) == os.getpid():
             continue
         try:
-            command = open(f"/proc/{pid}/cmdline", "rb").read()
+            command = read(f"/proc/{pid}/cmdline")
         except OSError:
             continue
         found += [f"{command!r} holds {word}" for word in words if word.encode() in command]
         if root.encode() not in command:
             continue
         found.append("a process")
-        for name, look in (("environ", read), ("mem", read), ("maps", read), ("fd", os.listdir), ("cwd", os.readlink)):
+        for name, look in _PRIVATE:
             try:
                 look(f"/proc/{pid}/{name}")
             except OSError:
                 continue
             found.append(f"{name} of {command!r}")
     return found
-
-
-def read(path):
-    return open(path, "rb").read(1)
 
 
 def watch(root, words):

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.verify import verify
 from tests.accounting.conftest import make_registration
@@ -150,7 +149,8 @@ def pause(connection, *details):
 sa.event.listen(ledger._engine, "before_cursor_execute", pause)
 try:
     with ledger.spend(
-        dataset="things", span=1, data_digest=registration.digest, split="train", run_id=run_id, node="Trainer", plan=plan
+        dataset="things", span=1, data_digest=registration.digest, split="train", run_id=run_id, node="Trainer",
+        plan=plan,
     ) as grant:
         grant.start()
         touched(Path("reads"))
