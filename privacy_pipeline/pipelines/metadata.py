@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,8 @@ def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> N
     store.put_execution(execution, [(artifact, event)], [] if context is None else [context])
 
 
-def without_files(connection: Any, *, run_id: str) -> dict[str, list[Any]]:
-    """Artifacts of a run whose files are not on the disk any more, by the node that made them or found them cached.
+def without_files(connection: Any, *, run_id: str) -> dict[str, str]:
+    """Nodes of a run that are done and whose files are not all on the disk any more, with the folder of the first.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.
@@ -156,7 +155,7 @@ def without_files(connection: Any, *, run_id: str) -> dict[str, list[Any]]:
     store = store_of(connection)
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     executions = [] if context is None else store.get_executions_by_context(context.id)
-    found: dict[str, list[Any]] = {}
+    found: dict[str, str] = {}
     for execution in executions:
         if execution.last_known_state not in (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED):
             continue
@@ -165,19 +164,10 @@ def without_files(connection: Any, *, run_id: str) -> dict[str, list[Any]]:
         names = [c.name for c in store.get_contexts_by_execution(execution.id) if c.type == "node"]
         events = store.get_events_by_execution_ids([execution.id])
         made = store.get_artifacts_by_id([event.artifact_id for event in events if event.type == mlmd.Event.OUTPUT])
-        gone = [one for one in made if one.state == mlmd.Artifact.LIVE and not _are_left(one)]
-        for name in names if gone else ():
-            found.setdefault(name.rpartition(".")[2], []).extend(gone)
+        for one in made:
+            if one.state == mlmd.Artifact.LIVE and not _are_left(one):
+                found |= {name.rpartition(".")[2]: str(one.uri) for name in names}
     return found
-
-
-def forget(connection: Any, artifacts: Sequence[Any]) -> None:
-    """Notes that the files of artifacts are gone, so that no node is given them."""
-    from ml_metadata.proto import metadata_store_pb2 as mlmd
-
-    for one in artifacts:
-        one.state = mlmd.Artifact.DELETED
-    store_of(connection).put_artifacts(artifacts)
 
 
 def _are_left(artifact: Any) -> bool:

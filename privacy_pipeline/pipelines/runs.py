@@ -29,7 +29,6 @@ from privacy_pipeline.pipelines.nodes import (
     DP_STATISTICS,
     EXAMPLE_GEN,
     GATE,
-    TRAINER,
     nodes_of,
     trains,
 )
@@ -156,7 +155,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     workspace = Workspace(spec.config)
     workspace.prepare()
     metadata.require_usable(spec.config)
-    _let_nodes_without_files_run_again(spec, state)
+    _refuse_lost_files(spec, state)
     with _same_copy(workspace, spec, source) as copy:
         spec = spec.model_copy(update={"copied": copy.folder})
         folder.write_spec(spec)
@@ -170,25 +169,19 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     return _with_bad_cells(folder, state, spec, source)
 
 
-def _let_nodes_without_files_run_again(spec: RunSpec, state: RunState) -> None:
-    """Nodes that are done and whose files somebody removed; what was paid for is not paid for again without a word.
+def _refuse_lost_files(spec: RunSpec, state: RunState) -> None:
+    """A node that is done is not run again in the same run; what it made has to be there for the others.
 
     Raises:
-        BadInputError: one of them charged a budget.
+        BadInputError: it is not.
     """
     done = {name for name, node in state.nodes.items() if node.status in spending.FINISHED}
-    if not done:
-        return
-    connection = metadata.connection_config(spec.config)
-    lost = {name: gone for name, gone in metadata.without_files(connection, run_id=spec.run_id).items() if name in done}
-    for name, gone in lost.items():
-        if name in CHARGING and (name != TRAINER or spec.config.training.claims_guarantee):
-            raise BadInputError(
-                f"run {spec.run_id} cannot be resumed: {gone[0].uri}, which {name} made, is not there any more",
-                fix="put it back; or start a new run, which is charged",
-            )
-        state.nodes[name] = NodeState()
-        metadata.forget(connection, gone)
+    lost = metadata.without_files(metadata.connection_config(spec.config), run_id=spec.run_id) if done else {}
+    for name in sorted(done & set(lost)):
+        raise BadInputError(
+            f"run {spec.run_id} cannot be resumed: {lost[name]}, which {name} made, is not there any more or not whole",
+            fix="put it back; or start a new run, which takes what is whole from this one, and makes the rest again",
+        )
 
 
 def _trains(spec: RunSpec) -> bool:
@@ -218,7 +211,10 @@ def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: R
     failure = state.failure
     if failure is None or failure.node not in _DATA_NODES or spec.features is None:
         return state
-    cells = locate(source=source, dataset=spec.config.dataset, features=spec.features)
+    try:
+        cells = locate(source=source, dataset=spec.config.dataset, features=spec.features)
+    except BadInputError:
+        return state  # the files are not what they were, and the failure is of what was read of them
     if cells:
         where = [f"  {c.file}:{c.line}: {f'column {c.column!r}: ' if c.column else ''}{c.why}" for c in cells]
         failure.message = "\n".join([failure.message, "for example:", *where])

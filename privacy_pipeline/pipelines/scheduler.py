@@ -33,6 +33,9 @@ from privacy_pipeline.secret_text import masked
 # As the operating system and as SQLite below ML Metadata say it.
 _FULL = ("No space left", "disk is full")
 _GOES_ON = ("ModelRun",)  # the curves of a training, which goes on too
+# How a process ends that gets no memory: by the kernel's killer, by a C++ library, by a page that cannot be had.
+_OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
+_NO_MEMORY = ("bad_alloc", "Cannot allocate memory")
 _LONGEST = 10_000  # a message has to fit the socket's buffer
 _FORK = multiprocessing.get_context("fork")
 Emit = Callable[[Event], None]
@@ -88,7 +91,7 @@ def _start(name: str, node: Any, pipeline: Any, emit: Emit, counts: bool) -> For
 
 def _killed(name: str, code: int | None) -> NodeFailed:
     why = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with status {code}"
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    hint = " (out of memory?)" if code is not None and -code in _OF_MEMORY else ""
     return NodeFailed(node=name, message=f"{name} was {why}{hint}", fix="", exit_code=int(ExitCode.ERROR))
 
 
@@ -175,11 +178,22 @@ class failure_told:  # noqa: N801 (used as a function)
 def failure(node: str, error: BaseException) -> NodeFailed:
     """The event that tells a person what went wrong in one line."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, (PipelineError, OSError)):
+    while cause is not None and not isinstance(cause, (PipelineError, OSError, MemoryError)):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, PipelineError):
         return NodeFailed(node=node, message=cause.message, fix=cause.fix, exit_code=int(cause.exit_code))
     text = masked(str(error))
+    if (
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        or any(sign in text for sign in _NO_MEMORY)
+    ):
+        return NodeFailed(
+            node=node,
+            message=f"{node}: no memory left",
+            fix="free memory, or raise the limit, then resume",
+            exit_code=int(ExitCode.ERROR),
+        )
     if (isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
         sign in text for sign in _FULL
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -177,10 +178,11 @@ def test_nodes_outside_a_partial_run_are_not_run_but_count_as_there(run: Run) ->
     ("ending", "says"),
     [
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "B was killed by signal 9 (out of memory?)"),
+        (lambda: [faulthandler.disable(), os.abort()], "B was killed by signal 6 (out of memory?)"),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), "B was killed by signal 15"),
         (lambda: os._exit(7), "B was ended with status 7"),
     ],
-    ids=["SIGKILL", "SIGTERM", "exit"],
+    ids=["SIGKILL", "SIGABRT", "SIGTERM", "exit"],
 )
 def test_a_node_that_dies_without_a_word_is_told(run: Run, ending: Callable[[], None], says: str) -> None:
     assert not run(DIAMOND, {"B": ending})
@@ -207,6 +209,23 @@ def test_a_full_disk_is_named(run: Run, error: BaseException) -> None:
     assert not run({"A": []}, {"A": raising(error)})
     failure = run.failures["A"]
     assert failure.message == "A: no space left on the disk" and "free space" in failure.fix
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        chained(RuntimeError("Beam says: bundle failed"), OSError(errno.ENOMEM, "Cannot allocate memory")),
+        chained(RuntimeError("TFX: executor failed"), MemoryError()),
+        RuntimeError("std::bad_alloc"),
+    ],
+    ids=repr,
+)
+def test_a_want_of_memory_is_named(run: Run, error: BaseException) -> None:
+    assert not run({"A": []}, {"A": raising(error)})
+    failure = run.failures["A"]
+    assert failure.message == "A: no memory left" and "resume" in failure.fix
 
 
 def test_another_system_error_is_no_full_disk(run: Run) -> None:
