@@ -1,18 +1,23 @@
-"""Files that other people made, read no further than their kind can be long."""
+"""Files that other people made, read no further than their kind can be long, and not waited for without end."""
 
 from __future__ import annotations
 
 import json
+import os
+import select
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from privacy_pipeline.errors import BadInputError
 
 DEEPEST = 200  # lists and mappings of JSON inside of each other
+_PATIENCE_SECONDS = 30.0  # for the next bytes of a pipe, or for the program that writes it
+_PIECE = 1 << 20  # bytes that are read at once
 
 
 def read_bounded(path: Path, *, most: int) -> bytes:
-    """The content of a file, which may be a device that never ends.
+    """The content of a file, which may be a device that never ends, or a pipe.
 
     Args:
         path: the file.
@@ -20,13 +25,46 @@ def read_bounded(path: Path, *, most: int) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        BadInputError: it is longer.
+        BadInputError: it is longer, or a pipe into which nobody writes.
     """
-    with path.open("rb") as stream:
-        content = stream.read(most + 1)
+    # A pipe that is opened otherwise waits for somebody to write.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    content = bytearray()
+    try:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            os.read(handle, 1)  # says so
+        come = select.poll()
+        come.register(handle, select.POLLIN)
+        while len(content) <= most:
+            if not come.poll(_PATIENCE_SECONDS * 1000):
+                raise BadInputError(f"{path}: is a pipe, and nothing comes out of it", fix="check the path")
+            piece = os.read(handle, min(_PIECE, most + 1 - len(content)))
+            if not piece:
+                break
+            content += piece
+    finally:
+        os.close(handle)
     if len(content) > most:
         raise BadInputError(f"{path}: is larger than {most >> 10:,} KiB, which no such file is", fix="check the path")
-    return content
+    return bytes(content)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Opens a file of data for reading; a pipe or device, which may never end or hold a reader for ever, is none.
+
+    Raises:
+        OSError: it cannot be opened.
+        BadInputError: it is no regular file.
+    """
+    stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller's)
+    if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        return stream
+    stream.close()
+    raise BadInputError(f"{path}: is no regular file", fix="name files only; a pipe can be written to one")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def json_value(content: bytes | str) -> Any:

@@ -22,6 +22,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import Head
 from privacy_pipeline.accounting.ledger_open import open_engine
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata
+from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.file_rights import make_folders
 from privacy_pipeline.programs import ending_with_us
@@ -97,7 +98,7 @@ def opened(file: Path) -> Iterator[sa.Engine]:
         LedgerError: `pg_restore` fails.
     """
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             begins = stream.read(len(_SQLITE))
         with tempfile.TemporaryDirectory(prefix="privacy-pipeline-") as folder:
             copy = Path(folder, "ledger.db")

@@ -279,7 +279,7 @@ def _read(path: Path) -> SigningKey:
                 fix=f"chmod 600 {quoted(path)}; if others may have read it, rotate it: {typed('budget', 'rotate-key')}",
             )
         refuse_if_others_may_change(path, own=True)
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(read_bounded(path, most=_LARGEST), password=None)
     except OSError as error:
         raise LedgerError(
             f"key {path}: {error.strerror}; without it nothing can be written to the ledger",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import platform
 import sys
@@ -9,10 +11,11 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
 from privacy_pipeline.errors import ExitCode, PipelineError
 from privacy_pipeline.secret_text import masked
-from privacy_pipeline.shown_text import visible
+from privacy_pipeline.shown_text import in_json, visible
 
 DEBUG = "--debug"
 VARIABLE = "PRIVACY_PIPELINE_DEBUG"
@@ -29,38 +32,56 @@ def run(command: Callable[[], None]) -> None:
         os.environ[VARIABLE] = "1"
     try:
         command()
-    except Exception as error:  # noqa: BLE001 (the one place where everything is caught: nothing is done after it)
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        _tell("interrupted", "", ExitCode.ERROR)
+    except BaseException as error:  # noqa: BLE001 (the one place where everything is caught: nothing is done after it)
         if os.environ.get(VARIABLE):
             sys.stderr.write(_traceback(error))
             sys.exit(int(ExitCode.ERROR))
-        sys.stderr.write(_told(error) + "\n")
-        sys.exit(int(error.exit_code if isinstance(error, PipelineError) else ExitCode.ERROR))
+        if isinstance(error, PipelineError):
+            _tell(error.message, error.fix, error.exit_code)
+        _tell(*_unforeseen(error), ExitCode.ERROR)
 
 
-def _told(error: Exception) -> str:
-    if isinstance(error, PipelineError):
-        return visible(f"error: {error.message}" + (f"\n  fix: {error.fix}" if error.fix else ""), lines=True)
-    said = "".join(c if c.isprintable() else " " for c in masked(str(error)))[:300].strip()
+def _tell(message: str, fix: str, exit_code: ExitCode) -> NoReturn:
+    """Ends the process with what went wrong: as text on standard error, or as JSON on standard output."""
+    if "--json" in sys.argv:
+        told = json.dumps({"error": message, "fix": fix, "exit_code": int(exit_code)}, indent=2)
+        sys.stdout.write(in_json(told) + "\n")
+    else:
+        sys.stderr.write(visible(f"error: {message}" + (f"\n  fix: {fix}" if fix else ""), lines=True) + "\n")
+    sys.exit(int(exit_code))
+
+
+def _unforeseen(error: BaseException) -> tuple[str, str]:
+    """What is said of it, and what to do."""
+    text = "".join(traceback.format_exception_only(type(error), error)).partition(": ")[2]  # also where str() fails
+    said = "".join(c if c.isprintable() else " " for c in masked(text))[:300].strip()
     what = type(error).__name__ + (f": {said}" if said else "")
     return (
-        f"error: {what} (an error of privacy-pipeline itself)\n"
-        f"  fix: report it with the file {_log(error)}, which may name files and values of yours; "
-        f"{DEBUG} before the command shows where it happened"
+        f"{what} (an error of privacy-pipeline itself)",
+        f"report it with the file {_log(error)}, which may name files and values of yours; "
+        f"{DEBUG} before the command shows where it happened",
     )
 
 
-def _traceback(error: Exception) -> str:
+def _traceback(error: BaseException) -> str:
     return visible(masked("".join(traceback.format_exception(error))), lines=True)
 
 
-def _log(error: Exception) -> str:
+def _log(error: BaseException) -> str:
+    name = ""
     try:
         handle, name = tempfile.mkstemp(prefix="privacy-pipeline-error-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(f"{_PACKAGE} {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
+            stream.write(_traceback(error))
     except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
         return "(none: no temporary file can be written)"
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(f"{_PACKAGE} {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
-        stream.write(_traceback(error))
     return name
 
 

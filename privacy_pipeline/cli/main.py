@@ -67,7 +67,6 @@ def main() -> None:
     keep_to_this_user()
     leave_working_folder()
     terminal.prepare()
-    setup_commands.hand_over()
     try:
         last_handler.run(_command)
     except SystemExit as ended:
@@ -95,6 +94,7 @@ def _usage_told(command: Callable[[], int | None]) -> int:
 
 
 def _command() -> None:
+    setup_commands.hand_over()
     try:
         sys.exit(_usage_told(lambda: app(prog_name=app.info.name, standalone_mode=False)))
     except ModuleNotFoundError:

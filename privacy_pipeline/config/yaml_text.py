@@ -24,6 +24,8 @@ _FORMS = {
     f"{_TAG}null": (f"{_TAG}null",),
 }
 
+_COLLECTIONS: dict[type[yaml.Node], str] = {yaml.MappingNode: f"{_TAG}map", yaml.SequenceNode: f"{_TAG}seq"}
+
 
 class UnfitError(Exception):
     """A document that is YAML, but not one that is read here.
@@ -56,10 +58,12 @@ class Loader(yaml.SafeLoader):
         return bool(super().add_indent(column))
 
     def compose_node(self, *args: Any) -> yaml.Node | None:
-        """The next node; all are counted."""
+        """The next node; all are counted, and a list or mapping is nothing else by its tag."""
         self._values += 1
         require_few(self._values)
         found: yaml.Node | None = super().compose_node(*args)
+        if found is not None and found.tag != _COLLECTIONS.get(type(found), found.tag):
+            raise UnfitError(f"values of type {found.tag} are not supported", line=found.start_mark.line + 1)
         return found
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 
@@ -85,7 +86,7 @@ def read_header(*, file: Path) -> list[str]:
             f"{file}: is a compressed file ({file.suffix}), which no command reads", fix="unpack it: plain UTF-8 CSV"
         )
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             first = stream.readline(_LONGEST_HEADER + 1)
     except OSError as error:
         raise unreadable(file=file, error=error) from None
@@ -120,7 +121,7 @@ def rows(*, file: Path) -> Iterator[Row]:
         BadInputError: the file cannot be read.
     """
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             stream.readline()
             yield from _records(_Lines(iter(partial(stream.readline, LONGEST_RECORD), b"")), first=2)
     except OSError as error:
@@ -184,7 +185,7 @@ def has_rows(*, file: Path) -> bool:
         BadInputError: the file cannot be read.
     """
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             stream.readline()
             return any(line.strip() for line in stream)
     except OSError as error:

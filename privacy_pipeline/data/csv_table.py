@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.data.csv_rows import LONGEST_CELL, LONGEST_RECORD, check_header_of, checked_rows, read_header
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
@@ -88,7 +89,7 @@ def mapped(
     try:
         if processes is None:
             processes = processors() if file.stat().st_size > _LARGE else 1
-        with file.open("rb") as stream, side_by_side(of_block, processes=processes) as of_several:
+        with open_plain(file) as stream, side_by_side(of_block, processes=processes) as of_several:
             stream.readline()
             line, blocks = 2, _blocks(stream)
             while pieces := list(itertools.islice(blocks, processes)):

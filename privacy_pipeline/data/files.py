@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.config.models import DatasetConfig
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError
@@ -227,7 +228,7 @@ def _check_readable(file: Path) -> None:
     if file.is_dir():
         raise BadInputError(f"{file}: is a folder, not a file", fix="let the pattern in dataset.input match files only")
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             empty = not stream.read(1)
     except OSError as error:
         raise unreadable(file=file, error=error) from None
@@ -243,7 +244,7 @@ def unreadable(*, file: Path, error: OSError) -> BadInputError:
 def _content_digest(file: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with file.open("rb") as stream:
+        with open_plain(file) as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     except OSError as error:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from privacy_pipeline.atomic import require_room
+from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.data.files import ResolvedSource, unreadable
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.file_rights import private_folder, refuse_if_others_may_replace
@@ -162,7 +163,7 @@ class _Copier:
         copy = self._folder / f"{place}-{_NOT_PLAIN.sub('_', file.name)[-_LONGEST:]}"
         copy.parent.mkdir(mode=0o700, exist_ok=True)
         try:
-            with file.open("rb") as given, open(copy, "xb+", opener=_private) as made:
+            with open_plain(file) as given, open(copy, "xb+", opener=_private) as made:
                 if not (self.clones and _is_clone(given, made)):
                     self._go_plainly()
                     self.digests[copy] = _written(given, made)

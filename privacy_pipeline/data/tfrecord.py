@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 
@@ -63,7 +64,7 @@ def records(*, file: Path) -> Iterator[bytes]:
         BadInputError: the file cannot be read, is cut off, or is not TFRecord.
     """
     try:
-        with file.open("rb") as raw:
+        with open_plain(file) as raw:
             yield from _read(gzip.GzipFile(fileobj=raw) if file.suffix == ".gz" else raw, file)
     except (gzip.BadGzipFile, zlib.error):
         raise BadInputError(f"{file}: is not a valid gzip file", fix="drop `.gz` if it is not compressed") from None

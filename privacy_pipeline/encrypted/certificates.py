@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privacy_pipeline.atomic import write_new
-from privacy_pipeline.encrypted.identities import CLIENT, PARTIES, Revocations, client_uri, role_uri
+from privacy_pipeline.bounded import read_bounded
+from privacy_pipeline.encrypted.identities import CLIENT, LARGEST_FILE, PARTIES, Revocations, client_uri, role_uri
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 _LAST, _MAKING = "parties.yaml", ".making"  # the file that is written last; there while a folder is made
@@ -67,7 +68,7 @@ def require_current(path: Path) -> None:
         PipelineError: it is expired, not valid yet, missing or unreadable.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        certificate = x509.load_pem_x509_certificate(read_bounded(path, most=LARGEST_FILE))
     except (OSError, ValueError) as error:
         raise PipelineError(
             f"{path}: not usable ({error})", fix="privacy-pipeline encrypted init-parties FOLDER"

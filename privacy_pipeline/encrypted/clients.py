@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from privacy_pipeline.atomic import write_bytes_atomically
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.encrypted import certificates, published
-from privacy_pipeline.encrypted.identities import CLIENT, PARTIES, REVOKED
+from privacy_pipeline.encrypted.identities import CLIENT, LARGEST_FILE, PARTIES, REVOKED
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.typed import typed
 
@@ -159,7 +160,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _revoked(path: Path) -> list[x509.RevokedCertificate]:
     try:
-        return list(x509.load_pem_x509_crl(path.read_bytes()))
+        return list(x509.load_pem_x509_crl(read_bounded(path, most=LARGEST_FILE)))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -169,7 +170,7 @@ def _revoked(path: Path) -> list[x509.RevokedCertificate]:
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     path = folder / "ca" / "key.pem"
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        key = serialization.load_pem_private_key(read_bounded(path, most=LARGEST_FILE), None)
     except (OSError, ValueError, TypeError) as error:
         raise BadInputError(
             f"{path}: not usable ({error})", fix=f"run it where {typed('encrypted', 'init-parties', folder)} was run"
@@ -181,6 +182,6 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
 
 def _loaded(path: Path) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificate(read_bounded(path, most=LARGEST_FILE))
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: not usable ({error})", fix="restore the folder of `init-parties`") from None

@@ -14,11 +14,13 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import PipelineError
 
 PARTIES = ("server0", "server1", "server2", "weights-provider", "prediction-client", "driver")
 CLIENT = "prediction-client"
 REVOKED = "revoked.pem"
+LARGEST_FILE = 1 << 24  # bytes of a key, a certificate or a list
 _CLIENT_URI = "urn:privacy-pipeline:client:"
 
 
@@ -103,8 +105,8 @@ class Revocations:
         return self._serials
 
     def _read(self, path: Path) -> frozenset[str]:
-        listed = x509.load_pem_x509_crl(path.read_bytes())
-        key = x509.load_pem_x509_certificate((self._folder / "ca.pem").read_bytes()).public_key()
+        listed = x509.load_pem_x509_crl(read_bounded(path, most=LARGEST_FILE))
+        key = x509.load_pem_x509_certificate(read_bounded(self._folder / "ca.pem", most=LARGEST_FILE)).public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(key):
             raise ValueError("another authority signed it, or it was changed")
         return frozenset(_digits(one.serial_number) for one in listed)

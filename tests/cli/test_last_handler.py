@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -35,6 +36,9 @@ def ended(body: str, folder: Path, *arguments: str, **more: str) -> Any:
         ("[0][1]", "IndexError: list index out of range"),
         ("raise MemoryError", "MemoryError"),
         ("def f(): f()\n    f()", "RecursionError: maximum recursion depth exceeded"),
+        ("raise type('PanicException', (BaseException,), {})('of Rust')", "PanicException: of Rust"),
+        ("raise GeneratorExit", "GeneratorExit"),
+        ("raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})()", "Mute"),
     ],
 )
 def test_one_line_a_log_and_exit_one(body: str, said: str, tmp_path: Path) -> None:
@@ -70,3 +74,25 @@ def test_without_a_place_for_a_log_it_still_ends_in_a_line(tmp_path: Path) -> No
     body = "import tempfile\n    tempfile.mkstemp = lambda **_: open('/nowhere/at/all')\n    raise KeyError('x')"
     told = ended(body, tmp_path)
     assert told.returncode == 1 and "none: no temporary file" in told.stderr and "Traceback" not in told.stderr
+
+
+def test_a_disk_without_room_for_the_log_leaves_none(tmp_path: Path) -> None:
+    body = "import resource\n    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n    raise KeyError('x')"
+    told = ended("import signal\n    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n    " + body, tmp_path)
+    assert told.returncode == 1 and "none: no temporary file" in told.stderr and "Traceback" not in told.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "code"),
+    [
+        ("raise KeyError('\\u202e')", "KeyError: '\\u202e' (an error", 1),
+        ("raise errors.BadInputError('c.yaml: bad', fix='good')", "c.yaml: bad", 2),
+        ("raise KeyboardInterrupt", "interrupted", 1),
+    ],
+)
+def test_json_is_told_in_json(body: str, error: str, code: int, tmp_path: Path) -> None:
+    told = ended(body, tmp_path, "--json")
+    found = json.loads(told.stdout)
+    assert told.returncode == found["exit_code"] == code and found["error"].startswith(error) and not told.stderr
+    assert ended(body, tmp_path).stderr.startswith("error: ")
