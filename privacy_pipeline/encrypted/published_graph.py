@@ -7,12 +7,15 @@ nothing else calls. The folder holds plain files of a bounded size. TensorFlow i
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.bounded import read_bounded
+from privacy_pipeline.bounded import open_plain, read_bounded
 from privacy_pipeline.computing_ops import ALLOWED
 from privacy_pipeline.errors import BadInputError
 
@@ -43,6 +46,38 @@ def require_computing(transform: Path) -> None:
         if len(graphs) != 1 or not graphs[0].object_graph_def.nodes:
             raise BadInputError(f"{path}: is no graph of this version", fix=_FIX)
         _require_allowed(graphs[0], path)
+
+
+@contextlib.contextmanager
+def computing_copy(transform: Path) -> Iterator[Path]:
+    """A private copy of a published transform, which is what was checked and is to be loaded, until the block ends.
+
+    The published one may be swapped after it was checked.
+
+    Args:
+        transform: folder of the tf.Transform output.
+
+    Raises:
+        BadInputError: it could do more than to compute, or cannot be copied; names file and op.
+    """
+    _require_plain(transform)
+    with tempfile.TemporaryDirectory(prefix="privacy-pipeline-") as folder:
+        copy = Path(folder, "transform")
+        try:
+            shutil.copytree(transform, copy, symlinks=True, copy_function=_copied)
+            require_computing(copy)
+        except OSError as error:
+            raise BadInputError(
+                f"{transform}: cannot be copied ({error})", fix="check its rights, and free space"
+            ) from error
+        except BadInputError as error:
+            raise BadInputError(error.message.replace(str(copy), str(transform)), fix=error.fix) from None
+        yield copy
+
+
+def _copied(source: str, target: str) -> None:
+    with open_plain(Path(source)) as given, open(target, "xb") as made:
+        shutil.copyfileobj(given, made)
 
 
 def _require_plain(folder: Path) -> None:

@@ -101,7 +101,8 @@ def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np
             does more than to compute.
     """
     rows, columns = checked.rows, published.features.columns
-    transformed = _transformed(checked.raw, columns, published.transform, rows=rows)
+    with published_graph.computing_copy(published.transform) as graph:
+        transformed = _transformed(checked.raw, columns, graph, rows=rows)
     return encode_inputs(
         published.model, transformed, rows=rows, where=lambda index: f"{checked.file}:{checked.lines[index]}"
     )
@@ -110,7 +111,6 @@ def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np
 def _transformed(
     raw: dict[str, list[str]], columns: Sequence[Column], transform: Path, *, rows: int
 ) -> dict[str, NDArray[Any]]:
-    published_graph.require_computing(transform)
     tft = _tensorflow_transform()
     output = tft.TFTransformOutput(str(transform))
     layer, spec = output.transform_features_layer(), output.raw_feature_spec()

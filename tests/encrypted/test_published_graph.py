@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
-from privacy_pipeline.encrypted import rows
+from privacy_pipeline.encrypted import published_graph, rows
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.published_graph import require_computing
 from privacy_pipeline.errors import BadInputError
@@ -101,6 +101,25 @@ def test_graphs_that_do_more_are_refused_before_they_run(
         assert str(_graph(public)) in caught.value.message and "\x1b" not in caught.value.message, name
     _graph(public).write_bytes(kept)
     assert rows.transform(checked, published=public)["features"].shape[0] == 1
+
+
+def test_a_graph_that_is_swapped_after_it_was_checked_does_not_run(
+    public: Published,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "f.csv").write_text("colour,size\nred,1\n")
+    checked = rows.check(file=tmp_path / "f.csv", published=public)
+    expected = rows.transform(checked, published=public)["features"].tolist()
+    require = published_graph.require_computing
+
+    def swapped(transform: Path) -> None:
+        require(transform)
+        _graph(public).write_bytes(b"")
+
+    monkeypatch.setattr(published_graph, "require_computing", swapped)
+    assert rows.transform(checked, published=public)["features"].tolist() == expected
+    assert _graph(public).read_bytes() == b""
 
 
 def test_the_folder_holds_plain_files_of_a_bounded_size(public: Published) -> None:  # noqa: F811
