@@ -169,6 +169,48 @@ def _is_of_this_user_alone(group: int) -> bool:
     return user.pw_gid == group and found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
 
 
+def refuse_if_others_may_read(file: Path) -> None:
+    """Refuses a file with a secret that somebody else may read or change; see `refuse_if_others_may_change`.
+
+    Args:
+        file: the file; one that is not there is passed over.
+
+    Raises:
+        BadInputError: they may.
+    """
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+    except OSError:
+        return
+    if mode & _OTHERS & ~_OTHERS_WRITE:
+        raise BadInputError(
+            f"{file}: other users may read it (mode {mode:04o}), and it is secret",
+            fix=f"chmod 600 {quoted(file)}; if others may have read it, make a new one",
+        )
+    refuse_if_others_may_change(file)
+
+
+def refuse_folder_of_others(folder: Path) -> None:
+    """Refuses a folder in which somebody else may put files in the place of ours; `/tmp` is none of these.
+
+    Raises:
+        OSError: it cannot be looked at.
+        BadInputError: they may.
+    """
+    state = folder.stat()
+    mode = stat.S_IMODE(state.st_mode)
+    if mode & _OTHERS_WRITE and not mode & stat.S_ISVTX:
+        raise BadInputError(
+            f"{folder}: other users may change what is in it (mode {mode:04o}), and it is run as code",
+            fix="name a folder of your own, or have its owner take the right to write from others",
+        )
+    if os.geteuid() and state.st_uid not in (os.geteuid(), 0):
+        raise BadInputError(
+            f"{folder}: belongs to user {state.st_uid}, and what is in it is run as code",
+            fix="name a folder of your own",
+        )
+
+
 def _narrower(path: Path, mode: int) -> str:
     if mode & stat.S_ISVTX and path.is_dir():
         return "move it to a folder of its own that nobody else may write"

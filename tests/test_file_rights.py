@@ -11,20 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting import pins
+from privacy_pipeline.accounting import high_water, pins
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.policy import load_policy
 from privacy_pipeline.atomic import write_atomically
+from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.covered_digests import KEY_FILE, secret_in
-from privacy_pipeline.encrypted.certificates import init_parties
+from privacy_pipeline.encrypted import clients
+from privacy_pipeline.encrypted.certificates import init_parties, tls_context
 from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.encrypted.identities import Peer
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.file_rights import (
     private_file,
     private_folder,
+    refuse_folder_of_others,
     refuse_if_others_may_change,
     refuse_if_others_may_replace,
 )
+from privacy_pipeline.pipelines.workspace import Workspace
 
 POLICY = "dataset: d\nepsilon: 4.0\ndelta: 1.0e-5\nunit: row\n"
 
@@ -130,6 +135,94 @@ def test_policy_and_parties_that_others_may_change_are_refused(
         assert f"chmod go-w {path}" in told.value.fix
         path.chmod(before)
         read()
+
+
+@pytest.mark.parametrize(
+    ("name", "rights", "says"),
+    [
+        ("server0/key.pem", 0o640, "other users may read it"),
+        ("server0/key.pem", 0o604, "other users may read it"),
+        ("server0/key.pem", 0o620, "other users may change it"),
+        ("server0/ca.pem", 0o646, "other users may change it"),
+        ("server0/certificate.pem", 0o664, "other users may change it"),
+        ("server0/revoked.pem", 0o606, "other users may change it"),
+        ("server0", 0o777, "other users may change it"),
+        ("ca/key.pem", 0o644, "other users may read it"),
+        ("ca", 0o730, "other users may change it"),
+        ("driver/ca.pem", 0o666, ""),
+    ],
+)
+def test_keys_and_authorities_of_parties_that_others_may_read_or_change_are_refused(
+    name: str, rights: int, says: str, tmp_path: Path
+) -> None:
+    parties = tmp_path / "parties"
+    init_parties(folder=parties)
+    clients.add_client(folder=parties, name="anna")
+    clients.revoke(folder=parties, name="anna")
+    bert = Peer(role="prediction-client", name="bert", serial="1")
+
+    def used() -> None:
+        tls_context(folder=parties / "server0", server=True).revocations.require_valid(bert)
+        clients.revoke(folder=parties, name="server0")
+
+    used()
+    before = mode(parties / name)
+    (parties / name).chmod(rights)
+    if not says:
+        used()  # another party's business
+        return
+    with pytest.raises(PipelineError, match=says) as told:
+        used()
+    assert "chmod " in told.value.fix and str(parties / name) in told.value.message + told.value.fix
+    (parties / name).chmod(before)
+    used()
+
+
+def _workspace(root: Path) -> Workspace:
+    config = load_config(Path(__file__).parents[1] / "configs" / "adult_plain.yaml")
+    return Workspace(config.model_copy(update={"workspace": root}))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("part", [".", "runs", "pipelines"])
+def test_a_workspace_in_which_others_may_put_files_is_refused(part: str, tmp_path: Path) -> None:
+    root = tmp_path / "workspace"
+    (root / part).mkdir(parents=True)
+    os.chown(root / part, 12345, 12345)
+    for rights in (0o770, 0o777):
+        (root / part).chmod(rights)
+        with pytest.raises(PipelineError, match="other users may change what is in it"):
+            _workspace(root).prepare()
+    os.chown(root / part, 0, 0)
+    _workspace(root).prepare()
+    assert mode(root / part) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_workspace_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "workspace"
+    (root / "pipelines").mkdir(parents=True)
+    os.chown(root / "pipelines", 12345, 12345)
+    (root / "pipelines").chmod(0o755)
+    _workspace(root).prepare()  # root can do what it likes with it
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PipelineError, match="belongs to user 12345"):
+        refuse_folder_of_others(root / "pipelines")
+    refuse_folder_of_others(root)
+    (root).chmod(0o1777)
+    refuse_folder_of_others(root)
+
+
+def test_what_this_host_has_seen_in_a_folder_of_all_users_is_not_relied_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, seen = f"sqlite:///{tmp_path}/ledger/ledger.db", tmp_path / "seen"
+    seen.mkdir()
+    monkeypatch.setenv(high_water.ENVIRONMENT, str(seen))
+    Ledger.open(url, create=True)
+    seen.chmod(0o1777)
+    with pytest.raises(PipelineError, match=f"{seen}: other users may change it"):
+        Ledger.open(url).rotate_key(lost=False)
 
 
 def test_a_link_counts_with_what_it_points_to(tmp_path: Path) -> None:

@@ -160,6 +160,7 @@ def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Pa
         BadInputError: others may change the mark.
     """
     file = mark_file(connection, url)
+    refuse_if_others_may_change(file, own=True)
     mark = read(file)
     if mark is not None and (found := problem(connection, mark, file=file, present=present)):
         raise schema.LedgerError(

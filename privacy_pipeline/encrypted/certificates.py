@@ -23,6 +23,7 @@ from privacy_pipeline.atomic import write_new
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.encrypted.identities import CLIENT, LARGEST_FILE, PARTIES, Revocations, client_uri, role_uri
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.file_rights import refuse_if_others_may_change, refuse_if_others_may_read
 
 _LAST, _MAKING = "parties.yaml", ".making"  # the file that is written last; there while a folder is made
 _FIRST_PORT = 27100  # below the kernel's own choices (32768 on): see worker/parties.py
@@ -44,6 +45,9 @@ def tls_context(*, folder: Path, server: bool) -> PartyContext:
     Raises:
         PipelineError: a file is missing or unreadable.
     """
+    refuse_if_others_may_read(folder / "key.pem")
+    for name in ("certificate.pem", "ca.pem"):
+        refuse_if_others_may_change(folder / name)
     context = PartyContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the role in the certificate is checked instead: hosts may move

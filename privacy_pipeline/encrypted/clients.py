@@ -25,6 +25,7 @@ from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.encrypted import certificates, published
 from privacy_pipeline.encrypted.identities import CLIENT, LARGEST_FILE, PARTIES, REVOKED
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import refuse_if_others_may_change, refuse_if_others_may_read
 from privacy_pipeline.typed import typed
 
 _CLIENTS = "clients"
@@ -169,6 +170,7 @@ def _revoked(path: Path) -> list[x509.RevokedCertificate]:
 
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     path = folder / "ca" / "key.pem"
+    refuse_if_others_may_read(path)
     try:
         key = serialization.load_pem_private_key(read_bounded(path, most=LARGEST_FILE), None)
     except (OSError, ValueError, TypeError) as error:
@@ -181,6 +183,7 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
 
 
 def _loaded(path: Path) -> x509.Certificate:
+    refuse_if_others_may_change(path)
     try:
         return x509.load_pem_x509_certificate(read_bounded(path, most=LARGEST_FILE))
     except (OSError, ValueError) as error:

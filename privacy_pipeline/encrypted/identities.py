@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.file_rights import refuse_if_others_may_change
 
 PARTIES = ("server0", "server1", "server2", "weights-provider", "prediction-client", "driver")
 CLIENT = "prediction-client"
@@ -105,6 +106,7 @@ class Revocations:
         return self._serials
 
     def _read(self, path: Path) -> frozenset[str]:
+        refuse_if_others_may_change(path)
         listed = x509.load_pem_x509_crl(read_bounded(path, most=LARGEST_FILE))
         key = x509.load_pem_x509_certificate(read_bounded(self._folder / "ca.pem", most=LARGEST_FILE)).public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or not listed.is_signature_valid(key):

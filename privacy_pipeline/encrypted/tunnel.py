@@ -16,7 +16,7 @@ from pathlib import Path
 
 from privacy_pipeline.encrypted import frames, pump
 from privacy_pipeline.encrypted.certificates import PartyContext, client_context, tls_context
-from privacy_pipeline.encrypted.identities import Peer, peer_in
+from privacy_pipeline.encrypted.identities import Peer, Revocations, peer_in
 from privacy_pipeline.encrypted.limits import Connections, most_connections
 from privacy_pipeline.encrypted.pace import Pace, Speed
 from privacy_pipeline.encrypted.sides import Plain, Secured
@@ -30,6 +30,7 @@ _ACCEPTED = b"accepted\n"
 _LONGEST_LINE = 200
 _KEPT_REFUSALS = 100
 _ACCEPT_PAUSE = 0.1  # seconds
+_REVOKED_SECONDS = 2.0  # between looks at the list of what is revoked, while a connection is open
 
 
 @dataclass
@@ -106,7 +107,7 @@ async def open_ingress(
             except PipelineError as error:
                 await _turn_away(remote, error, record)
                 return
-            await _join(local, remote, record)
+            await _join_while_valid(local, remote, record, peer=peer, revocations=context.revocations)
 
     return asyncio.create_task(_accept(listener, serve, record, most=most_connections()))
 
@@ -295,6 +296,22 @@ async def _join(local: Plain, remote: Secured, record: TunnelRecord) -> None:
     await pump.carry(local, remote, to_other=count_out, to_one=count_in)
     if remote.trouble:
         record.refuse(remote.trouble)
+
+
+async def _join_while_valid(
+    local: Plain, remote: Secured, record: TunnelRecord, *, peer: Peer, revocations: Revocations
+) -> None:
+    """The same, until the peer's certificate is revoked at the latest."""
+    joined = asyncio.create_task(_join(local, remote, record))
+    try:
+        while not (await asyncio.wait([joined], timeout=_REVOKED_SECONDS))[0]:
+            revocations.require_valid(peer)
+        await joined
+    except PipelineError as error:
+        record.refuse(error.message)
+    finally:
+        joined.cancel()
+        await asyncio.gather(joined, return_exceptions=True)
 
 
 async def _join_slowly(local: Plain, remote: Secured, record: TunnelRecord, pace: Pace) -> None:

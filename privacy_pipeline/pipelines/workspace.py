@@ -20,7 +20,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.file_rights import private_folder, refuse_if_others_may_replace
+from privacy_pipeline.file_rights import private_folder, refuse_folder_of_others, refuse_if_others_may_replace
 from privacy_pipeline.literal_paths import require_utf8
 from privacy_pipeline.pipelines.moved import as_of_now
 from privacy_pipeline.pipelines.nodes import TRAINER
@@ -274,10 +274,10 @@ class Workspace:
         return metadata.path.absolute() if metadata.path else self.root / "metadata.db"
 
     def prepare(self) -> None:
-        """Makes the folders and proves that they can be written.
+        """Makes the folders and proves that they can be written, and that nobody else puts files there.
 
         Raises:
-            BadInputError: they cannot, or somebody else may put others in their place.
+            BadInputError: they cannot, or somebody else may, or may put others in their place.
         """
         require_utf8(self.root)
         refuse_if_others_may_replace(self.root)
@@ -286,6 +286,7 @@ class Workspace:
             for folder in (self.runs, self.pipeline_root.parent, self.root):
                 if folder != here and folder not in here.parents:  # a project in its workspace keeps its rights
                     private_folder(folder)
+                    refuse_folder_of_others(folder)
         except OSError as error:
             raise _cannot_write(folder, error) from error
         metadata = () if self.metadata_path is None else (self.metadata_path.parent,)

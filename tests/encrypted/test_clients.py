@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from privacy_pipeline.encrypted import clients, frames, limits
+from privacy_pipeline.encrypted import clients, frames, limits, tunnel
 from privacy_pipeline.encrypted.certificates import client_context, init_parties
 from privacy_pipeline.encrypted.dialing import RefusedError, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
@@ -128,6 +129,45 @@ def test_a_revoked_client_is_refused_everywhere_and_the_others_are_not(parties: 
         assert "is revoked" in asked(parties, own)[0]
     assert asked(parties, carl)[0]["you"] == "carl"
     assert [one.name for one in clients.issued(folder=parties) if one.revoked] == [CLIENT, "anna", "bert"]
+
+
+def test_a_connection_that_is_open_ends_when_its_certificate_is_revoked(
+    parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnel, "_REVOKED_SECONDS", 0.05)
+    anna, bert = (clients.add_client(folder=parties, name=name) / CLIENT for name in ("anna", "bert"))
+    record = TunnelRecord()
+
+    async def desk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                await frames.read_header(reader)
+                await frames.write(writer, {"you": "in"})
+        writer.close()
+
+    async def main() -> None:
+        address, target = free_address(), tmp_path / "desk"
+        server = await asyncio.start_unix_server(desk, str(target))
+        routes = {DESK: Route(allowed=frozenset({CLIENT}), connect=to_unix(target), names_role=True)}
+        ingress = await open_ingress(folder=parties / "server0", address=address, routes=routes, record=record)
+        of_anna, of_bert = (client_context(folder=own, protocol=DESK) for own in (anna, bert))
+        try:
+            async with (
+                dial(context=of_anna, address=address, expected="server0") as revoked,
+                dial(context=of_bert, address=address, expected="server0") as other,
+            ):
+                for link in (revoked, other):
+                    assert (await link.ask({"op": "hello"}, seconds=5))[0] == {"you": "in"}
+                clients.revoke(folder=parties, name="anna")
+                assert await asyncio.wait_for(revoked.reader.read(), 20) == b""
+                assert (await other.ask({"op": "hello"}, seconds=5))[0] == {"you": "in"}
+        finally:
+            ingress.cancel()
+            server.close()
+
+    asyncio.run(main())
+    assert record.refused == ["the certificate of anna is revoked"]
 
 
 def test_a_revoked_party_is_called_by_nobody(parties: Path) -> None:
