@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -61,8 +62,11 @@ def write_whole(*, path: Path, content: bytes, mode: int = 0o600) -> None:
         mode: its rights.
 
     Raises:
-        OSError: it cannot be written; what was there stays.
+        OSError: it cannot be written, or something else than a file is there, such as a device or a pipe; what was
+            there stays.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     with _beside(path, content, mode) as waiting:
         os.replace(waiting, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -55,11 +56,14 @@ def private_file(file: Path) -> None:
     """Make an empty file that this user alone may read, and take the rights of others from one that is there.
 
     Raises:
-        OSError: it cannot be made or changed.
+        OSError: it cannot be made or changed, or is a device or a pipe.
     """
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(file))
+        mode = stat.S_IMODE(state.st_mode)
         if mode & _OTHERS:
             os.fchmod(handle, mode & ~_OTHERS)
     finally:

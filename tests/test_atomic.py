@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline import atomic
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import private_file
 from tests.clean_fork import clean_process
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -63,3 +65,16 @@ def test_what_waits_under_the_id_of_a_key_is_swept_too(tmp_path: Path) -> None:
     left.touch()
     atomic.sweep(tmp_path / "ledger_key.pem")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """As root, a device such as /dev/full would be a file from then on."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BadInputError, match="pipe: cannot be written \\(not a regular file\\)"):
+        atomic.write_atomically(path=pipe, text="new")
+    with pytest.raises(OSError, match="not a regular file"):
+        private_file(pipe)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+    with pytest.raises(BadInputError, match="cannot be written"):
+        atomic.write_atomically(path=tmp_path, text="new")

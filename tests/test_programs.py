@@ -19,6 +19,7 @@ from privacy_pipeline.programs import command_of, isolate_beam
 
 # What they start calls `die_with_parent` itself.
 _ASKING_THEMSELVES = {
+    "federated/tff_engine/worker.py",
     "privacy_pipeline/backends/isolated/process.py",
     "privacy_pipeline/encrypted/driver_process.py",
     "privacy_pipeline/encrypted/enclosure.py",
