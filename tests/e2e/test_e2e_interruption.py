@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Background, Ended, Project
 
 _BEFORE_TRAINER = ("ExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "Transform")
-_DEADLINE = 240
+_DEADLINE = 900
 
 
 def _workers(project: Project) -> list[int]:
