@@ -116,7 +116,7 @@ class Project:
 
 
 def write_project(root: Path, *, backend: str = "dp_sgd") -> None:
-    """Two spans' worth of files of a user who takes care: data is the user's alone.
+    """Files of a user who takes care: data is the user's alone, while configs and schema may be read by everybody.
 
     Args:
         root: a folder that is there.
