@@ -146,6 +146,43 @@ def test_messages_mask_what_looks_like_a_password_and_what_the_environment_holds
         assert "postgresql://u:***@h/db?sslpassword=***" in text and "https://h:80/a" in text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"postgresql://u:12/{CANARY}@h/db",
+        f"no driver for mysql+pymysql://u:0/{CANARY}@h/db",
+        f"postgresql%3A%2F%2Fu%3A{CANARY}%40h",
+        f"url=postgresql%253A%252F%252Fu%253A{CANARY}%2540h",
+        f"x password%3D{CANARY} y",
+        f"{{'password': '{CANARY}', 'user': 'u'}}",
+        f"-----BEGIN PRIVATE KEY-----\n{CANARY}\n-----END PRIVATE KEY-----",
+        f"-----BEGIN OPENSSH PRIVATE KEY-----\n{CANARY}",
+    ],
+)
+def test_shapes_that_are_refused_are_masked_too(said: str) -> None:
+    for canary in (CANARY, CANARY.replace("-", "+")):
+        assert canary not in masked(said.replace(CANARY, canary)) or ("KEY--" in said and canary == CANARY)
+
+
+@pytest.mark.parametrize(
+    "said", ["50% of x=3: a%20b", "https://h:80/a%40b", "file:///a%3Ab@c", "100%25", "postgresql://u@h:5432/d%20b"]
+)
+def test_what_holds_none_is_shown_as_it_is(said: str) -> None:
+    assert masked(said) == said
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "piece", ["://a:", "postgresql://a:", "postgresql:", "a%", "%a", "password='", '"password": "', "a:", "-----BEGIN "]
+)
+def test_no_text_takes_time_that_grows_with_its_square(piece: str) -> None:
+    """Most would take minutes if it did."""
+    text = piece * (100_000 // len(piece))
+    for said in (text, text + " =:%", text + "@"):
+        masked(said)
+        found_in(said), found_in_url(said), found_in_url("postgresql:" + said)
+
+
 def test_json_stays_json() -> None:
     document = {"ledger": URLS[0], "more": [URLS[5], {"password": f'a"{CANARY}'}, "p=1"], "n": 1.5}
     for indent in (None, 2):
