@@ -19,6 +19,11 @@ _OTHERS_WRITE = 0o022
 _MOST_LINKS = 40  # as the kernel follows
 
 
+def real(path: Path) -> Path:
+    """Where a path leads to, absolute; one that leads round in a circle is left to whoever opens it."""
+    return Path(os.path.realpath(path))
+
+
 def keep_to_this_user() -> None:
     """Give all that this process and its children make to this user alone, whatever the umask was."""
     os.umask(_OTHERS)
@@ -85,7 +90,7 @@ def refuse_if_others_may_change(file: Path, *, own: bool = False) -> None:
     Raises:
         BadInputError: they may.
     """
-    for path in dict.fromkeys((file, file.parent, file.resolve(), file.resolve().parent)):
+    for path in dict.fromkeys((file, file.parent, real(file), real(file).parent)):
         try:
             state = path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""A pipe or a device in the place of a file is refused, or read as far as such a file can be long; never waited for."""
+"""A pipe, a device or a circle of links in the place of a file is refused, or read in bounds; never waited for."""
 
 from __future__ import annotations
 
@@ -78,6 +78,13 @@ def test_nobody_waits_for_a_pipe_into_which_nobody_writes(reader: str, pipe: Pat
     assert (str(pipe.parent) in caught.value.message and "pipe" in caught.value.message.replace(str(pipe), "")) or (
         "is no regular file" in caught.value.message
     )
+
+
+@pytest.mark.parametrize("reader", sorted(READERS.keys() - {"pin", "list of the revoked"}))
+def test_links_that_lead_round_in_a_circle_are_one_line(reader: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((PipelineError, OSError), match=r"Too many levels|no files|no such file"):
+        READERS[reader](tmp_path / "loop")
 
 
 def test_what_a_program_writes_into_a_pipe_is_read(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

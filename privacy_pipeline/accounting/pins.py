@@ -18,7 +18,7 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.file_rights import make_folders
+from privacy_pipeline.file_rights import make_folders, real
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.grants import Grant
@@ -54,9 +54,9 @@ def places(*, data: Path | Sequence[Path], workspace: Path | None) -> list[Path]
         data: the folder of the data, or all folders that its files lie in (`data.files.folders_of`).
         workspace: the workspace, where there is one.
     """
-    found = [] if workspace is None else [workspace.resolve()]
+    found = [] if workspace is None else [real(workspace)]
     for folder in [data] if isinstance(data, Path) else data:
-        found += [folder.resolve(), *folder.resolve().parents]
+        found += [real(folder), *real(folder).parents]
     return list(dict.fromkeys(found))
 
 
@@ -213,7 +213,7 @@ def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], 
         tell: called with one sentence for each folder that cannot be written.
     """
     make_folders(workspace)
-    for folder in note(ledger, [workspace.resolve(), data.resolve()]):
+    for folder in note(ledger, [real(workspace), real(data)]):
         tell(not_left(folder))
 
 

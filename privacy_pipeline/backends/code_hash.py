@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import real
 from privacy_pipeline.installed import digest_of as _digest
 from privacy_pipeline.installed import framework_sources, hash_of_framework
 from privacy_pipeline.read_once import once
@@ -67,7 +68,7 @@ def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
     Raises:
         BadInputError: the module has no source file, or one of the sources does not parse.
     """
-    return once(("sources", dotted, root.resolve()), lambda: _read_sources(dotted, root.resolve()))
+    return once(("sources", dotted, real(root)), lambda: _read_sources(dotted, real(root)))
 
 
 def _read_sources(dotted: str, root: Path) -> dict[str, Source]:
@@ -97,7 +98,7 @@ def _folders(dotted: str, root: Path) -> list[Path]:
     folders = [root]
     spec = importlib.machinery.PathFinder.find_spec(dotted.partition(".")[0], [str(root), *sys.path])
     if spec is not None and spec.origin is not None:
-        origin = Path(spec.origin).resolve()
+        origin = real(Path(spec.origin))
         base = origin.parents[1] if origin.name == "__init__.py" else origin.parent
         if not set(_NOT_THE_USERS) & set(base.parts):
             folders.append(base)

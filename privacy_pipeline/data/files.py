@@ -15,6 +15,7 @@ from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.config.models import DatasetConfig
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import real
 from privacy_pipeline.spans import Span, union_digest
 
 ALL = "all"  # the one source that `hash_split` divides
@@ -101,7 +102,7 @@ def folders_of(dataset: DatasetConfig) -> tuple[Path, ...]:
     named = {_PLACEHOLDER.sub("*", pattern) for pattern in patterns}
     files = [dataset.path / name for pattern in named for name in glob.glob(pattern, root_dir=dataset.path)]
     # A link, or a link to a folder, is as good a way to the file as its own name: both belong to it.
-    within = {folder for file in files for folder in (file.parent, file.resolve().parent)}
+    within = {folder for file in files for folder in (file.parent, real(file).parent)}
     return (dataset.path, *sorted(within - {dataset.path}))
 
 

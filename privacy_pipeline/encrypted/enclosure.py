@@ -13,6 +13,7 @@ from typing import Any
 from privacy_pipeline.encrypted.enclosed import READY
 from privacy_pipeline.encrypted.sockets import readable
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.file_rights import real
 from privacy_pipeline.namespaces import FIX
 from privacy_pipeline.programs import command_of
 
@@ -60,7 +61,7 @@ class Enclosure:
             PipelineError: no namespace can be had; nothing was run.
         """
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listed = ",".join(map(str, ports)), ":".join(str(path.resolve()) for path in hidden)
+        listed = ",".join(map(str, ports)), ":".join(str(real(path)) for path in hidden)
         program = [*command_of("privacy_pipeline.encrypted.enclosed"), str(os.getpid()), str(theirs.fileno())]
         with theirs:
             process = await asyncio.create_subprocess_exec(

@@ -21,6 +21,7 @@ from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.warm import Limits, Setting
 from privacy_pipeline.encrypted.worker.parties import PROVIDER
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import real
 
 Report = Callable[[str], None]
 
@@ -74,7 +75,7 @@ def serve(
     if local:
         model.weights()
     known = party.load(name=party.DRIVER, folder=parties).addresses
-    if model.published.resolve() != (parties / published.FOLDER).resolve():
+    if real(model.published) != real(parties / published.FOLDER):
         published.copy(model.published, parties / published.FOLDER)
     digest = published.load(parties / published.FOLDER).digest
     logs = parties / "logs"

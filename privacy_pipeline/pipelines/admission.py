@@ -13,6 +13,7 @@ from privacy_pipeline.accounting.unprotected import Use
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.file_rights import real
 from privacy_pipeline.pipelines.workspace import Workspace
 from privacy_pipeline.spans import Span
 
@@ -88,7 +89,7 @@ def begin_attack(
 
 def end(config: PipelineConfig) -> None:
     """Notes in the pins how far the ledger has come, so that an earlier state of it is recognised."""
-    data, workspace = config.dataset.path.resolve(), Workspace(config).root
+    data, workspace = real(config.dataset.path), Workspace(config).root
     folders = folders_of(config.dataset)
     ledger = pins.open_pinned(config.ledger, data=folders, workspace=workspace)
     if ledger is None:
@@ -112,7 +113,7 @@ def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Pat
         BudgetRefusedError: they belong to another ledger, or there is none.
         LedgerError: the ledger cannot be read.
     """
-    data, workspace = config.dataset.path.resolve(), Workspace(config).root
+    data, workspace = real(config.dataset.path), Workspace(config).root
     ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=workspace, accept=accept)
     if ledger is None:
         raise BudgetRefusedError(f"there is no ledger at {name_of(config.ledger)}", fix=REGISTER_FIX)

@@ -21,6 +21,7 @@ from privacy_pipeline.backends.code_hash import sources_of
 from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.file_rights import real
 from privacy_pipeline.read_once import once
 
 MOST_BYTES = 256 << 20  # of all files together
@@ -107,10 +108,10 @@ class Private:
     """
 
     def __init__(self, *, data: Path, workspace: Path, ledger: str) -> None:
-        self._workspace = root = workspace.resolve()
+        self._workspace = root = real(workspace)
         # A workspace that is the working folder itself has the modules in it.
-        parts = [root / name for name in _WORKSPACE] if root == Path.cwd().resolve() else [root]
-        self._folders = [("the dataset's folder", data.resolve()), *(("the workspace", part) for part in parts)]
+        parts = [root / name for name in _WORKSPACE] if root == real(Path.cwd()) else [root]
+        self._folders = [("the dataset's folder", real(data)), *(("the workspace", part) for part in parts)]
         self._folders += _ledger(ledger)
 
     @classmethod
@@ -125,7 +126,7 @@ class Private:
             BadInputError: one does.
         """
         for name, folder in self._folders:
-            within = next((one for one in shown if folder.is_relative_to(Path(one).resolve())), None)
+            within = next((one for one in shown if folder.is_relative_to(real(Path(one)))), None)
             if within is not None:
                 raise BadInputError(
                     f"model: {name} lies in {within}, which the build of a model sees", fix=f"move {name} elsewhere"
@@ -137,7 +138,7 @@ class Private:
         Raises:
             BadInputError: it is.
         """
-        for folder in path.resolve().parents:
+        for folder in real(path).parents:
             if folder != self._workspace and (folder / pins.FILE).exists():
                 raise BadInputError(f"model.files: {path} lies in {folder}, which is registered data", fix=_PUBLIC)
 
@@ -147,7 +148,7 @@ class Private:
         Raises:
             BadInputError: it is, or does.
         """
-        found = path.resolve()
+        found = real(path)
         for name, folder in self._folders:
             if found.is_relative_to(folder):
                 raise BadInputError(
@@ -171,9 +172,9 @@ class Private:
 
 def _walked(folder: Path, seen: set[Path]) -> Iterator[Path]:
     """All files below a folder, behind links too."""
-    if not folder.is_dir() or folder.resolve() in seen:
+    if not folder.is_dir() or real(folder) in seen:
         return
-    seen.add(folder.resolve())
+    seen.add(real(folder))
     for path in folder.iterdir():
         if path.is_dir():
             yield from _walked(path, seen)
@@ -186,6 +187,6 @@ def _ledger(url: str) -> list[tuple[str, Path]]:
     file = sqlite_file(make_url(url))
     if file is None:
         return []
-    path, folder = file.resolve(), file.parent.resolve()
+    path, folder = real(file), real(file.parent)
     # A ledger beside the config would make every module lie in its folder.
-    return [("the ledger", path if folder == Path.cwd().resolve() else folder)]
+    return [("the ledger", path if folder == real(Path.cwd()) else folder)]
