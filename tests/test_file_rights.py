@@ -86,11 +86,12 @@ def test_what_is_there_is_narrowed_and_never_widened(umask: int, tmp_path: Path)
 
 
 @pytest.mark.parametrize("rights", [0o620, 0o602, 0o666])
-@pytest.mark.parametrize("name", ["ledger.db", "ledger_key.pem"])
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db-journal", "ledger_key.pem"])
 def test_a_ledger_or_key_that_others_may_write_is_refused(name: str, rights: int, tmp_path: Path) -> None:
     folder = tmp_path / "ledger"
     url = f"sqlite:///{folder}/ledger.db"
     Ledger.open(url, create=True)
+    (folder / name).touch()
     (folder / name).chmod(rights)
     with pytest.raises(PipelineError, match=rf"{name}.*mode {rights:04o}") as told:
         Ledger.open(url).rotate_key()

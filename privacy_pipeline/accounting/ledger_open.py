@@ -43,7 +43,8 @@ def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: b
     if file is not None and not create and not file.is_file():
         raise _missing(parsed)
     if file is not None:
-        refuse_if_others_may_change(file, own=True)
+        for end in ("", "-wal", "-shm", "-journal"):  # SQLite takes what it finds in them for the ledger's
+            refuse_if_others_may_change(file.with_name(file.name + end), own=True)
     engine = schema.connect(parsed)
     if create:
         _create(engine, file, existing_key=existing_key)

@@ -101,10 +101,10 @@ def test_empty_and_unreadable_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         resolve(dataset=section)
     (tmp_path / "d/sub").rmdir()
 
-    def refuse(self: Path, mode: str = "r") -> None:
+    def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("privacy_pipeline.data.files.open_plain", refuse)
     with pytest.raises(BadInputError, match=r"a.csv: cannot be read \(Permission denied\)"):
         resolve(dataset=section)
 
