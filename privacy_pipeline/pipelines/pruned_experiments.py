@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -64,18 +64,22 @@ def facts(experiment: Experiment) -> dict[str, str]:
     }
 
 
-def require_idle(root: Path) -> None:
-    """Refuses while a run of an experiment is being executed.
+@contextlib.contextmanager
+def held_idle(root: Path) -> Iterator[None]:
+    """Keeps the runs of experiments from being executed until the block ends; one that is started waits.
 
     Raises:
-        PipelineError: one is.
+        PipelineError: one is being executed now.
     """
-    for one in _all(root):
-        with contextlib.suppress(FileNotFoundError), (one.path / _LOCK).open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PipelineError(f"run {one.name} is in progress", fix="wait for it, or stop it first") from None
+    with contextlib.ExitStack() as held:
+        for one in _all(root):
+            with contextlib.suppress(FileNotFoundError):
+                lock = held.enter_context((one.path / _LOCK).open())
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise PipelineError(f"run {one.name} is in progress", fix="wait for it, or stop it first") from None
+        yield
 
 
 def _all(root: Path) -> list[Experiment]:

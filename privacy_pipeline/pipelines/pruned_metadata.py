@@ -40,12 +40,14 @@ class Used:
         executions: numbers of its executions; folders are named by them.
         files: folders of the artifacts that it made or was served from cache.
         pushed: names of the versions that it pushed.
+        is_here: whether it is of this workspace, and not of another one that shares ML Metadata.
     """
 
     pipeline: str
     executions: frozenset[int]
     files: frozenset[Path]
     pushed: frozenset[str]
+    is_here: bool
 
     def __or__(self, other: Used) -> Used:
         return Used(
@@ -53,6 +55,7 @@ class Used:
             executions=self.executions | other.executions,
             files=self.files | other.files,
             pushed=self.pushed | other.pushed,
+            is_here=self.is_here,
         )
 
 
@@ -70,6 +73,7 @@ class MetadataOfRuns:
         workspace = Workspace(config)
         self.root = workspace.root
         self.file = workspace.metadata_path
+        self._is_own = self.file is not None and self.file.is_relative_to(self.root)
         self._store: Any = None
         if self.file is not None and not self.file.is_file():
             return
@@ -97,16 +101,18 @@ class MetadataOfRuns:
         executions = self._store.get_executions_by_context(context.id)
         own = [execution for execution in executions if not str(execution.type).endswith(_RESOLVER)]
         artifacts = self._outputs(own)
+        paths = [self._path(artifact.uri) for artifact in artifacts]
         return Used(
             pipeline=self._pipeline(executions),
             executions=frozenset(int(execution.id) for execution in executions),
-            files=frozenset(path for artifact in artifacts if (path := self._path(artifact.uri)) is not None),
+            files=frozenset(path for path in paths if path is not None),
             pushed=frozenset(
                 Path(artifact.custom_properties["pushed_destination"].string_value).name
                 for artifact in artifacts
                 if artifact.type == "PushedModel" and "pushed_destination" in artifact.custom_properties
             )
             - {""},
+            is_here=self._is_own or (bool(paths) and None not in paths),
         )
 
     def _pipeline(self, executions: Iterable[Any]) -> str:

@@ -260,7 +260,8 @@ class Pruning:
             self._mark(run, PRUNING)
         for path in found.paths:
             _remove(path)
-        gone = self._chosen.keys() | (self._used.keys() - {folder.run_id for folder in run_folders(self.root)})
+        there = {folder.run_id for folder in run_folders(self.root)}
+        gone = self._chosen.keys() | {name for name, used in self._used.items() if used.is_here and name not in there}
         for store in self._stores.values():
             ours = [name for name in gone if name in self._chosen or self._used[name].pipeline in self._pipelines]
             store.forget(ours, living=self._living_used)
@@ -303,11 +304,10 @@ def remove(root: Path, criteria: Criteria) -> Plan:
 def _alone(root: Path) -> Iterator[None]:
     if not root.is_dir():
         raise BadInputError(f"{root}: there is no such workspace", fix="name it: --workspace DIR")
-    pruned_experiments.require_idle(root)
-    if not (root / "runs").is_dir():
-        yield
-        return
-    with held_alone(root):
+    with contextlib.ExitStack() as held:
+        held.enter_context(pruned_experiments.held_idle(root))
+        if (root / "runs").is_dir():
+            held.enter_context(held_alone(root))
         yield
 
 

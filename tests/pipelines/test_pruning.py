@@ -40,14 +40,19 @@ class Filled:
 
     Args:
         root: of the project.
+        spelled: how ML Metadata names the workspace's folders.
+        metadata: where ML Metadata lies, if it is not in the workspace.
     """
 
-    def __init__(self, root: Path, *, spelled: Callable[[Path], Path] = Path) -> None:
+    def __init__(self, root: Path, *, spelled: Callable[[Path], Path] = Path, metadata: Path | None = None) -> None:
         from ml_metadata.metadata_store import metadata_store
         from ml_metadata.proto import metadata_store_pb2 as mlmd
 
         self.root, self.mlmd, self.spelled = root, mlmd, spelled
         self.config = write_project(root)
+        if metadata is not None:
+            shared = self.config.metadata.model_copy(update={"path": metadata})
+            self.config = self.config.model_copy(update={"metadata": shared})
         self.workspace = Workspace(self.config)
         self.workspace.prepare()
         connection = mlmd.ConnectionConfig()
@@ -227,6 +232,27 @@ def test_a_run_that_was_served_as_a_whole_keeps_the_one_it_points_to(filled: Fil
     folder.write_state(make_state(run_id="run-2", status="done", cached_from="run-1"))
     assert filled.remove(runs=("run-1",)).shared
     assert (filled.workspace.pipeline_root / "ExampleGen/examples/1/rows.gz").is_file()
+
+
+def test_runs_of_another_workspace_that_shares_metadata_keep_what_it_says(tmp_path: Path) -> None:
+    shared = tmp_path / "shared.db"
+    ours, theirs = (Filled(tmp_path / name, metadata=shared) for name in ("ours", "theirs"))
+    ours.run("run-1")
+    theirs.run("run-2")
+    begun = theirs.store.get_context_by_type_and_name("pipeline_run", theirs._context("pipeline_run", "run-3").name)
+    kind = theirs.store.put_execution_type(theirs.mlmd.ExecutionType(name="Node"))
+    execution = theirs.mlmd.Execution(type_id=kind, last_known_state=theirs.mlmd.Execution.RUNNING)
+    execution.custom_properties["key"].string_value = "of a node that runs"
+    theirs.store.put_execution(execution, [], [theirs._context("pipeline", "things"), begun])
+    ours.remove(dataset="things")
+    assert ours.planted() == [] and theirs.planted()
+
+    def said(run_id: str) -> list[str]:
+        context = ours.store.get_context_by_type_and_name("pipeline_run", run_id)
+        messages = [*ours.store.get_executions_by_context(context.id), *ours.store.get_artifacts_by_context(context.id)]
+        return [name for message in messages if message.type != "PushedModel" for name in message.custom_properties]
+
+    assert said("run-1") == [] and len(said("run-2")) > 1 and said("run-3") == ["key"]
 
 
 def test_runs_are_chosen_by_age_and_by_dataset(filled: Filled, tmp_path: Path) -> None:
@@ -438,6 +464,26 @@ def test_checkpoints_of_experiments_go_and_their_rounds_stay(tmp_path: Path, nam
         "rounds.jsonl",
         "summary.json",
     ]
+
+
+def test_no_run_of_an_experiment_begins_while_its_files_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "federated/sweep/abc-s0"
+    folder.mkdir(parents=True)
+    (folder / "point.json").write_text(json.dumps({"config": {"data": {"dataset": {"name": "people"}}}}))
+    for name in ("lock", "checkpoint.npz"):
+        (folder / name).touch()
+    asked = []
+
+    def begin(path: Path) -> None:
+        with (folder / "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        asked.append(path.name)
+
+    monkeypatch.setattr(pruning, "_remove", begin)
+    pruning.remove(tmp_path, Criteria(dataset="people"))
+    assert asked == ["checkpoint.npz"]
 
 
 def _in_progress(lock: Any, act: Callable[[], object]) -> None:
