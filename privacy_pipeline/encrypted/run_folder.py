@@ -32,7 +32,10 @@ def base_folder() -> Path:
     found.mkdir(mode=0o700, exist_ok=True)
     state = found.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o077:
-        raise PipelineError(f"{found}: is not a folder that this user alone can open", fix=f"remove {found}")
+        raise PipelineError(
+            f"{found}: is not a folder that this user alone can open",
+            fix=f"remove it; if it is another user's: export {VARIABLE}=FOLDER (that this user alone can write)",
+        )
     return found
 
 
