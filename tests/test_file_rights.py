@@ -192,7 +192,7 @@ def test_a_workspace_in_which_others_may_put_files_is_refused(part: str, tmp_pat
     os.chown(root / part, 12345, 12345)
     for rights in (0o770, 0o777):
         (root / part).chmod(rights)
-        with pytest.raises(PipelineError, match="other users may change what is in it|belongs to user 12345"):
+        with pytest.raises(PipelineError, match=r"other users may change what is in it|belongs to user 12345"):
             _workspace(root).prepare()
     os.chown(root / part, 0, 0)
     _workspace(root).prepare()
