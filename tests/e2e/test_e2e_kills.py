@@ -1,7 +1,8 @@
 """Random kills of commands and of their processes: nothing is under-counted, no orphan, no half model, no stray key.
 
 `make kills` runs 200 of them. PRIVACY_PIPELINE_TEST_RANDOM_KILLS sets how many, PRIVACY_PIPELINE_TEST_SEED draws other
-ones, and PRIVACY_PIPELINE_TEST_KILLS_LOG names a file in which each command is noted.
+ones, and PRIVACY_PIPELINE_TEST_KILLS_LOG names a file in which each command is noted. A seed draws the same moments
+only as far as the commands do the same in the same order.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class Told:
     """What came of the kills of a scenario.
 
     Attributes:
+        log: each command is written down there.
         hits: kills, by who was drawn.
         commands: commands that were run.
         faults: what did not hold, with the moment.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 import yaml
 
 from privacy_pipeline.pipelines.workspace import readable_runs
@@ -122,7 +123,14 @@ class Run:
         return ended.code == 0 or (ended.code == 2 and " is finished (" in ended.err)
 
     def problems(self, place: Place, ended: Ended) -> Iterator[str]:
-        yield from ()
+        """A run that ended well has pushed a model that loads."""
+        if ended.code != 0:
+            return
+        pushed = sorted((place.root / "workspace/pushed/things").glob("[0-9]*"))
+        if not pushed:
+            yield "nothing was pushed"
+        for version in pushed[-1:]:
+            tf.saved_model.load(str(version))
 
 
 class WholeRun(Run):
