@@ -23,7 +23,7 @@ app = typer.Typer(help="Parties of encrypted inference.", no_args_is_help=True)
 def init_parties(
     folder: Annotated[Path, typer.Argument(help="A new folder for the keys and certificates.")],
     hosts: Annotated[str, typer.Option(help="Addresses, comma-separated, one for each party.")] = "",
-    days: Annotated[int, typer.Option(min=1, help="How long the certificates are valid.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="How long the certificates are valid.")] = 90,
 ) -> None:
     """Make a key and a certificate for each party, and parties.yaml with their addresses."""
     from privacy_pipeline.encrypted import certificates
@@ -37,7 +37,7 @@ def init_parties(
 def add_client(
     name: Annotated[str, typer.Argument(help="Of the client: lower-case letters, digits, `.`, `_`, `-`.")],
     folder: PartiesFolder,
-    days: Annotated[int, typer.Option(min=1, help="How long its certificate is valid.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="How long its certificate is valid.")] = 90,
 ) -> None:
     """Make a key and a certificate for one more client, which has limits of its own and can be revoked."""
     from privacy_pipeline.encrypted import clients

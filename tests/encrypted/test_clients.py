@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from typer.testing import CliRunner
 
+from privacy_pipeline.cli.main import app
 from privacy_pipeline.encrypted import clients, frames, limits, tunnel
 from privacy_pipeline.encrypted.certificates import client_context, init_parties
 from privacy_pipeline.encrypted.dialing import RefusedError, dial, listen
@@ -309,3 +311,9 @@ def test_a_header_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
 
     with pytest.raises(BadMessageError, match=r"header does not come within 0\.05 s"):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("days", ["0", "36501", "9" * 30])
+def test_certificates_that_no_calendar_has_are_refused(days: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["encrypted", "init-parties", str(tmp_path / "new"), "--days", days])
+    assert found.exit_code == 2 and not (tmp_path / "new").exists()
