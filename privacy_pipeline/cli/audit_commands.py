@@ -43,8 +43,9 @@ def audit(
     With --attack: how well the loss of a run's model tells training rows from others, over all and by slice.
     """
     from privacy_pipeline.pipelines import audits
+    from privacy_pipeline.read_once import reading_once
 
-    with errors_as_exit_codes(as_json=as_json):
+    with errors_as_exit_codes(as_json=as_json), reading_once():
         if attack:
             _attack(name, workspace, as_json=as_json)
             return
