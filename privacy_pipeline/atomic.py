@@ -138,6 +138,21 @@ def _held(path: Path) -> tuple[BinaryIO, str]:
         stream.close()
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process is within such a block for the same folder; a lock ends with its process.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def require_room(folder: Path, size: int, *, fix: str) -> None:
     """Proves that a folder can be written, and that its disk has room for what is to come; makes missing folders.
 

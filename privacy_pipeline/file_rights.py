@@ -20,7 +20,7 @@ _MOST_LINKS = 40  # as the kernel follows
 
 
 def real(path: Path) -> Path:
-    """Where a path leads to, absolute; one that leads round in a circle is left to whoever opens it."""
+    """The absolute path behind all links. A circle of links raises nothing here; opening the path fails."""
     return Path(os.path.realpath(path))
 
 
@@ -112,7 +112,7 @@ def refuse_if_others_may_replace(folder: Path) -> None:
     Raises:
         BadInputError: see above.
     """
-    with suppress(OSError):  # not there, or not to be used: whoever makes it or uses it says so
+    with suppress(OSError):  # missing, or not accessible: the caller's own use of it fails with the reason
         _refuse_foreign(folder, folder.stat().st_uid)
     _refuse_way(folder, own=True, group=False)
 
@@ -137,7 +137,7 @@ def _refuse_way(path: Path, *, own: bool, group: bool) -> None:
         above = folder.stat()
         mode = stat.S_IMODE(above.st_mode)
         if mode & stat.S_ISVTX:
-            if own and mode & _OTHERS_WRITE:  # whoever made an entry, or the folder, may replace it
+            if own and mode & _OTHERS_WRITE:  # the owner of an entry, or of the folder, can replace it
                 _refuse_foreign(folder, above.st_uid)
                 with suppress(FileNotFoundError):
                     _refuse_foreign(entry, entry.lstat().st_uid)

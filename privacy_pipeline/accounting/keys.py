@@ -220,8 +220,8 @@ def install(path: Path, key_id: str) -> None:
 def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
     """Removes the keys that killed registrations and rotations left beside a key's file: no ledger knows them.
 
-    Only while the write lock of the ledger is held, which whoever makes a key holds until the ledger knows it. A key's
-    file that further ledgers may use is left alone: what waits there may be known to another one.
+    Call it only while the ledger's write lock is held: a process that makes a key holds that lock until the key is in
+    the ledger. A key file that other ledgers may use is left alone, since a waiting key may belong to one of them.
 
     Args:
         path: the key's file.

@@ -225,7 +225,7 @@ def not_left(folder: Path) -> str:
 def _write(file: Path, pin: Pin) -> bool:
     content = (pin.model_dump_json(indent=2) + "\n").encode()
     try:
-        readers = 0o644 if file.parent.stat().st_mode & 0o055 else 0o600  # whoever may read the data may read its pin
+        readers = 0o644 if file.parent.stat().st_mode & 0o055 else 0o600  # who can read the data can read its pin
         write_whole(path=file, content=content, mode=readers)
     except OSError:
         return False

@@ -71,7 +71,8 @@ def errors_as_exit_codes(*, as_json: bool, resume: Callable[[], str] | None = No
     try:
         yield
     except PipelineError as error:
-        more = {"resume": again()} if error.exit_code != ExitCode.BAD_INPUT and again() else {}
+        command = "" if error.exit_code == ExitCode.BAD_INPUT else again()
+        more = {"resume": command} if command else {}
         tell(message=error.message, fix=error.fix, exit_code=int(error.exit_code), as_json=as_json, **more)
         raise typer.Exit(int(error.exit_code)) from error
     except OSError as error:

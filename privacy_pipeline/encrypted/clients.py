@@ -73,7 +73,7 @@ def add_client(*, folder: Path, name: str, days: float = 90.0) -> Path:
     part = own.with_name(f".{name}.part")
     try:
         with _alone(folder):
-            for left in part.parent.glob(".*.part"):  # whoever made it was killed, and nobody lists its certificate
+            for left in part.parent.glob(".*.part"):  # of a killed call; the certificate in it is on no list
                 shutil.rmtree(left)
             for made in (part.parent, part, part / CLIENT):
                 made.mkdir(mode=0o700, exist_ok=True)

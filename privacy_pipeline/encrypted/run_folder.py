@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from privacy_pipeline.atomic import alone_in
 from privacy_pipeline.errors import PipelineError
 
 VARIABLE = "PRIVACY_PIPELINE_STORES"
@@ -43,7 +44,7 @@ def base_folder() -> Path:
 def run_folder(name: str) -> Iterator[Path]:
     """A new folder of one process, removed at the end; those that killed processes left behind are removed first."""
     base = base_folder()
-    with _alone(base):
+    with alone_in(base):  # so that a folder without its lock is one that was left
         for old in base.iterdir():
             _remove_unless_held(old)
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
@@ -54,17 +55,6 @@ def run_folder(name: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(base: Path) -> Iterator[None]:
-    """Waits until no other process makes a folder there, so that one without its lock is one that was left."""
-    handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _remove_unless_held(old: Path) -> None:

@@ -15,7 +15,7 @@ from privacy_pipeline.pipelines import moved
 from privacy_pipeline.pipelines.stored_text import store_of
 from privacy_pipeline.pipelines.workspace import Workspace
 
-_RESOLVER = "resolver.Resolver"
+RESOLVER = "resolver.Resolver"  # ends the type of an execution whose outputs are the baseline's, of another run
 
 
 def connection_config(config: PipelineConfig) -> Any:
@@ -159,7 +159,7 @@ def without_files(connection: Any, *, run_id: str) -> dict[str, str]:
     for execution in executions:
         if execution.last_known_state not in (mlmd.Execution.COMPLETE, mlmd.Execution.CACHED):
             continue
-        if str(execution.type).endswith(_RESOLVER):  # what it found is another run's
+        if str(execution.type).endswith(RESOLVER):
             continue
         names = [c.name for c in store.get_contexts_by_execution(execution.id) if c.type == "node"]
         events = store.get_events_by_execution_ids([execution.id])

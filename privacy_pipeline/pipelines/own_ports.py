@@ -1,4 +1,4 @@
-"""A run opens no port. Whoever can reach the ones that TFX and Beam would open may call them without a password.
+"""A run opens no port. TFX and Beam would open some that anyone who reaches the host can call without a password.
 
 TFX's launcher serves updates of a node's execution in ML Metadata to every user of the host; nothing here sends any.
 Beam's workers in threads or processes of their own get rows and files from servers that listen on every interface.

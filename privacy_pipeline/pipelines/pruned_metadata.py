@@ -17,7 +17,7 @@ from typing import Any
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.literal_paths import literal
-from privacy_pipeline.pipelines.metadata import connection_config
+from privacy_pipeline.pipelines.metadata import RESOLVER, connection_config
 from privacy_pipeline.pipelines.stored_text import store_of
 from privacy_pipeline.pipelines.workspace import Workspace
 
@@ -27,7 +27,6 @@ _KEPT = (
     "DatasetReport",
 )  # their properties are metrics over a whole split, and settings
 _PLACES = ("ModelBlessing", "PushedModel")  # theirs are a verdict, and paths
-_RESOLVER = "resolver.Resolver"  # its outputs are the baseline's, of another run
 _TRIES_SECONDS = 60.0
 
 
@@ -99,7 +98,7 @@ class MetadataOfRuns:
 
     def _used(self, context: Any) -> Used:
         executions = self._store.get_executions_by_context(context.id)
-        own = [execution for execution in executions if not str(execution.type).endswith(_RESOLVER)]
+        own = [execution for execution in executions if not str(execution.type).endswith(RESOLVER)]
         artifacts = self._outputs(own)
         paths = [self._path(artifact.uri) for artifact in artifacts]
         return Used(
@@ -165,7 +164,7 @@ class MetadataOfRuns:
 
     def _forget_one(self, context: Any, kept: frozenset[Path]) -> None:
         executions = self._store.get_executions_by_context(context.id)
-        own = [execution for execution in executions if not str(execution.type).endswith(_RESOLVER)]
+        own = [execution for execution in executions if not str(execution.type).endswith(RESOLVER)]
         artifacts = [
             artifact
             for artifact in self._outputs(own)

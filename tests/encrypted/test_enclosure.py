@@ -187,7 +187,7 @@ def test_folders_of_killed_processes_are_removed_and_those_in_use_are_not(
     old = tmp_path / "server0-old"
     old.mkdir()
     (old / ".lock").touch()
-    half = tmp_path / "server1-half"  # whoever was removing it was killed
+    half = tmp_path / "server1-half"  # the process that removed it was killed
     (half / "store").mkdir(parents=True)
     (half / "store/shares").touch()
     with run_folder.run_folder("server0") as first, run_folder.run_folder("server0") as second:

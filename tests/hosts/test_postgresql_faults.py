@@ -72,7 +72,7 @@ def test_a_server_that_is_killed_in_mid_transaction_loses_nothing(
         assert verify(after._engine, reprice=False).problems == []
     assert refused > len(numbers) // 2
     last = Ledger.open(url)
-    run_once(last, "run-1", touch)  # goes on with what was reserved, or begins anew
+    run_once(last, "run-1", touch)  # goes on with what was reserved, or starts again
     assert verify(last._engine).problems == []
 
 

@@ -145,7 +145,7 @@ def test_the_second_user_can_do_nothing_to_what_was_written(finished: Finished, 
     answer = subprocess.run(
         [*as_other, "-c", SCRIPT, "{}"], input=json.dumps(deepest_first), capture_output=True, text=True, check=True
     )
-    # The pin says which ledger the data belongs to: whoever may look into the data's folder may read it.
+    # The pin says which ledger the data belongs to: a user who can look into the data's folder can read it.
     assert json.loads(answer.stdout) == {f"{finished.project.root}/{PIN}": ["read"]}
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
+from privacy_pipeline.atomic import alone_in
 from privacy_pipeline.components.artifacts import require_model
 from privacy_pipeline.errors import PipelineError
 
@@ -75,7 +74,7 @@ def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy
         OSError: the copy failed, and nothing is left of it.
     """
     base.mkdir(parents=True, exist_ok=True)
-    with _alone(base):
+    with alone_in(base):
         for left in base.glob(f"{_PART}*"):  # of pushes that were killed
             shutil.rmtree(left, ignore_errors=True)
         part = base / f"{_PART}{uuid.uuid4().hex}"
@@ -90,17 +89,6 @@ def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy
         except (OSError, PipelineError):
             shutil.rmtree(part, ignore_errors=True)
             raise
-
-
-@contextlib.contextmanager
-def _alone(base: Path) -> Iterator[None]:
-    """Waits until no other push writes there; the operating system lets go when the process ends."""
-    handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _publish(part: Path, base: Path) -> Path:

@@ -111,7 +111,7 @@ def killed(
     folder: Path,
     log: Path,
 ) -> Told:
-    """Kills so many processes of a scenario, and tells what did not hold.
+    """Kill a number of processes of a scenario, and return what did not hold.
 
     Args:
         scenario: what is killed.

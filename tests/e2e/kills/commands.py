@@ -42,7 +42,7 @@ class Moment:
     """When a process is killed.
 
     Attributes:
-        after: so many kinds of events have been seen on disk; a file that is written often counts once.
+        after: number of kinds of events that were seen on disk; a file that is written often counts once.
         delay: seconds after that.
         who: see `victims.WHO`.
     """
