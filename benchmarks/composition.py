@@ -18,9 +18,10 @@ from pathlib import Path
 
 from dp_accounting import DpEvent, SelfComposedDpEvent
 
-from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp, epsilon_of, guarantee, rdp_vector
+from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.accounting.tuning import repeat_and_select
 
 RESULTS = Path(__file__).parent / "results" / "composition.json"

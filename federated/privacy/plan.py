@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from federated.privacy.distributed_noise import DistributedNoise, DistributedSettings
-from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of, guarantee
+from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.truncation import paid
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
 from privacy_pipeline.dp.sampling import FixedPartition, Sampling, scheme_of

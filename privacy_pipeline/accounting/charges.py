@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_entries import Charge, Entry, Price, State, budget_key
+from privacy_pipeline.accounting.renyi import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.totals import Sum
 from privacy_pipeline.bounded import json_value
 from privacy_pipeline.spans import span_of

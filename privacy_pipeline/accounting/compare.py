@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.charges import Charges
 from privacy_pipeline.accounting.ledger_entries import budget_key, price
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.replay import Replay, row_digest
 from privacy_pipeline.accounting.totals import Sum, Totals
 from privacy_pipeline.accounting.unit_digests import differing_tables

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.charges import Charges, counted_digest
 from privacy_pipeline.accounting.journal import receipt_of
 from privacy_pipeline.accounting.ledger_budgets import charge_of, totals_of
 from privacy_pipeline.accounting.ledger_entries import COUNTED, budget_key
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

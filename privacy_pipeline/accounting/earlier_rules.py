@@ -17,8 +17,8 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting import journal
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.ledger_entries import COUNTED
+from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.accounting.totals import Totals
 from privacy_pipeline.bounded import json_value
 

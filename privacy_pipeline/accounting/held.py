@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting import renyi_filter, truncation
-from privacy_pipeline.accounting.accountants import ORDERS
+from privacy_pipeline.accounting.renyi import ORDERS
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import Charge

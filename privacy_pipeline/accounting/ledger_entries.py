@@ -9,8 +9,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting import truncation
-from privacy_pipeline.accounting.accountants import rdp_vector
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import rdp_vector
 from privacy_pipeline.accounting.totals import Sum, sum_of
 from privacy_pipeline.spans import Span
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting import truncation
-from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
+from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ is above C once a run that may fail was charged. It does ask that a, d and t sta
 were seen is not covered: over K orders delta can grow up to K-fold, by the sum of their supermartingales. Version 0.1.0
 did that with each change of a cap or a policy; for a budget with such a change the delta that holds is `len(ORDERS)`
 times as large (`delta_factor`). Nor is the best order of the runs so far covered, nor the shortcut by total variation
-(`accountants.epsilon_from_rdp`): those hold for runs that were fixed beforehand.
+(`renyi.epsilon_from_rdp`): those hold for runs that were fixed beforehand.
 
 The order is the one at which most copies of the first run fit the cap: nothing is lost for runs of one kind, or for
 Gaussian runs of any size. Budgets with different orders are charged apart: their epsilons and deltas add. For a group
@@ -42,7 +42,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from privacy_pipeline.accounting.accountants import epsilon_at_order
+from privacy_pipeline.accounting.renyi import epsilon_at_order
 
 MOST_RUNS = 1_000_000
 

@@ -21,7 +21,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from privacy_pipeline.accounting import backup, charges, entries, high_water, journal, keys
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.carrying import Tail, carry, tail_after
 from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.journal import Head, Writer
@@ -34,6 +33,7 @@ from privacy_pipeline.accounting.moving import copy_table
 from privacy_pipeline.accounting.older_formats import READABLE
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.registration import TRAIN
+from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.accounting.verify import Readable, readable, tampering
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.file_rights import make_folders, private_file, refuse_if_others_may_change

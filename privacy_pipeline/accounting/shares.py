@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from privacy_pipeline.accounting import renyi_filter
-from privacy_pipeline.accounting.accountants import ORDERS, epsilon_at_order
 from privacy_pipeline.accounting.held import filter_delta
 from privacy_pipeline.accounting.ledger_budgets import totals_of
 from privacy_pipeline.accounting.ledger_entries import budget_key
 from privacy_pipeline.accounting.policy import stored_policy
+from privacy_pipeline.accounting.renyi import ORDERS, epsilon_at_order
 from privacy_pipeline.accounting.totals import Sum
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from privacy_pipeline.accounting.accountants import ORDERS, ORDERS_VERSION
 from privacy_pipeline.accounting.journal import VERIFY
 from privacy_pipeline.accounting.ledger_schema import LedgerError
+from privacy_pipeline.accounting.renyi import ORDERS, ORDERS_VERSION
 from privacy_pipeline.bounded import json_value
 
 _BITS = 64

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
+from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting import charges, renyi_filter, truncation
-from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.held import filter_delta, held_epsilon
 from privacy_pipeline.accounting.ledger_budgets import charge_of, totals_of
 from privacy_pipeline.accounting.ledger_entries import Charge, Price
 from privacy_pipeline.accounting.policy import share_of, stored_policy
+from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.accounting.totals import Sum, fixed
 
 _ROOM_FOR = 100  # runs like the first one that may fail

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.plan import Attendance, CohortPlan, FederatedPlan
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.config.federated_privacy import FederatedPrivacySection, FederatedSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.dp.plan import AdaptiveClipping

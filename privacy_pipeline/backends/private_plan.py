@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig

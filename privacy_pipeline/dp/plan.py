@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of, guarantee
+from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.config.ranges import NOISE_STDDEV
 from privacy_pipeline.dp.correlated import correlated_event, why_unbounded
 from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound, require_numbers, require_whole

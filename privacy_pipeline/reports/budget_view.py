@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.held import held_epsilon
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, Charge, Entry, State, together
 from privacy_pipeline.accounting.profile import Profile, profile
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.reports.attack import FALSE_POSITIVE_RATES, true_positive_rate
 from privacy_pipeline.reports.dataset_report import AttackReading, BudgetView, BurnPoint, Curve, CurvePoint, EntryView
 from privacy_pipeline.reports.evidence import LedgerState

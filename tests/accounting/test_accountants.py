@@ -13,18 +13,12 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
-from privacy_pipeline.accounting import accountants
-from privacy_pipeline.accounting.accountants import (
-    ORDERS,
-    AccountingError,
-    epsilon_from_rdp,
-    epsilon_of,
-    guarantee,
-    rdp_vector,
-)
+from privacy_pipeline.accounting import accountants, renyi
+from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import ORDERS, AccountingError, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.errors import BadInputError
 
 BOTH = pytest.mark.parametrize("relation", list(Relation))
@@ -171,7 +165,7 @@ def test_no_guarantee_no_epsilon(event: d.DpEvent) -> None:
 
 
 def test_where_nothing_explains_a_disagreement_the_larger_bound_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = accountants.rdp_vector
+    honest = renyi.rdp_vector
 
     def too_small(event: d.DpEvent, relation: Relation) -> Any:
         orders, values = honest(event, relation)

@@ -12,15 +12,7 @@ import pytest
 from scipy.special import ive, logsumexp
 
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.accountants import (
-    ORDERS,
-    AccountingError,
-    epsilon_from_rdp,
-    epsilon_of,
-    guarantee,
-    rdp_vector,
-    reason_without_pld,
-)
+from privacy_pipeline.accounting.accountants import epsilon_of, guarantee, reason_without_pld
 from privacy_pipeline.accounting.integer_noise import (
     DiscreteGaussianSumDpEvent,
     SkellamSumDpEvent,
@@ -29,6 +21,7 @@ from privacy_pipeline.accounting.integer_noise import (
 )
 from privacy_pipeline.accounting.ledger_entries import price
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import ORDERS, AccountingError, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 
 _WHOLE = (2, 3, 8, 32, 128)

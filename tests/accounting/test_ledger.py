@@ -20,7 +20,6 @@ from dp_accounting import dp_event as d
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian, to_json
 from privacy_pipeline.accounting.grants import Grant
 from privacy_pipeline.accounting.held import against_cap
@@ -29,6 +28,7 @@ from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.reservation import Request, reserve
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError

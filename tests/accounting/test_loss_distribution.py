@@ -9,18 +9,12 @@ import pytest
 from mpmath import mp, mpf, ncdf  # type: ignore[import-untyped]
 
 from privacy_pipeline.accounting import accountants
-from privacy_pipeline.accounting.accountants import (
-    ORDERS,
-    AccountingError,
-    epsilon_from_rdp,
-    epsilon_of,
-    guarantee,
-    rdp_vector,
-)
+from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.loss_distribution import compositions, loss_distribution
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import ORDERS, AccountingError, epsilon_from_rdp, rdp_vector
 
 ZERO_OUT = Relation.ZERO_OUT
 MANY = 300_000

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import entries, reservation
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.ledger import Ledger
@@ -28,6 +27,7 @@ from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import SplitCount
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.reservation import Request, reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key, span_of, union_digest

@@ -13,7 +13,7 @@ from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.rdp import RdpAccountant
 from scipy import stats
 
-from privacy_pipeline.accounting import accountants, events
+from privacy_pipeline.accounting import accountants, events, renyi
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.tuning import Distribution, draw_number, repeat_and_select, trial_event, whole_event
@@ -48,7 +48,7 @@ def test_the_shape_is_that_of_dp_accounting(distribution: Distribution, shape: f
     event = repeat_and_select(ONE, mean=10, distribution=distribution)
     assert isinstance(event, RepeatAndSelectDpEvent) and (event.mean, event.shape) == (10.0, shape)
     assert events.from_json(events.to_json(event)) == event
-    by_hand = RdpAccountant(accountants.ORDERS, NeighboringRelation.REPLACE_SPECIAL).compose(event).get_epsilon(1e-5)
+    by_hand = RdpAccountant(renyi.ORDERS, NeighboringRelation.REPLACE_SPECIAL).compose(event).get_epsilon(1e-5)
     ours = accountants.epsilon_of(event, delta=1e-5, relation=Relation.ZERO_OUT)
     assert ours == pytest.approx(by_hand, rel=1e-6)
 

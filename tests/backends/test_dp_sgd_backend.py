@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.accounting import accountants, events
+from privacy_pipeline.accounting import accountants, events, renyi
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.backends import keras_io
@@ -74,7 +74,7 @@ def test_the_recorded_epsilon_is_that_of_the_event_by_hand(split: Any, relation:
     neighbours = dp_accounting.NeighboringRelation
     by_hand = neighbours.REPLACE_SPECIAL if relation == "zero_out" else neighbours.ADD_OR_REMOVE_ONE
     pld = dp_accounting.pld.PLDAccountant(by_hand, 1e-4).compose(record).get_epsilon(1e-5)
-    rdp = dp_accounting.rdp.RdpAccountant(accountants.ORDERS, by_hand).compose(record).get_epsilon(1e-5)
+    rdp = dp_accounting.rdp.RdpAccountant(renyi.ORDERS, by_hand).compose(record).get_epsilon(1e-5)
     assert stated.epsilon == stated.epsilon_pld == pytest.approx(pld, rel=1e-9)
     assert stated.epsilon_rdp == pytest.approx(rdp, rel=1e-6)
     assert 0 < stated.epsilon < stated.epsilon_rdp

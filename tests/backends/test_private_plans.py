@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.truncation import paid, untruncated
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.base import TrainingInputs

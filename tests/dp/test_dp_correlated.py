@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from dp_accounting import GaussianDpEvent, SingleEpochTreeAggregationDpEvent, UnsupportedDpEvent
 
-from privacy_pipeline.accounting.accountants import AccountingError, guarantee, rdp_vector
+from privacy_pipeline.accounting.accountants import guarantee
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import AccountingError, rdp_vector
 from privacy_pipeline.dp import Noise, PrivacyPlan, make_private
 from privacy_pipeline.dp.correlated import CorrelatedNoise, banded_coefficients, strategy_matrix, tree_height
 from privacy_pipeline.dp.feeding import Participation

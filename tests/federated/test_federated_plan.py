@@ -14,8 +14,9 @@ from scipy.stats import norm
 from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.plan import Attendance
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.accountants import AccountingError, epsilon_of
+from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError
 from tests.federated import distributed_checks as shares

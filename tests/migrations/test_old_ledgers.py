@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import BudgetStatus, State
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.registration import Division, Registration
+from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.accountants import ORDERS
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_entries import State
+from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.cli.main import app
 from tests.migrations.test_old_ledgers import require_no_less, statuses
 

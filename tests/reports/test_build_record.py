@@ -12,7 +12,7 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from pydantic import ValidationError
 
-from privacy_pipeline.accounting import accountants, events
+from privacy_pipeline.accounting import accountants, events, renyi
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
@@ -67,7 +67,7 @@ def test_the_recorded_epsilon_is_found_again_by_hand_from_the_recorded_event(rec
     event = events.from_json(document["mechanism"]["dp_event"])
     stated, neighbours = document["guarantee"], NeighboringRelation.REPLACE_SPECIAL
     assert stated["epsilon_pld"] == pytest.approx(PLDAccountant(neighbours, 1e-4).compose(event).get_epsilon(1e-5))
-    by_rdp = RdpAccountant(accountants.ORDERS, neighbours).compose(event).get_epsilon(1e-5)
+    by_rdp = RdpAccountant(renyi.ORDERS, neighbours).compose(event).get_epsilon(1e-5)
     assert stated["epsilon_rdp"] == pytest.approx(by_rdp, rel=1e-6)
 
 

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from privacy_pipeline.accounting import profile as profiles
-from privacy_pipeline.accounting.accountants import AccountingError
 from privacy_pipeline.accounting.cap_history import ledger_changes
 from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
@@ -28,6 +27,7 @@ from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Division
+from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.reporting import evidence as gathered

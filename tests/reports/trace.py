@@ -17,8 +17,8 @@ from dp_accounting import NeighboringRelation
 from dp_accounting.pld import PLDAccountant
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
-from privacy_pipeline.accounting.accountants import ORDERS, epsilon_from_rdp
 from privacy_pipeline.accounting.events import from_json
+from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp
 from privacy_pipeline.reports.dataset_report import CurvePoint, DatasetReport
 from privacy_pipeline.reports.figures import COVERED, DAY, Figure, Loss, Quote, ReportPart, Source
 
