@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from privacy_pipeline.accounting import charges, entries, high_water, journal, keys
+from privacy_pipeline.accounting import charges, entries, high_water, keys, write_transactions
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.ledger import Ledger
@@ -96,7 +96,7 @@ def fill(ledger: Ledger, count: int) -> float:
     row, key = charges.row_of(charges.plan_text(asked), cost), plan_key(asked, cost.event)
     begin = time.perf_counter()
     for start in range(0, count, BATCH):
-        with journal.writing(ledger._engine) as writer:
+        with write_transactions.writing(ledger._engine) as writer:
             planned = charges.put(writer.connection, row)
             for number in range(start, min(start + BATCH, count)):
                 budget = find_budget(writer.connection, "made-up", split="train", span=None)

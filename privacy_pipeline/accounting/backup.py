@@ -17,7 +17,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import dumped, journal
+from privacy_pipeline.accounting import dumped, write_transactions
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.journal import Head
 from privacy_pipeline.accounting.ledger_open import open_engine
@@ -86,7 +86,7 @@ def _checked(connection: sa.Connection) -> Head:
         raise BadInputError(
             f"the ledger has format {found}; a backup is made of format {SCHEMA_VERSION}", fix="budget migrate, first"
         )
-    return journal.checked_head(connection, since=found)
+    return write_transactions.checked_head(connection, since=found)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting import charges, entries
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.entries import token_hash
-from privacy_pipeline.accounting.journal import Receipt, Writer, writing
+from privacy_pipeline.accounting.journal import Receipt, Writer
 from privacy_pipeline.accounting.ledger_entries import Price, State, price
 from privacy_pipeline.accounting.renyi import ORDERS, AccountingError
+from privacy_pipeline.accounting.write_transactions import writing
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from privacy_pipeline.accounting.digest_secret import covering, ledger_secret
 from privacy_pipeline.accounting.entries import expire
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.high_water import NEWEST_FIX, put_back
-from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, current_key, rotate, writing
+from privacy_pipeline.accounting.journal import ZERO, Receipt, accept_imports, current_key
 from privacy_pipeline.accounting.ledger_budgets import (
     apply_policy,
     change_cap,
@@ -53,6 +53,7 @@ from privacy_pipeline.accounting.unprotected import (
     unprotected_runs,
 )
 from privacy_pipeline.accounting.weighing import weigh
+from privacy_pipeline.accounting.write_transactions import rotate, writing
 from privacy_pipeline.covered_digests import covered, id_of, is_covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key
@@ -573,7 +574,7 @@ class Ledger:
             raise schema.LedgerError(told, fix=NEWEST_FIX)
 
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
-        """Gives the ledger a new key; see `journal.rotate`."""
+        """Gives the ledger a new key; see `write_transactions.rotate`."""
         return rotate(self._engine, lost=lost)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import journal, keys
+from privacy_pipeline.accounting import journal, keys, write_transactions
 from privacy_pipeline.accounting import ledger_schema as schema
+from privacy_pipeline.accounting.earlier_rules import fixed_rules
 from privacy_pipeline.accounting.keys import SigningKey
 from privacy_pipeline.accounting.ledger_schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION, metadata, version
@@ -55,7 +56,7 @@ def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: b
     if found in _UNSIGNED:
         found = _import(engine, accept=accept)
     if found in READABLE:  # read as it is, and brought to this format by the first write
-        schema.read_as_older(engine)
+        schema.read_as_older(engine, rules=fixed_rules)
     elif found != SCHEMA_VERSION:
         raise LedgerError(f"ledger {schema.name(parsed)} has format {found}; this version reads {SCHEMA_VERSION}")
     return engine
@@ -97,7 +98,7 @@ def _import(engine: sa.Engine, *, accept: bool) -> str | None:
             key = keys.first(path, existing=path.exists())
             made.append(key)
             migrate(connection, since=str(found), key=key)
-            settle(journal.writer(connection, engine.url, key=key))
+            settle(write_transactions.writer(connection, engine.url, key=key))
         found = schema.stored_format(connection)
     return found
 

@@ -154,10 +154,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _show_older(connection: sa.Connection, *, write: bool) -> None:
     """Lets a ledger that had an older format when it was opened be read as it is now."""
     options = connection.get_execution_options()
-    if options.get(_OLDER, False):
+    rules = options.get(_OLDER)
+    if rules is not None:
         older_formats.hide(connection)
         if not write and stored_format(connection) in older_formats.READABLE:
-            older_formats.show(connection, as_stored=options.get("ledger_as_stored", False))
+            older_formats.show(connection, as_stored=options.get("ledger_as_stored", False), rules=rules)
 
 
 def _on_connect_to_server(connection: Any, record: Any) -> None:
@@ -211,9 +212,14 @@ def stored_format(connection: sa.Connection) -> str | None:
     return connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
 
 
-def read_as_older(engine: sa.Engine) -> None:
-    """Notes that the ledger had an older format when it was opened."""
-    engine.update_execution_options(**{_OLDER: True})
+def read_as_older(engine: sa.Engine, *, rules: older_formats.Rules) -> None:
+    """Notes that the ledger had an older format when it was opened.
+
+    Args:
+        engine: the ledger's engine.
+        rules: what a migration would record of its budgets.
+    """
+    engine.update_execution_options(**{_OLDER: rules})
 
 
 def name_of(url: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import journal, keys
+from privacy_pipeline.accounting import journal, keys, write_transactions
 from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.digest_secret import secret_file
 from privacy_pipeline.accounting.journal import MOVED_FROM, MOVED_TO
@@ -42,7 +42,7 @@ def move(source: str, target: str) -> None:
         for table in metadata.sorted_tables:
             copy_table(read, write, table)
         number_on(write, "registrations", "budgets", "entries")
-        moved = journal.writer(write, new.url, arriving=True)
+        moved = write_transactions.writer(write, new.url, arriving=True)
         moved.append(MOVED_FROM, {"from": schema.name(old.url)})
     if schema.sqlite_file(new.url) is not None:
         use_write_ahead_log(new)
@@ -65,7 +65,7 @@ def _close(engine: sa.Engine, target: str) -> None:
     with schema.transaction(engine, write=False) as connection:
         closed = journal.moved_to(connection)
     if closed is None:
-        with journal.writing(engine) as writer:
+        with write_transactions.writing(engine) as writer:
             writer.append(MOVED_TO, {"to": target})
     elif closed != target:
         raise BadInputError(f"this ledger was moved to {closed}", fix=f"--ledger {closed}")

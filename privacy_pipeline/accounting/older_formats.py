@@ -7,7 +7,7 @@ since or that there were not; both databases look there first. They hold what th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +22,7 @@ SINCE_5: Mapping[str, Mapping[str, Any]] = {
     tables.registrations.name: {"details": None},
 }
 OLDER = '{"older": true}'  # details of a registration that a migration found (`registration.details_of`)
+Rules = Callable[[sa.Connection], dict[int, dict[str, Any]]]
 _RULES: WeakKeyDictionary[sa.Engine, tuple[int, dict[int, dict[str, Any]]]] = WeakKeyDictionary()
 
 
@@ -30,12 +31,13 @@ def columns_of_4(table: sa.Table) -> list[sa.Column[Any]]:
     return [column for column in table.columns if column.name not in SINCE_5.get(table.name, {})]
 
 
-def show(connection: sa.Connection, *, as_stored: bool) -> None:
+def show(connection: sa.Connection, *, as_stored: bool, rules: Rules) -> None:
     """Lets this connection see the tables of this format, in a reading transaction.
 
     Args:
         connection: of a transaction that has written nothing.
         as_stored: adds nothing that a migration would record, for `verify`.
+        rules: what a migration would record of budgets, read from the journal.
 
     Raises:
         LedgerError: the journal is damaged, so the rules cannot be told.
@@ -49,7 +51,7 @@ def show(connection: sa.Connection, *, as_stored: bool) -> None:
         connection.exec_driver_sql(f"CREATE TEMP {name} {table} AS SELECT *, {added} FROM {quoted}.{table}")
     nothing = ", ".join(_held(connection, column, None) for column in tables.unit_digests.columns)
     connection.exec_driver_sql(f"CREATE TEMP VIEW {tables.unit_digests} AS SELECT {nothing} WHERE 1 = 0")
-    for number, changes in ({} if as_stored else _rules(connection)).items():
+    for number, changes in ({} if as_stored else _known(connection, rules)).items():
         connection.execute(tables.budgets.update().where(tables.budgets.c.id == number).values(**changes))
 
 
@@ -59,14 +61,12 @@ def _held(connection: sa.Connection, column: sa.Column[Any], held: int | str | N
     return f"CAST({value} AS {kind}) AS {column.name}"
 
 
-def _rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
+def _known(connection: sa.Connection, rules: Rules) -> dict[int, dict[str, Any]]:
     """The rules of budgets; read from the whole journal once, and again when there is more of it."""
-    from privacy_pipeline.accounting.earlier_rules import fixed_rules
-
     last = connection.scalar(sa.select(sa.func.max(tables.journal.c.seq))) or 0
     known = _RULES.get(connection.engine)
     if known is None or known[0] != last:
-        _RULES[connection.engine] = known = (last, fixed_rules(connection))
+        _RULES[connection.engine] = known = (last, rules(connection))
     return known[1]
 
 

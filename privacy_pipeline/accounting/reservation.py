@@ -24,12 +24,13 @@ from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.admission import check_data, check_plan, check_principal, paying, refusal
 from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.journal import VERIFY, Writer, writing
+from privacy_pipeline.accounting.journal import VERIFY, Writer
 from privacy_pipeline.accounting.ledger_budgets import budgets_of
 from privacy_pipeline.accounting.ledger_entries import Price, State, budget_key, plan_key, price
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.weighing import Weighed, weigh
+from privacy_pipeline.accounting.write_transactions import writing
 from privacy_pipeline.spans import Span, span_key
 
 if TYPE_CHECKING:

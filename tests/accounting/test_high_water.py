@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import high_water, journal, keys, pins, verify
+from privacy_pipeline.accounting import high_water, journal, keys, pins, verify, write_transactions
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
@@ -133,7 +133,7 @@ def test_a_crash_between_commit_and_mark_leaves_it_behind(folder: Path, monkeypa
 
 def test_a_write_that_is_rolled_back_leaves_the_mark(folder: Path) -> None:
     before = noted(folder)
-    with pytest.raises(ZeroDivisionError), journal.writing(opened(folder)._engine) as writer:
+    with pytest.raises(ZeroDivisionError), write_transactions.writing(opened(folder)._engine) as writer:
         writer.append("note", {})
         raise ZeroDivisionError
     assert noted(folder) == before

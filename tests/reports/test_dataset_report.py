@@ -20,7 +20,7 @@ from privacy_pipeline.accounting import profile as profiles
 from privacy_pipeline.accounting.cap_history import ledger_changes
 from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
-from privacy_pipeline.accounting.journal import POLICY, writing
+from privacy_pipeline.accounting.journal import POLICY
 from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.moving import move
@@ -28,6 +28,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import Division
 from privacy_pipeline.accounting.renyi import AccountingError
+from privacy_pipeline.accounting.write_transactions import writing
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.reporting import evidence as gathered
