@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from privacy_pipeline.encrypted import fixed_point
-from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Input, Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 
 CONV, POOL, RELU, FLAT, DENSE = "conv", "pool", "relu", "flat", "dense"
 IMAGE = (28, 28, 1)

@@ -181,7 +181,7 @@ def race(url: str, *, processes: int, each: int) -> dict[str, float]:
     fits, barrier, granted = alone.runs_that_fit, FORK.Barrier(processes + 1), FORK.Value("i", 0)
 
     def act(worker: int) -> None:
-        from privacy_pipeline.accounting.reservation import Request
+        from privacy_pipeline.accounting.request import Request
         from privacy_pipeline.accounting.reservation import reserve as reserve_now
         from privacy_pipeline.errors import BudgetRefusedError
 

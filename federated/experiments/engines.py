@@ -10,7 +10,7 @@ import numpy as np
 from federated.clients.store import ClientStore
 from federated.contract import Array, RoundState
 from federated.experiments.config import ExperimentConfig
-from federated.experiments.run import Simulation
+from federated.experiments.simulation import Simulation
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.dp.randomness import RunKey
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build(
     config: ExperimentConfig, clients: ClientStore, aggregator: Any | None, *, width: int, seed: int
 ) -> Simulation:
-    """The fast engine, or TFF's; see `federated.experiments.run.Build`.
+    """The fast engine, or TFF's; see `federated.experiments.simulation.Build`.
 
     Raises:
         BadInputError: the engine does not offer what is asked for.

@@ -6,22 +6,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from federated.clients.store import ClientStore
 from federated.clients.tables import name_of as name_of_files
-from federated.contract import Engine, RoundState
+from federated.contract import RoundState
 from federated.experiments import privacy, silos
 from federated.experiments.binding import bound, inputs_in, reading, require_unchanged
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
 from federated.experiments.data import feature_plan, load_clients, load_silos, look_through, source_of
-from federated.experiments.evaluation import Evaluation, Predict, evaluate
+from federated.experiments.evaluation import Evaluation, evaluate
 from federated.experiments.inputs import Inputs
 from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
+from federated.experiments.simulation import Build, Simulation
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting import pins
@@ -38,7 +39,6 @@ from privacy_pipeline.read_once import reading_once
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from federated.model import FederatedModel
     from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.unprotected import Use
     from privacy_pipeline.dp.randomness import RunKey
@@ -46,46 +46,6 @@ if TYPE_CHECKING:
 NODE = "FederatedTraining"  # the ledger's name of what spends
 _LINE_BYTES = 4096  # of a round, in `rounds.jsonl` and TensorBoard; far above what one has
 _FILES_BYTES = 4 << 20  # summary, record and a comparison
-
-
-def _nothing() -> None:
-    """Nothing was started."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """What trains: an engine over a client store, and its model's predictions.
-
-    Attributes:
-        engine: makes rounds.
-        predict: gives logits of a state's model.
-        model: the model itself, for clients of the eval split to fine-tune; None where the engine has none.
-        close: ends what the engine started.
-    """
-
-    engine: Engine
-    predict: Predict
-    model: FederatedModel | None = None
-    close: Callable[[], None] = _nothing
-
-
-class Build(Protocol):
-    """Makes the engine of a run."""
-
-    def __call__(
-        self, config: ExperimentConfig, clients: ClientStore, aggregator: Any | None, *, width: int, seed: int
-    ) -> Simulation:
-        """A simulation.
-
-        Args:
-            config: the settings.
-            clients: the train split.
-            aggregator: makes an `Aggregator` from the shapes of the trainable weights; None for the mean of updates,
-                weighted by examples.
-            width: numbers of an example's features.
-            seed: of the initial weights.
-        """
-        ...
 
 
 Report = Callable[[str, int, int], None]  # name of the run, rounds done, rounds

@@ -23,7 +23,7 @@ from privacy_pipeline.spans import Span
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.accounting.registration import Division
-    from privacy_pipeline.accounting.reservation import Request
+    from privacy_pipeline.accounting.request import Request
     from privacy_pipeline.accounting.unions import Union
     from privacy_pipeline.accounting.weighing import Weighed
 

@@ -40,7 +40,8 @@ from privacy_pipeline.accounting.lineage import Lineage, lineage_of
 from privacy_pipeline.accounting.principal import principal
 from privacy_pipeline.accounting.records import JournalRecord
 from privacy_pipeline.accounting.registration import TRAIN, Division, Registration, from_row
-from privacy_pipeline.accounting.reservation import TRAINING, Request, continued, reserve
+from privacy_pipeline.accounting.request import TRAINING, Request
+from privacy_pipeline.accounting.reservation import continued, reserve
 from privacy_pipeline.accounting.shares import ShareStatus, shares_of
 from privacy_pipeline.accounting.unit_digests import are_same, digest_units, digests_of, stored_digests
 from privacy_pipeline.accounting.unprotected import (

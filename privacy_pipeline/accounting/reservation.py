@@ -26,48 +26,16 @@ from privacy_pipeline.accounting.entries import token_hash
 from privacy_pipeline.accounting.grants import Grant, Ticket
 from privacy_pipeline.accounting.journal import VERIFY, Writer
 from privacy_pipeline.accounting.ledger_budgets import budgets_of
-from privacy_pipeline.accounting.ledger_entries import Price, State, budget_key, plan_key, price
+from privacy_pipeline.accounting.ledger_entries import Price, State, budget_key, price
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.principal import principal
+from privacy_pipeline.accounting.request import Request
 from privacy_pipeline.accounting.weighing import Weighed, weigh
 from privacy_pipeline.accounting.write_transactions import writing
-from privacy_pipeline.spans import Span, span_key
+from privacy_pipeline.spans import span_key
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.plan import ChargedPlan
-    from privacy_pipeline.accounting.registration import Division
-
-TRAINING = "train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a run asks the ledger for.
-
-    Attributes:
-        dataset, span, split: what it wants to read; several spans are one request.
-        data_digest: SHA-256 of the data.
-        run_id, node: who asks.
-        plan: what it will do.
-        purpose: share of the budget that pays.
-        division: how it divides rows into splits; None where the caller does not tell.
-    """
-
-    dataset: str
-    span: Span
-    data_digest: str
-    split: str
-    run_id: str
-    node: str
-    plan: ChargedPlan
-    purpose: str = TRAINING
-    division: Division | None = None
-
-    def key(self, cost: Price, budget: sa.RowMapping) -> str:
-        """The plan's part of the idempotency key of the charge to one budget."""
-        several = isinstance(self.span, tuple)
-        charge = f"{span_key(self.span)}\n{budget_key(budget)}" if several else ""
-        return plan_key(self.plan, cost.event, charge=charge)
+    pass
 
 
 @dataclass(frozen=True)

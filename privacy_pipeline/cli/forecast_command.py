@@ -14,8 +14,8 @@ from privacy_pipeline.typed import typed
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.pipelines.checked import Checked
     from privacy_pipeline.pipelines.forecast import Fitting
-    from privacy_pipeline.pipelines.preflight import Checked
     from privacy_pipeline.spans import Span
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted.fixed_point import scaled
-from privacy_pipeline.encrypted.layer_shapes import Shape
-from privacy_pipeline.encrypted.model_format import LARGEST_INPUT, Input, Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import LARGEST_INPUT, Input, Layer, Shape
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.errors import BadInputError
 
 SUPPORTED = (

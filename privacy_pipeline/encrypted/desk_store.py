@@ -19,7 +19,7 @@ import numpy as np
 
 from privacy_pipeline.encrypted import model_format, shares
 from privacy_pipeline.encrypted.frames import BadMessageError
-from privacy_pipeline.encrypted.layer_shapes import Shape
+from privacy_pipeline.encrypted.layers import Shape
 from privacy_pipeline.encrypted.limits import KEEPING_BYTES, LARGEST_WAITING, SHARE
 from privacy_pipeline.encrypted.model_format import ARCHITECTURE, PrivateModel
 from privacy_pipeline.encrypted.shares import Held, encoded_shape, half, input_stem, output_stem, weight_stem

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import ranges
 from privacy_pipeline.encrypted.layer_shapes import LARGEST_FACTOR, LEAST_CUT, PRODUCTS
-from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Input, Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.ranges import Range
 from privacy_pipeline.encrypted.reference import window_counts
 from privacy_pipeline.errors import BadInputError

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted.model_format import Input, PrivateModel
+from privacy_pipeline.encrypted.layers import Input
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.errors import BadInputError
 
 Where = Callable[[int], str]  # index of a row -> how its place is told

@@ -6,12 +6,8 @@ It needs NumPy alone, as `model_format`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from privacy_pipeline.encrypted.model_format import Layer
-
-Shape = tuple[int, ...]
+from privacy_pipeline.encrypted.layers import Layer, Shape
 
 # Bits that may be cut off a product: a ReLU works on the bits above the 16th, and 61 are all there are.
 LEAST_CUT, LARGEST_CUT = 16, 46

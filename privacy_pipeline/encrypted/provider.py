@@ -15,7 +15,8 @@ from privacy_pipeline.encrypted.certificates import client_context
 from privacy_pipeline.encrypted.dialing import Address, dial, listen
 from privacy_pipeline.encrypted.frames import BadMessageError
 from privacy_pipeline.encrypted.identities import Peer
-from privacy_pipeline.encrypted.model_format import Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.tunnel import DESK
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import reference
-from privacy_pipeline.encrypted.model_format import Input, Layer
+from privacy_pipeline.encrypted.layers import Input, Layer
 from privacy_pipeline.encrypted.reference import window_counts
 
 _KERNELS = {"affine": "scale", "embedding": "table"}

@@ -10,7 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted.layer_shapes import padding_of
-from privacy_pipeline.encrypted.model_format import Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 
 Array = NDArray[Any]
 _Op = Callable[[Layer, list[Array], Mapping[str, Array]], Array]

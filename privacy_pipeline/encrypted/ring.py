@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted import ranges, shares
 from privacy_pipeline.encrypted.layer_shapes import PRODUCTS
-from privacy_pipeline.encrypted.model_format import Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.reference import apply, windows_of
 
 Array = NDArray[Any]

@@ -19,8 +19,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted.layer_shapes import Shape
-from privacy_pipeline.encrypted.model_format import Input
+from privacy_pipeline.encrypted.layers import Input, Shape
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 _LARGEST = 2.0**62  # integer

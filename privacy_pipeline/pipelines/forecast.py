@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.ledger_entries import Forecast
     from privacy_pipeline.accounting.plan import ChargedPlan, MechanismPlan
     from privacy_pipeline.accounting.registration import Registration
-    from privacy_pipeline.pipelines.preflight import Checked
+    from privacy_pipeline.pipelines.checked import Checked
 
 _TOLERANCE = 1e-3  # of the noise multiplier; noise is told with as many digits
 _LOWERED = 0.99  # a target epsilon that turns out not to fit is lowered by so much

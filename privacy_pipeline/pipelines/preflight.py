@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data import schema_reader, source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.pipelines import admission, convertible, planned_charges
+from privacy_pipeline.pipelines.checked import Checked
+from privacy_pipeline.pipelines.forecast import fitting
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.reports.tuning_record import one_trial
 from privacy_pipeline.spans import Span, span_words
@@ -32,30 +33,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.registration import Registration
     from privacy_pipeline.data.features import FeaturePlan
     from privacy_pipeline.pipelines.planned_charges import PlannedCharge
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What is known of a run without having read its data.
-
-    Attributes:
-        features: the feature plan; None where the schema is inferred.
-        plan: the mechanism of the training; None for a backend without a guarantee.
-        charges: what each node would spend, in the order of the pipeline.
-        registration: the registered dataset.
-        journalled: whether the ledger will note the run though it claims no guarantee, since its dataset is registered.
-    """
-
-    features: FeaturePlan | None
-    plan: MechanismPlan | None
-    charges: tuple[PlannedCharge, ...]
-    registration: Registration | None
-    journalled: bool = False
-
-    @property
-    def forecast(self) -> Forecast | None:
-        """What the ledger says of the training; None where nothing is to be paid for it."""
-        return next((charge.forecast for charge in self.charges if charge.ask.node == TRAINER), None)
 
 
 def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> Checked:
@@ -234,8 +211,6 @@ def _would_hold(forecast: Forecast) -> str:
 
 
 def _what_would_fit(config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: Span, path: Path) -> str:
-    from privacy_pipeline.pipelines.forecast import fitting
-
     owner = "ask the owner of the budget for more"
     if charge.ask.node != TRAINER:
         return f"{charge.ask.fix}, or {owner}; `privacy-pipeline budget status`"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.backends.tabular import InputSpec
     from privacy_pipeline.data.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
-    from privacy_pipeline.pipelines.preflight import Checked
+    from privacy_pipeline.pipelines.checked import Checked
 
 
 @dataclass(frozen=True)

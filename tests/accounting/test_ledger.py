@@ -29,7 +29,8 @@ from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.accounting.reservation import Request, reserve
+from privacy_pipeline.accounting.request import Request
+from privacy_pipeline.accounting.reservation import reserve
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration

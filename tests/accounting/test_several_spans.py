@@ -28,7 +28,8 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.registration import SplitCount
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.accounting.reservation import Request, reserve
+from privacy_pipeline.accounting.request import Request
+from privacy_pipeline.accounting.reservation import reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.spans import Span, span_key, span_of, union_digest
 from tests.accounting.conftest import UNITS, make_plan, make_registration

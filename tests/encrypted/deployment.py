@@ -21,8 +21,9 @@ from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
 from privacy_pipeline.encrypted.client import Client
 from privacy_pipeline.encrypted.dialing import addresses
 from privacy_pipeline.encrypted.driver_process import DriverProcess
+from privacy_pipeline.encrypted.layers import Input, Layer
 from privacy_pipeline.encrypted.local_parties import LocalParties
-from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.published import Published
 from privacy_pipeline.encrypted.service import Service
 from privacy_pipeline.encrypted.warm import Limits, Setting

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import environment, model_format, shares
-from privacy_pipeline.encrypted.model_format import ONE
+from privacy_pipeline.encrypted.layers import ONE
 from tests.encrypted.programs.networks import mlp
 from tests.encrypted.real_parties import expected, held_answer, put_held
 

@@ -17,7 +17,8 @@ from privacy_pipeline.config.encrypted_models import EncryptedSection
 from privacy_pipeline.encrypted import environment, evaluation, measured, model_format, own_parties
 from privacy_pipeline.encrypted.certificates import init_parties
 from privacy_pipeline.encrypted.fixed_point import Proof
-from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Input, Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.threat_model import simulated
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.reports.build import build_record

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.encrypted import driving, environment, model_format, shares
-from privacy_pipeline.encrypted.model_format import ONE, PrivateModel
+from privacy_pipeline.encrypted.layers import ONE
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.worker.parties import PORTS, SERVERS
 from tests.encrypted.issuing import reissued
 from tests.encrypted.processes import left_after, marked, running

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy_pipeline.encrypted import shares
-from privacy_pipeline.encrypted.model_format import Input
+from privacy_pipeline.encrypted.layers import Input
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20)

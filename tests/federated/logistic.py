@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from federated.contract import RoundResult, RoundState
-from federated.experiments.run import Simulation
+from federated.experiments.simulation import Simulation
 
 
 class LogisticEngine:

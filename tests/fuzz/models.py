@@ -18,7 +18,8 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp.mechanism import AdaptiveClipping, UserBound
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.encrypted import model_format
-from privacy_pipeline.encrypted.model_format import Input, Layer, PrivateModel
+from privacy_pipeline.encrypted.layers import Input, Layer
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from tests.fuzz.mutations import VALUES, as_json, mutated_bytes, mutated_tree
 from tests.fuzz.watching import Case, Watch
 

@@ -18,8 +18,8 @@ from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
 from privacy_pipeline.encrypted import shares
 from privacy_pipeline.encrypted.inputs import encode_inputs
-from privacy_pipeline.encrypted.layer_shapes import Shape
-from privacy_pipeline.encrypted.model_format import Input, PrivateModel
+from privacy_pipeline.encrypted.layers import Input, Shape
+from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.shares import encoded_shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
 from privacy_pipeline.encrypted import shares
-from privacy_pipeline.encrypted.layer_shapes import Shape
+from privacy_pipeline.encrypted.layers import Shape
 from privacy_pipeline.encrypted.model_format import PrivateModel
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
