@@ -11,10 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
+
+
+Purpose = Literal["preprocess", "train", "tune", "evaluate"]  # what a charge is for; a policy gives each a share
 
 
 class Relation(str, Enum):

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from privacy_pipeline.accounting.plan import Purpose
 from privacy_pipeline.file_rights import refuse_if_others_may_change
 
 Backend = Literal["plain", "dp_sgd", "federated", "encrypted"]
-Purpose = Literal["preprocess", "train", "tune", "evaluate"]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Level = Annotated[float, Field(gt=0, le=1)]
 _SUM_ROUNDING = 1e-9

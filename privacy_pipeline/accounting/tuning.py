@@ -20,7 +20,7 @@ from privacy_pipeline.errors import BadInputError
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-    from privacy_pipeline.accounting.policy import Purpose
+    from privacy_pipeline.accounting.plan import Purpose
     from privacy_pipeline.config.models import PipelineConfig
     from privacy_pipeline.config.tuning_models import TuningSection
 
