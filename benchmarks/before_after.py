@@ -53,7 +53,7 @@ def rounds(name: str, cohort: int, steps: int, windows: int) -> None:
     from federated.privacy.gaussian import GaussianAggregator
     from federated.privacy.plan import FederatedPlan
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
-    from privacy_pipeline.dp.randomness import RunKey
+    from privacy_pipeline.dp.graphs.randomness import RunKey
 
     kind = "cnn" if name == "federated-cnn" else "small"
     given = task(kind, 40 if kind == "cnn" else 1_000)

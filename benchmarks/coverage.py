@@ -24,9 +24,9 @@ from scipy.stats import binom, chi2, skellam
 
 from privacy_pipeline.accounting.release_plan import default_threshold_delta
 from privacy_pipeline.confidence import Sampling, drops, upper_quantile
-from privacy_pipeline.dp.audit import bound_from_scores
-from privacy_pipeline.dp.membership import auc_of
-from privacy_pipeline.dp.noise_check import DRAWS, LEVEL
+from privacy_pipeline.dp.attacks.audit import bound_from_scores
+from privacy_pipeline.dp.attacks.membership import auc_of
+from privacy_pipeline.dp.checks.noise_check import DRAWS, LEVEL
 from privacy_pipeline.releases import estimates, noise
 from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
 from privacy_pipeline.releases.release import Noisy

@@ -26,8 +26,8 @@ from benchmarks.dp_sgd_models import ours as timed_ours
 from benchmarks.dp_sgd_models import plain as timed_plain
 from benchmarks.dp_sgd_shapes import TASKS
 from privacy_pipeline.dp import ExampleStore, PrivacyPlan, make_private
-from privacy_pipeline.dp.feeding import Reader
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.sampling.feeding import Reader
 
 _TURNS = 60
 

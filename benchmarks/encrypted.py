@@ -43,7 +43,8 @@ sys.path.insert(0, str(HERE.parent))
 from encrypted_networks import NETWORKS, network, rows_for  # noqa: E402
 from peer_environments import interpreter  # noqa: E402
 
-from privacy_pipeline.encrypted import environment, model_format, reference  # noqa: E402
+from privacy_pipeline.encrypted.model import model_format, reference  # noqa: E402
+from privacy_pipeline.encrypted.sandbox import environment  # noqa: E402
 
 RESULT = HERE / "results" / "encrypted.json"
 BATCHES = (1, 128, 1024)

@@ -9,20 +9,22 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.encrypted import deployment, driving, model_format
-from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
-from privacy_pipeline.encrypted.client import Client
-from privacy_pipeline.encrypted.deployment import TimedDriver
-from privacy_pipeline.encrypted.dialing import Address, addresses
-from privacy_pipeline.encrypted.driver_process import DriverProcess
-from privacy_pipeline.encrypted.local_parties import LocalParties, server_commands
-from privacy_pipeline.encrypted.model_format import PrivateModel
-from privacy_pipeline.encrypted.pace import Pace, Speed
-from privacy_pipeline.encrypted.provider import Provider
-from privacy_pipeline.encrypted.published import Published
-from privacy_pipeline.encrypted.through_parties import LIMITS
-from privacy_pipeline.encrypted.warm import Setting
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.encrypted.client.client import Client
+from privacy_pipeline.encrypted.evaluation import deployment
+from privacy_pipeline.encrypted.evaluation.deployment import TimedDriver
+from privacy_pipeline.encrypted.evaluation.through_parties import LIMITS
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.published import Published
+from privacy_pipeline.encrypted.serving import driving
+from privacy_pipeline.encrypted.serving.driver_process import DriverProcess
+from privacy_pipeline.encrypted.serving.local_parties import LocalParties, server_commands
+from privacy_pipeline.encrypted.serving.provider import Provider
+from privacy_pipeline.encrypted.serving.ready_cluster import Setting
+from privacy_pipeline.encrypted.transport.certificates import PARTIES, init_parties
+from privacy_pipeline.encrypted.transport.dialing import Address, addresses
+from privacy_pipeline.encrypted.transport.pace import Pace, Speed
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PROVIDER, SERVERS
 from privacy_pipeline.errors import PipelineError
 
@@ -70,7 +72,7 @@ class Deployment:
         digest = model_format.digest_of(self.folder / "model")
         command = driving.command(self.parties, speed=self.speed)  # its tunnels are as slow as the servers'
         async with contextlib.AsyncExitStack() as stack:
-            # A link for the service's orders to the desks, and another one for what the client sends.
+            # A link for the service's orders to the share servers, and another one for what the client sends.
             orders = await stack.enter_async_context(self._slowed(SERVERS))
             requests = await stack.enter_async_context(self._slowed((*SERVERS, "driver")))
             setting = Setting(

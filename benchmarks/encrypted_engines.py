@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 
 from encrypted_timing import measure
 
-from privacy_pipeline.encrypted.layers import Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel, load
+from privacy_pipeline.encrypted.model.layers import Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel, load
 
 Made = tuple[Callable[[Any], Any], dict[str, Any]]
 

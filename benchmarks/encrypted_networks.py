@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from privacy_pipeline.encrypted import fixed_point
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import fixed_point
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 
 CONV, POOL, RELU, FLAT, DENSE = "conv", "pool", "relu", "flat", "dense"
 IMAGE = (28, 28, 1)

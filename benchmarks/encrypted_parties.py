@@ -45,9 +45,9 @@ from encrypted import LARGEST_ERROR, SPU, measured, peer, prepare, tf_encrypted 
 from encrypted_deployment import Deployment  # noqa: E402
 from encrypted_networks import NETWORKS  # noqa: E402
 
-from privacy_pipeline.encrypted import model_format  # noqa: E402
-from privacy_pipeline.encrypted.client import Client, Session  # noqa: E402
-from privacy_pipeline.encrypted.pace import Speed  # noqa: E402
+from privacy_pipeline.encrypted.client.client import Client, Session  # noqa: E402
+from privacy_pipeline.encrypted.model import model_format  # noqa: E402
+from privacy_pipeline.encrypted.transport.pace import Speed  # noqa: E402
 from privacy_pipeline.errors import PipelineError  # noqa: E402
 
 RESULT = HERE / "results" / "encrypted_parties.json"

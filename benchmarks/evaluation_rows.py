@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from privacy_pipeline.data.features import LABEL_FEATURE
+from privacy_pipeline.data.schema.features import LABEL_FEATURE
 from privacy_pipeline.releases.single_rows import AT_ONCE, SingleRows
 
 _TOLD = 12  # records of which 4,096 and 4,095 copies are predicted

@@ -24,14 +24,14 @@ from rich.table import Table
 
 from federated.clients.store import ClientStore
 from federated.contract import RoundState
-from federated.experiments import privacy
+from federated.experiments.charging import privacy
+from federated.experiments.charging.register import register_clients
 from federated.experiments.config import ExperimentConfig, Point, load_experiment
 from federated.experiments.data import feature_plan, load_clients, source_of
 from federated.experiments.engines import build
 from federated.experiments.evaluation import evaluate
-from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
-from privacy_pipeline.data.panels import NLSWORK, RANDHIE, write_panel
+from privacy_pipeline.data.datasets.panels import NLSWORK, RANDHIE, write_panel
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "federated_accuracy.json"

@@ -28,15 +28,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from privacy_pipeline.accounting import charges, entries, high_water, keys, write_transactions
-from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.events import poisson_gaussian
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_budgets import find_budget
-from privacy_pipeline.accounting.ledger_entries import plan_key, price
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
-from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.accounting.verify import verify
+from privacy_pipeline.ledger import write_transactions
+from privacy_pipeline.ledger.audit.verify import verify
+from privacy_pipeline.ledger.charging import charges, entries
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_budgets import find_budget
+from privacy_pipeline.ledger.state.ledger_entries import plan_key, price
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.ledger.storage import high_water, keys
+from privacy_pipeline.ledger.storage import ledger_schema as schema
 from tests.accounting.postgresql_server import program, server
 
 RESULTS = Path(__file__).parent / "results" / "ledger.json"
@@ -181,9 +183,9 @@ def race(url: str, *, processes: int, each: int) -> dict[str, float]:
     fits, barrier, granted = alone.runs_that_fit, FORK.Barrier(processes + 1), FORK.Value("i", 0)
 
     def act(worker: int) -> None:
-        from privacy_pipeline.accounting.request import Request
-        from privacy_pipeline.accounting.reservation import reserve as reserve_now
         from privacy_pipeline.errors import BudgetRefusedError
+        from privacy_pipeline.ledger.charging.request import Request
+        from privacy_pipeline.ledger.charging.reservation import reserve as reserve_now
 
         own = Ledger.open(url)
         price(asked.event, asked.relation)

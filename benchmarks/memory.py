@@ -21,7 +21,7 @@ from rich.table import Table
 
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.data import source
-from privacy_pipeline.pipelines.memory import forecast, size_of
+from privacy_pipeline.pipelines.preflight.memory import forecast, size_of
 
 RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
 

@@ -20,8 +20,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.noise_check import distributed_deviations, gaussian_deviations
 from federated.privacy.plan import FederatedPlan
-from privacy_pipeline.dp.mechanism import AdaptiveClipping
-from privacy_pipeline.dp.noise_check import Deviation, plan_deviations
+from privacy_pipeline.dp.checks.noise_check import Deviation, plan_deviations
+from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping
 from privacy_pipeline.dp.plan import PrivacyPlan
 
 LEVEL = 0.05

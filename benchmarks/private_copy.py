@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from privacy_pipeline.data.csv_table import mapped
 from privacy_pipeline.data.files import ResolvedSource
 from privacy_pipeline.data.private_copy import taken
+from privacy_pipeline.data.reading.csv_table import mapped
 
 _LINE = b"%d,Private,77516,Bachelors,13,Never-married,Adm-clerical,Not-in-family,White,Male,2174,0,40,Cuba,<=50K\n"
 _HEADER = b"age,workclass,fnlwgt,education,num,marital,occupation,relation,race,sex,gain,loss,hours,country,income\n"

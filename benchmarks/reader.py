@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from federated.clients.encoding import encode
-from federated.clients.tables import clients_from_table
-from privacy_pipeline.data.csv_table import batches
-from privacy_pipeline.data.features import Column, FeaturePlan
-from privacy_pipeline.data.schema_reader import read_feature_plan
+from federated.tables import clients_from_table
+from privacy_pipeline.data.reading.csv_table import batches
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan
 
 HERE = Path(__file__).resolve().parent.parent
 SCHEMA = HERE / "configs/schemas/adult.pbtxt"

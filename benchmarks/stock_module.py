@@ -8,7 +8,7 @@ from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.plain import PlainBackend
 from privacy_pipeline.components.transform.preprocessing import preprocessing_fn  # noqa: F401 (TFX calls it)
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.schema.features import FeaturePlan
 
 
 def run_fn(fn_args) -> None:  # type: ignore[no-untyped-def]

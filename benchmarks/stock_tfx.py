@@ -8,8 +8,8 @@ import sys
 from tfx import v1 as tfx
 
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.data.schema_reader import read_feature_plan
-from privacy_pipeline.pipelines.eval_config import eval_config
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan
+from privacy_pipeline.pipelines.graph.eval_config import eval_config
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)

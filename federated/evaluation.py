@@ -14,7 +14,7 @@ from federated.contract import Array, Clients, FloatArray, IntArray, RoundState
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.dp.tracing import as_it_is
+from privacy_pipeline.dp.graphs.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -11,9 +11,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.graph_state import require_stateless
-from privacy_pipeline.dp.tracing import Traced
-from privacy_pipeline.dp.validator import state_problems
+from privacy_pipeline.dp.checks.validator import state_problems
+from privacy_pipeline.dp.graphs.graph_state import require_stateless
+from privacy_pipeline.dp.graphs.tracing import Traced
 from privacy_pipeline.errors import BadInputError
 
 _RANDOM = (

@@ -13,10 +13,10 @@ import hmac
 import os
 from pathlib import Path
 
-from privacy_pipeline.atomic import sweep, write_new
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import make_folders
-from privacy_pipeline.typed import quoted
+from privacy_pipeline.files.atomic import sweep, write_new
+from privacy_pipeline.files.file_rights import make_folders
+from privacy_pipeline.text.typed import quoted
 
 KEY_FILE = "digests.key"  # of a folder of runs without a ledger
 PREFIX = "hmac-sha256:"

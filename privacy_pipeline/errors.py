@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from privacy_pipeline.secret_text import masked
+from privacy_pipeline.text.secret_text import masked
 
 LONGEST_MESSAGE, LONGEST_FIX = 1400, 500  # bytes; what a person still reads
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from privacy_pipeline import read_once
+from privacy_pipeline.files import read_once
 
 
 @pytest.fixture(scope="session", autouse=True)

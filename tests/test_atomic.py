@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline import atomic
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import private_file
+from privacy_pipeline.files import atomic
+from privacy_pipeline.files.file_rights import private_file
 from tests.clean_fork import clean_process
 
 WRITERS: dict[str, Callable[[Path], object]] = {

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from federated.experiments.run_folder import RunFolder
-from privacy_pipeline.bounded import DEEPEST, json_value
-from privacy_pipeline.bounded_arrays import open_array, read_archive
-from privacy_pipeline.data import tfrecord
-from privacy_pipeline.dp import saved_history
-from privacy_pipeline.dp.history import PrivacyHistory
+from privacy_pipeline.data.reading import tfrecord
+from privacy_pipeline.dp.history import saved_history
+from privacy_pipeline.dp.history.history import PrivacyHistory
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.files.bounded import DEEPEST, json_value
+from privacy_pipeline.files.bounded_arrays import open_array, read_archive
 
 ROOT = Path(__file__).parents[1]
 HUGE = 1 << 40

@@ -11,25 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting import high_water, pins
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import load_policy
-from privacy_pipeline.atomic import write_atomically
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.covered_digests import KEY_FILE, secret_in
-from privacy_pipeline.encrypted import clients
-from privacy_pipeline.encrypted.certificates import init_parties, tls_context
-from privacy_pipeline.encrypted.dialing import addresses
-from privacy_pipeline.encrypted.identities import Peer
+from privacy_pipeline.encrypted.transport import clients
+from privacy_pipeline.encrypted.transport.certificates import init_parties, tls_context
+from privacy_pipeline.encrypted.transport.dialing import addresses
+from privacy_pipeline.encrypted.transport.identities import Peer
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.file_rights import (
+from privacy_pipeline.files.atomic import write_atomically
+from privacy_pipeline.files.file_rights import (
     private_file,
     private_folder,
     refuse_folder_of_others,
     refuse_if_others_may_change,
     refuse_if_others_may_replace,
 )
-from privacy_pipeline.pipelines.workspace import Workspace
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import load_policy
+from privacy_pipeline.ledger.storage import high_water
+from privacy_pipeline.pipelines.workspace.workspace import Workspace
 
 POLICY = "dataset: d\nepsilon: 4.0\ndelta: 1.0e-5\nunit: row\n"
 

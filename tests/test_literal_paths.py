@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.literal_paths import PATTERN, as_named, literal, require_utf8
-from privacy_pipeline.typed import quoted, typed
+from privacy_pipeline.files.literal_paths import PATTERN, as_named, literal, require_utf8
+from privacy_pipeline.text.typed import quoted, typed
 
 ODD = ["my [v2] #1 50%", "a*b", "a?b", "back\\slash", "[", "a [b", "*", "é [日本]", "x" * 199 + "["]
 PLAIN = [
@@ -99,7 +99,7 @@ def test_a_link_that_leads_elsewhere_is_set_right(tmp_path: Path, links: Path) -
 def test_links_of_others_are_not_used(tmp_path: Path, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     links.mkdir(parents=True)
     links.chmod(0o777)  # whoever may write here may lead a run to other data
-    monkeypatch.setattr("privacy_pipeline.literal_paths._folders", lambda: iter([links]))
+    monkeypatch.setattr("privacy_pipeline.files.literal_paths._folders", lambda: iter([links]))
     with pytest.raises(BadInputError, match=r"a\[1\]: TensorFlow and Beam take .* for a pattern") as caught:
         literal(tmp_path / "a[1]")
     assert "another name" in caught.value.fix and "\n" not in caught.value.message
@@ -156,4 +156,4 @@ def test_no_other_module_writes_a_path_into_a_command() -> None:
         for hole in re.findall(r"{([^{}]*)}", re.split(r"privacy-pipeline |chmod \d+ |--logdir ", text, maxsplit=1)[1])
         if hole not in plain and not hole.isupper() and not hole.startswith(("quoted(", "typed("))
     ]
-    assert found == [("privacy_pipeline/data/row_digests.py", 'f"privacy-pipeline row digests: {what}"')]
+    assert found == [("privacy_pipeline/data/counting/row_digests.py", 'f"privacy-pipeline row digests: {what}"')]

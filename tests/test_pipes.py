@@ -11,19 +11,22 @@ from typing import Any
 import pytest
 
 from federated.experiments.config import load_experiment
-from privacy_pipeline import bounded
-from privacy_pipeline.accounting import backup, keys, pins
-from privacy_pipeline.accounting.policy import load_policy
-from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.config.models import DatasetConfig
-from privacy_pipeline.data import csv_rows, files, private_copy, tfrecord
-from privacy_pipeline.data.schema_reader import schema_bytes
-from privacy_pipeline.data.starter import write_starter
-from privacy_pipeline.encrypted import certificates
-from privacy_pipeline.encrypted.identities import Peer, Revocations
+from privacy_pipeline.data import files, private_copy
+from privacy_pipeline.data.reading import csv_rows, tfrecord
+from privacy_pipeline.data.schema.schema_reader import schema_bytes
+from privacy_pipeline.data.starting.starter import write_starter
+from privacy_pipeline.encrypted.transport import certificates
+from privacy_pipeline.encrypted.transport.identities import Peer, Revocations
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.reports.facts import load_facts
+from privacy_pipeline.files import bounded
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.audit.receipts import read_receipts
+from privacy_pipeline.ledger.copies import backup
+from privacy_pipeline.ledger.state.policy import load_policy
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.reports.dataset.facts import load_facts
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 import privacy_pipeline
-from privacy_pipeline import programs
-from privacy_pipeline.programs import command_of, isolate_beam
+from privacy_pipeline.processes import programs
+from privacy_pipeline.processes.programs import command_of, isolate_beam
 
 # What they start calls `die_with_parent` itself.
 _ASKING_THEMSELVES = {
     "federated/tff_engine/worker.py",
     "privacy_pipeline/backends/isolated/process.py",
-    "privacy_pipeline/encrypted/driver_process.py",
-    "privacy_pipeline/encrypted/enclosure.py",
-    "privacy_pipeline/encrypted/local_parties.py",
-    "privacy_pipeline/pipelines/execute.py",
+    "privacy_pipeline/encrypted/serving/driver_process.py",
+    "privacy_pipeline/encrypted/sandbox/sandbox.py",
+    "privacy_pipeline/encrypted/serving/local_parties.py",
+    "privacy_pipeline/pipelines/execution/execute.py",
 }
 
 
@@ -67,7 +67,7 @@ _SPAWNS = """
 import multiprocessing, os, sys
 sys.path[:] = [path for path in sys.path if path]
 from concurrent.futures import ProcessPoolExecutor
-from privacy_pipeline.programs import isolate_spawned
+from privacy_pipeline.processes.programs import isolate_spawned
 isolate_spawned()
 isolate_spawned()
 if __name__ == "__main__":
@@ -89,16 +89,16 @@ def test_a_spawned_process_runs_nothing_of_the_working_folder(tmp_path: Path, ho
 
 
 def _commands() -> dict[str, list[str]]:
-    from privacy_pipeline.encrypted import driving, local_parties
+    from privacy_pipeline.encrypted.serving import driving, local_parties
 
     script = [str(Path(sys.executable).parent / "privacy-pipeline")]
     return {
         "the command": [*script, "--help"],
         "a party": [*local_parties.COMMAND, "--help"],
         "the driver": [*driving.command(Path("none")), "x", "y"],
-        "the worker": [*command_of("privacy_pipeline.pipelines.worker")],
+        "the worker": [*command_of("privacy_pipeline.pipelines.execution.worker")],
         "the trials": [*command_of("privacy_pipeline.backends.trials")],
-        "a count": [*command_of("privacy_pipeline.pipelines.count_rows")],
+        "a count": [*command_of("privacy_pipeline.pipelines.registration.count_rows")],
     }
 
 
@@ -128,7 +128,7 @@ def test_a_program_that_asks_for_nothing_is_killed_with_whoever_started_it(tmp_p
     started = tmp_path / "pid"
     script = f"echo $$ > {started}.new; mv {started}.new {started}; sleep 300"
     parent = (
-        "import os, signal, subprocess; from privacy_pipeline.programs import ending_with_us; "
+        "import os, signal, subprocess; from privacy_pipeline.processes.programs import ending_with_us; "
         f"subprocess.Popen(ending_with_us(['sh', '-c', {script!r}]))\n"
         f"while not os.path.exists({str(started)!r}): pass\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline import read_once
-from privacy_pipeline.read_once import once, reading_once
+from privacy_pipeline.files import read_once
+from privacy_pipeline.files.read_once import once, reading_once
 
 
 @pytest.fixture(autouse=True)

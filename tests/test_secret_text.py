@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from federated.experiments.config import load_experiment
-from privacy_pipeline.accounting import ledger_schema
-from privacy_pipeline.accounting.policy import load_policy
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.encrypted.transport.dialing import addresses
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.reports.facts import load_facts
-from privacy_pipeline.secret_text import found_in, found_in_url, masked, masked_by_look, note_variable
+from privacy_pipeline.ledger.state.policy import load_policy
+from privacy_pipeline.ledger.storage import ledger_schema
+from privacy_pipeline.reports.dataset.facts import load_facts
+from privacy_pipeline.text.secret_text import found_in, found_in_url, masked, masked_by_look, note_variable
 from tests.config.test_config_loader import BASE
 
 CANARY = "hunter2-canary"

@@ -19,16 +19,16 @@ from markdown_it import MarkdownIt
 from rich.table import Table
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.export import COLUMNS, to_csv, to_json_lines
 from privacy_pipeline.cli import tables
 from privacy_pipeline.cli.export import to_markdown, to_svg
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.cli.shown import PlainConsole, cell, escape
-from privacy_pipeline.reports.drawing import Dot, Drawing, Item, Label
-from privacy_pipeline.reports.drawing import to_svg as drawn
-from privacy_pipeline.reports.properties import metric_properties
-from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
-from privacy_pipeline.shown_text import in_csv, in_html, in_json, in_markdown, visible
+from privacy_pipeline.ledger.audit.export import COLUMNS, to_csv, to_json_lines
+from privacy_pipeline.reports.record.properties import metric_properties
+from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics
+from privacy_pipeline.reports.render.drawing import Dot, Drawing, Item, Label
+from privacy_pipeline.reports.render.drawing import to_svg as drawn
+from privacy_pipeline.text.shown_text import in_csv, in_html, in_json, in_markdown, visible
 from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary
 

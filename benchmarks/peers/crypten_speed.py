@@ -14,7 +14,7 @@ import crypten.mpc
 import torch
 from encrypted_timing import measure
 
-from privacy_pipeline.encrypted.model_format import PrivateModel, load
+from privacy_pipeline.encrypted.model.model_format import PrivateModel, load
 
 PARTIES, CALLS = 2, 5
 

@@ -25,7 +25,7 @@ from spu import libspu
 from spu.utils import frontend
 from spu.utils.simulation import PropagatingThread
 
-from privacy_pipeline.encrypted.model_format import PrivateModel, load
+from privacy_pipeline.encrypted.model.model_format import PrivateModel, load
 
 PARTIES = 3
 SECRET = libspu.Visibility.VIS_SECRET

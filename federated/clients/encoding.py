@@ -1,6 +1,6 @@
 """Raw columns to one vector of floats, from public facts alone: domains and ranges of the curated schema.
 
-What a cell is a value of is `privacy_pipeline.data.encoder`'s to say, here as in a pipeline.
+What a cell is a value of is `privacy_pipeline.data.schema.encoder`'s to say, here as in a pipeline.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.data.encoder import Numbers, Texts, categories, fractions, integers
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.encoder import Numbers, Texts, categories, fractions, integers
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.data.csv_table import Cells
+    from privacy_pipeline.data.reading.csv_table import Cells
 
 _WHOLE = 2**63  # from here on a range of integers is wider than int64
 

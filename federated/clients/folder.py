@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.atomic import write_atomically
-from privacy_pipeline.bounded import json_value
-from privacy_pipeline.bounded_arrays import open_array
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.atomic import write_atomically
+from privacy_pipeline.files.bounded import json_value
+from privacy_pipeline.files.bounded_arrays import open_array
 
 Array = NDArray[Any]
 META_FILE = "meta.json"

@@ -12,12 +12,13 @@ from federated.experiments.config import ExperimentConfig, Point, point_from_jso
 from federated.experiments.data import source_of
 from federated.experiments.inputs import Inputs
 from federated.experiments.run_folder import POINT, SUMMARY, RunFolder
-from privacy_pipeline.accounting import pins
 from privacy_pipeline.covered_digests import secret_in
-from privacy_pipeline.data import private_copy, schema_reader
+from privacy_pipeline.data import private_copy
+from privacy_pipeline.data.schema import schema_reader
 from privacy_pipeline.data.source import ResolvedSource, folders_of
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.installed import environment_hash, hash_of_framework
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.processes.installed import environment_hash, hash_of_framework
 
 _BINDING = 8  # hexadecimal digits of the inputs' digest in a name
 

@@ -17,7 +17,6 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from federated.experiments.inputs import Inputs
-from privacy_pipeline.bounded import json_value
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.federated_privacy import (
@@ -32,6 +31,7 @@ from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMult
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
 from privacy_pipeline.config.yaml_text import DEEPEST
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.bounded import json_value
 
 MOST_RUNS = 1_000  # of a grid; each is a training
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from federated.clients.store import ClientStore
-from federated.clients.tables import clients_by_rule, clients_from_table, name_of, rows_of, silos_from_table
 from federated.experiments.config import ByRule, DataSection
 from federated.silos.records import SiloRecords
-from privacy_pipeline.accounting.registration import Registration
+from federated.tables import clients_by_rule, clients_from_table, name_of, rows_of, silos_from_table
 from privacy_pipeline.config.models import KeyedUnit
-from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.counting.survey import Survey, survey
 from privacy_pipeline.data.files import ResolvedSource, resolve
-from privacy_pipeline.data.schema_reader import read_feature_plan
-from privacy_pipeline.data.survey import Survey, survey
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.state.registration import Registration
 
 
 def source_of(data: DataSection) -> ResolvedSource:

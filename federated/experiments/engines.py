@@ -13,7 +13,7 @@ from federated.experiments.config import ExperimentConfig
 from federated.experiments.simulation import Simulation
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -11,37 +11,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from federated.clients.store import ClientStore
-from federated.clients.tables import name_of as name_of_files
 from federated.contract import RoundState
-from federated.experiments import privacy, silos
 from federated.experiments.binding import bound, inputs_in, reading, require_unchanged
+from federated.experiments.charging import privacy, silos
+from federated.experiments.charging.record import Charge, executed, record_of
 from federated.experiments.cohorts import UniformSampler
 from federated.experiments.config import ExperimentConfig, Point
 from federated.experiments.data import feature_plan, load_clients, load_silos, look_through, source_of
 from federated.experiments.evaluation import Evaluation, evaluate
 from federated.experiments.inputs import Inputs
-from federated.experiments.record import Charge, executed, record_of
 from federated.experiments.run_folder import RECORD, RoundLog, RunFolder
 from federated.experiments.simulation import Build, Simulation
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from federated.silos.records import SiloRecords
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.accounting.ledger_schema import name_of
-from privacy_pipeline.accounting.registration import division_of
-from privacy_pipeline.atomic import write_atomically
+from federated.tables import name_of as name_of_files
 from privacy_pipeline.data import private_copy
+from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.private_copy import PrivateCopy
-from privacy_pipeline.data.row_digests import RowHasher
 from privacy_pipeline.data.source import folders_of, row_digests
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.read_once import reading_once
+from privacy_pipeline.files.atomic import write_atomically
+from privacy_pipeline.files.read_once import reading_once
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.state.registration import division_of
+from privacy_pipeline.ledger.storage.ledger_schema import name_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from privacy_pipeline.accounting.ledger import Ledger
-    from privacy_pipeline.accounting.unprotected import Use
-    from privacy_pipeline.dp.randomness import RunKey
+    from privacy_pipeline.dp.graphs.randomness import RunKey
+    from privacy_pipeline.ledger.charging.unprotected import Use
+    from privacy_pipeline.ledger.ledger import Ledger
 
 NODE = "FederatedTraining"  # the ledger's name of what spends
 _LINE_BYTES = 4096  # of a round, in `rounds.jsonl` and TensorBoard; far above what one has
@@ -155,7 +155,7 @@ class _Run:
         return ledger
 
     def use(self, ledger: Ledger) -> Use:
-        from privacy_pipeline.accounting.unprotected import Use
+        from privacy_pipeline.ledger.charging.unprotected import Use
 
         return Use(
             dataset=self.config.data.dataset.name,
@@ -251,7 +251,7 @@ class _Run:
 
     def protected(self, charge: Charge, data: _Data) -> _Protected:
         """Makes the engine whose noise and samples are those of the charge, under a new key."""
-        from privacy_pipeline.dp.randomness import RunKey
+        from privacy_pipeline.dp.graphs.randomness import RunKey
 
         key = RunKey.from_system()
         if isinstance(charge, silos.ChargedSilos) and data.silos is not None:

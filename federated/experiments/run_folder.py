@@ -17,10 +17,10 @@ import numpy as np
 
 from federated.contract import RoundState
 from federated.experiments.config import Point, point_from_json, point_to_json
-from privacy_pipeline.atomic import require_room, write_atomically, write_bytes_atomically
-from privacy_pipeline.bounded import json_value
-from privacy_pipeline.bounded_arrays import read_archive
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.atomic import require_room, write_atomically, write_bytes_atomically
+from privacy_pipeline.files.bounded import json_value
+from privacy_pipeline.files.bounded_arrays import read_archive
 
 POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
     "point.json",

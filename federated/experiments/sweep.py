@@ -15,7 +15,7 @@ from federated.experiments.run import run_point
 from federated.experiments.run_folder import POINT, RunFolder
 from federated.experiments.tracking import write_tensorboard
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.programs import isolate_spawned
+from privacy_pipeline.processes.programs import isolate_spawned
 
 _POLL_SECONDS = 0.5
 

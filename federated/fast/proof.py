@@ -7,8 +7,8 @@ import tensorflow as tf
 from federated.fast.gradients import StackedGradients
 from federated.fast.stacked import batched
 from federated.model import FederatedModel
+from privacy_pipeline.dp.graphs.tracing import Traced
 from privacy_pipeline.dp.rowwise.proof import Proof, prove
-from privacy_pipeline.dp.tracing import Traced
 
 
 def clients_apart(model: FederatedModel, labels: tf.TensorSpec, *, batch_size: int) -> Proof | None:

@@ -1,7 +1,8 @@
-"""Audit of a federated run's mechanism: clipping, summing, noise and division of its own aggregator on made-up clients.
+"""Audit of a federated run's mechanism: its own aggregator clips, sums, adds noise and divides, on made-up clients.
 
-As `privacy_pipeline.dp.audit`, with clients for canaries: each has a coordinate of its own, an update far longer than
-the clipping norm in it, and is in or out by a coin. The attacker sees the update of the round. No data is read.
+As `privacy_pipeline.dp.attacks.audit`, with clients for canaries: each has a coordinate of its own, an update far
+longer than the clipping norm in it, and is in or out by a coin. The attacker sees the update of the round. No data is
+read.
 """
 
 from __future__ import annotations
@@ -19,8 +20,14 @@ from federated.privacy.plan import Attendance, FederatedPlan
 from federated.silos.plan import SiloPlan
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.dp.audit import RUN_CANARIES, AuditResult, audit_mechanism, bound_from_scores, mechanism_plan
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.attacks.audit import (
+    RUN_CANARIES,
+    AuditResult,
+    audit_mechanism,
+    bound_from_scores,
+    mechanism_plan,
+)
+from privacy_pipeline.dp.graphs.randomness import RunKey
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

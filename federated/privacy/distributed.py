@@ -19,9 +19,9 @@ from federated.privacy.distributed_noise import RELEASED, WRAPPED
 from federated.privacy.encoding import clipped, rotated, rounded, signs, unrotated, wrapped
 from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
-from privacy_pipeline.dp.integer_noise import IntegerNoise
-from privacy_pipeline.dp.noise import keystream
-from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
+from privacy_pipeline.dp.graphs.randomness import KEY_BYTES, RunKey
+from privacy_pipeline.dp.noise.integer_noise import IntegerNoise
+from privacy_pipeline.dp.noise.noise import keystream
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 _ROUND = "round"

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from federated.privacy.encoding import padded_size, squared_norm_bound
-from privacy_pipeline.dp.integer_noise import DISTANCE, Family
-from privacy_pipeline.dp.mechanism import require
+from privacy_pipeline.dp.mechanism.mechanism import require
+from privacy_pipeline.dp.noise.integer_noise import DISTANCE, Family
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

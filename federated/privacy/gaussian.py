@@ -15,9 +15,9 @@ import tensorflow as tf
 from federated.contract import AggregatorState, Metrics, Tensor, Tensors
 from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.dp.clipping.edge import within
-from privacy_pipeline.dp.correlated import noise_source
-from privacy_pipeline.dp.noise import GaussianNoise
-from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
+from privacy_pipeline.dp.graphs.randomness import KEY_BYTES, RunKey
+from privacy_pipeline.dp.noise.correlated import noise_source
+from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError
 
 # Known to the aggregator, told to nobody: nothing of it is covered by the noise.

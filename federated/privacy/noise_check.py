@@ -16,11 +16,11 @@ from federated.privacy.distributed_noise import DistributedNoise
 from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
 from federated.silos.plan import SiloPlan
-from privacy_pipeline.dp import noise_check
-from privacy_pipeline.dp.correlated import row_lengths
-from privacy_pipeline.dp.integer_noise import Family
-from privacy_pipeline.dp.noise_check import DRAWS, Deviation, measured
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.checks import noise_check
+from privacy_pipeline.dp.checks.noise_check import DRAWS, Deviation, measured
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.noise.correlated import row_lengths
+from privacy_pipeline.dp.noise.integer_noise import Family
 
 _CORRELATED_ROUNDS = 8
 _COUNTS = 256

@@ -19,8 +19,8 @@ from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.truncation import paid
+from privacy_pipeline.dp.mechanism.sampling import FixedPartition, Sampling, scheme_of
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
-from privacy_pipeline.dp.sampling import FixedPartition, Sampling, scheme_of
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federated.privacy.plan import Attendance
-from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.sampler import Sampler
-from privacy_pipeline.dp.sampling import FixedPartition, Sampling
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.mechanism.sampling import FixedPartition, Sampling
+from privacy_pipeline.dp.sampling.sampler import Sampler
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 Clients = NDArray[np.int64]

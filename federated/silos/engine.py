@@ -22,17 +22,17 @@ from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
-from privacy_pipeline.dp.choice import Clipper
-from privacy_pipeline.dp.graph_state import require_stateless, state_of
-from privacy_pipeline.dp.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.checks.validator import require_private
+from privacy_pipeline.dp.graphs.graph_state import require_stateless, state_of
+from privacy_pipeline.dp.graphs.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import specs_of
-from privacy_pipeline.dp.randomness import KEY_BYTES, RunKey
 from privacy_pipeline.dp.rowwise.verdict import Verdict
-from privacy_pipeline.dp.steps import PrivateSteps, clipper_of, program_of
-from privacy_pipeline.dp.store import ExampleStore
-from privacy_pipeline.dp.users import UserIndex
-from privacy_pipeline.dp.validator import require_private
+from privacy_pipeline.dp.sampling.store import ExampleStore
+from privacy_pipeline.dp.sampling.users import UserIndex
+from privacy_pipeline.dp.training.choice import Clipper
+from privacy_pipeline.dp.training.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.training.program import specs_of
+from privacy_pipeline.dp.training.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 # Known inside a silo, told to nobody: nothing of it is covered by the noise.

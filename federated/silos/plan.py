@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.mechanism.sampling import PoissonSampling
 from privacy_pipeline.dp.plan import PrivacyPlan, UserBound
-from privacy_pipeline.dp.sampling import PoissonSampling
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

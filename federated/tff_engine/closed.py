@@ -20,9 +20,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from privacy_pipeline.die_with_parent import die_with_parent
-from privacy_pipeline.encrypted.enclosed import enclose
+from privacy_pipeline.encrypted.sandbox.inside import enter_sandbox
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 REFUSED = 77  # its status where no namespace can be had
 _CHUNK = 1 << 18
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the program."""
     parent, path, port, *command = arguments
     try:
-        enclose([])
+        enter_sandbox([])
     except PipelineError as error:
         sys.stderr.write(f"{error.message}\n")
         return REFUSED

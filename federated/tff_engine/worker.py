@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from federated.tff_engine import closed
-from privacy_pipeline.encrypted.run_folder import run_folder
+from privacy_pipeline.encrypted.sandbox.run_folder import run_folder
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.namespaces import FIX
-from privacy_pipeline.programs import command_of
+from privacy_pipeline.processes.namespaces import FIX
+from privacy_pipeline.processes.programs import command_of
 
 _START_SECONDS = 60.0
 _MESSAGE_BYTES = 2 * 1000 * 1000 * 1000

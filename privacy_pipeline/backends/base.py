@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.plan import MechanismPlan
-    from privacy_pipeline.backends.tabular import InputSpec
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.backends.models.tabular import InputSpec
+    from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 Audits = tuple[Mapping[str, str | int | float], ...]  # as the record keeps them

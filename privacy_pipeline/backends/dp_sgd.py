@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from privacy_pipeline.backends.example_data import Examples
-    from privacy_pipeline.data.features import FeaturePlan
-    from privacy_pipeline.dp.execution import Execution
+    from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.plan import PrivacyPlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
+    from privacy_pipeline.dp.training.execution import Execution
 
 
 class DpSgdBackend:
@@ -137,7 +137,7 @@ def require_noise(plans: Sequence[PrivacyPlan], config: PipelineConfig) -> None:
         for plan in plans:
             tfp_engine.require_noise(plan)
         return
-    from privacy_pipeline.dp import noise_check
+    from privacy_pipeline.dp.checks import noise_check
 
     noise_check.require_noise(plans)
 
@@ -150,7 +150,7 @@ def audited(plan: PrivacyPlan, config: PipelineConfig) -> Audits:
     """
     if config.training.dp_sgd is None or config.training.dp_sgd.audit == "none":
         return ()
-    from privacy_pipeline.dp.audit import RUN_CANARIES, audit_mechanism
+    from privacy_pipeline.dp.attacks.audit import RUN_CANARIES, audit_mechanism
 
     result = audit_mechanism(plan, canaries=RUN_CANARIES)
     result.require_sound()

@@ -11,16 +11,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.base import Audits, Backend, Executed, Specs, TrainingInputs
+from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data.encoded import FEATURES, range_of
+from privacy_pipeline.data.schema.encoded import FEATURES, range_of
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
-    from privacy_pipeline.encrypted.model_format import PrivateModel
+    from privacy_pipeline.encrypted.model.model_format import PrivateModel
 
 # SavedModel leaves this folder to whoever saves one; its loader does not look at it.
 PRIVATE_MODEL = Path("assets.extra") / "private_model"
@@ -88,7 +88,7 @@ def converted(model: Any, config: PipelineConfig, features: FeaturePlan) -> Priv
     Raises:
         BadInputError: a layer cannot be converted, or reaches what no scale holds.
     """
-    from privacy_pipeline.encrypted.convert import convert
+    from privacy_pipeline.encrypted.model.convert import convert
 
     section = config.training.encrypted
     if section is None:
@@ -116,7 +116,7 @@ def add_private_model(inputs: TrainingInputs) -> PrivateModel:
     Raises:
         BadInputError: a layer cannot be converted, or reaches what no scale holds.
     """
-    from privacy_pipeline.encrypted import model_format, published
+    from privacy_pipeline.encrypted.model import model_format, published
 
     private = converted(load_trained(inputs.model_dir), inputs.config, inputs.features)
     model_format.save(private, inputs.model_dir / PRIVATE_MODEL)

@@ -13,8 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.backends import keras_io
-from privacy_pipeline.data.features import SILO_FEATURE, UNIT_KEY_FEATURE
-from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.data.schema.features import SILO_FEATURE, UNIT_KEY_FEATURE
+from privacy_pipeline.dp.sampling.store import ExampleStore
 from privacy_pipeline.errors import BadInputError
 
 MEMORY_LIMIT = 2 * 2**30

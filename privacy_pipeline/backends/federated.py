@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.plan import MechanismPlan
-from privacy_pipeline.backends import federated_plan, federated_silos
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
+from privacy_pipeline.backends.simulation import federated_plan, federated_silos
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from federated.privacy.plan import CohortPlan, FederatedPlan
     from federated.silos.plan import SiloPlan
     from federated.tff_engine.worker import TffWorker
-    from privacy_pipeline.backends.federated_rounds import Rounds
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.backends.simulation.federated_rounds import Rounds
+    from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 _SAMPLING = "sampling of clients: NumPy Philox4x64-10 with a 128-bit key"
@@ -136,8 +136,8 @@ def audited(plan: FederatedPlan | SiloPlan) -> Audits:
 def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | None) -> tuple[Any, Executed]:
     """Trains on cohorts of clients, under the reserved plan if there is one; the model that was trained."""
     from privacy_pipeline.backends import keras_io
-    from privacy_pipeline.backends.federated_clients import read_clients
-    from privacy_pipeline.backends.federated_rounds import assign
+    from privacy_pipeline.backends.simulation.federated_clients import read_clients
+    from privacy_pipeline.backends.simulation.federated_rounds import assign
 
     plan = None if mechanism is None else federated_plan.reserved_plan(inputs.config, mechanism)
     clients, examples = read_clients(inputs, names=list(model.input_names))
@@ -155,7 +155,7 @@ def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | N
 
 def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> Executed:
     """Trains by DP-SGD inside each silo, under the reserved plan."""
-    from privacy_pipeline.backends.federated_rounds import Rounds, assign
+    from privacy_pipeline.backends.simulation.federated_rounds import Rounds, assign
 
     plan = federated_silos.reserved_plan(inputs.config, mechanism)
     records = federated_silos.read_silos(inputs, names=list(model.input_names), plan=plan)
@@ -190,7 +190,7 @@ def _worker(config: PipelineConfig) -> Iterator[TffWorker | None]:
 def _rounds(
     inputs: TrainingInputs, model: Any, clients: ClientStore, plan: FederatedPlan | None, worker: TffWorker | None
 ) -> Rounds:
-    from privacy_pipeline.backends.federated_rounds import Rounds
+    from privacy_pipeline.backends.simulation.federated_rounds import Rounds
 
     cohorts: FederatedPlan | CohortPlan = plan or federated_plan.cohort_plan(inputs.config, clients=clients.num_clients)
     return Rounds.prepare(

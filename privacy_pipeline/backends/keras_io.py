@@ -13,18 +13,18 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from numpy.typing import NDArray
 
-from privacy_pipeline.backends import tabular, user_code
 from privacy_pipeline.backends.base import ReportProgress, TrainingInputs
 from privacy_pipeline.backends.isolated import apart
-from privacy_pipeline.backends.tabular import InputSpec, ModelContext
-from privacy_pipeline.backends.usable import require_usable
+from privacy_pipeline.backends.models import tabular, user_code
+from privacy_pipeline.backends.models.tabular import InputSpec, ModelContext
+from privacy_pipeline.backends.models.usable import require_usable
 from privacy_pipeline.config.models import PipelineConfig, TrainingSection
-from privacy_pipeline.data.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
-from privacy_pipeline.dp.tracing import as_it_is
+from privacy_pipeline.data.schema.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
+from privacy_pipeline.dp.graphs.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.data.schema.features import FeaturePlan
 
 _MEANINGS = {
     LABEL_FEATURE: "1 for the positive class, 0 for any other",

@@ -9,7 +9,7 @@ from privacy_pipeline.config.models import PipelineConfig
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
 
 GENERATOR = "TensorFlow Philox4x32-10 and NumPy PCG64 (weights, shuffling); no noise"

@@ -16,8 +16,8 @@ from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.config.tuning_models import TuningSection
+from privacy_pipeline.dp.mechanism.sampling import cap_for_extra_delta
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound
-from privacy_pipeline.dp.sampling import cap_for_extra_delta
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:

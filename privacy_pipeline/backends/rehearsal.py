@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from federated.privacy.distributed_noise import require_dimension
 from federated.silos.records import stated
-from privacy_pipeline.atomic import require_room
-from privacy_pipeline.backends import encrypted, federated_silos, tuning
+from privacy_pipeline.backends import encrypted, tuning
 from privacy_pipeline.backends.base import TrainingInputs
+from privacy_pipeline.backends.simulation import federated_silos
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.atomic import require_room
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.example_data import Owners
@@ -74,7 +75,7 @@ def _require_encodable(config: PipelineConfig, model: Any) -> None:
     section = config.training.federated
     if section is None or section.privacy is None or section.privacy.distributed is None:
         return
-    from privacy_pipeline.backends.federated_rounds import as_federated
+    from privacy_pipeline.backends.simulation.federated_rounds import as_federated
 
     require_dimension(section.privacy.distributed.dimension, weights=as_federated(model).parameters)
 

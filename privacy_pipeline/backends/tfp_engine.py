@@ -15,20 +15,20 @@ from keras.src.engine import functional
 from tensorflow_privacy.privacy.fast_gradient_clipping import layer_registry
 from tensorflow_privacy.privacy.keras_models.dp_keras_model import make_dp_model_class
 
-from privacy_pipeline.dp import noise_check
+from privacy_pipeline.dp.checks import noise_check
+from privacy_pipeline.dp.checks.validator import state_problems
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
-from privacy_pipeline.dp.execution import Execution
-from privacy_pipeline.dp.feeding import Participation
-from privacy_pipeline.dp.graph_state import require_stateless, state_of
-from privacy_pipeline.dp.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.graphs.graph_state import require_stateless, state_of
+from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.program import finite_norm, specs_of
-from privacy_pipeline.dp.randomness import RunKey
 from privacy_pipeline.dp.rowwise.verdict import Verdict
-from privacy_pipeline.dp.sampler import Sampler
-from privacy_pipeline.dp.steps import clipper_of
-from privacy_pipeline.dp.store import ExampleStore
-from privacy_pipeline.dp.validator import state_problems
+from privacy_pipeline.dp.sampling.feeding import Participation
+from privacy_pipeline.dp.sampling.sampler import Sampler
+from privacy_pipeline.dp.sampling.store import ExampleStore
+from privacy_pipeline.dp.training.execution import Execution
+from privacy_pipeline.dp.training.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.training.program import finite_norm, specs_of
+from privacy_pipeline.dp.training.steps import clipper_of
 from privacy_pipeline.errors import BadInputError
 
 _FUNCTIONAL_CALLS = (functional.Functional.call, tf.keras.Sequential.call)

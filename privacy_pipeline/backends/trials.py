@@ -34,7 +34,7 @@ from privacy_pipeline.backends.tuning import (
 )
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.read_once import hold
+from privacy_pipeline.files.read_once import hold
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

@@ -25,12 +25,12 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.programs import command_of, ending_with_us
-from privacy_pipeline.read_once import held
+from privacy_pipeline.files.read_once import held
+from privacy_pipeline.processes.programs import command_of, ending_with_us
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.data.schema.features import FeaturePlan
 
 REQUEST, HELD, ANSWER = "request.pickle", "held.pickle", "answer.pickle"
 GENERATOR = "the operating system's generator (number of trials, hyperparameters)"

@@ -9,8 +9,8 @@ from privacy_pipeline.cli.output import err
 from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.ledger_entries import BudgetStatus
     from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus
 
 
 def alert(status: BudgetStatus) -> str:
@@ -47,7 +47,7 @@ class RunAlerts:
         """Says what is passed, and was not when it said so last."""
         if not self._charged:
             return
-        from privacy_pipeline.accounting.ledger import Ledger
+        from privacy_pipeline.ledger.ledger import Ledger
 
         statuses = Ledger.open(self._ledger).status(self._dataset)
         tell_alerts(statuses, told=self._told)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from privacy_pipeline.encrypted import environment
+from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.environments.place import how_to_set_up
 
 _GIB = 2**30
@@ -62,7 +62,7 @@ def _disk() -> Finding:
 
 
 def _memory() -> Finding:
-    from privacy_pipeline.pipelines.memory import limit
+    from privacy_pipeline.pipelines.preflight.memory import limit
 
     total = limit()
     return Finding("memory", total > 3 * _GIB, f"{total / _GIB:.1f} GiB", "runs want at least 4 GiB")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from privacy_pipeline.cli.shown import PlainConsole
-from privacy_pipeline.shown_text import in_markdown
+from privacy_pipeline.text.shown_text import in_markdown
 
 
 def to_markdown(table: Table) -> str:

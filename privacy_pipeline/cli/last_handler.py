@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from privacy_pipeline.errors import ExitCode, PipelineError
-from privacy_pipeline.secret_text import masked
-from privacy_pipeline.shown_text import in_json, visible
+from privacy_pipeline.text.secret_text import masked
+from privacy_pipeline.text.shown_text import in_json, visible
 
 DEBUG = "--debug"
 VARIABLE = "PRIVACY_PIPELINE_DEBUG"

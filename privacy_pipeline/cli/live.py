@@ -11,10 +11,10 @@ from rich.live import Live
 from rich.table import Table
 
 from privacy_pipeline.cli.shown import escape
-from privacy_pipeline.pipelines import events
+from privacy_pipeline.pipelines.execution import events
 from privacy_pipeline.pipelines.nodes import CHARGING, NODES, nodes_of
-from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
-from privacy_pipeline.typed import typed
+from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, RunState
+from privacy_pipeline.text.typed import typed
 
 _MARKS = {
     "waiting": "[dim]·[/]",

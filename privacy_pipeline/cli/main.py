@@ -7,31 +7,31 @@ from collections.abc import Callable
 
 import typer
 
-from privacy_pipeline.cli import (
-    audit_commands,
+from privacy_pipeline.cli import last_handler, output, terminal
+from privacy_pipeline.cli.budget import (
     backup_commands,
     budget_commands,
-    data_commands,
-    encrypted_commands,
     export_command,
-    federated_commands,
     forecast_command,
-    inspect_commands,
-    last_handler,
     ledger_commands,
-    output,
-    project_commands,
     publish_command,
     report_commands,
+)
+from privacy_pipeline.cli.commands import (
+    audit_commands,
+    data_commands,
+    encrypted_commands,
+    federated_commands,
+    inspect_commands,
+    project_commands,
     run_commands,
     serving_commands,
     setup_commands,
-    terminal,
     workspace_commands,
 )
 from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, brief
-from privacy_pipeline.file_rights import keep_to_this_user
-from privacy_pipeline.programs import leave_working_folder
+from privacy_pipeline.files.file_rights import keep_to_this_user
+from privacy_pipeline.processes.programs import leave_working_folder
 
 app = typer.Typer(
     name="privacy-pipeline",

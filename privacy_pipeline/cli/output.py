@@ -15,11 +15,11 @@ from rich.table import Table
 from privacy_pipeline.cli.export import to_markdown
 from privacy_pipeline.cli.shown import PlainConsole, escape
 from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, PipelineError, brief
-from privacy_pipeline.shown_text import in_json, visible
+from privacy_pipeline.text.shown_text import in_json, visible
 
 if TYPE_CHECKING:
-    from privacy_pipeline.pipelines.workspace import RunState
-    from privacy_pipeline.reports.summary import RunSummary
+    from privacy_pipeline.pipelines.workspace.workspace import RunState
+    from privacy_pipeline.reports.record.summary import RunSummary
 
 # A pipe or a log file has no width of its own; tables need room.
 _WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 120

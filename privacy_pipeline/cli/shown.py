@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape as _escape
 from rich.segment import Segment
 
-from privacy_pipeline.shown_text import visible
+from privacy_pipeline.text.shown_text import visible
 
 
 class PlainConsole(Console):

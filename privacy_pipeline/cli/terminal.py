@@ -9,7 +9,7 @@ import sys
 from typing import Any, TextIO
 
 from privacy_pipeline.errors import ExitCode
-from privacy_pipeline.secret_text import masked_by_look
+from privacy_pipeline.text.secret_text import masked_by_look
 
 FALLBACK = "privacy_pipeline.ascii"
 _DRAWN = str.maketrans(

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-from privacy_pipeline.reports.summary import METRIC_NAMES, SliceMetrics
+from privacy_pipeline.reports.record.summary import METRIC_NAMES, SliceMetrics
 
 _NO_POSITIVE = "no row has the positive class"
 _NO_NEGATIVE = "all rows have the positive class"

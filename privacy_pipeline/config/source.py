@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from privacy_pipeline import secret_text
-from privacy_pipeline.bounded import read_bounded
 from privacy_pipeline.config.yaml_text import LARGEST, Loader, UnfitError, require_few, require_shallow, text_of
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.bounded import read_bounded
+from privacy_pipeline.text import secret_text
 
 Key = str | int
 KeyPath = tuple[Key, ...]

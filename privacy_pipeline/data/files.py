@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.config.models import DatasetConfig
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import real
+from privacy_pipeline.files.bounded import open_plain
+from privacy_pipeline.files.file_rights import real
 from privacy_pipeline.spans import Span, union_digest
 
 ALL = "all"  # the one source that `hash_split` divides

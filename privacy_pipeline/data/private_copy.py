@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from privacy_pipeline.atomic import require_room
-from privacy_pipeline.bounded import open_plain
 from privacy_pipeline.data.files import ResolvedSource, unreadable
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.file_rights import private_folder, refuse_if_others_may_replace
+from privacy_pipeline.files.atomic import require_room
+from privacy_pipeline.files.bounded import open_plain
+from privacy_pipeline.files.file_rights import private_folder, refuse_if_others_may_replace
 
 FOLDER = ".reading"  # of a workspace, or of a folder of experiments
 FILES = "files"

@@ -1,7 +1,7 @@
 """Everything that is asked of a dataset's files before TFX reads them."""
 
-from privacy_pipeline.data.cells import BadCell, locate
-from privacy_pipeline.data.counts import (
+from privacy_pipeline.data.counting.cells import BadCell, locate
+from privacy_pipeline.data.counting.counts import (
     SPLIT_ORDER,
     Contents,
     NeedsExampleGen,
@@ -12,10 +12,10 @@ from privacy_pipeline.data.counts import (
     row_digests,
     unit_keys,
 )
+from privacy_pipeline.data.counting.silos import count_silos
+from privacy_pipeline.data.counting.survey import Survey, require_readable, survey
 from privacy_pipeline.data.files import ALL, ResolvedSource, folders_of, resolve
-from privacy_pipeline.data.headers import check_headers
-from privacy_pipeline.data.silos import count_silos
-from privacy_pipeline.data.survey import Survey, require_readable, survey
+from privacy_pipeline.data.reading.headers import check_headers
 
 __all__ = [
     "ALL",

@@ -14,16 +14,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from privacy_pipeline.dp.checks.validator import Problem, validate
     from privacy_pipeline.dp.clipping.registry import register_rule
-    from privacy_pipeline.dp.engine import PrivateModel, make_private
-    from privacy_pipeline.dp.execution import Execution
-    from privacy_pipeline.dp.history import PrivacyHistory
+    from privacy_pipeline.dp.history.history import PrivacyHistory
+    from privacy_pipeline.dp.history.saved_models import load_model, load_weights
     from privacy_pipeline.dp.plan import AdaptiveClipping, Clipping, Noise, PrivacyPlan, UserBound
-    from privacy_pipeline.dp.run_state import RunState, StateMismatch, destroy_state, has_state
-    from privacy_pipeline.dp.saved_models import load_model, load_weights
-    from privacy_pipeline.dp.store import ExampleStore
-    from privacy_pipeline.dp.users import UserIndex
-    from privacy_pipeline.dp.validator import Problem, validate
+    from privacy_pipeline.dp.sampling.store import ExampleStore
+    from privacy_pipeline.dp.sampling.users import UserIndex
+    from privacy_pipeline.dp.training.engine import PrivateModel, make_private
+    from privacy_pipeline.dp.training.execution import Execution
+    from privacy_pipeline.dp.training.run_state import RunState, StateMismatch, destroy_state, has_state
 
 __all__ = [
     "AdaptiveClipping",
@@ -51,24 +51,24 @@ __all__ = [
 _HOME = {
     "AdaptiveClipping": "plan",
     "Clipping": "plan",
-    "ExampleStore": "store",
-    "Execution": "execution",
+    "ExampleStore": "sampling.store",
+    "Execution": "training.execution",
     "Noise": "plan",
-    "PrivacyHistory": "history",
+    "PrivacyHistory": "history.history",
     "PrivacyPlan": "plan",
-    "PrivateModel": "engine",
-    "Problem": "validator",
-    "RunState": "run_state",
-    "StateMismatch": "run_state",
+    "PrivateModel": "training.engine",
+    "Problem": "checks.validator",
+    "RunState": "training.run_state",
+    "StateMismatch": "training.run_state",
     "UserBound": "plan",
-    "UserIndex": "users",
-    "destroy_state": "run_state",
-    "has_state": "run_state",
-    "load_model": "saved_models",
-    "load_weights": "saved_models",
-    "make_private": "engine",
+    "UserIndex": "sampling.users",
+    "destroy_state": "training.run_state",
+    "has_state": "training.run_state",
+    "load_model": "history.saved_models",
+    "load_weights": "history.saved_models",
+    "make_private": "training.engine",
     "register_rule": "clipping.registry",
-    "validate": "validator",
+    "validate": "checks.validator",
 }
 
 

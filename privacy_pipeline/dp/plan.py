@@ -17,11 +17,18 @@ from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.config.ranges import NOISE_STDDEV
-from privacy_pipeline.dp.correlated import correlated_event, why_unbounded
-from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound, require_numbers, require_whole
-from privacy_pipeline.dp.mechanism import require as _require
-from privacy_pipeline.dp.mechanism import require_positive as _positive
-from privacy_pipeline.dp.sampling import Sampling, TruncatedPoissonSampling, probability_of, scheme_of
+from privacy_pipeline.dp.mechanism.mechanism import (
+    AdaptiveClipping,
+    Clipping,
+    Noise,
+    UserBound,
+    require_numbers,
+    require_whole,
+)
+from privacy_pipeline.dp.mechanism.mechanism import require as _require
+from privacy_pipeline.dp.mechanism.mechanism import require_positive as _positive
+from privacy_pipeline.dp.mechanism.sampling import Sampling, TruncatedPoissonSampling, probability_of, scheme_of
+from privacy_pipeline.dp.noise.correlated import correlated_event, why_unbounded
 
 __all__ = ["AdaptiveClipping", "Clipping", "Noise", "PrivacyPlan", "UserBound"]
 

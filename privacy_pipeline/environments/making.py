@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from privacy_pipeline.atomic import require_room
 from privacy_pipeline.environments import place
 from privacy_pipeline.environments.place import Kind
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.programs import ending_with_us
-from privacy_pipeline.typed import typed
+from privacy_pipeline.files.atomic import require_room
+from privacy_pipeline.processes.programs import ending_with_us
+from privacy_pipeline.text.typed import typed
 
 _ROOM = {"pipeline": 6 << 30, "encrypted": 3 << 30}  # bytes, downloads included
 _LAST_LINES = 5

@@ -17,7 +17,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Literal
 
-from privacy_pipeline.typed import typed
+from privacy_pipeline.text.typed import typed
 
 Kind = Literal["pipeline", "encrypted"]
 KINDS: tuple[Kind, ...] = ("pipeline", "encrypted")

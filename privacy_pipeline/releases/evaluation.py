@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.record import Composition
-from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.state.registration import Registration
 from privacy_pipeline.releases import estimates
 from privacy_pipeline.releases.estimates import Interval
 from privacy_pipeline.releases.queries import Counts, Value, cell_name

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import Registration
 from privacy_pipeline.accounting.release_plan import ReleasePlan, default_threshold_delta, rho_for
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.ledger.state.registration import Registration
 from privacy_pipeline.releases import noise
 from privacy_pipeline.releases.queries import Query, Row
 

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.record import Composition
-from privacy_pipeline.accounting.registration import TRAIN, Registration
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger.state.registration import TRAIN, Registration
 from privacy_pipeline.releases import estimates
 from privacy_pipeline.releases.queries import Histogram, Query, Vocabulary
 from privacy_pipeline.releases.release import Noisy, Release, registered_release

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from privacy_pipeline.reports.properties import shown
+from privacy_pipeline.reports.record.properties import shown
 
 Place = Literal[
     "ledger entry",

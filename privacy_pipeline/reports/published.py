@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from privacy_pipeline.accounting import record as parts
-from privacy_pipeline.accounting.cap_history import LedgerChange
-from privacy_pipeline.accounting.unprotected import UnprotectedRun
+from privacy_pipeline.ledger.audit.cap_history import LedgerChange
+from privacy_pipeline.ledger.charging.unprotected import UnprotectedRun
 from privacy_pipeline.releases import evaluation as noisy
-from privacy_pipeline.reports.summary import METRICS, RunSummary, SliceMetrics
+from privacy_pipeline.reports.record.summary import METRICS, RunSummary, SliceMetrics
 
 if TYPE_CHECKING:
-    from privacy_pipeline.reports.evidence import LedgerState
+    from privacy_pipeline.reports.dataset.evidence import LedgerState
 
 VERSION = 1
 Cover = Callable[[str], str]

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.reports.dataset_report import BudgetView, DatasetReport
+from privacy_pipeline.reports.dataset.dataset_report import BudgetView, DatasetReport
+from privacy_pipeline.reports.dataset.points_definition import RELATIONS
 from privacy_pipeline.reports.figures import Statement, plain
-from privacy_pipeline.reports.points_definition import RELATIONS
 
 NOT_KNOWN = "not known"
 # Facts without which the registry takes no record; all but the type of product only the curator can know.

@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting.events import gaussian_passes
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
-from privacy_pipeline.accounting.registration import Registration, SplitCount
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
 from tests.accounting.postgresql_server import program, server
 
 UNITS = 1000

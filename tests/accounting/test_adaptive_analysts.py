@@ -22,14 +22,15 @@ import numpy.typing as npt
 import pytest
 from scipy.optimize import differential_evolution  # type: ignore[import-untyped]
 
-from privacy_pipeline.accounting import ledger_entries, renyi_filter, truncation
+from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.events import canonical
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import Price
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.renyi import ORDERS, rdp_vector
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state import ledger_entries, renyi_filter
+from privacy_pipeline.ledger.state.ledger_entries import Price
+from privacy_pipeline.ledger.state.policy import Policy
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.test_ledger import run, spend
 

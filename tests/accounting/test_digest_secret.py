@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import journal
-from privacy_pipeline.accounting.digest_secret import covering, secret_file
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError, parse
-from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.covered_digests import NOT_HERE, covered, is_covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.copies.moving import move
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.storage import journal
+from privacy_pipeline.ledger.storage.digest_secret import covering, secret_file
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError, parse
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.accounting.test_ledger import run
 

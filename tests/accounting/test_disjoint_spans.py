@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.unit_digests import UnitDigests, digest_units
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.unit_digests import UnitDigests, digest_units
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 
 SECRET = b"s" * 32

@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import high_water, journal, keys, pins, verify, write_transactions
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.cli import budget_commands
+from privacy_pipeline.cli.budget import budget_commands
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.ledger import pins, write_transactions
+from privacy_pipeline.ledger.audit import verify
+from privacy_pipeline.ledger.copies.moving import move
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.ledger.storage import high_water, journal, keys
 
 
 def database(folder: Path) -> Path:

@@ -21,18 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian, to_json
-from privacy_pipeline.accounting.grants import Grant
-from privacy_pipeline.accounting.held import against_cap
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
-from privacy_pipeline.accounting.ledger_schema import LedgerError
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
-from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.accounting.request import Request
-from privacy_pipeline.accounting.reservation import reserve
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.ledger.charging.grants import Grant
+from privacy_pipeline.ledger.charging.request import Request
+from privacy_pipeline.ledger.charging.reservation import reserve
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.held import against_cap
+from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
 from tests.clean_fork import CLEAN, clean_process
 
@@ -558,7 +558,7 @@ def test_a_full_disk_refuses_before_the_run_and_keeps_a_started_entry(ledger: Le
 
 
 def test_a_locked_ledger_grants_nothing(ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privacy_pipeline.accounting.ledger_schema.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("privacy_pipeline.ledger.storage.ledger_schema.WAIT_SECONDS", 0.2)
     impatient = Ledger.open(url)
     holder = sqlite3.connect(sa.make_url(url).database or "", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -624,7 +624,7 @@ def test_registrations_that_make_no_sense(changes: dict[str, Any]) -> None:
 def test_reading_stored_values_needs_no_accounting_library(ledger: Ledger, url: str) -> None:
     run(ledger, make_plan())
     code = (
-        "import sys; from privacy_pipeline.accounting.ledger import Ledger; "
+        "import sys; from privacy_pipeline.ledger.ledger import Ledger; "
         f"ledger = Ledger.open({url!r}); status = ledger.status(); ledger.entries('adult'); ledger.composition(1); "
         "assert status[0].spent_epsilon > 0; "
         "print([name for name in ('dp_accounting', 'tensorflow', 'numpy', 'scipy') if name in sys.modules])"

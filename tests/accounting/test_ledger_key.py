@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting import keys
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.ledger_tables import SCHEMA_VERSION
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import as_format_3, make_old_ledger
 from tests.accounting.test_ledger import abandon, run, spend
@@ -89,7 +89,7 @@ def test_a_key_that_was_made_beforehand_is_taken_by_name_alone(
 
 
 def test_a_ledger_that_could_not_be_made_leaves_no_key(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from privacy_pipeline.accounting import journal
+    from privacy_pipeline.ledger.storage import journal
 
     def fails(*_: object) -> None:
         raise LedgerError("no room")
@@ -110,7 +110,7 @@ def killed(*_: object) -> None:
 def test_a_kill_while_a_ledger_is_made_does_not_lock_its_owner_out(
     url: str, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    from privacy_pipeline.accounting import journal
+    from privacy_pipeline.ledger.storage import journal
 
     with monkeypatch.context() as patch:
         patch.setattr(journal if where == "begin" else keys, where, killed)

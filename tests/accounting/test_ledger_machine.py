@@ -13,14 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from privacy_pipeline.accounting import renyi_filter, truncation
-from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
+from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp, rdp_vector
-from privacy_pipeline.accounting.verify import verify
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.ledger.audit.verify import verify
+from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state import renyi_filter
+from privacy_pipeline.ledger.state.ledger_entries import State
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 
 CAP, DELTA = 2.0, 1e-5

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting import keys
-from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.storage import keys
 from tests.accounting.conftest import make_registration
 
 _ID = "0123456789abcdef"

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.registration import Division, Registration
-from privacy_pipeline.accounting.unit_digests import ALL
-from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.registration import Division, Registration
+from privacy_pipeline.ledger.state.unit_digests import ALL
 from tests.accounting.conftest import make_plan, make_registration
 
 Array = NDArray[np.uint64]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import STARTER, Policy, load_policy
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import STARTER, Policy, load_policy
 from tests.accounting.conftest import make_plan
 from tests.accounting.test_ledger import run, spend
 

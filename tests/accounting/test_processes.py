@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.clean_fork import CLEAN, clean_process
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from privacy_pipeline.accounting import events, truncation
 from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
-from privacy_pipeline.accounting.ledger_entries import price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.release_plan import ReleasePlan, default_threshold_delta, epsilon_of_rho, rho_for
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger.state.ledger_entries import price
 
 DELTA = 1e-5
 PLAN = ReleasePlan(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.accounting import renyi_filter
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp, rdp_vector
+from privacy_pipeline.ledger.state import renyi_filter
 
 ZERO = (0.0,) * len(ORDERS)
 DELTA = 1e-5

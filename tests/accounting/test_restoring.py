@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting import backup as backups
-from privacy_pipeline.accounting import keys, restoring
-from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.backup import backup
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.accounting.restoring import Restoring
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.ledger.copies import backup as backups
+from privacy_pipeline.ledger.copies import restoring
+from privacy_pipeline.ledger.copies.backup import backup
+from privacy_pipeline.ledger.copies.moving import move
+from privacy_pipeline.ledger.copies.restoring import Restoring
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.ledger.storage import ledger_schema as schema
 from tests.accounting.conftest import make_plan
 from tests.accounting.postgresql_server import program, server
 from tests.accounting.test_high_water import database, kept, mark, noted, put_back

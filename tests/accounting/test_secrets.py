@@ -13,9 +13,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.terminal import Unbroken
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.ledger.ledger import Ledger
 from tests.accounting.conftest import make_registration
 from tests.accounting.postgresql_server import program, server
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 # Registers a dataset, then takes commands, all in one process.
 SCRIPT = """
 import json, os, sys
-from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.cli.main import app
 from tests.accounting.conftest import make_registration
 url = sys.argv[1]

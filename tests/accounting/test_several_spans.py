@@ -18,19 +18,19 @@ from dp_accounting import dp_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.accounting import entries, reservation
-from privacy_pipeline.accounting import ledger_schema as schema
 from privacy_pipeline.accounting.events import canonical
-from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.plan import MechanismPlan
-from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.registration import SplitCount
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.accounting.request import Request
-from privacy_pipeline.accounting.reservation import reserve
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.charging import entries, reservation
+from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.charging.request import Request
+from privacy_pipeline.ledger.charging.reservation import reserve
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.registration import SplitCount
+from privacy_pipeline.ledger.storage import ledger_schema as schema
 from privacy_pipeline.spans import Span, span_key, span_of, union_digest
 from tests.accounting.conftest import UNITS, make_plan, make_registration
 

@@ -14,13 +14,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from privacy_pipeline.accounting.grants import Grant, Ticket
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp, rdp_vector
-from privacy_pipeline.accounting.verify import verify
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.ledger.audit.verify import verify
+from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
 from privacy_pipeline.spans import Span
 from tests.accounting.test_several_spans import SHARED, data_of, plan_for, register
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from privacy_pipeline.accounting import keys
-from privacy_pipeline.accounting.digest_secret import secret_file
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.unit_digests import ALL
-from privacy_pipeline.accounting.unprotected import Use
-from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.ledger.charging.unprotected import Use
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.unit_digests import ALL
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.ledger.storage.digest_secret import secret_file
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.accounting.test_ledger import run, spend
 

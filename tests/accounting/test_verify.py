@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.accounting import charges, journal, keys
 from privacy_pipeline.accounting.events import gaussian_passes
-from privacy_pipeline.accounting.journal import Receipt
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.verify import Verification
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.audit.verify import Verification
+from privacy_pipeline.ledger.charging import charges
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.storage import journal, keys
+from privacy_pipeline.ledger.storage.journal import Receipt
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import TOKEN, make_old_ledger
 from tests.accounting.test_ledger import abandon, run, spend

@@ -17,7 +17,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, sche
 
 from privacy_pipeline.components.transform.preprocessing import preprocessing_fn
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 
 ROWS = 600
 

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, EncryptedBackend
-from privacy_pipeline.encrypted import model_format, published, reference, rows
-from privacy_pipeline.encrypted.client import probabilities
+from privacy_pipeline.encrypted.client import rows
+from privacy_pipeline.encrypted.client.client import probabilities
+from privacy_pipeline.encrypted.model import model_format, published, reference
 
 
 def test_the_public_side_predicts_as_the_saved_model_does(split: Any, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import tensorflow as tf
 from pydantic import ValidationError
 
 from privacy_pipeline.accounting.plan import Sampler
-from privacy_pipeline.backends import federated_plan, federated_rounds, registry
+from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
-from privacy_pipeline.backends.federated_clients import first_rows, read_clients
-from privacy_pipeline.dp import run_state
-from privacy_pipeline.dp.run_state import StateMismatch
+from privacy_pipeline.backends.simulation import federated_plan, federated_rounds
+from privacy_pipeline.backends.simulation.federated_clients import first_rows, read_clients
+from privacy_pipeline.dp.training import run_state
+from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.reports.build import RunFacts, build_record
+from privacy_pipeline.reports.record.build import RunFacts, build_record
 from tests.backends.conftest import ROWS, make_config
 
 OPTIMIZERS = {"client_optimizer": {"learning_rate": 0.5}, "server_optimizer": {"learning_rate": 1.0, "momentum": 0.5}}

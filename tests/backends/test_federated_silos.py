@@ -11,13 +11,14 @@ import pytest
 import tensorflow as tf
 from pydantic import ValidationError
 
-from privacy_pipeline.backends import federated_rounds, federated_silos, keras_io, registry
+from privacy_pipeline.backends import keras_io, registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
-from privacy_pipeline.dp import run_state
+from privacy_pipeline.backends.simulation import federated_rounds, federated_silos
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.run_state import StateMismatch
+from privacy_pipeline.dp.training import run_state
+from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.reports.build import RunFacts, build_record
+from privacy_pipeline.reports.record.build import RunFacts, build_record
 from tests.backends.conftest import ROWS, make_config, silo_sizes
 
 SIZES = silo_sizes()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline import atomic
 from privacy_pipeline.backends import keras_io, rehearsal
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.rehearsal import rehearse
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files import atomic
 from tests.backends import test_federated_backend, test_federated_silos
 from tests.backends.test_dp_sgd_backend import make_inputs
 

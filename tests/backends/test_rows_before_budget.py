@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.dp_sgd import DpSgdBackend
 from privacy_pipeline.components.trainer.executor import train_charged
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.reports.build import RunFacts
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.reports.record.build import RunFacts
 
 ROWS, DIGEST = 600, "d" * 64
 MIXING = """

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.backends import code_hash, tabular, user_code
-from privacy_pipeline.backends.code_hash import framework_sources, hash_of_framework, hash_of_user_code
+from privacy_pipeline.backends.models import code_hash, tabular, user_code
+from privacy_pipeline.backends.models.code_hash import framework_sources, hash_of_framework, hash_of_user_code
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.read_once import reading_once
+from privacy_pipeline.files.read_once import reading_once
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def closure(sources: dict[str, bytes], *roots: str) -> set[str]:
 def test_an_edit_of_any_module_that_a_node_imports_changes_the_hash() -> None:
     sources = framework_sources(Path(code_hash.__file__).parents[2])
     components = [path.removesuffix(".py").replace("/", ".") for path in sources if "/components/" in path]
-    modules = closure(sources, *components, "privacy_pipeline.pipelines.worker")
+    modules = closure(sources, *components, "privacy_pipeline.pipelines.execution.worker")
     for drawing in ("releases/noise.py", "releases/statistics.py", "spans.py", "dp/rowwise/rules_neural.py"):
         assert f"privacy_pipeline/{drawing}" in modules
     before, seen = code_hash._digest(sources), set()

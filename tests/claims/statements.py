@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("privacy_pipeline", "federated")
 LEAST_WORDS = 3
-NAMED_MODULES = ("privacy_pipeline/accounting/record.py", "privacy_pipeline/encrypted/threat_model.py")
+NAMED_MODULES = ("privacy_pipeline/accounting/record.py", "privacy_pipeline/encrypted/model/threat_model.py")
 """Modules that make statements without a call that shows it: properties in words, and a model's default texts."""
 
 _MARKUP = re.compile(r"<[a-z!/]|\{ ")

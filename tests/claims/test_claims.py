@@ -25,10 +25,10 @@ def test_a_statement_that_is_not_on_the_page_is_found(page, tmp_path):
     for package in ("privacy_pipeline", "federated", "docs", "tests"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "fixtures"))
     shutil.copy(ROOT / "README.md", tmp_path)
-    module = tmp_path / "privacy_pipeline/reports/build.py"
+    module = tmp_path / "privacy_pipeline/reports/record/build.py"
     module.write_text(f'{module.read_text()}\n\ndef added() -> str:\n    return "{SAID}"\n')
     (line,) = problems(page, root=tmp_path)
-    assert SAID in line and line.startswith("privacy_pipeline/reports/build.py")
+    assert SAID in line and line.startswith("privacy_pipeline/reports/record/build.py")
 
 
 def test_a_module_that_begins_to_make_statements_is_read(tmp_path):

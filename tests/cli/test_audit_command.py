@@ -15,10 +15,10 @@ from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines import audits
-from privacy_pipeline.pipelines.register import register_dataset
-from privacy_pipeline.pipelines.workspace import RunFolder
-from privacy_pipeline.reports.build import build_record
+from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.pipelines.reporting import audits
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
+from privacy_pipeline.reports.record.build import build_record
 from tests.cli.test_tables import make_state
 from tests.dp import twins
 from tests.pipelines.projects import make_spec, write_project

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
+from privacy_pipeline.ledger.ledger import Ledger
 from tests.pipelines.projects import write_project
 
 MIXING = """

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from privacy_pipeline.cli import doctor
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.encrypted import environment
-from privacy_pipeline.pipelines.workspace import NodeState, RunFolder
+from privacy_pipeline.encrypted.sandbox import environment
+from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder
 from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary, plain_record
 

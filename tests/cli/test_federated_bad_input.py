@@ -13,8 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from federated.experiments import engines
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
+from privacy_pipeline.ledger.ledger import Ledger
 from tests.federated import logistic
 from tests.federated.experiment_files import PRIVACY, write_experiment, write_people
 from tests.pipelines.projects import KEYED, csv_text, write_project

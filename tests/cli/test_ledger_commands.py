@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.cli.alerts import RunAlerts
 from privacy_pipeline.cli.main import app
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import make_old_ledger
 from tests.accounting.test_ledger import run, spend

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.pipelines.workspace import RunFolder
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.cli.test_tables import make_state
 from tests.reports.records import UNITS, dp_record, make_plan, make_summary
 

@@ -10,9 +10,9 @@ import pytest
 import typer
 
 from privacy_pipeline.cli import output
-from privacy_pipeline.cli.run_commands import _finish
+from privacy_pipeline.cli.commands.run_commands import _finish
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
-from privacy_pipeline.pipelines.workspace import RunFolder
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.encrypted.certificates import init_parties
+from privacy_pipeline.encrypted.transport.certificates import init_parties
 
 RUNNER = CliRunner()
 
@@ -60,7 +60,7 @@ def test_a_model_of_an_earlier_version_is_to_be_exported_again(parties: Path, co
 
 
 def test_parties_without_addresses_are_named(parties: Path) -> None:
-    from privacy_pipeline.encrypted.dialing import addresses
+    from privacy_pipeline.encrypted.transport.dialing import addresses
     from privacy_pipeline.errors import BadInputError
 
     path = parties / "parties.yaml"

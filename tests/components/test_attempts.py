@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.backends.base import Executed, TrainingInputs
 from privacy_pipeline.components.trainer import attempts
-from privacy_pipeline.dp.run_state import RunState, has_state
+from privacy_pipeline.dp.training.run_state import RunState, has_state
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
 from tests.components.test_train_charged import (  # noqa: F401
     FakeBackend,
     backend_over,

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from tfx.types import standard_artifacts
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.components import artifacts
 from privacy_pipeline.components.artifacts import bind_model, bind_to_data, data_of, require_data, require_model
 from privacy_pipeline.components.dp_evaluator import executor as dp_evaluator
@@ -17,6 +16,7 @@ from privacy_pipeline.components.example_gen.executor import digest_in, with_dig
 from privacy_pipeline.components.pusher.executor import push
 from privacy_pipeline.components.trainer import executor as trainer
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.ledger.ledger import Ledger
 from tests.pipelines.projects import DIGEST
 
 

@@ -17,10 +17,6 @@ import tensorflow as tf
 from apache_beam.testing.util import assert_that
 from tfx.types import standard_artifacts
 
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import Entry, State
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.components.artifacts import bind_to_data
 from privacy_pipeline.components.dp_evaluator import executor
 from privacy_pipeline.components.dp_evaluator.charged import (
@@ -35,7 +31,11 @@ from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, 
 from privacy_pipeline.components.privacy_gate import executor as gate
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines.planned_charges import slice_domains
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.pipelines.preflight.planned_charges import slice_domains
 from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.releases.queries import Row, cell_name

@@ -9,9 +9,6 @@ import apache_beam as beam
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import Entry, State
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.components.dp_evaluator.charged import from_text
 from privacy_pipeline.components.dp_statistics.charged import (
     STATISTICS_FILE,
@@ -24,10 +21,13 @@ from privacy_pipeline.components.dp_statistics.charged import (
 )
 from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import preflight
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.releases.release import Noisy, Release
 from privacy_pipeline.releases.statistics import DpStatistics
 from tests.pipelines.projects import HASHED, KEYED, SCHEMA, write_project

@@ -14,10 +14,11 @@ from privacy_pipeline.backends import keras_io
 from privacy_pipeline.components.artifacts import EncryptedEvaluationArtifact
 from privacy_pipeline.components.encrypted_evaluator import executor
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import evaluation, published, through_parties
-from privacy_pipeline.encrypted.fixed_point import Proof
-from privacy_pipeline.encrypted.measured import EVALUATION_FILE, BatchTimes, EncryptedEvaluation
-from privacy_pipeline.encrypted.threat_model import ThreatModel, deployed_for_evaluation, on_one_host, simulated
+from privacy_pipeline.encrypted.evaluation import evaluation, through_parties
+from privacy_pipeline.encrypted.evaluation.measured import EVALUATION_FILE, BatchTimes, EncryptedEvaluation
+from privacy_pipeline.encrypted.model import published
+from privacy_pipeline.encrypted.model.fixed_point import Proof
+from privacy_pipeline.encrypted.model.threat_model import ThreatModel, deployed_for_evaluation, on_one_host, simulated
 from privacy_pipeline.errors import BadInputError
 from tests.encrypted.deployment import make_parties
 

@@ -10,9 +10,9 @@ import pytest
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.config.models import PolicySection
-from privacy_pipeline.encrypted.measured import EncryptedEvaluation
-from privacy_pipeline.encrypted.threat_model import simulated
-from privacy_pipeline.pipelines.announce import announced_class
+from privacy_pipeline.encrypted.evaluation.measured import EncryptedEvaluation
+from privacy_pipeline.encrypted.model.threat_model import simulated
+from privacy_pipeline.pipelines.preflight.announce import announced_class
 from tests.reports.records import dp_record, make_config, plain_record
 
 EPSILON = 0.6339  # a little less than the record's

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.record import Preprocessing, PrivacyRecord
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.config.models import PolicySection
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.reports.record.summary import RunSummary
 from tests.reports.records import plain_record
 from tests.reports.report_project import make_project, request, small_plan, summaries, train
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from privacy_pipeline.components.transform.exact_log import log1p
 from privacy_pipeline.components.transform.preprocessing import encode, label_of, preprocessing_fn
-from privacy_pipeline.data.encoded import BUCKETS, FEATURES, range_of, width_of
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.encoded import BUCKETS, FEATURES, range_of, width_of
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 
 COLOUR = Column(name="colour", kind="categorical", dtype="bytes", domain=("red", "green"))
 LEVEL = Column(name="level", kind="categorical", dtype="int", domain=("1", "2", "3"), optional=True)

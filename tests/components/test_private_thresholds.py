@@ -13,10 +13,10 @@ import tensorflow_model_analysis as tfma
 from privacy_pipeline.components.slices import read_baseline
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy
 from privacy_pipeline.config.models import Threshold
-from privacy_pipeline.encrypted import evaluation, measured
-from privacy_pipeline.encrypted.fixed_point import Proof
-from privacy_pipeline.encrypted.threat_model import simulated
-from privacy_pipeline.pipelines.build import _private_thresholds
+from privacy_pipeline.encrypted.evaluation import evaluation, measured
+from privacy_pipeline.encrypted.model.fixed_point import Proof
+from privacy_pipeline.encrypted.model.threat_model import simulated
+from privacy_pipeline.pipelines.graph.build import _private_thresholds
 from tests.components.test_gate_decision import encrypted_evaluation
 from tests.reports.records import make_config
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.components.transform.rows_alone import keeps_rows_apart
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
 FRAMEWORK = "privacy_pipeline.components.transform.preprocessing.preprocessing_fn"

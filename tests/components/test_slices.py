@@ -13,8 +13,8 @@ from privacy_pipeline.cli.tables import run_table
 from privacy_pipeline.components.privacy_gate import executor
 from privacy_pipeline.components.slices import read_slices, undefined
 from privacy_pipeline.config.models import EvaluationSection
-from privacy_pipeline.pipelines.eval_config import eval_config
-from privacy_pipeline.reports.summary import SliceMetrics
+from privacy_pipeline.pipelines.graph.eval_config import eval_config
+from privacy_pipeline.reports.record.summary import SliceMetrics
 from tests.reports.records import make_summary, plain_record
 
 ROWS = [  # town, label, probability

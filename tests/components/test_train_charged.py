@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting import events, pins
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import Entry, State
+from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation
-from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.receipts import read_receipts
-from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs, Tuned
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.trainer import executor
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data.features import FeaturePlan
+from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
-from privacy_pipeline.reports.build import RunFacts
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.audit.receipts import read_receipts
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.reports.record.build import RunFacts
 from privacy_pipeline.spans import Span, union_digest
 from tests.reports.records import UNITS, make_config, make_executed, make_plan
 from tests.reports.tuned import EACH, SELECT, tuned_executed, tuned_plan

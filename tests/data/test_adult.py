@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.data import adult
-from privacy_pipeline.data.catalog import available
-from privacy_pipeline.data.schema_reader import read_feature_plan
+from privacy_pipeline.data.datasets import adult
+from privacy_pipeline.data.datasets.catalog import available
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan
 from privacy_pipeline.data.source import check_headers, count_units, locate, resolve
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.data.cells import bad_inputs
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.counting.cells import bad_inputs
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.data.source import locate, resolve
 from tests.data.samples import dataset, put
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from privacy_pipeline.data.reading.tfrecord import count_records, masked_crc32c
+from privacy_pipeline.data.schema.unit_keys import partition_bytes, split_of
 from privacy_pipeline.data.source import NeedsExampleGen, SplitCount, count_units, resolve
-from privacy_pipeline.data.tfrecord import count_records, masked_crc32c
-from privacy_pipeline.data.unit_keys import partition_bytes, split_of
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset, put
 

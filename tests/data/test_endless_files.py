@@ -10,12 +10,12 @@ import pytest
 
 from federated.experiments.binding import bound
 from federated.experiments.config import load_experiment
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.data import csv_rows
-from privacy_pipeline.data.csv_rows import read_header, rows
-from privacy_pipeline.data.starter import write_starter
-from privacy_pipeline.encrypted import model_format, published
+from privacy_pipeline.data.reading import csv_rows
+from privacy_pipeline.data.reading.csv_rows import read_header, rows
+from privacy_pipeline.data.starting.starter import write_starter
+from privacy_pipeline.encrypted.model import model_format, published
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger import pins
 from tests.federated.experiment_files import write_experiment, write_people
 
 MOST = 200 << 20  # bytes

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.config.models import DatasetConfig
-from privacy_pipeline.data.example_keys import KeyProblem, key_of
-from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.counting.row_digests import RowHasher
+from privacy_pipeline.data.reading.example_keys import KeyProblem, key_of
+from privacy_pipeline.data.schema.unit_keys import partition_bytes, split_of
 from privacy_pipeline.data.source import SplitCount, count_units, read_contents, resolve, unit_keys
-from privacy_pipeline.data.unit_keys import partition_bytes, split_of
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset, put
 from tests.data.test_counts import HASHED, KEYED, SPLIT, record

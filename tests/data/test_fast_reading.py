@@ -14,13 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.accounting import unit_digests
-from privacy_pipeline.accounting.unit_digests import ALL, digest_units
-from privacy_pipeline.data import counts, csv_rows, csv_table
-from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.data.siphash import siphash
-from privacy_pipeline.data.unit_keys import KeyReader, as_int, in_both, partition_bytes, split_of
+from privacy_pipeline.data.counting import counts
+from privacy_pipeline.data.counting.row_digests import RowHasher
+from privacy_pipeline.data.counting.siphash import siphash
+from privacy_pipeline.data.reading import csv_rows, csv_table
+from privacy_pipeline.data.schema.unit_keys import KeyReader, as_int, in_both, partition_bytes, split_of
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger.state import unit_digests
+from privacy_pipeline.ledger.state.unit_digests import ALL, digest_units
 
 SECRET = bytes(range(32))
 # Appendix A of the paper has the message of 15 bytes; this one of 8 is of the authors' reference implementation.

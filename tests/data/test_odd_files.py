@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from federated.clients.tables import clients_from_table
 from federated.experiments.data import look_through
+from federated.tables import clients_from_table
 from privacy_pipeline.config.models import DatasetConfig
 from privacy_pipeline.data import source
-from privacy_pipeline.data.encoder import Texts, categories, is_missing
-from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.data.profile import profile_csv
-from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.data.schema_reader import parse_schema, read_feature_plan
-from privacy_pipeline.data.starter import write_starter
-from privacy_pipeline.encrypted import rows as client_rows
+from privacy_pipeline.data.counting.row_digests import RowHasher
+from privacy_pipeline.data.schema.encoder import Texts, categories, is_missing
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.data.schema.schema_reader import parse_schema, read_feature_plan
+from privacy_pipeline.data.starting.profile import profile_csv
+from privacy_pipeline.data.starting.starter import write_starter
+from privacy_pipeline.encrypted.client import rows as client_rows
 from privacy_pipeline.errors import BadInputError
 from tests.data.odd_files import GOOD, HEAD, ODD
 from tests.data.samples import dataset

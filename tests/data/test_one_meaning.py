@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from federated.clients.tables import clients_from_table
+from federated.tables import clients_from_table
 from privacy_pipeline.config.models import DatasetConfig
-from privacy_pipeline.data import csv_table, source
-from privacy_pipeline.data.encoder import is_missing, spelled
-from privacy_pipeline.data.features import Column, FeaturePlan
-from privacy_pipeline.data.profile import profile_csv
-from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.encrypted import rows as client_rows
+from privacy_pipeline.data import source
+from privacy_pipeline.data.counting.row_digests import RowHasher
+from privacy_pipeline.data.reading import csv_table
+from privacy_pipeline.data.schema.encoder import is_missing, spelled
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
+from privacy_pipeline.data.starting.profile import profile_csv
+from privacy_pipeline.encrypted.client import rows as client_rows
 from privacy_pipeline.errors import BadInputError
 from tests.data import meaning
 from tests.data.meaning import Meaning, RefusedError

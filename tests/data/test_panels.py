@@ -11,10 +11,10 @@ import pytest
 
 from federated.experiments.config import load_experiment
 from privacy_pipeline.config.models import KeyedUnit
-from privacy_pipeline.data import panels
-from privacy_pipeline.data.schema_reader import read_feature_plan
+from privacy_pipeline.data.datasets import panels
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan
+from privacy_pipeline.data.schema.unit_keys import split_of
 from privacy_pipeline.data.source import check_headers, count_silos, count_units, locate, resolve
-from privacy_pipeline.data.unit_keys import split_of
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset
 

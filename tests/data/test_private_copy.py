@@ -130,7 +130,7 @@ def test_no_room_is_told_before_anything_is_copied(
 ) -> None:
     monkeypatch.setattr(private_copy, "_is_clone", lambda given, made: False)
     usage = shutil._ntuple_diskusage(10**9, 10**9, 10)
-    monkeypatch.setattr("privacy_pipeline.atomic.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("privacy_pipeline.files.atomic.shutil.disk_usage", lambda folder: usage)
     with (
         pytest.raises(BadInputError, match="free on its disk") as caught,
         taken(source.resolve(dataset=dataset), below=tmp_path / "copies"),

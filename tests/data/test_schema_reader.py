@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.data.schema_reader import read_feature_plan, unreviewed
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan, unreviewed
 from privacy_pipeline.errors import BadInputError
 
 pytest.importorskip("tensorflow_metadata")

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.data.silos import count_silos
+from privacy_pipeline.data.counting.silos import count_silos
+from privacy_pipeline.data.schema.unit_keys import split_of
 from privacy_pipeline.data.source import resolve
-from privacy_pipeline.data.unit_keys import split_of
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset
 

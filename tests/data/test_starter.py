@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.data.schema_reader import read_feature_plan, unreviewed
+from privacy_pipeline.data.counting.survey import require_readable
+from privacy_pipeline.data.schema.schema_reader import read_feature_plan, unreviewed
 from privacy_pipeline.data.source import resolve
-from privacy_pipeline.data.starter import write_starter
-from privacy_pipeline.data.survey import require_readable
+from privacy_pipeline.data.starting.starter import write_starter
 from privacy_pipeline.errors import BadInputError
 
 ROWS = """\

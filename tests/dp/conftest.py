@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised, make_groups
-from privacy_pipeline.dp.model_losses import per_example_loss
+from privacy_pipeline.dp.training.model_losses import per_example_loss
 
 TOLERANCE = 1e-5
 

@@ -14,15 +14,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.choice import Clipper
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, make_groups
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
-from privacy_pipeline.dp.model_losses import ModelLosses
-from privacy_pipeline.dp.noise import total_size
-from privacy_pipeline.dp.program import Program, specs_of
-from privacy_pipeline.dp.sources import Given, given_data
-from privacy_pipeline.dp.steps import clipper_of, program_of
-from privacy_pipeline.dp.store import ExampleStore
+from privacy_pipeline.dp.noise.noise import total_size
+from privacy_pipeline.dp.sampling.sources import Given, given_data
+from privacy_pipeline.dp.sampling.store import ExampleStore
+from privacy_pipeline.dp.training.choice import Clipper
+from privacy_pipeline.dp.training.model_losses import ModelLosses
+from privacy_pipeline.dp.training.program import Program, specs_of
+from privacy_pipeline.dp.training.steps import clipper_of, program_of
 
 ROWS = 3
 COSINE, LENGTH = 1e-6, 1e-5

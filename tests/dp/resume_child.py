@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from privacy_pipeline.dp import AdaptiveClipping, PrivacyPlan, UserBound, make_private, run_state
+from privacy_pipeline.dp import AdaptiveClipping, PrivacyPlan, UserBound, make_private
+from privacy_pipeline.dp.training import run_state
 
 UNITS, STEPS = 200, 9
 KINDS: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from scipy import stats
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp import PrivacyPlan
-from privacy_pipeline.dp.audit import (
+from privacy_pipeline.dp.attacks.audit import (
     MECHANISM_CANARIES,
     AuditedModel,
     AuditResult,
@@ -24,7 +24,7 @@ from privacy_pipeline.dp.audit import (
     epsilon_lower_bound,
     guess_p_value,
 )
-from privacy_pipeline.dp.mechanism import AdaptiveClipping, UserBound
+from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping, UserBound
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.dp import twins
 

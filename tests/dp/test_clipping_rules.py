@@ -10,9 +10,9 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.dp.choice import choose_clipper
 from privacy_pipeline.dp.clipping import registry
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
+from privacy_pipeline.dp.training.choice import choose_clipper
 from privacy_pipeline.errors import BadInputError
 from tests.dp.keras_updates import Tied
 

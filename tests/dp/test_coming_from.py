@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import privacy_pipeline.dp as dp
 from privacy_pipeline.dp.clipping import registry
-from privacy_pipeline.dp.sampling import PoissonSampling
+from privacy_pipeline.dp.mechanism.sampling import PoissonSampling
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "coming_from.md"
 L = tf.keras.layers

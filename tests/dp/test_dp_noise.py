@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privacy_pipeline.dp.noise import GaussianNoise, box_muller_32
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.noise.noise import GaussianNoise, box_muller_32
 
 SIZE = 40_000
 # Each check of a sound generator fails by chance once in 100,000 runs; a scale off by 10 % never passes at this size.

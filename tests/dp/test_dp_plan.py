@@ -14,7 +14,7 @@ from scipy import stats
 from privacy_pipeline.accounting.events import canonical, gaussian_passes
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, UserBound, make_private
-from privacy_pipeline.dp.sampling import cap_for_extra_delta
+from privacy_pipeline.dp.mechanism.sampling import cap_for_extra_delta
 from privacy_pipeline.errors import BadInputError
 
 MNIST: dict[str, Any] = {

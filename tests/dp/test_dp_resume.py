@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.dp import PrivacyPlan, RunState, StateMismatch, checkpoints, has_state, make_private, replays
-from privacy_pipeline.dp.checkpoints import graph_digest
-from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.run_state import PROGRESS
-from privacy_pipeline.dp.tracing import Traced
+from privacy_pipeline.dp import PrivacyPlan, RunState, StateMismatch, has_state, make_private
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.graphs.tracing import Traced
+from privacy_pipeline.dp.training import checkpoints, replays
+from privacy_pipeline.dp.training.checkpoints import graph_digest
+from privacy_pipeline.dp.training.run_state import PROGRESS
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from privacy_pipeline.accounting.plan import Relation
+from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.sampler import Sampler, poisson_sample
+from privacy_pipeline.dp.sampling.sampler import Sampler, poisson_sample
 from privacy_pipeline.errors import BadInputError
 
 UNITS, STEPS = 500, 2000

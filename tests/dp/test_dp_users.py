@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy_pipeline.dp import ExampleStore, PrivacyPlan, UserBound, make_private
-from privacy_pipeline.dp.choice import choose_clipper
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised
-from privacy_pipeline.dp.users import UserIndex, in_slots
+from privacy_pipeline.dp.sampling.users import UserIndex, in_slots
+from privacy_pipeline.dp.training.choice import choose_clipper
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

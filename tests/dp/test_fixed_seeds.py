@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from privacy_pipeline.dp.masks import keyed_masks, unkeyed_randomness
+from privacy_pipeline.dp.noise.masks import keyed_masks, unkeyed_randomness
 from privacy_pipeline.errors import BadInputError
 from tests.dp.zoo.harness import clipped_sum_of, clipper_of, distance, kind_of
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.graph_state import (
+from privacy_pipeline.dp.graphs.graph_state import (
     RefusedOp,
     refused_ops,
     require_stateless,
@@ -19,8 +19,8 @@ from privacy_pipeline.dp.graph_state import (
     snapshot,
     static_tables,
 )
-from privacy_pipeline.dp.graph_walk import Walk
-from privacy_pipeline.dp.masks import keyed_masks, unkeyed_randomness
+from privacy_pipeline.dp.graphs.graph_walk import Walk
+from privacy_pipeline.dp.noise.masks import keyed_masks, unkeyed_randomness
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 L = tf.keras.layers

@@ -16,8 +16,9 @@ import pytest
 import tensorflow as tf
 from dp_accounting import pld
 
-from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, UserBound, history_store, make_private
-from privacy_pipeline.dp.untrained import not_new
+from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, UserBound, make_private
+from privacy_pipeline.dp.history import history_store
+from privacy_pipeline.dp.history.untrained import not_new
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

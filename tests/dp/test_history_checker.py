@@ -21,9 +21,11 @@ import pytest
 import tensorflow as tf
 from dp_accounting import rdp
 
-from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, engine, history, history_store, make_private
+from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, make_private
+from privacy_pipeline.dp.history import history, history_store
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED
-from privacy_pipeline.dp.run_state import StateMismatch
+from privacy_pipeline.dp.training import engine
+from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

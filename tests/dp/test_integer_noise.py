@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from privacy_pipeline.dp import integer_noise
-from privacy_pipeline.dp.integer_noise import DISTANCE, IntegerNoise
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.noise import integer_noise
+from privacy_pipeline.dp.noise.integer_noise import DISTANCE, IntegerNoise
 from privacy_pipeline.errors import BadInputError
 
 KEY = RunKey.from_seed(1)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.masks import keyed_masks, masks_of_row
+from privacy_pipeline.dp.noise.masks import keyed_masks, masks_of_row
 
 L = tf.keras.layers
 SEEDS = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (200_000, 2))

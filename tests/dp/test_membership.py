@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from benchmarks import coverage
-from privacy_pipeline.dp.membership import FALSE_POSITIVE_RATES, threshold_attack
+from privacy_pipeline.dp.attacks.membership import FALSE_POSITIVE_RATES, threshold_attack
 from privacy_pipeline.errors import BadInputError
 
 # Few distinct values, so that ties are common; infinities are losses too.

@@ -10,11 +10,13 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.config.ranges import NOISE_STDDEV
-from privacy_pipeline.dp import PrivacyPlan, make_private, noise, noise_check
-from privacy_pipeline.dp.mechanism import AdaptiveClipping
-from privacy_pipeline.dp.noise import GaussianNoise
-from privacy_pipeline.dp.noise_check import measured, plan_deviations, require_noise
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp import PrivacyPlan, make_private
+from privacy_pipeline.dp.checks import noise_check
+from privacy_pipeline.dp.checks.noise_check import measured, plan_deviations, require_noise
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping
+from privacy_pipeline.dp.noise import noise
+from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 DECADES = [10.0**power for power in range(-10, 3)]

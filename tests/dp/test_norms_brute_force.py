@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from privacy_pipeline.dp.checks.validator import validate
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised, make_groups
 from privacy_pipeline.dp.clipping.intercept import NeedsWholeModelError
-from privacy_pipeline.dp.masks import keyed_masks, masks_of_row
-from privacy_pipeline.dp.model_losses import per_example_loss
-from privacy_pipeline.dp.validator import validate
+from privacy_pipeline.dp.noise.masks import keyed_masks, masks_of_row
+from privacy_pipeline.dp.training.model_losses import per_example_loss
 
 L = tf.keras.layers
 ROWS, NORM = 4, 0.6

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.other_libraries import other_model, other_optimizer, require_loss, require_own_step
+from privacy_pipeline.dp.checks.other_libraries import other_model, other_optimizer, require_loss, require_own_step
 from privacy_pipeline.errors import BadInputError
 
 ROWS = 64

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, StateMismatch, history_store, make_private
+from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, StateMismatch, make_private
+from privacy_pipeline.dp.history import history_store
 from privacy_pipeline.errors import BadInputError
 from tests.dp.test_history import STEPS, about, data, network, plan, trained, truth
 
@@ -122,7 +123,7 @@ class TestOneFolder:
         told = context.Queue()
 
         def child() -> None:
-            from privacy_pipeline.dp.ownership import Owner
+            from privacy_pipeline.dp.training.ownership import Owner
 
             try:
                 Owner().lock(tmp_path / "s")

@@ -11,8 +11,8 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from privacy_pipeline.dp.checks.probe import Probe
 from privacy_pipeline.dp.clipping.gradients import Vectorised
-from privacy_pipeline.dp.probe import Probe
 
 L = tf.keras.layers
 EXAMPLES, TOLERANCE = 3, 1e-5

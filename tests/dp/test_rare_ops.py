@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras.src import backend
 
-from privacy_pipeline.dp.masks import keyed_masks
+from privacy_pipeline.dp.noise.masks import keyed_masks
 from privacy_pipeline.errors import BadInputError
 from tests.dp.test_rare_lists import hit, never, turned
 from tests.dp.test_rare_values import RARE, WIDTH, data, dense, if_wrong, is_rare, require_bounded

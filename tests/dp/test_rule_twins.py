@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from privacy_pipeline.dp.graphs.tracing import op_types
 from privacy_pipeline.dp.rowwise.registry import RULES
-from privacy_pipeline.dp.rowwise.rules_elementwise import _BINARY, _UNARY
-from privacy_pipeline.dp.rowwise.rules_reduce import _LAST
-from privacy_pipeline.dp.tracing import op_types
+from privacy_pipeline.dp.rowwise.rules.rules_elementwise import _BINARY, _UNARY
+from privacy_pipeline.dp.rowwise.rules.rules_reduce import _LAST
 from tests.dp.test_rowwise import CASES, F, proof_of, require_apart, traced
 
 # Attributes that have no default.

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.dp import PrivacyHistory, history_store, load_model, load_weights, make_private
+from privacy_pipeline.dp import PrivacyHistory, load_model, load_weights, make_private
+from privacy_pipeline.dp.history import history_store
 from privacy_pipeline.errors import BadInputError
 from tests.dp.test_history import STEPS, about, data, network, plan, trained, truth
 

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as arrays
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
 from privacy_pipeline.dp.clipping.parts import MatrixPart, OuterPart
-from privacy_pipeline.dp.program import Program
+from privacy_pipeline.dp.training.program import Program
 
 L = tf.keras.layers
 NORM, ROWS, WIDTH = 0.5, 6, 4

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import ExampleStore, PrivacyPlan, make_private
-from privacy_pipeline.dp.sources import given_data
+from privacy_pipeline.dp.sampling.sources import given_data
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.impl import api
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.tracing import Traced
+from privacy_pipeline.dp.graphs.tracing import Traced
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

@@ -19,12 +19,13 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from privacy_pipeline.dp import PrivacyPlan, make_private, noise_check
-from privacy_pipeline.dp.canaries import linear_loss, orthogonal_model
+from privacy_pipeline.dp import PrivacyPlan, make_private
+from privacy_pipeline.dp.attacks.canaries import linear_loss, orthogonal_model
+from privacy_pipeline.dp.checks import noise_check
 from privacy_pipeline.dp.clipping.gradients import BookKeeping
-from privacy_pipeline.dp.noise import GaussianNoise
-from privacy_pipeline.dp.program import Program
-from privacy_pipeline.dp.sampler import Sampler
+from privacy_pipeline.dp.noise.noise import GaussianNoise
+from privacy_pipeline.dp.sampling.sampler import Sampler
+from privacy_pipeline.dp.training.program import Program
 
 LEVEL = 1e-7
 UNITS, STEPS, BATCH, NOISE, NORM = 300, 600, 3, 0.05, 0.5

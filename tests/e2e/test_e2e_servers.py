@@ -83,7 +83,7 @@ def _same(row: dict[str, Any]) -> dict[str, Any]:
 _STORED = """
 import json, sys
 from ml_metadata.proto import metadata_store_pb2
-from privacy_pipeline.pipelines.metadata import run_metrics
+from privacy_pipeline.pipelines.workspace.metadata import run_metrics
 
 at = json.loads(sys.argv[1])
 connection = metadata_store_pb2.ConnectionConfig()

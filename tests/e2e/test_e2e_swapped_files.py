@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.data.tfrecord import masked_crc32c, records
-from privacy_pipeline.pipelines import runs
-from privacy_pipeline.pipelines.events import NodeEnded
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.data.reading.tfrecord import masked_crc32c, records
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.execution.events import NodeEnded
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import write_project, write_spans
 
 pytestmark = pytest.mark.slow  # each starts TFX in a process of its own

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.e2e.kills import invariants, victims
 from tests.e2e.kills.commands import Ended, Place
 from tests.e2e.kills.disk import Watch

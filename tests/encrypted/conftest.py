@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.encrypted import environment
+from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.errors import BadInputError
 
 PROGRAMS = Path(__file__).parent / "programs"

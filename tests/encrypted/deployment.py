@@ -15,25 +15,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.encrypted import fixed_point, model_format, reference
-from privacy_pipeline.encrypted.certificates import PARTIES, init_parties
-from privacy_pipeline.encrypted.client import Client
-from privacy_pipeline.encrypted.dialing import addresses
-from privacy_pipeline.encrypted.driver_process import DriverProcess
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.local_parties import LocalParties
-from privacy_pipeline.encrypted.model_format import PrivateModel
-from privacy_pipeline.encrypted.published import Published
-from privacy_pipeline.encrypted.service import Service
-from privacy_pipeline.encrypted.warm import Limits, Setting
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.encrypted.client.client import Client
+from privacy_pipeline.encrypted.model import fixed_point, model_format, reference
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.published import Published
+from privacy_pipeline.encrypted.serving.driver_process import DriverProcess
+from privacy_pipeline.encrypted.serving.local_parties import LocalParties
+from privacy_pipeline.encrypted.serving.ready_cluster import Limits, Setting
+from privacy_pipeline.encrypted.serving.service import Service
+from privacy_pipeline.encrypted.transport.certificates import PARTIES, init_parties
+from privacy_pipeline.encrypted.transport.dialing import addresses
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 
 FAKES = Path(__file__).parent / "fakes"
 BUCKETS = (1, 4, 16)
 # Names of this machine, of which two are not known as such: they stand for hosts of their own.
 APART = ("127.0.0.1", "2130706433", "0x7f000001")
-LIMITS = Limits(desk=2.0, load=10.0, build=10.0, run=3.0)
+LIMITS = Limits(share_server=2.0, load=10.0, build=10.0, run=3.0)
 FEATURES = FeaturePlan(
     columns=(), label="y", label_domain=("a", "b"), label_dtype="bytes", positive_class="b", unit_key=None
 )

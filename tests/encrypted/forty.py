@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 
 WINDOW = {"strides": (1, 1), "padding": "valid"}
 

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from privacy_pipeline.encrypted.certificates import _certificate
+from privacy_pipeline.encrypted.transport.certificates import _certificate
 
 
 def reissued(parties: Path, folder: Path, party: str, *, role: str, days: float = 90.0) -> Path:

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted import driving, environment, reference, run_folder, shares
-from privacy_pipeline.encrypted.certificates import init_parties
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import reference, shares
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.sandbox import environment, run_folder
+from privacy_pipeline.encrypted.serving import driving
+from privacy_pipeline.encrypted.transport.certificates import init_parties
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from tests.encrypted.processes import left_after, marked
 

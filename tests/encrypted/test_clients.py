@@ -14,13 +14,13 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.encrypted import clients, frames, limits, tunnel
-from privacy_pipeline.encrypted.certificates import client_context, init_parties
-from privacy_pipeline.encrypted.dialing import RefusedError, dial, listen
-from privacy_pipeline.encrypted.frames import BadMessageError
-from privacy_pipeline.encrypted.identities import CLIENT, REVOKED, Peer
-from privacy_pipeline.encrypted.sockets import to_unix
-from privacy_pipeline.encrypted.tunnel import DESK, Route, TunnelRecord, open_ingress
+from privacy_pipeline.encrypted.transport import clients, frames, limits, tunnel
+from privacy_pipeline.encrypted.transport.certificates import client_context, init_parties
+from privacy_pipeline.encrypted.transport.dialing import RefusedError, dial, listen
+from privacy_pipeline.encrypted.transport.frames import BadMessageError
+from privacy_pipeline.encrypted.transport.identities import CLIENT, REVOKED, Peer
+from privacy_pipeline.encrypted.transport.sockets import to_unix
+from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, TunnelRecord, open_ingress
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.issuing import reissued
 
@@ -52,7 +52,7 @@ def asked(parties: Path, own: Path, *, times: int = 1, expected: str = "driver")
     async def main() -> list[Any]:
         address = free_address()
         server = await listen(folder=parties / "driver", address=address, allowed=frozenset({CLIENT}), serve=served)
-        context = client_context(folder=own, protocol=DESK)
+        context = client_context(folder=own, protocol=SHARES)
         answers: list[Any] = []
 
         async def ask(left: int) -> None:
@@ -86,9 +86,9 @@ def through_an_ingress(parties: Path, own: Path, scratch: Path) -> tuple[Any, li
     async def main() -> Any:
         address, target = free_address(), scratch / "desk"
         server = await asyncio.start_unix_server(desk, str(target))
-        routes = {DESK: Route(allowed=frozenset({CLIENT}), connect=to_unix(target), names_role=True)}
+        routes = {SHARES: Route(allowed=frozenset({CLIENT}), connect=to_unix(target), names_role=True)}
         ingress = await open_ingress(folder=parties / "server0", address=address, routes=routes, record=record)
-        context = client_context(folder=own, protocol=DESK)
+        context = client_context(folder=own, protocol=SHARES)
         try:
             async with dial(context=context, address=address, expected="server0") as link:
                 return (await link.ask({"op": "hello"}, seconds=5))[0]
@@ -151,9 +151,9 @@ def test_a_connection_that_is_open_ends_when_its_certificate_is_revoked(
     async def main() -> None:
         address, target = free_address(), tmp_path / "desk"
         server = await asyncio.start_unix_server(desk, str(target))
-        routes = {DESK: Route(allowed=frozenset({CLIENT}), connect=to_unix(target), names_role=True)}
+        routes = {SHARES: Route(allowed=frozenset({CLIENT}), connect=to_unix(target), names_role=True)}
         ingress = await open_ingress(folder=parties / "server0", address=address, routes=routes, record=record)
-        of_anna, of_bert = (client_context(folder=own, protocol=DESK) for own in (anna, bert))
+        of_anna, of_bert = (client_context(folder=own, protocol=SHARES) for own in (anna, bert))
         try:
             async with (
                 dial(context=of_anna, address=address, expected="server0") as revoked,
@@ -187,7 +187,7 @@ def test_a_party_that_runs_takes_a_new_list_up(parties: Path) -> None:
         found = []
         for _ in range(2):
             async with dial(
-                context=client_context(folder=own, protocol=DESK), address=address, expected="driver"
+                context=client_context(folder=own, protocol=SHARES), address=address, expected="driver"
             ) as link:
                 try:
                     found.append((await link.ask({"op": "hello"}, seconds=5))[0]["you"])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from privacy_pipeline.encrypted.coalescing import Pending, Queue, bucket_for
+from privacy_pipeline.encrypted.serving.coalescing import Pending, Queue, bucket_for
 
 
 def batches(rows: list[int], *, largest: int) -> list[list[int]]:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.encrypted import model_format, reference
-from privacy_pipeline.encrypted.convert import convert
+from privacy_pipeline.encrypted.model import model_format, reference
+from privacy_pipeline.encrypted.model.convert import convert
 from privacy_pipeline.errors import BadInputError
 
 keras = tf.keras.layers

@@ -1,4 +1,4 @@
-"""Connections to a desk: the expected party, or one error in time."""
+"""Connections to a share server: the expected party, or one error in time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.encrypted import dialing, frames
-from privacy_pipeline.encrypted.certificates import client_context
-from privacy_pipeline.encrypted.dialing import Link, PartyError, RefusedError, SilentError, addresses, dial, listen
-from privacy_pipeline.encrypted.identities import Peer
-from privacy_pipeline.encrypted.tunnel import DESK
+from privacy_pipeline.encrypted.transport import dialing, frames
+from privacy_pipeline.encrypted.transport.certificates import client_context
+from privacy_pipeline.encrypted.transport.dialing import (
+    Link,
+    PartyError,
+    RefusedError,
+    SilentError,
+    addresses,
+    dial,
+    listen,
+)
+from privacy_pipeline.encrypted.transport.identities import Peer
+from privacy_pipeline.encrypted.transport.tunnel import SHARES
 from tests.encrypted.deployment import make_parties
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -26,7 +34,7 @@ def parties(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def as_driver(parties: Path) -> ssl.SSLContext:
-    return client_context(folder=parties / "driver", protocol=DESK)
+    return client_context(folder=parties / "driver", protocol=SHARES)
 
 
 def asked(parties: Path, serve: Serve, *, own: str = "server0", expected: str = "server0") -> frames.Header:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import environment, model_format, shares
-from privacy_pipeline.encrypted.layers import ONE
+from privacy_pipeline.encrypted.model import model_format, shares
+from privacy_pipeline.encrypted.model.layers import ONE
+from privacy_pipeline.encrypted.sandbox import environment
 from tests.encrypted.programs.networks import mlp
 from tests.encrypted.real_parties import expected, held_answer, put_held
 

@@ -14,14 +14,16 @@ from pydantic import ValidationError
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import environment, evaluation, measured, model_format, own_parties
-from privacy_pipeline.encrypted.certificates import init_parties
-from privacy_pipeline.encrypted.fixed_point import Proof
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel
-from privacy_pipeline.encrypted.threat_model import simulated
+from privacy_pipeline.encrypted.evaluation import evaluation, measured, own_parties
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.model.fixed_point import Proof
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.threat_model import simulated
+from privacy_pipeline.encrypted.sandbox import environment
+from privacy_pipeline.encrypted.transport.certificates import init_parties
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.reports.build import build_record
+from privacy_pipeline.reports.record.build import build_record
 from tests.encrypted.deployment import make_parties
 from tests.reports.records import COMPOSITION, FACTS, make_config, make_executed, make_plan
 

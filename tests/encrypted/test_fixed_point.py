@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import fixed_point, model_format, reference, ring
-from privacy_pipeline.encrypted.inputs import encode_inputs
-from privacy_pipeline.encrypted.layers import Input
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import fixed_point, model_format, reference, ring
+from privacy_pipeline.encrypted.model.inputs import encode_inputs
+from privacy_pipeline.encrypted.model.layers import Input
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 from privacy_pipeline.errors import BadInputError
 from tests.encrypted import forty
 from tests.encrypted.forty import MODELS, Network, rows_of

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import driving, environment, model_format, shares
-from privacy_pipeline.encrypted.layers import ONE
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import model_format, shares
+from privacy_pipeline.encrypted.model.layers import ONE
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.sandbox import environment
+from privacy_pipeline.encrypted.serving import driving
 from privacy_pipeline.encrypted.worker.parties import PORTS, SERVERS
 from tests.encrypted.issuing import reissued
 from tests.encrypted.processes import left_after, marked, running
@@ -157,7 +159,9 @@ def recorded(deployment: Deployment, link: str, *, answers_only: bool = False) -
 
 def test_tensorflow_sees_a_loopback_and_nobody_else_sees_tensorflow(deployed: Deployment) -> None:
     ours = os.readlink("/proc/self/ns/net")
-    inner = {pid: line for pid, line in running(deployed.mark).items() if ".worker." in line and "enclosed" not in line}
+    inner = {
+        pid: line for pid, line in running(deployed.mark).items() if ".worker." in line and "sandbox.inside" not in line
+    }
     assert len(inner) == 4
     networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in inner}
     assert len(networks) == 4 and ours not in networks

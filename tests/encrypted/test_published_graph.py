@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
-from privacy_pipeline.encrypted import published_graph, rows
-from privacy_pipeline.encrypted.published import Published
-from privacy_pipeline.encrypted.published_graph import require_computing
+from privacy_pipeline.encrypted.client import rows
+from privacy_pipeline.encrypted.model import published_graph
+from privacy_pipeline.encrypted.model.published import Published
+from privacy_pipeline.encrypted.model.published_graph import require_computing
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import split  # noqa: F401 (a fixture)
 from tests.encrypted.test_rows import public  # noqa: F401 (a fixture)

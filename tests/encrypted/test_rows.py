@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.backends import keras_io
-from privacy_pipeline.encrypted import model_format, predictions, published, rows
-from privacy_pipeline.encrypted.client import probabilities
-from privacy_pipeline.encrypted.inputs import encode_inputs
-from privacy_pipeline.encrypted.layers import Input
-from privacy_pipeline.encrypted.model_format import PrivateModel
-from privacy_pipeline.encrypted.published import Published
+from privacy_pipeline.encrypted.client import predictions, rows
+from privacy_pipeline.encrypted.client.client import probabilities
+from privacy_pipeline.encrypted.model import model_format, published
+from privacy_pipeline.encrypted.model.inputs import encode_inputs
+from privacy_pipeline.encrypted.model.layers import Input
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.published import Published
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import PLAN, Split, split  # noqa: F401 (a fixture)
 from tests.encrypted.programs.networks import mlp

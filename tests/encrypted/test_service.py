@@ -1,4 +1,4 @@
-"""Service, desks, provider and client in processes of their own; TensorFlow alone is faked."""
+"""Service, share servers, provider and client in processes of their own; TensorFlow alone is faked."""
 
 from __future__ import annotations
 
@@ -18,15 +18,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import clients, frames, model_format, warm
-from privacy_pipeline.encrypted.certificates import client_context
-from privacy_pipeline.encrypted.client import Client, Session
-from privacy_pipeline.encrypted.coalescing import Pending
-from privacy_pipeline.encrypted.dialing import CONNECT_SECONDS, PartyError, SilentError, addresses, dial, listen
-from privacy_pipeline.encrypted.driver_process import DriverError
-from privacy_pipeline.encrypted.identities import Peer
-from privacy_pipeline.encrypted.service import Service
-from privacy_pipeline.encrypted.tunnel import DESK
+from privacy_pipeline.encrypted.client.client import Client, Session
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.serving import ready_cluster
+from privacy_pipeline.encrypted.serving.coalescing import Pending
+from privacy_pipeline.encrypted.serving.driver_process import DriverError
+from privacy_pipeline.encrypted.serving.service import Service
+from privacy_pipeline.encrypted.transport import clients, frames
+from privacy_pipeline.encrypted.transport.certificates import client_context
+from privacy_pipeline.encrypted.transport.dialing import (
+    CONNECT_SECONDS,
+    PartyError,
+    SilentError,
+    addresses,
+    dial,
+    listen,
+)
+from privacy_pipeline.encrypted.transport.identities import Peer
+from privacy_pipeline.encrypted.transport.tunnel import SHARES
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import BUCKETS, Deployment
@@ -127,7 +136,7 @@ def test_a_stopped_server_is_named_where_the_driver_waits_for_it(deployment: Dep
 
     async def body() -> None:
         setting = deployment._setting()
-        context = client_context(folder=deployment.parties / "driver", protocol=DESK)
+        context = client_context(folder=deployment.parties / "driver", protocol=SHARES)
         async with contextlib.AsyncExitStack() as stack:
             links = [
                 await stack.enter_async_context(dial(context=context, address=setting.addresses[name], expected=name))
@@ -135,7 +144,7 @@ def test_a_stopped_server_is_named_where_the_driver_waits_for_it(deployment: Dep
             ]
 
             async def drive() -> None:
-                await warm._drive(Waiting(), {"op": "run"}, seconds=1, setting=setting, links=links)
+                await ready_cluster._drive(Waiting(), {"op": "run"}, seconds=1, setting=setting, links=links)
 
             with pytest.raises(DriverError):  # all servers answer
                 await drive()
@@ -232,7 +241,7 @@ def test_on_hosts_of_their_own_the_service_waits_for_a_party_to_return(tmp_path:
 async def refusal(deployment: Deployment, role: str, party: str, *messages: dict, payload: bytes = b"") -> str:
     with pytest.raises(PartyError) as caught:
         own = deployment.parties / role
-        context = client_context(folder=own, protocol=DESK)
+        context = client_context(folder=own, protocol=SHARES)
         async with dial(context=context, address=addresses(deployment.parties)[party], expected=party) as link:
             for message in messages:
                 await link.ask(message, [payload] if payload else [], seconds=5)
@@ -271,7 +280,7 @@ def test_a_desk_lets_no_answer_out_for_a_driver_of_another_time(deployment: Depl
     finish = {"op": "finish", "batch": "0" * 32}
 
     async def body() -> None:
-        context = client_context(folder=deployment.parties / "driver", protocol=DESK)
+        context = client_context(folder=deployment.parties / "driver", protocol=SHARES)
         where = addresses(deployment.parties)["server1"]
         async with dial(context=context, address=where, expected="server1") as link:
             now, _ = await link.ask({"op": "status"}, seconds=5)
@@ -326,7 +335,7 @@ def test_requests_that_are_only_announced_shut_nobody_out(deployment: Deployment
     due = 144 * max(BUCKETS)  # bytes
 
     async def body() -> None:
-        context = client_context(folder=deployment.parties / CLIENT, protocol=DESK)
+        context = client_context(folder=deployment.parties / CLIENT, protocol=SHARES)
         where = addresses(deployment.parties)["server0"]
         async with contextlib.AsyncExitStack() as stack:
             for number in range(20):

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED
-from privacy_pipeline.encrypted import model_format, published, reference, rows, run_folder
-from privacy_pipeline.encrypted.client import Client
-from privacy_pipeline.encrypted.dialing import addresses
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.client import rows
+from privacy_pipeline.encrypted.client.client import Client
+from privacy_pipeline.encrypted.model import model_format, published, reference
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.sandbox import run_folder
+from privacy_pipeline.encrypted.transport.dialing import addresses
 from privacy_pipeline.errors import PipelineError
 from tests.backends.conftest import PLAN, Split, split  # noqa: F401 (a fixture)
 from tests.encrypted.deployment import make_parties
@@ -76,7 +78,8 @@ class Served:
         found = [
             pid
             for pid, line in running(self.mark).items()
-            if all(word in line.split() for word in words) and "privacy_pipeline.encrypted.enclosed" not in line.split()
+            if all(word in line.split() for word in words)
+            and "privacy_pipeline.encrypted.sandbox.inside" not in line.split()
         ]
         return found[0] if found else None
 
@@ -166,7 +169,7 @@ VICTIMS = (
     ("party", "server1"),
     ("party", "server2"),
     ("privacy_pipeline.encrypted.worker.party_server", "server1"),
-    ("privacy_pipeline.encrypted.driving",),
+    ("privacy_pipeline.encrypted.serving.driving",),
     ("privacy_pipeline.encrypted.worker.driver",),
     ("provide-weights",),
 )

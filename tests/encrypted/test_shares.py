@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy_pipeline.encrypted import shares
-from privacy_pipeline.encrypted.layers import Input
+from privacy_pipeline.encrypted.model import shares
+from privacy_pipeline.encrypted.model.layers import Input
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 INTEGERS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20)

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import deployment, own_parties, through_parties
-from privacy_pipeline.encrypted.driver_process import DriverError
-from privacy_pipeline.encrypted.local_parties import LocalParties
-from privacy_pipeline.encrypted.measured import BatchTimes
-from privacy_pipeline.encrypted.own_parties import OwnParties
-from privacy_pipeline.encrypted.provider import Provider
-from privacy_pipeline.encrypted.threat_model import deployed, on_one_host
+from privacy_pipeline.encrypted.evaluation import deployment, own_parties, through_parties
+from privacy_pipeline.encrypted.evaluation.measured import BatchTimes
+from privacy_pipeline.encrypted.evaluation.own_parties import OwnParties
+from privacy_pipeline.encrypted.model.threat_model import deployed, on_one_host
+from privacy_pipeline.encrypted.serving.driver_process import DriverError
+from privacy_pipeline.encrypted.serving.local_parties import LocalParties
+from privacy_pipeline.encrypted.serving.provider import Provider
 from privacy_pipeline.encrypted.worker.parties import PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.deployment import APART, BUCKETS, Deployment, on_hosts

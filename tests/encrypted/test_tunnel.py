@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from privacy_pipeline.encrypted import certificates, pump, tunnel
-from privacy_pipeline.encrypted.certificates import init_parties, tls_context
-from privacy_pipeline.encrypted.identities import PARTIES
-from privacy_pipeline.encrypted.pace import Speed
-from privacy_pipeline.encrypted.sockets import to_unix, unix_listener
-from privacy_pipeline.encrypted.tunnel import (
-    DESK,
+from privacy_pipeline.encrypted.transport import certificates, relay, tunnel
+from privacy_pipeline.encrypted.transport.certificates import init_parties, tls_context
+from privacy_pipeline.encrypted.transport.identities import PARTIES
+from privacy_pipeline.encrypted.transport.pace import Speed
+from privacy_pipeline.encrypted.transport.sockets import to_unix, unix_listener
+from privacy_pipeline.encrypted.transport.tunnel import (
+    SHARES,
     TENSORFLOW,
     Route,
     TunnelRecord,
@@ -89,7 +89,7 @@ class _Link:
             servers = frozenset({"server0", "server2"})
             routes = {
                 TENSORFLOW: Route(allowed=servers, connect=to_unix(target)),
-                DESK: Route(allowed=frozenset({"prediction-client"}), connect=to_unix(target), names_role=True),
+                SHARES: Route(allowed=frozenset({"prediction-client"}), connect=to_unix(target), names_role=True),
             }
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self.port = free.getsockname()[1]
@@ -153,7 +153,7 @@ def test_an_expired_certificate_of_ones_own_is_named_before_anybody_is_called(pa
         link.run(lambda: link.send(sender=expired / "server0"))
 
 
-@pytest.mark.parametrize("protocol", [TENSORFLOW, DESK])
+@pytest.mark.parametrize("protocol", [TENSORFLOW, SHARES])
 def test_an_expired_certificate_of_ones_own_is_refused_by_the_peer(
     parties: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +179,7 @@ def test_a_key_with_the_certificate_of_another_role_is_refused(
 
 def test_the_protocol_decides_which_roles_may(parties: Path, tmp_path: Path) -> None:
     link = _Link(parties, tmp_path)
-    assert link.run(lambda: link.send(sender=parties / "server0", protocol=DESK)) == b""
+    assert link.run(lambda: link.send(sender=parties / "server0", protocol=SHARES)) == b""
     assert "is not of prediction-client" in link.ingress.refused[0]
     other = _Link(parties, tmp_path / "b")
     other.scratch.mkdir()
@@ -193,7 +193,7 @@ def test_the_desk_is_told_the_role_of_its_peer(parties: Path, tmp_path: Path) ->
 
     async def client() -> bytes:
         context = tls_context(folder=parties / "prediction-client", server=False)
-        context.set_alpn_protocols([DESK])
+        context.set_alpn_protocols([SHARES])
         reader, writer = await asyncio.open_connection("127.0.0.1", link.port, ssl=context, server_hostname="")
         writer.write(b"hello")
         answer = await asyncio.wait_for(reader.readuntil(b"hello"), 5)
@@ -237,7 +237,7 @@ def test_delay_and_rate_apply_in_both_directions(parties: Path, tmp_path: Path) 
 def test_what_is_still_under_way_at_the_end_arrives_late_and_in_full(
     parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "_PARTING_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "_PARTING_SECONDS", 0.05)
 
     class Closing(_Link):
         async def echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

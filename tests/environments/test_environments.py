@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import tomli
 
-from privacy_pipeline import secret_text
-from privacy_pipeline.cli import setup_commands
-from privacy_pipeline.encrypted import environment
+from privacy_pipeline.cli.commands import setup_commands
+from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.environments import making, place
 from privacy_pipeline.environments.place import KINDS, Kind
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.text import secret_text
 
 ROOT = Path(__file__).resolve().parents[2]
 _PIN = re.compile(r"^([a-z0-9._-]+)==(\S+)", re.MULTILINE)

@@ -11,7 +11,7 @@ from scipy import stats
 from federated.privacy.distributed import DistributedAggregator
 from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.plan import FederatedPlan
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
 
 CLIENTS, COHORT, LEAST, ROUNDS = 200, 20, 15, 40
 NORM, SHAPES = 0.5, [(20, 10), (3,)]

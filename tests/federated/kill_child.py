@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy_pipeline.die_with_parent import die_with_parent
+from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 ROUNDS, CLIENTS, ROWS = 300, 60, 6
 
@@ -27,9 +27,9 @@ def train(folder: Path, mechanism: str) -> None:
 
     from federated.clients.store import ClientStore
     from federated.privacy.plan import FederatedPlan
-    from privacy_pipeline.backends.federated_rounds import Rounds, assign
+    from privacy_pipeline.backends.simulation.federated_rounds import Rounds, assign
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
-    from privacy_pipeline.dp import run_state
+    from privacy_pipeline.dp.training import run_state
 
     run_state.CHECKPOINT_SECONDS = 0.02
     draws = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def main(root: Path, kills: int, seed: int, mechanism: str) -> None:
     """Prints a JSON object: kills, attempts that went on and that began anew, runs, and whether all weights agree."""
     import tensorflow  # noqa: F401
 
-    import privacy_pipeline.backends.federated_rounds  # noqa: F401
+    import privacy_pipeline.backends.simulation.federated_rounds  # noqa: F401
 
     draws = random.Random(seed)
     whole = root / "whole"

@@ -11,7 +11,7 @@ from scipy import stats
 from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
 from federated.privacy.sampler import ClientSampler
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
 
 CLIENTS, PER_ROUND, ROUNDS = 200, 20, 1500
 NORM, SHAPES = 0.5, [(40, 20), (3,)]

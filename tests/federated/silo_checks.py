@@ -14,7 +14,7 @@ from federated.silos.engine import SiloEngine
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
 
 SIZES = {"east": 40, "north": 120, "west": 80}
 Q = 0.1

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from federated.clients.splits import IidSplit
-from federated.clients.tables import clients_by_rule, clients_from_table
-from privacy_pipeline.data.features import Column, FeaturePlan
+from federated.tables import clients_by_rule, clients_from_table
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 
 PLAN = FeaturePlan(

@@ -13,8 +13,8 @@ from federated.privacy import distributed
 from federated.privacy.distributed import DistributedAggregator
 from federated.privacy.encoding import wrapped
 from federated.privacy.gaussian import GaussianAggregator
-from privacy_pipeline.dp.integer_noise import IntegerNoise
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.noise.integer_noise import IntegerNoise
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.federated import distributed_checks as checks
 from tests.federated.distributed_checks import (

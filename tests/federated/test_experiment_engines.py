@@ -7,7 +7,7 @@ from federated.experiments.compare import compare
 from federated.experiments.engines import build, logits, perceptron
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
-from privacy_pipeline.reports.federated_page import notes
+from privacy_pipeline.reports.render.federated_page import notes
 from tests.federated.experiment_files import PRIVACY, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at, points, register
 

@@ -8,21 +8,22 @@ import shutil
 import numpy as np
 import pytest
 
-from federated.experiments import privacy
+from federated.experiments.charging import privacy
+from federated.experiments.charging.register import register_clients
 from federated.experiments.data import load_clients
 from federated.experiments.evaluation import area_under_curve
-from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
-from privacy_pipeline.accounting import events, pins
+from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.accountants import epsilon_of
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State, price
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.covered_digests import secret_in
-from privacy_pipeline.dp.noise import GaussianNoise
+from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State, price
 from tests.federated import logistic
 from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, load_bound, write_experiment, write_people
 
@@ -90,8 +91,8 @@ def test_cohorts_and_first_weights_follow_the_seed(people):
 
 
 def register(folder, point, cap=99.0):
-    from privacy_pipeline.accounting.registration import Registration, SplitCount
     from privacy_pipeline.data.source import count_units, resolve
+    from privacy_pipeline.ledger.state.registration import Registration, SplitCount
 
     dataset = point.config.data.dataset
     source = resolve(dataset=dataset)
@@ -377,7 +378,7 @@ def test_bad_populations_are_one_clear_error(people):
 
 
 def test_noise_on_the_count_of_unclipped_clients_follows_the_cohort(people):
-    from federated.experiments import privacy
+    from federated.experiments.charging import privacy
 
     block = "privacy: {noise_multiplier: 0.6, delta: 1.0e-3, clipping_norm: 0.5, adaptive: {}}\n"
     adaptive = privacy.charged(points(people, block)[0].config, units=60).plan.base.clipping.adaptive
@@ -408,8 +409,8 @@ def test_area_under_curve_counts_pairs():
 @pytest.mark.slow
 def test_the_datasets_report_holds_private_plain_and_unfinished_experiments(people):
     """All that `federated run` did on a registered dataset is in its report, charged or not."""
-    from privacy_pipeline.pipelines.reporting import evidence
-    from privacy_pipeline.reports.compose import dataset_report
+    from privacy_pipeline.pipelines.reporting.reporting import evidence
+    from privacy_pipeline.reports.dataset.compose import dataset_report
     from privacy_pipeline.reports.figures import plain
 
     private, killed = points(people, PRIVACY)
@@ -433,7 +434,7 @@ def test_the_datasets_report_holds_private_plain_and_unfinished_experiments(peop
 
 
 def test_an_experiment_that_cannot_be_read_is_named(people):
-    from privacy_pipeline.pipelines.reporting import evidence
+    from privacy_pipeline.pipelines.reporting.reporting import evidence
 
     point = points(people, PRIVACY)[0]
     register(people, point)

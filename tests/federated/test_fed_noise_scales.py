@@ -15,10 +15,10 @@ from federated.privacy.gaussian import GaussianAggregator, clipped_sum, lengths
 from federated.privacy.noise_check import distributed_deviations, gaussian_deviations, moments, require_noise
 from federated.privacy.plan import FederatedPlan
 from federated.silos.plan import SiloPlan
-from privacy_pipeline.dp.integer_noise import IntegerNoise
-from privacy_pipeline.dp.mechanism import AdaptiveClipping
-from privacy_pipeline.dp.noise import GaussianNoise
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping
+from privacy_pipeline.dp.noise.integer_noise import IntegerNoise
+from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 LEVEL = 1e-7

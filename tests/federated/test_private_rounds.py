@@ -14,7 +14,7 @@ from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from federated.privacy.gaussian import GaussianAggregator
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.dp.randomness import RunKey
+from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.errors import BadInputError
 from tests.federated.fed_examples import MadeClients
 from tests.federated.privacy_checks import NORM, PER_ROUND, plan_of

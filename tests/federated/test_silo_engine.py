@@ -16,11 +16,11 @@ from federated.silos import engine as silo_engine
 from federated.silos.engine import silo_key
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
-from privacy_pipeline.dp.mechanism import UserBound
-from privacy_pipeline.dp.noise import GaussianNoise
-from privacy_pipeline.dp.randomness import RunKey
-from privacy_pipeline.dp.sampler import Sampler
-from privacy_pipeline.dp.sampling import PoissonSampling
+from privacy_pipeline.dp.graphs.randomness import RunKey
+from privacy_pipeline.dp.mechanism.mechanism import UserBound
+from privacy_pipeline.dp.mechanism.sampling import PoissonSampling
+from privacy_pipeline.dp.noise.noise import GaussianNoise
+from privacy_pipeline.dp.sampling.sampler import Sampler
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.federated import silo_checks as checks
 from tests.federated.silo_checks import SIZES, Q, engine_of, everyone, plan_of, records_of

@@ -11,21 +11,22 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from federated.experiments import engines, run, silos
+from federated.experiments import engines, run
+from federated.experiments.charging import silos
+from federated.experiments.charging.register import register_clients
 from federated.experiments.config import Point
 from federated.experiments.engines import build
-from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
 from federated.experiments.run_folder import RunFolder
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.accountants import epsilon_of
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
 from tests.federated.experiment_files import load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at
 

@@ -10,9 +10,9 @@ from federated.silos.plan import SiloPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.dp.mechanism import Noise, UserBound
+from privacy_pipeline.dp.mechanism.mechanism import Noise, UserBound
+from privacy_pipeline.dp.mechanism.sampling import FixedPartition
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
-from privacy_pipeline.dp.sampling import FixedPartition
 from privacy_pipeline.errors import BadInputError
 from tests.federated.silo_checks import SIZES, Q, plan_of
 

@@ -12,9 +12,9 @@ from federated.experiments.compare import compare, not_of_today, setting_name
 from federated.experiments.config import load_experiment, point_from_json, point_to_json
 from federated.experiments.run import run_point
 from federated.experiments.sweep import begun
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
 from tests.federated import logistic
 from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at, register
@@ -266,7 +266,7 @@ def test_personalization_of_clients_with_one_row_costs_nothing(people):
 
 
 def test_a_full_disk_is_found_before_the_charge(people, monkeypatch):
-    from privacy_pipeline import atomic
+    from privacy_pipeline.files import atomic
 
     path = write_experiment(people, PRIVACY)
     ledger = register(people, load_experiment(path)[1][0])

@@ -2,13 +2,13 @@
 
 import pytest
 
-from federated.experiments import register as registering
 from federated.experiments import run as running
+from federated.experiments.charging import register as registering
+from federated.experiments.charging.register import register_clients
 from federated.experiments.config import load_experiment
-from federated.experiments.register import register_clients
 from federated.experiments.run import run_point
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger.ledger import Ledger
 from tests.federated import logistic
 from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import register

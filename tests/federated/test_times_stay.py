@@ -10,7 +10,7 @@ from federated.experiments.compare import compare
 from federated.experiments.run import run_point
 from federated.experiments.tracking import track, tracked
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.reports.federated_page import cells, federated_page
+from privacy_pipeline.reports.render.federated_page import cells, federated_page
 from tests.federated import logistic
 from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import register

@@ -11,10 +11,11 @@ from random import Random
 
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.config.models import DatasetConfig, PipelineConfig
-from privacy_pipeline.data import schema_reader, source
-from privacy_pipeline.data.features import FeaturePlan
-from privacy_pipeline.data.row_digests import RowHasher
-from privacy_pipeline.pipelines import preflight
+from privacy_pipeline.data import source
+from privacy_pipeline.data.counting.row_digests import RowHasher
+from privacy_pipeline.data.schema import schema_reader
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.pipelines.preflight import preflight
 from tests.fuzz import project
 from tests.fuzz.mutations import mutated_bytes
 from tests.fuzz.watching import Case, Watch, WrongValueError

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import keys
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.backends.isolated import frames as isolated
-from privacy_pipeline.encrypted import frames, model_format
-from privacy_pipeline.encrypted.desk import Desk
-from privacy_pipeline.encrypted.desk_store import Store
-from privacy_pipeline.pipelines.workspace import RunFolder
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.server.share_server import ShareServer
+from privacy_pipeline.encrypted.server.share_store import Store
+from privacy_pipeline.encrypted.transport import frames
+from privacy_pipeline.ledger.audit.receipts import read_receipts
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.encrypted.programs.networks import mlp
 from tests.fuzz.mutations import VALUES, as_json, mutated_bytes, mutated_tree
 from tests.fuzz.watching import Case, Watch, WrongValueError
@@ -100,7 +101,7 @@ def _framed(rng: Random, header: bytes, payload: bytes) -> bytes:
 
 
 def messages(folder: Path, watch: Watch) -> Callable[[Random], Case]:
-    """Messages to a server's desk, from each of its peers, and the answers that a peer may get."""
+    """Messages to a party's share server, from each of its peers, and the answers that a peer may get."""
     model = mlp([4, 8, 1])
     model_format.save(model, folder / "model")
     architecture = (folder / "model" / model_format.ARCHITECTURE).read_bytes()
@@ -130,11 +131,11 @@ def messages(folder: Path, watch: Watch) -> Callable[[Random], Case]:
 
 
 async def _attended(stream: bytes, folder: Path) -> None:
-    """A desk of its own hears the stream; each of its answers is a message that a peer can read."""
+    """A share server of its own hears the stream; each of its answers is a message that a peer can read."""
     reader, screen = asyncio.StreamReader(), Screen()
     reader.feed_data(stream)
     reader.feed_eof()
-    await Desk(Store(folder)).attend(reader, screen)  # type: ignore[arg-type]
+    await ShareServer(Store(folder)).attend(reader, screen)  # type: ignore[arg-type]
     answers = asyncio.StreamReader()
     answers.feed_data(bytes(screen.sent))
     answers.feed_eof()

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.dp.mechanism import AdaptiveClipping, UserBound
+from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping, UserBound
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.encrypted import model_format
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 from tests.fuzz.mutations import VALUES, as_json, mutated_bytes, mutated_tree
 from tests.fuzz.watching import Case, Watch
 

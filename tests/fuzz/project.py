@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.data.schema_reader import parse_schema
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.data.schema.schema_reader import parse_schema
+from privacy_pipeline.pipelines.registration.register import register_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 40

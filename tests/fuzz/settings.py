@@ -13,19 +13,19 @@ from typing import Any
 import yaml
 
 from federated.experiments.config import load_experiment
-from privacy_pipeline.accounting.policy import STARTER, load_policy
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
-from privacy_pipeline.encrypted import dialing
-from privacy_pipeline.encrypted.certificates import init_parties
-from privacy_pipeline.pipelines import preflight
-from privacy_pipeline.reports.compose import dataset_report
-from privacy_pipeline.reports.evidence import Evidence, read_ledger
-from privacy_pipeline.reports.facts import load_facts
-from privacy_pipeline.reports.html import to_html
+from privacy_pipeline.encrypted.transport import dialing
+from privacy_pipeline.encrypted.transport.certificates import init_parties
+from privacy_pipeline.ledger.state.policy import STARTER, load_policy
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.reports.dataset.compose import dataset_report
+from privacy_pipeline.reports.dataset.evidence import Evidence, read_ledger
+from privacy_pipeline.reports.dataset.facts import load_facts
+from privacy_pipeline.reports.dataset.schema import to_json
 from privacy_pipeline.reports.registry_yaml import to_registry
-from privacy_pipeline.reports.schema import to_json
+from privacy_pipeline.reports.render.html import to_html
 from tests.fuzz import project
 from tests.fuzz.mutations import YAML_SCALARS, as_yaml, mutated_tree, paths, value_at
 from tests.fuzz.watching import Case, Watch

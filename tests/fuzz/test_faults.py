@@ -15,20 +15,20 @@ import yaml
 
 from federated.experiments.config import load_experiment
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.policy import load_policy
-from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.cli.output import errors_as_exit_codes
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.config.source import read_document
 from privacy_pipeline.config.yaml_text import DEEPEST, LARGEST, MOST_VALUES
-from privacy_pipeline.data.schema_reader import parse_schema
-from privacy_pipeline.dp.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
+from privacy_pipeline.data.schema.schema_reader import parse_schema
+from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping, Clipping, Noise, UserBound
 from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.encrypted import frames
-from privacy_pipeline.encrypted.desk import Desk
-from privacy_pipeline.encrypted.desk_store import Store
-from privacy_pipeline.encrypted.dialing import addresses
+from privacy_pipeline.encrypted.server.share_server import ShareServer
+from privacy_pipeline.encrypted.server.share_store import Store
+from privacy_pipeline.encrypted.transport import frames
+from privacy_pipeline.encrypted.transport.dialing import addresses
 from privacy_pipeline.errors import BadInputError, PipelineError, brief
+from privacy_pipeline.ledger.audit.receipts import read_receipts
+from privacy_pipeline.ledger.state.policy import load_policy
 from tests.fuzz.messages import Screen
 from tests.fuzz.mutations import bomb, merges
 
@@ -204,7 +204,7 @@ def test_a_first_line_that_is_no_role(tmp_path: Path) -> None:
         reader, screen, answers = asyncio.StreamReader(), Screen(), asyncio.StreamReader()
         reader.feed_data(b"a" * 100_000 + b"\n")
         reader.feed_eof()
-        await Desk(Store(tmp_path)).attend(reader, screen)  # type: ignore[arg-type]
+        await ShareServer(Store(tmp_path)).attend(reader, screen)  # type: ignore[arg-type]
         answers.feed_data(bytes(screen.sent))
         answers.feed_eof()
         return (await frames.read_header(answers))[0]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy_pipeline.encrypted import model_format
+from privacy_pipeline.encrypted.model import model_format
 from privacy_pipeline.errors import BadInputError
 from tests.encrypted.programs.networks import mlp
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.verify import verify
+from privacy_pipeline.ledger.audit.verify import verify
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import make_registration
 from tests.accounting.postgresql_server import program
 from tests.accounting.test_kills import COUNTED, on_statement, reads, run_once, touched
@@ -129,7 +129,7 @@ from pathlib import Path
 repository, url, run_id, hold = sys.argv[1:]
 sys.path.insert(0, repository)
 import sqlalchemy as sa
-from privacy_pipeline.accounting.ledger import Ledger
+from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.errors import PipelineError
 from tests.accounting.conftest import make_plan
 from tests.accounting.test_kills import touched

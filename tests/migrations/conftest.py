@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting import keys
+from privacy_pipeline.ledger.storage import keys
 from tests.accounting.conftest import fresh, postgresql  # noqa: F401 - fixtures
 from tests.migrations.make_fixtures import ROOT
 

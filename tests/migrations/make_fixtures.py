@@ -174,11 +174,11 @@ def fill_ledger(url: str) -> dict[str, Any]:
     that was changed, and none after. Each has a reservation whose holder was killed before or after its start.
     """
     from privacy_pipeline.accounting.events import gaussian_passes
-    from privacy_pipeline.accounting.ledger import Ledger
     from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
-    from privacy_pipeline.accounting.policy import Policy
-    from privacy_pipeline.accounting.registration import Registration, SplitCount
     from privacy_pipeline.accounting.release_plan import ReleasePlan
+    from privacy_pipeline.ledger.ledger import Ledger
+    from privacy_pipeline.ledger.state.policy import Policy
+    from privacy_pipeline.ledger.state.registration import Registration, SplitCount
 
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("things", "visits-1", "visits-2")}
     ledger = Ledger.open(url, create=True)

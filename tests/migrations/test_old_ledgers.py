@@ -10,15 +10,15 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import ledger_schema as schema
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import BudgetStatus, State
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.registration import Division, Registration
 from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.data.row_digests import RowHasher
+from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, State
+from privacy_pipeline.ledger.state.registration import Division, Registration
+from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import format_of
 

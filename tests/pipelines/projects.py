@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines.workspace import RunSpec
+from privacy_pipeline.pipelines.workspace.workspace import RunSpec
 
 ROWS = 200
 DIGEST = "d" * 64
@@ -96,7 +96,7 @@ def write_spans(root: Path, *spans: int, train: int = 240, evaluation: int = 60)
 
 def make_spec(config: PipelineConfig, **changes: Any) -> RunSpec:
     """A spec of a run of it."""
-    from privacy_pipeline.pipelines import preflight
+    from privacy_pipeline.pipelines.preflight import preflight
 
     values: dict[str, Any] = {
         "run_id": "run-1",

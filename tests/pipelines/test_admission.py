@@ -14,18 +14,21 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import keys, pins
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data.unit_keys import partition_bytes
+from privacy_pipeline.data.schema.unit_keys import partition_bytes
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import membership, preflight, runs
-from privacy_pipeline.pipelines.data_secret import data_secret
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.graph.data_secret import data_secret
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.pipelines.reporting import membership
 from tests.data.test_counts import record
 from tests.data.test_example_keys import example, part
 from tests.pipelines.projects import csv_text, write_project

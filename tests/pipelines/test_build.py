@@ -14,8 +14,8 @@ from tfx.proto import example_gen_pb2
 from privacy_pipeline.components.example_gen.executor import digest_in
 from privacy_pipeline.config.models import PipelineConfig, Threshold
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines.build import build, example_gen
-from privacy_pipeline.pipelines.compiled import compile_run
+from privacy_pipeline.pipelines.graph.build import build, example_gen
+from privacy_pipeline.pipelines.graph.compiled import compile_run
 from privacy_pipeline.pipelines.nodes import nodes_of
 from tests.pipelines.projects import HASHED, KEYED, make_spec, write_project
 

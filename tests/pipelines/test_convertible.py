@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.backends import encrypted, keras_io
-from privacy_pipeline.backends.tabular import InputSpec
+from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.data import encoded
-from privacy_pipeline.data.encoded import width_of
-from privacy_pipeline.data.features import Column, FeaturePlan
-from privacy_pipeline.encrypted import environment
+from privacy_pipeline.data.schema import encoded
+from privacy_pipeline.data.schema.encoded import width_of
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
+from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines.convertible import require_convertible
+from privacy_pipeline.pipelines.preflight.convertible import require_convertible
 from tests.encrypted.deployment import make_parties
 from tests.reports.records import make_config, make_plan
 

@@ -14,9 +14,9 @@ from tfx.orchestration.pipeline import Pipeline
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines.build import example_gen
-from privacy_pipeline.pipelines.example_files import as_copied
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.pipelines.graph.build import example_gen
+from privacy_pipeline.pipelines.graph.example_files import as_copied
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import HASHED, KEYED, ROWS, write_project
 
 

@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting import entries, journal
-from privacy_pipeline.accounting.export import exported
-from privacy_pipeline.accounting.journal import canonical, record_hash
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import runs, views
-from privacy_pipeline.pipelines.preflight import check_source, read_features
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.audit.export import exported
+from privacy_pipeline.ledger.charging import entries
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.storage import journal
+from privacy_pipeline.ledger.storage.journal import canonical, record_hash
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.graph import cache_keys
+from privacy_pipeline.pipelines.preflight.preflight import check_source, read_features
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.reports.published import public_entry
 from tests.accounting.conftest import make_plan, make_registration
 from tests.adversary import digest_of, recovered, worlds
@@ -103,7 +105,7 @@ def test_spec_fingerprints_and_cache_keys_hold_none(config: PipelineConfig, dige
     text = spec.model_dump_json() + state.model_dump_json()
 
     def fingerprint(digest: str) -> str:
-        return views.fingerprint(
+        return cache_keys.fingerprint(
             config=config,
             data_digest=f"{digest}, span 1, version None",
             schema_digest=spec.schema_digest,

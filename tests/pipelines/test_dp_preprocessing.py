@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import price, together
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import preflight, runs
-from privacy_pipeline.pipelines.compiled import compile_run
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import price, together
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.graph.compiled import compile_run
 from privacy_pipeline.pipelines.nodes import DP_STATISTICS, nodes_of
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import SCHEMA, make_spec, write_project
 
 OPEN = SCHEMA.replace("  float_domain { min: 0 max: 10 }\n", "")

@@ -13,9 +13,9 @@ from tfx.dsl.io import fileio
 
 from privacy_pipeline.config.models import DatasetConfig, PipelineConfig
 from privacy_pipeline.data import private_copy, source
-from privacy_pipeline.literal_paths import PATTERN, as_named
-from privacy_pipeline.pipelines.count_rows import count_hashed_rows
-from privacy_pipeline.pipelines.example_files import as_copied
+from privacy_pipeline.files.literal_paths import PATTERN, as_named
+from privacy_pipeline.pipelines.graph.example_files import as_copied
+from privacy_pipeline.pipelines.registration.count_rows import count_hashed_rows
 from tests.pipelines.projects import HASHED, csv_text, write_project, write_spans
 
 

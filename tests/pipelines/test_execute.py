@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.errors import PipelineError
-from privacy_pipeline.pipelines import events, execute
+from privacy_pipeline.pipelines.execution import events, execute
 from privacy_pipeline.pipelines.nodes import NODES
-from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState
-from privacy_pipeline.programs import command_of
+from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, RunState
+from privacy_pipeline.processes.programs import command_of
 from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import make_summary, plain_record
 
@@ -66,7 +66,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         path.write_text(PREAMBLE + script)
 
         def start(command: list[str], **options: Any) -> Any:
-            assert command[:3] == command_of("privacy_pipeline.pipelines.worker")
+            assert command[:3] == command_of("privacy_pipeline.pipelines.execution.worker")
             return REAL_POPEN([sys.executable, str(path), *command[3:]], **options)
 
         monkeypatch.setattr(subprocess, "Popen", start)

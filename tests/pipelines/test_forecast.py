@@ -11,14 +11,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import preflight
-from privacy_pipeline.pipelines.forecast import Fitting, fitting
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.preflight.forecast import Fitting, fitting
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import write_project
 
 # Shuffled batches claim no amplification, and their epsilon is quickly computed.

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import memory, runs
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.preflight import memory
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import write_project
 
 GIB = 2**30

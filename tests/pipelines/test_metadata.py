@@ -10,8 +10,8 @@ from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import metadata
-from privacy_pipeline.reports.properties import metric_properties
+from privacy_pipeline.pipelines.workspace import metadata
+from privacy_pipeline.reports.record.properties import metric_properties
 from tests.pipelines.projects import write_project
 from tests.reports.records import dp_record, make_summary, plain_record
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline import installed
-from privacy_pipeline.encrypted import environment
+from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import views
+from privacy_pipeline.pipelines.graph import cache_keys
+from privacy_pipeline.processes import installed
 from tests.pipelines.projects import write_project
 
 
@@ -33,12 +33,12 @@ def test_encrypted_inference_counts_its_own_environment(tmp_path: Path, monkeypa
     python.touch()
     (packages / "tf_encrypted-1.dist-info").mkdir(parents=True)
     monkeypatch.setenv(environment.VARIABLE, str(python))
-    assert views.packages_hash(config) == installed.environment_hash()
+    assert cache_keys.packages_hash(config) == installed.environment_hash()
     section = {"train_with": "plain"}
     encrypted = write_project(tmp_path / "other", training={"backend": "encrypted", "encrypted": section})
-    before = views.packages_hash(encrypted)
+    before = cache_keys.packages_hash(encrypted)
     (packages / "tf_encrypted-1.dist-info").rename(packages / "tf_encrypted-2.dist-info")
-    assert len({before, views.packages_hash(encrypted), installed.environment_hash()}) == 3
+    assert len({before, cache_keys.packages_hash(encrypted), installed.environment_hash()}) == 3
     python.unlink()
     with pytest.raises(BadInputError, match="there is no such file"):
-        views.packages_hash(encrypted)
+        cache_keys.packages_hash(encrypted)

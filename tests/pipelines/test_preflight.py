@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import preflight
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import SCHEMA, write_project
 
 UNREVIEWED = SCHEMA.replace('name: "size"', 'name: "size" annotation { tag: "unreviewed" }')

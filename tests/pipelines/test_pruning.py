@@ -20,11 +20,14 @@ from typer.testing import CliRunner
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.literal_paths import literal
-from privacy_pipeline.pipelines import pruned_metadata, pruning, runs, serving_model, spending
-from privacy_pipeline.pipelines.pruning import Criteria
-from privacy_pipeline.pipelines.workspace import Failure, NodeState, RunFolder, Workspace
-from privacy_pipeline.reports.summary import SliceMetrics
+from privacy_pipeline.files.literal_paths import literal
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.preflight import spending
+from privacy_pipeline.pipelines.pruning import pruned_metadata, pruning
+from privacy_pipeline.pipelines.pruning.pruning import Criteria
+from privacy_pipeline.pipelines.workspace import serving_model
+from privacy_pipeline.pipelines.workspace.workspace import Failure, NodeState, RunFolder, Workspace
+from privacy_pipeline.reports.record.summary import SliceMetrics
 from tests.pipelines.planted import found_below, needles
 from tests.pipelines.projects import make_spec, write_project
 from tests.pipelines.test_workspace import hold, make_state

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.cli.main import app
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
 from tests.accounting.conftest import make_registration
 from tests.pipelines.projects import write_project
 
@@ -74,7 +74,7 @@ def test_registration_and_policy_are_one_transaction(tmp_path: Path, monkeypatch
     def fails(*_: Any) -> None:
         raise LedgerError("the disk is full")
 
-    monkeypatch.setattr("privacy_pipeline.accounting.ledger.apply_policy", fails)
+    monkeypatch.setattr("privacy_pipeline.ledger.ledger.apply_policy", fails)
     with pytest.raises(LedgerError, match="full"):
         ledger.register(make_registration(), epsilon=2.5, delta=1e-6, policy=policy)
     assert ledger.registration("adult", None) is None and ledger.status() == [] and ledger.verify().ok

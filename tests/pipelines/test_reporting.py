@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines.register import register_dataset
-from privacy_pipeline.pipelines.reporting import evidence
-from privacy_pipeline.pipelines.workspace import NodeState, RunFolder
-from privacy_pipeline.reports.compose import dataset_report
+from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.pipelines.reporting.reporting import evidence
+from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder
+from privacy_pipeline.reports.dataset.compose import dataset_report
 from privacy_pipeline.reports.figures import plain
-from privacy_pipeline.reports.html import to_html
+from privacy_pipeline.reports.render.html import to_html
 from tests.cli.test_tables import make_state
 from tests.pipelines.projects import make_spec, write_project
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines import metadata
-from privacy_pipeline.pipelines.register import register_dataset
-from privacy_pipeline.pipelines.run_report import add_report
-from privacy_pipeline.pipelines.workspace import RunFolder, RunState
+from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.pipelines.reporting.run_report import add_report
+from privacy_pipeline.pipelines.workspace import metadata
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
 from tests.cli.test_tables import make_state
 from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import make_summary, plain_record

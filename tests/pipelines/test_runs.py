@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.config.models import DpEvaluationSection, PipelineConfig, PolicySection, Threshold
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import execute as execute_module
-from privacy_pipeline.pipelines import metadata, runs, spending
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.pipelines.execution import execute as execute_module
+from privacy_pipeline.pipelines.execution import runs
 from privacy_pipeline.pipelines.nodes import NODES, nodes_of
-from privacy_pipeline.pipelines.register import register_dataset
-from privacy_pipeline.pipelines.workspace import NodeState, RunFolder, RunState, Workspace
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.pipelines.preflight import spending
+from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.pipelines.workspace import metadata
+from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, RunState, Workspace
+from privacy_pipeline.reports.record.summary import RunSummary
 from tests.pipelines.projects import write_project
 from tests.reports.records import make_summary, plain_record
 
@@ -201,7 +203,7 @@ def test_a_broken_run_folder_does_not_stop_new_runs(project: Project) -> None:
 
 
 def state_of(project: Project, config: PipelineConfig) -> RunState:
-    from privacy_pipeline.pipelines import preflight
+    from privacy_pipeline.pipelines.preflight import preflight
 
     features = preflight.read_features(config)
     return runs._state(runs._spec(config, preflight.check_source(config, features), features), Path("c.yaml"))

@@ -19,7 +19,7 @@ from tfx.proto.orchestration import pipeline_pb2
 from tfx.types import standard_artifacts
 
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import events, scheduler
+from privacy_pipeline.pipelines.execution import events, scheduler
 
 pytestmark = pytest.mark.timeout(30)  # what waits for a process that is not there waits for ever
 

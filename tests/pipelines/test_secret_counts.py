@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.cli.tables import run_table
-from privacy_pipeline.pipelines import details
-from privacy_pipeline.reports.properties import metric_properties, without_secret_counts
+from privacy_pipeline.pipelines.execution import details
+from privacy_pipeline.reports.record.properties import metric_properties, without_secret_counts
 from tests.pipelines.projects import write_project
 from tests.reports.records import dp_record, make_summary
 

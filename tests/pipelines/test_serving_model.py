@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED
-from privacy_pipeline.encrypted.model_format import ARCHITECTURE
+from privacy_pipeline.encrypted.model.model_format import ARCHITECTURE
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines.serving_model import find_model
-from privacy_pipeline.pipelines.workspace import RunFolder
+from privacy_pipeline.pipelines.workspace.serving_model import find_model
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import preflight, spending
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.pipelines.preflight import preflight, spending
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.spans import Span
 from tests.pipelines.projects import HASHED, KEYED, csv_text, write_project, write_spans
 
@@ -144,8 +144,8 @@ def test_a_header_that_differs_between_spans_is_told(config: PipelineConfig, tmp
 
 def refuse(config: PipelineConfig, span: Span) -> None:
     """The checks of a run before it starts."""
-    from privacy_pipeline.pipelines import runs
-    from privacy_pipeline.pipelines.workspace import Workspace
+    from privacy_pipeline.pipelines.execution import runs
+    from privacy_pipeline.pipelines.workspace.workspace import Workspace
 
     asked = at(config, span)
     features = preflight.read_features(asked)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
-from privacy_pipeline.pipelines import preflight
-from privacy_pipeline.pipelines.forecast import fitting, noise_section
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.preflight.forecast import fitting, noise_section
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.pipelines.projects import HASHED, KEYED, SCHEMA, write_project
 
 SILOS = {"red": 54, "green": 53, "blue": 53}  # of 160 rows

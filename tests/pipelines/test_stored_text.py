@@ -15,7 +15,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from ml_metadata.proto import metadata_store_service_pb2 as service
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import metadata, stored_text
+from privacy_pipeline.pipelines.workspace import metadata, stored_text
 from tests.accounting import postgresql_server
 from tests.pipelines import mariadb_server
 from tests.pipelines.projects import write_project

@@ -12,9 +12,11 @@ from privacy_pipeline.backends.isolated.visible import Private, visible
 from privacy_pipeline.components.trainer.executor import _schema_is_public
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import build, preflight, runs, views, worker
-from privacy_pipeline.pipelines.workspace import RunFolder, RunState, Workspace
-from privacy_pipeline.read_once import reading_once
+from privacy_pipeline.files.read_once import reading_once
+from privacy_pipeline.pipelines.execution import runs, worker
+from privacy_pipeline.pipelines.graph import build, cache_keys
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState, Workspace
 from tests.pipelines.projects import SCHEMA, make_spec, write_project
 
 MODEL = "import own_parts\ndef build_model(context): return own_parts.NAME\n"
@@ -80,7 +82,7 @@ def test_the_schema_that_the_worker_checked_is_pinned_and_recorded(tmp_path: Pat
 def test_code_that_is_swapped_before_the_worker_reads_it_is_refused(
     project: PipelineConfig, tmp_path: Path, name: str
 ) -> None:
-    spec = make_spec(project, code=views.code_hash(project))
+    spec = make_spec(project, code=cache_keys.code_hash(project))
     worker._require_same_code(spec)
     (tmp_path / name).write_text((tmp_path / name).read_text() + "# swapped\n")
     with pytest.raises(BadInputError, match="changed while the run started; nothing is charged"):
@@ -90,7 +92,7 @@ def test_code_that_is_swapped_before_the_worker_reads_it_is_refused(
 def test_code_that_is_swapped_after_the_worker_read_it_is_not_built(project: PipelineConfig, tmp_path: Path) -> None:
     apart = project.model_copy(update={"model": project.model.model_copy(update={"trust": None})})
     with reading_once():
-        worker._require_same_code(make_spec(apart, code=views.code_hash(apart)))
+        worker._require_same_code(make_spec(apart, code=cache_keys.code_hash(apart)))
         for name in ("own_model.py", "own_parts.py", "words.txt"):
             (tmp_path / name).write_text("NAME = 'swapped'\ndef build_model(context): return 'swapped'\n")
         (tmp_path / "own_more.py").write_text("")
@@ -105,14 +107,14 @@ def test_code_that_is_swapped_after_the_worker_read_it_is_not_built(project: Pip
 def test_the_worker_tells_of_swapped_code_and_starts_no_node(
     project: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from privacy_pipeline.pipelines import scheduler
+    from privacy_pipeline.pipelines.execution import scheduler
 
     told = list[Any]()
     monkeypatch.setattr(scheduler, "fd_emitter", lambda fd: told.append)
     monkeypatch.setattr(scheduler, "run_nodes", lambda **given: pytest.fail("a node was started"))
     monkeypatch.setattr(worker, "die_with_parent", lambda parent: None)
     folder = Workspace(project).new_run()
-    folder.write_spec(make_spec(project, code=views.code_hash(project), run_dir=folder.path))
+    folder.write_spec(make_spec(project, code=cache_keys.code_hash(project), run_dir=folder.path))
     folder.write_state(
         RunState(
             run_id="r",

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.files import ResolvedSource
 from privacy_pipeline.data.source import resolve
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import build, preflight, runs
-from privacy_pipeline.pipelines import register as registering
-from privacy_pipeline.pipelines.register import register_dataset
-from privacy_pipeline.pipelines.workspace import RunFolder, RunState
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.graph import build
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.registration import register as registering
+from privacy_pipeline.pipelines.registration.register import register_dataset
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
 from tests.pipelines.projects import HASHED, KEYED, write_project, write_spans
 
 
@@ -147,7 +149,7 @@ def test_a_registration_counts_what_it_digests(
 def test_the_copy_goes_with_the_command_and_when_examples_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from privacy_pipeline.pipelines.events import NodeEnded
+    from privacy_pipeline.pipelines.execution.events import NodeEnded
 
     config, seen = write_project(tmp_path), list[bool]()
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from privacy_pipeline.components import progress
-from privacy_pipeline.pipelines import events
+from privacy_pipeline.pipelines.execution import events
 
 EACH = [
     events.Loaded(seconds=1.5),

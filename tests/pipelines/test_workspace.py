@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.pipelines.workspace import (
+from privacy_pipeline.pipelines.workspace.workspace import (
     Failure,
     NodeState,
     RunFolder,
@@ -29,7 +29,7 @@ from tests.reports.records import dp_record, make_summary
 HOLD = """
 import sys
 from pathlib import Path
-from privacy_pipeline.pipelines.workspace import RunFolder
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
     sys.stdin.read()
@@ -180,7 +180,7 @@ def test_prepare_notices_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("privacy_pipeline.atomic.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("privacy_pipeline.files.atomic.tempfile.TemporaryFile", full)
     with pytest.raises(BadInputError, match="No space left on device"):
         Workspace(write_project(tmp_path)).prepare()
 

@@ -10,8 +10,8 @@ import pytest
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.registration import SplitCount
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.state.registration import SplitCount
 from privacy_pipeline.releases.evaluation import (
     DpEvaluation,
     counted_row,

@@ -11,11 +11,11 @@ import pytest
 from apache_beam.testing.util import assert_that
 
 from privacy_pipeline.accounting import events
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_entries import State
-from privacy_pipeline.accounting.registration import SplitCount
-from privacy_pipeline.data.features import Column
+from privacy_pipeline.data.schema.features import Column
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.registration import SplitCount
 from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.queries import Row
 from privacy_pipeline.releases.release import Release

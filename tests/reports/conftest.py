@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.reports.compose import dataset_report
-from privacy_pipeline.reports.dataset_report import DatasetReport
-from privacy_pipeline.reports.evidence import Evidence, UnrecordedRun, read_ledger
-from privacy_pipeline.reports.facts import load_facts
+from privacy_pipeline.reports.dataset.compose import dataset_report
+from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+from privacy_pipeline.reports.dataset.evidence import Evidence, UnrecordedRun, read_ledger
+from privacy_pipeline.reports.dataset.facts import load_facts
 from tests.reports import several_budgets
 from tests.reports.report_project import FACTS_YAML, make_project, summaries
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
-from privacy_pipeline.accounting.registration import Registration, SplitCount
-from privacy_pipeline.pipelines.workspace import RunFolder
-from privacy_pipeline.reports.build import build_record
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
+from privacy_pipeline.reports.record.build import build_record
+from privacy_pipeline.reports.record.summary import RunSummary
 from tests.cli.test_tables import make_state
 from tests.reports.records import FACTS, UNITS, make_config, make_executed, make_plan, make_summary, poisson_executed
 

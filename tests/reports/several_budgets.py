@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.accounting.events import poisson_gaussian
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import ChargedPlan, MechanismPlan, Relation
-from privacy_pipeline.accounting.policy import Policy
 from privacy_pipeline.accounting.record import Composition
-from privacy_pipeline.accounting.registration import Registration, SplitCount
 from privacy_pipeline.accounting.release_plan import ReleasePlan
-from privacy_pipeline.accounting.unprotected import Use
+from privacy_pipeline.ledger.charging.unprotected import Use
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.registration import Registration, SplitCount
 from privacy_pipeline.releases.evaluation import PURPOSE as EVALUATE
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.releases.statistics import PURPOSE as PREPROCESS
 from privacy_pipeline.releases.statistics import DpStatistics
-from privacy_pipeline.reports.build import build_record
-from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.reports.record.build import build_record
+from privacy_pipeline.reports.record.dp_evaluation import slices_of, with_evaluation
+from privacy_pipeline.reports.record.summary import RunSummary
 from privacy_pipeline.spans import union_digest
 from tests.releases.test_dp_evaluation import evaluation
 from tests.reports.records import FACTS, make_config, make_summary, poisson_executed, poisson_plan

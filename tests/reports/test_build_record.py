@@ -20,7 +20,7 @@ from privacy_pipeline.accounting.release_plan import ReleasePlan
 from privacy_pipeline.cli.tables import privacy_rows
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, SlowPart, Verdict
 from privacy_pipeline.releases.statistics import DpStatistics
-from privacy_pipeline.reports.build import build_record
+from privacy_pipeline.reports.record.build import build_record
 from tests.reports.records import (
     COMPOSITION,
     FACTS,

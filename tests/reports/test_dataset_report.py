@@ -16,31 +16,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from privacy_pipeline.accounting import profile as profiles
-from privacy_pipeline.accounting.cap_history import ledger_changes
-from privacy_pipeline.accounting.charges import content_digest
 from privacy_pipeline.accounting.events import gaussian_passes, to_json
-from privacy_pipeline.accounting.journal import POLICY
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.ledger_schema import LedgerError
-from privacy_pipeline.accounting.moving import move
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.accounting.policy import Policy
-from privacy_pipeline.accounting.registration import Division
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.accounting.write_transactions import writing
-from privacy_pipeline.encrypted.threat_model import simulated
+from privacy_pipeline.encrypted.model.threat_model import simulated
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines.reporting import evidence as gathered
-from privacy_pipeline.reports.attack import true_positive_rate
-from privacy_pipeline.reports.compose import dataset_report
-from privacy_pipeline.reports.dataset_report import DatasetReport
-from privacy_pipeline.reports.evidence import Evidence, read_ledger
-from privacy_pipeline.reports.facts import ReportFacts, load_facts
+from privacy_pipeline.ledger.audit import profile as profiles
+from privacy_pipeline.ledger.audit.cap_history import ledger_changes
+from privacy_pipeline.ledger.charging.charges import content_digest
+from privacy_pipeline.ledger.copies.moving import move
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.policy import Policy
+from privacy_pipeline.ledger.state.registration import Division
+from privacy_pipeline.ledger.storage.journal import POLICY
+from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.write_transactions import writing
+from privacy_pipeline.pipelines.reporting.reporting import evidence as gathered
+from privacy_pipeline.reports.dataset.compose import dataset_report
+from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+from privacy_pipeline.reports.dataset.evidence import Evidence, read_ledger
+from privacy_pipeline.reports.dataset.facts import ReportFacts, load_facts
+from privacy_pipeline.reports.dataset.run_views import CONTRADICTED, FIXED_SEED, NO_GUARANTEE, NO_RECEIPT, run_view
 from privacy_pipeline.reports.figures import Figure, Source, plain, ranges
-from privacy_pipeline.reports.html import to_html
-from privacy_pipeline.reports.run_views import CONTRADICTED, FIXED_SEED, NO_GUARANTEE, NO_RECEIPT, run_view
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.reports.record.attack import true_positive_rate
+from privacy_pipeline.reports.record.summary import RunSummary
+from privacy_pipeline.reports.render.html import to_html
 from tests.components.test_gate_decision import encrypted_evaluation
 from tests.reports.conftest import GENERATED
 from tests.reports.records import make_plan
@@ -440,7 +440,7 @@ def test_a_stranger_is_no_dataset(project: Path) -> None:
 
 
 def test_long_histories_are_thinned_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privacy_pipeline.reports.budget_view.MOST_ENTRIES", 3)
+    monkeypatch.setattr("privacy_pipeline.reports.dataset.budget_view.MOST_ENTRIES", 3)
     url = make_project(tmp_path)
     ledger = Ledger.open(url)
     for number in range(3):

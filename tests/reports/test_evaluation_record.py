@@ -8,15 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from privacy_pipeline.accounting.receipts import read_receipts
 from privacy_pipeline.accounting.record import Composition
 from privacy_pipeline.cli import tables
+from privacy_pipeline.ledger.audit.receipts import read_receipts
 from privacy_pipeline.releases.evaluation import DpEvaluation
-from privacy_pipeline.reports.build import EVALUATION_ACCESS
-from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
-from privacy_pipeline.reports.properties import metric_properties
-from privacy_pipeline.reports.run_views import NOISY, run_view
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.reports.dataset.run_views import NOISY, run_view
+from privacy_pipeline.reports.record.build import EVALUATION_ACCESS
+from privacy_pipeline.reports.record.dp_evaluation import slices_of, with_evaluation
+from privacy_pipeline.reports.record.properties import metric_properties
+from privacy_pipeline.reports.record.summary import RunSummary
 from tests.releases.test_dp_evaluation import evaluation
 from tests.reports.records import dp_record, make_summary
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.reports.dataset_report import DatasetReport
-from privacy_pipeline.reports.html import to_html
-from privacy_pipeline.reports.layout import Heading, blocks
-from privacy_pipeline.reports.pdf import _texts, to_pdf
+from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+from privacy_pipeline.reports.dataset.schema import to_json
 from privacy_pipeline.reports.registry_yaml import to_registry
-from privacy_pipeline.reports.schema import to_json
-from privacy_pipeline.shown_text import throughout, visible
+from privacy_pipeline.reports.render.html import to_html
+from privacy_pipeline.reports.render.layout import Heading, blocks
+from privacy_pipeline.reports.render.pdf import _texts, to_pdf
+from privacy_pipeline.text.shown_text import throughout, visible
 from tests.test_shown_text import HOSTILE, unsafe
 
 ALL = " ".join(text for name, text in HOSTILE.items() if name not in ("half", "wide formula", "unseen"))

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from privacy_pipeline.reports import properties
-from privacy_pipeline.reports.properties import metric_properties, shown
+from privacy_pipeline.reports.record import properties
+from privacy_pipeline.reports.record.properties import metric_properties, shown
 from tests.reports.records import dp_record, make_summary, plain_record
 
 

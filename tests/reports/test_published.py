@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from privacy_pipeline.accounting import record as record_parts
-from privacy_pipeline.accounting.export import COLUMNS
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.dp.audit import AuditResult
+from privacy_pipeline.dp.attacks.audit import AuditResult
+from privacy_pipeline.ledger.audit.export import COLUMNS
+from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.reports import published
-from privacy_pipeline.reports.summary import RunSummary
+from privacy_pipeline.reports.record.summary import RunSummary
 from tests.reports.records import UNITS
 from tests.reports.report_project import DIGEST, FACTS_YAML, make_project
 

@@ -17,14 +17,14 @@ from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.reports.compose import dataset_report
-from privacy_pipeline.reports.dataset_report import DatasetReport
-from privacy_pipeline.reports.evidence import Evidence
-from privacy_pipeline.reports.facts import ReportFacts, load_facts
-from privacy_pipeline.reports.html import to_html
-from privacy_pipeline.reports.pdf import to_pdf
+from privacy_pipeline.reports.dataset.compose import dataset_report
+from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+from privacy_pipeline.reports.dataset.evidence import Evidence
+from privacy_pipeline.reports.dataset.facts import ReportFacts, load_facts
+from privacy_pipeline.reports.dataset.schema import report_schema, schema_text, to_json
 from privacy_pipeline.reports.registry_yaml import DEMANDED, to_registry
-from privacy_pipeline.reports.schema import report_schema, schema_text, to_json
+from privacy_pipeline.reports.render.html import to_html
+from privacy_pipeline.reports.render.pdf import to_pdf
 
 ROOT = Path(__file__).parents[2]
 REGISTRY = yaml.safe_load((ROOT / "tests/data/registry/deployments-schema.yaml").read_text())

@@ -11,8 +11,8 @@ import pypdfium2
 import pytest
 from numpy.typing import NDArray
 
-from privacy_pipeline.reports.dataset_report import DatasetReport
-from privacy_pipeline.reports.html import to_html
+from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+from privacy_pipeline.reports.render.html import to_html
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""

@@ -11,13 +11,13 @@ from typing import Any
 import pypdfium2
 import pytest
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.reports.dataset_report import DatasetReport
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+from privacy_pipeline.reports.dataset.run_views import run_view
 from privacy_pipeline.reports.figures import Figure, Quote, ReportPart, Statement, plain
-from privacy_pipeline.reports.html import to_html
-from privacy_pipeline.reports.layout import Bullets, Chart, Table, Text, blocks
-from privacy_pipeline.reports.pdf import to_pdf
-from privacy_pipeline.reports.run_views import run_view
+from privacy_pipeline.reports.render.html import to_html
+from privacy_pipeline.reports.render.layout import Bullets, Chart, Table, Text, blocks
+from privacy_pipeline.reports.render.pdf import to_pdf
 from tests.reports import several_budgets
 from tests.reports.report_project import FACTS_YAML, summaries
 from tests.reports.trace import COUNTS, FURTHER, Files, untraced, walk

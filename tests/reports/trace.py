@@ -19,7 +19,7 @@ from scipy.optimize import brentq  # type: ignore[import-untyped]
 
 from privacy_pipeline.accounting.events import from_json
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp
-from privacy_pipeline.reports.dataset_report import CurvePoint, DatasetReport
+from privacy_pipeline.reports.dataset.dataset_report import CurvePoint, DatasetReport
 from privacy_pipeline.reports.figures import COVERED, DAY, Figure, Loss, Quote, ReportPart, Source
 
 # What the project of tests/reports/report_project.py holds, counted by hand.

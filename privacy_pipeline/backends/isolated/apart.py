@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.isolated import process
 from privacy_pipeline.backends.isolated.visible import Private, Visible, visible
+from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.backends.tabular import ModelContext
+    from privacy_pipeline.backends.models.tabular import ModelContext
 
 _CHILD = "privacy_pipeline.backends.isolated.child"
 _FIX = (
@@ -65,7 +65,7 @@ def model(config: PipelineConfig, context: ModelContext, *, trained: bool) -> An
         NoNamespacesError: the kernel gives no namespaces.
         BadInputError: the module cannot be built, or part of the model cannot cross.
     """
-    from privacy_pipeline.backends.isolated import configs
+    from privacy_pipeline.backends.isolated.crossing import configs
 
     section, seed = config.model, config.training.seed
     seen = visible(section, Private.of(config))

@@ -53,7 +53,7 @@ def _telling(answer: int, sources: set[str]) -> Callable[[type[BaseException], B
 
 
 def _code(task: Mapping[str, Any]) -> Any:
-    from privacy_pipeline.backends import user_code
+    from privacy_pipeline.backends.models import user_code
 
     code = user_code.resolve(task["use"])
     user_code.require_as_read(code, use=task["use"], defined=task["defined"])
@@ -62,8 +62,8 @@ def _code(task: Mapping[str, Any]) -> Any:
 
 def _model(task: dict[str, Any]) -> bytes:
     """The model of `build_model`."""
-    from privacy_pipeline.backends.tabular import InputSpec, ModelContext
-    from privacy_pipeline.data.features import FeaturePlan
+    from privacy_pipeline.backends.models.tabular import InputSpec, ModelContext
+    from privacy_pipeline.data.schema.features import FeaturePlan
 
     given = task["context"]
     context = ModelContext(
@@ -77,8 +77,8 @@ def _model(task: dict[str, Any]) -> bytes:
     )
     import tensorflow as tf
 
-    from privacy_pipeline.backends.isolated.trace import crossing_model
-    from privacy_pipeline.backends.usable import require_usable
+    from privacy_pipeline.backends.isolated.crossing.trace import crossing_model
+    from privacy_pipeline.backends.models.usable import require_usable
 
     if task["seed"] is not None:
         tf.keras.utils.set_random_seed(task["seed"])
@@ -92,7 +92,7 @@ def _preprocessing(task: dict[str, Any]) -> bytes:
     """The graph of `preprocessing_fn`."""
     import importlib
 
-    from privacy_pipeline.backends.isolated.trace_preprocessing import crossing_preprocessing
+    from privacy_pipeline.backends.isolated.crossing.trace_preprocessing import crossing_preprocessing
 
     module, _, name = _code(task).preprocessing_fn.rpartition(".")
     function = getattr(importlib.import_module(module), name)

@@ -19,9 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy_pipeline import namespaces
-from privacy_pipeline.die_with_parent import die_with_parent
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.processes import namespaces
+from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 SIGNALLED = 128  # exit code, less the number of the signal that ended the command
 REFUSED = 97  # exit code where the cell could not be made; standard output says why

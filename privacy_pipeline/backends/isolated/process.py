@@ -17,7 +17,7 @@ from typing import IO, Any
 import privacy_pipeline
 from privacy_pipeline.backends.isolated import environment, jail
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.namespaces import FIX
+from privacy_pipeline.processes.namespaces import FIX
 
 SECONDS = 600.0  # of a build, TensorFlow's start included
 MEMORY = 8 << 30  # bytes that a process of a build may allocate

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.accounting.ledger_schema import sqlite_file
-from privacy_pipeline.backends.code_hash import sources_of
 from privacy_pipeline.backends.isolated import environment
+from privacy_pipeline.backends.models.code_hash import sources_of
 from privacy_pipeline.config.models import ModelSection, PipelineConfig
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.file_rights import real
-from privacy_pipeline.read_once import once
+from privacy_pipeline.files.file_rights import real
+from privacy_pipeline.files.read_once import once
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.storage.ledger_schema import sqlite_file
 
 MOST_BYTES = 256 << 20  # of all files together
 _WORKSPACE = ("runs", "pipelines", "pushed")

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.registration import Registration, division_of
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BudgetRefusedError
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import Registration, division_of
 from privacy_pipeline.releases.evaluation import PURPOSE, SPLIT, DpEvaluation, evaluated, evaluation_release
 from privacy_pipeline.releases.release import Noisy, Release
 

@@ -9,7 +9,7 @@ import apache_beam as beam
 import tensorflow as tf
 
 from privacy_pipeline.components.dp_evaluator.charged import to_text
-from privacy_pipeline.data.features import LABEL_FEATURE
+from privacy_pipeline.data.schema.features import LABEL_FEATURE
 from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.evaluation import counted_row
 from privacy_pipeline.releases.queries import Row, Value, text_of

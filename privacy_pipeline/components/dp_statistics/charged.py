@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from privacy_pipeline.accounting.ledger import Ledger
-from privacy_pipeline.accounting.registration import TRAIN, Registration
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
-from privacy_pipeline.data.features import Column, FeaturePlan
+from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import TRAIN, Registration
 from privacy_pipeline.releases.release import Noisy, Release
 from privacy_pipeline.releases.statistics import PURPOSE, DpStatistics, filled_plan, statistics_of, statistics_release
 from privacy_pipeline.spans import Span

@@ -11,12 +11,12 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
-from privacy_pipeline.accounting.registration import TRAIN
-from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.components.artifacts import require_data
 from privacy_pipeline.components.dp_evaluator.charged import from_text
 from privacy_pipeline.components.dp_statistics.charged import STATISTICS_FILE, StatisticsRequest, released_charged
 from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
+from privacy_pipeline.files.atomic import write_whole
+from privacy_pipeline.ledger.state.registration import TRAIN
 from privacy_pipeline.releases.release import Noisy, Release
 
 

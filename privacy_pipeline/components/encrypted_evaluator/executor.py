@@ -11,11 +11,12 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, load_trained
 from privacy_pipeline.config.encrypted_models import EncryptedSection
-from privacy_pipeline.encrypted import evaluation, measured, published, through_parties
+from privacy_pipeline.encrypted.evaluation import evaluation, measured, through_parties
+from privacy_pipeline.encrypted.model import published
+from privacy_pipeline.files.atomic import write_whole
 
 _BATCH = 8192
 

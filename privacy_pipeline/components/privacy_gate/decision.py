@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.config.models import PolicySection
-from privacy_pipeline.encrypted import measured
-from privacy_pipeline.encrypted.measured import EncryptedEvaluation
+from privacy_pipeline.encrypted.evaluation import measured
+from privacy_pipeline.encrypted.evaluation.measured import EncryptedEvaluation
 
 _WITHOUT_BOUND = ("UnsupportedDpEvent", "NonPrivateDpEvent")
 

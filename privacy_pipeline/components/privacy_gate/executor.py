@@ -13,7 +13,6 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.components.artifacts import RECORD_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID
@@ -22,10 +21,11 @@ from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.components.slices import read_baseline, read_slices
 from privacy_pipeline.config.models import PolicySection, Threshold
-from privacy_pipeline.encrypted.measured import EVALUATION_FILE, EncryptedEvaluation
-from privacy_pipeline.encrypted.measured import missed_thresholds as missed_private
+from privacy_pipeline.encrypted.evaluation.measured import EVALUATION_FILE, EncryptedEvaluation
+from privacy_pipeline.encrypted.evaluation.measured import missed_thresholds as missed_private
+from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.releases.evaluation import missed_thresholds
-from privacy_pipeline.reports.summary import METRIC_NAMES
+from privacy_pipeline.reports.record.summary import METRIC_NAMES
 
 REASONS_FILE = "reasons.json"
 

@@ -17,9 +17,9 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
-from privacy_pipeline.atomic import alone_in
 from privacy_pipeline.components.artifacts import require_model
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.files.atomic import alone_in
 
 _PART = ".part-"  # begins a name that servers pass over
 

@@ -11,17 +11,17 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.atomic import write_whole
-from privacy_pipeline.bounded import json_value
 from privacy_pipeline.components.artifacts import RECORD_FILE, SUMMARY_FILE
 from privacy_pipeline.components.dp_evaluator.charged import read_evaluation
 from privacy_pipeline.components.privacy_gate.executor import REASONS_FILE, read_encrypted
 from privacy_pipeline.components.slices import read_slices
-from privacy_pipeline.literal_paths import as_named
+from privacy_pipeline.files.atomic import write_whole
+from privacy_pipeline.files.bounded import json_value
+from privacy_pipeline.files.literal_paths import as_named
 from privacy_pipeline.releases.evaluation import DpEvaluation
-from privacy_pipeline.reports.dp_evaluation import slices_of, with_evaluation
-from privacy_pipeline.reports.properties import metric_properties, without_secret_counts
-from privacy_pipeline.reports.summary import RunSummary, SliceMetrics
+from privacy_pipeline.reports.record.dp_evaluation import slices_of, with_evaluation
+from privacy_pipeline.reports.record.properties import metric_properties, without_secret_counts
+from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics
 
 
 class Executor(base_executor.BaseExecutor):

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from privacy_pipeline.bounded import json_value
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
-from privacy_pipeline.file_rights import make_folders
+from privacy_pipeline.files.bounded import json_value
+from privacy_pipeline.files.file_rights import make_folders
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.grants import Grant, Ticket
     from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.ledger.charging.grants import Grant, Ticket
 
 ROOT = ".attempts"
 _LOCK, _TICKET, _ENGINE = "lock", "ticket.json", "engine"
@@ -47,7 +47,7 @@ class Attempt:
 
     def ticket(self) -> Ticket | None:
         """The ticket of an attempt that can go on; None where there is none, or its key or checkpoint is lost."""
-        from privacy_pipeline.accounting.grants import Ticket
+        from privacy_pipeline.ledger.charging.grants import Ticket
 
         held = _read(self.folder)
         if held is None or not _has_state(self.folder):
@@ -66,7 +66,7 @@ class Attempt:
 
     def destroy(self) -> None:
         """Overwrites and removes key and checkpoints, and removes the ticket; the key first."""
-        from privacy_pipeline.dp.run_state import destroy_state
+        from privacy_pipeline.dp.training.run_state import destroy_state
 
         destroy_state(self.state_dir)
         (self.folder / _TICKET).unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _has_state(folder: Path) -> bool:
-    from privacy_pipeline.dp.run_state import has_state
+    from privacy_pipeline.dp.training.run_state import has_state
 
     return has_state(folder / _ENGINE)
 

@@ -16,18 +16,12 @@ from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.accounting.grants import Ticket
-from privacy_pipeline.accounting.journal import Receipt
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
-from privacy_pipeline.accounting.registration import division_of
 from privacy_pipeline.accounting.tuning import purpose_of
-from privacy_pipeline.atomic import write_whole
 from privacy_pipeline.backends import registry, rehearsal
 from privacy_pipeline.backends.base import Backend, Executed, TrainingInputs
-from privacy_pipeline.backends.tabular import InputSpec
+from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.components import progress
 from privacy_pipeline.components.artifacts import RECORD_FILE, bind_model, require_data
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
@@ -35,13 +29,19 @@ from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.components.trainer.attempts import Attempt
 from privacy_pipeline.components.transform.inferred import observed_plan
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
-from privacy_pipeline.data.features import FeaturePlan
 from privacy_pipeline.data.files import folders_of
-from privacy_pipeline.data.schema_reader import unreviewed
-from privacy_pipeline.dp.run_state import StateMismatch
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.data.schema.schema_reader import unreviewed
+from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.files.atomic import write_whole
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.charging.grants import Ticket
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.registration import division_of
+from privacy_pipeline.ledger.storage.journal import Receipt
 from privacy_pipeline.releases.statistics import DpStatistics
-from privacy_pipeline.reports.build import RunFacts, build_record
+from privacy_pipeline.reports.record.build import RunFacts, build_record
 
 Compositions = tuple[Composition, ...]
 

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from privacy_pipeline.backends.isolated.replay import Program, run
+from privacy_pipeline.backends.isolated.crossing.replay import Program, run
 from privacy_pipeline.errors import BadInputError
 
 CROSSED = "crossed"

@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from privacy_pipeline.components.transform.preprocessing import is_missing, label_of, univalent
-from privacy_pipeline.data.encoded import FEATURES
-from privacy_pipeline.data.features import LABEL_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
+from privacy_pipeline.data.schema.encoded import FEATURES
+from privacy_pipeline.data.schema.features import LABEL_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
 
 _TOP_VALUES = 100
 

@@ -16,8 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.components.transform.exact_log import log1p
-from privacy_pipeline.data.encoded import BUCKETS, FEATURES, width_of
-from privacy_pipeline.data.features import LABEL_FEATURE, SILO_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
+from privacy_pipeline.data.schema.encoded import BUCKETS, FEATURES, width_of
+from privacy_pipeline.data.schema.features import LABEL_FEATURE, SILO_FEATURE, UNIT_KEY_FEATURE, Column, FeaturePlan
 
 NO_LABEL = -1  # a row without label, or with one outside the public domain
 

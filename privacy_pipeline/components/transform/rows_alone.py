@@ -17,8 +17,8 @@ import tensorflow_transform as tft
 from tensorflow_transform import analyzer_nodes, impl_helper
 from tfx.utils import import_utils, io_utils
 
-from privacy_pipeline.backends.user_code import FRAMEWORK_PREPROCESSING
-from privacy_pipeline.dp.graph_walk import Walk
+from privacy_pipeline.backends.models.user_code import FRAMEWORK_PREPROCESSING
+from privacy_pipeline.dp.graphs.graph_walk import Walk
 from privacy_pipeline.dp.rowwise.proof import prove
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.releases.single_rows import state_in

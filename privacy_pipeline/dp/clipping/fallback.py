@@ -14,9 +14,9 @@ from tensorflow.python.framework import ops
 from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms, scaled
 from privacy_pipeline.dp.clipping.registry import LayerCall
 from privacy_pipeline.dp.clipping.units import in_units
-from privacy_pipeline.dp.masks import draw_again, draws
+from privacy_pipeline.dp.graphs.tracing import Traced, as_it_is, unconverted
+from privacy_pipeline.dp.noise.masks import draw_again, draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated, prove
-from privacy_pipeline.dp.tracing import Traced, as_it_is, unconverted
 from privacy_pipeline.errors import PipelineError
 
 # Ops with side effects or hidden state that give the same result each time they run on the same values.

@@ -18,7 +18,7 @@ from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, chunk_si
 from privacy_pipeline.dp.clipping.intercept import Recorder, Targets, find_targets, intercepted
 from privacy_pipeline.dp.clipping.parts import Part, kept, squared, squared_norms_of, tensors_of_part
 from privacy_pipeline.dp.clipping.units import in_units
-from privacy_pipeline.dp.masks import masks_of_row
+from privacy_pipeline.dp.noise.masks import masks_of_row
 from privacy_pipeline.dp.rowwise.proof import note_targets
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED
 from privacy_pipeline.errors import BadInputError

@@ -14,9 +14,9 @@ import tensorflow as tf
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, is_random, tensors_of
 from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms
 from privacy_pipeline.dp.clipping.registry import LayerCall
-from privacy_pipeline.dp.masks import draws
+from privacy_pipeline.dp.graphs.tracing import Traced, as_it_is
+from privacy_pipeline.dp.noise.masks import draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated
-from privacy_pipeline.dp.tracing import Traced, as_it_is
 
 # From tensors of a batch, or of one row, to the tensors of the result.
 _Function = Callable[[Sequence[Any]], list[Any]]

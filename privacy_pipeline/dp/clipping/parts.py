@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.buffers import aligned_zeros, to_tensor
-from privacy_pipeline.dp.tracing import unconverted
+from privacy_pipeline.dp.graphs.buffers import aligned_zeros, to_tensor
+from privacy_pipeline.dp.graphs.tracing import unconverted
 
 # One materialised gradient of P*Q numbers is written and read once more; this is what that costs in multiplications.
 _MEMORY_COST = 4

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from privacy_pipeline.dp.graphs.tracing import unconverted
 from privacy_pipeline.dp.rowwise.bodies import Node
 from privacy_pipeline.dp.rowwise.sizes import Dim, depends
 from privacy_pipeline.dp.rowwise.values import hides_count
-from privacy_pipeline.dp.tracing import unconverted
 
 if TYPE_CHECKING:
     from privacy_pipeline.dp.rowwise.values import Value

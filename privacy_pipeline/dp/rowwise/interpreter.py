@@ -6,17 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from privacy_pipeline.dp.rowwise import (  # noqa: F401  (importing the modules registers their rules)
-    rules_control,
-    rules_elementwise,
-    rules_gather,
-    rules_lists,
-    rules_neural,
-    rules_product,
-    rules_reduce,
-    rules_shape,
-    rules_slice,
-)
 from privacy_pipeline.dp.rowwise.bodies import Body, Node, Reference, ancestors, body_of_function, is_stateful
 from privacy_pipeline.dp.rowwise.contents import (
     CREATORS,
@@ -30,8 +19,11 @@ from privacy_pipeline.dp.rowwise.contents import (
 )
 from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
-from privacy_pipeline.dp.rowwise.rules_elementwise import claims_more, long_integers
-from privacy_pipeline.dp.rowwise.rules_reduce import leaves_unset
+from privacy_pipeline.dp.rowwise.rules import (
+    rules_control,
+)
+from privacy_pipeline.dp.rowwise.rules.rules_elementwise import claims_more, long_integers
+from privacy_pipeline.dp.rowwise.rules.rules_reduce import leaves_unset
 from privacy_pipeline.dp.rowwise.sizes import Count, Dim
 from privacy_pipeline.dp.rowwise.values import (
     UNNAMED,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from privacy_pipeline.dp.graphs.tracing import unconverted
 from privacy_pipeline.dp.rowwise.bodies import Reference, body_of_graph
 from privacy_pipeline.dp.rowwise.interpreter import Interpreter
 from privacy_pipeline.dp.rowwise.values import Kind, Layout, Offence, Value, rows
-from privacy_pipeline.dp.tracing import unconverted
 
 _Shape = tuple[int | None, ...]
 

@@ -29,8 +29,8 @@ from typing import Any, TextIO
 
 import tensorflow as tf
 
-from privacy_pipeline.encrypted import model_format
-from privacy_pipeline.encrypted.enclosed import require_loopback_only
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.sandbox.inside import require_loopback_only
 from privacy_pipeline.encrypted.worker.parties import EVERYONES_HOSTS, JOB, SERVERS
 from privacy_pipeline.errors import PipelineError
 

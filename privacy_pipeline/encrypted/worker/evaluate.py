@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from privacy_pipeline.encrypted import model_format
-from privacy_pipeline.encrypted.inputs import cut
+from privacy_pipeline.encrypted.model import model_format
+from privacy_pipeline.encrypted.model.inputs import cut
 from privacy_pipeline.errors import PipelineError
 
 _CALLS = 5  # timed, after one that is not

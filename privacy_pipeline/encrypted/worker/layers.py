@@ -13,9 +13,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.encrypted.layer_shapes import padding_of
-from privacy_pipeline.encrypted.layers import Layer
-from privacy_pipeline.encrypted.ranges import multipliers
+from privacy_pipeline.encrypted.model.layer_shapes import padding_of
+from privacy_pipeline.encrypted.model.layers import Layer
+from privacy_pipeline.encrypted.model.ranges import multipliers
 from privacy_pipeline.encrypted.worker.comparison import relu
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3
 from privacy_pipeline.encrypted.worker.shares import held_of, on, private

@@ -9,7 +9,7 @@ import sys
 
 import tensorflow as tf
 
-from privacy_pipeline.encrypted.enclosed import require_loopback_only
+from privacy_pipeline.encrypted.sandbox.inside import require_loopback_only
 from privacy_pipeline.encrypted.worker.parties import EVERYONES_HOSTS, JOB, SERVERS
 from privacy_pipeline.errors import PipelineError
 

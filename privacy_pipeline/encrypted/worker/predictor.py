@@ -16,11 +16,11 @@ import tf_encrypted as tfe
 from numpy.typing import NDArray
 from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
-from privacy_pipeline.encrypted import shares
-from privacy_pipeline.encrypted.inputs import encode_inputs
-from privacy_pipeline.encrypted.layers import Input, Shape
-from privacy_pipeline.encrypted.model_format import PrivateModel
-from privacy_pipeline.encrypted.shares import encoded_shape
+from privacy_pipeline.encrypted.model import shares
+from privacy_pipeline.encrypted.model.inputs import encode_inputs
+from privacy_pipeline.encrypted.model.layers import Input, Shape
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.shares import encoded_shape
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PARTIES, PROVIDER

@@ -16,9 +16,9 @@ from typing import Any
 import tensorflow as tf
 from tf_encrypted.protocol.aby3.aby3_tensors import ABY3PrivateTensor, ShareType
 
-from privacy_pipeline.encrypted import shares
-from privacy_pipeline.encrypted.layers import Shape
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import shares
+from privacy_pipeline.encrypted.model.layers import Shape
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 from privacy_pipeline.encrypted.worker import layers
 from privacy_pipeline.encrypted.worker.layers import SharedWeights
 from privacy_pipeline.encrypted.worker.secure_aby3 import SecureABY3, forget_memoized, require_secure_randomness
@@ -171,7 +171,7 @@ class StoredPredictor:
 
     def _warm_up(self) -> None:
         """The first call sends the graph to the servers; it evaluates zeros, so that no query has to wait for it."""
-        batch = f"warm-up-{self._bucket}"
+        batch = f"cluster-up-{self._bucket}"
         for one in self._model.inputs:
             shape = (self._bucket, *shares.encoded_shape(one))
             for number, server in enumerate(self._protocol.servers):

@@ -15,8 +15,8 @@ from tensorflow_transform import annotators, graph_context, impl_helper
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.backends.isolated.visible import Private
+from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.backends.plain import PlainBackend
-from privacy_pipeline.backends.tabular import InputSpec
 from privacy_pipeline.components.transform.crossed import CROSSED, preprocessing_fn
 from privacy_pipeline.config.models import ModelSection
 from privacy_pipeline.errors import BadInputError

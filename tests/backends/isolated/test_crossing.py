@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.backends.isolated import configs, frames
-from privacy_pipeline.backends.isolated.graph_json import traced_json
-from privacy_pipeline.backends.isolated.replay import Program, run
-from privacy_pipeline.backends.isolated.trace import crossing_model
+from privacy_pipeline.backends.isolated import frames
+from privacy_pipeline.backends.isolated.crossing import configs
+from privacy_pipeline.backends.isolated.crossing.graph_json import traced_json
+from privacy_pipeline.backends.isolated.crossing.replay import Program, run
+from privacy_pipeline.backends.isolated.crossing.trace import crossing_model
 from privacy_pipeline.errors import BadInputError
 
 WIDTH = 3
@@ -311,7 +312,7 @@ def test_a_forged_graph_is_refused() -> None:
 
 def test_every_op_on_the_list_is_one_that_replay_can_call() -> None:
     from privacy_pipeline import computing_ops
-    from privacy_pipeline.backends.isolated.one_op import _function
+    from privacy_pipeline.backends.isolated.crossing.one_op import _function
 
     for name in sorted(computing_ops.COMPUTING - {"Placeholder"}):
         assert callable(_function(name)[0]), name

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline import namespaces
 from privacy_pipeline.backends.isolated import environment, process
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.processes import namespaces
 
 SECRET = "row-1016-secret"
 PROBE = r"""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.accounting import pins
-from privacy_pipeline.backends import user_code
 from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.backends.isolated.visible import Private, visible
+from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.config.models import ModelSection
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger import pins
 
 MODULE = "import helper\ndef build_model(context): ...\n"
 ROWS = "a,b\n1,2\n"

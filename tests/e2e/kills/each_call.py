@@ -18,11 +18,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from privacy_pipeline.accounting import keys
-from privacy_pipeline.accounting.ledger import Ledger
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.file_rights import keep_to_this_user
-from privacy_pipeline.pipelines.register import register_dataset
+from privacy_pipeline.files.file_rights import keep_to_this_user
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.pipelines.registration.register import register_dataset
 from tests.e2e.kills import invariants
 from tests.e2e.kills.commands import Place
 from tests.pipelines.projects import write_project

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
-from privacy_pipeline.pipelines.workspace import readable_runs
+from privacy_pipeline.pipelines.workspace.workspace import readable_runs
 from tests.e2e.kills import victims
 from tests.e2e.kills.commands import Ended, Place, run
 from tests.pipelines.projects import write_project

@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from privacy_pipeline.die_with_parent import die_with_parent
-from privacy_pipeline.encrypted import model_format, reference, shares
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model import model_format, reference, shares
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 
 class Driver:

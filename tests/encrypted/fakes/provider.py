@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from privacy_pipeline.die_with_parent import die_with_parent
-from privacy_pipeline.encrypted.dialing import addresses
-from privacy_pipeline.encrypted.provider import Provider
+from privacy_pipeline.encrypted.serving.provider import Provider
+from privacy_pipeline.encrypted.transport.dialing import addresses
+from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 
 async def main(parties: Path, model: Path) -> None:

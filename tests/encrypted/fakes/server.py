@@ -1,4 +1,4 @@
-"""A server's outer half without TensorFlow: server.py PARTIES NAME SCRATCH. Its desk and its ingress are the real ones.
+"""A server's outer half without TensorFlow: server.py PARTIES NAME SCRATCH. Share server and ingress are the real ones.
 
 SCRATCH/NAME is its run folder, as fresh in each process as a party's is; by `pid` in there the fake driver looks at it.
 At SIGUSR1 it counts, as a party does: 700 bytes to one peer and 300 from it for every batch that was run.
@@ -14,18 +14,18 @@ import signal
 import sys
 from pathlib import Path
 
-from privacy_pipeline.die_with_parent import die_with_parent
-from privacy_pipeline.encrypted import desk
-from privacy_pipeline.encrypted.dialing import addresses
-from privacy_pipeline.encrypted.sockets import to_unix
-from privacy_pipeline.encrypted.tunnel import DESK, Route, TunnelRecord, open_ingress
+from privacy_pipeline.encrypted.server import share_server
+from privacy_pipeline.encrypted.transport.dialing import addresses
+from privacy_pipeline.encrypted.transport.sockets import to_unix
+from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, TunnelRecord, open_ingress
+from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 
 async def main(parties: Path, name: str, scratch: Path) -> None:
     folder = scratch / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    await desk.serve(socket_path=folder / "desk", store=folder / "store")
+    await share_server.serve(socket_path=folder / "shares", store=folder / "store")
     (folder / "pid").write_text(str(os.getpid()))
 
     def count() -> None:
@@ -37,11 +37,11 @@ async def main(parties: Path, name: str, scratch: Path) -> None:
 
     route = Route(
         allowed=frozenset({"weights-provider", "prediction-client", "driver"}),
-        connect=to_unix(folder / "desk"),
+        connect=to_unix(folder / "shares"),
         names_role=True,
     )
     address, record = addresses(parties)[name], TunnelRecord()
-    await (await open_ingress(folder=parties / name, address=address, routes={DESK: route}, record=record))
+    await (await open_ingress(folder=parties / name, address=address, routes={SHARES: route}, record=record))
 
 
 if __name__ == "__main__":

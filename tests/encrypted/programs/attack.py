@@ -19,8 +19,8 @@ from tensorflow.python.eager.function import ConcreteFunction
 from tf_encrypted.operations import secure_random
 from tf_encrypted.protocol.aby3 import aby3
 
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 from privacy_pipeline.encrypted.worker.predictor import build, encode, local_config
 from privacy_pipeline.encrypted.worker.secure_aby3 import activate
 

@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 
-from privacy_pipeline.encrypted.layers import Input, Layer
-from privacy_pipeline.encrypted.model_format import PrivateModel
+from privacy_pipeline.encrypted.model.layers import Input, Layer
+from privacy_pipeline.encrypted.model.model_format import PrivateModel
 
 
 def mlp(sizes: list[int], *, seed: int = 0, relu: bool = True, name: str = "x") -> PrivateModel:

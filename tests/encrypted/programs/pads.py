@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from privacy_pipeline.encrypted import shares
+from privacy_pipeline.encrypted.model import shares
 from privacy_pipeline.encrypted.worker.evaluate import separate_parties
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 

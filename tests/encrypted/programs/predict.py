@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy_pipeline.encrypted import model_format
+from privacy_pipeline.encrypted.model import model_format
 from privacy_pipeline.encrypted.worker.predictor import build, local_config
 
 

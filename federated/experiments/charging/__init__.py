@@ -1,0 +1,1 @@
+"""What a run of an experiment costs, and its record."""

@@ -1,0 +1,156 @@
+"""Privacy of the records inside the silos of a run: its plan, what the ledger charges, and what the record states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from federated.experiments.charging.privacy import uncovered
+from federated.experiments.charging.record import BACKEND, Statement
+from federated.experiments.config import ExperimentConfig
+from federated.silos.plan import SiloPlan
+from federated.silos.statement import MECHANISM, silo_accesses, silo_assumption
+from privacy_pipeline.accounting import events
+from privacy_pipeline.accounting.plan import Relation, parameters_digest
+from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
+from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.dp.mechanism.mechanism import UserBound
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChargedSilos:
+    """What the ledger charges for one run; keeps `accounting.plan.ChargedPlan`.
+
+    Attributes:
+        plan: the mechanism that a unit of any silo goes through.
+        unit: "row", or the key column that names the unit.
+        column: names a row's silo.
+        training: the settings that the mechanism does not know, for the idempotency key.
+    """
+
+    plan: SiloPlan
+    unit: str
+    column: str
+    training: Mapping[str, Any]
+
+    @property
+    def contribution_bound(self) -> int:
+        """Rows of one unit that a step may use."""
+        return 1 if self.plan.base.users is None else self.plan.base.users.max_examples
+
+    @property
+    def relation(self) -> Relation:
+        """Zero-out: the number of units of each silo is public."""
+        return self.plan.relation
+
+    @property
+    def units(self) -> int | None:
+        """Registered number of units over all silos."""
+        return self.plan.units
+
+    @property
+    def delta(self) -> float:
+        """Delta of the guarantee."""
+        return self.plan.delta
+
+    @property
+    def event(self) -> DpEvent:
+        """The DpEvent of a unit of any silo, over all rounds."""
+        return self.plan.event
+
+    def parameters(self) -> dict[str, Any]:
+        """The plan as JSON values, with the names of unit and silo."""
+        return {
+            "backend": BACKEND,
+            "unit": self.unit,
+            "contribution_bound": self.contribution_bound,
+            "relation": self.relation.value,
+            "silo": self.column,
+            "plan": self.plan.parameters(),
+            "training": dict(self.training),
+        }
+
+    def digest(self) -> str:
+        """SHA-256 over the parameters."""
+        return parameters_digest(self.parameters())
+
+    def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
+        """What the record says of a run that made all rounds."""
+        del counted
+        plan, name = self.plan, config.data.dataset.name
+        rows = (
+            f"one row of {name}" if self.unit == "row" else f"all rows of {name} that share one value of `{self.unit}`"
+        )
+        return Statement(
+            unit_in_words=f"{rows}, in the silo (`{self.column}`) that holds them",
+            mechanism=Mechanism(
+                name=MECHANISM,
+                sampler="poisson",
+                clipping_norm=plan.base.clipping.norm,
+                noise_multiplier=plan.base.noise.multiplier,
+                batch_size=round(plan.base.expected_batch_size),
+                epochs=math.ceil(plan.steps * plan.probability - 1e-9),
+                steps=plan.steps,
+                units=plan.units,
+                dp_event=events.to_json(plan.event),
+                engine="native",
+                plan=self.parameters(),
+            ),
+            assumptions=[
+                silo_assumption(dict(plan.silos)),
+                Assumption(
+                    name="the number of units is public",
+                    held=True,
+                    detail=f"{plan.units} units trained on, as registered; those of each silo as stated (checked)",
+                ),
+            ],
+            data_accesses=[
+                DataAccess(what="training", covered=True, detail="the final model and everything computed from it"),
+                *silo_accesses(self.column),
+                *uncovered(config),
+            ],
+        )
+
+
+def charged(config: ExperimentConfig, *, units: int) -> ChargedSilos:
+    """The plan of a run, before any data is read.
+
+    Args:
+        config: settings with a `silo_privacy` block.
+        units: registered number of privacy units of the train split.
+
+    Raises:
+        BadInputError: there is no such block, or the stated silos do not add up to the registered units.
+        AccountingError: no epsilon is known for it.
+    """
+    section, unit, column = config.silo_privacy, config.data.dataset.privacy_unit, config.data.client_column
+    if section is None or column is None:  # refused by ExperimentConfig
+        raise BadInputError("a guarantee inside silos needs a `silo_privacy` block and the silo's column")
+    total = sum(section.silos.values())
+    if total != units:
+        raise BadInputError(
+            f"silo_privacy.silos: they hold {total:,} units together, and {units:,} are registered",
+            fix="privacy-pipeline federated register EXPERIMENT.yaml counts them and tells what to write",
+        )
+    plan = SiloPlan.calibrated(
+        silos=section.silos,
+        sampling_probability=section.sampling_probability,
+        rounds=config.rounds,
+        local_steps=section.local_steps,
+        epsilon=section.target_epsilon,
+        noise_multiplier=section.noise_multiplier,
+        delta=section.delta,
+        clipping_norm=section.clipping_norm,
+        hardened=section.hardened,
+        users=UserBound(max_examples=unit.contribution_bound) if isinstance(unit, KeyedUnit) else None,
+    )
+    training = config.model_dump(mode="json", include={"model", "algorithm", "seeds"})
+    return ChargedSilos(
+        plan=plan, unit=unit.key if isinstance(unit, KeyedUnit) else "row", column=column, training=training
+    )

@@ -1,9 +1,0 @@
-"""Alembic's entry point: the connection and its transaction come from `migrate`."""
-
-from alembic import context
-
-from privacy_pipeline.accounting.ledger_tables import VERSION_TABLE
-
-context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
-with context.begin_transaction():
-    context.run_migrations()

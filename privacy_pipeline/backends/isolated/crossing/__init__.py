@@ -1,0 +1,1 @@
+"""What crosses from the build of a user's model: configurations and graphs."""

@@ -1,0 +1,1 @@
+"""Parts of the federated backend: clients, silos, rounds, plans."""

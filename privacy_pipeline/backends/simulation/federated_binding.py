@@ -1,0 +1,73 @@
+"""What the key of a federated run is bound to: the same noise on another sum would give away their difference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from federated.clients.store import ClientStore
+from federated.model import FederatedModel
+from federated.privacy.plan import FederatedPlan
+from federated.silos.plan import SiloPlan
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.dp.graphs.tracing import Traced
+from privacy_pipeline.dp.training.checkpoints import graph_digest, machine_facts
+
+_DIGEST_ROWS = 1 << 16
+
+
+def binding_of(
+    plan: FederatedPlan | SiloPlan,
+    algorithm: FederatedAlgorithm,
+    clients: ClientStore,
+    model: FederatedModel,
+    more: str,
+    *,
+    owners: NDArray[np.int64] | None = None,
+) -> str:
+    """Digest of all that decides a run beside its key and the weights it starts from.
+
+    Args:
+        plan: the plan.
+        algorithm: what a round computes.
+        clients: the data.
+        model: the model.
+        more: what the caller knows beside that.
+        owners: number of the user who owns each row, [rows], where the plan looks at it.
+    """
+    held = [
+        plan.digest(),
+        algorithm.model_dump_json(),
+        _digest(clients, owners),
+        graph_digest(_forward(model)),
+        [list(shape) for shape in model.shapes],
+        more,
+        machine_facts(),
+    ]
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def _forward(model: FederatedModel) -> Any:
+    """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
+
+    def forward(*inputs: Any) -> Any:
+        return model.predict(list(inputs), training=True)
+
+    return Traced(forward, *model.input_specs).concrete.graph
+
+
+def _digest(clients: ClientStore, owners: NDArray[np.int64] | None) -> str:
+    digest = hashlib.sha256()
+    arrays = {**clients.features, "labels": clients.labels, "offsets": clients.offsets}
+    if owners is not None:
+        arrays["owners"] = owners
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        for start in range(0, array.shape[0], _DIGEST_ROWS):
+            digest.update(np.ascontiguousarray(array[start : start + _DIGEST_ROWS]).data)
+    return digest.hexdigest()

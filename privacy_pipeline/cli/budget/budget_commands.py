@@ -1,0 +1,220 @@
+"""`budget register` and `budget status`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from privacy_pipeline.cli.commands.run_commands import AsJson, ConfigPath, Overrides
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.shown import cell, escape
+from privacy_pipeline.errors import BadInputError
+
+if TYPE_CHECKING:
+    from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus
+    from privacy_pipeline.ledger.state.policy import Policy
+    from privacy_pipeline.ledger.state.registration import Registration
+
+_DELTA = 1e-5
+app = typer.Typer(help="The privacy budget of each dataset.", no_args_is_help=True)
+
+
+@app.command()
+def register(
+    config: ConfigPath,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.0, help="Cap of the dataset's budget over all runs.", show_default=False)
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Delta at which the cap is held (default: 1e-05).")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Policy with the caps; applied with the registration or not.")
+    ] = None,
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="A budget of its own for the span, if its units are in no other span.")
+    ] = False,
+    existing_key: Annotated[
+        bool, typer.Option("--existing-key", help="A new ledger takes the key that was made for it beforehand.")
+    ] = False,
+    id_space: Annotated[
+        str, typer.Option(metavar="NAME", help="The keys number other units than the same keys of other datasets.")
+    ] = "",
+    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it is journalled.")] = "",
+    distinct_rows: Annotated[
+        str, typer.Option(metavar="WHY", help="Why rows that other datasets hold too are those of other people.")
+    ] = "",
+    set_: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Register the dataset of a config: its splits, its number of units, and its budget.
+
+    Reads the data once, to count it and to fix its digest. Splits cannot change after this.
+    """
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines.registration.register import register_dataset
+
+    with errors_as_exit_codes(as_json=as_json):
+        cap, at, loaded = _cap(epsilon, delta, policy)
+        parsed = load_config(config, overrides=set_)
+        registration = register_dataset(
+            config=parsed,
+            epsilon=cap,
+            delta=at,
+            policy=loaded,
+            disjoint=disjoint,
+            existing_key=existing_key,
+            id_space=id_space,
+            reason=reason,
+            distinct_rows=distinct_rows,
+            tell=note,
+        )
+        if as_json:
+            sizes = registration.public_splits
+            told = {name: dataclasses.asdict(size) for name, size in sizes.items()} if sizes is not None else None
+            print_json({**dataclasses.asdict(registration), "splits": told})
+            return
+        counts = _sizes(registration)
+        out.print(
+            f"[green]✓[/] dataset {registration.name}: {counts}; unit {cell(registration.unit)}; "
+            f"budget epsilon {cap:g} at delta {at:g}" + (f", policy {escape(str(policy))}" if policy else ""),
+            soft_wrap=True,
+        )
+        out.print(
+            "  keep a copy of ledger_key.pub away from the ledger: only then a forged ledger is found", soft_wrap=True
+        )
+
+
+def _sizes(registration: Registration) -> str:
+    """Rows and units of each split in words, unless the relation keeps them."""
+    if registration.public_splits is None:
+        return f"{' and '.join(registration.splits)}, of sizes that {registration.relation.value} keeps secret"
+    return ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.public_splits.items())
+
+
+def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tuple[float, float, Policy | None]:
+    """Epsilon and delta from the options or from the policy, which has both."""
+    from privacy_pipeline.ledger.state.policy import load_policy
+
+    if policy is None and epsilon is not None:
+        return epsilon, _DELTA if delta is None else delta, None
+    if policy is None or epsilon is not None or delta is not None:
+        raise BadInputError(
+            "a budget needs a cap: give --epsilon (and --delta), or --policy FILE, which has both",
+            fix="privacy-pipeline budget register CONFIG --epsilon 3, or privacy-pipeline budget init DATASET",
+        )
+    loaded = load_policy(policy)
+    return loaded.epsilon, loaded.delta, loaded
+
+
+@app.command()
+def status(
+    ledger: Annotated[str, typer.Option(help="SQLAlchemy URL of the ledger, as in the config.")] = (
+        "sqlite:///ledger/ledger.db"
+    ),
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is spent and what is left of each budget."""
+    from privacy_pipeline.cli.alerts import tell_alerts
+    from privacy_pipeline.ledger.ledger import Ledger
+
+    with errors_as_exit_codes(as_json=as_json):
+        opened = Ledger.open(ledger)
+        opened.require_registered(dataset)
+        budgets = opened.status(dataset=dataset)
+        if told := opened.put_back():
+            err.print(
+                f"[bold red]not the newest:[/] {escape(told)}; more may be spent than stands here", soft_wrap=True
+            )
+        if as_json:
+            print_json([dataclasses.asdict(b) for b in budgets])
+            return
+        table = Table(title="budgets (epsilon at the cap's delta)", title_justify="left")
+        for column in ("dataset", "split", "unit", "held", "cap", "left", "used", "delta", "entries", "best order"):
+            table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
+        for b in budgets:
+            entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
+            span = b.budget.partition("/span-")[2]
+            table.add_row(
+                f"{b.dataset} (span {span})" if span else b.dataset,
+                b.split,
+                cell(b.unit),
+                f"{b.held_epsilon:.3f}",
+                f"{b.cap_epsilon:.3f}",
+                f"{b.remaining_epsilon:.3f}",
+                f"{b.used:.0%}" if math.isfinite(b.used) else "all",
+                f"{b.cap_delta:.0e}",
+                entries,
+                f"{b.spent_epsilon:.3f}",
+            )
+        out.print(table)
+        out.print(_HELD, soft_wrap=True)
+        for b in budgets:
+            for warning in _warnings(b):
+                err.print(f"[yellow]note:[/] budget {escape(b.budget)}: {escape(warning)}", soft_wrap=True)
+        for told in _of_older_versions(budgets):
+            err.print(f"[yellow]note:[/] {escape(told)}", soft_wrap=True, highlight=False)
+        for share in opened.shares(dataset):
+            size = "a size that the first run fixes" if share.epsilon is None else f"epsilon {share.epsilon:.3f}"
+            told = f"{share.budget}: purpose {share.purpose} may use {share.share:.0%}, {size}; {share.used:.3f} used"
+            out.print(f"  {escape(told)} (at the filter's Renyi order)", soft_wrap=True, highlight=False)
+        for b in budgets:
+            if b.closed:
+                out.print(f"  {escape(b.budget)}: closed by its policy, grants nothing", soft_wrap=True)
+        if unsalted := opened.unsalted_records():
+            note(_UNSALTED.format(", ".join(map(str, unsalted))))
+        tell_alerts(budgets)
+
+
+_UNSALTED = (
+    "an older version registered data in journal record(s) {} without a salt, and told plain digests of it: rows can "
+    "be tried against both. Give nobody those hashes, nor records, reports or exports of that version; "
+    "`budget publish` writes what may be handed on"
+)
+_HELD = (
+    "held: all runs at the filter's Renyi order, which is what stands against the cap; part of it is taken by the "
+    "order itself.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
+)
+
+
+def _warnings(status: BudgetStatus) -> list[str]:
+    """What makes the cap less than it says."""
+    found = []
+    if status.passed and math.isinf(status.held_epsilon):
+        found.append("no finite epsilon bounds what was spent, and nothing is granted (budget history tells why)")
+    elif status.passed:
+        found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")
+    if status.overruns:
+        found.append(f"{status.overruns} entries executed more than they had planned; that is charged")
+    return found
+
+
+def _of_older_versions(budgets: Sequence[BudgetStatus]) -> list[str]:
+    """What no migration can keep, in a line for each dataset, and what to do."""
+    told = []
+    for dataset in dict.fromkeys(one.dataset for one in budgets):
+        mine = [one for one in budgets if one.dataset == dataset]
+        factors = [f"{one.split} at {one.delta_factor} times the cap's delta" for one in mine if one.delta_factor > 1]
+        what, fix = [], []
+        if factors:
+            what.append(
+                "the filter's order or delta was chosen after results were seen, so what is proven holds for "
+                + " and for ".join(factors)
+            )
+            fix.append("for a cap as it says, register later data with --disjoint")
+        if any(one.unbound for one in mine):
+            what.append("its rows are compared with no other dataset's, and no run is held to its division")
+            fix.append("register it again with its config and cap (budget register), which adds both")
+        if any(one.older for one in mine):
+            what.append("digests of its data in records and reports of that time are plain (SHA-256)")
+            fix.append("publish none of those, and make reports anew (budget report)")
+        if what:
+            told.append(f"dataset {dataset} is of version 0.1.0 or older: {'; '.join(what)}. To do: {'; '.join(fix)}")
+    return told

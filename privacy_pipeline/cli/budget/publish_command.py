@@ -1,0 +1,49 @@
+"""`budget publish`: writes what of a dataset is meant to leave, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privacy_pipeline.cli.budget import report_commands
+from privacy_pipeline.cli.budget.report_commands import Facts, LedgerUrl, LostKeys, Target, Workspaces
+from privacy_pipeline.cli.commands.run_commands import AsJson
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.shown import escape
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(publish)
+
+
+def publish(
+    target: Target,
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")],
+    run: Annotated[
+        list[str], typer.Option(metavar="RUN", help="Record of this run alone; may be repeated (default: all runs).")
+    ] = [],  # noqa: B006 (typer wants a literal default)
+    facts: Facts = None,
+    ledger: LedgerUrl = None,
+    workspace: Workspaces = [],  # noqa: B006
+    accept_lost_key: LostKeys = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Write what is meant to leave: the dataset's report, public records of its runs, and the ledger's entries.
+
+    Digests are covered; times of day, exact metrics and secret numbers of units are left out (held_back.json says why).
+    """
+    with errors_as_exit_codes(as_json=as_json):
+        from privacy_pipeline.pipelines.reporting.publishing import publish as written
+
+        _, url, _ = report_commands.where(target, ledger, workspace)
+        found = report_commands.evidence_of(
+            target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key
+        )
+        files = written(found, ledger=url, folder=folder, runs=run)
+        if as_json:
+            print_json({"files": [str(file) for file in files]})
+            return
+        out.print(f"[green]✓[/] {escape(str(folder))}: {len(files):,} files, which may be handed on", soft_wrap=True)

@@ -1,0 +1,141 @@
+"""`budget report` and `budget report-schema`."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, out
+from privacy_pipeline.cli.shown import escape
+
+if TYPE_CHECKING:
+    from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
+    from privacy_pipeline.reports.dataset.evidence import Evidence
+
+
+class ReportFormat(str, Enum):
+    """Formats of the report."""
+
+    HTML = "html"
+    PDF = "pdf"
+    JSON = "json"
+    REGISTRY = "registry"
+
+
+_SUFFIX = {
+    ReportFormat.HTML: ".html",
+    ReportFormat.PDF: ".pdf",
+    ReportFormat.JSON: ".json",
+    ReportFormat.REGISTRY: ".yaml",
+}
+
+
+Target = Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")]
+Facts = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
+]
+LedgerUrl = Annotated[
+    str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
+]
+Workspaces = Annotated[
+    list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
+]
+LostKeys = Annotated[
+    list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(report)
+    app.command("report-schema")(report_schema)
+
+
+def report(
+    target: Target,
+    format_: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.HTML,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Where to; - is standard output.")
+    ] = None,
+    facts: Facts = None,
+    ledger: LedgerUrl = None,
+    workspace: Workspaces = [],  # noqa: B006 (typer wants a literal default)
+    accept_lost_key: LostKeys = [],  # noqa: B006
+) -> None:
+    """Report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
+    with errors_as_exit_codes(as_json=False):
+        found = evidence_of(target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key)
+        from privacy_pipeline.reports.dataset.compose import dataset_report
+
+        content = _render(dataset_report(found), format_)
+        path = output or Path(f"privacy-report-{found.dataset}{_SUFFIX[format_]}")
+        if str(path) == "-":
+            sys.stdout.buffer.write(content)
+            return
+        from privacy_pipeline.files.atomic import write_bytes_atomically
+
+        write_bytes_atomically(path=path, content=content)
+        out.print(f"[green]✓[/] {escape(str(path))}", soft_wrap=True)
+
+
+def report_schema(
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Default: standard output.")] = None,
+) -> None:
+    """Print the JSON Schema of the report."""
+    from privacy_pipeline.files.atomic import write_atomically
+    from privacy_pipeline.reports.dataset.schema import schema_text
+
+    with errors_as_exit_codes(as_json=False):
+        if output is None:
+            sys.stdout.write(schema_text())
+        else:
+            write_atomically(path=output, text=schema_text())
+
+
+def evidence_of(
+    target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path], accepted: list[str]
+) -> Evidence:
+    """What a report on a dataset, or on that of a config, is made from; runs that cannot be read are named."""
+    from privacy_pipeline.pipelines.reporting.reporting import evidence
+    from privacy_pipeline.reports.dataset.facts import load_facts
+
+    dataset, url, roots = where(target, ledger, workspaces)
+
+    def left_out(why: str) -> None:  # the report says that it may lack this run
+        err.print(f"[yellow]left out:[/] {escape(why)}", soft_wrap=True)
+
+    told = load_facts(facts) if facts else None
+    return evidence(dataset, ledger=url, workspaces=roots, facts=told, accepted=accepted, left_out=left_out)
+
+
+def where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
+    """Dataset, ledger and workspaces; options win over what a config says."""
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml"):
+        return target, ledger or "sqlite:///ledger/ledger.db", workspaces or [Path("workspace")]
+    from privacy_pipeline.config.loader import load_config
+
+    config = load_config(path)
+    return config.dataset.name, ledger or config.ledger, workspaces or [config.workspace]
+
+
+def _render(made: DatasetReport, format_: ReportFormat) -> bytes:
+    if format_ is ReportFormat.PDF:
+        from privacy_pipeline.reports.render.pdf import to_pdf
+
+        return to_pdf(made)
+    if format_ is ReportFormat.JSON:
+        from privacy_pipeline.reports.dataset.schema import to_json
+
+        return to_json(made).encode()
+    if format_ is ReportFormat.REGISTRY:
+        from privacy_pipeline.reports.registry_yaml import to_registry
+
+        return to_registry(made).encode()
+    from privacy_pipeline.reports.render.html import to_html
+
+    return to_html(made).encode()

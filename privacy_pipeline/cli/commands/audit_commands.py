@@ -1,0 +1,135 @@
+"""`audit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from privacy_pipeline.cli.commands.run_commands import AsJson, Overrides, WorkspacePath
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.shown import cell, escape
+
+if TYPE_CHECKING:
+    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.dp.plan import PrivacyPlan
+    from privacy_pipeline.pipelines.workspace.workspace import RunFolder
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(audit)
+
+
+def audit(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN|CONFIG", help="A YAML file; or a run id, a prefix of it, or a pipeline.")
+    ],
+    workspace: WorkspacePath = Path("workspace"),
+    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    canaries: Annotated[int | None, typer.Option(min=2, help="Canaries of each audit.")] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each lower bound.")] = 0.95,
+    mechanism: Annotated[bool, typer.Option("--mechanism", help="Audit the mechanism alone: some seconds.")] = False,
+    attack: Annotated[
+        bool, typer.Option("--attack", help="Attack a run's model instead, on its own rows: a risk reading, exact.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a plan's epsilon against an empirical lower bound; made-up data only, nothing is charged.
+
+    With --attack: how well the loss of a run's model tells training rows from others, over all and by slice.
+    """
+    from privacy_pipeline.files.read_once import reading_once
+    from privacy_pipeline.pipelines.reporting import audits
+
+    with errors_as_exit_codes(as_json=as_json), reading_once():
+        if attack:
+            _attack(name, workspace, as_json=as_json)
+            return
+        config, plan, folder = _subject(name, workspace, set_)
+        results = audits.audit(config, plan, canaries=canaries, confidence=confidence, training=not mechanism)
+        if folder is not None:
+            audits.append(folder, results)
+        found = [result.to_json() for result in results]
+        if as_json and all(result.sound for result in results):
+            print_json({"audits": found})
+        elif not as_json:
+            out.print(audits_table(found))
+            for result in results:
+                out.print(f"[dim]{escape(result.kind)}: {escape(result.statement)}[/]", soft_wrap=True)
+        for result in results:
+            result.require_sound()
+
+
+def _attack(name: str, workspace: Path, *, as_json: bool) -> None:
+    from privacy_pipeline.dp.attacks.membership import STATEMENT
+    from privacy_pipeline.pipelines.reporting import membership
+    from privacy_pipeline.pipelines.workspace.workspace import find_run
+
+    folder = find_run(workspace.absolute(), name)
+    readings, small = membership.attack(folder)
+    membership.keep(folder, readings)
+    found = [reading.to_json() for reading in readings]
+    if as_json:
+        print_json({"attacks": found, "too_small": small, "statement": STATEMENT})
+        return
+    out.print(attacks_table(found))
+    if small:
+        out.print(f"[dim]too few rows for a reading: {escape(', '.join(small))}[/]", soft_wrap=True)
+    out.print(f"[dim]{escape(STATEMENT)}[/]", soft_wrap=True)
+
+
+def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
+    """Membership-inference readings as a table."""
+    table = Table(title="membership inference by the loss (empirical, no guarantee)", title_justify="left")
+    table.add_column("slice")
+    rates = list(attacks[0]["true_positive_rate_at"]) if attacks else []
+    for column in ("AUC", "95 % interval", *(f"true positives at {float(rate):.0%} false" for rate in rates), "rows"):
+        table.add_column(column, justify="right")
+    for entry in attacks:
+        low, high = entry["auc_interval"]
+        table.add_row(
+            cell(entry["slice"]),
+            f"{entry['auc']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            *(f"{entry['true_positive_rate_at'][rate]:.1%}" for rate in rates),
+            f"{entry['members']:,} and {entry['others']:,}",
+        )
+    return table
+
+
+def _subject(name: str, workspace: Path, set_: list[str]) -> tuple[PipelineConfig, PrivacyPlan, RunFolder | None]:
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines.reporting import audits
+    from privacy_pipeline.pipelines.workspace.workspace import find_run
+
+    if Path(name).is_file() or Path(name).suffix in (".yaml", ".yml"):
+        config = load_config(Path(name), overrides=set_)
+        return config, audits.plan_of_config(config), None
+    folder = find_run(workspace.absolute(), name)
+    plan = audits.plan_of_run(folder)
+    return folder.read_spec().config, plan, folder
+
+
+def audits_table(audits: Sequence[Mapping[str, Any]]) -> Table:
+    """Audits as a table: lower and upper bound side by side, with their delta."""
+    table = Table(title="audits", title_justify="left")
+    table.add_column("audit")
+    for column in ("epsilon at least", "claimed at most", "delta", "confidence", "canaries", "right guesses"):
+        table.add_column(column, justify="right")
+    for entry in audits:
+        bad = entry["lower_bound"] > entry["upper_bound"]
+        lower = f"{entry['lower_bound']:.3f}"
+        table.add_row(
+            cell(str(entry["kind"])),
+            f"[red]{lower}[/]" if bad else lower,
+            f"{entry['upper_bound']:.3f}",
+            f"{entry['delta']:.0e}",
+            f"{entry['confidence']:g}",
+            f"{entry['canaries']:,}",
+            f"{entry['correct']:,} of {entry['guesses']:,}" if "correct" in entry else f"of {entry['guesses']:,}",
+        )
+    return table

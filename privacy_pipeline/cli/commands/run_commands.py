@@ -1,0 +1,309 @@
+"""`run`, `resume` and `check`."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, print_report, print_run, tell
+from privacy_pipeline.cli.shown import cell, escape
+from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.reports.record.properties import shown
+from privacy_pipeline.text.typed import typed
+
+if TYPE_CHECKING:
+    from privacy_pipeline.pipelines.preflight.imported_code import ImportedFile
+    from privacy_pipeline.pipelines.preflight.planned_charges import PlannedCharge
+    from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
+    from privacy_pipeline.reports.record.summary import RunSummary
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="a.b=c", help="Override one value of the config; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, to paste into a report.")]
+WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Workspace folder, as in the config.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(run)
+    app.command()(resume)
+    app.command()(check)
+
+
+def run(
+    config: ConfigPath,
+    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    from_: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node of a partial run.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node of a partial run.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every node; a DP training spends again.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline."""
+    from privacy_pipeline.cli.alerts import RunAlerts
+    from privacy_pipeline.cli.live import RunView
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines.execution import runs
+
+    view = RunView(out, quiet=as_json)
+    with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
+        loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
+        alerts = RunAlerts(loaded)
+
+        def on_start(folder: RunFolder) -> None:  # after the budget was asked
+            alerts.tell()
+            view.start(folder)
+
+        with view:
+            folder, state = runs.start(
+                config=loaded,
+                config_path=config,
+                from_nodes=[from_] if from_ else [],
+                to_nodes=[to] if to else [],
+                on_start=on_start,
+                on_event=view.on_event,
+                note=note,
+            )
+        alerts.tell()
+    _finish(folder, state, as_json=as_json)
+
+
+def resume(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Run id, or a prefix of it.")],
+    workspace: WorkspacePath = Path("workspace"),
+    as_json: AsJson = False,
+) -> None:
+    """Continue a run that failed or was killed."""
+    from privacy_pipeline.cli.alerts import RunAlerts
+    from privacy_pipeline.cli.live import RunView
+    from privacy_pipeline.pipelines.execution import runs
+    from privacy_pipeline.pipelines.preflight import spending
+    from privacy_pipeline.pipelines.workspace.workspace import find_run
+
+    view = RunView(out, quiet=as_json)
+    with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
+        folder = find_run(workspace.absolute(), name)
+        charged = spending.charged_again(folder)
+
+        def on_start(folder: RunFolder) -> None:
+            for node in charged:
+                again = "training" if node == TRAINER else node
+                err.print(
+                    f"{again} starts anew and is charged again; what the interrupted one spent stays spent",
+                    soft_wrap=True,
+                )
+            view.start(folder)
+
+        with view:
+            state = runs.resume(folder=folder, on_start=on_start, on_event=view.on_event)
+        RunAlerts(folder.read_spec().config).tell()
+    _finish(folder, state, as_json=as_json)
+
+
+def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Validate a config and its rows, examine its model and forecast its privacy cost; nothing is spent."""
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.data import source
+    from privacy_pipeline.files.read_once import reading_once
+    from privacy_pipeline.pipelines.preflight import preflight, rows
+    from privacy_pipeline.pipelines.preflight.announce import announced_class
+    from privacy_pipeline.pipelines.preflight.imported_code import code_of_run
+
+    with errors_as_exit_codes(as_json=as_json), reading_once():
+        loaded = load_config(config, overrides=set_)
+        code = code_of_run(loaded)
+        span = source.resolve(dataset=loaded.dataset).span
+        checked = preflight.check(loaded, span=span)
+        notes = preflight.look_through(loaded, preflight.check_source(loaded, checked.features), checked.features)
+        plan, forecast = checked.plan, checked.forecast
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+        if checked.plan is not None and not as_json:
+            err.print("[dim]examining whether the model keeps examples apart ...[/]", soft_wrap=True)
+        examined = rows.examine(loaded, checked)
+        beside = [charge for charge in checked.charges if charge.ask.node != TRAINER]
+        facts: dict[str, object] = {
+            "config": str(config),
+            "pipeline": loaded.pipeline,
+            "backend": loaded.training.backend,
+            "span": span,
+            "privacy_class": announced_class(loaded),
+            "plan": plan.parameters() if plan else None,
+            "forecast": preflight.forecast_facts(plan, forecast) if plan and forecast else None,
+            "journalled": checked.journalled,
+            "rows": examined.to_json(),
+            "code": [one.to_json() for one in code],
+            "notes": list(notes),
+            "beside_training": [_beside(charge) for charge in beside],
+        }
+        if as_json:
+            print_json(facts)
+        else:
+            _print_check(facts)
+            if str(examined):
+                out.print(f"  {escape(str(examined))}", soft_wrap=True)
+            _print_code(code)
+            for said in notes:
+                note(said)
+        for charge in checked.charges:
+            if not charge.forecast.fits:
+                raise preflight.over_budget(loaded, checked, charge, span=span, path=config)
+
+
+def _print_code(code: list[ImportedFile]) -> None:
+    if not code:
+        out.print("  code that a run imports beside the installed packages: none")
+        return
+    out.print("  code that a run imports beside the installed packages:")
+    for one in code:
+        where = "away from the data" if one.apart else "beside the data"
+        out.print(f"    {escape(str(one.file))} ({escape(one.why)}; {where})", soft_wrap=True)
+
+
+def _beside(charge: PlannedCharge) -> dict[str, object]:
+    from privacy_pipeline.pipelines.preflight.preflight import forecast_facts
+
+    ask = charge.ask
+    return {
+        "node": ask.node,
+        "purpose": ask.purpose,
+        "split": ask.split,
+        "plan": ask.plan.parameters(),
+        "forecast": forecast_facts(ask.plan, charge.forecast),
+    }
+
+
+def _registered(units: int | None) -> str:
+    return "a secret number of units" if units is None else f"{units:,} registered units"
+
+
+def _clipping(plan: dict[str, Any]) -> str:
+    tried = plan.get("tuning", {}).get("space", {}).get("clipping_norm")
+    return " or ".join(f"{norm:g}" for norm in tried or [plan["clipping_norm"]])
+
+
+def _tuning_words(tuning: dict[str, Any], forecast: dict[str, Any]) -> str:
+    how = f"{tuning['trials']} trials"
+    if tuning["method"] == "repeat_and_select":
+        how = f"the best of a secret number of trials ({tuning['distribution']}, {tuning['trials']} on average)"
+    return (
+        f"that is for the whole tuning, {how} over {', '.join(tuning['space'])}, paid by the purpose tune; one trial "
+        f"alone would have claimed {shown(forecast['epsilon_one_trial'])} ({forecast['accountant_one_trial']})"
+    )
+
+
+def _print_check(facts: dict[str, object]) -> None:
+    out.print(f"[green]✓[/] {escape(str(facts['config']))}: pipeline {facts['pipeline']}, backend {facts['backend']}")
+    plan, forecast = facts["plan"], facts["forecast"]
+    if not isinstance(plan, dict) or not isinstance(forecast, dict):
+        out.print("  no training guarantee: this run spends no budget, and its model may reveal single rows")
+        if facts["journalled"]:
+            out.print("  its dataset is registered: the ledger will note the run (budget history --all)")
+        return
+    out.print(
+        f"  forecast: epsilon {forecast['epsilon']:.3f} at delta {plan['delta']:.0e} ({forecast['accountant']}), "
+        f"unit {cell(str(plan['unit']))}, relation {plan['relation']}",
+        soft_wrap=True,
+    )
+    out.print(
+        f"  noise multiplier {plan['noise_multiplier']:.4g}, clipping norm {_clipping(plan)}, "
+        f"{plan['steps']:,} steps of {plan['batch_size']:,} ({plan['sampler']}) of {_registered(plan['units'])}",
+        soft_wrap=True,
+    )
+    if "tuning" in plan:
+        out.print(f"  {escape(_tuning_words(plan['tuning'], forecast))}", soft_wrap=True)
+    if plan["units"] is not None and plan["delta"] * plan["units"] >= 1:
+        out.print(
+            f"  [yellow]delta {plan['delta']:.0e} is not below 1 / {plan['units']:,} units: choose a smaller one[/]",
+            soft_wrap=True,
+        )
+    out.print(
+        f"  held against the cap: {_held(forecast)} after this run (RDP); {forecast['runs_that_fit']} such run(s) fit",
+        soft_wrap=True,
+    )
+    for one in forecast.get("budgets", []):
+        out.print(
+            f"  budget {escape(str(one['budget']))}: {_held(one)}; {one['runs_that_fit']} such run(s) fit",
+            soft_wrap=True,
+        )
+    for charge in facts["beside_training"] if isinstance(facts["beside_training"], list) else []:
+        said = charge["forecast"]
+        out.print(
+            f"  {charge['node']}: epsilon {said['epsilon']:.3f} at delta {said['delta']:.0e} ({said['accountant']}), "
+            f"purpose {charge['purpose']}; held against the cap of the {charge['split']} split: {_held(said)} after "
+            f"it (RDP); {said['runs_that_fit']} such run(s) fit",
+            soft_wrap=True,
+        )
+
+
+def _held(forecast: dict[str, Any]) -> str:
+    from privacy_pipeline.ledger.state.held import against_cap
+
+    after = forecast["epsilon_after"]
+    return against_cap(math.inf if after is None else after, forecast["cap"])
+
+
+def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
+    """Prints the result and ends with the exit code that tells it."""
+    if state.failure is not None:
+        tell(
+            message=state.failure.message,
+            fix=state.failure.fix,
+            exit_code=state.failure.exit_code,
+            as_json=as_json,
+            log=str(folder.log),
+            **_next_command(folder, state),
+        )
+        raise typer.Exit(state.failure.exit_code)
+    summary = folder.read_summary()
+    _print_result(folder, state, summary, as_json=as_json)
+    if state.status == "not_blessed":
+        by_budget = summary is not None and summary.budget_reasons
+        raise typer.Exit(int(ExitCode.BUDGET_REFUSED if by_budget else ExitCode.NOT_BLESSED))
+
+
+def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
+    """How to go on: bad input is corrected first, and corrected data is another run's data."""
+    from privacy_pipeline.cli.live import resume_command
+
+    if state.failure is not None and state.failure.exit_code == ExitCode.BAD_INPUT:
+        return {"then": typed("run", Path(state.config_path))}
+    return {"resume": resume_command(folder)}
+
+
+def _print_result(folder: RunFolder, state: RunState, summary: RunSummary | None, *, as_json: bool) -> None:
+    from privacy_pipeline.cli.live import node_text
+    from privacy_pipeline.cli.tables import privacy_table, run_table
+
+    if as_json:
+        print_run(state, summary)
+        return
+    if state.cached_from:
+        out.print(f"nothing changed since run {state.cached_from}:")
+        for name, node in state.nodes.items():
+            text = "decided anew" if node.status == "done" else node_text(name, node)
+            out.print(f"  [green]=[/] {name:<17} {escape(text)}")
+    if summary is None:
+        out.print(f"run {state.run_id}: done as far as it was asked to go")
+        return
+    out.print(run_table(summary))
+    out.print(privacy_table(summary.record))
+    if summary.blessed:
+        out.print(f"[green]blessed[/]; model {escape(summary.model_uri)}", soft_wrap=True)
+    else:
+        err.print("[red]not blessed[/], nothing was pushed:", soft_wrap=True)
+        for reason in summary.reasons:
+            err.print(f"  {escape(reason)}", soft_wrap=True)
+    print_report(state)
+    shown_by = typed("--logdir", Path(summary.tensorboard), program="tensorboard")
+    out.print(f"[dim]{escape(shown_by)}[/]", soft_wrap=True)
+    workspace = folder.path.parents[1]
+    prune = typed("workspace", "prune", "--run", state.run_id, "--workspace", workspace)
+    told = f"copies of rows lie below {workspace}; what would go, and how: {prune}"
+    out.print(f"[dim]{escape(told)}[/]", soft_wrap=True)

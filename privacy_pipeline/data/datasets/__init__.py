@@ -1,0 +1,1 @@
+"""Datasets that the framework can write, with their provenance."""

@@ -1,0 +1,1 @@
+"""The public schema, and what a cell means under it."""

@@ -1,0 +1,1 @@
+"""A first config and schema for a user's own file."""

@@ -1,0 +1,1 @@
+"""Attacks that show a lower bound on epsilon, or a risk."""

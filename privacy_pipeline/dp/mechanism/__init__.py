@@ -1,0 +1,1 @@
+"""How a unit's influence is bounded, and how batches are sampled, as values."""

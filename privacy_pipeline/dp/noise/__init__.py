@@ -1,0 +1,1 @@
+"""Noise and random layers, as functions of the run's key and the step."""

@@ -1,0 +1,1 @@
+"""Rules for each op, by which the rows of a batch stay apart."""

@@ -1,0 +1,1 @@
+"""Examples on disk, and the batches that a plan draws from them."""

@@ -1,0 +1,1 @@
+"""Plain against private predictions on the eval split."""

@@ -1,0 +1,1 @@
+"""A Keras model as a network for the parties, and the proof of its error."""

@@ -1,0 +1,1 @@
+"""Processes of the parties: their environment, without a network of their own."""

@@ -1,0 +1,1 @@
+"""The service of private prediction, and the weights provider."""

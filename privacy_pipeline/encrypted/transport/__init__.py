@@ -1,0 +1,1 @@
+"""Connections of parties and clients: certificates, mutual TLS, frames, limits."""

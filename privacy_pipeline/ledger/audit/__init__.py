@@ -1,0 +1,1 @@
+"""Reading the ledger: verification, history, receipts, exports."""

@@ -1,0 +1,1 @@
+"""Charges: a request is checked, reserved, started and committed."""

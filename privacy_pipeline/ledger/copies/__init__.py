@@ -1,0 +1,1 @@
+"""Copies of a ledger: backup, restore, and the move to another database."""

@@ -1,0 +1,1 @@
+"""Runs: started, resumed, and the process that executes their nodes."""

@@ -1,0 +1,110 @@
+"""What a run depends on: the part of the config that shapes a model, and the fingerprint of a whole run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from privacy_pipeline.backends.isolated.visible import hash_of_files
+from privacy_pipeline.backends.models.code_hash import hash_of_user_code
+from privacy_pipeline.config.models import (
+    BeamSection,
+    DatasetConfig,
+    EvaluationSection,
+    PipelineConfig,
+    PolicySection,
+    PushSection,
+    SqliteMetadata,
+    Threshold,
+)
+from privacy_pipeline.encrypted.sandbox import environment
+from privacy_pipeline.processes.installed import distributions, environment_hash, hash_of_framework
+from privacy_pipeline.spans import Span
+
+
+def canonical(config: PipelineConfig) -> str:
+    """The config as JSON with sorted keys: equal for files that differ in comments or layout only."""
+    return json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)
+
+
+def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
+    """The config with everything fixed that cannot change a trained model.
+
+    TFX's cache key holds this view, so that a new threshold or slice does not train (and spend) again.
+
+    Args:
+        config: the whole config.
+        span: the span that "latest" stands for in this run.
+    """
+    fixed_span: dict[str, object] = {} if span is None else {"span": span}
+    dataset: DatasetConfig = config.dataset.model_copy(update=fixed_span)
+    return config.model_copy(
+        update={
+            "dataset": dataset,
+            "evaluation": EvaluationSection(thresholds={"accuracy": Threshold(min=0.0)}),
+            "policy": PolicySection(),
+            "push": PushSection(),
+            "metadata": SqliteMetadata(),
+            "beam": BeamSection(),
+            "workspace": Path("."),
+            "cache": True,
+        }
+    )
+
+
+def evaluation_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
+    """The config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above all.
+
+    Args:
+        config: the whole config.
+        span: the span that "latest" stands for in this run.
+    """
+    view = training_view(config, span=span)
+    asked = view.evaluation.model_copy(update={"slices": config.evaluation.slices, "dp": config.evaluation.dp})
+    return view.model_copy(update={"evaluation": asked})
+
+
+def statistics_fingerprint(config: PipelineConfig, *, request: str, data_digest: str, lock: str) -> str:
+    """SHA-256 over all that DP statistics depend on: what is asked, the rows, and the code that reads and counts them.
+
+    Args:
+        config: the config, of which the dataset's block says which rows there are.
+        request: what is asked, as JSON.
+        data_digest: digest of the source files.
+        lock: hash of the dependency lock.
+    """
+    dataset = config.dataset
+    rows = [str(dataset.path), dataset.format, json.dumps([dataset.input, dataset.hash_split], sort_keys=True)]
+    parts = (request, *rows, data_digest, hash_of_framework(), lock)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def packages_hash(config: PipelineConfig) -> str:
+    """SHA-256 over the installed packages that a run uses: with `training.encrypted`, those of its environment too.
+
+    Raises:
+        BadInputError: the environment of encrypted inference is not set up.
+    """
+    if config.training.encrypted is None:
+        return environment_hash()
+    folders = sorted((environment.interpreter().parents[1] / "lib").glob("python3*/site-packages"))
+    found = [f"{folder.parent.name} {name}" for folder in folders for name in distributions(folder)]
+    return hashlib.sha256("\n".join([environment_hash(), *found]).encode()).hexdigest()
+
+
+def code_hash(config: PipelineConfig) -> str:
+    """SHA-256 over the framework's and the user's code that shapes a model."""
+    user = ""
+    if config.model.use != "tabular":
+        user = hash_of_user_code(config.model.use, root=Path.cwd()) + hash_of_files(config)
+    return hashlib.sha256(f"{hash_of_framework()}\n{user}".encode()).hexdigest()
+
+
+def fingerprint(*, config: PipelineConfig, data_digest: str, schema_digest: str, code: str, lock: str) -> str:
+    """SHA-256 over all that a run (or, with `training_view`, a training) depends on.
+
+    Equal fingerprints mean that nothing changed.
+    """
+    parts = (canonical(config), data_digest, schema_digest, code, lock)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

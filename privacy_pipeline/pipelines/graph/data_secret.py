@@ -1,0 +1,22 @@
+"""The secret under which a run's digest of its data is made."""
+
+from __future__ import annotations
+
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.covered_digests import secret_in
+from privacy_pipeline.data.files import folders_of
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.pipelines.workspace.workspace import Workspace
+
+
+def data_secret(config: PipelineConfig) -> bytes:
+    """That of the run's ledger; where there is no ledger, the workspace's own, made with its first run.
+
+    Raises:
+        BadInputError: the workspace's secret cannot be read or written.
+        BudgetRefusedError: the data belongs to another ledger.
+        LedgerError: the ledger's secret cannot be read, or is another one.
+    """
+    workspace = Workspace(config).root
+    ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=workspace)
+    return secret_in(workspace) if ledger is None else ledger.digest_secret()

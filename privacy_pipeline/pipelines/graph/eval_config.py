@@ -1,0 +1,53 @@
+"""The config's evaluation section as TFMA's EvalConfig."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow_model_analysis as tfma
+
+from privacy_pipeline.config.models import EvaluationSection, Threshold
+from privacy_pipeline.data.schema.features import LABEL_FEATURE
+
+_COUNTS = ("TruePositives", "FalsePositives", "TrueNegatives", "FalseNegatives", "ExampleCount")
+_CLASSES = {"accuracy": "BinaryAccuracy", "auc": "AUC", "precision": "Precision", "recall": "Recall"}
+
+
+def eval_config(section: EvaluationSection) -> tfma.EvalConfig:
+    """All metrics on every slice, with the thresholds on the overall slice.
+
+    TFMA reads raw examples: the model's `serving_default` predicts, and its `transform_features` gives the label.
+    """
+    return tfma.EvalConfig(
+        model_specs=[
+            tfma.ModelSpec(
+                signature_name="serving_default",
+                prediction_key="probability",
+                label_key=LABEL_FEATURE,
+                preprocessing_function_names=["transform_features"],
+            )
+        ],
+        slicing_specs=[tfma.SlicingSpec()] + [tfma.SlicingSpec(feature_keys=keys) for keys in section.slices],
+        metrics_specs=[tfma.MetricsSpec(metrics=_metrics(section))],
+    )
+
+
+def _metrics(section: EvaluationSection) -> list[tfma.MetricConfig]:
+    bounds: dict[str, Threshold] = {str(name): bound for name, bound in section.thresholds.items()}
+    configured = [
+        tfma.MetricConfig(class_name=cls, per_slice_thresholds=_thresholds(bounds[name]) if name in bounds else [])
+        for name, cls in _CLASSES.items()
+    ]
+    return [*configured, *(tfma.MetricConfig(class_name=name) for name in _COUNTS)]
+
+
+def _thresholds(bound: Threshold) -> list[tfma.PerSliceMetricThreshold]:
+    # A plain `threshold` would hold for every slice; the config's is about the whole eval split.
+    given: dict[str, Any] = {}
+    if bound.min is not None:
+        given["value_threshold"] = tfma.GenericValueThreshold(lower_bound={"value": bound.min})
+    if bound.max_decrease is not None:
+        given["change_threshold"] = tfma.GenericChangeThreshold(
+            direction=tfma.MetricDirection.HIGHER_IS_BETTER, absolute={"value": -bound.max_decrease}
+        )
+    return [tfma.PerSliceMetricThreshold(slicing_specs=[tfma.SlicingSpec()], threshold=tfma.MetricThreshold(**given))]

@@ -1,0 +1,101 @@
+"""Runs of federated experiments in a workspace, as far as pruning needs them. No NumPy, no TensorFlow.
+
+Their folders hold no rows: clients are read from the files into memory. Weights of a run without a guarantee may give
+rows away, and lie in its checkpoint; curves for TensorBoard are made of its rounds, which stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.pipelines.workspace.experiments import Experiment, experiments
+
+# Files of a run's folder (`federated.experiments.run_folder`, which needs NumPy); each process that executes the run
+# shares the lock.
+_LOCK = "lock"
+_CHECKPOINT, _TENSORBOARD, _SUMMARY, _POINT = "checkpoint.npz", "tensorboard", "summary.json", "point.json"
+_DAY = 86_400
+
+
+def names(root: Path) -> set[str]:
+    """Names by which the runs are meant."""
+    return {one.name for one in _all(root)}
+
+
+def datasets(root: Path) -> set[str]:
+    """Names of the datasets that they train on."""
+    return {_dataset(one) for one in _all(root)} - {""}
+
+
+def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: float | None) -> list[Experiment]:
+    """The runs that are meant; see `pruning.Criteria`."""
+    found = []
+    for one in _all(root):
+        if names and one.name not in names:
+            continue
+        if dataset is not None and _dataset(one) != dataset:
+            continue
+        if older_than is not None and time.time() - _touched(one) < older_than * _DAY:
+            continue
+        if names or files(one):
+            found.append(one)
+    return found
+
+
+def files(experiment: Experiment) -> list[Path]:
+    """What goes of a run: its checkpoint, curves, and parts of files that a kill left."""
+    fixed = (experiment.path / _CHECKPOINT, experiment.path / _TENSORBOARD)
+    return [*(path for path in fixed if path.exists()), *sorted(experiment.path.glob(".*.*.*"))]
+
+
+def facts(experiment: Experiment) -> dict[str, str]:
+    """What is told of a run."""
+    status = "done" if (experiment.path / _SUMMARY).exists() else "unfinished"
+    return {
+        "run_id": experiment.name,
+        "pipeline": experiment.path.parent.name,
+        "dataset": _dataset(experiment),
+        "status": status,
+    }
+
+
+@contextlib.contextmanager
+def held_idle(root: Path) -> Iterator[None]:
+    """Keeps the runs of experiments from being executed until the block ends; one that is started waits.
+
+    Raises:
+        PipelineError: one is being executed now.
+    """
+    with contextlib.ExitStack() as held:
+        for one in _all(root):
+            with contextlib.suppress(FileNotFoundError):
+                lock = held.enter_context((one.path / _LOCK).open())
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise PipelineError(f"run {one.name} is in progress", fix="wait for it, or stop it first") from None
+        yield
+
+
+def _all(root: Path) -> list[Experiment]:
+    found = {one.path: one for one in experiments(root)}
+    return list(found.values())
+
+
+def _dataset(experiment: Experiment) -> str:
+    try:
+        return experiment.dataset()
+    except BadInputError:
+        return ""
+
+
+def _touched(experiment: Experiment) -> float:
+    for name in (_SUMMARY, _POINT):
+        if (experiment.path / name).exists():
+            return (experiment.path / name).stat().st_mtime
+    return time.time()

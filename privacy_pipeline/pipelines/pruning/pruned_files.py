@@ -1,0 +1,115 @@
+"""Files and folders that go when a run is pruned, and what is taken out of the files that stay."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from privacy_pipeline.pipelines.reporting import audits, run_report
+from privacy_pipeline.pipelines.workspace.workspace import (
+    RUN_NAME,
+    SPEC_FILE,
+    STATE_FILE,
+    SUMMARY_FILE,
+    RunFolder,
+    RunSpec,
+    RunState,
+    is_held,
+)
+from privacy_pipeline.reports.record.summary import RunSummary
+
+# Of a run's folder. Whatever else is in it goes, also what a later version keeps there.
+_KEPT = (STATE_FILE, SPEC_FILE, SUMMARY_FILE, audits.FILE, run_report.FOLDER, "lock")
+_OVERALL = "overall"
+_READING = (".reading", "federated/.reading")  # copies of data while they are read; each has a lock
+_STALE_SECONDS = 3600.0  # after which a folder without a state is of a start that was killed
+
+
+def of_run(folder: RunFolder) -> list[Path]:
+    """What goes of a run's folder: its log, attacks, and parts of files."""
+    return sorted(path for path in folder.path.iterdir() if path.name not in _KEPT)
+
+
+def never_begun(root: Path) -> list[Path]:
+    """Folders of runs that were killed before they had a state."""
+    runs = root / "runs"
+    found = (
+        [path for path in runs.iterdir() if path.is_dir() and RUN_NAME.fullmatch(path.name)] if runs.is_dir() else []
+    )
+    now = time.time()
+    return sorted(p for p in found if not (p / STATE_FILE).exists() and now - p.stat().st_mtime > _STALE_SECONDS)
+
+
+def copies_left(root: Path) -> list[Path]:
+    """Copies of data that processes left that were killed: those that nobody holds any more."""
+    found = [path for place in _READING for path in sorted((root / place).glob("*")) if path.is_dir()]
+    return [path for path in found if not is_held(path / "lock")]
+
+
+def all_but(folder: Path, kept: Collection[Path]) -> list[Path]:
+    """The fewest paths below a folder that are all of it but for what is kept.
+
+    Links are not followed.
+    """
+    if not folder.is_dir():
+        return []
+    around = {parent for path in kept for parent in path.parents}
+    found: list[Path] = []
+    waiting = [folder]
+    while waiting:
+        for entry in sorted(os.scandir(waiting.pop()), key=lambda one: one.name):
+            path = Path(entry.path)
+            if path in kept:
+                continue
+            if path in around and entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            else:
+                found.append(path)
+    return found
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files below a path; links count as themselves."""
+    if not path.is_dir() or path.is_symlink():
+        return path.lstat().st_size if path.is_symlink() or path.exists() else 0
+    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names)
+
+
+def scrub(folder: RunFolder, state: RunState, spec: RunSpec) -> None:
+    """Takes out of a run's own files what may be values of rows.
+
+    Those are messages and details of nodes; metrics by slice, whose names are values; and the columns' public ranges
+    and domains, which a schema by `init` has read off the data.
+
+    Args:
+        folder: the run.
+        state: its state, which is changed; the caller writes it.
+        spec: its spec.
+    """
+    for node in state.nodes.values():
+        node.detail = ""
+    if state.failure is not None:
+        state.failure.message, state.failure.fix = "(removed when the run was pruned)", ""
+    summary = folder.read_summary()
+    if summary is not None:
+        folder.write_summary(_without_values(summary))
+    original = folder.read_spec()  # with the workspace as it was named
+    folder.write_spec(original.model_copy(update={"features": None}))
+
+
+def _without_values(summary: RunSummary) -> RunSummary:
+    noisy = summary.dp_evaluation
+    if noisy is not None:
+        noisy = noisy.model_copy(update={"slices": [part for part in noisy.slices if part.name == _OVERALL]})
+    missed = [why for why in summary.reasons if why not in summary.budget_reasons]
+    told = [f"{len(missed)} reason(s) that were removed when the run was pruned"] if missed else []
+    return summary.model_copy(
+        update={
+            "slices": [summary.overall],
+            "dp_evaluation": noisy,
+            "evaluation_reasons": told if summary.evaluation_reasons else [],
+            "reasons": [*told, *summary.budget_reasons],
+        }
+    )

@@ -1,0 +1,1 @@
+"""Registration of a dataset with the ledger."""

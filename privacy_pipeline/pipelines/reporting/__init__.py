@@ -1,0 +1,1 @@
+"""Reports, audits and what may be published, gathered from runs and ledger."""

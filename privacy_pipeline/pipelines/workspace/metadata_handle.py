@@ -1,0 +1,30 @@
+"""TFX's handle of ML Metadata, over a store that holds every text."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from tfx.orchestration import metadata
+
+from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.pipelines.workspace.stored_text import store_of
+
+_TRIES = 10
+
+
+class Handle(metadata.Metadata):
+    """As TFX's own, which opens its store by itself and so knows nothing of `stored_text`."""
+
+    def __enter__(self) -> Handle:
+        error: RuntimeError | None = None
+        for _ in range(_TRIES):  # a store that several nodes open for the first time makes its tables once
+            try:
+                self._store = store_of(self._connection_config)
+            except RuntimeError as failed:
+                error = failed
+                time.sleep(random.random())
+            else:
+                self._users += 1
+                return self
+        raise PipelineError(f"ML Metadata cannot be opened: {error}", fix="check `metadata` in the config") from error

@@ -1,0 +1,358 @@
+"""The workspace on disk: ML Metadata, artifacts, pushed models, and one folder for each run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data import private_copy
+from privacy_pipeline.data.schema.features import FeaturePlan
+from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.files.atomic import require_room
+from privacy_pipeline.files.bounded import json_value
+from privacy_pipeline.files.file_rights import private_folder, refuse_folder_of_others, refuse_if_others_may_replace
+from privacy_pipeline.files.literal_paths import require_utf8
+from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.pipelines.workspace.moved import as_of_now
+from privacy_pipeline.reports.record.summary import RunSummary
+from privacy_pipeline.spans import Span
+
+STATE_FILE = "run.json"
+SPEC_FILE = "spec.json"
+LOG_FILE = "log.txt"
+SUMMARY_FILE = "summary.json"
+PRUNING = "begun"
+
+_IN_USE = ".in_use"  # in the folder of the runs: each run that is executed shares it, and pruning has it alone
+RUN_NAME = re.compile(r"\d{8}-r(\d+)-.*")
+NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
+RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class NodeState(BaseModel):
+    """One node of a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: NodeStatus = "waiting"
+    seconds: float | None = None
+    detail: str = ""
+
+
+class Failure(BaseModel):
+    """Why a run failed, and what to do about it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    node: str | None
+    message: str
+    fix: str
+    exit_code: int
+
+
+class RunState(BaseModel):
+    """State of a run, rewritten whenever a node starts or ends."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    pipeline: str
+    config_path: str
+    backend: str
+    fingerprint: str
+    training_fingerprint: str
+    node_fingerprints: dict[str, str] = {}  # of the charging nodes beside the trainer
+    started: str
+    ended: str | None = None
+    status: RunStatus = "running"
+    nodes: dict[str, NodeState] = {}
+    failure: Failure | None = None
+    cached_from: str | None = None
+    partial: bool = False
+    from_nodes: list[str] = []
+    to_nodes: list[str] = []
+    report: str = ""  # file of the dataset's report as it was at the end of the run
+    report_problem: str = ""  # why there is none
+    pruned: str = ""  # the day on which all that holds rows was removed; PRUNING where that was broken off
+
+    @property
+    def was_pruned(self) -> str:
+        """What to say of a run of which nothing is left that it made; "" of any other."""
+        if not self.pruned:
+            return ""
+        when = "and that was broken off: prune it again" if self.pruned == PRUNING else f"on {self.pruned}"
+        return f"run {self.run_id} was pruned {when}; its record and its charges stay"
+
+    def fingerprint_of(self, node: str) -> str | None:
+        """Fingerprint of all that the result of a charging node depends on; None for a node that charges nothing."""
+        return self.training_fingerprint if node == TRAINER else self.node_fingerprints.get(node)
+
+
+class RunSpec(BaseModel):
+    """All that the worker process needs to execute a run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_id: str
+    run_dir: Path
+    config: PipelineConfig
+    features: FeaturePlan | None
+    code: str
+    lock: str
+    data_digest: str
+    schema_digest: str = ""
+    span: Span
+    version: int | None
+    from_nodes: list[str] = []
+    to_nodes: list[str] = []
+    base_run: str | None = None
+    copied: Path | None = None  # the private copy that ExampleGen reads; none of runs before it was made
+
+
+class RunFolder:
+    """Folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / LOG_FILE
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    def read_state(self) -> RunState:
+        """State on disk; a run whose process is gone reads as interrupted."""
+        state = self._read(RunState, STATE_FILE)
+        if state.status == "running" and not self.is_locked():
+            state.status = "interrupted"
+        return state
+
+    def write_state(self, state: RunState) -> None:
+        """Replaces the state on disk in one step."""
+        _replace(self.path / STATE_FILE, state.model_dump_json(indent=2))
+
+    def read_spec(self) -> RunSpec:
+        """The spec the run was started with."""
+        return self._read(RunSpec, SPEC_FILE)
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Writes the spec."""
+        _replace(self.path / SPEC_FILE, spec.model_dump_json(indent=2, by_alias=True))
+
+    def read_summary(self) -> RunSummary | None:
+        """Summary of a run that got as far as RunMetrics."""
+        return self._read(RunSummary, SUMMARY_FILE) if (self.path / SUMMARY_FILE).exists() else None
+
+    def _read(self, kind: type[_Model], name: str) -> _Model:
+        """A file of the run; paths in it are those of where the workspace lies now."""
+        path, spec = self.path / name, self.path / SPEC_FILE
+        try:
+            known = spec.read_bytes() if spec.exists() else b""
+            return kind.model_validate_json(as_of_now(path.read_bytes(), spec=known, folder=self.path.absolute()))
+        except (OSError, ValidationError) as error:
+            raise BadInputError(
+                f"{path}: cannot be read as a {kind.__name__} of this version",
+                fix=f"remove the folder {path.parent} if the run is not needed any more",
+            ) from error
+
+    def read_list(self, name: str) -> list[dict[str, Any]]:
+        """Entries of a JSON file that is kept beside the run; none where there is no file.
+
+        Raises:
+            BadInputError: the file cannot be read.
+        """
+        path = self.path / name
+        if not path.exists():
+            return []
+        try:
+            found: list[dict[str, Any]] = json_value(path.read_text())
+        except ValueError as error:
+            raise BadInputError(f"{path}: is no JSON", fix="remove it; what it holds can be made again") from error
+        return found
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Writes the summary."""
+        _replace(self.path / SUMMARY_FILE, summary.model_dump_json(indent=2))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the operating system lets go when the process ends, however it ends.
+
+        Raises:
+            PipelineError: another process executes this run, or prunes the workspace.
+        """
+        with open(self.path.parent / _IN_USE, "a") as shared, open(self.path / "lock", "w") as file:
+            _take(shared, fcntl.LOCK_SH, f"{self.path.parents[1]} is being pruned by another process", "wait for it")
+            busy = f"run {self.run_id} is being executed by another process"
+            _take(file, fcntl.LOCK_EX, busy, "wait for it, or stop it first")
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a living process executes this run."""
+        return is_held(self.path / "lock")
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process holds a lock alone; False where there is no such file."""
+    try:
+        with lock.open() as file:
+            # Shared, so that two onlookers do not take each other for the holder.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def held_alone(root: Path) -> Iterator[None]:
+    """Keeps all runs from being executed in a workspace, until the block ends.
+
+    Raises:
+        PipelineError: one is being executed now: it may read what the block removes.
+    """
+    for folder in run_folders(root):  # those of an older version share no lock
+        if folder.is_locked():
+            raise PipelineError(f"run {folder.run_id} is in progress", fix="wait for it, or stop it first")
+    with open(root / "runs" / _IN_USE, "a") as shared:
+        _take(shared, fcntl.LOCK_EX, f"{root}: a run is in progress, or another process prunes it", "wait for it")
+        yield
+
+
+def _take(file: IO[str], how: int, why: str, fix: str) -> None:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PipelineError(why, fix=fix) from None
+
+
+class Workspace:
+    """Everything that runs leave behind, below one folder."""
+
+    def __init__(self, config: PipelineConfig) -> None:
+        self.root = config.workspace.absolute()
+        self.runs = self.root / "runs"
+        self._config = config
+
+    @property
+    def reading(self) -> Path:
+        """Where a command keeps the private copy of the data that it reads."""
+        return self.root / private_copy.FOLDER
+
+    @property
+    def pipeline_root(self) -> Path:
+        """Artifacts of the pipeline."""
+        return self.root / "pipelines" / self._config.pipeline
+
+    @property
+    def push_directory(self) -> Path:
+        """Where blessed models go."""
+        directory = self._config.push.directory
+        return directory.absolute() if directory else self.root / "pushed" / self._config.pipeline
+
+    @property
+    def metadata_path(self) -> Path | None:
+        """The SQLite file of ML Metadata, where it is one."""
+        metadata = self._config.metadata
+        if metadata.kind != "sqlite":
+            return None
+        return metadata.path.absolute() if metadata.path else self.root / "metadata.db"
+
+    def prepare(self) -> None:
+        """Makes the folders and proves that they can be written, and that nobody else puts files there.
+
+        Raises:
+            BadInputError: they cannot, or somebody else may, or may put others in their place.
+        """
+        require_utf8(self.root)
+        refuse_if_others_may_replace(self.root)
+        here = Path.cwd()
+        try:
+            for folder in (self.runs, self.pipeline_root.parent, self.root):
+                if folder != here and folder not in here.parents:  # a project in its workspace keeps its rights
+                    private_folder(folder)
+                    refuse_folder_of_others(folder)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        metadata = () if self.metadata_path is None else (self.metadata_path.parent,)
+        for folder in (self.runs, self.pipeline_root, self.push_directory, *metadata):
+            require_room(folder, 0, fix="free space or give write permission, or set another `workspace`")
+
+    def new_run(self) -> RunFolder:
+        """A fresh run folder with a name that sorts by time: the day, and the run's number on it.
+
+        Reports name runs, and a time of day would tell how long the run before took (`published.without_times`).
+        """
+        self.runs.mkdir(parents=True, exist_ok=True)
+        day = datetime.date.today().strftime("%Y%m%d")
+        named = (RUN_NAME.fullmatch(path.name) for path in self.runs.glob(f"{day}-*"))
+        number = 1 + max((int(found[1]) for found in named if found), default=0)
+        path = self.runs / f"{day}-r{number:04d}-{secrets.token_hex(2)}"
+        path.mkdir()
+        return RunFolder(path)
+
+
+def _cannot_write(folder: Path, error: OSError) -> BadInputError:
+    return BadInputError(
+        f"{folder}: cannot be written ({error.strerror})",
+        fix="free space or give write permission, or set another `workspace`",
+    )
+
+
+def run_folders(root: Path) -> list[RunFolder]:
+    """Run folders of a workspace, oldest first."""
+    runs = root / "runs"
+    if not runs.is_dir():
+        return []
+    return [RunFolder(p) for p in sorted(runs.iterdir()) if (p / STATE_FILE).exists()]
+
+
+def readable_runs(root: Path) -> list[tuple[RunFolder, RunState]]:
+    """Run folders with their states, oldest first; a broken folder must not stand in the way of the others."""
+    found = []
+    for folder in run_folders(root):
+        with contextlib.suppress(BadInputError):
+            found.append((folder, folder.read_state()))
+    return found
+
+
+def find_run(root: Path, name: str) -> RunFolder:
+    """A run by its id, by a prefix of it that no other run has, or by a pipeline's name (its newest run).
+
+    Raises:
+        BadInputError: no run, or more than one, fits.
+    """
+    folders = run_folders(root)
+    exact = [f for f in folders if f.run_id == name]
+    found = exact or [f for f in folders if f.run_id.startswith(name)]
+    if not found:
+        found = [folder for folder, state in readable_runs(root) if state.pipeline == name][-1:]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadInputError(f"{name!r} fits {len(found)} runs", fix="give more of the run id; `privacy-pipeline runs`")
+    raise BadInputError(f"no run {name!r} in {root}", fix="`privacy-pipeline runs` lists them")
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not say where

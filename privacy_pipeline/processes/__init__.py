@@ -1,0 +1,1 @@
+"""Processes of the framework: how they start and end, and what is installed where they run."""

@@ -1,0 +1,1 @@
+"""The report on one dataset over all its runs."""

@@ -1,0 +1,1 @@
+"""The privacy record of a run, and its summary."""
