@@ -13,7 +13,8 @@ Every answer is compared with NumPy's.
 - build: the graph of one batch size, once for a deployment. Start: from nothing until the servers hold their shares of
   the weights.
 - LAN: as this machine gives it. WAN: every link (between two servers, from the driver's TensorFlow, from the service,
-  from the client) has 40 ms of round trip and 352 Mbit/s in each direction, imitated above TCP (`encrypted/pace.py`).
+  from the client) has 40 ms of round trip and 352 Mbit/s in each direction, imitated above TCP
+  (`encrypted/transport/pace.py`).
 - rounds are counted on the graph; the servers' bytes by their tunnels, over all timed calls: what crossed between
   servers, with gRPC's framing, before TLS. The client's are its shares and those of the answer.
 - spu: `benchmarks/peers/spu_speed.py` with its three parties as processes over SPU's own sockets: no TLS, LAN only.

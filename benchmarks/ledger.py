@@ -34,11 +34,10 @@ from privacy_pipeline.ledger import write_transactions
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.charging import charges, entries
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_budgets import find_budget
-from privacy_pipeline.ledger.state.ledger_entries import plan_key, price
+from privacy_pipeline.ledger.state.budgets import find_budget
+from privacy_pipeline.ledger.state.entries import plan_key, price
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
-from privacy_pipeline.ledger.storage import high_water, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import high_water, keys, schema
 from tests.accounting.postgresql_server import program, server
 
 RESULTS = Path(__file__).parent / "results" / "ledger.json"

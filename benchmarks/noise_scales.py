@@ -4,7 +4,7 @@
     python -m benchmarks.noise_scales --draws 1000000
 
 Each row is one scale, from a clipping norm of 1e-10 to 1e2; each cell the ratio with its 95 % interval (chi-square), on
-draws by the code that draws a run's noise (`dp.noise_check`, `federated.privacy.noise_check`). No data is read.
+draws by the code that draws a run's noise (`dp.checks.noise_check`, `federated.privacy.noise_check`). No data is read.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ _RESERVE = """
 import sys, time
 from privacy_pipeline.accounting.events import gaussian_passes
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import price
+from privacy_pipeline.ledger.state.entries import price
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 url, name = sys.argv[1:]
 known = Ledger.open(url).registration(name, None)

@@ -203,21 +203,25 @@ HOMES = {
         "bounded.py": "the home",
         "backends/isolated/frames.py": "bounds its header, and catches what is nested",
         "backends/isolated/child.py": "its task, from its parent",
-        "backends/isolated/layer_configs.py": "what it has just dumped",
-        "backends/isolated/trace.py": "what Keras has just dumped; inside of the jail",
+        "backends/isolated/crossing/layer_configs.py": "what it has just dumped",
+        "backends/isolated/crossing/trace.py": "what Keras has just dumped; inside of the jail",
         "encrypted/worker": "its job, from its parent; imports nothing of ours",
-        "pipelines/count_rows.py": "the answer of its own process",
+        "pipelines/registration/count_rows.py": "the answer of its own process",
         "components": "properties that the pipeline was compiled with",
         "releases/beam_sums.py": "what its own stage wrote",
     },
-    "np.load": {"bounded_arrays.py": "the home", "encrypted/worker": "its job, from its parent"},
+    "np.load": {"files/bounded_arrays.py": "the home", "encrypted/worker": "its job, from its parent"},
     "pickle.loads": {
-        "data/panels.py": "compared with a checksum",
+        "data/datasets/panels.py": "compared with a checksum",
         "backends/tuning.py": "",
         "backends/trials.py": "",
-        "read_once.py": "of its parent",
+        "files/read_once.py": "of its parent",
     },
-    "zipfile.ZipFile": {"bounded_arrays.py": "", "encrypted/weights_file.py": "", "dp/saved_history.py": "bounded"},
+    "zipfile.ZipFile": {
+        "files/bounded_arrays.py": "",
+        "encrypted/model/weights_file.py": "",
+        "dp/history/saved_history.py": "bounded",
+    },
 }
 
 

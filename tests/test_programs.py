@@ -145,7 +145,7 @@ def test_every_program_asks_for_that_or_is_made_to() -> None:
     """A child that is started without it would read on where its command was killed."""
     asking = ("die_with_parent", "ending_with_us")
     starting = re.compile(r"subprocess\.(run|Popen)\(|create_subprocess_exec\(")
-    root = Path(programs.__file__).parent
+    root = Path(programs.__file__).parents[1]
     found = [path for folder in (root, root.parent / "federated") for path in folder.rglob("*.py")]
     silent = {
         str(path.relative_to(root.parent))

@@ -13,7 +13,7 @@ from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.encrypted.transport.dialing import addresses
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.ledger.state.policy import load_policy
-from privacy_pipeline.ledger.storage import ledger_schema
+from privacy_pipeline.ledger.storage import schema as ledger_schema
 from privacy_pipeline.reports.dataset.facts import load_facts
 from privacy_pipeline.text.secret_text import found_in, found_in_url, masked, masked_by_look, note_variable
 from tests.config.test_config_loader import BASE

@@ -34,7 +34,7 @@ from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.files.read_once import reading_once
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.state.registration import division_of
-from privacy_pipeline.ledger.storage.ledger_schema import name_of
+from privacy_pipeline.ledger.storage.schema import name_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

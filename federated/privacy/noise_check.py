@@ -1,4 +1,4 @@
-"""Measures the realised deviation of a federated run's noise before its first round, as `dp.noise_check` does.
+"""Measures the realised deviation of a federated run's noise before its first round, as `dp.checks.noise_check` does.
 
 A round without updates is made by the very aggregator that the run will use, under a key of its own: what comes out is
 noise alone, encoded, summed, decoded and divided as it will be. No client's data is read.

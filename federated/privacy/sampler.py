@@ -38,7 +38,7 @@ class Cohorts(Protocol):
 
 
 class _Draws(NamedTuple):
-    """The plan in the words of `dp.sampler`."""
+    """The plan in the words of `dp.sampling.sampler`."""
 
     units: int | None
     steps: int

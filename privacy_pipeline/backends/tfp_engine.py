@@ -216,7 +216,7 @@ def private_step(
 
 
 class TfpModel:
-    """A Keras model that TensorFlow Privacy trains under a plan; `fit` is that of `dp.engine.PrivateModel`.
+    """A Keras model that TensorFlow Privacy trains under a plan; `fit` is that of `dp.training.engine.PrivateModel`.
 
     Args:
         model: functional Keras model whose output is a logit, [batch, 1].

@@ -10,7 +10,7 @@ from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
-    from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus
+    from privacy_pipeline.ledger.state.entries import BudgetStatus
 
 
 def alert(status: BudgetStatus) -> str:

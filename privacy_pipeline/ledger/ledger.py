@@ -38,8 +38,8 @@ from privacy_pipeline.ledger.charging.unprotected import (
     unprotected_runs,
 )
 from privacy_pipeline.ledger.charging.weighing import weigh
-from privacy_pipeline.ledger.ledger_open import open_engine
-from privacy_pipeline.ledger.state.ledger_budgets import (
+from privacy_pipeline.ledger.opening import open_engine
+from privacy_pipeline.ledger.state.budgets import (
     apply_policy,
     change_cap,
     check_cap,
@@ -48,10 +48,10 @@ from privacy_pipeline.ledger.state.ledger_budgets import (
     status_of,
     train_budgets,
 )
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, Entry, Forecast, State, price
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Entry, Forecast, State, price
 from privacy_pipeline.ledger.state.registration import TRAIN, Division, Registration, from_row
 from privacy_pipeline.ledger.state.unit_digests import are_same, digest_units, digests_of, stored_digests
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.digest_secret import covering, ledger_secret
 from privacy_pipeline.ledger.storage.high_water import NEWEST_FIX, put_back
 from privacy_pipeline.ledger.storage.journal import ZERO, Receipt, accept_imports, current_key

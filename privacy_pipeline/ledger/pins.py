@@ -18,7 +18,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.files.bounded import read_bounded
 from privacy_pipeline.files.file_rights import make_folders, real
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.charging.grants import Grant

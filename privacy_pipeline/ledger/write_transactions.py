@@ -8,8 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from privacy_pipeline.ledger.storage import high_water, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import high_water, keys, schema
 from privacy_pipeline.ledger.storage.journal import (
     LOST,
     ROTATE,
@@ -22,7 +21,7 @@ from privacy_pipeline.ledger.storage.journal import (
     trusted_state,
 )
 from privacy_pipeline.ledger.storage.keys import SigningKey
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION
 
 _LAST = sa.select(schema.journal.c.seq, schema.journal.c.hash).order_by(schema.journal.c.seq.desc()).limit(1)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.ledger.state.ledger_entries import plan_key, price
+from privacy_pipeline.ledger.state.entries import plan_key, price
 from privacy_pipeline.ledger.state.registration import to_row
-from privacy_pipeline.ledger.storage import journal, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import journal, keys, schema
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 
 TOKEN = "0123456789abcdef" * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest  # noqa: F401
 
-from privacy_pipeline.ledger.state.ledger_entries import price
+from privacy_pipeline.ledger.state.entries import price
 from tests.accounting.conftest import make_plan
 
 for noise in (5.0, 50.0):

@@ -28,8 +28,9 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.renyi import ORDERS, rdp_vector
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state import ledger_entries, renyi_filter
-from privacy_pipeline.ledger.state.ledger_entries import Price
+from privacy_pipeline.ledger.state import entries as ledger_entries
+from privacy_pipeline.ledger.state import renyi_filter
+from privacy_pipeline.ledger.state.entries import Price
 from privacy_pipeline.ledger.state.policy import Policy
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.test_ledger import run, spend

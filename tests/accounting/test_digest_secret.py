@@ -15,7 +15,7 @@ from privacy_pipeline.ledger.copies.moving import move
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.storage import journal
 from privacy_pipeline.ledger.storage.digest_secret import covering, secret_file
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError, parse
+from privacy_pipeline.ledger.storage.schema import LedgerError, parse
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.accounting.test_ledger import run
 

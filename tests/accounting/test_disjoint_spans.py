@@ -19,7 +19,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.state.unit_digests import UnitDigests, digest_units
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 
 SECRET = b"s" * 32

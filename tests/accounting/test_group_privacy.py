@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.group_privacy import group_epsilon, group_pair
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.ledger.state.ledger_entries import price
+from privacy_pipeline.ledger.state.entries import price
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state import renyi_filter
+from privacy_pipeline.ledger.state.entries import Charge, price, together
 from privacy_pipeline.ledger.state.held import against_cap, filter_delta, held_epsilon, used_part
-from privacy_pipeline.ledger.state.ledger_entries import Charge, price, together
 from tests.accounting.conftest import make_plan
 from tests.accounting.test_ledger import run, spend
 

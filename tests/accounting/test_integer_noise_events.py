@@ -22,7 +22,7 @@ from privacy_pipeline.accounting.integer_noise import (
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS, AccountingError, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
-from privacy_pipeline.ledger.state.ledger_entries import price
+from privacy_pipeline.ledger.state.entries import price
 
 _WHOLE = (2, 3, 8, 32, 128)
 

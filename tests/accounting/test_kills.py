@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.state.entries import State
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from privacy_pipeline.spans import union_digest
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
 from tests.accounting.test_several_spans import data_of

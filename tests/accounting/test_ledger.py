@@ -29,10 +29,10 @@ from privacy_pipeline.ledger.charging.grants import Grant
 from privacy_pipeline.ledger.charging.request import Request
 from privacy_pipeline.ledger.charging.reservation import reserve
 from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.ledger.state.held import against_cap
-from privacy_pipeline.ledger.state.ledger_entries import State
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import DIGEST, UNITS, make_plan, make_registration
 from tests.clean_fork import CLEAN, clean_process
 
@@ -558,7 +558,7 @@ def test_a_full_disk_refuses_before_the_run_and_keeps_a_started_entry(ledger: Le
 
 
 def test_a_locked_ledger_grants_nothing(ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privacy_pipeline.ledger.storage.ledger_schema.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("privacy_pipeline.ledger.storage.schema.WAIT_SECONDS", 0.2)
     impatient = Ledger.open(url)
     holder = sqlite3.connect(sa.make_url(url).database or "", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")

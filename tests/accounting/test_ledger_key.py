@@ -14,8 +14,8 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION
+from privacy_pipeline.ledger.storage.schema import LedgerError
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import as_format_3, make_old_ledger
 from tests.accounting.test_ledger import abandon, run, spend

@@ -21,7 +21,7 @@ from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.charging.grants import Grant, Ticket
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state import renyi_filter
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 
 CAP, DELTA = 2.0, 1e-5

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from privacy_pipeline.backends.isolated.visible import _ledger
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.storage import keys, ledger_schema
+from privacy_pipeline.ledger.storage import keys
+from privacy_pipeline.ledger.storage import schema as ledger_schema
 from tests.accounting.conftest import make_registration
 
 NAMES = ["my [v2] #1 50%", "a*b", "a%20b", "it's", 'say "hi"', "é 日本", "x" * 200, "a\\b", "a&b=c", "a@b:c", "-a", "~"]

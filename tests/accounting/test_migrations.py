@@ -13,11 +13,10 @@ from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.ledger.audit.cap_history import ledger_changes
 from privacy_pipeline.ledger.charging.charges import Charges
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_budgets import set_totals, totals_of
-from privacy_pipeline.ledger.state.ledger_entries import State
-from privacy_pipeline.ledger.storage import journal, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.state.budgets import set_totals, totals_of
+from privacy_pipeline.ledger.state.entries import State
+from privacy_pipeline.ledger.storage import journal, keys, schema
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from privacy_pipeline.ledger.write_transactions import writing
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import as_format, as_format_3, make_old_ledger

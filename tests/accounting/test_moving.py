@@ -12,9 +12,8 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.copies import moving
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage import keys, schema
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.test_ledger import abandon, run
 

@@ -12,7 +12,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.test_ledger import run, spend
 from tests.accounting.test_verify import edit, file_of

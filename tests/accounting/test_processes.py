@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.clean_fork import CLEAN, clean_process
 

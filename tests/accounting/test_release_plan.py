@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.release_plan import ReleasePlan, default_thresh
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.ledger.state.ledger_entries import price
+from privacy_pipeline.ledger.state.entries import price
 
 DELTA = 1e-5
 PLAN = ReleasePlan(

@@ -21,8 +21,7 @@ from privacy_pipeline.ledger.copies.moving import move
 from privacy_pipeline.ledger.copies.restoring import Restoring
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
-from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import keys, schema
 from tests.accounting.conftest import make_plan
 from tests.accounting.postgresql_server import program, server
 from tests.accounting.test_high_water import database, kept, mark, noted, put_back

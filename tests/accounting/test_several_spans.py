@@ -27,10 +27,10 @@ from privacy_pipeline.ledger.charging.grants import Grant, Ticket
 from privacy_pipeline.ledger.charging.request import Request
 from privacy_pipeline.ledger.charging.reservation import reserve
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.state.registration import SplitCount
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.spans import Span, span_key, span_of, union_digest
 from tests.accounting.conftest import UNITS, make_plan, make_registration
 

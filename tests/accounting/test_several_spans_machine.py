@@ -20,7 +20,7 @@ from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.charging.grants import Grant, Ticket
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.spans import Span
 from tests.accounting.test_several_spans import SHARED, data_of, plan_for, register
 

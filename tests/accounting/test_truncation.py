@@ -17,9 +17,9 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.renyi import ORDERS, AccountingError, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State, price
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION
+from privacy_pipeline.ledger.state.entries import State, price
+from privacy_pipeline.ledger.storage.schema import LedgerError
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION
 from tests.accounting.conftest import DIGEST, UNITS, make_plan
 from tests.accounting.old_ledgers import make_old_ledger
 

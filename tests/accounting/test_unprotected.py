@@ -17,7 +17,7 @@ from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.state.unit_digests import ALL
 from privacy_pipeline.ledger.storage import keys
 from privacy_pipeline.ledger.storage.digest_secret import secret_file
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import DIGEST, make_plan, make_registration
 from tests.accounting.test_ledger import run, spend
 

@@ -20,10 +20,10 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.audit.verify import Verification
 from privacy_pipeline.ledger.charging import charges
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.ledger.storage import journal, keys
 from privacy_pipeline.ledger.storage.journal import Receipt
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import TOKEN, make_old_ledger
 from tests.accounting.test_ledger import abandon, run, spend

@@ -57,7 +57,7 @@ def test_errors_and_markup_are_no_statements(tmp_path):
         ("- README.md: ", "- README.md: it never fails and ", "does not say"),
         ("- record: batches are Poisson samples\n", "- record: batches are drawn\n", "no module says"),
         ("::test_poisson_sampler_is_one`", "::test_that_was_deleted`", "there is no test"),
-        ("(`dp/sampler.py`)", "(`dp/old_sampler.py`)", "which is not there"),
+        ("(`dp/sampling/sampler.py`)", "(`dp/old_sampler.py`)", "which is not there"),
         ("True because:", "Because:", "names no mechanism"),
         ("Tests: ", "See: ", "has no test"),
         ("- docs/guides/ledger.md: ", "- docs/guides/gone.md: ", "there is no file"),

@@ -18,7 +18,7 @@ from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.dp.training.run_state import RunState, has_state
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from tests.components.test_train_charged import (  # noqa: F401
     FakeBackend,
     backend_over,

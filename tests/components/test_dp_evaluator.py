@@ -33,7 +33,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.entries import Entry, State
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.pipelines.preflight.planned_charges import slice_domains
 from privacy_pipeline.releases.beam_sums import ExactSums

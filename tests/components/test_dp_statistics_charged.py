@@ -24,7 +24,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.entries import Entry, State
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.pipelines.preflight import preflight
 from privacy_pipeline.pipelines.registration.register import register_dataset

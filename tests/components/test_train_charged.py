@@ -22,7 +22,7 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineE
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.audit.receipts import read_receipts
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.entries import Entry, State
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
 from privacy_pipeline.reports.record.build import RunFacts

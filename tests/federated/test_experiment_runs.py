@@ -23,7 +23,7 @@ from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State, price
+from privacy_pipeline.ledger.state.entries import State, price
 from tests.federated import logistic
 from tests.federated.experiment_files import DISTRIBUTED, PRIVACY, load_bound, write_experiment, write_people
 

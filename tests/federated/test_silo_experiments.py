@@ -26,7 +26,7 @@ from privacy_pipeline.cli.main import app
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from tests.federated.experiment_files import load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at
 

@@ -14,7 +14,7 @@ from federated.experiments.run import run_point
 from federated.experiments.sweep import begun
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from tests.federated import logistic
 from tests.federated.experiment_files import PRIVACY, load_bound, write_experiment, write_people
 from tests.federated.test_experiment_runs import Killed, kill_at, register

@@ -18,7 +18,7 @@ import pytest
 
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_registration
 from tests.accounting.postgresql_server import program
 from tests.accounting.test_kills import COUNTED, on_statement, reads, run_once, touched

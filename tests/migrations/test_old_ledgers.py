@@ -15,10 +15,10 @@ from privacy_pipeline.cli.main import app
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, State
+from privacy_pipeline.ledger.state.entries import BudgetStatus, State
 from privacy_pipeline.ledger.state.registration import Division, Registration
-from privacy_pipeline.ledger.storage import ledger_schema as schema
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage import schema
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_plan, make_registration
 from tests.accounting.old_ledgers import format_of
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from tests.migrations.test_old_ledgers import require_no_less, statuses
 
 LEDGER = "sqlite:///ledger/ledger.db"

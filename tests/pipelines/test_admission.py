@@ -23,7 +23,7 @@ from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from privacy_pipeline.pipelines.execution import runs
 from privacy_pipeline.pipelines.graph.data_secret import data_secret
 from privacy_pipeline.pipelines.preflight import preflight

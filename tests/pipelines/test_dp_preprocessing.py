@@ -12,7 +12,7 @@ import pytest
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import price, together
+from privacy_pipeline.ledger.state.entries import price, together
 from privacy_pipeline.pipelines.execution import runs
 from privacy_pipeline.pipelines.graph.compiled import compile_run
 from privacy_pipeline.pipelines.nodes import DP_STATISTICS, nodes_of

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from tests.accounting.conftest import make_registration
 from tests.pipelines.projects import write_project
 

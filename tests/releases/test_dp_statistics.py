@@ -14,7 +14,7 @@ from privacy_pipeline.accounting import events
 from privacy_pipeline.data.schema.features import Column
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.ledger.state.registration import SplitCount
 from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.queries import Row

@@ -29,7 +29,7 @@ from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.state.registration import Division
 from privacy_pipeline.ledger.storage.journal import POLICY
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 from privacy_pipeline.ledger.write_transactions import writing
 from privacy_pipeline.pipelines.reporting.reporting import evidence as gathered
 from privacy_pipeline.reports.dataset.compose import dataset_report

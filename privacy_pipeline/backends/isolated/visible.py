@@ -22,7 +22,7 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.file_rights import real
 from privacy_pipeline.files.read_once import once
 from privacy_pipeline.ledger import pins
-from privacy_pipeline.ledger.storage.ledger_schema import sqlite_file
+from privacy_pipeline.ledger.storage.schema import sqlite_file
 
 MOST_BYTES = 256 << 20  # of all files together
 _WORKSPACE = ("runs", "pipelines", "pushed")

@@ -17,7 +17,7 @@ from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus
+    from privacy_pipeline.ledger.state.entries import BudgetStatus
     from privacy_pipeline.ledger.state.policy import Policy
     from privacy_pipeline.ledger.state.registration import Registration
 

@@ -20,7 +20,7 @@ from privacy_pipeline.text.typed import typed
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.audit.records import JournalRecord
     from privacy_pipeline.ledger.audit.verify import Verification
-    from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus
+    from privacy_pipeline.ledger.state.entries import BudgetStatus
 
 _CHARGES = ("reserve", "takeover", "start", "commit", "expire")
 LedgerUrl = Annotated[str, typer.Option("--ledger", help="SQLAlchemy URL of the ledger, as in the config.")]

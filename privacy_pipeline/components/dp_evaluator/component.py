@@ -35,7 +35,7 @@ class DpEvaluator(base_beam_component.BaseBeamComponent):
     Args:
         examples: raw examples.
         model: the candidate.
-        config: JSON of the config as far as it shapes the release (`pipelines.views.evaluation_view`).
+        config: JSON of the config as far as it shapes the release (`pipelines.graph.cache_keys.evaluation_view`).
         domains: JSON of the public values of the columns that are sliced by.
         code: hash of framework and user code, so that the cache sees a change of either.
         lock: hash of the dependency lock.

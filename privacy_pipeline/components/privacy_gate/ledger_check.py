@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.entries import Entry, State
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.record import Composition, Preprocessing, PrivacyRecord

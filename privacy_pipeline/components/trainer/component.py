@@ -39,7 +39,7 @@ class PrivateTrainer(base_component.BaseComponent):
     Args:
         examples: transformed examples.
         transform_graph: the tf.Transform output that made them.
-        config: JSON of the config as far as it shapes the model (`pipelines.views.training_view`).
+        config: JSON of the config as far as it shapes the model (`pipelines.graph.cache_keys.training_view`).
         features: JSON of the feature plan of the schema.
         code: hash of framework and user code, so that the cache sees a change of either.
         lock: hash of the dependency lock.

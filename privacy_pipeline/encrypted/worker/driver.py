@@ -2,7 +2,8 @@
 
     python -m privacy_pipeline.encrypted.worker.driver [--simulate STORE0 STORE1 STORE2]
 
-It runs in a namespace without a network, from which tunnels lead to the servers: `encrypted/driving.py` starts it.
+It runs in a namespace without a network, from which tunnels lead to the servers: `encrypted/serving/driving.py`
+starts it.
 
 JSON lines on standard input, one answer each on standard output:
 

@@ -9,10 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.ledger_open import open_engine
-from privacy_pipeline.ledger.state.ledger_entries import budget_key
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.opening import open_engine
+from privacy_pipeline.ledger.state.entries import budget_key
+from privacy_pipeline.ledger.storage import journal, schema
 from privacy_pipeline.ledger.storage.journal import VERIFY
 from privacy_pipeline.ledger.storage.keys import PublicKey
 

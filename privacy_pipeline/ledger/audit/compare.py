@@ -13,10 +13,10 @@ from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.audit.replay import Replay, row_digest
 from privacy_pipeline.ledger.charging.charges import Charges
-from privacy_pipeline.ledger.state.ledger_entries import budget_key, price
+from privacy_pipeline.ledger.state.entries import budget_key, price
 from privacy_pipeline.ledger.state.totals import Sum, Totals
 from privacy_pipeline.ledger.state.unit_digests import differing_tables
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.spans import span_key, span_of, spans_of
 
 MOST = 20  # problems that are told

@@ -15,12 +15,11 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.ledger.audit import records
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
-from privacy_pipeline.ledger.ledger_open import open_engine
-from privacy_pipeline.ledger.state.ledger_budgets import charge_of
-from privacy_pipeline.ledger.state.ledger_entries import COUNTED, Entry, budget_key
+from privacy_pipeline.ledger.opening import open_engine
+from privacy_pipeline.ledger.state.budgets import charge_of
+from privacy_pipeline.ledger.state.entries import COUNTED, Entry, budget_key
 from privacy_pipeline.ledger.state.totals import Sum
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import journal, schema
 from privacy_pipeline.ledger.storage.digest_secret import covering
 from privacy_pipeline.text.shown_text import in_csv, in_json
 

@@ -14,7 +14,7 @@ from privacy_pipeline.accounting.events import from_json
 from privacy_pipeline.accounting.loss_distribution import reason_without_pld
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.state.ledger_entries import price
+from privacy_pipeline.ledger.state.entries import price
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

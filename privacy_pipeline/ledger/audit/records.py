@@ -10,9 +10,8 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.state.ledger_entries import budget_key
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.state.entries import budget_key
+from privacy_pipeline.ledger.storage import journal, schema
 from privacy_pipeline.ledger.storage.digest_secret import covering
 
 _BATCH = 500

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from privacy_pipeline.ledger.charging import entries
-from privacy_pipeline.ledger.state.ledger_entries import COUNTED, State
+from privacy_pipeline.ledger.state.entries import COUNTED, State
 from privacy_pipeline.ledger.storage import journal
 from privacy_pipeline.ledger.storage.older_formats import SINCE_5
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
-from privacy_pipeline.ledger.ledger_open import open_engine
-from privacy_pipeline.ledger.state.ledger_entries import COUNTED, Charge
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.opening import open_engine
+from privacy_pipeline.ledger.state.entries import COUNTED, Charge
+from privacy_pipeline.ledger.storage import schema
 
 
 def stored_charges(url: str, dataset: str) -> dict[int, Charge]:

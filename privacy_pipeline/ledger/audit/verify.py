@@ -16,11 +16,10 @@ from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.ledger.audit.compare import compare
 from privacy_pipeline.ledger.audit.replay import Replay, ReplayError
-from privacy_pipeline.ledger.storage import high_water, journal, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import high_water, journal, keys, schema
 from privacy_pipeline.ledger.storage.journal import Head, Receipt
 from privacy_pipeline.ledger.storage.keys import PublicKey
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 
 _BATCH = 2000
 

@@ -13,12 +13,12 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.charging import unions
 from privacy_pipeline.ledger.charging.unprotected import check_use
+from privacy_pipeline.ledger.state.budgets import budgets_of, find_budget
+from privacy_pipeline.ledger.state.entries import Forecast, Price, budget_key
 from privacy_pipeline.ledger.state.held import against_cap
-from privacy_pipeline.ledger.state.ledger_budgets import budgets_of, find_budget
-from privacy_pipeline.ledger.state.ledger_entries import Forecast, Price, budget_key
 from privacy_pipeline.ledger.state.policy import stored_policy
 from privacy_pipeline.ledger.state.registration import TRAIN, Registration, from_row
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.renyi import ORDERS, ORDERS_VERSION
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.state.ledger_entries import Charge, Entry, Price, State, budget_key
+from privacy_pipeline.ledger.state.entries import Charge, Entry, Price, State, budget_key
 from privacy_pipeline.ledger.state.totals import Sum
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import VERIFY
 from privacy_pipeline.spans import span_of
 

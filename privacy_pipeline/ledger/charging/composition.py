@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
-from privacy_pipeline.ledger.state.ledger_budgets import charge_of, totals_of
-from privacy_pipeline.ledger.state.ledger_entries import COUNTED, budget_key
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.state.budgets import charge_of, totals_of
+from privacy_pipeline.ledger.state.entries import COUNTED, budget_key
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import receipt_of
 
 if TYPE_CHECKING:

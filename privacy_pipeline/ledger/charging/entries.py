@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
-from privacy_pipeline.ledger.state.ledger_budgets import set_totals, totals_of
-from privacy_pipeline.ledger.state.ledger_entries import Charge, State
+from privacy_pipeline.ledger.state.budgets import set_totals, totals_of
+from privacy_pipeline.ledger.state.entries import Charge, State
 from privacy_pipeline.ledger.state.totals import Sum
 from privacy_pipeline.ledger.storage import journal as kinds
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import Receipt, Writer, now
 
 # What a reservation fixes; the rest of a row is where the entry is in its life.

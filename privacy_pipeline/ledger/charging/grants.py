@@ -13,8 +13,8 @@ from privacy_pipeline.accounting.renyi import ORDERS, AccountingError
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.charging import charges, entries
 from privacy_pipeline.ledger.charging.entries import token_hash
-from privacy_pipeline.ledger.state.ledger_entries import Price, State, price
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.state.entries import Price, State, price
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import Receipt, Writer
 from privacy_pipeline.ledger.write_transactions import writing
 

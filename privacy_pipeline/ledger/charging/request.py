@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from privacy_pipeline.ledger.state.ledger_entries import Price, budget_key, plan_key
+from privacy_pipeline.ledger.state.entries import Price, budget_key, plan_key
 from privacy_pipeline.spans import Span, span_key
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from privacy_pipeline.ledger.charging.entries import token_hash
 from privacy_pipeline.ledger.charging.grants import Grant, Ticket
 from privacy_pipeline.ledger.charging.request import Request
 from privacy_pipeline.ledger.charging.weighing import Weighed, weigh
-from privacy_pipeline.ledger.state.ledger_budgets import budgets_of
-from privacy_pipeline.ledger.state.ledger_entries import Price, State, budget_key, price
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.state.budgets import budgets_of
+from privacy_pipeline.ledger.state.entries import Price, State, budget_key, price
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import VERIFY, Writer
 from privacy_pipeline.ledger.storage.principal import principal
 from privacy_pipeline.ledger.write_transactions import writing

@@ -8,9 +8,9 @@ from typing import Any
 
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_at_order
 from privacy_pipeline.ledger.state import renyi_filter
+from privacy_pipeline.ledger.state.budgets import totals_of
+from privacy_pipeline.ledger.state.entries import budget_key
 from privacy_pipeline.ledger.state.held import filter_delta
-from privacy_pipeline.ledger.state.ledger_budgets import totals_of
-from privacy_pipeline.ledger.state.ledger_entries import budget_key
 from privacy_pipeline.ledger.state.policy import stored_policy
 from privacy_pipeline.ledger.state.totals import Sum
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from privacy_pipeline.errors import BudgetRefusedError
-from privacy_pipeline.ledger.state.ledger_budgets import find_registration
+from privacy_pipeline.ledger.state.budgets import find_registration
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
 from privacy_pipeline.ledger.state.unit_digests import UnitDigests, in_common, once, stored_digests
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.spans import Span, check_spans, span_words, union_digest
 
 _ONE_BY_ONE = "read the spans one at a time, each in a run of its own"

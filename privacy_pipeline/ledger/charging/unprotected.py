@@ -15,11 +15,11 @@ import sqlalchemy as sa
 from privacy_pipeline.covered_digests import id_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.state.ledger_budgets import find_budget
+from privacy_pipeline.ledger.state.budgets import find_budget
 from privacy_pipeline.ledger.state.overlaps import many_in_common
 from privacy_pipeline.ledger.state.policy import Policy, stored_policy
 from privacy_pipeline.ledger.state.unit_digests import stored_digests
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import UNPROTECTED, Writer
 from privacy_pipeline.ledger.storage.principal import principal
 from privacy_pipeline.spans import Span, span_key

@@ -13,9 +13,9 @@ from privacy_pipeline.accounting import truncation
 from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.ledger.charging import charges
 from privacy_pipeline.ledger.state import renyi_filter
+from privacy_pipeline.ledger.state.budgets import charge_of, totals_of
+from privacy_pipeline.ledger.state.entries import Charge, Price
 from privacy_pipeline.ledger.state.held import filter_delta, held_epsilon
-from privacy_pipeline.ledger.state.ledger_budgets import charge_of, totals_of
-from privacy_pipeline.ledger.state.ledger_entries import Charge, Price
 from privacy_pipeline.ledger.state.policy import share_of, stored_policy
 from privacy_pipeline.ledger.state.totals import Sum, fixed
 

@@ -22,10 +22,10 @@ from privacy_pipeline.files.bounded import open_plain
 from privacy_pipeline.files.file_rights import make_folders
 from privacy_pipeline.ledger import write_transactions
 from privacy_pipeline.ledger.copies import dumped
-from privacy_pipeline.ledger.ledger_open import open_engine
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.opening import open_engine
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import Head
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION, metadata
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.processes.programs import ending_with_us
 
 _DUMP, _SQLITE = b"PGDMP", b"SQLite format 3\0"

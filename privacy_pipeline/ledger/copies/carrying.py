@@ -16,11 +16,10 @@ import sqlalchemy as sa
 from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.ledger.charging import entries
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
-from privacy_pipeline.ledger.state.ledger_budgets import set_totals, totals_of
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.budgets import set_totals, totals_of
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.ledger.state.totals import Totals
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import journal, schema
 
 Row = Mapping[str, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
-from privacy_pipeline.ledger.storage.ledger_tables import metadata
+from privacy_pipeline.ledger.storage.schema import LedgerError
+from privacy_pipeline.ledger.storage.tables import metadata
 
 _COPY = re.compile(r"COPY (?:\w+\.)?(?P<table>\w+) \((?P<columns>[^)]*)\) FROM stdin;")
 _ESCAPED = re.compile(r"\\(.)")

@@ -12,13 +12,12 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import write_bytes_atomically
 from privacy_pipeline.files.file_rights import make_folders, refuse_if_others_may_change
 from privacy_pipeline.ledger import write_transactions
-from privacy_pipeline.ledger.ledger_open import open_engine, use_write_ahead_log
 from privacy_pipeline.ledger.migrations.columns import number_on
-from privacy_pipeline.ledger.storage import journal, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.opening import open_engine, use_write_ahead_log
+from privacy_pipeline.ledger.storage import journal, keys, schema
 from privacy_pipeline.ledger.storage.digest_secret import secret_file
 from privacy_pipeline.ledger.storage.journal import MOVED_FROM, MOVED_TO
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION, metadata
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, metadata
 
 _BATCH = 1000
 

@@ -28,17 +28,16 @@ from privacy_pipeline.ledger.charging.entries import token_hash
 from privacy_pipeline.ledger.copies import backup
 from privacy_pipeline.ledger.copies.carrying import Tail, carry, tail_after
 from privacy_pipeline.ledger.copies.moving import copy_table
-from privacy_pipeline.ledger.ledger_open import use_write_ahead_log
 from privacy_pipeline.ledger.migrations.columns import number_on
-from privacy_pipeline.ledger.state.ledger_entries import Price, budget_key
+from privacy_pipeline.ledger.opening import use_write_ahead_log
+from privacy_pipeline.ledger.state.entries import Price, budget_key
 from privacy_pipeline.ledger.state.registration import TRAIN
-from privacy_pipeline.ledger.storage import high_water, journal, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import high_water, journal, keys, schema
 from privacy_pipeline.ledger.storage.journal import Head, Writer
 from privacy_pipeline.ledger.storage.keys import SigningKey
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION, metadata
 from privacy_pipeline.ledger.storage.older_formats import READABLE
 from privacy_pipeline.ledger.storage.principal import principal
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, metadata
 
 NODE = "Restore"
 _UNLIMITED = Price(event="null", values=(math.inf,) * len(ORDERS))

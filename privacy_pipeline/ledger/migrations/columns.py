@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from privacy_pipeline.ledger.storage import ledger_tables as tables
+from privacy_pipeline.ledger.storage import tables
 
 
 def add_missing(*which: sa.Table) -> None:

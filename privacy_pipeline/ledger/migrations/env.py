@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from privacy_pipeline.ledger.storage.ledger_tables import VERSION_TABLE
+from privacy_pipeline.ledger.storage.tables import VERSION_TABLE
 
 context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
 with context.begin_transaction():

@@ -10,8 +10,8 @@ from alembic import command
 from alembic.config import Config
 
 from privacy_pipeline.ledger.storage.keys import SigningKey
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION, budgets, meta, registrations, version
 from privacy_pipeline.ledger.storage.older_formats import OLDER
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, budgets, meta, registrations, version
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.storage.journal import Writer

@@ -17,10 +17,9 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.state.ledger_entries import COUNTED
+from privacy_pipeline.ledger.state.entries import COUNTED
 from privacy_pipeline.ledger.state.totals import Totals
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import journal, schema
 
 
 def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:

@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.ledger.state import renyi_filter
 
 if TYPE_CHECKING:
-    from privacy_pipeline.ledger.state.ledger_entries import Charge
+    from privacy_pipeline.ledger.state.entries import Charge
 
 _ROUNDING = 1e-9  # relative: what two runs pay for truncation is added in another order when it is held against delta
 

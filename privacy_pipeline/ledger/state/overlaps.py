@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.state.registration import EVAL, TRAIN, Registration, from_row
 from privacy_pipeline.ledger.state.unit_digests import UnitDigests, in_common, joined, once, stored_digests
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.unit_digests import Array

@@ -17,7 +17,7 @@ from typing import Any
 from privacy_pipeline.accounting.renyi import ORDERS, ORDERS_VERSION
 from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.ledger.storage.journal import VERIFY
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 
 _BITS = 64
 _DAMAGED = "the stored totals of budget {} are damaged"

@@ -3,8 +3,8 @@
 Fresh budget is sound only where nobody pays from two budgets (block composition: Lecuyer et al. 2019, "Privacy
 Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a span's
 units are kept at registration as HMAC-SHA256 under a secret (`digest_secret`), and its rows as keyed hashes
-(`data.row_digests`), each of 64 bits: without the secret nobody can try keys or rows against them, and an accidental
-collision can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of
+(`data.counting.row_digests`), each of 64 bits: without the secret nobody can try keys or rows against them, and an
+accidental collision can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of
 each; `verify` recomputes the roots.
 """
 
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.covered_digests import id_of
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import BIND, REGISTER, VERIFY
 from privacy_pipeline.processes.side_by_side import processors, side_by_side
 from privacy_pipeline.text.plain_text import plain_key

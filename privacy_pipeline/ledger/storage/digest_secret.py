@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from privacy_pipeline.covered_digests import NOT_HERE, covered, id_of, make_secret, new_secret, read_secret
 from privacy_pipeline.files.atomic import sweep
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import keys, schema
 from privacy_pipeline.ledger.storage.journal import BIND, REGISTER
 from privacy_pipeline.text.typed import quoted
 

@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privacy_pipeline.files.atomic import sweep, write_bytes_atomically, write_new
 from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.files.file_rights import refuse_if_others_may_change
-from privacy_pipeline.ledger.storage import keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import keys, schema
 from privacy_pipeline.ledger.storage.keys import PublicKey
 from privacy_pipeline.text.typed import quoted
 

@@ -21,8 +21,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.storage import high_water
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import high_water, schema
 from privacy_pipeline.ledger.storage.keys import PublicKey, SigningKey
 from privacy_pipeline.ledger.storage.older_formats import columns_of_4
 from privacy_pipeline.ledger.storage.principal import principal

@@ -23,7 +23,7 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import sweep, write_bytes_atomically, write_new
 from privacy_pipeline.files.bounded import read_bounded
 from privacy_pipeline.files.file_rights import make_folders, refuse_if_others_may_change
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError, sqlite_file
+from privacy_pipeline.ledger.storage.schema import LedgerError, sqlite_file
 from privacy_pipeline.text.typed import quoted, typed
 
 if TYPE_CHECKING:

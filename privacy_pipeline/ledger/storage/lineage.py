@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import journal, schema
 from privacy_pipeline.ledger.storage.journal import VERIFY
 from privacy_pipeline.ledger.storage.keys import PublicKey
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError
+from privacy_pipeline.ledger.storage.schema import LedgerError
 
 _KINDS = (journal.GENESIS, journal.ROTATE, journal.LOST)
 

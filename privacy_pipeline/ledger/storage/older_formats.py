@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 
-from privacy_pipeline.ledger.storage import ledger_tables as tables
+from privacy_pipeline.ledger.storage import tables
 
 READABLE = ("3", "4")
 # Columns that came with format 5, and what they hold in rows that were written before.

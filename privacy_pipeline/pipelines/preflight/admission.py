@@ -13,7 +13,7 @@ from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.files.file_rights import real
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.charging.unprotected import Use
-from privacy_pipeline.ledger.storage.ledger_schema import REGISTER_FIX, name_of
+from privacy_pipeline.ledger.storage.schema import REGISTER_FIX, name_of
 from privacy_pipeline.pipelines.workspace.workspace import Workspace
 from privacy_pipeline.spans import Span
 

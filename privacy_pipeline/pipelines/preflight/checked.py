@@ -10,7 +10,7 @@ from privacy_pipeline.pipelines.nodes import TRAINER
 
 if TYPE_CHECKING:
     from privacy_pipeline.data.schema.features import FeaturePlan
-    from privacy_pipeline.ledger.state.ledger_entries import Forecast
+    from privacy_pipeline.ledger.state.entries import Forecast
     from privacy_pipeline.ledger.state.registration import Registration
     from privacy_pipeline.pipelines.preflight.planned_charges import PlannedCharge
 

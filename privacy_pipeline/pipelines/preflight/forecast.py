@@ -18,7 +18,7 @@ from privacy_pipeline.spans import Span
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan, MechanismPlan
     from privacy_pipeline.ledger.ledger import Ledger
-    from privacy_pipeline.ledger.state.ledger_entries import Forecast
+    from privacy_pipeline.ledger.state.entries import Forecast
     from privacy_pipeline.ledger.state.registration import Registration
     from privacy_pipeline.pipelines.preflight.checked import Checked
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.ledger.ledger import Ledger
-    from privacy_pipeline.ledger.state.ledger_entries import Forecast
+    from privacy_pipeline.ledger.state.entries import Forecast
     from privacy_pipeline.ledger.state.registration import Registration
 
 

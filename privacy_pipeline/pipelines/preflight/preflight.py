@@ -19,8 +19,8 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.charging.admission import require_division
 from privacy_pipeline.ledger.state.held import against_cap
 from privacy_pipeline.ledger.state.registration import TRAIN, division_of
-from privacy_pipeline.ledger.storage import ledger_schema
-from privacy_pipeline.ledger.storage.ledger_schema import REGISTER_FIX
+from privacy_pipeline.ledger.storage import schema as ledger_schema
+from privacy_pipeline.ledger.storage.schema import REGISTER_FIX
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.pipelines.preflight import admission, convertible, planned_charges
 from privacy_pipeline.pipelines.preflight.checked import Checked
@@ -32,7 +32,7 @@ from privacy_pipeline.text.typed import typed
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.data.schema.features import FeaturePlan
-    from privacy_pipeline.ledger.state.ledger_entries import Forecast
+    from privacy_pipeline.ledger.state.entries import Forecast
     from privacy_pipeline.ledger.state.registration import Registration
     from privacy_pipeline.pipelines.preflight.planned_charges import PlannedCharge
 

@@ -12,7 +12,7 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.ledger.audit.export import exported, to_json_lines
 from privacy_pipeline.ledger.storage.digest_secret import covering
-from privacy_pipeline.ledger.storage.ledger_schema import parse
+from privacy_pipeline.ledger.storage.schema import parse
 from privacy_pipeline.reports import published
 from privacy_pipeline.reports.dataset.compose import dataset_report
 from privacy_pipeline.reports.dataset.schema import to_json

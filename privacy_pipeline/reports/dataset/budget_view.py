@@ -9,8 +9,8 @@ from pydantic import JsonValue
 
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.ledger.audit.profile import Profile, profile
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry, State, together
 from privacy_pipeline.ledger.state.held import held_epsilon
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, Charge, Entry, State, together
 from privacy_pipeline.reports.dataset.dataset_report import (
     AttackReading,
     BudgetView,

@@ -10,10 +10,10 @@ from privacy_pipeline.ledger.audit.cap_history import LedgerChange, ledger_chang
 from privacy_pipeline.ledger.audit.stored import stored_charges
 from privacy_pipeline.ledger.charging.unprotected import UnprotectedRun
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, Charge, Entry, State
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry, State
 from privacy_pipeline.ledger.state.registration import Registration
 from privacy_pipeline.ledger.storage.journal import Receipt
-from privacy_pipeline.ledger.storage.ledger_schema import REGISTER_FIX, LedgerError
+from privacy_pipeline.ledger.storage.schema import REGISTER_FIX, LedgerError
 from privacy_pipeline.reports.dataset.facts import ReportFacts
 from privacy_pipeline.reports.record.summary import RunSummary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from privacy_pipeline.accounting.group_privacy import group_epsilon, group_pair
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, Charge
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge
 from privacy_pipeline.reports.dataset.dataset_report import GroupReading
 from privacy_pipeline.reports.figures import Figure, Loss, Source
 

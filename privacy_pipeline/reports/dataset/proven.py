@@ -1,10 +1,10 @@
 """The bound of a budget that holds without any assumption on how runs were chosen: what a report states first.
 
 A run that is chosen after the results of earlier ones were seen is covered by the filter alone, and the filter proves
-its cap, not what is spent (`accounting.renyi_filter`). Caps may have been changed after results were seen: then the
+its cap, not what is spent (`ledger.state.renyi_filter`). Caps may have been changed after results were seen: then the
 largest of them bounds every set of outcomes in which no cap was larger, at the one delta of the budget. Where an older
-version let the order or the delta be chosen again, the last delta is multiplied (`accounting.earlier_rules`). One entry
-alone was chosen before any result: there the epsilon of what ran holds as it is.
+version let the order or the delta be chosen again, the last delta is multiplied (`ledger.state.earlier_rules`). One
+entry alone was chosen before any result: there the epsilon of what ran holds as it is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy_pipeline.ledger.audit.cap_history import LedgerChange, caps_of
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, Charge, Entry
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry
 from privacy_pipeline.reports.figures import Figure, Loss, Source, ranges
 
 WHATEVER = "whatever was seen before a run was chosen"

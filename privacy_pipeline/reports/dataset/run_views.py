@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from privacy_pipeline.accounting.record import Guarantee, Mechanism, PrivacyRecord, Rows
 from privacy_pipeline.covered_digests import is_covered
-from privacy_pipeline.ledger.state.ledger_entries import Entry, State
+from privacy_pipeline.ledger.state.entries import Entry, State
 from privacy_pipeline.reports.dataset.dataset_report import (
     AccessView,
     AssumptionView,

@@ -16,7 +16,7 @@ from privacy_pipeline.dp.training.run_state import has_state
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.ledger_entries import State
+from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.pipelines.workspace.workspace import run_folders
 from tests.e2e.kills.commands import Ended, Place
 

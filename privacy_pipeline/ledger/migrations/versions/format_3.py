@@ -13,10 +13,9 @@ from alembic import context, op
 
 from privacy_pipeline.ledger.charging import charges, entries
 from privacy_pipeline.ledger.migrations.columns import add_missing, number_on
-from privacy_pipeline.ledger.state.ledger_budgets import set_totals
+from privacy_pipeline.ledger.state.budgets import set_totals
 from privacy_pipeline.ledger.state.totals import Totals
-from privacy_pipeline.ledger.storage import journal
-from privacy_pipeline.ledger.storage import ledger_tables as tables
+from privacy_pipeline.ledger.storage import journal, tables
 from privacy_pipeline.ledger.storage.keys import SigningKey
 
 revision = "3"

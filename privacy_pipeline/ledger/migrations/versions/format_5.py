@@ -9,9 +9,9 @@ from alembic import op
 
 from privacy_pipeline.ledger.audit.verify import tampering
 from privacy_pipeline.ledger.migrations.columns import add_missing
-from privacy_pipeline.ledger.storage import ledger_tables as tables
+from privacy_pipeline.ledger.storage import tables
 from privacy_pipeline.ledger.storage.journal import VERIFY
-from privacy_pipeline.ledger.storage.ledger_schema import LedgerError, stored_format
+from privacy_pipeline.ledger.storage.schema import LedgerError, stored_format
 
 revision = "5"
 down_revision = "4"

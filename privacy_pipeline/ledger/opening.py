@@ -14,12 +14,11 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.file_rights import make_folders, private_file, refuse_if_others_may_change
 from privacy_pipeline.ledger import write_transactions
 from privacy_pipeline.ledger.state.earlier_rules import fixed_rules
-from privacy_pipeline.ledger.storage import journal, keys
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import journal, keys, schema
 from privacy_pipeline.ledger.storage.keys import SigningKey
-from privacy_pipeline.ledger.storage.ledger_schema import REGISTER_FIX, LedgerError
-from privacy_pipeline.ledger.storage.ledger_tables import SCHEMA_VERSION, metadata, version
 from privacy_pipeline.ledger.storage.older_formats import READABLE
+from privacy_pipeline.ledger.storage.schema import REGISTER_FIX, LedgerError
+from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, metadata, version
 
 _UNSIGNED = ("1", "2")  # formats that had neither key nor journal
 

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.ledger.storage import older_formats
-from privacy_pipeline.ledger.storage.ledger_tables import (
+from privacy_pipeline.ledger.storage.tables import (
     budgets,
     charges,
     entries,

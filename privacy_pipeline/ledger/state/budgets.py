@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.ledger.state.held import held_epsilon, used_part
-from privacy_pipeline.ledger.state.ledger_entries import BudgetStatus, Charge, State, budget_key
 from privacy_pipeline.ledger.state.overlaps import require_disjoint, require_one_budget, require_sides_apart
 from privacy_pipeline.ledger.state.policy import Policy, stored_policy
 from privacy_pipeline.ledger.state.registration import (
@@ -26,7 +26,7 @@ from privacy_pipeline.ledger.state.registration import (
 )
 from privacy_pipeline.ledger.state.totals import Sum, Totals
 from privacy_pipeline.ledger.state.unit_digests import UnitDigests, store, stored_digests
-from privacy_pipeline.ledger.storage import ledger_schema as schema
+from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import BIND, POLICY, REGISTER, Writer
 from privacy_pipeline.spans import Span, span_key, spans_of
 
