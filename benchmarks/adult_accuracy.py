@@ -37,12 +37,12 @@ def run(config: str, folder: Path) -> dict[str, float]:
 
 
 def overrides(folder: Path) -> list[str]:
-    """Keeps the benchmark out of the user's workspace and ledger."""
+    """Keep the benchmark out of the user's workspace and ledger."""
     return ["--set", f"workspace={folder}/workspace", "--set", f"ledger=sqlite:///{folder}/ledger.db"]
 
 
 def main() -> None:
-    """Runs and prints."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats

@@ -31,7 +31,7 @@ def row(run: str) -> str:
 
 
 def main() -> None:
-    """Prints a table in Markdown."""
+    """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="names of runs in ./workspace")
     print("| run | seconds | of which audit | share |\n|---|---:|---:|---:|")

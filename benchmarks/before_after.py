@@ -109,7 +109,7 @@ def worker(name: str, batch: int, steps: int, windows: int) -> None:
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A worker of one checkout, which has traced and warmed up."""
+    """Return a worker of one checkout, which has traced and warmed up."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--worker", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     process = subprocess.Popen(
@@ -129,7 +129,7 @@ def window(process: subprocess.Popen[str]) -> float:
 
 
 def measure(before: Path, name: str, batch: int, steps: int, windows: int) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     arguments = name, str(batch), str(steps), str(windows)
     old, new = started(before, *arguments), started(HERE, *arguments)
     seconds = [(window(old), window(new)) for _ in range(windows)]

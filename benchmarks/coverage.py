@@ -58,7 +58,7 @@ class Case:
     again: Callable[[Random, int], Iterator[Case]] | None = field(default=None, repr=False, compare=False)
 
     def looked_at_again(self, random: Random, samples: int) -> Case:
-        """The same case with other random numbers; itself where it is exact."""
+        """Return the same case with other random numbers; itself where it is exact."""
         if self.again is None:
             return self
         return next(
@@ -179,7 +179,7 @@ def counts(noises: Iterable[float]) -> Iterator[Case]:
 
 
 def totals(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float]) -> Iterator[Case]:
-    """Sums of clamped values."""
+    """Yield sums of clamped values."""
     query = Moments(name="m", column="x", minimum=0.0, maximum=10.0)
     for n, scale in itertools.product(rows, noises):
         values = np.where(random.random(n) < 0.05, random.uniform(0, 10, n), 0.0)
@@ -294,7 +294,7 @@ def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]],
 
 def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: Iterable[float] = (0.1, 1.0, 4.0),
            deltas: Iterable[float] = (0.0, 1e-5)) -> Iterator[Case]:  # fmt: skip
-    """A sound mechanism is refused by its audit. Coins told by randomised response lose all that they may."""
+    """Yield a sound mechanism is refused by its audit. Coins told by randomised response lose all that they may."""
     for count, epsilon, delta in itertools.product(canaries, epsilons, deltas):
         errors = 0
         for _ in range(samples):
@@ -366,7 +366,7 @@ def least_off(draws: int, chance: float) -> float:
 
 
 def all_cases(samples: int) -> Iterator[Case]:
-    """The whole grid."""
+    """Yield the whole grid."""
     random = np.random.default_rng(20)
     yield from ratios(random, samples, shares=SHARES, rows=ROWS, noises=NOISES)
     yield from means(random, samples, rows=(5, 100, 10_000), noises=(0.3, 5.0, 50.0))

@@ -35,7 +35,7 @@ _Layers = tf.keras.layers
 
 
 def tabular(width: int, *, dropout: float) -> Any:
-    """The network of `model.use: tabular` at its default widths."""
+    """Return the network of `model.use: tabular` at its default widths."""
     layers: list[Any] = [_Layers.Input((width,))]
     for units in (64, 32):
         layers += [_Layers.Dense(units, activation="relu"), _Layers.Dropout(dropout)]
@@ -89,7 +89,7 @@ class Task:
         return self.accuracy(model)
 
     def plan(self, epsilon: float) -> PrivacyPlan:
-        """The plan that the backend's defaults make of a target epsilon."""
+        """Return the plan that the backend's defaults make of a target epsilon."""
         units = len(self.data.y)
         return PrivacyPlan.calibrated(
             units=units,

@@ -88,7 +88,7 @@ def peak_memory(name: str, batch: int, engines: list[str]) -> list[Row]:
 
 
 def best_modes(rows: list[Row]) -> list[Row]:
-    """The fastest mode of each engine."""
+    """Return the fastest mode of each engine."""
     best: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = row["model"], row["batch"], row["engine"]

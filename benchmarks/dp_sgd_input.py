@@ -47,12 +47,12 @@ class Waits(tf.keras.callbacks.Callback):
         self.begun = self.ended = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """The batch is there."""
+        """Note the time at which the batch is there."""
         if self.ended:
             self.waits.append(time.perf_counter() - self.ended)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """The step is done."""
+        """Note the time at which the step is done."""
         self.ended = time.perf_counter()
         if len(self.waits) == WARM_STEPS:
             self.begun = self.ended

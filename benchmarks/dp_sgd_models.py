@@ -55,12 +55,12 @@ SEQUENTIAL: dict[str, Callable[[], list[Any]]] = {
 
 
 def make_model(name: str) -> Any:
-    """A fresh model, not compiled."""
+    """Return a fresh model, not compiled."""
     return tf.keras.Sequential(SEQUENTIAL[name]()) if name in SEQUENTIAL else _transformer()
 
 
 def make_loss(name: str, reduction: str = "auto") -> Any:
-    """The loss that goes with a model."""
+    """Return the loss that goes with a model."""
     losses = tf.keras.losses
     kind = losses.BinaryCrossentropy if TASKS[name].classes == 1 else losses.SparseCategoricalCrossentropy
     return kind(from_logits=True, reduction=reduction)
@@ -77,7 +77,7 @@ class Clock(tf.keras.callbacks.Callback):
         self.begin = self.end = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks at the clock."""
+        """Look at the clock."""
         self.seen += 1
         self.end = time.perf_counter()
         if self.seen == _WARM_STEPS:
@@ -124,12 +124,12 @@ def _ours(name: str, x: Any, y: Any, batch: int, sampling: str) -> Timed:
 
 
 def ours(name: str, x: Any, y: Any, batch: int) -> Timed:
-    """The engine of this package: Poisson batches, drawn and fed as in training, noise from ChaCha20."""
+    """Return the engine of this package: Poisson batches, drawn and fed as in training, noise from ChaCha20."""
     return _ours(name, x, y, batch, "poisson")
 
 
 def ours_truncated(name: str, x: Any, y: Any, batch: int) -> Timed:
-    """The same with truncated Poisson batches, padded to one shape."""
+    """Return the same with truncated Poisson batches, padded to one shape."""
     return _ours(name, x, y, batch, "truncated_poisson")
 
 

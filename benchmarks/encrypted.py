@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def prepare(name: str, batches: tuple[int, ...], folder: Path, seconds: float) -> None:
-    """The job of one network: model, rows, and what NumPy answers."""
+    """Write the job of one network: model, rows, and what NumPy answers."""
     model = network(name)
     model_format.save(model, folder / "model")
     for batch in batches:
@@ -173,7 +173,7 @@ def measured(
 
 
 def keep(best: dict[tuple[str, int, str], Row], row: Row) -> None:
-    """The faster of two turns; a turn that failed counts only if none succeeded."""
+    """Keep the faster of two turns; a turn that failed counts only if none succeeded."""
     key = (row["network"], row["batch"], row["engine"])
     if key not in best or row.get("seconds", np.inf) < best[key].get("seconds", np.inf):
         best[key] = row

@@ -65,7 +65,7 @@ class Deployment:
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Client]:
-        """A client of the ready service; at the end every process has ended."""
+        """Yield a client of the ready service; at the end every process has ended."""
         provider = Provider(
             folder=self.parties / PROVIDER, addresses=self.addresses, private_model=self.folder / "model"
         )
@@ -112,7 +112,7 @@ class Deployment:
 
 
 def free_addresses() -> dict[str, Address]:
-    """A free port of this machine for each party."""
+    """Return a free port of this machine for each party."""
     with contextlib.ExitStack() as stack:
         free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PARTIES]
     return {name: ("127.0.0.1", port) for name, port in zip(PARTIES, free, strict=True)}
@@ -120,7 +120,7 @@ def free_addresses() -> dict[str, Address]:
 
 @contextlib.asynccontextmanager
 async def slowed(target: Address, speed: Speed) -> AsyncIterator[Address]:
-    """An address whose connections are carried to another one, as slowly as a tunnel of that speed."""
+    """Yield an address whose connections are carried to another one, as slowly as a tunnel of that speed."""
     pace = Pace(speed)
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -41,7 +41,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], list[tuple[Any, ...]]]] = {
 
 
 def network(name: str) -> PrivateModel:
-    """The network, the same at every call."""
+    """Return the network, the same at every call."""
     shape, steps = NETWORKS[name]
     random = np.random.default_rng(0)
     layers: list[Layer] = []

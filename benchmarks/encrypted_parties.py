@@ -76,7 +76,7 @@ async def deployed(
 
 
 async def timed(deployment: Deployment, client: Client, batch: int, seconds: float) -> Row:
-    """Requests of one batch size: medians, and what crossed in one."""
+    """Return requests of one batch size: medians, and what crossed in one."""
     connects = []
     for _ in range(FEWEST):
         began = time.perf_counter()
@@ -87,7 +87,7 @@ async def timed(deployment: Deployment, client: Client, batch: int, seconds: flo
 
 
 async def requested(deployment: Deployment, session: Session, batch: int, seconds: float) -> Row:
-    """The same, of one session."""
+    """Return the same, of one session."""
     with np.load(deployment.folder / f"rows{batch}.npz", allow_pickle=False) as archive:
         x, expected = archive["x"], archive["expected"]
     error = 0.0
@@ -131,7 +131,7 @@ async def carried(deployment: Deployment) -> int:
 def with_parties(
     folder: Path, speed: Speed | None, batches: tuple[int, ...], seconds: float, limit: float
 ) -> dict[int, Row]:
-    """A row for every batch size, `failed` where there is no right answer in time."""
+    """Return a row for every batch size, `failed` where there is no right answer in time."""
     if limit <= 0:
         return {batch: {"failed": "not measured: the time was up"} for batch in batches}
     rows: dict[int, Row] = {}
@@ -165,13 +165,13 @@ def with_spu(folder: Path, batches: tuple[int, ...], limit: float) -> dict[int, 
 
 
 def rounds(folder: Path, batches: tuple[int, ...], limit: float) -> dict[int, Row]:
-    """What the graphs hold."""
+    """Return what the graphs hold."""
     counted = measured("count", tf_encrypted("count"), folder, batches, limit, SPU_MEMORY)
     return {row["batch"]: {"rounds": row["rounds"]} for row in counted if "rounds" in row}
 
 
 def end_on_sigterm() -> None:
-    """Ends by an exception, so that no process is left."""
+    """End by an exception, so that no process is left."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
@@ -202,7 +202,7 @@ def main() -> None:
 def measurements(
     name: str, given: argparse.Namespace, batches: tuple[int, ...], end: float
 ) -> Iterator[tuple[str, str, dict[int, Row]]]:
-    """Setting, engine and rows of everything that is measured with one network."""
+    """Return setting, engine and rows of everything that is measured with one network."""
 
     def left() -> float:
         return min(given.limit, end - time.monotonic())

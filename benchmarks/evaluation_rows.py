@@ -33,7 +33,7 @@ Way = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def ways(model: Any) -> dict[str, Way]:
-    """The ways to predict: each takes records [rows], and gives probabilities [rows]."""
+    """Return the ways to predict: each takes records [rows], and gives probabilities [rows]."""
 
     def both(records: Any) -> dict[str, Any]:
         probability = model.signatures["serving_default"](records)["probability"]

@@ -43,7 +43,9 @@ def python_of(engine: str) -> list[str]:
 
 
 def measured(engine: str, model: str, clients: int, cohort: int, seconds: float) -> Row:
-    """An engine's best; PyTorch's threads get in each other's way on a busy machine, so pfl-research also gets one."""
+    """Return an engine's best; PyTorch's threads get in each other's way on a busy machine, so pfl-research also gets
+    one.
+    """
     threads = os.cpu_count() or 1
     tried = [one_process(engine, model, clients, cohort, seconds, threads)]
     if engine == "pfl":
@@ -52,7 +54,7 @@ def measured(engine: str, model: str, clients: int, cohort: int, seconds: float)
 
 
 def one_process(engine: str, model: str, clients: int, cohort: int, seconds: float, threads: int) -> Row:
-    """Runs one process; whatever it leaves behind (stock TFF's worker) ends with its group."""
+    """Run one process; whatever it leaves behind (stock TFF's worker) ends with its group."""
     given = {"engine": engine, "model": model, "clients": clients, "cohort": cohort, "seconds": seconds}
     command = [*python_of(engine), json.dumps({**given, "threads": threads, "rounds": 6})]
     row: Row = {"engine": engine, "model": model, "clients": clients, "cohort": cohort, "threads": threads}
@@ -79,7 +81,7 @@ def one_process(engine: str, model: str, clients: int, cohort: int, seconds: flo
 
 
 def end_group(group: int) -> None:
-    """Ends a process group that may be gone."""
+    """End a process group that may be gone."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -87,7 +89,7 @@ def end_group(group: int) -> None:
 
 
 def best(rows: list[Row]) -> list[Row]:
-    """The fastest turn of each engine on each workload."""
+    """Return the fastest turn of each engine on each workload."""
     chosen: dict[tuple[Any, ...], Row] = {}
     for row in rows:
         key = row["model"], row["clients"], row["cohort"], row["engine"]

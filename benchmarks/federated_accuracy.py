@@ -43,7 +43,7 @@ Row = dict[str, float | int | str | None]
 
 
 def main() -> None:
-    """Runs and prints."""
+    """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
@@ -95,7 +95,7 @@ def row_of(method: str, dataset: str, point: Point) -> Row:
 
 
 def central(config: ExperimentConfig, seed: int) -> Row:
-    """The same network on the pooled rows, shuffled, as one client with all of them: plain gradient descent."""
+    """Return the same network on the pooled rows, shuffled, as one client with all of them: plain gradient descent."""
     source, plan = source_of(config.data), feature_plan(config.data)
     persons = load_clients(config.data, split="train", source=source, plan=plan)
     order = np.random.default_rng(seed).permutation(persons.num_examples)
@@ -119,7 +119,7 @@ def central(config: ExperimentConfig, seed: int) -> Row:
 
 
 def show(rows: list[Row]) -> None:
-    """The table, also as Markdown would have it."""
+    """Print the table, also as Markdown would have it."""
     table = Table("dataset", "training", "seeds", "accuracy", "AUC", "epsilon of a run, delta, unit")
     for dataset, method in dict.fromkeys((row["dataset"], row["method"]) for row in rows):
         group = [row for row in rows if (row["dataset"], row["method"]) == (dataset, method)]

@@ -37,7 +37,7 @@ from benchmarks.federated_shapes import (
 
 
 def keras(model: str) -> Any:
-    """The Keras model."""
+    """Return the Keras model."""
     layers = tf.keras.layers
     if model == "small":
         given = [tf.keras.Input((FEATURES,)), layers.Dense(HIDDEN, "relu"), layers.Dense(1, "sigmoid")]
@@ -49,7 +49,7 @@ def keras(model: str) -> Any:
 
 
 def loss(model: str) -> Any:
-    """The Keras loss."""
+    """Return the Keras loss."""
     losses = tf.keras.losses
     return losses.BinaryCrossentropy() if model == "small" else losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -69,7 +69,7 @@ class Made:
 
 
 def fast(model: str, given: Task, cohort: int, seconds: float) -> list[float]:
-    """The engine of this project."""
+    """Return the engine of this project."""
     from federated.fast.engine import FastEngine
     from federated.model import FederatedModel
     from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection

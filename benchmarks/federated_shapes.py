@@ -47,7 +47,7 @@ def cohorts(clients: int, size: int) -> Callable[[int], npt.NDArray[np.int64]]:
 
 
 def seconds_a_round(run: Callable[[int], object], *, seconds: float, most: int = 200) -> list[float]:
-    """Times of rounds after a first one, for about so long."""
+    """Return times of rounds after a first one, for about so long."""
     run(0)
     times: list[float] = []
     begin = time.perf_counter()

@@ -46,7 +46,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def plan(noise: float = 50.0) -> MechanismPlan:
-    """A small training."""
+    """Return a small training."""
     return MechanismPlan(
         backend="dp_sgd",
         mechanism="DP-SGD (Gaussian)",
@@ -66,7 +66,7 @@ def plan(noise: float = 50.0) -> MechanismPlan:
 
 
 def create(url: str, *, epsilon: float) -> Ledger:
-    """A ledger with one dataset."""
+    """Return a ledger with one dataset."""
     ledger = Ledger.open(url, create=True, existing_key=bool(keys.traces(schema.parse(url))))
     registration = Registration(
         dataset="made-up",
@@ -84,14 +84,14 @@ def create(url: str, *, epsilon: float) -> Ledger:
 
 
 def reserve(ledger: Ledger, run_id: str, asked: MechanismPlan) -> Any:
-    """A block that reserves."""
+    """Return a block that reserves."""
     return ledger.spend(
         dataset="made-up", span=None, data_digest=DIGEST, split="train", run_id=run_id, node="Trainer", plan=asked
     )
 
 
 def fill(ledger: Ledger, count: int) -> float:
-    """Writes reservations; seconds."""
+    """Write reservations; seconds."""
     asked = plan()
     cost = price(asked.event, asked.relation)
     row, key = charges.row_of(charges.plan_text(asked), cost), plan_key(asked, cost.event)
@@ -130,7 +130,7 @@ def seconds(action: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def load(count: int) -> dict[str, float]:
-    """Times of what people and runs ask, with so many entries."""
+    """Return times of what people and runs ask, with so many entries."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.db"
         ledger = create(url, epsilon=1e9)
@@ -261,7 +261,7 @@ print(json.dumps({name: row["a_second"] for name, row in found.items()}))
 
 
 def against(checkout: Path, *, repeats: int, processes: int, each: int) -> None:
-    """Prints reservations a second here and in another checkout, which take turns."""
+    """Print reservations a second here and in another checkout, which take turns."""
     checkouts = {"here": Path(__file__).resolve().parent.parent, "there": checkout.resolve()}
     taken: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):

@@ -53,7 +53,7 @@ def layers(name: str) -> list[Any]:
 
 
 def plan(rows: int) -> PrivacyPlan:
-    """The same for ours and for TensorFlow Privacy."""
+    """Return the same for ours and for TensorFlow Privacy."""
     return PrivacyPlan.calibrated(
         units=rows, expected_batch_size=BATCH, epochs=EPOCHS, epsilon=EPSILON, delta=DELTA, clipping_norm=NORM
     )
@@ -102,7 +102,7 @@ def _accuracy(model: Any, data: dict[str, Any]) -> float:
 
 
 def row(library: str, name: str, found: list[tuple[float, float]]) -> dict[str, Any]:
-    """What is printed of some trainings, and kept."""
+    """Return what is printed of some trainings, and kept."""
     accuracies, seconds = zip(*found, strict=True)
     mean, median = statistics.mean(accuracies), statistics.median(seconds)
     print(

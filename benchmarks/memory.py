@@ -27,7 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
 
 
 def write_project(folder: Path, *, rows: int, columns: int, backend: str) -> Path:
-    """A CSV file, its reviewed schema and a config; gives the config's path."""
+    """Return a CSV file, its reviewed schema and a config; gives the config's path."""
     draw = random.Random(rows * columns)
     names = [f"c{number:02d}" for number in range(columns)]
     with open(folder / "made_up.csv", "w") as file:

@@ -77,7 +77,7 @@ def federated(norm: float, draws: int, options: dict[str, Any]) -> list[Deviatio
 
 
 def cell(found: list[Deviation]) -> str:
-    """The ratio of the sum's noise, with its interval; of the last measured step where noise is correlated."""
+    """Return the ratio of the sum's noise, with its interval; of the last measured step where noise is correlated."""
     from scipy.stats import chi2
 
     one = [one for one in found if "count" not in one.what][-1]
@@ -97,7 +97,7 @@ def table(kinds: dict[str, dict[str, Any]], measure: Callable[..., list[Deviatio
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=1 << 17)
     draws = parser.parse_args().draws

@@ -41,7 +41,7 @@ class Measured:
 
 
 def measure(command: list[str], cwd: Path, allowed: tuple[int, ...] = (0,)) -> Measured:
-    """Runs a command to its end; a failure ends the benchmark with the command's own words."""
+    """Run a command to its end; a failure ends the benchmark with the command's own words."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
@@ -89,7 +89,7 @@ def _pss(pid: int) -> int:
 
 
 def stock_python(folder: Path) -> Path:
-    """An interpreter with pip, which stock TFX calls for each component; packages are the project's own."""
+    """Return an interpreter with pip, which stock TFX calls for each component; packages are the project's own."""
     environment = folder / "stock-env"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     site = next((environment / "lib").glob("python*")) / "site-packages"
@@ -98,7 +98,7 @@ def stock_python(folder: Path) -> Path:
 
 
 def prepare(folder: Path) -> Path:
-    """A project folder with the demo's data, configs and a registered dataset."""
+    """Return a project folder with the demo's data, configs and a registered dataset."""
     project = folder / "project"
     shutil.copytree(ROOT / "configs", project / "configs")
     subprocess.run([CLI, "data", "adult"], cwd=project, check=True, stdout=subprocess.DEVNULL)

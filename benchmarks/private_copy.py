@@ -28,7 +28,7 @@ _FILES = 4
 
 
 def main() -> None:
-    """Prints one line for each step."""
+    """Print one line for each step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--gigabytes", type=float, default=5.0)
     parser.add_argument("--folder", type=Path, default=None, help="where data and copy lie")

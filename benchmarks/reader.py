@@ -42,7 +42,7 @@ def plan() -> FeaturePlan:
 
 
 def write(file: Path, rows: int) -> None:
-    """A CSV file of made-up rows, each person with some of them."""
+    """Write a CSV file of made-up rows, each person with some of them."""
     features, drawn = plan(), np.random.default_rng(1)
     texts = {KEY: drawn.integers(0, max(1, rows // 5), rows).astype(str)}
     for column in features.columns:
@@ -63,13 +63,13 @@ def read_alone(file: Path) -> str:
 
 
 def read_now(file: Path) -> str:
-    """The way of an experiment: vectors, labels and keys of the clients."""
+    """Return the way of an experiment: vectors, labels and keys of the clients."""
     store = clients_from_table(file, key=KEY, label=LABEL, plan=plan())
     return str(store.num_examples)
 
 
 def read_before(file: Path) -> str:
-    """The former way: a dictionary for each row, a look at each cell, a list for each vector."""
+    """Return the former way: a dictionary for each row, a look at each cell, a list for each vector."""
     features = plan()
     keys, labels, vectors = [], [], []
     with file.open(newline="", encoding="utf-8") as stream:
@@ -98,7 +98,7 @@ def _scaled(cell: str, column: Column) -> float:
 
 
 def compared(file: Path) -> None:
-    """Ends the benchmark if the two ways differ."""
+    """End the benchmark if the two ways differ."""
     features, before = plan(), []
     with file.open(newline="", encoding="utf-8") as stream:
         for row, _ in zip(csv.DictReader(stream), range(_FIRST), strict=False):

@@ -109,7 +109,7 @@ def write_project(root: Path, *, units: int, keyed: bool) -> None:
 
 
 def command(checkout: Path, root: Path, *words: str) -> tuple[dict[str, float], str]:
-    """Runs Python in a project's folder, with the code of a checkout: seconds, those of processors, memory; output."""
+    """Run Python in a project's folder, with the code of a checkout: seconds, those of processors, memory; output."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()
@@ -128,7 +128,7 @@ def command(checkout: Path, root: Path, *words: str) -> tuple[dict[str, float], 
 
 
 def measure(checkout: Path, root: Path, ledger: Path) -> dict[str, float]:
-    """Times of one project in one checkout, with a new ledger."""
+    """Return times of one project in one checkout, with a new ledger."""
     found: dict[str, float] = {}
     url = f"sqlite:///{ledger}/ledger.db"
     changed = ("--epsilon", "3", "--set", f"ledger={url}", "--set", f"workspace={ledger}")
@@ -148,7 +148,7 @@ def measure(checkout: Path, root: Path, ledger: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Prints a table for each kind of unit."""
+    """Print a table for each kind of unit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--units", type=int, nargs="+", default=[5_000, 500_000, 5_000_000])
     parser.add_argument("--unit", choices=("row", "key"), nargs="+", default=["row", "key"])

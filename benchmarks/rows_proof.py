@@ -35,7 +35,7 @@ def _specs(nest: Any) -> Any:
 
 
 def measure(name: str, model: Any, loss: Any, x: Any, y: Any) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     function = per_example_loss(loss)
     keeping = BookKeeping(
         model=model,
@@ -65,7 +65,7 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| model | verdict | ops | tracing, s | proof, s | cached, s |")
     print("|---|---|---:|---:|---:|---:|")

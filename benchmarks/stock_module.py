@@ -12,7 +12,7 @@ from privacy_pipeline.data.schema.features import FeaturePlan
 
 
 def run_fn(fn_args) -> None:  # type: ignore[no-untyped-def]
-    """Called by the stock Trainer."""
+    """Train; the stock Trainer calls it."""
     custom = fn_args.custom_config
     PlainBackend().train(
         TrainingInputs(

@@ -26,7 +26,7 @@ class MeanAggregator:
         self._weighting = weighting
 
     def initial_state(self) -> AggregatorState:
-        """Keeps nothing between rounds."""
+        """Keep nothing between rounds."""
         return {}
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:

@@ -87,7 +87,7 @@ class Aggregator(Protocol):
         ...
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
-        """Sums over the clients of one chunk, additive over chunks.
+        """Return sums over the clients of one chunk, additive over chunks.
 
         Args:
             state: the round's state; the same for all chunks.
@@ -103,7 +103,7 @@ class Aggregator(Protocol):
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
     ) -> tuple[Tensors | None, AggregatorState, Metrics]:
-        """The round's update, from the added partials.
+        """Return the round's update, from the added partials.
 
         Args:
             state: the round's state.

@@ -79,7 +79,7 @@ class FederatedModel:
         return tf.math.divide_no_nan(tf.reduce_sum(right * counts, axes), tf.reduce_sum(counts, axes))
 
     def columns(self, features: Mapping[str, Array]) -> list[Array]:
-        """The arrays that the model takes, in the order of its inputs.
+        """Return the arrays that the model takes, in the order of its inputs.
 
         Raises:
             BadInputError: one is missing.
@@ -94,7 +94,7 @@ class FederatedModel:
         return [features[name] for name in self.input_names]
 
     def predict(self, inputs: list[Tensor], *, training: bool) -> Tensor:
-        """The Keras model's own output."""
+        """Return the Keras model's own output."""
         named = inputs[0] if len(inputs) == 1 else dict(zip(self.input_names, inputs, strict=True))
         return self.keras(named, training=training)
 
@@ -103,11 +103,11 @@ class FederatedModel:
         return tuple(np.array(weight) for weight in self.keras.trainable_weights)
 
     def non_trainable(self) -> tuple[Array, ...]:
-        """The other weights, copied."""
+        """Return the other weights, copied."""
         return tuple(np.array(weight) for weight in self.keras.non_trainable_weights)
 
     def assign(self, weights: tuple[Array, ...]) -> None:
-        """Puts trainable weights into the Keras model."""
+        """Put trainable weights into the Keras model."""
         for variable, value in zip(self.keras.trainable_weights, weights, strict=True):
             variable.assign(value)
 
@@ -122,6 +122,6 @@ def _in_single(predictions: Tensor) -> Tensor:
 
 
 def label_spec(labels: Array) -> tf.TensorSpec:
-    """What a pass is given of labels [rows, ...]: floats in single precision, any other type as it is."""
+    """Return what a pass is given of labels [rows, ...]: floats in single precision, any other type as it is."""
     kind = tf.float32 if labels.dtype.kind == "f" else tf.as_dtype(labels.dtype)
     return tf.TensorSpec([None, *labels.shape[1:]], kind)

@@ -28,7 +28,7 @@ FEATURES = "features"  # the one input that `encode` makes, named as in the pipe
 def clients_from_table(
     table: Any, *, key: str, label: str, plan: FeaturePlan | None = None, features: Sequence[str] = (), name: str = ""
 ) -> ClientStore:
-    """Makes every value of the key column one client.
+    """Make every value of the key column one client.
 
     Args:
         table: path of a CSV file, several paths, or a pandas data frame.
@@ -57,7 +57,7 @@ def clients_from_table(
 def silos_from_table(
     table: Any, *, silo: str, owner: str | None, label: str, plan: FeaturePlan, name: str = ""
 ) -> SiloRecords:
-    """Makes every value of a column one silo, which knows whose each of its rows is.
+    """Make every value of a column one silo, which knows whose each of its rows is.
 
     Args:
         table, label, plan, name: as in `clients_from_table`.
@@ -116,7 +116,7 @@ class _Rows:
 def _read(
     table: Any, name: str, roles: dict[str, str], *, label: str, plan: FeaturePlan | None, features: Sequence[str] = ()
 ) -> _Rows:
-    """Reads and encodes a table piece by piece.
+    """Read and encode a table piece by piece.
 
     Args:
         table: see `clients_from_table`.
@@ -171,7 +171,7 @@ def _pieces(table: Any, files: Sequence[Path]) -> Iterator[Cells]:
 
 
 def _cells_of_frame(frame: Any) -> Cells:
-    """A pandas data frame as the cells that it would be written with; None and NaN are missing."""
+    """Return a pandas data frame as the cells that it would be written with; None and NaN are missing."""
     import pyarrow as pa
 
     def texts(values: Any) -> list[str]:
@@ -185,7 +185,7 @@ def _cells_of_frame(frame: Any) -> Cells:
 
 
 def _required(cells: Cells, column: str, name: str, *, role: str, first: int) -> Any:
-    """A column of texts without a missing one."""
+    """Return a column of texts without a missing one."""
     if column not in cells.schema.names:
         found = ", ".join(cells.schema.names)
         raise BadInputError(f"{name}: {role} '{column}' is missing; the columns are: {found}")

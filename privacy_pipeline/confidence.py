@@ -55,7 +55,7 @@ class Sampling:
     simple: bool = True
 
     def swapped(self) -> Sampling:
-        """The same for misses."""
+        """Return the same for misses."""
         return Sampling(
             hit_variance=self.miss_variance,
             miss_variance=self.hit_variance,
@@ -105,7 +105,7 @@ def drops(
 
 
 def _lower(h: Floats, m: Floats, *, sampling: Sampling, level: float) -> tuple[Floats, NDArray[np.bool_]]:
-    """The lower limit, and where even the share that was seen does not fit."""
+    """Return the lower limit, and where even the share that was seen does not fit."""
     low, high = np.zeros_like(h), np.clip(h / (h + m), 0, 1)
     odd = drops(h, m, high, sampling=sampling, level=level)
     for _ in range(_STEPS):
@@ -181,12 +181,12 @@ def two_sided(confidence: float) -> float:
 
 
 def normal_reach(confidence: float) -> float:
-    """Standard deviations that a Gaussian stays within."""
+    """Return standard deviations that a Gaussian stays within."""
     return upper_quantile(two_sided(confidence))
 
 
 def upper_quantile(chance: float) -> float:
-    """Standard deviations that a Gaussian exceeds with a chance."""
+    """Return standard deviations that a Gaussian exceeds with a chance."""
     from scipy.special import ndtri
 
     return -float(ndtri(chance))

@@ -26,7 +26,7 @@ _PURPOSE = b"privacy_pipeline: digest of data\0"  # the same secret covers units
 
 
 def covered(digest: str, secret: bytes) -> str:
-    """A digest as it may leave.
+    """Return a digest as it may leave.
 
     Args:
         digest: SHA-256, hexadecimal; one that is covered already is returned as it is.
@@ -51,7 +51,7 @@ def are_same(one: str, other: str, secret: bytes) -> bool:
 
 
 def new_secret() -> bytes:
-    """A secret for whoever has none yet."""
+    """Return a secret for whoever has none yet."""
     return os.urandom(SECRET_BYTES)
 
 
@@ -61,7 +61,7 @@ def id_of(secret: bytes) -> str:
 
 
 def read_secret(path: Path) -> bytes:
-    """The secret in a file.
+    """Return the secret in a file.
 
     Raises:
         OSError: it cannot be read.
@@ -78,7 +78,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def make_secret(path: Path, secret: bytes) -> None:
-    """Writes a secret to a file of mode 0600, whole or not at all; a file that is there stays as it is.
+    """Write a secret to a file of mode 0600, whole or not at all; a file that is there stays as it is.
 
     Raises:
         OSError: it cannot be written.
@@ -87,7 +87,7 @@ def make_secret(path: Path, secret: bytes) -> None:
 
 
 def secret_in(folder: Path) -> bytes:
-    """The secret of a folder of runs that has no ledger, made with its first run.
+    """Return the secret of a folder of runs that has no ledger, made with its first run.
 
     Raises:
         BadInputError: it cannot be read or written, is damaged, or others can read it.

@@ -50,7 +50,8 @@ class BudgetRefusedError(PipelineError):
 
 
 def brief(text: str, *, most: int) -> str:
-    """A text of at most so many bytes of UTF-8: long lines lose their middle, of many lines the last are counted.
+    """Return a text of at most so many bytes of UTF-8: long lines lose their middle, of many lines the last are
+    counted.
 
     Args:
         text: what somebody else's file may have made long.

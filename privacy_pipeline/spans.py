@@ -30,12 +30,12 @@ def check_spans(spans: tuple[int, ...]) -> None:
 
 
 def span_words(span: Span) -> str:
-    """A span, or several, for messages."""
+    """Return a span, or several, for messages."""
     return f"spans {', '.join(map(str, span))}" if isinstance(span, tuple) else f"span {span}"
 
 
 def span_key(span: Span) -> str:
-    """A span as part of a unique key (SQL treats NULLs as distinct); several by their ranges: "1-3,7".
+    """Return a span as part of a unique key (SQL treats NULLs as distinct); several by their ranges: "1-3,7".
 
     Raises:
         BadInputError: the ranges of several spans are too long for the ledger's column.
@@ -58,7 +58,7 @@ def span_key(span: Span) -> str:
 
 
 def span_of(key: str) -> Span:
-    """The span, or the several, that `span_key` wrote."""
+    """Return the span, or the several, that `span_key` wrote."""
     if key.isdigit() or not key:
         return int(key) if key else None
     found: list[int] = []

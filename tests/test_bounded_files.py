@@ -200,7 +200,7 @@ def test_a_small_gzip_file_holds_no_huge_record(tmp_path: Path) -> None:
 # Where bytes of files and peers become values: each kind has one home, or reads what its own process wrote.
 HOMES = {
     "json.loads": {
-        "bounded.py": "the home",
+        "files/bounded.py": "the home",
         "backends/isolated/frames.py": "bounds its header, and catches what is nested",
         "backends/isolated/child.py": "its task, from its parent",
         "backends/isolated/crossing/layer_configs.py": "what it has just dumped",

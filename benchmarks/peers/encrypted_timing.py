@@ -17,7 +17,7 @@ FEWEST, MOST = 3, 50  # calls that are timed
 def measure(
     folder: Path, make: Callable[[int], tuple[Callable[[Any], Any], dict[str, Any]]], *, calls: int | None = None
 ) -> None:
-    """Prints the rows.
+    """Print the rows.
 
     Args:
         folder: of the job.

@@ -51,7 +51,7 @@ class Timed(FedAvg):
     came: list[int] = []  # noqa: RUF012
 
     def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
-        """Aggregates, and notes the time."""
+        """Aggregate, and note the time."""
         result = super().aggregate_fit(server_round, results, failures)
         self.ends.append(time.perf_counter())
         self.came.append(len(results))

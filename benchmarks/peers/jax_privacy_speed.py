@@ -112,7 +112,9 @@ VECTORS = {name: len(task.shape) == 1 and not task.tokens for name, task in TASK
 
 
 def step_of(name: str, mode: Any, x: Any, y: Any, batch: int) -> Callable[[], int]:
-    """A function that makes one step on a random batch, and gives its size; `mode` None is JAX without privacy."""
+    """Return a function that makes one step on a random batch, and gives its size; `mode` None is JAX without
+    privacy.
+    """
     params, apply = MAKERS[name]()
     binary = TASKS[name].classes == 1
 

@@ -93,7 +93,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def step_of(name: str, mode: str | None, x: torch.Tensor, y: torch.Tensor, batch: int) -> Callable[[], int]:
-    """A function that makes one step on a Poisson sample, and gives its size; `mode` None is plain PyTorch."""
+    """Return a function that makes one step on a Poisson sample, and gives its size; `mode` None is plain PyTorch."""
     model = MAKERS[name]()
     criterion: Any = nn.BCEWithLogitsLoss() if TASKS[name].classes == 1 else nn.CrossEntropyLoss()
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.01)

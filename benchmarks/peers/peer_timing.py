@@ -30,7 +30,7 @@ def compare(
     modes: Sequence[Any],
     given: dict[str, Any],
 ) -> None:
-    """Prints a JSON object for the baseline and each mode at each batch size.
+    """Print a JSON object for the baseline and each mode at each batch size.
 
     Args:
         name: the model.

@@ -34,7 +34,7 @@ class Clock(TrainingProcessCallback):
         self._seconds = seconds
 
     def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):  # type: ignore[no-untyped-def]
-        """Notes the time."""
+        """Note the time."""
         self.ends.append(time.perf_counter())
         stop = len(self.ends) > 3 and self.ends[-1] - self.ends[0] > self._seconds
         return stop, Metrics()

@@ -32,7 +32,7 @@ SECRET = libspu.Visibility.VIS_SECRET
 
 
 def forward(model: PrivateModel) -> Callable[..., Any]:
-    """The network as a function of rows and weights."""
+    """Return the network as a function of rows and weights."""
 
     def evaluate(x: Any, weights: dict[str, Any]) -> Any:
         for layer in model.layers:
@@ -72,7 +72,7 @@ class Parties:
         )
 
     def each(self, function: Callable[[int], Any]) -> list[Any]:
-        """What a function of the rank gives, all at the same time."""
+        """Return what a function of the rank gives, all at the same time."""
         threads = [PropagatingThread(target=function, args=(rank,)) for rank in range(PARTIES)]
         for thread in threads:
             thread.start()
@@ -84,7 +84,7 @@ class Parties:
             runtime.set_var(name, share)
 
     def run(self, executable: Any) -> Any:
-        """The revealed first output."""
+        """Return the revealed first output."""
 
         def one(rank: int) -> Any:
             self.runtimes[rank].run(executable)
@@ -115,7 +115,7 @@ class PartyProcesses:
             pipe.send((name, share))
 
     def run(self, executable: Any) -> Any:
-        """The revealed first output."""
+        """Return the revealed first output."""
         for pipe in self.pipes:
             pipe.send((None, executable.SerializeToString()))
         return self.io.reconstruct([pipe.recv() for pipe in self.pipes])

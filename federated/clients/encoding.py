@@ -22,7 +22,7 @@ _WHOLE = 2**63  # from here on a range of integers is wider than int64
 
 
 def encode(plan: FeaturePlan, cells: Cells, *, name: str, first: int = 1) -> NDArray[np.float32]:
-    """Encodes the input columns of some rows.
+    """Encode the input columns of some rows.
 
     A numeric column becomes its place in the public range, 0 to 1, clipped; a categorical one a one-hot code, all zero
     outside its domain. An optional column has one more number, which is 1 where the value is missing.
@@ -54,7 +54,7 @@ def width_of(column: Column) -> int:
 
 
 def column_of(cells: Cells, column: str, name: str) -> Any:
-    """A column by its name.
+    """Return a column by its name.
 
     Raises:
         BadInputError: it is missing.
@@ -97,7 +97,7 @@ def one_hot(found: NDArray[np.int64], domain: Sequence[str]) -> NDArray[np.float
 
 
 def _encode(column: Column, texts: Texts, encoded: NDArray[np.float32], *, name: str, first: int) -> None:
-    """Writes the encoded column into a part of the rows' vectors."""
+    """Write the encoded column into a part of the rows' vectors."""
     if column.dtype == "bytes":
         missing = np.array([not text for text in texts.different.to_pylist()], np.bool_)
     else:

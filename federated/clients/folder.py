@@ -29,7 +29,7 @@ _PIECE = 16 * 2**20  # bytes read at a time
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, Array], *, more: Mapping[str, Any]) -> None:
-    """Writes one .npy file for each array and `meta.json`, into a folder beside, which is then renamed.
+    """Write one .npy file for each array and `meta.json`, into a folder beside, which is then renamed.
 
     Args:
         folder: where to; must not exist.
@@ -68,7 +68,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, Array], *, more: Mapping[str
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed writers of a folder left beside it; one that lives holds a lock on its own."""
+    """Remove what killed writers of a folder left beside it; one that lives holds a lock on its own."""
     left = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}{re.escape(_PART)}")
     for path in folder.parent.iterdir():
         if not left.fullmatch(path.name):
@@ -104,7 +104,7 @@ def open_arrays(folder: Path) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def verify_arrays(folder: Path) -> None:
-    """Compares each file with its checksum.
+    """Compare each file with its checksum.
 
     Raises:
         BadInputError: as `open_arrays`, or a file was changed.

@@ -170,7 +170,9 @@ def _by_sizes(sizes: NDArray[Any], rng: np.random.Generator) -> Owners:
 
 
 def _dirichlet(rng: np.random.Generator, alpha: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A draw that survives tiny alphas: all gammas may underflow, then one class, drawn by alpha, gets everything."""
+    """Return a draw that survives tiny alphas: all gammas may underflow, then one class, drawn by alpha, gets
+    everything.
+    """
     gammas = rng.gamma(alpha)
     if gammas.sum() > 0:
         return np.asarray(gammas / gammas.sum())

@@ -80,7 +80,7 @@ class ClientStore:
         labels: ArrayLike,
         origin: ClientOrigin = UNSTATED,
     ) -> ClientStore:
-        """A store from rows in any order; the rows of a client keep their order.
+        """Return a store from rows in any order; the rows of a client keep their order.
 
         Args:
             keys_of_rows: key of the client of each row, whole numbers or texts, [rows].
@@ -112,7 +112,7 @@ class ClientStore:
 
     @classmethod
     def open(cls, folder: Path) -> ClientStore:
-        """Opens what `write` wrote, memory-mapped and read-only; no feature is read.
+        """Open what `write` wrote, memory-mapped and read-only; no feature is read.
 
         Raises:
             BadInputError: the folder holds no whole store, or a file of it has another size than was written.
@@ -130,7 +130,7 @@ class ClientStore:
             raise BadInputError(f"{folder} holds no client store: {error} is missing") from None
 
     def write(self, folder: Path) -> ClientStore:
-        """Writes the store; the folder appears whole or not at all. Returns the store opened from there.
+        """Write the store; the folder appears whole or not at all. Returns the store opened from there.
 
         Args:
             folder: where to; must not exist, its parent is made if missing.
@@ -143,7 +143,7 @@ class ClientStore:
 
     @staticmethod
     def verify(folder: Path) -> None:
-        """Reads every file of a store and compares it with the checksums that were written with it.
+        """Read every file of a store and compare it with the checksums that were written with it.
 
         Raises:
             BadInputError: a file is missing or was changed.
@@ -204,7 +204,7 @@ class ClientStore:
         return shifts + np.arange(shifts.size, dtype=np.int64), counts
 
     def select(self, clients: ArrayLike) -> ClientStore:
-        """A store in memory of some clients alone, in the order given.
+        """Return a store in memory of some clients alone, in the order given.
 
         Args:
             clients: their numbers, [chosen], each once.

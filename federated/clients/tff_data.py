@@ -18,7 +18,7 @@ Array = NDArray[Any]
 def from_client_data(
     client_data: Any, *, label: str, features: Iterable[str] | None = None, clients: Iterable[str] | None = None
 ) -> ClientStore:
-    """Reads TFF's ClientData into a store in memory; `write` puts it on disk.
+    """Read TFF's ClientData into a store in memory; `write` puts it on disk.
 
     Args:
         client_data: a `tff.simulation.datasets.ClientData` whose datasets yield dictionaries of tensors, unbatched.
@@ -59,7 +59,7 @@ def from_client_data(
 
 
 def to_client_data(store: ClientStore, *, label: str = "label") -> Any:
-    """A TFF ClientData over a store; examples are dictionaries of the features and the label.
+    """Return a TFF ClientData over a store; examples are dictionaries of the features and the label.
 
     Args:
         store: the clients; identifiers are their keys as texts.

@@ -100,7 +100,7 @@ def inputs_of(config: ExperimentConfig, source: ResolvedSource | None = None) ->
 
 
 def inputs_in(point: Point) -> Inputs:
-    """What a bound point comes from.
+    """Return what a bound point comes from.
 
     Raises:
         ValueError: it is not bound.
@@ -133,7 +133,7 @@ def reading(config: ExperimentConfig) -> Path:
 
 
 def earlier_runs(point: Point, *, finished: bool = True) -> list[Earlier]:
-    """Runs of a bound point's settings and seed that came from other content, newest last.
+    """Return runs of a bound point's settings and seed that came from other content, newest last.
 
     Args:
         point: the point.
@@ -171,7 +171,7 @@ def told_begun(points: Sequence[Point]) -> list[str]:
 
 
 def by_reason(runs: Iterable[Earlier]) -> list[tuple[str, list[Earlier]]]:
-    """Runs together by why they are not used again, in words."""
+    """Return runs together by why they are not used again, in words."""
     reasons: dict[str, list[Earlier]] = {}
     for run in runs:
         reasons.setdefault(run.why, []).append(run)
@@ -179,7 +179,7 @@ def by_reason(runs: Iterable[Earlier]) -> list[tuple[str, list[Earlier]]]:
 
 
 def folders(runs: Sequence[Earlier]) -> str:
-    """The folder of the first of some runs, and how many more there are."""
+    """Return the folder of the first of some runs, and how many more there are."""
     return f"{runs[0].point.folder}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
 
 
@@ -189,7 +189,9 @@ def _named(point: Point, inputs: Inputs) -> Point:
 
 
 def _stored(folder: Path) -> Point | None:
-    """The point of a run's folder as it was written, wherever the folder lies now; None where it cannot be read."""
+    """Return the point of a run's folder as it was written, wherever the folder lies now; None where it cannot
+    be read.
+    """
     try:
         found = point_from_json((folder / POINT).read_text(encoding="utf-8"))
     except (OSError, BadInputError):

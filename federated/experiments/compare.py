@@ -128,7 +128,7 @@ def not_of_today(points: Iterable[Point]) -> list[str]:
 
 
 def _found(point: Point) -> tuple[RunFolder, dict[str, Any] | None, Earlier | None]:
-    """The result of a bound point and its folder; with the earlier run that it is of, or that is left out."""
+    """Return the result of a bound point and its folder; with the earlier run that it is of, or that is left out."""
     folder = RunFolder(point.folder)
     summary = folder.summary()
     if summary is not None:
@@ -142,7 +142,9 @@ def _found(point: Point) -> tuple[RunFolder, dict[str, Any] | None, Earlier | No
 
 
 def setting_name(settings: dict[str, Any]) -> str:
-    """A setting in words, of the whole row: each key, as short as tells it from the others, and its whole value."""
+    """Return a setting in words, of the whole row: each key, as short as tells it from the others, and its
+    whole value.
+    """
     parts = [f"{short} {_shown(value)}" for short, value in zip(_short(list(settings)), settings.values(), strict=True)]
     return ", ".join(parts) or "as written"
 
@@ -165,7 +167,7 @@ def _alone(name: str, names: Sequence[str]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value of the grid, with all that it holds: two values that differ anywhere are written differently."""
+    """Return a value of the grid, with all that it holds: two values that differ anywhere are written differently."""
     if isinstance(value, dict):
         inner = (_part(key, part) for key, part in value.items())
         return " ".join(inner) or "{}"

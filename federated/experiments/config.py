@@ -53,7 +53,7 @@ class ByRule(Section):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def split(self, *, clients: int | None = None) -> Split:
-        """The rule; with another number of clients where one is given."""
+        """Return the rule; with another number of clients where one is given."""
         number = clients or self.clients
         if self.rule == "iid":
             return IidSplit(clients=number, seed=self.seed)
@@ -282,7 +282,7 @@ class Point:
 
 
 def load_experiment(path: Path, *, overrides: Sequence[str] = ()) -> tuple[ExperimentConfig, tuple[Point, ...]]:
-    """Reads an experiment and its grid; every point of the grid is validated before anything runs.
+    """Read an experiment and its grid; every point of the grid is validated before anything runs.
 
     Args:
         path: the YAML file.
@@ -318,7 +318,7 @@ def _require_few(config: ExperimentConfig, document: Document) -> None:
 
 
 def point_from_json(text: str) -> Point:
-    """The point that `Point.config` was written from as JSON, with its settings.
+    """Return the point that `Point.config` was written from as JSON, with its settings.
 
     Raises:
         BadInputError: it is no point.
@@ -333,7 +333,7 @@ def point_from_json(text: str) -> Point:
 
 
 def point_to_json(point: Point) -> str:
-    """A point as JSON, to be read by `point_from_json`."""
+    """Return a point as JSON, to be read by `point_from_json`."""
     # What was not written stays unwritten: some sections refuse a field, default or not, that does nothing in them.
     config = point.config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     inputs = {} if point.inputs is None else {"inputs": asdict(point.inputs)}
@@ -360,7 +360,7 @@ def _point(document: Document, settings: dict[str, JsonValue], seed: int) -> Poi
 
 
 def _set(document: Document, dotted: str, value: JsonValue) -> None:
-    """Sets a value of the grid; errors in it point to the grid's line."""
+    """Set a value of the grid; errors in it point to the grid's line."""
     keys = dotted.split(".")
     origin = document.origin(("sweep", dotted))
     current: Any = document.data

@@ -18,7 +18,7 @@ from privacy_pipeline.ledger.state.registration import Registration
 
 
 def source_of(data: DataSection) -> ResolvedSource:
-    """The files of both splits; no row is read.
+    """Return the files of both splits; no row is read.
 
     Raises:
         BadInputError: a file is missing.
@@ -45,7 +45,7 @@ def feature_plan(data: DataSection) -> FeaturePlan:
 
 
 def look_through(data: DataSection, *, source: ResolvedSource, known: Registration | None = None) -> Survey:
-    """Reads all rows of both splits before anything is started.
+    """Read all rows of both splits before anything is started.
 
     Numbers beyond the public range are no mistake here: they are clipped to it when they are encoded.
 
@@ -86,7 +86,7 @@ def _require_registered(found: Survey, known: Registration) -> None:
 def load_clients(
     data: DataSection, *, split: str, source: ResolvedSource, plan: FeaturePlan, name: str = ""
 ) -> ClientStore:
-    """Reads one split and groups its rows by client.
+    """Read one split and group its rows by client.
 
     Args:
         data: the config's section.
@@ -116,7 +116,7 @@ def load_clients(
 
 
 def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan, name: str = "") -> SiloRecords:
-    """Reads the train split and groups its rows by silo.
+    """Read the train split and group its rows by silo.
 
     Args:
         data, source, plan, name: as in `load_clients`.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def build(
     config: ExperimentConfig, clients: ClientStore, aggregator: Any | None, *, width: int, seed: int
 ) -> Simulation:
-    """The fast engine, or TFF's; see `federated.experiments.simulation.Build`.
+    """Return the fast engine, or TFF's; see `federated.experiments.simulation.Build`.
 
     Raises:
         BadInputError: the engine does not offer what is asked for.
@@ -42,7 +42,7 @@ def build(
 def build_silos(
     config: ExperimentConfig, records: SiloRecords, plan: SiloPlan, key: RunKey, *, width: int, seed: int
 ) -> tuple[Simulation, SiloEngine]:
-    """The engine in which each silo trains by DP-SGD.
+    """Return the engine in which each silo trains by DP-SGD.
 
     Args:
         config: the settings.

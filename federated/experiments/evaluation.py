@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def evaluate(state: RoundState, clients: ClientStore, predict: Predict) -> Evaluation:
-    """Evaluates a model on all clients of a store.
+    """Evaluate a model on all clients of a store.
 
     Args:
         state: the model.

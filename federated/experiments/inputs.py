@@ -31,13 +31,13 @@ class Inputs:
         return hashlib.sha256("\n".join(asdict(self).values()).encode()).hexdigest()
 
     def changed_since(self, earlier: Inputs) -> list[str]:
-        """What is another one than in earlier inputs, in words."""
+        """Return what is another one than in earlier inputs, in words."""
         before = asdict(earlier)
         return [_WORDS[name] for name, value in asdict(self).items() if before[name] != value]
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Inputs:
-        """Inputs from the JSON of `dataclasses.asdict`.
+        """Return inputs from the JSON of `dataclasses.asdict`.
 
         Raises:
             ValueError: a digest is missing, unknown or no text.

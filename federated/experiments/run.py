@@ -53,7 +53,7 @@ Report = Callable[[str, int, int], None]  # name of the run, rounds done, rounds
 
 @reading_once()
 def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -> dict[str, Any]:
-    """Runs a point, or goes on with it, and returns its summary; a finished run of the same content is not run again.
+    """Run a point, or go on with it, and return its summary; a finished run of the same content is not run again.
 
     Without a guarantee a killed run goes on from its last checkpoint, to the same weights. With one, its key died
     with the process: it starts anew, with new noise, and is charged again.
@@ -126,7 +126,7 @@ class _Run:
         return load_clients(self.config.data, split=split, source=self.source, plan=self.plan, name=self.name_of(split))
 
     def name_of(self, split: str) -> str:
-        """The files of a split in messages and records: by the names of those that were copied."""
+        """Return the files of a split in messages and records: by the names of those that were copied."""
         return self.copy.named(name_of_files(self.source.files[split]))
 
     def data(self) -> _Data:
@@ -148,7 +148,7 @@ class _Run:
         return self.build(self.config, train, aggregator, width=_width(train), seed=self.point.seed)
 
     def ledger(self) -> Ledger | None:
-        """The ledger that the data belongs to, if the policy of its registration allows this run."""
+        """Return the ledger that the data belongs to, if the policy of its registration allows this run."""
         ledger = pins.open_pinned(self.config.ledger, data=self.folders, workspace=self.config.folder)
         if ledger is not None:
             ledger.require_allowed(self.use(ledger))
@@ -250,7 +250,7 @@ class _Run:
         }
 
     def protected(self, charge: Charge, data: _Data) -> _Protected:
-        """Makes the engine whose noise and samples are those of the charge, under a new key."""
+        """Make the engine whose noise and samples are those of the charge, under a new key."""
         from privacy_pipeline.dp.graphs.randomness import RunKey
 
         key = RunKey.from_system()
@@ -280,7 +280,7 @@ class _Run:
         )
 
     def by_silos(self, charge: silos.ChargedSilos, key: RunKey, records: SiloRecords) -> _Protected:
-        """The same, for silos that each protect their own records."""
+        """Return the same, for silos that each protect their own records."""
         from federated.experiments.engines import build_silos
 
         train = records.clients
@@ -372,7 +372,9 @@ class _Run:
         }
 
     def personalized(self, simulation: Simulation, state: RoundState, clients: ClientStore) -> dict[str, Any]:
-        """What fine-tuning on each of some clients of the eval split does for them; exact, like all evaluation."""
+        """Return what fine-tuning on each of some clients of the eval split does for them; exact, like all
+        evaluation.
+        """
         if not self.config.evaluation.personalize:
             return {}
         from federated.evaluation import personalize
@@ -410,12 +412,12 @@ def verified(config: ExperimentConfig, charge: Charge) -> tuple[dict[str, str | 
 
 
 def _told(state: RoundState) -> dict[str, int]:
-    """What distributed noise counts over the rounds so far, and its guarantee covers."""
+    """Return what distributed noise counts over the rounds so far, and its guarantee covers."""
     return {name: int(state.aggregator[name]) for name in (RELEASED, WRAPPED) if name in state.aggregator}
 
 
 def _private_bytes(charge: Charge, state: RoundState) -> tuple[int, int]:
-    """What one client sends and gets in a round."""
+    """Return what one client sends and gets in a round."""
     weights = _bytes_of(state)
     noise = charge.plan.distributed if isinstance(charge, privacy.ChargedExperiment) else None
     return (weights if noise is None else noise.update_bytes), weights

@@ -45,7 +45,7 @@ class RunFolder:
     path: Path
 
     def begin(self, point: Point) -> None:
-        """Writes the settings and what the run is bound to, unless they are there.
+        """Write the settings and what the run is bound to, unless they are there.
 
         Raises:
             BadInputError: the folder holds another run, or cannot be written.
@@ -75,7 +75,7 @@ class RunFolder:
         require_room(self.path, size, fix="free space, or set another `folder`")
 
     def point(self) -> Point:
-        """The settings.
+        """Return the settings.
 
         Raises:
             BadInputError: the folder holds no run.
@@ -95,15 +95,15 @@ class RunFolder:
             yield
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished run, else None."""
+        """Return the summary of a finished run, else None."""
         return _read_json(self.path / SUMMARY)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes the summary; from here on the run is done."""
+        """Write the summary; from here on the run is done."""
         write_atomically(path=self.path / SUMMARY, text=json.dumps(finite(summary), indent=1) + "\n")
 
     def rounds(self) -> list[dict[str, Any]]:
-        """The rounds that were written; a line that was cut off by a kill does not count."""
+        """Return the rounds that were written; a line that was cut off by a kill does not count."""
         try:
             lines = (self.path / ROUNDS).read_text(encoding="utf-8").splitlines(keepends=True)
         except FileNotFoundError:
@@ -130,19 +130,19 @@ class RunFolder:
         write_atomically(path=self.path / ROUNDS, text="".join(json.dumps(line) + "\n" for line in kept))
 
     def save(self, state: RoundState) -> None:
-        """Writes a checkpoint in the place of the last one."""
+        """Write a checkpoint in the place of the last one."""
         stream = io.BytesIO()
         np.savez(stream, **_flat(state))
         write_bytes_atomically(path=self.path / CHECKPOINT, content=stream.getvalue())
 
     def restore(self) -> RoundState | None:
-        """The checkpoint, or None where there is none."""
+        """Return the checkpoint, or None where there is none."""
         if not (self.path / CHECKPOINT).exists():
             return None
         return _nested(read_archive(self.path / CHECKPOINT, fix="remove the run's folder"))
 
     def forget(self) -> None:
-        """Removes what a run that starts anew must not find."""
+        """Remove what a run that starts anew must not find."""
         for name in (ROUNDS, CHECKPOINT, SUMMARY, RECORD):
             (self.path / name).unlink(missing_ok=True)
 
@@ -155,16 +155,16 @@ class RoundLog:
         self._stream = (folder.path / ROUNDS).open("a", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Appends a line."""
+        """Append a line."""
         self._stream.write(json.dumps(finite(line)) + "\n")
         self._stream.flush()
 
     def sync(self) -> None:
-        """Waits for the disk."""
+        """Wait for the disk."""
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
-        """Ends the log."""
+        """End the log."""
         self._stream.close()
 
 

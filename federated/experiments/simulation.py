@@ -42,7 +42,7 @@ class Build(Protocol):
     def __call__(
         self, config: ExperimentConfig, clients: ClientStore, aggregator: Any | None, *, width: int, seed: int
     ) -> Simulation:
-        """A simulation.
+        """Return a simulation.
 
         Args:
             config: the settings.

@@ -58,7 +58,7 @@ def run_points(
     initializer: Callable[[int], None] | None = None,
     parent: int = 0,
 ) -> list[Status]:
-    """Runs all points; one that fails does not stop the others.
+    """Run all points; one that fails does not stop the others.
 
     Args:
         points: the runs, bound to their content (`binding.bound`); those that are done are taken as they are.
@@ -98,7 +98,7 @@ def run_points(
 
 
 def work(text: str) -> dict[str, Any]:
-    """Runs one point in a process of its own; errors that a person can act on come back as values."""
+    """Run one point in a process of its own; errors that a person can act on come back as values."""
     from federated.experiments.engines import build
 
     point = point_from_json(text)

@@ -17,7 +17,7 @@ _NUMBERS = ("accuracy", "auc", "loss", "client_accuracy_mean", "client_accuracy_
 
 
 def write_tensorboard(folder: RunFolder) -> None:
-    """Writes the curves of a run for TensorBoard, from its own rounds; again, if they are there."""
+    """Write the curves of a run for TensorBoard, from its own rounds; again, if they are there."""
     import shutil
 
     import tensorflow as tf
@@ -35,7 +35,7 @@ def write_tensorboard(folder: RunFolder) -> None:
 
 
 def track(point: Point, summary: dict[str, Any]) -> None:
-    """Writes a finished run into ML Metadata, beside the runs' folder; a run that is there already is left as it is.
+    """Write a finished run into ML Metadata, beside the runs' folder; a run that is there already is left as it is.
 
     Args:
         point: the run.

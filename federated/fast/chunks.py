@@ -58,7 +58,7 @@ class Chunker:
         self.clients = clients.num_clients
 
     def chunks(self, cohort: IntArray, present: npt.NDArray[np.bool_]) -> Iterator[Chunk]:
-        """The chunks of a cohort.
+        """Yield the chunks of a cohort.
 
         Args:
             cohort: client indices, int64 [n].

@@ -77,7 +77,7 @@ class LocalWork:
     def __call__(
         self, weights: Tensors, base_state: dict[str, Tensor], chunk: ChunkTensors, learning_rate: Tensor
     ) -> LocalResult:
-        """Runs the clients of a chunk from the same weights.
+        """Run the clients of a chunk from the same weights.
 
         Args:
             weights: the round's, without a client axis.

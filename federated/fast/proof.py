@@ -12,7 +12,8 @@ from privacy_pipeline.dp.rowwise.proof import Proof, prove
 
 
 def clients_apart(model: FederatedModel, labels: tf.TensorSpec, *, batch_size: int) -> Proof | None:
-    """What the rules say of a local step of several clients: model, loss and gradients, down to each client's own.
+    """Return what the rules say of a local step of several clients: model, loss and gradients, down to each client's
+    own.
 
     Rows of one client may mix; a client's gradients and losses may depend on no other client.
 

@@ -85,7 +85,7 @@ def audit_aggregation(
 
 
 def _updates(first: int, included: NDArray[np.bool_], size: int, norm: float) -> NDArray[np.float32]:
-    """Updates of consecutive canaries, float32 [canaries, size]: one coordinate each, from `first` on."""
+    """Return updates of consecutive canaries, float32 [canaries, size]: one coordinate each, from `first` on."""
     updates = np.zeros((included.size, size), np.float32)
     places = np.arange(included.size)
     updates[places, first + places] = np.where(included, _SCALE * norm, 0.0)

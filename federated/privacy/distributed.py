@@ -98,7 +98,8 @@ class DistributedAggregator:
         ]
 
     def encode(self, updates: NDArray[Any], round_number: int) -> NDArray[np.int64]:
-        """What clients send before noise and wrapping: int64 [clients, dimension], each row within the norm bound.
+        """Return what clients send before noise and wrapping: int64 [clients, dimension], each row within the norm
+        bound.
 
         Args:
             updates: [clients, weights of the model].
@@ -110,13 +111,13 @@ class DistributedAggregator:
         return np.stack([self._rounded(row, turned[place], round_number) for place, row in enumerate(rows)])
 
     def share(self, reporter: int, round_number: int) -> NDArray[np.int64]:
-        """The noise of one of a round's reporting clients, int64 [dimension]."""
+        """Return the noise of one of a round's reporting clients, int64 [dimension]."""
         return self._shares.draw(self._key, f"noise share {reporter}", round_number, self.noise.dimension)
 
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
     ) -> tuple[Tensors | None, AggregatorState, Metrics]:
-        """Adds a share for each client that reported, wraps, decodes, and divides by the plan's number of clients.
+        """Add a share for each client that reported, wrap, decode, and divide by the plan's number of clients.
 
         Args:
             state: see `initial_state`.
@@ -181,7 +182,7 @@ class DistributedAggregator:
 def aggregator_of(
     *, plan: FederatedPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]
 ) -> GaussianAggregator | DistributedAggregator:
-    """The aggregator that a plan names."""
+    """Return the aggregator that a plan names."""
     if plan.distributed is None:
         return GaussianAggregator(plan=plan, key=key, shapes=shapes)
     return DistributedAggregator(plan=plan, key=key, shapes=shapes)

@@ -81,7 +81,7 @@ class DistributedNoise:
     def of(
         cls, settings: DistributedSettings, *, clients: int, noise_multiplier: float, clipping_norm: float
     ) -> DistributedNoise:
-        """The noise of `min_clients` shares with a given standard deviation, on the finest grid that fits.
+        """Return the noise of `min_clients` shares with a given standard deviation, on the finest grid that fits.
 
         The sum of a round is, after rotation, sub-Gaussian in each number, with a variance of (clients * norm)^2 /
         dimension at most (Kairouz, Liu and Steinke 2021, lemma 29), beside the noise of all clients' shares and the
@@ -140,7 +140,7 @@ class DistributedNoise:
         return rounds * self.clients * self.dimension * DISTANCE
 
     def event(self, *, epochs: int, shares: int | None = None) -> DpEvent:
-        """The event of the rounds of some epochs, in each of which a client takes part once at most.
+        """Return the event of the rounds of some epochs, in each of which a client takes part once at most.
 
         An epoch is one sum of integer noise, by parallel composition under zero-out (see `events.gaussian_passes`).
 

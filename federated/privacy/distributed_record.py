@@ -8,7 +8,7 @@ from privacy_pipeline.accounting.record import Assumption, DataAccess
 
 
 def assumptions(plan: FederatedPlan, *, released: int | None) -> list[Assumption]:
-    """What the guarantee of distributed noise rests on; empty for other noise.
+    """Return what the guarantee of distributed noise rests on; empty for other noise.
 
     Args:
         plan: the plan.
@@ -46,7 +46,7 @@ def assumptions(plan: FederatedPlan, *, released: int | None) -> list[Assumption
 
 
 def accesses(plan: FederatedPlan, *, over: int | None) -> list[DataAccess]:
-    """What distributed noise does not cover; empty for other noise.
+    """Return what distributed noise does not cover; empty for other noise.
 
     Args:
         plan: the plan.

@@ -57,7 +57,8 @@ def clipped(updates: Floats, norm: float) -> Floats:
 
 
 def signs(dimension: int, *, seed: int, round_number: int) -> Floats:
-    """The random signs of a round's rotation, -1 or 1, float64 [dimension]. They are public: no privacy rests on them.
+    """Return the random signs of a round's rotation, -1 or 1, float64 [dimension]. They are public: no privacy rests on
+    them.
 
     Args:
         dimension: how many.
@@ -96,12 +97,12 @@ def rotated(rows: Floats, flips: Floats) -> Floats:
 
 
 def unrotated(row: Floats, flips: Floats, numbers: int) -> Floats:
-    """What `rotated` made one row of, float64 [numbers]."""
+    """Return what `rotated` made one row of, float64 [numbers]."""
     return np.asarray((hadamard(row[np.newaxis])[0] * flips)[:numbers])
 
 
 def rounded(row: Floats, *, squared_norm: int, uniform: Callable[[int], Floats]) -> Integers:
-    """A vector rounded up or down at random, without bias for each number, again until it is within the bound.
+    """Return a vector rounded up or down at random, without bias for each number, again until it is within the bound.
 
     The bound holds whatever the vector was. What keeps being over it was not clipped: that is an error, not a release.
 

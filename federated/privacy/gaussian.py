@@ -125,7 +125,7 @@ class GaussianAggregator:
         return self._noise.generator
 
     def initial_state(self) -> AggregatorState:
-        """The clipping norm, float32, []."""
+        """Return the clipping norm, float32, []."""
         return {_NORM: np.float32(self.plan.base.clipping.norm)}
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
@@ -145,7 +145,7 @@ class GaussianAggregator:
         return [*total, tf.reduce_sum(within)] if self.plan.base.clipping.adaptive is not None else total
 
     def noise_of_count(self, round_number: int, *, stddev: float) -> float:
-        """The noise of a round on the number of clients within the norm.
+        """Return the noise of a round on the number of clients within the norm.
 
         Args:
             round_number: the round.
@@ -156,7 +156,7 @@ class GaussianAggregator:
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
     ) -> tuple[Tensors, AggregatorState, Metrics]:
-        """Adds the round's noise and divides by the expected number of clients, however many came, be it none.
+        """Add the round's noise and divide by the expected number of clients, however many came, be it none.
 
         Args:
             state: see `initial_state`.

@@ -28,7 +28,7 @@ _FEWEST, _MOST = 1 << 8, 1 << 14  # numbers of an encoded round of the check
 
 
 def gaussian_deviations(plan: FederatedPlan, *, draws: int = DRAWS) -> list[Deviation]:
-    """The server's noise on the update of a round; of each of the first rounds where it is correlated over them.
+    """Return the server's noise on the update of a round; of each of the first rounds where it is correlated over them.
 
     Args:
         plan: a plan without distributed noise.
@@ -50,7 +50,7 @@ def gaussian_deviations(plan: FederatedPlan, *, draws: int = DRAWS) -> list[Devi
 
 
 def distributed_deviations(plan: FederatedPlan, noise: DistributedNoise) -> list[Deviation]:
-    """The clients' noise on the update of a round in which just enough of them report.
+    """Return the clients' noise on the update of a round in which just enough of them report.
 
     On fewer numbers than the model has, with the plan's own grid and shares.
 

@@ -85,7 +85,7 @@ class CohortPlan:
         sampling: str = "shuffled",
         attendance: Attendance | None = None,
     ) -> CohortPlan:
-        """A plan; the arguments are those of `FederatedPlan.calibrated`."""
+        """Return a plan; the arguments are those of `FederatedPlan.calibrated`."""
         _check_cohort(sampling, clients=clients, per_round=clients_per_round)
         scheme = scheme_of(
             _SCHEMES.get(sampling, sampling),
@@ -171,7 +171,7 @@ class FederatedPlan:
         attendance: Attendance | None = None,
         distributed: DistributedSettings | None = None,
     ) -> FederatedPlan:
-        """A plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
+        """Return a plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
 
         Args:
             clients_per_round: expected clients of a round; the exact number where sampling is not "poisson". The sum
@@ -230,7 +230,7 @@ class FederatedPlan:
         return plan._with_shares(distributed, epsilon=epsilon if searched else None)
 
     def _with_shares(self, settings: DistributedSettings, *, epsilon: float | None) -> FederatedPlan:
-        """The plan with its noise in shares, the least that meets epsilon if one is given."""
+        """Return the plan with its noise in shares, the least that meets epsilon if one is given."""
 
         def with_noise(multiplier: float) -> FederatedPlan:
             noise = DistributedNoise.of(
@@ -292,7 +292,7 @@ class FederatedPlan:
         return self.event_of(self.rounds)
 
     def event_of(self, rounds: int) -> DpEvent:
-        """The DpEvent of the first rounds. An epoch that was begun counts in full."""
+        """Return the DpEvent of the first rounds. An epoch that was begun counts in full."""
         if self.distributed is None or rounds == 0:
             return self.base.event_of(rounds)
         if not 0 < rounds <= self.rounds:
@@ -357,7 +357,7 @@ class FederatedPlan:
             )
 
     def parameters(self) -> dict[str, Any]:
-        """The plan as JSON values, without the event (which follows from them)."""
+        """Return the plan as JSON values, without the event (which follows from them)."""
         attendance = {"dropout": self.attendance.dropout, "straggler": self.attendance.straggler}
         found = {**self.base.parameters(), "unit": UNIT, "attendance": attendance}
         # Only where there is one: the digests of other plans stay what they were.

@@ -126,7 +126,7 @@ class Participation:
         self._largest = 0
 
     def saw(self, round_number: int, cohort: Clients) -> None:
-        """Counts a cohort.
+        """Count a cohort.
 
         Raises:
             PipelineError: a client is in it twice, or takes part more often than is accounted for.

@@ -61,7 +61,7 @@ class LocalOptimizer:
         self._state: dict[str, tf.Variable] = {}
 
     def build(self, variables: list[Any]) -> None:
-        """Makes the state for these variables."""
+        """Make the state for these variables."""
         self._first = self._formulas.initial_state([tuple(variable.shape) for variable in variables])
         self._state = {name: tf.Variable(value, trainable=False) for name, value in self._first.items()}
 
@@ -213,7 +213,7 @@ class SiloEngine:
         )
 
     def _trained(self, silo: _Silo, state: RoundState, steps: range) -> tuple[Array, ...]:
-        """A silo's weights after its steps of a round: all that leaves it."""
+        """Return a silo's weights after its steps of a round: all that leaves it."""
         self._model.assign(state.weights)
         silo.optimizer.begin(state.round_number)
         silo.steps.run(steps)
@@ -237,13 +237,13 @@ def examine(model: FederatedModel, plan: SiloPlan, *, x: Any, y: Any) -> Verdict
 
 
 def _clipper(model: FederatedModel, plan: PrivacyPlan, x: Any, y: Any) -> Clipper:
-    """What clips the units of each silo, whose plans clip alike."""
+    """Return what clips the units of each silo, whose plans clip alike."""
     losses = ModelLosses(model.keras, per_example_loss(model.loss))
     return clipper_of(model=model.keras, losses=losses, plan=plan, x=x, y=y, memory_cap=_MEMORY_CAP)
 
 
 def silo_key(key: RunKey, name: str) -> RunKey:
-    """The key of one silo: samples and noise of two silos have nothing in common."""
+    """Return the key of one silo: samples and noise of two silos have nothing in common."""
     return RunKey(key.derive(f"silo {name}", KEY_BYTES), seed_fixed=key.seed_fixed)
 
 
@@ -273,7 +273,7 @@ def require_one_event(plan: SiloPlan, plans: list[PrivacyPlan]) -> None:
 
 
 def _store(model: FederatedModel, records: SiloRecords, plan: SiloPlan, name: str) -> ExampleStore:
-    """The records of a silo as the DP-SGD engine reads them."""
+    """Return the records of a silo as the DP-SGD engine reads them."""
     rows = records.rows_of(records.place_of(name))
     columns: Mapping[str, Array] = dict(zip(model.input_names, model.columns(records.clients.features), strict=True))
     if (records.owners is None) != (plan.base.users is None):

@@ -82,7 +82,7 @@ class SiloPlan:
         hardened: bool = False,
         users: UserBound | None = None,
     ) -> SiloPlan:
-        """A plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
+        """Return a plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
 
         Args:
             silos: public number of units of each silo, by name.
@@ -132,7 +132,7 @@ class SiloPlan:
         return sampling
 
     def plan_of(self, place: int) -> PrivacyPlan:
-        """The plan that a silo trains under: the base with its own number of units.
+        """Return the plan that a silo trains under: the base with its own number of units.
 
         Args:
             place: place of the silo in `silos`.
@@ -142,7 +142,7 @@ class SiloPlan:
         return replace(self.base, units=units, sampling=sampling)
 
     def weight_of(self, place: int) -> float:
-        """A silo's share of all units, the weight of its update in the mean."""
+        """Return a silo's share of all units, the weight of its update in the mean."""
         return self.silos[place][1] / float(self.base.units or 1)
 
     @property
@@ -187,7 +187,7 @@ class SiloPlan:
         return self.base.event
 
     def event_of(self, rounds: int) -> DpEvent:
-        """The DpEvent of a unit of any silo, over the first rounds."""
+        """Return the DpEvent of a unit of any silo, over the first rounds."""
         return self.base.event_of(min(rounds * self.local_steps, self.steps))
 
     def guarantee(self) -> Guarantee:
@@ -199,7 +199,7 @@ class SiloPlan:
         return self.base.guarantee()
 
     def parameters(self) -> dict[str, Any]:
-        """The plan as JSON values, without the event (which follows from them)."""
+        """Return the plan as JSON values, without the event (which follows from them)."""
         return {**self.base.parameters(), "silos": dict(self.silos), "local_steps": self.local_steps}
 
     def digest(self) -> str:

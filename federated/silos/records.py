@@ -56,7 +56,7 @@ class SiloRecords:
         owners: ArrayLike | None = None,
         origin: ClientOrigin = UNSTATED,
     ) -> SiloRecords:
-        """Records from rows in any order.
+        """Return records from rows in any order.
 
         Args:
             silo_of_rows: name of each row's silo, whole numbers or texts, [rows].

@@ -10,7 +10,7 @@ MECHANISM = "cross-silo FedAvg, DP-SGD (Gaussian) inside each silo"
 
 
 def silo_assumption(silos: Mapping[str, int]) -> Assumption:
-    """What the one event of all silos rests on, after it was checked.
+    """Return what the one event of all silos rests on, after it was checked.
 
     Args:
         silos: units of each silo, by name.
@@ -25,7 +25,7 @@ def silo_assumption(silos: Mapping[str, int]) -> Assumption:
 
 
 def silo_accesses(column: str) -> list[DataAccess]:
-    """What leaves the silos, and what their guarantee does not protect.
+    """Return what leaves the silos, and what their guarantee does not protect.
 
     Args:
         column: names a row's silo.

@@ -30,7 +30,7 @@ _START_SECONDS = 60.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program."""
+    """Run the program."""
     parent, path, port, *command = arguments
     try:
         enter_sandbox([])
@@ -65,7 +65,7 @@ def _carry(client: socket.socket, port: int) -> None:
 
 
 def _connected(port: int) -> socket.socket:
-    """A connection to the worker, which may be about to listen."""
+    """Return a connection to the worker, which may be about to listen."""
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -77,7 +77,7 @@ def _connected(port: int) -> socket.socket:
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-    """Sends on what comes until one side ends; then neither gets more."""
+    """Send on what comes until one side ends; then neither gets more."""
     with contextlib.suppress(OSError):
         while content := source.recv(_CHUNK):
             sink.sendall(content)

@@ -13,7 +13,7 @@ from privacy_pipeline.config.federated_models import FederatedAlgorithm, Optimiz
 
 
 def learning_process(model: FederatedModel, algorithm: FederatedAlgorithm, element_spec: Any, aggregator: Any) -> Any:
-    """Builds it with `tff.learning.algorithms`.
+    """Build it with `tff.learning.algorithms`.
 
     Args:
         model: its architecture and loss; weights are set on the state.
@@ -57,7 +57,7 @@ def _uncached(create: Any, **options: Any) -> Any:
 
 
 def proximal(inner: Any, *, strength: float) -> Any:
-    """A client optimizer of TFF that pulls the weights back to those it started from; FedAvg with it is FedProx.
+    """Return a client optimizer of TFF that pulls the weights back to those it started from; FedAvg with it is FedProx.
 
     `build_weighted_fed_prox` of TFF 0.87 adds strength * (start - weights) to the gradient, which pushes them away:
     the term in Li et al., "Federated Optimization in Heterogeneous Networks" (equation 2), has the other sign.

@@ -54,7 +54,7 @@ class TffWorker:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Starts the worker and waits until it answers.
+        """Start the worker and wait until it answers.
 
         Raises:
             PipelineError: it ends, or does not answer within a minute.
@@ -90,7 +90,7 @@ class TffWorker:
         self._context = self._make_context()
 
     def close(self) -> None:
-        """Ends the worker; does nothing where none runs."""
+        """End the worker; does nothing where none runs."""
         atexit.unregister(self.close)
         process, self._process, self._context = self._process, None, None
         if process is not None:

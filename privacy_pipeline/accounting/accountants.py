@@ -91,7 +91,7 @@ def weigh(event: DpEvent, relation: Relation, *, delta: float, epsilon_rdp: floa
 
 
 def _explained(pld: LossDistribution, *, delta: float, excess: float) -> str | None:
-    """The numerical reason for which PLD is above RDP; None where there is none."""
+    """Return the numerical reason for which PLD is above RDP; None where there is none."""
     if not pld.resolves(delta):
         return _not_resolved(pld, delta)
     if excess <= pld.compositions * pld.interval:  # each composed loss is rounded up by one interval at most
@@ -107,7 +107,7 @@ def _rdp_or_none(event: DpEvent, relation: Relation) -> tuple[float, ...] | None
 
 
 def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
-    """The bound of an event: PLD's where it supports the event, else RDP's; see `weigh` where both do.
+    """Return the bound of an event: PLD's where it supports the event, else RDP's; see `weigh` where both do.
 
     What RDP puts above `LARGEST_EPSILON` is infinite, as with next to no noise. RDP takes (0, delta)-DP parts out of
     the event and pays for them beside (`truncation.untruncated`), and truncated Poisson samples, which it does not
@@ -145,7 +145,7 @@ def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
 
 
 def _truncated(event: DpEvent, relation: Relation, *, delta: float, plain: Sequence[float], distance: float) -> Bound:
-    """The bound of an event that RDP knows without its truncation alone.
+    """Return the bound of an event that RDP knows without its truncation alone.
 
     The interval follows the epsilon without truncation, as in `weigh`.
     """
@@ -162,7 +162,7 @@ def _truncated(event: DpEvent, relation: Relation, *, delta: float, plain: Seque
 
 
 def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
-    """The headline epsilon of an event (`bound_of`); infinite where there is none.
+    """Return the headline epsilon of an event (`bound_of`); infinite where there is none.
 
     Raises:
         AccountingError: neither accountant supports the event.
@@ -172,7 +172,7 @@ def epsilon_of(event: DpEvent, *, delta: float, relation: Relation) -> float:
 
 
 def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event: DpEvent | None = None) -> Guarantee:
-    """What an event guarantees, by both accountants, with the delta-epsilon curve of the headline one.
+    """Return what an event guarantees, by both accountants, with the delta-epsilon curve of the headline one.
 
     Args:
         event: the event, as executed.

@@ -26,7 +26,7 @@ def calibrate_noise_multiplier(
     relation: Relation,
     tolerance: float = 1e-3,
 ) -> float:
-    """The smallest noise multiplier, to within `tolerance`, whose headline epsilon is at most the target.
+    """Return the smallest noise multiplier, to within `tolerance`, whose headline epsilon is at most the target.
 
     The number given back was itself put to the accountant, so its epsilon is never above the target, even where
     rounding makes the accountant's epsilon not quite monotone in the noise.
@@ -64,7 +64,7 @@ def calibrate_noise_multiplier(
 
 
 def least_noise(meets: Callable[[float], bool], *, tolerance: float = 1e-3) -> float | None:
-    """The smallest noise multiplier, to within `tolerance`, that meets a condition; itself put to it. Bisection.
+    """Return the smallest noise multiplier, to within `tolerance`, that meets a condition; itself put to it. Bisection.
 
     Args:
         meets: the condition; more noise must not break it.
@@ -87,7 +87,7 @@ def least_noise(meets: Callable[[float], bool], *, tolerance: float = 1e-3) -> f
 
 
 def least_noise_by_curve(epsilon: Callable[[float], float], *, target: float, tolerance: float) -> float | None:
-    """What `least_noise` finds for "epsilon is at most the target", in fewer looks at a slow accountant.
+    """Return what `least_noise` finds for "epsilon is at most the target", in fewer looks at a slow accountant.
 
     Over a small range the logarithm of epsilon is nearly linear in that of the noise, so each look tells where the next
     one should be: a little to the side of the crossing that is not bounded yet. A look that leaves the bracket, or one

@@ -24,7 +24,7 @@ _TYPE = "type"
 
 
 def _number(value: Any, *, low: float, high: float = math.inf, open_low: bool = False) -> float:
-    """A finite-or-infinite float in range; NaN and bool are out of every range."""
+    """Return a finite-or-infinite float in range; NaN and bool are out of every range."""
     if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, (str, bytes)):
         raise BadInputError(f"a number is needed in a DpEvent, found {value!r}")
     number = float(value)
@@ -146,7 +146,7 @@ def _class(name: str) -> Any:
 
 
 def to_json(event: DpEvent) -> JsonValue:
-    """An event as JSON: its class name under `type`, and its fields.
+    """Return an event as JSON: its class name under `type`, and its fields.
 
     Args:
         event: any event of dp_accounting's `dp_event` module, or one of `OWN`.
@@ -171,7 +171,7 @@ def to_json(event: DpEvent) -> JsonValue:
 
 
 def from_json(value: JsonValue) -> DpEvent:
-    """The event that `to_json` wrote.
+    """Return the event that `to_json` wrote.
 
     Args:
         value: the JSON value.
@@ -200,7 +200,7 @@ def from_json(value: JsonValue) -> DpEvent:
 
 
 def canonical(event: DpEvent) -> str:
-    """The event as one deterministic line of JSON: equal events give equal text."""
+    """Return the event as one deterministic line of JSON: equal events give equal text."""
     return json.dumps(to_json(event), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

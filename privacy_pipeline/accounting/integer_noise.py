@@ -115,7 +115,7 @@ _DIVERGENCES: dict[type, Callable[[Any, float], float]] = {
 
 
 def taken_out(event: dp_event.DpEvent, orders: Sequence[float]) -> tuple[dp_event.DpEvent, list[float] | None]:
-    """An event without its sums of integer noise, and their divergences, added up at each order.
+    """Return an event without its sums of integer noise, and their divergences, added up at each order.
 
     Args:
         event: any event. Sums of integer noise inside of anything but compositions stay in it.

@@ -56,7 +56,7 @@ class LossDistribution:
 
 
 def loss_distribution(event: DpEvent, relation: Relation, *, interval: float = INTERVAL) -> LossDistribution:
-    """The PLD of an event that `reason_without_pld` has nothing against.
+    """Return the PLD of an event that `reason_without_pld` has nothing against.
 
     Args:
         event: the event.

@@ -68,7 +68,7 @@ class ChargedPlan(Protocol):
         """The DpEvent that the parameters imply."""
 
     def parameters(self) -> dict[str, Any]:
-        """The plan's numbers and names without the event, ready for JSON."""
+        """Return the plan's numbers and names without the event, ready for JSON."""
 
     def digest(self) -> str:
         """SHA-256 over the parameters, hexadecimal."""
@@ -126,7 +126,7 @@ class MechanismPlan:
             raise ValueError("a fixed partition into batches has a guarantee under the zero-out relation only")
 
     def parameters(self) -> dict[str, Any]:
-        """The plan's numbers and names without the event, ready for JSON."""
+        """Return the plan's numbers and names without the event, ready for JSON."""
         return {
             "backend": self.backend,
             "mechanism": self.mechanism,

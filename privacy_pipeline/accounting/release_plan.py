@@ -77,7 +77,7 @@ class ReleasePlan:
         return epsilon_of_rho(self.rho, delta=self.delta, distance=self.threshold_delta)
 
     def parameters(self) -> dict[str, Any]:
-        """The plan's numbers and names without the event, ready for JSON."""
+        """Return the plan's numbers and names without the event, ready for JSON."""
         return {
             "kind": self.kind,
             "mechanism": "discrete Gaussian on integers",
@@ -111,7 +111,8 @@ def epsilon_of_rho(rho: float, *, delta: float, distance: float = 0.0) -> float:
 
 
 def rho_for(*, epsilon: float, delta: float, distance: float = 0.0) -> float:
-    """The largest rho, to 1 part in 10^6, whose epsilon at delta is at most the target; itself put to the accountant.
+    """Return the largest rho, to 1 part in 10^6, whose epsilon at delta is at most the target; itself put to the
+    accountant.
 
     Args:
         epsilon: epsilon that may not be exceeded.
@@ -141,5 +142,7 @@ def rho_for(*, epsilon: float, delta: float, distance: float = 0.0) -> float:
 
 
 def default_threshold_delta(*, epsilon: float, delta: float) -> float:
-    """What a release with thresholds may spend on them: next to nothing of delta, also in budgets with a high cap."""
+    """Return what a release with thresholds may spend on them: next to nothing of delta, also in budgets with a high
+    cap.
+    """
     return _THRESHOLD_SHARE * delta / (1 + math.exp(max(epsilon, _LARGEST_USUAL_CAP)))

@@ -32,7 +32,7 @@ class AccountingError(PipelineError):
 
 
 def checked_delta(delta: float) -> float:
-    """A delta between 0 and 1.
+    """Return a delta between 0 and 1.
 
     Raises:
         BadInputError: it is not.

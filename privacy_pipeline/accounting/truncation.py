@@ -34,7 +34,8 @@ _STEP = 1e-9
 
 
 def untruncated(event: DpEvent) -> tuple[DpEvent, float]:
-    """An event without truncation and (0, delta)-DP parts, and a bound on the total variation distance of the two.
+    """Return an event without truncation and (0, delta)-DP parts, and a bound on the total variation distance of the
+    two.
 
     Args:
         event: any event; one without truncated sampling or (0, delta)-DP parts comes back as it is, with distance 0.

@@ -30,7 +30,7 @@ _SHAPES = {"poisson": math.inf, "geometric": 1.0}
 
 
 def repeat_and_select(trial: DpEvent, *, mean: float, distribution: Distribution) -> DpEvent:
-    """The best of a random number of trials.
+    """Return the best of a random number of trials.
 
     Args:
         trial: event of one trial.
@@ -48,7 +48,7 @@ def repeat_and_select(trial: DpEvent, *, mean: float, distribution: Distribution
 
 
 def whole_event(section: TuningSection, trial: DpEvent) -> DpEvent:
-    """The event of a whole tuning: of the selection, or of all trials together.
+    """Return the event of a whole tuning: of the selection, or of all trials together.
 
     Args:
         section: what is tuned, and how.
@@ -62,7 +62,7 @@ def whole_event(section: TuningSection, trial: DpEvent) -> DpEvent:
 
 
 def trial_event(whole: DpEvent) -> DpEvent:
-    """The event of one trial of what `whole_event` made."""
+    """Return the event of one trial of what `whole_event` made."""
     from dp_accounting import SelfComposedDpEvent
     from dp_accounting.dp_event import RepeatAndSelectDpEvent
 
@@ -77,7 +77,7 @@ def purpose_of(config: PipelineConfig) -> Purpose:
 
 
 def draw_number(*, mean: int, distribution: Distribution) -> int:
-    """A number of trials from the operating system's generator. It is never to be stored, printed or logged.
+    """Return a number of trials from the operating system's generator. It is never to be stored, printed or logged.
 
     Geometric: throws of a coin with chance 1 / mean, until one succeeds; exact. Poisson: inversion of the distribution
     function at a number of 53 bits, within 2^-50 of the distribution in total variation.

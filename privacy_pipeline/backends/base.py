@@ -144,7 +144,7 @@ class Backend(Protocol):
     name: str
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
-        """The mechanism that `train` would run, from the config and the registered number of units alone.
+        """Return the mechanism that `train` would run, from the config and the registered number of units alone.
 
         Args:
             config: the whole config.

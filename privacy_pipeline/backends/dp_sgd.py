@@ -34,7 +34,7 @@ class DpSgdBackend:
     name = private_plan.BACKEND
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan:
-        """The mechanism that `train` will run.
+        """Return the mechanism that `train` will run.
 
         Raises:
             BadInputError: the dataset is not registered, a batch is larger than the split, or the parts of the config
@@ -44,7 +44,7 @@ class DpSgdBackend:
         return private_plan.mechanism_plan(config, private_plan.privacy_plan(config, units=units))
 
     def examine(self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs) -> Verdict:
-        """What is proven of the examples in the model of the config; TensorFlow Privacy is not examined.
+        """Return what is proven of the examples in the model of the config; TensorFlow Privacy is not examined.
 
         Raises:
             BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
@@ -143,7 +143,7 @@ def require_noise(plans: Sequence[PrivacyPlan], config: PipelineConfig) -> None:
 
 
 def audited(plan: PrivacyPlan, config: PipelineConfig) -> Audits:
-    """The audit that the config asks for, on made-up canaries.
+    """Return the audit that the config asks for, on made-up canaries.
 
     Raises:
         PipelineError: its lower bound lies above what the plan claims.
@@ -160,7 +160,7 @@ def audited(plan: PrivacyPlan, config: PipelineConfig) -> Audits:
 def _under_plan(
     model: Any, plan: PrivacyPlan, config: PipelineConfig, *, state_dir: Path | None = None, binding: str = ""
 ) -> Any:
-    """The model under its plan, by the engine that the config names; both have the same `examine` and `fit`."""
+    """Return the model under its plan, by the engine that the config names; both have the same `examine` and `fit`."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
@@ -188,7 +188,7 @@ def _under_plan(
 
 
 def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingInputs) -> Execution:
-    """Runs the plan's steps, with progress and the curve of the weights for TensorBoard."""
+    """Run the plan's steps, with progress and the curve of the weights for TensorBoard."""
     from privacy_pipeline.backends import keras_io
 
     writer = keras_io.summary_writer(inputs.log_dir)
@@ -200,7 +200,7 @@ def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingIn
 
 
 def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
-    """A Keras callback that tells the steps made, and the norm of the weights after each epoch."""
+    """Return a Keras callback that tells the steps made, and the norm of the weights after each epoch."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
@@ -228,7 +228,7 @@ def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
 
 
 def _executed(execution: Execution, plan: PrivacyPlan, examples: Examples) -> Executed:
-    """What ran in the terms of the protocol.
+    """Return what ran in the terms of the protocol.
 
     A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
     so, as a plain run's does.

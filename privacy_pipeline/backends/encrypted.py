@@ -33,7 +33,7 @@ class EncryptedBackend:
     name = "encrypted"
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
-        """The mechanism of the backend that trains: encryption adds no guarantee of its own.
+        """Return the mechanism of the backend that trains: encryption adds no guarantee of its own.
 
         Raises:
             BadInputError: as that backend does.
@@ -43,7 +43,7 @@ class EncryptedBackend:
     def examine(
         self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
     ) -> Verdict | None:
-        """What the backend that trains finds; and the model can be converted, before anything is charged.
+        """Return what the backend that trains finds; and the model can be converted, before anything is charged.
 
         Raises:
             BadInputError: a layer cannot be converted; else as that backend does.
@@ -54,7 +54,7 @@ class EncryptedBackend:
         return _trainer(config).examine(config=config, features=features, plan=plan, specs=specs)
 
     def verify(self, inputs: TrainingInputs) -> Audits:
-        """What the backend that trains finds.
+        """Return what the backend that trains finds.
 
         Raises:
             PipelineError: as that backend does.
@@ -78,7 +78,7 @@ class EncryptedBackend:
 
 
 def converted(model: Any, config: PipelineConfig, features: FeaturePlan) -> PrivateModel:
-    """The network for the parties, within the ranges of the features that the schema allows.
+    """Return the network for the parties, within the ranges of the features that the schema allows.
 
     Args:
         model: the Keras model.
@@ -99,7 +99,7 @@ def converted(model: Any, config: PipelineConfig, features: FeaturePlan) -> Priv
 
 
 def rehearse(model: Any, config: PipelineConfig, features: FeaturePlan) -> None:
-    """Converts a model that is not trained as it would be after its training: saved, and read again.
+    """Convert a model that is not trained as it would be after its training: saved, and read again.
 
     Raises:
         BadInputError: as `converted`.
@@ -111,7 +111,7 @@ def rehearse(model: Any, config: PipelineConfig, features: FeaturePlan) -> None:
 
 
 def add_private_model(inputs: TrainingInputs) -> PrivateModel:
-    """Converts the SavedModel below `inputs.model_dir`, and writes what servers and clients need beside it.
+    """Convert the SavedModel below `inputs.model_dir`, and write what servers and clients need beside it.
 
     Raises:
         BadInputError: a layer cannot be converted, or reaches what no scale holds.
@@ -130,7 +130,7 @@ def add_private_model(inputs: TrainingInputs) -> PrivateModel:
 
 
 def load_trained(model_dir: Path) -> Any:
-    """The Keras model inside a SavedModel that a backend wrote."""
+    """Return the Keras model inside a SavedModel that a backend wrote."""
     import tensorflow as tf
 
     return tf.keras.models.load_model(str(model_dir), compile=False)

@@ -52,7 +52,7 @@ def read_examples(
     silos: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Examples:
-    """Reads a split of transformed examples.
+    """Read a split of transformed examples.
 
     Args:
         patterns: gzipped TFRecord files, or globs of such.
@@ -100,7 +100,7 @@ class Owners:
 
 
 def read_through(patterns: Sequence[str], *, transform_graph: Path, keyed: bool, silos: bool = False) -> Owners:
-    """Reads a split as `read_examples` does, and keeps none of its features.
+    """Read a split as `read_examples` does, and keep none of its features.
 
     Args:
         patterns, transform_graph, keyed, silos: as in `read_examples`.

@@ -37,7 +37,7 @@ class FederatedBackend:
     name = federated_plan.BACKEND
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
-        """The mechanism that `train` will run; None without a `privacy` or `silo_privacy` block.
+        """Return the mechanism that `train` will run; None without a `privacy` or `silo_privacy` block.
 
         Raises:
             BadInputError: the dataset is not registered, a round has more clients than there are, or the stated silos
@@ -53,7 +53,7 @@ class FederatedBackend:
     def examine(
         self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
     ) -> Verdict | None:
-        """What is proven of the examples of a silo; None where clients are protected, whose rows may mix.
+        """Return what is proven of the examples of a silo; None where clients are protected, whose rows may mix.
 
         Raises:
             BadInputError: an example of the model reaches another one, or the model cannot be trained privately.
@@ -83,7 +83,7 @@ class FederatedBackend:
         return audited(plan) if asked == "mechanism" else ()
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Runs the rounds of the plan, and writes the SavedModel.
+        """Run the rounds of the plan, and write the SavedModel.
 
         Under a plan nothing that was computed exactly from clients leaves this method; without one, the curve of the
         clients' training loss does.
@@ -121,7 +121,7 @@ class FederatedBackend:
 
 
 def audited(plan: FederatedPlan | SiloPlan) -> Audits:
-    """The audit of a plan's mechanism, on made-up clients or records.
+    """Return the audit of a plan's mechanism, on made-up clients or records.
 
     Raises:
         PipelineError: its lower bound lies above what the plan claims.
@@ -235,7 +235,7 @@ def _curves(inputs: TrainingInputs, rounds: Rounds, *, steps: int, of_round: int
 
 
 def _executed(rounds: Rounds, *, examples: int, clients: ClientStore, plan: FederatedPlan | None) -> Executed:
-    """What ran in the terms of the protocol.
+    """Return what ran in the terms of the protocol.
 
     A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
     so, as a plain run's does.

@@ -51,7 +51,7 @@ class Rows:
         return len(self.labels)
 
     def batch(self, index: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
-        """Inputs and labels of the rows at `index`, in that order."""
+        """Return inputs and labels of the rows at `index`, in that order."""
         return {name: values[index] for name, values in self.inputs.items()}, self.labels[index]
 
 
@@ -72,7 +72,7 @@ class Progress:
 
 
 def input_specs(transform_graph: Path) -> dict[str, InputSpec]:
-    """The transformed features that may enter the model, by name.
+    """Return the transformed features that may enter the model, by name.
 
     Raises:
         BadInputError: one of them is not dense.
@@ -89,7 +89,7 @@ def input_specs(transform_graph: Path) -> dict[str, InputSpec]:
 
 
 def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
-    """Reads a split of transformed examples.
+    """Read a split of transformed examples.
 
     The privacy unit's key is not even parsed, so that it cannot enter a model.
 
@@ -109,14 +109,14 @@ def read_rows(patterns: Sequence[str], *, transform_graph: Path) -> Rows:
 
 
 def no_rows() -> BadInputError:
-    """The refusal of an empty split."""
+    """Return the refusal of an empty split."""
     return BadInputError(
         "dataset.input: the split has no rows", fix="check the pattern of the split and the files it matches"
     )
 
 
 def files_of(patterns: Sequence[str]) -> list[str]:
-    """The files of a split, in a fixed order."""
+    """Return the files of a split, in a fixed order."""
     return sorted(file for pattern in patterns for file in tf.io.gfile.glob(pattern))
 
 
@@ -167,7 +167,7 @@ def labels_of(part: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def build_model(inputs: TrainingInputs, *, trained: bool = True) -> Any:
-    """The uncompiled Keras model of the config, checked against what a backend expects.
+    """Return the uncompiled Keras model of the config, checked against what a backend expects.
 
     Args:
         inputs: what it will be trained on.
@@ -184,7 +184,7 @@ def build_model(inputs: TrainingInputs, *, trained: bool = True) -> Any:
 def model_of(
     config: PipelineConfig, *, features: FeaturePlan, specs: Mapping[str, InputSpec], trained: bool = False
 ) -> Any:
-    """The model of `build_model`, where the transformed features are known without a transform graph.
+    """Return the model of `build_model`, where the transformed features are known without a transform graph.
 
     Args:
         config: the whole config.
@@ -220,7 +220,7 @@ def batch_specs(model: Any, specs: Mapping[str, InputSpec]) -> tuple[dict[str, A
 
 
 def make_optimizer(training: TrainingSection) -> Any:
-    """The optimizer that the config names."""
+    """Return the optimizer that the config names."""
     make = {"adam": tf.keras.optimizers.Adam, "sgd": tf.keras.optimizers.SGD}[training.optimizer]
     return make(learning_rate=training.learning_rate)
 
@@ -235,7 +235,7 @@ class TrainingDiverged(PipelineError):  # noqa: N818
 
 
 def require_finite_weights(model: Any, *, epoch: int) -> None:
-    """Stops a training that diverged.
+    """Stop a training that diverged.
 
     Raises:
         TrainingDiverged: a weight is not a number.
@@ -245,7 +245,7 @@ def require_finite_weights(model: Any, *, epoch: int) -> None:
 
 
 def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, model_dir: Path) -> None:
-    """Writes a SavedModel that takes raw serialized tf.Examples.
+    """Write a SavedModel that takes raw serialized tf.Examples.
 
     Signatures: `serving_default` gives `probability` (float32, [batch, 1]); `transform_features` gives every
     transformed feature, the label included (-1 for an example without one). The label and the privacy unit's key are
@@ -282,7 +282,7 @@ def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, mode
 
 
 def _optional(feature: Any) -> Any:
-    """A feature that an example may lack; the default is what preprocessing takes for missing."""
+    """Return a feature that an example may lack; the default is what preprocessing takes for missing."""
     if not isinstance(feature, tf.io.FixedLenFeature):
         return feature
     default: Any = b"" if feature.dtype == tf.string else float("nan")

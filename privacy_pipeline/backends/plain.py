@@ -122,7 +122,7 @@ def _held_out(inputs: TrainingInputs) -> tuple[dict[str, Any], Any] | None:
 
 
 def _counter(inputs: TrainingInputs, *, total: int) -> Any:
-    """A Keras callback that counts steps and epochs, reports progress and stops a training that diverged."""
+    """Return a Keras callback that counts steps and epochs, reports progress and stops a training that diverged."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io

@@ -30,7 +30,8 @@ _MECHANISMS = {"none": "DP-SGD (Gaussian)", "tree": "DP-FTRL (tree aggregation)"
 
 
 def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: float | None = None) -> PrivacyPlan:
-    """The plan that a config asks for; with `training.tuning`, of one of its trials, all of which meet the target.
+    """Return the plan that a config asks for; with `training.tuning`, of one of its trials, all of which meet the
+    target.
 
     Args:
         config: the whole config.
@@ -68,7 +69,7 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
 
 
 def _noise_of_tuning(config: PipelineConfig, tuning: TuningSection, *, units: int | None) -> float:
-    """The least noise of each trial with which the whole tuning meets the target epsilon."""
+    """Return the least noise of each trial with which the whole tuning meets the target epsilon."""
     section = _section(config)
     # Adaptive clipping is left out while the noise is searched for: the event is that of the whole multiplier.
     bare = section.model_copy(update={"adaptive": None})
@@ -84,7 +85,7 @@ def _noise_of_tuning(config: PipelineConfig, tuning: TuningSection, *, units: in
 
 
 def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
-    """What the ledger charges for a plan.
+    """Return what the ledger charges for a plan.
 
     Raises:
         AccountingError: the plan has no known epsilon, so that nothing may be trained under it here.
@@ -120,7 +121,7 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
 
 
 def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> PrivacyPlan:
-    """The PrivacyPlan behind a reserved mechanism, made anew from the config.
+    """Return the PrivacyPlan behind a reserved mechanism, made anew from the config.
 
     Raises:
         PipelineError: the config gives another plan than the one that was reserved.
@@ -152,7 +153,7 @@ def _default_cap(config: PipelineConfig, units: int | None) -> int | None:
 
 
 def _user_bound(config: PipelineConfig) -> UserBound | None:
-    """What a user may contribute to a step, where rows belong to users."""
+    """Return what a user may contribute to a step, where rows belong to users."""
     section, unit = _section(config), config.dataset.privacy_unit
     if not isinstance(unit, KeyedUnit):
         return None

@@ -29,7 +29,7 @@ def names() -> list[str]:
 
 
 def of(config: PipelineConfig) -> Backend:
-    """What trains a config: its backend, or with `training.tuning` several trials of it."""
+    """Return what trains a config: its backend, or with `training.tuning` several trials of it."""
     if config.training.tuning is None:
         return load(config.training.backend)
     from privacy_pipeline.backends.tuning import TunedBackend
@@ -38,7 +38,7 @@ def of(config: PipelineConfig) -> Backend:
 
 
 def load(name: str) -> Backend:
-    """The backend of that name; its module is imported only now.
+    """Return the backend of that name; its module is imported only now.
 
     Raises:
         KeyError: no such backend.

@@ -28,7 +28,7 @@ _BESIDE = 32 << 20  # bytes for logs, curves and evaluations
 
 
 def rehearse(inputs: TrainingInputs) -> None:
-    """Tries all that a training with a guarantee needs, and that can be tried without its result.
+    """Try all that a training with a guarantee needs, and that can be tried without its result.
 
     Args:
         inputs: what it would train on; their `plan` plays no part.
@@ -46,14 +46,14 @@ def rehearse(inputs: TrainingInputs) -> None:
 
 
 def _of_one_trial(config: PipelineConfig) -> PipelineConfig:
-    """The config itself, or that of the first trial of a tuning; the others are examined by their backend."""
+    """Return the config itself, or that of the first trial of a tuning; the others are examined by their backend."""
     if config.training.tuning is None:
         return config
     return tuning.at_point(config, tuning.tuning_of(config).space.points()[0])
 
 
 def _saved(inputs: TrainingInputs) -> int:
-    """Saves an untrained model as a trained one would be, and gives its bytes on disk."""
+    """Save an untrained model as a trained one would be, and give its bytes on disk."""
     from privacy_pipeline.backends import keras_io
 
     model = keras_io.build_model(inputs, trained=False)
@@ -81,7 +81,7 @@ def _require_encodable(config: PipelineConfig, model: Any) -> None:
 
 
 def _read_all(inputs: TrainingInputs) -> None:
-    """Reads both splits as the training would, each as a whole.
+    """Read both splits as the training would, each as a whole.
 
     Raises:
         BadInputError: a split has no rows, or a row lacks its label, key or silo; or the silos are others than stated.

@@ -258,7 +258,7 @@ class TfpModel:
         return clipper.verdict
 
     def fit(self, store: ExampleStore, *, callbacks: Sequence[Any] = ()) -> Execution:
-        """Runs the plan's steps.
+        """Run the plan's steps.
 
         Raises:
             BadInputError: the data does not fit the plan.
@@ -309,7 +309,7 @@ class TfpModel:
 
 @contextmanager
 def without_state(model: Any) -> Iterator[None]:
-    """Puts the variables that no private gradient updates back to what they were before the training.
+    """Put the variables that no private gradient updates back to what they were before the training.
 
     A layer may write exact statistics of a batch into such a variable; none of that may reach the saved model.
     """

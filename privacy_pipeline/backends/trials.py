@@ -100,7 +100,7 @@ def _told(
     results: list[TrialScore],
     events: list[DpEvent | None],
 ) -> Executed:
-    """What leaves this process of the chosen trial, with the event of all of them."""
+    """Return what leaves this process of the chosen trial, with the event of all of them."""
     if any(event != executed.event for event in events):
         raise PipelineError("two trials ran with unlike DpEvents; no model is handed out")
     secret = section.method == "repeat_and_select"
@@ -121,7 +121,7 @@ def _told(
 
 
 def _audits(inputs: TrainingInputs) -> Audits:
-    """The audit of the mechanism that all trials share, made once."""
+    """Return the audit of the mechanism that all trials share, made once."""
     if inputs.plan is None:
         return ()
     config, plan = first_trial(inputs.config, inputs.plan)

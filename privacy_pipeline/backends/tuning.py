@@ -62,7 +62,7 @@ class TunedBackend:
         self.name = name
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> MechanismPlan | None:
-        """The mechanism of the whole tuning.
+        """Return the mechanism of the whole tuning.
 
         Raises:
             BadInputError: as the backend does.
@@ -82,7 +82,7 @@ class TunedBackend:
     def examine(
         self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
     ) -> Verdict | None:
-        """What is proven of the examples in the models of all trials that may be drawn: the least of it.
+        """Return what is proven of the examples in the models of all trials that may be drawn: the least of it.
 
         Raises:
             BadInputError: as the backend does, for the model of a trial.
@@ -116,7 +116,7 @@ class TunedBackend:
         return audited(plans[0], inputs.config)
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Runs the trials, and writes the SavedModel of the best one.
+        """Run the trials, and write the SavedModel of the best one.
 
         Raises:
             BadInputError, PipelineError: as the backend does; a trial differed from what was accounted; the process of
@@ -139,14 +139,14 @@ class TunedBackend:
 
 
 def tuning_of(config: PipelineConfig) -> TuningSection:
-    """The config's tuning block."""
+    """Return the config's tuning block."""
     if config.training.tuning is None:
         raise ValueError("the config tunes nothing")
     return config.training.tuning
 
 
 def trainer_of(config: PipelineConfig) -> KerasBackend:
-    """The backend of a trial."""
+    """Return the backend of a trial."""
     from privacy_pipeline.backends.dp_sgd import DpSgdBackend
     from privacy_pipeline.backends.plain import PlainBackend
 
@@ -155,7 +155,7 @@ def trainer_of(config: PipelineConfig) -> KerasBackend:
 
 
 def at_point(config: PipelineConfig, point: Mapping[str, Any]) -> PipelineConfig:
-    """The config with the hyperparameters of a point; all else, the tuning too, as it was."""
+    """Return the config with the hyperparameters of a point; all else, the tuning too, as it was."""
     taken = {name: point[name] for name in ("learning_rate", "optimizer") if name in point}
     training = config.training.model_copy(update=taken)
     if training.dp_sgd is not None and "clipping_norm" in point:
@@ -166,7 +166,7 @@ def at_point(config: PipelineConfig, point: Mapping[str, Any]) -> PipelineConfig
 
 
 def trial_config(config: PipelineConfig, point: Mapping[str, Any], *, like: MechanismPlan | None) -> PipelineConfig:
-    """The config of one trial: a point, and the noise that all trials have.
+    """Return the config of one trial: a point, and the noise that all trials have.
 
     Args:
         config: the whole config.
@@ -182,7 +182,7 @@ def trial_config(config: PipelineConfig, point: Mapping[str, Any], *, like: Mech
 
 
 def trial_plan(config: PipelineConfig, point: Point, *, units: int | None, like: MechanismPlan) -> MechanismPlan:
-    """The plan of one trial, with the noise that all of them have.
+    """Return the plan of one trial, with the noise that all of them have.
 
     Args:
         config: the whole config.
@@ -258,7 +258,7 @@ def _wait_until(moment: float) -> None:
 
 
 def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
-    """Runs the trials in a process of their own, whose output is thrown away: its length tells how many there were."""
+    """Run the trials in a process of their own, whose output is thrown away: its length tells how many there were."""
     inputs.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=inputs.work_dir) as name:
         folder = Path(name)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def alert(status: BudgetStatus) -> str:
-    """The line of a budget; empty where no level is passed."""
+    """Return the line of a budget; empty where no level is passed."""
     if not status.alerts:
         return ""
     used = f"{status.used:.0%}" if math.isfinite(status.used) else "all"
@@ -26,7 +26,7 @@ def alert(status: BudgetStatus) -> str:
 
 
 def tell_alerts(statuses: list[BudgetStatus], *, told: list[BudgetStatus] | None = None) -> None:
-    """Prints the lines to standard error, one for each budget; without those whose levels were told before."""
+    """Print the lines to standard error, one for each budget; without those whose levels were told before."""
     before = {status.budget: status.alerts for status in told or []}
     for status in statuses:
         line = alert(status)

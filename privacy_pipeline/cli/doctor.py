@@ -29,7 +29,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Looks at interpreter, packages, data, disk, memory and the encrypted environment; changes nothing."""
+    """Look at interpreter, packages, data, disk, memory and the encrypted environment; changes nothing."""
     return [_python(), *_packages(), _demo_data(), _disk(), _memory(), _encrypted(), _randomness()]
 
 

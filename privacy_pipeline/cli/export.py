@@ -13,7 +13,7 @@ from privacy_pipeline.text.shown_text import in_markdown
 
 
 def to_markdown(table: Table) -> str:
-    """The table's header and rows as a GitHub table; styles are dropped.
+    """Return the table's header and rows as a GitHub table; styles are dropped.
 
     Args:
         table: a table whose cells are markup strings.
@@ -28,7 +28,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_svg(table: Table, *, width: int = 110) -> str:
-    """The table as a self-contained SVG picture; it names no font that would have to be fetched.
+    """Return the table as a self-contained SVG picture; it names no font that would have to be fetched.
 
     Args:
         table: any table.

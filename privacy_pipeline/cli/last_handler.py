@@ -46,7 +46,7 @@ def run(command: Callable[[], None]) -> None:
 
 
 def _tell(message: str, fix: str, exit_code: ExitCode) -> NoReturn:
-    """Ends the process with what went wrong: as text on standard error, or as JSON on standard output."""
+    """End the process with what went wrong: as text on standard error, or as JSON on standard output."""
     if "--json" in sys.argv:
         told = json.dumps({"error": message, "fix": fix, "exit_code": int(exit_code)}, indent=2)
         sys.stdout.write(in_json(told) + "\n")
@@ -56,7 +56,7 @@ def _tell(message: str, fix: str, exit_code: ExitCode) -> NoReturn:
 
 
 def _unforeseen(error: BaseException) -> tuple[str, str]:
-    """What is said of it, and what to do."""
+    """Return what is said of it, and what to do."""
     text = "".join(traceback.format_exception_only(type(error), error)).partition(": ")[2]  # also where str() fails
     said = "".join(c if c.isprintable() else " " for c in masked(text))[:300].strip()
     what = type(error).__name__ + (f": {said}" if said else "")

@@ -27,7 +27,7 @@ _MARKS = {
 
 
 def node_text(name: str, node: NodeState) -> str:
-    """What is said of a node behind its name."""
+    """Return what is said of a node behind its name."""
     if node.status == "cached":
         spent = "; spends no budget" if name in CHARGING else ""
         return f"cached{spent}" + (f" ({node.detail})" if node.detail else "")
@@ -35,7 +35,7 @@ def node_text(name: str, node: NodeState) -> str:
 
 
 def resume_command(folder: RunFolder) -> str:
-    """The command that continues a run."""
+    """Return the command that continues a run."""
     root = folder.path.parent.parent
     option: list[str | Path] = [] if root == Path("workspace").absolute() else ["--workspace", root]
     return typed("resume", folder.run_id, *option)
@@ -79,7 +79,7 @@ class RunView:
             self._live.stop()
 
     def resume_command(self) -> str:
-        """The command that continues the run; "" before it was started."""
+        """Return the command that continues the run; "" before it was started."""
         return resume_command(self._folder) if self._folder else ""
 
     @property
@@ -87,7 +87,7 @@ class RunView:
         return self._console.is_terminal and not self._quiet
 
     def on_event(self, event: events.Event, state: RunState) -> None:
-        """Takes in one event of the worker."""
+        """Take in one event of the worker."""
         self._state = state
         if isinstance(event, events.Loaded):
             self._loaded = True

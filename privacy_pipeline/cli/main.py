@@ -63,7 +63,7 @@ app.add_typer(project_commands.config_app, name="config")
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     keep_to_this_user()
     leave_working_folder()
     terminal.prepare()
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _usage_told(command: Callable[[], int | None]) -> int:
-    """The exit code of a command; arguments that it does not take are told as any other bad input is."""
+    """Return the exit code of a command; arguments that it does not take are told as any other bad input is."""
     try:
         return command() or 0
     except typer.Abort:

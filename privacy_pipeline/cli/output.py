@@ -30,14 +30,14 @@ err = PlainConsole(stderr=True, highlight=False, emoji=False, width=_WIDTH)
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON document to standard output."""
+    """Print one JSON document to standard output."""
     sys.stdout.write(in_json(json.dumps(value, indent=2, default=str)) + "\n")
 
 
 def print_run(
     state: RunState, summary: RunSummary | None, *, audits: Sequence[Any] = (), attacks: Sequence[Any] = ()
 ) -> None:
-    """Prints a run's state, summary, audits and attacks as JSON."""
+    """Print a run's state, summary, audits and attacks as JSON."""
     facts = {"run": state.model_dump(mode="json"), "summary": summary.model_dump(mode="json") if summary else None}
     more = {"audits": list(audits), "attacks": list(attacks)}
     print_json({**facts, **{name: found for name, found in more.items() if found}})
@@ -52,7 +52,7 @@ def print_report(state: RunState) -> None:
 
 
 def print_table(table: Table, *, as_markdown: bool) -> None:
-    """Prints a table, drawn or as Markdown."""
+    """Print a table, drawn or as Markdown."""
     if as_markdown:
         sys.stdout.write(to_markdown(table) + "\n\n")
     else:
@@ -61,7 +61,7 @@ def print_table(table: Table, *, as_markdown: bool) -> None:
 
 @contextmanager
 def errors_as_exit_codes(*, as_json: bool, resume: Callable[[], str] | None = None) -> Iterator[None]:
-    """Turns an error that a person can act on into its message, the fix, and its exit code.
+    """Turn an error that a person can act on into its message, the fix, and its exit code.
 
     Args:
         as_json: tell it as JSON.
@@ -101,7 +101,7 @@ def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) 
 
 
 def print_line(line: str, *, err: bool = False) -> None:
-    """Prints a line as it is, however long, to standard output or error; nothing in it is markup or a command."""
+    """Print a line as it is, however long, to standard output or error; nothing in it is markup or a command."""
     typer.echo(visible(line, lines=True), err=err)
 
 

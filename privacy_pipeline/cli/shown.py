@@ -15,14 +15,14 @@ class PlainConsole(Console):
     """A console on which no text moves the cursor, turns the direction of reading or hides; see `shown_text`."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is printed, piece by piece."""
+        """Yield what is printed, piece by piece."""
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else visible(segment.text, lines=True)
             yield segment if text == segment.text else Segment(text, segment.style)
 
 
 def escape(text: str) -> str:
-    """A text inside of Rich's markup, of which it is no part: also one that ends in backslashes."""
+    """Return a text inside of Rich's markup, of which it is no part: also one that ends in backslashes."""
     text = visible(text, lines=True)
     ending = len(text) - len(text.rstrip("\\"))
     # Rich reads backslashes before a tag alone, so these are followed by one that does nothing.
@@ -30,5 +30,5 @@ def escape(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """The same for a cell of a table, or for a name inside of a line: it has no ends of lines."""
+    """Return the same for a cell of a table, or for a name inside of a line: it has no ends of lines."""
     return escape(visible(text))

@@ -16,7 +16,7 @@ from privacy_pipeline.reports.record.tuning_record import procedure
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A metric, or a dash where there is none."""
+    """Return a metric, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
@@ -33,7 +33,7 @@ def audit_text(audit: JsonValue) -> str:
 
 
 def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
-    """The privacy record as label and text; an epsilon always comes with its delta, unit and relation."""
+    """Return the privacy record as label and text; an epsilon always comes with its delta, unit and relation."""
     rows = [("training guarantee", "(epsilon, delta)-DP" if record.training_guarantee == "dp" else "none")]
     if record.guarantee is not None:
         g = record.guarantee
@@ -78,7 +78,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
 
 
 def _tuning_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
-    """What was tried, and beside the honest epsilon what one trial alone would have claimed."""
+    """Return what was tried, and beside the honest epsilon what one trial alone would have claimed."""
     t, g = record.tuning, record.guarantee
     if t is None:
         return []
@@ -99,7 +99,7 @@ def _point(point: Mapping[str, JsonValue]) -> str:
 
 
 def metric_text(part: SliceMetrics, metric: str) -> str:
-    """A metric; with the ends of its interval where it is noisy."""
+    """Return a metric; with the ends of its interval where it is noisy."""
     text = number(part.metrics.get(metric))
     if metric not in part.intervals:
         return text
@@ -121,7 +121,7 @@ def evaluation_text(summary: RunSummary) -> str:
 
 
 def privacy_cell(record: PrivacyRecord) -> str:
-    """The guarantee in one cell."""
+    """Return the guarantee in one cell."""
     if record.guarantee is None:
         return "none"
     return f"({shown(record.guarantee.epsilon)}, {record.guarantee.delta:.0e})-DP"
@@ -153,7 +153,7 @@ def run_table(summary: RunSummary) -> Table:
 
 
 def privacy_table(record: PrivacyRecord) -> Table:
-    """The privacy record of a run."""
+    """Return the privacy record of a run."""
     table = Table(title="privacy record", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column()

@@ -37,7 +37,7 @@ _DRAWN = str.maketrans(
 
 
 def prepare() -> None:
-    """Makes this process work in UTF-8, whatever the locale, and its output one that cannot end a command.
+    """Make this process work in UTF-8, whatever the locale, and its output one that cannot end a command.
 
     Where the locale is another one, Python begins again in its UTF-8 mode, since TensorFlow takes paths as UTF-8 alone.
     The terminal keeps its own encoding; what that lacks falls back to ASCII.
@@ -70,7 +70,7 @@ def exit_code(of_command: str | int | None) -> str | int | None:
 
 
 def _open_closed() -> None:
-    """Opens streams that whoever started the process had closed: a file of ours would become standard output."""
+    """Open streams that whoever started the process had closed: a file of ours would become standard output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -108,7 +108,7 @@ class Unbroken:
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Writes, without passwords, or drops."""
+        """Write, without passwords, or drop."""
         try:
             self._stream.write(masked_by_look(text))
             return len(text)

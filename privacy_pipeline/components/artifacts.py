@@ -109,7 +109,7 @@ def bind_to_data(examples: Sequence[Any], digest: str) -> None:
 
 
 def data_of(examples: Sequence[Any]) -> str:
-    """The digest of the data that examples were made of; empty where an earlier version made them."""
+    """Return the digest of the data that examples were made of; empty where an earlier version made them."""
     digests = {str(one.get_string_custom_property(DATA_DIGEST) or "") for one in examples}
     return digests.pop() if len(digests) == 1 else ""
 

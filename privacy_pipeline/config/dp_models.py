@@ -30,7 +30,7 @@ class DpDefaults:
     clipping_norm: float = 0.3
 
     def batch_size(self, units: int) -> int:
-        """Expected units of a batch, of so many units in all."""
+        """Return expected units of a batch, of so many units in all."""
         return max(1, units // self.batches)
 
 

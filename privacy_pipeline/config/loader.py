@@ -14,7 +14,7 @@ from privacy_pipeline.config.source import apply_overrides, read_document
 
 
 def load_config(path: Path, *, overrides: Sequence[str] = ()) -> PipelineConfig:
-    """Loads a config; the same content gives an equal config, whatever the comments and layout.
+    """Load a config; the same content gives an equal config, whatever the comments and layout.
 
     Args:
         path: the YAML file.

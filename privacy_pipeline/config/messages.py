@@ -98,7 +98,7 @@ def explain(*, error: ValidationError, document: Document, root: type[BaseModel]
 
 
 def _problem(detail: ErrorDetails, data: object) -> _Problem:
-    """Walks the data along pydantic's location; what is neither a key nor an index is the tag of a union branch."""
+    """Walk the data along pydantic's location; what is neither a key nor an index is the tag of a union branch."""
     path: list[str | int] = []
     branch: tuple[int, str] | None = None
     location = list(detail["loc"])
@@ -115,7 +115,7 @@ def _problem(detail: ErrorDetails, data: object) -> _Problem:
 
 
 def _fold_unions(problems: Iterable[_Problem]) -> list[_Problem]:
-    """Keeps, of each union, the branch that the value was meant for; see `_meant`."""
+    """Keep, of each union, the branch that the value was meant for; see `_meant`."""
     kept: list[_Problem] = []
     unions: dict[KeyPath, list[_Problem]] = defaultdict(list)
     for problem in problems:
@@ -129,7 +129,9 @@ def _fold_unions(problems: Iterable[_Problem]) -> list[_Problem]:
 
 
 def _meant(members: list[_Problem], path: KeyPath) -> list[_Problem]:
-    """The branch whose shape the value has; where it has none's, one error that names what all branches expect."""
+    """Return the branch whose shape the value has; where it has none's, one error that names what all branches
+    expect.
+    """
     branches: dict[str, list[_Problem]] = defaultdict(list)
     for member in members:
         branches[member.branch[1] if member.branch else ""].append(member)
@@ -225,7 +227,7 @@ def _wrong_tag(problem: _Problem, document: Document) -> _Line:
 
 
 def _drop_missing_that_are_misspelt(lines: list[_Line]) -> list[_Line]:
-    """A misspelt required key is one mistake: the line on the unknown key already proposes the missing one."""
+    """Return a misspelt required key is one mistake: the line on the unknown key already proposes the missing one."""
     proposed = {(line.path[:-1], line.hint) for line in lines if line.path and line.hint.startswith("did you mean")}
     return [
         line

@@ -373,14 +373,14 @@ class SqliteMetadata(Section):
 
 
 def _without_password(value: str) -> str:
-    """Does not show the value, which may hold `user:password@host`."""
+    """Do not show the value, which may hold `user:password@host`."""
     if "@" in value or re.fullmatch(r"[^:\[]+:[^:]*", value):
         raise ValueError("holds more than one name; host, port and user have fields of their own, a password has none")
     return value
 
 
 def _variable(value: str) -> str:
-    """Does not show the value, which may be the password itself."""
+    """Do not show the value, which may be the password itself."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise ValueError("names no environment variable: letters, digits and _; the password itself has no place here")
     return value
@@ -442,7 +442,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _several_spans_are_one_training(self) -> PipelineConfig:
-        """What is charged or counted span by span so far is refused, rather than charged wrongly."""
+        """Return what is charged or counted span by span so far is refused, rather than charged wrongly."""
         if not isinstance(self.dataset.span, tuple):
             return self
         if self.preprocessing.dp is not None:

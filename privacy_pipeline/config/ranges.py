@@ -49,7 +49,7 @@ class Range:
         return is_number(value) and self.low <= value <= self.high
 
     def complaint(self, value: float) -> str:
-        """What is wrong with a number outside."""
+        """Return what is wrong with a number outside."""
         return f"must lie between {self.low:g} and {self.high:g}, found {value!r}"
 
     def require(self, name: str, value: float, *, fix: str = "") -> None:
@@ -69,7 +69,7 @@ class Range:
             )
 
     def checked(self, value: float) -> float:
-        """The number, for a pydantic validator.
+        """Return the number, for a pydantic validator.
 
         Raises:
             ValueError: it is outside.

@@ -13,7 +13,7 @@ from privacy_pipeline.config.source import KeyPath
 
 
 def keys_at(*, path: KeyPath, data: object, root: type[BaseModel] = PipelineConfig) -> list[str]:
-    """Valid keys of the mapping at `path`.
+    """Return valid keys of the mapping at `path`.
 
     Args:
         path: keys that lead to the mapping; () is the top level.
@@ -35,7 +35,7 @@ def holds(*, data: object, key: str | int) -> bool:
 
 
 def item(*, data: object, key: str | int) -> object:
-    """The value that `data` holds under `key`, or None."""
+    """Return the value that `data` holds under `key`, or None."""
     if isinstance(data, dict):
         return data.get(key)
     if isinstance(data, list) and isinstance(key, int):
@@ -44,7 +44,7 @@ def item(*, data: object, key: str | int) -> object:
 
 
 def _plain(annotation: Any) -> Iterator[Any]:
-    """The alternatives of an annotation without `Annotated` and unions."""
+    """Yield the alternatives of an annotation without `Annotated` and unions."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _plain(get_args(annotation)[0])

@@ -59,7 +59,7 @@ class Document:
 
 
 def read_document(*, path: Path) -> Document:
-    """Reads a YAML file.
+    """Read a YAML file.
 
     Args:
         path: the file.
@@ -147,7 +147,7 @@ class _Builder:
             self._open.pop()
 
     def _refuse_secret(self, value: object, path: KeyPath, node: yaml.Node) -> None:
-        """What a config holds is copied to the workspace and to ML Metadata: no password may be in it."""
+        """Refuse a password: what a config holds is copied to the workspace and to ML Metadata."""
         key = next((str(part) for part in reversed(path) if isinstance(part, str)), "").rpartition(".")[2]
         named = value not in (None, "") and not isinstance(value, bool) and secret_text.is_name(key)
         in_url = secret_text.found_in_url if key == "ledger" else secret_text.found_in
@@ -185,7 +185,7 @@ class _Builder:
 
 
 def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:
-    """Sets values in `document` from texts like `training.epochs=5`, in order.
+    """Set values in `document` from texts like `training.epochs=5`, in order.
 
     Args:
         document: changed in place.

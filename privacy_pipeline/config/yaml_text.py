@@ -48,17 +48,17 @@ class Loader(yaml.SafeLoader):
         self._values = 0
 
     def fetch_flow_collection_start(self, *args: Any) -> None:
-        """Opens `[` or `{`. The scanner looks at all open ones for each token."""
+        """Open `[` or `{`. The scanner looks at all open ones for each token."""
         require_shallow(self.flow_level)
         super().fetch_flow_collection_start(*args)
 
     def add_indent(self, column: int) -> bool:
-        """Opens a collection by its indentation."""
+        """Open a collection by its indentation."""
         require_shallow(len(self.indents))
         return bool(super().add_indent(column))
 
     def compose_node(self, *args: Any) -> yaml.Node | None:
-        """The next node; all are counted, and a list or mapping is nothing else by its tag."""
+        """Return the next node; all are counted, and a list or mapping is nothing else by its tag."""
         self._values += 1
         require_few(self._values)
         found: yaml.Node | None = super().compose_node(*args)
@@ -67,12 +67,12 @@ class Loader(yaml.SafeLoader):
         return found
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Resolves `<<`, which doubles where a merged mapping holds one itself."""
+        """Resolve `<<`, which doubles where a merged mapping holds one itself."""
         super().flatten_mapping(node)
         require_few(len(node.value))
 
     def scalar(self, node: yaml.Node) -> str | int | float | bool | None:
-        """The value of a scalar.
+        """Return the value of a scalar.
 
         Raises:
             UnfitError: its tag is none of YAML's plain ones, its text is not of that form, or it is out of range.
@@ -115,7 +115,7 @@ def require_shallow(depth: int) -> None:
 
 
 def text_of(node: yaml.Node) -> str:
-    """The text of a scalar.
+    """Return the text of a scalar.
 
     Raises:
         UnfitError: it is one that no file name, message or JSON document can hold.

@@ -46,7 +46,7 @@ class ResolvedSource:
     digests: Mapping[Path, str] = field(default_factory=dict)
 
     def digest(self, secret: bytes) -> str:
-        """The digest of the data as it may leave (`covered_digests`): what runs, records and caches know it by.
+        """Return the digest of the data as it may leave (`covered_digests`): what runs, records and caches know it by.
 
         Args:
             secret: of the ledger, or of the workspace where there is none.
@@ -74,7 +74,7 @@ class ResolvedSource:
 
 
 def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
-    """Finds the files of the span and version that the config asks for, or of its several spans.
+    """Find the files of the span and version that the config asks for, or of its several spans.
 
     Args:
         dataset: the config's section.
@@ -97,7 +97,9 @@ def resolve(*, dataset: DatasetConfig) -> ResolvedSource:
 
 
 def folders_of(dataset: DatasetConfig) -> tuple[Path, ...]:
-    """The dataset's folder, and each folder that a file of any span lies in: below it, or where a link leads to."""
+    """Return the dataset's folder, and each folder that a file of any span lies in: below it, or where a link
+    leads to.
+    """
     patterns = [dataset.input] if isinstance(dataset.input, str) else dataset.input.values()
     named = {_PLACEHOLDER.sub("*", pattern) for pattern in patterns}
     files = [dataset.path / name for pattern in named for name in glob.glob(pattern, root_dir=dataset.path)]
@@ -150,7 +152,7 @@ def _placeholder(pattern: str, name: str) -> re.Match[str] | None:
 def _choose(
     what: Literal["span", "version"], patterns: Mapping[str, str], wanted: int | str, folder: Path
 ) -> tuple[int | None, dict[str, str]]:
-    """The number asked for, or the latest, with the patterns that name it."""
+    """Return the number asked for, or the latest, with the patterns that name it."""
     name = what.upper()
     if all(_placeholder(pattern, name) is None for pattern in patterns.values()):
         if wanted != "latest":
@@ -194,7 +196,7 @@ def _numbers(folder: Path, pattern: str, name: str) -> dict[int, str]:
 
 
 def _as_regex(pattern: str, capture: str) -> str:
-    """A glob with placeholders as a regular expression that captures one of them."""
+    """Return a glob with placeholders as a regular expression that captures one of them."""
     parts: list[str] = []
     position = 0
     tokens = re.compile(f"(?P<hole>{_PLACEHOLDER.pattern})|(?P<glob>{_GLOB_CHARACTERS.pattern})")
@@ -238,7 +240,7 @@ def _check_readable(file: Path) -> None:
 
 
 def unreadable(*, file: Path, error: OSError) -> BadInputError:
-    """The error for a file that the system does not let us read."""
+    """Return the error for a file that the system does not let us read."""
     return BadInputError(f"{file}: cannot be read ({error.strerror})", fix="check the file's permissions")
 
 

@@ -57,7 +57,7 @@ class PrivateCopy:
     originals: Mapping[Path, Path]
 
     def named(self, text: str) -> str:
-        """A text in which each copy has the name of its original."""
+        """Return a text in which each copy has the name of its original."""
         for copy, original in self.originals.items():
             text = text.replace(str(copy), str(original))
         for copy, original in self.originals.items():
@@ -75,13 +75,13 @@ class PrivateCopy:
             raise
 
     def remove(self) -> None:
-        """Removes the copy before its context ends; whoever holds it open may read on."""
+        """Remove the copy before its context ends; whoever holds it open may read on."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def taken(source: ResolvedSource, *, below: Path) -> Iterator[PrivateCopy]:
-    """Copies the files of a source, digests the copies, and removes them at the end.
+    """Copy the files of a source, digest the copies, and remove them at the end.
 
     Args:
         source: the files; of several spans too.
@@ -97,7 +97,7 @@ def taken(source: ResolvedSource, *, below: Path) -> Iterator[PrivateCopy]:
 
 @contextlib.contextmanager
 def _place(below: Path) -> Iterator[Path]:
-    """A folder that is held by a lock, beside which what nobody holds was removed."""
+    """Yield a folder that is held by a lock, beside which what nobody holds was removed."""
     refuse_if_others_may_replace(below)
     try:
         private_folder(below)
@@ -137,7 +137,7 @@ def _copied(source: ResolvedSource, folder: Path) -> PrivateCopy:
 
 
 def _each(source: ResolvedSource, copier: _Copier, head: str = "") -> ResolvedSource:
-    """The source with a copy of each file; of several spans, of each of theirs."""
+    """Return the source with a copy of each file; of several spans, of each of theirs."""
     if not source.parts:
         files = {
             split: tuple(copier.copy(file, f"{split}/{head}{number:05d}") for number, file in enumerate(found))
@@ -159,7 +159,7 @@ class _Copier:
         self._folder, self._size = folder, size
 
     def copy(self, file: Path, place: str) -> Path:
-        """The copy of a file; the end of its name, which says how it is compressed, stays."""
+        """Return the copy of a file; the end of its name, which says how it is compressed, stays."""
         copy = self._folder / f"{place}-{_NOT_PLAIN.sub('_', file.name)[-_LONGEST:]}"
         copy.parent.mkdir(mode=0o700, exist_ok=True)
         try:

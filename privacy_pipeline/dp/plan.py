@@ -122,7 +122,7 @@ class PrivacyPlan:
         adaptive: AdaptiveClipping | None = None,
         users: UserBound | None = None,
     ) -> PrivacyPlan:
-        """A plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
+        """Return a plan that meets a target epsilon with the least noise, or one with a given noise multiplier.
 
         Args:
             delta: delta of the guarantee.
@@ -195,7 +195,7 @@ class PrivacyPlan:
         return self.event_of(self.steps)
 
     def event_of(self, steps: int) -> DpEvent:
-        """The DpEvent of the first `steps` steps. A pass that was begun counts in full."""
+        """Return the DpEvent of the first `steps` steps. A pass that was begun counts in full."""
         from dp_accounting import NoOpDpEvent
 
         _require(0 <= steps <= self.steps, f"the plan has {self.steps} steps, not {steps}")
@@ -257,7 +257,7 @@ class PrivacyPlan:
         return self.event
 
     def truncation_delta(self, epsilon: float) -> float:
-        """What is added to delta where `untruncated_event` stands in for `event`; 0 without truncation.
+        """Return what is added to delta where `untruncated_event` stands in for `event`; 0 without truncation.
 
         Args:
             epsilon: epsilon of the guarantee that it is added to.
@@ -267,7 +267,7 @@ class PrivacyPlan:
         return 0.0
 
     def parameters(self) -> dict[str, Any]:
-        """The plan as JSON values, without the event (which follows from them)."""
+        """Return the plan as JSON values, without the event (which follows from them)."""
         return {
             "unit": self.unit,
             "relation": self.relation.value,
@@ -292,7 +292,7 @@ def _require_relation(relation: Any) -> None:
 
 
 def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) -> float:
-    """The least noise multiplier that meets epsilon; for truncated sampling within 0.5 % of it."""
+    """Return the least noise multiplier that meets epsilon; for truncated sampling within 0.5 % of it."""
     some = with_noise(1.0)
     some._require_bound()
     noise = calibrate_noise_multiplier(

@@ -88,7 +88,7 @@ def _made(kind: Kind, report: Callable[[str], None]) -> Path:
 
 
 def _uv(report: Callable[[str], None]) -> Path:
-    """The program that installs, fetched by its hash into a folder of its own."""
+    """Return the program that installs, fetched by its hash into a folder of its own."""
     folder = place.root() / "uv"
     found = folder / "bin" / "uv"
     wanted = place.lock("uv")
@@ -107,7 +107,7 @@ def _uv(report: Callable[[str], None]) -> Path:
 
 
 def _copy_own(packages: Path) -> None:
-    """Copies this package's installed files, so that both environments run the same code."""
+    """Copy this package's installed files, so that both environments run the same code."""
     own = metadata.distribution(place.PACKAGE)
     here = Path(sysconfig.get_path("purelib")).resolve()
     for one in own.files or ():
@@ -120,14 +120,14 @@ def _copy_own(packages: Path) -> None:
 
 
 def _write_command(python: Path) -> None:
-    """The command of the environment, by which the installed one hands over to it."""
+    """Write the command of the environment, by which the installed one hands over to it."""
     command = python.with_name("privacy-pipeline")
     command.write_text(f"#!{python}\nfrom privacy_pipeline.cli.main import main\n\nmain()\n")
     command.chmod(0o700)
 
 
 def _run(command: Sequence[str | Path]) -> None:
-    """Runs a program whose own progress a terminal shows, and whose error is told elsewhere."""
+    """Run a program whose own progress a terminal shows, and whose error is told elsewhere."""
     # Settings of the user's shell for another project must not change what is installed.
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")}
     shown = None if sys.stderr.isatty() else subprocess.PIPE

@@ -28,7 +28,7 @@ _MARK = {"pipeline": "tfx", "encrypted": "tf_encrypted"}
 
 
 def root() -> Path:
-    """The folder of all environments."""
+    """Return the folder of all environments."""
     stated = os.environ.get(VARIABLE)
     if stated:
         return Path(stated).absolute()
@@ -37,7 +37,7 @@ def root() -> Path:
 
 
 def python(kind: Kind) -> Path | None:
-    """The interpreter of an environment that is whole and of this version; None where there is none."""
+    """Return the interpreter of an environment that is whole and of this version; None where there is none."""
     folder = root() / kind
     try:
         stamp = (folder / _STAMP).read_text()
@@ -47,12 +47,12 @@ def python(kind: Kind) -> Path | None:
 
 
 def stamp_of(kind: Kind) -> Path:
-    """The file that says that an environment is whole."""
+    """Return the file that says that an environment is whole."""
     return root() / kind / _STAMP
 
 
 def lock(name: str) -> str:
-    """A lock: requirements with the hashes of their files.
+    """Return a lock: requirements with the hashes of their files.
 
     Args:
         name: a kind, or `uv`.
@@ -61,7 +61,7 @@ def lock(name: str) -> str:
 
 
 def digest(kind: Kind) -> str:
-    """What an environment of this version is made of: the lock, and the package's own files."""
+    """Return what an environment of this version is made of: the lock, and the package's own files."""
     own = metadata.distribution(PACKAGE)
     return hashlib.sha256("\0".join((lock(kind), own.version, own.read_text("RECORD") or "")).encode()).hexdigest()
 
@@ -72,7 +72,7 @@ def is_checkout() -> bool:
 
 
 def how_to_set_up(kind: Kind) -> str:
-    """The command that makes an environment."""
+    """Return the command that makes an environment."""
     if is_checkout():
         return "make setup" if kind == "pipeline" else "make setup-encrypted"
     return typed("setup", kind)

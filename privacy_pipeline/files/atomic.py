@@ -20,7 +20,7 @@ _PART = ".part"
 
 
 def write_atomically(*, path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path` through a temporary file beside it; makes missing folders.
+    """Write `text` (UTF-8) to `path` through a temporary file beside it; makes missing folders.
 
     This user alone may read it: files come from private data, and whoever publishes one gives it other rights.
 
@@ -35,7 +35,7 @@ def write_atomically(*, path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(*, path: Path, content: bytes) -> None:
-    """Writes `content` to `path` as `write_atomically` does.
+    """Write `content` to `path` as `write_atomically` does.
 
     Args:
         path: the file; replaced as a whole if it exists.
@@ -54,7 +54,7 @@ def write_bytes_atomically(*, path: Path, content: bytes) -> None:
 
 
 def write_whole(*, path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replaces a file as a whole, or makes it.
+    """Replace a file as a whole, or make it.
 
     Args:
         path: the file; its folder is there.
@@ -72,7 +72,7 @@ def write_whole(*, path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def write_new(*, path: Path, content: bytes) -> bool:
-    """Makes a file of mode 0600 with `content`, whole or not at all; one that is there stays as it is.
+    """Make a file of mode 0600 with `content`, whole or not at all; one that is there stays as it is.
 
     Args:
         path: the file; its folder is there.
@@ -93,7 +93,7 @@ def write_new(*, path: Path, content: bytes) -> bool:
 
 
 def sweep(path: Path) -> None:
-    """Removes what killed writers of a file left beside it, or beside files named after it with a key's id.
+    """Remove what killed writers of a file left beside it, or beside files named after it with a key's id.
 
     A writer that lives holds a lock on what it writes, and keeps it.
 
@@ -113,7 +113,7 @@ def sweep(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(path: Path, content: bytes, mode: int) -> Iterator[str]:
-    """A whole file beside `path`, on disk and held by a lock; removed at the end unless it was moved."""
+    """Open a whole file beside `path`, on disk and held by a lock; remove it at the end unless it was moved."""
     sweep(path)
     stream, waiting = _held(path)
     with stream:
@@ -140,7 +140,7 @@ def _held(path: Path) -> tuple[BinaryIO, str]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process is within such a block for the same folder; a lock ends with its process.
+    """Wait until no other process is within such a block for the same folder; a lock ends with its process.
 
     Raises:
         OSError: there is no such folder.

@@ -17,7 +17,7 @@ _PIECE = 1 << 20  # bytes that are read at once
 
 
 def read_bounded(path: Path, *, most: int) -> bytes:
-    """The content of a file, which may be a device that never ends, or a pipe.
+    """Return the content of a file, which may be a device that never ends, or a pipe.
 
     Args:
         path: the file.
@@ -50,7 +50,7 @@ def read_bounded(path: Path, *, most: int) -> bytes:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Opens a file of data for reading; a pipe or device, which may never end or hold a reader for ever, is none.
+    """Open a file of data for reading; a pipe or device, which may never end or hold a reader for ever, is none.
 
     Raises:
         OSError: it cannot be opened.
@@ -68,7 +68,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def json_value(content: bytes | str) -> Any:
-    """The value of JSON text.
+    """Return the value of JSON text.
 
     Raises:
         ValueError: it is none, is no UTF-8, or is nested so deeply that nobody wrote it.

@@ -23,7 +23,7 @@ _READERS: Any = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.for
 
 
 def read_archive(path: Path, *, fix: str) -> dict[str, Array]:
-    """The arrays of what `numpy.savez` wrote, by name.
+    """Return the arrays of what `numpy.savez` wrote, by name.
 
     Args:
         path: the archive.
@@ -49,7 +49,7 @@ def read_archive(path: Path, *, fix: str) -> dict[str, Array]:
 
 
 def open_array(path: Path, *, fix: str) -> Array:
-    """The array of a `.npy` file, memory-mapped and read-only.
+    """Return the array of a `.npy` file, memory-mapped and read-only.
 
     Args:
         path: the file.

@@ -20,7 +20,7 @@ _MOST_LINKS = 40  # as the kernel follows
 
 
 def real(path: Path) -> Path:
-    """The absolute path behind all links. A circle of links raises nothing here; opening the path fails."""
+    """Return the absolute path behind all links. A circle of links raises nothing here; opening the path fails."""
     return Path(os.path.realpath(path))
 
 
@@ -146,7 +146,8 @@ def _refuse_way(path: Path, *, own: bool, group: bool) -> None:
 
 
 def _way(path: Path) -> Iterator[tuple[Path, Path]]:
-    """What the system looks up on its way to a path: each folder, without links, and the entry in it that comes next.
+    """Yield what the system looks up on its way to a path: each folder, without links, and the entry in it that comes
+    next.
 
     It ends where nothing is there yet, or where links have no end.
     """

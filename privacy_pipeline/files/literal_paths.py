@@ -24,7 +24,7 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 def literal(path: Path) -> Path:
-    """An absolute path to the same place that no library takes for a pattern.
+    """Return an absolute path to the same place that no library takes for a pattern.
 
     The path itself, where no part of it has a character of patterns; else one through a link to the last part that has
     one. The same path gives the same link.
@@ -60,7 +60,7 @@ def require_utf8(path: Path) -> None:
 
 
 def as_named(path: Path) -> Path:
-    """The path that `literal` was given, for a path that it gave; another path as it is."""
+    """Return the path that `literal` was given, for a path that it gave; another path as it is."""
     for folder in _folders():
         if path.is_relative_to(folder) and path != folder:
             name, *rest = path.relative_to(folder).parts
@@ -98,7 +98,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _point(link: Path, target: Path) -> None:
-    """Makes the link in a single step: another process may be making the same."""
+    """Make the link in a single step: another process may be making the same."""
     with contextlib.suppress(OSError):
         if link.readlink() == target:
             return

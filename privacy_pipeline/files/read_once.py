@@ -19,7 +19,7 @@ _held: dict[Hashable, Any] | None = None
 
 @contextlib.contextmanager
 def reading_once() -> Iterator[None]:
-    """Holds what is read within it; one inside of another holds nothing of its own."""
+    """Hold what is read within it; one inside of another holds nothing of its own."""
     global _held
     if _held is not None:
         yield
@@ -32,7 +32,7 @@ def reading_once() -> Iterator[None]:
 
 
 def once(key: Hashable, read: Callable[[], Found]) -> Found:
-    """What was read first under a key; read again where nothing is held. Whoever gets it must not change it.
+    """Return what was read first under a key; read again where nothing is held. Whoever gets it must not change it.
 
     Args:
         key: names all that the result depends on beside the files.
@@ -52,6 +52,6 @@ def held() -> bytes:
 
 
 def hold(content: bytes) -> None:
-    """Takes over, to the end of this process, what `held` gave."""
+    """Take over, to the end of this process, what `held` gave."""
     global _held
     _held = pickle.loads(content)

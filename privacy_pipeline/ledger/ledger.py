@@ -79,7 +79,7 @@ class Ledger:
 
     @classmethod
     def open(cls, url: str, *, create: bool = False, existing_key: bool = False) -> Ledger:
-        """Opens a ledger.
+        """Open a ledger.
 
         Args:
             url: SQLAlchemy URL.
@@ -123,7 +123,7 @@ class Ledger:
         rows: Mapping[str, Array] | None = None,
         disjoint: bool = False,
     ) -> None:
-        """Registers a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
+        """Register a dataset span; the first span of a dataset opens its budget. The same facts again change nothing.
 
         Args:
             registration: the facts; splits are fixed from here on.
@@ -156,7 +156,7 @@ class Ledger:
                 apply_policy(journal, policy)
 
     def set_cap(self, dataset: str, *, epsilon: float, delta: float) -> None:
-        """Changes the cap of a dataset's budget. What is spent stays spent.
+        """Change the cap of a dataset's budget. What is spent stays spent.
 
         A cap may change after results were seen, and costs no delta (`renyi_filter`). It is counted in
         `BudgetStatus.cap_changes`.
@@ -181,7 +181,7 @@ class Ledger:
                     change_cap(journal, budget, epsilon=epsilon, delta=delta)
 
     def apply_policy(self, policy: Policy) -> None:
-        """Gives a dataset's budget a policy; a change of it counts as a change of the cap (see `set_cap`).
+        """Give a dataset's budget a policy; a change of it counts as a change of the cap (see `set_cap`).
 
         Raises:
             BadInputError: the dataset is not registered, or with another unit; or as for `set_cap`.
@@ -191,7 +191,7 @@ class Ledger:
             apply_policy(journal, policy)
 
     def registration(self, name: str, span: Span) -> Registration | None:
-        """What is registered for a span of a dataset, or None; for several spans, what they are together.
+        """Return what is registered for a span of a dataset, or None; for several spans, what they are together.
 
         Its digest is covered, as it may leave.
 
@@ -206,11 +206,11 @@ class Ledger:
         return None if union is None else self._shown(union.whole)
 
     def _shown(self, registration: Registration) -> Registration:
-        """A registration as it may leave."""
+        """Return a registration as it may leave."""
         return replace(registration, digest=covering(self._engine.url)(registration.digest))
 
     def _plain(self, digest: str, union: unions.Union | None = None) -> str:
-        """The registered digest that a covered one stands for; what stands for none is returned as it is."""
+        """Return the registered digest that a covered one stands for; what stands for none is returned as it is."""
         if not is_covered(digest):
             return digest
         secret = self.digest_secret()
@@ -306,7 +306,7 @@ class Ledger:
             _require(connection, dataset)
 
     def expire_reserved(self, run_id: str) -> int:
-        """Gives back what a dead run reserved and never started; it counts until then.
+        """Give back what a dead run reserved and never started; it counts until then.
 
         Args:
             run_id: the run. Should it be alive after all, it can no longer start.
@@ -338,7 +338,7 @@ class Ledger:
         return [replace(one, older=one.dataset in older, unbound=one.dataset in unbound) for one in found]
 
     def shares(self, dataset: str | None = None) -> list[ShareStatus]:
-        """What the shares of each budget's policy come to."""
+        """Return what the shares of each budget's policy come to."""
         table = schema.budgets
         query = sa.select(table).order_by(table.c.dataset, table.c.id)
         if dataset is not None:
@@ -366,7 +366,7 @@ class Ledger:
             return newest(connection, dataset=dataset, limit=limit)
 
     def records(self, *, dataset: str | None = None, limit: int | None = 50) -> list[JournalRecord]:
-        """Records of the journal, of every kind, the newest first.
+        """Return records of the journal, of every kind, the newest first.
 
         Args:
             dataset: only of this dataset, and those about the ledger as a whole, such as a change of its key.
@@ -386,7 +386,7 @@ class Ledger:
             return records.unsalted(connection)
 
     def zero(self, *, dataset: str, run_id: str, node: str, paid_by: int | None) -> None:
-        """Records that a node was served from cache, and spent nothing.
+        """Record that a node was served from cache, and spent nothing.
 
         Args:
             dataset: registered name.
@@ -402,7 +402,7 @@ class Ledger:
             journal.append(ZERO, {"dataset": dataset, "run_id": run_id, "node": node, "paid_by": known})
 
     def require_allowed(self, use: Use) -> list[str]:
-        """Holds a use of data against the policies of what it reads; see `unprotected.require_allowed`."""
+        """Check a use of data against the policies of what it reads; see `unprotected.require_allowed`."""
         use = replace(use, data_digest=self._plain(use.data_digest))
         with schema.transaction(self._engine, write=False) as connection:
             return require_allowed(connection, use)
@@ -433,7 +433,7 @@ class Ledger:
             return record(journal, use, run_id=run_id)
 
     def unprotected_runs(self, dataset: str) -> list[UnprotectedRun]:
-        """The runs without a guarantee on a dataset, the oldest first; each once."""
+        """Return the runs without a guarantee on a dataset, the oldest first; each once."""
         with schema.transaction(self._engine, write=False) as connection:
             return unprotected_runs(connection, dataset)
 
@@ -446,7 +446,7 @@ class Ledger:
             return settled - set(connection.scalars(open_ones))
 
     def composition(self, entry_id: int) -> Composition:
-        """An entry among the counted ones that were reserved before it, by RDP at the cap's delta.
+        """Return an entry among the counted ones that were reserved before it, by RDP at the cap's delta.
 
         Once the entry is committed, with the receipt of the commit.
 
@@ -467,7 +467,7 @@ class Ledger:
         purpose: str = TRAINING,
         before: Sequence[tuple[str, ChargedPlan]] = (),
     ) -> Forecast:
-        """What a plan would do to the budget, by the same rule as a reservation; nothing is written.
+        """Return what a plan would do to the budget, by the same rule as a reservation; nothing is written.
 
         Args:
             plan: the plan.
@@ -511,7 +511,7 @@ class Ledger:
         return schema.name(self._engine.url)
 
     def require_same_units(self, registration: Registration, keys: Mapping[str, Iterable[str]]) -> None:
-        """Holds the units of a run's splits against the registered ones, by content.
+        """Check the units of a run's splits against the registered ones, by content.
 
         Args:
             registration: of one span.
@@ -539,7 +539,7 @@ class Ledger:
                 )
 
     def digest_secret(self, *, first: bytes | None = None) -> bytes:
-        """The secret that covers digests of the ledger's data (`digest_secret`); made with its first use.
+        """Return the secret that covers digests of the ledger's data (`digest_secret`); made with its first use.
 
         Args:
             first: what it is to be where there is none yet; a new one by default.
@@ -576,7 +576,7 @@ class Ledger:
             raise schema.LedgerError(told, fix=NEWEST_FIX)
 
     def rotate_key(self, *, lost: bool = False) -> tuple[str, str]:
-        """Gives the ledger a new key; see `write_transactions.rotate`."""
+        """Give the ledger a new key; see `write_transactions.rotate`."""
         return rotate(self._engine, lost=lost)
 
 

@@ -24,7 +24,7 @@ _UNSIGNED = ("1", "2")  # formats that had neither key nor journal
 
 
 def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: bool = False) -> sa.Engine:
-    """Connects to a ledger, and with `create` makes one, with its key, where there is none.
+    """Connect to a ledger, and with `create` makes one, with its key, where there is none.
 
     A ledger of format 1 or 2 is brought to this one, in one transaction; its key is made then. Where there is a key
     already, the database is not the one that the key signed: neither is a new ledger made nor an old one imported.
@@ -63,7 +63,7 @@ def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: b
 
 
 def _missing(url: sa.URL) -> PipelineError:
-    """What to say where there is no ledger; one that is gone is no reason to begin with nothing spent."""
+    """Return what to say where there is no ledger; one that is gone is no reason to begin with nothing spent."""
     if found := keys.traces(url):
         return _gone(url, found[0])
     return BadInputError(f"there is no ledger at {schema.name(url)}", fix=REGISTER_FIX)
@@ -105,7 +105,7 @@ def _import(engine: sa.Engine, *, accept: bool) -> str | None:
 
 @contextmanager
 def _first_key(path: Path) -> Iterator[list[SigningKey]]:
-    """Collects the key that a transaction makes: it is put in its place once the ledger knows it, else removed."""
+    """Collect the key that a transaction makes: it is put in its place once the ledger knows it, else removed."""
     made: list[SigningKey] = []
     before = keys.waiting(path)
     try:
@@ -145,7 +145,7 @@ def _create(engine: sa.Engine, file: Path | None, *, existing_key: bool) -> None
 
 
 def use_write_ahead_log(engine: sa.Engine) -> None:
-    """Sets the file's journal mode once; it stays. Outside a transaction, as SQLite demands.
+    """Set the file's journal mode once; it stays. Outside a transaction, as SQLite demands.
 
     SQLite does not wait for the lock that this takes, so processes that create a ledger at once try again.
     """

@@ -61,7 +61,7 @@ def places(*, data: Path | Sequence[Path], workspace: Path | None) -> list[Path]
 
 
 def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
-    """The pins that lie in folders, by their files.
+    """Return the pins that lie in folders, by their files.
 
     Raises:
         BadInputError: one cannot be read, or is damaged.
@@ -83,7 +83,7 @@ def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
 def open_pinned(
     url: str, *, data: Path | Sequence[Path], workspace: Path | None, accept: Sequence[str] = ()
 ) -> Ledger | None:
-    """The ledger at a URL, held against the pins of a workspace and of the data.
+    """Return the ledger at a URL, held against the pins of a workspace and of the data.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -157,7 +157,7 @@ def require_none(folders: Sequence[Path], *, url: str) -> None:
 
 
 def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ()) -> list[Path]:
-    """Writes the ledger's newest record into pins; makes them where there are none.
+    """Write the ledger's newest record into pins; makes them where there are none.
 
     Args:
         ledger: the ledger, which was held against the pins that there are.
@@ -180,7 +180,7 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
 
 
 def start(grant: Grant, ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
-    """Starts a grant, and notes that in the pins that there are before any data is read.
+    """Start a grant, and note that in the pins that there are before any data is read.
 
     So a ledger that is put back to before the charge is found even where the run was killed. What cannot be written was
     told of at the registration.
@@ -204,7 +204,7 @@ def note_again(ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) 
 
 
 def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], None]) -> None:
-    """Writes the pins of data that was just registered, and tells of folders that cannot hold one.
+    """Write the pins of data that was just registered, and tell of folders that cannot hold one.
 
     Args:
         ledger: the ledger, which was compared with the pins that there are.
@@ -218,7 +218,7 @@ def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], 
 
 
 def not_left(folder: Path) -> str:
-    """What a person should know of a folder that cannot hold a pin."""
+    """Return what a person should know of a folder that cannot hold a pin."""
     return f"{folder} cannot be written: nothing there says which ledger this data is registered with"
 
 

@@ -28,7 +28,7 @@ _LAST = sa.select(schema.journal.c.seq, schema.journal.c.hash).order_by(schema.j
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[Writer]:
-    """A write transaction with the journal to append to.
+    """Open a write transaction with the journal to append to.
 
     Raises:
         LedgerError: the ledger cannot be written, its key is missing or another one, the journal's end is not where
@@ -79,7 +79,8 @@ def _require_here(connection: sa.Connection) -> None:
 
 
 def checked_head(connection: sa.Connection, *, since: str | None) -> Head:
-    """The head; it is signed by the key that the ledger names, is the journal's last record, and fits the tables.
+    """Return the head; it is signed by the key that the ledger names, is the journal's last record, and fits the
+    tables.
 
     A ledger of an older format is verified as a whole and brought to this one; `migrate.settle` has to follow.
 
@@ -110,7 +111,7 @@ def checked_head(connection: sa.Connection, *, since: str | None) -> Head:
 
 
 def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
-    """Gives the ledger a new key; the file of the old one is replaced.
+    """Give the ledger a new key; the file of the old one is replaced.
 
     Args:
         engine: the ledger's engine.

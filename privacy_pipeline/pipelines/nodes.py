@@ -47,7 +47,7 @@ def trains(config: PipelineConfig, *, from_nodes: Sequence[str], to_nodes: Seque
 
 
 def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
-    """The nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
+    """Return the nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
     kept = list(NODES)
     if config.preprocessing.dp is not None:
         kept.insert(kept.index(TRANSFORM), DP_STATISTICS)

@@ -53,7 +53,7 @@ def mount(source: bytes, target: Path, kind: bytes | None, flags: int, options: 
 
 
 def call(name: str, *arguments: bytes | int | None) -> None:
-    """A function of the C library that answers 0.
+    """Call a function of the C library that answers 0.
 
     Raises:
         PipelineError: it answers anything else.

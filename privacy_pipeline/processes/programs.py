@@ -20,7 +20,8 @@ _BEAM_WORKER = "apache_beam.runners.worker.sdk_worker_main"
 
 
 def arguments_of(module: str) -> list[str]:
-    """What to type behind an interpreter, this one or another, to run a module as a program; its arguments follow.
+    """Return what to type behind an interpreter, this one or another, to run a module as a program; its arguments
+    follow.
 
     Args:
         module: dotted name.
@@ -29,7 +30,7 @@ def arguments_of(module: str) -> list[str]:
 
 
 def command_of(module: str) -> list[str]:
-    """The command that runs a module as a program; its arguments follow.
+    """Return the command that runs a module as a program; its arguments follow.
 
     Args:
         module: dotted name.
@@ -38,7 +39,7 @@ def command_of(module: str) -> list[str]:
 
 
 def command_calling(module: str, function: str) -> list[str]:
-    """The command that calls a function of a module; its arguments follow.
+    """Return the command that calls a function of a module; its arguments follow.
 
     Args:
         module: dotted name.
@@ -48,7 +49,8 @@ def command_calling(module: str, function: str) -> list[str]:
 
 
 def ending_with_us(command: Sequence[str]) -> list[str]:
-    """The command for a program that is killed when this process ends, however it ends; to be started by this process.
+    """Return the command for a program that is killed when this process ends, however it ends; to be started by this
+    process.
 
     Args:
         command: of the program, which does not ask for that itself.

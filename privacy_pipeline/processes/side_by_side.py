@@ -25,7 +25,7 @@ def processors() -> int:
 def side_by_side(
     function: Callable[[Given], Found], *, processes: int
 ) -> Iterator[Callable[[Sequence[Given]], list[Found]]]:
-    """A function of one piece as one of several, in their order.
+    """Run a function of one piece as one of several, in their order.
 
     Args:
         function: of one piece; it need not be picklable, its pieces and results have to be.

@@ -29,20 +29,20 @@ class AddSums(beam.CombineFn):
         return {}
 
     def add_input(self, accumulator: Sums, element: Mapping[Cell, int]) -> Sums:
-        """Adds one contribution."""
+        """Add one contribution."""
         for cell, value in element.items():
             accumulator[cell] = accumulator.get(cell, 0) + value
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Sums]) -> Sums:
-        """Adds partial sums."""
+        """Add partial sums."""
         total: Sums = {}
         for part in accumulators:
             self.add_input(total, part)
         return total
 
     def extract_output(self, accumulator: Sums) -> Sums:
-        """The sums."""
+        """Return the sums."""
         return accumulator
 
 
@@ -80,6 +80,6 @@ class ExactSums(beam.PTransform):
 
 
 def hashed(row: Row, *, key: bytes) -> tuple[str, str]:
-    """A row's place in its unit's order, and the row as text: equal rows are interchangeable."""
+    """Return a row's place in its unit's order, and the row as text: equal rows are interchangeable."""
     text = json.dumps(dict(row), sort_keys=True)
     return hmac.new(key, text.encode(), "sha256").hexdigest(), text

@@ -59,7 +59,7 @@ def count(noisy: float, *, scale: float, confidence: float = CONFIDENCE) -> Inte
 def ratio(
     hits: Sequence[float], misses: Sequence[float], *, scale: float, bound: int = 1, confidence: float = CONFIDENCE
 ) -> Interval:
-    """A proportion p, of the population that the rows are a sample of, from noisy counts of hits and misses.
+    """Return a proportion p, of the population that the rows are a sample of, from noisy counts of hits and misses.
 
     `confidence.limits` has the method and its proof: exact tails, so that small and rare classes are covered. It holds
     for the proportion among these very rows too, about which the noise alone is uncertain.
@@ -158,7 +158,7 @@ def total(noisy: Noisy, *, confidence: float = CONFIDENCE) -> Interval:
 
 
 def quantile(noisy: Noisy, share: float) -> float:
-    """An estimate of a quantile of the rows: `quantile_interval` says how far it may be from it.
+    """Return an estimate of a quantile of the rows: `quantile_interval` says how far it may be from it.
 
     The noisy number of rows below an edge, less `share` of all, rises through 0 at the quantile. It is summed from the
     first edge on, and least there. No cell is cut at 0 before it is added: else each empty one would add to the sum.
@@ -183,7 +183,7 @@ def quantile(noisy: Noisy, share: float) -> float:
 
 
 def quantile_interval(noisy: Noisy, share: float, *, confidence: float = CONFIDENCE) -> Interval:
-    """The edges between which a quantile of these very rows lies: noise is the only error.
+    """Return the edges between which a quantile of these very rows lies: noise is the only error.
 
     An edge is above the quantile if more than `share` of the rows lie below it, and is named as such where the noisy
     numbers show it at once for all edges (Bonferroni). The quantile is the least number that at least `share` of the
@@ -224,7 +224,7 @@ def _above_quantile(noisy: Noisy, share: float) -> tuple[Histogram, NDArray[np.f
 
 
 def value_range(noisy: Noisy, *, confidence: float = 1 - 1e-3) -> tuple[float, float] | None:
-    """The range from the first interval that surely holds any value to the last.
+    """Return the range from the first interval that surely holds any value to the last.
 
     An interval counts if its noisy count is one that no empty interval has, `least`. So an end of the range has values
     beside it. Values outside are few in each interval, below 2 `least`, and may be many in all of them together.
@@ -251,7 +251,7 @@ def value_range(noisy: Noisy, *, confidence: float = 1 - 1e-3) -> tuple[float, f
 
 
 def vocabulary(noisy: Noisy, *, most: int) -> tuple[str, ...]:
-    """The most frequent values, by noisy count, ties in alphabetical order.
+    """Return the most frequent values, by noisy count, ties in alphabetical order.
 
     Args:
         noisy: answer to a `Vocabulary` query.

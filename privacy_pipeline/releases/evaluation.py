@@ -132,7 +132,7 @@ def evaluation_release(
 def counted_row(
     *, label: int, probability: float, decision_threshold: float, slices: Mapping[str, Value]
 ) -> dict[str, Value]:
-    """A row as the release counts it.
+    """Return a row as the release counts it.
 
     Args:
         label: 1, 0, or anything else for none; a row without label is counted nowhere.

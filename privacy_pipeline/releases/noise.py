@@ -15,12 +15,12 @@ _LARGEST = 2**62  # sums are clamped here, which moves no two of them further ap
 
 
 def rho_of(*, sensitivity_squared: int, scale: float) -> Fraction:
-    """The zCDP parameter of the Gaussian mechanism, exactly: squared sensitivity over twice the variance."""
+    """Return the zCDP parameter of the Gaussian mechanism, exactly: squared sensitivity over twice the variance."""
     return Fraction(sensitivity_squared) / (2 * Fraction(scale) ** 2)
 
 
 def scale_for(*, sensitivity_squared: int, rho: float) -> float:
-    """The least standard deviation, as a float, whose zCDP parameter is not above rho."""
+    """Return the least standard deviation, as a float, whose zCDP parameter is not above rho."""
     scale = math.sqrt(sensitivity_squared / (2 * rho))
     while rho_of(sensitivity_squared=sensitivity_squared, scale=scale) > Fraction(rho):
         scale = math.nextafter(scale, math.inf)
@@ -28,13 +28,13 @@ def scale_for(*, sensitivity_squared: int, rho: float) -> float:
 
 
 def rounded_up(number: Fraction) -> float:
-    """The least float that is not below a fraction."""
+    """Return the least float that is not below a fraction."""
     near = float(number)
     return near if Fraction(near) >= number else math.nextafter(near, math.inf)
 
 
 def noised(sums: Sequence[int], *, scale: float, sensitivity_squared: int) -> tuple[list[int], float]:
-    """Adds independent discrete Gaussian noise to each of some exact sums.
+    """Add independent discrete Gaussian noise to each of some exact sums.
 
     Args:
         sums: what to release.
@@ -85,7 +85,7 @@ def chance_above(threshold: int, *, scale: float) -> float:
 
 
 def threshold_for(*, distance: float, bound: int, scale: float) -> int:
-    """The least count from which on a value may be released.
+    """Return the least count from which on a value may be released.
 
     A unit brings in at most `bound` values that no other unit has, each with a count of 1. If none of them reaches the
     threshold, the release is that of the values which others have too, which is covered by the noise. So the release

@@ -40,7 +40,7 @@ class Query(ABC):
 
     @abstractmethod
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
-        """What one unit adds to each cell.
+        """Return what one unit adds to each cell.
 
         Args:
             rows: its rows, at most as many as the contribution bound.
@@ -61,7 +61,7 @@ def cell_name(values: Sequence[str]) -> str:
 
 
 def text_of(value: Value) -> str | None:
-    """A value as the public domain spells it: 3 and 3.0 are both "3". None where it is missing."""
+    """Return a value as the public domain spells it: 3 and 3.0 are both "3". None where it is missing."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -70,7 +70,7 @@ def text_of(value: Value) -> str | None:
 
 
 def number_of(value: Value) -> float | None:
-    """A value as a number; None where it is missing or none."""
+    """Return a value as a number; None where it is missing or none."""
     if isinstance(value, str) or value is None:
         return None
     try:
@@ -200,7 +200,7 @@ class Moments(Query):
         return ("sum", "count")
 
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
-        """Sums over the unit's rows, in units of fixed point."""
+        """Return sums over the unit's rows, in units of fixed point."""
         numbers = [number for number in (number_of(row.get(self.column)) for row in rows) if number is not None]
         return {"sum": sum(map(self._fixed, numbers)), "count": UNIT_OF_FIXED_POINT * len(numbers)} if numbers else {}
 
@@ -242,7 +242,7 @@ class Vocabulary(Query):
         return {value: 1 for value in values if value is not None}
 
     def sensitivity_squared(self, bound: int) -> int:
-        """A different value in each row."""
+        """Return a different value in each row."""
         return bound
 
     def describe(self) -> dict[str, object]:

@@ -52,7 +52,7 @@ class Release:
     plan: ReleasePlan
 
     def contribution(self, rows: Sequence[Row]) -> dict[Cell, int]:
-        """What one privacy unit adds to the exact sums.
+        """Return what one privacy unit adds to the exact sums.
 
         Args:
             rows: the unit's rows.
@@ -69,7 +69,7 @@ class Release:
         }
 
     def noised(self, sums: Mapping[Cell, int]) -> dict[str, Noisy]:
-        """Adds the noise. Each call is a new release, and costs the plan's event again.
+        """Add the noise. Each call is a new release, and costs the plan's event again.
 
         Args:
             sums: exact sums of all contributions; not private.

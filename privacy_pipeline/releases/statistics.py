@@ -53,7 +53,7 @@ class DpStatistics(BaseModel):
 def statistics_release(
     columns: Sequence[Column], *, registration: Registration, epsilon: float, delta: float
 ) -> Release | None:
-    """What has to be asked so that every column has a range or a domain; None where all have one.
+    """Return what has to be asked so that every column has a range or a domain; None where all have one.
 
     Args:
         columns: the model's columns; those without range or domain are asked for, and share the budget evenly.
@@ -124,7 +124,7 @@ def statistics_of(release: Release, answers: Mapping[str, Noisy], *, budget: str
 
 
 def filled(columns: Sequence[Column], statistics: DpStatistics) -> tuple[Column, ...]:
-    """The columns with the released ranges and vocabularies; what is public stays as it is.
+    """Return the columns with the released ranges and vocabularies; what is public stays as it is.
 
     Args:
         columns: the model's columns.
@@ -137,7 +137,7 @@ def filled(columns: Sequence[Column], statistics: DpStatistics) -> tuple[Column,
 
 
 def filled_plan(plan: FeaturePlan, statistics: DpStatistics) -> FeaturePlan:
-    """The feature plan with the released ranges and vocabularies.
+    """Return the feature plan with the released ranges and vocabularies.
 
     Args:
         plan: the plan of the public schema.

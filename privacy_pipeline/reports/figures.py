@@ -109,7 +109,7 @@ class Quote(ReportPart):
 
 
 def day(stamp: str, source: Source) -> Quote:
-    """A time as a report tells it: the day alone, since hours would tell how long the data took to be read.
+    """Return a time as a report tells it: the day alone, since hours would tell how long the data took to be read.
 
     Args:
         stamp: ISO 8601.
@@ -152,7 +152,7 @@ class Statement(ReportPart):
 
 
 def pieces(part: Part) -> list[str | Quote | Figure]:
-    """A part as plain words, quotes and figures, in reading order."""
+    """Return a part as plain words, quotes and figures, in reading order."""
     if not isinstance(part, Loss):
         return [part]
     if part.epsilon is None:

@@ -214,7 +214,7 @@ _DAYS = frozenset({"created", "reserved_at"})  # of these the day alone
 
 
 def public_summary(summary: RunSummary, *, cover: Cover) -> dict[str, Any]:
-    """What may leave of a run: its record, the gate's verdict and the noisy evaluation, as JSON values.
+    """Return what may leave of a run: its record, the gate's verdict and the noisy evaluation, as JSON values.
 
     The record in it can be read as a `PrivacyRecord`, and `budget verify --receipt` finds its receipts.
 
@@ -226,13 +226,13 @@ def public_summary(summary: RunSummary, *, cover: Cover) -> dict[str, Any]:
 
 
 def public_entry(row: Mapping[str, Any], *, cover: Cover) -> dict[str, Any]:
-    """What may leave of a ledger entry, as `export.exported` gives it."""
+    """Return what may leave of a ledger entry, as `export.exported` gives it."""
     told = {name: value for name, value in row.items() if name in ENTRY}
     return {**told, "reserved_at": _day(told["reserved_at"]), "data_digest": cover(told["data_digest"])}
 
 
 def without_exact_metrics(summary: RunSummary) -> RunSummary:
-    """A run as a published report tells it: metrics are noisy, or left out."""
+    """Return a run as a published report tells it: metrics are noisy, or left out."""
     if summary.dp_evaluation is not None:
         return summary
     none = SliceMetrics(name="overall", examples=None, metrics=dict.fromkeys(METRICS))
@@ -240,7 +240,7 @@ def without_exact_metrics(summary: RunSummary) -> RunSummary:
 
 
 def without_names(ledger: LedgerState) -> LedgerState:
-    """The ledger's part of a published report: who asked is for the ledger's readers."""
+    """Return the ledger's part of a published report: who asked is for the ledger's readers."""
 
     def nameless(found: Sequence[_Named]) -> list[_Named]:
         return [replace(one, principal=None if one.principal is None else SOMEBODY) for one in found]
@@ -249,7 +249,9 @@ def without_names(ledger: LedgerState) -> LedgerState:
 
 
 def without_times(text: str) -> str:
-    """A text in which ids of runs of version 0.1.0 have their day alone; they had the time of day to the second."""
+    """Return a text in which ids of runs of version 0.1.0 have their day alone; they had the time of day to the
+    second.
+    """
     return _TIMED_RUN.sub(r"\1-\2", text)
 
 

@@ -32,7 +32,7 @@ DEMANDED = (
 
 
 def to_registry(report: DatasetReport) -> str:
-    """The record as YAML, in the state "Draft".
+    """Return the record as YAML, in the state "Draft".
 
     Raises:
         BadInputError: facts that the registry demands are not given, or the budget has no finite epsilon.

@@ -6,7 +6,9 @@ import unicodedata
 
 
 def plain_text(text: str) -> str:
-    """A text without what cannot be seen in it: composition, width, case, blanks around it, and format characters."""
+    """Return a text without what cannot be seen in it: composition, width, case, blanks around it, and format
+    characters.
+    """
     if not text.isascii():
         normal = unicodedata.normalize("NFKC", text)
         text = "".join(letter for letter in normal if unicodedata.category(letter) != "Cf")
@@ -14,7 +16,7 @@ def plain_text(text: str) -> str:
 
 
 def plain_key(key: str) -> str:
-    """A unit's key as keys are compared: "07" and "7", or "Ann" and " ann", are the same."""
+    """Return a unit's key as keys are compared: "07" and "7", or "Ann" and " ann", are the same."""
     for text in (key, plain := plain_text(key)):  # a number may have letters that cannot be seen
         try:
             return str(int(text))

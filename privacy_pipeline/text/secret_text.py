@@ -74,7 +74,7 @@ def is_name(key: str) -> bool:
 
 
 def _decoded(text: str, *, by: Callable[[str], str] = unquote_plus) -> str:
-    """A text without percent-encoding, also where it was encoded several times over."""
+    """Return a text without percent-encoding, also where it was encoded several times over."""
     if "%" not in text:
         return by(text)
     for _ in range(8):
@@ -85,7 +85,7 @@ def _decoded(text: str, *, by: Callable[[str], str] = unquote_plus) -> str:
 
 
 def without_passwords(variables: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that a process gets which connects to no database."""
+    """Return the environment variables that a process gets which connects to no database."""
     return {name: value for name, value in variables.items() if name not in _variables}
 
 
@@ -95,7 +95,7 @@ def note_variable(name: str) -> None:
 
 
 def masked(text: str) -> str:
-    """The text with each password in it covered: what looks like one, and what environment variables hold."""
+    """Return the text with each password in it covered: what looks like one, and what environment variables hold."""
     for name in sorted(_variables):
         value = os.environ.get(name, "")
         if len(value) >= _SHORTEST:
@@ -105,7 +105,9 @@ def masked(text: str) -> str:
 
 
 def masked_by_look(text: str) -> str:
-    """The same for results, which stay JSON, and in which the value of a variable may be any other word or number."""
+    """Return the same for results, which stay JSON, and in which the value of a variable may be any other word or
+    number.
+    """
     if "=" in text or ":" in text or "PRIVATE KEY" in text:
         text = _covered(text)
     if "%" in text:
@@ -130,7 +132,7 @@ def _covered(text: str) -> str:
 
 
 def _covered_url(word: str) -> str:
-    """A word in which all from a user's name to the last `@` is covered, which stands before the host."""
+    """Return a word in which all from a user's name to the last `@` is covered, which stands before the host."""
     named = _USER_OF_DATABASE.search(word)
     if named is not None:
         ends = word[: (word.find("?", named.end()) + 1 or len(word) + 1) - 1].rfind("@")
@@ -158,7 +160,7 @@ def _has_authority(text: str) -> bool:
 
 
 def masked_override(text: str) -> str:
-    """The same for an override, which may hold YAML: `metadata={password: x}`."""
+    """Return the same for an override, which may hold YAML: `metadata={password: x}`."""
     return _WRITTEN.sub(rf"\1{MASK}", masked(text))
 
 
@@ -173,7 +175,7 @@ class Log:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes; gives the length of what was asked for."""
+        """Write; gives the length of what was asked for."""
         self._stream.write(visible(masked(text), lines=True))
         return len(text)
 

@@ -24,7 +24,7 @@ _FORMULA = re.compile(r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """The text with each character that cannot be seen spelled out.
+    """Return the text with each character that cannot be seen spelled out.
 
     Args:
         text: any text.
@@ -38,12 +38,14 @@ def _spelled(found: re.Match[str]) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """A cell of a table in Markdown: no HTML, link, image, code, end of cell, or address that becomes a link."""
+    """Return a cell of a table in Markdown: no HTML, link, image, code, end of cell, or address that becomes a link."""
     return _MARKDOWN.sub(lambda found: f"\\{found[0]}", visible(" ".join(text.split())))
 
 
 def in_csv(value: Any) -> Any:
-    """A cell of a CSV file: a text that a spreadsheet would take for a formula gets `'` before it; numbers stay."""
+    """Return a cell of a CSV file: a text that a spreadsheet would take for a formula gets `'` before it;
+    numbers stay.
+    """
     if not isinstance(value, str):
         return value
     return ("'" if _FORMULA.match(value) else "") + visible(value)
@@ -55,7 +57,7 @@ def in_html(text: str) -> str:
 
 
 def in_json(document: str) -> str:
-    r"""A JSON document with such characters inside of its texts as `\uXXXX`, which means the same."""
+    r"""Return a JSON document with such characters inside of its texts as `\uXXXX`, which means the same."""
     return _IN_LINES.sub(lambda found: _utf16(found[0]), document)
 
 
@@ -65,7 +67,7 @@ def _utf16(character: str) -> str:
 
 
 def throughout(value: Any) -> Any:
-    """A value of lists and mappings with each text in it made visible."""
+    """Return a value of lists and mappings with each text in it made visible."""
     if isinstance(value, str):
         return visible(value, lines=True) if type(value) is str else value
     if isinstance(value, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def typed(*words: str | Path, program: str = "privacy-pipeline") -> str:
-    """A command as a POSIX shell takes it: one word a word, whatever is in it.
+    """Return a command as a POSIX shell takes it: one word a word, whatever is in it.
 
     Args:
         words: subcommand, options and paths; a path that begins with a dash gets `./`, so that it is no option.

@@ -72,7 +72,7 @@ class ChargedExperiment:
         return self.plan.event
 
     def parameters(self) -> dict[str, Any]:
-        """The plan as JSON values, with the unit's name."""
+        """Return the plan as JSON values, with the unit's name."""
         return {
             "backend": BACKEND,
             "unit": self.unit,
@@ -87,7 +87,7 @@ class ChargedExperiment:
         return parameters_digest(self.parameters())
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
-        """What the record says of a run that made all rounds."""
+        """Return what the record says of a run that made all rounds."""
         plan, name = self.plan, config.data.dataset.name
         return Statement(
             unit_in_words=f"one client: all rows of {name} that share one value of `{self.unit}`",
@@ -117,7 +117,7 @@ class ChargedExperiment:
 
 
 def charged(config: ExperimentConfig, *, units: int) -> ChargedExperiment:
-    """The plan of a run, before any data is read.
+    """Return the plan of a run, before any data is read.
 
     Args:
         config: settings with a privacy block.
@@ -179,7 +179,7 @@ REGISTER_FIX = "privacy-pipeline federated register EXPERIMENT.yaml --epsilon CA
 
 
 def registered(config: ExperimentConfig, ledger: Ledger, *, span: Span) -> Registration:
-    """What the ledger knows of the experiment's dataset.
+    """Return what the ledger knows of the experiment's dataset.
 
     Raises:
         BudgetRefusedError: it is not registered.
@@ -227,7 +227,7 @@ def _assumptions(charge: ChargedExperiment) -> list[Assumption]:
 
 
 def uncovered(config: ExperimentConfig) -> list[DataAccess]:
-    """What no guarantee of an experiment covers."""
+    """Return what no guarantee of an experiment covers."""
     return [
         DataAccess(
             what="training losses, cohort sizes and example counts",

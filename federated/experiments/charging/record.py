@@ -60,7 +60,7 @@ class RoundsPlan(Protocol):
         """The DpEvent of all rounds."""
 
     def event_of(self, rounds: int) -> DpEvent:
-        """The DpEvent of the first rounds."""
+        """Return the DpEvent of the first rounds."""
 
     def guarantee(self) -> Guarantee:
         """Epsilon by both accountants."""
@@ -74,11 +74,11 @@ class Charge(ChargedPlan, Protocol):
         """The mechanism."""
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
-        """What the record says of a run that made all rounds, and of what it counted on the way."""
+        """Return what the record says of a run that made all rounds, and of what it counted on the way."""
 
 
 def executed(plan: RoundsPlan, summed: Sequence[int]) -> DpEvent:
-    """The event of what the mechanism gave out, whatever was planned.
+    """Return the event of what the mechanism gave out, whatever was planned.
 
     Args:
         plan: the plan.

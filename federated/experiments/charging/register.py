@@ -26,7 +26,7 @@ from privacy_pipeline.ledger.state.registration import Registration, SplitCount,
 def register_clients(
     config: ExperimentConfig, *, epsilon: float, delta: float, tell: Callable[[str], None] = lambda _: None
 ) -> Registration:
-    """Counts clients and rows of each split and opens the dataset's budget; the ledger is made where there is none.
+    """Count clients and rows of each split and open the dataset's budget; the ledger is made where there is none.
 
     Args:
         config: the experiment; its dataset has a key column, or it has `silo_privacy` for rows.

@@ -65,7 +65,7 @@ class ChargedSilos:
         return self.plan.event
 
     def parameters(self) -> dict[str, Any]:
-        """The plan as JSON values, with the names of unit and silo."""
+        """Return the plan as JSON values, with the names of unit and silo."""
         return {
             "backend": BACKEND,
             "unit": self.unit,
@@ -81,7 +81,7 @@ class ChargedSilos:
         return parameters_digest(self.parameters())
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
-        """What the record says of a run that made all rounds."""
+        """Return what the record says of a run that made all rounds."""
         del counted
         plan, name = self.plan, config.data.dataset.name
         rows = (
@@ -119,7 +119,7 @@ class ChargedSilos:
 
 
 def charged(config: ExperimentConfig, *, units: int) -> ChargedSilos:
-    """The plan of a run, before any data is read.
+    """Return the plan of a run, before any data is read.
 
     Args:
         config: settings with a `silo_privacy` block.

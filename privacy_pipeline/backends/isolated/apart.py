@@ -54,7 +54,7 @@ def require_possible(config: PipelineConfig) -> None:
 
 
 def model(config: PipelineConfig, context: ModelContext, *, trained: bool) -> Any:
-    """The Keras model of `build_model`: built-in layers, and graphs in the place of all others.
+    """Return the Keras model of `build_model`: built-in layers, and graphs in the place of all others.
 
     Args:
         config: the whole config.
@@ -91,7 +91,7 @@ def model(config: PipelineConfig, context: ModelContext, *, trained: bool) -> An
 def preprocessing(
     section: ModelSection, private: Private, *, custom_config: Mapping[str, str], features: Mapping[str, Any]
 ) -> str:
-    """The graph of `preprocessing_fn` as JSON for `components.transform.crossed`.
+    """Return the graph of `preprocessing_fn` as JSON for `components.transform.crossed`.
 
     Args:
         section: names the module.

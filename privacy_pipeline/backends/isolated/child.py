@@ -22,7 +22,7 @@ REFUSED, RAISED = "refused", "raised"
 
 
 def main() -> None:
-    """Runs the program."""
+    """Run the program."""
     answer = os.dup(1)
     os.dup2(2, 1)
     task = json.loads(Path(TASK).read_text())
@@ -38,7 +38,7 @@ def _write(answer: int, content: bytes) -> None:
 
 
 def _telling(answer: int, sources: set[str]) -> Callable[[type[BaseException], BaseException, Any], None]:
-    """What tells of an error that nobody caught."""
+    """Return what tells of an error that nobody caught."""
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, PipelineError):
@@ -61,7 +61,7 @@ def _code(task: Mapping[str, Any]) -> Any:
 
 
 def _model(task: dict[str, Any]) -> bytes:
-    """The model of `build_model`."""
+    """Return the model of `build_model`."""
     from privacy_pipeline.backends.models.tabular import InputSpec, ModelContext
     from privacy_pipeline.data.schema.features import FeaturePlan
 
@@ -89,7 +89,7 @@ def _model(task: dict[str, Any]) -> bytes:
 
 
 def _preprocessing(task: dict[str, Any]) -> bytes:
-    """The graph of `preprocessing_fn`."""
+    """Return the graph of `preprocessing_fn`."""
     import importlib
 
     from privacy_pipeline.backends.isolated.crossing.trace_preprocessing import crossing_preprocessing

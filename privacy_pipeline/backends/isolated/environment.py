@@ -45,7 +45,7 @@ class Packages:
 
 
 def python() -> str:
-    """The interpreter outside of any virtual environment, whose packages are named one by one."""
+    """Return the interpreter outside of any virtual environment, whose packages are named one by one."""
     return os.path.realpath(sys.executable)
 
 
@@ -73,7 +73,7 @@ def emptied() -> tuple[str, ...]:
 
 @functools.cache
 def packages() -> Packages:
-    """The packages that the framework's base and TensorFlow need, directly or not.
+    """Return the packages that the framework's base and TensorFlow need, directly or not.
 
     Raises:
         PipelineError: TensorFlow is not installed.

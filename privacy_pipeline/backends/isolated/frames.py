@@ -18,7 +18,7 @@ _NOT_ONE = "model: the answer of the build is not one"
 
 
 def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> bytes:
-    """A header and arrays as bytes.
+    """Return a header and arrays as bytes.
 
     Raises:
         BadInputError: an array is of a type that does not cross.
@@ -36,7 +36,7 @@ def pack(header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> byte
 
 
 def unpack(content: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """What `pack` was given; the header holds JSON values, of whatever form.
+    """Return what `pack` was given; the header holds JSON values, of whatever form.
 
     Raises:
         BadInputError: the bytes are no such thing. They may be anything: code of a user's wrote them.

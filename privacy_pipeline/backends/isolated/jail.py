@@ -58,7 +58,7 @@ class Cell:
 
 
 def main() -> int:
-    """Runs the program."""
+    """Run the program."""
     parent = int(sys.argv[1])
     cell = Cell(**json.load(sys.stdin.buffer))
     try:

@@ -2,4 +2,4 @@
 
 
 def main() -> None:
-    """Runs the program."""
+    """Run the program."""

@@ -49,7 +49,7 @@ class NoNamespacesError(BadInputError):
 
 
 def run(program: str, *, task: Mapping[str, Any], files: Mapping[Path, bytes], folders: Collection[Path]) -> bytes:
-    """Runs a module of the framework where there is no data and no network.
+    """Run a module of the framework where there is no data and no network.
 
     Args:
         program: dotted name of the module; its `main()` reads `TASK` and writes its answer to standard output.

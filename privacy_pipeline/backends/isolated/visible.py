@@ -43,7 +43,7 @@ class Visible:
 
 
 def visible(section: ModelSection, private: Private) -> Visible:
-    """Reads what the build of a model may see.
+    """Read what the build of a model may see.
 
     Args:
         section: names the module and the public files.
@@ -78,7 +78,7 @@ def hash_of_files(config: PipelineConfig) -> str:
 
 
 def _read(section: ModelSection, private: Private) -> dict[Path, bytes]:
-    """The public files, read once a command."""
+    """Return the public files, read once a command."""
     return once(("model.files", *section.files, Path.cwd()), lambda: _read_files(section, private))
 
 
@@ -183,7 +183,7 @@ def _walked(folder: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def _ledger(url: str) -> list[tuple[str, Path]]:
-    """The folder of a ledger in a file: its keys lie there too; none where it is in a server."""
+    """Return the folder of a ledger in a file: its keys lie there too; none where it is in a server."""
     file = sqlite_file(make_url(url))
     if file is None:
         return []

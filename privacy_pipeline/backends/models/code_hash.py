@@ -57,7 +57,8 @@ class Source:
 
 
 def sources_of(dotted: str, *, root: Path) -> dict[str, Source]:
-    """A module and all it imports, directly or not, from the user's own folders, by dotted name; read once a command.
+    """Return a module and all it imports, directly or not, from the user's own folders, by dotted name; read once a
+    command.
 
     The user's own folders are `root` and the folder that the module's top-level package lies in.
 

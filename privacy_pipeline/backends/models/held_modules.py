@@ -15,7 +15,7 @@ from privacy_pipeline.backends.models.code_hash import Source, sources_of
 
 
 def import_held(dotted: str, *, root: Path) -> ModuleType:
-    """A module, it and the modules that it imports being those of `sources_of`.
+    """Return a module, it and the modules that it imports being those of `sources_of`.
 
     The folders that they lie in are looked in last, for what no source names: they shadow nothing that is installed.
 
@@ -65,6 +65,6 @@ class _Loader(SourceFileLoader):
         self._content = source.content
 
     def get_code(self, fullname: str) -> CodeType:
-        """The code of the source."""
+        """Return the code of the source."""
         code: CodeType = self.source_to_code(self._content, self.path)
         return code

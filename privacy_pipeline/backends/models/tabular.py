@@ -44,7 +44,7 @@ class ModelContext:
 
 
 def build_model(context: ModelContext) -> Any:
-    """A plain multi-layer perceptron.
+    """Return a plain multi-layer perceptron.
 
     Dense layers only, so that per-example clipping has its fast form and an encrypted backend can convert it.
 

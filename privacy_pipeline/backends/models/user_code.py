@@ -38,7 +38,7 @@ class ModelCode:
 
 
 def resolve(use: str) -> ModelCode:
-    """The functions that `model.use` names, imported; what a user's module does not define is the framework's.
+    """Return the functions that `model.use` names, imported; what a user's module does not define is the framework's.
 
     The current folder is looked in, since a config names modules that lie beside it.
 

@@ -17,7 +17,7 @@ from privacy_pipeline.config.models import KeyedUnit
 
 
 def read_clients(inputs: TrainingInputs, *, names: list[str]) -> tuple[ClientStore, int]:
-    """Reads the training split.
+    """Read the training split.
 
     Args:
         inputs: what the backend trains on.
@@ -49,7 +49,7 @@ def read_clients(inputs: TrainingInputs, *, names: list[str]) -> tuple[ClientSto
 
 
 def rule_of(section: SyntheticClientsSection) -> Split:
-    """The rule that a config names."""
+    """Return the rule that a config names."""
     if section.rule == "iid":
         return IidSplit(clients=section.clients, seed=section.seed)
     skew = LabelSkewSplit if section.rule == "label_skew" else QuantitySkewSplit

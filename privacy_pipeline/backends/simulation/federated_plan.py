@@ -27,7 +27,7 @@ _MECHANISMS = {
 
 
 def section_of(config: PipelineConfig) -> FederatedSection:
-    """The backend's block.
+    """Return the backend's block.
 
     Raises:
         BadInputError: it is missing.
@@ -56,7 +56,7 @@ def cohort_plan(config: PipelineConfig, *, clients: int) -> CohortPlan:
 def federated_plan(
     config: PipelineConfig, *, clients: int | None, noise_multiplier: float | None = None
 ) -> FederatedPlan:
-    """The plan that a config with `privacy` asks for.
+    """Return the plan that a config with `privacy` asks for.
 
     Args:
         config: the whole config.
@@ -98,7 +98,7 @@ def _distributed(privacy: FederatedPrivacySection) -> DistributedSettings | None
 
 
 def mechanism_plan(config: PipelineConfig, plan: FederatedPlan) -> MechanismPlan:
-    """What the ledger charges for a plan.
+    """Return what the ledger charges for a plan.
 
     Raises:
         BadInputError: no column names the client.
@@ -136,7 +136,7 @@ def mechanism_plan(config: PipelineConfig, plan: FederatedPlan) -> MechanismPlan
 
 
 def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> FederatedPlan:
-    """The FederatedPlan behind a reserved mechanism, made anew from the config.
+    """Return the FederatedPlan behind a reserved mechanism, made anew from the config.
 
     Raises:
         PipelineError: the config gives another plan than the one that was reserved.

@@ -84,7 +84,7 @@ class Rounds:
         binding: str,
         worker: TffWorker | None = None,
     ) -> Rounds:
-        """A run, from its beginning or from where its state says it was killed.
+        """Return a run, from its beginning or from where its state says it was killed.
 
         Args:
             model: built Keras model; its output is a logit.
@@ -148,7 +148,7 @@ class Rounds:
         state_dir: Path | None,
         binding: str,
     ) -> Rounds:
-        """A run in which each silo protects its own records, from its beginning or from where it was killed.
+        """Return a run in which each silo protects its own records, from its beginning or from where it was killed.
 
         Args:
             model, algorithm, seed, state_dir, binding: as in `prepare`.
@@ -182,7 +182,7 @@ class Rounds:
         )
 
     def run(self) -> RoundState:
-        """Makes the rounds that are left; the state after the last one.
+        """Make the rounds that are left; the state after the last one.
 
         Raises:
             PipelineError: the training diverged, or a client took part more often than is accounted for.
@@ -242,7 +242,7 @@ class Rounds:
             self.kept.save(self.done, arrays)
 
     def _end_epoch(self, state: RoundState, losses: list[float], norm: Any) -> None:
-        """Adds to the curves what may be told: with privacy, only what the noise covers."""
+        """Add to the curves what may be told: with privacy, only what the noise covers."""
         if not all(np.isfinite(value).all() for value in state.weights):
             raise PipelineError(f"training diverged by round {self.done}", fix="lower the learning rates")
         values = {
@@ -257,7 +257,7 @@ class Rounds:
 
 
 def assign(model: Any, state: RoundState) -> None:
-    """Gives a Keras model the weights of a state."""
+    """Give a Keras model the weights of a state."""
     for variables, values in (
         (model.trainable_weights, state.weights),
         (model.non_trainable_weights, state.non_trainable),
@@ -267,7 +267,7 @@ def assign(model: Any, state: RoundState) -> None:
 
 
 def as_federated(model: Any) -> FederatedModel:
-    """The config's Keras model, with the loss of the pipeline."""
+    """Return the config's Keras model, with the loss of the pipeline."""
     import tensorflow as tf
 
     return FederatedModel(model, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))

@@ -34,7 +34,7 @@ ENGINE = "native"
 
 
 def section_of(config: PipelineConfig) -> SiloPrivacySection:
-    """The block `silo_privacy`.
+    """Return the block `silo_privacy`.
 
     Raises:
         BadInputError: it is missing.
@@ -46,7 +46,7 @@ def section_of(config: PipelineConfig) -> SiloPrivacySection:
 
 
 def silo_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: float | None = None) -> SiloPlan:
-    """The plan that a config with `silo_privacy` asks for.
+    """Return the plan that a config with `silo_privacy` asks for.
 
     Args:
         config: the whole config.
@@ -91,7 +91,7 @@ def silo_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: fl
 
 
 def mechanism_plan(config: PipelineConfig, plan: SiloPlan) -> MechanismPlan:
-    """What the ledger charges for a plan: the event of one unit, whichever silo it is in."""
+    """Return what the ledger charges for a plan: the event of one unit, whichever silo it is in."""
     unit = config.dataset.privacy_unit
     return MechanismPlan(
         backend=BACKEND,
@@ -114,7 +114,7 @@ def mechanism_plan(config: PipelineConfig, plan: SiloPlan) -> MechanismPlan:
 
 
 def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> SiloPlan:
-    """The SiloPlan behind a reserved mechanism, made anew from the config.
+    """Return the SiloPlan behind a reserved mechanism, made anew from the config.
 
     Raises:
         PipelineError: the config gives another plan than the one that was reserved.
@@ -129,7 +129,7 @@ def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> SiloPlan:
 def examined(
     config: PipelineConfig, *, features: FeaturePlan, plan: MechanismPlan, specs: Mapping[str, InputSpec]
 ) -> Verdict:
-    """What is proven of the examples of a silo in the model of a config; reads no data.
+    """Return what is proven of the examples of a silo in the model of a config; reads no data.
 
     Args:
         config: the whole config.
@@ -150,7 +150,7 @@ def examined(
 
 
 def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> SiloRecords:
-    """Reads the training split, row by silo.
+    """Read the training split, row by silo.
 
     Args:
         inputs: what the backend trains on.
@@ -184,7 +184,7 @@ def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> S
 
 
 def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
-    """What ran in the terms of the protocol; each silo made these steps.
+    """Return what ran in the terms of the protocol; each silo made these steps.
 
     A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
     so, as a plain run's does.

@@ -185,7 +185,7 @@ _HELD = (
 
 
 def _warnings(status: BudgetStatus) -> list[str]:
-    """What makes the cap less than it says."""
+    """Return what makes the cap less than it says."""
     found = []
     if status.passed and math.isinf(status.held_epsilon):
         found.append("no finite epsilon bounds what was spent, and nothing is granted (budget history tells why)")
@@ -197,7 +197,7 @@ def _warnings(status: BudgetStatus) -> list[str]:
 
 
 def _of_older_versions(budgets: Sequence[BudgetStatus]) -> list[str]:
-    """What no migration can keep, in a line for each dataset, and what to do."""
+    """Return what no migration can keep, in a line for each dataset, and what to do."""
     told = []
     for dataset in dict.fromkeys(one.dataset for one in budgets):
         mine = [one for one in budgets if one.dataset == dataset]

@@ -27,7 +27,7 @@ class ExportFormat(str, Enum):
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     app.command()(export)
 
 

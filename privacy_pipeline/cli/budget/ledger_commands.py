@@ -28,7 +28,7 @@ DEFAULT_LEDGER = "sqlite:///ledger/ledger.db"
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     app.command()(init)
     app.command()(apply)
     app.command()(history)
@@ -86,7 +86,7 @@ def apply(
 
 
 def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
-    """What a policy changed in a budget, and what follows from it."""
+    """Print what a policy changed in a budget, and what follows from it."""
     if before == now:
         return
     cap = f"epsilon {now.cap_epsilon:g} at delta {now.cap_delta:g}"

@@ -15,7 +15,7 @@ from privacy_pipeline.cli.shown import escape
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the command."""
+    """Add the command."""
     app.command()(publish)
 
 

@@ -50,7 +50,7 @@ LostKeys = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     app.command()(report)
     app.command("report-schema")(report_schema)
 
@@ -99,7 +99,7 @@ def report_schema(
 def evidence_of(
     target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path], accepted: list[str]
 ) -> Evidence:
-    """What a report on a dataset, or on that of a config, is made from; runs that cannot be read are named."""
+    """Return what a report on a dataset, or on that of a config, is made from; runs that cannot be read are named."""
     from privacy_pipeline.pipelines.reporting.reporting import evidence
     from privacy_pipeline.reports.dataset.facts import load_facts
 

@@ -150,7 +150,7 @@ def _load(experiment: Path, overrides: Sequence[str]) -> tuple[ExperimentConfig,
 
 
 def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
-    """The grid's points, and those of the experiment as written where they were begun."""
+    """Return the grid's points, and those of the experiment as written where they were begun."""
     from federated.experiments.binding import bound
     from federated.experiments.run_folder import POINT
 
@@ -204,7 +204,7 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
 
 
 def _note_keys(points: Sequence[Point]) -> None:
-    """Prints, before anything starts, what a person should know of the keys; what is wrong with rows each run says."""
+    """Print, before anything starts, what a person should know of the keys; what is wrong with rows each run says."""
     from federated.experiments.data import look_through, source_of
     from federated.experiments.run_folder import RunFolder
     from privacy_pipeline.errors import BadInputError

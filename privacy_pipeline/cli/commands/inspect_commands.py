@@ -20,7 +20,7 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, a prefix of
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     app.command()(runs)
     app.command()(show)
     app.command()(diff)

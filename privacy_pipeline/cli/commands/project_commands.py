@@ -17,7 +17,7 @@ config_app = typer.Typer(help="The config file format.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     app.command()(init)
     app.command()(doctor)
 

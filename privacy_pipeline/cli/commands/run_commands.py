@@ -32,7 +32,7 @@ WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Workspace fold
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds the commands."""
+    """Add the commands."""
     app.command()(run)
     app.command()(resume)
     app.command()(check)
@@ -250,7 +250,7 @@ def _held(forecast: dict[str, Any]) -> str:
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
-    """Prints the result and ends with the exit code that tells it."""
+    """Print the result and end with the exit code that tells it."""
     if state.failure is not None:
         tell(
             message=state.failure.message,

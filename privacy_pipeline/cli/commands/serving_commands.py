@@ -26,7 +26,7 @@ PartiesFolder = Annotated[Path, typer.Option("--parties", help="What `encrypted 
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds both commands."""
+    """Add both commands."""
     app.command()(serve)
     app.command()(predict)
 

@@ -68,12 +68,12 @@ def hand_over() -> None:
 
 
 def explained() -> PipelineError | None:
-    """What to say where a package is missing because TFX is; None where TFX is here."""
+    """Return what to say where a package is missing because TFX is; None where TFX is here."""
     return None if place.is_here("pipeline") else needed()
 
 
 def needed() -> PipelineError:
-    """What a command says that needs the environment of pipelines."""
+    """Return what a command says that needs the environment of pipelines."""
     return BadInputError(
         "this command needs TFX and TensorFlow, which are not installed here", fix=place.how_to_set_up("pipeline")
     )
@@ -98,7 +98,7 @@ def _known(kind: str) -> Kind:
 
 
 def _bring(name: str, target: Path) -> None:
-    """Copies one of the configs that come with the package, unless the user has one."""
+    """Copy one of the configs that come with the package, unless the user has one."""
     if target.exists():
         return
     root = Path(place.__file__).resolve().parents[2]

@@ -25,7 +25,7 @@ _STAYS = (
 
 @app.callback()
 def _group() -> None:
-    """What runs leave on the disk."""
+    """Group the commands for what runs leave on the disk."""
 
 
 @app.command()

@@ -20,7 +20,7 @@ Domains = Mapping[str, tuple[str, ...]]
 
 
 def release_of(config: PipelineConfig, *, domains: Domains, registration: Registration) -> Release:
-    """What the evaluation asks: `check`, the reservation and the component take it from here.
+    """Return what the evaluation asks: `check`, the reservation and the component take it from here.
 
     Args:
         config: the config; it has a block `evaluation.dp`.
@@ -60,7 +60,7 @@ def evaluate_charged(
     node: str,
     count: Callable[[Release], Mapping[str, Noisy]],
 ) -> DpEvaluation:
-    """Evaluates, with the budget reserved before the first read of data and never given back after it.
+    """Evaluate, with the budget reserved before the first read of data and never given back after it.
 
     Args:
         config: the config.
@@ -112,7 +112,7 @@ def to_text(answers: Mapping[str, Noisy]) -> str:
 
 
 def from_text(release: Release, text: str) -> dict[str, Noisy]:
-    """The answers that `to_text` wrote.
+    """Return the answers that `to_text` wrote.
 
     Args:
         release: what was asked.
@@ -127,6 +127,6 @@ def from_text(release: Release, text: str) -> dict[str, Noisy]:
 
 
 def read_evaluation(folder: Path) -> DpEvaluation | None:
-    """The DP evaluation below an artifact's folder; None where the evaluation there is an exact one."""
+    """Return the DP evaluation below an artifact's folder; None where the evaluation there is an exact one."""
     path = folder / EVALUATION_FILE
     return DpEvaluation.model_validate_json(path.read_text()) if path.exists() else None

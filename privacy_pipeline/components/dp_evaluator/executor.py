@@ -33,7 +33,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Evaluates one model.
+        """Evaluate one model.
 
         Raises:
             BadInputError: the model keeps, draws or prints something where it predicts; no budget was reserved.
@@ -73,7 +73,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 def predicted_rows(config: PipelineConfig, section: DpEvaluationSection, *, model_dir: str) -> PredictedRows:
-    """What is read off the eval split under a config.
+    """Return what is read off the eval split under a config.
 
     Args:
         config: the config.

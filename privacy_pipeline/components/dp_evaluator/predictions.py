@@ -97,7 +97,7 @@ class PredictedRows(beam.DoFn):
 
 
 def value_of(features: Any, column: str) -> Value:
-    """The one value of a column of a tf.Example; None where it has none, or several."""
+    """Return the one value of a column of a tf.Example; None where it has none, or several."""
     if column not in features:
         return None
     feature = features[column]
@@ -109,7 +109,7 @@ def value_of(features: Any, column: str) -> Value:
 
 
 def write_noisy_counts(pipeline: Any, *, files: Sequence[str], rows: PredictedRows, release: Release, to: str) -> None:
-    """Builds the part of a Beam pipeline that reads the files and writes the noisy answers, and nothing else.
+    """Build the part of a Beam pipeline that reads the files and write the noisy answers, and nothing else.
 
     Should a runner repeat the last step, then one result becomes the file, and nobody sees the others.
 

@@ -44,7 +44,7 @@ class StatisticsRequest(BaseModel):
 
 
 def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: Span) -> StatisticsRequest | None:
-    """What a run asks; None where its config has no block `preprocessing.dp`.
+    """Return what a run asks; None where its config has no block `preprocessing.dp`.
 
     Args:
         config: the config.
@@ -79,7 +79,7 @@ def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: Sp
 
 
 def release_of(request: StatisticsRequest, *, registration: Registration) -> Release:
-    """The release that a request asks for: `check`, the reservation and the component take it from here.
+    """Return the release that a request asks for: `check`, the reservation and the component take it from here.
 
     Args:
         request: what is asked.
@@ -152,7 +152,7 @@ def released_charged(
 
 
 def read_statistics(folder: Path) -> DpStatistics:
-    """The statistics below an artifact's folder.
+    """Return the statistics below an artifact's folder.
 
     Args:
         folder: the artifact's folder.
@@ -161,7 +161,7 @@ def read_statistics(folder: Path) -> DpStatistics:
 
 
 def plan_from(stated: str, statistics: DpStatistics | None) -> FeaturePlan:
-    """The feature plan that Transform and Trainer use: of the schema, and with what was released.
+    """Return the feature plan that Transform and Trainer use: of the schema, and with what was released.
 
     Args:
         stated: JSON of the feature plan of the schema.

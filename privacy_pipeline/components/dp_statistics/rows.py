@@ -28,7 +28,7 @@ class RawRows(beam.DoFn):
         self._unit_key = unit_key
 
     def process(self, element: str) -> Iterator[tuple[str | None, Row]]:
-        """Reads one file."""
+        """Read one file."""
         for record in tf.data.TFRecordDataset(element, compression_type="GZIP").as_numpy_iterator():
             features = tf.train.Example.FromString(record).features.feature
             row: Row = {column: value_of(features, column) for column in self._columns}
@@ -36,7 +36,7 @@ class RawRows(beam.DoFn):
 
 
 def write_noisy_answers(pipeline: Any, *, files: Sequence[str], rows: RawRows, release: Release, to: str) -> None:
-    """Builds the part of a Beam pipeline that reads the files and writes the noisy answers, and nothing else.
+    """Build the part of a Beam pipeline that reads the files and write the noisy answers, and nothing else.
 
     Should a runner repeat the last step, then one result becomes the file, and nobody sees the others.
 

@@ -30,7 +30,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Evaluates one model.
+        """Evaluate one model.
 
         Raises:
             BadInputError: the config does not say through whom to evaluate or its parties are not usable, the

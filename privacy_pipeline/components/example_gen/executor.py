@@ -23,7 +23,7 @@ class CsvExecutor(csv.Executor):
     def Do(  # noqa: N802 (TFX names it)
         self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]
     ) -> None:
-        """Reads the files, and binds the examples to their digest."""
+        """Read the files, and bind the examples to their digest."""
         super().Do(input_dict, output_dict, exec_properties)
         bind_to_data(output_dict[names.EXAMPLES_KEY], digest_in(exec_properties))
 
@@ -34,20 +34,20 @@ class RecordExecutor(records.Executor):
     def Do(  # noqa: N802 (TFX names it)
         self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]
     ) -> None:
-        """Reads the files, and binds the examples to their digest."""
+        """Read the files, and bind the examples to their digest."""
         super().Do(input_dict, output_dict, exec_properties)
         bind_to_data(output_dict[names.EXAMPLES_KEY], digest_in(exec_properties))
 
 
 def with_digest(digest: str) -> example_gen_pb2.CustomConfig:
-    """The parameter of an ExampleGen that holds the digest of its files."""
+    """Return the parameter of an ExampleGen that holds the digest of its files."""
     custom = example_gen_pb2.CustomConfig()
     custom.custom_config.Pack(wrappers_pb2.StringValue(value=digest))
     return custom
 
 
 def digest_in(exec_properties: dict[str, Any]) -> str:
-    """The digest that `with_digest` put there."""
+    """Return the digest that `with_digest` put there."""
     custom, value = example_gen_pb2.CustomConfig(), wrappers_pb2.StringValue()
     proto_utils.json_to_proto(exec_properties[names.CUSTOM_CONFIG_KEY], custom)
     custom.custom_config.Unpack(value)

@@ -33,7 +33,7 @@ class Executor(stock.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> Any:
-        """Validates every split.
+        """Validate every split.
 
         Raises:
             DataAnomaliesError: a split is empty or does not keep the schema.
@@ -69,7 +69,7 @@ def _readable(anomalies: anomalies_pb2.Anomalies) -> Iterator[str]:
 
 
 def _of_statistics(statistics: types.Artifact, schema: schema_pb2.Schema, *, inferred: bool) -> Iterator[str]:
-    """What TFDV does not count against a split: that it has no rows, and numbers that are none."""
+    """Yield what TFDV does not count against a split: that it has no rows, and numbers that are none."""
     for split in artifact_utils.decode_split_names(statistics.split_names):
         folder = artifact_utils.get_split_uri([statistics], split)
         loaded = tfdv.load_stats_binary(os.path.join(folder, "FeatureStats.pb"))

@@ -58,7 +58,7 @@ def decide(
 
 
 def _unbounded_reasons(record: PrivacyRecord) -> list[str]:
-    """A guarantee needs an event that bounds something, whatever epsilon stands beside it."""
+    """Return a guarantee needs an event that bounds something, whatever epsilon stands beside it."""
     if record.training_guarantee != "dp" or record.mechanism is None:
         return []
     event = json.dumps(record.mechanism.dp_event)

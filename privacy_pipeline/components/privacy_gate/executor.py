@@ -77,7 +77,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEvaluation | None:
-    """The evaluation of private predictions among a node's inputs; None without the encrypted backend."""
+    """Return the evaluation of private predictions among a node's inputs; None without the encrypted backend."""
     given = input_dict.get("encrypted_evaluation")
     if not given:
         return None
@@ -86,7 +86,7 @@ def read_encrypted(input_dict: dict[str, list[types.Artifact]]) -> EncryptedEval
 
 
 def _reasons(input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]) -> list[str]:
-    """What the evaluation, exact or noisy, has against the model."""
+    """Return what the evaluation, exact or noisy, has against the model."""
     model = artifact_utils.get_single_instance(input_dict["model"])
     evaluation = artifact_utils.get_single_instance(input_dict["evaluation"])
     noisy = read_evaluation(Path(evaluation.uri))

@@ -57,7 +57,7 @@ class Executor(stock.Executor):
 
 
 def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy: None) -> Path:
-    """Copies a model below `base` under a number that no other version has; servers never see a part of it.
+    """Copy a model below `base` under a number that no other version has; servers never see a part of it.
 
     The copy is made under a name that is no number, which servers pass over, and renamed when it is whole and on disk.
     One push at a time writes there, and removes the copies of those that were killed.

@@ -29,7 +29,7 @@ class LatestBlessedOfClass(resolver.ResolverStrategy):
     def resolve_artifacts(
         self, store: Any, input_dict: dict[str, list[types.Artifact]]
     ) -> dict[str, list[types.Artifact]]:
-        """Picks the model and its blessing; both lists are empty where no model of the class was blessed yet.
+        """Pick the model and its blessing; both lists are empty where no model of the class was blessed yet.
 
         A model whose files are gone is passed over, as if it had never been blessed: none can be held against it.
         """
@@ -62,7 +62,7 @@ def _of_type(input_dict: dict[str, list[types.Artifact]], kind: type) -> list[ty
 
 
 def passed_over() -> str:
-    """What this process told of baselines that are gone; empty where none was."""
+    """Return what this process told of baselines that are gone; empty where none was."""
     return _told[-1] if _told else ""
 
 

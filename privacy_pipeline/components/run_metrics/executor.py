@@ -33,7 +33,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Writes the summary to the artifact and to the run's folder, and sets the MLMD properties."""
+        """Write the summary to the artifact and to the run's folder, and set the MLMD properties."""
         single = {key: artifact_utils.get_single_instance(found) for key, found in input_dict.items() if found}
         record = PrivacyRecord.model_validate_json(Path(single["privacy_record"].uri, RECORD_FILE).read_text())
         noisy = read_evaluation(Path(single["evaluation"].uri))

@@ -46,7 +46,9 @@ class Attempt:
         return self.folder / _ENGINE
 
     def ticket(self) -> Ticket | None:
-        """The ticket of an attempt that can go on; None where there is none, or its key or checkpoint is lost."""
+        """Return the ticket of an attempt that can go on; None where there is none, or its key or checkpoint is
+        lost.
+        """
         from privacy_pipeline.ledger.charging.grants import Ticket
 
         held = _read(self.folder)
@@ -65,7 +67,7 @@ class Attempt:
             os.fsync(stream.fileno())
 
     def destroy(self) -> None:
-        """Overwrites and removes key and checkpoints, and removes the ticket; the key first."""
+        """Overwrite and remove key and checkpoints, and remove the ticket; the key first."""
         from privacy_pipeline.dp.training.run_state import destroy_state
 
         destroy_state(self.state_dir)
@@ -74,7 +76,7 @@ class Attempt:
 
 @contextlib.contextmanager
 def held(root: Path, *, run_id: str, node: str, plan: MechanismPlan) -> Iterator[Attempt]:
-    """Holds the folder of an attempt for this process; the operating system lets go when the process ends.
+    """Hold the folder of an attempt for this process; the operating system lets go when the process ends.
 
     Args:
         root: folder of all attempts of a pipeline.
@@ -156,7 +158,7 @@ def require_continued(grant: Grant, resumed_at: int | None) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Takes the folder's lock if it is free. Its file stays: a lock on a removed file would keep nobody out."""
+    """Take the folder's lock if it is free. Its file stays: a lock on a removed file would keep nobody out."""
     make_folders(folder)
     with open(folder / _LOCK, "a") as file:
         try:

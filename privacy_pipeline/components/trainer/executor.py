@@ -222,7 +222,7 @@ class _Training:
 
 
 def _require_built(inputs: TrainingInputs) -> None:
-    """Builds the model once, whether or not the backend examines it: what cannot be built costs nothing."""
+    """Build the model once, whether or not the backend examines it: what cannot be built costs nothing."""
     from privacy_pipeline.backends import keras_io
 
     keras_io.model_of(inputs.config, features=inputs.features, specs=_specs(inputs))
@@ -253,7 +253,7 @@ def _statistics(input_dict: dict[str, list[types.Artifact]]) -> DpStatistics | N
 def _features(
     stated: str, config: PipelineConfig, transform_graph: str, statistics: DpStatistics | None
 ) -> FeaturePlan:
-    """The plan of the curated schema; where the schema was inferred, the columns as Transform found them."""
+    """Return the plan of the curated schema; where the schema was inferred, the columns as Transform found them."""
     if stated:
         return plan_from(stated, statistics)
     unit = config.dataset.privacy_unit

@@ -20,7 +20,7 @@ _DTYPES = ("string", "int32", "int64", "float32", "float64", "bool")
 
 
 def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Transforms a batch of raw columns.
+    """Transform a batch of raw columns.
 
     Args:
         inputs: raw columns by name, dense or sparse.
@@ -57,7 +57,7 @@ def _table(keys: tuple[list[Any], str], values: tuple[list[Any], str]) -> Any:
 
 
 def _column(value: Any) -> tuple[list[Any], str]:
-    """The values of a column of a table, and their type."""
+    """Return the values of a column of a table, and their type."""
     if value["dtype"] not in _DTYPES:
         raise ValueError
     if value["dtype"] == "string":

@@ -47,7 +47,7 @@ class Executor(stock.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Transforms all splits.
+        """Transform all splits.
 
         Raises:
             BadInputError: the run is private, and the `preprocessing_fn` would read the data to set itself up, keeps
@@ -85,13 +85,13 @@ class Request(BaseModel):
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Request:
-        """That of a config, without what changes no features."""
+        """Return the cache key of a config, without what changes no features."""
         model = ModelSection(use=config.model.use, params=config.model.params, files=config.model.files)
         return cls(model=model, data=config.dataset.path, workspace=config.workspace, ledger=config.ledger)
 
 
 def _with_crossed(config: dict[str, str], schema_uri: str) -> dict[str, str]:
-    """The `custom_config` with the graph of the user's function, which is traced where there is no data."""
+    """Return the `custom_config` with the graph of the user's function, which is traced where there is no data."""
     request = Request.model_validate_json(config[APART])
     private = Private(data=request.data, workspace=request.workspace, ledger=request.ledger)
     given = {name: value for name, value in config.items() if name != APART}
@@ -120,7 +120,7 @@ def _columns(schema_uri: str) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _one_row_at_a_time() -> Iterator[None]:
-    """Makes the stock executor, which names its processor in its own module, read batches of one."""
+    """Make the stock executor, which names its processor in its own module, read batches of one."""
     asked = []
 
     class OneRow(stock.TransformProcessor):

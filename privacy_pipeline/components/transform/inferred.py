@@ -45,7 +45,7 @@ def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, str]) -> d
 
 
 def observed_plan(dtypes: dict[str, tf.DType], *, label: str, positive_class: str, unit_key: str | None) -> FeaturePlan:
-    """A feature plan without public knowledge: names and types of the columns as they were found.
+    """Return a feature plan without public knowledge: names and types of the columns as they were found.
 
     Args:
         dtypes: type of each raw column.

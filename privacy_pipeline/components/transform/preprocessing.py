@@ -27,7 +27,7 @@ _MISSING_BYTES = b""
 
 
 def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Transforms a batch of raw columns.
+    """Transform a batch of raw columns.
 
     Args:
         inputs: raw columns by name, each a dense tensor of shape [batch] or [batch, 1] or a SparseTensor with at most

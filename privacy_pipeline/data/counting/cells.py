@@ -32,7 +32,7 @@ class BadCell:
 
 
 def locate(*, source: ResolvedSource, dataset: DatasetConfig, features: FeaturePlan, limit: int = 5) -> list[BadCell]:
-    """Scans CSV files for cells that violate the plan; TFRecord files have no lines to name and give none.
+    """Scan CSV files for cells that violate the plan; TFRecord files have no lines to name and give none.
 
     Args:
         source: the files.
@@ -56,7 +56,7 @@ def locate(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
 
 
 def first_bad(*, file: Path, features: FeaturePlan) -> BadCell | None:
-    """The first row or cell of a CSV file that violates the plan.
+    """Return the first row or cell of a CSV file that violates the plan.
 
     Args:
         file: CSV with a header.

@@ -66,7 +66,7 @@ class Contents:
 
 
 def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHasher) -> Contents:
-    """Reads the files once: counts, keys and digests of rows.
+    """Read the files once: counts, keys and digests of rows.
 
     Args:
         source: the files.
@@ -113,7 +113,7 @@ def _checked(counts: dict[str, SplitCount] | None, dataset: DatasetConfig) -> di
 
 
 def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, SplitCount]:
-    """Counts the rows and units of `train` and `eval`.
+    """Count the rows and units of `train` and `eval`.
 
     Args:
         source: the files.
@@ -269,7 +269,7 @@ def _without_key(file: Path, key: str, index: int) -> BadInputError:
 
 
 def _read_records(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
-    """The same of TFRecord files, in which each key has its type."""
+    """Return the same of TFRecord files, in which each key has its type."""
     keys: dict[type, KeyReader] = {}
     count, digests = 0, [np.empty(0, np.uint64)]
     for file in files:

@@ -40,7 +40,7 @@ class RowHasher:
         self._known: dict[str, int] = {}
 
     def rows(self, rows: Sequence[Sequence[str]]) -> Array:
-        """The digest of each row.
+        """Return the digest of each row.
 
         Args:
             rows: texts of their columns, as many in each row, in any order.
@@ -51,7 +51,7 @@ class RowHasher:
         return siphash(total, self._row_key)
 
     def table(self, cells: Cells) -> Array:
-        """The same of rows as `csv_table` reads them; of a text that comes often, the digest is made once."""
+        """Return the same of rows as `csv_table` reads them; of a text that comes often, the digest is made once."""
         total = np.zeros(cells.num_rows, np.uint64)
         for column in cells.columns:
             texts = Texts.of(column)
@@ -59,7 +59,7 @@ class RowHasher:
         return siphash(total, self._row_key)
 
     def records(self, records: Sequence[bytes]) -> Array:
-        """The digest of each record: of a tf.train.Example as of the row it holds, else of its bytes."""
+        """Return the digest of each record: of a tf.train.Example as of the row it holds, else of its bytes."""
         found = [cells_of(record) for record in records]
         total = np.zeros(len(found), np.uint64)
         owners = np.repeat(np.arange(len(found)), [len(cells or ()) for cells in found])

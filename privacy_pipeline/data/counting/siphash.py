@@ -17,7 +17,7 @@ _LENGTH = np.uint64(8 << 56)  # the last block of a message of 8 bytes
 
 
 def siphash(values: Array, key: bytes) -> Array:
-    """The values of the function.
+    """Return the values of the function.
 
     Args:
         values: each a message of 8 bytes, little-endian.

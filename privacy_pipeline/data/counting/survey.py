@@ -49,7 +49,7 @@ class Survey:
 
 
 def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeaturePlan) -> Survey | None:
-    """Reads all rows; None for TFRecord files, whose cells have types of their own.
+    """Read all rows; None for TFRecord files, whose cells have types of their own.
 
     Args:
         source: the files.
@@ -85,7 +85,7 @@ def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
 
 
 def require_readable(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
-    """Looks at files without a schema. Refuses rows that cannot be read as the header says; TFRecord files pass.
+    """Look at files without a schema. Refuses rows that cannot be read as the header says; TFRecord files pass.
 
     Args:
         source: the files.

@@ -63,7 +63,7 @@ _INSTALL = how_to_set_up("pipeline")
 
 
 def write_adult(*, folder: Path) -> Provenance:
-    """Writes the train and eval splits as CSV, with their provenance. Running it again changes nothing.
+    """Write the train and eval splits as CSV, with their provenance. Running it again changes nothing.
 
     Args:
         folder: dataset folder; gets `span-1/train/adult.csv`, `span-1/eval/adult.csv` and `provenance.json`.

@@ -117,17 +117,17 @@ RANDHIE = Panel(
 
 
 def write_nlswork(*, folder: Path) -> Provenance:
-    """Writes nlswork as `write_panel` does: 28,534 rows of 4,711 women, key `idcode`, label `wage_above_5`."""
+    """Write nlswork as `write_panel` does: 28,534 rows of 4,711 women, key `idcode`, label `wage_above_5`."""
     return write_panel(NLSWORK, folder=folder)
 
 
 def write_randhie(*, folder: Path) -> Provenance:
-    """Writes RandHIE as `write_panel` does: 20,190 rows of 5,912 persons at 6 sites, key `zper`, label `any_visit`."""
+    """Write RandHIE as `write_panel` does: 20,190 rows of 5,912 persons at 6 sites, key `zper`, label `any_visit`."""
     return write_panel(RANDHIE, folder=folder)
 
 
 def write_panel(panel: Panel, *, folder: Path) -> Provenance:
-    """Writes the train and eval splits as CSV, with their provenance. Running it again changes nothing.
+    """Write the train and eval splits as CSV, with their provenance. Running it again changes nothing.
 
     Args:
         panel: which table.
@@ -157,7 +157,9 @@ def write_panel(panel: Panel, *, folder: Path) -> Provenance:
 
 
 def _table(panel: Panel) -> Any:
-    """The package's data frame. The package is not imported: its file is read, and only if it is the known one."""
+    """Return the package's data frame. The package is not imported: its file is read, and only if it is the
+    known one.
+    """
     content = _read(panel)
     try:
         # The checksum was compared, so this pickle is the one that was looked at.

@@ -51,7 +51,7 @@ class Provenance:
     changes: tuple[str, ...]
 
     def write(self, *, folder: Path) -> Path:
-        """Writes `provenance.json`; the same provenance gives the same bytes.
+        """Write `provenance.json`; the same provenance gives the same bytes.
 
         Raises:
             BadInputError: the file cannot be written.

@@ -115,7 +115,8 @@ def check_header_of(file: Path, header: list[str]) -> None:
 
 
 def rows(*, file: Path) -> Iterator[Row]:
-    """Records after the header; blank lines are skipped. A record that is not CSV is the last, with its `problem`.
+    """Yield records after the header; blank lines are skipped. A record that is not CSV is the last, with its
+    `problem`.
 
     Raises:
         BadInputError: the file cannot be read.
@@ -129,7 +130,7 @@ def rows(*, file: Path) -> Iterator[Row]:
 
 
 def checked_rows(*, file: Path, lines: Iterable[bytes], first: int, width: int) -> Iterator[Row]:
-    """Records of some lines, each looked at; blank lines are skipped.
+    """Yield records of some lines, each looked at; blank lines are skipped.
 
     Args:
         file: where they come from, for messages.

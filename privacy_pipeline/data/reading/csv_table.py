@@ -44,7 +44,7 @@ _QUOTE, _COMMA, _NEWLINE, _RETURN = b'",\n\r'
 
 
 def batches(*, file: Path, columns: Sequence[str] | None = None) -> Iterator[Cells]:
-    """The cells of the records after the header, some thousand records at once; blank lines are no records.
+    """Return the cells of the records after the header, some thousand records at once; blank lines are no records.
 
     Args:
         file: a CSV file.
@@ -63,7 +63,7 @@ def mapped(
     columns: Sequence[str] | None = None,
     processes: int | None = None,
 ) -> Iterator[Found]:
-    """What a function gives for each of `batches`, in their order.
+    """Yield what a function gives for each of `batches`, in their order.
 
     Args:
         function: of the cells of some records.
@@ -136,7 +136,7 @@ def _end_of_records(block: bytes) -> int:
 
 
 def _plain(block: bytes, width: int, places: Sequence[int], names: Sequence[str]) -> Cells | None:
-    """The cells of a block of which Arrow and Python's `csv` cannot think otherwise; None where they might."""
+    """Return the cells of a block of which Arrow and Python's `csv` cannot think otherwise; None where they might."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -222,7 +222,7 @@ def _opens_and_closes(letters: NDArray[np.uint8], quotes: NDArray[np.int64]) -> 
 
 
 def _one_by_one(file: Path, block: bytes, line: int, width: int, places: Sequence[int], names: Sequence[str]) -> Cells:
-    """The same record by record, each looked at."""
+    """Return the same record by record, each looked at."""
     import pyarrow as pa
 
     rows = [row.cells for row in checked_rows(file=file, lines=io.BytesIO(block), first=line, width=width)]

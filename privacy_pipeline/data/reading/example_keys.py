@@ -18,7 +18,7 @@ class KeyProblem(Exception):  # noqa: N818 - what is wrong with one record; whoe
 
 
 def key_of(record: bytes, key: str) -> int | str:
-    """The one value of a feature.
+    """Return the one value of a feature.
 
     Args:
         record: a serialized tf.train.Example.
@@ -97,7 +97,7 @@ def _values(kind: int, content: bytes | int, key: str) -> Iterator[bytes | int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Number and content of each field: bytes, or the value of a varint.
+    """Yield number and content of each field: bytes, or the value of a varint.
 
     Raises:
         IndexError: the message is cut off, or is none.

@@ -15,7 +15,7 @@ from privacy_pipeline.errors import BadInputError
 def check_headers(
     *, source: ResolvedSource, dataset: DatasetConfig, columns: Sequence[str], label: str, unit_key: str | None
 ) -> None:
-    """Reads the first line of every CSV file; TFRecord files have no header and pass.
+    """Read the first line of every CSV file; TFRecord files have no header and pass.
 
     Args:
         source: the files.

@@ -43,7 +43,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def count_records(*, file: Path) -> int:
-    """Number of records; the lengths' checksums are verified, the data's are not.
+    """Return number of records; the lengths' checksums are verified, the data's are not.
 
     Args:
         file: a TFRecord file, gzipped if its name ends in `.gz`.
@@ -55,7 +55,7 @@ def count_records(*, file: Path) -> int:
 
 
 def records(*, file: Path) -> Iterator[bytes]:
-    """The records; the lengths' checksums are verified, the data's are not.
+    """Yield the records; the lengths' checksums are verified, the data's are not.
 
     Args:
         file: a TFRecord file, gzipped if its name ends in `.gz`.

@@ -159,7 +159,9 @@ def is_missing(cell: str, kind: Kind) -> bool:
 
 
 def spelled(cell: str, kind: Kind) -> str:
-    """A category as its public domain spells it: in a column of integers `007` is "7"; a text is as it is written."""
+    """Return a category as its public domain spells it: in a column of integers `007` is "7"; a text is as it is
+    written.
+    """
     value = as_int(cell) if kind == "int" else as_single(cell) if kind == "float" else None
     if value is None or not math.isfinite(value):
         return cell
@@ -167,7 +169,9 @@ def spelled(cell: str, kind: Kind) -> str:
 
 
 def as_single(cell: str) -> float | None:
-    """What 32 bits hold of a number; None where it is none, or a whole one of more than 64 bits, which is a text."""
+    """Return what 32 bits hold of a number; None where it is none, or a whole one of more than 64 bits, which is a
+    text.
+    """
     value = None if too_long(cell) else _number(cell)
     if value is None:
         return None

@@ -35,7 +35,7 @@ def read_feature_plan(
     silo: str | None = None,
     may_be_unknown: bool = False,
 ) -> FeaturePlan:
-    """Reads which columns the model sees, with their public domains and ranges.
+    """Read which columns the model sees, with their public domains and ranges.
 
     Args:
         schema_path: TFDV schema in text format.
@@ -105,7 +105,7 @@ def public_domains(*, schema_path: Path, columns: Iterable[str], label: str) -> 
 
 
 def schema_bytes(schema_path: Path) -> bytes:
-    """The content of a schema file, read once in a command.
+    """Return the content of a schema file, read once in a command.
 
     Raises:
         OSError: it cannot be read.
@@ -116,7 +116,7 @@ def schema_bytes(schema_path: Path) -> bytes:
 
 
 def parse_schema(*, schema_path: Path) -> schema_pb2.Schema:
-    """Parses a TFDV text schema.
+    """Parse a TFDV text schema.
 
     Args:
         schema_path: the file.

@@ -114,7 +114,7 @@ class KeyReader:
         self._texts: Counter[str] = Counter()
 
     def add(self, keys: Keys) -> None:
-        """Takes the keys of some rows."""
+        """Take the keys of some rows."""
         if self._integers is not None:
             found = compact(keys) if isinstance(keys, list) else keys
             if not isinstance(found, list):
@@ -126,7 +126,7 @@ class KeyReader:
         self._texts.update(keys if isinstance(keys, list) else map(str, keys.tolist()))
 
     def done(self) -> UnitKeys:
-        """What was read."""
+        """Return what was read."""
         if self._integers is None:
             counts = np.fromiter(self._texts.values(), np.int64, len(self._texts))
             return UnitKeys(tuple(self._texts), counts, self._are_texts)
@@ -135,7 +135,9 @@ class KeyReader:
 
 
 def compact(keys: list[str]) -> Keys:
-    """The integers whose texts these are; the texts where one is no integer of 64 bits, or is written otherwise."""
+    """Return the integers whose texts these are; the texts where one is no integer of 64 bits, or is written
+    otherwise.
+    """
     try:
         found = np.fromiter(map(int, keys), np.int64, len(keys))
     except (ValueError, OverflowError):
@@ -175,7 +177,7 @@ def _as_integers(keys: UnitKeys) -> tuple[_Integers, set[str]]:
 
 
 def spelling_note(written: UnitKeys, key: str) -> str:
-    """What a person should know of keys that are spelled in several ways; "" where none is.
+    """Return what a person should know of keys that are spelled in several ways; "" where none is.
 
     Args:
         written: the keys of some rows, as they are written.
@@ -215,7 +217,7 @@ def _is_float(text: str) -> bool:
 
 
 def partition_bytes(*, value: int | str) -> bytes:
-    """The tf.train.Feature of one key, serialized: what ExampleGen hashes for `partition_feature_name`.
+    """Return the tf.train.Feature of one key, serialized: what ExampleGen hashes for `partition_feature_name`.
 
     Written out here (length-delimited protobuf fields) so that counting needs no TensorFlow.
     """
@@ -226,7 +228,7 @@ def partition_bytes(*, value: int | str) -> bytes:
 
 
 def split_of(*, value: int | str, buckets: Buckets) -> str:
-    """The split that ExampleGen puts a key into.
+    """Return the split that ExampleGen puts a key into.
 
     Args:
         value: the key, an int where ExampleGen reads the column as int64.
@@ -236,7 +238,7 @@ def split_of(*, value: int | str, buckets: Buckets) -> str:
 
 
 def _splits(values: _Integers | tuple[str, ...], buckets: Buckets) -> NDArray[np.int64]:
-    """The place in `SPLIT_ORDER` of the split of each key."""
+    """Return the place in `SPLIT_ORDER` of the split of each key."""
     limits = list(accumulate(buckets[split] for split in SPLIT_ORDER))
     total, sha256, from_bytes = limits[-1], hashlib.sha256, int.from_bytes
     keys = values if isinstance(values, tuple) else values.tolist()

@@ -64,7 +64,7 @@ class CsvProfile:
 
 
 def profile_csv(*, csv_path: Path) -> CsvProfile:
-    """Reads the whole file once.
+    """Read the whole file once.
 
     Args:
         csv_path: a CSV file with a header.
@@ -111,7 +111,7 @@ class _Reading:
         self._low, self._high = math.inf, -math.inf
 
     def add(self, texts: Texts) -> None:
-        """Takes the cells of some rows into account."""
+        """Take the cells of some rows into account."""
         kinds = kinds_of(texts.different)
         rows = np.bincount(texts.places, minlength=len(kinds))
         self._widest = max(self._widest, int(kinds.max(initial=0)))
@@ -137,7 +137,7 @@ class _Reading:
                 self._low, self._high = min(self._low, ends[0]), max(self._high, ends[1])
 
     def done(self, path: Path) -> ColumnProfile:
-        """What was read; a column that cannot be used is refused."""
+        """Return what was read; a column that cannot be used is refused."""
         kind = WIDENING[self._widest]
         if kind == "float" and self._infinite:
             self._refuse_infinite(path)

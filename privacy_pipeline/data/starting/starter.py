@@ -78,7 +78,7 @@ class Started(NamedTuple):
 
 
 def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = None, force: bool = False) -> Started:
-    """Writes a commented config and a schema to review.
+    """Write a commented config and a schema to review.
 
     Args:
         csv: the user's CSV file, with a header.
@@ -128,7 +128,7 @@ def _from_stem(stem: str) -> str:
 
 
 def _in_a_comment(name: str) -> str:
-    """A name without what would end a line."""
+    """Return a name without what would end a line."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)
 
 

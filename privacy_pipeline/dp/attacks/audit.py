@@ -126,7 +126,7 @@ def guess_p_value(*, correct: int, guesses: int, canaries: int, epsilon: float, 
 
 
 def epsilon_lower_bound(*, correct: int, guesses: int, canaries: int, delta: float, confidence: float) -> float:
-    """The largest epsilon that the guesses disprove, 0 if none.
+    """Return the largest epsilon that the guesses disprove, 0 if none.
 
     A mechanism that is (epsilon, delta)-DP gets a bound above its epsilon with probability 1 - confidence at most.
 
@@ -203,7 +203,7 @@ def bound_from_scores(
 
 
 def mechanism_plan(plan: PrivacyPlan, *, canaries: int) -> PrivacyPlan:
-    """A plan's clipping and noise in a short run in which every canary takes part once: nothing is sampled.
+    """Return a plan's clipping and noise in a short run in which every canary takes part once: nothing is sampled.
 
     One step; with correlated noise an epoch of a few steps, and as few canaries less as fill no batch.
 

@@ -19,7 +19,7 @@ SCALE = 1e4
 
 
 def orthogonal_model(count: int) -> Any:
-    """A model in which canary number i moves weight i alone: an embedding of one column, zero at the start.
+    """Return a model in which canary number i moves weight i alone: an embedding of one column, zero at the start.
 
     Args:
         count: number of canaries.
@@ -53,7 +53,8 @@ def coin_flips(count: int) -> NDArray[np.bool_]:
 
 
 def weighted_loss(loss: Any) -> Any:
-    """A loss of labels [batch, 2] in which the second column weighs the example: 0 for a unit that was zeroed out.
+    """Return a loss of labels [batch, 2] in which the second column weighs the example: 0 for a unit that was zeroed
+    out.
 
     Args:
         loss: function of (labels [batch, 1], outputs) that gives the loss of each example, [batch].

@@ -71,7 +71,7 @@ def auc_of(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
 
 
 def auc_interval(auc: float, *, members: int, others: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """An interval for the AUC of the distributions that the losses are draws of, whatever these are.
+    """Return an interval for the AUC of the distributions that the losses are draws of, whatever these are.
 
     The AUC is an average over divisions into pairs, of which each is the mean of as many independent numbers in [0, 1]
     as the smaller side has examples; so it is in convex order below the share of hits among so many (Hoeffding 1963,
@@ -92,7 +92,7 @@ def auc_interval(auc: float, *, members: int, others: int, confidence: float = C
 def threshold_attack(
     members: NDArray[np.float64], others: NDArray[np.float64], *, slice_name: str = "overall"
 ) -> AttackReading:
-    """Reads the risk from losses.
+    """Read the risk from losses.
 
     Args:
         members: losses of training examples, [members].

@@ -18,7 +18,7 @@ _LEARNT = "was adapted to data, or filled after it was made, and may hold values
 
 
 def adapted(layer: Any) -> Iterator[tuple[str, str]]:
-    """What is wrong with a layer's state, and what to use instead; nothing if its state comes from constants.
+    """Yield what is wrong with a layer's state, and what to use instead; nothing if its state comes from constants.
 
     Args:
         layer: any Keras layer.

@@ -75,7 +75,7 @@ class Agreement:
         return isinstance(self.keeping, BookKeeping) and bool(self.keeping.targets.slow)
 
     def _expected(self, *, training: bool) -> Traced:
-        """The gradient of one unit by each variable, as a function of (x, y)."""
+        """Return the gradient of one unit by each variable, as a function of (x, y)."""
         vectorised = isinstance(self.keeping, Vectorised)
 
         def gradients(a: Any, b: Any) -> Any:
@@ -95,7 +95,7 @@ class Agreement:
         return Traced(one, self.x, self.y)
 
     def _compared(self, expected: Traced, *, training: bool, units: int) -> str | None:
-        """Compares one mode, on values of several sizes."""
+        """Compare one mode, on values of several sizes."""
         run = self._run(training)
         for x, y in self._batches(units):
             squared, sums = run(x, y)
@@ -153,7 +153,7 @@ class Agreement:
         return None
 
     def _factors(self, norms: Sequence[float]) -> list[float]:
-        """What clipping multiplies a unit's gradient of each variable by; 0 where a norm is not finite."""
+        """Return what clipping multiplies a unit's gradient of each variable by; 0 where a norm is not finite."""
         groups = self.keeping.groups
         squared = np.zeros(len(groups.norms))
         np.add.at(squared, list(groups.members), np.square(norms))

@@ -127,11 +127,11 @@ class MadeUp:
         self._classes = _class_counts(outputs, y)
 
     def dimensions(self) -> set[int]:
-        """Static sizes of the axes of inputs and labels."""
+        """Return static sizes of the axes of inputs and labels."""
         return {size for spec in (*self._x, *self._y) for size in _shape(spec)}
 
     def row(self, number: int, kind: Kind) -> Row:
-        """The row of a number; whole numbers, words and flags of two rows that follow one another differ."""
+        """Return the row of a number; whole numbers, words and flags of two rows that follow one another differ."""
         made = [
             self._input(place, spec, number, kind, limit)
             for place, (spec, limit) in enumerate(zip(self._x, self._limits, strict=True))

@@ -68,7 +68,7 @@ class _Change:
 
 
 def find_mixing(*, model: Any, losses: Losses, x: Any, y: Any) -> Finding | None:
-    """What shows that a row reaches another one, or None.
+    """Return what shows that a row reaches another one, or None.
 
     Args:
         model: built Keras model.
@@ -87,7 +87,7 @@ def find_mixing(*, model: Any, losses: Losses, x: Any, y: Any) -> Finding | None
 
 
 def _last_line(message: str) -> str:
-    """What went wrong: TensorFlow tells first where the op was made."""
+    """Return what went wrong: TensorFlow tells first where the op was made."""
     lines = [line.strip() for line in message.splitlines() if line.strip() and "[Op:__inference" not in line]
     told = [line for line in lines if not line.startswith(("File ", "Detected at", "Graph execution", "[[{{node"))]
     return (told or lines or [message])[-1][:300]
@@ -110,7 +110,7 @@ class _Search:
     errors: list[str] = field(default_factory=list)
 
     def trained(self) -> Finding | None:
-        """The first finding in training mode."""
+        """Return the first finding in training mode."""
         repeatable: bool | None = None
         for number, kind in enumerate(_BASES):
             rows = self._rows(kind)
@@ -136,7 +136,7 @@ class _Search:
         return None
 
     def served(self, losses: Traced) -> Finding | None:
-        """A finding in inference mode: losses of rows alone, and together.
+        """Return a finding in inference mode: losses of rows alone, and together.
 
         Of a model that draws by the key then, which gives each place its number, only the first row is compared; and of
         one that draws without the key, none.
@@ -169,7 +169,7 @@ class _Search:
         return [self.made.row(number, _labelled(kind, int(number == 1))) for number in range(count)]
 
     def _see(self, rows: Sequence[Row], weights: Sequence[float] | None = None) -> Seen | None:
-        """What became of rows; None where the model does not take their values."""
+        """Return what became of rows; None where the model does not take their values."""
         try:
             seen = self.witness.see(*self.made.batch(rows), [1.0] * len(rows) if weights is None else weights)
         except _NOT_TAKEN as error:
@@ -271,7 +271,7 @@ def _all_kept(before: Seen, after: Seen) -> _Change:
 
 
 def _finite_alone(change: _Change) -> _Change:
-    """The change with 1 in place of what is finite, 0 in place of nothing."""
+    """Return the change with 1 in place of what is finite, 0 in place of nothing."""
 
     def marks(values: Any) -> Any:
         return np.where(np.isfinite(values), 1.0, values)

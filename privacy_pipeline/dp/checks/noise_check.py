@@ -52,7 +52,7 @@ class Deviation:
 
 
 def measured(what: str, draws: NDArray[Any], stated: float, *, level: float = LEVEL, excess: float = 0.0) -> Deviation:
-    """The deviation of independent draws that should be N(0, stated^2).
+    """Return the deviation of independent draws that should be N(0, stated^2).
 
     Args:
         what: noise of what.
@@ -77,7 +77,7 @@ def measured(what: str, draws: NDArray[Any], stated: float, *, level: float = LE
 
 
 def require(found: Iterable[Deviation]) -> tuple[Deviation, ...]:
-    """What was measured, where all of it is the noise that is accounted.
+    """Return what was measured, where all of it is the noise that is accounted.
 
     Raises:
         PipelineError: it is not.
@@ -95,7 +95,7 @@ def require(found: Iterable[Deviation]) -> tuple[Deviation, ...]:
 
 
 def plan_deviations(plan: PrivacyPlan, *, draws: int = DRAWS, what: str = "the mean gradient") -> list[Deviation]:
-    """The noise of a plan's steps, as `Program.run` adds it, measured at the deviation that the run will use.
+    """Return the noise of a plan's steps, as `Program.run` adds it, measured at the deviation that the run will use.
 
     Where noise is correlated, that of each of the first steps; where clipping adapts, that of the count too.
 

@@ -54,7 +54,7 @@ class Probe:
         return None if found is None else found.reason
 
     def finding(self) -> Finding | None:
-        """What shows that one example reaches another, or None; see `mixing`."""
+        """Return what shows that one example reaches another, or None; see `mixing`."""
         return find_mixing(model=self.model, losses=self.losses, x=self.x, y=self.y)
 
     def require_no_state(self) -> None:

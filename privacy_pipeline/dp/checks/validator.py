@@ -172,7 +172,8 @@ def _group_normalization(layer: Any, channels: int) -> Any:
 
 
 def with_group_normalization(model: Any) -> Any:
-    """A model with GroupNormalization in place of each BatchNormalization; other layers are new, weights are copied.
+    """Return a model with GroupNormalization in place of each BatchNormalization; other layers are new, weights are
+    copied.
 
     Args:
         model: functional or Sequential model.
@@ -204,7 +205,7 @@ def with_group_normalization(model: Any) -> Any:
 
 
 def validate(model: Any, *, fix: bool = False) -> list[Problem] | Any:
-    """What stands in the way of training a model privately.
+    """Return what stands in the way of training a model privately.
 
     Looks at the structure alone: no data is needed. What a structure cannot show (a Lambda that averages over the
     batch, a variable that is assigned in `call`) is found by `make_private`'s check on made-up inputs.

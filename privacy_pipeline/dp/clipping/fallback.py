@@ -38,7 +38,7 @@ def chunk_size(variables: Sequence[Any], memory_cap: int) -> int:
 
 
 def in_chunks(function: Callable[[Any], Any], values: Any, *, size: int, outputs: Any) -> Any:
-    """`function` of slices of at most `size` rows, joined along the first axis.
+    """Apply `function` to slices of at most `size` rows, and join the results along the first axis.
 
     Args:
         function: takes and gives tensors whose first axis is the examples.
@@ -66,7 +66,7 @@ def in_chunks(function: Callable[[Any], Any], values: Any, *, size: int, outputs
 
 
 def vectorized(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
-    """`function` of each row, vectorised where TensorFlow can do that, and row by row where it cannot.
+    """Apply `function` to each row, vectorised where TensorFlow can do that, and row by row where it cannot.
 
     Args:
         function: gives one tensor for each variable, in its shape.
@@ -97,7 +97,7 @@ def _no_log() -> Iterator[None]:
 
 
 def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> list[Any]:
-    """`function` of each row, one after the other; see `vectorized`."""
+    """Apply `function` to each row, one after the other; see `vectorized`."""
     specs = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
     one = _of_any_size(function, values)
     made = list(tf.map_fn(as_it_is(one), values, fn_output_signature=specs))
@@ -106,7 +106,8 @@ def mapped(function: Callable[[Any], Any], values: Any, variables: Sequence[Any]
 
 
 def _of_any_size(function: Callable[[Any], Any], values: Any) -> Callable[[Any], Any]:
-    """A function of a unit's rows, whose number its Python code does not see: it does what it does with any batch.
+    """Return a function of a unit's rows, whose number its Python code does not see: it does what it does with any
+    batch.
 
     Else it could compute one thing here, where norms are taken, and another where the batch is added up.
     """
@@ -179,7 +180,7 @@ def _reject_unrepeatable(call: LayerCall, graph: Any, known: int, drawn: int) ->
 
 
 def tensors_of(nest: Any) -> list[Any]:
-    """The tensors of a nest, in order."""
+    """Return the tensors of a nest, in order."""
     return [value for value in tf.nest.flatten(nest) if tf.is_tensor(value)]
 
 

@@ -49,7 +49,7 @@ class Groups:
 
 
 def make_groups(model: Any, variables: Sequence[Any], *, norm: float, per_layer: bool) -> Groups:
-    """Groups whose sensitivity is `norm`: one, or one for each layer, each bounded by norm / sqrt(layers).
+    """Return groups whose sensitivity is `norm`: one, or one for each layer, each bounded by norm / sqrt(layers).
 
     Args:
         model: the model.
@@ -147,7 +147,7 @@ class BookKeeping:
         return self._groups
 
     def parts(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Part | None]:
-        """The part of each variable; None where the variable was not used."""
+        """Return the part of each variable; None where the variable was not used."""
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             recorder = Recorder(tape, any_size=tf.nest.flatten(x)[0].shape[:1] == [None])
             with intercepted(self.targets, recorder):
@@ -207,7 +207,7 @@ class BookKeeping:
         return norms, self._clipped(parts, norms, present)[0]
 
     def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """The sums of `clipped`."""
+        """Return the sums of `clipped`."""
         return self.clipped(x, y, training=training, present=present)[0]
 
 
@@ -305,5 +305,5 @@ class Vectorised:
         return list(sums), whole
 
     def clipped_sum(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """The sums of `clipped`."""
+        """Return the sums of `clipped`."""
         return self.clipped(x, y, training=training, present=present)[0]

@@ -114,7 +114,7 @@ class Recorder:
     calls: list[tuple[Any, int, int, MakeParts]] = field(default_factory=list)
 
     def call(self, layer: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> LayerCall:
-        """The call of one layer, as its rule sees it."""
+        """Return the call of one layer, as its rule sees it."""
 
         def record(tapped: Sequence[Any], make_parts: MakeParts) -> None:
             if self.any_size and any(tensor.shape.is_fully_defined() for tensor in tapped):
@@ -126,7 +126,7 @@ class Recorder:
         return LayerCall(layer=layer, args=args, kwargs=kwargs, original=original, tap=self.tape.watch, record=record)
 
     def parts(self, total: Any, variables: Sequence[Any], *, rows: int = 1) -> list[Part | None]:
-        """The part of each variable after one backward pass; None for a variable that was not used.
+        """Return the part of each variable after one backward pass; None for a variable that was not used.
 
         Args:
             total: sum of the losses of all examples, scalar.

@@ -33,7 +33,7 @@ def _with_rows(tensors: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
 
 
 def _of_any_size(value: Any) -> Any:
-    """A batch of one whose size Python code does not see: it is to do what it does with any batch.
+    """Return a batch of one whose size Python code does not see: it is to do what it does with any batch.
 
     `clipping.fallback` hides the size by a slice, since TensorFlow vectorises slices and not this op.
     """
@@ -41,12 +41,12 @@ def _of_any_size(value: Any) -> Any:
 
 
 def _only_rows(results: Sequence[Any]) -> list[Any]:
-    """The one row of each result of a batch of one; an op that fails where there are more."""
+    """Return the one row of each result of a batch of one; an op that fails where there are more."""
     return [tf.squeeze(result, 0) for result in results]
 
 
 def _each(function: _Function, values: Sequence[Any], specs: Sequence[Any]) -> list[Any]:
-    """`function` of the rows of some tensors, one after the other; its results are of one row, without a batch."""
+    """Apply `function` to the rows of some tensors one by one; its results are of one row, without a batch."""
     made = tf.map_fn(as_it_is(lambda row: list(function(row))), list(values), fn_output_signature=list(specs))
     mark_isolated(values, made)
     return list(made)
@@ -66,7 +66,7 @@ def _row_specs(function: _Function, tensors: Sequence[Any], name: str) -> list[A
 
 
 def isolated_call(function: _Function, tensors: Sequence[Any], *, name: str) -> list[Any]:
-    """`function` of a batch, computed row by row, and differentiated row by row.
+    """Apply `function` to a batch row by row, and differentiate it row by row.
 
     Args:
         function: from tensors, [batch, ...] or public, to tensors [batch, ...].

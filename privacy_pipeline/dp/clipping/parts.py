@@ -42,7 +42,7 @@ class Part(Protocol):
         """Sum of the gradients times `weights` [B], in the variable's shape. Weight 0 removes NaN and infinity too."""
 
     def per_example(self) -> Any:
-        """The gradients themselves, [B, *variable.shape]."""
+        """Return the gradients themselves, [B, *variable.shape]."""
 
 
 def _by_example(weights: Any, rank: int) -> Any:
@@ -189,7 +189,7 @@ class VectorPart:
         return tf.reshape(summed, tf.shape(self.gradients)[1:])
 
     def per_example(self) -> Any:
-        """The gradients, [B, *variable.shape]."""
+        """Return the gradients, [B, *variable.shape]."""
         return self.gradients
 
 
@@ -218,7 +218,7 @@ class OuterPart:
         return tf.reshape(product, self.shape)
 
     def per_example(self) -> Any:
-        """The gradients, [B, *variable.shape]."""
+        """Return the gradients, [B, *variable.shape]."""
         product = self.inputs[:, :, None] * self.outputs[:, None, :]
         return tf.reshape(product, tf.concat([tf.shape(product)[:1], self.shape], 0))
 
@@ -297,7 +297,7 @@ class MatrixPart:
         return tf.reshape(tf.matmul(flat[0], flat[1], transpose_a=True), self.shape)
 
     def per_example(self) -> Any:
-        """The gradients, [B, *variable.shape]."""
+        """Return the gradients, [B, *variable.shape]."""
         gradients = self._gradients()
         return tf.reshape(gradients, tf.concat([tf.shape(gradients)[:1], self.shape], 0))
 
@@ -334,7 +334,7 @@ class EmbeddingPart:
         return tf.math.unsorted_segment_sum(flat, tf.reshape(self.ids, [-1]), self.rows)
 
     def per_example(self) -> Any:
-        """The gradients, [B, *variable.shape]."""
+        """Return the gradients, [B, *variable.shape]."""
         picked = tf.one_hot(self.ids, self.rows, dtype=self.outputs.dtype)
         return tf.einsum("btv,bte->bve", picked, self.outputs)
 
@@ -365,7 +365,7 @@ class LazyPart:
         return self.weigh(weights)
 
     def per_example(self) -> Any:
-        """The gradients, [B, *variable.shape]."""
+        """Return the gradients, [B, *variable.shape]."""
         return self.full()
 
 
@@ -386,7 +386,7 @@ def tensors_of_part(part: Part) -> list[Any]:
 
 
 def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:
-    """A linear map's part with positions, be it one."""
+    """Return a linear map's part with positions, be it one."""
     if isinstance(part, MatrixPart):
         return part
     return MatrixPart(part.inputs[:, None, :], part.outputs[:, None, :], part.shape)

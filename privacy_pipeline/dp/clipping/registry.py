@@ -36,11 +36,11 @@ class LayerCall:
     record: Callable[[Sequence[Any], MakeParts], None]
 
     def inputs(self) -> Any:
-        """The layer's first argument."""
+        """Return the layer's first argument."""
         return self.args[0] if self.args else self.kwargs["inputs"]
 
     def original_with(self, **attributes: Any) -> Any:
-        """Runs the layer's own `call` while some of its attributes have other values."""
+        """Run the layer's own `call` while some of its attributes have other values."""
         before = {name: getattr(self.layer, name) for name in attributes}
         # Keras tracks what is set on a layer; these values come and go untracked.
         for name, value in attributes.items():
@@ -75,7 +75,7 @@ _RULES: dict[type, _Entry] = {}
 
 
 def register_rule(layer_type: type, *, supports: Supports | None = None) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of a layer type, and of that type only: a subclass may compute otherwise.
+    """Register a function as the rule of a layer type, and of that type only: a subclass may compute otherwise.
 
     The rule runs the layer, taps the tensors whose gradients it needs, records how parts follow from those, and
     returns the layer's output.
@@ -101,6 +101,6 @@ def register_rule(layer_type: type, *, supports: Supports | None = None) -> Call
 
 
 def rule_for(layer: Any) -> Rule | None:
-    """The rule of a layer, or None where it has none."""
+    """Return the rule of a layer, or None where it has none."""
     entry = _RULES.get(type(layer))
     return entry.rule if entry is not None and entry.supports(layer) else None

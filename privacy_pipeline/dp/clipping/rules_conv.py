@@ -137,7 +137,7 @@ class _ConvolutionPart:
         return self._ordered(tf.ensure_shape(summed, self.gradients.shape[1:]))[0]
 
     def per_example(self) -> Any:
-        """The gradients, [B, *variable.shape]."""
+        """Return the gradients, [B, *variable.shape]."""
         return self._ordered(self.gradients)
 
 

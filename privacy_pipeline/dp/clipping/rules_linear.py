@@ -14,7 +14,7 @@ _Layers = tf.keras.layers
 
 
 def linear_part(inputs: Any, outputs: Any, shape: Any) -> OuterPart | MatrixPart:
-    """The part of a linear map's kernel.
+    """Return the part of a linear map's kernel.
 
     Args:
         inputs: what the map was applied to, [B, ..., P].
@@ -38,7 +38,7 @@ def _positions(values: Any) -> Any:
 
 
 def bias_part(outputs: Any, shape: Any) -> VectorPart:
-    """The part of a variable that was added to the outputs with broadcasting.
+    """Return the part of a variable that was added to the outputs with broadcasting.
 
     Args:
         outputs: gradients of what it was added to, [B, ...].
@@ -54,12 +54,12 @@ def bias_part(outputs: Any, shape: Any) -> VectorPart:
 
 
 def activated(layer: Any, outputs: Any) -> Any:
-    """The layer's activation of its pre-activations."""
+    """Return the layer's activation of its pre-activations."""
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
 def linear(values: Any) -> Any:
-    """The identity, in place of a layer's activation."""
+    """Return the identity, in place of a layer's activation."""
     return values
 
 
@@ -81,7 +81,7 @@ def dense(call: LayerCall) -> Any:
 
 
 def _spread(equation: str, rank: int, out_rank: int) -> tuple[str, str, str]:
-    """The three terms of an einsum "x,k->y" with the dots of x and y replaced by unused letters."""
+    """Return the three terms of an einsum "x,k->y" with the dots of x and y replaced by unused letters."""
     left, right = equation.replace(" ", "").split("->")
     first, kernel = left.split(",")
     free = [letter for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if letter not in equation]
@@ -90,7 +90,7 @@ def _spread(equation: str, rank: int, out_rank: int) -> tuple[str, str, str]:
 
 
 def _einsum_supported(layer: Any) -> bool:
-    """The batch is the first axis of input and output, and no letter is summed within one operand."""
+    """Return the batch is the first axis of input and output, and no letter is summed within one operand."""
     left, right = layer.equation.replace(" ", "").split("->")
     first, kernel = left.split(",")
     known = all(letter in kernel + right or letter == "." for letter in first)
@@ -166,7 +166,7 @@ def embedding(call: LayerCall) -> Any:
 
 
 def _scaled_and_shifted(call: LayerCall, normal: Any, gamma: Any, beta: Any, axes: Sequence[int]) -> Any:
-    """Normal * gamma + beta along `axes`, recorded; in float32 where the layer computes in half precision."""
+    """Return normal * gamma + beta along `axes`, recorded; in float32 where the layer computes in half precision."""
     rank, given = normal.shape.rank, normal.dtype
     normal = in_single(normal)
     broadcast = [normal.shape[axis] if axis in axes else 1 for axis in range(rank)]

@@ -22,7 +22,7 @@ def _supported(layer: Any) -> bool:
 
 
 def _inputs(call: LayerCall) -> tuple[Any, Any, Any]:
-    """Inputs [B, T, P] and mask [B, T] in the order in which the layer reads them, and initial states."""
+    """Return inputs [B, T, P] and mask [B, T] in the order in which the layer reads them, and initial states."""
     layer, kwargs = call.layer, dict(call.kwargs)
     inputs, states, _ = layer._process_inputs(call.inputs(), kwargs.get("initial_state"), None)
     mask = kwargs.get("mask", call.args[1] if len(call.args) > 1 else None)
@@ -34,7 +34,7 @@ def _inputs(call: LayerCall) -> tuple[Any, Any, Any]:
 
 
 def _unrolled(layer: Any, step: _Step, inputs: Any, mask: Any, states: Any) -> tuple[Any, Any]:
-    """Runs `step`, whose output is [state, anything else], over time.
+    """Run `step`, whose output is [state, anything else], over time.
 
     Returns:
         The layer's output, and all that the steps gave out beside the state, [B, T, ...].

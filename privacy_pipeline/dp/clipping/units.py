@@ -18,7 +18,7 @@ from privacy_pipeline.dp.clipping.parts import (
 
 
 def by_unit(part: Part, rows: int) -> Part:
-    """The part of units that own `rows` consecutive examples each: their gradients are added up.
+    """Return the part of units that own `rows` consecutive examples each: their gradients are added up.
 
     Examples become positions, so that norms of linear maps and embeddings come without their gradients. Rows of an
     example that does not count must have zeros for the gradients of their outputs.

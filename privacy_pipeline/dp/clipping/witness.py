@@ -94,7 +94,7 @@ def _followed(model: Any, trail: Trail) -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor of any type as floats or whole numbers, [rows, ...]; of wide rows only projections."""
+    """Return a tensor of any type as floats or whole numbers, [rows, ...]; of wide rows only projections."""
     if isinstance(value, tf.RaggedTensor):
         value = value.to_tensor()
     if value.dtype == tf.string:
@@ -140,7 +140,7 @@ class Seen:
     backward: NDArray[Any]
 
     def take(self, rows: Sequence[int]) -> Seen:
-        """What became of some of the rows."""
+        """Return what became of some of the rows."""
         picked = list(rows)
         return Seen(self.losses[picked], self.forward[:, picked], self.backward[:, picked])
 
@@ -199,7 +199,7 @@ class Witness:
         return self._trail.outputs
 
     def see(self, x: Any, y: Any, weights: Sequence[float]) -> Seen:
-        """Runs a batch.
+        """Run a batch.
 
         Args:
             x: nest of tensors, [rows, ...].
@@ -245,7 +245,7 @@ def _aligned(tensors: Sequence[Any], rows: int) -> NDArray[Any]:
 
 
 def changed(before: Seen, after: Seen, *, relative: float, floor: float) -> tuple[bool, NDArray[Any], NDArray[Any]]:
-    """What differs by more than rounding between the same rows of two batches.
+    """Return what differs by more than rounding between the same rows of two batches.
 
     Args:
         before: the rows in one batch.

@@ -17,7 +17,7 @@ def _address(array: NDArray[Any]) -> int:
 
 
 def aligned_empty(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
-    """An array of undefined content whose memory begins at a multiple of `ALIGNMENT` bytes."""
+    """Return an array of undefined content whose memory begins at a multiple of `ALIGNMENT` bytes."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     return _aligned(np.empty(size + ALIGNMENT, np.uint8), shape, dtype)
@@ -35,7 +35,8 @@ def _aligned(raw: NDArray[np.uint8], shape: Sequence[int], dtype: Any) -> NDArra
 
 
 def to_tensor(array: NDArray[Any]) -> Any:
-    """A tensor over the same memory where that is possible, else over a copy. The array must not change any more.
+    """Return a tensor over the same memory where that is possible, else over a copy. The array must not change any
+    more.
 
     `tf.convert_to_tensor` always copies: batches and noise are several megabytes a step.
     """

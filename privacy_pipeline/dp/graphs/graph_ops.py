@@ -138,7 +138,7 @@ OTHER = Reason(
 
 
 def reason_of(kind: str, *, seeded: bool = False) -> Reason:
-    """What is said of an op, which the list does not let through.
+    """Return what is said of an op, which the list does not let through.
 
     Args:
         kind: its type.

@@ -177,7 +177,7 @@ def _held(model: Any) -> list[Any]:
 
 
 def _layer_of(path: str, model: Any) -> str | None:
-    """The layer in whose name scope an op stands; Keras numbers the scopes of a layer that is called again."""
+    """Return the layer in whose name scope an op stands; Keras numbers the scopes of a layer that is called again."""
     names = {layer.name for layer in model._flatten_layers(include_self=False)}
     for part in reversed(path.split("/")):
         for name in (part, re.sub(r"_\d+$", "", part)):

@@ -96,7 +96,7 @@ class Walk:
         return "/".join(reversed(parts))
 
     def captured(self, place: Place, index: int) -> list[Any] | None:
-        """The tensors outside of the graph that an input, a resource, can be.
+        """Return the tensors outside of the graph that an input, a resource, can be.
 
         Args:
             place: the op.
@@ -161,7 +161,7 @@ class Walk:
                 yield Place(function, node)
 
     def _passed(self, function: str, argument: str) -> list[tuple[str, str]] | None:
-        """What each call passes as an argument, with what a loop's body hands on; None if that is not known."""
+        """Return what each call passes as an argument, with what a loop's body hands on; None if that is not known."""
         calls = self._calls.get(function)
         if not calls or argument not in self._arguments[function]:
             return None

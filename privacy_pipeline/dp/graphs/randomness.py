@@ -23,12 +23,12 @@ class RunKey:
 
     @classmethod
     def from_system(cls) -> RunKey:
-        """A fresh key from the operating system's generator."""
+        """Return a fresh key from the operating system's generator."""
         return cls(os.urandom(KEY_BYTES), seed_fixed=False)
 
     @classmethod
     def from_seed(cls, seed: int) -> RunKey:
-        """A key that repeats, for tests and for comparison; a run with it is not private."""
+        """Return a key that repeats, for tests and for comparison; a run with it is not private."""
         return cls(hashlib.sha256(f"fixed seed {seed}".encode()).digest(), seed_fixed=True)
 
     def derive(self, purpose: str, size: int) -> bytes:

@@ -39,7 +39,7 @@ def unconverted(function: _Function) -> _Function:
 
 
 def converted(function: _Function) -> _Function:
-    """A user's function whose branches on tensors AutoGraph converts, where a graph is traced `as_it_is`.
+    """Return a user's function whose branches on tensors AutoGraph converts, where a graph is traced `as_it_is`.
 
     Keras does the same for the `call` of a user's layers and models.
     """
@@ -52,7 +52,7 @@ def converted(function: _Function) -> _Function:
 
 
 def as_it_is(function: _Function) -> _Function:
-    """A function of the engine's own that AutoGraph leaves alone, while it converts what users wrote.
+    """Return a function of the engine's own that AutoGraph leaves alone, while it converts what users wrote.
 
     That is users' layers and models, and functions that are `converted`. Converting the engine's code as well takes
     seconds in each process. For `tf.function(..., autograph=False)`, `tf.map_fn` and `tf.vectorized_map`.
@@ -107,7 +107,7 @@ class Traced:
             ) from None
 
     def __call__(self, *arguments: Any) -> Any:
-        """Runs the graph on arguments of the signature.
+        """Run the graph on arguments of the signature.
 
         Raises:
             BadInputError: the graph holds a function that was traced before, for another seed.
@@ -125,7 +125,7 @@ class Traced:
 
 @contextmanager
 def told_as_users_code() -> Iterator[None]:
-    """What a user's model or loss raises while it is traced becomes one line, with the error itself as its cause.
+    """Turn what a user's model or loss raises while it is traced into one line, with the error itself as its cause.
 
     Raises:
         BadInputError: the code raised an error of its own, or TensorFlow one about shapes or types.
@@ -147,7 +147,7 @@ def told_as_users_code() -> Iterator[None]:
 def ran(
     work: Callable[[], Any], *, where: str, refusals: tuple[type[Exception], ...] = (tf.errors.InvalidArgumentError,)
 ) -> Any:
-    """The result of what works on private values.
+    """Return the result of what works on private values.
 
     Args:
         work: runs a graph.
@@ -171,7 +171,9 @@ _REFUSED = object()
 
 
 def _unless_refused(work: Callable[[], Any], refusals: tuple[type[Exception], ...]) -> Any:
-    """The result, or `_REFUSED` where an op refused its values. The error is gone then, with all that refers to it."""
+    """Return the result, or `_REFUSED` where an op refused its values. The error is gone then, with all that refers to
+    it.
+    """
     rounded = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)  # ten bits are too few for the norms of a bound
     try:
@@ -183,7 +185,7 @@ def _unless_refused(work: Callable[[], Any], refusals: tuple[type[Exception], ..
 
 
 def _last_words(error: Exception) -> str:
-    """What an error says, without the lines of code that AutoGraph and Keras put around it."""
+    """Return what an error says, without the lines of code that AutoGraph and Keras put around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     layer = ""
     if lines[0].startswith(_OF_A_LAYER):
@@ -194,7 +196,9 @@ def _last_words(error: Exception) -> str:
 
 
 def _undecorated(error: Exception) -> Exception:
-    """The error that was raised: Keras and AutoGraph raise others in its place, with its line among lines of code."""
+    """Return the error that was raised: Keras and AutoGraph raise others in its place, with its line among lines of
+    code.
+    """
     first, below = error, error.__context__
     while below is not None:
         if isinstance(below, PipelineError) and below.message in str(error):

@@ -49,13 +49,13 @@ class Phase:
     data: str
 
     def to_json(self) -> dict[str, Any]:
-        """The phase as JSON values."""
+        """Return the phase as JSON values."""
         more = {"id": self.id, "steps": self.steps, "unit": self.unit, "data": self.data}
         return {**more, "relation": self.relation.value, "event": to_json(self.event)}
 
     @classmethod
     def from_json(cls, value: Any) -> Phase:
-        """A phase from JSON values.
+        """Return a phase from JSON values.
 
         Raises:
             KeyError, TypeError, ValueError, BadInputError: they are not those of a phase.
@@ -88,11 +88,11 @@ class PrivacyHistory:
             raise BadInputError(f"a privacy history has no origin {self.origin!r}", fix=f"one of {', '.join(ORIGINS)}")
 
     def with_phase(self, phase: Phase) -> PrivacyHistory:
-        """The history with one more phase; a longer part of a phase replaces a shorter one."""
+        """Return the history with one more phase; a longer part of a phase replaces a shorter one."""
         return PrivacyHistory(_united([*self.phases, phase]), self.origin)
 
     def together(self, *others: PrivacyHistory) -> PrivacyHistory:
-        """What weights cost that were made from several others, or several models that are all released.
+        """Return what weights cost that were made from several others, or several models that are all released.
 
         A phase that they share, such as the training of a common base, counts once.
         """
@@ -141,13 +141,13 @@ class PrivacyHistory:
         return epsilon_of(event, delta=delta, relation=self.phases[0].relation)
 
     def to_json(self) -> dict[str, Any]:
-        """The history as JSON values."""
+        """Return the history as JSON values."""
         phases = [phase.to_json() for phase in self.phases]
         return {"version": _VERSION, "origin": self.origin, "phases": phases}
 
     @classmethod
     def from_json(cls, value: Any) -> PrivacyHistory:
-        """A history from JSON values.
+        """Return a history from JSON values.
 
         Raises:
             BadInputError: they are not those of a history.
@@ -160,7 +160,7 @@ class PrivacyHistory:
             raise BadInputError("it is not a privacy history") from None
 
     def save(self, path: Path) -> None:
-        """Writes the history, to go with the weights to another machine.
+        """Write the history, to go with the weights to another machine.
 
         Args:
             path: a saved model or saved weights in any format of Keras, which keep the history inside of them (see
@@ -173,7 +173,7 @@ class PrivacyHistory:
 
     @classmethod
     def load(cls, path: Path) -> PrivacyHistory:
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             BadInputError: the file is missing, or does not hold a history.

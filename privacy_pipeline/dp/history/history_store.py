@@ -36,7 +36,7 @@ def digest_of(weights: Sequence[Any]) -> str:
 
 
 def folder() -> Path:
-    """The folder of histories: that of the variable `FOLDER`, or one in the user's data folder."""
+    """Return the folder of histories: that of the variable `FOLDER`, or one in the user's data folder."""
     given = os.environ.get(FOLDER)
     if given:
         return Path(given)
@@ -45,7 +45,7 @@ def folder() -> Path:
 
 
 def recalled(digest: str) -> PrivacyHistory | None:
-    """The history of the weights with a digest; None where none is known.
+    """Return the history of the weights with a digest; None where none is known.
 
     Raises:
         BadInputError: the file of the history is damaged.

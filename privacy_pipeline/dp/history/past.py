@@ -31,7 +31,7 @@ class Past:
         self._own: dict[str, PrivacyHistory] = {}  # by digest, what this object left
 
     def history(self, *, restored: bool = False) -> PrivacyHistory:
-        """What the weights were made from before this training, whichever of its `fit` it is.
+        """Return what the weights were made from before this training, whichever of its `fit` it is.
 
         Args:
             restored: whether a `fit` after the first one goes on from a checkpoint, whatever the weights are now.
@@ -61,7 +61,7 @@ class Past:
         )
 
     def of_optimizer(self, variables: Sequence[Any]) -> PrivacyHistory:
-        """What the state of an optimizer was made from: its moments hold sums of gradients.
+        """Return what the state of an optimizer was made from: its moments hold sums of gradients.
 
         Args:
             variables: of the optimizer, built.
@@ -84,19 +84,22 @@ class Past:
         return PrivacyHistory().together(*found)
 
     def replaced(self) -> PrivacyHistory:
-        """What is known of the weights as they are now, which a checkpoint is about to replace; empty where nothing is.
+        """Return what is known of the weights as they are now, which a checkpoint is about to replace; empty where
+        nothing is.
 
         Whoever holds the model has seen these weights, so the trainings that made them count too.
         """
         return self._known(digest_of(self._model.weights)) or PrivacyHistory()
 
     def set_by_others(self) -> PrivacyHistory | None:
-        """What is known of the weights as they are now, which code of somebody's set; None where not all is known."""
+        """Return what is known of the weights as they are now, which code of somebody's set; None where not all is
+        known.
+        """
         parts, unknown = self._parts(digest_of(self._model.weights))
         return None if unknown else PrivacyHistory().together(*parts)
 
     def now(self) -> PrivacyHistory:
-        """The history of the weights as they are now, whatever trainings of this object made them.
+        """Return the history of the weights as they are now, whatever trainings of this object made them.
 
         Raises:
             BadInputError: nothing is known of them.
@@ -152,7 +155,7 @@ def _is_telling(variable: Any) -> bool:
 
 
 def _moments(variables: Sequence[Any]) -> Iterator[Any]:
-    """The variables of an optimizer that data moved. A new one is the same number throughout."""
+    """Yield the variables of an optimizer that data moved. A new one is the same number throughout."""
     for variable in variables:
         values = np.asarray(variable)
         if values.dtype.kind != "f" or not values.ndim or not values.size:

@@ -20,7 +20,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a history: into the saved model or weights at `path`, where there are some, or as a file of its own.
+    """Write a history: into the saved model or weights at `path`, where there are some, or as a file of its own.
 
     A `.keras` file gets a member `privacy_history.json`, an HDF5 file a data set `privacy_history`, a SavedModel a file
     in `assets.extra`, and a checkpoint of TensorFlow a file beside it. Keras and TensorFlow pass over all of these.
@@ -48,7 +48,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> str | None:
-    """What `write` wrote; None where a saved model or weights hold no history.
+    """Return what `write` wrote; None where a saved model or weights hold no history.
 
     Raises:
         BadInputError: the file cannot be read.
@@ -80,12 +80,14 @@ def _beside(path: Path) -> Path:
 
 
 def _bound(text: str, prefix: Path) -> str:
-    """A history with the digest of the weights' files: Keras writes them anew, and leaves a file beside them alone."""
+    """Return a history with the digest of the weights' files: Keras writes them anew, and leaves a file beside them
+    alone.
+    """
     return json.dumps({**json_value(text), _FILES: _digest(prefix)}, indent=1) + "\n"
 
 
 def _of(path: Path, prefix: Path) -> str | None:
-    """The history in a file; None where there is none.
+    """Return the history in a file; None where there is none.
 
     Raises:
         BadInputError: the weights were written since.

@@ -19,7 +19,8 @@ _DIGEST = "weights"
 
 
 def load_model(path: Path | str, **keras: Any) -> Any:
-    """A Keras model, as `tf.keras.models.load_model` loads it; the next `make_private` finds its privacy history.
+    """Return a Keras model, as `tf.keras.models.load_model` loads it; the next `make_private` finds its privacy
+    history.
 
     Args:
         path: what `PrivateModel.save` wrote. A model without a history is loaded too; `make_private` asks for it.
@@ -34,7 +35,7 @@ def load_model(path: Path | str, **keras: Any) -> Any:
 
 
 def load_weights(model: Any, path: Path | str) -> None:
-    """Puts saved weights into a model; the next `make_private` finds their privacy history.
+    """Put saved weights into a model; the next `make_private` finds their privacy history.
 
     Args:
         model: built Keras model.
@@ -48,7 +49,7 @@ def load_weights(model: Any, path: Path | str) -> None:
 
 
 def save_history(model: Any, path: Path | str, history: PrivacyHistory) -> None:
-    """Puts a history, bound to the model's weights, into what Keras has just written to `path`.
+    """Put a history, bound to the model's weights, into what Keras has just written to `path`.
 
     Raises:
         BadInputError: the file cannot be written.
@@ -58,7 +59,7 @@ def save_history(model: Any, path: Path | str, history: PrivacyHistory) -> None:
 
 
 def _readable(path: Path | str) -> Path | str:
-    """The path as TensorFlow reads it; what is not on this machine's disk stays as it is."""
+    """Return the path as TensorFlow reads it; what is not on this machine's disk stays as it is."""
     return path if "://" in str(path) else str(literal(Path(path)))
 
 

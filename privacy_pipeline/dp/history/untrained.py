@@ -19,13 +19,13 @@ _KEYS = ("", "_kernel")  # `depthwise_initializer` makes `depthwise_kernel`
 
 
 def steps_of_keras(model: Any) -> int:
-    """Steps of training that Keras has counted on a model, by its own `fit` or by its optimizer."""
+    """Return steps of training that Keras has counted on a model, by its own `fit` or by its optimizer."""
     counters = [getattr(model, "_train_counter", None), getattr(getattr(model, "optimizer", None), "iterations", None)]
     return max(0 if counter is None else int(counter) for counter in counters)
 
 
 def not_new(model: Any) -> list[Any]:
-    """The weights of a model that are not shown to be as an initializer made them.
+    """Return the weights of a model that are not shown to be as an initializer made them.
 
     Args:
         model: built Keras model.
@@ -43,7 +43,7 @@ def _is_constant(variable: Any) -> bool:
 
 
 def _made_again(layer: Any) -> Iterator[Any]:
-    """The variables of a layer that its initializers make again."""
+    """Yield the variables of a layer that its initializers make again."""
     for name in dir(layer):
         initializer = getattr(layer, name, None) if name.endswith(_SUFFIX) else None
         if not _draws_anew(initializer):
@@ -75,7 +75,7 @@ def _same(layer: Any, name: str, initializer: Any, variable: Any) -> bool:
 
 
 def _forgetting(initializer: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The bias of an LSTM, which begins by remembering: ones in the second quarter."""
+    """Return the bias of an LSTM, which begins by remembering: ones in the second quarter."""
     quarter = (shape[-1] // 4,)
     parts = (initializer(quarter), tf.ones(quarter), initializer((2 * quarter[0],)))
     return np.concatenate([np.asarray(tf.cast(part, dtype)) for part in parts])

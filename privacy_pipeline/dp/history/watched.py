@@ -33,6 +33,6 @@ class Watched:
 
 
 def _plain(variable: Any) -> Any:
-    """A variable's value in a type that has bits to cast."""
+    """Return a variable's value in a type that has bits to cast."""
     value = tf.convert_to_tensor(variable)
     return tf.cast(value, tf.uint8) if value.dtype == tf.bool else value

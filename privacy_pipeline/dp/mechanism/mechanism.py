@@ -15,19 +15,19 @@ CORRELATIONS = ("none", "tree", "banded")
 
 
 def require(holds: bool, message: str, fix: str = "") -> None:
-    """Raises BadInputError unless something holds."""
+    """Raise BadInputError unless something holds."""
     if not holds:
         raise BadInputError(message, fix=fix)
 
 
 def require_numbers(**given: Any) -> None:
-    """Raises BadInputError unless each argument is a finite number, or None."""
+    """Raise BadInputError unless each argument is a finite number, or None."""
     for name, value in given.items():
         require(value is None or is_number(value), f"{name} must be a finite number, found {value!r}")
 
 
 def require_whole(**given: Any) -> None:
-    """Raises BadInputError unless each argument is a whole number, or None."""
+    """Raise BadInputError unless each argument is a whole number, or None."""
     for name, value in given.items():
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         require(value is None or whole, f"{name} must be a whole number, found {value!r}")
@@ -35,7 +35,7 @@ def require_whole(**given: Any) -> None:
 
 
 def require_flags(**given: Any) -> None:
-    """Raises BadInputError unless each argument is true or false."""
+    """Raise BadInputError unless each argument is true or false."""
     for name, value in given.items():
         require(isinstance(value, bool), f"{name} must be True or False, found {value!r}")
 
@@ -46,7 +46,7 @@ def is_one_of(value: Any, words: Sequence[str]) -> bool:
 
 
 def require_positive(name: str, value: float) -> None:
-    """Raises BadInputError unless a number is above 0 and finite."""
+    """Raise BadInputError unless a number is above 0 and finite."""
     require(value > 0 and math.isfinite(value), f"{name} must be a positive number, found {value!r}")
 
 
@@ -181,7 +181,7 @@ class UserBound:
         return self.max_examples if self.clip == "sum" else 1
 
     def norm(self, norm: float) -> float:
-        """What is clipped is clipped to this, for a user's whole contribution to be at most `norm`."""
+        """Return what is clipped is clipped to this, for a user's whole contribution to be at most `norm`."""
         return norm if self.clip == "sum" else norm / self.max_examples
 
     def parameters(self) -> dict[str, Any]:

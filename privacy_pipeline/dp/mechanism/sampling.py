@@ -41,7 +41,7 @@ class _IndependentDraws:
         return max(1, round(1 / self.probability))
 
     def steps(self, *, epochs: float) -> int:
-        """Steps in which a unit is expected `epochs` times."""
+        """Return steps in which a unit is expected `epochs` times."""
         return max(1, math.floor(epochs / self.probability))
 
     def untruncated(self, *, noise_multiplier: float, steps: int) -> DpEvent:
@@ -107,7 +107,7 @@ class TruncatedPoissonSampling(_IndependentDraws):
         return SelfComposedDpEvent(one, steps)
 
     def extra_delta(self, *, epsilon: float, steps: int) -> float:
-        """What truncation adds to delta beside `untruncated`; see `accounting.truncation`."""
+        """Return what truncation adds to delta beside `untruncated`; see `accounting.truncation`."""
         return paid(steps * chance_of_a_cut(self.cap, self.units, self.probability), epsilon=epsilon)
 
     def parameters(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class FixedPartition:
         return self.units // self.batch_size
 
     def steps(self, *, epochs: float) -> int:
-        """Steps of whole epochs.
+        """Return steps of whole epochs.
 
         Raises:
             BadInputError: epochs is no whole number.
@@ -187,7 +187,7 @@ def cap_for_extra_delta(extra_delta: float, *, probability: float, units: int, s
 
 
 def probability_of(given: float | None, *, batch: float, units: int | None, relation: Relation) -> float:
-    """Sampling probability of a plan: given under add-or-remove-one, else batch over units.
+    """Return sampling probability of a plan: given under add-or-remove-one, else batch over units.
 
     Raises:
         BadInputError: it is given where it follows, or missing where it does not.
@@ -214,7 +214,7 @@ def scheme_of(
     steps: int | None,
     cap: int | None,
 ) -> Sampling:
-    """The sampling of a plan, by name; see `PrivacyPlan.calibrated`.
+    """Return the sampling of a plan, by name; see `PrivacyPlan.calibrated`.
 
     Raises:
         BadInputError: an unknown name, or numbers that do not go with it.

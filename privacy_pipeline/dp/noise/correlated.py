@@ -75,7 +75,7 @@ def why_unbounded(noise: Noise, sampling: Sampling) -> str | None:
 
 
 def correlated_event(noise: Noise, sampling: Sampling, *, steps: int) -> DpEvent:
-    """The first `steps` steps as Gaussian mechanisms; an epoch that was begun counts in full.
+    """Return the first `steps` steps as Gaussian mechanisms; an epoch that was begun counts in full.
 
     An event that no accountant supports where there is no bound.
     """
@@ -150,7 +150,7 @@ class CorrelatedNoise:
         return found
 
     def _banded(self) -> _Flat:
-        """The row of the next step: C x = z, solved from the top."""
+        """Return the row of the next step: C x = z, solved from the top."""
         coefficients = banded_coefficients(self.noise.bands or 1)
         found = self.base.flat(self._next, stddev=1.0)
         for coefficient, earlier in zip(coefficients[1:], self._before, strict=False):
@@ -164,7 +164,7 @@ Source = GaussianNoise | CorrelatedNoise
 
 
 def noise_source(noise: Noise, key: RunKey, shapes: Sequence[tuple[int, ...]], *, steps_per_epoch: int) -> Source:
-    """What draws the noise that a plan states: the one place that says so, for engines and for their checks.
+    """Return what draws the noise that a plan states: the one place that says so, for engines and for their checks.
 
     Args:
         noise: the plan's noise.
@@ -177,7 +177,7 @@ def noise_source(noise: Noise, key: RunKey, shapes: Sequence[tuple[int, ...]], *
 
 
 def row_lengths(noise: Noise, *, steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
-    """Standard deviation of each step's noise over that of the independent noise: L2 norms of the rows of C^-1.
+    """Return standard deviation of each step's noise over that of the independent noise: L2 norms of the rows of C^-1.
 
     By inverting `strategy_matrix`, and so apart from the code that draws.
 

@@ -62,7 +62,7 @@ class _Table:
 
 
 def _last(family: Family, variance: float) -> int:
-    """A number that is reached, upwards, with a chance below 2^-240."""
+    """Return a number that is reached, upwards, with a chance below 2^-240."""
     wanted = _TAIL_BITS * math.log(2)
 
     def rare(number: int) -> bool:
@@ -96,7 +96,7 @@ def _gaussian_weights(variance: float, last: int) -> list[int]:
 
 
 def _skellam_weights(variance: float, last: int) -> list[int]:
-    """A multiple of the modified Bessel functions I_k(variance) for k from 0 to last."""
+    """Return a multiple of the modified Bessel functions I_k(variance) for k from 0 to last."""
     numerator, denominator = variance.as_integer_ratio()
     above, weights = 0, [1 << _POINT]
     for k in range(last, 0, -1):

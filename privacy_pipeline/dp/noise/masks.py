@@ -61,7 +61,9 @@ _ACTIVE: list[_Source] = []
 
 
 def _folded(seed: Any, number: Any) -> Any:
-    """A seed made of a secret one and a public number. 64 bits of the secret last: as many as the number's type has."""
+    """Return a seed made of a secret one and a public number. 64 bits of the secret last: as many as the number's type
+    has.
+    """
     return tf.random.experimental.stateless_fold_in(seed, tf.cast(number, tf.int64))
 
 
@@ -79,7 +81,7 @@ _INTEGERS = "random_uniform_int"
 
 
 def _floats(source: _Source, name: str) -> Callable[..., Any]:
-    """A function of TensorFlow's that draws from the source; a seed that the code gives is not needed."""
+    """Return a function of TensorFlow's that draws from the source; a seed that the code gives is not needed."""
     own, drawn = getattr(gen_random_ops, name), _FLOATS[name]
 
     def call(shape: Any, dtype: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
@@ -91,7 +93,7 @@ def _floats(source: _Source, name: str) -> Callable[..., Any]:
 
 
 def _integers(source: _Source) -> Callable[..., Any]:
-    """The same for whole numbers of a range."""
+    """Return the same for whole numbers of a range."""
     own = getattr(gen_random_ops, _INTEGERS)
 
     def call(shape: Any, minval: Any, maxval: Any, seed: int = 0, seed2: int = 0, name: Any = None) -> Any:
@@ -158,7 +160,9 @@ def masks_of_row(row: Any) -> Iterator[None]:
 
 
 def draws() -> int:
-    """Number of random calls so far inside `keyed_masks`; a function that changes it would draw other masks again."""
+    """Return number of random calls so far inside `keyed_masks`; a function that changes it would draw other masks
+    again.
+    """
     return _ACTIVE[-1].calls if _ACTIVE else 0
 
 

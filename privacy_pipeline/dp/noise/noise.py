@@ -39,7 +39,7 @@ _ALIGNED = ALIGNMENT // 4  # float32 numbers
 
 
 def box_muller_32(raw: bytes, *, stddev: float = 1.0, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """Normal float32 numbers of mean 0, two from each 12 bytes (Box and Muller 1958).
+    """Return normal float32 numbers of mean 0, two from each 12 bytes (Box and Muller 1958).
 
     The radius comes from 63 bits and is computed in float64, so it reaches 9.4 standard deviations: with 32 bits it
     would end at 6.8, and over many coordinates and steps the cut tail would no longer be small beside delta. Numbers
@@ -87,7 +87,7 @@ def scaled(normal: NDArray[np.float32], stddev: float, *, out: NDArray[np.float3
 
 
 def box_muller_64(raw: bytes) -> NDArray[np.float64]:
-    """Standard normal float64 numbers, one from each 8 bytes; their count is even."""
+    """Return standard normal float64 numbers, one from each 8 bytes; their count is even."""
     uniform = ((np.frombuffer(raw, np.uint64) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     half = uniform.size // 2
     radius, angle = np.sqrt(-2.0 * np.log(uniform[:half])), 2.0 * np.pi * uniform[half:]
@@ -158,7 +158,7 @@ class GaussianNoise:
         return self._normal(step, total_size(self.shapes), stddev)
 
     def _normal(self, step: int, size: int, stddev: float) -> NDArray[np.float32]:
-        """Normal numbers of a step, float32, [size]; `size` is even."""
+        """Return normal numbers of a step, float32, [size]; `size` is even."""
         NOISE_STDDEV.require("standard deviation of the noise", stddev)
         stream = keystream(self.key.derive(_HARDENED if self.hardened else _PLAIN, 32), step)
         normal: NDArray[np.float32] = aligned_empty([size], np.float32)

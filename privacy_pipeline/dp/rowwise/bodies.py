@@ -97,7 +97,7 @@ def _graph_reference(text: str) -> Reference:
 
 
 def body_of_graph(definition: Any) -> Body:
-    """The body of a `GraphDef`."""
+    """Return the body of a `GraphDef`."""
     library = {function.signature.name: function for function in definition.library.function}
     nodes = {
         node.name: _node(node, [_graph_reference(text) for text in node.input if not text.startswith("^")], library)
@@ -107,7 +107,7 @@ def body_of_graph(definition: Any) -> Body:
 
 
 def body_of_function(definition: Any, library: Mapping[str, Any]) -> Body:
-    """The body of a `FunctionDef`.
+    """Return the body of a `FunctionDef`.
 
     Args:
         definition: the function.
@@ -137,7 +137,7 @@ def body_of_function(definition: Any, library: Mapping[str, Any]) -> Body:
 
 
 def _stated(definition: Any, place: int) -> Any:
-    """The shape that a function states of an argument, by which TensorFlow rewrites its body."""
+    """Return the shape that a function states of an argument, by which TensorFlow rewrites its body."""
     attr = definition.arg_attr[place].attr if place in definition.arg_attr else {}
     shapes: Sequence[Any] = attr["_output_shapes"].list.shape if "_output_shapes" in attr else []
     return shapes[0] if len(shapes) == 1 else None

@@ -19,7 +19,7 @@ _MOST = 4096  # numbers of an array that are followed
 
 
 def array(numbers: Sequence[Any], shape: Sequence[int] | None = None) -> Any:
-    """An array of objects."""
+    """Return an array of objects."""
     made = np.empty(len(numbers), dtype=object)
     for place, number in enumerate(numbers):
         made[place] = number
@@ -64,7 +64,7 @@ def is_computed(op_type: str) -> bool:
 
 
 def computed(call: OpCall) -> list[Any] | None:
-    """Outputs of an op as arrays of known numbers; None where that cannot be told."""
+    """Return outputs of an op as arrays of known numbers; None where that cannot be told."""
     function = _COMPUTE.get(call.type)
     arrays = [value.content for value in call.inputs]
     if call.type == "Pack":
@@ -116,7 +116,7 @@ def _held_by(call: OpCall, attr: str | None, numbers: Any) -> Any:
 
 
 def _not_wrapped(number: Any, most: int) -> Any:
-    """The number if it is held by its type for each number of rows there can be; else None."""
+    """Return the number if it is held by its type for each number of rows there can be; else None."""
     if isinstance(number, bool) or number is OPAQUE:
         return number
     if isinstance(number, Count):
@@ -197,7 +197,7 @@ DECIDING = frozenset(
 
 @_computes("Select")
 def _select_v1(call: OpCall, arrays: list[Any]) -> Any:
-    """A vector chooses whole rows, which no honest size needs."""
+    """Return a vector chooses whole rows, which no honest size needs."""
     condition, a, b = arrays
     same = condition.shape == a.shape == b.shape
     return _elementwise(_select, arrays) if same or (not condition.ndim and a.shape == b.shape) else None
@@ -433,7 +433,9 @@ def shape_of(call: OpCall) -> list[Value]:
 
 
 def _rows_of_shape(call: OpCall, numbers: Sequence[Any]) -> Value | None:
-    """A tensor of one number, or of independent draws, with one axis that is a multiple of the number of rows."""
+    """Return a tensor of one number, or of independent draws, with one axis that is a multiple of the number of
+    rows.
+    """
     along = [axis for axis, number in enumerate(numbers) if depends(number)]
     if not along:
         return public(tuple(int(number) for number in numbers))
@@ -487,7 +489,7 @@ def draws_alone(call: OpCall) -> bool:
 
 
 def _spread(call: OpCall) -> Value | None:
-    """A public tensor that is spread along the axis of rows: of size 1 there, or of fewer axes."""
+    """Return a public tensor that is spread along the axis of rows: of size 1 there, or of fewer axes."""
     value, numbers = call.inputs[0], call.constant(1)
     if value.kind is not Kind.PUBLIC or value.shape is None or numbers is None:
         return None

@@ -103,7 +103,7 @@ class Inference:
         return tuple(_shape(output) for output in made.outputs)
 
     def _input(self, kind: Any, value: Value) -> Any:
-        """A tensor of which TensorFlow knows what is known of a value."""
+        """Return a tensor of which TensorFlow knows what is known of a value."""
         import tensorflow as tf
 
         dtype = tf.as_dtype(kind)
@@ -121,7 +121,7 @@ class Inference:
         return self._once((dtype, tuple(parts)), lambda: self._packed(parts, dtype))
 
     def _packed(self, numbers: Sequence[int | None], dtype: Any) -> Any:
-        """A vector of which some numbers are known."""
+        """Return a vector of which some numbers are known."""
         import tensorflow as tf
 
         parts = [

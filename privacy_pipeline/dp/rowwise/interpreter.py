@@ -105,7 +105,7 @@ class Interpreter:
     _place: str = ""
 
     def run(self, body: Body, wanted: Sequence[Reference], values: dict[Reference, Value]) -> list[Value]:
-        """What is known of some tensors.
+        """Return what is known of some tensors.
 
         Args:
             body: the graph or function.
@@ -125,14 +125,14 @@ class Interpreter:
         return [values[one] for one in wanted]
 
     def call(self, function: str, arguments: Sequence[Value]) -> list[Value]:
-        """What is known of the results of a function."""
+        """Return what is known of the results of a function."""
         body = self._body(function)
         given = [self._believed(*one) for one in zip(arguments, body.stated, strict=True)]
         values = {(name, 0): value for name, value in zip(body.arguments, given, strict=True)}
         return self.run(body, body.returns, values)
 
     def _believed(self, value: Value, stated: Any) -> Value:
-        """An argument of a function; unknown where the function states more of its shape than is proven."""
+        """Return an argument of a function; unknown where the function states more of its shape than is proven."""
         if stated is None or not claims_more(value, stated):
             return value
         offence = Offence(self._place, "function", "it states a shape that is not proven", False)
@@ -187,7 +187,9 @@ class Interpreter:
         return [self._assumed(call, output, value) for output, value in enumerate(outputs)]
 
     def _held_to(self, call: OpCall, output: int, value: Value) -> Value:
-        """The value; unknown where the graph states another rank, or one size for an axis that the rows decide."""
+        """Return the value; unknown where the graph states another rank, or one size for an axis that the rows
+        decide.
+        """
         stated = call.node.shapes[output] if output < len(call.node.shapes) else None
         if stated is None or value.shape is None or value.is_list or value.kind in (Kind.MIXED, Kind.UNKNOWN):
             return value
@@ -221,7 +223,9 @@ class Interpreter:
         return _at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
 
     def _bad_form(self, call: OpCall) -> Value | None:
-        """What is wrong with lists where tensors are taken, tensors where lists are, and rows without their axis."""
+        """Return what is wrong with lists where tensors are taken, tensors where lists are, and rows without their
+        axis.
+        """
         lists = [value.is_list for value in call.inputs]
         if any(lists) and not self._takes_lists(call.type):
             return call.unknown("it takes a list for a tensor")
@@ -315,13 +319,13 @@ def _bound(call: OpCall) -> tuple[int, Value] | None:
 
 
 def _at_least(call: OpCall, found: list[Value]) -> list[Value]:
-    """Notes of a number that it is raised to a bound."""
+    """Return notes of a number that it is raised to a bound."""
     bound = _bound(call)
     return found if bound is None else [replace(value, least=bound[0]) for value in found]
 
 
 def _cut(call: OpCall) -> Value | None:
-    """A number that is raised to a bound and cut to it is the bound, whatever the data are."""
+    """Return a number that is raised to a bound and cut to it is the bound, whatever the data are."""
     bound = _bound(call)
     if bound is None or bound[1].least is None or bound[1].least < bound[0]:
         return None

@@ -46,7 +46,7 @@ class Owners:
         self._layers = {layer.name: layer for layer in model._flatten_layers(include_self=False)}
 
     def of(self, op: str) -> Owner | None:
-        """The owner of an op of the outermost graph; None where it is the model itself."""
+        """Return the owner of an op of the outermost graph; None where it is the model itself."""
         parts = [part for part in op.split("/") if part != _GRADIENT]
         if any(part == LOSS_SCOPE or re.fullmatch(rf"{LOSS_SCOPE}_\d+", part) for part in parts):
             return LOSS
@@ -57,7 +57,7 @@ class Owners:
         return Owner(f"layer '{layer.name}' ({type(layer).__name__})", layer)
 
     def _layer(self, part: str) -> Any:
-        """A layer by its scope; a second call of a layer has a number at its end."""
+        """Return a layer by its scope; a second call of a layer has a number at its end."""
         return self._layers.get(part) or self._layers.get(re.sub(r"_\d+$", "", part))
 
 

@@ -176,7 +176,9 @@ class _Prover:
         self.found.append(offence)
 
     def _require_one_row(self, interpreter: Interpreter, isolation: Isolation) -> None:
-        """A loop over rows may take of the batch its inputs, a row in each round, and how many rows there are."""
+        """Check a loop over rows: of the batch it may take its inputs, a row in each round, and how many rows
+        there are.
+        """
         given = {_reference(tensor) for tensor in isolation.inputs}
         node = self.body.nodes[isolation.outputs[0].op.name]
         while node.type not in _LOOPS:
@@ -194,7 +196,7 @@ class _Prover:
                 self.found.append(value.offence or Offence(source[0], made_by.type, reason, False))
 
     def _require_no_other_rows(self, isolation: Isolation) -> None:
-        """A loop over rows may take nothing of the batch but by its inputs."""
+        """Check a loop over rows: it may take nothing of the batch but by its inputs."""
         given = {_reference(tensor) for tensor in isolation.inputs}
         stack = [_reference(tensor) for tensor in isolation.outputs]
         seen: set[str] = set()

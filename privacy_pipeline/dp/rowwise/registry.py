@@ -62,7 +62,7 @@ class OpCall:
         return self.node.type
 
     def flag(self, name: str) -> bool:
-        """A Boolean attribute, False where the op has none."""
+        """Return a Boolean attribute, False where the op has none."""
         return bool(self.node.attr[name].b) if name in self.node.attr else False
 
     def takes_misfits(self) -> bool:
@@ -70,15 +70,15 @@ class OpCall:
         return "incompatible_shape_error" in self.node.attr and not self.flag("incompatible_shape_error")
 
     def number(self, name: str) -> int:
-        """A whole number among the attributes."""
+        """Return a whole number among the attributes."""
         return int(self.node.attr[name].i)
 
     def numbers(self, name: str) -> list[int]:
-        """A list of whole numbers among the attributes."""
+        """Return a list of whole numbers among the attributes."""
         return [int(value) for value in self.node.attr[name].list.i] if name in self.node.attr else []
 
     def text(self, name: str) -> str:
-        """A string among the attributes."""
+        """Return a string among the attributes."""
         return str(self.node.attr[name].s.decode()) if name in self.node.attr else ""
 
     def whole_numbers(self, attr: str = "T") -> bool:
@@ -120,7 +120,7 @@ class OpCall:
         return self._shapes[output] if output < len(self._shapes) else None
 
     def rows(self, layout: Layout, shape: Sequence[Dim] | None = None, *, output: int = 0, **more: Any) -> Value:
-        """An output of rows; sizes that are not given are those that TensorFlow infers."""
+        """Return an output of rows; sizes that are not given are those that TensorFlow infers."""
         inferred = self.static(output)
         if shape is None and inferred is None:
             return self.unknown("its output has no known rank")
@@ -137,11 +137,11 @@ class OpCall:
         return replace(made, assumed=any(value.assumed for value in self.inputs))
 
     def public(self, output: int = 0) -> Value:
-        """An output that depends on no row."""
+        """Return an output that depends on no row."""
         return public(self.static(output))
 
     def with_rows(self) -> list[Value]:
-        """Inputs that have rows."""
+        """Return inputs that have rows."""
         return [value for value in self.inputs if value.kind is Kind.ROWS]
 
 

@@ -78,7 +78,7 @@ def add(a: Number, b: Number) -> Number:
 
 
 def negate(a: Number) -> Number:
-    """The number with the other sign."""
+    """Return the number with the other sign."""
     return multiply(a, -1)
 
 
@@ -107,7 +107,7 @@ def remainder(a: Number, b: Number) -> Number:
 
 
 def maximum(a: Number, b: Number) -> Number:
-    """The larger number; a positive `Count` is 1 at least."""
+    """Return the larger number; a positive `Count` is 1 at least."""
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Count) and one.coefficient > 0 and isinstance(other, (bool, int)) and other <= 1:
             return one
@@ -117,7 +117,7 @@ def maximum(a: Number, b: Number) -> Number:
 
 
 def minimum(a: Number, b: Number) -> Number:
-    """The smaller number; a positive `Count` is its coefficient at least."""
+    """Return the smaller number; a positive `Count` is its coefficient at least."""
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Count) and isinstance(other, (bool, int)) and one.coefficient >= max(1, other):
             return other

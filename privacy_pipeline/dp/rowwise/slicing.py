@@ -69,7 +69,7 @@ def strided(call: OpCall, rank: int, first: int = 1) -> list[Cut] | None:
 
 
 def index_of(cuts: list[Cut]) -> tuple[Any, ...]:
-    """The slice as an index of NumPy; only for known numbers."""
+    """Return the slice as an index of NumPy; only for known numbers."""
     index: list[Any] = []
     for cut in cuts:
         if cut.axis is None:

@@ -126,24 +126,24 @@ class Value:
         return len(self.shape or ())
 
     def axis(self) -> int:
-        """The axis of the rows."""
+        """Return the axis of the rows."""
         return self.layout.axis if self.layout is not None else -1
 
 
 def public(shape: tuple[Dim, ...] | None = None, content: Any = None) -> Value:
-    """A tensor that depends on no row."""
+    """Return a tensor that depends on no row."""
     return Value(Kind.PUBLIC, shape, content=content)
 
 
 def rows(shape: tuple[Dim, ...], layout: Layout, **more: Any) -> Value:
-    """A tensor of rows; its size along the axis follows from the layout."""
+    """Return a tensor of rows; its size along the axis follows from the layout."""
     sizes = list(shape)
     sizes[layout.axis] = layout.size
     return Value(Kind.ROWS, tuple(sizes), layout, **more)
 
 
 def of_content(content: Any, *, exact: bool = False) -> Value:
-    """A tensor of known numbers: public unless one of them depends on the number of rows."""
+    """Return a tensor of known numbers: public unless one of them depends on the number of rows."""
     kind = Kind.COUNT if any(depends(number) for number in content.flat) else Kind.PUBLIC
     return Value(kind, tuple(content.shape), content=content, exact=exact)
 
@@ -174,7 +174,7 @@ def same(a: Value, b: Value) -> bool:
 
 
 def join(a: Value, b: Value) -> Value | None:
-    """What is known of a tensor that is one or the other; None where the two do not fit together."""
+    """Return what is known of a tensor that is one or the other; None where the two do not fit together."""
     both: dict[str, Any] = {
         "assumed": a.assumed or b.assumed,
         "by_row": a.by_row or b.by_row,

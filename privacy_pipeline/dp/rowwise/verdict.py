@@ -74,5 +74,5 @@ _STRENGTH = (UNKNOWN, NOT_PROVEN, PROVEN)
 
 
 def least_proven(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The first of the verdicts that prove least; None of none."""
+    """Return the first of the verdicts that prove least; None of none."""
     return min(verdicts, key=lambda verdict: _STRENGTH.index(verdict.kind), default=None)

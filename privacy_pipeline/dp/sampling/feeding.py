@@ -64,7 +64,7 @@ class StepNoise:
 
     @classmethod
     def of(cls, plan: PrivacyPlan, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> StepNoise:
-        """The noise of a plan under a key, for variables of some shapes."""
+        """Return the noise of a plan under a key, for variables of some shapes."""
         own = RunKey(key.derive("noise of the count", KEY_BYTES), seed_fixed=key.seed_fixed)
         return cls(
             plan,
@@ -90,7 +90,9 @@ class StepNoise:
         return self.source.flat(step, stddev=stddev)
 
     def of_step(self, step: int) -> NDArray[np.float32]:
-        """A step's noise on the mean, laid out as `GaussianNoise.flat` does, and then that on the count if any."""
+        """Return a step's noise on the mean, laid out as `GaussianNoise.flat` does, and then that on the count
+        if any.
+        """
         noise = self.source.flat(step, stddev=self.stddev)
         adaptive = self.plan.clipping.adaptive
         if adaptive is None:
@@ -118,7 +120,7 @@ class Reader:
 
     @classmethod
     def of(cls, plan: PrivacyPlan, store: ExampleStore, key: RunKey, shapes: Sequence[tuple[int, ...]]) -> Reader:
-        """A reader of a plan under a key.
+        """Return a reader of a plan under a key.
 
         Args:
             plan: the plan.
@@ -150,14 +152,14 @@ class Reader:
         return rows, present
 
     def read(self, step: int) -> Batch:
-        """A step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""
+        """Return a step's batch and noise; a truncated batch is padded to its cap with rows that count as absent."""
         index = self.sampler.batch(step)
         rows, present = self._rows(step, index)
         x, y = self.store.rows(rows)
         return Batch(index, x, y, present, self.noise.of_step(step), mask_seed(self.sampler.key, step))
 
     def from_step(self, first: int, *, until: int | None = None) -> Iterator[tuple[int, Batch]]:
-        """Steps in order, up to `until` (excluded) or the plan's last."""
+        """Yield steps in order, up to `until` (excluded) or the plan's last."""
         end = self.plan.steps if until is None else until
         if first >= end:
             return
@@ -194,7 +196,7 @@ class Participation:
         self._places = np.full(counted, -1, np.int64)
 
     def saw(self, step: int, index: NDArray[np.int64]) -> None:
-        """Counts a batch.
+        """Count a batch.
 
         Raises:
             PipelineError: a unit is used a second time in an epoch, or in a cycle at another place.
@@ -213,7 +215,7 @@ class Participation:
             self._places[index] = place
 
     def catch_up(self, steps: int, sampler: Sampler) -> None:
-        """Counts the steps that were made before."""
+        """Count the steps that were made before."""
         if isinstance(self._scheme, FixedPartition):
             for step in range(steps):
                 self.saw(step, sampler.batch(step))

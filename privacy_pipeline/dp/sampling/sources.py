@@ -41,7 +41,7 @@ class Given:
     weighted: bool
 
     def loss(self, function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-        """A function of (labels of the store, outputs) that computes a loss.
+        """Return a function of (labels of the store, outputs) that computes a loss.
 
         Args:
             function: loss of each example of (labels, outputs, weights).
@@ -62,7 +62,7 @@ def given_data(
     class_weight: Mapping[int, float] | None = None,
     most: int | None,
 ) -> Given:
-    """The data of a `fit`.
+    """Return the data of a `fit`.
 
     Args:
         x: an `ExampleStore`; inputs as arrays, tensors, tables (pandas, Arrow), or dicts or tuples of those; or batches
@@ -157,7 +157,7 @@ def _nullable(values: Any, package: str) -> str:
 
 
 def _of_arrow(values: Any, name: str) -> _Array:
-    """An Arrow table as [rows, columns], a column as [rows] or, of lists of one length, [rows, length]."""
+    """Return an Arrow table as [rows, columns], a column as [rows] or, of lists of one length, [rows, length]."""
     if hasattr(values, "column_names"):
         columns = [_of_arrow(values.column(place), f"{name}.{key}") for place, key in enumerate(values.column_names)]
         return np.stack(columns, axis=1)
@@ -174,7 +174,7 @@ def _weights(array: _Array) -> _Array:
 
 
 def _with_classes(given: Given, class_weight: Mapping[int, float] | None) -> Given:
-    """The data with weights by class multiplied into the weights of its examples."""
+    """Return the data with weights by class multiplied into the weights of its examples."""
     if class_weight is None:
         return given
     by_number = isinstance(class_weight, Mapping)

@@ -24,7 +24,7 @@ _DIGEST_BYTES = 16 * 2**20  # what is read at a time
 
 
 def map_nest(function: Any, nest: Nest) -> Nest:
-    """`function` of each array of a nest, in a nest of the same structure; tuples and lists become tuples."""
+    """Apply `function` to each array of a nest and keep the structure; tuples and lists become tuples."""
     if isinstance(nest, Mapping):
         return {name: map_nest(function, nest[name]) for name in nest}
     if isinstance(nest, (list, tuple)):
@@ -78,7 +78,7 @@ class ExampleStore:
             )
 
     def kept(self) -> ExampleStore:
-        """The same examples in arrays that nobody else can write to; what is read-only stays as it is."""
+        """Return the same examples in arrays that nobody else can write to; what is read-only stays as it is."""
 
         def own(array: Any) -> Any:
             return np.array(array) if array.flags.writeable else array
@@ -87,7 +87,7 @@ class ExampleStore:
 
     @classmethod
     def from_arrays(cls, x: Nest, y: Nest, *, users: Iterable[Any] | None = None) -> ExampleStore:
-        """A store over arrays, or what NumPy can make arrays of; double precision becomes single.
+        """Return a store over arrays, or what NumPy can make arrays of; double precision becomes single.
 
         Args:
             x: inputs.
@@ -101,7 +101,7 @@ class ExampleStore:
     def write(
         cls, folder: Path, chunks: Iterable[tuple[Nest, Nest]], *, examples: int, users: Iterable[Any] | None = None
     ) -> ExampleStore:
-        """Writes examples that come in pieces as one .npy file for each feature, and opens them.
+        """Write examples that come in pieces as one .npy file for each feature, and open them.
 
         Args:
             folder: where to; made if missing.
@@ -140,7 +140,7 @@ class ExampleStore:
 
     @classmethod
     def open(cls, folder: Path, *, like: Nest) -> ExampleStore:
-        """Opens what `write` wrote, read-only.
+        """Open what `write` wrote, read-only.
 
         Args:
             folder: the folder.
@@ -174,7 +174,7 @@ class ExampleStore:
         return digest.hexdigest()
 
     def rows(self, index: NDArray[np.int64]) -> tuple[Nest, Nest]:
-        """Some examples.
+        """Return some examples.
 
         Args:
             index: their numbers, int64, [batch]; -1 for a row of zeros.
@@ -191,7 +191,7 @@ class ExampleStore:
 
 
 def as_array(values: Any) -> Array:
-    """An array of what NumPy can make one of; double precision becomes single."""
+    """Return an array of what NumPy can make one of; double precision becomes single."""
     array = values if isinstance(values, np.ndarray) else np.asarray(values)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 

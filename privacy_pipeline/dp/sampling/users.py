@@ -39,7 +39,7 @@ class UserIndex:
 
     @classmethod
     def from_owners(cls, owners: Iterable[Any]) -> UserIndex:
-        """An index in which users are numbered in the order of their names.
+        """Return an index in which users are numbered in the order of their names.
 
         Args:
             owners: owner of each example, numbers or strings, [examples].
@@ -55,13 +55,13 @@ class UserIndex:
         return cls(np.argsort(numbers, kind="stable").astype(np.int64), offsets)
 
     def write(self, folder: Path) -> None:
-        """Writes two .npy files."""
+        """Write two .npy files."""
         np.save(folder / _ORDER, self.order)
         np.save(folder / _OFFSETS, self.offsets)
 
     @classmethod
     def open(cls, folder: Path) -> UserIndex | None:
-        """Opens what `write` wrote, read-only; None where there is nothing."""
+        """Open what `write` wrote, read-only; None where there is nothing."""
         if not (folder / _ORDER).is_file():
             return None
         return cls(*(open_array(folder / name, fix="write the store again") for name in (_ORDER, _OFFSETS)))

@@ -72,7 +72,7 @@ def _engine_digest() -> str:
 
 
 def machine_facts() -> list[str]:
-    """What the last bits of a sum depend on beside its terms."""
+    """Return what the last bits of a sum depend on beside its terms."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -181,7 +181,7 @@ class Checkpoints:
         return self._replays.begun
 
     def before(self, step: int) -> None:
-        """Holds a step that was made before to its state then, or notes it.
+        """Hold a step that was made before to its state then, or note it.
 
         Raises:
             StateMismatch: the step was made before from another state; the run's is destroyed.
@@ -197,7 +197,7 @@ class Checkpoints:
         self._expected = self._digest() if self._watched else ""
 
     def save(self, step: int) -> str:
-        """Saves now; the digest of what was saved."""
+        """Save now; the digest of what was saved."""
         digest = self._digest()
         arrays = {f"variable.{place}": variable.numpy() for place, variable in enumerate(self._variables)}
         arrays.update({f"history.{name}": np.array(values) for name, values in self._history.items()})
@@ -207,7 +207,7 @@ class Checkpoints:
         return digest
 
     def made(self, step: int, *, last: bool) -> None:
-        """Saves after a step, if it is the last one or it is time."""
+        """Save after a step, if it is the last one or it is time."""
         if last or time.monotonic() - self._saved >= run_state.CHECKPOINT_SECONDS:
             self.save(step)
 

@@ -36,7 +36,7 @@ _TIMED_ROWS, _TIMED_STEPS = 64, 3
 def choose_clipper(
     *, model: Any, losses: Losses, groups: Groups, x: Any, y: Any, memory_cap: int, rows: int = 1
 ) -> Clipper:
-    """What clips the units of a model, with the verdict on its rows; see the attribute `verdict` of the result.
+    """Return what clips the units of a model, with the verdict on its rows; see the attribute `verdict` of the result.
 
     Args:
         model: built model.
@@ -110,7 +110,7 @@ class _Choice:
         return None if wrong is None else f"'{wrong}' is used in a way that its layer's rule does not cover"
 
     def _refuse_mixing_forward(self) -> None:
-        """The forward pass alone, of a model whose layers do not allow book-keeping."""
+        """Trace the forward pass alone, of a model whose layers do not allow book-keeping."""
 
         def run(x: Any, y: Any, present: Any, seed: Any) -> Any:
             with keyed_masks(self.model, seed):
@@ -279,7 +279,9 @@ def _slow_part(name: str, offence: Offence) -> SlowPart:
 
 
 def proof_of(graph: Any, *, x: Any, y: Any, unit: int) -> Proof:
-    """The proof of the tensors that were noted in a graph, whose first inputs are a batch: x, y and what is present."""
+    """Return the proof of the tensors that were noted in a graph, whose first inputs are a batch: x, y and what is
+    present.
+    """
     batch = graph.inputs[: len(tf.nest.flatten((x, y))) + 1]
     return prove(graph, batch=batch, targets=targets_of(graph), unit=unit)
 

@@ -203,7 +203,7 @@ class PrivateModel(Uncopied):
         class_weight: Mapping[int, float] | None = None,
         watched: bool = True,
     ) -> Training:
-        """A training whose steps are made one by one, for a loop of one's own; see `Training`.
+        """Return a training whose steps are made one by one, for a loop of one's own; see `Training`.
 
         Args:
             x: as of `fit`.
@@ -314,13 +314,13 @@ class PrivateModel(Uncopied):
         self._owner.ended()
 
     def _known(self) -> PrivacyHistory:
-        """The history of the weights as they are now, also between two steps."""
+        """Return the history of the weights as they are now, also between two steps."""
         if self._training is not None:
             self._training.keep()
         return self._past.now()
 
     def save(self, path: Path | str, **keras: Any) -> None:
-        """Saves the model as `model.save` does, with the privacy history of its weights inside; see `load_model`.
+        """Save the model as `model.save` does, with the privacy history of its weights inside; see `load_model`.
 
         Args:
             path: `.keras` file, HDF5 file, or the folder of a SavedModel.
@@ -332,7 +332,7 @@ class PrivateModel(Uncopied):
         self._save(self.model.save, path, keras)
 
     def save_weights(self, path: Path | str, **keras: Any) -> None:
-        """Saves the weights as `model.save_weights` does, with their privacy history inside; see `load_weights`.
+        """Save the weights as `model.save_weights` does, with their privacy history inside; see `load_weights`.
 
         Args:
             path: HDF5 file, or the prefix of a checkpoint.
@@ -374,7 +374,7 @@ class PrivateModel(Uncopied):
         past: PrivacyHistory,
         watched: bool,
     ) -> Checkpoints:
-        """Opens `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
+        """Open `state_dir`; the key is the one in it, or a new one. Never one that was used without it."""
         folder = self._state_dir or Path()
         if self._configured is None:  # once: callbacks may change the learning rate
             self._configured = self._optimizer.get_config()
@@ -436,7 +436,7 @@ def make_private(
     remember: bool = True,
     data_name: str = "",
 ) -> PrivateModel:
-    """Puts a Keras model under a privacy plan.
+    """Put a Keras model under a privacy plan.
 
     Args:
         model: built Keras model: functional, Sequential or subclassed.
@@ -503,7 +503,7 @@ def make_private(
 
 
 def _stated(history: Any) -> PrivacyHistory | None:
-    """What somebody says of weights.
+    """Return what somebody says of weights.
 
     Raises:
         BadInputError: it is neither a history nor one of the two words.

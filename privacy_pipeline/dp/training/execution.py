@@ -19,7 +19,7 @@ WITHHELD = ("training losses and metrics", "realised batch sizes", "number of ex
 
 
 def event_made(plan: PrivacyPlan, steps: int, *, seed_fixed: bool) -> DpEvent:
-    """The DpEvent of the first steps of a plan; a non-private one if the seed was fixed."""
+    """Return the DpEvent of the first steps of a plan; a non-private one if the seed was fixed."""
     from dp_accounting import NonPrivateDpEvent
 
     return NonPrivateDpEvent() if seed_fixed else plan.event_of(steps)
@@ -84,7 +84,7 @@ class Execution:
         return math.inf if self.seed_fixed else epsilon_of(self.event, delta=wanted, relation=self.plan.relation)
 
     def __str__(self) -> str:
-        """What is guaranteed, first of all."""
+        """Return what is guaranteed, first of all."""
         made = f"{self.steps} of {self.plan.steps} steps"
         if self.seed_fixed:
             return f"no guarantee: the seed was fixed; {made}"

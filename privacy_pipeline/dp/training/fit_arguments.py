@@ -173,7 +173,7 @@ def require_same_trained(model: Any, variables: Sequence[Any]) -> None:
 
 
 def not_covered(*, callbacks: bool, validation: bool) -> tuple[str, ...]:
-    """What a training hands out, or lets others do, that no noise of it protects."""
+    """Return what a training hands out, or lets others do, that no noise of it protects."""
     found = []
     if callbacks:
         found.append("what callbacks compute of private rows")

@@ -51,7 +51,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _told(value: Any) -> str:
-    """A value as an error names it."""
+    """Return a value as an error names it."""
     return f"class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
@@ -72,7 +72,7 @@ def require_keras_step(model: Any) -> None:
 
 
 def keras_optimizer(optimizer: Any, *, steps: int) -> Any:
-    """A Keras optimizer that a private step can use, by its name or configuration, or as it is.
+    """Return a Keras optimizer that a private step can use, by its name or configuration, or as it is.
 
     Args:
         optimizer: the optimizer.

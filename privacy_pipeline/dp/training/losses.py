@@ -14,7 +14,7 @@ _Loss = Callable[[Any, Any], Any]
 
 
 def unreduced(loss: Any) -> _Loss:
-    """A function of (labels, outputs) whose result is not reduced over the examples.
+    """Return a function of (labels, outputs) whose result is not reduced over the examples.
 
     A class number that is no class of the outputs counts as nothing; see `_bounded`.
 
@@ -55,7 +55,7 @@ def _named(loss: Any) -> Any:
 
 
 def _bounded(function: _Loss, ignored: Any) -> _Loss:
-    """A loss over class numbers that is 0, on every device, where a label is no class of the outputs.
+    """Return a loss over class numbers that is 0, on every device, where a label is no class of the outputs.
 
     TensorFlow's own kernel gives NaN for such a label on a GPU; on a CPU it shows all labels of the batch in a log and
     in an error.
@@ -116,7 +116,7 @@ def _one_output(function: _Loss, labels: Any, outputs: Any, weights: Any, *, sum
 
 
 def of_output(loss: Any) -> Callable[[Any, Any, Any], Any]:
-    """The loss of each example by one output of a model, [B]: a function of (labels, outputs, weights).
+    """Return the loss of each example by one output of a model, [B]: a function of (labels, outputs, weights).
 
     Labels and weights may be None. Weights are [B], or [B, ...] for the first axes of the loss's values.
 
@@ -155,7 +155,7 @@ def _as_values(weights: Any, values: Any) -> Any:
 
 
 def _on_axes(marks: Any, values: Any) -> Any:
-    """What belongs to the first axes of some values, of their type and rank."""
+    """Return what belongs to the first axes of some values, of their type and rank."""
     shape = tf.concat([tf.shape(marks), tf.ones([values.shape.rank - marks.shape.rank], tf.int32)], 0)
     return tf.reshape(tf.cast(marks, values.dtype), shape)
 

@@ -18,7 +18,7 @@ Loss = Callable[..., Any]
 
 
 def per_example_loss(loss: Any, *, loss_weights: Any = None, names: Sequence[str] = ()) -> Loss:
-    """A function of (labels, outputs, weights=None) that gives the loss of each example, float [B].
+    """Return a function of (labels, outputs, weights=None) that gives the loss of each example, float [B].
 
     Args:
         loss: name, function or Keras loss; for a model of several outputs, a list or dict of those, None for an output
@@ -75,7 +75,7 @@ def _single(function: Any, factor: float, labels: Any, outputs: Any, weights: An
 
 
 def _by_name(nest: Any, names: Sequence[str], what: str) -> Any:
-    """A dict by the names of outputs; a list by its places, where outputs have no names."""
+    """Return a dict by the names of outputs; a list by its places, where outputs have no names."""
     if not isinstance(nest, (list, tuple)):
         unknown = sorted(set(nest) - set(names)) if isinstance(nest, Mapping) and names else []
         if unknown:
@@ -93,7 +93,7 @@ def _by_name(nest: Any, names: Sequence[str], what: str) -> Any:
 
 
 def _part(nest: Any, key: Any, names: Sequence[str], what: str) -> Any:
-    """What a nest holds for an output.
+    """Return what a nest holds for an output.
 
     Raises:
         BadInputError: it is no nest, or has nothing for the output.
@@ -159,7 +159,7 @@ class ModelLosses:
                 return self._isolated(y, outputs) if self.one_by_one else self.loss(y, outputs)
 
     def isolated(self) -> ModelLosses:
-        """The same, on one example at a time."""
+        """Return the same, on one example at a time."""
         return replace(self, one_by_one=True)
 
     def _isolated(self, y: Any, outputs: Any) -> Any:

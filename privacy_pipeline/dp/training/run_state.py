@@ -45,7 +45,7 @@ def has_state(folder: Path) -> bool:
 
 
 def destroy_state(folder: Path) -> None:
-    """Overwrites and unlinks all that a run keeps, and its folder if it is empty then; does nothing where nothing is.
+    """Overwrite and unlink all that a run keeps, and its folder if it is empty then; does nothing where nothing is.
 
     Journaling file systems and flash storage may keep old blocks: the key's protection is its folder's, not this.
     """
@@ -82,7 +82,7 @@ class RunState:
 
     @classmethod
     def open_or_create(cls, folder: Path, binding: str, *, key: RunKey | None = None) -> RunState:
-        """The state that a folder holds, or a new one.
+        """Return the state that a folder holds, or a new one.
 
         A key without a checkpoint drew no noise yet, since a checkpoint precedes the first step; it is replaced.
 
@@ -111,7 +111,7 @@ class RunState:
         return state
 
     def save(self, step: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Replaces the checkpoint, as a whole or not at all.
+        """Replace the checkpoint, as a whole or not at all.
 
         Args:
             step: steps that were made.
@@ -126,7 +126,7 @@ class RunState:
         _write(self.folder / _CHECKPOINT, lambda stream: np.savez(stream, **held))
 
     def load(self) -> tuple[int, dict[str, NDArray[Any]]]:
-        """Steps that were made, and the arrays, as they were saved.
+        """Return steps that were made, and the arrays, as they were saved.
 
         Raises:
             StateMismatch: the file is damaged, or was not written under this key.
@@ -141,7 +141,7 @@ class RunState:
         return int(held.pop(_STEP)), held
 
     def destroy(self) -> None:
-        """Overwrites and removes key and checkpoint; call it when the run's result has been committed."""
+        """Overwrite and remove key and checkpoint; call it when the run's result has been committed."""
         destroy_state(self.folder)
 
     def _mac(self, held: Mapping[str, NDArray[Any]]) -> bytes:
@@ -153,7 +153,7 @@ class RunState:
 
 
 def mismatch(reason: str) -> StateMismatch:
-    """The error for a run that cannot be resumed; the caller destroys the run's state."""
+    """Return the error for a run that cannot be resumed; the caller destroys the run's state."""
     return StateMismatch(
         f"the run cannot go on where it was: {reason}; its state was destroyed",
         fix="start anew: the steps that were made stay charged, and the new ones are charged as well",
@@ -166,7 +166,7 @@ def _key_text(key: RunKey, binding: str) -> bytes:
 
 
 def _read_key(path: Path, *, binding: str, expected: RunKey) -> RunKey:
-    """The key of a file that fits.
+    """Return the key of a file that fits.
 
     Raises:
         StateMismatch: it does not.
@@ -192,7 +192,7 @@ def _read_key(path: Path, *, binding: str, expected: RunKey) -> RunKey:
 
 
 def prepare(folder: Path) -> None:
-    """Makes the folder of a run's state, with rights 0700.
+    """Make the folder of a run's state, with rights 0700.
 
     Raises:
         BadInputError: it cannot be made, or others may enter it.
@@ -209,7 +209,7 @@ def prepare(folder: Path) -> None:
 
 
 def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file through one beside it, with rights 0600, and waits until the disk has it."""
+    """Write a file through one beside it, with rights 0600, and wait until the disk has it."""
     partial = path.with_name(path.name + _PARTIAL)
     with _one_line(path):
         partial.unlink(missing_ok=True)
@@ -222,7 +222,7 @@ def _write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Adds a line to a file with rights 0600, and waits until the disk has it.
+    """Add a line to a file with rights 0600, and wait until the disk has it.
 
     Raises:
         PipelineError: it cannot be written.
@@ -236,7 +236,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Writes over a file's first bytes, with rights 0600, and does not wait for the disk.
+    """Write over a file's first bytes, with rights 0600, and do not wait for the disk.
 
     Raises:
         PipelineError: it cannot be written.

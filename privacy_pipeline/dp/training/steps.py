@@ -20,7 +20,7 @@ Losses = Callable[[Any, Any, bool], Any]
 
 
 def clipper_of(*, model: Any, losses: Losses, plan: PrivacyPlan, x: Any, y: Any, memory_cap: int) -> Clipper:
-    """What clips the units of a plan; data of the same shapes can share it.
+    """Return what clips the units of a plan; data of the same shapes can share it.
 
     Args:
         model: built Keras model.
@@ -49,7 +49,7 @@ def clipper_of(*, model: Any, losses: Losses, plan: PrivacyPlan, x: Any, y: Any,
 def program_of(
     *, model: Any, clipper: Clipper, optimizer: Any, plan: PrivacyPlan, store: ExampleStore, largest: int, norm: Any
 ) -> Program:
-    """The compiled steps of a plan, which move the model's trainable variables; see `Program`."""
+    """Return the compiled steps of a plan, which move the model's trainable variables; see `Program`."""
     x, y = specs_of(store)
     variables = model.trainable_variables
     build_optimizer(optimizer, variables)
@@ -82,7 +82,7 @@ class PrivateSteps:
 
     @classmethod
     def of(cls, *, program: Program, plan: PrivacyPlan, store: ExampleStore, key: RunKey, model: Any) -> PrivateSteps:
-        """The steps of a plan.
+        """Return the steps of a plan.
 
         Raises:
             BadInputError: the data does not hold the plan's number of units, or does not say whose an example is.
@@ -94,7 +94,7 @@ class PrivateSteps:
         return cls(program, reader, Participation(plan, reader.sampler.units))
 
     def make(self, step: int, batch: Batch) -> None:
-        """Makes a step.
+        """Make a step.
 
         Raises:
             PipelineError: a unit is used more often than is accounted for; or an op does not take the data's values,
@@ -105,7 +105,7 @@ class PrivateSteps:
         ran(lambda: self.program.run(*given), where=f"step {step + 1}")
 
     def run(self, steps: range) -> None:
-        """Makes some steps, in order.
+        """Make some steps, in order.
 
         Raises:
             BadInputError: the plan has no such step.

@@ -224,7 +224,7 @@ class Training(Uncopied):
         return stack
 
     def _made(self, began: Callable[[int], None]) -> int | None:
-        """Makes a step; its number, or None where all are made."""
+        """Make a step; its number, or None where all are made."""
         self._owner.require_process()
         coming = next(self._batches, None)
         if coming is None:

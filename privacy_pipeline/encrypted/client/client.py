@@ -70,7 +70,8 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """Connections to all parties, for predictions one after the other; the parties close idle ones after a while.
+        """Open connections to all parties, for predictions one after the other; the parties close idle ones after a
+        while.
 
         Raises:
             BadInputError: the service serves another model.

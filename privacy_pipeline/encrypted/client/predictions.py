@@ -17,7 +17,7 @@ from privacy_pipeline.text.shown_text import visible
 
 
 def write(path: Path, *, logits: NDArray[np.float64], lines: Sequence[int], features: FeaturePlan) -> None:
-    """Writes a CSV: the line of each row in the client's file, its logit and its probability.
+    """Write a CSV: the line of each row in the client's file, its logit and its probability.
 
     Args:
         path: replaced as a whole.

@@ -51,7 +51,7 @@ class Checked:
 
 
 def check(*, file: Path, published: Published) -> Checked:
-    """Reads and checks a file, without TensorFlow.
+    """Read and check a file, without TensorFlow.
 
     Args:
         file: CSV with a header; columns that are no inputs of the model (the label, for example) are not looked at.
@@ -87,7 +87,7 @@ def _refused(file: Path, columns: Sequence[Column]) -> Exception:
 
 
 def transform(checked: Checked, *, published: Published) -> dict[str, NDArray[np.float64]]:
-    """The model's inputs of these rows, by the published transform. Nothing of them leaves this process.
+    """Return the model's inputs of these rows, by the published transform. Nothing of them leaves this process.
 
     Args:
         checked: of `check`.
@@ -126,7 +126,7 @@ def _transformed(
 
 
 def _tensorflow_transform() -> Any:
-    """The module, without its start-up notes, which are no results."""
+    """Return the module, without its start-up notes, which are no results."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with warnings.catch_warnings():
@@ -137,7 +137,7 @@ def _tensorflow_transform() -> Any:
 
 
 def _tensor(values: list[str], column: Column, feature: Any) -> Any:
-    """The cells as TFX's CsvExampleGen and parse_example make a tensor of them; an empty cell is no value."""
+    """Return the cells as TFX's CsvExampleGen and parse_example make a tensor of them; an empty cell is no value."""
     import tensorflow as tf
 
     parse = _PARSERS[column.dtype]

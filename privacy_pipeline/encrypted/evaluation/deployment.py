@@ -57,7 +57,7 @@ class TimedDriver:
         return self._driver.alive
 
     async def call(self, message: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
-        """Does one thing; errors are the driver's."""
+        """Do one thing; errors are the driver's."""
         began = time.perf_counter()
         answer = await self._driver.call(message, seconds=seconds)
         taken = time.perf_counter() - began
@@ -70,7 +70,7 @@ class TimedDriver:
         return answer
 
     async def close(self) -> None:
-        """Ends it."""
+        """End it."""
         await self._driver.close()
 
 

@@ -48,7 +48,7 @@ def require_way(section: EncryptedSection) -> None:
 
 
 def protection_of(section: EncryptedSection) -> Protection:
-    """What protects private predictions under this config: what the record states, and the evaluation must be.
+    """Return what protects private predictions under this config: what the record states, and the evaluation must be.
 
     Raises:
         BadInputError: the config does not say how to evaluate, or its parties.yaml is missing or broken.
@@ -68,7 +68,7 @@ def simulate(
     work: Path,
     batches: Sequence[int] = BATCHES,
 ) -> EncryptedEvaluation:
-    """Evaluates with all parties in one process of the environment of TF-Encrypted.
+    """Evaluate with all parties in one process of the environment of TF-Encrypted.
 
     Args:
         folder: the converted model.
@@ -110,7 +110,7 @@ def simulate(
 
 
 def require_proven(model: PrivateModel, inputs: Mapping[str, Array]) -> Proof:
-    """What is proven of a network for all rows within its inputs' ranges, and that these rows are among them.
+    """Return what is proven of a network for all rows within its inputs' ranges, and that these rows are among them.
 
     Raises:
         BadInputError: a layer overflows, or a row is not; names it.
@@ -130,7 +130,7 @@ def compare(
     batches: list[BatchTimes],
     threat_model: ThreatModel,
 ) -> EncryptedEvaluation:
-    """What the two kinds of logits, each [rows, 1], tell.
+    """Return what the two kinds of logits, each [rows, 1], tell.
 
     Raises:
         PipelineError: the logits have another shape, or are not numbers.

@@ -50,7 +50,7 @@ class OwnParties:
 
 
 def read(folder: Path) -> OwnParties:
-    """Reads who the parties are.
+    """Read who the parties are.
 
     Raises:
         BadInputError: parties.yaml is missing or broken.
@@ -62,7 +62,7 @@ def read(folder: Path) -> OwnParties:
 
 
 def require_usable(folder: Path) -> OwnParties:
-    """Reads who they are, and makes sure that this machine has the keys of those that the pipeline is, or starts.
+    """Read who they are, and make sure that this machine has the keys of those that the pipeline is, or start.
 
     Raises:
         BadInputError: parties.yaml is not usable, or a party's folder is missing or not usable; names it.

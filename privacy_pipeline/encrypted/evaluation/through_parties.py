@@ -48,7 +48,7 @@ def evaluate(
     plain: Array,
     batches: Sequence[int] = evaluation.BATCHES,
 ) -> EncryptedEvaluation:
-    """Evaluates through the parties of a folder; when it returns or fails, none that it started runs.
+    """Evaluate through the parties of a folder; when it returns or fails, none that it started runs.
 
     Args:
         folder: the converted model.
@@ -104,7 +104,7 @@ async def measure(
     batches: Sequence[int],
     of: OwnParties,
 ) -> tuple[list[BatchTimes], Array]:
-    """Times every batch size, and evaluates all rows with the largest.
+    """Time every batch size, and evaluate all rows with the largest.
 
     Args:
         deployment: not up yet; builds the same batch sizes.

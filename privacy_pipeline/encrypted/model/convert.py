@@ -28,7 +28,7 @@ _LINEAR = ("dense", "conv2d", "depthwise_conv2d")
 
 
 def convert(model: Any, *, ranges: Mapping[str, Range] | None = None, others: float = LARGEST_INPUT) -> PrivateModel:
-    """The network that gives the model's logit, with a scale for each layer and a proven error.
+    """Return the network that gives the model's logit, with a scale for each layer and a proven error.
 
     Args:
         model: a functional or built sequential Keras model with one output, channels last.
@@ -63,7 +63,7 @@ def convert(model: Any, *, ranges: Mapping[str, Range] | None = None, others: fl
 
 
 def _within(model: PrivateModel, ranges: Mapping[str, Range], others: float) -> PrivateModel:
-    """The same network with the ranges of its inputs."""
+    """Return the same network with the ranges of its inputs."""
     inputs = []
     for one in model.inputs:
         lower, upper = ranges.get(one.name, ((-others,), (others,)))
@@ -84,7 +84,7 @@ class _Converter:
         self.names: dict[str, str] = {}  # of the part that holds the output of a Keras layer
 
     def take(self, layer: Any) -> None:
-        """Converts one layer."""
+        """Convert one layer."""
         import tensorflow as tf
 
         if type(layer) is tf.keras.layers.InputLayer:
@@ -105,7 +105,7 @@ class _Converter:
         self.names[layer.name] = kind(self, layer, sources, shapes)
 
     def emit(self, name: str, op: str, sources: list[str], config: dict[str, Any] | None = None, **weights: Any) -> str:
-        """Adds one operation and says its name."""
+        """Add one operation and say its name."""
         held = {role: np.asarray(value, np.float64) for role, value in weights.items() if value is not None}
         shapes = {role: value.shape for role, value in held.items()}
         self.layers.append(Layer(name=name, op=op, inputs=tuple(sources), config=config or {}, weights=shapes))
@@ -113,7 +113,7 @@ class _Converter:
         return name
 
     def activated(self, layer: Any, name: str) -> str:
-        """The layer's own activation on the part `name`."""
+        """Return the layer's own activation on the part `name`."""
         function = getattr(layer.activation, "__name__", str(layer.activation))
         if function == "linear":
             return name
@@ -153,7 +153,7 @@ class _Converter:
 
 
 def refusal(layer: Any, why: str, *, fix: str) -> BadInputError:
-    """The refusal of a model for the sake of one layer."""
+    """Return the refusal of a model for the sake of one layer."""
     return BadInputError(f"layer '{layer.name}' ({type(layer).__name__}) {why} in encrypted inference", fix=fix)
 
 

@@ -53,7 +53,7 @@ class Proof:
 
 
 def scaled(model: PrivateModel) -> PrivateModel:
-    """The same network with a scale for each layer, and with its proven logit error.
+    """Return the same network with a scale for each layer, and with its proven logit error.
 
     Raises:
         BadInputError: no scale holds what a layer can reach; names it and says what helps.
@@ -73,7 +73,7 @@ def scaled(model: PrivateModel) -> PrivateModel:
 
 
 def prove(model: PrivateModel) -> Proof:
-    """What follows from the scales that a network has.
+    """Return what follows from the scales that a network has.
 
     Raises:
         BadInputError: what a layer can reach overflows at its scale; names it and says what helps.
@@ -102,7 +102,7 @@ class _Walk:
                 raise BadInputError(f"input '{one.name}' has a scale that does not hold its range", fix=_HELP)
 
     def renamed(self, layer: Layer, name: str) -> str:
-        """The input that a layer takes in place of `name`."""
+        """Return the input that a layer takes in place of `name`."""
         return self._equal.get((layer.name, name), name)
 
     def equal(self, layer: Layer, name: str, rescaled: str) -> None:
@@ -110,7 +110,7 @@ class _Walk:
         self._equal[layer.name, name] = rescaled
 
     def chosen(self, layer: Layer) -> Layer:
-        """The layer with a scale that its inputs and weights allow."""
+        """Return the layer with a scale that its inputs and weights allow."""
         given, scale = self.ranges[layer.inputs[0]], self.scales[layer.inputs[0]]
         if layer.op in PRODUCTS:
             return _product_scale(layer, self._product(layer), scale)
@@ -186,7 +186,7 @@ def _product_scale(layer: Layer, product: ranges.Product, scale: float) -> Layer
 
 
 def _pool_scale(layer: Layer, counts: Array, *, scale: float, largest: float) -> Layer:
-    """Sums are exact, and so is their division where all numbers of elements divide one that is small."""
+    """Return an exact sum; a mean is exact where all numbers of elements divide one that is small."""
     common = math.lcm(*(int(count) for count in np.unique(counts)))
     bits = math.log2(largest * scale) if largest > 0 else 0.0
     exact = common <= _EXACT_COUNTS
@@ -201,7 +201,9 @@ def _pool_scale(layer: Layer, counts: Array, *, scale: float, largest: float) ->
 
 
 def _made_equal(layer: Layer, walk: _Walk) -> list[Layer]:
-    """What brings the inputs of a sum, or of what is joined, to one scale: exactly, where they have bits to spare."""
+    """Return what brings the inputs of a sum, or of what is joined, to one scale: exactly, where they have bits to
+    spare.
+    """
     names = list(dict.fromkeys(layer.inputs))
     scales = {name: walk.scales[name] for name in names}
     if layer.op not in ("add", "concatenate") or len(set(scales.values())) == 1:

@@ -43,7 +43,7 @@ def encode_inputs(
 def require_within(
     model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, rows: int, where: Where = "row {}".format
 ) -> dict[str, NDArray[np.float64]]:
-    """The inputs of some rows as numbers, each [rows, *input.shape], within their public ranges.
+    """Return the inputs of some rows as numbers, each [rows, *input.shape], within their public ranges.
 
     Raises:
         BadInputError: a value is missing, has another shape, or is outside its range; arguments as for `encode_inputs`.

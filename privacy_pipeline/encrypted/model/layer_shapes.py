@@ -25,7 +25,7 @@ def shape_of(layer: Layer, given: list[Shape]) -> Shape:
 
 
 def require_scales(layer: Layer, given: list[float]) -> None:
-    """Holds what an operation states of its scale against the scales of its inputs.
+    """Check what an operation states of its scale against the scales of its inputs.
 
     Raises:
         ValueError: they do not fit.

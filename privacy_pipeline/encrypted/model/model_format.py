@@ -70,7 +70,7 @@ class PrivateModel:
 
 
 def save(model: PrivateModel, folder: Path) -> str:
-    """Writes both files to a folder that its owner alone can open.
+    """Write both files to a folder that its owner alone can open.
 
     Returns:
         The sha256 of the architecture file, which holds that of the weights.
@@ -89,7 +89,7 @@ def save(model: PrivateModel, folder: Path) -> str:
 
 
 def load_architecture(folder: Path, *, digest: str | None = None) -> PrivateModel:
-    """Reads the public part alone; `weights` is empty.
+    """Read the public part alone; `weights` is empty.
 
     Args:
         folder: what `save` wrote; its weights need not be there.
@@ -107,7 +107,7 @@ def load_architecture(folder: Path, *, digest: str | None = None) -> PrivateMode
 
 
 def digest_of(folder: Path) -> str:
-    """The sha256 of the architecture file, which names a model and its weights.
+    """Return the sha256 of the architecture file, which names a model and its weights.
 
     Raises:
         BadInputError: the file cannot be read.
@@ -116,7 +116,7 @@ def digest_of(folder: Path) -> str:
 
 
 def architecture_of(folder: Path, *, digest: str) -> bytes:
-    """The architecture file.
+    """Return the architecture file.
 
     Raises:
         BadInputError: it cannot be read, or has another digest.
@@ -127,7 +127,7 @@ def architecture_of(folder: Path, *, digest: str) -> bytes:
 
 
 def parse_architecture(content: bytes) -> PrivateModel:
-    """The public part of a model from the bytes of its file, checked; `weights` is empty.
+    """Return the public part of a model from the bytes of its file, checked; `weights` is empty.
 
     Raises:
         BadInputError: it is not of this format, or not consistent.
@@ -138,7 +138,7 @@ def parse_architecture(content: bytes) -> PrivateModel:
 
 
 def load(folder: Path, *, digest: str | None = None) -> PrivateModel:
-    """Reads a network and checks everything about it: format, digests, shapes, finite weights.
+    """Read a network and check everything about it: format, digests, shapes, finite weights.
 
     Args:
         folder: what `save` wrote.

@@ -40,7 +40,7 @@ class Published:
 
 
 def publish(*, private_model: Path, features: FeaturePlan, transform_graph: Path, folder: Path) -> None:
-    """Writes the public side beside a converted model.
+    """Write the public side beside a converted model.
 
     Args:
         private_model: what `model_format.save` wrote.
@@ -56,7 +56,7 @@ def publish(*, private_model: Path, features: FeaturePlan, transform_graph: Path
 
 
 def copy(source: Path, folder: Path) -> None:
-    """Puts a model's public side where clients look for it, in place of an earlier one.
+    """Put a model's public side where clients look for it, in place of an earlier one.
 
     Raises:
         BadInputError: `source` is none.
@@ -71,7 +71,7 @@ def copy(source: Path, folder: Path) -> None:
 
 
 def load(folder: Path) -> Published:
-    """Reads a model's public side.
+    """Read a model's public side.
 
     Raises:
         BadInputError: a part is missing or broken.

@@ -50,7 +50,7 @@ def require_computing(transform: Path) -> None:
 
 @contextlib.contextmanager
 def computing_copy(transform: Path) -> Iterator[Path]:
-    """A private copy of a published transform, which is what was checked and is to be loaded, until the block ends.
+    """Yield a private copy of a published transform, which is what was checked and is to be loaded.
 
     The published one may be swapped after it was checked.
 

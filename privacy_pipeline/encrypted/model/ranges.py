@@ -44,7 +44,7 @@ class Range:
 
     @classmethod
     def between(cls, low: Array, high: Array, error: Array) -> Range:
-        """That of two ends."""
+        """Return the range between two ends."""
         radius = (high - low) / 2 * (1 + _ENDS) + _ENDS * np.maximum(np.abs(low), np.abs(high))
         return cls(center=(low + high) / 2, radius=radius, error=error)
 
@@ -87,7 +87,7 @@ class Product:
         return float(np.abs(self.added).max(initial=0))
 
     def rounded(self, layer: Layer, scale: float) -> Range:
-        """The range with the error of weights that are rounded, and of bits that are cut off.
+        """Return the range with the error of weights that are rounded, and of bits that are cut off.
 
         Args:
             layer: with its scale and cut.
@@ -107,7 +107,7 @@ class Product:
 
 
 def product(layer: Layer, given: Range, held: Mapping[str, Array]) -> Product:
-    """A linear layer on a range.
+    """Return a linear layer on a range.
 
     Args:
         layer: a dense or convolutional one, an affine map or an embedding.
@@ -148,7 +148,7 @@ def _embedding(given: Range, table: Array) -> Product:
 
 
 def of_input(one: Input) -> Range:
-    """The range that the client keeps to."""
+    """Return the range that the client keeps to."""
     if one.vocabulary:
         nothing = np.zeros((1, *one.shape))
         return Range(center=nothing, radius=nothing, error=nothing)
@@ -158,7 +158,7 @@ def of_input(one: Input) -> Range:
 
 
 def of(layer: Layer, given: list[Range], *, scale: float) -> Range:
-    """The range of what a layer without weights gives.
+    """Return the range of what a layer without weights gives.
 
     Args:
         layer: what is computed.
@@ -183,7 +183,7 @@ def _of(layer: Layer, given: list[Array]) -> Array:
 
 
 def _divided(layer: Layer, given: Range, scale: float) -> Range:
-    """A value or a mean that is multiplied by a whole number that is nearly the right one, and cut."""
+    """Return a value or a mean that is multiplied by a whole number that is nearly the right one, and cut."""
     reach = _of(layer, [given.reach])
     shape = given.center.shape[1:]
     counts = window_counts(layer, shape) if layer.op == "average_pool" else np.ones(1)

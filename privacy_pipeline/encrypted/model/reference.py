@@ -18,7 +18,7 @@ _Op = Callable[[Layer, list[Array], Mapping[str, Array]], Array]
 
 
 def evaluate(model: PrivateModel, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs of every layer.
+    """Return outputs of every layer.
 
     Args:
         model: the network.

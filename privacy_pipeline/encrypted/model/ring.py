@@ -22,23 +22,23 @@ Dither = Callable[[tuple[int, ...], int], Any]  # shape, cut -> what is added be
 
 
 def down(shape: tuple[int, ...], cut: int) -> Any:
-    """Rounds all down."""
+    """Return rounds all down."""
     return np.int64(0)
 
 
 def up(shape: tuple[int, ...], cut: int) -> Any:
-    """Rounds all up."""
+    """Return rounds all up."""
     return np.int64((1 << cut) - 1)
 
 
 def at_random(seed: int) -> Dither:
-    """Rounds as the servers do; reproducible by the seed."""
+    """Return rounds as the servers do; reproducible by the seed."""
     random = np.random.default_rng(seed)
     return lambda shape, cut: random.integers(0, 1 << cut, shape)
 
 
 def evaluate(model: PrivateModel, inputs: Mapping[str, Array], *, dither: Dither) -> dict[str, NDArray[np.float64]]:
-    """Outputs of every layer, decoded.
+    """Return outputs of every layer, decoded.
 
     Args:
         model: the network with its weights.

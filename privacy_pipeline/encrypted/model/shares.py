@@ -50,7 +50,7 @@ def encode(values: NDArray[Any], *, scale: float) -> Ring:
 
 
 def decode(ring: Ring, *, scale: float) -> NDArray[np.float64]:
-    """The numbers that `encode` made the integers of."""
+    """Return the numbers that `encode` made the integers of."""
     values: NDArray[np.float64] = ring.astype(np.float64) / scale
     return values
 
@@ -70,12 +70,12 @@ def _uniform(shape: Shape) -> NDArray[np.uint64]:
 
 
 def held(shares: Sequence[Ring], server: int) -> Held:
-    """The two shares of three that the server 0, 1 or 2 holds."""
+    """Return the two shares of three that the server 0, 1 or 2 holds."""
     return shares[server], shares[(server + 1) % SERVERS]
 
 
 def join(pairs: Sequence[Held]) -> Ring:
-    """The integers that the shares of all three servers make.
+    """Return the integers that the shares of all three servers make.
 
     Args:
         pairs: what servers 0, 1 and 2 hold, all of one shape.
@@ -125,17 +125,17 @@ def _in_batch(batch: str, name: str) -> Path:
 
 
 def half(stem: Path, number: int) -> Path:
-    """The file of the first (0) or second (1) share that a server holds."""
+    """Return the file of the first (0) or second (1) share that a server holds."""
     return stem.with_name(f"{stem.name}.{number}")
 
 
 def to_bytes(share: Ring) -> bytes:
-    """A share as it is stored and sent: little-endian, C order."""
+    """Return a share as it is stored and sent: little-endian, C order."""
     return np.ascontiguousarray(share, _STORED).tobytes()
 
 
 def from_bytes(content: bytes, shape: Shape) -> Ring:
-    """The share that `to_bytes` made bytes of.
+    """Return the share that `to_bytes` made bytes of.
 
     Raises:
         PipelineError: the number of bytes is another.

@@ -82,7 +82,7 @@ def on_one_host() -> ThreatModel:
 
 
 def of_parties(*, local: bool, hosts: Mapping[str, str]) -> ThreatModel:
-    """What protects the queries to a service; whether two hosts have one owner cannot be seen from here.
+    """Return what protects the queries to a service; whether two hosts have one owner cannot be seen from here.
 
     Args:
         local: whether the service itself started the servers.

@@ -33,14 +33,14 @@ def largest(wanted: Mapping[str, Shape]) -> int:
 
 
 def packed(weights: Mapping[str, NDArray[Any]]) -> bytes:
-    """The archive of these weights, by name; the same bytes for the same weights."""
+    """Return the archive of these weights, by name; the same bytes for the same weights."""
     buffer = io.BytesIO()
     np.savez(buffer, **{name: np.asarray(value, np.float64) for name, value in sorted(weights.items())})
     return buffer.getvalue()
 
 
 def read(packed: bytes, wanted: Mapping[str, Shape]) -> dict[str, NDArray[np.float64]]:
-    """The weights by name.
+    """Return the weights by name.
 
     Args:
         packed: the archive.

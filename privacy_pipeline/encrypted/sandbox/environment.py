@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def interpreter() -> Path:
-    """The Python that has TF-Encrypted.
+    """Return the Python that has TF-Encrypted.
 
     It is $PRIVACY_PIPELINE_ENCRYPTED_PYTHON, `.venv-encrypted` of the project, or what `setup encrypted` made.
 
@@ -35,7 +35,7 @@ def interpreter() -> Path:
 
 
 def found() -> Path | None:
-    """The interpreter that is used where no variable names one; None where there is none."""
+    """Return the interpreter that is used where no variable names one; None where there is none."""
     for folder in (ROOT, Path.cwd()):  # `check` names the one that is found
         own = folder / ".venv-encrypted" / "bin" / "python"
         if own.exists():
@@ -62,7 +62,7 @@ def variables() -> dict[str, str]:
 
 
 def run(arguments: Sequence[str], *, timeout: float) -> str:
-    """Runs Python there with `arguments`, killed when it takes too long, or when this process ends.
+    """Run Python there with `arguments`, killed when it takes too long, or when this process ends.
 
     Args:
         arguments: after the interpreter, for example those of `programs.arguments_of` and "job.json".

@@ -46,7 +46,7 @@ def require_loopback_only() -> None:
 
 
 def enter_sandbox(hidden: Sequence[Path]) -> None:
-    """Moves this process, which must have one thread, into new user, network and mount namespaces.
+    """Move this process, which must have one thread, into new user, network and mount namespaces.
 
     Raises:
         PipelineError: the kernel does not allow it.
@@ -85,7 +85,7 @@ def _attend(control: socket.socket, child: subprocess.Popen[bytes]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program."""
+    """Run the program."""
     parent, descriptor, ports, hidden, *command = arguments
     control = socket.socket(fileno=int(descriptor))
     try:

@@ -42,7 +42,7 @@ def base_folder() -> Path:
 
 @contextlib.contextmanager
 def run_folder(name: str) -> Iterator[Path]:
-    """A new folder of one process, removed at the end; those that killed processes left behind are removed first."""
+    """Make a folder for one process, removed at the end; remove first what killed processes left behind."""
     base = base_folder()
     with alone_in(base):  # so that a folder without its lock is one that was left
         for old in base.iterdir():
@@ -58,7 +58,7 @@ def run_folder(name: str) -> Iterator[Path]:
 
 
 def _remove_unless_held(old: Path) -> None:
-    """Removes a folder that no living process holds, also one of which a killed process had removed a part."""
+    """Remove a folder that no living process holds, also one of which a killed process had removed a part."""
     try:
         with (old / _LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

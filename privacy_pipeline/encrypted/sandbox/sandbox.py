@@ -47,7 +47,7 @@ class Sandbox:
         environment: Mapping[str, str],
         **streams: Any,
     ) -> Sandbox:
-        """Starts the command; the namespace is closed before it runs.
+        """Start the command; the namespace is closed before it runs.
 
         Args:
             command: program and arguments.
@@ -78,7 +78,7 @@ class Sandbox:
         return cls(process, control, dict(zip(ports, sockets, strict=True)))
 
     async def connect(self, port: int) -> socket.socket:
-        """A connection to a port of 127.0.0.1 in there.
+        """Return a connection to a port of 127.0.0.1 in there.
 
         Raises:
             OSError: nobody listens, or the command ended.
@@ -97,7 +97,7 @@ class Sandbox:
         return sockets[0]
 
     async def close(self) -> None:
-        """Ends the command."""
+        """End the command."""
         self._control.close()
         for listener in self.listeners.values():
             listener.close()
@@ -111,7 +111,7 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 
 async def _received(control: socket.socket, count: int) -> tuple[bytes, list[socket.socket]]:
-    """The next message and the sockets that came with it; no bytes when the other side is gone."""
+    """Return the next message and the sockets that came with it; no bytes when the other side is gone."""
     await readable(control)
     try:
         content, descriptors, _, _ = socket.recv_fds(control, _LONGEST, count)

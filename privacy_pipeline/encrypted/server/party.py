@@ -63,7 +63,7 @@ class Party:
 
 
 def load(*, name: str, folder: Path, speed: Speed | None = None) -> Party:
-    """The party `name` of the folder that `init_parties` made, or of what of it is on this host.
+    """Return the party `name` of the folder that `init_parties` made, or of what of it is on this host.
 
     Raises:
         BadInputError: there is no such party, or parties.yaml is broken.
@@ -78,7 +78,7 @@ def load(*, name: str, folder: Path, speed: Speed | None = None) -> Party:
 
 
 async def until_told_to_end(party: Party, *, report: Report) -> None:
-    """Serves until SIGTERM or SIGINT. Arguments and errors are those of `serve`."""
+    """Serve until SIGTERM or SIGINT. Arguments and errors are those of `serve`."""
     serving = asyncio.create_task(serve(party, report=report))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
@@ -89,7 +89,7 @@ async def until_told_to_end(party: Party, *, report: Report) -> None:
 
 
 async def serve(party: Party, *, report: Report) -> None:
-    """Runs one of the three servers until it is cancelled.
+    """Run one of the three servers until it is cancelled.
 
     Args:
         party: a server.
@@ -157,19 +157,19 @@ class Errors:
             self._last = next((line for line in reversed(lines) if line.strip()), self._last)
 
     async def last(self) -> str:
-        """The last line, after a moment in which what was written comes through."""
+        """Return the last line, after a moment in which what was written comes through."""
         await asyncio.sleep(_MOMENT_SECONDS)
         return self._last.decode(errors="replace").strip() or "it says nothing"
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         asyncio.get_running_loop().remove_reader(self._source)
         os.close(self._source)
         os.close(self.sink)
 
 
 async def _ready(inner: Sandbox, port: int, ended: asyncio.Task[int], errors: Errors) -> None:
-    """Waits until TensorFlow listens."""
+    """Wait until TensorFlow listens."""
     clock = asyncio.get_running_loop().time
     limit = clock() + _READY_SECONDS
     while clock() < limit:
@@ -187,7 +187,7 @@ async def _ready(inner: Sandbox, port: int, ended: asyncio.Task[int], errors: Er
 async def sandboxed(
     party: Party, servers: Mapping[str, TunnelRecord], *, work: Path, program: list[str], **streams: int
 ) -> AsyncIterator[Sandbox]:
-    """A worker program in a closed namespace, whose connections to `servers` go through tunnels.
+    """Run a worker program in a closed namespace, whose connections to `servers` go through tunnels.
 
     Args:
         party: whose.

@@ -36,7 +36,7 @@ _Op = Callable[["ShareServer", Header, "_Payload", str], Awaitable[Answer]]
 
 
 async def serve(*, socket_path: Path, store: Path) -> asyncio.AbstractServer:
-    """Opens the share server of one party.
+    """Open the share server of one party.
 
     Args:
         socket_path: Unix socket to listen on, in a folder that only the party can open.
@@ -183,7 +183,7 @@ class _Payload:
 
 
 async def _peer(reader: asyncio.StreamReader) -> tuple[str, str]:
-    """The peer's role, and the number of its certificate."""
+    """Return the peer's role, and the number of its certificate."""
     try:
         line = (await reader.readline()).decode("ascii", "replace")
     except ValueError:  # longer than the stream holds

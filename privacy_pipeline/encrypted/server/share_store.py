@@ -94,13 +94,13 @@ class Store:
         self._upload: Sharing | None = None
 
     def reset(self) -> None:
-        """Drops all batches: of a driver that is gone."""
+        """Drop all batches: of a driver that is gone."""
         shutil.rmtree(self.folder / "batches", ignore_errors=True)
         (self.folder / "batches").mkdir(mode=0o700)
         self._batches: dict[str, tuple[int, tuple[tuple[str, int], ...]]] = {}
 
     def begin_weights(self, *, sharing: str, architecture: bytes) -> Sharing:
-        """Starts to take weights, which replace the ones there are when they are whole.
+        """Start to take weights, which replace the ones there are when they are whole.
 
         Raises:
             BadInputError: the architecture is not consistent.
@@ -125,7 +125,7 @@ class Store:
         raise BadMessageError("the model has no such weight")
 
     def put_weight(self, *, sharing: str, layer: str, role: str, content: bytes) -> None:
-        """Takes both shares of one weight, one after the other.
+        """Take both shares of one weight, one after the other.
 
         Raises:
             BadMessageError: these weights are not being taken (any more).
@@ -137,7 +137,7 @@ class Store:
         half(stem, 1).write_bytes(content[middle:])
 
     def commit_weights(self, *, sharing: str) -> None:
-        """Uses the weights that were sent.
+        """Use the weights that were sent.
 
         Raises:
             BadMessageError: some are missing.
@@ -161,7 +161,7 @@ class Store:
 
     @contextlib.contextmanager
     def taking(self, owner: str) -> Iterator[Callable[[int], None]]:
-        """Counts the bytes of a request while they come; those that are only announced take no room.
+        """Count the bytes of a request while they come; those that are only announced take no room.
 
         Args:
             owner: number of the client's certificate, of which each has a part of the room.
@@ -202,7 +202,7 @@ class Store:
             raise BadMessageError("too many requests of this client wait")
 
     def put_request(self, identifier: str, *, sharing: Sharing, rows: int, content: bytes, owner: str) -> None:
-        """Keeps the shares of a request: of each input in the model's order the first share, then the second.
+        """Keep the shares of a request: of each input in the model's order the first share, then the second.
 
         Raises:
             BadMessageError: there is a request with this id already, or the model changed meanwhile.
@@ -221,7 +221,7 @@ class Store:
         self._requests[identifier] = _Request(rows=rows, held=held, size=len(content), owner=owner)
 
     def form(self, batch: str, *, bucket: int, requests: Sequence[tuple[str, int]]) -> list[str]:
-        """Writes the shares of a batch: the requests one after the other, then zeros.
+        """Write the shares of a batch: the requests one after the other, then zeros.
 
         Args:
             batch: its id.
@@ -275,13 +275,13 @@ class Store:
         self.discard(batch)
 
     def discard(self, batch: str) -> None:
-        """Deletes a batch; its requests wait on."""
+        """Delete a batch; its requests wait on."""
         self._batches.pop(batch, None)
         for file in (self.folder / "batches").glob(f"{batch}.*"):
             file.unlink()
 
     def take(self, identifier: str, *, owner: str) -> Held | None:
-        """The answer to a request of this client, which is gone then; None where there is none."""
+        """Return the answer to a request of this client, which is gone then; None where there is none."""
         found = self._answers.get(identifier)
         if found is None or found.owner != owner:
             return None

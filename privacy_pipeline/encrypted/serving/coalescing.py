@@ -28,7 +28,7 @@ class Pending:
 
 
 def bucket_for(rows: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds so many rows.
+    """Return the smallest bucket that holds so many rows.
 
     Raises:
         ValueError: none does.
@@ -62,19 +62,19 @@ class Queue:
         return any(one.identifier == identifier for one in self._waiting)
 
     def put(self, request: Pending) -> None:
-        """Adds a request of at most `largest` rows."""
+        """Add a request of at most `largest` rows."""
         self._waiting.append(request)
         self._came.set()
 
     def drain(self) -> list[Pending]:
-        """Takes all requests that wait."""
+        """Take all requests that wait."""
         found = list(self._waiting)
         self._waiting.clear()
         self._came.clear()
         return found
 
     async def next_batch(self, *, window: Callable[[], float], patience: float) -> list[Pending]:
-        """The requests of the next batch: the oldest, and those behind it as long as they fit.
+        """Return the requests of the next batch: the oldest, and those behind it as long as they fit.
 
         Args:
             window: seconds to wait for more, asked when the first one came, unless the largest bucket is full.

@@ -41,7 +41,7 @@ class DriverProcess:
 
     @classmethod
     async def start(cls, command: Sequence[str], *, environment: Mapping[str, str], log: Path) -> DriverProcess:
-        """Starts the program; its standard error goes to `log`.
+        """Start the program; its standard error goes to `log`.
 
         Raises:
             OSError: it cannot be started.
@@ -69,7 +69,7 @@ class DriverProcess:
         return self._process.pid
 
     async def call(self, message: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
-        """Sends one request and waits for its answer.
+        """Send one request and wait for its answer.
 
         Args:
             message: what to do, its `op` and more (`worker/driver.py`).
@@ -103,7 +103,7 @@ class DriverProcess:
         return answer
 
     async def close(self) -> None:
-        """Ends the process and everything it started: it is asked first, so that it can clean up."""
+        """End the process and everything it started: it is asked first, so that it can clean up."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is not None:
             stdin.close()
@@ -117,7 +117,7 @@ class DriverProcess:
 
 
 def last_line(log: Path) -> str:
-    """What a process said last: its last error, else its last line."""
+    """Return what a process said last: its last error, else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or lines or ["it says nothing"])[-1]

@@ -25,13 +25,13 @@ from privacy_pipeline.processes.programs import command_of
 
 
 def command(folder: Path, *, speed: Speed | None = None) -> list[str]:
-    """The command line of this program."""
+    """Return the command line of this program."""
     slow = [] if speed is None else [str(speed.delay_ms), str(speed.rate_mbps)]
     return [*command_of("privacy_pipeline.encrypted.serving.driving"), str(folder), *slow]
 
 
 async def drive(driver: party.Party) -> int:
-    """Runs the driver until its input ends; its exit code.
+    """Run the driver until its input ends; its exit code.
 
     Raises:
         PipelineError: a server is not reached, is somebody else, or refuses; or no namespace can be had.
@@ -45,7 +45,7 @@ async def drive(driver: party.Party) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the program."""
+    """Run the program."""
     die_with_parent(os.getppid())
     folder, *slow = arguments
     speed = Speed(delay_ms=float(slow[0]), rate_mbps=float(slow[1])) if slow else None

@@ -41,7 +41,7 @@ class ServedModel:
     private_model: Path | None
 
     def weights(self) -> Path:
-        """The network with its weights.
+        """Return the network with its weights.
 
         Raises:
             BadInputError: it is not here.
@@ -60,7 +60,7 @@ def serve(
     batch_seconds: float,
     report: Report,
 ) -> None:
-    """Serves until SIGINT or SIGTERM; then everything that it started has ended.
+    """Serve until SIGINT or SIGTERM; then everything that it started has ended.
 
     Args:
         model: what is served. Its public side is copied to `parties`, for clients.
@@ -102,7 +102,7 @@ def serve(
 
 
 def provide_weights(*, model: ServedModel, parties: Path, report: Report) -> None:
-    """Provides the weights whenever the driver asks, until SIGINT or SIGTERM.
+    """Provide the weights whenever the driver asks, until SIGINT or SIGTERM.
 
     Raises:
         BadInputError: model or folder is not usable.

@@ -22,7 +22,7 @@ COMMAND = (*command_calling("privacy_pipeline.cli.main", "main"), "encrypted")
 
 
 def tail(parties: Path) -> list[str]:
-    """The arguments of every party that this process starts: its folder, and with whom it ends."""
+    """Return the arguments of every party that this process starts: its folder, and with whom it ends."""
     return ["--parties", str(parties), "--parent", str(os.getpid())]
 
 
@@ -72,7 +72,7 @@ class LocalParties:
         return {name: one.pid for name, one in self._processes.items() if one.returncode is None}
 
     async def ensure(self) -> None:
-        """Starts those that do not run.
+        """Start those that do not run.
 
         Raises:
             DoesNotStartError: a party ended as often as it was started, before all were up; says what its log says.
@@ -95,7 +95,7 @@ class LocalParties:
         self._failed = dict.fromkeys(self._commands, 0)
 
     async def replace(self, party: str | None) -> None:
-        """Ends a party that hangs, so that `ensure` starts it anew; one that just started is left alone.
+        """End a party that hangs, so that `ensure` starts it anew; one that just started is left alone.
 
         Args:
             party: which; None for all three servers, because nobody knows which of them hangs.
@@ -105,7 +105,7 @@ class LocalParties:
         await self._end(ripe)
 
     async def close(self) -> None:
-        """Ends all parties and what they started: they are asked first, so that they can clean up."""
+        """End all parties and what they started: they are asked first, so that they can clean up."""
         running = [one for one in self._processes.values() if one.returncode is None]
         for process in running:
             process.terminate()

@@ -48,7 +48,7 @@ class Provider:
         self._report: Callable[[str], None] = lambda line: None
 
     async def serve(self, *, report: Callable[[str], None]) -> asyncio.AbstractServer:
-        """Listens at the provider's address, for the driver alone.
+        """Listen at the provider's address, for the driver alone.
 
         Args:
             report: gets a line whenever weights were sent, or could not be.

@@ -38,11 +38,11 @@ class Driver(Protocol):
         ...
 
     async def call(self, message: Mapping[str, Any], *, seconds: float) -> dict[str, Any]:
-        """Does one thing."""
+        """Do one thing."""
         ...
 
     async def close(self) -> None:
-        """Ends it."""
+        """End it."""
         ...
 
 
@@ -110,7 +110,7 @@ class ReadyCluster:
         self._resources = resources
 
     async def run(self, requests: Sequence[Pending], *, bucket: int) -> list[str]:
-        """Evaluates a batch; after that its requests' answers wait at the servers.
+        """Evaluate a batch; after that its requests' answers wait at the servers.
 
         Returns:
             Ids of requests that do not wait at all servers. Where there is one, nothing was evaluated.
@@ -134,7 +134,7 @@ class ReadyCluster:
         return []
 
     async def check(self) -> None:
-        """Makes sure that all are the ones that were made ready.
+        """Make sure that all are the ones that were made ready.
 
         Raises:
             PartyError, DriverError: somebody does not answer, or is not.
@@ -144,12 +144,12 @@ class ReadyCluster:
         _require_same(self._state, await _state(self._setting, self._links))
 
     async def close(self) -> None:
-        """Ends the driver and the connections."""
+        """End the driver and the connections."""
         await self._resources.aclose()
 
 
 async def make_ready(setting: Setting, *, report: Report) -> ReadyCluster:
-    """Makes all parties ready.
+    """Make all parties ready.
 
     Args:
         setting: the service's.
@@ -195,7 +195,7 @@ async def _drive(
 
 
 async def _with_weights(setting: Setting, links: Sequence[Link], report: Report) -> State:
-    """The state of the servers once all hold one sharing of the weights."""
+    """Return the state of the servers once all hold one sharing of the weights."""
     state = await _state(setting, links)
     if _one_sharing(state):
         return state
@@ -219,12 +219,12 @@ async def _state(setting: Setting, links: Sequence[Link]) -> State:
 
 
 async def _ask(links: Sequence[Link], message: Mapping[str, Any], *, seconds: float) -> list[Header]:
-    """Sends a message to all three share servers."""
+    """Send a message to all three share servers."""
     return await _ask_each(links, [message] * len(links), seconds=seconds)
 
 
 async def _ask_each(links: Sequence[Link], messages: Sequence[Mapping[str, Any]], *, seconds: float) -> list[Header]:
-    """Sends each of the three share servers its message."""
+    """Send each of the three share servers its message."""
     answers = []
     # All are heard before anything is raised, so that nobody is left in the middle of a message.
     asked = (link.ask(message, seconds=seconds) for link, message in zip(links, messages, strict=True))

@@ -36,7 +36,7 @@ class Supervisor(Protocol):
     """Starts parties on this machine: `local_parties.LocalParties`."""
 
     async def ensure(self) -> None:
-        """Starts those that do not run."""
+        """Start those that do not run."""
         ...
 
     def came_up(self) -> None:
@@ -44,7 +44,7 @@ class Supervisor(Protocol):
         ...
 
     async def replace(self, party: str | None) -> None:
-        """Starts a party anew that does not answer; None: whoever it is, all three servers."""
+        """Start a party anew that does not answer; None: whoever it is, all three servers."""
         ...
 
 
@@ -81,7 +81,7 @@ class Service:
         self.batches: list[tuple[int, int]] = []  # bucket and requests of the latest batches
 
     async def run(self) -> None:
-        """Serves until it is cancelled.
+        """Serve until it is cancelled.
 
         Raises:
             PipelineError: its address cannot be bound, or parties of this machine never came up; where it does not
@@ -172,7 +172,7 @@ class Service:
                     request.done.cancel()  # does nothing unless the service is being cancelled
 
     async def _run(self, cluster: ReadyCluster, requests: list[Pending]) -> None:
-        """Runs one batch, without the requests whose shares are not at all servers."""
+        """Run one batch, without the requests whose shares are not at all servers."""
         while requests:
             bucket = bucket_for(sum(one.rows for one in requests), self._setting.buckets)
             missing = await cluster.run(requests, bucket=bucket)

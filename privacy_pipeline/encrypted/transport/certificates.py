@@ -94,7 +94,7 @@ def require_current(path: Path) -> None:
 
 
 def client_context(*, folder: Path, protocol: str) -> PartyContext:
-    """That of a party that dials, and wants this protocol.
+    """Return the context of a party that dials, and wants this protocol.
 
     Raises:
         PipelineError: a file of the party's is missing or unreadable, or its certificate is not valid at this time.
@@ -106,7 +106,7 @@ def client_context(*, folder: Path, protocol: str) -> PartyContext:
 
 
 def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.0) -> None:
-    """Makes the authority, then a key and a certificate for each of `PARTIES`, and `parties.yaml`.
+    """Make the authority, then a key and a certificate for each of `PARTIES`, and `parties.yaml`.
 
     A party's host needs `parties.yaml` and the party's own folder (`key.pem`, `certificate.pem`, `ca.pem`) and
     nothing else. `ca/key.pem` belongs on none of them.
@@ -132,7 +132,7 @@ def init_parties(*, folder: Path, hosts: tuple[str, ...] = (), days: float = 90.
 
 @contextlib.contextmanager
 def _being_made(folder: Path) -> Iterator[None]:
-    """Marks a folder while it is made. What a killed call left in it is removed.
+    """Mark a folder while it is made. What a killed call left in it is removed.
 
     Raises:
         BadInputError: it has another content, or another process makes it.
@@ -175,7 +175,7 @@ def _make_parties(folder: Path, hosts: tuple[str, ...], days: float) -> None:
 def issue(
     *, folder: Path, client: str, days: float, authority: x509.Certificate, key: ec.EllipticCurvePrivateKey
 ) -> None:
-    """Makes a key and a certificate for one client.
+    """Make a key and a certificate for one client.
 
     Args:
         folder: new; gets `key.pem`, `certificate.pem` and `ca.pem`.

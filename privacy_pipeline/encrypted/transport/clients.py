@@ -49,7 +49,7 @@ class Issued:
 
 
 def add_client(*, folder: Path, name: str, days: float = 90.0) -> Path:
-    """Makes a key and a certificate for one more client.
+    """Make a key and a certificate for one more client.
 
     Args:
         folder: what `init_parties` made, with the authority's key.
@@ -91,7 +91,7 @@ def add_client(*, folder: Path, name: str, days: float = 90.0) -> Path:
 
 
 def revoke(*, folder: Path, name: str) -> list[Path]:
-    """Puts the certificate of a client, or of a party, on the list of those that nobody accepts any more.
+    """Put the certificate of a client, or of a party, on the list of those that nobody accepts any more.
 
     Args:
         folder: what `init_parties` made, with the authority's key.
@@ -146,7 +146,7 @@ def issued(*, folder: Path) -> list[Issued]:
 
 
 def _folders(folder: Path) -> dict[str, Path]:
-    """The folder with each certificate that lies here, by its name."""
+    """Return the folder with each certificate that lies here, by its name."""
     parties = {party: folder / party for party in PARTIES if (folder / party).is_dir()}
     clients = sorted(one for one in (folder / _CLIENTS).glob("*") if _NAME.fullmatch(one.name))
     return parties | {one.name: one / CLIENT for one in clients}

@@ -88,7 +88,7 @@ class Link:
     async def ask(
         self, header: Mapping[str, Any], parts: Sequence[bytes] = (), *, seconds: float
     ) -> tuple[frames.Header, bytes]:
-        """Sends one message and waits for the answer.
+        """Send one message and wait for the answer.
 
         Args:
             header: the message.
@@ -118,7 +118,7 @@ class Link:
 
 @contextlib.asynccontextmanager
 async def dial(*, context: PartyContext, address: Address, expected: str) -> AsyncIterator[Link]:
-    """A connection to the share server of the party `expected`, closed at the end.
+    """Open a connection to the share server of the party `expected`; close it at the end.
 
     Args:
         context: one's own, `tunnel.client_context` for a share server; made once for many connections, because to
@@ -146,7 +146,7 @@ async def dial(*, context: PartyContext, address: Address, expected: str) -> Asy
 async def listen(
     *, folder: Path, address: Address, allowed: frozenset[str], serve: Any, handshake_seconds: float = CONNECT_SECONDS
 ) -> asyncio.AbstractServer:
-    """Listens with mutual TLS; `serve(reader, writer, peer)` gets messages of peers whose role is in `allowed`.
+    """Listen with mutual TLS; `serve(reader, writer, peer)` gets messages of peers whose role is in `allowed`.
 
     A peer with another role, with a revoked certificate or with too many connections is told so in a frame.
 

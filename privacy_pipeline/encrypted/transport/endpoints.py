@@ -47,16 +47,18 @@ class Plain:
         return memoryview(bytearray(CHUNK))  # not before somebody was accepted: whoever knocks gets no memory
 
     def read(self) -> memoryview:
-        """What has come, valid until the next call; empty for nothing now, or for the end, which sets `ended`."""
+        """Return what has come, valid until the next call; empty for nothing now, or for the end, which sets
+        `ended`.
+        """
         return self._received[: self._receive()]
 
     def write(self, content: bytes | memoryview) -> None:
-        """Sends as much as the socket takes; what is not sent must stay as it is until `unsent` is empty."""
+        """Send as much as the socket takes; what is not sent must stay as it is until `unsent` is empty."""
         self.unsent = memoryview(b"".join((self.unsent, content))) if self.unsent else memoryview(content)
         self.flush()
 
     def flush(self) -> None:
-        """Sends as much of what is unsent as the socket takes."""
+        """Send as much of what is unsent as the socket takes."""
         try:
             self.unsent = self.unsent[self.socket.send(self.unsent) :]
         except BlockingIOError:
@@ -109,7 +111,7 @@ class Secured(Plain):
         return self._tls.selected_alpn_protocol()
 
     async def handshake(self) -> None:
-        """Shows one's own certificate and demands the peer's.
+        """Show one's own certificate and demand the peer's.
 
         Raises:
             OSError: (`ssl.SSLError` is one) the peer's is not accepted, or it speaks no TLS, or left. A client that
@@ -127,7 +129,8 @@ class Secured(Plain):
                 await self._more()
 
     async def line(self, longest: int) -> bytes:
-        """The next line, with its end; what came of it where there is none or a longer one. Nothing beyond is read.
+        """Return the next line, with its end; what came of it where there is none or a longer one. Nothing beyond is
+        read.
 
         Raises:
             OSError: the connection broke.
@@ -154,7 +157,7 @@ class Secured(Plain):
             self._incoming.write_eof()
 
     def read(self) -> memoryview:
-        """The content of all records that have come in full; otherwise like a plain socket's."""
+        """Return the content of all records that have come in full; otherwise like a plain socket's."""
         self._incoming.write(self._received[: self._receive()])
         filled = 0
         try:
@@ -172,7 +175,7 @@ class Secured(Plain):
         return self._content[:filled]
 
     def write(self, content: bytes | memoryview) -> None:
-        """Sends it encrypted; the rest is in `unsent`."""
+        """Send it encrypted; the rest is in `unsent`."""
         try:
             self._tls.write(content)
         except ssl.SSLError as error:

@@ -29,7 +29,7 @@ class BadMessageError(PipelineError):
 
 
 async def write(writer: asyncio.StreamWriter, header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:
-    """Sends one message.
+    """Send one message.
 
     Args:
         writer: to the peer.
@@ -44,7 +44,7 @@ async def write(writer: asyncio.StreamWriter, header: Mapping[str, Any], parts: 
 
 
 def refusal(why: str) -> bytes:
-    """A whole message that says why nothing else is answered."""
+    """Return a whole message that says why nothing else is answered."""
     return _start({"error": why}, 0)
 
 
@@ -54,7 +54,7 @@ def _start(header: Mapping[str, Any], size: int) -> bytes:
 
 
 async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
-    """The JSON object of the next message and how many bytes follow, which are still to be read.
+    """Return the JSON object of the next message and how many bytes follow, which are still to be read.
 
     Raises:
         EOFError: the peer closed the connection between two messages.
@@ -91,7 +91,7 @@ async def _rest_of_header(reader: asyncio.StreamReader, start: bytes) -> tuple[H
 async def read_payload(
     reader: asyncio.StreamReader, size: int, *, expected: int, arrived: Callable[[int], None] = lambda size: None
 ) -> bytes:
-    """The bytes of a message, read only where they are as many as the header lets expect.
+    """Return the bytes of a message, read only where they are as many as the header lets expect.
 
     Args:
         reader: of the peer.
@@ -122,7 +122,7 @@ async def read_payload(
 
 
 def text(header: Header, name: str) -> str:
-    """A field that is a string.
+    """Return a field that is a string.
 
     Raises:
         BadMessageError: it is missing or something else.
@@ -134,7 +134,7 @@ def text(header: Header, name: str) -> str:
 
 
 def identifier(header: Header, name: str) -> str:
-    """A field that is an id of 128 bits as 32 hexadecimal digits.
+    """Return a field that is an id of 128 bits as 32 hexadecimal digits.
 
     Raises:
         BadMessageError: it is missing or something else.
@@ -146,7 +146,7 @@ def identifier(header: Header, name: str) -> str:
 
 
 def count(header: Header, name: str, *, largest: int) -> int:
-    """A field that is an integer from 1 to `largest`.
+    """Return a field that is an integer from 1 to `largest`.
 
     Raises:
         BadMessageError: it is missing or something else.

@@ -26,12 +26,12 @@ _CLIENT_URI = "urn:privacy-pipeline:client:"
 
 
 def role_uri(party: str) -> str:
-    """The URI in a certificate's subject alternative name that says whose it is."""
+    """Return the URI in a certificate's subject alternative name that says whose it is."""
     return f"urn:privacy-pipeline:party:{party}"
 
 
 def client_uri(name: str) -> str:
-    """The URI in a client's certificate that says which client it is."""
+    """Return the URI in a client's certificate that says which client it is."""
     return f"{_CLIENT_URI}{name}"
 
 

@@ -40,7 +40,7 @@ class Connections:
 
     @contextlib.contextmanager
     def of(self, peer: Peer) -> Iterator[None]:
-        """Counts one connection as long as it lasts.
+        """Count one connection as long as it lasts.
 
         Raises:
             PipelineError: the client has as many as it may.

@@ -39,7 +39,7 @@ class Way:
     count: Count
 
     def move(self) -> None:
-        """Sends on what the source has now."""
+        """Send on what the source has now."""
         content = self.source.read()
         if content:
             self.count(len(content))
@@ -76,7 +76,7 @@ async def carry(one: Plain, other: Plain, *, to_other: Count, to_one: Count) -> 
 
 
 async def part(side: Plain) -> None:
-    """Sends what is unsent, then the end, waits for the peer's end and closes.
+    """Send what is unsent, then the end, wait for the peer's end and close.
 
     To close a socket while something comes in would take back what is still on its way to the peer (RFC 1122,
     4.2.2.13). A peer that does not listen, or goes on, is left alone after some time.
@@ -133,7 +133,7 @@ async def _until_one_ends(there: Way, back: Way) -> None:
 
 
 async def _rest(way: Way) -> None:
-    """Passes on what the source still has, until its end."""
+    """Pass on what the source still has, until its end."""
     await _taken(way.sink)
     while not way.over:
         way.move()

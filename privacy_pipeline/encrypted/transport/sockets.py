@@ -12,7 +12,7 @@ Connect = Callable[[], Awaitable[socket.socket]]
 
 
 async def connected(address: tuple[str, int]) -> socket.socket:
-    """A connection to a host and port.
+    """Return a connection to a host and port.
 
     Raises:
         OSError: nobody listens there.
@@ -31,7 +31,7 @@ async def connected(address: tuple[str, int]) -> socket.socket:
 
 
 async def readable(sock: socket.socket) -> None:
-    """Waits until something, or the end, can be read."""
+    """Wait until something, or the end, can be read."""
     ready = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().add_reader(sock, _wake, ready)
     try:
@@ -41,7 +41,7 @@ async def readable(sock: socket.socket) -> None:
 
 
 async def writable(sock: socket.socket) -> None:
-    """Waits until something can be written, or the peer is gone."""
+    """Wait until something can be written, or the peer is gone."""
     ready = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().add_writer(sock, _wake, ready)
     try:
@@ -56,7 +56,7 @@ def _wake(ready: asyncio.Future[None]) -> None:
 
 
 def unix_listener(path: Path) -> socket.socket:
-    """A Unix socket that only its owner can connect to."""
+    """Return a Unix socket that only its owner can connect to."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     path.chmod(0o600)
@@ -65,7 +65,7 @@ def unix_listener(path: Path) -> socket.socket:
 
 
 def to_unix(path: Path) -> Connect:
-    """Opens connections to a Unix socket."""
+    """Open connections to a Unix socket."""
 
     async def connect() -> socket.socket:
         local = socket.socket(socket.AF_UNIX)

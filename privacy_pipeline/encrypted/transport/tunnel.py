@@ -43,7 +43,7 @@ class TunnelRecord:
     report: Callable[[str], None] = lambda reason: None
 
     def refuse(self, reason: str) -> None:
-        """Keeps a reason and reports it."""
+        """Keep a reason and report it."""
         self.refused[:] = [*self.refused[1 - _KEPT_REFUSALS :], reason]
         self.report(reason)
 
@@ -67,7 +67,7 @@ class Route:
 async def open_ingress(
     *, folder: Path, address: tuple[str, int], routes: Mapping[str, Route], record: TunnelRecord
 ) -> asyncio.Task[None]:
-    """Listens with TLS on `address`; a peer gets to the route of the protocol it names, if its role may.
+    """Listen with TLS on `address`; a peer gets to the route of the protocol it names, if its role may.
 
     A peer that is refused is told why, unless the process has as many connections as its files let it.
 
@@ -132,7 +132,7 @@ def _admitted(remote: Secured, routes: Mapping[str, Route]) -> tuple[Peer, Route
 
 
 async def _routed(remote: Secured, route: Route, peer: Peer) -> Plain:
-    """The local side for an accepted peer."""
+    """Return the local side for an accepted peer."""
     try:
         local = Plain(await route.connect())
     except OSError as error:
@@ -145,7 +145,7 @@ async def _routed(remote: Secured, route: Route, peer: Peer) -> Plain:
 
 
 def not_served(role: str | None, allowed: frozenset[str]) -> str:
-    """What a peer is told whose certificate is of another role than those that are served."""
+    """Return what a peer is told whose certificate is of another role than those that are served."""
     return f"the certificate is of {role or 'nobody'}, and is not of {', '.join(sorted(allowed))}"
 
 
@@ -192,7 +192,7 @@ async def open_egress(
 
 
 async def probe(*, folder: Path, address: tuple[str, int], expected: str, protocol: str = TENSORFLOW) -> None:
-    """Opens a tunnel and closes it again.
+    """Open a tunnel and close it again.
 
     Raises:
         PipelineError: the party is not reached, shows no or another's certificate, or refuses ours.
@@ -241,7 +241,7 @@ async def _accept(
     *,
     most: int | None = None,
 ) -> None:
-    """Serves each connection, of which there are never more than `most` at once."""
+    """Serve each connection, of which there are never more than `most` at once."""
     loop = asyncio.get_running_loop()
     running: set[asyncio.Task[None]] = set()
     try:
@@ -268,7 +268,7 @@ async def _accept(
 
 
 async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool) -> Secured:
-    """The TLS handshake; raises OSError (SSLError is one) where the peer's certificate is not accepted."""
+    """Shake hands; raises OSError (SSLError is one) where the peer's certificate is not accepted."""
     with contextlib.ExitStack() as undo:
         undo.callback(peer.close)
         # Otherwise a host that vanished would keep calls waiting for ever.
@@ -301,7 +301,7 @@ async def _join(local: Plain, remote: Secured, record: TunnelRecord) -> None:
 async def _join_while_valid(
     local: Plain, remote: Secured, record: TunnelRecord, *, peer: Peer, revocations: Revocations
 ) -> None:
-    """The same, until the peer's certificate is revoked at the latest."""
+    """Carry it, until the peer's certificate is revoked at the latest."""
     joined = asyncio.create_task(_join(local, remote, record))
     try:
         while not (await asyncio.wait([joined], timeout=_REVOKED_SECONDS))[0]:
@@ -315,7 +315,7 @@ async def _join_while_valid(
 
 
 async def _join_slowly(local: Plain, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
-    """The same, with what slows it down between the local side and the tunnel."""
+    """Carry it, with what slows it down between the local side and the tunnel."""
     ours, theirs = socket.socketpair()
     near, far = [await asyncio.open_connection(sock=one) for one in (local.socket, theirs)]
     pacing = asyncio.create_task(pace.join(near, far))

@@ -30,7 +30,7 @@ _PROPAGATED = ("p3", "p2", "p1", "p0")
 
 
 def moved_up(word: Any) -> Any:
-    """A value of 48 bits as the highest bits of a word."""
+    """Return a value of 48 bits as the highest bits of a word."""
     return tf.bitwise.left_shift(word, tf.constant(_DROPPED, tf.int64))
 
 
@@ -96,7 +96,7 @@ def joined(factors: Sequence[str], opened: dict[str, Any], base: Any, highest: A
 
 
 def _xored(rows: Any) -> Any:
-    """The xor of all rows."""
+    """Return the xor of all rows."""
     while rows.shape[0] > 1:
         half = rows.shape[0] // 2
         joined = rows[:half] ^ rows[half : 2 * half]

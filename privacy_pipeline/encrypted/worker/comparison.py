@@ -60,7 +60,9 @@ def relu(protocol: SecureABY3, x: Any) -> Any:
 
 
 def _opened(protocol: SecureABY3, x: Any) -> Opened:
-    """The sum of x_0, x_1 and x_2 as c - r: servers 0 and 1 send each other x_0 and x_2 under r's two summands."""
+    """Return the sum of x_0, x_1 and x_2 as c - r: servers 0 and 1 send each other x_0 and x_2 under r's two
+    summands.
+    """
     shape = x.shape.as_list()
     held, count = held_of(x), math.prod(shape)
     masks = Masks(protocol, {(0, 2): count, (1, 2): count})
@@ -128,7 +130,9 @@ class _Dealing:
         return shared_again(self._protocol, shares[0], shares[1], self._masks)
 
     def _selected(self, server: int, opened: Any) -> Any:
-        """A share of x (1 - sign), where sign = opened xor guess: of x (1 - guess) where opened is 0, else x guess."""
+        """Return a share of x (1 - sign), where sign = opened xor guess: of x (1 - guess) where opened is 0, else x
+        guess.
+        """
         known, dealt = self._opened.known[server], tf.unstack(self._terms[server])
         guess, count = dealt[0], (len(dealt) - 1) // 2
         whole, guessed = -dealt[1], known.value * guess - dealt[1 + count]
@@ -186,7 +190,7 @@ class _Dealing:
         return list(zip(at_0, at_1, strict=True))
 
     def _pairwise(self, *sizes: int) -> tuple[Any, Any, Any]:
-        """A mask of server 0, one of server 1, and their xor at server 2."""
+        """Return a mask of server 0, one of server 1, and their xor at server 2."""
         first_at_0, first_at_2 = self._masks.take((0, 2), [*sizes, self._columns])
         second_at_1, second_at_2 = self._masks.take((1, 2), [*sizes, self._columns])
         return first_at_0, second_at_1, self._on(2, lambda: first_at_2 ^ second_at_2)

@@ -48,7 +48,7 @@ class Driver:
         self._graphs: dict[int, Any] = {}
 
     def answer(self, request: Request) -> dict[str, Any]:
-        """Does what is asked; what went wrong is part of the answer."""
+        """Do what is asked; what went wrong is part of the answer."""
         began = time.perf_counter()
         from privacy_pipeline.encrypted.worker import stored
 
@@ -100,14 +100,14 @@ class Driver:
 
 
 def local_driver(roots: list[Path]) -> Driver:
-    """A driver with all servers in this process, for simulations."""
+    """Return a driver with all servers in this process, for simulations."""
     from privacy_pipeline.encrypted.worker.evaluate import separate_parties
 
     return _driver(separate_parties(), roots)
 
 
 def remote_driver() -> Driver:
-    """A driver of servers that the loopback leads to.
+    """Return a driver of servers that the loopback leads to.
 
     Raises:
         PipelineError: there is another network, or no secure randomness.
@@ -140,7 +140,7 @@ def serve(driver: Driver, requests: TextIO, answers: TextIO) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs the program."""
+    """Run the program."""
     # What libraries print must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -28,7 +28,7 @@ _CALLS = 5  # timed, after one that is not
 
 
 def main(job_file: Path) -> None:
-    """Does the job."""
+    """Do the job."""
     job = json.loads(job_file.read_text())
     work = Path(job["work"])
     model = model_format.load(Path(job["model"]), digest=job["digest"])
@@ -42,7 +42,7 @@ def main(job_file: Path) -> None:
 def evaluate(
     model: model_format.PrivateModel, inputs: Mapping[str, NDArray[Any]], *, batches: list[int]
 ) -> tuple[list[dict[str, float]], NDArray[Any]]:
-    """Times every batch size, and evaluates all rows with the largest."""
+    """Time every batch size, and evaluate all rows with the largest."""
     config = separate_parties()
     from privacy_pipeline.encrypted.worker import predictor as private
     from privacy_pipeline.encrypted.worker.secure_aby3 import activate
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def separate_parties() -> Any:
-    """A config whose parties each have a logical device of this process, so that what crosses can be counted.
+    """Return a config whose parties each have a logical device of this process, so that what crosses can be counted.
 
     Raises:
         PipelineError: TensorFlow started already.

@@ -33,7 +33,7 @@ class SharedWeights:
 
 
 def each_share(protocol: SecureABY3, function: Callable[..., Any], *values: Any) -> Any:
-    """Applies a linear local function (of a share of each value) to every share, on the server that holds it."""
+    """Apply a linear local function (of a share of each value) to every share, on the server that holds it."""
     given = [held_of(value) for value in values]
     shares = []
     for server in range(3):
@@ -44,7 +44,8 @@ def each_share(protocol: SecureABY3, function: Callable[..., Any], *values: Any)
 
 
 def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, *, cut: int, bias: Any = None) -> Any:
-    """A bilinear function of two shared values, plus a bias of the product's scale, as a product without `cut` bits.
+    """Return a bilinear function of two shared values, plus a bias of the product's scale, as a product without `cut`
+    bits.
 
     Server i holds x_i, x_{i+1}, w_i, w_{i+1} and computes x_i (w_i + w_{i+1}) + x_{i+1} w_i, its third of the product.
     """
@@ -129,7 +130,9 @@ def _depthwise(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mappi
 
 
 def _average_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    """Sums of windows times a whole number by how many elements each has; padding does not count, as in Keras."""
+    """Return sums of windows times a whole number by how many elements each has; padding does not count, as in
+    Keras.
+    """
     window, times = tuple(layer.config["pool"]), multipliers(layer, tuple(given[0].shape[1:]))
     means = each_share(protocol, lambda x: tf.reduce_sum(_patches(x, layer, window), axis=3) * times, given[0])
     return _cut(protocol, layer, means)
@@ -140,12 +143,12 @@ def _rescale(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping
 
 
 def _cut(protocol: SecureABY3, layer: Layer, value: Any) -> Any:
-    """A sum without the bits that the layer cuts off; where it cuts none, as it is."""
+    """Return a sum without the bits that the layer cuts off; where it cuts none, as it is."""
     return truncated(protocol, [pair[0] for pair in held_of(value)], amount=layer.cut) if layer.cut else value
 
 
 def _max_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    """A tree of comparisons over the elements of each window."""
+    """Return a tree of comparisons over the elements of each window."""
     window = tuple(layer.config["pool"])
     found = each_share(protocol, lambda x: _patches(x, layer, window), given[0])
     count = window[0] * window[1]

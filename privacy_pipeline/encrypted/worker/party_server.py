@@ -15,7 +15,7 @@ from privacy_pipeline.errors import PipelineError
 
 
 def main(name: str) -> None:
-    """Serves until it is killed.
+    """Serve until it is killed.
 
     Raises:
         PipelineError: there is a network here, or no secure randomness.

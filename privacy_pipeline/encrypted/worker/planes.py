@@ -34,7 +34,7 @@ def bits_of(plane: Any) -> Any:
 
 
 def grid(part: Any, columns: int) -> Any:
-    """A tensor as [64, columns]; zeros, which are public, fill the last words."""
+    """Return a tensor as [64, columns]; zeros, which are public, fill the last words."""
     if part is None:
         return None
     flat = tf.reshape(part, [-1])
@@ -43,5 +43,5 @@ def grid(part: Any, columns: int) -> Any:
 
 
 def ungrid(filled: Any, shape: list[int]) -> Any:
-    """What `grid` gave, or was computed from it, in its own shape again."""
+    """Return what `grid` gave, or was computed from it, in its own shape again."""
     return tf.reshape(tf.reshape(filled, [-1])[: math.prod(shape)], shape)

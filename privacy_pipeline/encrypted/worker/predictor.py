@@ -64,7 +64,7 @@ def build(
     protocol: SecureABY3 | None = None,
     weights: SharedWeights | None = None,
 ) -> PrivatePredictor:
-    """A predictor for batches of one size.
+    """Return a predictor for batches of one size.
 
     Args:
         model: the network; its weights are not read where `weights` is given.
@@ -141,7 +141,7 @@ class PrivatePredictor:
         return found
 
     def _revealed(self, value: Any) -> Any:
-        """The three shares meet at the client, and nowhere else."""
+        """Return the three shares meet at the client, and nowhere else."""
         with tf.device(self._client.device_name):
             first, second, third = (value.unwrapped[server][0].value for server in range(3))
             total = tf.cast(first + second + third, tf.float64)
@@ -149,7 +149,7 @@ class PrivatePredictor:
 
 
 def encode(model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, batch: int) -> NDArray[np.int64]:
-    """The rows of a batch in the ring as one matrix, integers as one-hot vectors; runs at the client.
+    """Return the rows of a batch in the ring as one matrix, integers as one-hot vectors; runs at the client.
 
     Raises:
         BadInputError: a value is missing, has another shape, or is outside its range.

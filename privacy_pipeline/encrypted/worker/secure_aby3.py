@@ -99,7 +99,9 @@ class SecureABY3(tfe.protocol.ABY3):
         return self._keys_of[graph]
 
     def _draw(self) -> Keys:
-        """New keys by the parent's set-up, whose operations draw anew whenever the graph runs; counters go on."""
+        """Return new keys by the parent's set-up, whose operations draw anew whenever the graph runs; counters
+        go on.
+        """
         require_native_module()
         nonces, b2a_nonce = self.pairwise_nonces_, self.b2a_nonce_
         # Otherwise an enclosing condition on values could order, and so delay, the drawing.
@@ -113,7 +115,7 @@ class SecureABY3(tfe.protocol.ABY3):
 
 
 def activate(config: Any) -> SecureABY3:
-    """Makes `config` and a new SecureABY3 the current ones of TF-Encrypted, which holds both in globals.
+    """Make `config` and a new SecureABY3 the current ones of TF-Encrypted, which holds both in globals.
 
     Args:
         config: a `tfe.LocalConfig` or `tfe.RemoteConfig` that names the servers.
@@ -134,7 +136,7 @@ def activate(config: Any) -> SecureABY3:
 
 
 def forget_memoized() -> None:
-    """Empties TF-Encrypted's global cache of results, whose keys may collide once an object is gone."""
+    """Empty TF-Encrypted's global cache of results, whose keys may collide once an object is gone."""
     memoized.nodes.clear()
 
 
@@ -169,7 +171,7 @@ def require_secure_randomness() -> None:
 
 
 def mend_small_integers() -> None:
-    """Replaces the samplers of integers below 64 bits, for this process; a second call changes nothing."""
+    """Replace the samplers of integers below 64 bits, for this process; a second call changes nothing."""
     for dtype in _SMALL:
         factory = factories[dtype]
         if not getattr(factory, "cut_from_int64", False):

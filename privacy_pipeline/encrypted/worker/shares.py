@@ -24,12 +24,12 @@ _KEY_OF: Mapping[Pair, int] = {(0, 2): 0, (0, 1): 1, (1, 2): 2}
 
 
 def on(protocol: SecureABY3, server: int) -> Any:
-    """The device of a server, as a context."""
+    """Return the device of a server, as a context."""
     return tf.device(protocol.servers[server].device_name)
 
 
 def held_of(value: Any) -> Held:
-    """The plain tensors of a private value."""
+    """Return the plain tensors of a private value."""
     return [(pair[0].value, pair[1].value) for pair in value.unwrapped]
 
 
@@ -66,7 +66,7 @@ class Opened:
 
 
 def private(protocol: SecureABY3, held: Sequence[tuple[Any, Any]]) -> Any:
-    """The private value with these shares, each already on the server that holds it."""
+    """Return the private value with these shares, each already on the server that holds it."""
     wrap = protocol.default_factory.tensor
     shares = [[wrap(share, encode=False) for share in pair] for pair in held]
     return ABY3PrivateTensor(protocol, shares, True, ShareType.ARITHMETIC)
@@ -115,7 +115,7 @@ class Masks:
         protocol._update_pairwise_nonces()
 
     def take(self, servers: Pair, shape: Sequence[int]) -> tuple[Any, Any]:
-        """The next words of two servers, in any order: the same tensor on the first and on the second.
+        """Return the next words of two servers, in any order: the same tensor on the first and on the second.
 
         Raises:
             ValueError: fewer words are left.

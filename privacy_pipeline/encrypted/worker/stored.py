@@ -112,7 +112,7 @@ class StoredPredictor:
         return self._graph
 
     def __call__(self, batch: str) -> None:
-        """Evaluates one batch; when it returns, all servers have written their shares of the answer.
+        """Evaluate one batch; when it returns, all servers have written their shares of the answer.
 
         Raises:
             PipelineError: the id of the batch is none, or a server failed.
@@ -165,12 +165,12 @@ class StoredPredictor:
         return done
 
     def _path(self, batch: Any, server: int, stem: Path, number: int) -> Any:
-        """The path of a file of the batch: the stem was made for the batch "_"."""
+        """Return the path of a file of the batch: the stem was made for the batch "_"."""
         before, after = str(self._stores.roots[server] / shares.half(stem, number)).rsplit("/_.", 1)
         return tf.strings.join([f"{before}/", batch, f".{after}"])
 
     def _warm_up(self) -> None:
-        """The first call sends the graph to the servers; it evaluates zeros, so that no query has to wait for it."""
+        """Send the graph to the servers by a first call on zeros, so that no query has to wait for it."""
         batch = f"cluster-up-{self._bucket}"
         for one in self._model.inputs:
             shape = (self._bucket, *shares.encoded_shape(one))
@@ -200,7 +200,7 @@ def _read(path: Any, shape: Shape) -> Any:
 
 
 def raw_bytes(value: Any) -> Any:
-    """The bytes of an int64 tensor in C order, as `tf.io.decode_raw` reads them.
+    """Return the bytes of an int64 tensor in C order, as `tf.io.decode_raw` reads them.
 
     A serialized tensor ends with its content (field 4 of tensorflow.TensorProto, the last that is filled in).
     """

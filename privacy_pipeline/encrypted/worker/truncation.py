@@ -51,7 +51,7 @@ class Truncated:
 
 
 def truncated(protocol: SecureABY3, thirds: Sequence[Any], *, amount: int) -> Truncated:
-    """The sum x of three tensors that one server each has, divided by 2^m, where m is `amount`.
+    """Return the sum x of three tensors that one server each has, divided by 2^m, where m is `amount`.
 
     Servers 0 and 1 open c = x + 2^62 + r. Server 2 alone knows r = a0 + a1 + a2. With s and t, r's bits above the m-th
     and its top bit, x / 2^m is c's bits above the m-th, minus 2^(62-m), minus s, plus 2^(63-m) (c's top bit xor t). As

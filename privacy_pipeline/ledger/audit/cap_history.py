@@ -91,7 +91,7 @@ def ledger_changes(url: str, dataset: str) -> list[LedgerChange]:
 
 
 def caps_of(changes: list[LedgerChange], budget: str) -> list[LedgerChange]:
-    """The records that fixed the caps under which a budget's runs were granted, the oldest first.
+    """Return the records that fixed the caps under which a budget's runs were granted, the oldest first.
 
     A first policy on an unused budget stands in for the cap before it.
     """

@@ -25,7 +25,7 @@ _ROUNDING = 1e-9  # relative, between versions of the accounting library
 
 
 def compare(connection: sa.Connection, replay: Replay, *, reprice: bool) -> list[str]:
-    """What is wrong with the tables; entries first, at most `MOST`.
+    """Return what is wrong with the tables; entries first, at most `MOST`.
 
     Args:
         connection: the transaction in which the journal was read.
@@ -74,7 +74,7 @@ def _entries(connection: sa.Connection, replay: Replay) -> Iterator[str]:
 
 
 def _several(replay: Replay) -> Iterator[str]:
-    """Runs over several spans that did not charge each of their budgets once, or whose charges moved apart."""
+    """Yield runs over several spans that did not charge each of their budgets once, or whose charges moved apart."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for _, row in sorted(replay.several.items()):
         runs.setdefault(row["token"], []).append(row)
@@ -88,7 +88,7 @@ def _several(replay: Replay) -> Iterator[str]:
 
 
 def _due(replay: Replay, row: Mapping[str, Any]) -> set[int]:
-    """The budgets that the spans of an entry belong to."""
+    """Return the budgets that the spans of an entry belong to."""
     budget = replay.budgets[row["budget_id"]]
     same = {
         other["span_key"]: key

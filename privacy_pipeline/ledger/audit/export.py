@@ -119,7 +119,7 @@ def to_json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A header and one line for each entry; plan, events and several spans are JSON, what is null is empty."""
+    """Return a header and one line for each entry; plan, events and several spans are JSON, what is null is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -39,7 +39,7 @@ def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
 
 
 def receipts_in(document: Any) -> list[Receipt]:
-    """The receipts in a privacy record, a DP evaluation or a run's summary, as JSON values.
+    """Return the receipts in a privacy record, a DP evaluation or a run's summary, as JSON values.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: it is none of these.
@@ -66,7 +66,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _receipts(path: Path) -> list[Receipt]:
-    """The receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
+    """Return the receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
     try:
         return receipts_in(json_value(read_bounded(path, most=_LARGEST)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -52,7 +52,7 @@ class JournalRecord:
 
 
 def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None) -> list[JournalRecord]:
-    """Records, the newest first.
+    """Return records, the newest first.
 
     Args:
         connection: a transaction.
@@ -146,7 +146,7 @@ def _dataset(body: Mapping[str, Any]) -> str | None:
 
 
 def _told(value: Any, cover: Callable[[str], str]) -> Any:
-    """A value without secrets: digests of data covered; a policy as it was written rather than as text."""
+    """Return a value without secrets: digests of data covered; a policy as it was written rather than as text."""
     if not isinstance(value, dict):
         return value
     told = {name: part for name, part in value.items() if name not in _NOT_TOLD}

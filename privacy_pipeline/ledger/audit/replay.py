@@ -60,7 +60,7 @@ class Replay:
         }
 
     def apply(self, *, seq: int, at: str, kind: str, body: Mapping[str, Any]) -> None:
-        """Applies one record; those of keys and of a move change nothing here.
+        """Apply one record; those of keys and of a move change nothing here.
 
         Raises:
             ReplayError: the record contradicts those before it, or is malformed.

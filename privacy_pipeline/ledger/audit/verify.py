@@ -80,7 +80,7 @@ class _Walk:
     pin_signed: bool = False
 
     def record(self, row: sa.RowMapping) -> None:
-        """Checks one record and replays it.
+        """Check one record and replay it.
 
         Raises:
             _BrokenError: it is not what was written.
@@ -144,7 +144,7 @@ class _Walk:
                 self.problems.append(f"{name} is not the one that a receipt names: the ledger was rewritten")
 
     def finish(self, connection: sa.Connection) -> Head | None:
-        """Holds the head, the pinned key and the rest of the receipts against what was read."""
+        """Check the head, the pinned key and the rest of the receipts against what was read."""
         head = self._head(connection)
         if self.imported and self.accepted_by is None:
             self.unaccepted.append(
@@ -180,7 +180,9 @@ class _Walk:
 
 
 def _read(connection: sa.Connection, walk: _Walk, *, reprice: bool) -> Head | None:
-    """The journal in one pass, then the tables against it; the head, unless what comes after cannot be judged."""
+    """Return the journal in one pass, then the tables against it; the head, unless what comes after cannot be
+    judged.
+    """
     try:
         for row in _records(connection):
             walk.record(row)
@@ -211,7 +213,7 @@ class Readable:
 
 
 def readable(connection: sa.Connection) -> Readable:
-    """Walks a journal as far as it can be followed; tables are not looked at.
+    """Walk a journal as far as it can be followed; tables are not looked at.
 
     Args:
         connection: a transaction.
@@ -246,7 +248,7 @@ def verify(
     accepted: Collection[str] = (),
     reprice: bool = True,
 ) -> Verification:
-    """Verifies a ledger. Nothing is written and no private key is needed.
+    """Verify a ledger. Nothing is written and no private key is needed.
 
     Args:
         engine: the ledger's engine.
@@ -299,7 +301,7 @@ def _records(connection: sa.Connection) -> Iterator[sa.RowMapping]:
 
 
 def _subject(row: sa.RowMapping) -> str:
-    """The entry that a record is about, for messages; its body may be anything."""
+    """Return the entry that a record is about, for messages; its body may be anything."""
     try:
         entry = json_value(row["body"])["entry"]
         return f", entry {entry['id'] if isinstance(entry, dict) else entry}"

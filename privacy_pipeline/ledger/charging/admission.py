@@ -34,7 +34,7 @@ _WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget 
 def paying(
     connection: sa.Connection, *, dataset: str, span: Span, split: str, union: Union | None
 ) -> tuple[Registration, list[sa.RowMapping]]:
-    """The registration of what a run wants to read, and the budgets that pay: each once.
+    """Return the registration of what a run wants to read, and the budgets that pay: each once.
 
     Args:
         connection: a transaction.
@@ -67,7 +67,7 @@ def paying(
 
 
 def check_plan(plan: ChargedPlan, registered: Registration, *, split: str) -> None:
-    """Holds a plan against the registered facts that its guarantee rests on.
+    """Check a plan against the registered facts that its guarantee rests on.
 
     Raises:
         BudgetRefusedError: unit, relation, number of units or contribution bound differ.
@@ -93,7 +93,7 @@ def check_plan(plan: ChargedPlan, registered: Registration, *, split: str) -> No
 
 
 def check_data(connection: sa.Connection, request: Request, registered: Registration) -> None:
-    """Holds the data that a run will read against what was registered.
+    """Check the data that a run will read against what was registered.
 
     Raises:
         BudgetRefusedError: it is other data, or divided otherwise.
@@ -116,7 +116,7 @@ def check_data(connection: sa.Connection, request: Request, registered: Registra
 
 
 def require_division(registered: Registration, division: Division | None) -> None:
-    """Holds the way in which a run divides rows into splits against the registered one.
+    """Check the way in which a run divides rows into splits against the registered one.
 
     Args:
         registered: the registration; one of an older format has none.
@@ -134,7 +134,9 @@ def require_division(registered: Registration, division: Division | None) -> Non
 
 
 def forecast_of(weighed: Sequence[Weighed]) -> Forecast:
-    """What a weighed run would do to the budget with the least room; the other ones that would pay come with it."""
+    """Return what a weighed run would do to the budget with the least room; the other ones that would pay come
+    with it.
+    """
     # One that refuses comes before any that grants, so that the first says whether all of them grant.
     ordered = sorted(weighed, key=lambda one: (one.fits, one.runs_that_fit, one.budget["epsilon"] - one.held_after))
     first, *others = (_forecast(one) for one in ordered)
@@ -182,7 +184,7 @@ def check_principal(
 
 
 def _limit(weighed: Weighed) -> tuple[str, str]:
-    """What refuses a run where it is not the cap's epsilon alone, and what to do; empty texts otherwise."""
+    """Return what refuses a run where it is not the cap's epsilon alone, and what to do; empty texts otherwise."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
     within = weighed.filter_epsilon <= cap
     if weighed.fits:
@@ -202,7 +204,7 @@ def _limit(weighed: Weighed) -> tuple[str, str]:
 
 
 def refusal(weighed: Sequence[Weighed], cost: Price) -> BudgetRefusedError:
-    """What to tell whoever asked for more than there is.
+    """Return what to tell whoever asked for more than there is.
 
     Args:
         weighed: the run against each budget that would pay; at least one refuses it.
@@ -216,7 +218,7 @@ def refusal(weighed: Sequence[Weighed], cost: Price) -> BudgetRefusedError:
 
 
 def _lack(weighed: Weighed, cost: Price) -> tuple[str, str]:
-    """What one budget lacks, and what to do."""
+    """Return what one budget lacks, and what to do."""
     cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
     told = (
         f"budget {budget_key(weighed.budget)}: held against the cap: {against_cap(weighed.held_before, cap)}; "

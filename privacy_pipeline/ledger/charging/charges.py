@@ -50,7 +50,7 @@ def content_digest(row: Mapping[Any, Any]) -> str:
 
 
 def row_of(plan: str, cost: Price) -> dict[str, Any]:
-    """A charge as columns of its table.
+    """Return a charge as columns of its table.
 
     Args:
         plan: the plan's parameters as JSON text.
@@ -67,7 +67,7 @@ def row_of(plan: str, cost: Price) -> dict[str, Any]:
 
 
 def plan_text(plan: ChargedPlan) -> str:
-    """A plan's parameters as text."""
+    """Return a plan's parameters as text."""
     return json.dumps(plan.parameters(), sort_keys=True)
 
 
@@ -76,14 +76,14 @@ _KNOWN = sa.select(schema.charges.c.digest).where(schema.charges.c.digest == sa.
 
 
 def put(connection: sa.Connection, row: Mapping[str, Any]) -> str:
-    """Stores a charge unless it is there; returns its digest."""
+    """Store a charge unless it is there; returns its digest."""
     if connection.scalar(_KNOWN, {"wanted": row["digest"]}) is None:
         connection.execute(schema.charges.insert(), dict(row))
     return str(row["digest"])
 
 
 def stored(row: Mapping[Any, Any]) -> StoredCharge:
-    """A charge's row as a value.
+    """Return a charge's row as a value.
 
     Raises:
         LedgerError: it is damaged, or its vector was stored for other orders.
@@ -112,7 +112,7 @@ class Charges:
         self._epsilons: dict[tuple[str, float], float] = {}
 
     def get(self, digest: str) -> StoredCharge:
-        """A charge.
+        """Return a charge.
 
         Raises:
             LedgerError: it is missing or damaged.
@@ -133,12 +133,12 @@ class Charges:
         return self._epsilons[key]
 
     def sum(self, digest: str, delta: float) -> Sum:
-        """A charge as what a budget's totals add, at the delta of its cap."""
+        """Return a charge as what a budget's totals add, at the delta of its cap."""
         charge = self.get(digest).charge
         return Sum.of(charge.values, charge.distance, self.epsilon(digest, delta))
 
     def entry(self, row: Mapping[Any, Any], budget: Mapping[Any, Any]) -> Entry:
-        """An entry's row as a value."""
+        """Return an entry's row as a value."""
         planned = self.get(row["planned"])
         return Entry(
             id=row["id"],

@@ -43,12 +43,12 @@ _NEW = {
 
 
 def token_hash(token: str) -> str:
-    """What the ledger keeps of a holder's secret."""
+    """Return what the ledger keeps of a holder's secret."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def new_row(fixed: Mapping[str, Any], *, at: str) -> dict[str, Any]:
-    """The row of an entry that was just reserved."""
+    """Return the row of an entry that was just reserved."""
     return {**_NEW, **fixed, "reserved_at": at}
 
 
@@ -61,7 +61,7 @@ def add(
     order: float,
     ceiling: float | None = None,
 ) -> int:
-    """A new reservation.
+    """Return a new reservation.
 
     Args:
         writer: the journal.
@@ -85,7 +85,7 @@ def add(
 
 
 def _rule(order: float, ceiling: float | None) -> dict[str, float]:
-    """What a record says of the budget's rule; the ceiling only where there is one."""
+    """Return what a record says of the budget's rule; the ceiling only where there is one."""
     return {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
 
 
@@ -98,7 +98,7 @@ def take_over(
     order: float,
     ceiling: float | None = None,
 ) -> None:
-    """A reservation that was never started goes to a new holder.
+    """Give a reservation that was never started to a new holder.
 
     Args:
         writer: the journal.
@@ -115,7 +115,7 @@ def take_over(
 
 
 def start(writer: Writer, row: Mapping[Any, Any]) -> None:
-    """A reservation is started."""
+    """Start a reservation."""
     at, budget = now(), _budget(writer, row)
     _change(writer, row["id"], state=State.STARTED.value, started_at=at)
     totals = totals_of(budget).moving(row["state"], State.STARTED.value)
@@ -124,7 +124,7 @@ def start(writer: Writer, row: Mapping[Any, Any]) -> None:
 
 
 def commit(writer: Writer, row: Mapping[Any, Any], executed: str, *, overrun: bool) -> Receipt:
-    """A started entry is committed.
+    """Return a started entry is committed.
 
     Args:
         writer: the journal.
@@ -147,7 +147,7 @@ def commit(writer: Writer, row: Mapping[Any, Any], executed: str, *, overrun: bo
 
 
 def expire(writer: Writer, row: Mapping[Any, Any]) -> None:
-    """A reservation is given back."""
+    """Give a reservation back."""
     connection, at, budget = writer.connection, now(), _budget(writer, row)
     cost = Charges(connection).sum(counted_digest(row), budget["delta"])
     totals = totals_of(budget).adding(row["purpose"], cost.times(-1)).moving(row["state"], State.EXPIRED.value)

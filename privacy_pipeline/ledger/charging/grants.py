@@ -90,7 +90,7 @@ class Grant:
                 entries.start(journal, entry)
 
     def commit(self, executed_event: DpEvent) -> Receipt:
-        """Records what really ran. Costing less is never refunded; costing more is charged and marked.
+        """Record what really ran. Costing less is never refunded; costing more is charged and marked.
 
         Args:
             executed_event: the event of what was executed.
@@ -130,7 +130,7 @@ class Grant:
         return entries.commit(journal, entry, digest, overrun=overrun)
 
     def release(self) -> None:
-        """Gives the reservation back, if it was never started."""
+        """Give the reservation back, if it was never started."""
         with schema.transaction(self._engine, write=False) as connection:
             idle = bool(self._rows(connection, State.RESERVED))
         if idle:  # else nothing has to be written

@@ -41,7 +41,7 @@ class Request:
     division: Division | None = None
 
     def key(self, cost: Price, budget: sa.RowMapping) -> str:
-        """The plan's part of the idempotency key of the charge to one budget."""
+        """Return the plan's part of the idempotency key of the charge to one budget."""
         several = isinstance(self.span, tuple)
         charge = f"{span_key(self.span)}\n{budget_key(budget)}" if several else ""
         return plan_key(self.plan, cost.event, charge=charge)

@@ -103,7 +103,7 @@ def _charge(connection: sa.Connection, request: Request, budget: sa.RowMapping, 
 def _write(
     journal: Writer, request: Request, charge: _Charge, cost: Price, planned: str, *, token: str, attempt: int
 ) -> tuple[int, int]:
-    """The entry of one charge, new or taken over; its number and attempt."""
+    """Return the entry of one charge, new or taken over; its number and attempt."""
     budget, secret = charge.weighed.budget, token_hash(token)
     order, ceiling = charge.weighed.order, charge.weighed.ceiling
     if charge.idle is not None:
@@ -127,7 +127,8 @@ def _write(
 
 
 def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | None:
-    """The grant of an attempt that was started and killed, for whoever holds its ticket and asks for the very same.
+    """Return the grant of an attempt that was started and killed, for whoever holds its ticket and asks for the very
+    same.
 
     Nothing is charged: a replay under the same key adds the same noise to the same sums. That the key is there and
     fits is for the caller to see to.

@@ -35,7 +35,7 @@ class ShareStatus:
 
 
 def shares_of(row: Mapping[Any, Any]) -> list[ShareStatus]:
-    """The shares of a budget's row; empty where it has no policy."""
+    """Return the shares of a budget's row; empty where it has no policy."""
     policy, spent = stored_policy(row["policy"]), totals_of(row).spent
     order, delta = row["filter_order"], filter_delta(row)
     found = []

@@ -36,7 +36,7 @@ class Union:
     whole: Registration
 
     def require_current(self, connection: sa.Connection) -> None:
-        """Holds the spans against the registrations that a writer has just held against the journal's head.
+        """Check the spans against the registrations that a writer has just held against the journal's head.
 
         Raises:
             LedgerError: they are not the same.
@@ -47,7 +47,7 @@ class Union:
 
 
 def of(engine: sa.Engine, dataset: str, span: Span) -> Union | None:
-    """The spans of a run together; None where it is one span, or a dataset without spans.
+    """Return the spans of a run together; None where it is one span, or a dataset without spans.
 
     Raises:
         BadInputError: the numbers of the spans are not ascending.
@@ -61,7 +61,7 @@ def of(engine: sa.Engine, dataset: str, span: Span) -> Union | None:
 
 
 def together(connection: sa.Connection, dataset: str, spans: tuple[int, ...]) -> Union:
-    """What is registered of several spans.
+    """Return what is registered of several spans.
 
     Raises:
         BadInputError: the numbers of the spans are not ascending.
@@ -83,7 +83,7 @@ def together(connection: sa.Connection, dataset: str, spans: tuple[int, ...]) ->
 
 
 def registered_span(connection: sa.Connection, dataset: str, span: Span) -> Registration:
-    """The registration of one span.
+    """Return the registration of one span.
 
     Raises:
         BudgetRefusedError: it is not registered.
@@ -104,7 +104,7 @@ def _number(part: Registration) -> int:
 
 
 def _require_alike(name: str, parts: Sequence[Registration]) -> None:
-    """What the spans of a dataset may differ in, but not those of one run."""
+    """Refuse spans of one run that differ in what only the spans of a dataset may differ in."""
     first = parts[0]
     for part in parts[1:]:
         for what, one, other in (
@@ -152,7 +152,7 @@ def _splits(connection: sa.Connection, name: str, parts: Sequence[Registration])
 
 
 def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]) -> list[UnitDigests]:
-    """The digests of the units of each span, all under one secret."""
+    """Return the digests of the units of each span, all under one secret."""
     if parts[0].unit == "row":
         raise BudgetRefusedError(
             f"{name}: where the unit is a row, nothing tells whether a row is in two of the spans, and how many rows "

@@ -68,7 +68,7 @@ class UnprotectedRun:
 
 
 def owners(connection: sa.Connection, use: Use) -> list[str]:
-    """The registered datasets that the data of a use belongs to, by name, by files, or by its rows."""
+    """Return the registered datasets that the data of a use belongs to, by name, by files, or by its rows."""
     table = schema.registrations
     named = sa.or_(
         table.c.dataset == use.dataset, table.c.digest == use.data_digest, table.c.dataset.in_(use.same_rows)
@@ -87,7 +87,7 @@ def known_by_files(connection: sa.Connection, use: Use) -> bool:
 def known_by_rows(
     connection: sa.Connection, rows: Callable[[bytes], Array], secret: Callable[[], bytes]
 ) -> tuple[str, ...]:
-    """The registered datasets that have many rows in common with data whose files nobody registered.
+    """Return the registered datasets that have many rows in common with data whose files nobody registered.
 
     Args:
         connection: a transaction.
@@ -111,7 +111,7 @@ def known_by_rows(
 
 
 def require_allowed(connection: sa.Connection, use: Use) -> list[str]:
-    """Holds a use against the policies of the datasets that it reads.
+    """Check a use against the policies of the datasets that it reads.
 
     Returns:
         The datasets.
@@ -129,7 +129,7 @@ def require_allowed(connection: sa.Connection, use: Use) -> list[str]:
 
 
 def check_use(policy: Policy, *, backend: str | None, guarantee: bool) -> None:
-    """Holds one use against one policy.
+    """Check one use against one policy.
 
     Args:
         policy: of the dataset's registration.
@@ -158,7 +158,7 @@ def check_use(policy: Policy, *, backend: str | None, guarantee: bool) -> None:
 
 
 def record(writer: Writer, use: Use, *, run_id: str) -> list[str]:
-    """Checks a use without a guarantee, and journals it for each registered dataset that it reads.
+    """Check a use without a guarantee, and journal it for each registered dataset that it reads.
 
     Returns:
         The datasets; none where the data is not registered.
@@ -174,7 +174,7 @@ def record(writer: Writer, use: Use, *, run_id: str) -> list[str]:
 
 
 def unprotected_runs(connection: sa.Connection, dataset: str) -> list[UnprotectedRun]:
-    """The runs without a guarantee that the journal holds for a dataset, the oldest first; each once.
+    """Return the runs without a guarantee that the journal holds for a dataset, the oldest first; each once.
 
     Raises:
         LedgerError: a record is damaged.

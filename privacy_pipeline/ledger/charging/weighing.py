@@ -131,7 +131,7 @@ def weigh(
     without: Mapping[Any, Any] | None = None,
     before: Sequence[tuple[str, Price]] = (),
 ) -> Weighed:
-    """Adds a cost to all counted entries of a budget.
+    """Add a cost to all counted entries of a budget.
 
     Args:
         connection: the transaction in which `row` was read.
@@ -163,7 +163,8 @@ def weigh(
 
 
 def ceiling_of(row: Mapping[Any, Any], failure: float) -> float | None:
-    """The epsilon at which a budget prices failures: what the first charge that may fail fixed, or would fix now.
+    """Return the epsilon at which a budget prices failures: what the first charge that may fail fixed, or would fix
+    now.
 
     It is what the policy says, or else so high that a hundred such runs still pay for their failures, and at least the
     cap.

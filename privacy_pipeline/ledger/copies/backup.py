@@ -32,7 +32,7 @@ _DUMP, _SQLITE = b"PGDMP", b"SQLite format 3\0"
 
 
 def backup(url: str, file: Path) -> Head:
-    """Copies a ledger to a file that is whole or absent.
+    """Copy a ledger to a file that is whole or absent.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -92,7 +92,7 @@ def _checked(connection: sa.Connection) -> Head:
 
 @contextlib.contextmanager
 def opened(file: Path) -> Iterator[sa.Engine]:
-    """A backup as a ledger that can be read: a copy of it, so that nothing is written beside the file.
+    """Open a backup as a ledger that can be read: a copy of it, so that nothing is written beside the file.
 
     Raises:
         BadInputError: the file cannot be read, or is no backup of a ledger.
@@ -135,7 +135,7 @@ def _text_of(file: Path) -> str:
 
 
 def _run(program: str, words: list[str]) -> str:
-    """What a program of PostgreSQL prints.
+    """Return what a program of PostgreSQL prints.
 
     Raises:
         LedgerError: it is not installed, or fails.

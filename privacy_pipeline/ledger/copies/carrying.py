@@ -40,7 +40,7 @@ class Tail:
 
 
 def tail_after(connection: sa.Connection, seq: int, *, last: int) -> Tail:
-    """The records of a ledger after one, up to another.
+    """Return the records of a ledger after one, up to another.
 
     Args:
         connection: a transaction.
@@ -58,7 +58,7 @@ def tail_after(connection: sa.Connection, seq: int, *, last: int) -> Tail:
 
 
 def carry(connection: sa.Connection, tail: Tail) -> None:
-    """Writes a tail behind the journal of a ledger, and into its tables.
+    """Write a tail behind the journal of a ledger, and into its tables.
 
     Args:
         connection: a write transaction; whoever begun it seals the journal.
@@ -92,7 +92,7 @@ class _Carrier:
         }
 
     def apply(self, row: Row) -> None:
-        """Changes the tables as a record says; other kinds change none."""
+        """Change the tables as a record says; other kinds change none."""
         if row["kind"] in self._apply:
             self._apply[row["kind"]](row, json_value(row["body"]))
 

@@ -18,7 +18,7 @@ _BATCH = 1000
 
 
 def load(connection: sa.Connection, text: str) -> None:
-    """Writes the rows of a dump into empty tables.
+    """Write the rows of a dump into empty tables.
 
     Args:
         connection: a write transaction.

@@ -23,7 +23,7 @@ _BATCH = 1000
 
 
 def move(source: str, target: str) -> None:
-    """Moves a ledger.
+    """Move a ledger.
 
     Args:
         source: SQLAlchemy URL of the ledger.
@@ -61,7 +61,7 @@ def _require_empty(engine: sa.Engine) -> None:
 
 
 def _close(engine: sa.Engine, target: str) -> None:
-    """Writes the last record of the old ledger, unless an earlier call did."""
+    """Write the last record of the old ledger, unless an earlier call did."""
     with schema.transaction(engine, write=False) as connection:
         closed = journal.moved_to(connection)
     if closed is None:
@@ -72,7 +72,7 @@ def _close(engine: sa.Engine, target: str) -> None:
 
 
 def _take_keys(old: sa.URL, new: sa.URL) -> None:
-    """Copies the signing key and the secret of digests, where they lie beside the database."""
+    """Copy the signing key and the secret of digests, where they lie beside the database."""
     here, there = keys.key_file(old), keys.key_file(new)
     if here == there:
         return
@@ -83,7 +83,7 @@ def _take_keys(old: sa.URL, new: sa.URL) -> None:
 
 
 def copy_table(read: sa.Connection, write: sa.Connection, table: sa.Table) -> None:
-    """Copies all rows of a table of a ledger to another one, which has none.
+    """Copy all rows of a table of a ledger to another one, which has none.
 
     Raises:
         LedgerError: the ledger has an older format.

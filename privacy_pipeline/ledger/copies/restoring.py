@@ -126,7 +126,7 @@ def _checked(read: sa.Connection, file: Path) -> Head:
 
 @contextmanager
 def _target(url: sa.URL, *, write: bool) -> Iterator[tuple[sa.Engine, bool, Path | None]]:
-    """The database to write to, whether a ledger can be read there, and where a damaged one is moved to.
+    """Yield the database to write to, whether a ledger can be read there, and where a damaged one is moved to.
 
     A SQLite file that cannot be used is replaced by a new one that is whole before it has the ledger's name. One that
     can is written in place: others may have it open.
@@ -162,7 +162,7 @@ def _target(url: sa.URL, *, write: bool) -> Iterator[tuple[sa.Engine, bool, Path
 
 
 def _forget(made: Path) -> None:
-    """Removes what an attempt made, with the journal that a kill leaves."""
+    """Remove what an attempt made, with the journal that a kill leaves."""
     for end in ("", "-journal"):
         made.with_name(made.name + end).unlink(missing_ok=True)
 
@@ -248,7 +248,7 @@ def _restored(
 
 
 def _signing(url: sa.URL, expected: str, *, allow_other: bool) -> tuple[SigningKey, str]:
-    """The key that is here, and the id of the one that signed what is restored.
+    """Return the key that is here, and the id of the one that signed what is restored.
 
     Args:
         url: of the ledger.
@@ -293,7 +293,9 @@ def _lost(
     *,
     on_server: bool,
 ) -> tuple[str, ...]:
-    """What is lost, or cannot be ruled out; nothing where the end of what is kept is known to be the ledger's."""
+    """Return what is lost, or cannot be ruled out; nothing where the end of what is kept is known to be the
+    ledger's.
+    """
     goes_on = present is not None and present.goes_on
     whole = present is not None and present.read.whole
     place, end = (connection, present.read.seq) if present is not None and goes_on else (read, head.seq)

@@ -9,7 +9,7 @@ from privacy_pipeline.ledger.storage import tables
 
 
 def add_missing(*which: sa.Table) -> None:
-    """Adds the columns that tables lack, so that they can be read as they are in this format.
+    """Add the columns that tables lack, so that they can be read as they are in this format.
 
     Args:
         which: the tables; by default all that got columns since format 3.

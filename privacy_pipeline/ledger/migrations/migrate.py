@@ -39,7 +39,7 @@ def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = N
 
 
 def settle(journal: Writer) -> None:
-    """Records, signed, what an older format left of budgets and registrations, and signs the head over the tables.
+    """Record, signed, what an older format left of budgets and registrations, and sign the head over the tables.
 
     Args:
         journal: goes on with the journal of a ledger that was just brought to this format.

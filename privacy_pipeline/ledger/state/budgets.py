@@ -53,7 +53,7 @@ _UNUSED = {"policy": None, "filter_order": None, "cap_changes": 0, "ceiling": No
 
 
 def budget_row(registration: Registration, epsilon: float, delta: float) -> dict[str, Any]:
-    """A new budget as columns of its table."""
+    """Return a new budget as columns of its table."""
     return {
         "dataset": registration.dataset,
         "split": TRAIN,
@@ -99,7 +99,7 @@ def refuse_foreign_data(connection: sa.Connection, registration: Registration) -
 
 
 def find_registration(connection: sa.Connection, name: str, span: int | None) -> Registration | None:
-    """The registration of a span, or None."""
+    """Return the registration of a span, or None."""
     row = connection.execute(_REGISTRATION, {"of": name, "at": span_key(span)}).mappings().first()
     return None if row is None else from_row(row)
 
@@ -107,7 +107,8 @@ def find_registration(connection: sa.Connection, name: str, span: int | None) ->
 def find_budget(
     connection: sa.Connection, dataset: str, *, split: str = TRAIN, span: int | None = None
 ) -> sa.RowMapping | None:
-    """The budget that pays for a span of a dataset: its own, or the one that the spans share; None where there is none.
+    """Return the budget that pays for a span of a dataset: its own, or the one that the spans share; None where there
+    is none.
 
     Returns:
         The budget's row.
@@ -117,7 +118,7 @@ def find_budget(
 
 
 def budgets_of(connection: sa.Connection, dataset: str, *, split: str, span: Span) -> list[sa.RowMapping]:
-    """The budgets that pay for a span, or for several: each once, whichever of the spans share it.
+    """Return the budgets that pay for a span, or for several: each once, whichever of the spans share it.
 
     Returns:
         Rows in ascending order of their ids; none where a span has none.
@@ -128,7 +129,7 @@ def budgets_of(connection: sa.Connection, dataset: str, *, split: str, span: Spa
 
 
 def totals_of(budget: Mapping[Any, Any]) -> Totals:
-    """The stored totals of a budget's row.
+    """Return the stored totals of a budget's row.
 
     Raises:
         LedgerError: they are damaged.
@@ -137,7 +138,7 @@ def totals_of(budget: Mapping[Any, Any]) -> Totals:
 
 
 def set_totals(connection: sa.Connection, budget_id: int, totals: Totals, **changes: Any) -> None:
-    """Stores the totals of a budget, and further columns."""
+    """Store the totals of a budget, and further columns."""
     table = schema.budgets
     connection.execute(table.update().where(table.c.id == budget_id).values(totals=totals.to_json(), **changes))
 
@@ -179,7 +180,7 @@ def register(
 
 
 def _bind(writer: Writer, known: Registration, again: Registration, digests: UnitDigests | None) -> None:
-    """Adds what this registration has more, when the same data is registered again: reasons, and to an older one units.
+    """Add what this registration has more, when the same data is registered again: reasons, and to an older one units.
 
     A reason that was given stays.
     """
@@ -195,7 +196,7 @@ def _bind(writer: Writer, known: Registration, again: Registration, digests: Uni
 
 
 def _append(writer: Writer, kind: str, body: dict[str, Any], digests: UnitDigests | None) -> None:
-    """Writes the record of a registration, and the tables of digests that it names."""
+    """Write the record of a registration, and the tables of digests that it names."""
     row = body["registration"]
     if digests is not None:
         store(writer.connection, dataset=row["dataset"], span_key=row["span_key"], digests=digests)
@@ -239,7 +240,7 @@ def _registered_spans(connection: sa.Connection, dataset: str) -> int:
 
 
 def train_budgets(connection: sa.Connection, dataset: str) -> Sequence[sa.RowMapping]:
-    """The budgets of the train split: the one that spans share first, then those of single spans."""
+    """Return the budgets of the train split: the one that spans share first, then those of single spans."""
     table = schema.budgets
     query = sa.select(table).where(table.c.dataset == dataset, table.c.split == TRAIN).order_by(table.c.id)
     return connection.execute(query).mappings().all()
@@ -252,7 +253,7 @@ def add_registration(
     *,
     digests: UnitDigests | None = None,
 ) -> None:
-    """Registers a span, and with `budget` opens the budget of its dataset, or one of its own."""
+    """Register a span, and with `budget` opens the budget of its dataset, or one of its own."""
     connection, opened = writer.connection, None
     if budget is not None:
         inserted = schema.budgets.insert().values(**budget).returning(schema.budgets.c.id)
@@ -263,7 +264,7 @@ def add_registration(
 
 
 def change_cap(writer: Writer, budget: Mapping[Any, Any], *, epsilon: float, delta: float) -> None:
-    """Changes a budget's cap; see `Ledger.set_cap`."""
+    """Change a budget's cap; see `Ledger.set_cap`."""
     _change(writer, budget, epsilon, delta, policy=_with_cap(budget["policy"], epsilon, delta), counts=True)
 
 
@@ -304,7 +305,7 @@ def _require_provable(budget: Mapping[Any, Any], epsilon: float, delta: float) -
 
 
 def apply_policy(writer: Writer, policy: Policy) -> None:
-    """Gives a dataset's budget a policy. Anything but the first one on an unused budget counts as a change of its cap.
+    """Give a dataset's budget a policy. Anything but the first one on an unused budget counts as a change of its cap.
 
     Raises:
         BadInputError: the dataset is not registered, or with another unit, or the change cannot be proven sound.
@@ -329,7 +330,7 @@ def apply_policy(writer: Writer, policy: Policy) -> None:
 
 
 def _eval_budget(writer: Writer, train: Mapping[Any, Any], epsilon: float, delta: float) -> None:
-    """The budget of the eval split's units, who are other people than those of the train split."""
+    """Open the budget of the eval split's units, who are other people than those of the train split."""
     known = find_budget(writer.connection, train["dataset"], split=EVAL)
     if known is None:
         _require_sides_apart(writer.connection, train["dataset"])
@@ -352,7 +353,7 @@ def _require_sides_apart(connection: sa.Connection, dataset: str) -> None:
 
 
 def _close_eval_budget(writer: Writer, policy: Policy) -> None:
-    """A policy without `eval_epsilon` gives that split no budget: one that there is grants nothing any more."""
+    """Close the eval split's budget under a policy without `eval_epsilon`: it grants nothing any more."""
     known = find_budget(writer.connection, policy.dataset, split=EVAL)
     if known is None:
         return
@@ -363,12 +364,12 @@ def _close_eval_budget(writer: Writer, policy: Policy) -> None:
 
 
 def charge_of(total: Sum) -> Charge:
-    """A sum as a charge."""
+    """Return a sum as a charge."""
     return Charge(values=total.values, distance=total.distance)
 
 
 def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
-    """A budget at a glance, from its stored totals alone."""
+    """Return a budget at a glance, from its stored totals alone."""
     totals, policy = totals_of(budget), stored_policy(budget["policy"])
     total, closed = totals.all, policy is not None and policy.is_closed
     spent = charge_of(total)

@@ -23,7 +23,7 @@ from privacy_pipeline.ledger.storage import journal, schema
 
 
 def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
-    """What each budget's rule has been since its first run, where its row says otherwise.
+    """Return what each budget's rule has been since its first run, where its row says otherwise.
 
     Args:
         connection: a transaction in which the tables have the columns of this format.
@@ -102,7 +102,7 @@ class _Past:
 
 
 def _note(past: Mapping[int, _Past], kind: str, body: Any) -> None:
-    """Takes in one record; the order of kinds is that of how often they occur."""
+    """Take in one record; the order of kinds is that of how often they occur."""
     if kind == journal.RESERVE:
         entry = body["entry"]
         past[entry["budget_id"]].fixed(body["order"])

@@ -22,7 +22,7 @@ _ROUNDING = 1e-9  # relative: what two runs pay for truncation is added in anoth
 
 
 def filter_delta(budget: Mapping[Any, Any]) -> float:
-    """The budget's delta without the share that is kept for truncation."""
+    """Return the budget's delta without the share that is kept for truncation."""
     return float(budget["delta"]) * (1 - truncation.SHARE)
 
 
@@ -54,7 +54,7 @@ def held_epsilon(
 
 
 def against_cap(held: float, cap: float) -> str:
-    """What is held, of the cap, for people: "3.900 of 10.000".
+    """Return what is held, of the cap, for people: "3.900 of 10.000".
 
     Held is rounded up and the cap down, but what is within the cap is never shown above it, nor the other way round.
     """

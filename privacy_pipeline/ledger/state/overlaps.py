@@ -29,7 +29,7 @@ _DISTINCT = "or, if these are rows of other people: --distinct-rows WHY"
 
 
 def require_one_budget(connection: sa.Connection, registration: Registration, digests: UnitDigests | None) -> None:
-    """Holds a new registration against all others of the ledger.
+    """Check a new registration against all others of the ledger.
 
     Args:
         connection: a transaction.

@@ -108,12 +108,12 @@ class Policy(BaseModel):
 
 
 def stored_policy(text: str | None) -> Policy | None:
-    """The policy in a budget's row."""
+    """Return the policy in a budget's row."""
     return None if text is None else Policy.model_validate_json(text)
 
 
 def load_policy(path: Path) -> Policy:
-    """Reads a policy.
+    """Read a policy.
 
     Raises:
         BadInputError: others may change the file, it cannot be read, is no YAML, or a field is unknown, missing or out

@@ -150,7 +150,7 @@ def differences(old: Registration, new: Registration) -> list[str]:
 
 
 def to_row(registration: Registration) -> dict[str, Any]:
-    """The registration as columns of its table."""
+    """Return the registration as columns of its table."""
     splits = {name: [split.rows, split.units] for name, split in registration.splits.items()}
     return {
         "dataset": registration.dataset,
@@ -167,7 +167,7 @@ def to_row(registration: Registration) -> dict[str, Any]:
 
 
 def details_of(registration: Registration) -> str | None:
-    """What format 5 registers more, as JSON; None where it is nothing."""
+    """Return what format 5 registers more, as JSON; None where it is nothing."""
     division = registration.division
     details: dict[str, Any] = {}
     if division is not None:
@@ -183,7 +183,7 @@ def details_of(registration: Registration) -> str | None:
 
 
 def from_row(row: Mapping[Any, Any]) -> Registration:
-    """The registration that `to_row` wrote."""
+    """Return the registration that `to_row` wrote."""
     splits = json_value(row["splits"])
     return Registration(
         dataset=row["dataset"],

@@ -61,7 +61,7 @@ def allowance(order: float, *, epsilon: float, delta: float) -> float:
 def choose_order(
     orders: Sequence[float], spent: Sequence[float], cost: Sequence[float], *, epsilon: float, delta: float
 ) -> float:
-    """The order at which most copies of a run fit beside what is spent.
+    """Return the order at which most copies of a run fit beside what is spent.
 
     Args:
         orders: Renyi orders.
@@ -86,7 +86,9 @@ def filter_epsilon(orders: Sequence[float], values: Sequence[float], *, order: f
 
 
 def floor_fixed(room: float) -> int:
-    """An allowance of 0 or more as a fixed-point integer of `totals`, rounded down: never more than is allowed."""
+    """Return an allowance of 0 or more as a fixed-point integer of `totals`, rounded down: never more than is
+    allowed.
+    """
     numerator, denominator = room.as_integer_ratio()
     return (numerator << 64) // denominator
 

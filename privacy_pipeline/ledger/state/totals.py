@@ -24,7 +24,7 @@ _DAMAGED = "the stored totals of budget {} are damaged"
 
 
 def fixed(value: float) -> tuple[int, int]:
-    """A float of 0 or more as (fixed-point integer rounded up, 1 if it is infinite)."""
+    """Return a float of 0 or more as (fixed-point integer rounded up, 1 if it is infinite)."""
     if math.isinf(value):
         return 0, 1
     numerator, denominator = value.as_integer_ratio()
@@ -32,7 +32,7 @@ def fixed(value: float) -> tuple[int, int]:
 
 
 def to_float(number: int, infinite: int) -> float:
-    """The least float that is not below a fixed-point number."""
+    """Return the least float that is not below a fixed-point number."""
     if infinite:
         return math.inf
     value = number / (1 << _BITS)
@@ -71,7 +71,7 @@ class Sum:
         return self + other.times(-1)
 
     def times(self, count: int) -> Sum:
-        """The sum of so many copies."""
+        """Return the sum of so many copies."""
         return Sum(tuple(n * count for n in self.numbers), tuple(n * count for n in self.infinite), self.count * count)
 
     @property
@@ -147,7 +147,7 @@ class Totals:
 
     @classmethod
     def from_json(cls, text: str, *, budget: str) -> Totals:
-        """What `to_json` wrote.
+        """Return what `to_json` wrote.
 
         Args:
             text: the stored text.

@@ -4,8 +4,8 @@ Fresh budget is sound only where nobody pays from two budgets (block composition
 Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a span's
 units are kept at registration as HMAC-SHA256 under a secret (`digest_secret`), and its rows as keyed hashes
 (`data.counting.row_digests`), each of 64 bits: without the secret nobody can try keys or rows against them, and an
-accidental collision can only refuse. They lie in a table beside the journal, whose record of the registration holds the root of
-each; `verify` recomputes the roots.
+accidental collision can only refuse. They lie in a table beside the journal, whose record of the registration holds
+the root of each; `verify` recomputes the roots.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class UnitDigests:
 
 
 def once(several: Iterable[Array]) -> Array:
-    """The different digests of several sets, sorted."""
+    """Return the different digests of several sets, sorted."""
     import numpy as np
 
     found: Array = np.unique(joined(several))
@@ -159,7 +159,7 @@ def _hashed(units: Sequence[str], *, secret: bytes) -> bytes:
 def digests_of(
     *, units: Mapping[str, Iterable[str]] | Iterable[str] | None, rows: Mapping[str, Array] | None, secret: bytes
 ) -> UnitDigests:
-    """The digests of a span.
+    """Return the digests of a span.
 
     Args:
         units: keys, by split where that is known; None where units have none.
@@ -174,7 +174,7 @@ def digests_of(
 
 
 def store(connection: sa.Connection, *, dataset: str, span_key: str, digests: UnitDigests) -> None:
-    """Writes the tables of a span; the journal's record of their roots has to follow in the same transaction."""
+    """Write the tables of a span; the journal's record of their roots has to follow in the same transaction."""
     about = {"dataset": dataset, "span_key": span_key}
     for kind, split, found in digests.tables():
         for part, start in enumerate(range(0, max(len(found), 1), _PART)):
@@ -209,7 +209,7 @@ def stored_digests(connection: sa.Connection, dataset: str | None = None) -> dic
 
 
 def differing_tables(connection: sa.Connection, key: tuple[str, str], record: Mapping[str, Any]) -> list[str]:
-    """The tables of a span that are not what its record in the journal says, as "kind/split"."""
+    """Return the tables of a span that are not what its record in the journal says, as "kind/split"."""
     return _differing(_tables(connection, key), record)
 
 
@@ -242,7 +242,7 @@ def _tables(connection: sa.Connection, key: tuple[str, str]) -> dict[tuple[str, 
 
 
 def _of_format_4(stored: Mapping[str, Any]) -> UnitDigests:
-    """What format 4 kept in the journal: all digests of 128 bits, and for each split a bit for each of them."""
+    """Return what format 4 kept in the journal: all digests of 128 bits, and for each split a bit for each of them."""
     joined = base64.b64decode(stored["digests"], validate=True)
     ordered = [joined[at : at + _DIGEST_BYTES] for at in range(0, len(joined), _OLDER_BYTES)]
     splits = {

@@ -30,7 +30,7 @@ def secret_file(url: sa.URL) -> Path:
 
 
 def ledger_secret(engine: sa.Engine, *, first: bytes | None = None) -> bytes:
-    """The secret of a ledger, made with its first use.
+    """Return the secret of a ledger, made with its first use.
 
     Args:
         engine: of the ledger.
@@ -64,7 +64,7 @@ def ledger_secret(engine: sa.Engine, *, first: bytes | None = None) -> bytes:
 
 
 def covering(url: sa.URL) -> Callable[[str], str]:
-    """What covers a ledger's digests for whoever reads them. Makes no secret.
+    """Return what covers a ledger's digests for whoever reads them. Makes no secret.
 
     Returns:
         A function that gives `NOT_HERE` for every plain digest where this host has no secret that can be read.
@@ -91,7 +91,7 @@ def _registered(connection: sa.Connection) -> set[str]:
 
 
 def _note(engine: sa.Engine, secret_id: str) -> str:
-    """Writes down a secret's id, unless another client was faster; the id that is there now."""
+    """Write down a secret's id, unless another client was faster; the id that is there now."""
     with schema.transaction(engine, write=True) as connection:
         noted = _noted(connection)
         if noted is None:

@@ -74,7 +74,7 @@ def mark_file(connection: sa.Connection, url: sa.URL) -> Path:
 
 
 def read(file: Path) -> Mark | None:
-    """The mark in a file; None where there is none yet.
+    """Return the mark in a file; None where there is none yet.
 
     Raises:
         LedgerError: it is damaged.
@@ -111,7 +111,7 @@ def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: Publi
 
 
 def seen(engine: sa.Engine) -> tuple[Path, Mark] | None:
-    """The newest record that this host has seen, and its file; None where it keeps none.
+    """Return the newest record that this host has seen, and its file; None where it keeps none.
 
     Read before the ledger is: of one that is written meanwhile, the mark may be ahead of what was read.
 
@@ -185,7 +185,7 @@ def require_writable(file: Path, *, is_there: bool) -> None:
 
 
 def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
-    """Notes a record that is committed, unless a later one is noted.
+    """Note a record that is committed, unless a later one is noted.
 
     Args:
         file: the mark's file.
@@ -213,7 +213,7 @@ def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
 
 
 def replace(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
-    """Notes the newest record of a ledger that was restored, whatever was noted before.
+    """Note the newest record of a ledger that was restored, whatever was noted before.
 
     Args:
         file, seq, digest, key: see `advance`.
@@ -231,7 +231,7 @@ def _signed(seq: int, digest: str, key: SigningKey) -> bytes:
 
 
 def _made(file: Path, content: bytes) -> bool:
-    """Makes the file, whole or not at all; False where there is one."""
+    """Make the file, whole or not at all; False where there is one."""
     sweep(file)
     return not file.exists() and write_new(path=file, content=content)
 

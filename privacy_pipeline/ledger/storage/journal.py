@@ -133,7 +133,7 @@ class Writer:
     def append(
         self, kind: str, body: Mapping[str, Any], *, at: str | None = None, then: SigningKey | None = None
     ) -> Receipt:
-        """Appends one record and moves the head. The body of each record but a reservation says who did it.
+        """Append one record and move the head. The body of each record but a reservation says who did it.
 
         Hashes of records are in receipts, pins and exports. A salt keeps digests of data, numbers of rows and units,
         and times, which tell how long a run took, from being tried against them.
@@ -159,7 +159,7 @@ class Writer:
         return Receipt(seq=seq, hash=digest, key_id=key.public.id)
 
     def note_committed(self) -> None:
-        """Notes the last record beside the key, once the transaction is committed; a new journal has no mark yet.
+        """Note the last record beside the key, once the transaction is committed; a new journal has no mark yet.
 
         Raises:
             LedgerError: it cannot be. What was committed stays.
@@ -191,7 +191,7 @@ def moved_to(connection: sa.Connection) -> str | None:
 
 
 def accept_imports(journal: Writer) -> None:
-    """Records that what was imported from an older format is known to be right.
+    """Record that what was imported from an older format is known to be right.
 
     Raises:
         BadInputError: nothing was imported.
@@ -205,7 +205,7 @@ def accept_imports(journal: Writer) -> None:
 
 
 def begin(connection: sa.Connection, key: SigningKey) -> Writer:
-    """The first record of a new journal."""
+    """Return the first record of a new journal."""
     _set(connection, _KEY, key.public.hex)
     started = Writer(connection, key, seq=0, last_hash=NO_HASH)
     started.append(GENESIS, {"public_key": key.public.hex})
@@ -213,7 +213,7 @@ def begin(connection: sa.Connection, key: SigningKey) -> Writer:
 
 
 def read_head(connection: sa.Connection) -> Head:
-    """The head as it is stored, unchecked.
+    """Return the head as it is stored, unchecked.
 
     Raises:
         LedgerError: it is missing or malformed.
@@ -232,7 +232,7 @@ def read_head(connection: sa.Connection) -> Head:
 
 
 def current_key(connection: sa.Connection) -> PublicKey:
-    """The key that signs now, as the ledger names it.
+    """Return the key that signs now, as the ledger names it.
 
     Raises:
         LedgerError: it is missing or malformed.
@@ -244,12 +244,12 @@ def current_key(connection: sa.Connection) -> PublicKey:
 
 
 def name_key(connection: sa.Connection, public_key: str) -> None:
-    """Writes down which key signs now, hexadecimal."""
+    """Write down which key signs now, hexadecimal."""
     _set(connection, _KEY, public_key)
 
 
 def receipt_of(connection: sa.Connection, seq: int) -> Receipt | None:
-    """The receipt of a record, or None where there is none."""
+    """Return the receipt of a record, or None where there is none."""
     table = schema.journal
     row = connection.execute(sa.select(table).where(table.c.seq == seq)).mappings().first()
     return None if row is None else Receipt(seq=row["seq"], hash=row["hash"], key_id=row["key_id"])

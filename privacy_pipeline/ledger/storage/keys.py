@@ -97,7 +97,7 @@ def key_file(url: sa.URL) -> Path:
 
 
 def public_file(path: Path) -> Path:
-    """The public copy beside a private key."""
+    """Return the public copy beside a private key."""
     return path.with_suffix(".pub")
 
 
@@ -107,7 +107,7 @@ def successor_file(path: Path, key_id: str) -> Path:
 
 
 def load(path: Path, *, expected: str) -> SigningKey:
-    """The private key that the ledger expects.
+    """Return the private key that the ledger expects.
 
     Args:
         path: the key's file.
@@ -127,7 +127,7 @@ def load(path: Path, *, expected: str) -> SigningKey:
 
 
 def load_any(path: Path) -> SigningKey:
-    """The private key in a file, whatever ledger expects it.
+    """Return the private key in a file, whatever ledger expects it.
 
     Raises:
         LedgerError: the file is missing, no Ed25519 key, or readable by others.
@@ -144,7 +144,8 @@ def traces(url: sa.URL) -> list[Path]:
 
 
 def first(path: Path, *, existing: bool) -> SigningKey:
-    """The key of a new ledger. A new key waits beside its place until `install`, so that a crash leaves no key alone.
+    """Return the key of a new ledger. A new key waits beside its place until `install`, so that a crash leaves no key
+    alone.
 
     A key that a killed registration left waiting is taken; it signed nothing that is left.
 
@@ -180,14 +181,14 @@ def waiting(path: Path) -> list[Path]:
 
 
 def generate() -> SigningKey:
-    """A new key."""
+    """Return a new key."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return SigningKey(Ed25519PrivateKey.generate())
 
 
 def store(path: Path, key: SigningKey) -> None:
-    """Writes a key to a new file with rights 0600, whole or not at all; an existing one is never overwritten.
+    """Write a key to a new file with rights 0600, whole or not at all; an existing one is never overwritten.
 
     Raises:
         LedgerError: the file exists or cannot be written.
@@ -204,7 +205,7 @@ def store(path: Path, key: SigningKey) -> None:
 
 
 def install(path: Path, key_id: str) -> None:
-    """Puts a successor in the place of the present key, if it is still waiting for that; its public copy first."""
+    """Put a successor in the place of the present key, if it is still waiting for that; its public copy first."""
     successor = successor_file(path, key_id)
     try:
         waiting_key = successor.open("rb")
@@ -218,7 +219,7 @@ def install(path: Path, key_id: str) -> None:
 
 
 def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
-    """Removes the keys that killed registrations and rotations left beside a key's file: no ledger knows them.
+    """Remove the keys that killed registrations and rotations left beside a key's file: no ledger knows them.
 
     Call it only while the ledger's write lock is held: a process that makes a key holds that lock until the key is in
     the ledger. A key file that other ledgers may use is left alone, since a waiting key may belong to one of them.
@@ -240,7 +241,7 @@ def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
 
 
 def write_public(path: Path, public: PublicKey) -> None:
-    """Writes the public copy beside a private key."""
+    """Write the public copy beside a private key."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -250,7 +251,7 @@ def write_public(path: Path, public: PublicKey) -> None:
 
 
 def read_public(path: Path) -> PublicKey:
-    """A public key from a PEM file.
+    """Return a public key from a PEM file.
 
     Raises:
         BadInputError: the file cannot be read, or holds no Ed25519 public key.

@@ -73,7 +73,7 @@ def lineage_of(connection: sa.Connection, at: Sequence[int] = ()) -> Lineage:
 
 
 def _named(row: sa.RowMapping) -> PublicKey:
-    """The key that a record names, from a record that is what its hash says."""
+    """Return the key that a record names, from a record that is what its hash says."""
     parts = {part: row[part] for part in ("seq", "at", "kind", "body", "prev_hash")}
     if journal.record_hash(**parts) != row["hash"]:
         raise _broken(row)

@@ -27,7 +27,7 @@ _RULES: WeakKeyDictionary[sa.Engine, tuple[int, dict[int, dict[str, Any]]]] = We
 
 
 def columns_of_4(table: sa.Table) -> list[sa.Column[Any]]:
-    """The columns that a table had in format 4."""
+    """Return the columns that a table had in format 4."""
     return [column for column in table.columns if column.name not in SINCE_5.get(table.name, {})]
 
 
@@ -62,7 +62,7 @@ def _held(connection: sa.Connection, column: sa.Column[Any], held: int | str | N
 
 
 def _known(connection: sa.Connection, rules: Rules) -> dict[int, dict[str, Any]]:
-    """The rules of budgets; read from the whole journal once, and again when there is more of it."""
+    """Return the rules of budgets; read from the whole journal once, and again when there is more of it."""
     last = connection.scalar(sa.select(sa.func.max(tables.journal.c.seq))) or 0
     known = _RULES.get(connection.engine)
     if known is None or known[0] != last:
@@ -71,7 +71,7 @@ def _known(connection: sa.Connection, rules: Rules) -> dict[int, dict[str, Any]]
 
 
 def hide(connection: sa.Connection) -> None:
-    """Drops what a pooled connection still has, so that the tables are seen."""
+    """Drop what a pooled connection still has, so that the tables are seen."""
     home = "temp" if connection.dialect.name == "sqlite" else "pg_temp"
     for name, table in (("TABLE", tables.budgets), ("VIEW", tables.registrations), ("VIEW", tables.unit_digests)):
         connection.exec_driver_sql(f"DROP {name} IF EXISTS {home}.{table}")

@@ -79,7 +79,7 @@ class LedgerError(PipelineError):
 
 
 def parse(url: str) -> sa.URL:
-    """A ledger's URL.
+    """Return a ledger's URL.
 
     Raises:
         BadInputError: it is no SQLAlchemy URL of a file or server that the ledger can be in, or holds a password.
@@ -121,7 +121,7 @@ def _check_file(parsed: sa.URL, url: str) -> None:
 
 
 def sqlite_file(url: sa.URL) -> Path | None:
-    """The database's file; None for one in memory or on a server."""
+    """Return the database's file; None for one in memory or on a server."""
     if url.get_backend_name() != "sqlite":
         return None
     name = url.database or ""
@@ -169,7 +169,7 @@ def _on_connect_to_server(connection: Any, record: Any) -> None:
 
 
 def _refuse_inherited(_connection: Any, record: Any, proxy: Any) -> None:
-    """A connection that came through a fork is its parent's; the pool then opens another one."""
+    """Refuse a connection that came through a fork: it is its parent's, and the pool then opens another one."""
     if record.info["pid"] != os.getpid():
         record.dbapi_connection = proxy.dbapi_connection = None
         raise DisconnectionError("the connection belongs to another process")
@@ -191,7 +191,7 @@ def _begin_postgresql(connection: sa.Connection) -> None:
 
 
 def connect(url: sa.URL) -> sa.Engine:
-    """An engine; nothing is connected yet."""
+    """Return an engine; nothing is connected yet."""
     if url.get_backend_name() == "sqlite":
         # No pool: connections do not survive a fork, and a new one costs next to nothing.
         engine = sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": WAIT_SECONDS})
@@ -213,7 +213,7 @@ def stored_format(connection: sa.Connection) -> str | None:
 
 
 def read_as_older(engine: sa.Engine, *, rules: older_formats.Rules) -> None:
-    """Notes that the ledger had an older format when it was opened.
+    """Note that the ledger had an older format when it was opened.
 
     Args:
         engine: the ledger's engine.
@@ -223,12 +223,12 @@ def read_as_older(engine: sa.Engine, *, rules: older_formats.Rules) -> None:
 
 
 def name_of(url: str) -> str:
-    """The same for a URL as it is written in a config."""
+    """Return the same for a URL as it is written in a config."""
     return name(parse(url))
 
 
 def name(url: sa.URL) -> str:
-    """The URL without its password, for messages."""
+    """Return the URL without its password, for messages."""
     return secret_text.masked(url.render_as_string(hide_password=True))
 
 

@@ -60,5 +60,5 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def parse(message: bytes) -> Event:
-    """An event from its JSON."""
+    """Return an event from its JSON."""
     return _ADAPTER.validate_json(message)

@@ -21,12 +21,12 @@ _LARGEST_MESSAGE = 1 << 20
 
 
 def now() -> str:
-    """The present moment in UTC, ISO 8601, to the second."""
+    """Return the present moment in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def execute(*, folder: RunFolder, state: RunState, on_event: OnEvent) -> RunState:
-    """Executes the run in `folder` and returns its final state.
+    """Execute the run in `folder` and return its final state.
 
     Whatever ends this call (an exception, Ctrl-C), no process of the run outlives it.
 

@@ -23,10 +23,10 @@ class _NoWatcher:
         pass
 
     def start(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 def close(beam_args: Sequence[str]) -> None:

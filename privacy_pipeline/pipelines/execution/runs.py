@@ -63,7 +63,7 @@ def start(
     on_event: OnEvent,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[RunFolder, RunState]:
-    """Runs a pipeline, or finds that nothing changed since an earlier run of it.
+    """Run a pipeline, or find that nothing changed since an earlier run of it.
 
     Args:
         config: what to run.
@@ -108,7 +108,7 @@ def start(
 def _new_run(
     workspace: Workspace, spec: RunSpec, state: RunState, *, copied: Path | None = None
 ) -> tuple[RunFolder, RunSpec]:
-    """A folder for a run, with its spec in it."""
+    """Return a folder for a run, with its spec in it."""
     folder = workspace.new_run()
     spec = spec.model_copy(update={"run_id": folder.run_id, "run_dir": folder.path, "copied": copied})
     state.run_id = folder.run_id
@@ -118,7 +118,7 @@ def _new_run(
 
 @contextlib.contextmanager
 def _same_copy(workspace: Workspace, spec: RunSpec, source: ResolvedSource) -> Iterator[PrivateCopy]:
-    """A private copy of the files, which are those that the spec has the digest of.
+    """Make a private copy of the files, which are those that the spec has the digest of.
 
     Raises:
         BadInputError: they changed since, or cannot be copied.
@@ -180,7 +180,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
 
 
 def _refuse_lost_files(spec: RunSpec, state: RunState) -> None:
-    """A node that is done is not run again in the same run; what it made has to be there for the others.
+    """Require what done nodes made: a node that is done is not run again in the same run, and others read it.
 
     Raises:
         BadInputError: it is not.
@@ -217,7 +217,7 @@ def _executed(folder: RunFolder, state: RunState, spec: RunSpec, copy: PrivateCo
 
 
 def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:
-    """Adds to a failure over the data where in the files it comes from; TFX's own messages know no lines."""
+    """Add to a failure over the data where in the files it comes from; TFX's own messages know no lines."""
     failure = state.failure
     if failure is None or failure.node not in _DATA_NODES or spec.features is None:
         return state
@@ -259,7 +259,7 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
 
 
 def _base_run(workspace: Workspace, spec: RunSpec) -> str:
-    """The run whose results a partial run builds on: the newest one that executed the whole pipeline.
+    """Return the run whose results a partial run builds on: the newest one that executed the whole pipeline.
 
     Its data has to be the data of today: else the ledger would be told of other data than what is trained on.
     """
@@ -320,7 +320,7 @@ def _node_fingerprints(spec: RunSpec, parts: dict[str, str]) -> dict[str, str]:
 
 
 def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
-    """The newest executed run with the same fingerprint whose model is still there."""
+    """Return the newest executed run with the same fingerprint whose model is still there."""
     for folder, known in reversed(readable_runs(workspace.root)):
         if known.fingerprint != state.fingerprint or known.cached_from or known.partial or known.pruned:
             continue

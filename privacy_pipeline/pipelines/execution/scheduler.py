@@ -42,7 +42,7 @@ Emit = Callable[[Event], None]
 
 
 def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit, counts: bool = True) -> bool:
-    """Runs all nodes in dependency order, independent ones side by side.
+    """Run all nodes in dependency order, independent ones side by side.
 
     After a failure, nodes that do not depend on the failed one still run, so that the failure that explains the others
     (bad data, found by ExampleValidator) is reported too.
@@ -176,7 +176,7 @@ class failure_told:  # noqa: N801 (used as a function)
 
 
 def failure(node: str, error: BaseException) -> NodeFailed:
-    """The event that tells a person what went wrong in one line."""
+    """Return the event that tells a person what went wrong in one line."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (PipelineError, OSError, MemoryError)):
         cause = cause.__cause__ or cause.__context__
@@ -210,7 +210,7 @@ def failure(node: str, error: BaseException) -> NodeFailed:
 
 
 def fd_emitter(fd: int) -> Emit:
-    """Sends events through a SOCK_SEQPACKET socket: one message an event, so that children may share it."""
+    """Send events through a SOCK_SEQPACKET socket: one message an event, so that children may share it."""
 
     def emit(event: Event) -> None:
         if isinstance(event, NodeFailed) and len(event.message) > _LONGEST:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @reading_once()
 def main(run_dir: str, fd: int, parent: int) -> int:
-    """Executes the run whose spec lies in `run_dir`.
+    """Execute the run whose spec lies in `run_dir`.
 
     Args:
         run_dir: folder of the run.
@@ -74,7 +74,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
 
 
 def _require_same_code(spec: RunSpec) -> None:
-    """Reads the user's code, for this process and its forked children, and refuses another than what was checked.
+    """Read the user's code, for this process and its forked children, and refuse another than what was checked.
 
     Raises:
         BadInputError: it changed.

@@ -53,7 +53,7 @@ INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
 
 
 def build(spec: RunSpec) -> Pipeline:
-    """The DAG of one run.
+    """Return the DAG of one run.
 
     Args:
         spec: what to run.
@@ -92,7 +92,7 @@ def _example_gen(spec: RunSpec) -> BaseComponent:
 
 
 def example_gen(dataset: DatasetConfig, *, digest: str) -> BaseComponent:
-    """The node that reads the files.
+    """Return the node that reads the files.
 
     Args:
         dataset: names files and splits, as `as_copied` gave them.
@@ -130,7 +130,9 @@ def _schema_gen(spec: RunSpec, workspace: Workspace, statistics: BaseComponent) 
 
 
 def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
-    """A copy of the schema whose name tells its content: TFX's cache knows an imported file by its name alone."""
+    """Return a copy of the schema whose name tells its content: TFX's cache knows an imported file by its name
+    alone.
+    """
     content = schema_bytes(schema)
     digest = hashlib.sha256(content).hexdigest()
     if spec.schema_digest not in ("", digest):
@@ -142,7 +144,7 @@ def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
 
 
 def transform_config(spec: RunSpec) -> dict[str, str]:
-    """What `preprocessing_fn` gets as `custom_config`; all of it is part of TFX's cache key."""
+    """Return what `preprocessing_fn` gets as `custom_config`; all of it is part of TFX's cache key."""
     dataset = spec.config.dataset
     unit = dataset.privacy_unit
     return {
@@ -158,7 +160,7 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
 
 
 def _apart(config: PipelineConfig) -> str:
-    """What a build of the user's `preprocessing_fn` needs to know, as JSON; empty where none is made."""
+    """Return what a build of the user's `preprocessing_fn` needs to know, as JSON; empty where none is made."""
     if not config.model.is_built_apart or user_code.preprocessing_of(config.model.use) == FRAMEWORK_PREPROCESSING:
         return ""
     return Request.of(config).model_dump_json()
@@ -177,7 +179,7 @@ def _preprocessing(spec: RunSpec) -> str:
 
 
 def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent]:
-    """The node that releases what the schema leaves out; none where it leaves nothing out."""
+    """Return the node that releases what the schema leaves out; none where it leaves nothing out."""
     request = request_of(spec.config, features=spec.features, span=spec.span)
     if request is None:
         return []
@@ -276,14 +278,14 @@ def _encrypted_evaluator(spec: RunSpec, transform: BaseComponent, trainer: BaseC
 
 
 def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:
-    """What PrivacyGate holds against a DP evaluation; an exact one is judged by Evaluator."""
+    """Return what PrivacyGate holds against a DP evaluation; an exact one is judged by Evaluator."""
     if section.dp is None:
         return {}
     return {name: bound.min for name, bound in section.thresholds.items() if bound.min is not None}
 
 
 def _private_thresholds(config: PipelineConfig) -> dict[str, Any]:
-    """What PrivacyGate holds against private predictions; none where the model is served plainly."""
+    """Return what PrivacyGate holds against private predictions; none where the model is served plainly."""
     if config.training.encrypted is None:
         return {}
     return {name: bound.model_dump(mode="json") for name, bound in config.evaluation.thresholds.items()}
@@ -292,7 +294,9 @@ def _private_thresholds(config: PipelineConfig) -> dict[str, Any]:
 def _evaluation(
     spec: RunSpec, examples: BaseComponent, trainer: BaseComponent
 ) -> tuple[list[BaseNode], types.BaseChannel, types.BaseChannel | None]:
-    """The nodes that evaluate, their evaluation, and Evaluator's verdict, which a DP evaluation does not give."""
+    """Return the nodes that evaluate, their evaluation, and Evaluator's verdict, which a DP evaluation does not
+    give.
+    """
     config = spec.config
     if config.evaluation.dp is not None:
         noisy = DpEvaluator(

@@ -24,12 +24,12 @@ from privacy_pipeline.spans import Span
 
 
 def canonical(config: PipelineConfig) -> str:
-    """The config as JSON with sorted keys: equal for files that differ in comments or layout only."""
+    """Return the config as JSON with sorted keys: equal for files that differ in comments or layout only."""
     return json.dumps(config.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
 def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
-    """The config with everything fixed that cannot change a trained model.
+    """Return the config with everything fixed that cannot change a trained model.
 
     TFX's cache key holds this view, so that a new threshold or slice does not train (and spend) again.
 
@@ -54,7 +54,8 @@ def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
 
 
 def evaluation_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
-    """The config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above all.
+    """Return the config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above
+    all.
 
     Args:
         config: the whole config.

@@ -12,7 +12,7 @@ from privacy_pipeline.pipelines.workspace.workspace import RunSpec
 
 
 def compile_run(spec: RunSpec) -> Any:
-    """The pipeline of a run as IR, ready for the scheduler.
+    """Return the pipeline of a run as IR, ready for the scheduler.
 
     Args:
         spec: what to run.

@@ -10,7 +10,7 @@ from privacy_pipeline.pipelines.workspace.workspace import Workspace
 
 
 def data_secret(config: PipelineConfig) -> bytes:
-    """That of the run's ledger; where there is no ledger, the workspace's own, made with its first run.
+    """Return the secret of the run's ledger; where there is no ledger, the workspace's own, made with its first run.
 
     Raises:
         BadInputError: the workspace's secret cannot be read or written.

@@ -14,7 +14,7 @@ from privacy_pipeline.files.literal_paths import literal
 
 
 def as_copied(dataset: DatasetConfig, *, folder: Path) -> DatasetConfig:
-    """The dataset as one without spans, whose files are those of a private copy.
+    """Return the dataset as one without spans, whose files are those of a private copy.
 
     Args:
         dataset: the config's section.

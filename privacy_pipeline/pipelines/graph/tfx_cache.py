@@ -51,7 +51,8 @@ class CacheKeys:
         return cls(workspace=root, project=Path.cwd(), data=spec.data_digest, code=hash_of_framework(), lock=spec.lock)
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Execution properties of a node as they count: without places, with digests of what TFX does not look at.
+        """Return execution properties of a node as they count: without places, with digests of what TFX does not look
+        at.
 
         Args:
             given: the properties, those that a driver added too.
@@ -66,7 +67,7 @@ class CacheKeys:
         return {name: [self._artifact(artifact) for artifact in found] for name, found in given.items()}
 
     def without_places(self, value: Any) -> Any:
-        """A value in which the folders of workspace and project have no name of their own."""
+        """Return a value in which the folders of workspace and project have no name of their own."""
         if not isinstance(value, str):
             return value
         for place, name in ((self.workspace, _WORKSPACE), (self.project, _PROJECT)):
@@ -84,7 +85,7 @@ class CacheKeys:
 
 
 def install(keys: CacheKeys) -> None:
-    """Makes this process, and those that it forks, use the cache by these keys alone."""
+    """Make this process, and those that it forks, use the cache by these keys alone."""
     cache_utils.get_cache_context = functools.partial(_context, keys, cache_utils.get_cache_context)
     cache_utils.get_cached_outputs = functools.partial(_outputs, cache_utils.get_cached_outputs)
 
@@ -95,7 +96,7 @@ def _context(keys: CacheKeys, stock: Any, **given: Any) -> Any:
 
 
 def _outputs(stock: Any, **given: Any) -> Any:
-    """What an earlier execution left; None where a part of it is gone, so that the node runs again."""
+    """Return what an earlier execution left; None where a part of it is gone, so that the node runs again."""
     found = stock(**given)
     if found is None or all(is_whole(artifact) for outputs in found.values() for artifact in outputs):
         return found

@@ -25,7 +25,7 @@ ATTACK = "attack"  # what the journal and policies name it by, in the place of a
 
 
 def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> Ledger | None:
-    """Holds a run against the pins of its data and its workspace, and against the policy of its data.
+    """Check a run against the pins of its data and its workspace, and against the policy of its data.
 
     Args:
         config: the run's config.
@@ -88,7 +88,7 @@ def begin_attack(
 
 
 def end(config: PipelineConfig) -> None:
-    """Notes in the pins how far the ledger has come, so that an earlier state of it is recognised."""
+    """Note in the pins how far the ledger has come, so that an earlier state of it is recognised."""
     data, workspace = real(config.dataset.path), Workspace(config).root
     folders = folders_of(config.dataset)
     ledger = pins.open_pinned(config.ledger, data=folders, workspace=workspace)
@@ -100,7 +100,7 @@ def end(config: PipelineConfig) -> None:
 
 
 def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
-    """Writes the pins of a config's data and workspace again.
+    """Write the pins of a config's data and workspace again.
 
     Args:
         config: names both, and the ledger.

@@ -8,7 +8,7 @@ from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 
 
 def announced_class(config: PipelineConfig) -> str:
-    """The privacy class that the config promises; PrivacyGate refuses a record that does not keep it."""
+    """Return the privacy class that the config promises; PrivacyGate refuses a record that does not keep it."""
     unit = config.dataset.privacy_unit
     private = config.training.claims_guarantee and config.training.seed is None
     relation = registry.relation_of(config)

@@ -52,7 +52,7 @@ class Fitting:
 
 
 def fitting(config: PipelineConfig, checked: Checked, *, span: Span, runs: int = 1) -> Fitting | None:
-    """The least noise with which so many runs of a config fit into what remains of its budget.
+    """Return the least noise with which so many runs of a config fit into what remains of its budget.
 
     Every candidate is weighed as a reservation would be, so that shares of a policy, the filter's order and what
     truncation costs count.
@@ -126,7 +126,9 @@ class _Asking:
 
 
 def _stated(asking: _Asking, *, noise: float, runs: int) -> Fitting:
-    """The change as a target epsilon that the ledger was asked about; as a noise multiplier where there is none."""
+    """Return the change as a target epsilon that the ledger was asked about; as a noise multiplier where there
+    is none.
+    """
     from privacy_pipeline.accounting import accountants
 
     config = asking.config
@@ -151,7 +153,7 @@ def _stated(asking: _Asking, *, noise: float, runs: int) -> Fitting:
 
 
 def _target(asking: _Asking, epsilon: float, *, runs: int) -> tuple[float | None, Forecast | None]:
-    """The epsilon rounded down, or a little less, that was itself found to fit."""
+    """Return the epsilon rounded down, or a little less, that was itself found to fit."""
     for _ in range(_TRIES):
         if not math.isfinite(epsilon) or epsilon <= 0:
             break

@@ -40,7 +40,7 @@ class Size:
 
 
 def size_of(source: ResolvedSource, dataset: DatasetConfig) -> Size:
-    """The size of the files of a run.
+    """Return the size of the files of a run.
 
     Args:
         source: the files.

@@ -102,7 +102,8 @@ def slice_domains(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
 
 
 def forecast(ledger: Ledger, asks: Iterable[Ask], registration: Registration) -> tuple[PlannedCharge, ...]:
-    """What the ledger says to all of it; what comes first counts as spent for what is charged to the same split after.
+    """Return what the ledger says to all of it; what comes first counts as spent for what is charged to the same split
+    after.
 
     Args:
         ledger: the ledger.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> Checked:
-    """Validates config, schema, user code and budget; reads no data.
+    """Validate config, schema, user code and budget; reads no data.
 
     Args:
         config: the config.
@@ -85,7 +85,7 @@ def _with_budget(config: PipelineConfig, span: Span, features: FeaturePlan | Non
 
 
 def read_features(config: PipelineConfig) -> FeaturePlan | None:
-    """The feature plan of the config's schema; None where the schema is inferred."""
+    """Return the feature plan of the config's schema; None where the schema is inferred."""
     dataset = config.dataset
     if dataset.schema_path == "infer":
         return None
@@ -138,7 +138,8 @@ def _check_registered_columns(features: FeaturePlan | None, registration: Regist
 
 
 def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
-    """The forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the event.
+    """Return the forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the
+    event.
 
     That of a tuning is for all of its trials; `epsilon_one_trial` beside it is what one alone would have claimed.
     `epsilon_after` is what would be held against the cap, None where that has no finite bound. Where several budgets
@@ -166,7 +167,7 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
 
 
 def _of_budget(forecast: Forecast) -> dict[str, object]:
-    """What one of several budgets would hold."""
+    """Return what one of several budgets would hold."""
     return {
         "budget": forecast.budget,
         "epsilon_after": forecast.epsilon_after if math.isfinite(forecast.epsilon_after) else None,
@@ -179,7 +180,7 @@ def _of_budget(forecast: Forecast) -> dict[str, object]:
 def over_budget(
     config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: Span, path: Path
 ) -> BudgetRefusedError:
-    """The refusal of a run that its dataset's budget does not hold: its cost, what remains, and what would fit.
+    """Return the refusal of a run that its dataset's budget does not hold: its cost, what remains, and what would fit.
 
     Args:
         config: what was asked for.
@@ -226,7 +227,7 @@ def _what_would_fit(config: PipelineConfig, checked: Checked, charge: PlannedCha
 
 
 def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source.ResolvedSource:
-    """Finds the files of the run's span and looks at their first lines.
+    """Find the files of the run's span and look at their first lines.
 
     Raises:
         BadInputError: a file is missing, unreadable or empty, or lacks a column.
@@ -255,7 +256,7 @@ def _check_headers(config: PipelineConfig, resolved: source.ResolvedSource, feat
 def look_through(
     config: PipelineConfig, resolved: source.ResolvedSource, features: FeaturePlan | None
 ) -> tuple[str, ...]:
-    """Reads headers and all rows as ExampleGen will, and refuses here what a run would end with later.
+    """Read headers and all rows as ExampleGen will, and refuse here what a run would end with later.
 
     Args:
         config: the config.

@@ -45,7 +45,7 @@ class Examined:
 
 
 def examine(config: PipelineConfig, checked: Checked) -> Examined:
-    """Builds and traces the model of a config, where that is possible without data.
+    """Build and trace the model of a config, where that is possible without data.
 
     Args:
         config: the config.
@@ -69,7 +69,7 @@ def examine(config: PipelineConfig, checked: Checked) -> Examined:
 
 
 def _build(config: PipelineConfig, features: FeaturePlan | None) -> None:
-    """Builds a model of the user's of which nothing is to be proven, where its inputs are known."""
+    """Build a model of the user's of which nothing is to be proven, where its inputs are known."""
     known = features is not None and _is_framework_preprocessing(config.model.use)
     if features is None or not known or user_code.BUILD not in user_code.defined_by(config.model.use):
         return
@@ -83,7 +83,7 @@ def _is_framework_preprocessing(use: str) -> bool:
 
 
 def _specs(features: FeaturePlan) -> Mapping[str, InputSpec]:
-    """What the framework's `preprocessing_fn` makes of these columns."""
+    """Return what the framework's `preprocessing_fn` makes of these columns."""
     from privacy_pipeline.backends.models.tabular import InputSpec
     from privacy_pipeline.data.schema.encoded import FEATURES, width_of
 

@@ -69,7 +69,7 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState, *, 
 
 
 def _refuse_other_units(config: PipelineConfig, registration: Registration, together: ResolvedSource) -> None:
-    """Holds the units of one span against the registered ones, by content; counts those of several together.
+    """Check the units of one span against the registered ones, by content; counts those of several together.
 
     Each of several spans was counted alone. Together they may come out otherwise: where a key is a number in one and a
     text in another, where one person's key is written in two ways, or where the split of the config has changed; then

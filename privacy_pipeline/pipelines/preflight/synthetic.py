@@ -38,7 +38,8 @@ def draw(column: Column, count: int, *, random: np.random.Generator) -> Any:
 
 
 def audited_model(config: PipelineConfig, features: FeaturePlan) -> AuditedModel:
-    """The config's model, optimizer and loss, over rows that the framework's preprocessing makes of made-up columns.
+    """Return the config's model, optimizer and loss, over rows that the framework's preprocessing makes of made-up
+    columns.
 
     Raises:
         BadInputError: the config has a preprocessing of its own, whose inputs cannot be made up here.

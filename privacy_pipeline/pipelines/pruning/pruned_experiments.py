@@ -33,7 +33,7 @@ def datasets(root: Path) -> set[str]:
 
 
 def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: float | None) -> list[Experiment]:
-    """The runs that are meant; see `pruning.Criteria`."""
+    """Return the runs that are meant; see `pruning.Criteria`."""
     found = []
     for one in _all(root):
         if names and one.name not in names:
@@ -48,13 +48,13 @@ def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: 
 
 
 def files(experiment: Experiment) -> list[Path]:
-    """What goes of a run: its checkpoint, curves, and parts of files that a kill left."""
+    """Return what goes of a run: its checkpoint, curves, and parts of files that a kill left."""
     fixed = (experiment.path / _CHECKPOINT, experiment.path / _TENSORBOARD)
     return [*(path for path in fixed if path.exists()), *sorted(experiment.path.glob(".*.*.*"))]
 
 
 def facts(experiment: Experiment) -> dict[str, str]:
-    """What is told of a run."""
+    """Return what is told of a run."""
     status = "done" if (experiment.path / _SUMMARY).exists() else "unfinished"
     return {
         "run_id": experiment.name,
@@ -66,7 +66,7 @@ def facts(experiment: Experiment) -> dict[str, str]:
 
 @contextlib.contextmanager
 def held_idle(root: Path) -> Iterator[None]:
-    """Keeps the runs of experiments from being executed until the block ends; one that is started waits.
+    """Keep the runs of experiments from being executed until the block ends; one that is started waits.
 
     Raises:
         PipelineError: one is being executed now.

@@ -28,7 +28,7 @@ _STALE_SECONDS = 3600.0  # after which a folder without a state is of a start th
 
 
 def of_run(folder: RunFolder) -> list[Path]:
-    """What goes of a run's folder: its log, attacks, and parts of files."""
+    """Return what goes of a run's folder: its log, attacks, and parts of files."""
     return sorted(path for path in folder.path.iterdir() if path.name not in _KEPT)
 
 
@@ -43,13 +43,13 @@ def never_begun(root: Path) -> list[Path]:
 
 
 def copies_left(root: Path) -> list[Path]:
-    """Copies of data that processes left that were killed: those that nobody holds any more."""
+    """Return copies of data that processes left that were killed: those that nobody holds any more."""
     found = [path for place in _READING for path in sorted((root / place).glob("*")) if path.is_dir()]
     return [path for path in found if not is_held(path / "lock")]
 
 
 def all_but(folder: Path, kept: Collection[Path]) -> list[Path]:
-    """The fewest paths below a folder that are all of it but for what is kept.
+    """Return the fewest paths below a folder that are all of it but for what is kept.
 
     Links are not followed.
     """
@@ -78,7 +78,7 @@ def size_of(path: Path) -> int:
 
 
 def scrub(folder: RunFolder, state: RunState, spec: RunSpec) -> None:
-    """Takes out of a run's own files what may be values of rows.
+    """Take out of a run's own files what may be values of rows.
 
     Those are messages and details of nodes; metrics by slice, whose names are values; and the columns' public ranges
     and domains, which a schema by `init` has read off the data.

@@ -90,7 +90,7 @@ class MetadataOfRuns:
         return self._store is not None
 
     def runs(self) -> dict[str, Used]:
-        """What each run used that ML Metadata has, by its id."""
+        """Return what each run used that ML Metadata has, by its id."""
         if self._store is None or not _has_type(self._store, "pipeline_run"):
             return {}
         found = self._store.get_contexts_by_type("pipeline_run")
@@ -140,7 +140,7 @@ class MetadataOfRuns:
         return None
 
     def forget(self, runs: Collection[str], *, living: Mapping[str, Used]) -> None:
-        """Removes from runs what may quote rows, but for artifacts that other runs use too.
+        """Remove from runs what may quote rows, but for artifacts that other runs use too.
 
         Args:
             runs: ids of the runs.
@@ -178,7 +178,7 @@ class MetadataOfRuns:
         self._store.put_artifacts(artifacts)
 
     def compact(self) -> None:
-        """Writes a SQLite file anew, without what was overwritten in it. A server does that by itself, later.
+        """Write a SQLite file anew, without what was overwritten in it. A server does that by itself, later.
 
         Raises:
             PipelineError: it cannot be written.

@@ -152,7 +152,7 @@ class Pruning:
         return bool(wanted.runs) or not _is_done(state)
 
     def _opened(self) -> dict[str, MetadataOfRuns]:
-        """Stores of the chosen runs, and of the others of their pipelines; all runs of a workspace mostly share one."""
+        """Store of the chosen runs, and of the others of their pipelines; all runs of a workspace mostly share one."""
         found: dict[str, MetadataOfRuns] = {}
         for run in [*self._chosen.values(), *self._beside(self._pipelines)]:
             key = run.spec.config.metadata.model_dump_json()
@@ -166,11 +166,11 @@ class Pruning:
         return found
 
     def _beside(self, pipelines: Collection[str]) -> list[_Run]:
-        """Runs of pipelines that stay."""
+        """Return runs of pipelines that stay."""
         return [run for run in self._living if run.spec.config.pipeline in pipelines]
 
     def _used_by_others(self, known: Sequence[_Run]) -> dict[str, Used]:
-        """What runs that stay use, those that cannot be read too.
+        """Return what runs that stay use, those that cannot be read too.
 
         One that was served as a whole uses what the earlier run made.
         """
@@ -186,7 +186,7 @@ class Pruning:
         return found
 
     def plan(self) -> Plan:
-        """What goes and what stays; nothing is removed."""
+        """Return what goes and what stays; nothing is removed."""
         paths: list[Path] = []
         for run in self._chosen.values():
             paths += pruned_files.of_run(run.folder)
@@ -216,7 +216,7 @@ class Pruning:
         )
 
     def _kept(self, folder: Path, pipeline: str) -> set[Path]:
-        """What stays of a pipeline's folder: what runs that stay use of it, and records."""
+        """Return what stays of a pipeline's folder: what runs that stay use of it, and records."""
         beside = self._beside([pipeline])
         kept = set(folder.glob(f"*/{_RECORDS}"))
         for one in self._living_used.values():
@@ -247,7 +247,7 @@ class Pruning:
         return list(dict.fromkeys(found))
 
     def remove(self) -> Plan:
-        """Removes it, and marks the runs.
+        """Remove it, and mark the runs.
 
         Returns:
             What was removed.
@@ -277,7 +277,7 @@ class Pruning:
 
 
 def plan(root: Path, criteria: Criteria) -> Plan:
-    """What would be removed; nothing is.
+    """Return what would be removed; nothing is.
 
     Raises:
         BadInputError: see `Pruning`; or no criterion is given.
@@ -289,7 +289,7 @@ def plan(root: Path, criteria: Criteria) -> Plan:
 
 
 def remove(root: Path, criteria: Criteria) -> Plan:
-    """Removes what is chosen, while no run can be executed in the workspace.
+    """Remove what is chosen, while no run can be executed in the workspace.
 
     Raises:
         BadInputError, PipelineError: see `plan`.

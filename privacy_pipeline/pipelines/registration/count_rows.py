@@ -22,7 +22,7 @@ from privacy_pipeline.processes.programs import command_of, ending_with_us
 
 
 def count_hashed_rows(config: PipelineConfig, *, folder: Path) -> dict[str, SplitCount]:
-    """Runs ExampleGen's splitting on Beam and counts what falls where.
+    """Run ExampleGen's splitting on Beam and count what falls where.
 
     Args:
         config: names the dataset.

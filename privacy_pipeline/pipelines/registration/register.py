@@ -43,7 +43,7 @@ def register_dataset(
     distinct_rows: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Registration:
-    """Counts rows and units of every split, and writes them down with the data's digest.
+    """Count rows and units of every split, and write them down with the data's digest.
 
     Args:
         config: names the dataset, its files, split and privacy unit.
@@ -149,7 +149,7 @@ def _check_policy(config: PipelineConfig, policy: Policy) -> None:
 
 
 def _reasons(*, id_space: str, reason: str, distinct_rows: str) -> dict[str, str]:
-    """What somebody declares of the data, with the reasons; it is journalled.
+    """Return what somebody declares of the data, with the reasons; it is journalled.
 
     Raises:
         BadInputError: a numbering of its own has no reason, or a reason says nothing of what it is for.

@@ -24,7 +24,7 @@ Stored = dict[str, Any]
 
 
 def plan_of_config(config: PipelineConfig) -> PrivacyPlan:
-    """The plan that a config would run under, with the registered number of units.
+    """Return the plan that a config would run under, with the registered number of units.
 
     Raises:
         BadInputError: the config claims no guarantee, or is trained by another engine than the one that is audited.
@@ -41,7 +41,7 @@ def plan_of_config(config: PipelineConfig) -> PrivacyPlan:
 
 
 def plan_of_run(folder: RunFolder) -> PrivacyPlan:
-    """The plan of a finished run, made anew from its config and held against the one in its record.
+    """Return the plan of a finished run, made anew from its config and held against the one in its record.
 
     Raises:
         BadInputError: the run has no record yet, or claims no guarantee.
@@ -142,7 +142,7 @@ def of_run(folder: RunFolder) -> list[Stored]:
 
 
 def append(folder: RunFolder, results: list[AuditResult]) -> None:
-    """Adds audits to those of a run."""
+    """Add audits to those of a run."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     entries = [*stored(folder), *({"made": now, **result.to_json()} for result in results)]
     write_atomically(path=folder.path / FILE, text=json.dumps(entries, indent=2))

@@ -151,7 +151,7 @@ def _losses(model_dir: Path, split: Path, features: FeaturePlan, columns: list[s
 
 
 def _batches(split: Path, features: FeaturePlan, columns: list[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Serialized rows, and their values of some columns as text."""
+    """Yield serialized rows, and their values of some columns as text."""
     import tensorflow as tf
 
     dtypes = {"int": tf.int64, "float": tf.float32, "bytes": tf.string}
@@ -171,7 +171,7 @@ def _as_text(values: Any) -> Any:
 
 
 def stored(folder: RunFolder) -> list[dict[str, Any]]:
-    """The latest readings of a run.
+    """Return the latest readings of a run.
 
     Raises:
         BadInputError: the file cannot be read.
@@ -180,7 +180,7 @@ def stored(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def keep(folder: RunFolder, readings: list[AttackReading]) -> None:
-    """Keeps readings in the run's folder, in place of earlier ones."""
+    """Keep readings in the run's folder, in place of earlier ones."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     entries = [{"made": now, **reading.to_json()} for reading in readings]
     write_atomically(path=folder.path / FILE, text=json.dumps(entries, indent=2))

@@ -27,7 +27,7 @@ RUNS, SUMMARY = "runs", "summary.json"
 
 
 def publish(found: Evidence, *, ledger: str, folder: Path, runs: Collection[str] = ()) -> list[Path]:
-    """Writes the files into a folder of their own.
+    """Write the files into a folder of their own.
 
     Args:
         found: what the dataset's report is made from.

@@ -98,7 +98,7 @@ def evidence(
 
 
 def _unrecorded(folder: RunFolder, dataset: str) -> UnrecordedRun | None:
-    """A run without a record, if it is on the dataset and one of its nodes read the data."""
+    """Return a run without a record, if it is on the dataset and one of its nodes read the data."""
     from privacy_pipeline.reports.dataset.evidence import UnrecordedRun
 
     if folder.read_spec().config.dataset.name != dataset:

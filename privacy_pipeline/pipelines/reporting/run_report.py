@@ -18,7 +18,7 @@ HTML, JSON = "report.html", "report.json"
 
 
 def add_report(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
-    """Writes the report of the run's dataset into the run's folder, and publishes it to ML Metadata.
+    """Write the report of the run's dataset into the run's folder, and publish it to ML Metadata.
 
     A run that did not finish, was partial, or is on a dataset without a budget has none. Where the report cannot be
     made (the ledger does not verify, say), what the run did stands, and its state says why there is no report.

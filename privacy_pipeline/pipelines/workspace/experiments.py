@@ -45,7 +45,7 @@ class Experiment:
             raise BadInputError(f"{self.path / _POINT}: this is no run of an experiment") from error
 
     def summary(self) -> RunSummary | None:
-        """What a private run left, as a run's summary; None where it left no record.
+        """Return what a private run left, as a run's summary; None where it left no record.
 
         Raises:
             BadInputError: a file cannot be read.
@@ -73,7 +73,7 @@ class Experiment:
         )
 
     def without_record(self) -> UnrecordedRun | None:
-        """A run that trained without a guarantee, or was killed; None where it did not begin."""
+        """Return a run that trained without a guarantee, or was killed; None where it did not begin."""
         finished, began = (self.path / _SUMMARY).exists(), (self.path / _ROUNDS).exists()
         if not (finished or began):
             return None
@@ -89,7 +89,8 @@ class Experiment:
 
 
 def experiments(root: Path) -> Iterator[Experiment]:
-    """Runs of experiments in a workspace: in its folder `federated`, or where the folder itself is one of experiments.
+    """Yield runs of experiments in a workspace: in its folder `federated`, or where the folder itself is one of
+    experiments.
 
     Args:
         root: a workspace, or the `folder` of experiments.

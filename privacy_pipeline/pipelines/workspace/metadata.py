@@ -19,7 +19,8 @@ RESOLVER = "resolver.Resolver"  # ends the type of an execution whose outputs ar
 
 
 def connection_config(config: PipelineConfig) -> Any:
-    """An `ml_metadata` ConnectionConfig for the config's `metadata` section; a store that was moved is made to follow.
+    """Return an `ml_metadata` ConnectionConfig for the config's `metadata` section; a store that was moved is made to
+    follow.
 
     Raises:
         BadInputError: the password's environment variable is not set, or the store cannot be read or written.
@@ -60,7 +61,7 @@ def connection_config(config: PipelineConfig) -> Any:
 
 
 def _word(value: str) -> str:
-    """A value of PostgreSQL's connection string, into which ML Metadata writes it as it is."""
+    """Return a value of PostgreSQL's connection string, into which ML Metadata writes it as it is."""
     if value and not re.search(r"[\s'\\]", value):
         return value
     escaped = re.sub(r"(['\\])", r"\\\1", value)
@@ -68,7 +69,7 @@ def _word(value: str) -> str:
 
 
 def require_usable(config: PipelineConfig) -> None:
-    """Connects to a server of ML Metadata once, before a run starts; a file in the workspace needs no such check.
+    """Connect to a server of ML Metadata once, before a run starts; a file in the workspace needs no such check.
 
     Raises:
         BadInputError: it cannot be reached or does not let the user in, or the password's variable is not set.
@@ -95,7 +96,7 @@ def run_metrics(connection: Any) -> list[dict[str, Any]]:
 
 
 def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str | int | float]) -> None:
-    """Publishes the metrics of a run in which nothing had to be executed, under the run's own context.
+    """Publish the metrics of a run in which nothing had to be executed, under the run's own context.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.
@@ -118,7 +119,7 @@ def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str 
 
 
 def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> None:
-    """Publishes the report of a run's dataset as an artifact of type DatasetReport, under the run's own context.
+    """Publish the report of a run's dataset as an artifact of type DatasetReport, under the run's own context.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.

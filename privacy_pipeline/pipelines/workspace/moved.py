@@ -24,7 +24,7 @@ _HOLDING = ("pipelines", "runs")  # folders of a workspace that artifacts lie in
 
 
 def as_of_now(content: bytes, *, spec: bytes, folder: Path) -> bytes:
-    """A JSON file of a run in which the workspace's former folder is today's.
+    """Return a JSON file of a run in which the workspace's former folder is today's.
 
     Args:
         content: the file.
@@ -42,7 +42,7 @@ def as_of_now(content: bytes, *, spec: bytes, folder: Path) -> bytes:
 
 
 def follow(*, store: Path, root: Path) -> int:
-    """Makes the URIs of a workspace's own store those of where the workspace lies now.
+    """Make the URIs of a workspace's own store those of where the workspace lies now.
 
     Where one artifact's path below `pipelines` or `runs` exists in the workspace, all URIs beside it are taken for its
     own: what was left behind, or removed since, is gone, and is not looked for in the former place.

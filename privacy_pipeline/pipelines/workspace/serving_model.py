@@ -12,7 +12,7 @@ from privacy_pipeline.pipelines.workspace.workspace import find_run
 
 
 def find_model(name: str, *, workspace: Path) -> ServedModel:
-    """The model of a blessed run, of a folder of pushed versions (the newest), or of one model's folder.
+    """Return the model of a blessed run, of a folder of pushed versions (the newest), or of one model's folder.
 
     Args:
         name: run id, its prefix, a pipeline's name, or a folder; also a folder `published`, which has no weights.

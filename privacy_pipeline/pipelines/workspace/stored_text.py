@@ -20,17 +20,17 @@ _CHARACTERS, _SPELLINGS = re.compile(r"[~\\\0]"), re.compile("~[012]")
 
 
 def spelled(text: str) -> str:
-    """The text without a backslash or a NUL."""
+    """Return the text without a backslash or a NUL."""
     return _CHARACTERS.sub(lambda found: _SPELLED[found[0]], text)
 
 
 def read(text: str) -> str:
-    """The text that `spelled` was given."""
+    """Return the text that `spelled` was given."""
     return _SPELLINGS.sub(lambda found: _READ[found[0]], text)
 
 
 def store_of(connection: Any) -> Any:
-    """The `MetadataStore` of a connection; nothing else of the framework opens one.
+    """Return the `MetadataStore` of a connection; nothing else of the framework opens one.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.
@@ -62,7 +62,7 @@ def store_of(connection: Any) -> Any:
 
 @contextmanager
 def _client_held_back() -> Iterator[None]:
-    """Keeps what PostgreSQL's client prints off standard error, and adds it to the error, which says nothing.
+    """Keep what PostgreSQL's client prints off standard error, and add it to the error, which says nothing.
 
     Raises:
         RuntimeError: of the block, with what the client printed.
@@ -83,7 +83,7 @@ def _client_held_back() -> Iterator[None]:
 
 
 def change_texts(message: Any, change: Callable[[str], str]) -> None:
-    """Changes each text of a protobuf message in place: fields, list items, keys and values of maps.
+    """Change each text of a protobuf message in place: fields, list items, keys and values of maps.
 
     Messages of protobuf itself are left alone: ML Metadata stores those as bytes, in base64.
 

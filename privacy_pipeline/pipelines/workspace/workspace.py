@@ -142,15 +142,15 @@ class RunFolder:
         return state
 
     def write_state(self, state: RunState) -> None:
-        """Replaces the state on disk in one step."""
+        """Replace the state on disk in one step."""
         _replace(self.path / STATE_FILE, state.model_dump_json(indent=2))
 
     def read_spec(self) -> RunSpec:
-        """The spec the run was started with."""
+        """Return the spec the run was started with."""
         return self._read(RunSpec, SPEC_FILE)
 
     def write_spec(self, spec: RunSpec) -> None:
-        """Writes the spec."""
+        """Write the spec."""
         _replace(self.path / SPEC_FILE, spec.model_dump_json(indent=2, by_alias=True))
 
     def read_summary(self) -> RunSummary | None:
@@ -158,7 +158,7 @@ class RunFolder:
         return self._read(RunSummary, SUMMARY_FILE) if (self.path / SUMMARY_FILE).exists() else None
 
     def _read(self, kind: type[_Model], name: str) -> _Model:
-        """A file of the run; paths in it are those of where the workspace lies now."""
+        """Return a file of the run; paths in it are those of where the workspace lies now."""
         path, spec = self.path / name, self.path / SPEC_FILE
         try:
             known = spec.read_bytes() if spec.exists() else b""
@@ -185,12 +185,12 @@ class RunFolder:
         return found
 
     def write_summary(self, summary: RunSummary) -> None:
-        """Writes the summary."""
+        """Write the summary."""
         _replace(self.path / SUMMARY_FILE, summary.model_dump_json(indent=2))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for this process; the operating system lets go when the process ends, however it ends.
+        """Hold the run for this process; the operating system lets go when the process ends, however it ends.
 
         Raises:
             PipelineError: another process executes this run, or prunes the workspace.
@@ -221,7 +221,7 @@ def is_held(lock: Path) -> bool:
 
 @contextlib.contextmanager
 def held_alone(root: Path) -> Iterator[None]:
-    """Keeps all runs from being executed in a workspace, until the block ends.
+    """Keep all runs from being executed in a workspace, until the block ends.
 
     Raises:
         PipelineError: one is being executed now: it may read what the block removes.
@@ -274,7 +274,7 @@ class Workspace:
         return metadata.path.absolute() if metadata.path else self.root / "metadata.db"
 
     def prepare(self) -> None:
-        """Makes the folders and proves that they can be written, and that nobody else puts files there.
+        """Make the folders and prove that they can be written, and that nobody else puts files there.
 
         Raises:
             BadInputError: they cannot, or somebody else may, or may put others in their place.
@@ -294,7 +294,7 @@ class Workspace:
             require_room(folder, 0, fix="free space or give write permission, or set another `workspace`")
 
     def new_run(self) -> RunFolder:
-        """A fresh run folder with a name that sorts by time: the day, and the run's number on it.
+        """Return a fresh run folder with a name that sorts by time: the day, and the run's number on it.
 
         Reports name runs, and a time of day would tell how long the run before took (`published.without_times`).
         """
@@ -332,7 +332,7 @@ def readable_runs(root: Path) -> list[tuple[RunFolder, RunState]]:
 
 
 def find_run(root: Path, name: str) -> RunFolder:
-    """A run by its id, by a prefix of it that no other run has, or by a pipeline's name (its newest run).
+    """Return a run by its id, by a prefix of it that no other run has, or by a pipeline's name (its newest run).
 
     Raises:
         BadInputError: no run, or more than one, fits.

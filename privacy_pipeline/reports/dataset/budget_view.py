@@ -181,7 +181,7 @@ def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence
 
 
 def _thinned(length: int) -> list[int]:
-    """Indices of at most `MOST_ENTRIES` points, the first and the last among them."""
+    """Return indices of at most `MOST_ENTRIES` points, the first and the last among them."""
     if length <= MOST_ENTRIES:
         return list(range(length))
     return [round(i * (length - 1) / (MOST_ENTRIES - 1)) for i in range(MOST_ENTRIES)]
@@ -202,7 +202,7 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
 
 
 def _held(status: BudgetStatus, total: Charge) -> float:
-    """What the filter holds against the cap, at its order of today."""
+    """Return what the filter holds against the cap, at its order of today."""
     epsilon, delta = status.cap_epsilon, status.cap_delta
     return held_epsilon(total, order=status.filter_order, epsilon=epsilon, delta=delta, ceiling=status.ceiling)
 

@@ -22,7 +22,7 @@ from privacy_pipeline.reports.figures import COVERED, Figure, Loss, Quote, Sourc
 
 
 def dataset_report(evidence: Evidence) -> DatasetReport:
-    """The report on one dataset over all its runs.
+    """Return the report on one dataset over all its runs.
 
     Raises:
         AccountingError: the ledger's stored values contradict its events, or the accountants each other.

@@ -261,7 +261,7 @@ class DatasetReport(ReportPart):
     checklist: Annotated[list[Point], Field(min_length=21, max_length=21)]
 
     def visible(self) -> DatasetReport:
-        """The same report, in which each character that no reader would see is spelled out."""
+        """Return the same report, in which each character that no reader would see is spelled out."""
         held = self.model_dump()
         told = throughout(held)
         return self if told == held else DatasetReport.model_validate(told)

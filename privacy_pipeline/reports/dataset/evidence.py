@@ -84,7 +84,7 @@ class Evidence:
 def read_ledger(
     url: str, dataset: str, *, receipts: Sequence[Receipt] = (), accepted: Collection[str] = ()
 ) -> LedgerState:
-    """Reads a dataset's part of a ledger.
+    """Read a dataset's part of a ledger.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -120,7 +120,7 @@ def read_ledger(
 
 
 def _verified(ledger: Ledger, receipts: Sequence[Receipt], accepted: Collection[str]) -> Sequence[str]:
-    """Verifies the ledger; the accepted keys that took over from a lost one, which have to be told.
+    """Verify the ledger; the accepted keys that took over from a lost one, which have to be told.
 
     Raises:
         LedgerError: the ledger is not what its writers wrote, or a key took over that nobody accepts.

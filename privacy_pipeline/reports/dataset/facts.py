@@ -81,7 +81,7 @@ class FactsFile(ReportPart):
 
 
 def load_facts(path: Path) -> ReportFacts:
-    """Reads a facts file.
+    """Read a facts file.
 
     Args:
         path: YAML with one block `report:`.

@@ -26,7 +26,7 @@ def first_page(
     unprotected: Sequence[UnprotectedView],
     key_lost: bool,
 ) -> list[Passage]:
-    """What is protected, how strongly, what a guess could gain, what is left, and what is not covered."""
+    """Return what is protected, how strongly, what a guess could gain, what is left, and what is not covered."""
     uncovered = [
         *([unknown(_KEY_LOST)] if key_lost else []),
         *_without_guarantee(runs),
@@ -66,7 +66,9 @@ def _protected(budget: BudgetView, runs: Sequence[RunView]) -> Statement:
 
 
 def _strength(budget: BudgetView) -> list[Statement]:
-    """The bound that holds without assumptions first; those that hold for runs fixed beforehand are named as such."""
+    """Return the bound that holds without assumptions first; those that hold for runs fixed beforehand are named as
+    such.
+    """
     found = [
         say(
             "Budget ",

@@ -145,7 +145,7 @@ def tuning(material: Material) -> list[Statement]:
 
 
 def post_processing(material: Material) -> list[Statement]:
-    """What is done to the result afterwards."""
+    """Return what is done to the result afterwards."""
     return [fact(material.facts, "post_processing", "post-processing")]
 
 
@@ -172,7 +172,7 @@ def noise_source(material: Material) -> list[Statement]:
 
 
 def evidence(material: Material) -> list[Statement]:
-    """Tests and audits."""
+    """Return tests and audits."""
     found: list[Statement] = []
     for run in material.trained:
         for audit in run.audits:

@@ -33,7 +33,7 @@ def product(material: Material) -> list[Statement]:
 
 
 def versions(material: Material) -> list[Statement]:
-    """Runs, code, libraries, lock and data."""
+    """Return runs, code, libraries, lock and data."""
     if not material.runs:
         return [unknown("runs, code and libraries: "), *map(_span_words, material.spans), *_plain_digests(material)]
 
@@ -52,7 +52,7 @@ def versions(material: Material) -> list[Statement]:
 
 
 def _plain_digests(material: Material) -> list[Statement]:
-    """Records of versions that did not cover digests, in one line."""
+    """Return records of versions that did not cover digests, in one line."""
     found = [run for run in material.trained if run.plain_digest]
     if not found:
         return []
@@ -130,7 +130,7 @@ def _delta_against_units(budget: BudgetView, material: Material) -> Statement:
 
 
 def _covered(budget: BudgetView, material: Material) -> list[SpanView]:
-    """The spans that pay from a budget: its own one, or all that have none of their own."""
+    """Return the spans that pay from a budget: its own one, or all that have none of their own."""
 
     def own(key: str, span: SpanView) -> bool:
         return key.endswith(f"/{budget.split.quote}/{budget.unit.quote}/span-{span.span.quote}")
@@ -141,7 +141,7 @@ def _covered(budget: BudgetView, material: Material) -> list[SpanView]:
 
 
 def domain(material: Material) -> list[Statement]:
-    """Data domain and unprotected quantities."""
+    """Return data domain and unprotected quantities."""
     found = [fact(material.facts, "data_domain", "data domain")]
     if any(budget.relation.quote == "zero_out" for budget in material.budgets):
         found.append(say("unprotected by definition: the number of units of each registered split, and the columns"))
@@ -184,7 +184,7 @@ def _threat_model(run: RunView) -> Words:
 
 
 def scope(material: Material) -> list[Statement]:
-    """Data accesses, covered and not, and who can see what is not covered."""
+    """Return data accesses, covered and not, and who can see what is not covered."""
     if not (material.runs or material.unrecorded or material.unprotected):
         return [unknown("data accesses: ")]
     told = material.facts.preprocessing is not None
@@ -234,7 +234,7 @@ def scope(material: Material) -> list[Statement]:
 
 
 def released(material: Material) -> list[Statement]:
-    """What is released under the guarantee."""
+    """Return what is released under the guarantee."""
     found = [fact(material.facts, "released", "what is given to others")]
     if material.private:
         blessed = [run for run in material.private if run.blessed]

@@ -34,14 +34,14 @@ class Proven:
     records: str
 
     def source(self, field: str, method: str) -> Source:
-        """The journal records that fixed the caps."""
+        """Return the journal records that fixed the caps."""
         return Source(place="journal record", name=self.records, field=field, method=method)
 
 
 def proven_bound(
     status: BudgetStatus, total: Charge, *, entries: Sequence[Entry], changes: Sequence[LedgerChange]
 ) -> Proven:
-    """The bound of one budget.
+    """Return the bound of one budget.
 
     Args:
         status: the budget.

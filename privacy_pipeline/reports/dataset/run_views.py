@@ -163,7 +163,7 @@ def _guarantee_rdp(view: _View, stated: Guarantee | None) -> Loss | None:
 
 
 def _threat_model(summary: RunSummary) -> dict[str, Quote]:
-    """What encrypted inference rests on in this run, as its evaluation states it."""
+    """Return what encrypted inference rests on in this run, as its evaluation states it."""
     if summary.encrypted is None:
         return {}
     stated = summary.encrypted.threat_model.model_dump()
@@ -205,7 +205,9 @@ def _mechanism(view: _View, mechanism: Mechanism | None, rows: Rows | None) -> M
 
 
 def _audit(view: _View, index: int, raw: JsonValue) -> AuditView | None:
-    """An audit that states a lower bound at a confidence beside an upper bound at a delta; None for anything else."""
+    """Return an audit that states a lower bound at a confidence beside an upper bound at a delta; None for anything
+    else.
+    """
     if not isinstance(raw, dict):
         return None
     names = ("lower_bound", "upper_bound", "confidence", "delta")

@@ -11,16 +11,16 @@ from privacy_pipeline.text.shown_text import in_json
 
 
 def report_schema() -> dict[str, object]:
-    """The schema of the JSON that `to_json` writes."""
+    """Return the schema of the JSON that `to_json` writes."""
     schema = DatasetReport.model_json_schema(mode="serialization")
     return {"$schema": GenerateJsonSchema.schema_dialect, "$id": SCHEMA_ID} | schema
 
 
 def schema_text() -> str:
-    """The schema as it is published."""
+    """Return the schema as it is published."""
     return json.dumps(report_schema(), indent=2) + "\n"
 
 
 def to_json(report: DatasetReport) -> str:
-    """The report as JSON."""
+    """Return the report as JSON."""
     return in_json(report.model_dump_json(indent=2)) + "\n"

@@ -42,17 +42,17 @@ class Material:
 
 
 def say(*words: Part) -> Statement:
-    """A statement of something known."""
+    """Return a statement of something known."""
     return Statement(words=list(words))
 
 
 def unknown(*words: Part) -> Statement:
-    """A statement that something is not known."""
+    """Return a statement that something is not known."""
     return Statement(words=[*words, "not known"], known=False)
 
 
 def fact(facts: ReportFacts, field: str, label: str) -> Statement:
-    """What the curator told under a key of the facts file, or that it is not known."""
+    """Return what the curator told under a key of the facts file, or that it is not known."""
     value = getattr(facts, field)
     texts = [str(item) for item in value] if isinstance(value, tuple) else [] if value is None else [str(value)]
     if not texts:
@@ -65,12 +65,12 @@ def fact(facts: ReportFacts, field: str, label: str) -> Statement:
 
 
 def count(number: int, what: str) -> Figure:
-    """A count that the report itself made over the workspace's runs."""
+    """Return a count that the report itself made over the workspace's runs."""
     return Figure(value=number, kind="count", source=Source(place="workspace", field=what, method="count"))
 
 
 def distinct(runs: Iterable[RunView], words: Callable[[RunView], Words]) -> list[tuple[Words, list[Quote]]]:
-    """What the runs say, each saying once, with the runs that say it."""
+    """Return what the runs say, each saying once, with the runs that say it."""
     found: dict[str, tuple[Words, list[Quote]]] = {}
     for run in runs:
         said = words(run)

@@ -156,7 +156,7 @@ def _unit_in_words(config: PipelineConfig) -> str:
 
 
 def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
-    """What ran; of a tuning the chosen trial, but for the event, which is that of all of it."""
+    """Return what ran; of a tuning the chosen trial, but for the event, which is that of all of it."""
     if executed.tuning is not None and executed.tuning.plan is not None:
         chosen = executed.tuning.plan
         return _mechanism(chosen, dataclasses.replace(executed, event=executed.event or plan.event, tuning=None))
@@ -191,7 +191,7 @@ def _preprocessing(statistics: DpStatistics) -> Preprocessing:
 
 
 def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics | None) -> Guarantee:
-    """The guarantee of the executed event; for shuffled batches, what samples would have given stands beside it.
+    """Return the guarantee of the executed event; for shuffled batches, what samples would have given stands beside it.
 
     A model that was set up with DP statistics tells of them too: the guarantee is that of both events together.
     """
@@ -359,7 +359,7 @@ def _released(statistics: DpStatistics) -> str:
 
 
 def _federation(config: PipelineConfig) -> list[DataAccess]:
-    """What a simulated federation does not protect, and who its clients are."""
+    """Return what a simulated federation does not protect, and who its clients are."""
     section = config.training.federated
     if section is None:
         return []
@@ -380,7 +380,7 @@ def _federation(config: PipelineConfig) -> list[DataAccess]:
 
 
 def _shared_users(config: PipelineConfig) -> str:
-    """What is known of users with rows in both splits: a hash split keeps all rows of a user together."""
+    """Return what is known of users with rows in both splits: a hash split keeps all rows of a user together."""
     unit = config.dataset.privacy_unit
     if not isinstance(unit, KeyedUnit):
         return ""

@@ -27,7 +27,7 @@ def slices_of(evaluation: DpEvaluation) -> list[SliceMetrics]:
 
 
 def with_evaluation(record: PrivacyRecord, evaluation: DpEvaluation) -> PrivacyRecord:
-    """The record with the evaluation among the data accesses that are covered.
+    """Return the record with the evaluation among the data accesses that are covered.
 
     The trainer cannot know how its model will be evaluated, and lists the evaluation as not covered.
 

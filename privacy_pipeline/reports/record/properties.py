@@ -50,7 +50,7 @@ def without_secret_counts(slices: Sequence[SliceMetrics], record: PrivacyRecord)
 
 
 def shown(epsilon: float | None) -> str:
-    """An epsilon for people: three decimals, rounded up, so that no table states less than was spent."""
+    """Return an epsilon for people: three decimals, rounded up, so that no table states less than was spent."""
     return "-" if epsilon is None else f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
 
 

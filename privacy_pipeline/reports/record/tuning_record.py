@@ -22,7 +22,7 @@ _EARLIER = "not known: earlier trials are in the ledger only if they were runs o
 def tuning_part(
     section: TuningSection | None, executed: Executed, plan: MechanismPlan | None, *, private: bool
 ) -> Tuning | None:
-    """The record's part on tuning; None where one training ran."""
+    """Return the record's part on tuning; None where one training ran."""
     if section is None:
         return None
     tuned = _tuned(executed)
@@ -42,14 +42,16 @@ def tuning_part(
 
 
 def one_trial(plan: MechanismPlan) -> tuple[float, Literal["pld", "rdp"]]:
-    """What one trial of a tuning, alone, would have claimed: epsilon at the plan's delta, and the accountant of it."""
+    """Return what one trial of a tuning, alone, would have claimed: epsilon at the plan's delta, and the accountant of
+    it.
+    """
     event = trial_event(plan.event)
     bound = accountants.bound_of(event, delta=plan.delta, relation=plan.relation)
     return bound.epsilon, bound.accountant
 
 
 def procedure(tuning: Tuning) -> str:
-    """The procedure in words."""
+    """Return the procedure in words."""
     space = ", ".join(f"{name} of {values}" for name, values in tuning.space.items())
     if tuning.distribution is None:
         how = f"{tuning.trials} trials, all of them paid for"
@@ -69,7 +71,7 @@ _UNTRAINED = (
 
 
 def tuning_accesses(tuning: Tuning | None, guarantee: Guarantee | None, *, shared_users: str) -> list[DataAccess]:
-    """Uses of the data by a tuning, or by whatever came before an untuned training.
+    """Return uses of the data by a tuning, or by whatever came before an untuned training.
 
     Args:
         tuning: the record's part.
@@ -108,7 +110,7 @@ def tuning_accesses(tuning: Tuning | None, guarantee: Guarantee | None, *, share
 
 
 def tuning_assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
-    """What the accounting of a tuning rests on."""
+    """Return what the accounting of a tuning rests on."""
     tuned, section = _tuned(executed), plan.tuning or {}
     found = [
         Assumption(

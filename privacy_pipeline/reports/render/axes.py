@@ -57,7 +57,7 @@ class Plot:
 
 
 def plot(*, name: str, title: str, description: str, x: Scale, y: Scale, x_label: str, y_label: str) -> Plot:
-    """An empty chart with title, grid, ticks and names of the axes."""
+    """Return an empty chart with title, grid, ticks and names of the axes."""
     drawing = Drawing(name=name, title=title, description=description, width=WIDTH, height=HEIGHT)
     made = Plot(drawing=drawing, x=x, y=y)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM

@@ -35,7 +35,7 @@ def budget_bar(budget: BudgetView, name: str) -> Drawing:
 
 
 def delta_epsilon(budget: BudgetView, name: str) -> Drawing | None:
-    """The delta-epsilon curve of all entries together; None where nothing was spent."""
+    """Return the delta-epsilon curve of all entries together; None where nothing was spent."""
     curves = [
         (
             curve.accountant,
@@ -83,7 +83,7 @@ def _places(days: Sequence[str]) -> list[float]:
 
 
 def burn_down(budget: BudgetView, name: str) -> Drawing | None:
-    """What was left of the budget after each entry, over time; None where nothing was spent."""
+    """Return what was left of the budget after each entry, over time; None where nothing was spent."""
     if not budget.burn_down or budget.cap.epsilon is None:
         return None
     times = _places([point.reserved.quote for point in budget.burn_down])
@@ -127,7 +127,7 @@ def burn_down(budget: BudgetView, name: str) -> Drawing | None:
 
 
 def comparable(budget: BudgetView, runs: Sequence[RunView]) -> list[RunView]:
-    """Runs whose epsilons may stand on one axis: of the budget's unit and relation, and of one delta."""
+    """Return runs whose epsilons may stand on one axis: of the budget's unit and relation, and of one delta."""
     found = [
         run
         for run in runs
@@ -142,7 +142,7 @@ def comparable(budget: BudgetView, runs: Sequence[RunView]) -> list[RunView]:
 
 
 def utility(budget: BudgetView, runs: Sequence[RunView], name: str, metric: str = "accuracy") -> Drawing | None:
-    """A metric against epsilon over the comparable runs; None where there is none."""
+    """Return a metric against epsilon over the comparable runs; None where there is none."""
     shown = [
         run for run in comparable(budget, runs) if metric in run.metrics and run.guarantee and run.guarantee.epsilon
     ]

@@ -65,7 +65,7 @@ class Drawing:
 
 
 def to_svg(drawing: Drawing) -> str:
-    """The picture as an SVG element with an accessible title and description; it fetches nothing."""
+    """Return the picture as an SVG element with an accessible title and description; it fetches nothing."""
     title, described = f"{drawing.name}-title", f"{drawing.name}-description"
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="{title} {described}" '

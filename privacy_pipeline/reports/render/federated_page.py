@@ -47,7 +47,7 @@ def guarantee(row: Row) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """What has to be said beside the numbers."""
+    """Return what has to be said beside the numbers."""
     said = [
         "Accuracy and AUC are exact, on the eval split, whose clients are not those of the train split. ± is the "
         "standard deviation over seeds."
@@ -75,7 +75,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def federated_page(experiment: str, rows: Sequence[Row]) -> str:
-    """The page: a table, accuracy against rounds, epsilon and bytes, and its spread over clients."""
+    """Return the page: a table, accuracy against rounds, epsilon and bytes, and its spread over clients."""
     head = "".join(f"<th>{in_html(name)}</th>" for name in HEAD)
     body = "\n".join("<tr>" + "".join(f"<td>{in_html(text)}</td>" for text in cells(row)) + "</tr>" for row in rows)
     pictures = "\n".join(to_svg(drawing) for drawing in drawings(rows))

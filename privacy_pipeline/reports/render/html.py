@@ -12,7 +12,7 @@ from privacy_pipeline.text.shown_text import in_html
 
 
 def to_html(report: DatasetReport) -> str:
-    """The page. Each number is a `data` element with its exact value, and its source as title."""
+    """Return the page. Each number is a `data` element with its exact value, and its source as title."""
     report = report.visible()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

@@ -85,7 +85,7 @@ def blocks(report: DatasetReport) -> list[Block]:
 
 
 def compact(loss: Loss | None) -> Words:
-    """A privacy loss in a cell: epsilon, delta and basis, never epsilon alone."""
+    """Return a privacy loss in a cell: epsilon, delta and basis, never epsilon alone."""
     if loss is None:
         return NONE
     if loss.epsilon is None:
@@ -210,7 +210,7 @@ def _changes(changes: Sequence[ChangeView]) -> Table:
 
 
 def _spans(run: RunView) -> Words:
-    """The spans of a run that read several."""
+    """Return the spans of a run that read several."""
     listed = [word for span in run.spans for word in (", ", span)]
     return [" (spans ", *listed[1:], ")"] if listed else []
 

@@ -25,7 +25,7 @@ _BODY, _SMALL, _LINE = 9.5, 7.2, 4.8
 
 
 def to_pdf(report: DatasetReport) -> bytes:
-    """The report as the bytes of a PDF file; the same report gives the same bytes.
+    """Return the report as the bytes of a PDF file; the same report gives the same bytes.
 
     Raises:
         BadInputError: a text holds a character that the embedded font does not have, or is longer than a page.

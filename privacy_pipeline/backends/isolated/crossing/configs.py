@@ -56,7 +56,7 @@ def is_allowed(config: Any) -> bool:
 
 
 def model_of(config: Any, weights: Sequence[NDArray[Any]], *, seed: int | None = None) -> Any:
-    """The model of a configuration that code of a user's may have written, with its initial weights.
+    """Return the model of a configuration that code of a user's may have written, with its initial weights.
 
     Args:
         config: "class_name" and "config" of a functional or sequential model.
@@ -85,7 +85,7 @@ def model_of(config: Any, weights: Sequence[NDArray[Any]], *, seed: int | None =
 
 
 def _limit(shapes: Sequence[tuple[int, ...]]) -> Callable[..., Any]:
-    """A creator of variables that refuses before it allocates a shape that did not cross.
+    """Return a creator of variables that refuses before it allocates a shape that did not cross.
 
     A model is not built in a graph to look at its shapes: Keras then swaps the bases of its layer classes in place,
     and models that the process builds later may be of both kinds.
@@ -120,7 +120,7 @@ def _made(config: Any) -> Any:
 
 @functools.cache
 def _classes() -> dict[str, Any]:
-    """The class of each name on the list, of the Keras that this process works with.
+    """Return the class of each name on the list, of the Keras that this process works with.
 
     Keras looks names up in a table of all Keras packages of the process. Where TensorFlow Federated or another package
     has imported `tf_keras`, that has the classes of the wrong one, whose layers make no model of ours.

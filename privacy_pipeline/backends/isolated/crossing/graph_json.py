@@ -102,7 +102,7 @@ def _filled(graph: Any) -> dict[str, dict[str, Any]]:
 
 
 def _fix_constants(definition: Any, values: Mapping[str, Any], what: str) -> None:
-    """Writes tensors that a function took from outside of it into its graph."""
+    """Write tensors that a function took from outside of it into its graph."""
     for node in definition.node:
         if node.name not in values:
             continue

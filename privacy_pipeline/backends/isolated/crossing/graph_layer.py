@@ -49,7 +49,7 @@ class GraphLayer(tf.keras.layers.Layer):
         self._made_of = _MadeOf(tuple(calls), tuple(variables), programs)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the weights."""
+        """Make the weights."""
         self._own = [
             self.add_weight(
                 name=str(one["name"]),
@@ -65,7 +65,7 @@ class GraphLayer(tf.keras.layers.Layer):
 
     @unconverted
     def call(self, inputs: Any, *, place: int = 0, training: Any = None) -> Any:
-        """The outputs of one of its calls: a tensor, or a list of them.
+        """Return the outputs of one of its calls: a tensor, or a list of them.
 
         Args:
             inputs: a tensor, or a list of them.
@@ -87,14 +87,14 @@ class GraphLayer(tf.keras.layers.Layer):
         return made[0] if len(made) == 1 else made
 
     def get_config(self) -> dict[str, Any]:
-        """What the layer is made of again."""
+        """Return what the layer is made of again."""
         made_of = {"calls": list(self._made_of.calls), "variables": list(self._made_of.variables)}
         own = {**made_of, "stands_for": self.stands_for}
         return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> GraphLayer:
-        """A layer of a configuration.
+        """Return a layer of a configuration.
 
         Raises:
             BadInputError: it is none.

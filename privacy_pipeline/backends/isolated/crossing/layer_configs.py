@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def _drop_given_arrays(config: Any) -> None:
-    """Replaces initializers that do not cross: the weights cross themselves."""
+    """Replace initializers that do not cross: the weights cross themselves."""
     if isinstance(config, (list, tuple)):
         for one in config:
             _drop_given_arrays(one)
@@ -103,6 +103,6 @@ def _is_plain(initializer: Any) -> bool:
 
 
 def functional() -> type:
-    """The class of a functional model, of which `tf.keras.Model` makes one."""
+    """Return the class of a functional model, of which `tf.keras.Model` makes one."""
     given = tf.keras.Input((1,))
     return type(tf.keras.Model(given, given))

@@ -16,7 +16,7 @@ class BrokenGraph(Exception):  # noqa: N818
 
 
 def of_weight(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
-    """The outputs of an op that reads or writes a weight, by output argument.
+    """Return the outputs of an op that reads or writes a weight, by output argument.
 
     Args:
         node: its `NodeDef`; it is one of `ops.WEIGHT_OPS`.
@@ -42,7 +42,7 @@ def of_weight(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
 
 
 def computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
-    """The outputs of any other op, by output argument: those of its own function in `tf.raw_ops`.
+    """Return the outputs of any other op, by output argument: those of its own function in `tf.raw_ops`.
 
     Args:
         node: its `NodeDef`.
@@ -79,7 +79,7 @@ def computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
 
 @cache
 def _function(op: str) -> tuple[Callable[..., Any], dict[str, str]]:
-    """A function of `tf.raw_ops`, and its parameters by the names that the op's definition has for them."""
+    """Return a function of `tf.raw_ops`, and its parameters by the names that the op's definition has for them."""
     function, definition = getattr(tf.raw_ops, op), op_def_registry.get(op)
     parameters = [name for name in inspect.signature(function).parameters if name != "name"]
     inputs, attributes = ([one.name for one in part] for part in (definition.input_arg, definition.attr))

@@ -40,5 +40,5 @@ def require_allowed(nodes: Iterable[Any], *, what: str) -> None:
 
 
 def printed(name: str) -> str:
-    """A name of an op that somebody else gave, short and printable."""
+    """Return a name of an op that somebody else gave, short and printable."""
     return "".join(one for one in name[:60] if one.isalnum() or one == "_")

@@ -47,7 +47,7 @@ class Program:
 
     @classmethod
     def parsed(cls, value: Any, *, what: str) -> Program:
-        """A program from JSON values that code of a user's may have written.
+        """Return a program from JSON values that code of a user's may have written.
 
         Args:
             value: what `trace.to_json` made.
@@ -85,7 +85,7 @@ def _is_absurd(node: Any) -> bool:
 def run(
     program: Program, inputs: Sequence[Any], *, weights: Sequence[Any] = (), tables: Sequence[Any] = ()
 ) -> list[Any]:
-    """What a program gives.
+    """Return what a program gives.
 
     Args:
         program: the program.
@@ -127,13 +127,13 @@ class _Values:
             self._flat[name] = [value]
 
     def run(self, nodes: Sequence[Any]) -> None:
-        """Computes ops in the order in which each comes after what it reads."""
+        """Compute ops in the order in which each comes after what it reads."""
         for node in _ordered(nodes, known=self._flat):
             inputs = [self.at(name) for name in node.input if not name.startswith("^")]
             self._note(node, self._outputs(node, inputs))
 
     def at(self, name: str) -> Any:
-        """The value of "op", "op:place" (as graphs name it) or "op:argument:place" (as functions do)."""
+        """Return the value of "op", "op:place" (as graphs name it) or "op:argument:place" (as functions do)."""
         parts = name.split(":")
         if len(parts) == 3:
             return self._named[parts[0], parts[1], int(parts[2])]

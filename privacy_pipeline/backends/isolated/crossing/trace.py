@@ -24,7 +24,7 @@ _TOLERANCE = 1e-4
 
 
 def crossing_model(model: Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
-    """The configuration of a model in which layers that do not cross are graphs, and its weights.
+    """Return the configuration of a model in which layers that do not cross are graphs, and its weights.
 
     Raises:
         BadInputError: part of it cannot cross.
@@ -50,12 +50,12 @@ def _has_mask(tensor: Any) -> bool:
 
 
 def _nodes(model: Any) -> list[Any]:
-    """The calls of its layers, each after those whose outputs it takes."""
+    """Return the calls of its layers, each after those whose outputs it takes."""
     return [node for depth in sorted(model._nodes_by_depth, reverse=True) for node in model._nodes_by_depth[depth]]
 
 
 def _by_layers(model: Any) -> Any:
-    """A model of new layers, with graphs for those that do not cross."""
+    """Return a model of new layers, with graphs for those that do not cross."""
     made: dict[int, Any] = {}
     copies: dict[int, Any] = {}
     graphs = _graph_layers(model)
@@ -120,7 +120,7 @@ def _call_of(node: Any) -> tuple[list[Any], Callable[..., Any]]:
 
 
 def _whole(model: Any) -> Any:
-    """A model of one layer, which is the graph of all of it."""
+    """Return a model of one layer, which is the graph of all of it."""
 
     def call(tensors: Sequence[Any], training: bool) -> Any:
         return model(tf.nest.pack_sequence_as(model._nested_inputs, list(tensors)), training=training)
@@ -179,7 +179,7 @@ def _declared(variable: Any, number: int, trained: bool) -> dict[str, Any]:
 
 
 def _require_same(model: Any, rebuilt: Any) -> None:
-    """Compares two models on made-up rows.
+    """Compare two models on made-up rows.
 
     Raises:
         BadInputError: they differ.

@@ -18,7 +18,7 @@ def _function(call: OpCall, attr: str) -> str:
 
 
 def called(call: OpCall, function: str) -> Result:
-    """What a function's body says of a call, if nothing else may run in its place."""
+    """Return what a function's body says of a call, if nothing else may run in its place."""
     if call.evaluator.has_stand_in(function):
         return call.unknown("TensorFlow may run another function in its place")
     return call.evaluator.call(function, call.inputs)
@@ -26,7 +26,7 @@ def called(call: OpCall, function: str) -> Result:
 
 @rule("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", raw=True)
 def function_call(call: OpCall) -> Result:
-    """What the function's body says."""
+    """Return what the function's body says."""
     return called(call, _function(call, "f"))
 
 
@@ -60,7 +60,7 @@ def _under(call: OpCall, condition: Value, names: list[str], arguments: list[Val
 
 
 def _as_stated(call: OpCall, values: list[Value]) -> list[Value]:
-    """The results; unknown where the op states more of a shape than is proven."""
+    """Return the results; unknown where the op states more of a shape than is proven."""
     stated = call.node.attr["output_shapes"].list.shape if "output_shapes" in call.node.attr else ()
     pairs = zip_longest(values, stated)
     return [value if shape is None else believed(call, value, shape) for value, shape in pairs]
@@ -75,7 +75,7 @@ def _joined(call: OpCall, values: list[Value]) -> Value:
 
 @rule("While", "StatelessWhile", raw=True)
 def loop(call: OpCall) -> Result:
-    """A fixpoint over the rounds, under a condition that no row decides."""
+    """Return a fixpoint over the rounds, under a condition that no row decides."""
     state = list(call.inputs)
     body, condition = _function(call, "body"), _function(call, "cond")
     for _ in range(_MOST_ROUNDS):
@@ -95,7 +95,7 @@ def _round(call: OpCall, old: Value, new: Value) -> Value:
 
 
 def _finished(call: OpCall, condition: str, state: list[Value], after: list[Value]) -> Result:
-    """What a loop gives: `state` holds before each round, `after` at the end of one."""
+    """Return what a loop gives: `state` holds before each round, `after` at the end of one."""
     decides = call.evaluator.call(condition, state)[0]
     if decides.kind is not Kind.PUBLIC:
         return call.unknown("how often it runs depends on the data or on the number of rows")

@@ -48,7 +48,7 @@ def with_default(call: OpCall) -> Result:
 
 
 def believed(call: OpCall, value: Value, stated: Any) -> Value:
-    """The value; unknown where the op states more of its shape than is known."""
+    """Return the value; unknown where the op states more of its shape than is known."""
     return call.unknown("it states a shape that is not proven") if claims_more(value, stated) else value
 
 
@@ -68,7 +68,7 @@ def claims_more(value: Value, stated: Any) -> bool:
 
 @rule(*_THROUGH)
 def through(call: OpCall) -> Result:
-    """The same layout; zeros say nothing about indices."""
+    """Return the same layout; zeros say nothing about indices."""
     value = call.inputs[0]
     if value.is_list:
         return value if call.type == "Identity" else without_numbers(value)
@@ -79,7 +79,7 @@ def through(call: OpCall) -> Result:
 
 @rule("Cast", "Bitcast")
 def cast(call: OpCall) -> Result:
-    """A number for a number."""
+    """Return a number for a number."""
     value = call.inputs[0]
     if call.type == "Bitcast" and _bytes(call, "T") != _bytes(call, "type"):
         return call.unknown("it changes the number of axes")
@@ -104,7 +104,7 @@ def long_integers(call: OpCall, attr: str) -> bool:
 
 
 def without_numbers(value: Value) -> Value:
-    """The same, with nothing said of its numbers."""
+    """Return the same, with nothing said of its numbers."""
     key = UNNAMED if value.key else ""
     return replace(value, content=None, span=0, gap=0, bound=0, key=key, exact=False, least=None)
 
@@ -132,7 +132,7 @@ def aligned(call: OpCall, values: list[Value]) -> Value:
 
 
 def _outside(call: OpCall, value: Value, axis: int) -> Value | None:
-    """What is wrong with an input without rows: it may not change along the axis of rows."""
+    """Return what is wrong with an input without rows: it may not change along the axis of rows."""
     if value.kind is Kind.COUNT:
         if call.whole_numbers():
             return call.unknown("it computes with the number or the place of rows")
@@ -180,7 +180,9 @@ def _lie_alike(values: list[Value]) -> bool:
 
 
 def _index(call: OpCall, made: Value) -> Value:
-    """Indices of rows laid out flat, by which tensors are gathered and scattered: a multiple, or a place inside."""
+    """Return indices of rows laid out flat, by which tensors are gathered and scattered: a multiple, or a place
+    inside.
+    """
     for place, more in (call.inputs, call.inputs[::-1]) if len(call.inputs) == 2 else ():
         if place.span and call.type in ("Add", "AddV2") and 0 < _below(more) <= place.gap:
             return replace(made, span=place.span)
@@ -220,7 +222,7 @@ def select(call: OpCall) -> Result:
 
 @rule("AddN")
 def add_n(call: OpCall) -> Result:
-    """A sum of tensors of one shape, or of lists, element by element."""
+    """Return a sum of tensors of one shape, or of lists, element by element."""
     if all(value.is_list for value in call.inputs):
         held: Value | None = call.inputs[0]
         for value in call.inputs[1:]:
@@ -231,7 +233,7 @@ def add_n(call: OpCall) -> Result:
 
 @rule("BiasAdd")
 def bias_add(call: OpCall) -> Result:
-    """A public bias along the channels."""
+    """Return a public bias along the channels."""
     value, bias = call.inputs
     if value.kind is not Kind.ROWS or bias.kind is not Kind.PUBLIC:
         return call.unknown("the bias depends on the data")

@@ -122,7 +122,7 @@ def _added_in_each_row(call: OpCall, values: Value, places: Value) -> Value:
 
 @rule("OneHot")
 def one_hot(call: OpCall) -> Result:
-    """A code for each index."""
+    """Return a code for each index."""
     indices, depth = call.inputs[0], call.constant(1)
     if indices.kind is not Kind.ROWS or indices.layout is None or indices.shape is None or depth is None:
         return call.unknown("its depth or its values depend on the data")

@@ -20,7 +20,7 @@ def _element(value: Value) -> Value:
 
 @rule("TensorListReserve", "EmptyTensorList", raw=True)
 def empty_list(call: OpCall) -> Result:
-    """A list that nothing was put into, of a public length."""
+    """Return a list that nothing was put into, of a public length."""
     if call.type == "TensorListReserve" and call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
     if _shape_of_data(call, 0):
@@ -33,7 +33,7 @@ def empty_list(call: OpCall) -> Result:
 
 @rule("TensorListFromTensor", raw=True)
 def list_from_tensor(call: OpCall) -> Result:
-    """The slices along the first axis; where that is the axis of the rows, element i is row i."""
+    """Return the slices along the first axis; where that is the axis of the rows, element i is row i."""
     value = call.inputs[0]
     if _shape_of_data(call, 1):
         return replace(call.unknown("the shape of its elements depends on the data"), is_list=True)
@@ -63,7 +63,7 @@ def _place_known(call: OpCall, place: int) -> Value | None:
 
 @rule("TensorListGetItem", "TensorListPopBack", raw=True)
 def list_item(call: OpCall) -> Result:
-    """An element at a public place."""
+    """Return an element at a public place."""
     held = call.inputs[0]
     bad = _place_known(call, 1) if call.type == "TensorListGetItem" else None
     if bad is None and held.unset:
@@ -78,7 +78,7 @@ def list_item(call: OpCall) -> Result:
 
 @rule("TensorListSetItem", "TensorListPushBack", raw=True)
 def list_with_item(call: OpCall) -> Result:
-    """The list with one more element."""
+    """Return the list with one more element."""
     held = call.inputs[0]
     item = call.inputs[2 if call.type == "TensorListSetItem" else 1]
     bad = _place_known(call, 1) if call.type == "TensorListSetItem" else None
@@ -121,7 +121,7 @@ def _as_tensors(call: OpCall, held: Value) -> Result:
 
 @rule("TensorListLength", "TensorListElementShape", raw=True)
 def list_sizes(call: OpCall) -> Result:
-    """The number of elements of a list that is no list of rows; shapes may depend on the number of rows."""
+    """Return the number of elements of a list that is no list of rows; shapes may depend on the number of rows."""
     held = call.inputs[0]
     if held.kind in (Kind.MIXED, Kind.UNKNOWN) and not held.by_row:
         return Value(held.kind, call.static(0), offence=held.offence)
@@ -132,7 +132,7 @@ def list_sizes(call: OpCall) -> Result:
 
 @rule("TensorListResize", raw=True)
 def resized(call: OpCall) -> Result:
-    """The same elements, and a public number of others."""
+    """Return the same elements, and a public number of others."""
     if call.inputs[1].kind is not Kind.PUBLIC:
         return replace(call.unknown("its length depends on the data or on the number of rows"), is_list=True)
     if call.inputs[0].span:

@@ -10,7 +10,7 @@ from privacy_pipeline.dp.rowwise.values import Kind, Layout, Value
 
 
 def _first(call: OpCall, values: list[Value], *, reason: str) -> Value | None:
-    """What is wrong with values whose rows have to lie along axis 0, and alike; None if nothing is."""
+    """Return what is wrong with values whose rows have to lie along axis 0, and alike; None if nothing is."""
     having = [value for value in values if value.kind is Kind.ROWS]
     if any(value.kind is not Kind.ROWS for value in values):
         return call.unknown("it takes tensors with rows and tensors without")

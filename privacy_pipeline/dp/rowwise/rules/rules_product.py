@@ -19,7 +19,7 @@ def _sides(call: OpCall) -> tuple[Value, Value, bool, bool]:
 
 
 def _from_end(value: Value, transposed: bool) -> int:
-    """The axis of the rows, counted from the last one, after the transposition."""
+    """Return the axis of the rows, counted from the last one, after the transposition."""
     place = value.rank - 1 - value.axis()
     return 1 - place if transposed and place < 2 else place
 
@@ -134,7 +134,7 @@ def convolution(call: OpCall) -> Result:
 
 @rule("Conv2DBackpropInput", "Conv3DBackpropInputV2", "DepthwiseConv2dNativeBackpropInput")
 def transposed_convolution(call: OpCall) -> Result:
-    """The gradient of a convolution, or a transposed one, under a public filter."""
+    """Return the gradient of a convolution, or a transposed one, under a public filter."""
     kernel, value = call.inputs[1:]
     if kernel.kind is not Kind.PUBLIC or value.kind is not Kind.ROWS or value.layout is None:
         return call.unknown("its filter depends on the data")

@@ -21,7 +21,7 @@ def _axes(call: OpCall, place: int, rank: int) -> list[int] | None:
 
 @rule("Sum", "Mean", "Max", "Min", "Prod", "All", "Any", "EuclideanNorm", "ReduceJoin")
 def reduction(call: OpCall) -> Result:
-    """A reduction over other axes than that of the rows."""
+    """Return a reduction over other axes than that of the rows."""
     value = call.inputs[0]
     if value.kind is not Kind.ROWS or value.shape is None or value.layout is None:
         return call.unknown("its axes depend on the data")
@@ -52,7 +52,7 @@ _PICKS = ("Max", "Min")
 
 @rule("ArgMax", "ArgMin")
 def arg_reduction(call: OpCall) -> Result:
-    """The place of an extreme along another axis."""
+    """Return the place of an extreme along another axis."""
     value = call.inputs[0]
     axes = _axes(call, 1, value.rank)
     if value.layout is None or value.shape is None or axes is None:
@@ -72,7 +72,7 @@ def _same(value: Value) -> Value:
 
 @rule("Cumsum", "Cumprod", "CumulativeLogsumexp", "ReverseV2", "Roll")
 def along_axes(call: OpCall) -> Result:
-    """A running sum, a reversal or a roll along other axes."""
+    """Return a running sum, a reversal or a roll along other axes."""
     value = call.inputs[0]
     axes = _axes(call, 2 if call.type == "Roll" else 1, value.rank)
     if value.kind is not Kind.ROWS or axes is None:
@@ -163,7 +163,7 @@ def leaves_unset(call: OpCall) -> bool:
 
 @rule("TopKV2", "TopK")
 def top_k(call: OpCall) -> Result:
-    """The largest numbers of each row, and their places along the last axis."""
+    """Return the largest numbers of each row, and their places along the last axis."""
     value = call.inputs[0]
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None:
         return call.unknown("how many are taken depends on the data")
@@ -216,7 +216,7 @@ def whole_tensor(call: OpCall) -> Result:
 
 @rule("DenseBincount")
 def dense_bincount(call: OpCall) -> Result:
-    """Counts of each row's numbers."""
+    """Return counts of each row's numbers."""
     value, weights = call.inputs[0], call.inputs[2]
     if value.kind is not Kind.ROWS or value.layout is None or value.rank != 2 or value.axis() != 0:
         return call.mixed(f"it counts {_INSTEAD}")

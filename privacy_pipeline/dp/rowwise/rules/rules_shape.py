@@ -17,7 +17,7 @@ def _known(shape: Sequence[Dim]) -> bool:
 
 
 def resolved(numbers: Sequence[Any], total: Any) -> list[Any] | None:
-    """A target shape with its -1 worked out."""
+    """Return a target shape with its -1 worked out."""
     free = [place for place, number in enumerate(numbers) if isinstance(number, int) and number == -1]
     found = list(numbers)
     if free:
@@ -68,7 +68,7 @@ def _laid_out(call: OpCall, value: Value, target: list[Any]) -> Value:
 
 @rule("Transpose", "ConjugateTranspose")
 def transpose(call: OpCall) -> Result:
-    """The axis of the rows goes along."""
+    """Return the axis of the rows goes along."""
     value, order = call.inputs[0], call.constant(1)
     if (
         value.kind is not Kind.ROWS
@@ -85,7 +85,7 @@ def transpose(call: OpCall) -> Result:
 
 @rule("ExpandDims")
 def expand_dims(call: OpCall) -> Result:
-    """A new axis of size 1."""
+    """Return a new axis of size 1."""
     value, axis = call.inputs[0], call.constant(1)
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or axis is None or depends(axis[0]):
         return call.unknown("its axis is not known")
@@ -143,7 +143,7 @@ def tile(call: OpCall) -> Result:
 
 
 def _alike(call: OpCall, values: Sequence[Value]) -> Value | None:
-    """What is wrong with tensors that are to be joined; None if all have rows, and those lie alike."""
+    """Return what is wrong with tensors that are to be joined; None if all have rows, and those lie alike."""
     if any(value.shape is None for value in values):
         return call.unknown("a shape is not known")
     if any(value.kind is not Kind.ROWS for value in values):
@@ -157,7 +157,7 @@ def _alike(call: OpCall, values: Sequence[Value]) -> Value | None:
 
 @rule("ConcatV2")
 def concat(call: OpCall) -> Result:
-    """Joined along another axis; along their own, all rows follow one another again."""
+    """Return joined along another axis; along their own, all rows follow one another again."""
     values, axis = call.inputs[:-1], call.constant(len(call.inputs) - 1)
     if axis is None or depends(axis[0]):
         return call.unknown("its axis is not known")
@@ -241,7 +241,7 @@ def split(call: OpCall) -> Result:
 
 @rule("Pad", "PadV2", "MirrorPad", "MirrorPadGrad")
 def pad(call: OpCall) -> Result:
-    """Padded, or cut, along other axes."""
+    """Pad or cut along other axes."""
     value, numbers = call.inputs[0], call.constant(1)
     if value.kind is not Kind.ROWS or value.layout is None or value.shape is None or numbers is None:
         return call.unknown("how much it pads is not known")

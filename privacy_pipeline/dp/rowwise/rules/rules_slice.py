@@ -34,7 +34,7 @@ def strided_slice(call: OpCall) -> Result:
 
 
 def _moving(call: OpCall, value: Value) -> Value:
-    """A place that a loop counts: the masks alone show that all rows are taken."""
+    """Return a place that a loop counts: the masks alone show that all rows are taken."""
     if any(other.kind is not Kind.PUBLIC for other in call.inputs[1:]):
         return call.unknown("where it cuts depends on the data or on the number of rows")
     entries = call.inputs[1].shape
@@ -82,7 +82,7 @@ def plain_slice(call: OpCall) -> Result:
 
 @rule("StridedSliceGrad")
 def strided_slice_gradient(call: OpCall) -> Result:
-    """The slice's gradient put back, with zeros around it."""
+    """Return the slice's gradient put back, with zeros around it."""
     sizes, gradient = call.constant(0), call.inputs[4]
     if gradient.kind is not Kind.ROWS or gradient.layout is None or sizes is None:
         return call.unknown("its shape is not known")

@@ -8,6 +8,6 @@ down_revision = "1"
 
 
 def upgrade() -> None:
-    """Adds the column; older entries cut no batch."""
+    """Add the column; older entries cut no batch."""
     column = sa.Column("total_variation", sa.Float(53), nullable=False, server_default="0")
     op.add_column("entries", column)

@@ -25,7 +25,7 @@ _UNKNOWN = "unknown"
 
 
 def upgrade() -> None:
-    """Moves budgets and entries to their new tables, and begins the journal with them."""
+    """Move budgets and entries to their new tables, and begin the journal with them."""
     connection = op.get_bind()
     writer = _begin(connection)
     for row in _all(connection, "SELECT * FROM registrations ORDER BY id"):
@@ -71,7 +71,9 @@ def _all(connection: sa.Connection, statement: str) -> list[dict[str, Any]]:
 
 
 def _entry(connection: sa.Connection, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of format 2 as one of format 3; the charge keeps the stored vector, which counts at least what ran."""
+    """Return a row of format 2 as one of format 3; the charge keeps the stored vector, which counts at least
+    what ran.
+    """
     content = {name: row[name] for name in charges.CONTENT}
     overrun = bool(row["overrun"])
     planned = _put(connection, content)

@@ -11,4 +11,4 @@ down_revision = "3"
 
 
 def upgrade() -> None:
-    """Changes no table. A migration always goes on to format 5, which verifies before anything is signed."""
+    """Change no table. A migration always goes on to format 5, which verifies before anything is signed."""

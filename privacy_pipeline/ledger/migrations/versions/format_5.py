@@ -18,7 +18,7 @@ down_revision = "4"
 
 
 def upgrade() -> None:
-    """Adds the new columns and verifies. The caller appends the rules and signs the head (`migrate.settle`).
+    """Add the new columns and verify. The caller appends the rules and signs the head (`migrate.settle`).
 
     Raises:
         LedgerError: the ledger does not verify.
