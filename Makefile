@@ -21,7 +21,7 @@ help:
 	@echo "make kills            200 random kills (KILLS=200 SEED=1)"
 	@echo "make attack           the attacks of docs/attacking.md"
 	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
-	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md"
+	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
 	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
 	@echo "make sbom             bills of materials (CycloneDX) below dist/"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
@@ -92,6 +92,7 @@ lint: setup
 	@$(RUN)/mypy
 	@$(RUN)/lint-imports
 	@$(RUN)/python -m tests.claims.check
+	@$(RUN)/python -m tools.words
 
 bench: setup
 	@$(RUN)/python benchmarks/pipeline_overhead.py
