@@ -33,6 +33,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.files.read_once import reading_once
 from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.state.registration import division_of
 from privacy_pipeline.ledger.storage.schema import name_of
 
@@ -199,28 +200,29 @@ class _Run:
             privacy.require_room(self.config, charge, self.plan)
         if ledger.forecast(charge, dataset=known.dataset, span=known.span, split="train").fits:
             look_through(self.config.data, source=self.source, known=known)  # what is refused below reads nothing
-        with ledger.spend(
-            dataset=self.config.data.dataset.name,
-            span=self.source.span,
-            data_digest=self.inputs.data,
-            split="train",
-            run_id=f"{self.config.experiment}-{self.point.name}",
-            node=NODE,
-            plan=charge,
-            division=division_of(self.config.data.dataset),
-        ) as grant:
-            composition = ledger.composition(grant.entry_id)
-            # Nothing is computed from a row up to the start: what is found before it gives back what was reserved.
+        with charged(
+            ledger.spend(
+                dataset=self.config.data.dataset.name,
+                span=self.source.span,
+                data_digest=self.inputs.data,
+                split="train",
+                run_id=f"{self.config.experiment}-{self.point.name}",
+                node=NODE,
+                plan=charge,
+                division=division_of(self.config.data.dataset),
+            ),
+            composition=ledger.composition,
+            note=lambda: pins.note_again(ledger, data=self.folders, workspace=self.config.folder),
+        ) as charging:
             audits = verified(self.config, charge)
             data = self.data()
             protected = self.protected(charge, data)
             self.folder.require_writable(_room(self.config, protected.first))
             self.folder.forget()
-            pins.start(grant, ledger, data=self.folders, workspace=self.config.folder)
+            charging.start()
             summary = self.rounds(protected.simulation, protected.sampler, protected.first, data, charge)
-            receipt = grant.commit(executed(charge.plan, protected.summed))
+            composition, *_ = charging.commit(executed(charge.plan, protected.summed))
             pins.note_again(ledger, data=self.folders, workspace=self.config.folder)
-        stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
         record = record_of(
             config=self.config,
             charge=charge,
@@ -230,7 +232,7 @@ class _Run:
             summed=protected.summed,
             counted=summary,
             generator=protected.generator,
-            composition=composition.model_copy(update=stamp),
+            composition=composition,
             inputs=self.inputs,
             audits=audits,
         )

@@ -20,6 +20,7 @@ _INT = artifact.Property(type=artifact.PropertyType.INT)
 RECORD_FILE = "privacy_record.json"
 SUMMARY_FILE = "summary.json"
 DATA_DIGEST = "data_digest"  # of examples: a custom property
+PLACES = "places"  # of DpStatistics: a parameter that its cache key leaves out
 MODEL_DIGEST = "model_digest"  # of models: a custom property
 
 

@@ -21,7 +21,6 @@ from privacy_pipeline.files.file_rights import make_folders, real
 from privacy_pipeline.ledger.storage import schema
 
 if TYPE_CHECKING:
-    from privacy_pipeline.ledger.charging.grants import Grant
     from privacy_pipeline.ledger.ledger import Ledger
 
 FILE = "ledger_pin.json"
@@ -177,25 +176,6 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
         if pin != earlier and not _write(folder / FILE, pin):
             failed.append(folder)
     return failed
-
-
-def start(grant: Grant, ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
-    """Start a grant, and note that in the pins that there are before any data is read.
-
-    So a ledger that is put back to before the charge is found even where the run was killed. What cannot be written was
-    told of at the registration.
-
-    Args:
-        grant: of the ledger; it is about to be used.
-        ledger: the ledger, which was held against the pins that there are.
-        data: folder of the data, or all folders that its files lie in.
-        workspace: the workspace, or the folder of the runs.
-
-    Raises:
-        BudgetRefusedError, LedgerError: see `Grant.start`.
-    """
-    grant.start()
-    note_again(ledger, data=data, workspace=workspace)
 
 
 def note_again(ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.charging.grants import Grant
+from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.storage import keys
 from privacy_pipeline.ledger.storage.schema import LedgerError
@@ -26,6 +29,15 @@ def folders(tmp_path: Path, ledger: Ledger) -> list[Path]:
         folder.mkdir(parents=True)
     assert pins.note(ledger, found) == []
     return found
+
+
+def charge(grant: Grant, ledger: Ledger, *, data: Path, workspace: Path) -> None:
+    with charged(
+        nullcontext(grant),
+        composition=ledger.composition,
+        note=lambda: pins.note_again(ledger, data=data, workspace=workspace),
+    ) as charging:
+        charging.start()
 
 
 def opened(url: str, folders: list[Path]) -> Ledger | None:
@@ -96,7 +108,7 @@ def test_a_charge_of_a_run_that_was_killed_is_not_undone_by_a_copy(
 ) -> None:
     copy = copied(url, tmp_path)
     with spend(ledger, make_plan()) as grant:
-        pins.start(grant, ledger, data=folders[1], workspace=folders[0])
+        charge(grant, ledger, data=folders[1], workspace=folders[0])
     assert opened(url, folders) is not None
     with pytest.raises(BudgetRefusedError, match="was rolled back, or is a copy that went on by itself"):
         opened(copy, folders)
@@ -104,7 +116,7 @@ def test_a_charge_of_a_run_that_was_killed_is_not_undone_by_a_copy(
 
 def test_no_pin_is_made_where_there_is_none(ledger: Ledger, tmp_path: Path) -> None:
     with spend(ledger, make_plan()) as grant:
-        pins.start(grant, ledger, data=tmp_path / "data", workspace=tmp_path)
+        charge(grant, ledger, data=tmp_path / "data", workspace=tmp_path)
     assert pins.pinned([tmp_path, tmp_path / "data"]) == {}
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from privacy_pipeline.components.dp_evaluator.charged import from_text
 from privacy_pipeline.components.dp_statistics.charged import (
     STATISTICS_FILE,
+    Places,
     StatisticsRequest,
     plan_from,
     read_statistics,
@@ -21,8 +22,10 @@ from privacy_pipeline.components.dp_statistics.charged import (
 )
 from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.data.schema.features import FeaturePlan
-from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
+from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import Entry, State
 from privacy_pipeline.ledger.state.policy import Policy
@@ -102,6 +105,7 @@ def release(config: PipelineConfig, count: object, *, run_id: str = "run-1") -> 
         data_digest=digest(config),
         run_id=run_id,
         node="DpStatistics",
+        places=Places(data=tuple(folders_of(config.dataset)), workspace=config.workspace),
         count=count,  # type: ignore[arg-type]
     )
 
@@ -188,3 +192,18 @@ def test_another_unit_than_the_registered_one_is_refused(tmp_path: Path) -> None
     assert registration is not None
     with pytest.raises(BudgetRefusedError, match="registered with privacy unit 'row', the config has 'person'"):
         release_of(request(config).model_copy(update={"unit_key": "person"}), registration=registration)
+
+
+def test_the_pins_of_the_data_are_at_the_charge_before_anything_is_read(tmp_path: Path) -> None:
+    config = project(tmp_path)
+    seen: list[int] = []
+
+    def count(release: Release) -> Mapping[str, Noisy]:
+        folders = pins.places(data=folders_of(config.dataset), workspace=config.workspace)
+        seen.extend(pin.seq for pin in pins.pinned(folders).values())
+        raise PipelineError("the machine went down")
+
+    with pytest.raises(PipelineError, match="went down"):
+        release(config, count)
+    started = Ledger.open(config.ledger).lineage().seq
+    assert seen and set(seen) == {started}

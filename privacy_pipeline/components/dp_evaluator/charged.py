@@ -10,6 +10,7 @@ from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import Registration, division_of
 from privacy_pipeline.releases.evaluation import PURPOSE, SPLIT, DpEvaluation, evaluated, evaluation_release
@@ -80,30 +81,32 @@ def evaluate_charged(
     if registration is None or section is None:
         raise BudgetRefusedError(f"dataset {dataset.name!r}, span {span}, is not registered for a DP evaluation")
     release = release_of(config, domains=domains, registration=registration)
-    with ledger.spend(
-        dataset=dataset.name,
-        span=span,
-        data_digest=data_digest,
-        split=SPLIT,
-        run_id=run_id,
-        node=node,
-        plan=release.plan,
-        purpose=PURPOSE,
-        division=division_of(dataset),
-    ) as grant:
-        composition = ledger.composition(grant.entry_id)
-        pins.start(grant, ledger, data=folders_of(dataset), workspace=config.workspace)
+    with charged(
+        ledger.spend(
+            dataset=dataset.name,
+            span=span,
+            data_digest=data_digest,
+            split=SPLIT,
+            run_id=run_id,
+            node=node,
+            plan=release.plan,
+            purpose=PURPOSE,
+            division=division_of(dataset),
+        ),
+        composition=ledger.composition,
+        note=lambda: pins.note_again(ledger, data=folders_of(dataset), workspace=config.workspace),
+    ) as charging:
+        charging.start()
         answers = count(release)
-        receipt = grant.commit(release.plan.event)
+        composition, *_ = charging.commit(release.plan.event)
     found = evaluated(
         release,
         answers,
         decision_threshold=section.decision_threshold,
-        budget=grant.budget,
-        ledger_entry=grant.entry_id,
+        budget=charging.grant.budget,
+        ledger_entry=charging.grant.entry_id,
     )
-    stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
-    return found.model_copy(update={"composition": composition.model_copy(update=stamp)})
+    return found.model_copy(update={"composition": composition})
 
 
 def to_text(answers: Mapping[str, Noisy]) -> str:

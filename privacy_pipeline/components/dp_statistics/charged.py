@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
+from privacy_pipeline.ledger import pins
+from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import TRAIN, Registration
 from privacy_pipeline.releases.release import Noisy, Release
@@ -41,6 +43,20 @@ class StatisticsRequest(BaseModel):
     columns: tuple[Column, ...]
     epsilon: float
     delta: float
+
+
+class Places(BaseModel):
+    """Where pins of the data may lie (`ledger.pins`).
+
+    Attributes:
+        data: folders of the data.
+        workspace: the workspace.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: tuple[Path, ...]
+    workspace: Path
 
 
 def request_of(config: PipelineConfig, *, features: FeaturePlan | None, span: Span) -> StatisticsRequest | None:
@@ -110,6 +126,7 @@ def released_charged(
     data_digest: str,
     run_id: str,
     node: str,
+    places: Places,
     count: Callable[[Release], Mapping[str, Noisy]],
 ) -> DpStatistics:
     """Releases, with the budget reserved before the first read of data and never given back after it.
@@ -119,6 +136,7 @@ def released_charged(
         data_digest: digest of the source files.
         run_id: the run.
         node: the node that spends.
+        places: where pins of the data may lie.
         count: reads the train split, and gives the noisy answers.
 
     Raises:
@@ -126,29 +144,33 @@ def released_charged(
         BadInputError: nothing of a column stands out of the noise; the budget is spent.
     """
     ledger = Ledger.open(request.ledger)
+    pins.require(ledger, pins.places(data=places.data, workspace=places.workspace))
     registration = ledger.registration(request.dataset, request.span)
     if registration is None:
         raise BudgetRefusedError(
             f"dataset {request.dataset!r}, span {request.span}, is not registered for DP statistics"
         )
     release = release_of(request, registration=registration)
-    with ledger.spend(
-        dataset=request.dataset,
-        span=request.span,
-        data_digest=data_digest,
-        split=TRAIN,
-        run_id=run_id,
-        node=node,
-        plan=release.plan,
-        purpose=PURPOSE,
-    ) as grant:
-        composition = ledger.composition(grant.entry_id)
-        grant.start()
+    with charged(
+        ledger.spend(
+            dataset=request.dataset,
+            span=request.span,
+            data_digest=data_digest,
+            split=TRAIN,
+            run_id=run_id,
+            node=node,
+            plan=release.plan,
+            purpose=PURPOSE,
+        ),
+        composition=ledger.composition,
+        note=lambda: pins.note_again(ledger, data=places.data, workspace=places.workspace),
+    ) as charging:
+        charging.start()
         answers = count(release)
-        receipt = grant.commit(release.plan.event)
+        composition, *_ = charging.commit(release.plan.event)
+    grant = charging.grant
     found = statistics_of(release, answers, budget=grant.budget, ledger_entry=grant.entry_id)
-    stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
-    return found.model_copy(update={"composition": composition.model_copy(update=stamp)})
+    return found.model_copy(update={"composition": composition})
 
 
 def read_statistics(folder: Path) -> DpStatistics:

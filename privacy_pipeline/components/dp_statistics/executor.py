@@ -11,9 +11,14 @@ from tfx import types
 from tfx.dsl.components.base import base_beam_executor
 from tfx.types import artifact_utils
 
-from privacy_pipeline.components.artifacts import require_data
+from privacy_pipeline.components.artifacts import PLACES, require_data
 from privacy_pipeline.components.dp_evaluator.charged import from_text
-from privacy_pipeline.components.dp_statistics.charged import STATISTICS_FILE, StatisticsRequest, released_charged
+from privacy_pipeline.components.dp_statistics.charged import (
+    STATISTICS_FILE,
+    Places,
+    StatisticsRequest,
+    released_charged,
+)
 from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
 from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.ledger.state.registration import TRAIN
@@ -53,6 +58,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             data_digest=exec_properties["data_digest"],
             run_id=self._context.pipeline_run_id,
             node=self._context.pipeline_node.node_info.id,
+            places=Places.model_validate_json(exec_properties[PLACES]),
             count=count,
         )
         folder = artifact_utils.get_single_uri(output_dict["statistics"])

@@ -37,9 +37,9 @@ from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.charging.grants import Ticket
+from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import division_of
-from privacy_pipeline.ledger.storage.journal import Receipt
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.record.build import RunFacts, build_record
 
@@ -190,32 +190,32 @@ class _Training:
 
     def spend(self, *, attempt: Attempt | None, ticket: Ticket | None) -> tuple[Executed, Compositions]:
         """One training under one charge, at each budget that the spans belong to."""
-        with self.ledger.spend(
-            dataset=self.inputs.config.dataset.name,
-            span=self.inputs.config.dataset.named_span,
-            data_digest=self.facts.data,
-            split="train",
-            run_id=self.facts.run_id,
-            node=self.node,
-            plan=self.plan,
-            purpose=purpose_of(self.inputs.config),
-            division=division_of(self.inputs.config.dataset),
-            continues=ticket,
-        ) as grant:
-            planned = [self.ledger.composition(entry) for entry in grant.entry_ids]
-            # Reads no data: what is found here gives back what was reserved.
+        config = self.inputs.config
+        with charged(
+            self.ledger.spend(
+                dataset=config.dataset.name,
+                span=config.dataset.named_span,
+                data_digest=self.facts.data,
+                split="train",
+                run_id=self.facts.run_id,
+                node=self.node,
+                plan=self.plan,
+                purpose=purpose_of(config),
+                division=division_of(config.dataset),
+                continues=ticket,
+            ),
+            composition=self.ledger.composition,
+            note=lambda: pins.note_again(self.ledger, data=folders_of(config.dataset), workspace=config.workspace),
+        ) as charging:
             audits = self.backend.verify(self.inputs)
-            if not grant.continued:
+            if not charging.grant.continued:
                 if attempt is not None:
-                    attempt.begin(grant)
-                config = self.inputs.config
-                pins.start(grant, self.ledger, data=folders_of(config.dataset), workspace=config.workspace)
+                    attempt.begin(charging.grant)
+                charging.start()
             state_dir = attempt.state_dir if attempt is not None else None
             executed = self.backend.train(dataclasses.replace(self.inputs, state_dir=state_dir, audits=audits))
-            attempts.require_continued(grant, executed.resumed_at)
-            grant.commit(executed.event or self.plan.event)
-        stamped = (_stamped(made, receipt) for made, receipt in zip(planned, grant.receipts, strict=True))
-        compositions = tuple(stamped)
+            attempts.require_continued(charging.grant, executed.resumed_at)
+            compositions = charging.commit(executed.event or self.plan.event)
         if attempt is not None:
             attempt.destroy()
         return executed, compositions
@@ -232,11 +232,6 @@ def _specs(inputs: TrainingInputs) -> Mapping[str, InputSpec]:
     from privacy_pipeline.backends import keras_io
 
     return keras_io.input_specs(inputs.transform_graph)
-
-
-def _stamped(composition: Composition, receipt: Receipt) -> Composition:
-    stamp = {"journal_seq": receipt.seq, "journal_hash": receipt.hash, "key_id": receipt.key_id}
-    return composition.model_copy(update=stamp)
 
 
 def _schema_is_public(config: PipelineConfig) -> bool:

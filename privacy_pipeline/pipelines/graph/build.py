@@ -20,7 +20,7 @@ from tfx.types import standard_artifacts
 from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.backends.models.user_code import FRAMEWORK_PREPROCESSING
 from privacy_pipeline.components.dp_evaluator.component import DpEvaluator
-from privacy_pipeline.components.dp_statistics.charged import request_of
+from privacy_pipeline.components.dp_statistics.charged import Places, request_of
 from privacy_pipeline.components.dp_statistics.component import DpStatistics
 from privacy_pipeline.components.encrypted_evaluator.component import EncryptedEvaluator
 from privacy_pipeline.components.example_gen.component import BoundExampleGen
@@ -186,6 +186,7 @@ def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent
     node = DpStatistics(
         examples=examples.outputs["examples"],
         request=request.model_dump_json(),
+        places=Places(data=tuple(folders_of(spec.config.dataset)), workspace=spec.config.workspace).model_dump_json(),
         code=hash_of_framework(),  # the user's code has no part in it
         lock=spec.lock,
         data_digest=spec.data_digest,

@@ -17,7 +17,7 @@ from typing import Any
 from tfx.components.example_gen.utils import FINGERPRINT_PROPERTY_NAME
 from tfx.orchestration.portable import cache_utils
 
-from privacy_pipeline.components.artifacts import is_whole
+from privacy_pipeline.components.artifacts import PLACES, is_whole
 from privacy_pipeline.files.literal_paths import literal
 from privacy_pipeline.pipelines.workspace.workspace import RunSpec, Workspace
 from privacy_pipeline.processes.installed import hash_of_framework
@@ -57,7 +57,7 @@ class CacheKeys:
         Args:
             given: the properties, those that a driver added too.
         """
-        found = {name: self.without_places(value) for name, value in given.items()}
+        found = {name: self.without_places(value) for name, value in given.items() if name != PLACES}
         if FINGERPRINT_PROPERTY_NAME in found:  # of an ExampleGen: sizes and times of its files
             found |= {FINGERPRINT_PROPERTY_NAME: self.data, _INPUT_BASE: ""}
         return found | {"framework": self.code, "packages": self.lock}
