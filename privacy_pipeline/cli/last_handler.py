@@ -76,7 +76,7 @@ def _log(error: BaseException) -> str:
     try:
         handle, name = tempfile.mkstemp(prefix="privacy-pipeline-error-", suffix=".log")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(f"{_PACKAGE} {_version()}, Python {platform.python_version()}, {platform.platform()}\n")
+            stream.write(f"{_PACKAGE} {own_version()}, Python {platform.python_version()}, {platform.platform()}\n")
             stream.write(_traceback(error))
     except OSError:
         with contextlib.suppress(OSError):
@@ -85,7 +85,8 @@ def _log(error: BaseException) -> str:
     return name
 
 
-def _version() -> str:
+def own_version() -> str:
+    """Return the version of the installed package."""
     try:
         return version(_PACKAGE)
     except PackageNotFoundError:

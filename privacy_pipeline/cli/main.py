@@ -4,62 +4,88 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from privacy_pipeline.cli import last_handler, output, terminal
-from privacy_pipeline.cli.budget import (
-    backup_commands,
-    budget_commands,
-    export_command,
-    forecast_command,
-    ledger_commands,
-    publish_command,
-    report_commands,
-)
-from privacy_pipeline.cli.commands import (
-    audit_commands,
-    data_commands,
-    encrypted_commands,
-    federated_commands,
-    inspect_commands,
-    project_commands,
-    run_commands,
-    serving_commands,
-    setup_commands,
-    workspace_commands,
-)
+from privacy_pipeline.cli.commands import setup_commands
+from privacy_pipeline.cli.lazy import Listed, group_of
 from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, brief
 from privacy_pipeline.files.file_rights import keep_to_this_user
 from privacy_pipeline.processes.programs import leave_working_folder
 
+COMMANDS = (
+    Listed("run", "commands.run_commands:run", "Run a pipeline."),
+    Listed("resume", "commands.run_commands:resume", "Continue a run that failed or was killed."),
+    Listed(
+        "check",
+        "commands.run_commands:check",
+        "Validate a config and its rows, examine its model and forecast its privacy cost.",
+    ),
+    Listed("runs", "commands.inspect_commands:runs", "List all runs with their utility and privacy."),
+    Listed("show", "commands.inspect_commands:show", "Show one run."),
+    Listed("diff", "commands.inspect_commands:diff", "Compare two runs."),
+    Listed("audit", "commands.audit_commands:audit", "Hold a plan's epsilon against an empirical lower bound."),
+    Listed("init", "commands.project_commands:init", "Write a commented starter config and schema for a CSV of yours."),
+    Listed(
+        "doctor",
+        "commands.project_commands:doctor",
+        "Say what is missing on this machine, and the command that fixes it.",
+    ),
+    Listed(
+        "setup",
+        "commands.setup_commands:setup",
+        "Make the environment of pipelines (TFX, the demo's data) or of encrypted inference, from hash-pinned locks.",
+    ),
+    Listed(
+        "demo",
+        "commands.setup_commands:demo",
+        "Run real census data through the whole pipeline, plain and with DP-SGD, and compare both.",
+    ),
+    Listed("data", "commands.data_commands:app", "Real data to start with."),
+    Listed("encrypted", "commands.encrypted_commands:app", "Encrypted inference."),
+    Listed("federated", "commands.federated_commands:app", "Federated simulation experiments."),
+    Listed("budget", "budget.group:app", "The privacy budget of each dataset."),
+    Listed("workspace", "commands.workspace_commands:app", "What runs leave on the disk."),
+    Listed("config", "commands.project_commands:config_app", "The config file format."),
+    # Spellings of 0.1, for one release.
+    Listed(
+        "serve", "commands.serving_commands:serve_as_before", "Call `encrypted serve`, where this moved.", hidden=True
+    ),
+    Listed(
+        "predict",
+        "commands.serving_commands:predict_as_before",
+        "Call `encrypted predict`, where this moved.",
+        hidden=True,
+    ),
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        output.print_line(f"privacy-pipeline {last_handler.own_version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="privacy-pipeline",
+    cls=group_of(COMMANDS),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(
     help="Privacy-preserving ML pipelines: one YAML file, swappable privacy backends, a budget ledger.\n\n"
     "Exit codes: 0 done, 1 error, 2 bad input or config, 3 not blessed, 4 budget refused. "
     "`privacy-pipeline --debug COMMAND` shows the traceback of an error that nobody foresaw.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
-run_commands.add_to(app)
-inspect_commands.add_to(app)
-audit_commands.add_to(app)
-project_commands.add_to(app)
-serving_commands.add_to(app)
-setup_commands.add_to(app)
-app.add_typer(data_commands.app, name="data")
-app.add_typer(encrypted_commands.app, name="encrypted")
-app.add_typer(federated_commands.app, name="federated")
-ledger_commands.add_to(budget_commands.app)
-backup_commands.add_to(budget_commands.app)
-forecast_command.add_to(budget_commands.app)
-export_command.add_to(budget_commands.app)
-report_commands.add_to(budget_commands.app)
-publish_command.add_to(budget_commands.app)
-app.add_typer(budget_commands.app, name="budget")
-app.add_typer(workspace_commands.app, name="workspace")
-app.add_typer(project_commands.config_app, name="config")
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

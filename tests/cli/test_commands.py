@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from privacy_pipeline.cli import doctor
+from privacy_pipeline.cli import doctor, main
+from privacy_pipeline.cli.budget import group
+from privacy_pipeline.cli.lazy import Listed
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder
@@ -36,8 +39,6 @@ COMMANDS = (
     "budget",
     "config",
     "encrypted",
-    "serve",
-    "predict",
     "federated",
     "workspace",
 )
@@ -51,9 +52,22 @@ def test_help_lists_every_command() -> None:
     text = call("--help").stdout
     listed = {line.strip("│ ").split()[0] for line in text.splitlines() if line.startswith("│ ")}
     assert set(COMMANDS) <= listed
-    registered = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    registered |= {str(group.name) for group in app.registered_groups}
+    registered = {listed.name for listed in main.COMMANDS if not listed.hidden}
     assert registered == set(COMMANDS), "a new command: add it to the list above"
+
+
+@pytest.mark.parametrize("listed", [*main.COMMANDS, *group.COMMANDS], ids=lambda listed: f"{listed.home}")
+def test_the_list_of_commands_has_the_first_sentence_of_each(listed: Listed) -> None:
+    loaded = listed.load()
+    assert loaded.help is not None
+    told = " ".join(loaded.help.split())
+    assert loaded.name == listed.name and told.startswith(listed.help.removesuffix("."))
+    assert told[len(listed.help) - 1 : len(listed.help)] in ".;:,"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = call("--version")
+    assert result.exit_code == 0 and result.stdout == f"privacy-pipeline {version('privacy-pipeline')}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

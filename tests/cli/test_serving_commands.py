@@ -23,12 +23,14 @@ def parties(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "x", "--parties", "{parties}"], "there is encrypted serving and prediction only"),
-        (["predict", "x.csv", "--parties", "{parties}"], "there is encrypted serving and prediction only"),
+        (["serve", "x", "--parties", "{parties}"], "privacy-pipeline encrypted serve"),
+        (["predict", "x.csv", "--parties", "{parties}"], "privacy-pipeline encrypted predict"),
         (["serve", "--encrypted", "x", "--parties", "{parties}"], "no run 'x'"),
-        (["serve", "--encrypted", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
-        (["encrypted", "provide-weights", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
         (["predict", "--encrypted", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
+        (["encrypted", "serve", "x", "--parties", "{parties}"], "no run 'x'"),
+        (["encrypted", "serve", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
+        (["encrypted", "provide-weights", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
+        (["encrypted", "predict", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
     ],
 )
 def test_what_cannot_work_is_one_line(parties: Path, tmp_path: Path, arguments: list[str], says: str) -> None:
@@ -39,7 +41,7 @@ def test_what_cannot_work_is_one_line(parties: Path, tmp_path: Path, arguments: 
     assert done.stderr.count("error:") == 1
 
 
-@pytest.mark.parametrize("command", [["predict", "--encrypted", "x.csv"], ["serve", "--encrypted", "{published}"]])
+@pytest.mark.parametrize("command", [["encrypted", "predict", "x.csv"], ["encrypted", "serve", "{published}"]])
 def test_a_model_of_an_earlier_version_is_to_be_exported_again(parties: Path, command: list[str]) -> None:
     published = parties / "published"
     (published / "transform" / "transform_fn").mkdir(parents=True)
@@ -76,3 +78,8 @@ def test_parties_without_addresses_are_named(parties: Path) -> None:
     path.unlink()
     with pytest.raises(BadInputError, match="no such file"):
         addresses(parties)
+
+
+def test_the_old_spelling_names_the_new_one(parties: Path) -> None:
+    done = RUNNER.invoke(app, ["serve", "--encrypted", "x", "--parties", str(parties)])
+    assert "`serve --encrypted` is `encrypted serve` now" in " ".join(done.stderr.split())

@@ -51,7 +51,7 @@ class Served:
         self.runs = Path(tempfile.mkdtemp(dir="/dev/shm"))
         self.environment |= {run_folder.VARIABLE: str(self.runs)}
         self.log = folder / "serve.log"
-        command = ["serve", "--encrypted", str(folder / "model"), "--parties", str(self.parties), "--local"]
+        command = ["encrypted", "serve", str(folder / "model"), "--parties", str(self.parties), "--local"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*CLI, *command, "--buckets", "1,16"], env=self.environment, stdout=log, stderr=log
@@ -141,7 +141,7 @@ def in_the_clear(served: Served, inputs: dict[str, NDArray[np.float64]]) -> NDAr
 
 def test_predict_writes_what_the_model_says(served: Served, split: Split, tmp_path: Path) -> None:  # noqa: F811
     file = client_file(tmp_path / "rows.csv", split, 50)
-    command = ["predict", "--encrypted", str(file), "--parties", str(served.parties), "--out", str(tmp_path / "p.csv")]
+    command = ["encrypted", "predict", str(file), "--parties", str(served.parties), "--out", str(tmp_path / "p.csv")]
     done = subprocess.run([*CLI, *command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and '"rows": 50' in done.stdout, done.stderr
     assert '"inference_protection": "simulated"' in done.stdout
@@ -158,7 +158,7 @@ def test_predict_writes_what_the_model_says(served: Served, split: Split, tmp_pa
 
 def test_a_bad_row_is_named_and_nothing_is_sent(served: Served, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("colour,size\nred,nan\n")
-    command = ["predict", "--encrypted", str(tmp_path / "rows.csv"), "--parties", str(served.parties)]
+    command = ["encrypted", "predict", str(tmp_path / "rows.csv"), "--parties", str(served.parties)]
     done = subprocess.run([*CLI, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"error: {tmp_path / 'rows.csv'}:2: column 'size': 'nan' is not a finite number" in done.stderr

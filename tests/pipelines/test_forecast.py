@@ -19,7 +19,9 @@ from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.pipelines.preflight import preflight
 from privacy_pipeline.pipelines.preflight.forecast import Fitting, fitting
 from privacy_pipeline.pipelines.registration.register import register_dataset
-from tests.pipelines.projects import write_project
+from privacy_pipeline.pipelines.workspace.workspace import Workspace
+from tests.cli.test_tables import make_state
+from tests.pipelines.projects import make_spec, write_project
 
 # Shuffled batches claim no amplification, and their epsilon is quickly computed.
 TARGET = {"training": {"dp_sgd": {"target_epsilon": 0.3, "delta": 1e-5, "sampling": "shuffled"}}}
@@ -156,3 +158,28 @@ def test_a_tuning_is_forecast_as_a_whole_from_its_own_share(tmp_path: Path, monk
     fits = proposed(path)
     assert fits is not None and fits.noise_multiplier > checked.plan.noise_multiplier
     assert preflight.check(load_config(path, overrides=[fits.override]), span=1).charges[0].forecast.fits
+
+
+def test_a_dataset_is_forecast_by_the_config_of_its_newest_run(project: Path) -> None:
+    unknown = call("budget", "forecast", "things")
+    assert unknown.exit_code == 2 and "has no run on dataset 'things'" in " ".join(unknown.output.split())
+    config = load_config(project)
+    folder = Workspace(config).new_run()
+    folder.write_spec(make_spec(config, run_dir=folder.path))
+    folder.write_state(make_state())
+    by_dataset = json.loads(call("budget", "forecast", "things", "--json").stdout)
+    assert by_dataset == json.loads(call("budget", "forecast", str(project), "--json").stdout)
+    refused = call("budget", "forecast", "things", "--set", "cache=false")
+    assert refused.exit_code == 2 and "--set goes with a CONFIG" in refused.output
+
+
+@pytest.mark.parametrize("command", ["status", "history"])
+def test_a_dataset_and_its_config_name_the_same_budget(project: Path, command: str) -> None:
+    train(project, name="run")
+    named, listed, before = (
+        json.loads(call("budget", command, *asked, "--json").stdout)
+        for asked in (("things",), (str(project),), ("--dataset", "things"))
+    )
+    assert named and named == listed == before
+    assert call("budget", "export", "things").stdout == call("budget", "export", str(project)).stdout
+    assert call("budget", command, "absent.yaml").exit_code == 2

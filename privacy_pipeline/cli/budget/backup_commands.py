@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privacy_pipeline.cli.budget.ledger_commands import DEFAULT_LEDGER, LedgerUrl
-from privacy_pipeline.cli.commands.run_commands import AsJson
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.parameters import DEFAULT_LEDGER, AsJson, LedgerUrl
 from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.copies.restoring import Restoring
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(backup)
-    app.command()(restore)
 
 
 def backup(

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, ConfigPath, Overrides
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.parameters import (
+    AsJson,
+    ConfigPath,
+    DatasetOption,
+    LedgerOrDefault,
+    OptionalTarget,
+    Overrides,
+    named,
+)
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import BadInputError
 
@@ -22,10 +30,8 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.registration import Registration
 
 _DELTA = 1e-5
-app = typer.Typer(help="The privacy budget of each dataset.", no_args_is_help=True)
 
 
-@app.command()
 def register(
     config: ConfigPath,
     epsilon: Annotated[
@@ -113,12 +119,10 @@ def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tup
     return loaded.epsilon, loaded.delta, loaded
 
 
-@app.command()
 def status(
-    ledger: Annotated[str, typer.Option(help="SQLAlchemy URL of the ledger, as in the config.")] = (
-        "sqlite:///ledger/ledger.db"
-    ),
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    target: OptionalTarget = None,
+    ledger: LedgerOrDefault = None,
+    dataset: DatasetOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what is spent and what is left of each budget."""
@@ -126,9 +130,10 @@ def status(
     from privacy_pipeline.ledger.ledger import Ledger
 
     with errors_as_exit_codes(as_json=as_json):
-        opened = Ledger.open(ledger)
-        opened.require_registered(dataset)
-        budgets = opened.status(dataset=dataset)
+        asked = named(target or dataset, ledger=ledger)
+        opened = Ledger.open(asked.ledger)
+        opened.require_registered(asked.dataset)
+        budgets = opened.status(dataset=asked.dataset)
         if told := opened.put_back():
             err.print(
                 f"[bold red]not the newest:[/] {escape(told)}; more may be spent than stands here", soft_wrap=True

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from privacy_pipeline.cli.budget import report_commands
-from privacy_pipeline.cli.budget.ledger_commands import DEFAULT_LEDGER, LedgerUrl
 from privacy_pipeline.cli.output import errors_as_exit_codes, out
+from privacy_pipeline.cli.parameters import LedgerOrDefault, OptionalTarget, named
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.text.shown_text import in_json
@@ -26,13 +26,8 @@ class ExportFormat(str, Enum):
     CSV = "csv"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(export)
-
-
 def export(
-    dataset: Annotated[str | None, typer.Argument(metavar="[DATASET]", help="Only this dataset.")] = None,
+    target: OptionalTarget = None,
     format_: Annotated[
         ExportFormat | None,
         typer.Option("--format", help="Format of the entries (default: jsonl).", show_default=False),
@@ -48,17 +43,17 @@ def export(
     workspace: Annotated[
         list[Path], typer.Option(help="With --registry: workspace with runs on the dataset; may be repeated.")
     ] = [],  # noqa: B006 (typer wants a literal default)
-    ledger: LedgerUrl = DEFAULT_LEDGER,
+    ledger: LedgerOrDefault = None,
 ) -> None:
     """Export all entries: what was charged, its event, epsilon alone and composed, and the journal's receipts."""
     if registry is not None:
         with errors_as_exit_codes(as_json=False):
-            if dataset is None:
-                raise BadInputError("--registry needs a DATASET", fix="privacy-pipeline budget status")
+            if target is None:
+                raise BadInputError("--registry needs a DATASET or a CONFIG", fix="privacy-pipeline budget status")
             if records or format_ is not None:
                 raise BadInputError("--registry writes a record in YAML", fix="leave out --format and --records")
         form = report_commands.ReportFormat.REGISTRY
-        report_commands.report(dataset, form, output or Path("-"), registry, ledger, workspace)
+        report_commands.report(target, form, output or Path("-"), registry, ledger, workspace)
         return
     from privacy_pipeline.files.atomic import write_atomically
     from privacy_pipeline.ledger.audit.export import exported, exported_records, to_csv, to_json_lines
@@ -68,7 +63,8 @@ def export(
             raise BadInputError("--workspace goes with --registry", fix="leave it out: entries are in the ledger alone")
         if records and format_ is ExportFormat.CSV:
             raise BadInputError("records of the journal are no table", fix="--format jsonl or json")
-        rows = exported_records(ledger, dataset=dataset) if records else exported(ledger, dataset=dataset)
+        asked = named(target, ledger=ledger)
+        rows = (exported_records if records else exported)(asked.ledger, dataset=asked.dataset)
         if format_ is ExportFormat.CSV:
             text = to_csv(rows)
         elif format_ is ExportFormat.JSON:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, AsMarkdown, ConfigPath, Overrides
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table
+from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides, Target, WorkspacePath, is_config
+from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.text.typed import typed
 
 if TYPE_CHECKING:
@@ -19,26 +21,24 @@ if TYPE_CHECKING:
     from privacy_pipeline.spans import Span
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(forecast)
-
-
 def forecast(
-    config: ConfigPath,
+    target: Target,
     runs: Annotated[int, typer.Option(metavar="N", help="Find the noise with which so many runs fit.")] = 1,
     set_: Overrides = [],  # noqa: B006
+    workspace: WorkspacePath = Path("workspace"),
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
-    """Tell how many more runs of a config fit its budget, and what noise fits the rest; reads no data."""
-    from privacy_pipeline.config.loader import load_config
+    """Forecast how many more runs of a config fit its budget, and what noise fits the rest; read no data.
+
+    For a DATASET, the config is that of its newest run in the workspace.
+    """
     from privacy_pipeline.data import source
     from privacy_pipeline.pipelines.preflight import preflight
     from privacy_pipeline.pipelines.preflight.forecast import fitting
 
     with errors_as_exit_codes(as_json=as_json):
-        loaded = load_config(config, overrides=set_)
+        loaded = _config_of(target, workspace=workspace, overrides=set_)
         span = source.resolve(dataset=loaded.dataset).span
         checked = preflight.check(loaded, span=span)
         fits = fitting(loaded, checked, span=span, runs=runs)
@@ -48,7 +48,18 @@ def forecast(
         elif checked.forecast is None:
             out.print(f"backend {loaded.training.backend} claims no guarantee: such runs spend no budget")
         else:
-            _print(facts, str(config), as_markdown=as_markdown)
+            _print(facts, target, as_markdown=as_markdown)
+
+
+def _config_of(target: str, *, workspace: Path, overrides: list[str]) -> PipelineConfig:
+    from privacy_pipeline.config.loader import load_config
+    from privacy_pipeline.pipelines.workspace.workspace import newest_config
+
+    if is_config(target):
+        return load_config(Path(target), overrides=overrides)
+    if overrides:
+        raise BadInputError("--set goes with a CONFIG", fix="name the config, or leave --set out")
+    return newest_config(workspace, dataset=target)
 
 
 def _facts(config: PipelineConfig, checked: Checked, fits: Fitting | None, *, runs: int, span: Span) -> dict[str, Any]:

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, ConfigPath, Overrides
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.parameters import (
+    DEFAULT_LEDGER,
+    AsJson,
+    ConfigPath,
+    DatasetOption,
+    LedgerOrDefault,
+    LedgerUrl,
+    OptionalTarget,
+    Overrides,
+    named,
+)
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.spans import span_words
@@ -23,21 +33,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.entries import BudgetStatus
 
 _CHARGES = ("reserve", "takeover", "start", "commit", "expire")
-LedgerUrl = Annotated[str, typer.Option("--ledger", help="SQLAlchemy URL of the ledger, as in the config.")]
-DEFAULT_LEDGER = "sqlite:///ledger/ledger.db"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(init)
-    app.command()(apply)
-    app.command()(history)
-    app.command()(expire)
-    app.command()(verify)
-    app.command("rotate-key")(rotate_key)
-    app.command()(migrate)
-    app.command()(move)
-    app.command()(pin)
 
 
 def init(
@@ -106,8 +101,9 @@ def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
 
 
 def history(
-    ledger: LedgerUrl = DEFAULT_LEDGER,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    target: OptionalTarget = None,
+    ledger: LedgerOrDefault = None,
+    dataset: DatasetOption = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many entries.")] = 50,
     all_: Annotated[
         bool, typer.Option("--all", help="Every record of the journal: also changes of caps, policies and keys.")
@@ -118,12 +114,13 @@ def history(
     from privacy_pipeline.ledger.ledger import Ledger
 
     with errors_as_exit_codes(as_json=as_json):
-        opened = Ledger.open(ledger)
-        opened.require_registered(dataset)
+        asked = named(target or dataset, ledger=ledger)
+        opened = Ledger.open(asked.ledger)
+        opened.require_registered(asked.dataset)
         if all_:
-            _print_records(opened.records(dataset=dataset, limit=limit), as_json=as_json)
+            _print_records(opened.records(dataset=asked.dataset, limit=limit), as_json=as_json)
             return
-        entries = opened.history(dataset=dataset, limit=limit)
+        entries = opened.history(dataset=asked.dataset, limit=limit)
         if as_json:
             print_json([dataclasses.asdict(entry) for entry in entries])
             return

@@ -8,15 +8,10 @@ from typing import Annotated
 import typer
 
 from privacy_pipeline.cli.budget import report_commands
-from privacy_pipeline.cli.budget.report_commands import Facts, LedgerUrl, LostKeys, Target, Workspaces
-from privacy_pipeline.cli.commands.run_commands import AsJson
+from privacy_pipeline.cli.budget.report_commands import Facts, LostKeys, Workspaces
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.parameters import AsJson, LedgerOrDefault, Target
 from privacy_pipeline.cli.shown import escape
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(publish)
 
 
 def publish(
@@ -26,7 +21,7 @@ def publish(
         list[str], typer.Option(metavar="RUN", help="Record of this run alone; may be repeated (default: all runs).")
     ] = [],  # noqa: B006 (typer wants a literal default)
     facts: Facts = None,
-    ledger: LedgerUrl = None,
+    ledger: LedgerOrDefault = None,
     workspace: Workspaces = [],  # noqa: B006
     accept_lost_key: LostKeys = [],  # noqa: B006
     as_json: AsJson = False,

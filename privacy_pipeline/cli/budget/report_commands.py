@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out
+from privacy_pipeline.cli.parameters import LedgerOrDefault, Target, named
 from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
@@ -34,12 +35,8 @@ _SUFFIX = {
 }
 
 
-Target = Annotated[str, typer.Argument(metavar="DATASET|CONFIG", help="Registered dataset, or a pipeline's YAML.")]
 Facts = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
-]
-LedgerUrl = Annotated[
-    str | None, typer.Option(help="SQLAlchemy URL of the ledger (default: as in the config).", show_default=False)
 ]
 Workspaces = Annotated[
     list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
@@ -49,12 +46,6 @@ LostKeys = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(report)
-    app.command("report-schema")(report_schema)
-
-
 def report(
     target: Target,
     format_: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.HTML,
@@ -62,7 +53,7 @@ def report(
         Path | None, typer.Option("--output", metavar="FILE", help="Where to; - is standard output.")
     ] = None,
     facts: Facts = None,
-    ledger: LedgerUrl = None,
+    ledger: LedgerOrDefault = None,
     workspace: Workspaces = [],  # noqa: B006 (typer wants a literal default)
     accept_lost_key: LostKeys = [],  # noqa: B006
 ) -> None:
@@ -113,14 +104,10 @@ def evidence_of(
 
 
 def where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
-    """Dataset, ledger and workspaces; options win over what a config says."""
-    path = Path(target)
-    if path.suffix not in (".yaml", ".yml"):
-        return target, ledger or "sqlite:///ledger/ledger.db", workspaces or [Path("workspace")]
-    from privacy_pipeline.config.loader import load_config
-
-    config = load_config(path)
-    return config.dataset.name, ledger or config.ledger, workspaces or [config.workspace]
+    """Return dataset, ledger and workspaces; options win over a config."""
+    found = named(target, ledger=ledger)
+    workspace = Path("workspace") if found.config is None else found.config.workspace
+    return str(found.dataset), found.ledger, workspaces or [workspace]
 
 
 def _render(made: DatasetReport, format_: ReportFormat) -> bytes:

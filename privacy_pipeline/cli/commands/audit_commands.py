@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, Overrides, WorkspacePath
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.parameters import AsJson, Overrides, WorkspacePath
 from privacy_pipeline.cli.shown import cell, escape
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
     from privacy_pipeline.dp.plan import PrivacyPlan
     from privacy_pipeline.pipelines.workspace.workspace import RunFolder
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(audit)
 
 
 def audit(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.parameters import AsJson
 from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, WorkspacePath
+from privacy_pipeline.cli.commands import serving_commands
 from privacy_pipeline.cli.output import errors_as_exit_codes, print_json, print_line
+from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 PartiesFolder = Annotated[
@@ -16,7 +17,12 @@ PartiesFolder = Annotated[
 ]
 Parent = Annotated[int, typer.Option(hidden=True, help="Process with which it ends, however that ends.")]
 
-app = typer.Typer(help="Parties of encrypted inference.", no_args_is_help=True)
+app = typer.Typer(
+    help="Encrypted inference: parties, the service, private predictions.",
+    no_args_is_help=True,
+)
+app.command()(serving_commands.serve)
+app.command()(serving_commands.predict)
 
 
 @app.command("init-parties")
@@ -44,7 +50,7 @@ def add_client(
 
     with errors_as_exit_codes(as_json=False):
         own = clients.add_client(folder=folder, name=name, days=days)
-    print_line(f"{own}: hand it to the client, for `predict --encrypted --parties`; keep no copy of its key.pem")
+    print_line(f"{own}: hand it to the client, for `encrypted predict --parties`; keep no copy of its key.pem")
 
 
 @app.command("revoke")

@@ -13,8 +13,8 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, AsMarkdown, Overrides
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json, print_table, tell
+from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.text.typed import typed
 

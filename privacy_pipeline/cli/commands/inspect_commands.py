@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, AsMarkdown, WorkspacePath
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json, print_report, print_run, print_table
+from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, WorkspacePath
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.reports.record.summary import RunSummary
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, a prefix of it, or a pipeline (its newest run).")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(runs)
-    app.command()(show)
-    app.command()(diff)
 
 
 def runs(

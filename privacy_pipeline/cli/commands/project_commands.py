@@ -7,19 +7,13 @@ from typing import Annotated
 
 import typer
 
-from privacy_pipeline.cli.commands.run_commands import AsJson
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.parameters import AsJson
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.text.typed import typed
 
 config_app = typer.Typer(help="The config file format.", no_args_is_help=True)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(init)
-    app.command()(doctor)
 
 
 def init(

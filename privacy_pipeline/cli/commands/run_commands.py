@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, print_report, print_run, tell
+from privacy_pipeline.cli.parameters import AsJson, ConfigPath, Overrides, WorkspacePath
 from privacy_pipeline.cli.shown import cell, escape
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.nodes import TRAINER
@@ -21,21 +22,6 @@ if TYPE_CHECKING:
     from privacy_pipeline.pipelines.preflight.planned_charges import PlannedCharge
     from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
     from privacy_pipeline.reports.record.summary import RunSummary
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="a.b=c", help="Override one value of the config; may be repeated.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print tables as Markdown, to paste into a report.")]
-WorkspacePath = Annotated[Path, typer.Option("--workspace", help="Workspace folder, as in the config.")]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(run)
-    app.command()(resume)
-    app.command()(check)
 
 
 def run(

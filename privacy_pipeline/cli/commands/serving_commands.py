@@ -1,4 +1,4 @@
-"""`serve` and `predict`: private prediction by the parties of encrypted inference."""
+"""`encrypted serve` and `encrypted predict`: private prediction by the parties of encrypted inference."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, WorkspacePath
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.text.typed import typed
@@ -25,16 +25,9 @@ Encrypted = Annotated[bool, typer.Option("--encrypted", help="By the parties of 
 PartiesFolder = Annotated[Path, typer.Option("--parties", help="What `encrypted init-parties` made.")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add both commands."""
-    app.command()(serve)
-    app.command()(predict)
-
-
 def serve(
     model: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a pushed or published model.")],
     parties: PartiesFolder,
-    encrypted: Encrypted = False,
     local: Annotated[bool, typer.Option("--local", help="Start all parties on this machine, to try it out.")] = False,
     buckets: Annotated[str, typer.Option(help="Batch sizes for which a graph is kept.")] = _BUCKETS,
     batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one batch may take.")] = 60.0,
@@ -48,7 +41,6 @@ def serve(
     from privacy_pipeline.pipelines.workspace.serving_model import find_model
 
     with errors_as_exit_codes(as_json=False, resume=lambda: ""):
-        _require_encrypted(encrypted)
         hosting.serve(
             model=find_model(model, workspace=workspace),
             parties=parties,
@@ -62,7 +54,6 @@ def serve(
 def predict(
     file: Annotated[Path, typer.Argument(help="CSV with the raw columns of the dataset.")],
     parties: PartiesFolder,
-    encrypted: Encrypted = False,
     output: Annotated[Path, typer.Option("--out", help="CSV for the predictions.")] = Path("predictions.csv"),
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one request may take.")] = 120.0,
     as_json: AsJson = False,
@@ -71,8 +62,7 @@ def predict(
 
     The rows are transformed here and leave as secret shares; only the shares of the logits come back.
     """
-    with errors_as_exit_codes(as_json=as_json, resume=lambda: f"{typed('predict', '--encrypted', file)} ..."):
-        _require_encrypted(encrypted)
+    with errors_as_exit_codes(as_json=as_json, resume=lambda: f"{typed('encrypted', 'predict', file)} ..."):
         summary = _predict(file, parties, output, timeout=timeout, console=err)
     if as_json:
         print_json(summary)
@@ -81,9 +71,39 @@ def predict(
         out.print(f"{line}: [bold]{escape(str(output))}[/]", soft_wrap=True)
 
 
-def _require_encrypted(encrypted: bool) -> None:
+def serve_as_before(
+    model: Annotated[str, typer.Argument(metavar="RUN|FOLDER")],
+    parties: PartiesFolder,
+    encrypted: Encrypted = False,
+    local: Annotated[bool, typer.Option("--local")] = False,
+    buckets: Annotated[str, typer.Option()] = _BUCKETS,
+    batch_seconds: Annotated[float, typer.Option(min=0.1)] = 60.0,
+    workspace: WorkspacePath = Path("workspace"),
+) -> None:
+    """Call `encrypted serve`, where this moved."""
+    with errors_as_exit_codes(as_json=False):
+        _require_encrypted("serve", encrypted)
+    serve(model, parties, local, buckets, batch_seconds, workspace)
+
+
+def predict_as_before(
+    file: Annotated[Path, typer.Argument()],
+    parties: PartiesFolder,
+    encrypted: Encrypted = False,
+    output: Annotated[Path, typer.Option("--out")] = Path("predictions.csv"),
+    timeout: Annotated[float, typer.Option(min=1)] = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Call `encrypted predict`, where this moved."""
+    with errors_as_exit_codes(as_json=as_json):
+        _require_encrypted("predict", encrypted)
+    predict(file, parties, output, timeout, as_json)
+
+
+def _require_encrypted(command: str, encrypted: bool) -> None:
     if not encrypted:
-        raise BadInputError("there is encrypted serving and prediction only", fix="add --encrypted")
+        raise BadInputError(f"there is no plain `{command}`", fix=f"privacy-pipeline encrypted {command} ...")
+    note(f"`{command} --encrypted` is `encrypted {command}` now; the next release drops the old spelling")
 
 
 def _sizes(buckets: str) -> tuple[int, ...]:

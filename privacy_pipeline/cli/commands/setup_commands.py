@@ -21,12 +21,6 @@ from privacy_pipeline.text.typed import typed
 _CONFIGS = ("adult_plain.yaml", "adult_dp_sgd.yaml", "schemas/adult.pbtxt")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(setup)
-    app.command()(demo)
-
-
 def setup(
     kind: Annotated[str, typer.Argument(metavar="pipeline|encrypted", help="Which environment.")] = "pipeline",
 ) -> None:

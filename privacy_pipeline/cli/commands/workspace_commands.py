@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.commands.run_commands import AsJson, WorkspacePath
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:

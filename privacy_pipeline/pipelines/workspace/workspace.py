@@ -349,6 +349,23 @@ def find_run(root: Path, name: str) -> RunFolder:
     raise BadInputError(f"no run {name!r} in {root}", fix="`privacy-pipeline runs` lists them")
 
 
+def newest_config(root: Path, *, dataset: str) -> PipelineConfig:
+    """Return the config of the newest run on a dataset.
+
+    Args:
+        root: the workspace.
+        dataset: name of the dataset.
+
+    Raises:
+        BadInputError: no run in the workspace reads it.
+    """
+    for folder, _ in reversed(readable_runs(root)):
+        config = folder.read_spec().config
+        if config.dataset.name == dataset:
+            return config
+    raise BadInputError(f"{root} has no run on dataset {dataset!r}", fix="name a config in place of the dataset")
+
+
 def _replace(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     try:

@@ -22,7 +22,7 @@ from tests.encrypted.deployment import make_parties
 from tests.encrypted.processes import left_after, marked
 from tests.encrypted.programs.networks import mlp
 
-SERVE = ("serve", "--encrypted", "model", "--parties", "parties", "--local", "--buckets", "1,16")
+SERVE = ("encrypted", "serve", "model", "--parties", "parties", "--local", "--buckets", "1,16")
 _READY = " ready\n"
 _ROWS = 20
 _SECONDS = 600.0
@@ -99,7 +99,7 @@ class Prediction:
         shutil.copytree(self._base / "parties", root / "parties")
 
     def first(self, chance: random.Random) -> tuple[str, ...]:
-        return ("predict", "--encrypted", "rows.csv", "--parties", "parties", "--out", "p.csv")
+        return ("encrypted", "predict", "rows.csv", "--parties", "parties", "--out", "p.csv")
 
     def after(self, place: Place, args: tuple[str, ...]) -> tuple[str, ...]:
         return args
