@@ -188,8 +188,8 @@ def test_a_clock_that_jumps_changes_no_sum(tmp_path: Path, monkeypatch: pytest.M
     ledger.register(make_registration(), epsilon=1000.0, delta=1e-5)
     run_once(ledger, "first", lambda: None)
     once = ledger.status("adult")[0].spent_epsilon
-    for module in ("journal", "entries"):
-        monkeypatch.setattr(f"privacy_pipeline.accounting.{module}.now", lambda: at)
+    for module in ("storage.journal", "charging.entries"):
+        monkeypatch.setattr(f"privacy_pipeline.ledger.{module}.now", lambda: at)
     run_once(ledger, "second", lambda: None)
     run_once(ledger, "second", lambda: None)  # fresh noise: charged anew
     status = ledger.status("adult")[0]

@@ -124,8 +124,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(at=st.sampled_from(CLOCKS))
     def clock_jumps(self, at: str) -> None:
-        for module in ("journal", "entries"):
-            self.patch.setattr(f"privacy_pipeline.accounting.{module}.now", lambda: at)
+        for module in ("storage.journal", "charging.entries"):
+            self.patch.setattr(f"privacy_pipeline.ledger.{module}.now", lambda: at)
 
     @rule(cap=st.sampled_from(CAPS))
     def new_cap(self, cap: float) -> None:
