@@ -430,7 +430,7 @@ def _participation(charge: Charge | None, train: ClientStore) -> Callable[[int, 
         return lambda number, cohort: None
     from federated.privacy.sampler import Participation
 
-    return Participation(charge.plan, train.num_clients).saw
+    return Participation(charge.plan, train.num_clients).observe
 
 
 def _room(config: ExperimentConfig, first: RoundState) -> int:

@@ -125,7 +125,7 @@ class Participation:
         self._last = np.full(clients if self._scheme else 0, -1, np.int64)
         self._largest = 0
 
-    def saw(self, round_number: int, cohort: Clients) -> None:
+    def observe(self, round_number: int, cohort: Clients) -> None:
         """Count a cohort.
 
         Raises:

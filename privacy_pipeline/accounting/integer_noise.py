@@ -114,7 +114,9 @@ _DIVERGENCES: dict[type, Callable[[Any, float], float]] = {
 }
 
 
-def taken_out(event: dp_event.DpEvent, orders: Sequence[float]) -> tuple[dp_event.DpEvent, list[float] | None]:
+def without_integer_noise(
+    event: dp_event.DpEvent, orders: Sequence[float]
+) -> tuple[dp_event.DpEvent, list[float] | None]:
     """Return an event without its sums of integer noise, and their divergences, added up at each order.
 
     Args:
@@ -128,12 +130,12 @@ def taken_out(event: dp_event.DpEvent, orders: Sequence[float]) -> tuple[dp_even
     if divergence is not None:
         return dp_event.NoOpDpEvent(), [divergence(event, order) for order in orders]
     if isinstance(event, dp_accounting.SelfComposedDpEvent):
-        inner, values = taken_out(event.event, orders)
+        inner, values = without_integer_noise(event.event, orders)
         if values is None:
             return event, None
         return dp_event.SelfComposedDpEvent(inner, event.count), [event.count * value for value in values]
     if isinstance(event, dp_accounting.ComposedDpEvent):
-        parts = [taken_out(part, orders) for part in event.events]
+        parts = [without_integer_noise(part, orders) for part in event.events]
         found = [values for _, values in parts if values is not None]
         if found:
             total = [math.fsum(column) for column in zip(*found, strict=True)]

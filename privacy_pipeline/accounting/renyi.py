@@ -77,10 +77,10 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
     from dp_accounting.rdp import RdpAccountant
 
     from privacy_pipeline.accounting.events import canonical
-    from privacy_pipeline.accounting.integer_noise import taken_out
+    from privacy_pipeline.accounting.integer_noise import without_integer_noise
 
     text = canonical(event)  # refuses values out of range, which the accountants would partly take
-    event, own = taken_out(event, ORDERS)
+    event, own = without_integer_noise(event, ORDERS)
     if own is not None and relation is not Relation.ZERO_OUT:
         why = "a client that is gone adds no noise"
         raise AccountingError(f"RDP cannot account for {text} under {relation.value}: {why}")

@@ -288,7 +288,7 @@ class TfpModel:
                     told.on_epoch_begin(number // length)
                 told.on_train_batch_begin(number % length)
                 index = sampler.batch(number)
-                watcher.saw(number, index)
+                watcher.observe(number, index)
                 step(*tf.nest.map_structure(tf.convert_to_tensor, store.rows(index)))
                 told.on_train_batch_end(number % length)
                 if (number + 1) % length == 0 or number + 1 == self._plan.steps:

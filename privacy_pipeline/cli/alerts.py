@@ -20,7 +20,7 @@ def alert(status: BudgetStatus) -> str:
     used = f"{status.used:.0%}" if math.isfinite(status.used) else "all"
     return (
         f"budget {status.budget}: the policy's alert level of {max(status.alerts):.0%} is passed: "
-        f"{used} of the room is used; epsilon {status.held_epsilon:.3f} is held against the cap of "
+        f"{used} of the room is used; epsilon {status.enforced_epsilon:.3f} is held against the cap of "
         f"{status.cap_epsilon:.3f}, {status.remaining_epsilon:.3f} remain"
     )
 

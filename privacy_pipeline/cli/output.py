@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,15 @@ def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) 
         err.print(f"  [bold]fix:[/] {escape(fix)}", soft_wrap=True)
     for name, value in more.items():
         err.print(f"  [bold]{name}:[/] {escape(value)}", soft_wrap=True)
+
+
+_OLD_KEYS = {"enforced_epsilon": "held_epsilon"}  # what scripts of 0.1 read; kept for one release
+
+
+def with_old_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts for JSON with the names that 0.1 gave some of them, beside those of today."""
+    old = {_OLD_KEYS[name]: value for name, value in facts.items() if name in _OLD_KEYS}
+    return {**facts, **old}
 
 
 def print_line(line: str, *, err: bool = False) -> None:

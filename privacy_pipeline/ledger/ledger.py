@@ -20,11 +20,12 @@ from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.audit import records
 from privacy_pipeline.ledger.audit.records import JournalRecord
 from privacy_pipeline.ledger.charging import unions
-from privacy_pipeline.ledger.charging.admission import check_plan, check_principal, forecast_of, paying
+from privacy_pipeline.ledger.charging.admission import check_plan, check_principal, forecast_of, paying_budgets
+from privacy_pipeline.ledger.charging.budget_check import check_budget
 from privacy_pipeline.ledger.charging.charges import find, newest
 from privacy_pipeline.ledger.charging.composition import composition_of
 from privacy_pipeline.ledger.charging.entries import expire
-from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.charging.request import TRAINING, Request
 from privacy_pipeline.ledger.charging.reservation import continued, reserve
 from privacy_pipeline.ledger.charging.shares import ShareStatus, shares_of
@@ -37,7 +38,6 @@ from privacy_pipeline.ledger.charging.unprotected import (
     require_allowed,
     unprotected_runs,
 )
-from privacy_pipeline.ledger.charging.weighing import weigh
 from privacy_pipeline.ledger.opening import open_engine
 from privacy_pipeline.ledger.state.budgets import (
     apply_policy,
@@ -245,7 +245,7 @@ class Ledger:
         plan: ChargedPlan,
         purpose: str = TRAINING,
         division: Division | None = None,
-        continues: Ticket | None = None,
+        continues: ResumeToken | None = None,
     ) -> Iterator[Grant]:
         """Reserves the cost of a plan for the length of a `with` block.
 
@@ -486,11 +486,11 @@ class Ledger:
         earlier = [(paying, price(other.event, other.relation)) for paying, other in before]
         union = self._union(dataset, span)
         with schema.transaction(self._engine, write=False) as connection:
-            registered, budgets = paying(connection, dataset=dataset, span=span, split=split, union=union)
+            registered, budgets = paying_budgets(connection, dataset=dataset, span=span, split=split, union=union)
             check_principal(connection, budgets, principal())
             check_plan(plan, registered, split=split)
-            weighed = [weigh(connection, budget, purpose, cost, before=earlier) for budget in budgets]
-        return forecast_of(weighed)
+            checked = [check_budget(connection, budget, purpose, cost, before=earlier) for budget in budgets]
+        return forecast_of(checked)
 
     def verify(
         self,

@@ -17,7 +17,7 @@ from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state import renyi_filter
 from privacy_pipeline.ledger.state.entries import Charge, price, together
-from privacy_pipeline.ledger.state.held import against_cap, filter_delta, held_epsilon, used_part
+from privacy_pipeline.ledger.state.held import against_cap, enforced_epsilon, filter_delta, used_part
 from tests.accounting.conftest import make_plan
 from tests.accounting.test_ledger import run, spend
 
@@ -41,12 +41,12 @@ def test_what_is_held_is_what_decides(ledger: Ledger) -> None:
     (status,) = ledger.status("adult")
     order, vectors = status.filter_order, ledger.entries("adult")
     assert order is not None and len(vectors) == granted
-    assert status.spent_epsilon < status.held_epsilon <= status.cap_epsilon and not status.passed
-    assert status.remaining_epsilon == status.cap_epsilon - status.held_epsilon
+    assert status.spent_epsilon < status.enforced_epsilon <= status.cap_epsilon and not status.passed
+    assert status.remaining_epsilon == status.cap_epsilon - status.enforced_epsilon
     allowance = renyi_filter.allowance(order, epsilon=CAP, delta=DELTA * (1 - truncation.SHARE))
     one = status.used * allowance / granted
     assert status.used <= 1 < status.used * (granted + 1) / granted
-    assert status.held_epsilon == pytest.approx(CAP - allowance + one * granted, rel=1e-9)
+    assert status.enforced_epsilon == pytest.approx(CAP - allowance + one * granted, rel=1e-9)
 
 
 def test_the_best_order_says_less_than_what_is_held(ledger: Ledger) -> None:
@@ -55,15 +55,15 @@ def test_the_best_order_says_less_than_what_is_held(ledger: Ledger) -> None:
     run(ledger, make_plan(noise=2.5), run_id="large")
     (status,) = ledger.status("adult")
     assert status.filter_order is not None
-    assert status.held_epsilon > 1.02 * status.spent_epsilon
+    assert status.enforced_epsilon > 1.02 * status.spent_epsilon
 
 
 def test_nothing_spent_holds_nothing_and_a_small_run_uses_a_small_part(ledger: Ledger) -> None:
     (fresh,) = ledger.status("adult")
-    assert (fresh.held_epsilon, fresh.used, fresh.remaining_epsilon, fresh.passed) == (0.0, 0.0, CAP, False)
+    assert (fresh.enforced_epsilon, fresh.used, fresh.remaining_epsilon, fresh.passed) == (0.0, 0.0, CAP, False)
     run(ledger, make_plan(noise=500.0))
     (status,) = ledger.status("adult")
-    assert 0 < status.used < 0.01 and status.held_epsilon > 0.1  # the order's own part of epsilon
+    assert 0 < status.used < 0.01 and status.enforced_epsilon > 0.1  # the order's own part of epsilon
 
 
 @pytest.mark.parametrize("noises", [(4.0,) * 20, (40.0, 2.5, 2.5, 2.5), (2.0, 1.0, 30.0, 500.0)])
@@ -73,12 +73,12 @@ def test_a_forecast_shows_what_the_filter_holds(ledger: Ledger, noises: tuple[fl
     for number, noise in enumerate(noises):
         plan, (before,) = make_plan(noise=noise), ledger.status("adult")
         forecast = ledger.forecast(plan, dataset="adult", span=None, split="train")
-        assert (forecast.epsilon_before, forecast.remaining) == (before.held_epsilon, before.remaining_epsilon)
+        assert (forecast.epsilon_before, forecast.remaining) == (before.enforced_epsilon, before.remaining_epsilon)
         assert forecast.fits == (forecast.epsilon_after <= CAP)
         said.append(forecast.fits)
         if forecast.fits:
             run(ledger, plan, run_id=f"run-{number}")
-            assert ledger.status("adult")[0].held_epsilon == forecast.epsilon_after
+            assert ledger.status("adult")[0].enforced_epsilon == forecast.epsilon_after
     assert {True, False} == set(said)
 
 
@@ -116,8 +116,8 @@ def test_a_lowered_cap_is_passed(ledger: Ledger) -> None:
 @given(rho=st.floats(1e-6, 0.1), order=st.sampled_from([order for order in ORDERS if order > 1.01]))
 def test_no_order_holds_less_than_the_best_one(rho: float, order: float) -> None:
     spent = gaussian(rho)
-    held = held_epsilon(spent, order=order, epsilon=CAP, delta=DELTA)
-    assert held >= held_epsilon(spent, order=None, epsilon=CAP, delta=DELTA)
+    held = enforced_epsilon(spent, order=order, epsilon=CAP, delta=DELTA)
+    assert held >= enforced_epsilon(spent, order=None, epsilon=CAP, delta=DELTA)
     assert held >= spent.epsilon(filter_delta({"delta": DELTA})) >= spent.epsilon(DELTA)
 
 
@@ -125,10 +125,10 @@ def test_no_order_holds_less_than_the_best_one(rho: float, order: float) -> None
 def test_truncation_within_its_share_is_covered_and_beyond_it_there_is_no_bound(rho: float, share: float) -> None:
     full = DELTA * truncation.SHARE / (1 + math.exp(CAP))
     spent = gaussian(rho, share * full)
-    held = held_epsilon(spent, order=20.0, epsilon=CAP, delta=DELTA)
+    held = enforced_epsilon(spent, order=20.0, epsilon=CAP, delta=DELTA)
     if held <= CAP:
         assert held >= spent.epsilon(DELTA)  # which pays for the distance exactly
-    assert math.isinf(held_epsilon(gaussian(rho, 1.01 * full), order=20.0, epsilon=CAP, delta=DELTA))
+    assert math.isinf(enforced_epsilon(gaussian(rho, 1.01 * full), order=20.0, epsilon=CAP, delta=DELTA))
 
 
 def test_a_cap_without_room_at_the_order_is_used_up() -> None:

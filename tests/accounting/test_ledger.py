@@ -91,8 +91,8 @@ def test_a_run_from_reservation_to_commit(ledger: Ledger, url: str) -> None:
     assert entry.event == entry.executed_event == to_json(plan.event)
     (status,) = again.status()
     assert status.spent_epsilon == entry.epsilon == status.simple_epsilon > 0
-    assert status.held_epsilon > status.spent_epsilon
-    assert status.remaining_epsilon == 3.0 - status.held_epsilon
+    assert status.enforced_epsilon > status.spent_epsilon
+    assert status.remaining_epsilon == 3.0 - status.enforced_epsilon
     composed = again.composition(grant.entry_id)
     assert (composed.entries_before, composed.epsilon_before) == (0, 0.0)
     assert composed.epsilon_after == status.spent_epsilon
@@ -197,14 +197,14 @@ def test_the_cap_holds_and_a_refusal_says_why_and_leaves_no_trace(ledger: Ledger
     with pytest.raises(BudgetRefusedError) as caught, spend(ledger, plan, run_id="one-too-many"):
         pass
     after = ledger.forecast(plan, dataset="adult", span=None, split="train")
-    assert f"held against the cap: {against_cap(status.held_epsilon, 3.0)}" in caught.value.message
+    assert f"held against the cap: {against_cap(status.enforced_epsilon, 3.0)}" in caught.value.message
     assert f"with it {against_cap(after.epsilon_after, 3.0)} would be held" in caught.value.message
     assert f"this run costs {forecast.epsilon_run:.4f}" in caught.value.message
     assert "cap of 3" in caught.value.message and "remain" in caught.value.message
     assert caught.value.fix
     assert ledger.entries("adult") == before
     assert (after.fits, after.runs_that_fit) == (False, 0)
-    assert after.epsilon_before == status.held_epsilon <= 3.0 < after.epsilon_after
+    assert after.epsilon_before == status.enforced_epsilon <= 3.0 < after.epsilon_after
 
 
 @pytest.mark.parametrize("spent_already", [False, True])
@@ -637,7 +637,7 @@ def test_a_killed_attempt_goes_on_under_its_charge(ledger: Ledger) -> None:
     plan = make_plan()
     killed = abandon(ledger, plan, start=True)
     spent = ledger.status()[0].spent_epsilon
-    with spend(ledger, plan, continues=killed.ticket) as grant:
+    with spend(ledger, plan, continues=killed.resume_token) as grant:
         assert grant.continued and (grant.entry_id, grant.attempt) == (killed.entry_id, 1)
         grant.commit(plan.event)
     (entry,) = ledger.entries("adult")
@@ -663,8 +663,10 @@ def test_what_is_not_the_very_same_attempt_is_charged_anew(ledger: Ledger, chang
     killed = abandon(ledger, plan, start=change.pop("start", True))
     if change.pop("commit", False):
         killed.commit(plan.event)
-    ticket = replace(killed.ticket, **{name: change.pop(name) for name in ("token", "entry_id") if name in change})
-    with spend(ledger, change.pop("plan", plan), continues=ticket, **change) as grant:
+    resume_token = replace(
+        killed.resume_token, **{name: change.pop(name) for name in ("token", "entry_id") if name in change}
+    )
+    with spend(ledger, change.pop("plan", plan), continues=resume_token, **change) as grant:
         assert not grant.continued
         grant.start()
     counted = [e for e in ledger.entries("adult") if e.state in (State.STARTED, State.COMMITTED)]
@@ -673,5 +675,5 @@ def test_what_is_not_the_very_same_attempt_is_charged_anew(ledger: Ledger, chang
 
 
 def test_a_tickets_secret_is_in_no_repr(ledger: Ledger) -> None:
-    ticket = abandon(ledger, make_plan()).ticket
-    assert ticket.token and ticket.token not in repr(ticket)
+    resume_token = abandon(ledger, make_plan()).resume_token
+    assert resume_token.token and resume_token.token not in repr(resume_token)

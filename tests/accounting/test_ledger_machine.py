@@ -18,7 +18,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.audit.verify import verify
-from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state import renyi_filter
 from privacy_pipeline.ledger.state.entries import State
@@ -51,7 +51,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.dead: list[AbstractContextManager[Grant]] = []
         self.model: dict[int, tuple[float, str, State]] = {}
         self.held: dict[int, tuple[AbstractContextManager[Grant], Grant]] = {}
-        self.tickets: dict[int, tuple[Ticket, str, float]] = {}
+        self.tickets: dict[int, tuple[ResumeToken, str, float]] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "folder"):
@@ -102,7 +102,7 @@ class LedgerMachine(RuleBasedStateMachine):
         noise, run, _ = self.model[entry]
         self.held[entry][1].start()
         self.model[entry] = (noise, run, State.STARTED)
-        self.tickets[entry] = (self.held[entry][1].ticket, run, noise)
+        self.tickets[entry] = (self.held[entry][1].resume_token, run, noise)
 
     @precondition(lambda self: self.started())
     @rule(data=st.data(), overruns=st.booleans())
@@ -167,11 +167,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def resume(self, data: st.DataObject) -> None:
         """Under the ticket of an attempt: the same entry if it was left started, a new charge otherwise."""
         entry = data.draw(st.sampled_from(sorted(self.tickets)))
-        ticket, run, noise = self.tickets[entry]
+        resume_token, run, noise = self.tickets[entry]
         if entry in self.held:
             return
         left = self.model[entry][2] is State.STARTED
-        got = self.spend(run, noise, continues=ticket)
+        got = self.spend(run, noise, continues=resume_token)
         if got is None:
             assert not left
             return

@@ -145,7 +145,7 @@ def test_what_format_4_left_unfixed_is_stated(fresh: str, again: bool) -> None:
     Ledger.migrate(fresh)
     (after,) = ledger.status()
     assert before == after  # a reader has no key to migrate, and claims no more for that
-    assert after.filter_order == orders[-1] and after.held_epsilon > 0
+    assert after.filter_order == orders[-1] and after.enforced_epsilon > 0
     assert after.delta_factor == (len(ORDERS) if again else 1)
     assert ledger.verify().ok and Ledger.open(fresh).verify().ok
     run(ledger, make_plan(40.0), run_id="third")

@@ -72,7 +72,7 @@ class Book:
             return grant.commit(plan.event)
 
     def spent(self) -> list[float]:
-        return [status.held_epsilon for status in self.open().status()]
+        return [status.enforced_epsilon for status in self.open().status()]
 
     def backup(self, name: str = "backup.db") -> Path:
         backup(self.url, self.folder / name)

@@ -23,7 +23,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.charging import entries, reservation
-from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.charging.request import Request
 from privacy_pipeline.ledger.charging.reservation import reserve
 from privacy_pipeline.ledger.ledger import Ledger
@@ -340,7 +340,7 @@ def test_a_dead_reservation_is_taken_over_as_a_whole(ledger: Ledger) -> None:
 
 def test_a_started_run_goes_on_under_all_of_its_charges(ledger: Ledger) -> None:
     killed = abandon(ledger, (2, 3), start=True)
-    with spend(ledger, (2, 3), continues=killed.ticket) as grant:
+    with spend(ledger, (2, 3), continues=killed.resume_token) as grant:
         assert grant.continued and grant.entry_ids == killed.entry_ids
         grant.commit(plan_for((2, 3)).event)
     assert len(grant.receipts) == 2 and charged(ledger) == {key(2): 1, key(3): 1}
@@ -355,15 +355,15 @@ def test_a_started_run_goes_on_under_all_of_its_charges(ledger: Ledger) -> None:
         {"span": 2, "data_digest": data_of(2), "plan": plan_for(2)},
         {"run_id": "another"},
         {"plan": plan_for((2, 3), noise=2.5)},
-        {"continues": Ticket(entry_id=1, token="stolen")},
+        {"continues": ResumeToken(entry_id=1, token="stolen")},
         {"continues": "another entry"},
     ],
 )
 def test_a_ticket_is_good_for_the_very_same_run_alone(ledger: Ledger, change: dict[str, Any]) -> None:
     killed = abandon(ledger, (2, 3), start=True)
     if change.get("continues") == "another entry":
-        change = {"continues": Ticket(entry_id=99, token=killed.ticket.token)}
-    asked = {"span": (2, 3), "continues": killed.ticket, "run_id": "run (2, 3)", **change}
+        change = {"continues": ResumeToken(entry_id=99, token=killed.resume_token.token)}
+    asked = {"span": (2, 3), "continues": killed.resume_token, "run_id": "run (2, 3)", **change}
     with spend(ledger, **asked) as grant:
         assert not grant.continued and set(grant.entry_ids).isdisjoint(killed.entry_ids)
 
@@ -412,8 +412,10 @@ def test_a_forecast_tells_of_the_budget_with_the_least_room(ledger: Ledger) -> N
 
 def drop_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a ledger would that forgot to charge one of the spans."""
-    whole = reservation.paying
-    monkeypatch.setattr(reservation, "paying", lambda *a, **k: (lambda found: (found[0], found[1][:1]))(whole(*a, **k)))
+    whole = reservation.paying_budgets
+    monkeypatch.setattr(
+        reservation, "paying_budgets", lambda *a, **k: (lambda found: (found[0], found[1][:1]))(whole(*a, **k))
+    )
 
 
 def start_half(monkeypatch: pytest.MonkeyPatch) -> None:

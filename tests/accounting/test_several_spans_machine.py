@@ -18,7 +18,7 @@ from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS, epsilon_from_rdp, rdp_vector
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.audit.verify import verify
-from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import State
 from privacy_pipeline.spans import Span
@@ -62,7 +62,7 @@ class SpansMachine(RuleBasedStateMachine):
             register(self.ledger, span, disjoint=span != 4)
         self.model: dict[int, Query] = {}
         self.held: dict[int, tuple[AbstractContextManager[Grant], Grant]] = {}
-        self.tickets: dict[int, Ticket] = {}
+        self.tickets: dict[int, ResumeToken] = {}
         self.dead: list[AbstractContextManager[Grant]] = []
         self.overran: set[str] = set()
 
@@ -117,7 +117,7 @@ class SpansMachine(RuleBasedStateMachine):
         grant = self.held[first][1]
         grant.start()
         self.model[first] = replace(self.model[first], state=State.STARTED)
-        self.tickets[first] = grant.ticket
+        self.tickets[first] = grant.resume_token
 
     @precondition(lambda self: self.in_state(State.STARTED))
     @rule(data=st.data(), overruns=st.booleans())

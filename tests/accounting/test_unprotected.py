@@ -37,7 +37,7 @@ def test_a_run_on_registered_data_is_journalled_and_charged_nothing(ledger: Ledg
     assert ledger.run_unprotected(use(backend="federated"), run_id="run-2") == ["adult"]
     found = ledger.unprotected_runs("adult")
     assert [(one.run_id, one.backend) for one in found] == [("run-1", "plain"), ("run-2", "federated")]
-    assert found[0].principal and ledger.status()[0].held_epsilon == 0.0
+    assert found[0].principal and ledger.status()[0].enforced_epsilon == 0.0
     assert [record.kind for record in ledger.records(limit=3)] == ["no_guarantee"] * 3
     assert ledger.verify().ok and ledger.unprotected_runs("other") == []
 

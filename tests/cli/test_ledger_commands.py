@@ -132,7 +132,8 @@ def test_status_tells_what_makes_a_cap_less_than_it_says(project: Path) -> None:
     assert "more is spent than the cap allows" in said
     (row,) = json.loads(budget("status", "--json").stdout)
     assert (row["overruns"], row["cap_changes"], row["remaining_epsilon"]) == (1, 1, 0.0)
-    assert row["held_epsilon"] > row["spent_epsilon"] > 0.4
+    assert row["held_epsilon"] == row["enforced_epsilon"]  # the name of 0.1
+    assert row["enforced_epsilon"] > row["spent_epsilon"] > 0.4
 
 
 def test_alert_levels_are_told_once_they_are_passed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

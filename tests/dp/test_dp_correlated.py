@@ -171,13 +171,13 @@ def test_cycles_repeat_and_the_watcher_holds_them_to_it() -> None:
     assert np.unique(np.concatenate(batches[:5])).size == 50  # three are left out of every epoch
     watcher = Participation(made, 53)
     for step, batch in enumerate(batches):
-        watcher.saw(step, batch)
+        watcher.observe(step, batch)
     assert watcher.largest == 3
     shifted = Participation(made, 53)
     for step in range(5):
-        shifted.saw(step, batches[step])
+        shifted.observe(step, batches[step])
     with pytest.raises(PipelineError, match="not an epoch apart"):
-        shifted.saw(5, batches[1])
+        shifted.observe(5, batches[1])
     assert isinstance(made.sampling, FixedPartition)
     assert made.sampling.parameters()["scheme"] == "cyclic"
 
@@ -186,10 +186,10 @@ def test_a_unit_left_out_of_one_epoch_has_no_use_to_spare_in_the_next() -> None:
     made = cyclic(5, 15, noise_of("tree"))
     for second in ([[0, 1], [2, 0]], [[0, 0], [1, 2]]):
         watcher = Participation(made, 53)
-        watcher.saw(0, np.array([1, 2]))  # 0 is in no batch of the first epoch
+        watcher.observe(0, np.array([1, 2]))  # 0 is in no batch of the first epoch
         with pytest.raises(PipelineError, match="twice in an epoch"):
             for step, batch in enumerate(second):
-                watcher.saw(5 + step, np.array(batch))
+                watcher.observe(5 + step, np.array(batch))
 
 
 @pytest.mark.parametrize("noise", [noise_of("tree"), noise_of("banded", 3)])

@@ -69,7 +69,7 @@ class Recorder:
     noises: dict[str, float] = field(default_factory=dict)
     of_model: dict[int, set[str]] = field(default_factory=dict)
 
-    def saw(self, model: Any, noise: Any, deciding: list[bytes], multiplier: float) -> None:
+    def observe(self, model: Any, noise: Any, deciding: list[bytes], multiplier: float) -> None:
         name, decided = (hashlib.sha256(b"".join(parts)).hexdigest() for parts in ([noise.tobytes()], deciding))
         assert self.sums.setdefault(name, decided) == decided, "one noise covers two sums"
         self.noises[name] = multiplier
@@ -94,7 +94,7 @@ class Program:
         rate = float(self.optimizer.learning_rate)
         weights = [variable.numpy() for variable in self.model.trainable_variables]
         deciding = [*(value.tobytes() for value in weights), x.tobytes(), y.tobytes(), np.float64(rate).tobytes()]
-        self.recorder.saw(self.model, noise, deciding, self.multiplier)
+        self.recorder.observe(self.model, noise, deciding, self.multiplier)
         start = 0
         for variable, value in zip(self.model.trainable_variables, weights, strict=True):
             part = noise[start : start + value.size].reshape(value.shape)

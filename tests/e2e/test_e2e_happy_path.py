@@ -204,8 +204,8 @@ def test_the_ledger_holds_the_one_dp_run(shared: Shared) -> None:
     assert {state: n for state, n in budget["entries"].items() if n} == {"committed": 1}
     record = shared.dp.json["summary"]["record"]
     assert budget["spent_epsilon"] == pytest.approx(record["composition"]["epsilon_after"])
-    assert budget["held_epsilon"] > budget["spent_epsilon"]
-    assert budget["remaining_epsilon"] == pytest.approx(10 - budget["held_epsilon"])
+    assert budget["enforced_epsilon"] > budget["spent_epsilon"]
+    assert budget["remaining_epsilon"] == pytest.approx(10 - budget["enforced_epsilon"])
 
 
 @pytest.mark.parametrize("command", [["--help"], ["runs"], ["show"], ["runs", "--json"]])

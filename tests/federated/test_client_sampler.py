@@ -78,20 +78,20 @@ def test_a_partition_deals_each_client_once_an_epoch(sampling: str) -> None:
         cohorts = [sampler.cohort(10 * epoch + place) for place in range(10)]
         assert sorted(np.concatenate(cohorts)) == list(range(CLIENTS))
         for place, cohort in enumerate(cohorts):
-            watcher.saw(10 * epoch + place, cohort)
+            watcher.observe(10 * epoch + place, cohort)
     assert watcher.largest == 1
 
 
 def test_taking_part_too_often_is_refused() -> None:
     shuffled, cyclic = (Participation(plan_of(sampling=s, rounds=30), CLIENTS) for s in ("shuffled", "cyclic"))
-    shuffled.saw(0, np.array([1, 2]))
+    shuffled.observe(0, np.array([1, 2]))
     with pytest.raises(PipelineError, match="twice in an epoch"):
-        shuffled.saw(9, np.array([2, 3]))
-    cyclic.saw(3, np.array([1, 2]))
+        shuffled.observe(9, np.array([2, 3]))
+    cyclic.observe(3, np.array([1, 2]))
     with pytest.raises(PipelineError, match="an epoch apart"):
-        cyclic.saw(14, np.array([2]))
+        cyclic.observe(14, np.array([2]))
     with pytest.raises(PipelineError, match="in a round twice"):
-        Participation(plan_of(), CLIENTS).saw(0, np.array([4, 4]))
+        Participation(plan_of(), CLIENTS).observe(0, np.array([4, 4]))
 
 
 def test_bad_numbers_have_one_clear_error() -> None:

@@ -45,7 +45,7 @@ def require_no_less(before: dict[str, Any], after: BudgetStatus) -> None:
     """What is spent, held and closed is not less than an earlier version said; caps are as they were left."""
     assert after.spent_epsilon >= before["spent_epsilon"] * (1 - 1e-12)
     assert after.simple_epsilon >= before["simple_epsilon"] * (1 - 1e-12)
-    assert after.held_epsilon >= before["held_epsilon"] * (1 - 1e-12)
+    assert after.enforced_epsilon >= before["held_epsilon"] * (1 - 1e-12)
     assert (after.cap_epsilon, after.cap_delta) == (before["cap_epsilon"], before["cap_delta"])
     assert after.cap_changes == before["cap_changes"] and after.closed == before["closed"]
     assert {state.value: number for state, number in after.entries.items()} == before["entries"]
@@ -139,7 +139,7 @@ def test_what_was_started_counts_for_ever_and_what_was_reserved_expires(old_ledg
     assert ledger.expire_reserved("waiting") == 1
     after = statuses(url)[THINGS]
     assert after.entries[State.STARTED] == 1 and after.entries[State.EXPIRED] == 1
-    assert 0 < after.held_epsilon < before[THINGS].held_epsilon
+    assert 0 < after.enforced_epsilon < before[THINGS].enforced_epsilon
     assert ledger.verify().ok
 
 

@@ -139,7 +139,7 @@ def test_the_killed_run_stays_paid_and_a_new_one_is_charged(old_project: Path, s
     after = statuses(LEDGER)["things/train/row"]
     assert after.entries[State.STARTED] == 1
     assert after.entries[State.COMMITTED] == before.entries[State.COMMITTED] + 1
-    assert after.spent_epsilon > before.spent_epsilon and after.held_epsilon > before.held_epsilon
+    assert after.spent_epsilon > before.spent_epsilon and after.enforced_epsilon > before.enforced_epsilon
     assert after.delta_factor == before.delta_factor == len(ORDERS)
     assert Ledger.open(LEDGER).verify().ok
     runs = json.loads(told("runs", "--json"))

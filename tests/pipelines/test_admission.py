@@ -57,7 +57,7 @@ def test_a_plain_run_on_registered_data_is_journalled_before_it_starts(project: 
     folder, _ = project.start()
     (run,) = ledger.unprotected_runs("things")
     assert (run.run_id, run.backend) == (folder.run_id, "plain")
-    assert ledger.status()[0].held_epsilon == 0.0 and ledger.verify().ok
+    assert ledger.status()[0].enforced_epsilon == 0.0 and ledger.verify().ok
     project.start()  # nothing changed: no data is read
     assert len(ledger.unprotected_runs("things")) == 1
 

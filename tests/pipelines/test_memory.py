@@ -132,7 +132,7 @@ def test_nothing_is_started_or_charged(tmp_path: Path, monkeypatch: pytest.Monke
         _start(config, tmp_path)
     assert list((tmp_path / "workspace/runs").iterdir()) == []
     assert Ledger.open(config.ledger).history(dataset="things") == before
-    assert Ledger.open(config.ledger).status("things")[0].held_epsilon == 0
+    assert Ledger.open(config.ledger).status("things")[0].enforced_epsilon == 0
 
 
 @pytest.mark.parametrize("given", ["8 GB", "-1", "0", "1e9", "٣"])

@@ -64,9 +64,9 @@ def test_all_runs_together(report: DatasetReport, project: Path) -> None:
     (status,) = Ledger.open(f"sqlite:///{project}/ledger/ledger.db").status("things")
     assert budget.spent.epsilon and budget.pld.epsilon and budget.simple_addition.epsilon
     assert budget.best_order.epsilon and budget.burn_down[-1].spent.epsilon
-    assert budget.spent.epsilon.value == status.held_epsilon == budget.burn_down[-1].spent.epsilon.value
-    assert budget.left.value == status.remaining_epsilon == status.cap_epsilon - status.held_epsilon
-    assert budget.best_order.epsilon.value == status.spent_epsilon < status.held_epsilon
+    assert budget.spent.epsilon.value == status.enforced_epsilon == budget.burn_down[-1].spent.epsilon.value
+    assert budget.left.value == status.remaining_epsilon == status.cap_epsilon - status.enforced_epsilon
+    assert budget.best_order.epsilon.value == status.spent_epsilon < status.enforced_epsilon
     assert budget.pld.epsilon.value < status.spent_epsilon < budget.simple_addition.epsilon.value
     assert [point.entry.value for point in budget.burn_down] == [1, 2, 3, 4, 5]  # 6 was given back
 

@@ -194,7 +194,7 @@ class Rounds:
             while self.done < self.cohorts.rounds:
                 cohort = self.sampler.cohort(self.done)
                 # Before the data is used: a round that is broken off has been counted.
-                self.watcher.saw(self.done, cohort)
+                self.watcher.observe(self.done, cohort)
                 norm = state.aggregator.get("clipping_norm")
                 self.done += 1
                 result = self.engine.run_round(state, cohort)
@@ -223,7 +223,7 @@ class Rounds:
         for name, curve in self.history.items():
             curve[:] = arrays[f"history.{name}"].tolist()
         for past in range(self.done):
-            self.watcher.saw(past, self.sampler.cohort(past))
+            self.watcher.observe(past, self.sampler.cohort(past))
         return RoundState(
             round_number=self.done,
             weights=tuple(arrays[f"weights.{place}"] for place in range(len(state.weights))),

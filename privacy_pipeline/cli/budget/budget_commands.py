@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
+from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, with_old_keys
 from privacy_pipeline.cli.parameters import (
     AsJson,
     ConfigPath,
@@ -139,7 +139,7 @@ def status(
                 f"[bold red]not the newest:[/] {escape(told)}; more may be spent than stands here", soft_wrap=True
             )
         if as_json:
-            print_json([dataclasses.asdict(b) for b in budgets])
+            print_json([with_old_keys(dataclasses.asdict(b)) for b in budgets])
             return
         table = Table(title="budgets (epsilon at the cap's delta)", title_justify="left")
         for column in ("dataset", "split", "unit", "held", "cap", "left", "used", "delta", "entries", "best order"):
@@ -151,7 +151,7 @@ def status(
                 f"{b.dataset} (span {span})" if span else b.dataset,
                 b.split,
                 cell(b.unit),
-                f"{b.held_epsilon:.3f}",
+                f"{b.enforced_epsilon:.3f}",
                 f"{b.cap_epsilon:.3f}",
                 f"{b.remaining_epsilon:.3f}",
                 f"{b.used:.0%}" if math.isfinite(b.used) else "all",
@@ -192,7 +192,7 @@ _HELD = (
 def _warnings(status: BudgetStatus) -> list[str]:
     """Return what makes the cap less than it says."""
     found = []
-    if status.passed and math.isinf(status.held_epsilon):
+    if status.passed and math.isinf(status.enforced_epsilon):
         found.append("no finite epsilon bounds what was spent, and nothing is granted (budget history tells why)")
     elif status.passed:
         found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")

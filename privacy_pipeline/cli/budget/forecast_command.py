@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table
+from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table, with_old_keys
 from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides, Target, WorkspacePath, is_config
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.text.typed import typed
@@ -72,14 +72,16 @@ def _facts(config: PipelineConfig, checked: Checked, fits: Fitting | None, *, ru
     found = noise_section(config)
     return {
         **facts,
-        "budget": {
-            "held_epsilon": ahead.epsilon_before,
-            "cap_epsilon": ahead.cap,
-            "remaining_epsilon": ahead.remaining,
-            "delta": ahead.delta,
-            "accountant": "rdp",
-            **({"name": ahead.budget, "others": [one.budget for one in ahead.others]} if ahead.others else {}),
-        },
+        "budget": with_old_keys(
+            {
+                "enforced_epsilon": ahead.epsilon_before,
+                "cap_epsilon": ahead.cap,
+                "remaining_epsilon": ahead.remaining,
+                "delta": ahead.delta,
+                "accountant": "rdp",
+                **({"name": ahead.budget, "others": [one.budget for one in ahead.others]} if ahead.others else {}),
+            }
+        ),
         "run": {
             "noise_multiplier": plan.noise_multiplier,
             "target_epsilon": None if found is None else found[1].target_epsilon,
@@ -107,7 +109,7 @@ def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
     print_table(table, as_markdown=as_markdown)
     if as_markdown:
         return
-    held, left = against_cap(budget["held_epsilon"], budget["cap_epsilon"]), budget["remaining_epsilon"]
+    held, left = against_cap(budget["enforced_epsilon"], budget["cap_epsilon"]), budget["remaining_epsilon"]
     if "name" in budget:
         others = ", ".join(budget["others"])
         out.print(f"budget {budget['name']} has the least room; such a run is charged to {others} too", soft_wrap=True)

@@ -94,7 +94,7 @@ def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
     out.print(f"  {escape(now.budget)}: {told}", soft_wrap=True)
     if now.passed:
         err.print(
-            f"[yellow]warning:[/] {escape(now.budget)}: {now.held_epsilon:.3f} is held already, above the new cap: "
+            f"[yellow]warning:[/] {escape(now.budget)}: {now.enforced_epsilon:.3f} is held already, above the new cap: "
             "nothing more is granted",
             soft_wrap=True,
         )

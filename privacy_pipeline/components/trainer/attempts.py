@@ -22,7 +22,7 @@ from privacy_pipeline.files.file_rights import make_folders
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
-    from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+    from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 
 ROOT = ".attempts"
 _LOCK, _TICKET, _ENGINE = "lock", "ticket.json", "engine"
@@ -45,21 +45,21 @@ class Attempt:
         """The engine's part of the folder."""
         return self.folder / _ENGINE
 
-    def ticket(self) -> Ticket | None:
+    def resume_token(self) -> ResumeToken | None:
         """Return the ticket of an attempt that can go on; None where there is none, or its key or checkpoint is
         lost.
         """
-        from privacy_pipeline.ledger.charging.grants import Ticket
+        from privacy_pipeline.ledger.charging.grants import ResumeToken
 
         held = _read(self.folder)
         if held is None or not _has_state(self.folder):
             return None
-        return Ticket(entry_id=int(held["entry_id"]), token=str(held["token"]))
+        return ResumeToken(entry_id=int(held["entry_id"]), token=str(held["token"]))
 
     def begin(self, grant: Grant) -> None:
         """Forgets what was there, and keeps the ticket of a new charge. To be called before the grant is started."""
         self.destroy()
-        ticket = {"run_id": self.run_id, "entry_id": grant.ticket.entry_id, "token": grant.ticket.token}
+        ticket = {"run_id": self.run_id, "entry_id": grant.resume_token.entry_id, "token": grant.resume_token.token}
         path = self.folder / _TICKET
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             json.dump(ticket, stream)

@@ -36,7 +36,7 @@ from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.ledger import pins
-from privacy_pipeline.ledger.charging.grants import Ticket
+from privacy_pipeline.ledger.charging.grants import ResumeToken
 from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import division_of
@@ -149,7 +149,7 @@ def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, 
     backend.examine(config=config, features=inputs.features, plan=plan, specs=lambda: _specs(inputs))
     training = _Training(backend, inputs, plan, facts, node, ledger)
     if inputs.state_dir is None or plan.tuning is not None:
-        executed, compositions = training.spend(attempt=None, ticket=None)
+        executed, compositions = training.spend(attempt=None, resume_token=None)
     else:
         attempts.wipe(inputs.state_dir, ledger.settled(attempts.charged(inputs.state_dir)))
         with attempts.held(inputs.state_dir, run_id=facts.run_id, node=node, plan=plan) as attempt:
@@ -179,16 +179,16 @@ class _Training:
 
     def continue_or_begin(self, attempt: Attempt) -> tuple[Executed, Compositions]:
         """Goes on with what a killed attempt left, if it fits; else begins, and is charged."""
-        ticket = attempt.ticket()
-        if ticket is not None:
+        resume_token = attempt.resume_token()
+        if resume_token is not None:
             try:
-                return self.spend(attempt=attempt, ticket=ticket)
+                return self.spend(attempt=attempt, resume_token=resume_token)
             except StateMismatch as error:
                 # The key is destroyed by now: what ran stays charged, and what runs next is charged too.
                 logging.warning("%s", error.message)
-        return self.spend(attempt=attempt, ticket=None)
+        return self.spend(attempt=attempt, resume_token=None)
 
-    def spend(self, *, attempt: Attempt | None, ticket: Ticket | None) -> tuple[Executed, Compositions]:
+    def spend(self, *, attempt: Attempt | None, resume_token: ResumeToken | None) -> tuple[Executed, Compositions]:
         """One training under one charge, at each budget that the spans belong to."""
         config = self.inputs.config
         with charged(
@@ -202,7 +202,7 @@ class _Training:
                 plan=self.plan,
                 purpose=purpose_of(config),
                 division=division_of(config.dataset),
-                continues=ticket,
+                continues=resume_token,
             ),
             composition=self.ledger.composition,
             note=lambda: pins.note_again(self.ledger, data=folders_of(config.dataset), workspace=config.workspace),

@@ -195,7 +195,7 @@ class Participation:
         self._epochs = np.full(counted, -1, np.int64)
         self._places = np.full(counted, -1, np.int64)
 
-    def saw(self, step: int, index: NDArray[np.int64]) -> None:
+    def observe(self, step: int, index: NDArray[np.int64]) -> None:
         """Count a batch.
 
         Raises:
@@ -218,7 +218,7 @@ class Participation:
         """Count the steps that were made before."""
         if isinstance(self._scheme, FixedPartition):
             for step in range(steps):
-                self.saw(step, sampler.batch(step))
+                self.observe(step, sampler.batch(step))
 
     @property
     def largest(self) -> int | None:

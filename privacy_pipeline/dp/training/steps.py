@@ -100,7 +100,7 @@ class PrivateSteps:
             PipelineError: a unit is used more often than is accounted for; or an op does not take the data's values,
                 whose own message, which may show them, is not passed on.
         """
-        self.watcher.saw(step, batch.index)
+        self.watcher.observe(step, batch.index)
         given = batch.x, batch.y, batch.present, batch.noise, batch.seed
         ran(lambda: self.program.run(*given), where=f"step {step + 1}")
 

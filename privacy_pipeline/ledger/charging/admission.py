@@ -1,4 +1,4 @@
-"""What a request has to fulfil before its cost is even weighed, and how a refusal is told."""
+"""What a request has to fulfil before its cost is even checked, and how a refusal is told."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import ChargedPlan
+    from privacy_pipeline.ledger.charging.budget_check import BudgetCheck
     from privacy_pipeline.ledger.charging.request import Request
     from privacy_pipeline.ledger.charging.unions import Union
-    from privacy_pipeline.ledger.charging.weighing import Weighed
     from privacy_pipeline.ledger.state.registration import Division
 
 _WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget forecast CONFIG` tells what fits"
 
 
-def paying(
+def paying_budgets(
     connection: sa.Connection, *, dataset: str, span: Span, split: str, union: Union | None
 ) -> tuple[Registration, list[sa.RowMapping]]:
     """Return the registration of what a run wants to read, and the budgets that pay: each once.
@@ -133,28 +133,28 @@ def require_division(registered: Registration, division: Division | None) -> Non
         )
 
 
-def forecast_of(weighed: Sequence[Weighed]) -> Forecast:
-    """Return what a weighed run would do to the budget with the least room; the other ones that would pay come
+def forecast_of(checked: Sequence[BudgetCheck]) -> Forecast:
+    """Return what a checked run would do to the budget with the least room; the other ones that would pay come
     with it.
     """
     # One that refuses comes before any that grants, so that the first says whether all of them grant.
-    ordered = sorted(weighed, key=lambda one: (one.fits, one.runs_that_fit, one.budget["epsilon"] - one.held_after))
+    ordered = sorted(checked, key=lambda one: (one.fits, one.runs_that_fit, one.budget["epsilon"] - one.held_after))
     first, *others = (_forecast(one) for one in ordered)
     return dataclasses.replace(first, others=tuple(others))
 
 
-def _forecast(weighed: Weighed) -> Forecast:
-    delta = weighed.budget["delta"]
+def _forecast(checked: BudgetCheck) -> Forecast:
+    delta = checked.budget["delta"]
     return Forecast(
-        epsilon_run=weighed.cost.epsilon(delta),
-        epsilon_before=weighed.held_before,
-        epsilon_after=weighed.held_after,
-        cap=weighed.budget["epsilon"],
+        epsilon_run=checked.cost.epsilon(delta),
+        epsilon_before=checked.held_before,
+        epsilon_after=checked.held_after,
+        cap=checked.budget["epsilon"],
         delta=delta,
-        fits=weighed.fits,
-        runs_that_fit=weighed.runs_that_fit,
-        limit=_limit(weighed)[0],
-        budget=budget_key(weighed.budget),
+        fits=checked.fits,
+        runs_that_fit=checked.runs_that_fit,
+        limit=_limit(checked)[0],
+        budget=budget_key(checked.budget),
     )
 
 
@@ -183,18 +183,18 @@ def check_principal(
             check_use(policy, backend=backend, guarantee=True)
 
 
-def _limit(weighed: Weighed) -> tuple[str, str]:
+def _limit(checked: BudgetCheck) -> tuple[str, str]:
     """Return what refuses a run where it is not the cap's epsilon alone, and what to do; empty texts otherwise."""
-    cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
-    within = weighed.filter_epsilon <= cap
-    if weighed.fits:
+    cap, delta = float(checked.budget["epsilon"]), float(checked.budget["delta"])
+    within = checked.filter_epsilon <= cap
+    if checked.fits:
         return "", ""
-    if weighed.share < 1 and weighed.runs_in_share == 0 and (within or weighed.share == 0):
+    if checked.share < 1 and checked.runs_in_share == 0 and (within or checked.share == 0):
         used = (
-            f"purpose {weighed.purpose!r} may use {weighed.share:.0%} of the budget (of its Renyi divergence at order"
+            f"purpose {checked.purpose!r} may use {checked.share:.0%} of the budget (of its Renyi divergence at order"
         )
-        return f"{used} {weighed.order:g}), which does not hold it", "or change `shares` in the budget's policy"
-    if within and weighed.truncations_that_fit == 0:
+        return f"{used} {checked.order:g}), which does not hold it", "or change `shares` in the budget's policy"
+    if within and checked.truncations_that_fit == 0:
         return (
             f"cutting batches at `truncate_at`, or releasing unknown values above a threshold, costs more of the cap's "
             f"delta {delta:g} than the {truncation.SHARE:.0%} that are kept for it",
@@ -203,32 +203,32 @@ def _limit(weighed: Weighed) -> tuple[str, str]:
     return "", ""
 
 
-def refusal(weighed: Sequence[Weighed], cost: Price) -> BudgetRefusedError:
+def refusal(checked: Sequence[BudgetCheck], cost: Price) -> BudgetRefusedError:
     """Return what to tell whoever asked for more than there is.
 
     Args:
-        weighed: the run against each budget that would pay; at least one refuses it.
+        checked: the run against each budget that would pay; at least one refuses it.
         cost: its cost.
     """
-    lacking = [_lack(one, cost) for one in weighed if not one.fits]
+    lacking = [_lack(one, cost) for one in checked if not one.fits]
     message, fix = "; ".join(told for told, _ in lacking), lacking[0][1]
-    if len(weighed) > 1:
-        message += f"; the run's spans have {len(weighed)} budgets, and none of them was charged"
+    if len(checked) > 1:
+        message += f"; the run's spans have {len(checked)} budgets, and none of them was charged"
     return BudgetRefusedError(message, fix=fix)
 
 
-def _lack(weighed: Weighed, cost: Price) -> tuple[str, str]:
+def _lack(checked: BudgetCheck, cost: Price) -> tuple[str, str]:
     """Return what one budget lacks, and what to do."""
-    cap, delta = float(weighed.budget["epsilon"]), float(weighed.budget["delta"])
+    cap, delta = float(checked.budget["epsilon"]), float(checked.budget["delta"])
     told = (
-        f"budget {budget_key(weighed.budget)}: held against the cap: {against_cap(weighed.held_before, cap)}; "
+        f"budget {budget_key(checked.budget)}: held against the cap: {against_cap(checked.held_before, cap)}; "
         f"this run costs {cost.epsilon(delta):.4f} (RDP, delta {delta:g})"
     )
-    limit, fix = _limit(weighed)
+    limit, fix = _limit(checked)
     if not limit:
-        remain = max(0.0, cap - weighed.held_before)
+        remain = max(0.0, cap - checked.held_before)
         message = (
-            f"{told}, with it {against_cap(weighed.held_after, cap)} would be held (Renyi order {weighed.order:g}), "
+            f"{told}, with it {against_cap(checked.held_after, cap)} would be held (Renyi order {checked.order:g}), "
             f"above the cap of {cap:g}; {remain:.4f} remain"
         )
         return message, f"{_WHAT_FITS}; or have the owner of the budget raise its cap"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ticket:
+class ResumeToken:
     """A started entry (the first of a run over several spans) and the secret of its holder.
 
     It is kept beside the run's key, never in a record or a log.
@@ -74,9 +74,9 @@ class Grant:
         return self.entry_ids[0]
 
     @property
-    def ticket(self) -> Ticket:
+    def resume_token(self) -> ResumeToken:
         """What proves, to a later process, that it holds this grant."""
-        return Ticket(entry_id=self.entry_id, token=self._token)
+        return ResumeToken(entry_id=self.entry_id, token=self._token)
 
     def start(self) -> None:
         """To be called right before anything is computed from the data. From here on the entry counts for ever.

@@ -21,11 +21,11 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.ledger.charging import charges, entries, unions
-from privacy_pipeline.ledger.charging.admission import check_data, check_plan, check_principal, paying, refusal
+from privacy_pipeline.ledger.charging.admission import check_data, check_plan, check_principal, paying_budgets, refusal
+from privacy_pipeline.ledger.charging.budget_check import BudgetCheck, check_budget
 from privacy_pipeline.ledger.charging.entries import token_hash
-from privacy_pipeline.ledger.charging.grants import Grant, Ticket
+from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.charging.request import Request
-from privacy_pipeline.ledger.charging.weighing import Weighed, weigh
 from privacy_pipeline.ledger.state.budgets import budgets_of
 from privacy_pipeline.ledger.state.entries import Price, State, budget_key, price
 from privacy_pipeline.ledger.storage import schema
@@ -46,7 +46,7 @@ class _Charge:
     """
 
     key: str
-    weighed: Weighed
+    checked: BudgetCheck
     idle: sa.RowMapping | None
     attempts: int
 
@@ -66,7 +66,7 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
     token = uuid.uuid4().hex
     with writing(engine) as journal:
         connection = journal.connection
-        registered, budgets = paying(
+        registered, budgets = paying_budgets(
             connection, dataset=request.dataset, span=request.span, split=request.split, union=union
         )
         backend = request.plan.backend if isinstance(request.plan, MechanismPlan) else None
@@ -74,8 +74,8 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
         check_data(connection, request, registered)
         check_plan(request.plan, registered, split=request.split)
         asked = [_charge(connection, request, budget, cost) for budget in budgets]
-        if any(not charge.weighed.fits for charge in asked):
-            raise refusal([charge.weighed for charge in asked], cost)
+        if any(not charge.checked.fits for charge in asked):
+            raise refusal([charge.checked for charge in asked], cost)
         if len({charge.idle is None for charge in asked}) > 1:
             raise schema.LedgerError("the charges of one run are not in one state; nothing was written", fix=VERIFY)
         attempt = 1 + max(charge.attempts for charge in asked)
@@ -96,16 +96,16 @@ def _charge(connection: sa.Connection, request: Request, budget: sa.RowMapping, 
     same = (table.c.run_id == request.run_id, table.c.node == request.node, table.c.plan_key == key)
     rows = connection.execute(sa.select(table).where(*same).order_by(table.c.attempt)).mappings().all()
     idle = next((row for row in rows if row["state"] == State.RESERVED.value and _same(row, request)), None)
-    weighed = weigh(connection, budget, request.purpose, cost, without=idle)
-    return _Charge(key, weighed, idle, max((int(row["attempt"]) for row in rows), default=0))
+    checked = check_budget(connection, budget, request.purpose, cost, without=idle)
+    return _Charge(key, checked, idle, max((int(row["attempt"]) for row in rows), default=0))
 
 
 def _write(
     journal: Writer, request: Request, charge: _Charge, cost: Price, planned: str, *, token: str, attempt: int
 ) -> tuple[int, int]:
     """Return the entry of one charge, new or taken over; its number and attempt."""
-    budget, secret = charge.weighed.budget, token_hash(token)
-    order, ceiling = charge.weighed.order, charge.weighed.ceiling
+    budget, secret = charge.checked.budget, token_hash(token)
+    order, ceiling = charge.checked.order, charge.checked.ceiling
     if charge.idle is not None:
         entry_id = int(charge.idle["id"])
         entries.take_over(journal, budget, entry_id, token=secret, order=order, ceiling=ceiling)
@@ -126,7 +126,7 @@ def _write(
     return entries.add(journal, budget, fixed_columns, cost=cost, order=order, ceiling=ceiling), attempt
 
 
-def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | None:
+def continued(engine: sa.Engine, request: Request, resume_token: ResumeToken) -> Grant | None:
     """Return the grant of an attempt that was started and killed, for whoever holds its ticket and asks for the very
     same.
 
@@ -144,7 +144,7 @@ def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | No
     cost = price(request.plan.event, request.plan.relation)
     table = schema.entries
     held = {
-        "token": token_hash(ticket.token),
+        "token": token_hash(resume_token.token),
         "state": State.STARTED.value,
         "run_id": request.run_id,
         "node": request.node,
@@ -157,14 +157,14 @@ def continued(engine: sa.Engine, request: Request, ticket: Ticket) -> Grant | No
         budgets = budgets_of(connection, request.dataset, split=request.split, span=request.span)
     due = {budget["id"]: request.key(cost, budget) for budget in budgets}
     ids = [int(row["id"]) for row in rows]
-    if not _settles(rows, due) or ticket.entry_id not in ids:
+    if not _settles(rows, due) or resume_token.entry_id not in ids:
         return None
     return Grant(
         engine=engine,
         entry_ids=ids,
         attempt=int(rows[0]["attempt"]),
         budget=budget_key(budgets[0]),
-        token=ticket.token,
+        token=resume_token.token,
         plan=request.plan,
         continued=True,
     )

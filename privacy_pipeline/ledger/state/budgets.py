@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, State, budget_key
-from privacy_pipeline.ledger.state.held import held_epsilon, used_part
+from privacy_pipeline.ledger.state.held import enforced_epsilon, used_part
 from privacy_pipeline.ledger.state.overlaps import require_disjoint, require_one_budget, require_sides_apart
 from privacy_pipeline.ledger.state.policy import Policy, stored_policy
 from privacy_pipeline.ledger.state.registration import (
@@ -374,7 +374,7 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
     total, closed = totals.all, policy is not None and policy.is_closed
     spent = charge_of(total)
     cap = {"epsilon": budget["epsilon"], "delta": budget["delta"], "ceiling": budget["ceiling"]}
-    held = held_epsilon(spent, order=budget["filter_order"], **cap)
+    held = enforced_epsilon(spent, order=budget["filter_order"], **cap)
     used = used_part(spent, order=budget["filter_order"], **cap)
     return BudgetStatus(
         budget=budget_key(budget),
@@ -386,7 +386,7 @@ def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:
         cap_delta=budget["delta"],
         ceiling=budget["ceiling"],
         delta_factor=budget["delta_factor"],
-        held_epsilon=held,
+        enforced_epsilon=held,
         spent_epsilon=spent.epsilon(budget["delta"]),
         remaining_epsilon=0.0 if closed else max(0.0, budget["epsilon"] - held),
         used=used,

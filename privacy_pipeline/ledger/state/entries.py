@@ -83,8 +83,8 @@ class Entry:
 class BudgetStatus:
     """One budget at a glance; every epsilon is by RDP at the cap's delta.
 
-    Against the cap stands `held_epsilon`, and what remains is the cap less that. For runs that are chosen after results
-    were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
+    Against the cap stands `enforced_epsilon`, and what remains is the cap less that. For runs that are chosen after
+    results were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
 
     Attributes:
         budget: key of the budget.
@@ -94,7 +94,7 @@ class BudgetStatus:
         relation: neighbouring relation.
         cap_epsilon: epsilon that all runs together may reach.
         cap_delta: delta of the cap.
-        held_epsilon: all counted entries together at the filter's order (`held`): what is enforced.
+        enforced_epsilon: all counted entries together at the filter's order (`held`): what is enforced.
         spent_epsilon: all counted entries together at the best order: tighter, for a set of runs fixed beforehand.
         remaining_epsilon: the cap less what is held against it.
         used: part of the cap's room at the filter's order that is used (`held.used_part`).
@@ -121,7 +121,7 @@ class BudgetStatus:
     relation: Relation
     cap_epsilon: float
     cap_delta: float
-    held_epsilon: float
+    enforced_epsilon: float
     spent_epsilon: float
     remaining_epsilon: float
     used: float
@@ -140,7 +140,7 @@ class BudgetStatus:
     @property
     def passed(self) -> bool:
         """Whether more is spent than the cap allows: entries executed more than planned, or the cap was lowered."""
-        return self.held_epsilon > self.cap_epsilon
+        return self.enforced_epsilon > self.cap_epsilon
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ def filter_delta(budget: Mapping[Any, Any]) -> float:
     return float(budget["delta"]) * (1 - truncation.SHARE)
 
 
-def held_epsilon(
+def enforced_epsilon(
     spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
 ) -> float:
     """Epsilon that is held against a cap.
@@ -71,10 +71,10 @@ def used_part(
 ) -> float:
     """Part of the cap's room that is used, between 0 and 1; above 1 where the cap is passed, infinite without a bound.
 
-    An order takes part of epsilon by itself, whatever runs: `held_epsilon` is well above 0 after the smallest run. What
-    of the rest is used grows with the runs alone, as do the shares of a policy.
+    An order takes part of epsilon by itself, whatever runs: `enforced_epsilon` is well above 0 after the smallest run.
+    What of the rest is used grows with the runs alone, as do the shares of a policy.
     """
-    held = held_epsilon(spent, order=order, epsilon=epsilon, delta=delta, ceiling=ceiling)
+    held = enforced_epsilon(spent, order=order, epsilon=epsilon, delta=delta, ceiling=ceiling)
     if held <= 0 or math.isinf(held):
         return held
     at = filter_delta({"delta": delta})

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.ledger.audit.profile import Profile, profile
 from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry, State, together
-from privacy_pipeline.ledger.state.held import held_epsilon
+from privacy_pipeline.ledger.state.held import enforced_epsilon
 from privacy_pipeline.reports.dataset.dataset_report import (
     AttackReading,
     BudgetView,
@@ -204,7 +204,7 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
 def _held(status: BudgetStatus, total: Charge) -> float:
     """Return what the filter holds against the cap, at its order of today."""
     epsilon, delta = status.cap_epsilon, status.cap_delta
-    return held_epsilon(total, order=status.filter_order, epsilon=epsilon, delta=delta, ceiling=status.ceiling)
+    return enforced_epsilon(total, order=status.filter_order, epsilon=epsilon, delta=delta, ceiling=status.ceiling)
 
 
 def _held_loss(status: BudgetStatus, held: float, best: float, source: Source) -> Loss:

@@ -190,7 +190,7 @@ class Movement:
     removed: float = 0.0
     where: str = ""
 
-    def saw(self, moved: float, where: str) -> None:
+    def observe(self, moved: float, where: str) -> None:
         if not moved <= self.replaced:
             self.replaced, self.where = moved, where
 
@@ -209,7 +209,7 @@ def movement(made: Made, run: Callable[..., list[Any]], *, random: bool = False)
         before = run(x, y)
         for row in (0, 3, count - 1):
             for what, a, b in neighbours(made, x, y, row):
-                found.saw(distance(run(a, b), before), what)
+                found.observe(distance(run(a, b), before), what)
             without = [run(x, y, np.arange(count) != row)]
             if not random:
                 others = np.delete(np.arange(count), row)

@@ -15,7 +15,7 @@ from privacy_pipeline.ledger.charging import charges
 from privacy_pipeline.ledger.state import renyi_filter
 from privacy_pipeline.ledger.state.budgets import charge_of, totals_of
 from privacy_pipeline.ledger.state.entries import Charge, Price
-from privacy_pipeline.ledger.state.held import filter_delta, held_epsilon
+from privacy_pipeline.ledger.state.held import enforced_epsilon, filter_delta
 from privacy_pipeline.ledger.state.policy import share_of, stored_policy
 from privacy_pipeline.ledger.state.totals import Sum, fixed
 
@@ -24,8 +24,8 @@ _MOST = 20.0  # no cap of a budget that protects anything is higher
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighed:
-    """A run's cost held against a budget, all at one instant.
+class BudgetCheck:
+    """A run's cost beside a budget, all at one instant.
 
     Attributes:
         budget: the budget's row.
@@ -79,7 +79,7 @@ class Weighed:
 
     def _held(self, charge: Charge) -> float:
         cap = {"epsilon": self.budget["epsilon"], "delta": self.budget["delta"]}
-        return held_epsilon(charge, order=self.order, ceiling=self.ceiling, **cap)
+        return enforced_epsilon(charge, order=self.order, ceiling=self.ceiling, **cap)
 
     @property
     def fits(self) -> bool:
@@ -122,7 +122,7 @@ class Weighed:
         return 0 if endless else renyi_filter.runs_that_fit(0, cost, room=left)
 
 
-def weigh(
+def check_budget(
     connection: sa.Connection,
     row: sa.RowMapping,
     purpose: str,
@@ -130,7 +130,7 @@ def weigh(
     *,
     without: Mapping[Any, Any] | None = None,
     before: Sequence[tuple[str, Price]] = (),
-) -> Weighed:
+) -> BudgetCheck:
     """Add a cost to all counted entries of a budget.
 
     Args:
@@ -157,7 +157,7 @@ def weigh(
     used, share = totals.spent.get(purpose, Sum()), share_of(policy, purpose)
     total = totals.all
     ceiling = ceiling_of(row, cost.distance)
-    return Weighed(
+    return BudgetCheck(
         budget=row, order=order, ceiling=ceiling, cost=cost, total=total, purpose=purpose, share=share, used=used
     )
 
