@@ -96,6 +96,6 @@ def test_all_in_one_process_where_the_config_says_so(tmp_path: Path, monkeypatch
 
 def test_neither_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ways = Ways(simulated())
-    with pytest.raises(BadInputError, match="through whom"):
+    with pytest.raises(BadInputError, match="does not name the parties"):
         evaluated(tmp_path, monkeypatch, ways, EncryptedSection())
     assert ways.taken == []

@@ -117,10 +117,10 @@ def test_a_revoked_client_is_refused_everywhere_and_the_others_are_not(parties: 
     anna, bert = (clients.add_client(folder=parties, name=name) / CLIENT for name in ("anna", "bert"))
     written = clients.revoke(folder=parties, name="anna")
     assert parties / "server0" / REVOKED in written and parties / "driver" / REVOKED in written
-    assert asked(parties, anna) == ["driver says: the certificate of anna is revoked"]
+    assert asked(parties, anna) == ["driver refuses: the certificate of anna is revoked"]
     assert asked(parties, bert)[0]["you"] == "bert"
     answer, refused = through_an_ingress(parties, anna, tmp_path)
-    assert answer == "server0 says: the certificate of anna is revoked"
+    assert answer == "server0 refuses: the certificate of anna is revoked"
     assert refused == ["the certificate of anna is revoked"]
     assert through_an_ingress(parties, bert, tmp_path)[0]["you"].startswith(f"{CLIENT} ")
     # A second one, the client that every deployment has, and one that is made only now.
@@ -197,7 +197,7 @@ def test_a_party_that_runs_takes_a_new_list_up(parties: Path) -> None:
         server.close()
         return found
 
-    assert asyncio.run(main()) == ["anna", "driver says: the certificate of anna is revoked"]
+    assert asyncio.run(main()) == ["anna", "driver refuses: the certificate of anna is revoked"]
 
 
 @pytest.mark.parametrize("kind", ["garbage", "another authority", "changed"])
@@ -268,7 +268,7 @@ def test_a_client_has_so_many_connections_and_the_others_have_theirs(
     own = clients.add_client(folder=parties, name="anna") / CLIENT
     *fine, last = asked(parties, own, times=4)
     assert [one["you"] for one in fine] == ["anna"] * 3
-    assert last == "driver says: anna has 3 connections already, the most that are served"
+    assert last == "driver refuses: anna has 3 connections already, the most that are served"
     assert asked(parties, own, times=3)[-1]["you"] == "anna"  # those of before are not counted any more
 
 

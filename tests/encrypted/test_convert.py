@@ -218,7 +218,7 @@ def test_a_model_of_an_earlier_version_is_to_be_exported_again(converted: Any, t
 
 @pytest.mark.parametrize("depth", [1_000, 100_000])
 def test_what_is_nested_deeply_is_refused(depth: int) -> None:
-    with pytest.raises(BadInputError, match="is no converted model"):
+    with pytest.raises(BadInputError, match="is not a converted model"):
         model_format.parse_architecture(b'{"format":' + b"[" * depth + b"]" * depth + b"}")
 
 
@@ -282,7 +282,7 @@ def test_weights_are_read_as_the_architecture_says_and_never_unpickled(
     converted: Any, tmp_path: Path, content: bytes
 ) -> None:
     folder = with_weights(converted, tmp_path / "m", lambda members: dict.fromkeys(members, content))
-    with pytest.raises(BadInputError, match=r"is no array of float64|is larger than"):
+    with pytest.raises(BadInputError, match=r"is not an array of float64|is larger than"):
         model_format.load(folder)
 
 

@@ -80,7 +80,7 @@ def test_an_error_is_told_as_that_of_the_party(parties: Path) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
         await frames.write(writer, {"error": "no"})
 
-    with pytest.raises(RefusedError, match="server0 says: no"):
+    with pytest.raises(RefusedError, match="server0 refuses: no"):
         asked(parties, refuse)
 
 
@@ -88,11 +88,11 @@ def test_an_error_is_told_as_that_of_the_party(parties: Path) -> None:
     ("content", "says"),
     [
         (b"", "closed the connection"),
-        (b"\0\0\0\2{}" + b"\xff" * 8, "sent what is no answer"),
-        (b"\0\0\0\2[]" + bytes(8), "sent what is no answer .*no JSON object"),
-        (b"\0\0\0\2{", "sent what is no answer .*cut off"),
-        (b"\xff" * 4, "sent what is no answer .*exceeds"),
-        (b"\0\0\x60\0" + b"[" * 0x6000 + bytes(8), "sent what is no answer .*no JSON"),
+        (b"\0\0\0\2{}" + b"\xff" * 8, "sent something that is not an answer"),
+        (b"\0\0\0\2[]" + bytes(8), "sent something that is not an answer .*not a JSON object"),
+        (b"\0\0\0\2{", "sent something that is not an answer .*cut off"),
+        (b"\xff" * 4, "sent something that is not an answer .*exceeds"),
+        (b"\0\0\x60\0" + b"[" * 0x6000 + bytes(8), "sent something that is not an answer .*not JSON"),
     ],
 )
 def test_what_is_no_answer_is_said(parties: Path, content: bytes, says: str) -> None:

@@ -85,7 +85,7 @@ def test_one_way_to_evaluate_is_stated(tmp_path: Path) -> None:
     evaluation.require_way(EncryptedSection(simulate=True))
     evaluation.require_way(EncryptedSection(parties=make_parties(tmp_path / "parties")))
     for refused in (evaluation.require_way, evaluation.protection_of):
-        with pytest.raises(BadInputError, match="through whom") as told:
+        with pytest.raises(BadInputError, match="does not name the parties") as told:
             refused(EncryptedSection())
         assert "`parties: DIR`" in told.value.fix and "`simulate: true`" in told.value.fix
     with pytest.raises(ValidationError, match=r"remove `parties` .* or `simulate: true`"):

@@ -77,7 +77,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "an object saves": (_an_object_saves, "files"),
     "an object of several saves": (_an_object_of_several_saves, "files"),
     "a name that commands a terminal": (_in_main("\x1b[31mEvil"), "31mEvil"),
-    "no objects": (lambda meta: meta.ClearField("object_graph_def"), "no graph of this version"),
+    "no objects": (lambda meta: meta.ClearField("object_graph_def"), "is not a graph of this version"),
 }
 
 
@@ -154,7 +154,7 @@ def test_the_folder_holds_plain_files_of_a_bounded_size(public: Published) -> No
         with pytest.raises(BadInputError, match=says):
             require_computing(public.transform)
         made.unlink()
-    for content, says in ((b"no graph", "is no graph"), (b"", "no graph of this version")):
+    for content, says in ((b"no graph", "is not a graph"), (b"", "is not a graph of this version")):
         _graph(public).write_bytes(content)
         with pytest.raises(BadInputError, match=says):
             require_computing(public.transform)

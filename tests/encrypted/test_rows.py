@@ -92,9 +92,9 @@ def test_a_file_that_is_not_there_is_named(public: Published, tmp_path: Path) ->
     [
         ([[0.0], [128.5]], [0, 1], "line 8: input 'x' is 128.5, and private predictions are proven from -128 to 128"),
         ([[0.0], [np.nan]], [0, 1], "line 8: input 'x' is nan"),
-        ([[0.0], [1.0]], [2, 1], "line 7: input 'kind' is no integer from 0 to 1"),
-        ([[0.0], [1.0]], [0, 0.5], "line 8: input 'kind' is no integer"),
-        ([[0.0], [1.0]], [0, np.nan], "line 8: input 'kind' is no integer"),
+        ([[0.0], [1.0]], [2, 1], "line 7: input 'kind' is not an integer from 0 to 1"),
+        ([[0.0], [1.0]], [0, 0.5], "line 8: input 'kind' is not an integer"),
+        ([[0.0], [1.0]], [0, np.nan], "line 8: input 'kind' is not an integer"),
         ([[0.0]], [0, 1], "input 'x' has shape"),
     ],
 )

@@ -219,5 +219,5 @@ def test_a_party_does_not_start_with_a_certificate_that_is_of_no_use(tmp_path: P
     (expired / "server1" / "certificate.pem").write_text("")
     with pytest.raises(PipelineError, match="not usable"):
         party.load(name="server1", folder=expired)
-    with pytest.raises(BadInputError, match="driver is no server"):
+    with pytest.raises(BadInputError, match="driver is not a server"):
         asyncio.run(party.serve(party.load(name="driver", folder=expired), report=print))

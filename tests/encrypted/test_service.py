@@ -94,7 +94,7 @@ def test_a_disagreement_of_two_servers_is_an_error(deployment: Deployment) -> No
 def test_a_failing_driver_is_one_error_and_the_service_comes_back(deployment: Deployment) -> None:
     async def body() -> None:
         (deployment.scratch / "say").write_text("fail")
-        with pytest.raises(PartyError, match=r"driver says: the driver reports: .*as they were told"):
+        with pytest.raises(PartyError, match=r"driver refuses: the driver reports: .*as they were told"):
             await predicted(deployment, 3, seed=0)
         (deployment.scratch / "say").unlink()
         await deployment.until_ready(2)
@@ -116,7 +116,7 @@ def test_a_server_that_is_gone_or_hangs_is_named_in_time_and_comes_back(
             await predicted(deployment, 2, seed=2, client=deployment.client(seconds=5))
         assert time.monotonic() - began < 15
         said = await refusal(deployment, "prediction-client", "driver", {"op": "run", "request": "0" * 32, "rows": 1})
-        assert said.startswith("driver says: server1")  # at once: nobody waits for the recovery
+        assert said.startswith("driver refuses: server1")  # at once: nobody waits for the recovery
         await deployment.until_ready(2)
         await predicted(deployment, 2, seed=3)
 
@@ -265,13 +265,15 @@ def test_a_role_gets_no_further_than_its_own_messages(deployment: Deployment) ->
             ("driver", "weights"),
         ):
             said = await refusal(deployment, role, "server0", {"op": op, "request": request})
-            assert said == f"server0 says: '{op}' is not for {role}"
+            assert said == f"server0 refuses: '{op}' is not for {role}"
         said = await refusal(deployment, "server1", "server0", {"op": "status"})
-        assert said.startswith("server0 says: the certificate is of server1, and is not of driver, prediction-client")
+        assert said.startswith(
+            "server0 refuses: the certificate is of server1, and is not of driver, prediction-client"
+        )
         said = await refusal(deployment, "prediction-client", "weights-provider", {"op": "provide"})
-        assert said == "weights-provider says: the certificate is of prediction-client, and is not of driver"
+        assert said == "weights-provider refuses: the certificate is of prediction-client, and is not of driver"
         said = await refusal(deployment, "weights-provider", "driver", {"op": "hello"})
-        assert said == "driver says: the certificate is of weights-provider, and is not of prediction-client"
+        assert said == "driver refuses: the certificate is of weights-provider, and is not of prediction-client"
 
     run(deployment, body)
 
@@ -287,8 +289,8 @@ def test_a_desk_lets_no_answer_out_for_a_driver_of_another_time(deployment: Depl
         right = {"boot": now["boot"], "sharing": now["sharing"]}
         for wrong in ({"boot": "1" * 32}, {"sharing": "2" * 32}):
             said = await refusal(deployment, "driver", "server1", {**finish, **right, **wrong})
-            assert said == "server1 says: it started anew, or got other weights"
-        assert "started anew" not in await refusal(deployment, "driver", "server1", {**finish, **right})
+            assert said == "server1 refuses: it was restarted, or got other weights"
+        assert "was restarted" not in await refusal(deployment, "driver", "server1", {**finish, **right})
 
     run(deployment, body)
 
@@ -312,14 +314,14 @@ def test_bad_messages_get_one_error(deployment: Deployment) -> None:
             deployment, "prediction-client", "server0", *messages, payload=payload
         )
         assert "no answer to such a request" in await ask({"op": "fetch", **request})
-        assert "no id of 32" in await ask({"op": "fetch", "request": "../../etc/passwd"})
+        assert "not an id of 32" in await ask({"op": "fetch", "request": "../../etc/passwd"})
         assert "has 5 bytes where 288 are due" in await ask(put, payload=b"short")
         assert "has 5 bytes where 0 are due" in await ask({"op": "fetch", **request}, payload=b"short")
-        assert "'rows' is no integer from 1" in await ask({**put, "rows": 10**9})
-        assert "'rows' is no integer from 1" in await ask({**put, "rows": True})
+        assert "'rows' is not an integer from 1" in await ask({**put, "rows": 10**9})
+        assert "'rows' is not an integer from 1" in await ask({**put, "rows": True})
         assert f"and {max(BUCKETS)} are served at most" in await ask({**put, "rows": 65_536})
         assert "another model is served" in await ask({**put, "model": "f" * 64})
-        assert "'op' is no text" in await ask({"op": None})
+        assert "'op' is not a text" in await ask({"op": None})
         assert "such a request already" in await ask(put, put, payload=bytes(288))
         assert "exceeds" in await ask({"op": "fetch", "request": "0" * (1 << 19)})
         said = await refusal(deployment, "prediction-client", "driver", {"op": "run", "request": "1" * 32, "rows": 1})
@@ -491,7 +493,7 @@ def test_the_client_believes_no_more_than_it_sees(
     monkeypatch.setattr(Client, "_link", nobody)
     client = replace(deployment.client(), addresses=at(deployment, ("a.example", host, "c.example")))
     if found is None:
-        with pytest.raises(PartyError, match="does not say what protects the rows"):
+        with pytest.raises(PartyError, match="does not state what protects the rows"):
             asyncio.run(client.require_ready())
     else:
         assert asyncio.run(client.require_ready()) == found

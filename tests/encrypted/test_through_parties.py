@@ -187,7 +187,7 @@ def test_a_service_that_says_otherwise_ends_it(parties: Deployment) -> None:
         def hosts(self) -> dict[str, str]:
             return {name: elsewhere[name][0] for name in SERVERS}
 
-    with pytest.raises(PipelineError, match=r"the service says simulated, .*parties.yaml encrypted"):
+    with pytest.raises(PipelineError, match=r"the service states simulated inference, .*parties.yaml encrypted"):
         measured(parties, servers, of=Wrong(folder=known.folder, addresses=known.addresses))
     assert not servers.pids
 

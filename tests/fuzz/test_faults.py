@@ -209,7 +209,7 @@ def test_a_first_line_that_is_no_role(tmp_path: Path) -> None:
         answers.feed_eof()
         return (await frames.read_header(answers))[0]
 
-    assert asyncio.run(answered()) == {"error": "the first line is no role"}
+    assert asyncio.run(answered()) == {"error": "the first line is not a role"}
 
 
 PLAN = {

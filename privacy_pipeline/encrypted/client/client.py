@@ -48,7 +48,7 @@ class Client:
     seconds: float = 120.0
 
     async def predict(self, inputs: Mapping[str, Array], *, progress: Callable[[int], None]) -> NDArray[np.float64]:
-        """Logits of all rows.
+        """Return the logits of all rows.
 
         Args:
             inputs: by name, each [rows, *shares.encoded_shape(input)].
@@ -76,7 +76,7 @@ class Client:
         Raises:
             BadInputError: the service serves another model.
             PartyError: a party is not reached, or refuses; names it.
-            PipelineError: the service is not ready; says why.
+            PipelineError: the service is not ready; gives the reason.
         """
         async with contextlib.AsyncExitStack() as stack:
             context = self._context()
@@ -86,7 +86,7 @@ class Client:
                 for party in (_SERVICE, *SERVERS)
             }
             try:
-                # First of all: the service knows best why a server may not be reached.
+                # The service first: its answer explains best why a server may not be reached.
                 hello = await self._hello(await opening[_SERVICE])
                 links = {party: await one for party, one in opening.items()}
             finally:
@@ -97,21 +97,21 @@ class Client:
             yield Session(client=self, links=links, largest=min(_largest(hello), _MOST_ROWS))
 
     async def require_ready(self) -> Protection:
-        """Asks the service whether it serves this model now. No share leaves.
+        """Ask the service whether it serves this model now. No share leaves.
 
         Returns:
-            "encrypted" if the service says so and the client's own addresses bear it out (`threat_model.of_parties`);
+            "encrypted" if the service states it and the client's own addresses agree (`threat_model.of_parties`);
             else "simulated".
 
         Raises:
             BadInputError: it serves another model.
             PartyError: it does not answer, or not what protects the rows.
-            PipelineError: it is not ready; says why.
+            PipelineError: it is not ready; gives the reason.
         """
         async with self._link(self._context(), _SERVICE) as service:
             said = (await self._hello(service)).get("inference_protection")
         if said not in ("encrypted", "simulated"):
-            raise PartyError(_SERVICE, "does not say what protects the rows")
+            raise PartyError(_SERVICE, "does not state what protects the rows")
         hosts = {name: self.addresses[name][0] for name in SERVERS}
         return of_parties(local=said == "simulated", hosts=hosts).protection
 
@@ -150,11 +150,11 @@ class Session:
     async def predict(
         self, inputs: Mapping[str, Array], *, progress: Callable[[int], None] = lambda rows: None
     ) -> NDArray[np.float64]:
-        """Logits of all rows: what `Client.predict` gives, and raises."""
+        """Return the logits of all rows, and raise errors, as `Client.predict` does."""
         return await _answered([self], inputs, progress)
 
     async def evaluate(self, inputs: Mapping[str, Array], *, rows: int) -> Array:
-        """Logits of at most `largest` rows; errors are those of `Client.predict`."""
+        """Return the logits of at most `largest` rows; errors are those of `Client.predict`."""
         request, model = secrets.token_hex(16), self.client.published.model
         # The drivers of the computation get the id, and no share; each server gets two shares of three.
         held = [shares.split(shares.encode(inputs[one.name], scale=one.scale)) for one in model.inputs]
@@ -189,7 +189,7 @@ class Session:
         return answers
 
     async def _drop(self, request: str) -> list[SilentError]:
-        """Has the servers forget a request that failed; those that do not answer forget it by themselves."""
+        """Ask the servers to drop a request that failed; those that do not answer drop it by themselves."""
         asked = [self.links[name].ask({"op": "drop", "request": request}, seconds=_DROP_SECONDS) for name in SERVERS]
         return [one for one in await asyncio.gather(*asked, return_exceptions=True) if isinstance(one, SilentError)]
 
@@ -197,7 +197,7 @@ class Session:
 async def _answered(
     sessions: Sequence[Session], inputs: Mapping[str, Array], progress: Callable[[int], None]
 ) -> NDArray[np.float64]:
-    """Logits of all rows; the sessions take turns."""
+    """Return the logits of all rows; the sessions take turns."""
     rows, model = len(next(iter(inputs.values()))), sessions[0].client.published.model
     logits = np.empty((rows, *model.shapes()[model.output]))
     largest = min(session.largest for session in sessions)
@@ -232,7 +232,7 @@ def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def _largest(hello: Header) -> int:
     largest = hello.get("largest")
     if not isinstance(largest, int) or largest < 1:
-        raise PartyError(_SERVICE, "does not say how many rows a request may have")
+        raise PartyError(_SERVICE, "does not state how many rows a request may have")
     return largest
 
 

@@ -54,7 +54,7 @@ def check(*, file: Path, published: Published) -> Checked:
     """Read and check a file, without TensorFlow.
 
     Args:
-        file: CSV with a header; columns that are no inputs of the model (the label, for example) are not looked at.
+        file: CSV with a header; columns that are not inputs of the model (the label, for example) are not read.
         published: the model's public side.
 
     Raises:
@@ -126,7 +126,7 @@ def _transformed(
 
 
 def _tensorflow_transform() -> Any:
-    """Return the module, without its start-up notes, which are no results."""
+    """Return the module; its start-up notes, which are not results, are not printed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     with warnings.catch_warnings():
@@ -137,7 +137,7 @@ def _tensorflow_transform() -> Any:
 
 
 def _tensor(values: list[str], column: Column, feature: Any) -> Any:
-    """Return the cells as TFX's CsvExampleGen and parse_example make a tensor of them; an empty cell is no value."""
+    """Return the tensor that TFX's CsvExampleGen and parse_example make of the cells; an empty cell has no value."""
     import tensorflow as tf
 
     parse = _PARSERS[column.dtype]

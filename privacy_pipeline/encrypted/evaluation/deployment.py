@@ -1,8 +1,7 @@
 """The parties of one model for as long as something is measured with them, and no longer.
 
 Service and weights provider are this process; the three servers are processes of this machine that end with it, or
-live on hosts of their own. Unlike a service that lasts, it ends by the first thing that goes wrong, and says whose
-fault it is.
+run on hosts of their own. Unlike a service that lasts, it ends at the first failure, and names the party at fault.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class Deployment:
         self._start = setting.start_driver
         self._provider, self._servers = provider, servers
         self._driver: TimedDriver | None = None
-        self._last = "nothing was said"
+        self._last = "nothing was reported"
         self.loaded = 0.0
 
     @property
@@ -132,14 +131,16 @@ class Deployment:
             except PipelineError:
                 await asyncio.wait([serving], timeout=_BLAME_SECONDS)
                 if serving.done():
-                    serving.result()  # it knows better why a client got no answer
+                    serving.result()  # its error explains better why a client got no answer
                 raise
 
     async def carried(self) -> int | None:
-        """Bytes that the servers' tunnels to one another counted since they started; None on hosts of their own.
+        """Return the bytes that the servers' tunnels to one another counted since they started.
+
+        None where the servers run on hosts of their own.
 
         Raises:
-            PipelineError: a server does not say it.
+            PipelineError: a server does not report it.
         """
         if self._servers is None:
             return None
@@ -175,7 +176,7 @@ async def _carried(servers: LocalParties, name: str) -> int:
     limit = time.monotonic() + _COUNT_SECONDS
     while log.read_text().count(start) == before or not log.read_text().endswith("\n"):
         if time.monotonic() > limit:
-            raise PipelineError(f"{name} does not say what it carried", fix=f"see {log}")
+            raise PipelineError(f"{name} does not report what it carried", fix=f"see {log}")
         await asyncio.sleep(_COUNT_PAUSE)
     line = [line for line in log.read_text().splitlines() if line.startswith(start)][-1]
     return sum(way for one in json_value(line[len(start) :]).values() for way in one.values())

@@ -31,7 +31,7 @@ Array = NDArray[Any]
 
 
 def require_way(section: EncryptedSection) -> None:
-    """Refuses a config that does not say how the eval split is predicted privately, or whose parties are not usable.
+    """Refuse a config that does not state how the eval split is predicted privately, or whose parties are not usable.
 
     Raises:
         BadInputError: that is so; names what is missing.
@@ -40,10 +40,10 @@ def require_way(section: EncryptedSection) -> None:
         own_parties.require_usable(section.parties)
     elif not section.simulate:
         raise BadInputError(
-            "training.encrypted: it does not say through whom the eval split is predicted privately; all parties in "
+            "training.encrypted: it does not name the parties that predict the eval split privately; all parties in "
             "one process would protect nothing",
             fix="set `parties: DIR` (of `privacy-pipeline encrypted init-parties DIR`), or `simulate: true`: then all "
-            "are in one process, and the record says `inference_protection: simulated`",
+            "are in one process, and the record states `inference_protection: simulated`",
         )
 
 
@@ -51,7 +51,7 @@ def protection_of(section: EncryptedSection) -> Protection:
     """Return what protects private predictions under this config: what the record states, and the evaluation must be.
 
     Raises:
-        BadInputError: the config does not say how to evaluate, or its parties.yaml is missing or broken.
+        BadInputError: the config does not state how to evaluate, or its parties.yaml is missing or broken.
     """
     if section.parties is not None:
         return own_parties.read(section.parties).threat_model.protection

@@ -55,12 +55,12 @@ class BatchTimes(_Part):
 
 
 class EncryptedEvaluation(_Part):
-    """Plain against private predictions on the whole eval split.
+    """Plain and private predictions on the whole eval split, compared.
 
-    `range` says how it is known that no activation leaves the fixed-point range. `logit_spread` is the largest plain
-    logit minus the smallest. `proven_error` bounds the difference of a logit on all rows that the inputs' ranges allow;
-    the widest layer multiplies what its input can reach by the most. `undefined` has the reason why a metric of the
-    private predictions is None. Evaluations of earlier versions lack what has a default.
+    `range` states why no activation leaves the fixed-point range. `logit_spread` is the largest plain logit minus the
+    smallest. `proven_error` bounds the difference of a logit on all rows that the inputs' ranges allow; the widest
+    layer multiplies what its input can reach by the most. `undefined` has the reason why a metric of the private
+    predictions is None. Evaluations of earlier versions lack what has a default.
     """
 
     model: str
@@ -124,7 +124,7 @@ def _apart(found: EncryptedEvaluation, policy: EncryptedPolicy) -> Iterator[str]
             "constraint), fewer layers or narrower ranges help"
         )
     if found.logit_spread is None:
-        yield "the evaluation does not say how far the plain logits lie apart: an earlier version made it; run again"
+        yield "the evaluation does not state how far the plain logits lie apart: an earlier version made it; run again"
     elif found.logit_spread and not found.largest_logit_error <= policy.max_spread_error * found.logit_spread:
         yield (
             f"a logit differs by {found.largest_logit_error:.4g} when encrypted, and all plain logits lie within "
@@ -135,13 +135,13 @@ def _apart(found: EncryptedEvaluation, policy: EncryptedPolicy) -> Iterator[str]
 def missed_thresholds(
     found: EncryptedEvaluation | None, *, thresholds: Mapping[str, Threshold], baseline: Mapping[str, float]
 ) -> list[str]:
-    """Thresholds of the config that the private predictions miss: they are what is served.
+    """Return the thresholds of the config that the private predictions miss: these predictions are what is served.
 
     Args:
         found: the evaluation; None where nothing is served privately, then none is missed.
         thresholds: by metric.
         baseline: metrics of the last blessed model of the class, as far as there is one. They are its plain ones,
-            which its own gate held against its private ones.
+            which its own gate compared with its private ones.
     """
     if found is None:
         return []

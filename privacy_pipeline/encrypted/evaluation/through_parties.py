@@ -60,7 +60,7 @@ def evaluate(
         batches: sizes that are timed; the largest evaluates the split.
 
     Returns:
-        The EncryptedEvaluation; what protects it is what `own_parties` says of the folder.
+        The EncryptedEvaluation; its protection is what `own_parties` finds for the folder.
 
     Raises:
         BadInputError: a layer overflows, a row is outside of its inputs' ranges, the environment is not set up, or the
@@ -123,7 +123,9 @@ async def measure(
     async with deployment.up():
         said = await client.require_ready()
         if said != of.threat_model.protection:
-            raise PipelineError(f"the service says {said}, {of.folder / 'parties.yaml'} {of.threat_model.protection}")
+            raise PipelineError(
+                f"the service states {said} inference, {of.folder / 'parties.yaml'} {of.threat_model.protection}"
+            )
         async with client.session() as session:
             times = [await _timed(deployment, session, _batch(model, inputs, 0, size), size) for size in batches]
             rows, largest = len(next(iter(inputs.values()))), batches[-1]

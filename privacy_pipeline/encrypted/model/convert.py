@@ -36,7 +36,7 @@ def convert(model: Any, *, ranges: Mapping[str, Range] | None = None, others: fl
         others: absolute value of the inputs without one, at most.
 
     Raises:
-        BadInputError: a layer cannot be converted, or what it can reach fits no scale; names it and says why.
+        BadInputError: a layer cannot be converted, or what it can reach fits no scale; names it and the reason.
     """
     import tensorflow as tf
 

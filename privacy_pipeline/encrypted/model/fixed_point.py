@@ -56,7 +56,7 @@ def scaled(model: PrivateModel) -> PrivateModel:
     """Return the same network with a scale for each layer, and with its proven logit error.
 
     Raises:
-        BadInputError: no scale holds what a layer can reach; names it and says what helps.
+        BadInputError: no scale holds what a layer can reach; names it and what helps.
     """
     inputs = tuple(_scaled_input(one) for one in model.inputs)
     walk = _Walk(dataclasses.replace(model, inputs=inputs))
@@ -76,7 +76,7 @@ def prove(model: PrivateModel) -> Proof:
     """Return what follows from the scales that a network has.
 
     Raises:
-        BadInputError: what a layer can reach overflows at its scale; names it and says what helps.
+        BadInputError: what a layer can reach overflows at its scale; names it and what helps.
     """
     walk = _Walk(model)
     for layer in model.layers:
@@ -106,7 +106,7 @@ class _Walk:
         return self._equal.get((layer.name, name), name)
 
     def equal(self, layer: Layer, name: str, rescaled: str) -> None:
-        """Has a layer take another one in place of `name`."""
+        """Let a layer take another input in place of `name`."""
         self._equal[layer.name, name] = rescaled
 
     def chosen(self, layer: Layer) -> Layer:
@@ -120,7 +120,7 @@ class _Walk:
         return dataclasses.replace(layer, scale=scale)
 
     def take(self, layer: Layer) -> None:
-        """Bounds what a layer gives.
+        """Bound what a layer gives.
 
         Raises:
             BadInputError: it overflows.

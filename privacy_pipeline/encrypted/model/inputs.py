@@ -13,7 +13,7 @@ from privacy_pipeline.encrypted.model.layers import Input
 from privacy_pipeline.encrypted.model.model_format import PrivateModel
 from privacy_pipeline.errors import BadInputError
 
-Where = Callable[[int], str]  # index of a row -> how its place is told
+Where = Callable[[int], str]  # index of a row -> the words for its place
 
 
 def encode_inputs(
@@ -71,7 +71,7 @@ def _whole(one: Input, value: NDArray[Any], where: Where) -> NDArray[np.float64]
     fits = (numbers == np.floor(numbers)) & (numbers >= 0) & (numbers < one.vocabulary)
     if not fits.all():
         raise BadInputError(
-            f"{where(_first(~fits))}: input '{one.name}' is no integer from 0 to {one.vocabulary - 1}",
+            f"{where(_first(~fits))}: input '{one.name}' is not an integer from 0 to {one.vocabulary - 1}",
             fix="correct the rows",
         )
     return numbers

@@ -44,7 +44,7 @@ def require_scales(layer: Layer, given: list[float]) -> None:
 
 
 def padding_of(size: int, *, window: int, stride: int, padding: str) -> tuple[int, int]:
-    """Zeros before and after one dimension, as Keras pads."""
+    """Return the number of zeros before and after one dimension, as Keras pads."""
     if padding == "valid":
         return 0, 0
     total = max((-(-size // stride) - 1) * stride + window - size, 0)

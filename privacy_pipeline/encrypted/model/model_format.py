@@ -29,7 +29,7 @@ ARCHITECTURE, WEIGHTS = "architecture.json", "weights.npz"
 LARGEST_FILE = 2**31  # bytes; a network that does not fit is refused before it is read
 _LARGEST_ARCHITECTURE = 1 << 24  # bytes
 _MOST_AXES = 8
-_EXPORT = "export the model again: run its pipeline anew"
+_EXPORT = "export the model again: run its pipeline"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ def _parse(content: bytes, path: Path) -> tuple[PrivateModel, str]:
         )
         return model, str(found["weights_sha256"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise BadInputError(f"{path} is no converted model: {error}"[:500], fix=_EXPORT) from error
+        raise BadInputError(f"{path} is not a converted model: {error}"[:500], fix=_EXPORT) from error
 
 
 def _input(entry: Mapping[str, Any]) -> Input:
@@ -241,20 +241,20 @@ def _layer(entry: Mapping[str, Any]) -> Layer:
 def _positive(value: Any) -> float:
     found = float(value)
     if not 0 < found < math.inf:
-        raise ValueError(f"{value} is no positive number")
+        raise ValueError(f"{value} is not a positive number")
     return found
 
 
 def _whole(value: Any, largest: int) -> int:
     if type(value) is not int or not 0 <= value <= largest:
-        raise ValueError(f"{value} is no number from 0 to {largest}")
+        raise ValueError(f"{value} is not an integer from 0 to {largest}")
     return value
 
 
 def _shape(value: Any) -> Shape:
     shape = tuple(value)
     if len(shape) > _MOST_AXES or not all(_whole(size, 2**31 - 1) for size in shape):
-        raise ValueError(f"{value} is no shape")
+        raise ValueError(f"{value} is not a shape")
     return shape
 
 
@@ -307,4 +307,4 @@ def _check_weights(model: PrivateModel) -> None:
         if value.shape != shape or value.dtype != np.float64:
             raise BadInputError(f"weight '{name}' is {value.dtype}{value.shape}, not float64{shape}", fix="")
         if not np.isfinite(value).all():
-            raise BadInputError(f"weight '{name}' is not finite", fix="train the model anew")
+            raise BadInputError(f"weight '{name}' is not finite", fix="train the model again")

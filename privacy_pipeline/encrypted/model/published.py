@@ -82,7 +82,9 @@ def load(folder: Path) -> Published:
     try:
         features = FeaturePlan.model_validate_json(read_bounded(path, most=_LARGEST_FEATURES))
     except (OSError, ValidationError) as error:
-        raise BadInputError(f"{path}: cannot be read ({type(error).__name__})", fix="publish the model anew") from error
+        raise BadInputError(
+            f"{path}: cannot be read ({type(error).__name__})", fix="publish the model again"
+        ) from error
     if not (folder / _TRANSFORM / "transform_fn").is_dir():
-        raise BadInputError(f"{folder / _TRANSFORM}: holds no transform", fix="publish the model anew")
+        raise BadInputError(f"{folder / _TRANSFORM}: holds no transform", fix="publish the model again")
     return Published(model=model, digest=digest, features=features, transform=folder / _TRANSFORM)

@@ -26,11 +26,11 @@ _ALLOWED = ALLOWED | {
     *("ParseExampleV2", "VarHandleOp", "VarIsInitializedOp"),
 }
 _FILE_OPS = frozenset(("MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"))
-_FIX = "publish the model anew, and take its public side from whom you trust"
+_FIX = "publish the model again, and take its public side from a source that you trust"
 
 
 def require_computing(transform: Path) -> None:
-    """Refuses a published transform that could do more than to compute.
+    """Refuse a published transform that could do more than compute.
 
     Args:
         transform: folder of the tf.Transform output.
@@ -44,7 +44,7 @@ def require_computing(transform: Path) -> None:
             raise BadInputError(f"{path}: a graph as text is not read", fix=_FIX)
         graphs = _graphs(path)
         if len(graphs) != 1 or not graphs[0].object_graph_def.nodes:
-            raise BadInputError(f"{path}: is no graph of this version", fix=_FIX)
+            raise BadInputError(f"{path}: is not a graph of this version", fix=_FIX)
         _require_allowed(graphs[0], path)
 
 
@@ -98,7 +98,7 @@ def _graphs(path: Path) -> Any:
     try:
         return saved_model_pb2.SavedModel.FromString(read_bounded(path, most=_LARGEST_GRAPH)).meta_graphs
     except (DecodeError, OSError) as error:
-        raise BadInputError(f"{path}: is no graph ({type(error).__name__})", fix=_FIX) from error
+        raise BadInputError(f"{path}: is not a graph ({type(error).__name__})", fix=_FIX) from error
 
 
 def _require_allowed(meta: Any, path: Path) -> None:
@@ -120,7 +120,7 @@ def _called_by_objects(found: Any) -> set[str]:
 
 
 def _reached(meta: Any) -> Iterable[Any]:
-    """Nodes of the main graph but the two that save and restore."""
+    """Return the nodes of the main graph without the two that save and restore."""
     named = meta.saver_def
     own = {named.save_tensor_name.partition(":")[0], named.restore_op_name.partition(":")[0]}
     return [node for node in meta.graph_def.node if node.name not in own]

@@ -1,4 +1,4 @@
-"""The network in plain float64 NumPy: what the parties should compute. `fixed_point` says how near they come to it."""
+"""The network in plain float64 NumPy: what the parties should compute. `fixed_point` bounds how far off they are."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def windows_of(layer: Layer, x: Array, window: tuple[int, int]) -> Array:
         padding_of(x.shape[axis + 1], window=window[axis], stride=strides[axis], padding=padding) for axis in range(2)
     ]
     padded = np.pad(x, [(0, 0), *pads, (0, 0)])
-    # Its stub knows one axis only.
+    # Its type stub declares one axis only.
     found: Array = sliding_window_view(padded, window, axis=(1, 2))[:, :: strides[0], :: strides[1]]  # type: ignore[call-overload]
     return found
 

@@ -1,6 +1,6 @@
 """The network in the ring, in NumPy: what the servers compute, integer for integer, up to the rounding of what is cut.
 
-The servers round the last bit of a cut product up or down at random; here the caller says how.
+The servers round the last bit of a cut product up or down at random; here the caller chooses.
 """
 
 from __future__ import annotations

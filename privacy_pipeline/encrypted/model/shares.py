@@ -40,11 +40,13 @@ def encode(values: NDArray[Any], *, scale: float) -> Ring:
         scale: how many units make 1.
 
     Raises:
-        BadInputError: a value is no number, or beyond what the parties can compute with.
+        BadInputError: a value is not a number, or beyond what the parties can compute with.
     """
     units = np.asarray(values, np.float64) * scale
     if not (np.abs(units) <= _LARGEST).all():  # a NaN is refused as well
-        raise BadInputError(f"a value is no number or beyond {_LARGEST / scale:g}", fix="scale it in preprocessing_fn")
+        raise BadInputError(
+            f"a value is not a number, or is beyond {_LARGEST / scale:g}", fix="scale it in preprocessing_fn"
+        )
     ring: Ring = np.rint(units).astype(np.int64)
     return ring
 

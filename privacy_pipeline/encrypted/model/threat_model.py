@@ -1,4 +1,4 @@
-"""Who could learn what in encrypted inference, as part of its record. docs/threat_model.md says it at length."""
+"""Who could learn what in encrypted inference, as part of its record. docs/threat_model.md explains it in full."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class ThreatModel(BaseModel):
     driver: str
     transport: str
     randomness: str = (
-        "libsodium through TF-Encrypted's native module, with keys drawn anew by every call; without it nothing is "
-        "shared"
+        "libsodium through TF-Encrypted's native module, with new keys for every call; without it nothing is shared"
     )
     public: tuple[str, ...] = (
         "the architecture",
@@ -37,14 +36,14 @@ class ThreatModel(BaseModel):
     )
     revealed_to_the_client: tuple[str, ...] = ("the logit of each of its rows",)
     not_covered: tuple[str, ...] = (
-        "what the logits tell of the model and of its training data: see the training guarantee",
+        "what the logits reveal of the model and of its training data: see the training guarantee",
         "a model extracted by many queries",
         "how long a call takes",
     )
 
 
 def simulated() -> ThreatModel:
-    """All parties in one process: nothing is protected from whoever runs it."""
+    """Return the model of all parties in one process: nothing is protected from a person who runs it."""
     return ThreatModel(
         protection="simulated",
         driver="this pipeline's own process, which holds every share, the weights and the eval split",
@@ -53,27 +52,27 @@ def simulated() -> ThreatModel:
 
 
 def deployed() -> ThreatModel:
-    """Each party on a host of its own, under somebody of its own."""
+    """Return the model of parties that each have a host and an operator of their own."""
     return ThreatModel(
         protection="encrypted",
-        driver="a trusted role of its own, without shares and weights; it names what the servers compute, and whoever "
-        "runs it could have them reveal what they hold",
+        driver="a trusted role of its own, without shares and weights; it names what the servers compute, and anyone "
+        "who runs it could have them reveal what they hold",
         transport="mutual TLS 1.3 with a certificate for each role; TensorFlow in closed namespaces behind it",
     )
 
 
 def deployed_for_evaluation() -> ThreatModel:
-    """`deployed`, but the pipeline itself drives: it has the model and the eval split anyway."""
+    """Return `deployed`, but with the pipeline as the driver: it has the model and the eval split anyway."""
     return deployed().model_copy(
         update={
             "driver": "this pipeline, which also provides the weights and is the client: it holds the model and the "
-            "eval split, and whoever runs it could have the servers reveal what they hold"
+            "eval split, and anyone who runs it could have the servers reveal what they hold"
         }
     )
 
 
 def on_one_host() -> ThreatModel:
-    """Parties in processes of their own under one user of one machine, who can read all their memory."""
+    """Return the model of parties in processes of their own under one user, who can read all their memory."""
     return ThreatModel(
         protection="simulated",
         driver="a process of the same machine as the servers, whose owner holds every key, every share and the weights",

@@ -24,7 +24,7 @@ _HEADER = re.compile(
 
 
 def largest(wanted: Mapping[str, Shape]) -> int:
-    """Bytes that an archive of these weights has at most.
+    """Return the largest size in bytes of an archive of these weights.
 
     Args:
         wanted: shapes by name.
@@ -47,7 +47,7 @@ def read(packed: bytes, wanted: Mapping[str, Shape]) -> dict[str, NDArray[np.flo
         wanted: shapes by name; the archive holds these arrays and no others.
 
     Raises:
-        ValueError: it is no such archive.
+        ValueError: it is not such an archive.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
@@ -58,10 +58,10 @@ def read(packed: bytes, wanted: Mapping[str, Shape]) -> dict[str, NDArray[np.flo
                 raise ValueError(f"weights and architecture differ in {', '.join(odd[:3])}")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise ValueError("its arrays are compressed")
-            # Stored arrays are no longer than the archive itself, whatever its directory says.
+            # Stored arrays are at most as long as the archive itself, whatever its directory states.
             held = {name: archive.read(entry) for name, entry in zip(names, entries, strict=True)}
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"it is no archive of arrays ({error})") from error
+        raise ValueError(f"it is not an archive of arrays ({error})") from error
     return {name: _array(name, held[name], shape) for name, shape in wanted.items()}
 
 
@@ -69,7 +69,7 @@ def _array(name: str, content: bytes, shape: Shape) -> NDArray[np.float64]:
     header = _HEADER.match(content)
     sizes = "" if header is None else header[2].decode().replace(" ", "").rstrip(",")
     if header is None or sizes != ",".join(map(str, shape)):
-        raise ValueError(f"weight '{name}' is no array of float64{shape}")
+        raise ValueError(f"weight '{name}' is not an array of float64{shape}")
     if len(content) - header.end() != 8 * math.prod(shape):
         raise ValueError(f"weight '{name}' is cut off, or too long")
     values = np.frombuffer(content, "<f8", offset=header.end())

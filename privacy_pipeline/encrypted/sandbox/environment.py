@@ -72,7 +72,7 @@ def run(arguments: Sequence[str], *, timeout: float) -> str:
         What it printed.
 
     Raises:
-        PipelineError: it failed or took too long; the last line of its errors says why.
+        PipelineError: it failed or took too long; the last line of its errors gives the reason.
     """
     command = ending_with_us([str(interpreter()), *arguments])
     try:

@@ -6,8 +6,8 @@ Nothing gets in or out but through sockets that are made in here and handed to t
 (a file descriptor): first one listener for each of the comma-separated PORTS of 127.0.0.1, then, for each byte that
 comes from there, a socket that the parent may connect to a port in here. The colon-separated folders HIDDEN look empty
 to the command, which starts in the current folder (also if that is in one of them) and ends with this process. It
-needs no rights (user_namespaces(7)); where the kernel does not allow it, the first message on CONTROL says so, and
-nothing is run.
+needs no rights (user_namespaces(7)); where the kernel does not allow it, the first message on CONTROL is the reason,
+and nothing is run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _HIDDEN = namespaces.MS_NOSUID | namespaces.MS_NODEV
 
 
 def require_loopback_only() -> None:
-    """Refuses to go on where there is any network but the loopback.
+    """Refuse to go on where there is any network but the loopback.
 
     Raises:
         PipelineError: names the interfaces.
@@ -69,7 +69,7 @@ def _listener(port: int) -> socket.socket:
 
 
 def _attend(control: socket.socket, child: subprocess.Popen[bytes]) -> int:
-    """Hands out sockets until the command or the parent ends; the command's exit code."""
+    """Hand out sockets until the command or the parent ends; return the command's exit code."""
     ended = os.pidfd_open(child.pid)
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)

@@ -100,7 +100,7 @@ async def serve(party: Party, *, report: Report) -> None:
         PipelineError: no namespace, no secure randomness, an address that cannot be bound; or TensorFlow ended.
     """
     if party.name not in SERVERS:
-        raise BadInputError(f"{party.name} is no server", fix=f"use one of {', '.join(SERVERS)}")
+        raise BadInputError(f"{party.name} is not a server", fix=f"use one of {', '.join(SERVERS)}")
     own, others = PORTS[SERVERS.index(party.name)], [name for name in SERVERS if name != party.name]
     with run_folder(party.name) as run, contextlib.closing(Errors()) as errors:
         (run / "store").mkdir(mode=0o700)
@@ -159,7 +159,7 @@ class Errors:
     async def last(self) -> str:
         """Return the last line, after a moment in which what was written comes through."""
         await asyncio.sleep(_MOMENT_SECONDS)
-        return self._last.decode(errors="replace").strip() or "it says nothing"
+        return self._last.decode(errors="replace").strip() or "it printed nothing"
 
     def close(self) -> None:
         """End it."""
@@ -236,11 +236,11 @@ async def sandboxed(
 
 
 def _counted(carried: Mapping[str, TunnelRecord]) -> str:
-    """Payload bytes that crossed the tunnels which it opened: mostly what it fetched from the other servers."""
+    """Return the line with the payload bytes of its own tunnels: mostly what it fetched from the other servers."""
     return "bytes " + json.dumps({name: {"out": one.bytes_out, "in": one.bytes_in} for name, one in carried.items()})
 
 
 def complain(reason: str) -> None:
-    """Says on standard error why a tunnel does not open."""
+    """Print on standard error why a tunnel does not open."""
     sys.stderr.write(f"{visible(reason, lines=True)}\n")
     sys.stderr.flush()

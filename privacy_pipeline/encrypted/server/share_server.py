@@ -9,8 +9,8 @@ message is answered by an error, and the connection is closed.
     driver             status; reset {rows}; batch {batch, bucket, requests}; finish {batch, boot, sharing};
                        discard {batch}
 
-A request is known by an id of 128 bits that its client draws; who does not show the same certificate and give the id
-cannot fetch the answer. The driver says how many rows a request may have: as many as it has a graph for.
+Each request has an id of 128 bits that its client draws; only a client that shows the same certificate and gives the
+id can fetch the answer. The driver sets how many rows a request may have: as many as it has a graph for.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class ShareServer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._largest_rows: int | None = None  # of one request; None before a driver said it
-        self._boot = secrets.token_hex(16)  # tells the driver that this party started anew
+        self._largest_rows: int | None = None  # of one request; None before a driver set it
+        self._boot = secrets.token_hex(16)  # shows the driver that this party was restarted
 
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: the line with the role, then messages until the peer leaves."""
+        """Serve one connection: the line with the role, then messages until the peer leaves."""
         try:
             role, owner = await asyncio.wait_for(_peer(reader), _ROLE_SECONDS)
             while True:
@@ -152,10 +152,10 @@ class ShareServer:
         return {"missing": self._store.form(batch, bucket=bucket, requests=_requests(header))}, ()
 
     async def _finish(self, header: Header, payload: _Payload, owner: str) -> Answer:
-        """Lets answers out, if this is the share server, with the sharing, for which the driver's graph was built."""
+        """Release answers, if the driver's graph was built for this share server and its sharing."""
         expected = frames.identifier(header, "boot"), frames.identifier(header, "sharing")
         if expected != (self._boot, self._sharing().identifier):
-            raise BadMessageError("it started anew, or got other weights")
+            raise BadMessageError("it was restarted, or got other weights")
         self._store.finish(frames.identifier(header, "batch"))
         return {}, ()
 
@@ -187,7 +187,7 @@ async def _peer(reader: asyncio.StreamReader) -> tuple[str, str]:
     try:
         line = (await reader.readline()).decode("ascii", "replace")
     except ValueError:  # longer than the stream holds
-        raise BadMessageError("the first line is no role") from None
+        raise BadMessageError("the first line is not a role") from None
     role, _, owner = line.strip().partition(" ")
     return role, owner
 
@@ -195,7 +195,7 @@ async def _peer(reader: asyncio.StreamReader) -> tuple[str, str]:
 def _requests(header: Header) -> list[tuple[str, int]]:
     listed: Any = header.get("requests")
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-        raise BadMessageError("'requests' is no list of requests")
+        raise BadMessageError("'requests' is not a list of requests")
     return [(frames.identifier(one, "request"), frames.count(one, "rows", largest=LARGEST_BUCKET)) for one in listed]
 
 

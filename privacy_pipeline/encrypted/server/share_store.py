@@ -1,7 +1,7 @@
 """What a party's share server keeps: shares of the weights, of waiting requests, of batches and of answers.
 
-Weights and batches are files, because the TensorFlow server reads them; requests and answers wait in memory. All of it
-is shares of which this server holds two of three, so that none of it tells this server anything.
+Weights and batches are files, because the TensorFlow server reads them; requests and answers wait in memory. All of
+them are shares, of which this server holds two of three, so that it learns nothing from them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sharing:
     digest: str
 
     def request_bytes(self, rows: int) -> int:
-        """Size of both shares of all inputs of so many rows."""
+        """Return the size of both shares of all inputs of this many rows."""
         return 2 * _INT64 * rows * sum(math.prod(encoded_shape(one)) for one in self.model.inputs)
 
     def output_shape(self) -> Shape:
@@ -229,7 +229,7 @@ class Store:
             requests: id and rows of each request.
 
         Returns:
-            Ids that are not waiting here with so many rows; where there is one, nothing is written.
+            Ids that are not waiting here with this number of rows; where there is one, nothing is written.
 
         Raises:
             BadMessageError: the requests do not fit.
@@ -252,7 +252,7 @@ class Store:
         return []
 
     def finish(self, batch: str) -> None:
-        """Cuts the answer of a batch by request, and deletes the batch.
+        """Cut the answer of a batch by request, and delete the batch.
 
         Raises:
             BadMessageError: there is no such batch, or no whole answer.
@@ -289,14 +289,14 @@ class Store:
         return found.held
 
     def drop(self, identifier: str, *, owner: str) -> None:
-        """Forgets a request of this client and its answer."""
+        """Drop a request of this client and its answer."""
         for held in (self._requests, self._answers):
             found = held.get(identifier)
             if found is not None and found.owner == owner:
                 held.pop(identifier)
 
     def _found(self) -> Sharing | None:
-        """Weights that an earlier process took; None where there are none, or not all."""
+        """Return the weights that an earlier process took; None where there are none, or not all."""
         folder = self.folder / "weights"
         if not (folder / _SHARING).is_file():
             return None

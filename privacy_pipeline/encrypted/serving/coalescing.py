@@ -28,7 +28,7 @@ class Pending:
 
 
 def bucket_for(rows: int, buckets: Sequence[int]) -> int:
-    """Return the smallest bucket that holds so many rows.
+    """Return the smallest bucket that holds this number of rows.
 
     Raises:
         ValueError: none does.
@@ -54,7 +54,7 @@ class Queue:
         return sum(one.rows for one in self._waiting)
 
     def rows_of(self, owner: str) -> int:
-        """Rows of one client that wait."""
+        """Return the number of waiting rows of one client."""
         return sum(one.rows for one in self._waiting if one.owner == owner)
 
     def __contains__(self, identifier: str) -> bool:

@@ -117,7 +117,7 @@ class DriverProcess:
 
 
 def last_line(log: Path) -> str:
-    """Return what a process said last: its last error, else its last line."""
+    """Return what a process printed last: its last error, else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it says nothing"])[-1]
+    return (errors or lines or ["it printed nothing"])[-1]

@@ -1,4 +1,4 @@
-"""Runs the service, alone or with all parties on this machine, and the weights provider, until they are told to end."""
+"""Runs the service, alone or with all parties on this machine, and the weights provider, until a signal ends them."""
 
 from __future__ import annotations
 
@@ -145,6 +145,6 @@ def _until_told_to_end(work: Coroutine[Any, Any, None]) -> None:
         try:
             await task
         except asyncio.CancelledError:
-            return  # as told
+            return  # a signal ended it
 
     asyncio.run(run())

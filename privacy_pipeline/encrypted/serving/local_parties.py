@@ -42,12 +42,12 @@ class DoesNotStartError(PipelineError):
 
 
 class LocalParties:
-    """Starts parties, and starts them anew when they end or hang.
+    """Starts parties, and restarts them when they end or hang.
 
     Args:
         commands: command line of each party.
         environment: their environment variables.
-        logs: folder; what a party says goes to `<party>.log` in it.
+        logs: folder; what a party prints goes to `<party>.log` in it.
         grace_seconds: in which a party may start before it counts as hanging.
     """
 
@@ -75,7 +75,7 @@ class LocalParties:
         """Start those that do not run.
 
         Raises:
-            DoesNotStartError: a party ended as often as it was started, before all were up; says what its log says.
+            DoesNotStartError: a party ended as often as it was started, before all were up; quotes its log.
         """
         for name in self._commands:
             process = self._processes.get(name)
@@ -90,15 +90,15 @@ class LocalParties:
             await self._start(name)
 
     def came_up(self) -> None:
-        """Says that all answered: from now on a party that ends is started anew, whatever its reason."""
+        """Note that all answered: from now on a party that ends is restarted, whatever the reason."""
         self._came_up = True
         self._failed = dict.fromkeys(self._commands, 0)
 
     async def replace(self, party: str | None) -> None:
-        """End a party that hangs, so that `ensure` starts it anew; one that just started is left alone.
+        """End a party that hangs, so that `ensure` restarts it; one that just started is left alone.
 
         Args:
-            party: which; None for all three servers, because nobody knows which of them hangs.
+            party: the one to end; None for all three servers, where it is not known which of them hangs.
         """
         names = SERVERS if party is None else (party,)
         ripe = [name for name in names if time.monotonic() - self._since.get(name, 0.0) > self._grace]

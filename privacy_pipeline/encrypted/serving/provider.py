@@ -61,7 +61,7 @@ class Provider:
         return await listen(folder=self._folder, address=address, allowed=frozenset({"driver"}), serve=self._attend)
 
     async def provide(self) -> str:
-        """Shares all weights anew and sends them to the servers.
+        """Make new shares of all weights and send them to the servers.
 
         Returns:
             The id of this sharing.

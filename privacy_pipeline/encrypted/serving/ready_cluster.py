@@ -91,7 +91,7 @@ class ReadyCluster:
 
     Args:
         setting: the service's.
-        links: to the three share servers, kept open: a server that starts anew breaks its own.
+        links: to the three share servers, kept open: a server that is restarted breaks its own.
         driver: with a graph for each bucket.
         state: of the servers when that was built.
         resources: what `close` ends.
@@ -181,7 +181,7 @@ async def make_ready(setting: Setting, *, report: Report) -> ReadyCluster:
 async def _drive(
     driver: Driver, message: Mapping[str, Any], *, seconds: float, setting: Setting, links: Sequence[Link]
 ) -> None:
-    """Has the driver do one thing. If it fails, a server that does not answer either is the one that is at fault.
+    """Let the driver do one thing. If it fails, a server that does not answer either is the one at fault.
 
     Raises:
         PartyError: a server stopped, or is gone.
@@ -243,4 +243,4 @@ def _one_sharing(state: State) -> bool:
 def _require_same(before: State, now: State) -> None:
     for name, then, found in zip(SERVERS, before, now, strict=True):
         if then != found:
-            raise PartyError(name, "started anew, or got other weights")
+            raise PartyError(name, "was restarted, or got other weights")

@@ -1,7 +1,7 @@
 """The service of private prediction: keeps servers and driver ready, puts requests together, and recovers.
 
 It runs in the driver's role and holds no share. Clients leave their shares at the servers, then ask here for the run;
-each gets an answer within a bounded time, which says either that its shares of the answer wait, or why there is none.
+each gets an answer within a bounded time: either that its shares of the answer wait, or why there are none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WINDOW_SECONDS = 0.003  # requests that come together run together, if there is
 _CHECK_SECONDS = 2.0  # between looks at idle parties
 _IDLE_SECONDS = 600.0  # a connection without a message
 _QUEUE_BATCHES = 64  # full ones that may wait
-_FIRST_ATTEMPTS = 3  # on this machine, before it is said that the parties do not come up
+_FIRST_ATTEMPTS = 3  # on this machine, before the service reports that the parties do not come up
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds before the next attempt to recover
 
 
@@ -40,11 +40,11 @@ class Supervisor(Protocol):
         ...
 
     def came_up(self) -> None:
-        """Hears that all answered once."""
+        """Note that all answered once."""
         ...
 
     async def replace(self, party: str | None) -> None:
-        """Start a party anew that does not answer; None: whoever it is, all three servers."""
+        """Restart a party that does not answer; None: it is not known which, so restart all three servers."""
         ...
 
 
@@ -132,7 +132,7 @@ class Service:
         return cluster
 
     async def _recover_from(self, error: PipelineError, *, attempts: int) -> None:
-        """Tells those who wait, and has the party started anew whose fault it is."""
+        """Answer the waiting clients, and have the party at fault restarted."""
         self._report(error.message)
         self._fail(error.message)
         if self._supervisor is None:
@@ -143,7 +143,7 @@ class Service:
             await self._supervisor.replace(None)
 
     def _report(self, line: str) -> None:
-        """Tells a line, once until all is well again: attempts to recover are many."""
+        """Report a line once until all is well again: there are many attempts to recover."""
         if line not in self._told:
             self._told.add(line)
             self._tell(line)
@@ -222,7 +222,7 @@ class Service:
                 "inference_protection": self._protection,
             }
         if operation != "run":
-            raise BadMessageError("the service knows `hello` and `run`")
+            raise BadMessageError("the service takes `hello` and `run` only")
         request = Pending(
             identifier=frames.identifier(header, "request"),
             rows=frames.count(header, "rows", largest=min(self._largest, LARGEST_BUCKET)),

@@ -73,7 +73,7 @@ def tls_context(*, folder: Path, server: bool) -> PartyContext:
 
 
 def require_current(path: Path) -> None:
-    """Refuses a certificate that TLS would refuse for its dates, with the name of its file.
+    """Refuse a certificate that TLS would refuse for its dates; the error names its file.
 
     Raises:
         PipelineError: it is expired, not valid yet, missing or unreadable.
@@ -94,7 +94,7 @@ def require_current(path: Path) -> None:
 
 
 def client_context(*, folder: Path, protocol: str) -> PartyContext:
-    """Return the context of a party that dials, and wants this protocol.
+    """Return the context of a party that dials, and asks for this protocol.
 
     Raises:
         PipelineError: a file of the party's is missing or unreadable, or its certificate is not valid at this time.

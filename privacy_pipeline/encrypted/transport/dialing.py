@@ -32,8 +32,8 @@ class PartyError(PipelineError):
     """A party is at fault: what it answers is of no use.
 
     Args:
-        party: which.
-        why: what it said, or what happened instead.
+        party: the party at fault.
+        why: what it answered, or what happened instead.
     """
 
     def __init__(self, party: str, why: str) -> None:
@@ -70,7 +70,7 @@ def addresses(folder: Path) -> dict[str, Address]:
 
 
 def _is_host(host: str) -> bool:
-    """Whether the resolver can be asked for it: it takes names as IDNA, and what that cannot hold is no OSError."""
+    """Whether the resolver takes this name: it encodes names as IDNA, and does not raise OSError where that fails."""
     try:
         return bool(host.encode("idna")) and not re.search(r"\s", host)
     except UnicodeError:
@@ -102,12 +102,12 @@ class Link:
         return await _within(self._ask(header, parts), self.party, seconds=seconds)
 
     async def _ask(self, header: Mapping[str, Any], parts: Sequence[bytes]) -> tuple[frames.Header, bytes]:
-        # Both at once: a party that refuses says so and reads no further.
+        # Both at once: a party that refuses answers with the reason and reads no further.
         sending = asyncio.ensure_future(frames.write(self.writer, header, parts))
         try:
             answer, size = await frames.read_header(self.reader)
             if "error" in answer:
-                raise RefusedError(self.party, f"says: {answer['error']}")
+                raise RefusedError(self.party, f"refuses: {answer['error']}")
             await sending
             content = await frames.read_payload(self.reader, size, expected=min(size, _LARGEST_ANSWER))
         finally:
@@ -139,7 +139,7 @@ async def dial(*, context: PartyContext, address: Address, expected: str) -> Asy
         context.revocations.require_valid(peer)
         yield Link(party=expected, reader=reader, writer=writer)
     finally:
-        # Nothing is owed any more: whoever leaves has the answer, or gives up. A polite close could wait for ever.
+        # The caller has the answer or gives up, so nothing more is due. A polite close could wait for ever.
         writer.transport.abort()
 
 
@@ -148,7 +148,7 @@ async def listen(
 ) -> asyncio.AbstractServer:
     """Listen with mutual TLS; `serve(reader, writer, peer)` gets messages of peers whose role is in `allowed`.
 
-    A peer with another role, with a revoked certificate or with too many connections is told so in a frame.
+    A peer with another role, with a revoked certificate or with too many connections gets the reason in a frame.
 
     Raises:
         PipelineError: the address cannot be bound.
@@ -202,4 +202,4 @@ async def _within(work: Awaitable[_Result], party: str, *, seconds: float) -> _R
     except OSError as error:
         raise SilentError(party, f"is not reached ({error.strerror or error})") from None
     except frames.BadMessageError as error:
-        raise PartyError(party, f"sent what is no answer ({error.message})") from None
+        raise PartyError(party, f"sent something that is not an answer ({error.message})") from None

@@ -44,7 +44,7 @@ class Plain:
 
     @functools.cached_property
     def _received(self) -> memoryview:
-        return memoryview(bytearray(CHUNK))  # not before somebody was accepted: whoever knocks gets no memory
+        return memoryview(bytearray(CHUNK))  # only once the peer is accepted: before, it gets no memory
 
     def read(self) -> memoryview:
         """Return what has come, valid until the next call; empty for nothing now, or for the end, which sets
@@ -67,7 +67,7 @@ class Plain:
             self.broken, self.unsent = True, _NOTHING
 
     def finish(self) -> None:
-        """Says that nothing more will be written, if there is a word for it."""
+        """Signal that nothing more will be written, where the protocol has a signal for it."""
 
     def _receive(self) -> int:
         try:
@@ -85,7 +85,7 @@ class Secured(Plain):
 
     Args:
         sock: connected.
-        context: says who is accepted.
+        context: defines who is accepted.
         server: which role in the handshake.
     """
 
@@ -184,8 +184,8 @@ class Secured(Plain):
         super().write(self._outgoing.read())
 
     def finish(self) -> None:
-        """TLS's own end, so that the peer knows that nothing was cut off."""
-        # It complains that the peer's end has not come yet, or that what comes is no TLS.
+        """Send TLS's own end, so that the peer sees that nothing was cut off."""
+        # It raises an error where the peer's end has not come yet, or where what comes is not TLS.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         if self._outgoing.pending:

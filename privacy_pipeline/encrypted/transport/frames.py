@@ -25,7 +25,7 @@ Header = dict[str, Any]
 
 
 class BadMessageError(PipelineError):
-    """What a peer sent is no message, or not one that is expected here."""
+    """What a peer sent is not a message, or not one that is expected here."""
 
 
 async def write(writer: asyncio.StreamWriter, header: Mapping[str, Any], parts: Sequence[bytes] = ()) -> None:
@@ -44,7 +44,7 @@ async def write(writer: asyncio.StreamWriter, header: Mapping[str, Any], parts: 
 
 
 def refusal(why: str) -> bytes:
-    """Return a whole message that says why nothing else is answered."""
+    """Return a whole message with the reason why nothing else is answered."""
     return _start({"error": why}, 0)
 
 
@@ -58,7 +58,7 @@ async def read_header(reader: asyncio.StreamReader) -> tuple[Header, int]:
 
     Raises:
         EOFError: the peer closed the connection between two messages.
-        BadMessageError: it is no message.
+        BadMessageError: it is not a message.
         OSError: the connection broke.
     """
     start = await reader.read(1)
@@ -82,25 +82,25 @@ async def _rest_of_header(reader: asyncio.StreamReader, start: bytes) -> tuple[H
     try:
         header = json_value(content)
     except (ValueError, RecursionError):
-        raise BadMessageError("a message's header is no JSON") from None
+        raise BadMessageError("a message's header is not JSON") from None
     if not isinstance(header, dict):
-        raise BadMessageError("a message's header is no JSON object")
+        raise BadMessageError("a message's header is not a JSON object")
     return header, size
 
 
 async def read_payload(
     reader: asyncio.StreamReader, size: int, *, expected: int, arrived: Callable[[int], None] = lambda size: None
 ) -> bytes:
-    """Return the bytes of a message, read only where they are as many as the header lets expect.
+    """Return the bytes of a message; read them only where their number is the expected one.
 
     Args:
         reader: of the peer.
-        size: how many the message says that it has.
+        size: the number that the message states.
         expected: how many are due.
         arrived: gets the size of each piece before the next one is read; may refuse with BadMessageError.
 
     Raises:
-        BadMessageError: they are not as many, the message is cut off, or comes slower than `limits.SLOWEST`.
+        BadMessageError: the numbers differ, the message is cut off, or comes slower than `limits.SLOWEST`.
         OSError: the connection broke.
     """
     if size != expected:
@@ -129,7 +129,7 @@ def text(header: Header, name: str) -> str:
     """
     value = header.get(name)
     if not isinstance(value, str):
-        raise BadMessageError(f"'{name}' is no text")
+        raise BadMessageError(f"'{name}' is not a text")
     return value
 
 
@@ -141,7 +141,7 @@ def identifier(header: Header, name: str) -> str:
     """
     value = text(header, name)
     if not _ID.fullmatch(value):
-        raise BadMessageError(f"'{name}' is no id of 32 hexadecimal digits")
+        raise BadMessageError(f"'{name}' is not an id of 32 hexadecimal digits")
     return value
 
 
@@ -153,5 +153,5 @@ def count(header: Header, name: str, *, largest: int) -> int:
     """
     value = header.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise BadMessageError(f"'{name}' is no integer from 1 to {largest}")
+        raise BadMessageError(f"'{name}' is not an integer from 1 to {largest}")
     return value

@@ -26,12 +26,12 @@ _CLIENT_URI = "urn:privacy-pipeline:client:"
 
 
 def role_uri(party: str) -> str:
-    """Return the URI in a certificate's subject alternative name that says whose it is."""
+    """Return the URI in a certificate's subject alternative name that names its party."""
     return f"urn:privacy-pipeline:party:{party}"
 
 
 def client_uri(name: str) -> str:
-    """Return the URI in a client's certificate that says which client it is."""
+    """Return the URI in a client's certificate that names the client."""
     return f"{_CLIENT_URI}{name}"
 
 
@@ -81,7 +81,7 @@ class Revocations:
         self._serials: frozenset[str] = frozenset()
 
     def require_valid(self, peer: Peer) -> None:
-        """Refuses a peer whose certificate is on the list, and everybody where the list is not usable.
+        """Refuse a peer whose certificate is on the list, and every peer where the list is not usable.
 
         Raises:
             PipelineError: it is, or the list is not one of the authority's.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from privacy_pipeline.encrypted.transport.identities import CLIENT, Peer
 from privacy_pipeline.errors import PipelineError
 
-SHARE = 4  # a client may take one part of so many
+SHARE = 4  # a client may take one part in this number
 CONNECTIONS_OF_A_CLIENT = 64
 LARGEST_WAITING = 1 << 30  # bytes of requests and answers together
 KEEPING_BYTES = 1 << 12  # that a request or an answer takes besides its shares

@@ -33,7 +33,7 @@ class Pace:
         self._free_at = {"out": 0.0, "back": 0.0}
 
     async def join(self, near: Stream, far: Stream) -> None:
-        """Carries what the party that dialled sends, and what it gets, until either side ends; then both end.
+        """Carry what the party that dialled sends, and what it gets, until either side ends; then end both.
 
         Args:
             near: to the party that dialled.

@@ -52,7 +52,7 @@ class Way:
 
 
 async def carry(one: Plain, other: Plain, *, to_other: Count, to_one: Count) -> None:
-    """Carries bytes both ways until one side ends; then both end, closed, when they have what was read for them.
+    """Carry bytes both ways until one side ends; then close both, once they have what was read for them.
 
     Args:
         one: a side.
@@ -65,7 +65,7 @@ async def carry(one: Plain, other: Plain, *, to_other: Count, to_one: Count) -> 
     try:
         await _until_one_ends(there, back)
         for way in (there, back):
-            # Who takes nothing any more may have said why, and left.
+            # A side that takes nothing any more may have sent the reason before it closed.
             if way.source.broken:
                 with contextlib.suppress(OSError, asyncio.TimeoutError):
                     await asyncio.wait_for(_rest(way), _LAST_WORDS_SECONDS)
@@ -120,7 +120,7 @@ async def _until_one_ends(there: Way, back: Way) -> None:
     try:
         for way in (there, back):
             loop.add_reader(way.source.socket, pull, way)
-            # What came right behind the handshake is no news to the event loop; an answer to it may not be all sent.
+            # The event loop does not report bytes that came right after the handshake; an answer may be partly unsent.
             if way.sink.unsent:
                 settle(way)
             else:

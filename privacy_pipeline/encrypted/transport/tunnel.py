@@ -1,7 +1,7 @@
 """Mutual TLS between parties: no byte passes before both ends have shown the certificate of the expected party.
 
-A party has one address. The protocol that a peer names in the handshake (ALPN) says what it wants there, and each has
-its own list of roles. A benchmark may slow a tunnel down, because the kernel's own means are not everywhere.
+A party has one address. The protocol that a peer names in the handshake (ALPN) selects the service there, and each
+protocol has its own list of roles. A benchmark may slow a tunnel down here, because not every kernel can do so.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ async def open_ingress(
 ) -> asyncio.Task[None]:
     """Listen with TLS on `address`; a peer gets to the route of the protocol it names, if its role may.
 
-    A peer that is refused is told why, unless the process has as many connections as its files let it.
+    A peer that is refused gets the reason, unless the process has as many connections as its limit on open files lets
+    it.
 
     Args:
         folder: the party's own folder of `init_parties`.
@@ -114,14 +115,14 @@ async def open_ingress(
 
 async def _turn_away(remote: Secured, error: PipelineError, record: TunnelRecord) -> None:
     record.refuse(error.message)
-    # Each is told in its own language.
+    # Each gets the reason in its own protocol.
     told = frames.refusal(error.message) if remote.protocol == SHARES else f"{error.message}\n".encode()
     remote.write(told)
     await relay.part(remote)
 
 
 def _admitted(remote: Secured, routes: Mapping[str, Route]) -> tuple[Peer, Route]:
-    """Who it is, and where it wants to, if its role may."""
+    """Return the peer and the route that it asks for, if its role may take it."""
     peer = peer_in(remote.certificate)
     route = routes.get(remote.protocol or "")
     if route is None:
@@ -145,7 +146,7 @@ async def _routed(remote: Secured, route: Route, peer: Peer) -> Plain:
 
 
 def not_served(role: str | None, allowed: frozenset[str]) -> str:
-    """Return what a peer is told whose certificate is of another role than those that are served."""
+    """Return the message to a peer whose certificate is of another role than those that are served."""
     return f"the certificate is of {role or 'nobody'}, and is not of {', '.join(sorted(allowed))}"
 
 
@@ -159,7 +160,7 @@ async def open_egress(
     protocol: str = TENSORFLOW,
     speed: Speed | None = None,
 ) -> asyncio.Task[None]:
-    """Carries each connection to `listener` to the party `expected` at `address`.
+    """Carry each connection to `listener` to the party `expected` at `address`.
 
     Nothing is read from the local side before the peer's certificate was accepted, and the peer accepted ours.
 
@@ -227,7 +228,7 @@ async def _dialled(context: PartyContext, address: tuple[str, int], expected: st
 
 
 async def _answer(remote: Secured) -> bytes:
-    """Its first line: a peer that does not accept our certificate says so only now (TLS 1.3)."""
+    """Return its first line: a peer that does not accept our certificate answers so only now (TLS 1.3)."""
     try:
         return await asyncio.wait_for(remote.line(_LONGEST_LINE), _HANDSHAKE_SECONDS)
     except (OSError, asyncio.TimeoutError) as error:
@@ -285,7 +286,7 @@ async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool
 
 
 async def _join(local: Plain, remote: Secured, record: TunnelRecord) -> None:
-    """Carries both ways until either side ends; then both end."""
+    """Carry both ways until either side ends; then end both."""
 
     def count_out(size: int) -> None:
         record.bytes_out += size

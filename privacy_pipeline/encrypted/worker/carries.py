@@ -13,7 +13,7 @@ import tensorflow as tf
 
 _DROPPED = 16  # lowest bits of the words whose sum's sign is asked for: they are 0
 # The 47 bits between them and the sign, and one below that is 0, are 16 digits of three bits. The carry out of four
-# neighbours is told at once, then that out of four such groups. A digit's place: within its group, then of the group.
+# neighbours is found at once, then that out of four such groups. A digit's place: within its group, then of the group.
 BITS, GROUP = 3, 4
 DIGITS = GROUP**2
 _PLANES = [
@@ -35,12 +35,12 @@ def moved_up(word: Any) -> Any:
 
 
 def factors_of(*, last: bool) -> tuple[str, ...]:
-    """Bits that are opened; at the end nobody asks what is propagated."""
+    """Return the names of the bits that are opened; at the end what is propagated is not needed."""
     return FACTORS[:-1] if last else FACTORS
 
 
 def subsets(factors: Sequence[str]) -> list[tuple[str, ...]]:
-    """Factors of which the products of masks are needed, each once, two before three before four."""
+    """Return the factors whose products of masks are needed, each once, two before three before four."""
     products = [product for product in (*_GENERATED, _PROPAGATED) if set(product) <= set(factors)]
     found = {
         chosen
@@ -52,7 +52,7 @@ def subsets(factors: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def products(masks: Any) -> Any:
-    """Products of masks, [products, groups, columns], in the order of `subsets`."""
+    """Return the products of masks, [products, groups, columns], in the order of `subsets`."""
     factors = factors_of(last=masks.shape[1] == 1)
     known: dict[tuple[str, ...], Any] = {(name,): mask for name, mask in zip(factors, tf.unstack(masks), strict=True)}
     chosen = subsets(factors)
@@ -62,7 +62,7 @@ def products(masks: Any) -> Any:
 
 
 def joined(factors: Sequence[str], opened: dict[str, Any], base: Any, highest: Any) -> tuple[Any, Any]:
-    """Shares of what is generated and propagated.
+    """Return shares of what is generated and propagated.
 
     A product of bits o ^ m, of which o is known and m a mask, is the xor over all subsets of it of the masks' product
     over the subset and the known bits' product over the rest.
@@ -113,7 +113,7 @@ def table(planes_of: Any) -> Any:
 
 
 def looked_up(table: Any, digits: Any) -> tuple[Any, Any]:
-    """Shares of whether v + d > 7 and v + d = 7, from a share of `table`, whose rows below v add up to the former."""
+    """Return shares of v + d > 7 and of v + d = 7, from a share of `table`, whose rows below v add up to the former."""
     equal, below, greater = table, table, tf.zeros_like(table)
     for bit in tf.unstack(digits):
         (equal_0, equal_1), (below_0, below_1) = tf.split(equal, 2), tf.split(below, 2)

@@ -1,6 +1,6 @@
-"""ReLU in five rounds: servers 0 and 1 know a masked value, server 2 its mask; a carry between the two tells the sign.
+"""ReLU in five rounds: servers 0 and 1 hold a masked value, server 2 its mask; a carry between the two gives the sign.
 
-Server 2 deals tables of its word's digits, which the other two read at the digits that they know (Ishai et al., "On the
+Server 2 deals tables of its word's digits, which the other two read at their own digits (Ishai et al., "On the
 Power of Correlated Randomness in Secure Computation", TCC 2013), and products of masks, by which several bits are
 multiplied in one round (Patra et al., "ABY2.0", USENIX Security 2021). Bits of 64 elements lie in one word: a plane.
 """
@@ -41,8 +41,8 @@ def relu(protocol: SecureABY3, x: Any) -> Any:
     - What server 2 deals (tables of its digits; products of masks; its terms of x, and of x times a bit of its choice)
       is shared between servers 0 and 1: one share is a mask that servers 0 and 2 draw, the other goes to server 1.
     - Servers 0 and 1 open bits, of each of which they hold a share, to each other: each sends its share under a mask,
-      which it draws with server 2. Server 2, who knows the sum of both masks, does not see the opened bit.
-    - At last each has a share of the result, and they share it anew (`shared_again`).
+      which it draws with server 2. Server 2, which holds the sum of both masks, does not see the opened bit.
+    - At last each has a share of the result, and they share it again (`shared_again`).
 
     Args:
         protocol: the current protocol.
@@ -107,7 +107,7 @@ class _Dealing:
         self._tables, self._of_groups, self._of_all, self._terms = self._dealt(bits, words)
 
     def positive_part(self) -> list[tuple[Any, Any]]:
-        """Shares of the result, [64, columns], by server."""
+        """Return the shares of the result, [64, columns], by server."""
         highest, generate, propagate = [], [], []
         for server in (0, 1):
             with on(self._protocol, server):
@@ -146,7 +146,7 @@ class _Dealing:
     def _joined(
         self, generate: Sequence[Any], propagate: Sequence[Any], masks: Both, products: Both
     ) -> tuple[Any, Any]:
-        """Shares of what each group of four generates and propagates, [groups, columns], by server: one round.
+        """Return shares of what each group of four generates and propagates, [groups, columns], by server: one round.
 
         Args:
             generate: by server, [4 * groups, columns], as `propagate`; a group's places are `groups` rows apart.
@@ -174,7 +174,7 @@ class _Dealing:
         return [one[0] for one in found], [one[1] for one in found]
 
     def _dealt(self, bits: Sequence[Any], words: Any) -> list[Both]:
-        """Shares of what server 2 knows, at servers 0 and 1, in one message to server 1; of `words`, they add up."""
+        """Share server 2's values between servers 0 and 1, in one message to server 1; of `words`, they add up."""
         at_0, sent = [], []
         for number, value in enumerate([*bits, words]):
             mask_at_0, mask_at_2 = self._masks.take((0, 2), value.shape)

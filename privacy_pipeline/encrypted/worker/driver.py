@@ -8,7 +8,7 @@ starts it.
 JSON lines on standard input, one answer each on standard output:
 
     {"op": "load", "model": FOLDER, "digest": SHA256}    the architecture; the servers read their shares of the weights
-    {"op": "build", "bucket": 128}                       the graph for batches of so many rows
+    {"op": "build", "bucket": 128}                       the graph for batches of this many rows
     {"op": "run", "bucket": 128, "batch": ID}            the servers evaluate a batch in their stores
     {"op": "quit"}
 
@@ -85,7 +85,7 @@ class Driver:
             raise PipelineError("no model is loaded")
         bucket = request["bucket"]
         if not isinstance(bucket, int) or bucket < 1:
-            raise PipelineError(f"{bucket!r} is no number of rows")
+            raise PipelineError(f"{bucket!r} is not a number of rows")
         self._graphs[bucket] = stored.StoredPredictor(
             self._protocol, self._model, self._weights, stores=self._stores, bucket=bucket
         )
@@ -131,7 +131,7 @@ def _driver(config: Any, roots: list[Path]) -> Driver:
 
 
 def serve(driver: Driver, requests: TextIO, answers: TextIO) -> None:
-    """Answers until the input ends or says so."""
+    """Answer requests until the input ends or has `quit`."""
     for line in requests:
         request = json.loads(line)
         if request.get("op") == "quit":

@@ -35,7 +35,7 @@ def local_config() -> Any:
 
 
 def share_weights(protocol: SecureABY3, model: PrivateModel, *, read: ReadWeight | None = None) -> SharedWeights:
-    """Secret-shares the weights once, by the provider, into variables on the servers.
+    """Secret-share the weights once, by the provider, into variables on the servers.
 
     Args:
         protocol: of `activate`.
@@ -101,7 +101,7 @@ class PrivatePredictor:
         return self._graph
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """Logits of one batch.
+        """Return the logits of one batch.
 
         Args:
             inputs: by name, each [batch, ...].
@@ -164,6 +164,6 @@ def _width(one: Input) -> int:
 
 
 def _shared(protocol: SecureABY3, ring: Any, owner: Any) -> Any:
-    """Integers of the ring, which TF-Encrypted does not encode once more, as a private value."""
+    """Return integers of the ring, which TF-Encrypted does not encode once more, as a private value."""
     held = protocol._share(protocol.default_factory.tensor(ring, encode=False), ShareType.ARITHMETIC, owner)
     return ABY3PrivateTensor(protocol, held, True, ShareType.ARITHMETIC)

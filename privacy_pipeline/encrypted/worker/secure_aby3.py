@@ -5,7 +5,7 @@ TF-Encrypted 0.9.1 breaks it in three ways, each mended here:
 
 - Masks are a keyed function of a counter in Python, which a compiled function bakes in when it is traced. All its calls
   then use the same masks, and one server alone reads the difference of two queries. Here every graph that uses a mask
-  draws its keys itself, by stateful operations, so that each execution draws anew.
+  draws its keys itself, by stateful operations, so that each execution draws new ones.
 - Seeded 8- and 16-bit integers over their full range are one constant (tf-encrypted#900). Comparisons re-share with
   them. Here they are cut from uniform 64-bit integers.
 - Without its native random-number module TF-Encrypted only warns. Here nothing is shared without it.
@@ -65,7 +65,7 @@ class SecureABY3(tfe.protocol.ABY3):
         super().__init__(*SERVERS, fixedpoint_config="low")
 
     def initialize_keys(self) -> None:
-        """Forgets all keys; the next use draws new ones."""
+        """Drop all keys; the next use draws new ones."""
         self.pairwise_nonces_ = np.zeros(3, np.int64)
         self.b2a_nonce_ = 0
         self._keys_of.clear()
@@ -73,15 +73,15 @@ class SecureABY3(tfe.protocol.ABY3):
         self.keys_initialized = True
 
     def pairwise_keys(self) -> Any:
-        """Keys that servers i and i + 1 share, of the graph that is being built."""
+        """Return the keys that servers i and i + 1 share, of the graph that is being built."""
         return self._keys().pairwise
 
     def b2a_keys_1(self) -> Any:
-        """Keys of the first mask of a boolean-to-arithmetic conversion."""
+        """Return the keys of the first mask of a boolean-to-arithmetic conversion."""
         return self._keys().b2a_1
 
     def b2a_keys_2(self) -> Any:
-        """Keys of the second mask of a boolean-to-arithmetic conversion."""
+        """Return the keys of the second mask of a boolean-to-arithmetic conversion."""
         return self._keys().b2a_2
 
     def _share(self, secret: Any, share_type: Any, player: Any = None) -> Any:
@@ -99,7 +99,7 @@ class SecureABY3(tfe.protocol.ABY3):
         return self._keys_of[graph]
 
     def _draw(self) -> Keys:
-        """Return new keys by the parent's set-up, whose operations draw anew whenever the graph runs; counters
+        """Return new keys by the parent's set-up, whose operations draw again whenever the graph runs; counters
         go on.
         """
         require_native_module()
@@ -141,7 +141,7 @@ def forget_memoized() -> None:
 
 
 def require_native_module() -> None:
-    """Refuses to go on without the native random-number module.
+    """Refuse to go on without the native random-number module.
 
     Raises:
         PipelineError: it was not loaded.
@@ -149,12 +149,12 @@ def require_native_module() -> None:
     if not (secure_random.supports_secure_randomness() and secure_random.supports_seeded_randomness()):
         raise PipelineError(
             f"TF-Encrypted has no secure random-number module for TensorFlow {tf.__version__}: nothing is shared",
-            fix="set the environment of encrypted inference up again (privacy-pipeline doctor says how)",
+            fix="set the environment of encrypted inference up again (privacy-pipeline doctor shows how)",
         )
 
 
 def require_secure_randomness() -> None:
-    """Refuses to go on unless secrets can be masked: the native module is there, and what it draws is no constant.
+    """Refuse to go on unless secrets can be masked: the native module is there, and what it draws is not constant.
 
     Raises:
         PipelineError: with what is wrong.

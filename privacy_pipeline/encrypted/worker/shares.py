@@ -34,7 +34,7 @@ def held_of(value: Any) -> Held:
 
 
 class Known(NamedTuple):
-    """What servers 0 and 1 both know of a value; `factor` is None where it is nothing but a difference."""
+    """What servers 0 and 1 both hold of a value; `factor` is None where it is nothing but a difference."""
 
     value: Any
     factor: Any
@@ -42,7 +42,7 @@ class Known(NamedTuple):
 
 
 class Hidden(NamedTuple):
-    """What server 2 alone knows of it."""
+    """What server 2 alone holds of a value."""
 
     value: Any
     top: Any

@@ -37,7 +37,7 @@ class Stores:
 
 
 def require_secure_servers(protocol: SecureABY3) -> None:
-    """Draws on every server as if to share: the module is loaded there, and what it draws is no constant.
+    """Draw on every server as if to share: the module is loaded there, and what it draws is not constant.
 
     Raises:
         PipelineError: names the server and what is wrong.
@@ -53,7 +53,7 @@ def require_secure_servers(protocol: SecureABY3) -> None:
 
 
 def load_weights(protocol: SecureABY3, model: PrivateModel, stores: Stores) -> Mapping[str, list[list[Any]]]:
-    """Shares of all weights as variables on the servers that hold them, [server][half] by "layer/role".
+    """Return the shares of all weights as variables on the servers that hold them, [server][half] by "layer/role".
 
     Variables and no plain tensors: TensorFlow fetches a small tensor to the driver to make it a constant of the graph.
     """
@@ -209,7 +209,7 @@ def raw_bytes(value: Any) -> Any:
 
 
 def require_placement(graph: Any, servers: set[str]) -> None:
-    """Refuses a graph in which anything but a server could see what a server holds.
+    """Refuse a graph in which anything but a server could see what a server holds.
 
     Args:
         graph: the finished graph; functions that it calls are not looked into, so it may call none.
@@ -228,7 +228,7 @@ def require_placement(graph: Any, servers: set[str]) -> None:
 
 
 def why(error: tf.errors.OpError) -> str:
-    """TensorFlow's error without the trace that it puts before it, as one line."""
+    """Return TensorFlow's error without the trace that it puts before it, as one line."""
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
     nodes = [number for number, line in enumerate(lines) if line.startswith("Node: ")]
     after = [line for line in lines[nodes[-1] + 1 if nodes else 0 :] if "root error(s) found" not in line]

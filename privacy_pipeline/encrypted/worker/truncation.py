@@ -53,7 +53,7 @@ class Truncated:
 def truncated(protocol: SecureABY3, thirds: Sequence[Any], *, amount: int) -> Truncated:
     """Return the sum x of three tensors that one server each has, divided by 2^m, where m is `amount`.
 
-    Servers 0 and 1 open c = x + 2^62 + r. Server 2 alone knows r = a0 + a1 + a2. With s and t, r's bits above the m-th
+    Servers 0 and 1 open c = x + 2^62 + r. Server 2 alone holds r = a0 + a1 + a2. With s and t, r's bits above the m-th
     and its top bit, x / 2^m is c's bits above the m-th, minus 2^(62-m), minus s, plus 2^(63-m) (c's top bit xor t). As
     in the paper, the result's last bit is rounded at random, by r.
 
@@ -95,7 +95,7 @@ def _known(c: Any, amount: int) -> Known:
 
 
 def _shared(protocol: SecureABY3, opened: Opened) -> Any:
-    """Replicated shares of an opened value: server 2 deals what it knows to servers 0 and 1, who share anew.
+    """Return replicated shares of an opened value: server 2 deals its values to servers 0 and 1, which share again.
 
     Server 1 receives that under masks that servers 0 and 2 draw.
     """
@@ -115,7 +115,7 @@ def _shared(protocol: SecureABY3, opened: Opened) -> Any:
 
 
 def _above(value: Any, amount: int) -> Any:
-    """Bits `amount` to 62, moved down."""
+    """Return bits `amount` to 62, moved down."""
     return tf.bitwise.right_shift(value, _word(amount)) & _word((1 << (63 - amount)) - 1)
 
 
