@@ -1,6 +1,6 @@
 """The protocol that every trainer backend keeps, and the values that cross it.
 
-A backend never touches the ledger: whoever calls `train` has reserved and started the budget, and commits it after.
+A backend never touches the ledger: the caller of `train` has reserved and started the budget, and commits it after.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TrialScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What came out of several trials. Nothing here tells how many there were, where that is secret.
+    """What came out of several trials. Nothing here reveals how many there were, where that is secret.
 
     Attributes:
         point: hyperparameters of the chosen trial.
@@ -89,7 +89,7 @@ class Tuned:
 
 @dataclass(frozen=True, kw_only=True)
 class Executed:
-    """What really ran, counted while it ran, to be held against the plan.
+    """What really ran, counted while it ran, to be compared with the plan.
 
     Attributes:
         steps: optimizer updates made.
@@ -105,7 +105,7 @@ class Executed:
             add-or-remove-one.
         event: the DpEvent of what ran, as far as it went; None for a backend without a guarantee.
         sampler: what drew the batches (`accounting.plan.Sampler`).
-        withheld: what was computed exactly and is told to nobody.
+        withheld: what was computed exactly and is never released.
         audits: results of audits made on the way, as the record keeps them.
         assumptions: what the guarantee rests on beside what every record lists.
         accesses: uses of the data to be listed, beside those of every record.
@@ -194,7 +194,7 @@ class Backend(Protocol):
         ...
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Trains and writes a SavedModel to `inputs.model_dir`.
+        """Train and write a SavedModel to `inputs.model_dir`.
 
         The SavedModel's `serving_default` takes serialized raw tf.Examples, shape [batch], dtype string, and returns
         `probability` (float32, [batch, 1]) of the positive class; `transform_features` takes the same and returns the
@@ -207,5 +207,5 @@ class KerasBackend(Backend, Protocol):
     """A backend that trains one Keras model, which can be had before it is saved."""
 
     def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
-        """Trains as `train` does, and gives back the Keras model instead of writing it."""
+        """Train as `train` does, and return the Keras model instead of writing it."""
         ...

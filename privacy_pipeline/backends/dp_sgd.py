@@ -71,7 +71,7 @@ class DpSgdBackend:
         return audited(plan, inputs.config)
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Trains as `fit` does, and writes the SavedModel.
+        """Train as `fit` does, and write the SavedModel.
 
         Raises:
             BadInputError, PipelineError: as `fit`.
@@ -85,7 +85,7 @@ class DpSgdBackend:
         return executed
 
     def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
-        """Trains as `inputs.plan` says.
+        """Train by `inputs.plan`.
 
         Nothing that was computed exactly from private rows leaves this method: losses and metrics are not computed,
         and the one curve is of the weights, which the noise protects.
@@ -200,7 +200,7 @@ def _fit(private: Any, examples: Examples, plan: PrivacyPlan, inputs: TrainingIn
 
 
 def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
-    """Return a Keras callback that tells the steps made, and the norm of the weights after each epoch."""
+    """Return a Keras callback that reports the steps made, and the norm of the weights after each epoch."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
@@ -230,12 +230,12 @@ def _curves(inputs: TrainingInputs, plan: PrivacyPlan, writer: Any) -> Any:
 def _executed(execution: Execution, plan: PrivacyPlan, examples: Examples) -> Executed:
     """Return what ran in the terms of the protocol.
 
-    A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
-    so, as a plain run's does.
+    A run with a fixed seed is charged as if its noise were secret, but claims no guarantee at all; its record states
+    this, as a plain run's does.
     """
     scheme = plan.parameters()["sampling"]["scheme"]
     most = execution.largest_participation
-    # A sample holds a unit with this probability; a partition deals each unit once in so many steps.
+    # A sample holds a unit with this probability; a partition deals each unit once in this number of steps.
     share = getattr(plan.sampling, "probability", 1 / plan.steps_per_epoch)
     epochs = math.ceil(execution.steps * share - 1e-9)
     event = plan.event_of(execution.steps) if execution.seed_fixed else execution.event

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.rowwise.verdict import Verdict
     from privacy_pipeline.encrypted.model.model_format import PrivateModel
 
-# SavedModel leaves this folder to whoever saves one; its loader does not look at it.
+# The SavedModel format leaves this folder to the program that saves one; its loader does not read it.
 PRIVATE_MODEL = Path("assets.extra") / "private_model"
 PUBLISHED = Path("assets.extra") / "published"
 
@@ -82,7 +82,7 @@ def converted(model: Any, config: PipelineConfig, features: FeaturePlan) -> Priv
 
     Args:
         model: the Keras model.
-        config: says what makes its inputs, and how large one may be where that is your own code.
+        config: states what makes its inputs, and how large one may be where that is your own code.
         features: the columns and their public domains.
 
     Raises:

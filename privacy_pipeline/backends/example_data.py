@@ -129,7 +129,7 @@ def _found(store: ExampleStore, owners: _Keys | None, homes: _Keys | None) -> Ex
 
 
 def count(patterns: Sequence[str]) -> int:
-    """Rows of a split."""
+    """Return the number of rows of a split."""
     records = tf.data.TFRecordDataset(keras_io.files_of(patterns), compression_type="GZIP")
     return int(records.reduce(np.int64(0), lambda done, _: done + 1).numpy())
 
@@ -180,7 +180,7 @@ def _chunks(
 
 
 def _drained(held: list[Chunk]) -> Iterator[Chunk]:
-    """Chunks in order, each let go of once it was taken."""
+    """Yield the chunks in order, and drop each once it was taken."""
     held.reverse()
     while held:
         yield held.pop()

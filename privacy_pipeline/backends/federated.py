@@ -134,7 +134,7 @@ def audited(plan: FederatedPlan | SiloPlan) -> Audits:
 
 
 def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | None) -> tuple[Any, Executed]:
-    """Trains on cohorts of clients, under the reserved plan if there is one; the model that was trained."""
+    """Train on cohorts of clients, under the reserved plan if there is one; return the trained model."""
     from privacy_pipeline.backends import keras_io
     from privacy_pipeline.backends.simulation.federated_clients import read_clients
     from privacy_pipeline.backends.simulation.federated_rounds import assign
@@ -154,7 +154,7 @@ def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | N
 
 
 def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> Executed:
-    """Trains by DP-SGD inside each silo, under the reserved plan."""
+    """Train by DP-SGD inside each silo, under the reserved plan."""
     from privacy_pipeline.backends.simulation.federated_rounds import Rounds, assign
 
     plan = federated_silos.reserved_plan(inputs.config, mechanism)
@@ -208,7 +208,7 @@ def _rounds(
 
 @contextmanager
 def _curves(inputs: TrainingInputs, rounds: Rounds, *, steps: int, of_round: int) -> Iterator[None]:
-    """Tells the steps made, so many a round, and writes the curves for TensorBoard."""
+    """Report the steps made, `of_round` in each round, and write the curves for TensorBoard."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io
@@ -237,8 +237,8 @@ def _curves(inputs: TrainingInputs, rounds: Rounds, *, steps: int, of_round: int
 def _executed(rounds: Rounds, *, examples: int, clients: ClientStore, plan: FederatedPlan | None) -> Executed:
     """Return what ran in the terms of the protocol.
 
-    A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
-    so, as a plain run's does.
+    A run with a fixed seed is charged as if its noise were secret, but claims no guarantee at all; its record states
+    this, as a plain run's does.
     """
     sampling = rounds.cohorts.sampling
     share = getattr(sampling, "probability", 1 / sampling.steps_per_epoch)

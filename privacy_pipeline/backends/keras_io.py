@@ -64,7 +64,7 @@ class Progress:
         self._reported = 0.0
 
     def step(self, done: int) -> None:
-        """Says that `done` steps are done in all."""
+        """Report that `done` steps are done in all."""
         now = time.monotonic()
         if done == self._total or now - self._reported >= _SECONDS_BETWEEN_REPORTS:
             self._reported = now
@@ -123,7 +123,7 @@ def files_of(patterns: Sequence[str]) -> list[str]:
 def parsed(
     patterns: Sequence[str], *, transform_graph: Path, with_key: bool = False, with_silo: bool = False
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Rows of a split, some thousand at a time, by feature: each [rows, ...], always in the same order.
+    """Yield the rows of a split, some thousand at a time, by feature: each [rows, ...], always in the same order.
 
     Args:
         patterns: gzipped TFRecord files, or globs of such.
@@ -152,7 +152,7 @@ def parsed(
 
 
 def labels_of(part: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """Labels of parsed rows, float32, [rows, 1].
+    """Return the labels of parsed rows, float32, [rows, 1].
 
     Raises:
         BadInputError: one is outside the public domain.
@@ -226,7 +226,7 @@ def make_optimizer(training: TrainingSection) -> Any:
 
 
 def summary_writer(log_dir: Path | None) -> Any:
-    """TensorBoard's writer of the training; one that writes nothing where no curve may be kept."""
+    """Return TensorBoard's writer of the training; one that writes nothing where no curve may be kept."""
     return tf.summary.create_noop_writer() if log_dir is None else tf.summary.create_file_writer(str(log_dir / "train"))
 
 

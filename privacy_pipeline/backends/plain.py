@@ -52,7 +52,7 @@ class PlainBackend:
         return executed
 
     def fit(self, inputs: TrainingInputs) -> tuple[Any, Executed]:
-        """Trains with mini-batches of every row once an epoch.
+        """Train with mini-batches of every row once an epoch.
 
         The eval split is watched for its curves alone: nothing is selected by it.
 

@@ -121,7 +121,7 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
 
 
 def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> PrivacyPlan:
-    """Return the PrivacyPlan behind a reserved mechanism, made anew from the config.
+    """Return the PrivacyPlan behind a reserved mechanism, made again from the config.
 
     Raises:
         PipelineError: the config gives another plan than the one that was reserved.

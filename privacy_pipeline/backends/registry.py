@@ -24,7 +24,7 @@ def relation_of(config: PipelineConfig) -> Relation | None:
 
 
 def names() -> list[str]:
-    """Names that a config may give as `training.backend`."""
+    """Return the names that a config may give as `training.backend`."""
     return sorted(_BACKENDS)
 
 

@@ -67,7 +67,7 @@ def _saved(inputs: TrainingInputs) -> int:
 
 
 def _require_encodable(config: PipelineConfig, model: Any) -> None:
-    """Refuses a model with more weights than distributed noise is accounted for.
+    """Refuse a model with more weights than distributed noise is accounted for.
 
     Raises:
         BadInputError: it has more.

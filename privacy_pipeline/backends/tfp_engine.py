@@ -56,7 +56,7 @@ _ROW_BY_ROW = frozenset(
 
 
 def require_private(model: Any) -> None:
-    """Refuses models for which clipping single examples does not bound their influence.
+    """Refuse models for which clipping single examples does not bound their influence.
 
     Raises:
         BadInputError: the model is a subclass with its own `call`, or has a layer that mixes rows, keeps state or was

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 
 def points_to_try(section: TuningSection) -> list[Point]:
-    """Hyperparameters of every trial, drawn before any data is read.
+    """Return the hyperparameters of every trial, drawn before any data is read.
 
     `repeat_and_select`: a secret number of independent uniform draws. `each`: the whole space in random order, begun
-    anew as often as it takes.
+    again as often as needed.
     """
     space = section.space.points()
     if section.distribution is not None:
@@ -59,7 +59,7 @@ def points_to_try(section: TuningSection) -> list[Point]:
 
 
 def run(inputs: TrainingInputs) -> Chosen:
-    """Trains and scores every trial, and keeps the best.
+    """Train and score every trial, and keep the best.
 
     Raises:
         BadInputError, PipelineError: as the backend does; a trial differs from what was accounted.
@@ -108,7 +108,7 @@ def _told(
         raise PipelineError(f"{len(results)} trials ran, but {section.trials} were accounted; no model is handed out")
     tuned = executed.tuning
     if tuned is None:
-        raise ValueError("a trial tells its point")
+        raise ValueError("a trial gives its point")
     return dataclasses.replace(
         executed,
         event=None if executed.event is None else whole_event(section, executed.event),
@@ -178,7 +178,7 @@ def _score(model: Any, rows: Any, metric: str) -> float:
 
 
 def main(folder: Path) -> None:
-    """Answers the request in a folder."""
+    """Answer the request in a folder."""
     hold((folder / HELD).read_bytes())
     inputs: TrainingInputs = pickle.loads((folder / REQUEST).read_bytes())
     answer: Chosen | PipelineError

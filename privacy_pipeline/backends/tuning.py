@@ -40,7 +40,7 @@ _ERRORS = "errors.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What the process of the trials tells.
+    """What the process of the trials returns.
 
     Attributes:
         executed: the chosen trial, with the event of all that ran; None where no trial was drawn.
@@ -250,7 +250,7 @@ def _save(inputs: TrainingInputs, point: Mapping[str, Any], weights: list[Any]) 
 
 
 def _silent(done: int, total: int, unit: str) -> None:
-    """Progress would tell the number of trials."""
+    """Report nothing: progress would reveal the number of trials."""
 
 
 def _wait_until(moment: float) -> None:
@@ -258,7 +258,7 @@ def _wait_until(moment: float) -> None:
 
 
 def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
-    """Run the trials in a process of their own, whose output is thrown away: its length tells how many there were."""
+    """Run the trials in a process of their own, whose output is dropped: its length would reveal their number."""
     inputs.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=inputs.work_dir) as name:
         folder = Path(name)
@@ -281,13 +281,13 @@ def _run_trials(inputs: TrainingInputs, *, ends: float | None) -> Chosen:
                 )
             except subprocess.TimeoutExpired:
                 raise PipelineError(
-                    "the trials took longer than training.tuning.minutes, and how long would tell their number; no "
-                    "model is handed out, and the tuning stays charged",
+                    "the trials took longer than training.tuning.minutes, and their time would reveal their number; "
+                    "no model is handed out, and the tuning stays charged",
                     fix="raise training.tuning.minutes, or lower trials or epochs",
                 ) from None
         if ended.returncode != 0:
             said = (folder / _ERRORS).read_text(errors="replace").strip().splitlines()
-            last = said[-1] if said else "it said nothing"
+            last = said[-1] if said else "it printed nothing"
             raise PipelineError(f"the process of the trials ended with status {ended.returncode}: {last}"[:500])
         answer = pickle.loads((folder / ANSWER).read_bytes())
     if isinstance(answer, PipelineError):

@@ -1,4 +1,4 @@
-"""Holds what ran against what was planned, since the plan is what the ledger accounts."""
+"""Checks what ran against what was planned, since the plan is what the ledger accounts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from privacy_pipeline.errors import PipelineError
 
 
 def require_units(plan: MechanismPlan, *, units: int) -> None:
-    """Refuses a training split of another size than the registered one.
+    """Refuse a training split of another size than the registered one.
 
     Under ZERO_OUT the number of units is public, and the plan's probability was computed from it. Under
     ADD_OR_REMOVE_ONE nothing was, and the number is not even looked at.
@@ -30,7 +30,7 @@ def require_units(plan: MechanismPlan, *, units: int) -> None:
 
 
 def require_executed_as_planned(plan: MechanismPlan, executed: Executed) -> None:
-    """Refuses to hand out a model whose training differs from what was accounted.
+    """Refuse to hand out a model whose training differs from what was accounted.
 
     Args:
         plan: the reserved plan.

@@ -26,7 +26,7 @@ _CHILD = "privacy_pipeline.backends.isolated.child"
 _FIX = (
     "correct the module; it runs where there is no data and no network: public files that it reads go under model.files"
 )
-_LONGEST = 1000  # characters of what a build says
+_LONGEST = 1000  # characters of what a build prints
 
 
 @dataclass
@@ -42,7 +42,7 @@ _kept: dict[str, _Kept] = {}  # the last one
 
 
 def require_possible(config: PipelineConfig) -> None:
-    """Refuses a config whose model cannot be built apart from the data, before anything is run for it.
+    """Refuse a config whose model cannot be built apart from the data, before anything is run for it.
 
     Raises:
         NoNamespacesError: the kernel gives no namespaces.
@@ -59,7 +59,7 @@ def model(config: PipelineConfig, context: ModelContext, *, trained: bool) -> An
     Args:
         config: the whole config.
         context: what `build_model` gets. It holds public facts only.
-        trained: whether it is trained after; a model that was examined before is trained once, and then drawn anew.
+        trained: whether it is trained after; a model that was examined before is trained once, then it is built again.
 
     Raises:
         NoNamespacesError: the kernel gives no namespaces.

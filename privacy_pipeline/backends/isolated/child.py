@@ -38,7 +38,7 @@ def _write(answer: int, content: bytes) -> None:
 
 
 def _telling(answer: int, sources: set[str]) -> Callable[[type[BaseException], BaseException, Any], None]:
-    """Return what tells of an error that nobody caught."""
+    """Return the hook that reports an uncaught error."""
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, PipelineError):

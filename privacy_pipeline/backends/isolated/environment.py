@@ -50,7 +50,7 @@ def python() -> str:
 
 
 def shown() -> list[str]:
-    """Files and folders of Python and of the C library."""
+    """Return the files and folders of Python and of the C library."""
     base = Path(sys.base_prefix).resolve()
     outside = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}  # of a virtual environment
     libraries = [sysconfig.get_path(name, vars=outside) for name in ("stdlib", "platstdlib")]
@@ -61,13 +61,13 @@ def shown() -> list[str]:
 
 
 def framework() -> list[str]:
-    """Folders of the framework's packages."""
+    """Return the folders of the framework's packages."""
     root = Path(privacy_pipeline.__file__).resolve().parents[1]
     return [str(root / name) for name in FRAMEWORK]
 
 
 def emptied() -> tuple[str, ...]:
-    """Folders of packages inside of Python's own, which are not shown."""
+    """Return the folders of packages inside of Python's own, which are not shown."""
     return tuple(str(Path(sysconfig.get_path("stdlib")).resolve() / name) for name in _SITES)
 
 
@@ -79,7 +79,7 @@ def packages() -> Packages:
         PipelineError: TensorFlow is not installed.
     """
     folder = Path(sysconfig.get_path("purelib"))
-    # TensorFlow knows where it lies; `sys.prefix` may be that of another environment.
+    # Found by TensorFlow's own folder: `sys.prefix` may be that of another environment.
     for path in sys.path:
         if (Path(path) / "tensorflow").is_dir():
             folder = Path(path)
@@ -111,7 +111,7 @@ def _needed(installed: dict[str, metadata.Distribution]) -> set[str]:
 
 
 def _tops(distribution: metadata.Distribution) -> Iterator[str]:
-    """Its files and folders in the folder of packages."""
+    """Yield its files and folders in the folder of packages."""
     for line in (distribution.read_text("RECORD") or "").splitlines():
         top = line.strip('"').partition(",")[0].partition("/")[0]
         if top not in ("..", "__pycache__") and not top.endswith(".pth"):

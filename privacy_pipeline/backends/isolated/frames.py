@@ -39,7 +39,7 @@ def unpack(content: bytes) -> tuple[dict[str, Any], list[NDArray[Any]]]:
     """Return what `pack` was given; the header holds JSON values, of whatever form.
 
     Raises:
-        BadInputError: the bytes are no such thing. They may be anything: code of a user's wrote them.
+        BadInputError: the bytes are not of that form. They may be anything: a user's code wrote them.
     """
     try:
         start = _PREFIX + int.from_bytes(content[:_PREFIX], "big")

@@ -24,7 +24,7 @@ from privacy_pipeline.processes import namespaces
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 SIGNALLED = 128  # exit code, less the number of the signal that ended the command
-REFUSED = 97  # exit code where the cell could not be made; standard output says why
+REFUSED = 97  # exit code where the cell could not be made; the reason is on standard output
 _BUILT_BY = (namespaces.NEWNET, namespaces.NEWPID, namespaces.NEWIPC, namespaces.NEWUTS)
 _MNT_DETACH, _PR_SET_NO_NEW_PRIVS = 2, 38
 _SYS_PIVOT_ROOT = 155  # x86_64, the one machine that the environment is locked for

@@ -120,7 +120,7 @@ _LESS = f"build less: a build may take {MEMORY >> 30} GiB and {SECONDS:.0f} s"
 
 
 def _read(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """All of standard output, and the end of standard error."""
+    """Return all of standard output, and the end of standard error."""
     ends = time.monotonic() + SECONDS
     answer, said = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
@@ -156,5 +156,5 @@ def _last(said: bytes) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without what moves a terminal's cursor."""
+    """Return a text without what moves a terminal's cursor."""
     return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)

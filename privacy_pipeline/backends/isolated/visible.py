@@ -86,7 +86,7 @@ def _read_files(section: ModelSection, private: Private) -> dict[Path, bytes]:
     files, left = {}, MOST_BYTES
     for path in section.files:
         if not path.is_file():
-            raise BadInputError(f"model.files: {path} is no file", fix=_PUBLIC)
+            raise BadInputError(f"model.files: {path} is not a file", fix=_PUBLIC)
         with path.open("rb") as stream:
             content = stream.read(left + 1)
         left -= len(content)
@@ -120,7 +120,7 @@ class Private:
         return cls(data=config.dataset.path, workspace=config.workspace, ledger=config.ledger)
 
     def require_hidden(self, shown: Sequence[str]) -> None:
-        """Refuses private folders that lie in what every build sees: Python, packages and the framework.
+        """Refuse private folders that lie in what every build sees: Python, packages and the framework.
 
         Raises:
             BadInputError: one does.
@@ -133,7 +133,7 @@ class Private:
                 )
 
     def refuse_registered(self, path: Path) -> None:
-        """Refuses a file from a folder that a ledger's pin marks: it is registered data, be it another dataset's.
+        """Refuse a file from a folder that a ledger's pin marks: it is registered data, even if of another dataset.
 
         Raises:
             BadInputError: it is.
@@ -143,7 +143,7 @@ class Private:
                 raise BadInputError(f"model.files: {path} lies in {folder}, which is registered data", fix=_PUBLIC)
 
     def refuse(self, path: Path, content: bytes, *, what: str) -> None:
-        """Refuses a file that lies in one of the folders, is linked to one that does, or is a copy of one.
+        """Refuse a file that lies in one of the folders, is linked to one that does, or is a copy of one.
 
         Raises:
             BadInputError: it is, or does.

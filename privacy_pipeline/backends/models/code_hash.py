@@ -116,7 +116,7 @@ def _source(name: str, folders: list[Path]) -> Source | None:
 
 
 def _refuse_shadow(name: str, source: Source) -> None:
-    """Refuses a module that would be imported, or not, in the place of an installed one of its name."""
+    """Refuse a module that would be imported, or not, in the place of an installed one of its name."""
     top = name.partition(".")[0]
     installed = [path for path in _installed() if not source.path.is_relative_to(path)]
     if top in _OURS or top in sys.stdlib_module_names or _is_in(top, installed):
@@ -142,7 +142,7 @@ def _parents(name: str) -> list[str]:
 
 
 def _imports(name: str, content: bytes, *, is_package: bool) -> Iterator[str]:
-    """Every dotted name that the source may import; what is no module of the user's is found nowhere and dropped."""
+    """Yield every dotted name that the source may import; names that are not the user's modules are dropped later."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError) as error:

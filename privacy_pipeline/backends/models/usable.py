@@ -11,7 +11,7 @@ from privacy_pipeline.errors import BadInputError
 
 
 def require_usable(model: Any, *, use: str, inputs: Collection[str]) -> None:
-    """Refuses a model that no backend can train.
+    """Refuse a model that no backend can train.
 
     Args:
         model: what `build_model` gave.
@@ -19,7 +19,7 @@ def require_usable(model: Any, *, use: str, inputs: Collection[str]) -> None:
         inputs: names of the features that there are.
 
     Raises:
-        BadInputError: it is no functional Keras model with one logit as output, or wants other inputs.
+        BadInputError: it is not a functional Keras model with one logit as output, or needs other inputs.
     """
     what = f"model: build_model of '{use}'"
     if not isinstance(model, tf.keras.Model) or not getattr(model, "inputs", None):

@@ -88,7 +88,7 @@ def defined_by(use: str) -> frozenset[str]:
 
 
 def require_as_read(code: ModelCode, *, use: str, defined: Collection[str]) -> None:
-    """Refuses a module that defines other functions than its source shows.
+    """Refuse a module that defines other functions than its source shows.
 
     Args:
         code: its functions.
@@ -107,7 +107,7 @@ def require_as_read(code: ModelCode, *, use: str, defined: Collection[str]) -> N
 
 
 def _bound(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Names that statements of a module bind, also inside of `if`, `try` and `with`."""
+    """Yield the names that statements of a module bind, also inside of `if`, `try` and `with`."""
     for node in body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name

@@ -29,14 +29,14 @@ def binding_of(
     *,
     owners: NDArray[np.int64] | None = None,
 ) -> str:
-    """Digest of all that decides a run beside its key and the weights it starts from.
+    """Return the digest of all that decides a run beside its key and the weights it starts from.
 
     Args:
         plan: the plan.
         algorithm: what a round computes.
         clients: the data.
         model: the model.
-        more: what the caller knows beside that.
+        more: what the caller adds to that.
         owners: number of the user who owns each row, [rows], where the plan looks at it.
     """
     held = [

@@ -69,7 +69,7 @@ def _named(examples: Examples, unit: KeyedUnit, *, dataset: str) -> ClientStore:
 
 
 def first_rows(owners: NDArray[np.int64], *, most: int) -> NDArray[np.int64]:
-    """Rows that are among the first of their owner, ascending, int64: what is kept of one depends on no other.
+    """Return the rows that are among the first of their owner, ascending, int64: each owner's depend on no other.
 
     Args:
         owners: number of the owner of each row, [rows].

@@ -1,7 +1,7 @@
 """The FederatedPlan of a config, and the MechanismPlan that the ledger and the record take from it. No TensorFlow.
 
-As with `private_plan`: event, parameters and digest have one source; the trainer makes the plan anew from the same
-config and is refused if it is another one than what was reserved.
+As with `private_plan`: event, parameters and digest have one source; the trainer makes the plan again from the same
+config and is refused if it differs from the one that was reserved.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def mechanism_plan(config: PipelineConfig, plan: FederatedPlan) -> MechanismPlan
 
 
 def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> FederatedPlan:
-    """Return the FederatedPlan behind a reserved mechanism, made anew from the config.
+    """Return the FederatedPlan behind a reserved mechanism, made again from the config.
 
     Raises:
         PipelineError: the config gives another plan than the one that was reserved.

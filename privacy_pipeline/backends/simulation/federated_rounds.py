@@ -84,7 +84,7 @@ class Rounds:
         binding: str,
         worker: TffWorker | None = None,
     ) -> Rounds:
-        """Return a run, from its beginning or from where its state says it was killed.
+        """Return a run, from its beginning or from the round at which its state shows that it was killed.
 
         Args:
             model: built Keras model; its output is a logit.
@@ -242,7 +242,7 @@ class Rounds:
             self.kept.save(self.done, arrays)
 
     def _end_epoch(self, state: RoundState, losses: list[float], norm: Any) -> None:
-        """Add to the curves what may be told: with privacy, only what the noise covers."""
+        """Add to the curves what may be released: with privacy, only what the noise covers."""
         if not all(np.isfinite(value).all() for value in state.weights):
             raise PipelineError(f"training diverged by round {self.done}", fix="lower the learning rates")
         values = {

@@ -1,7 +1,7 @@
 """The SiloPlan of a config, what the ledger takes from it, and the records that it is for.
 
-As with `private_plan`: event, parameters and digest have one source; the trainer makes the plan anew from the same
-config and is refused if it is another one than what was reserved. TensorFlow is imported only to read.
+As with `private_plan`: event, parameters and digest have one source; the trainer makes the plan again from the same
+config and is refused if it differs from the one that was reserved. TensorFlow is imported only to read.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def silo_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: fl
     if total != units:
         raise BadInputError(
             f"training.federated.silo_privacy.silos: they hold {total:,} units together, and {units:,} are registered",
-            fix="privacy-pipeline budget register CONFIG counts them and tells what to write",
+            fix="privacy-pipeline budget register CONFIG counts them and prints what to write",
         )
     if batch > units:
         raise BadInputError(
@@ -114,7 +114,7 @@ def mechanism_plan(config: PipelineConfig, plan: SiloPlan) -> MechanismPlan:
 
 
 def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> SiloPlan:
-    """Return the SiloPlan behind a reserved mechanism, made anew from the config.
+    """Return the SiloPlan behind a reserved mechanism, made again from the config.
 
     Raises:
         PipelineError: the config gives another plan than the one that was reserved.
@@ -186,8 +186,8 @@ def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> S
 def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
     """Return what ran in the terms of the protocol; each silo made these steps.
 
-    A run with a fixed seed is charged as if its noise were secret: it claims no guarantee at all, and its record says
-    so, as a plain run's does.
+    A run with a fixed seed is charged as if its noise were secret, but claims no guarantee at all; its record states
+    this, as a plain run's does.
 
     Raises:
         PipelineError: rounds are missing.
@@ -218,14 +218,14 @@ def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
 
 
 def require_stated(config: PipelineConfig, counted: dict[str, int] | None) -> None:
-    """Refuses stated numbers of units that are not those of the data, at registration, where they cost nothing.
+    """Refuse stated numbers of units that are not those of the data, at registration, where they cost nothing.
 
     Args:
         config: the whole config.
         counted: units of each silo in the training split; None where they cannot be counted before the training.
 
     Raises:
-        BadInputError: they differ; it tells what to write.
+        BadInputError: they differ; it names what to write.
     """
     if counted is not None and section_of(config).silos != counted:
         raise BadInputError(

@@ -209,7 +209,7 @@ FORGED = {
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 def test_a_forged_configuration_makes_nothing(forged: dict[str, Any]) -> None:
     _, weights = crossing_model(model_with(tf.keras.layers.Dense(2, name="changed")))
-    with pytest.raises(BadInputError, match="no built-in layer"):
+    with pytest.raises(BadInputError, match="is not a built-in layer"):
         configs.model_of(document(**forged), weights)
 
 
@@ -304,7 +304,7 @@ def test_a_forged_graph_is_refused() -> None:
         with pytest.raises(BadInputError, match=says):
             Program.parsed(forged_graph(change), what="layer 'x'")
     for value in (None, {}, {"graph": "no base64"}, forged_graph(lambda graph: None) | {"weights": []}):
-        with pytest.raises(BadInputError, match="is no graph"):
+        with pytest.raises(BadInputError, match="is not a graph"):
             Program.parsed(value, what="layer 'x'")
     with pytest.raises(BadInputError, match="cannot be run"):
         run(Program.parsed(forged_graph(_calling_itself), what="layer 'x'"), [tf.ones((2, WIDTH))])

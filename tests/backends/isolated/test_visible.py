@@ -100,7 +100,7 @@ def test_a_module_that_is_data_is_refused(place: Path) -> None:
 
 def test_what_is_missing_or_too_large_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for named in ("public", "nowhere.txt"):
-        with pytest.raises(BadInputError, match=f"model.files: {named} is no file"):
+        with pytest.raises(BadInputError, match=f"model.files: {named} is not a file"):
             visible(section(named), private(place))
     monkeypatch.setattr("privacy_pipeline.backends.isolated.visible.MOST_BYTES", 3)
     with pytest.raises(BadInputError, match="more than"):

@@ -56,7 +56,7 @@ def is_allowed(config: Any) -> bool:
 
 
 def model_of(config: Any, weights: Sequence[NDArray[Any]], *, seed: int | None = None) -> Any:
-    """Return the model of a configuration that code of a user's may have written, with its initial weights.
+    """Return the model of a configuration that a user's code may have written, with its initial weights.
 
     Args:
         config: "class_name" and "config" of a functional or sequential model.
@@ -64,12 +64,12 @@ def model_of(config: Any, weights: Sequence[NDArray[Any]], *, seed: int | None =
         seed: of initializers and of all that is drawn later; None for none.
 
     Raises:
-        BadInputError: it names a class that is not on the list, is no model, or the weights are not its own.
+        BadInputError: it names a class that is not on the list, is not a model, or the weights are not its own.
     """
     offence = next(_offences(config, 0), None)
     if offence is not None:
         raise BadInputError(
-            f"model: {printed(offence) or 'something'} is no built-in layer that may cross to where the data is",
+            f"model: {printed(offence) or 'something'} is not a built-in layer that may cross to where the data is",
             fix="build with the layers of tf.keras.layers that carry no Python and read no file",
         )
     if seed is not None:
@@ -132,7 +132,7 @@ def _classes() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _of_this_keras() -> Iterator[None]:
-    """Lets Keras look up the names on the list among its own classes alone."""
+    """Let Keras look up the names on the list among its own classes alone."""
     library: Any = importlib.import_module(
         f"{tf.keras.Model.__module__.partition('.')[0]}.src.saving.serialization_lib"
     )
@@ -149,7 +149,7 @@ def _of_this_keras() -> Iterator[None]:
 
 
 def _offences(value: Any, depth: int) -> Iterator[str]:
-    """Names of what a configuration must not hold."""
+    """Yield the names of what a configuration must not hold."""
     if depth > _DEEPEST:
         yield "a configuration inside of configurations without end"
     elif isinstance(value, list):

@@ -21,7 +21,7 @@ _FILLS = ("LookupTableImportV2", "InitializeTableV2")
 def traced_json(
     function: Callable[..., Any], specs: Sequence[Any], *, weights: Sequence[Any], what: str
 ) -> dict[str, Any]:
-    """Traces a function of tensors as JSON values of a `replay.Program`.
+    """Trace a function of tensors as JSON values of a `replay.Program`.
 
     Args:
         function: gives a list of tensors.
@@ -90,7 +90,7 @@ def program_json(
 
 
 def _filled(graph: Any) -> dict[str, dict[str, Any]]:
-    """Contents of tables that the graph itself fills with constants, by the placeholder of the table."""
+    """Return the contents of tables that the graph itself fills with constants, by the placeholder of the table."""
     found = {}
     for operation in graph.get_operations():
         if operation.type in _FILLS:
@@ -117,7 +117,7 @@ def _fix_constants(definition: Any, values: Mapping[str, Any], what: str) -> Non
 
 
 def _table(handle: Any, what: str) -> dict[str, Any]:
-    """Keys and values of a lookup table."""
+    """Return the keys and values of a lookup table."""
     for keys, values in ((tf.string, tf.int64), (tf.int64, tf.string), (tf.int64, tf.int64), (tf.string, tf.float32)):
         try:
             found = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=keys, Tvalues=values)
@@ -125,7 +125,7 @@ def _table(handle: Any, what: str) -> dict[str, Any]:
             continue
         return _content(found.keys, found.values)
     raise BadInputError(
-        f"model: {what} reads a variable or a table that is no weight of its layer and no table of constants",
+        f"model: {what} reads a variable or a table that is neither a weight of its layer nor a table of constants",
         fix="make variables with add_weight; make tables with tf.lookup.StaticHashTable of keys and values",
     )
 

@@ -25,7 +25,7 @@ def crosses(layer: Any) -> bool:
 
 
 def config_of(layer: Any) -> dict[str, Any] | None:
-    """Its configuration in JSON, where Keras makes the same layer of it; None where it does not."""
+    """Return its configuration in JSON, where Keras makes the same layer of it; None where it does not."""
     if type(layer) in (tf.keras.Sequential, functional()):
         if not all(crosses(one) for one in layer.layers):
             return None
@@ -47,7 +47,7 @@ def config_of(layer: Any) -> dict[str, Any] | None:
 
 
 def _inner(layer: Any) -> list[Any]:
-    """Layers and cells inside of a wrapper."""
+    """Return the layers and cells inside of a wrapper."""
     found = [getattr(layer, name, None) for name in ("layer", "cell", "forward_layer", "backward_layer")]
     return [one for one in [*found, *(getattr(layer, "cells", None) or [])] if isinstance(one, tf.keras.layers.Layer)]
 

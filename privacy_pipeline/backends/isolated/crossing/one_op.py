@@ -27,7 +27,7 @@ def of_weight(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
     """
     weight = inputs[0]
     if not isinstance(weight, tf.Variable):
-        raise BrokenGraph("it reads a resource that is no weight")
+        raise BrokenGraph("it reads a resource that is not a weight")
     if node.op == "ReadVariableOp":
         return [[tf.convert_to_tensor(weight)]]
     if node.op == "ResourceGather":
@@ -49,7 +49,7 @@ def computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
         inputs: tensors.
 
     Raises:
-        BrokenGraph: it is no op of a graph that TensorFlow traced.
+        BrokenGraph: it is not an op of a graph that TensorFlow traced.
     """
     definition = op_def_registry.get(node.op)
     if node.op == "Const":
@@ -69,7 +69,7 @@ def computed(node: Any, inputs: Sequence[Any]) -> list[list[Any]]:
     if not definition.output_arg:
         return []
     if node.op == "LookupTableFindV2" and isinstance(made, tf.Tensor):
-        made = tf.ensure_shape(made, inputs[1].shape)  # of which the handle of a table tells nothing
+        made = tf.ensure_shape(made, inputs[1].shape)  # the handle of a table does not have it
     parts = [made] if len(definition.output_arg) == 1 else list(made)
     return [
         [part] if _length(argument, node) is None else list(part)

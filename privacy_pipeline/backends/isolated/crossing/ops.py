@@ -16,7 +16,7 @@ _GRADIENT = "_gradient_op_type"
 
 
 def require_allowed(nodes: Iterable[Any], *, what: str) -> None:
-    """Refuses ops that do more than to compute.
+    """Refuse ops that do more than compute.
 
     Args:
         nodes: `NodeDef` of a graph and of all its functions.

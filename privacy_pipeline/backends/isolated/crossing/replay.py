@@ -54,7 +54,7 @@ class Program:
             what: the part of the model that it is, for messages.
 
         Raises:
-            BadInputError: it has ops that are not allowed, or is no program.
+            BadInputError: it has ops that are not allowed, or is not a program.
         """
         try:
             graph = graph_pb2.GraphDef.FromString(base64.b64decode(value["graph"], validate=True))
@@ -67,7 +67,7 @@ class Program:
                 outputs=tuple(map(str, value["outputs"])),
             )
         except (ValueError, KeyError, TypeError, AttributeError, DecodeError):
-            raise BadInputError(f"model: {what} is no graph", fix="let build_model return its model alone") from None
+            raise BadInputError(f"model: {what} is not a graph", fix="let build_model return its model alone") from None
         nodes = [*program.nodes, *(node for one in program.functions.values() for node in one.node_def)]
         ops.require_allowed(nodes, what=what)
         if len(nodes) > _MOST_NODES or any(_is_absurd(node) for node in nodes if node.op == "Const"):
@@ -174,7 +174,7 @@ class _Values:
         )
 
     def _loop(self, node: Any, inputs: Sequence[Any]) -> list[Any]:
-        """Resources do not change from one round to the next; all else does."""
+        """Run a loop: resources do not change from one round to the next; all else does."""
         moving = [place for place, value in enumerate(inputs) if tf.is_tensor(value) and _is_plain(value)]
         condition, body = node.attr["cond"].func.name, node.attr["body"].func.name
         shapes = [tf.TensorShape(shape) for shape in node.attr["output_shapes"].list.shape]
@@ -203,7 +203,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _ordered(nodes: Sequence[Any], *, known: Mapping[str, Any]) -> Iterator[Any]:
-    """Ops after those they read, else in their own order, which is that of the trace."""
+    """Yield ops after those they read, else in their own order, which is that of the trace."""
     waiting, done = list(nodes), set(known)
     names = {node.name for node in nodes}
     while waiting:

@@ -107,7 +107,7 @@ def _graph_layers(model: Any) -> dict[int, Any]:
 
 
 def _call_of(node: Any) -> tuple[list[Any], Callable[..., Any]]:
-    """Specs of what a layer is called with, and the call."""
+    """Return the specs of what a layer is called with, and the call."""
 
     def call(tensors: Sequence[Any], training: bool) -> Any:
         given = {str(id(one)): [tensor] for one, tensor in zip(node.keras_inputs, tensors, strict=True)}

@@ -17,7 +17,7 @@ from privacy_pipeline.errors import BadInputError
 def crossing_preprocessing(
     function: Callable[..., Any], custom_config: Mapping[str, Any], features: Mapping[str, Any], *, use: str
 ) -> dict[str, Any]:
-    """Traces a `preprocessing_fn` on columns without values.
+    """Trace a `preprocessing_fn` on columns without values.
 
     Args:
         function: the user's.
