@@ -99,7 +99,7 @@ class RunMetricsArtifact(artifact.Artifact):
 
 
 def bind_to_data(examples: Sequence[Any], digest: str) -> None:
-    """Says on artifacts of examples which data they were made of.
+    """Mark artifacts of examples with the data that they were made of.
 
     Args:
         examples: artifacts of examples, raw or transformed.
@@ -116,14 +116,14 @@ def data_of(examples: Sequence[Any]) -> str:
 
 
 def require_data(examples: Sequence[Any], digest: str) -> None:
-    """Refuses examples of other data than what is to be charged, before anything is charged or computed.
+    """Refuse examples of other data than what is to be charged, before anything is charged or computed.
 
     Args:
         examples: artifacts of examples, raw or transformed.
         digest: covered digest of the data that the run was started on.
 
     Raises:
-        PipelineError: they were made of other data, or do not say of which.
+        PipelineError: they were made of other data, or do not name theirs.
     """
     if not digest or data_of(examples) != digest:
         raise PipelineError(
@@ -133,7 +133,7 @@ def require_data(examples: Sequence[Any], digest: str) -> None:
 
 
 def bind_model(model: Any) -> None:
-    """Says on a model's artifact what its files hold, when they were written.
+    """Mark a model's artifact with the digest of its files, when they were written.
 
     Args:
         model: the artifact.
@@ -142,11 +142,11 @@ def bind_model(model: Any) -> None:
 
 
 def require_model(model: Any, folder: Path | None = None) -> None:
-    """Refuses a model whose files are not those that were trained.
+    """Refuse a model whose files are not those that were trained.
 
     Args:
-        model: the artifact; one of an earlier version says nothing of its files, and passes.
-        folder: of a copy of its SavedModel, which is looked at in its place.
+        model: the artifact; one of an earlier version has no digest of its files, and passes.
+        folder: of a copy of its SavedModel, which is checked in its place.
 
     Raises:
         PipelineError: a file was changed, added or removed.

@@ -1,4 +1,4 @@
-"""Whether the files of an artifact are still on the disk, as far as names tell. No TFX in here."""
+"""Whether the files of an artifact are still on the disk, as far as names show. No TFX in here."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ PROGRESS_FD = "PRIVACY_PIPELINE_PROGRESS_FD"
 
 
 def report(*, node: str, done: int, total: int, unit: str) -> None:
-    """Tells the runner how far a node is; without a runner that listens (Airflow, Kubeflow) it does nothing."""
+    """Report to the runner how far a node is; do nothing where no runner listens (Airflow, Kubeflow)."""
     fd = os.environ.get(PROGRESS_FD)
     if fd is None:
         return

@@ -1,4 +1,4 @@
-"""Reads the metrics of a TFMA result, slice by slice, and says which of them a slice does not define."""
+"""Reads the metrics of a TFMA result, slice by slice, and names those that a slice does not define."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NONE_PREDICTED = "no row was predicted positive"
 
 
 def read_slices(evaluation_uri: str) -> list[SliceMetrics]:
-    """Metrics of every slice of a TFMA result, the overall one first.
+    """Return the metrics of every slice of a TFMA result, the overall one first.
 
     Args:
         evaluation_uri: folder of the result.
@@ -27,7 +27,7 @@ def read_slices(evaluation_uri: str) -> list[SliceMetrics]:
 
 
 def read_baseline(evaluation_uri: str) -> dict[str, float]:
-    """Overall metrics of the model that a TFMA result compares with; empty where there is none.
+    """Return the overall metrics of the model that a TFMA result compares with; empty where there is none.
 
     Args:
         evaluation_uri: folder of the result.
@@ -45,7 +45,7 @@ def read_baseline(evaluation_uri: str) -> dict[str, float]:
 
 
 def undefined(counts: Mapping[str, float]) -> dict[str, str]:
-    """Metrics that confusion counts do not define, each with the reason. TFMA gives 0 or NaN for them.
+    """Return the metrics that confusion counts do not define, each with the reason. TFMA gives 0 or NaN for them.
 
     Args:
         counts: `true_positives`, `false_positives`, `true_negatives`, `false_negatives` of a slice.

@@ -15,7 +15,7 @@ Delta = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class DpDefaults:
-    """What a private run does where the config is silent; benchmarks/README.md says why.
+    """The defaults of a private run; benchmarks/README.md gives the reasons.
 
     Attributes:
         epochs: expected passes over the data.
@@ -30,7 +30,7 @@ class DpDefaults:
     clipping_norm: float = 0.3
 
     def batch_size(self, units: int) -> int:
-        """Return expected units of a batch, of so many units in all."""
+        """Return the expected units of a batch, of this number of units in all."""
         return max(1, units // self.batches)
 
 
@@ -108,7 +108,7 @@ class DpSgdSection(_Section):
     audit: Annotated[
         Literal["none", "mechanism"],
         Field(
-            description="`mechanism`: hold clipping and noise against made-up canaries before any data is read. "
+            description="`mechanism`: test clipping and noise with made-up canaries before any data is read. "
             "Default; `engine: tensorflow_privacy` has `none`."
         ),
     ] = "mechanism"

@@ -21,7 +21,7 @@ class EncryptedSection(_Section):
     simulate: Annotated[
         bool,
         Field(
-            description="Evaluate with all parties in one process. It protects nothing, and the record says "
+            description="Evaluate with all parties in one process. It protects nothing, and the record states "
             "`inference_protection: simulated`. It, or `parties`."
         ),
     ] = False
@@ -30,7 +30,7 @@ class EncryptedSection(_Section):
         Field(
             description="Evaluate through real parties: a folder of `encrypted init-parties`, of which this machine "
             "has driver, weights-provider and prediction-client. Servers whose addresses are all of this machine are "
-            "started (the record says `simulated`); others must already run. It, or `simulate`."
+            "started (the record states `simulated`); others must already run. It, or `simulate`."
         ),
     ] = None
 

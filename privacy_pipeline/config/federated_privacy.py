@@ -60,8 +60,8 @@ class DistributedSection(_Section):
         int | None,
         Field(
             ge=1,
-            description="A share of the noise is made for so many reporting clients; a round with fewer releases "
-            "nothing. Default: all clients of a round.",
+            description="A share of the noise is made for this number of reporting clients; a round with fewer "
+            "releases nothing. Default: all clients of a round.",
         ),
     ] = None
     bits: Annotated[int, Field(ge=6, le=32, description="Of each number sent; sums are modulo 2^bits.")] = 16
@@ -76,7 +76,7 @@ class DistributedSection(_Section):
 def check_distributed(
     *, mechanism: str, distributed: DistributedSection | None, sampling: str, adaptive: bool, absent: bool
 ) -> None:
-    """Refuses a privacy block whose mechanism, `distributed` block and sampling of clients do not go together.
+    """Refuse a privacy block whose mechanism, `distributed` block and sampling of clients do not go together.
 
     Args:
         mechanism: of the noise.
@@ -129,7 +129,7 @@ class FederatedPrivacySection(_Section):
     distributed: DistributedSection | None = None
     audit: Annotated[
         Literal["none", "mechanism"],
-        Field(description="`mechanism`: hold the aggregation against made-up canaries before any data is read."),
+        Field(description="`mechanism`: test the aggregation with made-up canaries before any data is read."),
     ] = "mechanism"
 
     @model_validator(mode="after")
@@ -153,7 +153,7 @@ class SiloMechanism(_Section):
         Field(
             min_length=1,
             description="Name of each silo and its number of privacy units in the train split, which are public. "
-            "Registering the dataset counts them and tells what to write here.",
+            "Registering the dataset counts them and prints what to write here.",
         ),
     ]
     target_epsilon: PositiveFloat | None = None
@@ -169,7 +169,7 @@ class SiloMechanism(_Section):
     hardened: Annotated[bool, Field(description="Noise that resists floating-point attacks.")] = False
     audit: Annotated[
         Literal["none", "mechanism"],
-        Field(description="`mechanism`: hold clipping and noise against made-up canaries before any data is read."),
+        Field(description="`mechanism`: test clipping and noise with made-up canaries before any data is read."),
     ] = "mechanism"
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ def load_config(path: Path, *, overrides: Sequence[str] = ()) -> PipelineConfig:
     apply_overrides(document=document, overrides=overrides)
     try:
         # Through JSON, strict mode still takes texts as paths and whole numbers as floats, and refuses the rest:
-        # `true` is no 1, "5" is no 5.
+        # `true` is not taken for 1, nor "5" for 5.
         return PipelineConfig.model_validate_json(json.dumps(document.data), strict=True)
     except ValidationError as error:
         raise explain(error=error, document=document) from None

@@ -62,7 +62,7 @@ class _Problem:
 
     @property
     def expected(self) -> str | None:
-        """What the branch wants, where the error is that the value is something else altogether."""
+        """What the branch expects, where the error is that the value is something else altogether."""
         if self.type == "literal_error":
             return str(self.detail.get("ctx", {}).get("expected"))
         return _EXPECTED_TYPE.get(self.type)
@@ -237,7 +237,7 @@ def _drop_missing_that_are_misspelt(lines: list[_Line]) -> list[_Line]:
 
 
 def _overrides_below(path: KeyPath, document: Document) -> str:
-    """Names the overrides inside a section: an error of the whole section may well be theirs."""
+    """Name the overrides inside a section: an error of the whole section may well be theirs."""
     if document.origin(path).override:
         return ""
     texts = [f"'{text}'" for changed, text in document.overrides if changed[: len(path)] == path]

@@ -55,7 +55,7 @@ _Number = Annotated[int, Field(ge=0)]
 class DatasetConfig(Section):
     """Where the data is, how it is split, and whose privacy is at stake."""
 
-    name: Annotated[Name, Field(description="Name under which the ledger knows the dataset.")]
+    name: Annotated[Name, Field(description="Name of the dataset in the ledger.")]
     path: Annotated[Path, Field(description="Folder that holds the spans.")]
     format: Literal["csv", "tfrecord"] = "csv"
     input: Annotated[
@@ -233,7 +233,7 @@ class TrainingSection(Section):
         return self.backend
 
     def batch(self, *, units: int) -> int:
-        """Units of a step, or their expected number.
+        """Return the units of a step, or their expected number.
 
         Args:
             units: units of the training split; public, or the config gives `batch_size`.
@@ -502,7 +502,7 @@ class PipelineConfig(Section):
             return self
         if not isinstance(unit, KeyedUnit):
             raise ValueError(
-                "training.dp_sgd.users needs `dataset.privacy_unit: {key: COLUMN}`, which says whose a row is"
+                "training.dp_sgd.users needs `dataset.privacy_unit: {key: COLUMN}`, which names the owner of a row"
             )
         if section.users.max_examples is not None and section.users.max_examples > unit.contribution_bound:
             raise ValueError(

@@ -80,7 +80,7 @@ class Range:
 
 
 CLIPPING_NORM = Range(1e-10, 1e10)
-# Calibration looks up to 2^20. Far below 0.1 epsilon is so large that it says nothing; at some point it is infinite.
+# Calibration looks up to 2^20. Far below 0.1 epsilon is too large to mean anything; at some point it is infinite.
 NOISE_MULTIPLIER = Range(1e-6, 1e7)
 LEARNING_RATE = Range(1e-10, 1e10)
 # Of what is added, in one coordinate: multiplier times norm, over the expected batch where the mean is formed.

@@ -192,7 +192,7 @@ def apply_overrides(*, document: Document, overrides: Sequence[str]) -> None:
         overrides: `a.b.c=value` each; the value is YAML.
 
     Raises:
-        BadInputError: an override has no `=`, an empty key, a value that is not YAML, or a parent that is no mapping.
+        BadInputError: an override has no `=`, an empty key, a value that is not YAML, or a parent without keys.
     """
     for override in overrides:
         text = secret_text.masked_override(override)

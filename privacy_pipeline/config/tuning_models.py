@@ -97,8 +97,8 @@ class TuningSection(_Section):
     minutes: Annotated[
         PositiveFloat | None,
         Field(
-            description="Of `repeat_and_select`: the tuning takes so long, whatever the number of trials, which its "
-            "time would tell; trials that take longer are ended, and nothing is handed out."
+            description="Of `repeat_and_select`: how long the tuning takes, whatever the number of trials, which its "
+            "time would reveal; trials that take longer are ended, and nothing is handed out."
         ),
     ] = None
     space: SpaceSection
@@ -112,7 +112,7 @@ class TuningSection(_Section):
         if self.minutes is None and self.method == "repeat_and_select":
             raise ValueError(
                 "`method: repeat_and_select` needs `minutes`, well above what the mean number of trials takes: the "
-                "guarantee rests on a secret number of trials, and how long they take would tell it"
+                "guarantee rests on a secret number of trials, which their time would reveal"
             )
         if self.minutes is not None and self.method == "each":
             raise ValueError("`minutes` hides the number of trials, which `method: each` states; drop it")

@@ -84,7 +84,7 @@ class Loader(yaml.SafeLoader):
             raise UnfitError(f"values of type {node.tag} are not supported", line=line)
         written = self.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
         if written not in _FORMS[node.tag]:
-            raise UnfitError(f"{node.value!r} is no {node.tag.removeprefix(_TAG)}", line=line)
+            raise UnfitError(f"{node.value!r} is not a valid {node.tag.removeprefix(_TAG)}", line=line)
         try:
             value: int | float | bool | None = self.construct_object(node)
         except ValueError:  # more digits than Python reads
@@ -95,7 +95,7 @@ class Loader(yaml.SafeLoader):
 
 
 def require_few(count: int) -> None:
-    """Refuses more values than `MOST_VALUES`.
+    """Refuse more values than `MOST_VALUES`.
 
     Raises:
         UnfitError: there are more.
@@ -105,7 +105,7 @@ def require_few(count: int) -> None:
 
 
 def require_shallow(depth: int) -> None:
-    """Refuses what is inside of `DEEPEST` collections.
+    """Refuse what is inside of `DEEPEST` collections.
 
     Raises:
         UnfitError: it is.

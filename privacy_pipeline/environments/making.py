@@ -127,7 +127,7 @@ def _write_command(python: Path) -> None:
 
 
 def _run(command: Sequence[str | Path]) -> None:
-    """Run a program whose own progress a terminal shows, and whose error is told elsewhere."""
+    """Run a program; a terminal shows its own progress, and its error becomes the exception's message."""
     # Settings of the user's shell for another project must not change what is installed.
     kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT")}
     shown = None if sys.stderr.isatty() else subprocess.PIPE

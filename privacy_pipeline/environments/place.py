@@ -47,7 +47,7 @@ def python(kind: Kind) -> Path | None:
 
 
 def stamp_of(kind: Kind) -> Path:
-    """Return the file that says that an environment is whole."""
+    """Return the file whose presence shows that an environment is complete."""
     return root() / kind / _STAMP
 
 

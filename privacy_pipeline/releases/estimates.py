@@ -40,7 +40,7 @@ class Interval:
 
 
 def count(noisy: float, *, scale: float, confidence: float = CONFIDENCE) -> Interval:
-    """Rows of the split: noise is the only error of a count of this very split.
+    """Return the number of rows of the split: noise is the only error of a count of this very split.
 
     Args:
         noisy: noisy count.
@@ -73,7 +73,7 @@ def ratio(
             with half of the rest at most.
 
     Returns:
-        An interval within [0, 1]; all of it where the noise leaves nothing to be said.
+        An interval within [0, 1]; all of it where the noise leaves no information.
     """
     sampling = sampling_of_ratio(len(hits), len(misses), scale=scale, bound=bound)
     return _share(math.fsum(hits), math.fsum(misses), sampling=sampling, confidence=confidence)
@@ -106,7 +106,7 @@ def mean(noisy: Noisy, *, bound: int = 1, confidence: float = CONFIDENCE) -> Int
         confidence: chance at least that the interval holds the mean, given the number of rows.
 
     Returns:
-        An interval within the query's range; all of it where the noise leaves nothing to be said.
+        An interval within the query's range; all of it where the noise leaves no information.
     """
     query = noisy.query
     if not isinstance(query, Moments):
@@ -158,7 +158,7 @@ def total(noisy: Noisy, *, confidence: float = CONFIDENCE) -> Interval:
 
 
 def quantile(noisy: Noisy, share: float) -> float:
-    """Return an estimate of a quantile of the rows: `quantile_interval` says how far it may be from it.
+    """Return an estimate of a quantile of the rows: `quantile_interval` gives how far it may be from it.
 
     The noisy number of rows below an edge, less `share` of all, rises through 0 at the quantile. It is summed from the
     first edge on, and least there. No cell is cut at 0 before it is added: else each empty one would add to the sum.

@@ -29,7 +29,7 @@ class _Part(BaseModel):
 
 
 class Estimate(_Part):
-    """A number with its confidence interval; None where the noise leaves nothing to say."""
+    """A number with its confidence interval; None where the noise leaves no information."""
 
     value: float | None
     low: float
@@ -214,7 +214,7 @@ def _estimate(interval: Interval) -> Estimate:
 
 
 def missed_thresholds(evaluation: DpEvaluation, least: Mapping[str, float]) -> list[str]:
-    """Thresholds that a model is not shown to meet: the lower end of the interval has to reach them.
+    """Return the thresholds that a model is not shown to meet: the lower end of the interval has to reach them.
 
     So luck of the noise, or of the sample, lets a model pass a threshold that it does not meet with a chance of at most
     half of what the confidence leaves: 2.5% of a 95% interval. That holds for the metric on the population that the

@@ -36,7 +36,7 @@ class Query(ABC):
     @property
     @abstractmethod
     def cells(self) -> tuple[str, ...] | None:
-        """Public names of all cells; None where they are values that only the data knows."""
+        """Public names of all cells; None where they are values that only the data holds."""
 
     @abstractmethod
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
@@ -75,7 +75,7 @@ def number_of(value: Value) -> float | None:
         return None
     try:
         number = float(value)
-    except OverflowError:  # a whole number beyond all floats; an error would tell of it
+    except OverflowError:  # a whole number beyond all floats; an error would reveal it
         number = math.inf if value > 0 else -math.inf
     return None if math.isnan(number) else number
 
@@ -108,7 +108,7 @@ class Counts(Query):
         return tuple(itertools.product(*self.domains))
 
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
-        """Rows of the unit in each cell."""
+        """Return the number of rows of the unit in each cell."""
         counts: Counter[str] = Counter()
         for row in rows:
             values = [text_of(row.get(column)) for column in self.columns]
@@ -149,7 +149,7 @@ class Histogram(Query):
         return tuple(str(index) for index in range(len(self.edges) + 1))
 
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
-        """Rows of the unit in each interval."""
+        """Return the number of rows of the unit in each interval."""
         numbers = (number_of(row.get(self.column)) for row in rows)
         return Counter(str(bisect_right(self.edges, number)) for number in numbers if number is not None)
 

@@ -84,7 +84,7 @@ class Release:
         for number, (query, scale, threshold) in enumerate(
             zip(self.queries, self.scales, self.thresholds, strict=True)
         ):
-            # Sorted: the order in which values were met could tell of the data.
+            # Sorted: the order in which values were met could reveal data.
             cells = query.cells or tuple(sorted(cell for of_query, cell in sums if of_query == number))
             exact = [sums.get((number, cell), 0) for cell in cells]
             squared = query.sensitivity_squared(self.plan.contribution_bound)
@@ -140,7 +140,7 @@ def plan_release(
     epsilon: float,
     delta: float,
 ) -> Release:
-    """Divides a budget evenly among queries.
+    """Divide a budget evenly among queries.
 
     Args:
         queries: what to ask; each gets the same share of rho.

@@ -85,7 +85,7 @@ def statistics_release(
 
 
 def statistics_of(release: Release, answers: Mapping[str, Noisy], *, budget: str, ledger_entry: int) -> DpStatistics:
-    """Ranges and vocabularies from the noisy answers. Post-processing: what it refuses tells no more than they do.
+    """Return ranges and vocabularies from the noisy answers. Post-processing: a refusal reveals no more than they do.
 
     Args:
         release: what was asked.

@@ -172,7 +172,7 @@ def test_a_fresh_start_under_an_old_charge_is_refused(url: str, ledger: Ledger, 
     die(url, root)
     backend = Resumable(dies=False)
     backend.on_train = lambda inputs: make_executed(resumed_at=None)
-    with pytest.raises(BudgetRefusedError, match="began anew"):
+    with pytest.raises(BudgetRefusedError, match="started over"):
         train(backend, url, state_dir=root)
     assert states_of(ledger) == [State.STARTED]
 

@@ -46,11 +46,11 @@ def refused(file: Path, content: bytes | str) -> str:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("!!bool abc", "'abc' is no bool"),
-        ("!!int ''", "'' is no int"),
-        ("!!int x", "'x' is no int"),
-        ("!!float ''", "'' is no float"),
-        ("!!null x", "'x' is no null"),
+        ("!!bool abc", "'abc' is not a valid bool"),
+        ("!!int ''", "'' is not a valid int"),
+        ("!!int x", "'x' is not a valid int"),
+        ("!!float ''", "'' is not a valid float"),
+        ("!!null x", "'x' is not a valid null"),
         ("!!timestamp x", "values of type tag:yaml.org,2002:timestamp are not supported"),
         ("!!binary '*'", "values of type tag:yaml.org,2002:binary are not supported"),
         ("!!python/object/apply:os.getcwd ''", "are not supported"),
@@ -109,7 +109,7 @@ def test_an_override_is_held_to_the_same(tmp_path: Path) -> None:
     for override, why in (
         ("a=" + "[" * 3_000, "is nested too deeply"),
         ("a." * 3_000 + "b=1", "is nested too deeply"),
-        ("a=!!bool abc", "'abc' is no bool"),
+        ("a=!!bool abc", "'abc' is not a valid bool"),
         ('a="\\ud800"', "half of a surrogate pair"),
         ("a=0x" + "f" * 5_000, "more than 64 bits"),
     ):

@@ -29,7 +29,7 @@ class DpEvaluatorSpec(component_spec.ComponentSpec):
 class DpEvaluator(base_beam_component.BaseBeamComponent):
     """Noisy confusion counts of the eval split and of its slices, charged to the eval split's own units.
 
-    It takes the place of Evaluator. It knows no thresholds: PrivacyGate holds them against the intervals, so that
+    It takes the place of Evaluator. It has no thresholds: PrivacyGate compares them with the intervals, so that
     another threshold costs nothing.
 
     Args:
@@ -39,7 +39,7 @@ class DpEvaluator(base_beam_component.BaseBeamComponent):
         domains: JSON of the public values of the columns that are sliced by.
         code: hash of framework and user code, so that the cache sees a change of either.
         lock: hash of the dependency lock.
-        data_digest: digest of the source files, by which the ledger knows the dataset.
+        data_digest: digest of the source files, by which the ledger identifies the dataset.
     """
 
     SPEC_CLASS = DpEvaluatorSpec

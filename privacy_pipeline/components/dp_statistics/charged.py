@@ -22,7 +22,7 @@ STATISTICS_FILE = "dp_statistics.json"
 
 
 class StatisticsRequest(BaseModel):
-    """All of config and schema that shapes the release, and nothing else: it is what TFX's cache knows it by.
+    """All of config and schema that shapes the release, and nothing else: it is the release's key in TFX's cache.
 
     So neither another model nor another public column is a reason to release, and to pay, again.
 

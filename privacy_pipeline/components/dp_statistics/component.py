@@ -33,7 +33,7 @@ class DpStatistics(base_beam_component.BaseBeamComponent):
         places: JSON of where pins of the data may lie (`charged.Places`).
         code: hash of the framework's code, so that the cache sees a change of it.
         lock: hash of the dependency lock.
-        data_digest: digest of the source files, by which the ledger knows the dataset.
+        data_digest: digest of the source files, by which the ledger identifies the dataset.
     """
 
     SPEC_CLASS = DpStatisticsSpec

@@ -34,7 +34,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Releases ranges and vocabularies of one train split.
+        """Release ranges and vocabularies of one train split.
 
         Raises:
             BudgetRefusedError: the ledger does not grant what they cost; no data was read.

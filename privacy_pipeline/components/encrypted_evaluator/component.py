@@ -30,7 +30,7 @@ class EncryptedEvaluatorSpec(component_spec.ComponentSpec):
 class EncryptedEvaluator(base_component.BaseComponent):
     """Predicts the eval split plainly and privately, and keeps how they differ and what the latter costs.
 
-    Privately with all parties in one process, or through those of a folder, as the config says.
+    Privately with all parties in one process, or through those of a folder, as the config has it.
 
     Args:
         model: of the encrypted backend; holds the plain and the converted model.

@@ -33,7 +33,7 @@ class Executor(base_executor.BaseExecutor):
         """Evaluate one model.
 
         Raises:
-            BadInputError: the config does not say through whom to evaluate or its parties are not usable, the
+            BadInputError: the config does not name the parties of the evaluation or they are not usable, the
                 environment is not set up, or an activation leaves the range of fixed-point numbers.
             PipelineError: the private evaluation failed.
         """

@@ -1,4 +1,4 @@
-"""Makes examples as TFX does, and says on them which data they are of."""
+"""Makes examples as TFX does, and marks them with the data that they are of."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class GatingExampleValidatorSpec(standard_component_specs.ExampleValidatorSpec):
 
 
 class GatingExampleValidator(base_component.BaseComponent):
-    """Stock ExampleValidator, except that anomalies stop the run, and NaN and infinity are no values.
+    """Stock ExampleValidator, except that anomalies stop the run, and NaN and infinity are not values.
 
     Args:
         statistics: statistics of all splits.

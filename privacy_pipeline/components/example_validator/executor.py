@@ -82,12 +82,12 @@ def _of_statistics(statistics: types.Artifact, schema: schema_pb2.Schema, *, inf
 def no_numbers(
     statistics: statistics_pb2.DatasetFeatureStatistics, schema: schema_pb2.Schema, *, inferred: bool
 ) -> Iterator[str]:
-    """Columns in which NaN or infinity stands where the schema wants a value: NaN is missing, infinity is invalid.
+    """Yield the columns that have NaN or infinity where the schema needs a value: NaN is missing, infinity is invalid.
 
     Args:
         statistics: of one split.
         schema: what the data has to keep.
-        inferred: whether the schema was made from the data, and so demands what is there, be it NaN.
+        inferred: whether the schema was made from the data, and so allows what is there, also NaN.
     """
     fractions = {feature.name: feature.presence for feature in schema.feature}
     for feature in statistics.features:

@@ -39,13 +39,13 @@ class PrivacyGateSpec(component_spec.ComponentSpec):
 class PrivacyGate(base_component.BaseComponent):
     """The evaluation, the privacy record, the ledger and the policy become the blessing that Pusher trusts.
 
-    Never served from cache: `run_id` is a parameter, so that policy and ledger are looked at anew in every run.
+    Never served from cache: `run_id` is a parameter, so that policy and ledger are checked again in every run.
 
     Args:
         model: the candidate.
         evaluation: Evaluator's metrics and validation result, which name the thresholds that were missed; or what
             DpEvaluator released.
-        evaluation_blessing: Evaluator's verdict; None after a DpEvaluator, whose intervals are held against
+        evaluation_blessing: Evaluator's verdict; None after a DpEvaluator, whose intervals are compared with
             `thresholds` here.
         privacy_record: record of the training.
         policy: JSON of the config's `policy` section.

@@ -38,7 +38,7 @@ def decide(
     ledger_reasons: Sequence[str],
     encrypted: EncryptedEvaluation | None = None,
 ) -> Decision:
-    """Blesses a model whose evaluation, privacy record, ledger and policy all agree.
+    """Bless a model whose evaluation, privacy record, ledger and policy all agree.
 
     Args:
         evaluation_reasons: quality thresholds that were missed; none where Evaluator blessed the model.
@@ -46,7 +46,7 @@ def decide(
         expected_class: privacy class that the config announced; a record of another class is a broken promise.
         policy: bounds of the config.
         ledger_reasons: what the ledger has against the record (`ledger_check`).
-        encrypted: plain against private predictions; needed where the record states a protected inference.
+        encrypted: plain and private predictions, compared; needed where the record states a protected inference.
     """
     reasons = list(evaluation_reasons)
     if record.privacy_class != expected_class:

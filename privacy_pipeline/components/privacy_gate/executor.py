@@ -104,7 +104,7 @@ def _reasons(input_dict: dict[str, list[types.Artifact]], exec_properties: dict[
 
 
 def _private_reasons(found: EncryptedEvaluation | None, thresholds: str, evaluation_uri: str) -> list[str]:
-    """Thresholds that the private predictions miss."""
+    """Return the thresholds that the private predictions miss."""
     bounds = {name: Threshold.model_validate(bound) for name, bound in json.loads(thresholds).items()}
     compared = any(bound.max_decrease is not None for bound in bounds.values())
     baseline = read_baseline(evaluation_uri) if found is not None and compared else {}
@@ -112,7 +112,7 @@ def _private_reasons(found: EncryptedEvaluation | None, thresholds: str, evaluat
 
 
 def evaluation_reasons(*, blessed: bool, evaluation_uri: str, held: Sequence[str]) -> list[str]:
-    """Thresholds that the model missed, with the values, and those on metrics that the eval split does not define.
+    """Return the missed thresholds, with the values, and those on metrics that the eval split does not define.
 
     Args:
         blessed: Evaluator's verdict on this model. It takes a metric that is not defined for 0.

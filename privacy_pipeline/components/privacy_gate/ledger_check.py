@@ -54,13 +54,13 @@ def ledger_reasons(record: PrivacyRecord, evaluation: DpEvaluation | None, *, ur
             found += _entry_reasons(ledger, charge, record.dataset)
         budgets = {charge.budget for charge in named}
         found += [
-            f"budget {status.budget}: epsilon {status.enforced_epsilon:.4g} is held against its cap of "
+            f"budget {status.budget}: the ledger holds epsilon {status.enforced_epsilon:.4g}, above its cap of "
             f"{status.cap_epsilon:g} at delta {status.cap_delta:g}: an overrun, or the cap was lowered"
             for status in ledger.status(record.dataset)
             if status.budget in budgets and status.passed
         ]
     except PipelineError as error:
-        found.append(f"the ledger cannot be held against the record: {error.message}")
+        found.append(f"the ledger cannot be compared with the record: {error.message}")
     return found
 
 

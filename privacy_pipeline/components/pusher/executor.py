@@ -33,7 +33,7 @@ class Executor(stock.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Pushes the model if it is blessed.
+        """Push the model if it is blessed.
 
         Raises:
             OSError: the folder cannot be written; nothing was pushed.
@@ -59,7 +59,7 @@ class Executor(stock.Executor):
 def push(*, model: Path, base: Path, check: Callable[[Path], None] = lambda copy: None) -> Path:
     """Copy a model below `base` under a number that no other version has; servers never see a part of it.
 
-    The copy is made under a name that is no number, which servers pass over, and renamed when it is whole and on disk.
+    The copy is made under a name that is not a number, which servers skip, and renamed when it is whole and on disk.
     One push at a time writes there, and removes the copies of those that were killed.
 
     Args:

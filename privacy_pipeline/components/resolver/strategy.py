@@ -31,7 +31,7 @@ class LatestBlessedOfClass(resolver.ResolverStrategy):
     ) -> dict[str, list[types.Artifact]]:
         """Pick the model and its blessing; both lists are empty where no model of the class was blessed yet.
 
-        A model whose files are gone is passed over, as if it had never been blessed: none can be held against it.
+        A model whose files are gone is skipped, as if it had never been blessed: no model can be compared with it.
         """
         del store
         models = {a.id: a for a in _of_type(input_dict, standard_artifacts.Model)}
@@ -62,7 +62,7 @@ def _of_type(input_dict: dict[str, list[types.Artifact]], kind: type) -> list[ty
 
 
 def passed_over() -> str:
-    """Return what this process told of baselines that are gone; empty where none was."""
+    """Return what this process reported of baselines that are gone; empty where none was."""
     return _told[-1] if _told else ""
 
 

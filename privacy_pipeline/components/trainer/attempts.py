@@ -57,7 +57,7 @@ class Attempt:
         return ResumeToken(entry_id=int(held["entry_id"]), token=str(held["token"]))
 
     def begin(self, grant: Grant) -> None:
-        """Forgets what was there, and keeps the ticket of a new charge. To be called before the grant is started."""
+        """Remove what was there, and keep the ticket of a new charge. To be called before the grant is started."""
         self.destroy()
         ticket = {"run_id": self.run_id, "entry_id": grant.resume_token.entry_id, "token": grant.resume_token.token}
         path = self.folder / _TICKET
@@ -98,7 +98,7 @@ def held(root: Path, *, run_id: str, node: str, plan: MechanismPlan) -> Iterator
 
 
 def charged(root: Path) -> set[int]:
-    """Numbers of the ledger entries whose tickets lie here.
+    """Return the numbers of the ledger entries whose tickets lie here.
 
     Args:
         root: folder of all attempts of a pipeline.
@@ -108,7 +108,7 @@ def charged(root: Path) -> set[int]:
 
 
 def of_runs(root: Path, runs: Collection[str]) -> set[Path]:
-    """Folders of the attempts of some runs that can still go on.
+    """Return the folders of the attempts of some runs that can still be continued.
 
     Args:
         root: folder of all attempts of a pipeline.
@@ -119,7 +119,7 @@ def of_runs(root: Path, runs: Collection[str]) -> set[Path]:
 
 
 def wipe(root: Path, settled: Collection[int]) -> None:
-    """Destroys the keys that attempts left behind whose charge is committed or given back.
+    """Destroy the keys that attempts left behind whose charge is committed or given back.
 
     Args:
         root: folder of all attempts of a pipeline.
@@ -144,14 +144,14 @@ def can_continue(root: Path, run_id: str) -> bool:
 
 
 def require_continued(grant: Grant, resumed_at: int | None) -> None:
-    """Refuses a training that began anew under the charge of an earlier one.
+    """Refuse a training that started over under the charge of an earlier one.
 
     Raises:
         BudgetRefusedError: fresh noise ran that nobody paid for.
     """
     if grant.continued and resumed_at is None:
         raise BudgetRefusedError(
-            f"the training was to go on under ledger entry {grant.entry_id}, but it began anew; its model is not used",
+            f"the training was to resume under ledger entry {grant.entry_id}, but started over; its model is not used",
             fix="start a new run; it is charged",
         )
 

@@ -43,7 +43,7 @@ class PrivateTrainer(base_component.BaseComponent):
         features: JSON of the feature plan of the schema.
         code: hash of framework and user code, so that the cache sees a change of either.
         lock: hash of the dependency lock.
-        data_digest: digest of the source files, by which the ledger knows the dataset.
+        data_digest: digest of the source files, by which the ledger identifies the dataset.
         statistics: DP statistics that fill the feature plan; None where the schema states it all.
     """
 

@@ -55,7 +55,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Trains one model.
+        """Train one model.
 
         Raises:
             BadInputError: a row, the model, its signatures or the disk would break off the training, or what comes
@@ -115,10 +115,10 @@ class Executor(base_executor.BaseExecutor):
 
 
 def train_charged(*, backend: Backend, inputs: TrainingInputs, facts: RunFacts, node: str) -> PrivacyRecord:
-    """Trains, with the budget reserved before the first read of data and never given back after it.
+    """Train, with the budget reserved before the first read of data and never given back after it.
 
     A training that was killed goes on under the charge it has, if the same key is still there and all else is the same.
-    A tuning keeps no key, so that nothing on disk tells of its trials: it begins anew, and pays anew.
+    A tuning keeps no key, so that nothing on disk reveals its trials: it starts over, and pays again.
 
     Args:
         backend: what trains.
@@ -178,7 +178,7 @@ class _Training:
     ledger: Ledger
 
     def continue_or_begin(self, attempt: Attempt) -> tuple[Executed, Compositions]:
-        """Goes on with what a killed attempt left, if it fits; else begins, and is charged."""
+        """Continue what a killed attempt left, if it fits; else start a training, which is charged."""
         resume_token = attempt.resume_token()
         if resume_token is not None:
             try:

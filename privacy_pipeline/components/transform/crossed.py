@@ -30,7 +30,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
         Dense features by name.
 
     Raises:
-        BadInputError: what crossed is no preprocessing of these columns, or has ops that are not allowed.
+        BadInputError: what crossed is not a preprocessing of these columns, or has ops that are not allowed.
     """
     crossed = json.loads(custom_config[CROSSED])
     program = Program.parsed(crossed.get("program"), what="preprocessing_fn")

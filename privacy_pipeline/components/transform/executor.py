@@ -74,7 +74,7 @@ class Executor(stock.Executor):
 
 
 class Request(BaseModel):
-    """What a build of a user's `preprocessing_fn` needs to know beside its `custom_config`."""
+    """What a build of a user's `preprocessing_fn` needs beside its `custom_config`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -100,7 +100,7 @@ def _with_crossed(config: dict[str, str], schema_uri: str) -> dict[str, str]:
 
 
 def _columns(schema_uri: str) -> dict[str, dict[str, Any]]:
-    """Types of the columns, and shapes of those that no row lacks: all that is told of a schema, which may be inferred.
+    """Return the columns' types, and shapes of those that no row lacks: no more of a schema, which may be inferred.
 
     Raises:
         BadInputError: a column has another form.

@@ -4,7 +4,7 @@ No tf.Transform analyzer is used. Every bound, domain and bucket edge comes from
 curated public schema, so that the transform graph holds nothing that was computed from the data.
 
 A row's features are a function of that row, to the last bit, whatever rows share its batch: every op here copies,
-compares, or rounds as IEEE 754 says; the logarithm, which kernels approximate, is `exact_log`'s.
+compares, or rounds by IEEE 754; the logarithm, which kernels approximate, is `exact_log`'s.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def encode(column: Column, raw: Any) -> Any:
     """One column as floats, all zero where the value is missing or outside the public domain.
 
     Args:
-        column: what the plan says of it.
+        column: its entry in the plan.
         raw: its values, as in `preprocessing_fn`.
 
     Returns:
@@ -67,7 +67,7 @@ def encode(column: Column, raw: Any) -> Any:
 
 
 def univalent(raw: Any) -> Any:
-    """Values as a dense vector, shape [batch]; a missing one is "", the smallest int64 or NaN."""
+    """Return values as a dense vector, shape [batch]; a missing one is "", the smallest int64 or NaN."""
     if not isinstance(raw, tf.SparseTensor):
         return tf.reshape(raw, [-1])
     default: Any = _MISSING_BYTES
@@ -149,7 +149,7 @@ def is_missing(values: Any) -> Any:
 
 
 def _as_text(values: Any) -> Any:
-    """Numbers as the public domain spells them: 3 and 3.0 are both "3"."""
+    """Return numbers as the public domain spells them: 3 and 3.0 are both "3"."""
     if values.dtype.is_integer:
         return tf.strings.as_string(values)
     whole = tf.equal(values, tf.round(values))

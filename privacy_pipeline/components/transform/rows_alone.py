@@ -27,7 +27,7 @@ _FILLS = ("InitializeTableFromTextFileV2", "InitializeTableV2", "LookupTableImpo
 
 
 def keeps_rows_apart(*, path: str, config: dict[str, str], schema_uri: str) -> bool:
-    """Traces a `preprocessing_fn` and looks for what would carry something from one row to another.
+    """Trace a `preprocessing_fn` and look for what would carry something from one row to another.
 
     Args:
         path: dotted path of the function.
@@ -92,7 +92,7 @@ def _proven(path: str, graph: Any, columns: dict[str, Any], made: dict[str, Any]
         raise BadInputError(
             f"{path}: op '{first.op}' ({first.type}) mixes the rows of a batch: {first.reason}; the guarantee is about "
             "features of a row that come from that row alone",
-            fix="compute along the axes of one row, or use public constants in place of what the batch tells",
+            fix="compute along the axes of one row, or use public constants in place of what the batch gives",
         )
     return proof.proven
 
