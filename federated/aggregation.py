@@ -38,7 +38,7 @@ class MeanAggregator:
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
     ) -> tuple[Tensors, AggregatorState, Metrics]:
-        """Divides by the sum of weights."""
+        """Divide by the sum of weights."""
         if sums is None:
             return [tf.zeros(shape) for shape in self._shapes], state, {"weight": 0.0}
         total = sums[-1]

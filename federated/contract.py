@@ -48,7 +48,7 @@ class Clients(Protocol):
         ...
 
     def examples_of(self, client: int) -> tuple[Mapping[str, Array], Array]:
-        """Features and labels of one client, in the order in which they are trained on."""
+        """Return the features and labels of one client, in the order in which they are trained on."""
         ...
 
 
@@ -143,7 +143,7 @@ class RoundResult:
     Attributes:
         state: state for the next round.
         metrics: numbers to log (`loss` over the cohort's training batches, aggregator's own ones, ...); computed from
-            data exactly, so outside of any guarantee unless the aggregator says otherwise.
+            data exactly, so outside of any guarantee unless the aggregator states otherwise.
         clients: clients that took part.
         examples: examples that they trained on, epochs not counted.
         bytes_down: bytes that the server would have sent.

@@ -58,7 +58,7 @@ class Personalization:
     after: ClientMetrics
 
     def summary(self) -> dict[str, Any]:
-        """Summaries of both, the spread of the gain in accuracy, and the share of clients that lose accuracy."""
+        """Return summaries of both, the spread of the gain in accuracy, and the share of clients that lose accuracy."""
         gain = self.after.accuracy - self.before.accuracy
         return {
             "before": self.before.summary(),
@@ -82,7 +82,7 @@ class Evaluator:
         self._graph = tf.function(as_it_is(self._rows), reduce_retracing=True, autograph=False)
 
     def evaluate(self, weights: tuple[Array, ...], clients: IntArray | None = None) -> ClientMetrics:
-        """Metrics of each client under the same weights.
+        """Return the metrics of each client under the same weights.
 
         Args:
             weights: trainable weights.
@@ -138,7 +138,7 @@ def personalize(
     chosen: IntArray,
     held_out: float = 0.5,
 ) -> Personalization:
-    """Fine-tunes the global weights on each client alone, and evaluates on that client's held-out examples.
+    """Fine-tune the global weights on each client alone, and evaluate on that client's held-out examples.
 
     A client's last examples are held out. Fine-tuning takes the algorithm's client optimizer, batches and epochs
     (FedProx' term included); clients with fewer than two examples are left out.
@@ -206,7 +206,7 @@ class _Part:
         return len(self.offsets) - 1
 
     def examples_of(self, client: int) -> tuple[Mapping[str, Array], Array]:
-        """Features and labels of one client."""
+        """Return the features and labels of one client."""
         rows = slice(self.offsets[client], self.offsets[client + 1])
         return {name: column[rows] for name, column in self.features.items()}, self.labels[rows]
 

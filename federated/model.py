@@ -113,7 +113,7 @@ class FederatedModel:
 
 
 def _in_single(predictions: Tensor) -> Tensor:
-    """Predictions in single precision, with the mask that Keras has put on them."""
+    """Return predictions in single precision, with the mask that Keras has put on them."""
     found = tf.cast(predictions, tf.float32)
     mask = getattr(predictions, "_keras_mask", None)
     if mask is not None:

@@ -29,7 +29,7 @@ class Server:
         self._base = Optimizer(algorithm.client_optimizer) if algorithm.name == "mimelite" else None
 
     def initial_state(self) -> dict[str, Array]:
-        """Arrays before the first round."""
+        """Return the arrays before the first round."""
         state = {_SERVER + name: value for name, value in self._optimizer.initial_state(self._shapes).items()}
         if self._base is not None:
             base = self._base.initial_state(self._shapes)
@@ -38,13 +38,13 @@ class Server:
 
     @staticmethod
     def base_state(state: Mapping[str, Array]) -> dict[str, Array]:
-        """MimeLite's base optimizer state, without the prefix."""
+        """Return MimeLite's base optimizer state, without the prefix."""
         return {name[len(_BASE) :]: value for name, value in state.items() if name.startswith(_BASE)}
 
     def step(
         self, state: RoundState, update: list[Array], full_gradient: list[Array] | None
     ) -> tuple[tuple[Array, ...], dict[str, Array], Metrics]:
-        """Weights and server state after the round.
+        """Return weights and server state after the round.
 
         An update that is not finite is rejected, as TFF does: weights and optimizer stay as they are.
 

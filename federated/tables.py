@@ -41,7 +41,7 @@ def clients_from_table(
         name: of the table in messages; default: the file's path.
 
     Raises:
-        BadInputError: a column is missing, a key or label is missing in a row, or a value is no number; names table,
+        BadInputError: a column is missing, a key or label is missing in a row, or a value is not a number; names table,
             column and row.
     """
     read = _read(table, name, {key: "the client's key"}, label=label, plan=plan, features=features)
@@ -57,7 +57,7 @@ def clients_from_table(
 def silos_from_table(
     table: Any, *, silo: str, owner: str | None, label: str, plan: FeaturePlan, name: str = ""
 ) -> SiloRecords:
-    """Make every value of a column one silo, which knows whose each of its rows is.
+    """Make every value of a column one silo, with the owner of each of its rows.
 
     Args:
         table, label, plan, name: as in `clients_from_table`.
@@ -90,7 +90,7 @@ def clients_by_rule(
     features: Sequence[str] = (),
     name: str = "",
 ) -> ClientStore:
-    """Deals the rows of a table without a key out to synthetic clients.
+    """Deal the rows of a table without a key out to synthetic clients.
 
     Args:
         table, label, plan, features, name: as in `clients_from_table`.
@@ -200,7 +200,7 @@ def _required(cells: Cells, column: str, name: str, *, role: str, first: int) ->
 
 
 def _typed(columns: Sequence[Any], column: str, name: str) -> NDArray[Any]:
-    """Keys of rows as a registration counts them: whole numbers where all are, else texts as they are written."""
+    """Return keys of rows as a registration counts them: whole numbers where all are, else texts as written."""
     reader = KeyReader()
     for values in columns:
         written = keys_of(values)

@@ -1,6 +1,6 @@
 """Raw columns to one vector of floats, from public facts alone: domains and ranges of the curated schema.
 
-What a cell is a value of is `privacy_pipeline.data.schema.encoder`'s to say, here as in a pipeline.
+`privacy_pipeline.data.schema.encoder` decides what value a cell has, here as in a pipeline.
 """
 
 from __future__ import annotations

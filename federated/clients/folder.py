@@ -37,11 +37,13 @@ def write_arrays(folder: Path, arrays: Mapping[str, Array], *, more: Mapping[str
         more: JSON values that are kept with them.
 
     Raises:
-        BadInputError: the folder exists, a name is no file name, or the disk refuses.
+        BadInputError: the folder exists, a name is not a file name, or the disk refuses.
     """
     for name in arrays:
         if not re.fullmatch(r"[\w.\- ]{1,100}", name):
-            raise BadInputError(f"feature name {name!r} is no file name", fix="use letters, digits, '_', '-' and '.'")
+            raise BadInputError(
+                f"feature name {name!r} is not a file name", fix="use letters, digits, '_', '-' and '.'"
+            )
     if folder.exists():
         raise BadInputError(f"{folder} exists already", fix="choose another folder or remove it")
     temporary, held = None, None
@@ -84,7 +86,7 @@ def _sweep(folder: Path) -> None:
 
 
 def open_arrays(folder: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays of a folder, memory-mapped and read-only, and what was kept with them.
+    """Return the arrays of a folder, memory-mapped and read-only, and what was kept with them.
 
     The checksum of `meta.json` and the size of each file are compared; `verify_arrays` reads the files too.
 
@@ -124,7 +126,7 @@ def _meta(folder: Path) -> dict[str, Any]:
     except ValueError:
         sealed = None
     if not isinstance(sealed, dict) or sealed.get("format") != _FORMAT:
-        raise BadInputError(f"{path} is no '{_FORMAT}'", fix="write the store again")
+        raise BadInputError(f"{path} is not a '{_FORMAT}'", fix="write the store again")
     if sealed.pop("sha256", None) != _seal(sealed):
         raise BadInputError(f"{path} does not match its own checksum: it was edited or damaged")
     return sealed

@@ -16,7 +16,7 @@ class ClientOrigin:
     Attributes:
         client_is: what one client is, such as "one value of column 'idcode' of nlswork.csv". A user-level guarantee
             protects this and nothing larger: two clients of one person are two units.
-        synthetic: the clients are no real persons or sites; a stated rule dealt the rows out.
+        synthetic: the clients are not real persons or sites; a stated rule dealt the rows out.
         rule: the rule and its parameters (JSON values), empty where the clients are real.
 
     Raises:

@@ -127,7 +127,7 @@ Split = IidSplit | QuantitySkewSplit | LabelSkewSplit
 
 
 def split_rows(rule: Split, *, features: Mapping[str, ArrayLike], labels: ArrayLike) -> ClientStore:
-    """Deals rows out to synthetic clients; the store's origin says so.
+    """Deal rows out to synthetic clients; the store's origin states the rule.
 
     Args:
         rule: how.
@@ -135,7 +135,7 @@ def split_rows(rule: Split, *, features: Mapping[str, ArrayLike], labels: ArrayL
         labels: [rows] or [rows, 1].
 
     Raises:
-        BadInputError: more clients than rows, or arrays that are no client store.
+        BadInputError: more clients than rows, or arrays that do not make a client store.
     """
     targets = np.asarray(labels)
     return ClientStore.from_arrays(

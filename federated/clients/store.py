@@ -51,7 +51,7 @@ class ClientStore:
             raise BadInputError("a client store needs at least one feature")
         for name, array in {**self.features, "labels": self.labels}.items():
             if getattr(array, "ndim", 0) < 1 or array.dtype.kind not in "fiub":
-                raise BadInputError(f"'{name}' is no array of numbers with one row for each example")
+                raise BadInputError(f"'{name}' is not an array of numbers with one row for each example")
         self._check_offsets()
         rows = int(self.offsets[-1])
         for name, array in {**self.features, "labels": self.labels}.items():
@@ -170,7 +170,7 @@ class ClientStore:
         return np.diff(self.offsets)
 
     def examples_of(self, client: int) -> tuple[dict[str, Array], Array]:
-        """Features and labels of one client, as views without a copy.
+        """Return the features and labels of one client, as views without a copy.
 
         Args:
             client: its number.
@@ -184,7 +184,7 @@ class ClientStore:
         return {name: array[rows] for name, array in self.features.items()}, self.labels[rows]
 
     def rows_of(self, clients: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of some clients, one client after the other; the cost is that of these clients.
+        """Return the rows of some clients, one client after the other; the cost is that of these clients.
 
         Args:
             clients: their numbers, [cohort].
@@ -231,7 +231,7 @@ def _numbers(values: ArrayLike) -> Array:
 
 
 def _keys(values: ArrayLike) -> Array:
-    """Keys as whole numbers or texts; a missing one is an error, for its rows would be nobody's or everybody's."""
+    """Return keys as whole numbers or texts; a missing one is an error: its rows would be nobody's or everybody's."""
     keys = np.asarray(values)
     if keys.ndim != 1:
         raise BadInputError(f"keys need to be one for each row, not of the shape {keys.shape}")

@@ -75,7 +75,7 @@ def to_client_data(store: ClientStore, *, label: str = "label") -> Any:
         raise BadInputError(f"'{label}' is the name of a feature", fix="give the label another name")
     numbers = {_text(key): client for client, key in enumerate(store.keys)}
     if len(numbers) < store.num_clients:
-        raise BadInputError("two clients have the same key as a text, so TFF could not tell them apart")
+        raise BadInputError("two clients have the same key as a text, so TFF could not distinguish them")
     spec = {
         name: tf.TensorSpec(array.shape[1:], array.dtype)
         for name, array in {**store.features, label: store.labels}.items()

@@ -29,7 +29,7 @@ class Earlier:
 
     Attributes:
         point: the run; it keeps its name and folder.
-        changed: what changed since, in words; empty where its folder does not say what it came from.
+        changed: what changed since, in words; empty where its folder does not state what it came from.
     """
 
     point: Point
@@ -49,7 +49,7 @@ class Earlier:
 
 
 def bound(points: Iterable[Point]) -> list[Point]:
-    """Points whose names, and so folders, hold a digest of all that a run of them comes from today.
+    """Return points whose names, and so folders, hold a digest of all that a run of them comes from today.
 
     Args:
         points: settings and seeds, as `load_experiment` gives them; one that is bound already stays as it is.
@@ -73,7 +73,7 @@ def bound(points: Iterable[Point]) -> list[Point]:
 
 
 def inputs_of(config: ExperimentConfig, source: ResolvedSource | None = None) -> Inputs:
-    """Digests of all that a run of these settings would come from now.
+    """Return the digests of all that a run of these settings would come from now.
 
     Args:
         config: the settings.
@@ -111,7 +111,7 @@ def inputs_in(point: Point) -> Inputs:
 
 
 def require_unchanged(point: Point, source: ResolvedSource) -> None:
-    """Refuses to begin with other files than those that the run is bound to.
+    """Refuse to begin with other files than those that the run is bound to.
 
     Args:
         point: the run, bound to its content.

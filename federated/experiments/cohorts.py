@@ -12,7 +12,7 @@ from privacy_pipeline.errors import BadInputError
 
 @dataclass(frozen=True, kw_only=True)
 class UniformSampler:
-    """Draws the same number of distinct clients in every round. Not for a guarantee: this is no Poisson sampling.
+    """Draws the same number of distinct clients in every round. Not for a guarantee: this is not Poisson sampling.
 
     Attributes:
         clients: clients to draw from.
@@ -36,6 +36,6 @@ class UniformSampler:
             )
 
     def cohort(self, round_number: int) -> IntArray:
-        """Clients of a round, sorted and distinct, int64 [size]."""
+        """Return the clients of a round, sorted and distinct, int64 [size]."""
         generator = np.random.default_rng([self.seed, round_number])
         return np.sort(generator.choice(self.clients, self.size, replace=False, shuffle=False)).astype(np.int64)

@@ -61,7 +61,7 @@ class Row:
         client_accuracy: 5, 25, 50, 75 and 95 % quantiles over clients.
         epsilon, delta, unit, relation: the guarantee of each run alone; None without one.
         runs_charged: how many runs with a guarantee; all of them spend.
-        synthetic: the clients are no real persons or sites.
+        synthetic: the clients are not real persons or sites.
         megabytes: sent by clients and server in a run, 10^6 bytes.
         seconds: of a run; None with a guarantee, which keeps how many rows a client has.
         personalized: what fine-tuning on each client alone does; None where it was not asked for.
@@ -89,10 +89,10 @@ class Row:
 
 
 def compare(points: Iterable[Point]) -> tuple[list[Row], list[Point]]:
-    """Rows of the finished runs of the content of today, and the points that are not finished.
+    """Return the rows of the finished runs of the content of today, and the points that are not finished.
 
-    A result on the same data and schema that other code or packages made is shown too; `not_of_today` says so. A result
-    on other data or another schema is none of the experiment's.
+    A result on the same data and schema that other code or packages made is shown too, marked by `not_of_today`. A
+    result on other data or another schema is none of the experiment's.
 
     Args:
         points: bound to their content, or not yet.
@@ -142,7 +142,7 @@ def _found(point: Point) -> tuple[RunFolder, dict[str, Any] | None, Earlier | No
 
 
 def setting_name(settings: dict[str, Any]) -> str:
-    """Return a setting in words, of the whole row: each key, as short as tells it from the others, and its
+    """Return a setting in words, of the whole row: each key, as short as distinguishes it from the others, and its
     whole value.
     """
     parts = [f"{short} {_shown(value)}" for short, value in zip(_short(list(settings)), settings.values(), strict=True)]
@@ -150,7 +150,7 @@ def setting_name(settings: dict[str, Any]) -> str:
 
 
 def _short(keys: Sequence[str]) -> list[str]:
-    """Dotted keys without the parts in front that tell nothing apart."""
+    """Return dotted keys without the parts in front that distinguish nothing."""
 
     def ending(key: str, parts: int) -> str:
         return ".".join(key.split(".")[-parts:])

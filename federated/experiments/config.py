@@ -103,7 +103,7 @@ class PrivacySection(Section):
     straggler: Annotated[float, Field(ge=0, lt=1, description="Share of the others that report too late.")] = 0.0
     audit: Annotated[
         Literal["none", "mechanism"],
-        Field(description="`mechanism`: hold the aggregation against made-up canaries before any data is read."),
+        Field(description="`mechanism`: test the aggregation with made-up canaries before any data is read."),
     ] = "mechanism"
 
     @model_validator(mode="after")
@@ -143,8 +143,8 @@ class EvaluationSection(Section):
         int,
         Field(
             ge=0,
-            description="Clients of the eval split, the first so many, on each of whom alone the final model is "
-            "fine-tuned with half of the client's rows, and evaluated on the others.",
+            description="Number of clients of the eval split, the first ones, on each of which alone the final model "
+            "is fine-tuned with half of the client's rows, and evaluated on the others.",
         ),
     ] = 0
 
@@ -321,7 +321,7 @@ def point_from_json(text: str) -> Point:
     """Return the point that `Point.config` was written from as JSON, with its settings.
 
     Raises:
-        BadInputError: it is no point.
+        BadInputError: it is not a point.
     """
     try:
         found = json_value(text)
@@ -329,7 +329,7 @@ def point_from_json(text: str) -> Point:
         inputs = Inputs.from_json(found["inputs"]) if "inputs" in found else None  # older versions kept none
         return Point(config=config, settings=found["settings"], name=found["name"], inputs=inputs)
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInputError(f"this is no run of an experiment: {error}") from None
+        raise BadInputError(f"this is not a run of an experiment: {error}") from None
 
 
 def point_to_json(point: Point) -> str:

@@ -27,7 +27,7 @@ def source_of(data: DataSection) -> ResolvedSource:
 
 
 def feature_plan(data: DataSection) -> FeaturePlan:
-    """Public domains and ranges; the clients' column is no input.
+    """Return public domains and ranges; the clients' column is not an input.
 
     Raises:
         BadInputError: the schema cannot be read, or lacks something.
@@ -47,7 +47,7 @@ def feature_plan(data: DataSection) -> FeaturePlan:
 def look_through(data: DataSection, *, source: ResolvedSource, known: Registration | None = None) -> Survey:
     """Read all rows of both splits before anything is started.
 
-    Numbers beyond the public range are no mistake here: they are clipped to it when they are encoded.
+    Numbers beyond the public range are not a mistake here: they are clipped to it when they are encoded.
 
     Args:
         data: the config's section.
@@ -70,7 +70,7 @@ def look_through(data: DataSection, *, source: ResolvedSource, known: Registrati
 
 
 def _require_registered(found: Survey, known: Registration) -> None:
-    """Refuses rows and units that are not those of the registration, where that costs nothing yet."""
+    """Refuse rows and units that are not those of the registration, where that costs nothing yet."""
     for split, registered in known.splits.items():
         counted = (found.counts or {}).get(split)
         rows = found.rows[split] if counted is None else counted.rows
@@ -107,7 +107,7 @@ def load_clients(
         return clients_by_rule(files, rule=data.clients.split(clients=clients), **common)
     column = data.client_column
     if column is None:  # refused by DataSection
-        raise BadInputError("nothing says who the clients are")
+        raise BadInputError("no column names the clients")
     store = clients_from_table(files, key=column, **common)
     unit = data.dataset.privacy_unit
     if isinstance(unit, KeyedUnit) and unit.key == column:
@@ -126,7 +126,7 @@ def load_silos(data: DataSection, *, source: ResolvedSource, plan: FeaturePlan, 
     """
     column, unit = data.client_column, data.dataset.privacy_unit
     if column is None:  # refused by ExperimentConfig
-        raise BadInputError("nothing says which silo a row is in")
+        raise BadInputError("no column names the silo of a row")
     owner = unit.key if isinstance(unit, KeyedUnit) else None
     return silos_from_table(
         source.files["train"], silo=column, owner=owner, label=data.dataset.label, plan=plan, name=name

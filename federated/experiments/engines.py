@@ -74,7 +74,7 @@ def _model(config: ExperimentConfig, *, width: int, seed: int) -> FederatedModel
 
 
 def _tff(config: ExperimentConfig, clients: ClientStore, model: Any, aggregator: Any | None) -> Simulation:
-    """TFF's runtime, with a worker process that ends with the run."""
+    """Return TFF's runtime, with a worker process that ends with the run."""
     from federated.tff_engine.engine import TffEngine
     from federated.tff_engine.worker import TffWorker
 
@@ -109,7 +109,7 @@ def perceptron(*, width: int, hidden_units: list[int], seed: int) -> Any:
 
 
 def logits(state: RoundState, features: dict[str, Array]) -> Array:
-    """Logits of a perceptron, float32 [rows, 1], in NumPy: evaluation needs no graph."""
+    """Return the logits of a perceptron, float32 [rows, 1], in NumPy: evaluation needs no graph."""
     values = np.asarray(features["features"], np.float32)
     pairs = list(zip(state.weights[::2], state.weights[1::2], strict=True))
     for place, (kernel, bias) in enumerate(pairs):

@@ -57,12 +57,12 @@ def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -
     """Run a point, or go on with it, and return its summary; a finished run of the same content is not run again.
 
     Without a guarantee a killed run goes on from its last checkpoint, to the same weights. With one, its key died
-    with the process: it starts anew, with new noise, and is charged again.
+    with the process: it starts over, with new noise, and is charged again.
 
     Args:
         point: settings and seed; bound to its content here where it is not yet (`federated.experiments.binding`).
         build: makes the engine.
-        report: is told the progress.
+        report: gets the progress.
 
     Raises:
         BadInputError: the data, or the settings for this data, are not usable; nothing was charged.
@@ -296,7 +296,7 @@ class _Run:
         )
 
     def require_tunable(self, evaluation: ClientStore) -> None:
-        """Refuses `personalize` where no client of the eval split could be tuned after all rounds.
+        """Refuse `personalize` where no client of the eval split could be tuned after all rounds.
 
         Raises:
             BadInputError: no client has two rows.
@@ -334,7 +334,7 @@ class _Run:
                 line: dict[str, Any] = {"round": number + 1}
                 if charge is None:
                     line |= {"bytes_up": sent[0], "bytes_down": sent[1], "clients": result.clients, **result.metrics}
-                else:  # the realised cohort is secret: its expected size is what may be told
+                else:  # the realised cohort is secret: its expected size is what may be released
                     sent_by_all = self.config.clients_per_round * (number + 1)
                     up, down = _private_bytes(charge, state)
                     line |= {"bytes_up": up * sent_by_all, "bytes_down": down * sent_by_all, **_told(state)}
@@ -366,7 +366,7 @@ class _Run:
             "clients": train.origin.as_record(),
             "bytes_up": last["bytes_up"],
             "bytes_down": last["bytes_down"],
-            # With a guarantee no time is kept: it tells how many rows a client has.
+            # With a guarantee no time is kept: it would reveal how many rows a client has.
             **({"seconds": time.perf_counter() - began} if charge is None else {}),
             **(asdict(found) if found is not None else {}),
             **own,
@@ -434,7 +434,7 @@ def _participation(charge: Charge | None, train: ClientStore) -> Callable[[int, 
 
 
 def _room(config: ExperimentConfig, first: RoundState) -> int:
-    """Bytes that a run may write: its lines, the curves made of them, summary and record; and its checkpoints."""
+    """Return the bytes that a run may write: its lines, their curves, summary and record; and its checkpoints."""
     return _FILES_BYTES + config.rounds * _LINE_BYTES + 2 * _bytes_of(first)
 
 

@@ -55,7 +55,7 @@ class RunFolder:
         write_atomically(path=self.path / POINT, text=point_to_json(point) + "\n")
 
     def require(self, point: Point) -> None:
-        """Refuses a folder that holds a run of other content, which is not used again.
+        """Refuse a folder that holds a run of other content, which is not used again.
 
         Raises:
             BadInputError: it does.
@@ -64,7 +64,7 @@ class RunFolder:
             raise BadInputError(f"{self.path} holds a run of other content", fix="move it away, and run again")
 
     def require_writable(self, size: int) -> None:
-        """Refuses a folder that has no room for what a run writes, before it costs anything.
+        """Refuse a folder that has no room for what a run writes, before it costs anything.
 
         Args:
             size: bytes.
@@ -89,7 +89,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def in_progress(self) -> Iterator[None]:
-        """Shares the run's lock while it is executed, so that nothing of it is pruned meanwhile."""
+        """Share the run's lock while it is executed, so that nothing of it is pruned meanwhile."""
         with (self.path / LOCK).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
@@ -123,7 +123,7 @@ class RunFolder:
         return int(_value(whole[-1], self.path / ROUNDS)["round"]) if whole else 0
 
     def keep_rounds(self, number: int) -> None:
-        """Cuts `rounds.jsonl` to its first lines: those that the checkpoint knows of."""
+        """Cut `rounds.jsonl` to its first lines: those that the checkpoint covers."""
         kept = self.rounds()[:number]
         if len(kept) < number:
             raise BadInputError(f"{self.path / ROUNDS} lacks rounds that were made", fix="remove the run's folder")
@@ -142,7 +142,7 @@ class RunFolder:
         return _nested(read_archive(self.path / CHECKPOINT, fix="remove the run's folder"))
 
     def forget(self) -> None:
-        """Remove what a run that starts anew must not find."""
+        """Remove what a run that starts over must not find."""
         for name in (ROUNDS, CHECKPOINT, SUMMARY, RECORD):
             (self.path / name).unlink(missing_ok=True)
 
@@ -181,7 +181,7 @@ def _value(content: bytes | str, path: Path) -> Any:
     try:
         return json_value(content)
     except ValueError as error:
-        raise BadInputError(f"{path}: is no JSON ({error})", fix="remove the run's folder") from None
+        raise BadInputError(f"{path}: is not JSON ({error})", fix="remove the run's folder") from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

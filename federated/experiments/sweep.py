@@ -1,4 +1,4 @@
-"""Runs many points, in this process or in several, and tells how far each is."""
+"""Runs many points, in this process or in several, and reports how far each is."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def run_points(
 
     Args:
         points: the runs, bound to their content (`binding.bound`); those that are done are taken as they are.
-        processes: at most so many at a time; with 1 all run in this process.
-        watch: is told every change.
+        processes: how many run at a time at most; with 1 all run in this process.
+        watch: gets every change.
         initializer: called with `parent` in each new process, to end it with its parent.
         parent: process id of the caller.
 

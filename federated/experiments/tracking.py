@@ -76,7 +76,7 @@ def track(point: Point, summary: dict[str, Any]) -> None:
 
 
 def tracked(folder: Path) -> list[dict[str, str | int | float]]:
-    """Properties of all runs in the ML Metadata of a folder of experiments; empty where there is none."""
+    """Return the properties of all runs in the ML Metadata of a folder of experiments; empty where there is none."""
     from ml_metadata.metadata_store import metadata_store
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 

@@ -12,7 +12,7 @@ from federated.contract import Array, Clients, IntArray
 from federated.model import FederatedModel
 from privacy_pipeline.errors import BadInputError
 
-_FEWEST_STEPS = 8  # clients with up to so many local batches share a chunk
+_FEWEST_STEPS = 8  # clients with up to this many local batches share a chunk
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class StackedGradients:
         self._stacked = StackedModel(model)
 
     def __call__(self, weights: Tensors, inputs: Tensors, labels: Tensor, mask: Tensor) -> tuple[Tensors, Tensor]:
-        """As the protocol says."""
+        """Compute them as the protocol states."""
         clients = tf.shape(mask)[0]
         merged = [_merge(tensor) for tensor in inputs]
         share = tf.math.divide_no_nan(mask, tf.reduce_sum(mask, 1, keepdims=True))
@@ -60,7 +60,7 @@ class KerasGradients:
         self._model = model
 
     def __call__(self, weights: Tensors, inputs: Tensors, labels: Tensor, mask: Tensor) -> tuple[Tensors, Tensor]:
-        """As the protocol says."""
+        """Compute them as the protocol states."""
         variables = self._model.keras.trainable_weights
         for variable, value in zip(variables, weights, strict=True):
             variable.assign(tf.reshape(value, variable.shape))

@@ -142,7 +142,7 @@ def _embedding(table: Tensor, rows: Tensor, clients: Tensor) -> Tensor:
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def _lookup(tables: Tensor, ids: Tensor) -> Any:
-    """Rows of each client's own table: tables [c, V, d], ids int64 [c, n] in [0, V), rows [c, n, d]."""
+    """Return rows of each client's own table: tables [c, V, d], ids int64 [c, n] in [0, V), rows [c, n, d]."""
     size, width = tables.shape[1:]
 
     def gradient(upstream: Tensor) -> tuple[Tensor, None]:

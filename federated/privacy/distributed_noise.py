@@ -32,7 +32,7 @@ _LARGEST_SHARE = 2.0**15  # standard deviation of a share: its table has a milli
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedSettings:
-    """What a config says of distributed noise.
+    """The config's settings of distributed noise.
 
     Attributes:
         family: "skellam" or "discrete_gaussian".
@@ -88,13 +88,13 @@ class DistributedNoise:
         rounding, a quarter of a squared step for each client. `DEVIATIONS` of that fit into the modulus.
 
         Args:
-            settings: what the config says.
+            settings: those of the config.
             clients: clients of a round.
             noise_multiplier: standard deviation of the noise of `min_clients` shares, over the clipping norm.
             clipping_norm: L2 bound of an update.
 
         Raises:
-            BadInputError: `min_clients` is out of range, or the bits do not hold the sum of so many clients.
+            BadInputError: `min_clients` is out of range, or the bits do not hold the sum of all clients.
         """
         least = clients if settings.min_clients is None else settings.min_clients
         if not 1 <= least <= clients:
@@ -124,7 +124,7 @@ class DistributedNoise:
         return -(-self.dimension * self.bits // 8)
 
     def require_room(self, weights: int) -> None:
-        """Refuses a model that does not fit into the encoding.
+        """Refuse a model that does not fit into the encoding.
 
         Raises:
             BadInputError: it has more trainable weights.
@@ -132,10 +132,10 @@ class DistributedNoise:
         require_dimension(self.dimension, weights=weights)
 
     def distance(self, rounds: int) -> float:
-        """Bound on the total variation distance of all noise that some rounds draw from what is accounted.
+        """Return a bound on the total variation distance of all noise that some rounds draw from what is accounted.
 
         It is so small that the delta it costs is below a float's rounding of delta (`FederatedPlan` checks that), and
-        is told, not charged: the ledger's fixed-point sums would round it up by thirty orders of magnitude.
+        is reported, not charged: the ledger's fixed-point sums would round it up by thirty orders of magnitude.
         """
         return rounds * self.clients * self.dimension * DISTANCE
 
@@ -167,7 +167,7 @@ class DistributedNoise:
 
 
 def require_dimension(dimension: int, *, weights: int) -> None:
-    """Refuses a model that does not fit into an encoding of a dimension.
+    """Refuse a model that does not fit into an encoding of a dimension.
 
     Args:
         dimension: numbers of an encoded update.

@@ -1,4 +1,4 @@
-"""What a record says of distributed noise: what its guarantee rests on, and against whom it says nothing."""
+"""What a record states of distributed noise: what its guarantee rests on, and against whom it gives none."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def accesses(plan: FederatedPlan, *, over: int | None) -> list[DataAccess]:
             what="secure aggregation",
             covered=False,
             detail="simulated: the process that runs this sees every update, every share of the noise and their key; "
-            "the guarantee is for who sees the released sums alone, and takes for granted that the rest is hidden",
+            "the guarantee is against those who see the released sums alone, and assumes that the rest is hidden",
         ),
         DataAccess(
-            what="what a reporting client knows",
+            what="what a reporting client sees",
             covered=False,
             detail=f"it can subtract its own share: {against}; several that pool theirs, or a server that runs clients "
             "of its own, take away as many shares",
@@ -78,6 +78,6 @@ def accesses(plan: FederatedPlan, *, over: int | None) -> list[DataAccess]:
         DataAccess(
             what="who takes part in a round",
             covered=False,
-            detail="the server knows whom it asks and who reports; no amplification by sampling is claimed",
+            detail="the server sees whom it asks and who reports; no amplification by sampling is claimed",
         ),
     ]

@@ -43,7 +43,7 @@ def squared_norm_bound(norm: float, dimension: int) -> int:
 
 
 def clipped(updates: Floats, norm: float) -> Floats:
-    """Rows scaled to an L2 norm of at most `norm`; a row that is not finite becomes zero.
+    """Return rows scaled to an L2 norm of at most `norm`; a row that is not finite becomes zero.
 
     Args:
         updates: float64, [clients, numbers].

@@ -20,7 +20,7 @@ from privacy_pipeline.dp.noise.correlated import noise_source
 from privacy_pipeline.dp.noise.noise import GaussianNoise
 from privacy_pipeline.errors import BadInputError
 
-# Known to the aggregator, told to nobody: nothing of it is covered by the noise.
+# Known to the aggregator, never released: nothing of it is covered by the noise.
 WITHHELD = (
     "losses and metrics of clients",
     "realised sizes of cohorts",
@@ -51,7 +51,7 @@ def lengths(updates: Sequence[Tensor]) -> Tensor:
         found = []
         for part in flat:
             largest = tf.reduce_max(tf.abs(part), axis=1, keepdims=True)
-            safe = tf.where(largest > 0, largest, tf.ones_like(largest))  # infinite over infinite is no number
+            safe = tf.where(largest > 0, largest, tf.ones_like(largest))  # infinite over infinite is NaN
             found.append(wide(tf.reduce_sum(tf.square(part / safe), axis=1)) * tf.square(wide(safe[:, 0])))
         return tf.where(tf.math.is_finite(squares), squares, tf.add_n(found))
 

@@ -60,7 +60,7 @@ class Attendance:
 
 @dataclass(frozen=True, kw_only=True)
 class CohortPlan:
-    """Who takes part in the rounds of a run without privacy. Made by `of`; `FederatedPlan` says the same and more.
+    """Who takes part in the rounds of a run without privacy. Made by `of`; `FederatedPlan` holds the same and more.
 
     Attributes:
         clients: number of clients.
@@ -111,7 +111,7 @@ def _check_cohort(sampling: str, *, clients: int | None, per_round: float) -> No
 
 
 def _check_distributed(base: PrivacyPlan) -> None:
-    """Refuses what has no bound with distributed noise, or does nothing there."""
+    """Refuse what has no bound with distributed noise, or does nothing there."""
     if not isinstance(base.sampling, FixedPartition):
         raise BadInputError(
             "distributed noise has no bound that samples amplify, and Poisson samples have no fixed number of shares",
@@ -131,7 +131,7 @@ class FederatedPlan:
 
     Attributes:
         base: the mechanism, with clients as its units and rounds as its steps.
-        attendance: clients that do not report back. It is no part of the guarantee: absence is a thinning of the
+        attendance: clients that do not report back. It is not a part of the guarantee: absence is a thinning of the
             sample that the event does not make use of.
         distributed: the noise as shares of the clients, or None for noise that the server adds. The noise multiplier
             of `base` is then that of `distributed.min_clients` shares, and its own event is not what is accounted.
@@ -303,7 +303,7 @@ class FederatedPlan:
         return math.ceil(rounds / self.base.steps_per_epoch)
 
     def epsilon_of_insider(self, known: int = 1) -> float | None:
-        """Epsilon against somebody who knows some of a round's shares, as each reporting client knows its own.
+        """Return epsilon against somebody who knows some of a round's shares, as each reporting client has its own.
 
         Args:
             known: shares that are known, and so hide nothing.
@@ -337,7 +337,7 @@ class FederatedPlan:
         return guarantee(self.event, delta=self.delta, relation=self.relation)
 
     def _require_bound(self, noise: DistributedNoise) -> None:
-        """Refuses noise without a bound, or for which the sampler's numerical limits add more to delta than rounding.
+        """Refuse noise without a bound, or for which the sampler's numerical limits add more to delta than rounding.
 
         Raises:
             AccountingError: so it is.

@@ -82,7 +82,7 @@ class ClientSampler:
         return str(self.plan.sampling.parameters()["scheme"])
 
     def drawn(self, round_number: int) -> Clients:
-        """Clients that a round asks, whether they report back or not; ascending, int64, each at most once.
+        """Return the clients that a round asks, whether they report back or not; ascending, int64, each at most once.
 
         Args:
             round_number: from 0 to plan.rounds - 1.
@@ -95,7 +95,7 @@ class ClientSampler:
         return self._draws.batch(round_number)
 
     def cohort(self, round_number: int) -> Clients:
-        """Clients whose updates are in a round's sum: those drawn that report back in time; may be empty.
+        """Return the clients whose updates are in a round's sum: those drawn that report back in time; may be empty.
 
         Args:
             round_number: from 0 to plan.rounds - 1.

@@ -35,7 +35,7 @@ from privacy_pipeline.dp.training.program import specs_of
 from privacy_pipeline.dp.training.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.errors import BadInputError, PipelineError
 
-# Known inside a silo, told to nobody: nothing of it is covered by the noise.
+# Known inside a silo, never released: nothing of it is covered by the noise.
 WITHHELD = (
     "training losses and metrics",
     "realised batch sizes of silos",
@@ -71,7 +71,7 @@ class LocalOptimizer:
         return [*self._state.values(), self._rate]
 
     def begin(self, round_number: int) -> None:
-        """Goes back to the first state, as every local training does, and takes the round's rate."""
+        """Go back to the first state, as every local training does, and take the round's rate."""
         for name, value in self._first.items():
             self._state[name].assign(value)
         self._rate.assign(learning_rate(self._section, round_number))
@@ -181,7 +181,7 @@ class SiloEngine:
     def run_round(
         self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
     ) -> RoundResult:
-        """One round; see `federated.contract.Engine`. Counts that depend on samples are not told: expected ones are.
+        """Run one round; see `federated.contract.Engine`. Counts that depend on samples are given as expected ones.
 
         Raises:
             BadInputError: the plan has no such round, or the cohort is not every silo once.
@@ -248,7 +248,7 @@ def silo_key(key: RunKey, name: str) -> RunKey:
 
 
 def require_one_event(plan: SiloPlan, plans: list[PrivacyPlan]) -> None:
-    """Refuses silos whose records go through another mechanism than the one that is accounted for.
+    """Refuse silos whose records go through another mechanism than the one that is accounted for.
 
     Args:
         plan: what is accounted for.
@@ -277,7 +277,7 @@ def _store(model: FederatedModel, records: SiloRecords, plan: SiloPlan, name: st
     rows = records.rows_of(records.place_of(name))
     columns: Mapping[str, Array] = dict(zip(model.input_names, model.columns(records.clients.features), strict=True))
     if (records.owners is None) != (plan.base.users is None):
-        raise BadInputError("the plan's unit is a user exactly where the records say whose each row is")
+        raise BadInputError("the plan's unit is a user exactly where the records name the owner of each row")
     users = None if records.owners is None else UserIndex.from_owners(records.owners[rows])
     inputs = {key: array[rows] for key, array in columns.items()}
     return ExampleStore(inputs, np.asarray(records.clients.labels[rows], np.float32), users)

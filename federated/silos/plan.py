@@ -156,7 +156,7 @@ class SiloPlan:
         return -(-self.steps // self.local_steps)
 
     def steps_of(self, round_number: int) -> range:
-        """Numbers of the steps that each silo makes in a round, which counts from 0.
+        """Return the numbers of the steps that each silo makes in a round, which counts from 0.
 
         Raises:
             BadInputError: the plan has no such round.

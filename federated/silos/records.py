@@ -82,11 +82,11 @@ class SiloRecords:
         return cls(clients=clients, owners=None if owners is None else np.asarray(store.features[_OWNER], np.int64))
 
     def rows_of(self, place: int) -> slice:
-        """Rows of a silo, by its place among the clients."""
+        """Return the rows of a silo, by its place among the clients."""
         return slice(int(self.clients.offsets[place]), int(self.clients.offsets[place + 1]))
 
     def counts(self) -> dict[str, int]:
-        """Units of each silo by its name."""
+        """Return the number of units of each silo by its name."""
         found = {}
         for place, key in enumerate(self.clients.keys):
             rows = self.rows_of(place)
@@ -95,11 +95,11 @@ class SiloRecords:
         return found
 
     def place_of(self, name: str) -> int:
-        """Place of a silo among the clients."""
+        """Return the place of a silo among the clients."""
         return [str(key) for key in self.clients.keys].index(name)
 
     def require(self, plan: SiloPlan, *, charged: bool = False) -> None:
-        """Refuses records of other silos than the plan was made for.
+        """Refuse records of other silos than the plan was made for.
 
         Args:
             plan: the plan.
@@ -120,5 +120,5 @@ class SiloRecords:
 
 
 def stated(counts: Mapping[str, int]) -> str:
-    """Numbers of units of silos as the config writes them."""
+    """Return the numbers of units of silos as the config writes them."""
     return "{" + ", ".join(f'"{name}": {units}' for name, units in sorted(counts.items())) + "}"

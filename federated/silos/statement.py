@@ -34,8 +34,8 @@ def silo_accesses(column: str) -> list[DataAccess]:
         DataAccess(
             what="models that leave a silo",
             covered=True,
-            detail=f"each silo (`{column}`) adds its own noise to every step: the guarantee holds against the server "
-            "and the other silos, who see each silo's model after each round; no secure aggregation is needed",
+            detail=f"each silo (`{column}`) adds its own noise to every step: the guarantee covers what the server and "
+            "the other silos see, which is each silo's model after each round; no secure aggregation is needed",
         ),
         DataAccess(
             what="which silo a unit is in, and how many each holds",

@@ -1,4 +1,4 @@
-"""The learning process of TFF that computes what the config's algorithm says."""
+"""The learning process of TFF that computes the config's algorithm."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class _RowLoss(tf.keras.losses.Loss):
         self._model = model
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Losses [rows]."""
+        """Return the losses [rows]."""
         return self._model.losses(y_true, y_pred)
 
 

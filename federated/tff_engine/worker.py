@@ -143,7 +143,7 @@ class TffWorker:
             )
         status = "is not running" if self._process is None else f"ended with status {self._process.returncode}"
         tail = self._log.read_text(errors="replace")[-_TAIL:].strip() if self._log is not None else ""
-        said = f" and said last: {' '.join(tail.split())}" if tail else ""
+        said = f" and printed last: {' '.join(tail.split())}" if tail else ""
         refused = self._process is not None and self._process.returncode == closed.REFUSED
         fix = f"use `engine: fast`, or {FIX}" if refused else "resume the run"
         raise PipelineError(f"federated: TFF's worker {status}{said}", fix=fix)
@@ -172,7 +172,7 @@ class TffWorker:
         )
 
     def _wait_for_death(self) -> None:
-        # The connection breaks a moment before the kernel says that the process ended.
+        # The connection breaks a moment before the kernel reports that the process ended.
         deadline = time.monotonic() + 1.0
         while not self._stub.is_ready and time.monotonic() < deadline:
             self._check_alive()

@@ -104,7 +104,7 @@ def _resident_kib() -> int:
         ({"keys_of_rows": [1.5, 2.0, 1, 1, 1, 1]}, "fraction"),
         ({"keys_of_rows": ["a"]}, "1 keys"),
         ({"labels": np.arange(5)}, "'labels' has the shape"),
-        ({"features": {"x": np.array(["t"] * 6)}}, "'x' is no array of numbers"),
+        ({"features": {"x": np.array(["t"] * 6)}}, "'x' is not an array of numbers"),
         ({"features": {}}, "at least one feature"),
         ({"keys_of_rows": [], "features": {"x": []}, "labels": []}, "no rows"),
     ],
@@ -144,7 +144,7 @@ def test_damage_is_noticed(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(BadInputError, match="no file name"):
+    with pytest.raises(BadInputError, match="is not a file name"):
         small_store(features={"a/b": np.zeros(6)}).write(tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
 

@@ -251,7 +251,7 @@ def test_distributed_noise_is_charged_told_and_recomputed(people, family):
     accesses = {access.what: access for access in record.data_accesses}
     assert not accesses["secure aggregation"].covered
     assert accesses["secure aggregation"].detail.startswith("simulated: the process that runs this sees every update")
-    inside = float(accesses["what a reporting client knows"].detail.split("epsilon is ")[1].split(" at")[0])
+    inside = float(accesses["what a reporting client sees"].detail.split("epsilon is ")[1].split(" at")[0])
     assert inside > summary["epsilon"]
     told = " ".join(assumption.detail for assumption in record.assumptions)
     assert f"{summary['rounds_released']} of 14 rounds were released" in told

@@ -35,7 +35,7 @@ def test_synthetic_emnist_becomes_a_store_and_comes_back(datasets, tmp_path):
 
 def test_synthetic_stackoverflow_has_texts_which_are_no_features(datasets):
     stackoverflow = datasets.stackoverflow.get_synthetic()
-    with pytest.raises(BadInputError, match=r"\'tokens\' is no array of numbers"):
+    with pytest.raises(BadInputError, match=r"\'tokens\' is not an array of numbers"):
         from_client_data(stackoverflow, label="score", features=["tokens"])
     counted = stackoverflow.preprocess(lambda d: d.map(_lengths))
     store = from_client_data(counted, label="score")

@@ -43,7 +43,7 @@ class ChargedExperiment:
         plan: the mechanism; its units are the clients.
         unit: the key column that is unit and client.
         contribution_bound: most rows of a client. The update is clipped as a whole, so the guarantee covers them all.
-        training: the settings that the mechanism does not know, for the idempotency key.
+        training: the settings that the mechanism does not hold, for the idempotency key.
     """
 
     plan: FederatedPlan
@@ -87,7 +87,7 @@ class ChargedExperiment:
         return parameters_digest(self.parameters())
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
-        """Return what the record says of a run that made all rounds."""
+        """Return what the record states of a run that made all rounds."""
         plan, name = self.plan, config.data.dataset.name
         return Statement(
             unit_in_words=f"one client: all rows of {name} that share one value of `{self.unit}`",
@@ -179,7 +179,7 @@ REGISTER_FIX = "privacy-pipeline federated register EXPERIMENT.yaml --epsilon CA
 
 
 def registered(config: ExperimentConfig, ledger: Ledger, *, span: Span) -> Registration:
-    """Return what the ledger knows of the experiment's dataset.
+    """Return what the ledger holds of the experiment's dataset.
 
     Raises:
         BudgetRefusedError: it is not registered.
@@ -232,13 +232,13 @@ def uncovered(config: ExperimentConfig) -> list[DataAccess]:
         DataAccess(
             what="training losses, cohort sizes and example counts",
             covered=False,
-            detail="computed nowhere or told to nobody: the run's files hold none of them",
+            detail="not computed, or not released: the run's files hold none of them",
         ),
         DataAccess(
             what="evaluation",
             covered=False,
             detail=f"exact metrics on the eval split, each {config.evaluation.every} rounds, and their spread over "
-            "its clients; whoever reads the run's files or the comparison can see them",
+            "its clients; anyone who reads the run's files or the comparison can see them",
         ),
         DataAccess(
             what="choice of settings",
@@ -248,8 +248,8 @@ def uncovered(config: ExperimentConfig) -> list[DataAccess]:
         DataAccess(
             what="times",
             covered=False,
-            detail="how long a round takes tells how many rows its clients have; the run's files hold no duration, and "
-            "whoever watches the machine, its files' dates or the ledger's times sees one",
+            detail="how long a round takes reveals how many rows its clients have; the run's files hold no duration, "
+            "but anyone who watches the machine, its files' dates or the ledger's times sees one",
         ),
         *_personalized(config),
     ]

@@ -32,7 +32,7 @@ BACKEND = "federated"
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """What a record says that depends on whose privacy is kept and how."""
+    """The part of a record that depends on whose privacy is kept and how."""
 
     unit_in_words: str
     mechanism: Mechanism
@@ -67,14 +67,14 @@ class RoundsPlan(Protocol):
 
 
 class Charge(ChargedPlan, Protocol):
-    """A plan that the ledger charges, and what to say of it."""
+    """A plan that the ledger charges, and what the record states of it."""
 
     @property
     def plan(self) -> RoundsPlan:
         """The mechanism."""
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
-        """Return what the record says of a run that made all rounds, and of what it counted on the way."""
+        """Return what the record states of a run that made all rounds, and of what it counted on the way."""
 
 
 def executed(plan: RoundsPlan, summed: Sequence[int]) -> DpEvent:
@@ -111,7 +111,7 @@ def record_of(
     inputs: Inputs,
     audits: Sequence[Mapping[str, str | int | float]] = (),
 ) -> PrivacyRecord:
-    """States what a finished run guarantees.
+    """Return the record of what a finished run guarantees.
 
     Args:
         config: the settings.

@@ -79,7 +79,7 @@ def _read(
 
 
 def _require_stated(config: ExperimentConfig, source: ResolvedSource) -> None:
-    """Refuses stated numbers of units that are not those of the data, where they cost nothing yet."""
+    """Refuse stated numbers of units that are not those of the data, where they cost nothing yet."""
     section, column = config.silo_privacy, config.data.client_column
     if section is None or column is None:  # refused by ExperimentConfig
         return

@@ -31,7 +31,7 @@ class ChargedSilos:
         plan: the mechanism that a unit of any silo goes through.
         unit: "row", or the key column that names the unit.
         column: names a row's silo.
-        training: the settings that the mechanism does not know, for the idempotency key.
+        training: the settings that the mechanism does not hold, for the idempotency key.
     """
 
     plan: SiloPlan
@@ -81,7 +81,7 @@ class ChargedSilos:
         return parameters_digest(self.parameters())
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
-        """Return what the record says of a run that made all rounds."""
+        """Return what the record states of a run that made all rounds."""
         del counted
         plan, name = self.plan, config.data.dataset.name
         rows = (
@@ -136,7 +136,7 @@ def charged(config: ExperimentConfig, *, units: int) -> ChargedSilos:
     if total != units:
         raise BadInputError(
             f"silo_privacy.silos: they hold {total:,} units together, and {units:,} are registered",
-            fix="privacy-pipeline federated register EXPERIMENT.yaml counts them and tells what to write",
+            fix="privacy-pipeline federated register EXPERIMENT.yaml counts them and prints what to write",
         )
     plan = SiloPlan.calibrated(
         silos=section.silos,
