@@ -30,7 +30,7 @@ class MeanAggregator:
         return {}
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
-        """Weighted sum of each update, and the sum of weights."""
+        """Return the weighted sum of each update, and the sum of weights."""
         weights = present * num_examples if self._weighting == "examples" else present
         sums = [tf.tensordot(weights, update, 1) for update in updates]
         return [*sums, tf.reduce_sum(weights)]

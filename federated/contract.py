@@ -61,7 +61,7 @@ class Sampler(Protocol):
         ...
 
     def cohort(self, round_number: int) -> IntArray:
-        """Client indices int64 [n], sorted and unique; n may be 0 where the sampling is Poisson."""
+        """Return the client indices int64 [n], sorted and unique; n may be 0 where the sampling is Poisson."""
         ...
 
 
@@ -83,7 +83,7 @@ class Aggregator(Protocol):
         ...
 
     def initial_state(self) -> AggregatorState:
-        """State before the first round: name to tensor or array of fixed shape; `numpy()`-able, to be saved."""
+        """Return the state before the first round: name to tensor or array of fixed shape; `numpy()`-able, to save."""
         ...
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
@@ -162,13 +162,13 @@ class Engine(Protocol):
     """Runs rounds: `federated.fast.engine.FastEngine` or `federated.tff_engine.engine.TffEngine`."""
 
     def initial_state(self) -> RoundState:
-        """State before the first round, with the model's weights as they are."""
+        """Return the state before the first round, with the model's weights as they are."""
         ...
 
     def run_round(
         self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
     ) -> RoundResult:
-        """One round with these clients; deterministic in its arguments where the aggregator is.
+        """Run one round with these clients; deterministic in its arguments where the aggregator is.
 
         Args:
             state: what the last round left.

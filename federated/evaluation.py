@@ -38,7 +38,7 @@ class ClientMetrics:
     loss: FloatArray
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """For each metric: `mean` over clients, `mean_by_examples`, `std` and quantiles (`q05`, `q50`, ...)."""
+        """Return, for each metric, `mean` over clients, `mean_by_examples`, `std` and quantiles (`q05`, `q50`, ...)."""
         return {
             name: _distribution(values, self.examples)
             for name, values in {"accuracy": self.accuracy, "loss": self.loss}.items()

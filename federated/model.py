@@ -49,7 +49,7 @@ class FederatedModel:
         return self._loss
 
     def losses(self, labels: Tensor, predictions: Tensor) -> Tensor:
-        """Loss of each row, float32 [rows]: what Keras computes of a batch that holds this row alone.
+        """Return the loss of each row, float32 [rows]: what Keras computes of a batch that holds this row alone.
 
         Positions that the mask of the predictions leaves out do not count.
         """
@@ -99,7 +99,7 @@ class FederatedModel:
         return self.keras(named, training=training)
 
     def weights(self) -> tuple[Array, ...]:
-        """Trainable weights, copied."""
+        """Return the trainable weights, copied."""
         return tuple(np.array(weight) for weight in self.keras.trainable_weights)
 
     def non_trainable(self) -> tuple[Array, ...]:

@@ -45,7 +45,7 @@ class Optimizer:
         return self.section.name in ("adam", "yogi")
 
     def initial_state(self, shapes: Sequence[tuple[int, ...]]) -> State:
-        """State before the first step, NumPy: `step` int32 [] and `<slot>/<i>` float32 like weight i."""
+        """Return the state before the first step, NumPy: `step` int32 [] and `<slot>/<i>` float32 like weight i."""
         state: State = {"step": np.zeros((), np.int32)} if self.counts_steps else {}
         for slot in self.slots:
             value = self.initial if slot == "preconditioner" else 0.0
@@ -55,7 +55,7 @@ class Optimizer:
     def step(
         self, state: State, weights: Sequence[Any], gradients: Sequence[Any], learning_rate: Any
     ) -> tuple[State, list[Any]]:
-        """One step.
+        """Make one step.
 
         Args:
             state: as `initial_state`, with a client axis [c] in front of all of it or of nothing.
@@ -121,7 +121,7 @@ def _as_float(step: Any) -> Any:
 
 
 def learning_rate(section: OptimizerSection, round_number: int) -> float:
-    """Rate of a round that counts from 0."""
+    """Return the rate of a round that counts from 0."""
     return section.learning_rate * (1.0 if section.schedule is None else _factor(section.schedule, round_number))
 
 

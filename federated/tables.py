@@ -144,12 +144,12 @@ def _read(
 
 
 def name_of(files: Sequence[Path]) -> str:
-    """Several files in messages."""
+    """Return the words for several files in messages."""
     return str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
 
 
 def rows_of(files: Sequence[Path]) -> int:
-    """How many rows files have.
+    """Return how many rows files have.
 
     Raises:
         BadInputError: one cannot be read.
@@ -213,7 +213,7 @@ def _typed(columns: Sequence[Any], column: str, name: str) -> NDArray[Any]:
 
 
 def _as_they_are(cells: Cells, features: Sequence[str], name: str, *, first: int) -> NDArray[np.float32]:
-    """Numeric columns without a plan, float32, [rows, columns]."""
+    """Return numeric columns without a plan, float32, [rows, columns]."""
     if not features:
         raise BadInputError(f"{name}: no feature is named", fix="give a schema, or name numeric columns")
     return np.stack([_plain(cells, column, name, role="a feature", first=first) for column in features], axis=1)

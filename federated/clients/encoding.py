@@ -49,7 +49,7 @@ def encode(plan: FeaturePlan, cells: Cells, *, name: str, first: int = 1) -> NDA
 
 
 def width_of(column: Column) -> int:
-    """How many numbers `encode` makes of the column."""
+    """Return how many numbers `encode` makes of the column."""
     return (len(column.domain) if column.kind == "categorical" else 1) + column.optional
 
 
@@ -65,7 +65,7 @@ def column_of(cells: Cells, column: str, name: str) -> Any:
 
 
 def numbers(texts: Texts, *, name: str, column: str, integer: bool = False, first: int = 1) -> Numbers:
-    """Different texts of a column as numbers.
+    """Return different texts of a column as numbers.
 
     Args:
         texts: the column.
@@ -86,13 +86,13 @@ def numbers(texts: Texts, *, name: str, column: str, integer: bool = False, firs
 
 
 def codes(texts: Texts, column: Column) -> NDArray[np.int64]:
-    """Place of each different text in the column's public domain, -1 outside of it."""
+    """Return the place of each different text in the column's public domain, -1 outside of it."""
     places = {value: place for place, value in enumerate(column.domain)}
     return np.array([places.get(text, -1) for text in categories(texts.different, column.dtype)], np.int64)
 
 
 def one_hot(found: NDArray[np.int64], domain: Sequence[str]) -> NDArray[np.float32]:
-    """One column for each value of the domain, float32, [rows, domain]."""
+    """Return one column for each value of the domain, float32, [rows, domain]."""
     return np.asarray(found[:, np.newaxis] == np.arange(len(domain)), dtype=np.float32)
 
 

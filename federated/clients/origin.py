@@ -32,7 +32,7 @@ class ClientOrigin:
             raise BadInputError("synthetic clients need the rule that made them, real ones have none")
 
     def as_record(self) -> dict[str, Any]:
-        """JSON values for a record."""
+        """Return the JSON values for a record."""
         return {"client_is": self.client_is, "synthetic": self.synthetic, "rule": dict(self.rule)}
 
 

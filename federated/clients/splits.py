@@ -36,7 +36,7 @@ class IidSplit:
         _check(self.clients, self.seed)
 
     def deal(self, labels: NDArray[Any]) -> Owners:
-        """Owner of each row, int64, [rows].
+        """Return the owner of each row, int64, [rows].
 
         Args:
             labels: [rows]; only their number matters here.
@@ -68,7 +68,7 @@ class QuantitySkewSplit:
         _check(self.clients, self.seed, self.alpha)
 
     def deal(self, labels: NDArray[Any]) -> Owners:
-        """Owner of each row, int64, [rows].
+        """Return the owner of each row, int64, [rows].
 
         Args:
             labels: [rows]; only their number matters here.
@@ -104,7 +104,7 @@ class LabelSkewSplit:
         _check(self.clients, self.seed, self.alpha)
 
     def deal(self, labels: NDArray[Any]) -> Owners:
-        """Owner of each row, int64, [rows].
+        """Return the owner of each row, int64, [rows].
 
         Args:
             labels: the classes, [rows].
@@ -180,7 +180,7 @@ def _dirichlet(rng: np.random.Generator, alpha: NDArray[np.float64]) -> NDArray[
 
 
 def _draw(rng: np.random.Generator, mix: NDArray[np.float64], left: Owners, size: int) -> Owners:
-    """How many rows of each class a client takes: multinomial of its mix, and never more than are left."""
+    """Return how many rows of each class a client takes: multinomial of its mix, and never more than are left."""
     taken = np.zeros_like(left)
     while (missing := size - int(taken.sum())) > 0:
         weights = np.where(left > taken, mix, 0.0)

@@ -128,7 +128,7 @@ def require_unchanged(point: Point, source: ResolvedSource) -> None:
 
 
 def reading(config: ExperimentConfig) -> Path:
-    """Where a command keeps the private copy of the data that it reads."""
+    """Return where a command keeps the private copy of the data that it reads."""
     return config.folder / private_copy.FOLDER
 
 
@@ -158,14 +158,14 @@ def earlier_runs(point: Point, *, finished: bool = True) -> list[Earlier]:
 
 
 def told_again(points: Sequence[Point]) -> list[str]:
-    """One line for each reason why runs that were finished once are made again; their results stay."""
+    """Return one line for each reason why runs that were finished once are made again; their results stay."""
     waiting = [point for point in points if RunFolder(point.folder).summary() is None]
     newest = [found[-1] for point in waiting if (found := earlier_runs(point))]
     return [f"{folders(runs)}: not used again, since {why}; it stays there" for why, runs in by_reason(newest)]
 
 
 def told_begun(points: Sequence[Point]) -> list[str]:
-    """One line for each reason why runs that were begun on other content are not gone on with."""
+    """Return one line for each reason why runs that were begun on other content are not gone on with."""
     left = [run for point in points for run in earlier_runs(point, finished=False)]
     return [f"{folders(runs)}: begun, and not gone on with, since {why}" for why, runs in by_reason(left)]
 

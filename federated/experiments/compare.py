@@ -116,7 +116,7 @@ def compare(points: Iterable[Point]) -> tuple[list[Row], list[Point]]:
 
 
 def not_of_today(points: Iterable[Point]) -> list[str]:
-    """One line for each reason why results of earlier content are shown in a comparison, or left out of it."""
+    """Return one line for each reason why results of earlier content are shown in a comparison, or left out of it."""
     shown: list[Earlier] = []
     left: list[Earlier] = []
     for point in bound(points):

@@ -87,7 +87,7 @@ def _tff(config: ExperimentConfig, clients: ClientStore, model: Any, aggregator:
 
 
 def perceptron(*, width: int, hidden_units: list[int], seed: int) -> Any:
-    """Dense layers with ReLU and one logit, float32 [batch, 1]; the same seed gives the same weights.
+    """Return dense layers with ReLU and one logit, float32 [batch, 1]; the same seed gives the same weights.
 
     Args:
         width: numbers of an example's features.

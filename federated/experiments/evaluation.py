@@ -63,7 +63,9 @@ def evaluate(state: RoundState, clients: ClientStore, predict: Predict) -> Evalu
 
 
 def area_under_curve(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive row scores above a negative one, ties counting half (Mann-Whitney); NaN for one class."""
+    """Return the chance that a positive row outscores a negative one, ties counting half (Mann-Whitney); NaN for one
+    class.
+    """
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     ones, zeros = int(positive.sum()), int((~positive).sum())

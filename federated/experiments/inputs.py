@@ -27,7 +27,7 @@ class Inputs:
     packages: str
 
     def digest(self) -> str:
-        """SHA-256 over all of them; what it holds of the data is covered."""
+        """Return the SHA-256 over all of them; what it holds of the data is covered."""
         return hashlib.sha256("\n".join(asdict(self).values()).encode()).hexdigest()
 
     def changed_since(self, earlier: Inputs) -> list[str]:

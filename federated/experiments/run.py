@@ -131,7 +131,7 @@ class _Run:
         return self.copy.named(name_of_files(self.source.files[split]))
 
     def data(self) -> _Data:
-        """Both splits of the private copy. All of it is read before a charge, so that a bad cell costs nothing.
+        """Return both splits of the private copy. All of it is read before a charge, so that a bad cell costs nothing.
 
         Raises:
             BadInputError: a cell or a column is not usable.
@@ -317,7 +317,7 @@ class _Run:
         data: _Data,
         charge: Charge | None = None,
     ) -> dict[str, Any]:
-        """All rounds from `state` on. What a private run writes down of a round is public or on the eval split."""
+        """Run all rounds from `state` on. What a private run writes down of a round is public or on the eval split."""
         algorithm, total, train, evaluation = self.config.algorithm, self.config.rounds, data.train, data.evaluation
         before = self.folder.rounds()
         sent = [before[-1]["bytes_up"], before[-1]["bytes_down"]] if before else [0, 0]

@@ -111,7 +111,7 @@ class RunFolder:
         return [_value(line, self.path / ROUNDS) for line in lines if line.endswith("\n")]
 
     def rounds_done(self) -> int:
-        """How many rounds were written, from the end of the file: cheap enough to ask now and then."""
+        """Return how many rounds were written, from the end of the file: cheap enough to ask now and then."""
         try:
             with (self.path / ROUNDS).open("rb") as stream:
                 stream.seek(0, os.SEEK_END)
@@ -169,7 +169,7 @@ class RoundLog:
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: what is not finite becomes null."""
+    """Return a value for JSON, which has no NaN: what is not finite becomes null."""
     if isinstance(value, Mapping):
         return {name: finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _nothing() -> None:
-    """Nothing was started."""
+    """End nothing: nothing was started."""
 
 
 @dataclass(frozen=True, kw_only=True)

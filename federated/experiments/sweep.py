@@ -45,7 +45,7 @@ Watch = Callable[[Status], None]
 
 
 def begun(points: Iterable[Point]) -> list[Point]:
-    """Bound points that were begun and are not done: what a `resume` goes on with."""
+    """Return bound points that were begun and are not done: what a `resume` goes on with."""
     folders = [(point, RunFolder(point.folder)) for point in points]
     return [point for point, folder in folders if (folder.path / POINT).exists() and folder.summary() is None]
 

@@ -84,7 +84,7 @@ class FastEngine:
         self._compiled: Any = None
 
     def initial_state(self) -> RoundState:
-        """State before the first round."""
+        """Return the state before the first round."""
         aggregator = self._aggregator.initial_state()
         return RoundState(
             round_number=0,
@@ -97,7 +97,7 @@ class FastEngine:
     def run_round(
         self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
     ) -> RoundResult:
-        """One round; see `federated.contract.Engine`.
+        """Run one round; see `federated.contract.Engine`.
 
         Raises:
             BadInputError: a client index that does not exist, or is there twice.

@@ -15,7 +15,7 @@ class Gradients(Protocol):
     """Gradients at different weights for each client."""
 
     def __call__(self, weights: Tensors, inputs: Tensors, labels: Tensor, mask: Tensor) -> tuple[Tensors, Tensor]:
-        """Gradient of the mean loss over each client's real rows; 0 where it has none.
+        """Return the gradient of the mean loss over each client's real rows; 0 where it has none.
 
         Args:
             weights: each [c, ...].

@@ -30,7 +30,7 @@ class ChunkTensors:
     present: Tensor
 
     def one(self, client: Tensor) -> ChunkTensors:
-        """One client, with no step more than it needs."""
+        """Return one client, with no step more than it needs."""
         batch = tf.shape(self.labels)[2]
         count = self.counts[client]
         steps = (count + batch - 1) // batch

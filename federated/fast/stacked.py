@@ -56,7 +56,7 @@ class StackedModel:
         self._index = {weight.ref(): i for i, weight in enumerate(model.keras.trainable_weights)}
 
     def predict(self, weights: Tensors, inputs: Tensors, clients: Tensor) -> Tensor:
-        """Predictions.
+        """Return the predictions.
 
         Args:
             weights: trainable weights, each [c, ...].
@@ -131,7 +131,7 @@ def _dense(layer: Any, own: Tensors, rows: Tensor, clients: Tensor) -> Tensor:
 
 
 def _embedding(table: Tensor, rows: Tensor, clients: Tensor) -> Tensor:
-    """Looked-up rows; an id outside of the table gives zeros and moves nothing, on every device."""
+    """Return the looked-up rows; an id outside of the table gives zeros and moves nothing, on every device."""
     given = tf.reshape(tf.cast(rows, tf.int64), [clients, -1])
     known = tf.logical_and(given >= 0, given < table.shape[1])
     values = _lookup(table, tf.where(known, given, tf.zeros_like(given)))

@@ -95,7 +95,7 @@ def _updates(first: int, included: NDArray[np.bool_], size: int, norm: float) ->
 def _by_server(
     plan: FederatedPlan, included: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], DpEvent]:
-    """Scores, coins and event of one round with all canaries, or of a few where noise is correlated over them."""
+    """Return scores, coins and event of a round with all canaries, or of a few where noise is correlated over them."""
     base = mechanism_plan(plan.base, canaries=included.size)
     short = replace(plan, base=base, attendance=Attendance())
     size, rounds = int(base.units or 0), base.steps
@@ -116,7 +116,7 @@ def _by_server(
 
 
 def _partial(aggregator: Any, state: Any, updates: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Sum of some canaries' clipped updates, as the round engines ask for it."""
+    """Return the sum of some canaries' clipped updates, as the round engines ask for it."""
     import tensorflow as tf
 
     count = len(updates)
@@ -128,7 +128,7 @@ def _partial(aggregator: Any, state: Any, updates: NDArray[np.float32]) -> list[
 def _by_shares(
     plan: FederatedPlan, noise: DistributedNoise, included: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], DpEvent]:
-    """Scores, coins and event of rounds of an epoch in which just enough clients report."""
+    """Return the scores, coins and event of rounds of an epoch in which just enough clients report."""
     # A coordinate for each client of a round; what is rotated has as many numbers as the plan accounts.
     each = min(noise.min_clients, noise.dimension)
     rounds = max(1, min(included.size // each, _DRAWS // (noise.dimension * noise.min_clients), plan.rounds))

@@ -72,11 +72,11 @@ class DistributedAggregator:
         return self.noise.update_bytes
 
     def initial_state(self) -> AggregatorState:
-        """Round, rounds released, and numbers that wrapped around: int64, []."""
+        """Return the round, rounds released, and numbers that wrapped around: int64, []."""
         return {_ROUND: np.int64(0), RELEASED: np.int64(0), WRAPPED: np.int64(0)}
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
-        """Sum of some clients' encoded updates.
+        """Return the sum of some clients' encoded updates.
 
         Args:
             state: see `initial_state`.

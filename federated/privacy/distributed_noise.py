@@ -162,7 +162,7 @@ class DistributedNoise:
         return SelfComposedDpEvent(one, epochs)
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the JSON values."""
         return asdict(self)
 
 

@@ -23,12 +23,12 @@ _MOST_TRIES = 2000  # all of them fail with a chance below BETA^2000 = 2^-1442
 
 
 def padded_size(numbers: int) -> int:
-    """Least power of two that is not below a number."""
+    """Return the least power of two that is not below a number."""
     return 1 << max(0, numbers - 1).bit_length()
 
 
 def squared_norm_bound(norm: float, dimension: int) -> int:
-    """Squared L2 norm within which a vector is, with chance 1 - BETA or more, after each number was rounded at random.
+    """Return a bound on the squared L2 norm of a randomly rounded vector; it holds with chance 1 - BETA or more.
 
     Kairouz, Liu and Steinke 2021, proposition 22: the lesser of (norm + sqrt(d))^2, which always holds, and
     norm^2 + d/4 + sqrt(2 log(1/beta)) (norm + sqrt(d)/2). Rounded down: the square of whole numbers is one.
@@ -70,7 +70,7 @@ def signs(dimension: int, *, seed: int, round_number: int) -> Floats:
 
 
 def hadamard(rows: Floats) -> Floats:
-    """Each row times the Hadamard matrix over the square root of its size: orthogonal, and its own inverse.
+    """Return each row times the Hadamard matrix over the square root of its size: orthogonal, and its own inverse.
 
     Args:
         rows: float64, [rows, d], d a power of two.
@@ -85,7 +85,7 @@ def hadamard(rows: Floats) -> Floats:
 
 
 def rotated(rows: Floats, flips: Floats) -> Floats:
-    """Rows, padded with zeros, times signs, times Hadamard.
+    """Return rows, padded with zeros, times signs, times Hadamard.
 
     Args:
         rows: float64, [rows, numbers].
@@ -127,6 +127,6 @@ def rounded(row: Floats, *, squared_norm: int, uniform: Callable[[int], Floats])
 
 
 def wrapped(values: Integers, bits: int) -> Integers:
-    """Whole numbers modulo 2^bits, from -2^(bits - 1) to 2^(bits - 1) - 1, int64."""
+    """Return whole numbers modulo 2^bits, from -2^(bits - 1) to 2^(bits - 1) - 1, int64."""
     half = np.int64(1 << (bits - 1))
     return np.asarray(((values + half) & np.int64((1 << bits) - 1)) - half)

@@ -33,7 +33,7 @@ _NORM = "clipping_norm"
 
 
 def lengths(updates: Sequence[Tensor]) -> Tensor:
-    """L2 norm of each client's update over all variables, float64, [clients]; not finite where an update is not.
+    """Return each client's L2 norm over all variables of its update, float64, [clients]; not finite where that is not.
 
     Squares are summed in float32, which is fast. Where one overflows, those of its client are summed again with each
     part over its largest number; other clients keep their bits. What underflow takes, below 1e-19 in a coordinate, is
@@ -60,7 +60,7 @@ def lengths(updates: Sequence[Tensor]) -> Tensor:
 
 
 def clipped_sum(updates: Sequence[Tensor], present: Tensor, norm: Tensor) -> tuple[Tensors, Tensor]:
-    """Sum of updates, each scaled to an L2 norm of at most `norm` over all variables.
+    """Return the sum of updates, each scaled to an L2 norm of at most `norm` over all variables.
 
     An update that is not finite counts as zero: scaling would spread it.
 
@@ -129,7 +129,7 @@ class GaussianAggregator:
         return {_NORM: np.float32(self.plan.base.clipping.norm)}
 
     def partial(self, state: AggregatorState, updates: Tensors, num_examples: Tensor, present: Tensor) -> Tensors:
-        """Clipped sum of some clients' updates; sums of disjoint parts of a cohort add up to that of the cohort.
+        """Return the clipped sum of some clients' updates; those of disjoint parts of a cohort add up to the cohort's.
 
         Args:
             state: see `initial_state`.

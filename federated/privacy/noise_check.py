@@ -72,7 +72,7 @@ def distributed_deviations(plan: FederatedPlan, noise: DistributedNoise) -> list
 
 
 def moments(family: Family, parameter: float) -> tuple[float, float]:
-    """Variance, and kurtosis above that of a Gaussian, of integer noise; in float64, apart from the sampler's tables.
+    """Return variance and excess kurtosis of integer noise, in float64, apart from the sampler's tables.
 
     Skellam (Skellam 1946): v and 1 / v. Discrete Gaussian: sums over exp(-k^2 / (2 v)).
 

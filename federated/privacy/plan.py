@@ -317,7 +317,7 @@ class FederatedPlan:
         return epsilon_of(event, delta=self.delta, relation=self.relation)
 
     def epsilon(self) -> float:
-        """Headline epsilon at `delta`.
+        """Return the headline epsilon at `delta`.
 
         Raises:
             AccountingError: none is known.
@@ -327,7 +327,7 @@ class FederatedPlan:
         return epsilon_of(self.event, delta=self.delta, relation=self.relation)
 
     def guarantee(self) -> Guarantee:
-        """Epsilon by both accountants, and the curve.
+        """Return epsilon by both accountants, and the curve.
 
         Raises:
             AccountingError: there is none.
@@ -364,5 +364,5 @@ class FederatedPlan:
         return found if self.distributed is None else {**found, "distributed": self.distributed.parameters()}
 
     def digest(self) -> str:
-        """SHA-256 over the parameters."""
+        """Return the SHA-256 over the parameters."""
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()

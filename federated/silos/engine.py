@@ -77,7 +77,7 @@ class LocalOptimizer:
         self._rate.assign(learning_rate(self._section, round_number))
 
     def apply_gradients(self, pairs: Any) -> None:
-        """One step; called within the graph of a private step.
+        """Make one step; called within the graph of a private step.
 
         Args:
             pairs: (gradient, variable) each.
@@ -170,7 +170,7 @@ class SiloEngine:
         return f"{self._silos[0].steps.reader.noise.generator}, a key of its own for each silo"
 
     def initial_state(self) -> RoundState:
-        """State before the first round."""
+        """Return the state before the first round."""
         return RoundState(
             round_number=0,
             weights=self._model.weights(),

@@ -191,7 +191,7 @@ class SiloPlan:
         return self.base.event_of(min(rounds * self.local_steps, self.steps))
 
     def guarantee(self) -> Guarantee:
-        """Epsilon by both accountants, and the curve.
+        """Return epsilon by both accountants, and the curve.
 
         Raises:
             AccountingError: there is none.
@@ -203,5 +203,5 @@ class SiloPlan:
         return {**self.base.parameters(), "silos": dict(self.silos), "local_steps": self.local_steps}
 
     def digest(self) -> str:
-        """SHA-256 over the parameters."""
+        """Return the SHA-256 over the parameters."""
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()

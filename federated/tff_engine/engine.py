@@ -72,7 +72,7 @@ class TffEngine:
             self._template = self._process.initialize()
 
     def initial_state(self) -> RoundState:
-        """State before the first round."""
+        """Return the state before the first round."""
         return RoundState(
             round_number=0,
             weights=self._model.weights(),
@@ -83,7 +83,7 @@ class TffEngine:
     def run_round(
         self, state: RoundState, cohort: IntArray, *, present: npt.NDArray[np.bool_] | None = None
     ) -> RoundResult:
-        """One round; see `federated.contract.Engine`.
+        """Run one round; see `federated.contract.Engine`.
 
         A cohort of which nobody is present changes nothing without an aggregator of TFF, which needs a client.
 

@@ -111,7 +111,7 @@ class TffWorker:
 
     @contextlib.contextmanager
     def call(self) -> Iterator[None]:
-        """TFF computations inside run in this worker, for `timeout` seconds at most.
+        """Let TFF computations inside run in this worker, for `timeout` seconds at most.
 
         Raises:
             PipelineError: the worker is dead, or was killed because it did not answer in time.

@@ -62,7 +62,7 @@ class EncryptedBackend:
         return _trainer(inputs.config).verify(inputs)
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Trains, converts the trained model and writes both below `inputs.model_dir`.
+        """Train, convert the trained model and write both below `inputs.model_dir`.
 
         Raises:
             BadInputError: a layer cannot be converted (before any data is read); else as the backend that trains does.

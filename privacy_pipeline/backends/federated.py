@@ -177,7 +177,7 @@ def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> E
 
 @contextmanager
 def _worker(config: PipelineConfig) -> Iterator[TffWorker | None]:
-    """TensorFlow Federated's worker process where the config asks for that engine; it ends with the training."""
+    """Start TensorFlow Federated's worker process where the config asks for that engine; it ends with the training."""
     if federated_plan.section_of(config).algorithm.engine != "tff":
         yield None
         return

@@ -214,7 +214,7 @@ def model_of(
 
 
 def batch_specs(model: Any, specs: Mapping[str, InputSpec]) -> tuple[dict[str, Any], Any]:
-    """`tf.TensorSpec` of a batch: the model's inputs by name, and the labels as `read_examples` gives them."""
+    """Return a batch's `tf.TensorSpec`: the model's inputs by name, and the labels as `read_examples` gives them."""
     inputs = {name: tf.TensorSpec([None, *specs[name].shape], specs[name].dtype) for name in model.input_names}
     return inputs, tf.TensorSpec([None, 1], tf.float32)
 

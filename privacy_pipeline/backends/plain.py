@@ -21,23 +21,23 @@ class PlainBackend:
     name = "plain"
 
     def plan(self, *, config: PipelineConfig, units: int | None) -> None:
-        """No mechanism: a plain run claims nothing."""
+        """Return no mechanism: a plain run claims nothing."""
         return None
 
     def examine(
         self, *, config: PipelineConfig, features: FeaturePlan, plan: MechanismPlan, specs: Specs
     ) -> Verdict | None:
-        """Nothing: no example's gradient is clipped."""
+        """Examine nothing: no example's gradient is clipped."""
         del config, features, plan, specs
         return None
 
     def verify(self, inputs: TrainingInputs) -> Audits:
-        """Nothing: there is no noise."""
+        """Verify nothing: there is no noise."""
         del inputs
         return ()
 
     def train(self, inputs: TrainingInputs) -> Executed:
-        """Trains, and writes the SavedModel.
+        """Train, and write the SavedModel.
 
         Raises:
             BadInputError: the train split is empty, or the model is not usable.

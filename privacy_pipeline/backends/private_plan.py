@@ -140,7 +140,7 @@ def _section(config: PipelineConfig) -> DpSgdSection:
 
 
 def _default_cap(config: PipelineConfig, units: int | None) -> int | None:
-    """Where to cut batches so that this costs next to nothing of delta, also in budgets with a high cap."""
+    """Return where to cut batches so that this costs next to nothing of delta, also in budgets with a high cap."""
     section, training = _section(config), config.training
     if section.sampling != "truncated_poisson":
         return None

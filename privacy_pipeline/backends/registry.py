@@ -17,7 +17,7 @@ _BACKENDS = {
 
 
 def relation_of(config: PipelineConfig) -> Relation | None:
-    """Neighbouring relation under which a config's backend states its guarantee; None where it states none."""
+    """Return the neighbouring relation of a config's backend's guarantee; None where it states none."""
     if not config.training.claims_guarantee:
         return None
     return Relation(config.training.dp_sgd.relation) if config.training.dp_sgd else Relation.ZERO_OUT

@@ -152,7 +152,7 @@ def private_step(
     spec: Any,
     seeded: bool = False,
 ) -> PrivateStep:
-    """One DP-SGD update of `model`'s trainable variables.
+    """Return the step that makes one DP-SGD update of `model`'s trainable variables.
 
     The gradient of each example is clipped to L2 norm `clipping_norm`; to their sum comes Gaussian noise of standard
     deviation `noise_multiplier * clipping_norm` in each coordinate; the sum is divided by the expected batch size,

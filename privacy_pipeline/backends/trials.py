@@ -129,7 +129,7 @@ def _audits(inputs: TrainingInputs) -> Audits:
 
 
 def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Executed]:
-    """One trial: score, weights, and what ran. The score of a model that gives no numbers is the lowest."""
+    """Run one trial: score, weights, and what ran. The score of a model that gives no numbers is the lowest."""
     import tensorflow as tf
 
     from privacy_pipeline.backends import keras_io

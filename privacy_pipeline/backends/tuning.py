@@ -205,7 +205,7 @@ def trial_plan(config: PipelineConfig, point: Point, *, units: int | None, like:
 
 
 def first_trial(config: PipelineConfig, plan: MechanismPlan) -> tuple[PipelineConfig, MechanismPlan]:
-    """Config and plan of the trial of the first point, of the plan of a whole tuning.
+    """Return the config and plan of the trial of the first point, of the plan of a whole tuning.
 
     Raises:
         PipelineError: the trial has another event than the one that is accounted for.
@@ -215,7 +215,7 @@ def first_trial(config: PipelineConfig, plan: MechanismPlan) -> tuple[PipelineCo
 
 
 def _untrained(inputs: TrainingInputs, section: TuningSection) -> Executed:
-    """No trial was drawn, which Poisson's distribution allows: a result that does not depend on the data.
+    """Return a result that does not depend on the data: no trial was drawn, which Poisson's distribution allows.
 
     Papernot and Steinke 2022, section 3.3: the algorithm "returns some arbitrary output independent from the input".
     Here that is a model of the space as it was initialised, and its event is the planned one all the same.

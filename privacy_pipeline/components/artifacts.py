@@ -161,7 +161,7 @@ def require_model(model: Any, folder: Path | None = None) -> None:
 
 
 def digest_of_folder(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files below a folder."""
+    """Return the SHA-256 over the names and contents of all files below a folder."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = hashlib.sha256()

@@ -186,7 +186,7 @@ class SiloPrivacySection(SiloMechanism):
 
 
 def not_of_silos(algorithm: FederatedAlgorithm) -> str | None:
-    """Why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
+    """Return why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
     if algorithm.name != "fedavg":
         return f"`silo_privacy` makes the local steps of `fedavg`, not of `{algorithm.name}`"
     if algorithm.engine != "fast":

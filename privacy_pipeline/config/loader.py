@@ -35,5 +35,5 @@ def load_config(path: Path, *, overrides: Sequence[str] = ()) -> PipelineConfig:
 
 
 def config_json_schema() -> dict[str, object]:
-    """JSON schema of the YAML file, for editors and documentation."""
+    """Return the JSON schema of the YAML file, for editors and documentation."""
     return PipelineConfig.model_json_schema(by_alias=True)

@@ -77,7 +77,7 @@ class _Line:
 
 
 def explain(*, error: ValidationError, document: Document, root: type[BaseModel] = PipelineConfig) -> BadInputError:
-    """One error with a line for each thing that is wrong, in the order of the file.
+    """Return one error with a line for each thing that is wrong, in the order of the file.
 
     Args:
         error: what pydantic found.

@@ -47,7 +47,7 @@ class Document:
     overrides: list[tuple[KeyPath, str]] = field(default_factory=list)
 
     def origin(self, path: KeyPath) -> Origin:
-        """Origin of the nearest written ancestor of `path`, itself included."""
+        """Return the origin of the nearest written ancestor of `path`, itself included."""
         while path and path not in self.origins:
             path = path[:-1]
         return self.origins[path]

@@ -73,7 +73,7 @@ class SpaceSection(_Section):
         return self.model_dump(exclude_none=True)
 
     def points(self) -> list[Point]:
-        """All combinations, in a fixed order."""
+        """Return all combinations, in a fixed order."""
         values = self.values
         return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 

@@ -142,7 +142,7 @@ def _run(command: Sequence[str | Path]) -> None:
 
 
 def _reason(text: str) -> str:
-    """From the line that names the error on, however a program wraps what follows; else the last lines."""
+    """Return the text from the line that names the error on, also where a program wraps it; else the last lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = next((at for at, line in enumerate(lines) if _ERROR.match(line)), max(0, len(lines) - _LAST_LINES))
     return " ".join(lines[first:])[:_LONGEST]

@@ -25,7 +25,7 @@ class AddSums(beam.CombineFn):
     """Adds contributions cell by cell."""
 
     def create_accumulator(self) -> Sums:
-        """Nothing yet."""
+        """Return an empty sum."""
         return {}
 
     def add_input(self, accumulator: Sums, element: Mapping[Cell, int]) -> Sums:
@@ -63,7 +63,7 @@ class ExactSums(beam.PTransform):
         self._key = secrets.token_bytes(32)
 
     def expand(self, input_or_inputs: Any) -> Any:
-        """Bounds, turns into integers, adds."""
+        """Bound the rows of each unit, turn them into integers, and add them."""
         plan = self._release.plan
         if plan.unit == "row":
             units = input_or_inputs | "OneRow" >> beam.Map(lambda pair: [pair[1]])

@@ -80,7 +80,7 @@ def ratio(
 
 
 def sampling_of_ratio(hits: int, misses: int, *, scale: float, bound: int = 1) -> Sampling:
-    """How the numbers of a `ratio` come about.
+    """Return how the numbers of a `ratio` come about.
 
     Args:
         hits, misses: how many noisy counts are added up for each.
@@ -95,7 +95,7 @@ def sampling_of_ratio(hits: int, misses: int, *, scale: float, bound: int = 1) -
 
 
 def mean(noisy: Noisy, *, bound: int = 1, confidence: float = CONFIDENCE) -> Interval:
-    """Mean of the clamped values, of the population that the rows are a sample of.
+    """Return the mean of the clamped values, of the population that the rows are a sample of.
 
     Values that are moved and scaled to [0, 1] are in convex order below hits and misses of the same mean, so that no
     second moment has to be released. The interval is that of a proportion, whatever the values are.
@@ -123,7 +123,7 @@ def mean(noisy: Noisy, *, bound: int = 1, confidence: float = CONFIDENCE) -> Int
 
 
 def sampling_of_mean(scale: float, *, bound: int = 1) -> Sampling:
-    """How half of (n + total) and of (n - total) come about, for a total of n values in [-1, 1].
+    """Return how half of (n + total) and of (n - total) come about, for a total of n values in [-1, 1].
 
     Args:
         scale: standard deviation of the noise on n, and of that on the total.
@@ -137,7 +137,7 @@ def sampling_of_mean(scale: float, *, bound: int = 1) -> Sampling:
 
 
 def total(noisy: Noisy, *, confidence: float = CONFIDENCE) -> Interval:
-    """Sum of the clamped values of this split: noise is the only error.
+    """Return the sum of the clamped values of this split: noise is the only error.
 
     Args:
         noisy: answer to a `Moments` query.
@@ -210,7 +210,7 @@ def quantile_interval(noisy: Noisy, share: float, *, confidence: float = CONFIDE
 
 
 def _above_quantile(noisy: Noisy, share: float) -> tuple[Histogram, NDArray[np.float64], NDArray[np.float64]]:
-    """For each edge the rows below it less `share` of all, and the standard deviation of the noise on that."""
+    """Return, for each edge, the rows below it less `share` of all, and the standard deviation of the noise on that."""
     import numpy as np
 
     query = noisy.query
@@ -262,7 +262,7 @@ def vocabulary(noisy: Noisy, *, most: int) -> tuple[str, ...]:
 
 
 def rates(confusion: Mapping[str, float], *, scale: float, bound: int = 1) -> dict[str, Interval]:
-    """Accuracy, precision and recall from noisy confusion counts.
+    """Return the accuracy, precision and recall from noisy confusion counts.
 
     Args:
         confusion: noisy counts `tp`, `fp`, `tn` and `fn`.
@@ -278,12 +278,12 @@ def rates(confusion: Mapping[str, float], *, scale: float, bound: int = 1) -> di
 
 
 def linear_edges(minimum: float, maximum: float, *, intervals: int) -> tuple[float, ...]:
-    """Public edges of equal distance."""
+    """Return public edges of equal distance."""
     return tuple(minimum + (maximum - minimum) * index / intervals for index in range(intervals + 1))
 
 
 def logarithmic_edges(*, smallest: int = -20, largest: int = 40) -> tuple[float, ...]:
-    """Public edges for numbers of any size: 0 and the powers of two, of both signs.
+    """Return public edges for numbers of any size: 0 and the powers of two, of both signs.
 
     Args:
         smallest: exponent of the smallest.

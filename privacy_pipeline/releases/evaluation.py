@@ -96,7 +96,7 @@ def evaluation_release(
     epsilon: float,
     delta: float,
 ) -> Release:
-    """Confusion counts of the whole eval split and of slices of it, which share one budget evenly.
+    """Return the confusion counts of the whole eval split and of slices of it, which share one budget evenly.
 
     Args:
         slices: columns to slice by; several columns make a crossed slice.
@@ -160,7 +160,7 @@ def evaluated(
     budget: str,
     ledger_entry: int,
 ) -> DpEvaluation:
-    """Everything that follows from the noisy counts, the overall slice first.
+    """Return everything that follows from the noisy counts, the overall slice first.
 
     Args:
         release: what was asked.

@@ -67,7 +67,7 @@ def _opendp() -> Any:
 
 
 def chance_above(threshold: int, *, scale: float) -> float:
-    """Bound on the chance that discrete Gaussian noise is `threshold` or more.
+    """Return a bound on the chance that discrete Gaussian noise is `threshold` or more.
 
     Of its probability f(x) / sum of f over all integers, with f(x) = exp(-x^2 / (2 scale^2)), the denominator is at
     least sqrt(2 pi) scale by Poisson summation, and f falls above 0, so that a sum from t on is at most the integral

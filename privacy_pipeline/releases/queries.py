@@ -48,15 +48,15 @@ class Query(ABC):
 
     @abstractmethod
     def sensitivity_squared(self, bound: int) -> int:
-        """Square of the L2 norm that the contribution of a unit with at most `bound` rows cannot exceed."""
+        """Return the square of the L2 norm that the contribution of a unit with at most `bound` rows cannot exceed."""
 
     @abstractmethod
     def describe(self) -> dict[str, object]:
-        """Kind and parameters as JSON values."""
+        """Return kind and parameters as JSON values."""
 
 
 def cell_name(values: Sequence[str]) -> str:
-    """Name of the cell of a cross of values."""
+    """Return the name of the cell of a cross of values."""
     return json.dumps(list(values))
 
 
@@ -104,7 +104,7 @@ class Counts(Query):
         return tuple(cell_name(values) for values in self.combinations())
 
     def combinations(self) -> tuple[tuple[str, ...], ...]:
-        """All combinations of values, in the order of `cells`."""
+        """Return all combinations of values, in the order of `cells`."""
         return tuple(itertools.product(*self.domains))
 
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
@@ -117,11 +117,11 @@ class Counts(Query):
         return counts
 
     def sensitivity_squared(self, bound: int) -> int:
-        """All rows in one cell."""
+        """Return the square for the worst case: all rows in one cell."""
         return bound**2
 
     def describe(self) -> dict[str, object]:
-        """Kind and parameters."""
+        """Return kind and parameters."""
         return {"kind": "counts", "columns": list(self.columns), "domains": [list(domain) for domain in self.domains]}
 
 
@@ -154,11 +154,11 @@ class Histogram(Query):
         return Counter(str(bisect_right(self.edges, number)) for number in numbers if number is not None)
 
     def sensitivity_squared(self, bound: int) -> int:
-        """All rows in one interval."""
+        """Return the square for the worst case: all rows in one interval."""
         return bound**2
 
     def describe(self) -> dict[str, object]:
-        """Kind and parameters."""
+        """Return kind and parameters."""
         return {"kind": "histogram", "column": self.column, "edges": list(self.edges)}
 
 
@@ -210,11 +210,11 @@ class Moments(Query):
         return min(max(scaled, -UNIT_OF_FIXED_POINT), UNIT_OF_FIXED_POINT)
 
     def sensitivity_squared(self, bound: int) -> int:
-        """All rows at the same end of the range."""
+        """Return the square for the worst case: all rows at the same end of the range."""
         return 2 * (bound * UNIT_OF_FIXED_POINT) ** 2
 
     def describe(self) -> dict[str, object]:
-        """Kind and parameters."""
+        """Return kind and parameters."""
         return {"kind": "moments", "column": self.column, "minimum": self.minimum, "maximum": self.maximum}
 
 
@@ -237,14 +237,14 @@ class Vocabulary(Query):
         return None
 
     def contribution(self, rows: Sequence[Row]) -> Mapping[str, int]:
-        """1 for each different value of the unit."""
+        """Return 1 for each different value of the unit."""
         values = {text_of(row.get(self.column)) for row in rows}
         return {value: 1 for value in values if value is not None}
 
     def sensitivity_squared(self, bound: int) -> int:
-        """Return a different value in each row."""
+        """Return the square for the worst case: a different value in each row."""
         return bound
 
     def describe(self) -> dict[str, object]:
-        """Kind and parameters."""
+        """Return kind and parameters."""
         return {"kind": "vocabulary", "column": self.column}

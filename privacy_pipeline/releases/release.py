@@ -104,7 +104,7 @@ class Release:
 def registered_release(
     queries: Sequence[Query], *, kind: str, registration: Registration, split: str, epsilon: float, delta: float
 ) -> Release:
-    """`plan_release` with the facts of a registered dataset; the number of units stays out where it is secret.
+    """Return `plan_release` with the facts of a registered dataset, without the number of units where it is secret.
 
     Args:
         queries: what to ask.

@@ -83,7 +83,7 @@ class ChargedExperiment:
         }
 
     def digest(self) -> str:
-        """SHA-256 over the parameters."""
+        """Return the SHA-256 over the parameters."""
         return parameters_digest(self.parameters())
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:
@@ -159,7 +159,7 @@ def _distributed(section: PrivacySection) -> DistributedSettings | None:
 
 
 def require_room(config: ExperimentConfig, charge: ChargedExperiment, features: FeaturePlan) -> None:
-    """Refuses, before anything is spent, a model that the plan's encoding has no room for.
+    """Refuse, before anything is spent, a model that the plan's encoding has no room for.
 
     Args:
         config: settings.

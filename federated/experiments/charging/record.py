@@ -63,7 +63,7 @@ class RoundsPlan(Protocol):
         """Return the DpEvent of the first rounds."""
 
     def guarantee(self) -> Guarantee:
-        """Epsilon by both accountants."""
+        """Return epsilon by both accountants."""
 
 
 class Charge(ChargedPlan, Protocol):

@@ -56,7 +56,7 @@ def register_clients(
 def _read(
     config: ExperimentConfig, source: ResolvedSource, secret: bytes, tell: Callable[[str], None]
 ) -> tuple[Registration, Contents]:
-    """All that is registered of the data: every reading is one of the same private copy."""
+    """Return all that is registered of the data: every reading is one of the same private copy."""
     dataset, unit = config.data.dataset, config.data.dataset.privacy_unit
     for note in look_through(config.data, source=source).notes:
         tell(note)

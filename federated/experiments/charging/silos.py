@@ -77,7 +77,7 @@ class ChargedSilos:
         }
 
     def digest(self) -> str:
-        """SHA-256 over the parameters."""
+        """Return the SHA-256 over the parameters."""
         return parameters_digest(self.parameters())
 
     def statement(self, config: ExperimentConfig, counted: Mapping[str, Any]) -> Statement:

@@ -144,7 +144,7 @@ def _answer(task: Mapping[str, Any], seen: Visible, *, use: str) -> tuple[dict[s
 
 
 def _texts(value: Any) -> tuple[str, str]:
-    """Two lines that code of a user's may have written."""
+    """Return two lines that a user's code may have written."""
     first, second, *_ = [*value, "", ""] if isinstance(value, list) else (str(value), "")
     found = [process.printable(str(one)).replace("\n", " ")[:_LONGEST] for one in (first, second)]
     return found[0], found[1]

@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def _inside(cell: Cell, outer: int) -> int:
-    """Process 1 of the new namespace: builds the root, moves there and becomes the command."""
+    """Run process 1 of the new namespace: build the root, move there and become the command."""
     # Its parent has no number in here; that it is gone shows in the pipe that it held.
     die_with_parent(0)
     poll = select.poll()

@@ -63,7 +63,7 @@ def visible(section: ModelSection, private: Private) -> Visible:
 
 
 def hash_of_files(config: PipelineConfig) -> str:
-    """SHA-256 over the names and contents of the files under `model.files`, for cache keys; empty where none are.
+    """Return the SHA-256 over names and contents of the files of `model.files`, for cache keys; empty without files.
 
     Raises:
         BadInputError: as `visible`.
@@ -116,7 +116,7 @@ class Private:
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Private:
-        """Those of a config."""
+        """Return the private folders of a config."""
         return cls(data=config.dataset.path, workspace=config.workspace, ledger=config.ledger)
 
     def require_hidden(self, shown: Sequence[str]) -> None:
@@ -171,7 +171,7 @@ class Private:
 
 
 def _walked(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """All files below a folder, behind links too."""
+    """Yield all files below a folder, behind links too."""
     if not folder.is_dir() or real(folder) in seen:
         return
     seen.add(real(folder))

@@ -26,7 +26,7 @@ _NOT_THE_USERS = ("site-packages", "dist-packages")
 
 
 def hash_of_user_code(dotted: str, *, root: Path) -> str:
-    """SHA-256 over the sources of a module (`sources_of`); where their folders lie does not count.
+    """Return the SHA-256 over the sources of a module (`sources_of`); where their folders lie does not count.
 
     Args:
         dotted: module name as the config gives it.
@@ -95,7 +95,7 @@ def _read_sources(dotted: str, root: Path) -> dict[str, Source]:
 
 
 def _folders(dotted: str, root: Path) -> list[Path]:
-    """Where the user's modules are looked for: `root`, and the folder of an installed or PYTHONPATH module."""
+    """Return where the user's modules are looked for: `root`, and the folder of an installed or PYTHONPATH module."""
     folders = [root]
     spec = importlib.machinery.PathFinder.find_spec(dotted.partition(".")[0], [str(root), *sys.path])
     if spec is not None and spec.origin is not None:

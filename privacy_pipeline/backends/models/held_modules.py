@@ -46,7 +46,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Where a module of the sources comes from; None for any other."""
+        """Return where a module of the sources comes from; None for any other."""
         source = self._sources.get(fullname)
         if source is None:
             return None

@@ -61,7 +61,7 @@ def resolve(use: str) -> ModelCode:
 
 
 def preprocessing_of(use: str) -> str:
-    """Dotted path of the `preprocessing_fn` that `model.use` stands for; nothing is imported.
+    """Return the dotted path of the `preprocessing_fn` that `model.use` stands for; nothing is imported.
 
     Raises:
         BadInputError: as `defined_by`.
@@ -70,7 +70,7 @@ def preprocessing_of(use: str) -> str:
 
 
 def defined_by(use: str) -> frozenset[str]:
-    """Which of the two functions a module defines, read from its source: nothing is imported.
+    """Return which of the two functions a module defines, read from its source: nothing is imported.
 
     Args:
         use: `tabular`, or a dotted module name.

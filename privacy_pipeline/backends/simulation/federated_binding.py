@@ -52,7 +52,7 @@ def binding_of(
 
 
 def _forward(model: FederatedModel) -> Any:
-    """Graph of the model alone: names of layers vary from call to call, what they compute does not."""
+    """Return the graph of the model alone: names of layers vary from call to call, what they compute does not."""
 
     def forward(*inputs: Any) -> Any:
         return model.predict(list(inputs), training=True)

@@ -38,7 +38,7 @@ def section_of(config: PipelineConfig) -> FederatedSection:
 
 
 def cohort_plan(config: PipelineConfig, *, clients: int) -> CohortPlan:
-    """Who takes part in the rounds of a run that claims no guarantee.
+    """Return who takes part in the rounds of a run that claims no guarantee.
 
     Raises:
         BadInputError: a round has more clients than there are.

@@ -110,7 +110,7 @@ def evaluate_charged(
 
 
 def to_text(answers: Mapping[str, Noisy]) -> str:
-    """Noisy answers as text; exact ones have no such form."""
+    """Return noisy answers as text; exact ones have no such form."""
     return json.dumps({name: dict(answer.values) for name, answer in answers.items()})
 
 

@@ -129,7 +129,7 @@ def released_charged(
     places: Places,
     count: Callable[[Release], Mapping[str, Noisy]],
 ) -> DpStatistics:
-    """Releases, with the budget reserved before the first read of data and never given back after it.
+    """Release, with the budget reserved before the first read of data and never given back after it.
 
     Args:
         request: what is asked.

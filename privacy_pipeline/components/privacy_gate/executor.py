@@ -39,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Decides, sets `blessed` and `current_model_id`, and writes BLESSED or NOT_BLESSED as Evaluator does."""
+        """Decide, set `blessed` and `current_model_id`, and write BLESSED or NOT_BLESSED as Evaluator does."""
         model = artifact_utils.get_single_instance(input_dict["model"])
         folder = Path(artifact_utils.get_single_uri(input_dict["privacy_record"]))
         record = PrivacyRecord.model_validate_json((folder / RECORD_FILE).read_text())

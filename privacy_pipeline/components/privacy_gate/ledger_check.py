@@ -32,7 +32,7 @@ class _Named:
 
 
 def ledger_reasons(record: PrivacyRecord, evaluation: DpEvaluation | None, *, url: str) -> list[str]:
-    """Why the ledger does not bear out what was stated; none where nothing was charged, or all is as it should be.
+    """Return why the ledger does not confirm what was stated; none where nothing was charged, or where it does.
 
     Holds each named entry's run, event, budget and receipt against the ledger, and the budget against its cap. What
     cannot be looked up is a reason too.
@@ -65,7 +65,7 @@ def ledger_reasons(record: PrivacyRecord, evaluation: DpEvaluation | None, *, ur
 
 
 def pin_reasons(*, url: str, data: Sequence[Path], workspace: Path) -> list[str]:
-    """Why the ledger is not the one that the data and the workspace belong to; none where it is, or nothing is pinned.
+    """Return why the ledger is not that of the data and the workspace; none where it is, or nothing is pinned.
 
     Args:
         url: SQLAlchemy URL of the ledger.

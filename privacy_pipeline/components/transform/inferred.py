@@ -15,7 +15,7 @@ _TOP_VALUES = 100
 
 
 def preprocessing_fn(inputs: dict[str, Any], custom_config: dict[str, str]) -> dict[str, Any]:
-    """One vector `features` (float32, [batch, d]), the label, and the unit's key where there is one.
+    """Return one vector `features` (float32, [batch, d]), the label, and the unit's key where there is one.
 
     Strings become one-hot over their most frequent values, numbers are scaled to [0, 1] by the observed range.
 

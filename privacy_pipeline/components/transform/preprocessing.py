@@ -51,7 +51,7 @@ def preprocessing_fn(inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
 
 
 def encode(column: Column, raw: Any) -> Any:
-    """One column as floats, all zero where the value is missing or outside the public domain.
+    """Return one column as floats, all zero where the value is missing or outside the public domain.
 
     Args:
         column: its entry in the plan.
@@ -108,7 +108,7 @@ def _numeric(column: Column, values: Any) -> list[Any]:
 
 
 def _offset(values: Any, minimum: float, maximum: float) -> Any:
-    """How far each value lies above the minimum, within the range: float64, [batch].
+    """Return how far each value lies above the minimum, within the range: float64, [batch].
 
     Integers are subtracted as integers: seconds since 1970, dates and ids differ in digits that float32 does not have.
     """
@@ -121,7 +121,7 @@ def _offset(values: Any, minimum: float, maximum: float) -> Any:
 
 
 def label_of(plan: FeaturePlan, raw: Any) -> Any:
-    """1 for the positive class, 0 for any other label of the domain, -1 else: int64, [batch]."""
+    """Return 1 for the positive class, 0 for any other label of the domain, -1 else: int64, [batch]."""
     values = univalent(raw)
     known = ~is_missing(values)
     if plan.label_dtype == "bytes":
@@ -142,7 +142,7 @@ def label_of(plan: FeaturePlan, raw: Any) -> Any:
 
 
 def is_missing(values: Any) -> Any:
-    """Where a dense column, as `univalent` gives it, has no value: bool, shape [batch]."""
+    """Return where a dense column, as `univalent` gives it, has no value: bool, shape [batch]."""
     if values.dtype == tf.string:
         return tf.equal(values, _MISSING_BYTES)
     return tf.math.is_nan(values) if values.dtype.is_floating else tf.equal(values, _MISSING_INT)

@@ -98,7 +98,7 @@ def _proven(path: str, graph: Any, columns: dict[str, Any], made: dict[str, Any]
 
 
 def _filled_in(graph: Any, columns: Sequence[Any]) -> list[Any]:
-    """Dense tensors that hold the first values of each row of a sparse column, a fixed number of them."""
+    """Return dense tensors that hold the first values of each row of a sparse column, a fixed number of them."""
     sparse = [column for column in columns if isinstance(column, tf.SparseTensor) and column.shape.rank == 2]
     dense = [operation for operation in graph.get_operations() if operation.type == "SparseToDense"]
     return [operation.outputs[0] for operation in dense if any(_fills(operation, column) for column in sparse)]

@@ -220,7 +220,7 @@ async def _answered(
 
 
 def probabilities(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sigmoid of one logit a row, [rows, 1]; softmax of several, [rows, classes]."""
+    """Return the sigmoid of one logit a row, [rows, 1]; softmax of several, [rows, classes]."""
     if logits.shape[-1] == 1:
         single: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -logits))
         return single

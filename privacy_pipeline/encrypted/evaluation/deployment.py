@@ -106,7 +106,7 @@ class Deployment:
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[None]:
-        """From when clients are served until the end, at which all that was started has ended.
+        """Serve clients within the context; at its end, all that was started has ended.
 
         Raises:
             PipelineError: an address cannot be bound, a party does not come up in time, or failed meanwhile; names it.

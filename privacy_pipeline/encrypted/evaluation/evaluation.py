@@ -177,7 +177,7 @@ def _share(part: Array, whole: Array) -> float | None:
 
 
 def auc(scores: Array, truth: Array) -> float | None:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; None where there is only one class."""
+    """Return the area under the ROC curve by ranks (Mann-Whitney), ties counted half; None with only one class."""
     positive, negative = int(truth.sum()), int((~truth).sum())
     if not positive or not negative:
         return None

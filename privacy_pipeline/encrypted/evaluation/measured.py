@@ -85,7 +85,7 @@ class EncryptedEvaluation(_Part):
 
 
 def reasons(found: EncryptedEvaluation | None, *, announced: str, policy: EncryptedPolicy) -> list[str]:
-    """Why PrivacyGate refuses a model for the sake of its private predictions; none where it does not.
+    """Return why PrivacyGate refuses a model for the sake of its private predictions; none where it does not.
 
     Args:
         found: the evaluation; None where there is none.
@@ -103,7 +103,7 @@ def reasons(found: EncryptedEvaluation | None, *, announced: str, policy: Encryp
 
 
 def _apart(found: EncryptedEvaluation, policy: EncryptedPolicy) -> Iterator[str]:
-    """How plain and private predictions differ by more than the policy allows."""
+    """Yield how plain and private predictions differ by more than the policy allows."""
     if not found.agreement >= policy.min_agreement:
         yield (
             f"plain and encrypted agree on {found.agreement:.4%} of the rows, below the policy's "

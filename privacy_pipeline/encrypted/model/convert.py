@@ -299,7 +299,7 @@ def _kinds() -> dict[Any, Callable[[_Converter, Any, list[str], list[Shape]], st
 
 
 def _folded(model: PrivateModel) -> PrivateModel:
-    """Affine maps multiplied into the linear layer before them, where nothing else reads that layer."""
+    """Multiply affine maps into the linear layer before them, where nothing else reads that layer."""
     weights = dict(model.weights)
     layers: list[Layer] = []
     renamed: dict[str, str] = {}

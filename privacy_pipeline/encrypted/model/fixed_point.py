@@ -159,7 +159,7 @@ def _is_cut(layer: Layer) -> bool:
 
 
 def _exponent(largest: float, layer: str) -> int:
-    """Of the largest power of two at which a value of this size has at most VALUE_BITS bits."""
+    """Return the exponent of the largest power of two at which a value of this size has at most VALUE_BITS bits."""
     if largest == 0:
         return 16
     if not 2.0**-_EXPONENTS < largest < 2.0**_EXPONENTS:

@@ -19,7 +19,7 @@ Where = Callable[[int], str]  # index of a row -> the words for its place
 def encode_inputs(
     model: PrivateModel, inputs: Mapping[str, NDArray[Any]], *, rows: int, where: Where = "row {}".format
 ) -> dict[str, NDArray[np.float64]]:
-    """All inputs of some rows; runs at the client.
+    """Encode all inputs of some rows; runs at the client.
 
     Args:
         model: the network, of which only the inputs are looked at.
@@ -60,7 +60,7 @@ def require_within(
 
 
 def cut(inputs: Mapping[str, NDArray[Any]], start: int, batch: int) -> dict[str, NDArray[Any]]:
-    """`batch` rows from `start` on, each [batch, ...]; the last row again where there are fewer."""
+    """Return `batch` rows from `start` on, each [batch, ...]; the last row again where there are fewer."""
     rows = len(next(iter(inputs.values())))
     index = np.minimum(np.arange(start, start + batch), rows - 1)
     return {name: values[index] for name, values in inputs.items()}

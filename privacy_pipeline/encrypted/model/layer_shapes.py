@@ -16,7 +16,7 @@ PRODUCTS = frozenset({"dense", "conv2d", "depthwise_conv2d", "affine", "embeddin
 
 
 def shape_of(layer: Layer, given: list[Shape]) -> Shape:
-    """Shape of one row of what an operation gives.
+    """Return the shape of one row of what an operation gives.
 
     Raises:
         KeyError, IndexError, TypeError, ValueError: it does not fit its inputs or weights, or there is no such one.
@@ -52,7 +52,7 @@ def padding_of(size: int, *, window: int, stride: int, padding: str) -> tuple[in
 
 
 def windows(layer: Layer, shape: Shape, window: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the output of a sliding window over [height, width, channels]."""
+    """Return the height and width of the output of a sliding window over [height, width, channels]."""
     found = []
     _require(layer.config["padding"] in ("same", "valid"), f"padding {layer.config['padding']}")
     _require(all(type(one) is int and one >= 1 for one in (*window, *layer.config["strides"])), "window and strides")

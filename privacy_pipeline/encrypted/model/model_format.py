@@ -51,21 +51,21 @@ class PrivateModel:
     logit_error: float | None = None
 
     def scales(self) -> dict[str, float]:
-        """How many units of the ring make 1, of every input and layer."""
+        """Return how many units of the ring make 1, of every input and layer."""
         parts: tuple[Input | Layer, ...] = (*self.inputs, *self.layers)
         return {part.name: part.scale for part in parts}
 
     def weight_scale(self, layer: Layer, role: str) -> float:
-        """How many units of the ring make 1 of a weight: its product with the input has the scale before the cut."""
+        """Return the ring's units that make 1 of a weight: its product with the input has the scale before the cut."""
         product = layer.scale * 2.0**layer.cut
         return product if role in ("bias", "shift") else product / self.scales()[layer.inputs[0]]
 
     def shapes(self) -> dict[str, Shape]:
-        """Shape of one row of every input and layer."""
+        """Return the shape of one row of every input and layer."""
         return _check(self)
 
     def digest(self) -> str:
-        """sha256 over architecture and weights."""
+        """Return the SHA-256 over architecture and weights."""
         return hashlib.sha256(_architecture(self, weights_file.packed(self.weights))).hexdigest()
 
 

@@ -134,7 +134,7 @@ def product(layer: Layer, given: Range, held: Mapping[str, Array]) -> Product:
 
 
 def _embedding(given: Range, table: Array) -> Product:
-    """One row of the table, whichever: its product with a one-hot vector, which has no error."""
+    """Return any row of the table as its product with a one-hot vector, which has no error."""
     shape = (*given.center.shape, table.shape[1])
     low, high = (np.broadcast_to(end, shape) for end in (table.min(axis=0), table.max(axis=0)))
     one = Range(center=np.ones(1), radius=np.zeros(1), error=np.zeros(1))
@@ -197,7 +197,7 @@ def _divided(layer: Layer, given: Range, scale: float) -> Range:
 
 
 def multipliers(layer: Layer, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Whole numbers that `average_pool` multiplies its sums by, and `rescale` its input, of this shape of one row."""
+    """Return the integers by which `average_pool` multiplies its sums, and `rescale` its input, of one row's shape."""
     if layer.op == "rescale":
         return np.array(layer.factor, np.int64)
     counts = window_counts(layer, shape)

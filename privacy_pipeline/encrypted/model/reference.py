@@ -39,19 +39,19 @@ def evaluate(model: PrivateModel, inputs: Mapping[str, Array]) -> dict[str, Arra
 
 
 def apply(layer: Layer, given: list[Array], held: Mapping[str, Array]) -> Array:
-    """One operation on its inputs, each [rows, ...], with its weights by role; added weights may be left out."""
+    """Apply one operation to its inputs, each [rows, ...], with its weights by role; added weights may be left out."""
     return _OPS[layer.op](layer, given, held)
 
 
 def window_counts(layer: Layer, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """How many elements of an input of this shape each window of a pooling has, [1, rows, columns, channels]."""
+    """Return how many elements of an input of this shape each window of a pooling has, [1, rows, columns, channels]."""
     ones = np.ones((1, *shape), np.int64)
     counts: NDArray[np.int64] = windows_of(layer, ones, tuple(layer.config["pool"])).sum(axis=(-2, -1))
     return counts
 
 
 def windows_of(layer: Layer, x: Array, window: tuple[int, int]) -> Array:
-    """[rows, height, width, channels] to [rows, rows out, columns out, channels, window height, window width]."""
+    """Turn [rows, height, width, channels] to [rows, rows out, columns out, channels, window height, window width]."""
     strides, padding = layer.config["strides"], layer.config["padding"]
     pads = [
         padding_of(x.shape[axis + 1], window=window[axis], stride=strides[axis], padding=padding) for axis in range(2)

@@ -33,7 +33,7 @@ Held = tuple[Ring, Ring]
 
 
 def encode(values: NDArray[Any], *, scale: float) -> Ring:
-    """Fixed-point numbers of the same shape, each rounded to the nearest.
+    """Return fixed-point numbers of the same shape, each rounded to the nearest.
 
     Args:
         values: what is to be shared.
@@ -58,7 +58,7 @@ def decode(ring: Ring, *, scale: float) -> NDArray[np.float64]:
 
 
 def split(ring: Ring) -> tuple[Ring, Ring, Ring]:
-    """Three shares that sum to `ring` modulo 2^64; any two of them are uniform and independent of it.
+    """Return three shares that sum to `ring` modulo 2^64; any two of them are uniform and independent of it.
 
     The randomness is the operating system's.
     """
@@ -96,17 +96,17 @@ def join(pairs: Sequence[Held]) -> Ring:
 
 
 def encoded_shape(one: Input) -> Shape:
-    """Shape of one row of an input as it is shared: an integer becomes a one-hot vector, last."""
+    """Return the shape of one row of an input as it is shared: an integer becomes a one-hot vector, last."""
     return (*one.shape, one.vocabulary) if one.vocabulary else one.shape
 
 
 def weight_stem(layer: str, role: str) -> Path:
-    """Where the shares of a weight are in a store, without `.0` or `.1`; safe for any layer name."""
+    """Return where the shares of a weight are in a store, without `.0` or `.1`; safe for any layer name."""
     return Path("weights") / f"{quote(layer, safe=':')}~{quote(role, safe='')}"
 
 
 def input_stem(batch: str, name: str) -> Path:
-    """Where the shares of an input of a batch are in a store, without `.0` or `.1`.
+    """Return where the shares of an input of a batch are in a store, without `.0` or `.1`.
 
     Raises:
         PipelineError: the batch's id is not 1 to 64 letters, digits, `-` and `_`.
@@ -116,7 +116,7 @@ def input_stem(batch: str, name: str) -> Path:
 
 
 def output_stem(batch: str) -> Path:
-    """Where a server leaves its shares of a batch's logits, as `input_stem`."""
+    """Return where a server leaves its shares of a batch's logits, as `input_stem`."""
     return _in_batch(batch, _OUTPUT)
 
 

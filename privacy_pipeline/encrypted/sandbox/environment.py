@@ -50,7 +50,7 @@ def _existing(path: Path, what: str) -> Path:
 
 
 def variables() -> dict[str, str]:
-    """Environment variables of a process there: this project's code on its path, no graphics card, few log lines.
+    """Return the variables of a process there: this project's code on its path, no graphics card, few log lines.
 
     The ledger's password is not among them: a party computes, and connects to no database.
     """

@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 
 def base_folder() -> Path:
-    """Folder of this user's parties on this machine, which nobody else can open.
+    """Return the folder of this user's parties on this machine, which nobody else can open.
 
     It is in $PRIVACY_PIPELINE_STORES, else in memory where that can be had, else with other temporary files.
 

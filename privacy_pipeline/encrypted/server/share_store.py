@@ -49,7 +49,7 @@ class Sharing:
         return 2 * _INT64 * rows * sum(math.prod(encoded_shape(one)) for one in self.model.inputs)
 
     def output_shape(self) -> Shape:
-        """Shape of one row of the answer."""
+        """Return the shape of one row of the answer."""
         return self.model.shapes()[self.model.output]
 
 
@@ -114,7 +114,7 @@ class Store:
         return self._upload
 
     def weight_bytes(self, *, sharing: str, layer: str, role: str) -> int:
-        """Size of both shares of one weight.
+        """Return the size of both shares of one weight.
 
         Raises:
             BadMessageError: these weights are not being taken (any more), or the model has no such weight.

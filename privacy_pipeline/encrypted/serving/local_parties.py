@@ -27,7 +27,7 @@ def tail(parties: Path) -> list[str]:
 
 
 def server_commands(parties: Path, *, speed: Speed | None = None) -> dict[str, list[str]]:
-    """Command lines of the three servers, which end with this process.
+    """Return the command lines of the three servers, which end with this process.
 
     Args:
         parties: folder of `init_parties`.
@@ -138,5 +138,5 @@ class LocalParties:
         await asyncio.wait_for(asyncio.gather(*(process.wait() for process in ended)), _END_SECONDS)
 
     def log(self, name: str) -> Path:
-        """Where a party's words go."""
+        """Return the file that a party's output goes to."""
         return self._logs / f"{name}.log"

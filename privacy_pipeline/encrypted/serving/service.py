@@ -187,7 +187,7 @@ class Service:
             requests = [one for one in requests if one.identifier not in missing]
 
     async def _attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
-        """One client: messages until it leaves; a refused request does not end the connection."""
+        """Serve one client until it leaves; a refused request does not end the connection."""
         self._clients += 1
         try:
             while True:
@@ -209,7 +209,7 @@ class Service:
             self._clients -= 1
 
     def _window(self) -> float:
-        """For a client that is alone nobody can come along."""
+        """Return the seconds to wait for further requests: none where there is a single client."""
         return _WINDOW_SECONDS if self._clients > 1 else 0.0
 
     async def _answer(self, header: Header, *, owner: str) -> Header:

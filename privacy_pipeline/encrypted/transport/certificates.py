@@ -47,7 +47,7 @@ class PartyContext(ssl.SSLContext):
 
 
 def tls_context(*, folder: Path, server: bool) -> PartyContext:
-    """TLS 1.3 that presents the party's certificate and demands one of the same authority from the peer.
+    """Return TLS 1.3 that presents the party's certificate and demands one of the same authority from the peer.
 
     Raises:
         PipelineError: a file is missing or unreadable.

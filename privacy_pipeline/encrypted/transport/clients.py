@@ -131,7 +131,7 @@ def revoke(*, folder: Path, name: str) -> list[Path]:
 
 
 def issued(*, folder: Path) -> list[Issued]:
-    """All certificates that lie in a deployment's folder, those of the parties first.
+    """Return all certificates that lie in a deployment's folder, those of the parties first.
 
     Raises:
         BadInputError: one is not usable.
@@ -154,7 +154,7 @@ def _folders(folder: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One call after the other: a revocation writes the whole list, a new client removes what killed ones left."""
+    """Let in one call at a time: a revocation writes the whole list, a new client removes what killed ones left."""
     with (folder / "ca" / "key.pem").open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

@@ -50,7 +50,7 @@ class RefusedError(PartyError):
 
 
 def addresses(folder: Path) -> dict[str, Address]:
-    """Host and port of every party, from `parties.yaml`.
+    """Return the host and port of every party, from `parties.yaml`.
 
     Raises:
         BadInputError: the file is missing or broken, or lacks a party.
@@ -184,7 +184,7 @@ async def listen(
 
 
 def peer_of(writer: asyncio.StreamWriter) -> Peer | None:
-    """Whom the peer's certificate names; None for nobody."""
+    """Return the peer that its certificate names; None for nobody."""
     return peer_in(writer.get_extra_info("peercert") or {})
 
 

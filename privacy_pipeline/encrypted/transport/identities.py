@@ -51,7 +51,7 @@ class Peer:
 
 
 def peer_in(certificate: Mapping[str, Any]) -> Peer | None:
-    """Whom a certificate names, which was accepted; None for nobody.
+    """Return the peer that an accepted certificate names; None for nobody.
 
     Args:
         certificate: as `ssl.SSLSocket.getpeercert` gives it.

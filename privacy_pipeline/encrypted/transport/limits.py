@@ -26,7 +26,7 @@ _FILES_A_CONNECTION = 3  # the peer, the local side, and the local side's other 
 
 
 def most_connections() -> int:
-    """How many connections the process may hold, by its limit of open files, which is raised as far as it goes."""
+    """Return the most connections that the process may hold, by its limit of open files, raised as far as it goes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return max(1, (hard - _FILES_KEPT) // _FILES_A_CONNECTION)

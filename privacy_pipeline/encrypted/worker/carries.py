@@ -78,7 +78,7 @@ def joined(factors: Sequence[str], opened: dict[str, Any], base: Any, highest: A
     above: dict[tuple[str, ...], Any] = {(): tf.fill([1, *opened["p3"].shape], tf.constant(-1, tf.int64))}
 
     def rests(product: tuple[str, ...]) -> Any:
-        """Known products of what is not in a subset, by the subset as a number: its lowest bit is the first factor."""
+        """Return known products of what is outside a subset, by its number, whose lowest bit is the first factor."""
         if product not in above:
             before = rests(product[:-1])
             above[product] = tf.concat([before & opened[product[-1]], before], axis=0)
@@ -105,7 +105,7 @@ def _xored(rows: Any) -> Any:
 
 
 def table(planes_of: Any) -> Any:
-    """For each digit d, whether v + d = 7: rows v = 0 to 7, the lowest bit of v being the row number's highest."""
+    """Return, for each digit d, whether v + d = 7: rows v = 0 to 7, v's lowest bit being the row number's highest."""
     table = tf.fill([1, DIGITS, planes_of.shape[1]], tf.constant(-1, tf.int64))
     for bit in reversed(tf.unstack(digits(planes_of))):
         table = tf.concat([table & bit, table & ~bit], axis=0)
@@ -125,5 +125,5 @@ def looked_up(table: Any, digits: Any) -> tuple[Any, Any]:
 
 
 def digits(planes_of: Any) -> Any:
-    """[3, 16, columns]: the lowest bit of all digits, the next, the highest."""
+    """Return [3, 16, columns]: the lowest bit of all digits, the next, the highest."""
     return tf.reshape(tf.gather(planes_of, _PLANES), [BITS, DIGITS, planes_of.shape[1]])

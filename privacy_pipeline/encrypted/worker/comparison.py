@@ -33,7 +33,7 @@ Both = tuple[Any, Any]  # on server 0, on server 1
 
 
 def relu(protocol: SecureABY3, x: Any) -> Any:
-    """Replicated shares of max(x, 0).
+    """Return the replicated shares of max(x, 0).
 
     Server 2 receives nothing. Servers 0 and 1 receive values under masks that are fresh, uniform, used once, and not
     known to the receiver:
@@ -196,7 +196,7 @@ class _Dealing:
         return first_at_0, second_at_1, self._on(2, lambda: first_at_2 ^ second_at_2)
 
     def _words(self) -> dict[Pair, int]:
-        """How many words each two servers draw, a column."""
+        """Return how many words each two servers draw, a column."""
         opened = len(carries.FACTORS) * carries.GROUP + len(carries.factors_of(last=True)) + 1
         products = len(carries.subsets(carries.FACTORS)) * carries.GROUP + len(
             carries.subsets(carries.factors_of(last=True))

@@ -62,7 +62,7 @@ def bilinear(protocol: SecureABY3, x: Any, w: Any, function: Bilinear, *, cut: i
 
 
 def evaluate(protocol: SecureABY3, layer: Layer, given: Sequence[Any], weights: SharedWeights) -> Any:
-    """One layer of the network.
+    """Evaluate one layer of the network.
 
     Args:
         protocol: the current protocol.
@@ -92,7 +92,7 @@ def _embedding(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mappi
 
 
 def _patches(x: Any, layer: Layer, window: tuple[int, int]) -> Any:
-    """Sliding windows of [batch, height, width, channels]: [batch, rows, columns, window size, channels]."""
+    """Return sliding windows of [batch, height, width, channels]: [batch, rows, columns, window size, channels]."""
     (height, width), channels = window, x.shape[3]
     strides, padding = layer.config["strides"], layer.config["padding"]
     pads = [

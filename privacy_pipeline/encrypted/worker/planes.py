@@ -13,7 +13,7 @@ _SWAPS = tuple((1 << step, sum(1 << bit for bit in range(WORD) if not bit >> ste
 
 
 def planes(x: Any) -> Any:
-    """[64, columns] elements as [64, columns] bit planes: bit r of word c of plane b is bit b of element [r, c].
+    """Return [64, columns] elements as [64, columns] bit planes: bit r of word c of plane b is bit b of element [r, c].
 
     The transposition is that of Warren, "Hacker's Delight", section 7-3.
     """
@@ -29,7 +29,7 @@ def planes(x: Any) -> Any:
 
 
 def bits_of(plane: Any) -> Any:
-    """One plane, [1, columns], as 0 or 1 for each element, [64, columns]."""
+    """Return one plane, [1, columns], as 0 or 1 for each element, [64, columns]."""
     return tf.bitwise.right_shift(plane, np.arange(WORD, dtype=np.int64)[:, None]) & tf.constant(1, tf.int64)
 
 

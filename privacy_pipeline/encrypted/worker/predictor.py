@@ -30,7 +30,7 @@ ReadWeight = Callable[[str, Shape], Any]  # "layer/role" and its shape -> a floa
 
 
 def local_config() -> Any:
-    """All five parties in this process: a simulation that protects nothing."""
+    """Return all five parties in this process: a simulation that protects nothing."""
     return tfe.LocalConfig(player_names=list(PARTIES), auto_add_unknown_players=False)
 
 
@@ -125,7 +125,7 @@ class PrivatePredictor:
         return self._revealed(values[self._model.output])
 
     def _shared_inputs(self, encoded: Any) -> Mapping[str, Any]:
-        """All inputs shared as one matrix by the client, and cut apart on the servers."""
+        """Share all inputs as one matrix from the client, and cut it apart on the servers."""
         protocol, client = self._protocol, self._client
         with tf.device(client.device_name):
             matrix = _shared(protocol, tf.identity(encoded), client)

@@ -196,7 +196,7 @@ def _mend(factory: Any, dtype: Any) -> None:
 
 
 def uniform_bits(shape: Any, seed: Any, *, dtype: Any) -> Any:
-    """Uniform integers over the whole range of `dtype`, cut from 64-bit ones, which are sampled rightly.
+    """Return uniform integers over the whole range of `dtype`, cut from 64-bit ones, which are sampled rightly.
 
     The latter never take their largest value, so that the distance from uniform is 2^-64 for each eight bytes.
 

@@ -73,7 +73,7 @@ def private(protocol: SecureABY3, held: Sequence[tuple[Any, Any]]) -> Any:
 
 
 def shared_again(protocol: SecureABY3, share_at_0: Any, share_at_1: Any, masks: Masks) -> Held:
-    """Replicated shares of a value of which servers 0 and 1 have a share each, that sum to it: one round.
+    """Return the replicated shares of a value of which servers 0 and 1 have a share each, that sum to it: one round.
 
     Server 0 receives the share of server 1 under y2, which servers 1 and 2 draw, server 1 that of server 0 under y0.
     """
@@ -134,7 +134,7 @@ class Masks:
 
 
 def uniform_words(shape: Sequence[int], seed: Any) -> Any:
-    """Uniform int64 of a key; they never take their largest value, so the distance from uniform is 2^-64 a word."""
+    """Return uniform int64 of a key, never the largest value, so the distance from uniform is 2^-64 a word."""
     return secure_random.seeded_random_uniform(
         list(shape), minval=tf.int64.min, maxval=tf.int64.max, dtype=tf.int64, seed=seed
     )

@@ -17,7 +17,7 @@ class Traffic:
 
 
 def traffic(function: Any) -> Traffic:
-    """Traffic of one call of a concrete function whose parties have devices of their own.
+    """Return the traffic of one call of a concrete function whose parties have devices of their own.
 
     A tensor that several operations of a party read is sent to it once. Operations without a device are nobody's.
 

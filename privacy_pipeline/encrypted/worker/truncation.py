@@ -87,7 +87,7 @@ def truncated(protocol: SecureABY3, thirds: Sequence[Any], *, amount: int) -> Tr
 
 
 def _known(c: Any, amount: int) -> Known:
-    """With u, c's top bit, and K = 2^(63 - amount), the sum's carry K (u xor t) is K u + K (1 - 2 u) t."""
+    """Return what c gives: with its top bit u, and K = 2^(63 - amount), K (u xor t) is K u + K (1 - 2 u) t."""
     carry = 1 << (63 - amount)
     negative = c < 0
     value = _above(c, amount) + tf.where(negative, _word(carry - (_LIFT >> amount)), _word(-(_LIFT >> amount)))
@@ -120,7 +120,7 @@ def _above(value: Any, amount: int) -> Any:
 
 
 def _cleared(value: Any, amount: int) -> Any:
-    """Without the bits below `amount`."""
+    """Return a value without the bits below `amount`."""
     return value & _word(-(1 << amount))
 
 

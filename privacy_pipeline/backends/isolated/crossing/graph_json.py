@@ -43,7 +43,7 @@ def traced_json(
 def program_json(
     graph: Any, inputs: Sequence[Any], outputs: Sequence[Any], *, weights: Sequence[Any], what: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """JSON values of a `replay.Program`, and of the contents of the tables that it reads.
+    """Return the JSON values of a `replay.Program`, and of the contents of the tables that it reads.
 
     Args:
         graph: of a traced function.

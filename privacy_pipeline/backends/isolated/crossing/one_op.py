@@ -91,7 +91,7 @@ def _function(op: str) -> tuple[Callable[..., Any], dict[str, str]]:
 
 
 def _length(argument: Any, node: Any) -> int | None:
-    """How many tensors an argument stands for; None where it is one."""
+    """Return how many tensors an argument stands for; None where it is one."""
     if argument.number_attr:
         return int(node.attr[argument.number_attr].i)
     if argument.type_list_attr:

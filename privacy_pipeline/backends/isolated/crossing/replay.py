@@ -147,7 +147,7 @@ class _Values:
                 self._named[node.name, argument.name, place] = one
 
     def _outputs(self, node: Any, inputs: list[Any]) -> list[list[Any]]:
-        """By output argument."""
+        """Return the outputs of a node by output argument."""
         if node.op in ops.CALLS:
             return [self._call(node.attr["f"].func.name, inputs)]
         if node.op in ops.BRANCHES:

@@ -98,7 +98,7 @@ def _copy(layer: Any) -> Any:
 
 
 def _graph_layers(model: Any) -> dict[int, Any]:
-    """By id of a layer that does not cross, what stands for it."""
+    """Return what stands for each layer that does not cross, by the layer's id."""
     found: dict[int, list[Any]] = {}
     for node in _nodes(model):
         if not node.is_input and not crosses(node.layer):
