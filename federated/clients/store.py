@@ -130,7 +130,7 @@ class ClientStore:
             raise BadInputError(f"{folder} holds no client store: {error} is missing") from None
 
     def write(self, folder: Path) -> ClientStore:
-        """Write the store; the folder appears whole or not at all. Returns the store opened from there.
+        """Write the store; the folder appears whole or not at all. Return the store opened from there.
 
         Args:
             folder: where to; must not exist, its parent is made if missing.

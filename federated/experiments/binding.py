@@ -171,7 +171,7 @@ def told_begun(points: Sequence[Point]) -> list[str]:
 
 
 def by_reason(runs: Iterable[Earlier]) -> list[tuple[str, list[Earlier]]]:
-    """Return runs together by why they are not used again, in words."""
+    """Return the runs grouped by the reason why they are not used again, in words."""
     reasons: dict[str, list[Earlier]] = {}
     for run in runs:
         reasons.setdefault(run.why, []).append(run)

@@ -31,7 +31,7 @@ class Inputs:
         return hashlib.sha256("\n".join(asdict(self).values()).encode()).hexdigest()
 
     def changed_since(self, earlier: Inputs) -> list[str]:
-        """Return what is another one than in earlier inputs, in words."""
+        """Return what differs from earlier inputs, in words."""
         before = asdict(earlier)
         return [_WORDS[name] for name, value in asdict(self).items() if before[name] != value]
 

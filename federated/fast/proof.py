@@ -12,7 +12,7 @@ from privacy_pipeline.dp.rowwise.proof import Proof, prove
 
 
 def clients_apart(model: FederatedModel, labels: tf.TensorSpec, *, batch_size: int) -> Proof | None:
-    """Return what the rules say of a local step of several clients: model, loss and gradients, down to each client's
+    """Return what the rules prove of a local step of several clients: model, loss and gradients, down to each client's
     own.
 
     Rows of one client may mix; a client's gradients and losses may depend on no other client.

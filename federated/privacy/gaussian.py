@@ -156,7 +156,7 @@ class GaussianAggregator:
     def finish(
         self, state: AggregatorState, sums: Tensors | None, round_number: int
     ) -> tuple[Tensors, AggregatorState, Metrics]:
-        """Add the round's noise and divide by the expected number of clients, however many came, be it none.
+        """Add the round's noise and divide by the expected number of clients, however many came, even if none did.
 
         Args:
             state: see `initial_state`.

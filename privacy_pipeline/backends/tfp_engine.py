@@ -104,8 +104,8 @@ def clips_fast(model: Any) -> bool:
 
     TensorFlow Privacy's fast form runs the model twice, once for the norms and once for the weighted gradient, and
     adds the squared norms of the layers. Both passes must therefore agree (no dropout), rows must not mix, and no
-    layer may be used twice: its norm would be underestimated, and clipping would not bound the gradient. Nothing of a
-    user's runs in it, so that the layers' types tell this: else each example is differentiated by itself.
+    layer may be used twice: its norm would be underestimated, and clipping would not bound the gradient. No code of a
+    user runs in it, so that the layers' types show this: else each example is differentiated by itself.
     """
     return all(
         type(layer) in _ROW_BY_ROW

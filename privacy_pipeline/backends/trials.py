@@ -108,7 +108,7 @@ def _told(
         raise PipelineError(f"{len(results)} trials ran, but {section.trials} were accounted; no model is handed out")
     tuned = executed.tuning
     if tuned is None:
-        raise ValueError("a trial gives its point")
+        raise ValueError("a trial does not give its point")
     return dataclasses.replace(
         executed,
         event=None if executed.event is None else whole_event(section, executed.event),

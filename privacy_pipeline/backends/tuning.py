@@ -129,7 +129,7 @@ class TunedBackend:
             _wait_until(ends)
         executed = chosen.executed or _untrained(inputs, section)
         if executed.tuning is None:
-            raise ValueError("the trials tell which of them was chosen")
+            raise ValueError("the trials do not name the chosen one")
         if inputs.plan is not None and (
             executed.event is None or canonical(executed.event) != canonical(inputs.plan.event)
         ):

@@ -227,7 +227,7 @@ def _wrong_tag(problem: _Problem, document: Document) -> _Line:
 
 
 def _drop_missing_that_are_misspelt(lines: list[_Line]) -> list[_Line]:
-    """Return a misspelt required key is one mistake: the line on the unknown key already proposes the missing one."""
+    """Drop a missing key that was misspelt, which is one mistake: the line on the unknown key already proposes it."""
     proposed = {(line.path[:-1], line.hint) for line in lines if line.path and line.hint.startswith("did you mean")}
     return [
         line

@@ -1,7 +1,7 @@
 """The whole YAML file as frozen pydantic models.
 
-Every key that a config may hold is declared here; anything else is refused. The models know nothing of files, data
-or backends: they check shapes and ranges, and the layers above check the rest.
+Every key that a config may hold is declared here; anything else is refused. The models use no files, data or backends:
+they check shapes and ranges, and the layers above check the rest.
 """
 
 from __future__ import annotations
@@ -442,7 +442,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _several_spans_are_one_training(self) -> PipelineConfig:
-        """Return what is charged or counted span by span so far is refused, rather than charged wrongly."""
+        """Refuse what is charged or counted span by span so far, rather than charge it wrongly."""
         if not isinstance(self.dataset.span, tuple):
             return self
         if self.preprocessing.dp is not None:

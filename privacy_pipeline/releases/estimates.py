@@ -1,4 +1,4 @@
-"""What noisy sums say: numbers with confidence intervals that hold both sampling error and noise.
+"""Estimates from noisy sums: numbers with confidence intervals that cover both sampling error and noise.
 
 Everything here is computed from released numbers and public facts, so it costs nothing (post-processing).
 """
@@ -59,7 +59,7 @@ def count(noisy: float, *, scale: float, confidence: float = CONFIDENCE) -> Inte
 def ratio(
     hits: Sequence[float], misses: Sequence[float], *, scale: float, bound: int = 1, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Return a proportion p, of the population that the rows are a sample of, from noisy counts of hits and misses.
+    """Estimate a proportion p, of the population that the rows are a sample of, from noisy counts of hits and misses.
 
     `confidence.limits` has the method and its proof: exact tails, so that small and rare classes are covered. It holds
     for the proportion among these very rows too, about which the noise alone is uncertain.

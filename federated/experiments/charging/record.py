@@ -86,7 +86,7 @@ def executed(plan: RoundsPlan, summed: Sequence[int]) -> DpEvent:
 
     Returns:
         The event of the rounds from the first on; one without a bound where a round was left out or given out twice:
-        its noise follows from key and round, and two sums under one noise tell their difference.
+        its noise follows from key and round, and two sums under one noise reveal their difference.
     """
     from dp_accounting import NonPrivateDpEvent
 

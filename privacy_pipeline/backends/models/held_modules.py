@@ -15,7 +15,7 @@ from privacy_pipeline.backends.models.code_hash import Source, sources_of
 
 
 def import_held(dotted: str, *, root: Path) -> ModuleType:
-    """Return a module, it and the modules that it imports being those of `sources_of`.
+    """Return a module; it and the modules that it imports are those of `sources_of`.
 
     The folders that they lie in are looked in last, for what no source names: they shadow nothing that is installed.
 

@@ -182,7 +182,7 @@ class Rounds:
         )
 
     def run(self) -> RoundState:
-        """Make the rounds that are left; the state after the last one.
+        """Run the rounds that are left; return the state after the last one.
 
         Raises:
             PipelineError: the training diverged, or a client took part more often than is accounted for.

@@ -1,1 +1,1 @@
-"""ExampleGen whose examples say which data they are of."""
+"""ExampleGen whose examples name the data that they are of."""

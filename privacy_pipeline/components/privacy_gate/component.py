@@ -54,10 +54,10 @@ class PrivacyGate(base_component.BaseComponent):
         private_thresholds: JSON of the thresholds that the private predictions have to meet as well, by metric.
         privacy_class: class of runs that the config announces.
         ledger: SQLAlchemy URL of the ledger that the record's entries are looked up in.
-        data, workspace: JSON of the folders of the data, and that of the workspace: their pins say which ledger it
-            belongs to.
+        data, workspace: JSON of the folders of the data, and that of the workspace: their pins name the ledger that
+            they belong to.
         run_id: the run, to keep the node out of the cache.
-        encrypted_evaluation: plain against private predictions, with the encrypted backend.
+        encrypted_evaluation: plain and private predictions, compared, with the encrypted backend.
     """
 
     SPEC_CLASS = PrivacyGateSpec

@@ -58,7 +58,7 @@ def decide(
 
 
 def _unbounded_reasons(record: PrivacyRecord) -> list[str]:
-    """Return a guarantee needs an event that bounds something, whatever epsilon stands beside it."""
+    """Return the reason to refuse a guarantee whose event bounds nothing, whatever epsilon stands beside it."""
     if record.training_guarantee != "dp" or record.mechanism is None:
         return []
     event = json.dumps(record.mechanism.dp_event)

@@ -85,7 +85,7 @@ class Request(BaseModel):
 
     @classmethod
     def of(cls, config: PipelineConfig) -> Request:
-        """Return the cache key of a config, without what changes no features."""
+        """Return the request of a config, which leaves out what does not change the features: it is a cache key."""
         model = ModelSection(use=config.model.use, params=config.model.params, files=config.model.files)
         return cls(model=model, data=config.dataset.path, workspace=config.workspace, ledger=config.ledger)
 

@@ -80,7 +80,7 @@ def _filled_from_constants(graph: Any, kind: str) -> bool:
 
 
 def _proven(path: str, graph: Any, columns: dict[str, Any], made: dict[str, Any]) -> bool:
-    """Whether rules say that the features are rows."""
+    """Whether the rules prove that the features are rows."""
     dense = [column for column in columns.values() if isinstance(column, tf.Tensor)]
     others = [column for column in columns.values() if not isinstance(column, tf.Tensor)]
     parts = tf.nest.flatten(others, expand_composites=True)

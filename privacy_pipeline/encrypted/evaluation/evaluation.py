@@ -130,7 +130,7 @@ def compare(
     batches: list[BatchTimes],
     threat_model: ThreatModel,
 ) -> EncryptedEvaluation:
-    """Return what the two kinds of logits, each [rows, 1], tell.
+    """Return the evaluation of the two kinds of logits, each [rows, 1].
 
     Raises:
         PipelineError: the logits have another shape, or are not numbers.

@@ -105,7 +105,7 @@ class _Converter:
         self.names[layer.name] = kind(self, layer, sources, shapes)
 
     def emit(self, name: str, op: str, sources: list[str], config: dict[str, Any] | None = None, **weights: Any) -> str:
-        """Add one operation and say its name."""
+        """Add one operation and return its name."""
         held = {role: np.asarray(value, np.float64) for role, value in weights.items() if value is not None}
         shapes = {role: value.shape for role, value in held.items()}
         self.layers.append(Layer(name=name, op=op, inputs=tuple(sources), config=config or {}, weights=shapes))
@@ -113,7 +113,7 @@ class _Converter:
         return name
 
     def activated(self, layer: Any, name: str) -> str:
-        """Return the layer's own activation on the part `name`."""
+        """Add the layer's own activation after the part `name`; return the name of the result."""
         function = getattr(layer.activation, "__name__", str(layer.activation))
         if function == "linear":
             return name

@@ -186,7 +186,7 @@ def _product_scale(layer: Layer, product: ranges.Product, scale: float) -> Layer
 
 
 def _pool_scale(layer: Layer, counts: Array, *, scale: float, largest: float) -> Layer:
-    """Return an exact sum; a mean is exact where all numbers of elements divide one that is small."""
+    """Return the layer with its scale. A sum is exact; a mean is where all numbers of elements divide a small one."""
     common = math.lcm(*(int(count) for count in np.unique(counts)))
     bits = math.log2(largest * scale) if largest > 0 else 0.0
     exact = common <= _EXACT_COUNTS

@@ -22,17 +22,17 @@ Dither = Callable[[tuple[int, ...], int], Any]  # shape, cut -> what is added be
 
 
 def down(shape: tuple[int, ...], cut: int) -> Any:
-    """Return rounds all down."""
+    """Round everything down."""
     return np.int64(0)
 
 
 def up(shape: tuple[int, ...], cut: int) -> Any:
-    """Return rounds all up."""
+    """Round everything up."""
     return np.int64((1 << cut) - 1)
 
 
 def at_random(seed: int) -> Dither:
-    """Return rounds as the servers do; reproducible by the seed."""
+    """Return a dither that rounds as the servers do; reproducible by the seed."""
     random = np.random.default_rng(seed)
     return lambda shape, cut: random.integers(0, 1 << cut, shape)
 

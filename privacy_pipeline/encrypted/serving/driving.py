@@ -31,7 +31,7 @@ def command(folder: Path, *, speed: Speed | None = None) -> list[str]:
 
 
 async def drive(driver: party.Party) -> int:
-    """Run the driver until its input ends; its exit code.
+    """Run the driver until its input ends; return its exit code.
 
     Raises:
         PipelineError: a server is not reached, is somebody else, or refuses; or no namespace can be had.

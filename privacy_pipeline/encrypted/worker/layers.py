@@ -148,7 +148,7 @@ def _cut(protocol: SecureABY3, layer: Layer, value: Any) -> Any:
 
 
 def _max_pool(protocol: SecureABY3, layer: Layer, given: list[Any], held: Mapping[str, Any]) -> Any:
-    """Return a tree of comparisons over the elements of each window."""
+    """Return the maximum of each window, by a tree of comparisons over its elements."""
     window = tuple(layer.config["pool"])
     found = each_share(protocol, lambda x: _patches(x, layer, window), given[0])
     count = window[0] * window[1]

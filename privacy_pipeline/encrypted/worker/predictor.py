@@ -141,7 +141,7 @@ class PrivatePredictor:
         return found
 
     def _revealed(self, value: Any) -> Any:
-        """Return the three shares meet at the client, and nowhere else."""
+        """Return a revealed value: its three shares meet at the client, and nowhere else."""
         with tf.device(self._client.device_name):
             first, second, third = (value.unwrapped[server][0].value for server in range(3))
             total = tf.cast(first + second + third, tf.float64)

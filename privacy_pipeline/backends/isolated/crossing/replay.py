@@ -47,7 +47,7 @@ class Program:
 
     @classmethod
     def parsed(cls, value: Any, *, what: str) -> Program:
-        """Return a program from JSON values that code of a user's may have written.
+        """Return a program from JSON values that a user's code may have written.
 
         Args:
             value: what `trace.to_json` made.
