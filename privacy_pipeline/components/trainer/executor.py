@@ -188,22 +188,25 @@ class _Training:
                 logging.warning("%s", error.message)
         return self.spend(attempt=attempt, resume_token=None)
 
-    def spend(self, *, attempt: Attempt | None, ticket: ResumeToken | None) -> tuple[Executed, Compositions]:
+    def spend(self, *, attempt: Attempt | None, resume_token: ResumeToken | None) -> tuple[Executed, Compositions]:
         """Run one training under one charge, at each budget that the spans belong to."""
-        with self.ledger.spend(
-            dataset=self.inputs.config.dataset.name,
-            span=self.inputs.config.dataset.named_span,
-            data_digest=self.facts.data,
-            split="train",
-            run_id=self.facts.run_id,
-            node=self.node,
-            plan=self.plan,
-            purpose=purpose_of(self.inputs.config),
-            division=division_of(self.inputs.config.dataset),
-            continues=ticket,
-        ) as grant:
-            planned = [self.ledger.composition(entry) for entry in grant.entry_ids]
-            # Reads no data: what is found here gives back what was reserved.
+        config = self.inputs.config
+        with charged(
+            self.ledger.spend(
+                dataset=config.dataset.name,
+                span=config.dataset.named_span,
+                data_digest=self.facts.data,
+                split="train",
+                run_id=self.facts.run_id,
+                node=self.node,
+                plan=self.plan,
+                purpose=purpose_of(config),
+                division=division_of(config.dataset),
+                continues=resume_token,
+            ),
+            composition=self.ledger.composition,
+            note=lambda: pins.note_again(self.ledger, data=folders_of(config.dataset), workspace=config.workspace),
+        ) as charging:
             audits = self.backend.verify(self.inputs)
             if not charging.grant.continued:
                 if attempt is not None:
