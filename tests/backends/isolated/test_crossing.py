@@ -229,7 +229,7 @@ def test_layers_are_of_this_keras_where_another_one_is_imported() -> None:
     script = (
         "import json, sys\nimport tensorflow as tf\nimport tf_keras\n"
         "tf_keras.layers.Dense\n"
-        "from privacy_pipeline.backends.isolated import configs\n"
+        "from privacy_pipeline.backends.isolated.crossing import configs\n"
         "given = tf.keras.Input((3,), name='x')\n"
         "inner = tf.keras.Sequential([tf.keras.layers.Dense(2, 'relu', kernel_regularizer='l2')])\n"
         "model = tf.keras.Model(given, tf.keras.layers.Dropout(0.2)(inner(given)))\n"
