@@ -83,9 +83,9 @@ class Ledger:
 
         Args:
             url: SQLAlchemy URL.
-            create: makes the ledger, and its folder, where there is none.
+            create: make the ledger, and its folder, where there is none.
             existing_key: a ledger that is made takes the key that is there; without this, a key without its ledger is
-                an error, because a ledger that was deleted must not begin anew with nothing spent.
+                an error, because a ledger that was deleted must not begin again with nothing spent.
 
         Raises:
             BadInputError: there is no ledger at the URL, or the URL is not usable.
@@ -95,7 +95,7 @@ class Ledger:
 
     @classmethod
     def migrate(cls, url: str, *, accept: bool = False) -> Ledger:
-        """Brings a ledger to this format now, rather than with the next write.
+        """Bring a ledger to this format now, rather than with the next write.
 
         Args:
             url: SQLAlchemy URL.
@@ -129,7 +129,7 @@ class Ledger:
             registration: the facts; splits are fixed from here on.
             epsilon: cap that all runs on the dataset together may reach.
             delta: delta of the cap.
-            policy: applied in the same transaction: if it cannot be, nothing is registered.
+            policy: applied in the same transaction; if it cannot be applied, nothing is registered.
             units: keys of the span's units, where they are known, by split or all together; kept as digests. Only by
                 split can the units of spans that have some in common be counted together later.
             rows: digests of the span's rows by split (under `digest_secret`), or all together by `unit_digests.ALL`;
@@ -220,7 +220,7 @@ class Ledger:
         return next((one for one in candidates if covered(one, secret) == digest), digest)
 
     def _union(self, dataset: str, span: Span) -> unions.Union | None:
-        """Several spans together, read once: a forecast asks again and again."""
+        """Return several spans together, read once: a forecast asks again and again."""
         if (dataset, span) not in self._unions:
             self._unions[dataset, span] = unions.of(self._engine, dataset, span)
         return self._unions[dataset, span]
@@ -247,12 +247,12 @@ class Ledger:
         division: Division | None = None,
         continues: ResumeToken | None = None,
     ) -> Iterator[Grant]:
-        """Reserves the cost of a plan for the length of a `with` block.
+        """Reserve the cost of a plan for the length of a `with` block.
 
         In the block: `grant.start()` right before anything is computed from the data, `grant.commit(event)` after it.
         A block that is left without a start gives its reservation back; once started, the entry counts in full for
-        ever. The same run, node and plan again goes on with a reservation that was never started, and is charged anew
-        otherwise: fresh noise on the same data costs again.
+        ever. The same run, node and plan again goes on with a reservation that was never started, and is charged
+        again otherwise: fresh noise on the same data costs again.
 
         Args:
             dataset: registered name of the dataset.
@@ -297,7 +297,7 @@ class Ledger:
         grant.release()
 
     def require_registered(self, dataset: str | None) -> None:
-        """Refuses the name of a dataset that is not registered, where an empty answer would look like no spending.
+        """Refuse the name of a dataset that is not registered, where an empty answer would look like no spending.
 
         Raises:
             BadInputError: it is not registered.
@@ -309,7 +309,7 @@ class Ledger:
         """Give back what a dead run reserved and never started; it counts until then.
 
         Args:
-            run_id: the run. Should it be alive after all, it can no longer start.
+            run_id: the run. If it is alive after all, it can no longer start.
 
         Returns:
             The number of entries that expired.
@@ -360,7 +360,7 @@ class Ledger:
 
         Args:
             dataset: only of this dataset; none where it is not registered.
-            limit: at most so many; None for all.
+            limit: the largest number of them; None for all.
         """
         with schema.transaction(self._engine, write=False) as connection:
             return newest(connection, dataset=dataset, limit=limit)
@@ -370,7 +370,7 @@ class Ledger:
 
         Args:
             dataset: only of this dataset, and those about the ledger as a whole, such as a change of its key.
-            limit: at most so many; None for all.
+            limit: the largest number of them; None for all.
 
         Raises:
             BadInputError: the dataset is not registered.
@@ -408,7 +408,7 @@ class Ledger:
             return require_allowed(connection, use)
 
     def run_unprotected(self, use: Use, *, run_id: str, rows: Callable[[bytes], Array] | None = None) -> list[str]:
-        """Journals a run without a guarantee before it reads registered data.
+        """Journal a run without a guarantee before it reads registered data.
 
         Args:
             use: what it reads, and by what.
@@ -438,7 +438,7 @@ class Ledger:
             return unprotected_runs(connection, dataset)
 
     def settled(self, entry_ids: Collection[int]) -> set[int]:
-        """Those of the entries that nothing can go on under: committed, expired or unknown."""
+        """Return the entries under which no run can go on: committed, expired or unknown."""
         table, settled = schema.entries, set(entry_ids)
         query = sa.select(table.c.id).where(table.c.id.in_(settled))
         with schema.transaction(self._engine, write=False) as connection:
@@ -479,7 +479,7 @@ class Ledger:
 
         Raises:
             BudgetRefusedError: the data is not registered, the plan does not fit the registration, or the policy does
-                not name whoever asks.
+                not name the user who asks.
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)
@@ -525,7 +525,7 @@ class Ledger:
             stored = stored_digests(connection, registration.dataset)
         known = stored.get((registration.dataset, span_key(registration.span)))
         if known is None or set(known.units) != set(keys):
-            return  # registered without keys, or without telling which split they are in
+            return  # registered without keys, or without stating which split they are in
         secret = self.digest_secret()
         if id_of(secret) != known.key_id:
             raise schema.LedgerError(
@@ -567,7 +567,7 @@ class Ledger:
         return put_back(self._engine, current_key)
 
     def require_newest(self) -> None:
-        """Refuses to go by a ledger that every write would refuse, because it is older than this host has seen it.
+        """Refuse to rely on a ledger that every write would refuse, because it is older than this host has seen it.
 
         Raises:
             LedgerError: it is, or what was seen cannot be read.
@@ -581,6 +581,6 @@ class Ledger:
 
 
 def _require(connection: sa.Connection, dataset: str | None) -> None:
-    """Refuses the name of a dataset that is not registered."""
+    """Refuse the name of a dataset that is not registered."""
     if dataset is not None and not train_budgets(connection, dataset):
         raise BadInputError(f"dataset {dataset} is not registered in the ledger", fix="privacy-pipeline budget status")

@@ -24,16 +24,16 @@ _UNSIGNED = ("1", "2")  # formats that had neither key nor journal
 
 
 def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: bool = False) -> sa.Engine:
-    """Connect to a ledger, and with `create` makes one, with its key, where there is none.
+    """Connect to a ledger; with `create`, make one, with its key, where there is none.
 
     A ledger of format 1 or 2 is brought to this one, in one transaction; its key is made then. Where there is a key
     already, the database is not the one that the key signed: neither is a new ledger made nor an old one imported.
 
     Args:
         url: SQLAlchemy URL.
-        create: makes the ledger where there is none.
+        create: make the ledger where there is none.
         existing_key: a new ledger takes the key that is there.
-        accept: an old ledger is imported under the key that is there, for whoever knows that it is the right one.
+        accept: import an old ledger under the key that is there, for a caller who knows that it is the right one.
 
     Raises:
         BadInputError: the URL is not usable, or there is no ledger and `create` is not set.
@@ -63,7 +63,7 @@ def open_engine(url: str, *, create: bool, existing_key: bool = False, accept: b
 
 
 def _missing(url: sa.URL) -> PipelineError:
-    """Return what to say where there is no ledger; one that is gone is no reason to begin with nothing spent."""
+    """Return the error where there is no ledger; a ledger that is gone does not allow a new one with nothing spent."""
     if found := keys.traces(url):
         return _gone(url, found[0])
     return BadInputError(f"there is no ledger at {schema.name(url)}", fix=REGISTER_FIX)
@@ -78,7 +78,7 @@ def _gone(url: sa.URL, trace: Path) -> LedgerError:
 
 
 def _import(engine: sa.Engine, *, accept: bool) -> str | None:
-    """Brings a ledger of format 1 or 2 to this format in one transaction; who comes second finds it done.
+    """Bring a ledger of format 1 or 2 to this format in one transaction; a process that comes second finds it done.
 
     Returns:
         The format that the ledger has now.
@@ -105,7 +105,7 @@ def _import(engine: sa.Engine, *, accept: bool) -> str | None:
 
 @contextmanager
 def _first_key(path: Path) -> Iterator[list[SigningKey]]:
-    """Collect the key that a transaction makes: it is put in its place once the ledger knows it, else removed."""
+    """Collect the key that a transaction makes: it is put in its place once the ledger records it, else removed."""
     made: list[SigningKey] = []
     before = keys.waiting(path)
     try:

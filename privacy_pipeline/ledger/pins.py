@@ -3,7 +3,7 @@
 A budget is worth what its ledger is worth. Without a pin `--set ledger=...` would give registered data a fresh cap, and
 so would a copy of the ledger that was taken before the budget was spent. The pin holds the key that began the ledger's
 journal, and the newest record that was seen of it: another ledger, one whose key nobody accepted, one that was rolled
-back and a copy that went on by itself are all found. Whoever can write both folders can remove the pins.
+back and a copy that went on by itself are all found. Anyone who can write both folders can remove the pins.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pin(BaseModel):
 
 
 def places(*, data: Path | Sequence[Path], workspace: Path | None) -> list[Path]:
-    """Folders in which a pin may lie: the workspace, and those of the data with all folders above them.
+    """Return the folders in which a pin may lie: the workspace, and those of the data with all folders above them.
 
     Args:
         data: the folder of the data, or all folders that its files lie in (`data.files.folders_of`).
@@ -74,7 +74,7 @@ def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
             continue
         except (OSError, ValidationError) as error:
             raise BadInputError(
-                f"{file}: {_short(error)}", fix="restore it from a copy; it says whose ledger counts"
+                f"{file}: {_short(error)}", fix="restore it from a copy; it names the ledger that counts"
             ) from error
     return found
 
@@ -82,7 +82,7 @@ def pinned(folders: Iterable[Path]) -> dict[Path, Pin]:
 def open_pinned(
     url: str, *, data: Path | Sequence[Path], workspace: Path | None, accept: Sequence[str] = ()
 ) -> Ledger | None:
-    """Return the ledger at a URL, held against the pins of a workspace and of the data.
+    """Return the ledger at a URL, checked against the pins of a workspace and of the data.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -112,7 +112,7 @@ def open_pinned(
 
 
 def require(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ()) -> None:
-    """Refuses a ledger that is not the one that the folders belong to.
+    """Refuse a ledger that is not the one that the folders belong to.
 
     Raises:
         BadInputError: a pin is damaged.
@@ -144,7 +144,7 @@ def require(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = 
 
 
 def require_none(folders: Sequence[Path], *, url: str) -> None:
-    """Refuses to go without a ledger where the folders belong to one.
+    """Refuse to go without a ledger where the folders belong to one.
 
     Raises:
         BudgetRefusedError: they do.
@@ -159,7 +159,7 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
     """Write the ledger's newest record into pins; makes them where there are none.
 
     Args:
-        ledger: the ledger, which was held against the pins that there are.
+        ledger: the ledger, which was checked against the pins that there are.
         folders: where to.
         accept: ids of keys that took over from a lost one.
 
@@ -178,13 +178,32 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
     return failed
 
 
+def start(grant: Grant, ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
+    """Start a grant, and note that in the pins that there are before any data is read.
+
+    So a ledger that is put back to before the charge is found even where the run was killed. Pins that cannot be
+    written were reported at the registration.
+
+    Args:
+        grant: of the ledger; it is about to be used.
+        ledger: the ledger, which was checked against the pins that there are.
+        data: folder of the data, or all folders that its files lie in.
+        workspace: the workspace, or the folder of the runs.
+
+    Raises:
+        BudgetRefusedError, LedgerError: see `Grant.start`.
+    """
+    grant.start()
+    note_again(ledger, data=data, workspace=workspace)
+
+
 def note_again(ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
-    """Brings the pins of data and of a workspace up to date; where there is none, none is made."""
+    """Bring the pins of data and of a workspace up to date; where there is none, none is made."""
     note(ledger, [file.parent for file in pinned(places(data=data, workspace=workspace))])
 
 
 def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], None]) -> None:
-    """Write the pins of data that was just registered, and tell of folders that cannot hold one.
+    """Write the pins of data that was just registered, and report folders that cannot hold one.
 
     Args:
         ledger: the ledger, which was compared with the pins that there are.
@@ -199,7 +218,7 @@ def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], 
 
 def not_left(folder: Path) -> str:
     """Return what a person should know of a folder that cannot hold a pin."""
-    return f"{folder} cannot be written: nothing there says which ledger this data is registered with"
+    return f"{folder} cannot be written: nothing there names the ledger that this data is registered with"
 
 
 def _write(file: Path, pin: Pin) -> bool:

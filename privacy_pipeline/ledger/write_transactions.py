@@ -31,8 +31,8 @@ def writing(engine: sa.Engine) -> Iterator[Writer]:
     """Open a write transaction with the journal to append to.
 
     Raises:
-        LedgerError: the ledger cannot be written, its key is missing or another one, the journal's end is not where
-            its head says, or budgets or registrations are not what the last writer left.
+        LedgerError: the ledger cannot be written, its key is missing or another one, the journal does not end with the
+            record that its head names, or budgets or registrations are not what the last writer left.
     """
     with schema.transaction(engine, write=True) as connection:
         journal = writer(connection, engine.url)
@@ -41,12 +41,12 @@ def writing(engine: sa.Engine) -> Iterator[Writer]:
 
 
 def writer(connection: sa.Connection, url: sa.URL, *, key: SigningKey | None = None, arriving: bool = False) -> Writer:
-    """Goes on with the journal of a ledger.
+    """Go on with the journal of a ledger.
 
     Args:
         connection: a write transaction.
-        url: the ledger's URL, which says where the key is.
-        key: signs in place of the key that the ledger knows, which is lost.
+        url: the ledger's URL, which determines where the key is.
+        key: signs in place of the ledger's own key, which is lost.
         arriving: whether it is the copy of a ledger that was just moved here.
 
     Raises:
@@ -95,7 +95,7 @@ def checked_head(connection: sa.Connection, *, since: str | None) -> Head:
     last = connection.execute(_LAST).first()
     if last is None or (last.seq, last.hash) != (head.seq, head.hash):
         raise schema.LedgerError(
-            f"the journal does not end with record {head.seq}, as its head says; nothing was written", fix=VERIFY
+            f"the journal does not end with record {head.seq}, which its head names; nothing was written", fix=VERIFY
         )
     if head.key_id != key.id or not key.verifies(head.signature, head.message):
         raise schema.LedgerError("the head of the journal is not signed by the ledger's key", fix=VERIFY)
@@ -116,7 +116,7 @@ def rotate(engine: sa.Engine, *, lost: bool) -> tuple[str, str]:
     Args:
         engine: the ledger's engine.
         lost: the present key is lost. The change is signed by the new key alone, and `verify` fails from then on
-            unless it is told to accept that key.
+            unless it is given that key as accepted.
 
     Returns:
         Ids of the old and the new key.

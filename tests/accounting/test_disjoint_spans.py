@@ -91,7 +91,7 @@ def test_a_shared_span_may_have_no_unit_of_a_span_with_its_own_budget(opened: Le
 
 def test_rows_have_no_proof(opened: Ledger) -> None:
     register(opened, 1, None, unit="row")
-    with pytest.raises(BadInputError, match="no key that would tell"):
+    with pytest.raises(BadInputError, match="no key that would show"):
         register(opened, 2, None, unit="row", disjoint=True)
     register(opened, 2, None, unit="row")
     assert len(opened.status("adult")) == 1

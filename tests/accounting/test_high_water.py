@@ -163,7 +163,7 @@ def test_a_ledger_that_is_put_back_before_a_rotation_is_found(folder: Path) -> N
     put_back(folder, earlier)
     with pytest.raises(PipelineError):
         write(folder)
-    with pytest.raises(PipelineError, match=r"signed by no key of this ledger|put back"):
+    with pytest.raises(PipelineError, match=r"not signed by a key of this ledger|put back"):
         opened(folder).rotate_key(lost=True)
 
 
@@ -184,7 +184,7 @@ def test_a_mark_that_was_edited_is_refused(folder: Path, change: Callable[[dict[
     found = json.loads(mark(folder).read_bytes())
     change(found)
     mark(folder).write_text(json.dumps(found))
-    with pytest.raises(PipelineError, match="signed by no key of this ledger") as told:
+    with pytest.raises(PipelineError, match="not signed by a key of this ledger") as told:
         write(folder)
     assert "move the file away" in told.value.fix
 
@@ -192,7 +192,7 @@ def test_a_mark_that_was_edited_is_refused(folder: Path, change: Callable[[dict[
 @pytest.mark.parametrize("content", [b"", b"{", b"\0" * 512, b"[]"])
 def test_a_mark_that_is_damaged_is_refused(folder: Path, content: bytes) -> None:
     mark(folder).write_bytes(content)
-    with pytest.raises(PipelineError, match="no mark of a ledger") as told:
+    with pytest.raises(PipelineError, match="not a mark of a ledger") as told:
         write(folder)
     assert f"mv {mark(folder)}" in told.value.fix
 

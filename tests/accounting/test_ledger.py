@@ -197,8 +197,8 @@ def test_the_cap_holds_and_a_refusal_says_why_and_leaves_no_trace(ledger: Ledger
     with pytest.raises(BudgetRefusedError) as caught, spend(ledger, plan, run_id="one-too-many"):
         pass
     after = ledger.forecast(plan, dataset="adult", span=None, split="train")
-    assert f"held against the cap: {against_cap(status.enforced_epsilon, 3.0)}" in caught.value.message
-    assert f"with it {against_cap(after.epsilon_after, 3.0)} would be held" in caught.value.message
+    assert f"counted against the cap: {against_cap(status.enforced_epsilon, 3.0)}" in caught.value.message
+    assert f"with it {against_cap(after.epsilon_after, 3.0)} would be counted" in caught.value.message
     assert f"this run costs {forecast.epsilon_run:.4f}" in caught.value.message
     assert "cap of 3" in caught.value.message and "remain" in caught.value.message
     assert caught.value.fix

@@ -43,7 +43,7 @@ def test_a_uri_spells_what_a_url_cannot_hold(tmp_path: Path, name: str, form: st
 )
 def test_a_question_mark_never_cuts_a_path_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInputError, match=r"what stands behind the \? in .* is no option of SQLite") as caught:
+    with pytest.raises(BadInputError, match=r"what stands behind the \? in .* is not an option of SQLite") as caught:
         Ledger.open(url, create=True)
     assert "%3F" in caught.value.fix
     assert list(tmp_path.iterdir()) == []

@@ -121,7 +121,7 @@ class TestSides:
     def test_where_nothing_tells_there_is_no_budget(self, opened: Ledger, unknown: Any) -> None:
         register(opened, "d", {"train": A, "eval": Z}, span=1)
         register(opened, "d", unknown, span=2)
-        with pytest.raises(BadInputError, match="nothing tells which units"):
+        with pytest.raises(BadInputError, match="nothing shows which units"):
             opened.apply_policy(self.policy())
 
     def test_rows_that_cross_are_refused_by_their_part(self, opened: Ledger) -> None:

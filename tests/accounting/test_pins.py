@@ -177,5 +177,5 @@ def test_a_folder_that_cannot_be_written_is_named(ledger: Ledger, tmp_path: Path
 def test_where_nothing_is_pinned_any_ledger_or_none_will_do(tmp_path: Path, url: str, ledger: Ledger) -> None:
     assert pins.open_pinned(f"sqlite:///{tmp_path}/none.db", data=tmp_path, workspace=None) is None
     assert pins.open_pinned(url, data=tmp_path, workspace=None) is not None
-    with pytest.raises(BadInputError, match="is no SQLAlchemy URL"):
+    with pytest.raises(BadInputError, match="is not a SQLAlchemy URL"):
         pins.open_pinned("nonsense", data=tmp_path, workspace=None)

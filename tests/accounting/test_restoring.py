@@ -274,7 +274,7 @@ def test_a_backup_of_another_ledger_or_of_nothing_is_refused(book: Book, tmp_pat
     with pytest.raises(BadInputError, match="of another ledger"):
         book.restore(other.backup("other.db"))
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(BadInputError, match="is no backup of a ledger"):
+    with pytest.raises(BadInputError, match="is not a backup of a ledger"):
         book.restore(tmp_path / "text")
     with pytest.raises(BadInputError, match="cannot be read"):
         book.restore(tmp_path / "missing")

@@ -131,7 +131,7 @@ def test_rolling_windows(fresh: str) -> None:
     before = stored(ledger)
     with pytest.raises(BudgetRefusedError) as caught:
         train(ledger, (2, 4))
-    assert f"budget {key(2)}: held against the cap" in caught.value.message and "remain" in caught.value.message
+    assert f"budget {key(2)}: counted against the cap" in caught.value.message and "remain" in caught.value.message
     assert key(4) not in caught.value.message and "none of them was charged" in caught.value.message
     assert stored(ledger) == before
     train(ledger, (4, 5))
@@ -213,7 +213,7 @@ def test_units_that_are_not_proven_apart_are_not_counted(tmp_path: Path, monkeyp
     register(ledger, 2, disjoint=False, units=["cid", " BOB"])
     register(ledger, 3, "eve", disjoint=False)
     register(ledger, 4, disjoint=False, units=None)
-    for spans, why in (((1, 2), "without telling which"), ((1, 2, 3), "without telling"), ((3, 4), "without digests")):
+    for spans, why in (((1, 2), "without stating which"), ((1, 2, 3), "without telling"), ((3, 4), "without digests")):
         with pytest.raises(BudgetRefusedError, match=why):
             train(ledger, spans)
     with monkeypatch.context() as lost:  # as a version before this did, which made another one
@@ -277,7 +277,7 @@ def test_rows_of_several_spans_are_not_counted(tmp_path: Path) -> None:
     ledger = Ledger.open(f"sqlite:///{tmp_path}/other.db", create=True)
     for span in (1, 2):
         register(ledger, span, unit="row", disjoint=False, units=None)
-    with pytest.raises(BudgetRefusedError, match="nothing tells whether a row is in two"):
+    with pytest.raises(BudgetRefusedError, match="nothing shows whether a row is in two"):
         train(ledger, (1, 2), make_plan(4.0, units=2 * UNITS))
 
 

@@ -162,9 +162,9 @@ WAYS: dict[str, tuple[Callable[[str], None] | tuple[str, ...], str]] = {
     "lowered totals": (lower_totals, "totals are not the sum"),
     "a lowered charge": (lower_a_charge, "entry 1 "),
     "an edited charge": (("UPDATE charges SET rdp = replace(rdp, '0.', '0.0')",), "stored charge .* damaged"),
-    "a changed cap": (("UPDATE budgets SET epsilon = 100",), "epsilon is 100.0, the journal says 4.0"),
+    "a changed cap": (("UPDATE budgets SET epsilon = 100",), "epsilon is 100.0, the journal has 4.0"),
     "an unset filter order": (("UPDATE budgets SET filter_order = 2.0",), "filter_order"),
-    "forgotten cap changes": (("UPDATE budgets SET cap_changes = 0",), "cap_changes is 0, the journal says 1"),
+    "forgotten cap changes": (("UPDATE budgets SET cap_changes = 0",), "cap_changes is 0, the journal has 1"),
     "an edited registration": (("UPDATE registrations SET digest = 'other'",), "registration of dataset adult"),
     "another key in genesis": (
         ("UPDATE journal SET body = json_set(body, '$.public_key', hex(randomblob(32))) WHERE seq = 1",),
@@ -345,7 +345,7 @@ def test_a_key_that_the_ledger_does_not_know_signs_nothing(
         else:
             other.write_text(content)
         monkeypatch.setenv(keys.ENVIRONMENT, str(other))
-        with pytest.raises(LedgerError, match="signed by key" if content is None else "no private key"):
+        with pytest.raises(LedgerError, match="signed by key" if content is None else "not a private key"):
             ledger.set_cap("adult", epsilon=9.0, delta=1e-5)
     monkeypatch.delenv(keys.ENVIRONMENT)
     assert ledger.status()[0].cap_epsilon == 3.0

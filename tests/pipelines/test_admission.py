@@ -268,7 +268,8 @@ def test_a_folder_that_cannot_be_written_is_told(project: Project, monkeypatch: 
     monkeypatch.setattr(pins, "_write", lambda file, _: project.config.dataset.path not in file.parents)
     registered(project, tell=told.append)
     assert told == [
-        f"{project.config.dataset.path} cannot be written: nothing there says which ledger this data is registered with"
+        f"{project.config.dataset.path} cannot be written: nothing there names the ledger that this data is "
+        "registered with"
     ]
 
 

@@ -44,11 +44,11 @@ class LedgerChange:
         seq: number of the record.
         at: time, UTC, ISO 8601.
         kind: kind of the record.
-        principal: who asked, where the record says so.
+        principal: who asked, where the record names them.
         budget: key of the budget; None for a key, or for a span that shares a budget.
         what: what changed, in words without numbers.
         key: id of the key that signs from here on; None unless it changed.
-        epsilon, delta: the cap from here on; None where it is no change of a budget.
+        epsilon, delta: the cap from here on; None where no budget changed.
         counts: whether it counts as a change of the cap, and not as the first policy of an unused budget.
     """
 

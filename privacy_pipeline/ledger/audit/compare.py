@@ -1,4 +1,4 @@
-"""The ledger's tables and totals against what a replay of its journal says."""
+"""Compare the ledger's tables and totals with a replay of its journal."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from privacy_pipeline.ledger.state.unit_digests import differing_tables
 from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.spans import span_key, span_of, spans_of
 
-MOST = 20  # problems that are told
+MOST = 20  # problems that are reported
 _BATCH = 2000
 _ROUNDING = 1e-9  # relative, between versions of the accounting library
 
 
 def compare(connection: sa.Connection, replay: Replay, *, reprice: bool) -> list[str]:
-    """Return what is wrong with the tables; entries first, at most `MOST`.
+    """Return what is wrong with the tables: entries first, at most `MOST` problems.
 
     Args:
         connection: the transaction in which the journal was read.
         replay: the journal, replayed.
-        reprice: also computes each charge anew from its event.
+        reprice: also compute each charge again from its event.
     """
     found: list[str] = []
     for problem in _problems(connection, replay, reprice):
@@ -67,7 +67,7 @@ def _entries(connection: sa.Connection, replay: Replay) -> Iterator[str]:
             seen -= 1
             yield f"entry {row['id']} (run {row['run_id']}) is in no journal record"
         elif row_digest(row) != expected:
-            yield f"entry {row['id']} (run {row['run_id']}) is not what the journal says"
+            yield f"entry {row['id']} (run {row['run_id']}) differs from the journal"
     if seen < len(replay.open) + len(replay.closed):
         stored = set(connection.scalars(sa.select(table.c.id)))
         yield from (f"entry {key} was deleted" for key in sorted({*replay.open, *replay.closed} - stored))
@@ -105,11 +105,11 @@ def _registrations(connection: sa.Connection, replay: Replay) -> Iterator[str]:
         rows[row["dataset"], row["span_key"]] = kept
     for key in sorted({*rows, *replay.registrations}):
         if rows.get(key) != replay.registrations.get(key):
-            yield f"the registration of dataset {key[0]}, span {key[1] or 'none'}, is not what the journal says"
+            yield f"the registration of dataset {key[0]}, span {key[1] or 'none'}, differs from the journal"
 
 
 def _digests(connection: sa.Connection, replay: Replay) -> Iterator[str]:
-    """Tables of digests whose root is not the one in the journal, and tables that no record names."""
+    """Yield tables of digests whose root differs from the journal's, and tables that no record names."""
     table = schema.unit_digests
     stored = {tuple(row) for row in connection.execute(sa.select(table.c.dataset, table.c.span_key).distinct())}
     for key in sorted(stored | set(replay.digests)):
@@ -126,7 +126,7 @@ def _budget(connection: sa.Connection, replay: Replay, key: int, charges: Charge
         return
     for column in expected:
         if row[column] != expected[column]:
-            yield f"budget {name}: {column} is {row[column]!r}, the journal says {expected[column]!r}"
+            yield f"budget {name}: {column} is {row[column]!r}, the journal has {expected[column]!r}"
     spent: dict[str, Sum] = {}
     try:
         for (purpose, digest), count in replay.counted[key].items():
@@ -141,13 +141,13 @@ def _budget(connection: sa.Connection, replay: Replay, key: int, charges: Charge
 
 
 def _prices(replay: Replay, key: int, charges: Charges) -> Iterator[str]:
-    """Charges that say less than their event costs."""
+    """Yield charges that are lower than the cost of their event."""
     relation = Relation(replay.budgets[key]["relation"])
     for digest in sorted({digest for (_, digest), count in replay.counted[key].items() if count}):
         try:
             stored = charges.get(digest)
         except schema.LedgerError:
-            continue  # told already
+            continue  # reported already
         if stored.event is None:
             continue  # could not be priced, and is charged without limit
         if why := _too_little(stored.charge.values, stored.charge.distance, stored.event, relation):
@@ -163,7 +163,7 @@ def _too_little(values: tuple[float, ...], distance: float, event: Any, relation
         return f"is of an event that cannot be priced: {error.message}"
     pairs = zip((*values, distance), (*again.values, again.distance), strict=True)
     low = any(kept < due * (1 - _ROUNDING) - _ROUNDING for kept, due in pairs)
-    return f"says less than its event costs: {_short(event)}" if low else ""
+    return f"is lower than the cost of its event: {_short(event)}" if low else ""
 
 
 def _short(event: Mapping[str, Any]) -> str:

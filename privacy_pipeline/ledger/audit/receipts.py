@@ -15,7 +15,7 @@ _NAMES = ("privacy_record.json", "dp_evaluation.json", "summary.json")
 
 
 def read_receipts(paths: Sequence[Path]) -> list[Receipt]:
-    """Receipts in record files, in summaries of runs, and in all of them below folders.
+    """Return the receipts in record files, in summaries of runs, and in all such files below folders.
 
     Args:
         paths: files (`privacy_record.json`, `dp_evaluation.json`, or a run's `summary.json`) and folders.
@@ -56,7 +56,7 @@ def receipts_in(document: Any) -> list[Receipt]:
 
 def _whole(number: Any) -> int:
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 63:
-        raise ValueError(f"{number!r} is no number of a journal record")
+        raise ValueError(f"{number!r} is not the number of a journal record")
     return number
 
 
@@ -66,7 +66,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _receipts(path: Path) -> list[Receipt]:
-    """Return the receipts in a file: of a training, of a DP evaluation. What was not charged has none."""
+    """Return the receipts in a file: of a training, of a DP evaluation. A run that was not charged has none."""
     try:
         return receipts_in(json_value(read_bounded(path, most=_LARGEST)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -30,10 +30,10 @@ class JournalRecord:
         kind: what happened: genesis, register, policy (caps and policies), reserve, takeover, start, commit, expire,
             zero (served from cache), no_guarantee (a run on registered data that claims none), moved_to, moved_from,
             restored, rotate_key, key_lost, imported, accept_import.
-        principal: who did it; None in records of format 3 that did not say so.
+        principal: who did it; None in records of format 3 that do not name anyone.
         dataset, budget: what it is about; None where it is about the ledger as a whole.
         entry, run_id, node: the entry that it is about, and who asked for that.
-        details: the rest of what it says, as JSON values.
+        details: the rest of its content, as JSON values.
         hash, key_id: its hash, and the key that signed it.
     """
 
@@ -57,7 +57,7 @@ def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None)
     Args:
         connection: a transaction.
         dataset: only of this dataset, and those about the ledger as a whole.
-        limit: at most so many; None for all.
+        limit: the largest number of records; None for all.
 
     Raises:
         LedgerError: a record is damaged.
@@ -72,7 +72,7 @@ def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None)
 
 
 def unsalted(connection: sa.Connection) -> list[int]:
-    """Numbers of records that hold digests of data and no salt, as versions before wrote them: their hashes tell."""
+    """Return the numbers of older records with digests of data and no salt: their hashes reveal some of the data."""
     table = schema.journal
     old = sa.not_(table.c.body.contains('"salt":"', autoescape=True))
     query = sa.select(table.c.seq).where(table.c.kind.in_(journal.HOLD_DIGESTS), old).order_by(table.c.seq)
@@ -80,7 +80,7 @@ def unsalted(connection: sa.Connection) -> list[int]:
 
 
 def _read(connection: sa.Connection, cover: Callable[[str], str]) -> Iterator[JournalRecord]:
-    """By pages, so that the first ones need not wait for the last."""
+    """Yield rows by pages, so that the first rows need not wait for the last."""
     budgets = {row["id"]: row for row in connection.execute(sa.select(schema.budgets)).mappings()}
     table, before = schema.journal, None
     while True:

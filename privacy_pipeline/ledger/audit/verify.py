@@ -30,8 +30,8 @@ class Verification:
 
     Attributes:
         problems: what is wrong, the first in the journal first; empty if nothing is.
-        unaccepted: those of them that are no sign of tampering: a lost key or an import that nobody accepted.
-        notes: what a reader should know although it is no error.
+        unaccepted: the problems that are not a sign of tampering: a lost key or an import that nobody accepted.
+        notes: what a reader should know although it is not an error.
         records: journal records that were read.
         entries: entries that they make.
         receipts: receipts that were looked up.
@@ -180,9 +180,7 @@ class _Walk:
 
 
 def _read(connection: sa.Connection, walk: _Walk, *, reprice: bool) -> Head | None:
-    """Return the journal in one pass, then the tables against it; the head, unless what comes after cannot be
-    judged.
-    """
+    """Read the journal in one pass, then compare the tables with it. Return the head; None where it cannot be read."""
     try:
         for row in _records(connection):
             walk.record(row)
@@ -230,7 +228,7 @@ def readable(connection: sa.Connection) -> Readable:
 
 
 def tampering(connection: sa.Connection) -> list[str]:
-    """All that is wrong, without lost keys and imports that nobody accepted; see `verify`.
+    """Return all problems, without lost keys and imports that nobody accepted; see `verify`.
 
     Args:
         connection: a transaction.
@@ -256,7 +254,7 @@ def verify(
         public_key: a key that must have signed, from a copy that was kept apart; by default the copy beside the private
             key, where there is one.
         accepted: ids of keys that took over from a lost one, and are known to be right.
-        reprice: also computes each stored charge anew from its event (needs dp_accounting).
+        reprice: also compute each stored charge again from its event (needs dp_accounting).
 
     Raises:
         LedgerError: the database cannot be read.
@@ -313,10 +311,10 @@ def _copy(engine: sa.Engine, notes: list[str]) -> PublicKey | None:
     try:
         found = keys.read_public(keys.public_file(keys.key_file(engine.url)))
     except PipelineError:
-        notes.append("there is no copy of the public key to hold the signatures against: give --public-key")
+        notes.append("there is no copy of the public key to check the signatures with: give --public-key")
         return None
     notes.append(
-        f"the signatures were held against key {found.id} from beside the private key: whoever replaced the ledger may "
-        "have replaced it too; give --public-key with a copy kept elsewhere"
+        f"the signatures were checked with key {found.id} from beside the private key: anyone who replaced the ledger "
+        "may have replaced that key too; give --public-key with a copy kept elsewhere"
     )
     return found

@@ -1,4 +1,4 @@
-"""What a request has to fulfil before its cost is even checked, and how a refusal is told."""
+"""What a request has to fulfil before its cost is even checked, and how a refusal is worded."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.charging.unions import Union
     from privacy_pipeline.ledger.state.registration import Division
 
-_WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget forecast CONFIG` tells what fits"
+_WHAT_FITS = "ask for less (more noise, fewer epochs): `privacy-pipeline budget forecast CONFIG` prints what fits"
 
 
 def paying_budgets(
     connection: sa.Connection, *, dataset: str, span: Span, split: str, union: Union | None
 ) -> tuple[Registration, list[sa.RowMapping]]:
-    """Return the registration of what a run wants to read, and the budgets that pay: each once.
+    """Return the registration of what a run asks to read, and the budgets that pay, each once.
 
     Args:
         connection: a transaction.
         dataset: its name.
         span: the span, or several.
         split: the split.
-        union: the spans together, where they are several; they are held against the registrations as they are now.
+        union: the spans together, where they are several; they are checked against the present registrations.
 
     Raises:
         BudgetRefusedError: it is not registered, or its split has no budget or one that was closed.
@@ -120,10 +120,10 @@ def require_division(registered: Registration, division: Division | None) -> Non
 
     Args:
         registered: the registration; one of an older format has none.
-        division: the run's; None where it does not tell.
+        division: the run's; None where it is not stated.
 
     Raises:
-        BudgetRefusedError: it is another one: units of the eval split would be trained on.
+        BudgetRefusedError: they differ: units of the eval split would be trained on.
     """
     if registered.division is not None and division is not None and division != registered.division:
         raise BudgetRefusedError(
@@ -137,7 +137,7 @@ def forecast_of(checked: Sequence[BudgetCheck]) -> Forecast:
     """Return what a checked run would do to the budget with the least room; the other ones that would pay come
     with it.
     """
-    # One that refuses comes before any that grants, so that the first says whether all of them grant.
+    # A budget that refuses comes before any that grants, so the first shows whether all of them grant.
     ordered = sorted(checked, key=lambda one: (one.fits, one.runs_that_fit, one.budget["epsilon"] - one.held_after))
     first, *others = (_forecast(one) for one in ordered)
     return dataclasses.replace(first, others=tuple(others))
@@ -165,11 +165,11 @@ def check_principal(
     *,
     backend: str | None = None,
 ) -> None:
-    """Refuses whom the policy does not name, and what it does not allow; that of the train split holds for both.
+    """Refuse users whom the policy does not name, and what it does not allow; the train split's holds for both.
 
     Raises:
-        BudgetRefusedError: the policy of a budget says who may spend, and this is somebody else; or it allows other
-            backends than the one that trains.
+        BudgetRefusedError: the policy of a budget does not name this user among those who may spend, or does not allow
+            the backend that trains.
     """
     for budget in budgets:
         governs = budget if budget["split"] == TRAIN else find_budget(connection, budget["dataset"])
@@ -204,7 +204,7 @@ def _limit(checked: BudgetCheck) -> tuple[str, str]:
 
 
 def refusal(checked: Sequence[BudgetCheck], cost: Price) -> BudgetRefusedError:
-    """Return what to tell whoever asked for more than there is.
+    """Return the refusal for anyone who asked for more than there is.
 
     Args:
         checked: the run against each budget that would pay; at least one refuses it.
@@ -221,15 +221,15 @@ def _lack(checked: BudgetCheck, cost: Price) -> tuple[str, str]:
     """Return what one budget lacks, and what to do."""
     cap, delta = float(checked.budget["epsilon"]), float(checked.budget["delta"])
     told = (
-        f"budget {budget_key(checked.budget)}: held against the cap: {against_cap(checked.held_before, cap)}; "
+        f"budget {budget_key(checked.budget)}: counted against the cap: {against_cap(checked.held_before, cap)}; "
         f"this run costs {cost.epsilon(delta):.4f} (RDP, delta {delta:g})"
     )
     limit, fix = _limit(checked)
     if not limit:
         remain = max(0.0, cap - checked.held_before)
         message = (
-            f"{told}, with it {against_cap(checked.held_after, cap)} would be held (Renyi order {checked.order:g}), "
-            f"above the cap of {cap:g}; {remain:.4f} remain"
+            f"{told}, with it {against_cap(checked.held_after, cap)} would be counted (Renyi order "
+            f"{checked.order:g}), above the cap of {cap:g}; {remain:.4f} remain"
         )
         return message, f"{_WHAT_FITS}; or have the owner of the budget raise its cap"
     return f"{told}; {limit}", fix if fix.startswith("raise") else f"{_WHAT_FITS}; {fix}"

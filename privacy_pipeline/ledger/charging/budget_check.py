@@ -1,4 +1,4 @@
-"""A run's cost held against a budget: whether the filter grants it, and how many such runs would be granted."""
+"""A run's cost weighed against a budget: whether the filter grants it, and how many such runs would be granted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST = 20.0  # no cap of a budget that protects anything is higher
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetCheck:
-    """A run's cost beside a budget, all at one instant.
+    """A run's cost checked against a budget, all at one instant.
 
     Attributes:
         budget: the budget's row.
@@ -59,22 +59,22 @@ class BudgetCheck:
 
     @property
     def filter_epsilon(self) -> float:
-        """What the divergences alone would hold against the cap, with the run."""
+        """What would count against the cap with the run, by the divergences alone."""
         delta = filter_delta(self.budget)
         return renyi_filter.filter_epsilon(ORDERS, self.after.values, order=self.order, delta=delta)
 
     @property
     def held_before(self) -> float:
-        """What is held against the cap now."""
+        """What counts against the cap now."""
         return self._held(self.spent)
 
     @property
     def held_after(self) -> float:
-        """What would be held against the cap with the run: within it just where the filter grants, shares aside."""
+        """What would count against the cap with the run: within it just where the filter grants, shares aside."""
         if self.truncations_that_fit == 0:
             return math.inf
         held, cap = self._held(self.after), float(self.budget["epsilon"])
-        # The filter counts in whole numbers, rounded against whoever asks; what that refuses is above the cap.
+        # The filter counts in whole numbers, rounded against the one who asks; what that refuses is above the cap.
         return held if self.runs_by_order else max(held, math.nextafter(cap, math.inf))
 
     def _held(self, charge: Charge) -> float:
@@ -166,8 +166,8 @@ def ceiling_of(row: Mapping[Any, Any], failure: float) -> float | None:
     """Return the epsilon at which a budget prices failures: what the first charge that may fail fixed, or would fix
     now.
 
-    It is what the policy says, or else so high that a hundred such runs still pay for their failures, and at least the
-    cap.
+    It is what the policy states, or else so high that a hundred such runs still pay for their failures, and at least
+    the cap.
 
     Args:
         row: the budget's row.

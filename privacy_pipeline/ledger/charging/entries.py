@@ -85,7 +85,7 @@ def add(
 
 
 def _rule(order: float, ceiling: float | None) -> dict[str, float]:
-    """Return what a record says of the budget's rule; the ceiling only where there is one."""
+    """Return what a record holds of the budget's rule; the ceiling only where there is one."""
     return {"order": order} | ({} if ceiling is None else {"ceiling": ceiling})
 
 
@@ -124,7 +124,7 @@ def start(writer: Writer, row: Mapping[Any, Any]) -> None:
 
 
 def commit(writer: Writer, row: Mapping[Any, Any], executed: str, *, overrun: bool) -> Receipt:
-    """Return a started entry is committed.
+    """Commit a started entry.
 
     Args:
         writer: the journal.

@@ -79,11 +79,11 @@ class Grant:
         return ResumeToken(entry_id=self.entry_id, token=self._token)
 
     def start(self) -> None:
-        """To be called right before anything is computed from the data. From here on the entry counts for ever.
+        """Start the entry, right before anything is computed from the data. From here on it counts for ever.
 
         Raises:
             BudgetRefusedError: the reservation expired, was taken over by a later attempt, or was started before.
-            LedgerError: the ledger cannot be written: the data may not be read.
+            LedgerError: the ledger cannot be written; the data must not be read.
         """
         with writing(self._engine) as journal:
             for entry in self._held(journal, State.RESERVED):
@@ -139,13 +139,13 @@ class Grant:
                     entries.expire(journal, row)
 
     def _held(self, journal: Writer, expected: State) -> Sequence[sa.RowMapping]:
-        """All entries of the grant in the expected state: what moves, moves as a whole."""
+        """Return all entries of the grant in the expected state: they move together or not at all."""
         rows = self._rows(journal.connection, expected)
         if len(rows) != len(self.entry_ids):
             raise BudgetRefusedError(
                 f"ledger entry {self.entry_id} is no longer {expected.value} for this attempt: it expired, moved "
                 "on, or another attempt of the run took it over",
-                fix="run again; a new attempt reserves anew",
+                fix="run again; a new attempt makes a new reservation",
             )
         return rows
 

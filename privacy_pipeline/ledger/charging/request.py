@@ -22,12 +22,12 @@ class Request:
     """What a run asks the ledger for.
 
     Attributes:
-        dataset, span, split: what it wants to read; several spans are one request.
+        dataset, span, split: what it asks to read; several spans are one request.
         data_digest: SHA-256 of the data.
         run_id, node: who asks.
         plan: what it will do.
         purpose: share of the budget that pays.
-        division: how it divides rows into splits; None where the caller does not tell.
+        division: how it divides rows into splits; None where the caller does not state it.
     """
 
     dataset: str

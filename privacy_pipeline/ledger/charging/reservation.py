@@ -2,8 +2,8 @@
 
 An entry is `reserved` before anything else happens, `started` before the first read of data, `committed` after the
 run. Each step is one transaction that is on disk when it returns, so a crash at any instant leaves an entry that counts
-at least what was read. A grant is held by a token: whoever takes over a dead run's reservation replaces the token, and
-the former holder, should it live after all, can no longer start.
+at least what was read. The holder of a grant has a token. A process that takes over a dead run's reservation replaces
+the token, and the former holder, if it is still alive, can no longer start.
 
 A run over several spans is one mechanism on all of their rows. Each budget that one of the spans belongs to is charged
 its whole event, once (block composition: Lecuyer et al. 2019, section 4): nobody has rows under two budgets, so nobody
@@ -52,7 +52,7 @@ class _Charge:
 
 
 def reserve(engine: sa.Engine, request: Request) -> Grant:
-    """Reserves a plan's cost in one transaction, at every budget that pays, or at none.
+    """Reserve a plan's cost in one transaction, at every budget that pays, or at none.
 
     Raises:
         BudgetRefusedError: the data is not what was registered, the plan does not fit the registration, or a budget
@@ -126,12 +126,11 @@ def _write(
     return entries.add(journal, budget, fixed_columns, cost=cost, order=order, ceiling=ceiling), attempt
 
 
-def continued(engine: sa.Engine, request: Request, resume_token: ResumeToken) -> Grant | None:
-    """Return the grant of an attempt that was started and killed, for whoever holds its ticket and asks for the very
-    same.
+def continued(engine: sa.Engine, request: Request, ticket: ResumeToken) -> Grant | None:
+    """Return the grant of an attempt that was started and killed, for a run that has its ticket and asks for the same.
 
-    Nothing is charged: a replay under the same key adds the same noise to the same sums. That the key is there and
-    fits is for the caller to see to.
+    Nothing is charged: a replay under the same key adds the same noise to the same sums. The caller
+    checks that the key is there and fits.
 
     Returns:
         The grant; None where the entries are not those of this run, node, plan and data, were committed, or were taken

@@ -1,8 +1,8 @@
 """Several spans of a dataset as one run reads them: what is registered of their rows and units together.
 
 The number of units decides how much sampling amplifies, so it has to be that of all spans together, in which a unit
-with rows in two spans is one unit. The digests of the units tell: where no unit is in two of the spans the registered
-numbers add up, else the different digests are counted. Where they prove nothing, nothing is granted.
+with rows in two spans is one unit. The digests of the units show this: where no unit is in two of the spans, the
+registered numbers add up; otherwise the different digests are counted. Where they prove nothing, nothing is granted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Union:
     whole: Registration
 
     def require_current(self, connection: sa.Connection) -> None:
-        """Check the spans against the registrations that a writer has just held against the journal's head.
+        """Check the spans against the registrations that a writer has just checked against the journal's head.
 
         Raises:
             LedgerError: they are not the same.
@@ -123,7 +123,7 @@ def _require_alike(name: str, parts: Sequence[Registration]) -> None:
 
 
 def _told(part: Registration) -> str:
-    """How rows come into the splits; what an older registration does not say is held against nothing."""
+    """Return how rows come into the splits; what an older registration does not state is compared with nothing."""
     return "" if part.division is None else part.division.told
 
 
@@ -132,10 +132,10 @@ def _listed(value: str | list[str]) -> str:
 
 
 def _splits(connection: sa.Connection, name: str, parts: Sequence[Registration]) -> dict[str, SplitCount]:
-    """Rows and units of each split of all the spans together.
+    """Return the rows and units of each split of all the spans together.
 
     Raises:
-        BudgetRefusedError: nothing proves how many units there are, or one is in two splits.
+        BudgetRefusedError: nothing proves how many units there are, or a unit is in two splits.
     """
     found = _digests(connection, name, parts)
     units = [digests.every_unit for digests in found]
@@ -155,7 +155,7 @@ def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]
     """Return the digests of the units of each span, all under one secret."""
     if parts[0].unit == "row":
         raise BudgetRefusedError(
-            f"{name}: where the unit is a row, nothing tells whether a row is in two of the spans, and how many rows "
+            f"{name}: where the unit is a row, nothing shows whether a row is in two of the spans, or how many rows "
             "there are together; a run with a guarantee reads one of them",
             fix="give dataset.privacy_unit a key; or read the spans one at a time",
         )
@@ -164,14 +164,14 @@ def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]
     missing = [part.span for part in parts if str(part.span) not in stored]
     if missing:
         raise BudgetRefusedError(
-            f"{name}: span {missing[0]} was registered without digests of its units, so nothing tells how many units "
+            f"{name}: span {missing[0]} was registered without digests of its units, so nothing shows how many units "
             "there are together",
             fix=_ONE_BY_ONE,
         )
     found = [stored[str(part.span)] for part in parts]
     if len({digests.key_id for digests in found}) > 1:
         raise BudgetRefusedError(
-            f"{name}: they were registered under different secrets of digests, so nothing tells how many units there "
+            f"{name}: they were registered under different secrets of digests, so nothing shows how many units there "
             "are together",
             fix=_ONE_BY_ONE,
         )
@@ -179,19 +179,19 @@ def _digests(connection: sa.Connection, name: str, parts: Sequence[Registration]
 
 
 def _require_countable(name: str, parts: Sequence[Registration], found: Sequence[UnitDigests]) -> None:
-    """Whether digests count the units of spans that have some in common: one for each unit, and by split."""
+    """Check that digests count the units of spans that have some in common: one for each unit, and by split."""
     for part, digests in zip(parts, found, strict=True):
         if set(digests.units) != set(part.splits):
             raise BudgetRefusedError(
-                f"{name}: units are in more than one of them, and span {part.span} was registered without telling "
-                "which unit is in which split, so nothing tells how many there are together",
+                f"{name}: units are in more than one of them, and span {part.span} was registered without stating "
+                "which unit is in which split, so nothing shows how many there are together",
                 fix=_ONE_BY_ONE,
             )
         for split, count in part.splits.items():
             if len(digests.units[split]) != count.units:
                 raise BudgetRefusedError(
                     f"{name}: units are in more than one of them, and in split {split!r} of span {part.span} keys "
-                    "differ in case, blanks or leading zeros alone, so nothing tells how many units there are together",
+                    "differ in case, blanks or leading zeros alone, so nothing shows how many units there are together",
                     fix=_ONE_BY_ONE,
                 )
     for one, other in itertools.combinations(parts[0].splits, 2):

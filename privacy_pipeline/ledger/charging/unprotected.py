@@ -1,4 +1,4 @@
-"""Runs on registered data that claim no guarantee: whether they are allowed, and that the journal says that they ran.
+"""Runs on registered data that claim no guarantee: whether they are allowed, and the journal's record that they ran.
 
 Their releases are covered by no epsilon and charged to nothing, so they are journalled: a report counts them from
 there. Whether they may run is a property of the registration, by its policy, and not of the config that asks.
@@ -78,7 +78,7 @@ def owners(connection: sa.Connection, use: Use) -> list[str]:
 
 
 def known_by_files(connection: sa.Connection, use: Use) -> bool:
-    """Whether these very files are registered, so that it is known whose data they are."""
+    """Return whether these very files are registered, so that it is clear whose data they are."""
     table = schema.registrations
     query = sa.select(table.c.id).where(table.c.digest == use.data_digest)
     return connection.scalar(query.limit(1)) is not None
@@ -103,7 +103,7 @@ def known_by_rows(
     own = secret()
     if {found.key_id for found in stored.values()} != {id_of(own)}:
         raise schema.LedgerError(
-            "rows were registered under another secret of digests, so nothing tells whether this data is among them",
+            "rows were registered under another secret of digests, so nothing shows whether this data is among them",
             fix="restore ledger_units.key from a copy",
         )
     mine = rows(own)

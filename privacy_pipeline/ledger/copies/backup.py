@@ -95,7 +95,7 @@ def opened(file: Path) -> Iterator[sa.Engine]:
     """Open a backup as a ledger that can be read: a copy of it, so that nothing is written beside the file.
 
     Raises:
-        BadInputError: the file cannot be read, or is no backup of a ledger.
+        BadInputError: the file cannot be read, or is not a backup of a ledger.
         LedgerError: `pg_restore` fails.
     """
     try:
@@ -109,7 +109,7 @@ def opened(file: Path) -> Iterator[sa.Engine]:
                 if log.is_file():  # of a file that was copied by hand
                     shutil.copyfile(log, copy.with_name("ledger.db-wal"))
             elif not begins.startswith(_DUMP):
-                raise BadInputError(f"{file} is no backup of a ledger", fix="give a file that `budget backup` wrote")
+                raise BadInputError(f"{file} is not a backup of a ledger", fix="give a file that `budget backup` wrote")
             engine = schema.connect(sa.URL.create("sqlite", database=str(copy)))
             if begins.startswith(_DUMP):
                 with schema.transaction(engine, write=True) as connection:

@@ -1,8 +1,8 @@
-"""Carries records of one journal over to a ledger that holds all records before them: the same records, word by word.
+"""Carry records of one journal over to a ledger that holds all records before them: the same records, word for word.
 
 Hashes and signatures stay as they were, so receipts and pins of what is carried hold. The tables are changed as the
-records say; what the journal holds digests of alone (charges, tables of unit digests) comes from the other ledger's
-tables. Whoever carries verifies the result.
+records state. Where the journal holds only digests (charges, tables of unit digests), the content comes from the other
+ledger's tables. The caller verifies the result.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def carry(connection: sa.Connection, tail: Tail) -> None:
     """Write a tail behind the journal of a ledger, and into its tables.
 
     Args:
-        connection: a write transaction; whoever begun it seals the journal.
+        connection: a write transaction; the caller who began it seals the journal.
 
     Raises:
         LedgerError: a record does not fit what is before it.
@@ -92,7 +92,7 @@ class _Carrier:
         }
 
     def apply(self, row: Row) -> None:
-        """Change the tables as a record says; other kinds change none."""
+        """Change the tables as a record states; other kinds of records change no table."""
         if row["kind"] in self._apply:
             self._apply[row["kind"]](row, json_value(row["body"]))
 

@@ -1,4 +1,4 @@
-"""Puts a ledger back from a backup, so that it never says less than was spent.
+"""Put a ledger back from a backup, so that it never shows less than was spent.
 
 A ledger goes only forward. What the present one recorded after the backup is carried over, word by word, where its
 journal can be read and is all that this host has seen. Where that is not known, something may have been spent that no
@@ -83,18 +83,18 @@ class _Present:
 
 
 def restore(url: str, file: Path, *, write: bool) -> Restoring:
-    """Restores a ledger from a backup.
+    """Restore a ledger from a backup.
 
     Args:
         url: SQLAlchemy URL of the ledger.
         file: what `backup.backup` wrote.
-        write: does it; without this, the same is tried and undone.
+        write: keep the result; without this, the same is tried and undone.
 
     Returns:
         What was done, or would be.
 
     Raises:
-        BadInputError: the file is no backup, or of another ledger or format.
+        BadInputError: the file is not a backup, or is one of another ledger or format.
         LedgerError: the backup does not verify, its key is not here, or the ledger cannot be written.
     """
     parsed = schema.parse(url)
@@ -312,7 +312,7 @@ def _lost(
     elif goes_on and not whole:
         told.append(f"the present journal can be followed up to record {present.read.seq} alone")
     elif not told:
-        told.append(f"nothing says that record {head.seq} was the ledger's last")
+        told.append(f"nothing shows that record {head.seq} was the ledger's last")
     return tuple(told)
 
 

@@ -23,7 +23,7 @@ from privacy_pipeline.ledger.storage import journal, schema
 
 
 def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
-    """Return what each budget's rule has been since its first run, where its row says otherwise.
+    """Return what each budget's rule has been since its first run, where its row differs.
 
     Args:
         connection: a transaction in which the tables have the columns of this format.
@@ -50,7 +50,7 @@ def fixed_rules(connection: sa.Connection) -> dict[int, dict[str, Any]]:
 
 
 class _Past:
-    """What the journal says of one budget.
+    """What the journal holds of one budget.
 
     Attributes:
         order: the last order that was fixed.
@@ -73,7 +73,7 @@ class _Past:
         self.order, self.open = row["filter_order"], row["filter_order"] is None
         self.caps.append(row["epsilon"])
         self.deltas = [row["delta"]]
-        self.again = row["cap_changes"] > 0  # of a format that kept no journal: nobody can tell
+        self.again = row["cap_changes"] > 0  # of a format that kept no journal: it cannot be found out
 
     def changed(self, changes: Mapping[str, Any]) -> None:
         if "epsilon" in changes:
@@ -108,7 +108,7 @@ def _note(past: Mapping[int, _Past], kind: str, body: Any) -> None:
         past[entry["budget_id"]].fixed(body["order"])
         past[entry["budget_id"]].counted.add(entry["id"])
     elif kind == journal.TAKEOVER:
-        # A reservation that goes to a new holder counted before: whoever asks anew may choose only if it is alone.
+        # A reservation that goes to a new holder counted before: the new holder may choose only if it is alone.
         budget = next((one for one in past.values() if body["entry"] in one.counted), None)
         if budget is None:
             raise KeyError(body["entry"])

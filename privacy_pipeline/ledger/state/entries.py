@@ -1,4 +1,4 @@
-"""Entries of the ledger: what a run costs, and what the ledger tells about it."""
+"""Entries of the ledger: what a run costs, and what the ledger reports about it."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ class Entry:
 class BudgetStatus:
     """One budget at a glance; every epsilon is by RDP at the cap's delta.
 
-    Against the cap stands `enforced_epsilon`, and what remains is the cap less that. For runs that are chosen after
-    results were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
+    `enforced_epsilon` counts against the cap, and what remains is the cap less that. For runs that are chosen after results
+    were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
 
     Attributes:
         budget: key of the budget.
@@ -96,9 +96,9 @@ class BudgetStatus:
         cap_delta: delta of the cap.
         enforced_epsilon: all counted entries together at the filter's order (`held`): what is enforced.
         spent_epsilon: all counted entries together at the best order: tighter, for a set of runs fixed beforehand.
-        remaining_epsilon: the cap less what is held against it.
+        remaining_epsilon: the cap less what counts against it.
         used: part of the cap's room at the filter's order that is used (`held.used_part`).
-        simple_epsilon: sum of the entries' own epsilons; what adding without composition would say.
+        simple_epsilon: sum of the entries' own epsilons: the total without composition.
         entries: number of entries in each state.
         overruns: entries that executed more than they planned.
         filter_order: Renyi order at which the cap is enforced, once there was a run.
@@ -151,9 +151,9 @@ class Forecast:
 
     Attributes:
         epsilon_run: cost of the run alone, by RDP at the cap's delta and its best order.
-        epsilon_before: held against the cap so far, at the filter's order (`held`).
-        epsilon_after: held against the cap with the run: above the cap where the cap refuses the run, infinite where
-            truncation costs more of delta than is kept for it.
+        epsilon_before: what counts against the cap so far, at the filter's order (`held`).
+        epsilon_after: what counts against the cap with the run: above the cap where the cap refuses the run, infinite
+            where truncation costs more of delta than is kept for it.
         cap: the cap's epsilon.
         delta: the cap's delta.
         fits: whether a reservation would be granted now; where several budgets would pay, by all of them.
@@ -176,7 +176,7 @@ class Forecast:
 
     @property
     def remaining(self) -> float:
-        """The cap less what is held against it before the run."""
+        """The cap less what counts against it before the run."""
         return max(0.0, self.cap - self.epsilon_before)
 
 

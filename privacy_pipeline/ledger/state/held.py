@@ -1,7 +1,7 @@
-"""The number that is held against a budget's cap: what the filter's fixed order makes of all that counts.
+"""The number that counts against a budget's cap: the cost of all counted entries at the filter's fixed order.
 
 The cap is enforced at one Renyi order, with the cap's delta less the share that is kept for truncation (`renyi_filter`,
-`truncation`). Only that number tells how much room is left. The epsilon at the best order, and that by PLD, are below
+`truncation`). Only that number shows how much room is left. The epsilon at the best order, and that by PLD, are below
 it; but the best order is known only afterwards, so they are proven for a set of runs that was fixed beforehand.
 """
 
@@ -18,7 +18,7 @@ from privacy_pipeline.ledger.state import renyi_filter
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.entries import Charge
 
-_ROUNDING = 1e-9  # relative: what two runs pay for truncation is added in another order when it is held against delta
+_ROUNDING = 1e-9  # relative: what two runs pay for truncation is added in another order when compared with delta
 
 
 def filter_delta(budget: Mapping[Any, Any]) -> float:
@@ -29,11 +29,11 @@ def filter_delta(budget: Mapping[Any, Any]) -> float:
 def enforced_epsilon(
     spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
 ) -> float:
-    """Epsilon that is held against a cap.
+    """Return the epsilon that counts against a cap.
 
     Args:
         spent: sum of all counted entries.
-        order: the filter's order; None where no run fixed one: then the best one, which the next run may not choose.
+        order: the filter's order; None where no run fixed one: then the best one, which the next run might not choose.
         epsilon: the cap's epsilon.
         delta: the cap's delta.
         ceiling: the epsilon at which failures are priced; the cap's where no run that may fail fixed one.

@@ -1,9 +1,9 @@
 """Whether the units of a new registration are in others already: nobody pays from two budgets.
 
 Keys are compared over all spans, splits and datasets of a ledger, within one numbering (`id_space`). Rows are compared
-as multisets of digests: which rows are one person's nothing tells, so a dataset that has more than a part of its rows
-in common with another one counts as the same people. A refusal names the other dataset, never a unit or a number; that
-there is one at all tells those who may register that units are in both, and the guide says so.
+as multisets of digests: nothing shows which rows are one person's, so a dataset that has more than a part of its rows
+in common with another one counts as the same people. A refusal names the other dataset, never a unit or a number. The
+refusal itself reveals, to those who may register, that units are in both; the guide states this.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def require_one_budget(connection: sa.Connection, registration: Registration, di
     Args:
         connection: a transaction.
         registration: of a span that is not registered yet.
-        digests: of its units and rows; None where nobody told them.
+        digests: of its units and rows; None where nobody gave them.
 
     Raises:
         BadInputError: its units would have two budgets, or the dataset has another numbering of keys.
@@ -65,16 +65,16 @@ def has_eval_budget(connection: sa.Connection, dataset: str) -> bool:
 
 
 def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> None:
-    """Refuses units that are trained on in one span and evaluated in another, or in the same: they would pay twice.
+    """Refuse units that are trained on in one span and evaluated in another, or in the same: they would pay twice.
 
-    Rows that a hash divides are in one split each, and nothing else tells which.
+    Rows that a hash divides are in one split each, and nothing else shows in which.
 
     Args:
         of: names dataset and unit, for the message.
         spans: digests of all spans of the dataset; None where one was registered without.
 
     Raises:
-        BadInputError: there are such units, or nothing tells.
+        BadInputError: there are such units, or it cannot be determined.
     """
     kind = "rows" if of.unit == "row" else "units"
     untold = len(spans) < 2 and (not spans or _sides(spans[0], kind) is None)
@@ -91,7 +91,7 @@ def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> No
         return
     sides = [_sides(span, kind) for span in spans]
     if None in sides:
-        raise BadInputError(f"{told}nothing tells which {kind} of its spans are in which split", fix=fix)
+        raise BadInputError(f"{told}nothing shows which {kind} of its spans are in which split", fix=fix)
     known = [side for side in sides if side is not None]
     train, evaluated = (joined([side[split] for side in known]) for split in (TRAIN, EVAL))
     if many_in_common(train, evaluated) if kind == "rows" else in_common(train, evaluated):
@@ -121,10 +121,10 @@ def _require_one_space(registration: Registration, others: Mapping[tuple[str, st
 
 
 def _require_other_people(new: Registration, digests: UnitDigests, other: Registration, known: UnitDigests) -> None:
-    """Refuses a dataset whose units, or many of whose rows, are in one of another name."""
+    """Refuse a dataset whose units, or many of whose rows, are in one of another name."""
     if digests.key_id != known.key_id:
         raise BadInputError(
-            f"{other.name} was registered under another secret of digests, so nothing tells whether its units are in "
+            f"{other.name} was registered under another secret of digests, so nothing shows whether its units are in "
             f"{new.name} too",
             fix="restore ledger_units.key from a copy",
         )
@@ -154,10 +154,10 @@ def many_in_common(mine: Array, theirs: Array) -> bool:
 def _require_known_rows(
     new: Registration, digests: UnitDigests, other: Registration, known: UnitDigests | None
 ) -> None:
-    """Refuses a dataset whose rows can be compared with none, because an older version kept no digests of them."""
+    """Refuse a dataset whose rows can be compared with none, because an older version kept no digests of them."""
     if digests.rows and not (known and known.rows) and "distinct_rows" not in new.reasons:
         raise BadInputError(
-            f"{other.name} is registered without digests of its rows, as versions up to 0.1.0 did: nothing tells "
+            f"{other.name} is registered without digests of its rows, as versions up to 0.1.0 did: nothing shows "
             f"whether they are in {new.name} too",
             fix=f"register {other.dataset} again first, with its own config and cap, which adds them; {_DISTINCT}",
         )
@@ -171,24 +171,24 @@ def require_disjoint(
     spans: Sequence[str],
     fix: str = _SHARE,
 ) -> None:
-    """Proves that a new span has no unit in common with registered ones of its dataset.
+    """Prove that a new span has no unit in common with registered ones of its dataset.
 
     Args:
         connection: a transaction.
         registration: the new span.
         digests: of its units, where their keys are known.
-        spans: keys of the spans to hold it against.
+        spans: keys of the spans to compare it with.
         fix: what to do where there is no proof; by default to share the budget.
 
     Raises:
-        BadInputError: a unit is in both, or it cannot be known.
+        BadInputError: a unit is in both, or this cannot be determined.
     """
     dataset = registration.dataset
     if not spans:
         return
     if registration.unit == "row" or digests is None or not digests.units:
         why = (
-            "where the unit is a row there is no key that would tell whether a person's row is in another span too"
+            "where the unit is a row there is no key that would show whether a person's row is in another span too"
             if registration.unit == "row"
             else "the keys of this data are not known before ExampleGen has read it"
         )

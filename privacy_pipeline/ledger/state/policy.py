@@ -21,7 +21,7 @@ STARTER = """\
 # Policy of the privacy budget of one dataset. Apply it with: privacy-pipeline budget apply FILE
 dataset: {dataset}
 # All that is ever spent on the train split, over all runs, stays within (epsilon, delta).
-# The budget counts by RDP at this delta, which says somewhat more than the PLD figure of a run: leave room for that.
+# The budget counts by RDP at this delta, which is somewhat above the PLD figure of a run: leave room for that.
 epsilon: 4.0
 delta: 1.0e-5
 # What is protected: row, or the key column that names the privacy unit. It has to be the registered one.
@@ -97,7 +97,7 @@ class Policy(BaseModel):
         return not any(self.shares.values())
 
     def to_json(self) -> str:
-        """As text for the budget's row. What older versions did not have is left out while it says nothing."""
+        """As text for the budget's row. What older versions did not have is left out while it is not set."""
         fields = type(self).model_fields
         document = {
             name: value
@@ -116,8 +116,8 @@ def load_policy(path: Path) -> Policy:
     """Read a policy.
 
     Raises:
-        BadInputError: others may change the file, it cannot be read, is no YAML, or a field is unknown, missing or out
-            of range; told with the line.
+        BadInputError: others may change the file, it cannot be read, is not YAML, or a field is unknown, missing or out
+            of range; the message names the line.
     """
     from privacy_pipeline.config.messages import explain
     from privacy_pipeline.config.source import read_document

@@ -1,4 +1,4 @@
-"""What the ledger knows of a registered dataset span. Facts, fixed once they are registered."""
+"""What the ledger records of a registered dataset span. Facts, fixed once they are registered."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Registration:
 
     @property
     def public_splits(self) -> Mapping[str, SplitCount] | None:
-        """Sizes of the splits as they may be told; None where the relation keeps the number of units secret."""
+        """Sizes of the splits as they may leave; None where the relation keeps the number of units secret."""
         return self.splits if self.relation is Relation.ZERO_OUT else None
 
     @property
@@ -122,7 +122,7 @@ class Registration:
 
 
 def division_of(dataset: DatasetConfig) -> Division:
-    """How a config's dataset comes into the splits."""
+    """Return how a config's dataset comes into the splits."""
     unit, patterns = dataset.privacy_unit, dataset.input
     return Division(
         buckets=None if dataset.hash_split is None else {str(split): n for split, n in dataset.hash_split.items()},
@@ -132,7 +132,7 @@ def division_of(dataset: DatasetConfig) -> Division:
 
 
 def check_name(dataset: str) -> None:
-    """Refuses what cannot be the name of a dataset.
+    """Refuse what cannot be the name of a dataset.
 
     Raises:
         BadInputError: it is not of the form of a name.

@@ -25,7 +25,7 @@ replace the runs by their P_i and Q_i one after the other. That moves P(S) by at
 most e^C sum tau_i, and both together by at most t. Either dataset may be the first of the two.
 
 Nothing in this asks when a cap, an alert, a share or a key was changed: such a change costs no delta, as long as no cap
-is above C once a run that may fail was charged. It does ask that a, d and t stay. Taking the order anew after outputs
+is above C once a run that may fail was charged. It does ask that a, d and t stay. Taking the order again after outputs
 were seen is not covered: over K orders delta can grow up to K-fold, by the sum of their supermartingales. Version 0.1.0
 did that with each change of a cap or a policy; for a budget with such a change the delta that holds is `len(ORDERS)`
 times as large (`delta_factor`). Nor is the best order of the runs so far covered, nor the shortcut by total variation
@@ -73,7 +73,7 @@ def choose_order(
 
     def copies(index: int) -> float:
         room = allowance(orders[index], epsilon=epsilon, delta=delta) - spent[index]
-        # A plan that costs nothing says nothing about the order: then take the one that suits Gaussians.
+        # A plan that costs nothing gives no hint of the order: then take the one that suits Gaussians.
         return room / max(cost[index], 1e-12 * orders[index])
 
     finite = [i for i, order in enumerate(orders) if order > 1.01 and math.isfinite(cost[i] + spent[i])]
@@ -81,7 +81,7 @@ def choose_order(
 
 
 def filter_epsilon(orders: Sequence[float], values: Sequence[float], *, order: float, delta: float) -> float:
-    """Epsilon of a sum at the filter's order: what is held against the cap."""
+    """Return the epsilon of a sum at the filter's order: what counts against the cap."""
     return max(0.0, epsilon_at_order(order, values[list(orders).index(order)], delta))
 
 

@@ -1,8 +1,8 @@
 """What a budget's counted entries cost together, as exact fixed-point integers that a write adds to.
 
-A float is kept as ceil(value * 2**64), so that no total says less than its parts, and sums and differences of integers
-are exact in any order: adding a charge, or taking back one that expired, needs no other entry. Infinite values (a run
-that could not be accounted for) are counted beside the sums.
+A float is kept as ceil(value * 2**64), so that no total is below the sum of its parts, and sums and differences of
+integers are exact in any order: adding a charge, or taking back one that expired, needs no other entry. Infinite values
+(a run that could not be accounted for) are counted beside the sums.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Sum:
         return self + other.times(-1)
 
     def times(self, count: int) -> Sum:
-        """Return the sum of so many copies."""
+        """Return the sum of this many copies."""
         return Sum(tuple(n * count for n in self.numbers), tuple(n * count for n in self.infinite), self.count * count)
 
     @property
@@ -98,7 +98,7 @@ def _one(values: tuple[float, ...], distance: float, epsilon: float) -> Sum:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """All that a budget's row knows of its entries.
+    """All that a budget's row holds of its entries.
 
     Attributes:
         spent: sum of the counted entries of each purpose.
@@ -179,7 +179,7 @@ def sum_of(parts: Iterable[Sum]) -> Sum:
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 

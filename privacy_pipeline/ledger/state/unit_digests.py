@@ -1,4 +1,4 @@
-"""Keyed digests of the privacy units and of the rows of a registered span: whose data it is, without saying so.
+"""Keyed digests of the privacy units and rows of a registered span: they identify its people without naming them.
 
 Fresh budget is sound only where nobody pays from two budgets (block composition: Lecuyer et al. 2019, "Privacy
 Accounting and Quality Control in the Sage Differentially Private ML Platform", section 4). So the keys of a span's
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = npt.NDArray[np.uint64]  # NumPy is loaded on use: reading a ledger needs none
 
-ALL = "all"  # the units or rows of a span where it was not told which split each is in
+ALL = "all"  # the units or rows of a span where it was not stated which split each is in
 _DIGEST_BYTES, _OLDER_BYTES = 8, 16
 _MANY, _PIECE = 500_000, 50_000  # units: from how many on several processes work, and on how many each at once
 _PART = 1 << 20  # digests in one row of the table
@@ -46,8 +46,8 @@ class UnitDigests:
 
     Attributes:
         key_id: first 16 hexadecimal digits of the secret's SHA-256.
-        units: by split, sorted, each unit once; `ALL` where that was not told. Empty where units have no keys.
-        rows: by split, sorted, equal rows as often as there are; empty where that was not told.
+        units: by split, sorted, each unit once; `ALL` where the split was not stated. Empty where units have no keys.
+        rows: by split, sorted, equal rows as often as there are; empty where the rows were not given.
     """
 
     key_id: str
@@ -184,7 +184,7 @@ def store(connection: sa.Connection, *, dataset: str, span_key: str, digests: Un
 
 
 def stored_digests(connection: sa.Connection, dataset: str | None = None) -> dict[tuple[str, str], UnitDigests]:
-    """Digests by dataset and span key, each table held against its root in the journal.
+    """Return digests by dataset and span key, each table checked against its root in the journal.
 
     Args:
         connection: a transaction.
@@ -209,7 +209,7 @@ def stored_digests(connection: sa.Connection, dataset: str | None = None) -> dic
 
 
 def differing_tables(connection: sa.Connection, key: tuple[str, str], record: Mapping[str, Any]) -> list[str]:
-    """Return the tables of a span that are not what its record in the journal says, as "kind/split"."""
+    """Return the tables of a span that differ from its record in the journal, as "kind/split"."""
     return _differing(_tables(connection, key), record)
 
 

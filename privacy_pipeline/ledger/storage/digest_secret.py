@@ -64,7 +64,7 @@ def ledger_secret(engine: sa.Engine, *, first: bytes | None = None) -> bytes:
 
 
 def covering(url: sa.URL) -> Callable[[str], str]:
-    """Return what covers a ledger's digests for whoever reads them. Makes no secret.
+    """Return what covers a ledger's digests for anyone who reads them. Make no secret.
 
     Returns:
         A function that gives `NOT_HERE` for every plain digest where this host has no secret that can be read.

@@ -88,7 +88,7 @@ def read(file: Path) -> Mark | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
+        raise _damaged(file, str(getattr(error, "strerror", "") or "it is not a mark of a ledger")) from error
 
 
 def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: PublicKey) -> str:
@@ -101,7 +101,7 @@ def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: Publi
         present: the key that signs now.
     """
     if not _is_signed(mark, connection, present):
-        return f"{file} is signed by no key of this ledger"
+        return f"{file} is not signed by a key of this ledger"
     found = connection.scalar(_HASH, {"seq": mark.seq})
     if found != mark.hash:
         return f"the ledger was put back: this host has seen record {mark.seq} committed ({file}), and the journal " + (
@@ -149,7 +149,7 @@ def put_back(engine: sa.Engine, current: Callable[[sa.Connection], PublicKey]) -
 
 
 def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Path:
-    """Refuses to write to a ledger that is older than this host has seen it.
+    """Refuse to write to a ledger that is older than this host has seen it.
 
     Returns:
         The mark's file, for `advance`.
@@ -171,14 +171,14 @@ def require(connection: sa.Connection, url: sa.URL, *, present: PublicKey) -> Pa
 
 
 def require_writable(file: Path, *, is_there: bool) -> None:
-    """Refuses to commit what could not be noted.
+    """Refuse to commit what could not be noted.
 
     Raises:
         LedgerError: the file cannot be written.
     """
     if (file.is_symlink() and not is_there) or not os.access(file if is_there else file.parent, os.W_OK):
         raise schema.LedgerError(
-            f"{file} cannot be written, and this host would not know up to where it has seen the ledger; nothing was "
+            f"{file} cannot be written, and this host could not record how far it has seen the ledger; nothing was "
             "written",
             fix=f"make its folder writable, or export {ENVIRONMENT}=FOLDER (that this user alone can write)",
         )
@@ -209,7 +209,7 @@ def advance(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
         finally:
             os.close(handle)
     except (OSError, ValidationError) as error:
-        raise _damaged(file, str(getattr(error, "strerror", "") or "it is no mark of a ledger")) from error
+        raise _damaged(file, str(getattr(error, "strerror", "") or "it is not a mark of a ledger")) from error
 
 
 def replace(file: Path, *, seq: int, digest: str, key: SigningKey) -> None:
@@ -246,8 +246,8 @@ def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> boo
 
 def _damaged(file: Path, why: str) -> schema.LedgerError:
     return schema.LedgerError(
-        f"{file}: {why}; it says up to where this host has seen the ledger",
-        fix="budget verify --receipt RECORD tells whether the ledger is the newest; if so: "
+        f"{file}: {why}; it records how far this host has seen the ledger",
+        fix="budget verify --receipt RECORD checks whether the ledger is the newest; if so: "
         f"mv {quoted(file)} {quoted(file)}.old",
     )
 

@@ -2,7 +2,7 @@
 
 A record's hash is SHA-256 over format, number, time, kind, body and the hash before it; the Ed25519 signature is over
 that hash. The last number and hash stand, signed too, in the `head` row, so that a cut tail shows. With them the head
-signs a digest of all that a reservation trusts (`trusted_state`), and every write holds the tables against it first. A
+signs a digest of all that a reservation trusts (`trusted_state`), and every write checks the tables against it first. A
 signature proves who wrote and in which order, not that what was written is what ran.
 """
 
@@ -133,10 +133,10 @@ class Writer:
     def append(
         self, kind: str, body: Mapping[str, Any], *, at: str | None = None, then: SigningKey | None = None
     ) -> Receipt:
-        """Append one record and move the head. The body of each record but a reservation says who did it.
+        """Append one record and move the head. The body of each record but a reservation names who did it.
 
-        Hashes of records are in receipts, pins and exports. A salt keeps digests of data, numbers of rows and units,
-        and times, which tell how long a run took, from being tried against them.
+        Hashes of records are in receipts, pins and exports. Without a salt, guesses of digests of data, of numbers of
+        rows and units, and of times, which reveal how long a run took, could be tried against them.
 
         Args:
             kind: what happened.
@@ -168,7 +168,7 @@ class Writer:
             high_water.advance(self._mark, seq=self._seq, digest=self._hash, key=self._key)
 
     def seal(self) -> None:
-        """Signs the head over the last record and the tables as they are now."""
+        """Sign the head over the last record and the tables as they are now."""
         state, key_id = trusted_state(self.connection), self._key.public.id
         head = Head(seq=self._seq, hash=self._hash, key_id=key_id, signature="", state=state)
         signed = {"seq": head.seq, "hash": head.hash, "key_id": key_id, "state": state}

@@ -1,7 +1,7 @@
 """The Ed25519 key that signs the ledger's journal, as a file.
 
-The private key is never in the database, in a log or in a record. Whoever can write both the database and the key file
-can write any history: keep the key apart from the database where that matters.
+The private key is never in the database, in a log or in a record. Anyone who can write both the database and the key
+file can write any history: keep the key apart from the database where that matters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ENVIRONMENT = "PRIVACY_PIPELINE_LEDGER_KEY"
 _FILE = "ledger_key.pem"
 _LARGEST = 1 << 16  # bytes of a key file
-_ROTATE = "privacy-pipeline budget rotate-key --lost (verify will say so from then on)"
+_ROTATE = "privacy-pipeline budget rotate-key --lost (verify will report it from then on)"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def key_file(url: sa.URL) -> Path:
     """Where the private key of a ledger is: named by the environment, else beside the SQLite file.
 
     Raises:
-        LedgerError: a ledger that is no file needs the environment variable.
+        LedgerError: a ledger that is not a file needs the environment variable.
     """
     named = os.environ.get(ENVIRONMENT)
     if named:
@@ -102,7 +102,7 @@ def public_file(path: Path) -> Path:
 
 
 def successor_file(path: Path, key_id: str) -> Path:
-    """Where a rotation keeps the next key until the ledger knows it."""
+    """Return where a rotation keeps the next key until the ledger has recorded it."""
     return path.with_name(f"{path.name}.{key_id}")
 
 
@@ -114,9 +114,9 @@ def load(path: Path, *, expected: str) -> SigningKey:
         expected: id of the key that may sign now.
 
     Raises:
-        LedgerError: the file is missing, no Ed25519 key, readable by others, or another key.
+        LedgerError: the file is missing, not an Ed25519 key, readable by others, or another key.
     """
-    install(path, expected)  # if a rotation was killed after the ledger knew the new key
+    install(path, expected)  # if a rotation was killed after the ledger recorded the new key
     key = _read(path)
     if key.public.id != expected:
         raise LedgerError(
@@ -130,13 +130,13 @@ def load_any(path: Path) -> SigningKey:
     """Return the private key in a file, whatever ledger expects it.
 
     Raises:
-        LedgerError: the file is missing, no Ed25519 key, or readable by others.
+        LedgerError: the file is missing, not an Ed25519 key, or readable by others.
     """
     return _read(path)
 
 
 def traces(url: sa.URL) -> list[Path]:
-    """Files of a key that a ledger at this URL signs or signed with, private or public; empty where there is none."""
+    """Return the files of a key that a ledger at this URL signs or signed with, private or public; empty if none."""
     if sqlite_file(url) is None and not os.environ.get(ENVIRONMENT):
         return []
     path = key_file(url)
@@ -154,13 +154,13 @@ def first(path: Path, *, existing: bool) -> SigningKey:
         existing: takes the key that is there instead of making one.
 
     Raises:
-        LedgerError: the file cannot be written, or what is there is no usable key.
+        LedgerError: the file cannot be written, or what is there is not a usable key.
     """
     if existing:
         key = _read(path)
         write_public(path, key.public)
         return key
-    for left in waiting(path):  # by a registration that was killed before any ledger knew the key
+    for left in waiting(path):  # by a registration that was killed before any ledger recorded the key
         if not left.stat().st_size:  # by an earlier version, which was killed before it wrote the key
             left.unlink()
             continue
@@ -173,7 +173,7 @@ def first(path: Path, *, existing: bool) -> SigningKey:
 
 
 def waiting(path: Path) -> list[Path]:
-    """Keys beside a key's file that wait for their ledger to know them."""
+    """Return the keys beside a key's file that wait for their ledger to record them."""
     ids = re.compile(re.escape(f"{path.name}.") + "[0-9a-f]{16}")
     if not path.parent.is_dir():
         return []
@@ -219,7 +219,7 @@ def install(path: Path, key_id: str) -> None:
 
 
 def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
-    """Remove the keys that killed registrations and rotations left beside a key's file: no ledger knows them.
+    """Remove the keys that killed registrations and rotations left beside a key's file: no ledger has recorded them.
 
     Call it only while the ledger's write lock is held: a process that makes a key holds that lock until the key is in
     the ledger. A key file that other ledgers may use is left alone, since a waiting key may belong to one of them.
@@ -227,7 +227,7 @@ def remove_unknown(path: Path, *, ledger: Path | None, known: str) -> None:
     Args:
         path: the key's file.
         ledger: the SQLite file beside which it lies; None where it is another database.
-        known: id of the key that the ledger knows.
+        known: id of the key that the ledger has recorded.
     """
     if ledger is None or path.parent != ledger.parent or os.environ.get(ENVIRONMENT):
         return
@@ -264,7 +264,7 @@ def read_public(path: Path) -> PublicKey:
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: no public key in it: {error}", fix="give the ledger_key.pub file") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise BadInputError(f"{path} is no Ed25519 public key", fix="give the ledger_key.pub file")
+        raise BadInputError(f"{path} is not an Ed25519 public key", fix="give the ledger_key.pub file")
     return PublicKey(key.public_bytes_raw().hex())
 
 
@@ -287,7 +287,8 @@ def _read(path: Path) -> SigningKey:
             fix=f"restore it, or set {ENVIRONMENT}; if it is lost: {_ROTATE}",
         ) from error
     except (ValueError, TypeError) as error:
-        raise LedgerError(f"key {path} is no private key in PEM: {error}", fix=f"restore it, or {_ROTATE}") from error
+        message = f"key {path} is not a private key in PEM: {error}"
+        raise LedgerError(message, fix=f"restore it, or {_ROTATE}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise LedgerError(f"key {path} is no Ed25519 key", fix=f"restore it, or {_ROTATE}")
+        raise LedgerError(f"key {path} is not an Ed25519 key", fix=f"restore it, or {_ROTATE}")
     return SigningKey(key)

@@ -18,13 +18,13 @@ _KINDS = (journal.GENESIS, journal.ROTATE, journal.LOST)
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
-    """What tells one ledger from another.
+    """What distinguishes one ledger from another.
 
     Attributes:
         origin: public key of the first record, hexadecimal. It stays when the key is rotated.
         taken_over: ids of keys that took over from a lost one, signed by nobody else.
         seq, hash: the newest record.
-        hashes: hashes of the records that were asked for; without those that there are not.
+        hashes: hashes of the records that were asked for, as far as they exist.
     """
 
     origin: str
@@ -35,14 +35,14 @@ class Lineage:
 
 
 def lineage_of(connection: sa.Connection, at: Sequence[int] = ()) -> Lineage:
-    """Follows the keys from the first record to the head.
+    """Follow the keys from the first record to the head.
 
     Args:
         connection: a transaction.
         at: numbers of records whose hashes are asked for.
 
     Raises:
-        LedgerError: a record is not what its hash says, or is signed by a key that may not sign it.
+        LedgerError: a record does not match its hash, or is signed by a key that may not sign it.
     """
     table = schema.journal
     keys = sa.select(table).where(table.c.kind.in_(_KINDS)).order_by(table.c.seq)
@@ -68,12 +68,12 @@ def lineage_of(connection: sa.Connection, at: Sequence[int] = ()) -> Lineage:
     asked = sa.select(table.c.seq, table.c.hash).where(table.c.seq.in_({*at, head.seq}))
     hashes = {seq: digest for seq, digest in connection.execute(asked)}
     if hashes.get(head.seq) != head.hash:
-        raise LedgerError(f"the journal does not hold record {head.seq}, as its head says", fix=VERIFY)
+        raise LedgerError(f"the journal does not hold record {head.seq}, which its head names", fix=VERIFY)
     return Lineage(origin=origin, taken_over=tuple(taken_over), seq=head.seq, hash=head.hash, hashes=hashes)
 
 
 def _named(row: sa.RowMapping) -> PublicKey:
-    """Return the key that a record names, from a record that is what its hash says."""
+    """Return the key that a record names, if the record matches its hash."""
     parts = {part: row[part] for part in ("seq", "at", "kind", "body", "prev_hash")}
     if journal.record_hash(**parts) != row["hash"]:
         raise _broken(row)

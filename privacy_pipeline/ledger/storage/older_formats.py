@@ -32,15 +32,15 @@ def columns_of_4(table: sa.Table) -> list[sa.Column[Any]]:
 
 
 def show(connection: sa.Connection, *, as_stored: bool, rules: Rules) -> None:
-    """Lets this connection see the tables of this format, in a reading transaction.
+    """Let this connection see the tables of this format, in a reading transaction.
 
     Args:
         connection: of a transaction that has written nothing.
-        as_stored: adds nothing that a migration would record, for `verify`.
+        as_stored: add nothing that a migration would record, for `verify`.
         rules: what a migration would record of budgets, read from the journal.
 
     Raises:
-        LedgerError: the journal is damaged, so the rules cannot be told.
+        LedgerError: the journal is damaged, so the rules cannot be read.
     """
     sqlite = connection.dialect.name == "sqlite"
     home = "main" if sqlite else str(connection.exec_driver_sql("SELECT current_schema()").scalar_one())

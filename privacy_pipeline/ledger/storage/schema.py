@@ -55,7 +55,7 @@ REGISTER_FIX = "privacy-pipeline budget register CONFIG"
 WAIT_SECONDS = 60
 _OLDER = "ledger_older"
 _OPTIONS = frozenset(("uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements"))
-# A host that is cut off from its server, or a server from a host, says nothing: both notice that within half a minute,
+# A host that is cut off from its server, or a server from a host, sends nothing: both notice that within half a minute,
 # and the server lets go of the lock of writers, which others may wait for `WAIT_SECONDS`. A process that was stopped
 # in the middle of a transaction answers for ever; its transaction does not last for ever.
 _ALIVE = {
@@ -82,7 +82,7 @@ def parse(url: str) -> sa.URL:
     """Return a ledger's URL.
 
     Raises:
-        BadInputError: it is no SQLAlchemy URL of a file or server that the ledger can be in, or holds a password.
+        BadInputError: it is not a SQLAlchemy URL of a file or server that the ledger can be in, or holds a password.
     """
     if secret_text.found_in_url(url):
         raise BadInputError("ledger: its URL holds a password, which every copy of the URL would", fix=secret_text.HOW)
@@ -92,7 +92,7 @@ def parse(url: str) -> sa.URL:
     except (ArgumentError, NoSuchModuleError, ValueError):
         # What stands behind the scheme may be a password in the wrong place.
         shown = re.sub(r"(:/{0,2})(?!/).*", r"\1...", url, flags=re.DOTALL)
-        raise BadInputError(f"ledger: {shown!r} is no SQLAlchemy URL", fix="sqlite:///ledger/ledger.db") from None
+        raise BadInputError(f"ledger: {shown!r} is not a SQLAlchemy URL", fix="sqlite:///ledger/ledger.db") from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise BadInputError(
             f"ledger: {parsed.get_backend_name()} is not supported; use sqlite or postgresql",
@@ -113,7 +113,7 @@ def _check_file(parsed: sa.URL, url: str) -> None:
         )
     if ("?" in url and not parsed.query) or (not _is_uri(parsed) and not _OPTIONS.issuperset(parsed.query)):
         raise BadInputError(
-            f"ledger: what stands behind the ? in {url!r} is no option of SQLite",
+            f"ledger: what stands behind the ? in {url!r} is not an option of SQLite",
             fix="a ? of the path itself is written as in sqlite:///file:is%3Fit/ledger.db?uri=true",
         )
     if sqlite_file(parsed) is None:
@@ -152,7 +152,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _show_older(connection: sa.Connection, *, write: bool) -> None:
-    """Lets a ledger that had an older format when it was opened be read as it is now."""
+    """Let a ledger that had an older format when it was opened be read as it is now."""
     options = connection.get_execution_options()
     rules = options.get(_OLDER)
     if rules is not None:
@@ -208,7 +208,7 @@ def connect(url: sa.URL) -> sa.Engine:
 
 
 def stored_format(connection: sa.Connection) -> str | None:
-    """Format of the ledger, as its table of settings says."""
+    """Return the format of the ledger from its table of settings."""
     return connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
 
 
@@ -234,12 +234,12 @@ def name(url: sa.URL) -> str:
 
 @contextmanager
 def transaction(engine: sa.Engine, *, write: bool, as_stored: bool = False) -> Iterator[sa.Connection]:
-    """One transaction; on leaving it without an exception, what was written is on disk.
+    """Open one transaction; on leaving it without an exception, what was written is on disk.
 
     Args:
         engine: the ledger's engine.
-        write: takes the single writer's lock first.
-        as_stored: reads a ledger of an older format as its last writer left it, without the rules that a migration
+        write: take the single writer's lock first.
+        as_stored: read a ledger of an older format as its last writer left it, without the rules that a migration
             would record.
 
     Raises:

@@ -1,7 +1,7 @@
 """Tables of the budget ledger, format 5.
 
 The journal is what happened; registrations, budgets, charges and entries are views of it that are kept for speed, and
-`verify` holds them against it.
+`verify` checks them against it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Format 4: the head of the journal signs budgets and registrations too.
 
-Signing what is there would make it true, so the ledger is verified as a whole first: whoever edited it before finds no
-signature here. A lost key or an import that nobody accepted stays what it was: `verify` goes on to say so.
+Signing what is there would make it true, so the ledger is verified as a whole first: an edited ledger gets no signature
+here. A lost key or an import that nobody accepted stays what it was: `verify` goes on to report it.
 """
 
 from __future__ import annotations
