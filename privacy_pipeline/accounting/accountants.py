@@ -1,8 +1,8 @@
 """Two accountants over one DpEvent: privacy loss distributions (PLD) for the headline, Renyi DP (RDP) for the ledger.
 
-Both are upper bounds (`loss_distribution` says when PLD is), and PLD is the tighter one, so it is the headline. Where
+Both are upper bounds (for PLD see `loss_distribution`), and PLD is the tighter one, so it is the headline. Where
 it is above RDP the reason decides: its grid is too coarse, or delta too small for float64, and then the bound of RDP
-stands; or nothing explains it, and then the larger of the two is claimed. The record says so.
+stands; or nothing explains it, and then the larger of the two is claimed. The record states which.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from privacy_pipeline.accounting.record import Guarantee
 
-CROSS_CHECK_TOLERANCE = 1e-3  # relative room for discretisation when PLD is held against RDP
+CROSS_CHECK_TOLERANCE = 1e-3  # relative room for discretisation when PLD is compared with RDP
 _MOST_BUCKETS = 100_000  # epsilon over interval, up to which the interval is narrowed
 _FINEST_INTERVAL = 5e-5  # narrower ones are not narrowed again
 # Nothing is protected long before this; PLD's exponentials leave float64 at ten times as much (exp of its interval).
@@ -145,7 +145,7 @@ def bound_of(event: DpEvent, *, delta: float, relation: Relation) -> Bound:
 
 
 def _truncated(event: DpEvent, relation: Relation, *, delta: float, plain: Sequence[float], distance: float) -> Bound:
-    """Return the bound of an event that RDP knows without its truncation alone.
+    """Return the bound of an event that RDP supports only without its truncation.
 
     The interval follows the epsilon without truncation, as in `weigh`.
     """
@@ -210,7 +210,7 @@ def guarantee(event: DpEvent, *, delta: float, relation: Relation, poisson_event
 
 
 def curve(event: DpEvent, bound: Bound, *, relation: Relation, deltas: Sequence[float]) -> list[tuple[float, float]]:
-    """(epsilon, delta) points of an event by the accountant of its bound; those that are infinite are left out."""
+    """Return (epsilon, delta) points of an event by the accountant of its bound; infinite ones are left out."""
     if bound.accountant == "pld" and bound.distribution is not None:
         points = [(bound.distribution.epsilon(delta), delta) for delta in deltas]
     else:

@@ -89,7 +89,7 @@ def least_noise(meets: Callable[[float], bool], *, tolerance: float = 1e-3) -> f
 def least_noise_by_curve(epsilon: Callable[[float], float], *, target: float, tolerance: float) -> float | None:
     """Return what `least_noise` finds for "epsilon is at most the target", in fewer looks at a slow accountant.
 
-    Over a small range the logarithm of epsilon is nearly linear in that of the noise, so each look tells where the next
+    Over a small range the logarithm of epsilon is nearly linear in that of the noise, so each look shows where the next
     one should be: a little to the side of the crossing that is not bounded yet. A look that leaves the bracket, or one
     too many, is replaced by bisection.
     """
@@ -119,7 +119,7 @@ def least_noise_by_curve(epsilon: Callable[[float], float], *, target: float, to
 
 
 def _crossing(points: list[tuple[float, float]], aim: float) -> float | None:
-    """Noise at which the line through the last two points (logarithms of noise and of epsilon) reaches the aim."""
+    """Return the noise at which the line through the last two points (logarithms of noise, epsilon) reaches the aim."""
     if not points:
         return None
     (x, y), slope = points[-1], -1.0
@@ -131,7 +131,7 @@ def _crossing(points: list[tuple[float, float]], aim: float) -> float | None:
 
 
 def _bracket(meets: Callable[[float], bool]) -> tuple[float, float] | None:
-    """Two noise multipliers, a factor of 2 apart, of which only the larger one meets the condition.
+    """Return two noise multipliers, a factor of 2 apart, of which only the larger one meets the condition.
 
     Returns:
         The two; both the least that is tried where that one meets it; None where no noise does.

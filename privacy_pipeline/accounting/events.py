@@ -34,7 +34,7 @@ def _number(value: Any, *, low: float, high: float = math.inf, open_low: bool = 
 
 
 def _positive(value: Any) -> float:
-    # Zero noise is no mechanism: a run without noise is a NonPrivateDpEvent.
+    # Zero noise is not a mechanism: a run without noise is a NonPrivateDpEvent.
     return _number(value, low=0.0, open_low=True)
 
 
@@ -129,7 +129,7 @@ def _spec(name: object) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity (RepeatAndSelect's shape may be one), so it becomes a word."""
+    """Return a number as JSON, which has no infinity (RepeatAndSelect's shape may be one): it becomes a word."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return {math.inf: "inf", -math.inf: "-inf"}.get(value, value)
@@ -205,12 +205,12 @@ def canonical(event: DpEvent) -> str:
 
 
 def event_hash(event: DpEvent) -> str:
-    """SHA-256 of the canonical text."""
+    """Return the SHA-256 of the canonical text."""
     return hashlib.sha256(canonical(event).encode()).hexdigest()
 
 
 def gaussian_passes(*, noise_multiplier: float, epochs: int) -> DpEvent:
-    """DP-SGD over full passes, without amplification by sampling.
+    """Return the event of DP-SGD over full passes, without amplification by sampling.
 
     In each pass every privacy unit is in at most one batch, and the partition into batches does not depend on the
     data. Under zero-out a unit then moves one noisy sum of each pass, by at most the clipping norm, and leaves every
@@ -231,7 +231,7 @@ def gaussian_passes(*, noise_multiplier: float, epochs: int) -> DpEvent:
 
 
 def poisson_gaussian(*, sampling_probability: float, noise_multiplier: float, steps: int) -> DpEvent:
-    """DP-SGD over Poisson samples (Abadi et al. 2016; Mironov, Talwar and Zhang 2019).
+    """Return the event of DP-SGD over Poisson samples (Abadi et al. 2016; Mironov, Talwar and Zhang 2019).
 
     Args:
         sampling_probability: chance of each unit to be in a batch, independently for each unit and step.

@@ -1,4 +1,4 @@
-"""What a guarantee for one unit says for a group of k: a person with k rows where the unit is a row.
+"""What a guarantee for one unit implies for a group of k: a person with k rows where the unit is a row.
 
 From one dataset to the one without the group it is k steps between neighbours, under either relation. A mechanism that
 is (epsilon, delta)-DP for one step is (k epsilon, delta (e^(k epsilon) - 1) / (e^epsilon - 1))-DP for k of them
@@ -16,7 +16,7 @@ _HALVINGS = 200
 
 
 def group_pair(epsilon: float, delta: float, *, size: int) -> tuple[float, float] | None:
-    """One pair for a group.
+    """Return one pair for a group.
 
     Args:
         epsilon, delta: of one unit.
@@ -34,7 +34,7 @@ def group_pair(epsilon: float, delta: float, *, size: int) -> tuple[float, float
 
 
 def group_epsilon(curve: Callable[[float], float], delta: float, *, size: int) -> float:
-    """Epsilon of a group at a delta, from the whole curve of one unit: the best pair of it that ends at that delta.
+    """Return a group's epsilon at a delta, from one unit's whole curve: its best pair that ends at that delta.
 
     Args:
         curve: epsilon of one unit at a delta.

@@ -26,7 +26,7 @@ class Assumption(_Part):
 
 
 class DataAccess(_Part):
-    """One use of the dataset; what is not covered by the guarantee says who can see it."""
+    """One use of the dataset; `detail` names who can see what the guarantee does not cover."""
 
     what: str
     covered: bool
@@ -101,10 +101,10 @@ class Trial(_Part):
 class Tuning(_Part):
     """How the best of several trainings was chosen; the guarantee is that of all of it. Versions 1 to 4 had none.
 
-    `trials` is the mean number where `distribution` says how the number was drawn: how many were drawn is a secret that
-    the guarantee rests on, and is nowhere. `epsilon_one_trial` is what the chosen training alone would have claimed, by
-    `accountant_one_trial` at the record's delta: information, never the guarantee. `trained` is false where the number
-    drawn was 0. `results` are all trials of the method `each`.
+    `trials` is the mean number where `distribution` states how the number was drawn: how many were drawn is a secret
+    that the guarantee rests on, and is not stored anywhere. `epsilon_one_trial` is what the chosen training alone would
+    have claimed, by `accountant_one_trial` at the record's delta: information, never the guarantee. `trained` is false
+    where the number drawn was 0. `results` are all trials of the method `each`.
     """
 
     method: Literal["repeat_and_select", "each"]
@@ -131,7 +131,7 @@ class Rows(_Part):
     """Whether the examples of a model were proven to stay apart in training. Versions 1 to 6 had none.
 
     What is not proven and listed in `one_by_one` ran on one example at a time, which keeps examples apart as well. An
-    engine that examines no model says `not_examined`.
+    engine that examines no model gives `not_examined`.
     """
 
     verdict: Literal["proven", "not_proven", "not_examined"]
@@ -181,8 +181,8 @@ class Composition(_Part):
 class PrivacyRecord(_Part):
     """What a run guarantees, what it does not, and how far to trust either.
 
-    A run over several spans has them all in `span`, and in `further_compositions` what `composition` says, for each
-    further budget that it was charged to. `inference_error` is the proven difference of a logit between private
+    A run over several spans has them all in `span`, and in `further_compositions` what `composition` holds, for
+    each further budget that it was charged to. `inference_error` is the proven difference of a logit between private
     predictions and exact arithmetic, at most, on all rows within the ranges of the model's inputs; versions 1 to 7 had
     none.
     """

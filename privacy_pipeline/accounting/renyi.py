@@ -28,7 +28,7 @@ _ROUNDING = 1e-9  # a Renyi divergence this little below zero is rounding; anyth
 
 
 class AccountingError(PipelineError):
-    """No epsilon can be stated: no accountant knows the event, or there is no finite bound."""
+    """No epsilon can be stated: no accountant supports the event, or there is no finite bound."""
 
 
 def checked_delta(delta: float) -> float:
@@ -56,7 +56,7 @@ def _without_order_warnings() -> Iterator[None]:
 
 
 def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Renyi divergence of an event at each of `ORDERS` (Mironov 2017).
+    """Return the Renyi divergence of an event at each of `ORDERS` (Mironov 2017).
 
     Between whole orders dp_accounting's series for sampled Gaussians may not converge (infinite), or end far too high.
     The value of a higher order then stands in where it is lower: Renyi divergence does not fall with the order (van
@@ -103,7 +103,7 @@ def rdp_vector(event: DpEvent, relation: Relation) -> tuple[tuple[float, ...], t
 
 
 def epsilon_at_order(order: float, value: float, delta: float) -> float:
-    """Epsilon that RDP at one order implies; infinite where the bound says nothing.
+    """Return the epsilon that RDP at one order implies; infinite where the bound is vacuous.
 
     Canonne, Kamath and Steinke 2020 ("The Discrete Gaussian for Differential Privacy"), proposition 12. May be
     negative, which means epsilon 0. Unstable, and never useful, for orders up to 1.01.
@@ -114,7 +114,7 @@ def epsilon_at_order(order: float, value: float, delta: float) -> float:
 
 
 def epsilon_from_rdp(orders: Sequence[float], values: Sequence[float], delta: float) -> float:
-    """Smallest epsilon that a vector of Renyi divergences implies at delta.
+    """Return the smallest epsilon that a vector of Renyi divergences implies at delta.
 
     The best order by Canonne, Kamath and Steinke 2020, proposition 12; epsilon is 0 where the divergence is so small
     that delta alone covers it (Bretagnolle and Huber 1979: total variation is at most sqrt(1 - exp(-KL))).
