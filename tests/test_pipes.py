@@ -79,7 +79,7 @@ def test_nobody_waits_for_a_pipe_into_which_nobody_writes(reader: str, pipe: Pat
     with pytest.raises(PipelineError) as caught:
         READERS[reader](pipe)
     assert (str(pipe.parent) in caught.value.message and "pipe" in caught.value.message.replace(str(pipe), "")) or (
-        "is no regular file" in caught.value.message
+        "is not a regular file" in caught.value.message
     )
 
 
@@ -99,7 +99,7 @@ def test_what_a_program_writes_into_a_pipe_is_read(pipe: Path, monkeypatch: pyte
 def test_a_device_ends_where_such_a_file_does() -> None:
     with pytest.raises(PipelineError, match="is larger than 4 KiB"):
         bounded.read_bounded(Path("/dev/zero"), most=1 << 12)
-    with pytest.raises(PipelineError, match="is no regular file"):
+    with pytest.raises(PipelineError, match="is not a regular file"):
         bounded.open_plain(Path("/dev/zero"))
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_becomes_one_before_it_is_copied(
 
     monkeypatch.setattr(private_copy, "_size", swapped)
     with (
-        pytest.raises(PipelineError, match=r"data\.csv: is no regular file"),
+        pytest.raises(PipelineError, match=r"data\.csv: is not a regular file"),
         private_copy.taken(found, below=tmp_path / "copies"),
     ):
         raise AssertionError("it was copied")

@@ -1,10 +1,10 @@
 """A private copy of a dataset's files: its digest is taken on the copy, and nothing but the copy is read after that.
 
-A file may be swapped, or written in place, between two readings of it. So whoever charges a budget, or registers what
-budgets are charged for, copies the files once. The copy is a clone of the file (`FICLONE` of ioctl_ficlonerange(2))
-where the file system shares blocks, else a plain one. A hard link would be no protection: a write in place goes
-through it. The copy lies in a folder of mode 0700 and goes with the context that took it; what a killed process left
-is removed when the next copy is taken below the same folder.
+A file may be swapped, or written in place, between two readings of it. So a command that charges a budget, or registers
+what budgets are charged for, copies the files once. The copy is a clone of the file (`FICLONE` of
+ioctl_ficlonerange(2)) where the file system shares blocks, else a plain one. A hard link would not protect: a write in
+place goes through it. The copy lies in a folder of mode 0700 and goes with the context that took it; what a killed
+process left is removed when the next copy is taken below the same folder.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PrivateCopy:
 
     @contextlib.contextmanager
     def original_names(self) -> Iterator[None]:
-        """Lets errors over the copy name the originals, which are what a person corrects."""
+        """Let errors over the copy name the originals, which are what a person corrects."""
         try:
             yield
         except PipelineError as error:
@@ -75,7 +75,7 @@ class PrivateCopy:
             raise
 
     def remove(self) -> None:
-        """Remove the copy before its context ends; whoever holds it open may read on."""
+        """Remove the copy before its context ends; a process that holds it open may read on."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -88,8 +88,8 @@ def taken(source: ResolvedSource, *, below: Path) -> Iterator[PrivateCopy]:
         below: where the copy lies, in a folder of its own; made for this user alone.
 
     Raises:
-        BadInputError: a file cannot be read or is none, the disk has no room for the copy, or somebody else may put
-            another folder in the place of `below`.
+        BadInputError: a file cannot be read or is not a file, the disk has no room for the copy, or somebody else may
+            put another folder in the place of `below`.
     """
     with _place(below) as place:
         yield _copied(source, place / FILES)
@@ -159,7 +159,7 @@ class _Copier:
         self._folder, self._size = folder, size
 
     def copy(self, file: Path, place: str) -> Path:
-        """Return the copy of a file; the end of its name, which says how it is compressed, stays."""
+        """Return the copy of a file; the end of its name, which shows how it is compressed, stays."""
         copy = self._folder / f"{place}-{_NOT_PLAIN.sub('_', file.name)[-_LONGEST:]}"
         copy.parent.mkdir(mode=0o700, exist_ok=True)
         try:
@@ -192,7 +192,7 @@ def _size(file: Path) -> int:
     except OSError as error:
         raise unreadable(file=file, error=error) from None
     if not stat.S_ISREG(state.st_mode):
-        raise BadInputError(f"{file}: is no regular file", fix="let the pattern in dataset.input match files only")
+        raise BadInputError(f"{file}: is not a regular file", fix="let the pattern in dataset.input match files only")
     return state.st_size
 
 

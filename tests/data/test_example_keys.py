@@ -83,9 +83,9 @@ def test_numbers_may_be_unpacked_and_the_last_entry_counts() -> None:
         (example(id=part(1, part(1, b""))), "has an empty 'id'"),
         (example(id=part(1, part(1, b"\xff"))), "has a 'id' that is not UTF-8"),
         (example(id=part(2, part(1, b"\0\0\0\0"))), "has a 'id' of floating point"),
-        (row(1)[:-1], "is no tf.train.Example"),
-        (b"\x08\x01", "is no tf.train.Example"),
-        (b"\xff" * 20, "is no tf.train.Example"),
+        (row(1)[:-1], "is not a tf.train.Example"),
+        (b"\x08\x01", "is not a tf.train.Example"),
+        (b"\xff" * 20, "is not a tf.train.Example"),
     ],
 )
 def test_a_record_without_a_key(tmp_path: Path, content: bytes, problem: str) -> None:

@@ -144,7 +144,7 @@ def test_a_pipe_is_refused_and_not_waited_for(dataset: DatasetConfig, tmp_path: 
     rows(dataset).unlink()
     os.mkfifo(rows(dataset))
     with (
-        pytest.raises(BadInputError, match="is no regular file"),
+        pytest.raises(BadInputError, match="is not a regular file"),
         taken(found, below=tmp_path / "copies"),
     ):
         raise AssertionError("it was copied")

@@ -1,4 +1,4 @@
-"""Finds the cells that violate the public schema, after validation has said that there are some."""
+"""Find the cells that violate the public schema, after validation has reported that there are some."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def locate(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
         source: the files.
         dataset: the config's section.
         features: columns with their public domains and ranges.
-        limit: stop after so many.
+        limit: the largest number of cells.
 
     Raises:
         BadInputError: a file cannot be read.
@@ -69,7 +69,7 @@ def first_bad(*, file: Path, features: FeaturePlan) -> BadCell | None:
 
 
 def bad_inputs(*, file: Path, columns: Sequence[Column]) -> Iterator[BadCell]:
-    """Rows and cells of a CSV file that the columns do not allow; what else the file has is not looked at.
+    """Yield rows and cells of a CSV file that the columns do not allow; what else the file has is not looked at.
 
     Args:
         file: rows to be predicted, with or without a label.

@@ -38,8 +38,8 @@ __all__ = [
 _RECORDS = 10_000  # that are held at once
 
 
-class NeedsExampleGen(PipelineError):  # noqa: N818 - says what is needed, not what is wrong
-    """Only TFX's ExampleGen can tell which row goes to which split."""
+class NeedsExampleGen(PipelineError):  # noqa: N818 - names what is needed, not what is wrong
+    """Only TFX's ExampleGen can determine which row goes to which split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class SplitCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What one reading of the files tells.
+    """What one reading of the files gives.
 
     Attributes:
-        counts: rows and units of each split; None where only ExampleGen can tell (`NeedsExampleGen`).
+        counts: rows and units of each split; None where only ExampleGen can count (`NeedsExampleGen`).
         keys: keys of the privacy units of each split; None where rows have none.
         rows: digests of the rows, by split, or all together by `ALL` where a hash divides them.
     """
@@ -89,7 +89,7 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
 
 
 def row_digests(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHasher) -> NDArray[np.uint64]:
-    """Digests of all rows, whatever split they are in and whoever owns them, in the order of the files.
+    """Return digests of all rows, of every split and every unit, in the order of the files.
 
     Args:
         source: the files.
@@ -137,7 +137,7 @@ def count_units(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, 
 
 
 def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, UnitKeys] | None:
-    """Keys of the privacy units of each split; None where rows have none.
+    """Return the keys of the privacy units of each split; None where rows have none.
 
     Args:
         source: the files.
@@ -156,7 +156,7 @@ def unit_keys(*, source: ResolvedSource, dataset: DatasetConfig) -> dict[str, Un
 
 
 def require_one_key_type(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
-    """Refuses several spans in which ExampleGen would read the key as integers in one and as texts in another.
+    """Refuse several spans in which ExampleGen would read the key as integers in one and as texts in another.
 
     Together it reads texts then: `07` and `7` become two units, and a number's hash puts it into another split.
 
@@ -194,7 +194,7 @@ def _counted(keys: Mapping[str, UnitKeys]) -> dict[str, SplitCount]:
 
 
 def by_split(read: Mapping[str, UnitKeys], dataset: DatasetConfig, key: str) -> dict[str, UnitKeys]:
-    """Keys as ExampleGen types them, divided as it divides them.
+    """Return keys as ExampleGen types them, divided as it divides them.
 
     Args:
         read: keys as they are written, by split, or all together by `ALL`.

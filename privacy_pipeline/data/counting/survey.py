@@ -1,7 +1,7 @@
 """One reading of all rows before anything is started: what they hold, and whether the public schema allows it.
 
 It refuses what a run would refuse, with file, line and column, and what ExampleGen would read otherwise than the schema
-says. `check`, registration and experiments look at their data by it.
+states. `check`, registration and experiments look at their data by it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Survey:
         missing: cells without a value, by group and column.
         kinds: what ExampleGen reads each column as, by group.
         counts: rows and units of each split; None where rows have no key.
-        notes: what a person should know of the keys although it is no error.
+        notes: what a person should know of the keys although it is not an error.
     """
 
     rows: Mapping[str, int]
@@ -58,7 +58,7 @@ def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
 
     Raises:
         BadInputError: a row cannot be read, a cell is one that the schema does not allow, a column is of another type
-            than the schema says, or a unit has rows in both splits.
+            than in the schema, or a unit has rows in both splits.
     """
     if dataset.format != "csv":
         return None
@@ -85,14 +85,14 @@ def survey(*, source: ResolvedSource, dataset: DatasetConfig, features: FeatureP
 
 
 def require_readable(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
-    """Look at files without a schema. Refuses rows that cannot be read as the header says; TFRecord files pass.
+    """Look at files without a schema. Refuse rows that do not fit the header; TFRecord files pass.
 
     Args:
         source: the files.
         dataset: the config's section.
 
     Raises:
-        BadInputError: there is such a row, or fractions in a column are not told apart by the 32 bits that ExampleGen
+        BadInputError: there is such a row, or different fractions in a column are equal in the 32 bits that ExampleGen
             keeps of each.
     """
     if dataset.format != "csv":
@@ -199,10 +199,10 @@ def _are_integers(cells: Cells, key: str) -> bool:
 
 
 def judged(column: Column, texts: Texts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where the different texts of a column are missing, and where they are none that the column allows.
+    """Return where the different texts of a column are missing, and where the column does not allow them.
 
     Args:
-        column: what the schema says of it.
+        column: its description in the schema.
         texts: its cells.
     """
     if column.dtype == "bytes":
@@ -235,20 +235,20 @@ def _refused(file: Path, features: FeaturePlan) -> Exception:
 
 
 _FIXES: Mapping[tuple[Kind, str], str] = {
-    ("int", "float"): "say INT in the schema, or write a decimal point (7.0) in at least one row",
-    ("int", "bytes"): "say INT (is_categorical) in the schema, or spell at least one value with a letter",
-    ("float", "bytes"): "say FLOAT in the schema, or spell at least one value with a letter",
+    ("int", "float"): "write INT in the schema, or write a decimal point (7.0) in at least one row",
+    ("int", "bytes"): "write INT (is_categorical) in the schema, or spell at least one value with a letter",
+    ("float", "bytes"): "write FLOAT in the schema, or spell at least one value with a letter",
 }
 _KINDS: Mapping[Kind, str] = {"int": "INT", "float": "FLOAT", "bytes": "BYTES", "empty": "empty"}
 
 
 def _require_types(dataset: DatasetConfig, group: str, kinds: Mapping[str, Kind], types: Mapping[str, Kind]) -> None:
-    """Refuses a column that ExampleGen, which knows no schema, would read as another type than the schema's."""
+    """Refuse a column that ExampleGen, which reads no schema, would read as another type than the schema's."""
     for name, kind in kinds.items():
         said = types.get(name, kind)
         if kind not in ("empty", said):
             raise BadInputError(
                 f"{dataset.path}: column '{name}' ({group}): ExampleGen reads its cells as {_KINDS[kind]}, the schema "
-                f"says {_KINDS[said]}",
+                f"has {_KINDS[said]}",
                 fix=_FIXES.get((kind, said), "correct the rows, or the schema"),
             )

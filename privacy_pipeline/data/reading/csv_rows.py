@@ -15,7 +15,7 @@ from privacy_pipeline.data.files import unreadable
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.bounded import open_plain
 
-LONGEST_RECORD = 2**26  # bytes; a longer line is no record, and is not read as a whole
+LONGEST_RECORD = 2**26  # bytes; a longer line is not a record, and is not read as a whole
 _LONGEST_HEADER = 2**24  # bytes
 LONGEST_CELL = 131_072  # characters that Python's `csv`, and so TFX, reads of one cell
 _COMPRESSED = (".bz2", ".deflate", ".gz", ".lzma", ".xz", ".zst", ".zstd")  # TFX unpacks them, but for the header
@@ -40,7 +40,7 @@ class Row:
 
 
 class _Lines:
-    """Lines of a file for csv.reader, noting what the reader does not tell of the record they make up."""
+    """Lines of a file for csv.reader, noting what the reader does not report of the record they make up."""
 
     def __init__(self, stream: Iterable[bytes]) -> None:
         self._stream = stream
@@ -75,7 +75,7 @@ class _Lines:
 
 
 def read_header(*, file: Path) -> list[str]:
-    """Column names as TFX reads them: the first line, stripped, split at every comma; quotes stay in the names.
+    """Return column names as TFX reads them: the first line, stripped, split at every comma; quotes stay in the names.
 
     Raises:
         BadInputError: the file cannot be read, its name is that of a compressed one, or its first line is not UTF-8 or
@@ -104,7 +104,7 @@ def read_header(*, file: Path) -> list[str]:
 
 
 def check_header_of(file: Path, header: list[str]) -> None:
-    """Refuses a header that has a name twice.
+    """Refuse a header that has a name twice.
 
     Raises:
         BadInputError: it has.
@@ -139,7 +139,7 @@ def checked_rows(*, file: Path, lines: Iterable[bytes], first: int, width: int) 
         width: number of the file's columns.
 
     Raises:
-        BadInputError: a record cannot be read as so many texts.
+        BadInputError: a record cannot be read as `width` texts.
     """
     for row in _records(_Lines(lines), first=first):
         check_row(file, row, width)
@@ -147,7 +147,7 @@ def checked_rows(*, file: Path, lines: Iterable[bytes], first: int, width: int) 
 
 
 def check_row(file: Path, row: Row, width: int) -> None:
-    """Refuses a row that cannot be read as one of `width` texts.
+    """Refuse a row that cannot be read as one of `width` texts.
 
     Raises:
         BadInputError: it cannot.

@@ -2,7 +2,7 @@
 
 A record ends at the first newline before which the number of quotes is even, so a file is cut there. A block in which
 every quote opens, closes or is doubled, as RFC 4180 has it, is read by `pyarrow.csv`; any other one record by record
-(`csv_rows`), which also says what is wrong with it, and where.
+(`csv_rows`), which also reports what is wrong with it, and where.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _QUOTE, _COMMA, _NEWLINE, _RETURN = b'",\n\r'
 
 
 def batches(*, file: Path, columns: Sequence[str] | None = None) -> Iterator[Cells]:
-    """Return the cells of the records after the header, some thousand records at once; blank lines are no records.
+    """Return the cells of the records after the header, some thousand records at once; blank lines are skipped.
 
     Args:
         file: a CSV file.
         columns: names of those that are wanted, in their order; all of them, as they stand in the file, if None.
 
     Raises:
-        BadInputError: the file cannot be read, a column is missing, or a record cannot be read as so many texts.
+        BadInputError: the file cannot be read, a column is missing, or a record has another number of texts.
     """
     return mapped(lambda cells: cells, file=file, columns=columns, processes=1)
 
@@ -136,7 +136,7 @@ def _end_of_records(block: bytes) -> int:
 
 
 def _plain(block: bytes, width: int, places: Sequence[int], names: Sequence[str]) -> Cells | None:
-    """Return the cells of a block of which Arrow and Python's `csv` cannot think otherwise; None where they might."""
+    """Return the cells of a block that Arrow and Python's `csv` cannot read differently; None where they might."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -173,7 +173,7 @@ def _plain(block: bytes, width: int, places: Sequence[int], names: Sequence[str]
 
 @contextmanager
 def _heap_out_of_sight() -> Iterator[None]:
-    """Spares a search through all objects of the process, which pyarrow makes at each call under Python 3.10.
+    """Spare a search through all objects of the process, which pyarrow makes at each call under Python 3.10.
 
     Frozen objects are not searched. To freeze all and to undo it moves lists; a heap that is frozen already, as that of
     a pipeline's worker, is left as it is.

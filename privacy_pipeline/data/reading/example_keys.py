@@ -13,7 +13,7 @@ _BYTES, _FLOAT, _INT64 = 1, 2, 3
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
-class KeyProblem(Exception):  # noqa: N818 - what is wrong with one record; whoever reads the file names it
+class KeyProblem(Exception):  # noqa: N818 - what is wrong with one record; the reader of the file names it
     """A record that has no key as ExampleGen reads one."""
 
 
@@ -25,7 +25,8 @@ def key_of(record: bytes, key: str) -> int | str:
         key: name of the feature.
 
     Raises:
-        KeyProblem: the record is no Example, or the feature is missing, has not one value, or is no integer or text.
+        KeyProblem: the record is not an Example, or the feature is missing, has not one value, or is neither an integer
+            nor a text.
     """
     name = key.encode("utf-8")
     try:
@@ -34,7 +35,7 @@ def key_of(record: bytes, key: str) -> int | str:
             raise KeyProblem(f"has no '{key}': the row has no privacy unit")
         values = [value for kind, content in _fields(feature) for value in _values(kind, content, key)]
     except (IndexError, TypeError) as error:
-        raise KeyProblem("is no tf.train.Example") from error
+        raise KeyProblem("is not a tf.train.Example") from error
     if len(values) != 1:
         raise KeyProblem(f"has {len(values)} values of '{key}': a row belongs to one privacy unit")
     value = values[0]
@@ -50,7 +51,7 @@ def key_of(record: bytes, key: str) -> int | str:
 
 
 def cells_of(record: bytes) -> list[str] | None:
-    """All values of all features as texts, in any order; None where the record is no tf.train.Example."""
+    """Return all values of all features as texts, in any order; None where the record is not a tf.train.Example."""
     try:
         features = dict(_features(record)).values()
         return [text for feature in features for kind, content in _fields(feature) for text in _texts(kind, content)]
@@ -84,7 +85,7 @@ def _values(kind: int, content: bytes | int, key: str) -> Iterator[bytes | int]:
         raise KeyProblem(f"has a '{key}' of floating point, which names no privacy unit")
     for number, value in _fields(_content(content)):
         if number != 1:
-            raise KeyProblem("is no tf.train.Example")
+            raise KeyProblem("is not a tf.train.Example")
         if kind == _BYTES:
             yield _content(value)
         elif kind == _INT64 and isinstance(value, int):
@@ -100,7 +101,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """Yield number and content of each field: bytes, or the value of a varint.
 
     Raises:
-        IndexError: the message is cut off, or is none.
+        IndexError: the message is cut off, or is not a message.
     """
     at = 0
     while at < len(message):
@@ -128,7 +129,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
             return value & (2**64 - 1), at
         shift += 7
         if shift > 63:
-            raise IndexError("no varint")
+            raise IndexError("not a varint")
 
 
 def _signed(value: int) -> int:

@@ -1,4 +1,4 @@
-"""Counts records of TFRecord files by their framing, without TensorFlow.
+"""Count records of TFRecord files by their framing, without TensorFlow.
 
 A record is: length (8 bytes, little-endian), masked CRC-32C of the length (4), data, masked CRC-32C of the data (4).
 """
@@ -34,7 +34,7 @@ _TABLE = _table()
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C of `data`, rotated and offset as TFRecord stores it."""
+    """Return the CRC-32C of `data`, rotated and offset as TFRecord stores it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
@@ -43,7 +43,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def count_records(*, file: Path) -> int:
-    """Return number of records; the lengths' checksums are verified, the data's are not.
+    """Return the number of records; the lengths' checksums are verified, the data's are not.
 
     Args:
         file: a TFRecord file, gzipped if its name ends in `.gz`.
@@ -99,7 +99,7 @@ def _read(stream: _Readable, file: Path) -> Iterator[bytes]:
 
 
 def _taken(stream: _Readable, size: int, file: Path, count: int) -> bytes:
-    """So many bytes; in blocks, so that a length that is wrong does not ask for more memory than the file has."""
+    """Read this many bytes, in blocks, so that a wrong length does not ask for more memory than the file has."""
     found = bytearray()
     while len(found) < size:
         block = stream.read(min(size - len(found), _BLOCK))

@@ -3,7 +3,7 @@
 As TFX's CsvExampleGen has it: a cell is the text between two commas, blanks included. An empty one is missing. A column
 is of integers where each of its other cells is one of 64 bits as Python reads it from ASCII (` 7`, `+7` and `007` are
 7), else of numbers where each is one, else of texts, whose blanks and zeros count. Numbers are kept in 32 bits. `NaN`
-in a column of numbers is a missing value, and what 32 bits hold as infinity is no value at all.
+in a column of numbers is a missing value, and what 32 bits hold as infinity is not a value at all.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Numbers:
     Attributes:
         values: int64 or float32; 0 where there is none.
         missing: where the text stands for a missing value.
-        wrong: where it is no value of the column's type, or infinite.
+        wrong: where it is not a value of the column's type, or infinite.
     """
 
     values: NDArray[Any]
@@ -127,7 +127,7 @@ def ends_of(different: pa.StringArray) -> tuple[float, float] | None:
 
 
 def coarse(low: float, high: float) -> str | None:
-    """Why numbers of 32 bits do not tell values of a range apart; None where they do.
+    """Return why numbers of 32 bits do not distinguish values of a range; None where they do.
 
     ExampleGen keeps fractions with 24 significant bits. Times in seconds since 1970 are then 128 apart, and whole days
     of them one number.

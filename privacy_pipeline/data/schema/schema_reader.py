@@ -42,7 +42,7 @@ def read_feature_plan(
         label: label column; must be in the schema, with a domain.
         positive_class: value of the label that counts as positive.
         unit_key: column that names the privacy unit; never an input of the model.
-        silo: column that names a row's silo; an input of the model too, unless the schema says `ignore`.
+        silo: column that names a row's silo; an input of the model too, unless the schema has the tag `ignore`.
         may_be_unknown: whether columns may have neither domain nor range, because DP statistics will find them.
 
     Raises:
@@ -77,7 +77,7 @@ def read_feature_plan(
 
 
 def unreviewed(schema_path: Path) -> list[str]:
-    """Names of features tagged "unreviewed": their domains were read off the data and are not known to be public.
+    """Return the features tagged "unreviewed": their domains were read off the data and are not known to be public.
 
     Args:
         schema_path: TFDV schema in text format.
@@ -90,7 +90,7 @@ def unreviewed(schema_path: Path) -> list[str]:
 
 
 def public_domains(*, schema_path: Path, columns: Iterable[str], label: str) -> dict[str, tuple[str, ...]]:
-    """Public values of those columns that have a domain; columns that the model must not see may be asked for too.
+    """Return the public values of columns that have a domain; columns that the model must not see may be asked for.
 
     Args:
         schema_path: TFDV schema in text format.

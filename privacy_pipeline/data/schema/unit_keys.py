@@ -135,7 +135,7 @@ class KeyReader:
 
 
 def compact(keys: list[str]) -> Keys:
-    """Return the integers whose texts these are; the texts where one is no integer of 64 bits, or is written
+    """Return the integers whose texts these are; the texts where one is not an integer of 64 bits, or is written
     otherwise.
     """
     try:

@@ -33,7 +33,7 @@ dataset:
   schema: {schema}
   label: {label}
   positive_class: {positive}  # the rarer of the two values
-  # Whose privacy is at stake. Where one person owns several rows, name the column that tells them apart:
+  # Whose privacy is at stake. Where one person owns several rows, name the column that identifies the person:
   # privacy_unit: {{key: person_id, contribution_bound: 4}}
   privacy_unit: row
 
