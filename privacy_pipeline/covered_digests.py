@@ -1,8 +1,8 @@
 """The one way in which a digest of private data leaves the ledger's host: as an HMAC under a secret.
 
-A plain hash of a table is a deterministic function of it. Whoever knows all rows but one, as the adversary of
-differential privacy does, tries values of that one until the hash is the same. HMAC-SHA256 (RFC 2104) under a secret of
-32 bytes is a pseudorandom function: without the secret its values tell no more than whether two digests are equal.
+A plain hash of a table is a deterministic function of it. An adversary who knows all rows but one, as in the model of
+differential privacy, tries values of that row until the hash is the same. HMAC-SHA256 (RFC 2104) under a secret of 32
+bytes is a pseudorandom function: without the secret its values reveal only whether two digests are equal.
 Digests of what is public (configs, curated schemas, code, plans) stay plain.
 """
 
@@ -20,7 +20,7 @@ from privacy_pipeline.text.typed import quoted
 
 KEY_FILE = "digests.key"  # of a folder of runs without a ledger
 PREFIX = "hmac-sha256:"
-NOT_HERE = PREFIX + "secret-not-on-this-host"  # equal to no digest of data
+NOT_HERE = PREFIX + "secret-not-on-this-host"  # never equal to a digest of data
 SECRET_BYTES = 32
 _PURPOSE = b"privacy_pipeline: digest of data\0"  # the same secret covers units and rows
 
@@ -41,22 +41,22 @@ def covered(digest: str, secret: bytes) -> str:
 
 
 def is_covered(digest: str) -> bool:
-    """Whether a digest tells nothing without a secret; records before these rules have plain ones."""
+    """Return whether a digest reveals nothing without a secret; records before these rules have plain ones."""
     return digest.startswith(PREFIX)
 
 
 def are_same(one: str, other: str, secret: bytes) -> bool:
-    """Whether two digests, plain or covered, are of the same data."""
+    """Return whether two digests, plain or covered, are of the same data."""
     return hmac.compare_digest(covered(one, secret), covered(other, secret))
 
 
 def new_secret() -> bytes:
-    """Return a secret for whoever has none yet."""
+    """Return a new secret."""
     return os.urandom(SECRET_BYTES)
 
 
 def id_of(secret: bytes) -> str:
-    """Names a secret without telling it: the first 16 hexadecimal digits of its SHA-256."""
+    """Return a name of a secret that does not reveal it: the first 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(secret).hexdigest()[:16]
 
 
@@ -103,5 +103,5 @@ def secret_in(folder: Path) -> bytes:
         raise BadInputError(f"{path}: {error.strerror or error}", fix="make its folder writable") from error
     except ValueError as error:
         raise BadInputError(
-            f"{path}: {error}", fix=f"chmod 600 {quoted(path)}; if it is damaged, remove it: results are then made anew"
+            f"{path}: {error}", fix=f"chmod 600 {quoted(path)}; if it is damaged, remove it: results are then remade"
         ) from error

@@ -50,12 +50,11 @@ class BudgetRefusedError(PipelineError):
 
 
 def brief(text: str, *, most: int) -> str:
-    """Return a text of at most so many bytes of UTF-8: long lines lose their middle, of many lines the last are
-    counted.
+    """Return a text of at most `most` bytes of UTF-8: long lines lose their middle, of many lines the last are counted.
 
     Args:
         text: what somebody else's file may have made long.
-        most: bytes, 100 or more.
+        most: the largest number of bytes, 100 or more.
     """
     if _size(text) <= most:
         return text

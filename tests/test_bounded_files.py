@@ -103,10 +103,10 @@ def little() -> Any:
 @pytest.mark.parametrize("content", ARRAYS.values(), ids=ARRAYS)
 def test_arrays_are_what_their_headers_say(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(BadInputError, match=r"a\.npy: is no array") as caught:
+    with pytest.raises(BadInputError, match=r"a\.npy: is not an array") as caught:
         open_array(tmp_path / "a.npy", fix="write it again")
     assert "\n" not in caught.value.message and caught.value.fix == "write it again"
-    with pytest.raises(BadInputError, match="is no archive of arrays"):
+    with pytest.raises(BadInputError, match="is not an archive of arrays"):
         read_archive(archive(tmp_path / "a.npz", {"a.npy": content}), fix="write it again")
 
 
@@ -127,9 +127,9 @@ def test_archives_hold_no_more_than_they_are_long(make: Callable[[Path], Any], t
     path = tmp_path / "checkpoint.npz"
     make(path)
     tracemalloc.reset_peak()
-    with pytest.raises(BadInputError, match="is no archive of arrays"):
+    with pytest.raises(BadInputError, match="is not an archive of arrays"):
         read_archive(path, fix="x")
-    with pytest.raises(BadInputError, match=r"checkpoint\.npz: is no archive of arrays"):
+    with pytest.raises(BadInputError, match=r"checkpoint\.npz: is not an archive of arrays"):
         RunFolder(tmp_path).restore()
 
 

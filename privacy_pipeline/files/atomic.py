@@ -20,9 +20,9 @@ _PART = ".part"
 
 
 def write_atomically(*, path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` through a temporary file beside it; makes missing folders.
+    """Write `text` (UTF-8) to `path` through a temporary file beside it; make missing folders.
 
-    This user alone may read it: files come from private data, and whoever publishes one gives it other rights.
+    This user alone may read it: files come from private data, and a user who publishes one gives it other rights.
 
     Args:
         path: the file; replaced as a whole if it exists.
@@ -154,7 +154,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def require_room(folder: Path, size: int, *, fix: str) -> None:
-    """Proves that a folder can be written, and that its disk has room for what is to come; makes missing folders.
+    """Prove that a folder can be written, and that its disk has room for what is to come; make missing folders.
 
     Args:
         folder: the folder.

@@ -32,7 +32,7 @@ def read_bounded(path: Path, *, most: int) -> bytes:
     content = bytearray()
     try:
         if stat.S_ISDIR(os.fstat(handle).st_mode):
-            os.read(handle, 1)  # says so
+            os.read(handle, 1)  # raises IsADirectoryError
         come = select.poll()
         come.register(handle, select.POLLIN)
         while len(content) <= most:
@@ -50,17 +50,17 @@ def read_bounded(path: Path, *, most: int) -> bytes:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """Open a file of data for reading; a pipe or device, which may never end or hold a reader for ever, is none.
+    """Open a file of data for reading, but no pipe or device, which may never end or hold a reader for ever.
 
     Raises:
         OSError: it cannot be opened.
-        BadInputError: it is no regular file.
+        BadInputError: it is not a regular file.
     """
     stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (the caller's)
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return stream
     stream.close()
-    raise BadInputError(f"{path}: is no regular file", fix="name files only; a pipe can be written to one")
+    raise BadInputError(f"{path}: is not a regular file", fix="name files only; a pipe can be written to one")
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -71,7 +71,7 @@ def json_value(content: bytes | str) -> Any:
     """Return the value of JSON text.
 
     Raises:
-        ValueError: it is none, is no UTF-8, or is nested so deeply that nobody wrote it.
+        ValueError: it is not JSON, not UTF-8, or is nested more deeply than any file that a person wrote.
     """
     try:
         value = json.loads(content)

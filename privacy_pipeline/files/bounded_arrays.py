@@ -31,7 +31,8 @@ def read_archive(path: Path, *, fix: str) -> dict[str, Array]:
 
     Raises:
         OSError: it cannot be read.
-        BadInputError: it is no archive, an array is compressed, holds objects, or is not as long as its header says.
+        BadInputError: it is not an archive, or an array is compressed, holds objects or differs in length from its
+            header.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -45,7 +46,7 @@ def read_archive(path: Path, *, fix: str) -> dict[str, Array]:
                 raise ValueError("its arrays are larger than itself")
             return {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in entries}
     except (ValueError, EOFError, OverflowError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise BadInputError(f"{path}: is no archive of arrays ({_brief(error)})", fix=fix) from None
+        raise BadInputError(f"{path}: is not an archive of arrays ({_brief(error)})", fix=fix) from None
 
 
 def open_array(path: Path, *, fix: str) -> Array:
@@ -57,7 +58,7 @@ def open_array(path: Path, *, fix: str) -> Array:
 
     Raises:
         OSError: it cannot be read.
-        BadInputError: it holds no plain array, or is not as long as its header says.
+        BadInputError: it holds no plain array, or differs in length from its header.
     """
     try:
         with path.open("rb") as stream:
@@ -66,7 +67,7 @@ def open_array(path: Path, *, fix: str) -> Array:
             raise ValueError("it is cut off, or too long")
         found: Array = np.load(path, mmap_mode="r" if math.prod(shape) else None, allow_pickle=False)
     except (ValueError, EOFError, OverflowError) as error:
-        raise BadInputError(f"{path}: is no array ({_brief(error)})", fix=fix) from None
+        raise BadInputError(f"{path}: is not an array ({_brief(error)})", fix=fix) from None
     return found
 
 
@@ -85,10 +86,10 @@ def _array(content: bytes) -> Array:
 
 
 def _header(stream: Any) -> tuple[tuple[int, ...], Any, int]:
-    """Shape, type and place of the first value.
+    """Return the shape, type and place of the first value.
 
     Raises:
-        ValueError: it is no header of a plain array.
+        ValueError: it is not a header of a plain array.
     """
     version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
     if version not in _READERS:

@@ -2,7 +2,7 @@
 
 A schema, or a module of a user's, is asked for in many places. Within `reading_once` the first reading answers them
 all, in processes that are forked from this one too, so that a file that is swapped in between is not seen. A process
-that is started anew reads anew, and holds what it finds against the digest that it was started with.
+that is started on its own reads again, and checks what it finds against the digest that it was started with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def reading_once() -> Iterator[None]:
 
 
 def once(key: Hashable, read: Callable[[], Found]) -> Found:
-    """Return what was read first under a key; read again where nothing is held. Whoever gets it must not change it.
+    """Return what was read first under a key; read again where nothing is held. The caller must not change it.
 
     Args:
         key: names all that the result depends on beside the files.

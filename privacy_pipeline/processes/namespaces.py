@@ -14,7 +14,7 @@ from privacy_pipeline.errors import PipelineError
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 1 << 14, 1 << 18
-_NOBODY = 65534  # in the namespace; whoever is not root there has no rights over it once a program is executed
+_NOBODY = 65534  # in the namespace; a user who is not root there has no rights over it once a program is executed
 FIX = (
     "allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone), or use a host that does"
 )

@@ -64,7 +64,7 @@ def leave_working_folder() -> None:
 
 
 def isolate_spawned() -> None:
-    """Let no process that `multiprocessing` starts anew, its tracker too, look for modules in the working folder."""
+    """Let no new process of `multiprocessing`, its tracker included, look for modules in the working folder."""
     stock: Callable[..., int] = multiprocessing.util.spawnv_passfds
     if hasattr(stock, "is_isolated"):
         return

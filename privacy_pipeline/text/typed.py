@@ -10,7 +10,7 @@ def typed(*words: str | Path, program: str = "privacy-pipeline") -> str:
     """Return a command as a POSIX shell takes it: one word a word, whatever is in it.
 
     Args:
-        words: subcommand, options and paths; a path that begins with a dash gets `./`, so that it is no option.
+        words: subcommand, options and paths; a path that begins with a dash gets `./`, so that it is not an option.
         program: what is run.
     """
     return shlex.join([program, *(_word(word) for word in words)])
