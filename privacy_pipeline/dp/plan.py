@@ -72,10 +72,10 @@ class PrivacyPlan:
     def __post_init__(self) -> None:
         _require_relation(self.relation)
         _require(isinstance(self.sampling, Sampling), f"sampling is {self.sampling!r}, and not one of `sampling`")
-        _require(isinstance(self.clipping, Clipping), f"clipping is {self.clipping!r}, and no Clipping")
-        _require(isinstance(self.noise, Noise), f"noise is {self.noise!r}, and no Noise")
+        _require(isinstance(self.clipping, Clipping), f"clipping is {self.clipping!r}, and not a Clipping")
+        _require(isinstance(self.noise, Noise), f"noise is {self.noise!r}, and not a Noise")
         bound = self.users is None or isinstance(self.users, UserBound)
-        _require(bound, f"users is {self.users!r}, and no UserBound")
+        _require(bound, f"users is {self.users!r}, and not a UserBound")
         require_whole(steps=self.steps, units=self.units)
         require_numbers(delta=self.delta)
         _require(self.steps is not None and self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
@@ -223,7 +223,7 @@ class PrivacyPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which callbacks are told that an epoch ended."""
+        """Steps after which callbacks are called for the end of an epoch."""
         return self.sampling.steps_per_epoch
 
     def epsilon(self) -> float:
@@ -251,7 +251,7 @@ class PrivacyPlan:
 
     @property
     def untruncated_event(self) -> DpEvent:
-        """The event for accountants that do not know truncation, such as a Renyi filter; see `truncation_delta`."""
+        """The event for accountants that do not support truncation, such as a Renyi filter; see `truncation_delta`."""
         if isinstance(self.sampling, TruncatedPoissonSampling):
             return self.sampling.untruncated(noise_multiplier=self.noise.multiplier, steps=self.steps)
         return self.event

@@ -275,7 +275,7 @@ def test_store_on_disk(tmp_path: Path) -> None:
         ExampleStore.write(tmp_path / "store", chunks, examples=UNITS)
     with pytest.raises(BadInputError, match="same number"):
         ExampleStore.from_arrays(x, y[:-1])
-    with pytest.raises(BadInputError, match="no array of numbers"):
+    with pytest.raises(BadInputError, match="not an array of numbers"):
         ExampleStore.from_arrays(np.array(["a"]), np.array([1]))
 
 

@@ -32,7 +32,7 @@ _PRECISION = 1e-4
 # Shares of the canaries that are guessed in, and out: fixed before anything is seen, and paid for by Bonferroni. A
 # bound that is broken for a few units shows among few guesses, noise that is too small among many.
 _SHARES = ((0.01, 0.0), (0.03, 0.0), (0.02, 0.02), (0.1, 0.1))
-# Small, so that a fault of each virtual batch shows often enough to be told from chance.
+# Small, so that a fault of each virtual batch shows often enough to be distinguished from chance.
 _VIRTUAL_BATCH = 32
 _CORRELATED_STEPS = 8
 MECHANISM_CANARIES = 100_000
@@ -88,7 +88,7 @@ class AuditResult:
         return dataclasses.asdict(self)
 
     def require_sound(self) -> None:
-        """Refuses a contradiction.
+        """Refuse a contradiction.
 
         Raises:
             PipelineError: the lower bound lies above the upper bound.
@@ -102,7 +102,7 @@ class AuditResult:
 
 
 def guess_p_value(*, correct: int, guesses: int, canaries: int, epsilon: float, delta: float) -> float:
-    """Bound on the chance of so many right guesses under (epsilon, delta)-DP (Steinke et al. 2023, theorem 5.2).
+    """Return a bound on the chance of this many right guesses under (epsilon, delta)-DP (Steinke et al., theorem 5.2).
 
     P[right >= v] <= beta + 2 m delta max_i P[v > W >= v - i] / i with beta = P[W >= v] and W binomial over the r
     guesses with probability e^epsilon / (e^epsilon + 1).
@@ -174,7 +174,7 @@ class GuessedBound:
 def bound_from_scores(
     scores: NDArray[np.float64], included: NDArray[np.bool_], *, delta: float, confidence: float
 ) -> GuessedBound:
-    """Guesses the canaries with the highest scores in and those with the lowest out, and bounds epsilon.
+    """Guess the canaries with the highest scores in and those with the lowest out, and bound epsilon.
 
     How many are guessed in and out is tried in four ways that were fixed beforehand. Each gets a quarter of the error
     (Bonferroni), so that the best of the four bounds has the confidence in full.
@@ -221,7 +221,7 @@ def mechanism_plan(plan: PrivacyPlan, *, canaries: int) -> PrivacyPlan:
 
 
 def audit_mechanism(plan: PrivacyPlan, *, canaries: int = MECHANISM_CANARIES, confidence: float = 0.95) -> AuditResult:
-    """Audits the plan's clipping and noise through the engine, on made-up canaries; see `mechanism_plan`.
+    """Audit the plan's clipping and noise through the engine, on made-up canaries; see `mechanism_plan`.
 
     The canaries' gradients are orthogonal and far longer than the clipping norm; each is zeroed out with probability
     1/2. The attacker sees the weights. The bounds are those of this short run without sampling, not of the plan's.
@@ -316,10 +316,10 @@ class AuditedModel:
 def audit_training(
     subject: AuditedModel, *, plan: PrivacyPlan, canaries: int = TRAINING_CANARIES, confidence: float = 0.95
 ) -> AuditResult:
-    """Trains under the run's plan on made-up rows, some of them canaries, and attacks the final model by its losses.
+    """Train under the run's plan on made-up rows, some of them canaries, and attack the final model by its losses.
 
-    Every label is random, so that a canary's loss falls only by its own presence. Rows that are no canaries are all
-    in. The attacker compares each canary's loss before the training (whose weights are public) and after it.
+    Every label is random, so that a canary's loss falls only by its own presence. Rows that are not canaries are
+    all in. The attacker compares each canary's loss before the training (whose weights are public) and after it.
 
     Args:
         subject: the model and its made-up data.
@@ -370,7 +370,7 @@ def _units(plan: PrivacyPlan, canaries: int) -> int:
 
 
 def _losses(subject: AuditedModel, model: Any, x: Any, labels: NDArray[np.float32], count: int) -> Any:
-    """Losses of the first `count` rows, float64 [count]."""
+    """Return the losses of the first `count` rows, float64 [count]."""
     import tensorflow as tf
 
     rows = tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[:count]), x)

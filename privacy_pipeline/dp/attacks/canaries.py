@@ -1,4 +1,4 @@
-"""Canaries: made-up units whose influence on training can be told from the result.
+"""Canaries: made-up units whose influence on training shows in the result.
 
 White-box: orthogonal canaries, each with a coordinate of its own, so that one step shows all of them at once with the
 noise of one coordinate each (Nasr et al. 2023, arXiv 2302.07956; Steinke et al. 2023, arXiv 2305.08846, section 6).
@@ -33,7 +33,7 @@ def orthogonal_model(count: int) -> Any:
 
 
 def linear_loss(norm: float) -> Any:
-    """Loss of each canary under `orthogonal_model`: its gradient is `SCALE * norm` long if the label is 1, else 0.
+    """Return each canary's loss under `orthogonal_model`: its gradient is `SCALE * norm` long for label 1, else 0.
 
     Descent raises the weight of a canary with label 1. Label 0 is a unit that was zeroed out.
 
@@ -48,7 +48,7 @@ def linear_loss(norm: float) -> Any:
 
 
 def coin_flips(count: int) -> NDArray[np.bool_]:
-    """Which canaries are in: bool [count], each with probability 1/2, from the operating system's entropy."""
+    """Draw which canaries are in: bool [count], each with probability 1/2, from the operating system's entropy."""
     return np.random.default_rng().integers(0, 2, count).astype(bool)
 
 

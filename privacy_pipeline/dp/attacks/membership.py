@@ -28,7 +28,7 @@ STATEMENT = (
 
 @dataclass(frozen=True, kw_only=True)
 class AttackReading:
-    """How well the loss tells members from others.
+    """How well the loss separates members from others.
 
     Attributes:
         slice: "overall", or column=value.
@@ -63,7 +63,7 @@ class AttackReading:
 
 
 def auc_of(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Share of pairs in which the member's loss lies below the other's, ties as half."""
+    """Return the share of pairs in which the member's loss lies below the other's, ties as half."""
     ordered = np.sort(others)
     below = np.searchsorted(ordered, members, side="left")
     upto = np.searchsorted(ordered, members, side="right")
@@ -74,9 +74,9 @@ def auc_interval(auc: float, *, members: int, others: int, confidence: float = C
     """Return an interval for the AUC of the distributions that the losses are draws of, whatever these are.
 
     The AUC is an average over divisions into pairs, of which each is the mean of as many independent numbers in [0, 1]
-    as the smaller side has examples; so it is in convex order below the share of hits among so many (Hoeffding 1963,
-    section 5). An interval by the estimated variance (DeLong, DeLong and Clarke-Pearson 1988) is narrower, and holds
-    nothing where few losses are told apart without error: that variance is 0 then.
+    as the smaller side has examples; so it is in convex order below the share of hits among that many (Hoeffding 1963,
+    section 5). An interval by the estimated variance (DeLong, DeLong and Clarke-Pearson 1988) is narrower, and of no
+    use where a few losses are separated without error: that variance is 0 then.
 
     Args:
         auc: what was found.

@@ -1,6 +1,6 @@
 """Whether a layer's state comes from constants in its code, or from data: vocabularies, bins, statistics, tables.
 
-What `adapt` reads it keeps exactly, so that a vocabulary tells which words the rows hold. Constants given to the
+`adapt` keeps exactly what it reads, so that a vocabulary reveals which words the rows hold. Constants given to the
 constructor stay in the layer beside what it works with; both are compared. `set_vocabulary` leaves no trace of where
 the words come from and is refused with `adapt`.
 """
@@ -46,10 +46,10 @@ def adapted(layer: Any) -> Iterator[tuple[str, str]]:
 
 
 def holds_tables(layer: Any) -> bool:
-    """Whether a layer's own attributes hold a table that can be filled at any time.
+    """Return whether a layer's own attributes hold a table that can be filled at any time.
 
     Args:
-        layer: any Keras layer. Lookup layers without a vocabulary hold one, and `adapted` tells of them.
+        layer: any Keras layer. Lookup layers without a vocabulary hold one; `adapted` reports them.
     """
     kinds = (tf.lookup.experimental.MutableHashTable, tf.lookup.experimental.DenseHashTable)
     if isinstance(layer, (_Layers.IntegerLookup, _Layers.StringLookup)):
@@ -69,7 +69,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _public_vocabulary(layer: Any) -> bool:
-    """Whether a lookup layer works with the words, and weights, that its constructor was given."""
+    """Return whether a lookup layer works with the words, and weights, that its constructor was given."""
     if layer.is_adapted or layer.input_vocabulary is None:
         return False
     given = layer.input_vocabulary

@@ -44,7 +44,7 @@ class Finding:
     """A model that mixes rows.
 
     Attributes:
-        reason: model and, where it can be told, layer.
+        reason: model and, where it can be determined, layer.
         fix: what to do.
     """
 
@@ -87,7 +87,7 @@ def find_mixing(*, model: Any, losses: Losses, x: Any, y: Any) -> Finding | None
 
 
 def _last_line(message: str) -> str:
-    """Return what went wrong: TensorFlow tells first where the op was made."""
+    """Return what went wrong: TensorFlow first prints where the op was made."""
     lines = [line.strip() for line in message.splitlines() if line.strip() and "[Op:__inference" not in line]
     told = [line for line in lines if not line.startswith(("File ", "Detected at", "Graph execution", "[[{{node"))]
     return (told or lines or [message])[-1][:300]

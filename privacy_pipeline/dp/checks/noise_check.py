@@ -1,10 +1,10 @@
-"""Measures the realised deviation of a run's own noise, on draws by the code that will draw it, before its first step.
+"""Measure the realised deviation of a run's own noise, on draws by the code that will draw it, before its first step.
 
-The draws have a key of their own, fresh from the operating system, and read no data: the check costs no budget, tells
-nothing of the run's noise, and comes before the budget is marked started. The sum of n squared normal numbers over
-their stated variance is chi-square with n degrees of freedom: a sound run is refused once in 10^9. With `DRAWS` numbers
-a deviation passes as rarely if it is off by 2.4 % (12 standard deviations of its estimate, 1 / sqrt(2 n), half of them
-for each of the two chances); where steps of correlated noise or many plans share the draws, by 7 % or 10 %.
+The draws have a key of their own, fresh from the operating system, and read no data: the check costs no budget,
+reveals nothing of the run's noise, and comes before the budget is marked started. The sum of n squared normal numbers
+over their stated variance is chi-square with n degrees of freedom: a sound run is refused once in 10^9. With `DRAWS`
+numbers a deviation passes as rarely if it is off by 2.4 % (12 standard deviations of its estimate, 1 / sqrt(2 n), half
+of them for each of the two chances); where steps of correlated noise or many plans share the draws, by 7 % or 10 %.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from privacy_pipeline.errors import BadInputError
 
-# Longest first: AdamW and Nadam are no Adam.
+# Longest first: AdamW and Nadam are not Adam.
 _OPTIMIZERS = ("Adafactor", "Adadelta", "Adagrad", "RMSprop", "Adamax", "AdamW", "Nadam", "Adam", "Ftrl", "Lion", "SGD")
 _OTHER_NAMES = {"GradientDescent": "SGD", "Momentum": "SGD", "RMSProp": "RMSprop"}
 _KERAS = re.compile(r"(keras|keras_core|tf_keras)(\.|$)")
 
 
 def other_optimizer(optimizer: Any) -> BadInputError:
-    """Return the refusal of an optimizer that is none of `tf.keras.optimizers`: a legacy one, or another library's."""
+    """Return the refusal of an optimizer that is not of `tf.keras.optimizers`: a legacy one, or another library's."""
     names = [kind.__name__ for kind in type(optimizer).__mro__]
     better = next((found for name in names if (found := _like(name))), None)
     instead = f"tf.keras.optimizers.{better}(...)" if better else 'one of tf.keras.optimizers, such as "sgd" or "adam"'
@@ -29,7 +29,7 @@ def other_optimizer(optimizer: Any) -> BadInputError:
 
 
 def other_model(model: Any) -> BadInputError:
-    """Return the refusal of what is no `tf.keras.Model`; it says how to go on from a model of another Keras."""
+    """Return the refusal of what is not a `tf.keras.Model`, with the way to go on from a model of another Keras."""
     told = _named(model)
     library = _library(model)
     if library in ("keras", "keras_core", "tf_keras"):
@@ -82,7 +82,7 @@ def _like(name: str) -> str | None:
 
 
 def _library(value: Any) -> str:
-    """Return the first library, among those that are told apart here, that a value's classes come from."""
+    """Return the first library, among those that are distinguished here, that a value's classes come from."""
     modules = [kind.__module__.partition(".")[0] for kind in type(value).__mro__]
     return next((m for m in modules if m in ("tensorflow_privacy", "keras", "keras_core", "tf_keras")), "")
 

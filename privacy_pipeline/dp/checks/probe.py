@@ -1,4 +1,4 @@
-"""Checks a model on made-up inputs: examples do not mix, nothing is assigned, and the rules' gradients are right."""
+"""Check a model on made-up inputs: examples do not mix, nothing is assigned, and the rules' gradients are right."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Probe:
         """Refuse a model in which one example reaches another, or that writes or adds losses.
 
         Raises:
-            BadInputError: it does; naming the model, and the layer or the loss where it can be told.
+            BadInputError: it does; naming the model, and the layer or the loss where it can be determined.
         """
         self.require_no_state()
         found = self.finding()
@@ -45,7 +45,7 @@ class Probe:
             raise BadInputError(found.reason, fix=found.fix)
 
     def mixing(self) -> str | None:
-        """Why one example reaches another, naming the layer where it can be told; None if nothing shows that.
+        """Return why one example reaches another, naming the layer where possible; None if nothing shows that.
 
         Raises:
             BadInputError: the model takes no made-up inputs, or its losses are not one number for each example.
@@ -82,7 +82,7 @@ class Probe:
         require_stateless(graph, model=self.model)
 
     def vectorises(self, clipper: Vectorised, variables: Sequence[Any]) -> bool:
-        """Whether vectorised gradients of the model run, and are right; TensorFlow fails at this for some loops."""
+        """Return whether vectorised gradients run and are right for the model; TensorFlow fails for some loops."""
         try:
             return self.disagreement(clipper, variables) is None
         except tf.errors.InvalidArgumentError:
@@ -91,7 +91,7 @@ class Probe:
     def disagreement(
         self, keeping: BookKeeping | Vectorised, variables: Sequence[Any], *, trained: Callable[..., Any] | None = None
     ) -> str | None:
-        """Name of a variable whose norms or clipped sums come out wrong for some unit; None if all are right."""
+        """Return the name of a variable whose norms or clipped sums are wrong for some unit; None if all are right."""
         return Agreement(
             keeping=keeping,
             variables=variables,

@@ -145,7 +145,7 @@ def squared_norms_of(parts: Sequence[Part | None], units: Any) -> list[Any]:
 
 
 def _largest(values: Any, axes: list[int]) -> Any:
-    """Largest size of the numbers of each row, 1 for rows of zeros; axes kept. Infinite over infinite is no number."""
+    """Largest size of the numbers of each row, 1 for rows of zeros; axes kept. Infinite over infinite is NaN."""
     largest = tf.reduce_max(tf.abs(values), axis=axes, keepdims=True)
     return tf.where(largest > 0, largest, tf.ones_like(largest))
 

@@ -1,4 +1,4 @@
-"""Rules by layer type: how to run a layer so that per-example gradients of its variables can be told afterwards."""
+"""Rules by layer type: how to run a layer so that per-example gradients of its variables can be computed afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of stateful ops that a private graph may hold, and what is said of the others.
+"""The list of stateful ops that a private graph may hold, and the reasons against the others.
 
 An op passes if TensorFlow declares it free of state and it touches no resource, or if it is on the list, which has a
 condition for each kind. All others are refused, and so is an op that nobody has thought of yet.
@@ -54,7 +54,7 @@ KEYED = "use a Keras layer such as Dropout or GaussianNoise in its place"
 
 @dataclass(frozen=True)
 class Reason:
-    """What is said of a refused op.
+    """The reason against a refused op.
 
     Attributes:
         pattern: matches the beginning of the op's type.
@@ -69,7 +69,7 @@ class Reason:
     instead: str
 
 
-# The first that fits an op's type tells what is wrong; an op that fits none is refused as well.
+# The first that fits an op's type gives the reason; an op that fits none is refused as well.
 REASONS = (
     Reason(
         "Rng|Stateful(Uniform|Standard|Truncated|Random)",
@@ -138,7 +138,7 @@ OTHER = Reason(
 
 
 def reason_of(kind: str, *, seeded: bool = False) -> Reason:
-    """Return what is said of an op, which the list does not let through.
+    """Return the reason against an op, which the list does not let through.
 
     Args:
         kind: its type.

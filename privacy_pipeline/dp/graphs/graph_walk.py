@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")  # their first input chooses, and is no argument
+_BRANCHES = ("If", "StatelessIf", "Case", "StatelessCase")  # their first input chooses, and is not an argument
 _LOOPS = ("While", "StatelessWhile")
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _SHAPES = ("Shape", "ShapeN", "Size", "Rank")
@@ -78,7 +78,7 @@ class Walk:
                 yield Place(function, node)
 
     def is_function(self, name: str) -> bool:
-        """Whether an op of this type is a call of a function of the graph."""
+        """Return whether an op of this type is a call of a function of the graph."""
         return name in self._arguments
 
     def path(self, place: Place) -> str:
@@ -113,7 +113,7 @@ class Walk:
         return found
 
     def rest_is_constant(self, place: Place, *, counters: Collection[int] = ()) -> bool:
-        """Whether all inputs but the first are made of constants and shapes alone, through any ops.
+        """Return whether all inputs but the first are made of constants and shapes alone, through any ops.
 
         Args:
             place: the op.
@@ -127,11 +127,11 @@ class Walk:
         )
 
     def _is_handle(self, source: Place, known: Collection[int]) -> bool:
-        """Whether a source is an argument of the graph that stands for one of some captured handles."""
+        """Return whether a source is an argument of the graph that stands for one of some captured handles."""
         return not source.function and id(self._captured.get(source.node.name)) in known
 
     def _sources(self, place: Place, reference: str, *, through: tuple[str, ...] | None) -> Iterator[Place | None]:
-        """Where a value comes from: ops that are not passed through, None for what is not known.
+        """Return where a value comes from: ops that are not passed through, None for what is not known.
 
         Args:
             place: an op of the function in which the reference stands.

@@ -11,7 +11,7 @@ KEY_BYTES = 32
 
 @dataclass(frozen=True)
 class RunKey:
-    """256 secret bits. Whoever knows them can remove the noise: they are never logged, and never in a `repr`.
+    """256 secret bits. Anyone who knows them can remove the noise: they are never logged, and never in a `repr`.
 
     Attributes:
         secret: the bytes.
@@ -32,5 +32,5 @@ class RunKey:
         return cls(hashlib.sha256(f"fixed seed {seed}".encode()).digest(), seed_fixed=True)
 
     def derive(self, purpose: str, size: int) -> bytes:
-        """`size` bytes (at most 64) for one purpose; those of other purposes tell nothing about them."""
+        """Return `size` bytes (at most 64) for one purpose; those of other purposes reveal nothing about them."""
         return hashlib.blake2b(purpose.encode(), key=self.secret, digest_size=size).digest()

@@ -152,7 +152,7 @@ def ran(
     Args:
         work: runs a graph.
         where: the step or the round, for the error.
-        refusals: errors that say that an op does not take its values.
+        refusals: types of errors by which an op refuses its values.
 
     Raises:
         PipelineError: an op does not take the values; its own message, which may show them, is not passed on.
@@ -185,7 +185,7 @@ def _unless_refused(work: Callable[[], Any], refusals: tuple[type[Exception], ..
 
 
 def _last_words(error: Exception) -> str:
-    """Return what an error says, without the lines of code that AutoGraph and Keras put around it."""
+    """Return the message of an error, without the lines of code that AutoGraph and Keras put around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     layer = ""
     if lines[0].startswith(_OF_A_LAYER):

@@ -1,6 +1,6 @@
-"""Keeps the privacy histories of weights by the digest of the weights: in this process, and in the user's folder.
+"""Keep the privacy histories of weights by the digest of the weights: in this process, and in the user's folder.
 
-A digest says nothing of single rows that the weights themselves do not say.
+A digest reveals nothing of single rows that the weights themselves do not reveal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KNOWN: dict[str, PrivacyHistory] = {}
 
 
 def digest_of(weights: Sequence[Any]) -> str:
-    """SHA-256 over the values of weights, in any order: formats do not all keep the order.
+    """Return the SHA-256 over the values of weights, in any order: formats do not all keep the order.
 
     Args:
         weights: arrays or variables.

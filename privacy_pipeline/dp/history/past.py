@@ -20,7 +20,7 @@ class Past:
 
     Args:
         model: built Keras model.
-        given: what somebody says of its weights; None to find it.
+        given: what the user states of its weights; None to find it.
         shared: whether other trainings are to find what this one leaves.
     """
 
@@ -48,7 +48,7 @@ class Past:
                 )
             return self._left[1]
         parts, unknown = self._parts(digest)
-        if self._given is not None and self._given != PrivacyHistory():  # an empty one says that they are new
+        if self._given is not None and self._given != PrivacyHistory():  # an empty one states that they are new
             return self._given.together(*parts)
         if not unknown:
             return PrivacyHistory().together(*parts)
@@ -87,14 +87,12 @@ class Past:
         """Return what is known of the weights as they are now, which a checkpoint is about to replace; empty where
         nothing is.
 
-        Whoever holds the model has seen these weights, so the trainings that made them count too.
+        Anyone who holds the model has seen these weights, so the trainings that made them count too.
         """
         return self._known(digest_of(self._model.weights)) or PrivacyHistory()
 
     def set_by_others(self) -> PrivacyHistory | None:
-        """Return what is known of the weights as they are now, which code of somebody's set; None where not all is
-        known.
-        """
+        """Return what is known of the weights as they are now, which a user's code set; None where not all is known."""
         parts, unknown = self._parts(digest_of(self._model.weights))
         return None if unknown else PrivacyHistory().together(*parts)
 
@@ -132,7 +130,7 @@ class Past:
         return own if found is None else found if own is None else own.together(found)
 
     def _parts(self, digest: str) -> tuple[list[PrivacyHistory], list[str]]:
-        """Histories that the weights have together or one by one, and names of those of which nothing is known."""
+        """Return histories of the weights, together or one by one, and names of those of which nothing is known."""
         known = self._known(digest)
         if known is not None:
             return [known], []
@@ -149,7 +147,7 @@ class Past:
 
 
 def _is_telling(variable: Any) -> bool:
-    """Whether a variable has bits that hardly another one has by chance, unlike zeros and ones."""
+    """Return whether a variable has bits that hardly another one has by chance, unlike zeros and ones."""
     values = np.asarray(variable)
     return bool(values.dtype.kind == "f" and (values != 0).any() and (values != 1).any())
 

@@ -1,4 +1,4 @@
-"""Puts the text of a privacy history into a saved model, in every format of Keras, and reads it. No TensorFlow."""
+"""Put the text of a privacy history into a saved model, in every format of Keras, and read it. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def _beside(path: Path) -> Path:
 
 
 def _bound(text: str, prefix: Path) -> str:
-    """Return a history with the digest of the weights' files: Keras writes them anew, and leaves a file beside them
-    alone.
-    """
+    """Return a history with the digest of the weights' files: Keras rewrites them, but not a file beside them."""
     return json.dumps({**json_value(text), _FILES: _digest(prefix)}, indent=1) + "\n"
 
 
@@ -98,7 +96,7 @@ def _of(path: Path, prefix: Path) -> str | None:
     try:
         held = json_value(text).get(_FILES)
     except (ValueError, AttributeError):
-        return text  # the caller says what is wrong with it
+        return text  # the caller reports what is wrong with it
     if held is not None and held != _digest(prefix):
         raise BadInputError(
             f"{path}: the weights beside it were saved again without their privacy history",
@@ -108,7 +106,7 @@ def _of(path: Path, prefix: Path) -> str | None:
 
 
 def _digest(prefix: Path) -> str:
-    """SHA-256 over the files of a checkpoint of TensorFlow."""
+    """Return the SHA-256 over the files of a checkpoint of TensorFlow."""
     digest = hashlib.sha256()
     for file in sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.*")):
         if file.name.endswith(".index") or ".data-" in file.name:

@@ -2,7 +2,7 @@
 
 An initializer of Keras draws the same values whenever it is called for the same shape: its seed is fixed when it is
 made. So a weight is shown to be new where its layer's own initializer makes it again, bit for bit. Nothing else shows
-it: not an initializer that holds an array, for that may hold trained weights, and not code that is no part of Keras.
+it: not an initializer that holds an array, for that may hold trained weights, and not code outside of Keras.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _made_again(layer: Any) -> Iterator[Any]:
 
 
 def _draws_anew(initializer: Any) -> bool:
-    """Whether an initializer is one of Keras, and holds no array."""
+    """Return whether an initializer is one of Keras, and holds no array."""
     if not isinstance(initializer, tf.keras.initializers.Initializer):
         return False
     if type(initializer).__module__.partition(".")[0] not in ("keras", "tf_keras"):

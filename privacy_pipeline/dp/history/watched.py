@@ -11,7 +11,7 @@ import tensorflow as tf
 class Watched:
     """Fingerprints of the variables of a model, 64 bits each (FarmHash).
 
-    That is no cryptographic hash: it finds code that sets weights, not code that sets out to hide it.
+    That is not a cryptographic hash: it finds code that sets weights, not code that tries to hide it.
 
     Args:
         variables: of the model; those of strings are left out.

@@ -162,7 +162,7 @@ class UserBound:
     """What a user, the privacy unit, may contribute to a step. Users are sampled, and all of a user comes along.
 
     Attributes:
-        max_examples: examples of a user at most, k; of one who has more, a random subset, drawn anew each step.
+        max_examples: examples of a user at most, k; of one who has more, a random subset, drawn again in each step.
         clip: "sum" clips the sum of the user's gradients to the norm; "each" clips each to norm / k.
     """
 
@@ -181,7 +181,7 @@ class UserBound:
         return self.max_examples if self.clip == "sum" else 1
 
     def norm(self, norm: float) -> float:
-        """Return what is clipped is clipped to this, for a user's whole contribution to be at most `norm`."""
+        """Return the norm to clip to, for a user's whole contribution to be at most `norm`."""
         return norm if self.clip == "sum" else norm / self.max_examples
 
     def parameters(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def _check_probability(probability: float, expected: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _IndependentDraws:
-    """What both Poisson schemes share. Neither is a kind of the other: `isinstance` must tell them apart."""
+    """What both Poisson schemes share. Neither is a kind of the other: `isinstance` must distinguish them."""
 
     probability: float
     expected: float
@@ -59,7 +59,7 @@ class PoissonSampling(_IndependentDraws):
     """
 
     def check(self, *, units: int | None, steps: int) -> None:
-        """Refuses what does not go with the plan."""
+        """Refuse what does not go with the plan."""
         _check_probability(self.probability, self.expected)
         if units is not None and not math.isclose(self.probability * units, self.expected, rel_tol=1e-9):
             raise BadInputError("the expected batch size must be probability * units")
@@ -91,7 +91,7 @@ class TruncatedPoissonSampling(_IndependentDraws):
     units: int
 
     def check(self, *, units: int | None, steps: int) -> None:
-        """Refuses what does not go with the plan."""
+        """Refuse what does not go with the plan."""
         _check_probability(self.probability, self.expected)
         if units != self.units or not math.isclose(self.probability * self.units, self.expected, rel_tol=1e-9):
             raise BadInputError("truncated sampling needs the plan's public number of units")
@@ -133,7 +133,7 @@ class FixedPartition:
     cyclic: bool = False
 
     def check(self, *, units: int | None, steps: int) -> None:
-        """Refuses what does not go with the plan."""
+        """Refuse what does not go with the plan."""
         if units != self.units:
             raise BadInputError("a fixed partition is accounted under zero-out, for the plan's number of units")
         if not 1 <= self.batch_size <= self.units:
@@ -153,7 +153,7 @@ class FixedPartition:
         """Return steps of whole epochs.
 
         Raises:
-            BadInputError: epochs is no whole number.
+            BadInputError: epochs is not a whole number.
         """
         if epochs != int(epochs) or epochs < 1:
             raise BadInputError(f"a fixed partition runs whole epochs, found {epochs!r}")
@@ -174,7 +174,7 @@ Sampling = PoissonSampling | TruncatedPoissonSampling | FixedPartition
 
 
 def cap_for_extra_delta(extra_delta: float, *, probability: float, units: int, steps: int, epsilon: float) -> int:
-    """Least cap of truncated samples at which `TruncatedPoissonSampling.extra_delta` is at most a given number.
+    """Return the least cap of truncated samples at which `TruncatedPoissonSampling.extra_delta` is at most a number.
 
     Args:
         extra_delta: what truncation may add to delta.
@@ -187,7 +187,7 @@ def cap_for_extra_delta(extra_delta: float, *, probability: float, units: int, s
 
 
 def probability_of(given: float | None, *, batch: float, units: int | None, relation: Relation) -> float:
-    """Return sampling probability of a plan: given under add-or-remove-one, else batch over units.
+    """Return the sampling probability of a plan: given under add-or-remove-one, else batch over units.
 
     Raises:
         BadInputError: it is given where it follows, or missing where it does not.

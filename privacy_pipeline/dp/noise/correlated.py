@@ -64,7 +64,7 @@ def strategy_matrix(noise: Noise, *, steps: int, steps_per_epoch: int) -> NDArra
 
 
 def why_unbounded(noise: Noise, sampling: Sampling) -> str | None:
-    """Why no sensitivity is known for correlated noise under a way of sampling; None if it is known."""
+    """Return why no sensitivity is known for correlated noise under a way of sampling; None if it is known."""
     if noise.correlation == "none":
         return None
     if not isinstance(sampling, FixedPartition) or not sampling.cyclic:
@@ -164,7 +164,7 @@ Source = GaussianNoise | CorrelatedNoise
 
 
 def noise_source(noise: Noise, key: RunKey, shapes: Sequence[tuple[int, ...]], *, steps_per_epoch: int) -> Source:
-    """Return what draws the noise that a plan states: the one place that says so, for engines and for their checks.
+    """Return what draws the noise that a plan states: the one place that decides it, for engines and for their checks.
 
     Args:
         noise: the plan's noise.
@@ -177,13 +177,13 @@ def noise_source(noise: Noise, key: RunKey, shapes: Sequence[tuple[int, ...]], *
 
 
 def row_lengths(noise: Noise, *, steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
-    """Return standard deviation of each step's noise over that of the independent noise: L2 norms of the rows of C^-1.
+    """Return each step's standard deviation over that of the independent noise: L2 norms of the rows of C^-1.
 
     By inverting `strategy_matrix`, and so apart from the code that draws.
 
     Args:
         noise: the plan's noise.
-        steps: the first so many steps, few.
+        steps: the number of steps from the first on, few.
         steps_per_epoch: leaves of a tree.
 
     Returns:

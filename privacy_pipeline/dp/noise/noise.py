@@ -124,7 +124,7 @@ class GaussianNoise:
     Hardened: one Gaussian in floating point has gaps among its values that can give away the value it hides (Mironov
     2012, "On Significance of the Least Significant Bits for Differential Privacy"); against the sum of several, drawn
     in float64, an attacker has to search the combinations of their draws (Holohan and Braghin 2021, arXiv 2107.10138,
-    section 4). Four are summed and halved. This resists that attack; it is no proof of exactness, the sum is rounded
+    section 4). Four are summed and halved. This resists that attack; it does not prove exactness, the sum is rounded
     to the variables' dtype, and timing is not covered.
 
     Attributes:

@@ -59,12 +59,12 @@ def _computes(*types: str) -> Callable[[_Compute], _Compute]:
 
 
 def is_computed(op_type: str) -> bool:
-    """Whether ops of a type compute sizes from sizes."""
+    """Return whether ops of a type compute sizes from sizes."""
     return op_type in _COMPUTE
 
 
 def computed(call: OpCall) -> list[Any] | None:
-    """Return outputs of an op as arrays of known numbers; None where that cannot be told."""
+    """Return outputs of an op as arrays of known numbers; None where they are not known."""
     function = _COMPUTE.get(call.type)
     arrays = [value.content for value in call.inputs]
     if call.type == "Pack":
@@ -98,7 +98,7 @@ _WHOLE = {"int32": 2**31, "int64": 2**63}
 
 
 def _as_computed(call: OpCall, numbers: Any) -> Any:
-    """Numbers as the op's type holds them; None where it would wrap them around, or is no whole number's."""
+    """Return numbers as the op's type holds them; None where it would wrap them around, or is not of whole numbers."""
     attr = next((name for name in ("DstT", "T", "Tidx", "out_type") if name in call.node.attr), None)
     return _held_by(call, attr, numbers)
 
@@ -185,7 +185,7 @@ def _by_numbers(function: Callable[..., Any]) -> _Compute:
 
 _COMPUTE.update({op_type: _by_numbers(function) for op_type, function in _NUMBERS.items()})
 
-# What may decide which branch is taken: sizes and what is asked of them. All else may say which axis an op works along,
+# What may decide which branch is taken: sizes and what is asked of them. All else may set which axis an op works along,
 # where a mistake makes a tensor of another shape, but not which side of a branch is left out of the proof.
 DECIDING = frozenset(
     {
@@ -197,7 +197,7 @@ DECIDING = frozenset(
 
 @_computes("Select")
 def _select_v1(call: OpCall, arrays: list[Any]) -> Any:
-    """Return a vector chooses whole rows, which no honest size needs."""
+    """Return whether a vector chooses whole rows, which no honest size needs."""
     condition, a, b = arrays
     same = condition.shape == a.shape == b.shape
     return _elementwise(_select, arrays) if same or (not condition.ndim and a.shape == b.shape) else None
@@ -467,12 +467,12 @@ def _drawn(call: OpCall) -> Value | None:
 
 
 def is_drawn(op_type: str) -> bool:
-    """Whether ops of a type draw from a seed that they are given."""
+    """Return whether ops of a type draw from a seed that they are given."""
     return op_type.startswith("Stateless") and CREATORS.get(op_type) is _drawn
 
 
 def draws_alone(call: OpCall) -> bool:
-    """Whether nothing else is drawn from the op's seed, or the same; of a seed that is no secret it does not matter."""
+    """Return whether nothing else is drawn from the op's seed, or the same; for a public seed it does not matter."""
     if not call.type.startswith("Stateless") or not any(value.key for value in call.inputs):
         return True
     shape, key = call.constant(0), call.inputs[1].key

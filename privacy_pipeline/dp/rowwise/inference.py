@@ -1,7 +1,7 @@
 """Shapes that TensorFlow's inference gives an op for what is known of its inputs, and nothing else.
 
 The shapes in a graph are not believed. `set_shape`, `PlaceholderWithDefault`, the output shapes of a loop, or a
-function that was traced for other sizes may say what is not so, and no kernel checks it.
+function that was traced for other sizes may state wrong shapes, and no kernel checks them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_NUMBERS = 64
 
 @cache
 def _claims(op_type: str) -> bool:
-    """Whether ops of a type give their outputs a shape by an attribute, which no kernel has to check."""
+    """Return whether ops of a type give their outputs a shape by an attribute, which no kernel has to check."""
     from tensorflow.python.framework import op_def_registry
 
     known = op_def_registry.get(op_type)
@@ -103,7 +103,7 @@ class Inference:
         return tuple(_shape(output) for output in made.outputs)
 
     def _input(self, kind: Any, value: Value) -> Any:
-        """Return a tensor of which TensorFlow knows what is known of a value."""
+        """Return a tensor for which TensorFlow infers what is known of a value."""
         import tensorflow as tf
 
         dtype = tf.as_dtype(kind)

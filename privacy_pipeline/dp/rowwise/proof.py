@@ -37,11 +37,11 @@ class Isolation:
 
 @dataclass(frozen=True)
 class Proof:
-    """What the rules say of a graph.
+    """What the rules show of a graph.
 
     Attributes:
-        offences: ops for which no rule says that they keep rows apart, or a rule says that they do not; none if the
-            targets are proven to be rows.
+        offences: ops for which no rule shows that they keep rows apart, or a rule shows that they do not; none if
+            the targets are proven to be rows.
         ops: number of ops looked at.
     """
 
@@ -55,7 +55,7 @@ class Proof:
 
     @property
     def mixing(self) -> tuple[Offence, ...]:
-        """Ops that a rule says to mix rows."""
+        """Ops that mix rows by a rule."""
         return tuple(offence for offence in self.offences if offence.mixes)
 
 
@@ -149,7 +149,7 @@ class _Prover:
         wanted = [_reference(target) for target in targets]
         for target, value in zip(targets, interpreter.run(self.body, wanted, self.values), strict=True):
             self._require(target, value)
-        # All ops without a rule are told at once; that a target rests on one of them tells nothing more.
+        # All ops without a rule are reported at once; a target that rests on one of them adds nothing.
         named = [offence for offence in self.found if offence.mixes]
         named += [offence for offence in interpreter.offences if not offence.mixes]
         return Proof(tuple(dict.fromkeys(named or self.found)) if self.found else (), len(self.values))
@@ -239,7 +239,7 @@ def prove(
     elsewhere: Sequence[Any] = (),
     known: Sequence[Any] = (),
 ) -> Proof:
-    """Prove that tensors of a graph are rows of its batch, or say which ops stand in the way.
+    """Prove that tensors of a graph are rows of its batch, or return the ops that stand in the way.
 
     Args:
         graph: a `FuncGraph`.

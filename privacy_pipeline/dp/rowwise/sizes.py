@@ -27,7 +27,7 @@ class Count:
 
 
 class _Opaque:
-    """A number that depends on the number of rows in a way that nothing is said about."""
+    """A number that depends on the number of rows in an unknown way."""
 
     def __repr__(self) -> str:
         return "OPAQUE"

@@ -6,7 +6,7 @@ Each tensor of a graph is one of five kinds:
 - count: depends on the number of rows too, but on nothing in them;
 - rows: its slice at each place of one axis depends on one row, and on what is public;
 - mixed: some number in it depends on several rows;
-- unknown: no rule says.
+- unknown: no rule covers it.
 
 The rows of a tensor lie along one axis of size outer * B * inner: place p belongs to row (p // inner) mod B.
 """
@@ -60,7 +60,7 @@ class Offence:
         op: name of the op in the outermost graph.
         type: type of the op.
         reason: one line.
-        mixes: whether a rule says that rows are mixed; else no rule says that they are not.
+        mixes: whether a rule shows that rows are mixed; otherwise no rule shows that they are not.
     """
 
     op: str
@@ -84,16 +84,16 @@ class Value:
         by_row: a list whose element i is row i.
         offence: why it is mixed or unknown.
         span: each number lies in [b * span, (b + 1) * span) for its row b: an index into rows laid out flat, `span`
-            places each; 0 if nothing is said. Such numbers depend on the place of a row, and few ops may use them.
-        gap: with a span, each number stays in its range if a whole number below this is added; 0 if nothing is said.
-        bound: each number is a whole number r with 0 <= r < bound; 0 if nothing is said.
+            places each; 0 if it is not known. Such numbers depend on the place of a row, and few ops may use them.
+        gap: with a span, each number stays in its range if a whole number below this is added; 0 if it is not known.
+        bound: each number is a whole number r with 0 <= r < bound; 0 if it is not known.
         key: of a seed or a key that comes of the step's secret seed, which one it is; `UNNAMED` for what else comes of
             it; else empty. What a key draws is as likely at one place as at another; what a constant draws is a number
             that belongs to a place.
         held: of a variable's handle, the shape of the variable; None where it is not known.
         loose: where there is one row, it may lack the axis of the rows.
         exact: its content may decide which branch is taken.
-        least: one whole number, of any kind, that is this or more; None if nothing is said.
+        least: one whole number, of any kind, that is this or more; None if it is not known.
         length: of a list, how many elements it has; None where that is not known.
         unset: a list of which some element may not have been written: read, it is zeros of any shape.
         bare: a list of which perhaps no element was written, or that has none: stacked, it may have any shape.
@@ -149,7 +149,7 @@ def of_content(content: Any, *, exact: bool = False) -> Value:
 
 
 def hides_count(value: Value) -> bool:
-    """Whether a tensor depends on the number of rows though its known numbers do not say so."""
+    """Return whether a tensor depends on the number of rows though its known numbers do not show it."""
     return value.kind is Kind.COUNT and value.content is not None and not any(map(depends, value.content.flat))
 
 
@@ -169,7 +169,7 @@ def _same_content(a: Any, b: Any) -> bool:
 
 
 def same(a: Value, b: Value) -> bool:
-    """Whether the same is known of two tensors, their numbers included."""
+    """Return whether the same is known of two tensors, their numbers included."""
     return a == b and ((a.content is None and b.content is None) or _same_content(a.content, b.content))
 
 

@@ -136,7 +136,7 @@ class Reader:
         return cls(plan, store, Sampler(plan, key, units), noise, min(max(ahead, _FEWEST_AHEAD), _MOST_AHEAD))
 
     def _rows(self, step: int, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Examples of a step's units, and which of them count; -1 is no example at all."""
+        """Return the examples of a step's units, and which of them count; -1 is not an example at all."""
         users = self.plan.users
         rows, present, slots = index, np.ones(index.size, bool), 1
         if users is not None:
@@ -175,7 +175,7 @@ class Reader:
 def _users(store: ExampleStore) -> UserIndex:
     if store.users is None:
         raise BadInputError(
-            "the plan protects users, and the data does not say whose each example is", fix="give users"
+            "the plan protects users, and the data does not state whose each example is", fix="give users"
         )
     return store.users
 

@@ -65,7 +65,7 @@ class ExampleStore:
         lengths = {}
         for path, array in leaves({_X: self.x, _Y: self.y}):
             if getattr(array, "ndim", 0) < 1 or array.dtype.kind not in "fiub":
-                raise BadInputError(f"'{path}' is no array of numbers with one row for each example")
+                raise BadInputError(f"'{path}' is not an array of numbers with one row for each example")
             lengths[path] = array.shape[0]
         if self.users is not None:
             lengths["users"] = self.users.order.size

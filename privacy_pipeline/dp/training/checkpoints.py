@@ -40,7 +40,7 @@ def deterministic_ops() -> Iterator[None]:
 
 
 def graph_digest(graph: Any) -> str:
-    """SHA-256 over the ops of a graph, their attributes, constants and wiring; not over names, which vary."""
+    """Return the SHA-256 over a graph's ops, their attributes, constants and wiring; not over names, which vary."""
     definition = graph.as_graph_def()
     inner = [_nodes_digest(function.node_def, function.signature.input_arg) for function in definition.library.function]
     return hashlib.sha256("".join([_nodes_digest(definition.node, ()), *sorted(inner)]).encode()).hexdigest()
@@ -63,7 +63,7 @@ def _nodes_digest(nodes: Sequence[Any], arguments: Sequence[Any]) -> str:
 
 
 def _engine_digest() -> str:
-    """SHA-256 over this package's sources: other code may draw other noise for the same key and step."""
+    """Return the SHA-256 over this package's sources: other code may draw other noise for the same key and step."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -92,16 +92,16 @@ def machine_facts() -> list[str]:
 
 
 def binding_of(*, graph: Any, weights: Sequence[Any], data: str, settings: Sequence[Any]) -> str:
-    """Digest of all that decides a run beside its key and the weights it starts from.
+    """Return the digest of all that decides a run beside its key and the weights it starts from.
 
     Args:
         graph: graph of a whole step: model, loss, clipping and optimizer.
         weights: all variables of the model.
         data: digest of the data.
-        settings: JSON values: plan, optimizer as configured, and what the caller knows and a graph does not show.
+        settings: JSON values: plan, optimizer as configured, and what a graph does not show.
 
     Raises:
-        BadInputError: something random in the step is no function of the key.
+        BadInputError: something random in the step is not a function of the key.
     """
     found = unkeyed_randomness(graph)
     if found:
@@ -163,7 +163,7 @@ class Checkpoints:
             raise
 
     def begin(self) -> int:
-        """Goes back to the last checkpoint, or makes the first; the number of steps that were made."""
+        """Go back to the last checkpoint, or make the first; return the number of steps that were made."""
         if not self._state.resumed:
             self._expected = self.save(0)
             return 0
@@ -181,7 +181,7 @@ class Checkpoints:
         return self._replays.begun
 
     def before(self, step: int) -> None:
-        """Hold a step that was made before to its state then, or note it.
+        """Compare a step that was made before with its state then, or note it.
 
         Raises:
             StateMismatch: the step was made before from another state; the run's is destroyed.
@@ -197,7 +197,7 @@ class Checkpoints:
         self._expected = self._digest() if self._watched else ""
 
     def save(self, step: int) -> str:
-        """Save now; the digest of what was saved."""
+        """Save now; return the digest of what was saved."""
         digest = self._digest()
         arrays = {f"variable.{place}": variable.numpy() for place, variable in enumerate(self._variables)}
         arrays.update({f"history.{name}": np.array(values) for name, values in self._history.items()})

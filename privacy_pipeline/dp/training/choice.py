@@ -1,4 +1,4 @@
-"""Chooses how a model's per-example gradients are clipped, by what is proven of its rows.
+"""Choose how a model's per-example gradients are clipped, by what is proven of its rows.
 
 Proven rows take the fast way. A layer, or a loss, with an op that no rule covers runs on one example at a time. A model
 that mixes rows is refused: trained on single examples it would not be the model that is served in batches.
@@ -135,7 +135,7 @@ class _Choice:
             op = (
                 ""
                 if offence is None
-                else f"; no rule says that op '{offence.op}' ({offence.type}) keeps examples apart"
+                else f"; no rule shows that op '{offence.op}' ({offence.type}) keeps examples apart"
             )
             raise BadInputError(f"{found.reason}{op}", fix=found.fix)
 
@@ -156,7 +156,7 @@ class _Choice:
 
         Raises:
             NeedsWholeModelError: the part that is not proven is the whole model.
-            BadInputError: a rule says that rows are mixed.
+            BadInputError: a rule shows that rows are mixed.
         """
         owners, slow = Owners(self.model), dict[str, SlowPart]()
         isolated: frozenset[int] = frozenset()
@@ -287,7 +287,7 @@ def proof_of(graph: Any, *, x: Any, y: Any, unit: int) -> Proof:
 
 
 def require_as_proven(graph: Any, clipper: Clipper, *, x: Any, y: Any) -> None:
-    """Hold the graph that runs to what was proven of the graph that was examined.
+    """Check the graph that runs against what was proven of the graph that was examined.
 
     Raises:
         PipelineError: code of the model computes something else each time it is traced.

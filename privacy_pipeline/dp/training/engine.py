@@ -102,16 +102,16 @@ class PrivateModel(Uncopied):
 
     @property
     def model(self) -> Any:
-        """The Keras model. It cannot be set: what is known of one model's weights says nothing of another's."""
+        """The Keras model. It cannot be set: what is known of one model's weights does not hold for another's."""
         return self._model
 
     @property
     def plan(self) -> PrivacyPlan:
-        """The plan. It cannot be set: steps of two plans compose, and one plan's event says nothing of the other's."""
+        """The plan. It cannot be set: steps of two plans compose, and one plan's event does not cover the other's."""
         return self._plan
 
     def examine(self, x: Any, y: Any = None) -> Verdict:
-        """Whether the model's examples are proven to stay apart; looks at shapes and dtypes alone.
+        """Return whether the model's examples are proven to stay apart; look at shapes and dtypes alone.
 
         Args:
             x: what `fit` takes; or nest of `tf.TensorSpec` of the inputs, [None, ...].
@@ -145,7 +145,7 @@ class PrivateModel(Uncopied):
         class_weight: Mapping[int, float] | None = None,
         **keras: Any,
     ) -> Execution:
-        """Trains for the steps of the plan.
+        """Train for the steps of the plan.
 
         No exact loss or metric of the data is computed: callbacks get what `validation_data` gives.
         `model.stop_training` ends the run after the step; the steps that were not made remain for another `fit`.
@@ -157,20 +157,20 @@ class PrivateModel(Uncopied):
             y: labels in the same forms; not with a store or batches.
             positional: nothing; what follows is given by name.
             users: owner of each example, numbers or strings, [examples]; for a plan that protects users.
-            callbacks: Keras callbacks. They are told of epochs of `plan.steps_per_epoch` steps.
+            callbacks: Keras callbacks. They are called for epochs of `plan.steps_per_epoch` steps.
             verbose: 1 for a bar of the steps, 2 for a line an epoch, as in Keras.
             validation_data: (x, y), (x, y, sample_weight) or a `tf.data.Dataset` of public data, scored after each
                 epoch by what the model was compiled with. Rows that are to be protected do not belong here: their
                 scores have no noise.
             sample_weight: public weight of each example, or one that follows from the example itself.
             class_weight: public weight by class number.
-            keras: other arguments of Keras' `fit`. `epochs`, `steps_per_epoch` and `batch_size` may repeat what the
-                plan says; the others have no meaning here, and may be what they are by default.
+            keras: other arguments of Keras' `fit`. `epochs`, `steps_per_epoch` and `batch_size` may repeat the
+                plan's numbers; the others have no meaning here, and may be what they are by default.
 
         Raises:
             BadInputError: the data does not fit the plan, the model breaks the bound, the plan's steps are used up, an
-                argument of Keras says something else than the plan, or a callback calls `fit` of the same object, whose
-                steps it would make again with the same noise.
+                argument of Keras differs from the plan, or a callback calls `fit` of the same object, whose steps it
+                would make again with the same noise.
             PipelineError: the noise is not the one that is accounted (no data was used), or the weights are no longer
                 finite.
             StateMismatch: `state_dir` holds the state of another run; it is destroyed, and must be charged.
@@ -226,7 +226,7 @@ class PrivateModel(Uncopied):
         return training
 
     def _most(self) -> int | None:
-        """Examples at most, where the plan says how many there are."""
+        """Return the largest number of examples, where the plan states their number."""
         return None if self.plan.users is not None else self.plan.units
 
     def _losses_of(self, given: Given) -> ModelLosses:
@@ -279,7 +279,7 @@ class PrivateModel(Uncopied):
         return Training(setting, self._progress, history=history, owner=self._owner, ended=self._ended)
 
     def _require_same_order(self, store: ExampleStore) -> None:
-        """Hold the data to that of the first training, where the plan bounds how often each place is used.
+        """Compare the data with that of the first training, where the plan bounds how often each place is used.
 
         Raises:
             BadInputError: it is other data, or in another order.
@@ -352,7 +352,7 @@ class PrivateModel(Uncopied):
         save_history(self.model, path, history)
 
     def destroy_state(self) -> None:
-        """Destroys key and checkpoints of `state_dir`; call it when the result has been committed."""
+        """Destroy key and checkpoints of `state_dir`; call this when the result has been committed."""
         if self._state_dir is not None:
             destroy_state(self._state_dir)
 
@@ -503,7 +503,7 @@ def make_private(
 
 
 def _stated(history: Any) -> PrivacyHistory | None:
-    """Return what somebody says of weights.
+    """Return what the user states of weights.
 
     Raises:
         BadInputError: it is neither a history nor one of the two words.

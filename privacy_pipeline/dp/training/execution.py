@@ -14,7 +14,7 @@ from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-# Known to the trainer, told to nobody: all of these depend on single examples.
+# Known inside the trainer and never reported: all of these depend on single examples.
 WITHHELD = ("training losses and metrics", "realised batch sizes", "number of examples with non-finite gradients")
 
 
@@ -27,7 +27,7 @@ def event_made(plan: PrivacyPlan, steps: int, *, seed_fixed: bool) -> DpEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """What a run did, to be held against its plan.
+    """What a run did, to be compared with its plan.
 
     Attributes:
         plan: the plan.

@@ -19,13 +19,13 @@ def _epochs(plan: PrivacyPlan) -> int:
     return -(-plan.steps // plan.steps_per_epoch)
 
 
-# What may be repeated, if it says what the plan says.
+# What may be repeated, if it agrees with the plan.
 _OF_THE_PLAN: dict[str, tuple[_Said, str]] = {
     "epochs": (_epochs, "epochs"),
     "steps_per_epoch": (lambda plan: plan.steps_per_epoch, "steps an epoch"),
     "batch_size": (lambda plan: plan.expected_batch_size, "examples expected in a batch"),
 }
-# What says nothing at Keras' default, and has no meaning here otherwise.
+# What may stay at Keras' default, and has no meaning here otherwise.
 _REFUSED: dict[str, tuple[Any, str]] = {
     "initial_epoch": (0, "a run goes on where it was by its `state_dir`"),
     "shuffle": (True, "the plan's sampling draws the batches"),
@@ -52,15 +52,15 @@ def refuse_positional(given: Sequence[Any]) -> None:
 
 
 def require_as_planned(plan: PrivacyPlan, given: Mapping[str, Any]) -> None:
-    """Hold arguments of Keras' `fit` to the plan.
+    """Check arguments of Keras' `fit` against the plan.
 
     Args:
         plan: the plan.
         given: arguments by their name; None for one that was left at Keras' default.
 
     Raises:
-        BadInputError: one says something else than the plan, or has no meaning here.
-        TypeError: Keras' `fit` does not know it either.
+        BadInputError: one differs from the plan, or has no meaning here.
+        TypeError: Keras' `fit` does not have it either.
     """
     for name, value in given.items():
         if name in _OF_THE_PLAN:
@@ -105,7 +105,7 @@ class Validation:
             )
         if getattr(model, "compiled_loss", None) is None:
             raise BadInputError(
-                f"model '{model.name}' is not compiled, so that nothing says how validation_data is scored",
+                f"model '{model.name}' is not compiled, so that nothing defines how validation_data is scored",
                 fix="model.compile(loss=..., metrics=[...]) before make_private",
             )
         self._try()
@@ -125,7 +125,7 @@ class Validation:
             ) from error
 
     def logs(self) -> dict[str, float]:
-        """Loss and metrics by Keras' names, such as "val_loss"; empty without data."""
+        """Return loss and metrics by Keras' names, such as "val_loss"; empty without data."""
         if self._data is None:
             return {}
         return {f"val_{name}": float(value) for name, value in self._scores(self._data).items()}
@@ -160,7 +160,7 @@ def optimizer_of_callbacks(model: Any, optimizer: Any) -> Iterator[None]:
 
 
 def require_same_trained(model: Any, variables: Sequence[Any]) -> None:
-    """Hold a model to the weights that its private step trains.
+    """Check that a model still trains the weights that its private step trains.
 
     Raises:
         BadInputError: a callback froze a layer, or thawed one.
@@ -183,7 +183,7 @@ def not_covered(*, callbacks: bool, validation: bool) -> tuple[str, ...]:
 
 
 def keras_callbacks(callbacks: Any) -> list[Any]:
-    """Callbacks as a list; one alone is taken as Keras takes it.
+    """Return callbacks as a list; one alone is taken as Keras takes it.
 
     Raises:
         BadInputError: one is not a Keras callback.
@@ -197,7 +197,7 @@ def keras_callbacks(callbacks: Any) -> list[Any]:
 
 
 def callback_list(model: Any, callbacks: Any, plan: PrivacyPlan, *, verbose: int) -> Any:
-    """Keras' list of callbacks, told of the plan's epochs."""
+    """Return Keras' list of callbacks, set up with the plan's epochs."""
     return tf.keras.callbacks.CallbackList(
         list(callbacks),
         add_history=False,

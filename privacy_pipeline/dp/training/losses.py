@@ -16,7 +16,7 @@ _Loss = Callable[[Any, Any], Any]
 def unreduced(loss: Any) -> _Loss:
     """Return a function of (labels, outputs) whose result is not reduced over the examples.
 
-    A class number that is no class of the outputs counts as nothing; see `_bounded`.
+    A class number that is not a class of the outputs counts as nothing; see `_bounded`.
 
     Args:
         loss: name, function or Keras loss.
@@ -55,7 +55,7 @@ def _named(loss: Any) -> Any:
 
 
 def _bounded(function: _Loss, ignored: Any) -> _Loss:
-    """Return a loss over class numbers that is 0, on every device, where a label is no class of the outputs.
+    """Return a loss over class numbers that is 0, on every device, where a label is not a class of the outputs.
 
     TensorFlow's own kernel gives NaN for such a label on a GPU; on a CPU it shows all labels of the batch in a log and
     in an error.
@@ -81,13 +81,13 @@ def _bounded(function: _Loss, ignored: Any) -> _Loss:
 
 
 def _sums_up(loss: Any) -> bool:
-    """Whether Keras adds up the values of a loss; else it takes their mean, as it does for functions and names."""
+    """Return whether Keras adds up the values of a loss; else it takes their mean, as for functions and names."""
     reduction = getattr(loss, "reduction", None)
     return reduction in (tf.keras.losses.Reduction.SUM, tf.keras.losses.Reduction.NONE)
 
 
 def _one_output(function: _Loss, labels: Any, outputs: Any, weights: Any, *, summed: bool) -> Any:
-    """Loss of each example, [B]: what Keras computes of a batch that holds this example alone.
+    """Return the loss of each example, [B]: what Keras computes of a batch that holds this example alone.
 
     Values where the mask of the output is off do not count, neither in the sum nor in the mean; nor do those of a class
     that the loss ignores. Weights multiply values and are not counted.
@@ -121,7 +121,7 @@ def of_output(loss: Any) -> Callable[[Any, Any, Any], Any]:
     Labels and weights may be None. Weights are [B], or [B, ...] for the first axes of the loss's values.
 
     Raises:
-        BadInputError: it is no loss.
+        BadInputError: it is not a loss.
     """
     function, summed = unreduced(loss), _sums_up(loss)
     own = callable(loss) and not type(loss).__module__.startswith("keras.") and not _is_of_keras(loss)
@@ -139,7 +139,7 @@ def _is_of_keras(loss: Any) -> bool:
 
 
 def _as_values(weights: Any, values: Any) -> Any:
-    """Weights on the axes of the values of a loss.
+    """Return weights on the axes of the values of a loss.
 
     Raises:
         BadInputError: they have more of them.
@@ -161,7 +161,7 @@ def _on_axes(marks: Any, values: Any) -> Any:
 
 
 def _require_fit(mask: Any, values: Any) -> None:
-    """Hold a mask to the axes of the values of a loss.
+    """Fit a mask to the axes of the values of a loss.
 
     Raises:
         BadInputError: it has more of them.

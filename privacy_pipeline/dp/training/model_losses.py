@@ -96,7 +96,7 @@ def _part(nest: Any, key: Any, names: Sequence[str], what: str) -> Any:
     """Return what a nest holds for an output.
 
     Raises:
-        BadInputError: it is no nest, or has nothing for the output.
+        BadInputError: it is not a nest, or has nothing for the output.
     """
     if isinstance(nest, Mapping) and key in nest:
         return nest[key]
@@ -110,7 +110,7 @@ def _part(nest: Any, key: Any, names: Sequence[str], what: str) -> Any:
 
 
 def _weights(loss_weights: Any, keys: Sequence[Any]) -> dict[Any, float]:
-    """Weight of each output's loss; 1 where a dict does not name it, as in Keras.
+    """Return the weight of each output's loss; 1 where a dict does not name it, as in Keras.
 
     Raises:
         BadInputError: the weights do not fit the losses.

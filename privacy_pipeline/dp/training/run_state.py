@@ -36,16 +36,16 @@ _STEP, _MAC = "step", "mac"
 
 
 class StateMismatch(PipelineError):  # noqa: N818
-    """The state of a run did not fit what was to go on; it is destroyed. What ran before is charged, and so is anew."""
+    """The state of a run did not fit its continuation; it is destroyed. What ran before and a new run are charged."""
 
 
 def has_state(folder: Path) -> bool:
-    """Whether a folder holds a key and a checkpoint; whether they fit is known once they are opened."""
+    """Return whether a folder holds a key and a checkpoint; whether they fit is known once they are opened."""
     return (folder / _KEY).is_file() and (folder / _CHECKPOINT).is_file()
 
 
 def destroy_state(folder: Path) -> None:
-    """Overwrite and unlink all that a run keeps, and its folder if it is empty then; does nothing where nothing is.
+    """Overwrite and unlink all that a run keeps, and its folder if it is empty then; do nothing where nothing is.
 
     Journaling file systems and flash storage may keep old blocks: the key's protection is its folder's, not this.
     """
@@ -132,7 +132,7 @@ class RunState:
             StateMismatch: the file is damaged, or was not written under this key.
         """
         try:
-            held = read_archive(self.folder / _CHECKPOINT, fix="start anew")
+            held = read_archive(self.folder / _CHECKPOINT, fix="start again")
             mac = held.pop(_MAC).tobytes()
         except (OSError, KeyError, BadInputError):
             raise mismatch("the checkpoint is damaged") from None
@@ -156,7 +156,7 @@ def mismatch(reason: str) -> StateMismatch:
     """Return the error for a run that cannot be resumed; the caller destroys the run's state."""
     return StateMismatch(
         f"the run cannot go on where it was: {reason}; its state was destroyed",
-        fix="start anew: the steps that were made stay charged, and the new ones are charged as well",
+        fix="start again: the steps that were made stay charged, and the new ones are charged as well",
     )
 
 

@@ -146,11 +146,11 @@ class Training(Uncopied):
         return True
 
     def run(self, callbacks: Any, *, epoch_ends: Callable[[], dict[str, float]]) -> None:
-        """Make the remaining steps, and tell Keras' callbacks of them.
+        """Make the remaining steps, and call Keras' callbacks for them.
 
         Args:
             callbacks: Keras' list of callbacks.
-            epoch_ends: gives what they are told at the end of an epoch.
+            epoch_ends: gives what they get at the end of an epoch.
         """
         with self._set_up():
             self._loop(callbacks, epoch_ends)
@@ -224,7 +224,7 @@ class Training(Uncopied):
         return stack
 
     def _made(self, began: Callable[[int], None]) -> int | None:
-        """Make a step; its number, or None where all are made."""
+        """Make a step; return its number, or None where all are made."""
         self._owner.require_process()
         coming = next(self._batches, None)
         if coming is None:
@@ -243,7 +243,7 @@ class Training(Uncopied):
         return step
 
     def _watch(self) -> None:
-        """Hold the weights to those that the step before left; what others set in their place counts too.
+        """Compare the weights with those that the step before left; what others set in their place counts too.
 
         Raises:
             BadInputError: nothing is known of them.

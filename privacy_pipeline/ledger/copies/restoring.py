@@ -325,7 +325,7 @@ def _replace_tables(connection: sa.Connection, read: sa.Connection) -> None:
 
 
 def _carried_over(connection: sa.Connection, tail: Tail) -> bool:
-    """Carries a tail over, or leaves everything as it was where the result does not fit."""
+    """Carry a tail over, or leave everything as it was where the result does not fit."""
     trial = connection.begin_nested()
     try:
         carry(connection, tail)
@@ -337,7 +337,7 @@ def _carried_over(connection: sa.Connection, tail: Tail) -> bool:
 
 
 def _charge_without_limit(writer: Writer) -> tuple[str, ...]:
-    """Charges every budget what may have been anything, as an execution that cannot be priced is charged."""
+    """Charge every budget without limit, as for an execution that cannot be priced."""
     connection, run_id = writer.connection, f"restore-{uuid.uuid4().hex[:12]}"
     text = json.dumps({"restored": run_id})
     charge = charges.put(connection, charges.row_of(text, _UNLIMITED))

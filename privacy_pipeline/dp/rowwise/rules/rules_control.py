@@ -18,7 +18,7 @@ def _function(call: OpCall, attr: str) -> str:
 
 
 def called(call: OpCall, function: str) -> Result:
-    """Return what a function's body says of a call, if nothing else may run in its place."""
+    """Return what a function's body gives for a call, if nothing else may run in its place."""
     if call.evaluator.has_stand_in(function):
         return call.unknown("TensorFlow may run another function in its place")
     return call.evaluator.call(function, call.inputs)
@@ -26,7 +26,7 @@ def called(call: OpCall, function: str) -> Result:
 
 @rule("PartitionedCall", "StatefulPartitionedCall", "RemoteCall", raw=True)
 def function_call(call: OpCall) -> Result:
-    """Return what the function's body says."""
+    """Return what the function's body gives."""
     return called(call, _function(call, "f"))
 
 

@@ -53,7 +53,7 @@ def believed(call: OpCall, value: Value, stated: Any) -> Value:
 
 
 def claims_more(value: Value, stated: Any) -> bool:
-    """Whether a shape that an attribute states says more than is known; TensorFlow rewrites graphs by such shapes.
+    """Return whether an attribute's shape claims more than is known; TensorFlow rewrites graphs by such shapes.
 
     Args:
         value: what is known.
@@ -68,7 +68,7 @@ def claims_more(value: Value, stated: Any) -> bool:
 
 @rule(*_THROUGH)
 def through(call: OpCall) -> Result:
-    """Return the same layout; zeros say nothing about indices."""
+    """Return the same layout; zeros reveal nothing about indices."""
     value = call.inputs[0]
     if value.is_list:
         return value if call.type == "Identity" else without_numbers(value)
@@ -97,14 +97,14 @@ def _bytes(call: OpCall, attr: str) -> int:
 
 
 def long_integers(call: OpCall, attr: str) -> bool:
-    """Whether an attribute names a type that holds every place of a batch."""
+    """Return whether an attribute names a type that holds every place of a batch."""
     from tensorflow import dtypes
 
     return dtypes.as_dtype(call.node.attr[attr].type) in (dtypes.int32, dtypes.int64)
 
 
 def without_numbers(value: Value) -> Value:
-    """Return the same, with nothing said of its numbers."""
+    """Return the same, with nothing stated of its numbers."""
     key = UNNAMED if value.key else ""
     return replace(value, content=None, span=0, gap=0, bound=0, key=key, exact=False, least=None)
 
@@ -171,7 +171,7 @@ def elementwise(call: OpCall) -> Result:
 
 
 def _lie_alike(values: list[Value]) -> bool:
-    """Whether tensors of as many elements, read in order, have each row's at the same places."""
+    """Return whether tensors of as many elements, read in order, have each row's at the same places."""
     first = values[0]
     if any(value.kind is not Kind.ROWS or value.layout != first.layout or value.shape is None for value in values):
         return False

@@ -121,7 +121,7 @@ def _as_tensors(call: OpCall, held: Value) -> Result:
 
 @rule("TensorListLength", "TensorListElementShape", raw=True)
 def list_sizes(call: OpCall) -> Result:
-    """Return the number of elements of a list that is no list of rows; shapes may depend on the number of rows."""
+    """Return the number of elements of a list that is not one of rows; shapes may depend on the number of rows."""
     held = call.inputs[0]
     if held.kind in (Kind.MIXED, Kind.UNKNOWN) and not held.by_row:
         return Value(held.kind, call.static(0), offence=held.offence)

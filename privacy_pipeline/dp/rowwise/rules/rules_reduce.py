@@ -140,7 +140,7 @@ def last_axes(call: OpCall) -> Result:
         return call.mixed(f"it works {_INSTEAD} (axis {value.axis()})")
     for place, other in enumerate(call.inputs[1:], start=1):
         if other.kind is Kind.ROWS and (place > 1 or call.type not in _SECOND):
-            return call.unknown("an argument that is no tensor of rows depends on the data")
+            return call.unknown("an argument that is not a tensor of rows depends on the data")
         if other.kind is Kind.ROWS and (other.layout != value.layout or _spreads(call, value, other)):
             return call.mixed("it puts rows together that lie at different places")
         if other.kind is Kind.PUBLIC and other.rank > value.axis() and other.shape is not None and other.rank > 1:
