@@ -67,7 +67,7 @@ class Sampling:
 
 
 def limits(hits: ArrayLike, misses: ArrayLike, *, sampling: Sampling, level: float) -> tuple[Floats, Floats]:
-    """Lower and upper limit of a share; each fails with a chance of `level` at most.
+    """Return the lower and upper limit of a share; each fails with a chance of `level` at most.
 
     Args:
         hits: (noisy) number of hits, any shape.
@@ -92,7 +92,7 @@ def limits(hits: ArrayLike, misses: ArrayLike, *, sampling: Sampling, level: flo
 def drops(
     hits: ArrayLike, misses: ArrayLike, share: ArrayLike, *, sampling: Sampling, level: float
 ) -> NDArray[np.bool_]:
-    """Whether a share is too small for what was seen.
+    """Return whether a share is too small for what was seen.
 
     Args:
         hits, misses, sampling, level: as for `limits`.
@@ -116,7 +116,7 @@ def _lower(h: Floats, m: Floats, *, sampling: Sampling, level: float) -> tuple[F
 
 
 def _chance(h: Floats, m: Floats, p: Floats, *, sampling: Sampling, apart: float) -> Floats:
-    """Bound on the chance of hits as many as these or more, over all sizes but `apart`."""
+    """Return a bound on the chance of this many hits or more, over all sizes but `apart`."""
     from scipy.special import ndtr  # type: ignore[import-untyped]
 
     variance = sampling.hit_variance + sampling.miss_variance
@@ -139,7 +139,7 @@ def _chance(h: Floats, m: Floats, p: Floats, *, sampling: Sampling, apart: float
 
 
 def _sizes(total: Floats, reach: float, *, simple: bool) -> Floats:
-    """Possible numbers of rows, [..., sizes]: none, and those about the noisy total, the largest among them."""
+    """Return possible numbers of rows, [..., sizes]: none, and those about the noisy total, with the largest."""
     largest: Floats = np.maximum(np.floor(total + reach + 1e-9), 0.0)
     if not simple:
         return largest[..., np.newaxis]
@@ -150,7 +150,7 @@ def _sizes(total: Floats, reach: float, *, simple: bool) -> Floats:
 
 
 def _binomial_tail(least: Floats, units: Floats, p: Floats) -> Floats:
-    """P(Binomial(units, p) >= least), for whole numbers."""
+    """Return P(Binomial(units, p) >= least), for whole numbers."""
     from scipy.special import betainc
 
     least, units, p = np.broadcast_arrays(least, units, p)
@@ -176,7 +176,7 @@ def _convex_tail(needed: Floats, units: Floats, p: Floats) -> Floats:
 
 
 def two_sided(confidence: float) -> float:
-    """Level of each limit of an interval."""
+    """Return the level of each limit of an interval."""
     return (1 - confidence) / 2
 
 

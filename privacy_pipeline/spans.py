@@ -14,7 +14,7 @@ SPAN_KEY_LENGTH = 32
 
 
 def spans_of(span: Span) -> tuple[int | None, ...]:
-    """Each span of what is read, alone."""
+    """Return each span of what is read, alone."""
     return span if isinstance(span, tuple) else (span,)
 
 
@@ -69,7 +69,7 @@ def span_of(key: str) -> Span:
 
 
 def union_digest(digests: Mapping[int, str]) -> str:
-    """SHA-256, hexadecimal, over the digests of several spans: equal where each span is what it was.
+    """Return the SHA-256, hexadecimal, over the digests of several spans: equal where each span is what it was.
 
     Args:
         digests: SHA-256 of each span's data, by its number.

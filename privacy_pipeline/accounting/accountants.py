@@ -66,7 +66,7 @@ class Bound:
 
 
 def weigh(event: DpEvent, relation: Relation, *, delta: float, epsilon_rdp: float) -> Bound:
-    """PLD against RDP, for an event that both support.
+    """Compare PLD with RDP, for an event that both support.
 
     The interval grows with epsilon, so that the number of buckets stays about the same: it is pessimistic at any
     width. Where one step's loss is far below the interval, rounding up adds over the steps: then it is narrowed.

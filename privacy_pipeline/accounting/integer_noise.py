@@ -83,7 +83,7 @@ def skellam_divergence(event: SkellamSumDpEvent, order: float) -> float:
 
 @functools.lru_cache(maxsize=256)
 def closeness(event: DiscreteGaussianSumDpEvent) -> float:
-    """Bound tau on how far a sum of discrete Gaussians is from one discrete Gaussian, in each number.
+    """Return the bound tau on how far a sum of discrete Gaussians is from one discrete Gaussian, in each number.
 
     10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k+1)) (Kairouz, Liu and Steinke 2021, arXiv 2102.06387, theorem 1).
     """

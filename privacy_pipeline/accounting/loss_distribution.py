@@ -45,11 +45,11 @@ class LossDistribution:
         return ROUNDING * self.compositions + cut
 
     def resolves(self, delta: float) -> bool:
-        """Whether delta is well above its error."""
+        """Return whether delta is well above its error."""
         return delta >= _LEAST_PART * self.error
 
     def epsilon(self, delta: float) -> float:
-        """Epsilon at delta, with the rounding paid for out of delta; infinite where delta is not resolved."""
+        """Return epsilon at delta, with the rounding paid for out of delta; infinite where delta is not resolved."""
         if not self.resolves(delta):
             return math.inf
         return float(self.accountant.get_epsilon(delta - ROUNDING * self.compositions))
@@ -70,7 +70,7 @@ def loss_distribution(event: DpEvent, relation: Relation, *, interval: float = I
 
 
 def reason_without_pld(event: DpEvent, relation: Relation) -> str | None:
-    """Why there is no PLD of an event; None where there is one."""
+    """Return why there is no PLD of an event; None where there is one."""
     from dp_accounting.pld import PLDAccountant
 
     if compositions(event) > MOST_COMPOSITIONS:
@@ -81,7 +81,7 @@ def reason_without_pld(event: DpEvent, relation: Relation) -> str | None:
 
 
 def compositions(event: DpEvent) -> int:
-    """How many mechanisms an event composes, each counted as often as it runs; at least 1."""
+    """Return how many mechanisms an event composes, each counted as often as it runs; at least 1."""
     from dp_accounting import ComposedDpEvent, SelfComposedDpEvent
 
     if isinstance(event, SelfComposedDpEvent):
@@ -92,7 +92,7 @@ def compositions(event: DpEvent) -> int:
 
 
 def neighbours(relation: Relation) -> Any:
-    """dp_accounting's name of a relation."""
+    """Return dp_accounting's name of a relation."""
     from dp_accounting import NeighboringRelation
 
     return {
@@ -102,7 +102,7 @@ def neighbours(relation: Relation) -> Any:
 
 
 def library_version() -> str:
-    """Version of dp_accounting."""
+    """Return the version of dp_accounting."""
     import importlib.metadata
 
     return importlib.metadata.version("dp-accounting")

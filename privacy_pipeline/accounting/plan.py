@@ -71,7 +71,7 @@ class ChargedPlan(Protocol):
         """Return the plan's numbers and names without the event, ready for JSON."""
 
     def digest(self) -> str:
-        """SHA-256 over the parameters, hexadecimal."""
+        """Return the SHA-256 over the parameters, hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +148,10 @@ class MechanismPlan:
         }
 
     def digest(self) -> str:
-        """SHA-256 over the parameters: part of the reservation's idempotency key."""
+        """Return the SHA-256 over the parameters: part of the reservation's idempotency key."""
         return parameters_digest(self.parameters())
 
 
 def parameters_digest(parameters: Mapping[str, Any]) -> str:
-    """SHA-256 over a plan's parameters as JSON, hexadecimal."""
+    """Return the SHA-256 over a plan's parameters as JSON, hexadecimal."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()

@@ -241,5 +241,5 @@ class PrivacyRecord(_Part):
 
 
 def privacy_class(*, guarantee: str, unit: str, relation: str | None) -> str:
-    """Name of the class of runs that may serve as each other's baseline."""
+    """Return the name of the class of runs that may serve as each other's baseline."""
     return f"{guarantee}/{unit}/{relation or '-'}"

@@ -92,12 +92,12 @@ class ReleasePlan:
         }
 
     def digest(self) -> str:
-        """SHA-256 over the parameters: part of the reservation's idempotency key."""
+        """Return the SHA-256 over the parameters: part of the reservation's idempotency key."""
         return parameters_digest(self.parameters())
 
 
 def epsilon_of_rho(rho: float, *, delta: float, distance: float = 0.0) -> float:
-    """Epsilon of rho-zCDP at delta, by RDP over the default orders: the divergence at order a is rho a.
+    """Return epsilon of rho-zCDP at delta, by RDP over the default orders: the divergence at order a is rho a.
 
     Args:
         rho: zCDP parameter.

@@ -68,21 +68,21 @@ def chance_of_a_cut(cap: int, units: int, probability: float) -> float:
 
 
 def cap_of_a_cut(chance: float, units: int, probability: float) -> int:
-    """Least size that a Poisson sample exceeds with at most the given probability."""
+    """Return the least size that a Poisson sample exceeds with at most the given probability."""
     from scipy.stats import binom
 
     return max(1, int(binom.isf(chance, units, probability)))
 
 
 def paid(distance: float, *, epsilon: float) -> float:
-    """Delta that a total variation distance costs at epsilon; infinite where the exponential overflows."""
+    """Return the delta that a total variation distance costs at epsilon; infinite where the exponential overflows."""
     if distance <= 0:
         return 0.0
     return (1 + math.exp(epsilon)) * distance if epsilon < 700 else math.inf
 
 
 def epsilon_of(values: Sequence[float], distance: float, *, delta: float) -> float:
-    """Epsilon of a Renyi vector over the default orders together with a distance; infinite where there is none.
+    """Return epsilon of a Renyi vector over the default orders together with a distance; infinite where there is none.
 
     The smallest epsilon for which the vector gives (epsilon, delta - paid(distance)), found from below: the right side
     grows with epsilon.

@@ -72,7 +72,7 @@ def trial_event(whole: DpEvent) -> DpEvent:
 
 
 def purpose_of(config: PipelineConfig) -> Purpose:
-    """Share of the budget that pays for a config's training: a tuning is paid as a whole by `tune`."""
+    """Return the share of the budget that pays for a config's training: a tuning is paid as a whole by `tune`."""
     return "train" if config.training.tuning is None else "tune"
 
 

@@ -57,7 +57,7 @@ class ResolvedSource:
         return covered(self.plain_digest(), secret)
 
     def plain_digest(self) -> str:
-        """SHA-256 over the content of all files by split, for the ledger alone; names and folders play no part.
+        """Return SHA-256 over the content of all files by split, for the ledger alone; names and folders play no part.
 
         That of several spans is made of each one's own, by which it was registered.
 
@@ -178,7 +178,7 @@ def _choose(
 
 
 def _numbers(folder: Path, pattern: str, name: str) -> dict[int, str]:
-    """Numbers at the placeholder among existing files, with their spelling (`01`)."""
+    """Return numbers at the placeholder among existing files, with their spelling (`01`)."""
     expression = re.compile(_as_regex(pattern, name))
     found: dict[int, str] = {}
     for file in glob.glob(_PLACEHOLDER.sub("*", pattern), root_dir=folder):

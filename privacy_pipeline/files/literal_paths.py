@@ -70,7 +70,7 @@ def as_named(path: Path) -> Path:
 
 
 def _folders() -> Iterator[Path]:
-    """Where links may lie: the user's data folder, or one below /tmp for users whose own has such characters."""
+    """Yield where links may lie: the user's data folder, or one below /tmp for users whose own has such characters."""
     given = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     for folder in (Path(given, "privacy_pipeline"), Path("/tmp", f"privacy_pipeline-{os.getuid()}")):
         if folder.is_absolute() and not PATTERN.search(str(folder)):
@@ -92,7 +92,7 @@ def _link(name: str, target: Path) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can put another link in place of ours."""
+    """Return whether nobody else can put another link in place of ours."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 

@@ -47,7 +47,7 @@ def once(key: Hashable, read: Callable[[], Found]) -> Found:
 
 
 def held() -> bytes:
-    """All that is held, for `hold` in a process of this user's that is started for a part of the work."""
+    """Return all that is held, for `hold` in a process of this user's that is started for a part of the work."""
     return pickle.dumps(_held or {})
 
 

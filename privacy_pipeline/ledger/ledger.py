@@ -226,7 +226,7 @@ class Ledger:
         return self._unions[dataset, span]
 
     def registrations(self) -> list[Registration]:
-        """All registered spans, in the order of their registration."""
+        """Return all registered spans, in the order of their registration."""
         table = schema.registrations
         with schema.transaction(self._engine, write=False) as connection:
             rows = connection.execute(sa.select(table).order_by(table.c.id)).mappings().all()
@@ -323,7 +323,7 @@ class Ledger:
         return len(rows)
 
     def status(self, dataset: str | None = None) -> list[BudgetStatus]:
-        """All budgets, or that of one dataset; empty where the dataset is not registered."""
+        """Return all budgets, or that of one dataset; empty where the dataset is not registered."""
         table = schema.budgets
         query = sa.select(table).order_by(table.c.dataset, table.c.id)
         if dataset is not None:
@@ -347,16 +347,16 @@ class Ledger:
             return [share for row in connection.execute(query).mappings() for share in shares_of(row)]
 
     def entries(self, dataset: str) -> list[Entry]:
-        """All entries of a dataset's budgets, the oldest first, expired ones included."""
+        """Return all entries of a dataset's budgets, the oldest first, expired ones included."""
         return self.history(dataset=dataset, limit=None)[::-1]
 
     def entry(self, entry_id: int) -> Entry | None:
-        """One entry by its number, or None where there is none."""
+        """Return one entry by its number, or None where there is none."""
         with schema.transaction(self._engine, write=False) as connection:
             return find(connection, entry_id)
 
     def history(self, *, dataset: str | None = None, limit: int | None = 50) -> list[Entry]:
-        """Entries, the newest first, expired ones included.
+        """Return entries, the newest first, expired ones included.
 
         Args:
             dataset: only of this dataset; none where it is not registered.
@@ -381,7 +381,7 @@ class Ledger:
             return records.newest(connection, dataset=dataset, limit=limit)
 
     def unsalted_records(self) -> list[int]:
-        """Numbers of journal records whose hashes must not leave; see `records.unsalted`."""
+        """Return the numbers of journal records whose hashes must not leave; see `records.unsalted`."""
         with schema.transaction(self._engine, write=False) as connection:
             return records.unsalted(connection)
 
@@ -500,7 +500,7 @@ class Ledger:
         accepted: Collection[str] = (),
         reprice: bool = True,
     ) -> Verification:
-        """Whether the ledger is what its writers wrote; see `verify.verify`."""
+        """Return whether the ledger is what its writers wrote; see `verify.verify`."""
         from privacy_pipeline.ledger.audit.verify import verify
 
         return verify(self._engine, receipts=receipts, public_key=public_key, accepted=accepted, reprice=reprice)
@@ -554,7 +554,7 @@ class Ledger:
         return self._secret
 
     def lineage(self, *, at: Sequence[int] = ()) -> Lineage:
-        """Which ledger it is; see `lineage_of`.
+        """Return which ledger it is; see `lineage_of`.
 
         Args:
             at: numbers of journal records whose hashes are asked for.
@@ -563,7 +563,7 @@ class Ledger:
             return lineage_of(connection, at)
 
     def put_back(self) -> str:
-        """Why this is an older state of the ledger than this host has seen; "" where it is none; see `high_water`."""
+        """Return why this is an older state of the ledger than this host has seen, or ""; see `high_water`."""
         return put_back(self._engine, current_key)
 
     def require_newest(self) -> None:

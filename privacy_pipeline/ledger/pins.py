@@ -156,7 +156,7 @@ def require_none(folders: Sequence[Path], *, url: str) -> None:
 
 
 def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ()) -> list[Path]:
-    """Write the ledger's newest record into pins; makes them where there are none.
+    """Write the ledger's newest record into pins; make them where there are none.
 
     Args:
         ledger: the ledger, which was checked against the pins that there are.

@@ -16,7 +16,7 @@ _PACKAGES = ("privacy_pipeline", "federated")
 
 @functools.cache
 def hash_of_framework() -> str:
-    """SHA-256 over the sources of both packages (`framework_sources`); read once a process."""
+    """Return the SHA-256 over the sources of both packages (`framework_sources`); read once a process."""
     return digest_of(framework_sources(Path(__file__).parents[2]))
 
 
@@ -38,7 +38,7 @@ def framework_sources(root: Path) -> dict[str, bytes]:
 
 
 def digest_of(sources: dict[str, bytes]) -> str:
-    """SHA-256 over named contents, 64 hexadecimal digits."""
+    """Return the SHA-256 over named contents, 64 hexadecimal digits."""
     total = hashlib.sha256()
     for name, content in sorted(sources.items()):
         total.update(f"{name}\0{len(content)}\0".encode())  # lengths keep two files from sharing a boundary
@@ -47,11 +47,11 @@ def digest_of(sources: dict[str, bytes]) -> str:
 
 
 def environment_hash() -> str:
-    """SHA-256 over the version of Python and the names and versions of all installed distributions."""
+    """Return the SHA-256 over the version of Python and the names and versions of all installed distributions."""
     found = [f"python-{platform.python_version()}", *distributions(Path(sysconfig.get_paths()["purelib"]))]
     return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
 def distributions(site_packages: Path) -> list[str]:
-    """Names and versions of the distributions in a folder of packages, sorted."""
+    """Return the names and versions of the distributions in a folder of packages, sorted."""
     return sorted(path.name for path in site_packages.glob("*.dist-info"))

@@ -17,7 +17,7 @@ _function: Callable[[Any], Any] | None = None  # of a process of a pool
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0))
 
 

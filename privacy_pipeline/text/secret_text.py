@@ -52,7 +52,7 @@ _variables = {"PGPASSWORD"}
 
 
 def found_in(text: str) -> bool:
-    """Whether a text, percent-encoded or not, holds a URL with a password or a `password=...`."""
+    """Return whether a text, percent-encoded or not, holds a URL with a password or a `password=...`."""
     if not _SIGN.search(text):
         return False
     if _OPTION.fullmatch(text):
@@ -64,12 +64,12 @@ def found_in(text: str) -> bool:
 
 
 def found_in_url(url: str) -> bool:
-    """Whether what is given for the URL of a database holds a password, whether it is a URL at all or not."""
+    """Return whether what is given for the URL of a database holds a password, whether it is a URL at all or not."""
     return found_in(url) or any(map(_has_authority, (url, _decoded(url))))
 
 
 def is_name(key: str) -> bool:
-    """Whether a key of a config is called as a password is, and not as what names one (`password_env`, `passfile`)."""
+    """Return whether a config's key is named as a password, and not as what names one (`password_env`, `passfile`)."""
     return _KEY.fullmatch(_decoded(key)) is not None
 
 
@@ -118,7 +118,7 @@ def masked_by_look(text: str) -> str:
 
 
 def _is_encoded(word: str) -> bool:
-    """Whether a word is percent-encoded so that no shape shows in it what one shows in its meaning."""
+    """Return whether a word is percent-encoded so that no shape shows in it what one shows in its meaning."""
     meant = _decoded(word, by=unquote) if "%" in word else word
     return meant != word and _covered(meant) != meant
 

@@ -52,7 +52,7 @@ def in_csv(value: Any) -> Any:
 
 
 def in_html(text: str) -> str:
-    """Content of an element or attribute of HTML or XML."""
+    """Return the content of an element or attribute of HTML or XML."""
     return escape(visible(text, lines=True))
 
 

@@ -17,7 +17,7 @@ def typed(*words: str | Path, program: str = "privacy-pipeline") -> str:
 
 
 def quoted(path: Path) -> str:
-    """One path within a command, or within advice that names one."""
+    """Quote one path within a command, or within advice that names one."""
     return shlex.quote(_word(path))
 
 

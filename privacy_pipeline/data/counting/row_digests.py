@@ -71,7 +71,7 @@ class RowHasher:
         return digests
 
     def _column(self, cells: Sequence[str]) -> Array:
-        """Hashes of cells: of numbers by their value, of texts without case and blanks around them."""
+        """Return hashes of cells: of numbers by their value, of texts without case and blanks around them."""
         try:
             return self._numbers(map(float, cells), len(cells))
         except ValueError:

@@ -17,7 +17,7 @@ TRAIN = "train"
 
 
 def count_silos(*, source: ResolvedSource, dataset: DatasetConfig, column: str) -> dict[str, int] | None:
-    """Units of each silo by its name; whole numbers are named as Python writes them, as ExampleGen reads them.
+    """Return units of each silo by its name; whole numbers are named as Python writes them, as ExampleGen reads them.
 
     Args:
         source: the files.
@@ -61,7 +61,7 @@ def count_silos(*, source: ResolvedSource, dataset: DatasetConfig, column: str) 
 
 
 def _pairs(file: Path, column: str, key: str | None) -> Iterator[tuple[str, str]]:
-    """Silo and owner of each row, as they are written; "" for the owner where a row is its own unit."""
+    """Return silo and owner of each row, as they are written; "" for the owner where a row is its own unit."""
     names = [column] if key in (None, column) else [column, str(key)]
     for cells in batches(file=file, columns=names):
         silos = cells.column(column).to_pylist()
@@ -72,7 +72,7 @@ def _pairs(file: Path, column: str, key: str | None) -> Iterator[tuple[str, str]
 
 
 def _without(file: Path, column: str, key: str | None) -> BadInputError:
-    """Names the first row that lacks its silo or its key."""
+    """Return the error that names the first row that lacks its silo or its key."""
     header = read_header(file=file)
     place, owner = header.index(column), None if key is None else header.index(key)
     line, silo = next(
@@ -87,7 +87,7 @@ def _without(file: Path, column: str, key: str | None) -> BadInputError:
 
 
 def _typed(texts: set[str]) -> dict[str, int | str]:
-    """Whole numbers where all are, else texts: 07 and 7 are one int, two texts."""
+    """Return whole numbers where all are, else texts: 07 and 7 are one int, two texts."""
     numbers = {text: as_int(text) for text in texts}
     whole = {text: number for text, number in numbers.items() if number is not None}
     return dict(whole) if len(whole) == len(texts) else {text: text for text in texts}

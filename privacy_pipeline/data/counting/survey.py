@@ -112,7 +112,7 @@ def require_readable(*, source: ResolvedSource, dataset: DatasetConfig) -> None:
 
 
 def _ends(cells: Cells) -> dict[str, tuple[int, float, float]]:
-    """Kind of each column, and its least and largest number."""
+    """Return the kind of each column, and its least and largest number."""
     found = {}
     for name in cells.schema.names:
         different = Texts.of(cells.column(name)).different

@@ -94,7 +94,7 @@ def write_adult(*, folder: Path) -> Provenance:
 
 
 def _package() -> tuple[Path, str]:
-    """Folder that holds the package, and its version. The package is never imported: its imports are not installed."""
+    """Return the package's folder and version. The package is never imported: its imports are not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise BadInputError(f"the package '{PACKAGE}', which carries the Adult data, is not installed", fix=_INSTALL)

@@ -20,7 +20,7 @@ class CatalogEntry:
 
 
 def available() -> tuple[CatalogEntry, ...]:
-    """All datasets, by name."""
+    """Return all datasets, by name."""
     return (
         CatalogEntry(
             name=adult.NAME,

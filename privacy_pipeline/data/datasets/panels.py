@@ -196,7 +196,7 @@ def _read(panel: Panel) -> bytes:
 
 
 def _split(panel: Panel, table: Any) -> dict[str, tuple[str, int]]:
-    """CSV text and number of rows of each split."""
+    """Return the CSV text and number of rows of each split."""
     streams: dict[str, io.StringIO] = {split: io.StringIO() for split in SPLIT_ORDER}
     writers = {split: csv.writer(stream, lineterminator="\n") for split, stream in streams.items()}
     for writer in writers.values():
@@ -212,7 +212,7 @@ def _split(panel: Panel, table: Any) -> dict[str, tuple[str, int]]:
 
 
 def _cells(values: list[Any]) -> list[str]:
-    """Texts of a column: whole numbers without a fraction if all are whole, "" where a value is missing."""
+    """Return texts of a column: whole numbers without a fraction if all are whole, "" where a value is missing."""
     present = [value for value in values if value == value]
     as_text: Callable[[Any], str] = str
     if all(float(value).is_integer() for value in present):

@@ -62,5 +62,5 @@ class Provenance:
 
 
 def sha256_of(content: bytes) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 in hex."""
     return hashlib.sha256(content).hexdigest()

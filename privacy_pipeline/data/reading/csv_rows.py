@@ -180,7 +180,7 @@ def _records(lines: _Lines, *, first: int) -> Iterator[Row]:
 
 
 def has_rows(*, file: Path) -> bool:
-    """Whether any line after the header is not blank.
+    """Return whether any line after the header is not blank.
 
     Raises:
         BadInputError: the file cannot be read.

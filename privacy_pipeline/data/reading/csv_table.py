@@ -124,7 +124,7 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _end_of_records(block: bytes) -> int:
-    """Behind the last newline before which the number of quotes is even; 0 where there is none."""
+    """Return the place behind the last newline before which the number of quotes is even; 0 where there is none."""
     end = block.rfind(b"\n") + 1
     odd = block.count(b'"', 0, end) % 2
     while odd and end:
@@ -195,7 +195,7 @@ def _heap_was_frozen() -> bool:
 
 
 def _is_well_formed(block: bytes, *, quoted: bool) -> bool:
-    """Whether each quote is where RFC 4180 has it, and no record is longer than a cell may be."""
+    """Return whether each quote is where RFC 4180 has it, and no record is longer than a cell may be."""
     letters = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(letters == _NEWLINE)
     if quoted:

@@ -73,7 +73,7 @@ def _feature(record: bytes, name: bytes) -> bytes | None:
 
 
 def _features(record: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each feature; of several of one name the last one counts, as in protobuf's maps."""
+    """Yield the name and content of each feature; of several of one name the last one counts, as in protobuf's maps."""
     for number, features in _fields(record):
         for inner, entry in _fields(_content(features)) if number == 1 else ():
             parts = dict(_fields(_content(entry))) if inner == 1 else {}

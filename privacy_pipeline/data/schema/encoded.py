@@ -17,7 +17,7 @@ _ROUNDED = 1 + 2.0**-16  # two logarithms of float32 are divided
 
 
 def width_of(column: Column) -> int:
-    """How many floats a column becomes."""
+    """Return how many floats a column becomes."""
     if column.kind == "categorical":
         return len(column.domain) + column.optional
     if column.minimum is None or column.maximum is None:
@@ -26,7 +26,7 @@ def width_of(column: Column) -> int:
 
 
 def range_of(columns: Sequence[Column]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Lowest and highest value of each of the floats that these columns become, one behind the other."""
+    """Return the lowest and highest value of each of the floats that these columns become, one behind the other."""
     lower: list[float] = []
     upper: list[float] = []
     for column in columns:

@@ -47,17 +47,17 @@ class Texts:
 
     @classmethod
     def of(cls, cells: pa.StringArray) -> Texts:
-        """Those of a column of `csv_table.Cells`."""
+        """Return the texts of a column of `csv_table.Cells`."""
         coded = cells.dictionary_encode()
         return cls(coded.dictionary, coded.indices.to_numpy(zero_copy_only=False))
 
     def spread(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Values of the different texts as values of the rows."""
+        """Return values of the different texts as values of the rows."""
         return np.asarray(values[self.places])
 
 
 def kind_of(cell: str) -> Kind:
-    """Of one cell: the narrowest kind that has it."""
+    """Return the narrowest kind that has one cell."""
     if not cell:
         return "empty"
     if as_int(cell) is not None:
@@ -66,7 +66,7 @@ def kind_of(cell: str) -> Kind:
 
 
 def kinds_of(different: pa.StringArray) -> NDArray[np.int8]:
-    """Places of the kinds of texts in `WIDENING`; the widest is that of their column."""
+    """Return places of the kinds of texts in `WIDENING`; the widest is that of their column."""
     plain = _matches(different, _PLAIN_INTEGER)
     fraction = _matches(different, _PLAIN_FRACTION)
     found = np.where(plain, _INT, np.where(fraction, _FLOAT, 0)).astype(np.int8)
@@ -91,7 +91,7 @@ class Numbers:
 
 
 def integers(different: pa.StringArray) -> Numbers:
-    """Texts as 64-bit integers."""
+    """Return texts as 64-bit integers."""
     values, missing, odd = _parsed(different, _PLAIN_INTEGER, np.int64)
     wrong = np.zeros(len(values), np.bool_)
     for at in odd:
@@ -101,7 +101,7 @@ def integers(different: pa.StringArray) -> Numbers:
 
 
 def fractions(different: pa.StringArray) -> Numbers:
-    """Texts as numbers of 32 bits; NaN is missing."""
+    """Return texts as numbers of 32 bits; NaN is missing."""
     values, missing, odd = _parsed(different, _PLAIN_NUMBER, np.float64)
     wrong = np.zeros(len(values), np.bool_)
     for at in odd:
@@ -116,7 +116,7 @@ def fractions(different: pa.StringArray) -> Numbers:
 
 
 def ends_of(different: pa.StringArray) -> tuple[float, float] | None:
-    """Least and largest number among texts that 32 bits can hold, as they are with 64; None where there is none."""
+    """Return the least and largest number of texts that 32 bits can hold, as they are with 64; None without any."""
     values, missing, odd = _parsed(different, _PLAIN_NUMBER, np.float64)
     for at in odd:
         text = different[int(at)].as_py()
@@ -145,7 +145,7 @@ def coarse(low: float, high: float) -> str | None:
 
 
 def categories(different: pa.StringArray, kind: Kind) -> list[str]:
-    """Texts as public domains spell them; a missing one is ""."""
+    """Return texts as public domains spell them; a missing one is ""."""
     found: list[str] = different.to_pylist()
     if kind in ("empty", "bytes"):
         return found
@@ -153,7 +153,7 @@ def categories(different: pa.StringArray, kind: Kind) -> list[str]:
 
 
 def is_missing(cell: str, kind: Kind) -> bool:
-    """Whether a cell of a column of that kind stands for a missing value."""
+    """Return whether a cell of a column of that kind stands for a missing value."""
     value = as_single(cell) if cell and kind == "float" else None
     return not cell or (value is not None and math.isnan(value))
 
@@ -180,7 +180,7 @@ def as_single(cell: str) -> float | None:
 
 
 def too_long(cell: str) -> bool:
-    """Whether it is a whole number of more than 64 bits."""
+    """Return whether it is a whole number of more than 64 bits."""
     try:
         return int(cell.encode("utf-8")) not in INT64
     except ValueError:
@@ -188,7 +188,7 @@ def too_long(cell: str) -> bool:
 
 
 def _number(cell: str) -> float | None:
-    """As TFX reads a number, whole ones too."""
+    """Return a number as TFX reads it, whole ones too."""
     try:
         return float(cell.encode("utf-8"))
     except ValueError:
@@ -198,7 +198,7 @@ def _number(cell: str) -> float | None:
 def _parsed(
     different: pa.StringArray, plain: str, dtype: type[np.int64] | type[np.float64]
 ) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]:
-    """Values of the texts that Arrow reads, where a text is missing, and places of the others."""
+    """Return values of the texts that Arrow reads, where a text is missing, and places of the others."""
     import pyarrow as pa
     from pyarrow import compute
 

@@ -209,7 +209,7 @@ class _Reader:
         return Column(name=name, kind="numeric", dtype=dtype, minimum=minimum, maximum=maximum, optional=optional)
 
     def _says_nothing(self, feature: schema_pb2.Feature, dtype: Dtype) -> bool:
-        """Whether neither domain nor range is there. One that is there has to be whole."""
+        """Return whether neither domain nor range is there. One that is there has to be whole."""
         if dtype == "bytes":
             return not (feature.HasField("string_domain") or feature.HasField("domain"))
         domain = feature.int_domain if dtype == "int" else feature.float_domain

@@ -87,7 +87,7 @@ class UnitKeys:
         return self
 
     def divided(self, buckets: Buckets) -> dict[str, UnitKeys]:
-        """Typed keys by the split that ExampleGen puts each into.
+        """Return typed keys by the split that ExampleGen puts each into.
 
         Args:
             buckets: `hash_split` of the config.
@@ -146,7 +146,7 @@ def compact(keys: list[str]) -> Keys:
 
 
 def keys_of(cells: pa.StringArray) -> Keys | None:
-    """Keys as they are written, of a column of `csv_table.Cells`; None where one is empty."""
+    """Return keys as they are written, of a column of `csv_table.Cells`; None where one is empty."""
     from pyarrow import compute
 
     if len(cells) and compute.min(compute.binary_length(cells)).as_py() == 0:
@@ -164,7 +164,7 @@ def _summed(values: _Integers, counts: _Integers) -> UnitKeys:
 
 
 def in_both(one: UnitKeys, other: UnitKeys) -> int:
-    """How many units are in both; compared as integers where they look like ones: 07 and 7 may be one person."""
+    """Return how many units are in both; compared as integers where they look like ones: 07 and 7 may be one person."""
     (first, texts), (second, more) = _as_integers(one), _as_integers(other)
     return len(np.intersect1d(first, second)) + len(texts & more)
 
@@ -195,7 +195,7 @@ def spelling_note(written: UnitKeys, key: str) -> str:
 
 
 def as_int(text: str) -> int | None:
-    """As TFX: what Python reads as an integer from ASCII and fits 64 bits."""
+    """Return an integer as TFX reads it: what Python reads as an integer from ASCII and fits 64 bits."""
     try:
         value = int(text.encode("utf-8"))
     except ValueError:
@@ -204,7 +204,7 @@ def as_int(text: str) -> int | None:
 
 
 def _is_float(text: str) -> bool:
-    """As TFX: integers too large for 64 bits are texts, other numbers are floats."""
+    """Return whether TFX reads a float: integers too large for 64 bits are texts, other numbers are floats."""
     try:
         int(text.encode("utf-8"))
     except ValueError:

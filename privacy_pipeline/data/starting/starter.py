@@ -117,7 +117,7 @@ def write_starter(*, csv: Path, folder: Path, label: str, name: str | None = Non
 
 
 def _notes(profile: CsvProfile) -> tuple[str, ...]:
-    """Columns that look useful, and are left out."""
+    """Return notes on columns that look useful, and are left out."""
     found = [(one.name, coarse(one.low, one.high)) for one in profile.columns if one.kind == "float"]
     return tuple(f"column '{name}' is left out: {why}; {TOO_COARSE}" for name, why in found if why is not None)
 
@@ -182,7 +182,7 @@ def _feature(column: ColumnProfile, *, is_label: bool) -> str:
 
 
 def _domain(column: ColumnProfile, *, is_label: bool) -> tuple[str, bool]:
-    """Domain or range as text, and whether the column is to be left out of the model."""
+    """Return the domain or range as text, and whether the column is to be left out of the model."""
     if column.kind == "empty":
         return "  # No row has a value.\n", True
     if column.kind == "bytes":

@@ -65,7 +65,7 @@ class LedgerChange:
 
 
 def ledger_changes(url: str, dataset: str) -> list[LedgerChange]:
-    """Every change of a dataset's caps and policies, and of the ledger's key, the oldest first.
+    """Return every change of a dataset's caps and policies, and of the ledger's key, the oldest first.
 
     Args:
         url: SQLAlchemy URL of the ledger.

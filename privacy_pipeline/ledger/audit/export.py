@@ -61,7 +61,7 @@ _BATCH = 1000
 
 
 def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
-    """Every entry, the oldest first, with the keys `COLUMNS`.
+    """Return every entry, the oldest first, with the keys `COLUMNS`.
 
     `epsilon_alone` is the entry's own cost, `epsilon_composed` that of all counted entries of its budget up to and with
     it, both by RDP at the cap's delta, from what ran once that is known; null where the entry does not count any more
@@ -97,7 +97,7 @@ def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
 
 
 def exported_records(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
-    """Every record of the journal, the oldest first, with the fields of `records.JournalRecord`.
+    """Return every record of the journal, the oldest first, with the fields of `records.JournalRecord`.
 
     Args:
         url: SQLAlchemy URL of the ledger.
@@ -114,7 +114,7 @@ def exported_records(url: str, *, dataset: str | None = None) -> list[dict[str, 
 
 
 def to_json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One JSON object a line."""
+    """Return one JSON object a line."""
     return "".join(in_json(json.dumps(row, allow_nan=False)) + "\n" for row in rows)
 
 
@@ -141,7 +141,7 @@ def _budgets(connection: sa.Connection, dataset: str | None) -> dict[int, sa.Row
 
 
 def _records(connection: sa.Connection) -> tuple[dict[int, int], dict[int, str]]:
-    """Journal record of each entry's reservation, and the hash of each record of a reservation or commit."""
+    """Return each entry's record of its reservation, and the hash of each record of a reservation or commit."""
     table = schema.journal
     query = sa.select(table.c.seq, table.c.kind, table.c.hash, table.c.body)
     query = query.where(table.c.kind.in_((journal.RESERVE, journal.COMMIT))).order_by(table.c.seq)
@@ -158,7 +158,7 @@ def _batched(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
 
 
 def _receipts(reserve: int | None, commit: int | None, hashes: Mapping[int, str]) -> dict[str, Any]:
-    """Empty where an entry was imported from an older ledger, which had no journal."""
+    """Return an entry's receipts; None where it was imported from an older ledger, which had no journal."""
     of = {"reserve": reserve, "commit": commit}
     seqs = {f"{name}_seq": seq for name, seq in of.items()}
     return seqs | {f"{name}_hash": None if seq is None else hashes.get(seq) for name, seq in of.items()}

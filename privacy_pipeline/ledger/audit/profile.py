@@ -41,7 +41,7 @@ class Profile:
 
 
 def composed(texts: Sequence[str]) -> DpEvent:
-    """All events as one; equal ones are counted, which composes them faster.
+    """Return all events as one; equal ones are counted, which composes them faster.
 
     Args:
         texts: each event as JSON text, keys sorted.
@@ -60,7 +60,7 @@ def composed(texts: Sequence[str]) -> DpEvent:
 
 
 def profile(events: Sequence[JsonValue], *, relation: Relation, delta: float, deltas: Sequence[float]) -> Profile:
-    """PLD over all events where it supports each of them.
+    """Return the PLD over all events where it supports each of them.
 
     Sound for a set of runs that was fixed beforehand. The ledger enforces its cap by a Renyi filter instead, because
     runs are chosen after the results of earlier ones were seen.

@@ -204,5 +204,5 @@ class Replay:
 
 
 def row_digest(row: Mapping[Any, Any]) -> bytes:
-    """SHA-256 of a row: its columns by name."""
+    """Return the SHA-256 of a row: its columns by name."""
     return hashlib.sha256(json.dumps(dict(row), sort_keys=True, separators=(",", ":")).encode()).digest()

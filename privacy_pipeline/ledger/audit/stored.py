@@ -11,7 +11,7 @@ from privacy_pipeline.ledger.storage import schema
 
 
 def stored_charges(url: str, dataset: str) -> dict[int, Charge]:
-    """Charge of each counted entry of a dataset, by the entry's number, in ascending order.
+    """Return the charge of each counted entry of a dataset, by the entry's number, in ascending order.
 
     Args:
         url: SQLAlchemy URL of the ledger.

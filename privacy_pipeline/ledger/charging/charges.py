@@ -44,7 +44,7 @@ class StoredCharge:
 
 
 def content_digest(row: Mapping[Any, Any]) -> str:
-    """SHA-256 of a charge's content, hexadecimal; floats as their shortest decimals."""
+    """Return the SHA-256 of a charge's content, hexadecimal; floats as their shortest decimals."""
     text = json.dumps([row[name] for name in CONTENT], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -76,7 +76,7 @@ _KNOWN = sa.select(schema.charges.c.digest).where(schema.charges.c.digest == sa.
 
 
 def put(connection: sa.Connection, row: Mapping[str, Any]) -> str:
-    """Store a charge unless it is there; returns its digest."""
+    """Store a charge unless it is there; return its digest."""
     if connection.scalar(_KNOWN, {"wanted": row["digest"]}) is None:
         connection.execute(schema.charges.insert(), dict(row))
     return str(row["digest"])
@@ -126,7 +126,7 @@ class Charges:
         return self._known[digest]
 
     def epsilon(self, digest: str, delta: float) -> float:
-        """Epsilon of a charge alone, by RDP."""
+        """Return the epsilon of a charge alone, by RDP."""
         key = (digest, delta)
         if key not in self._epsilons:
             self._epsilons[key] = self.get(digest).charge.epsilon(delta)
@@ -165,12 +165,12 @@ class Charges:
 
 
 def counted_digest(row: Mapping[Any, Any]) -> str:
-    """Digest of the charge that counts for an entry: what ran once that is known, else what was planned."""
+    """Return the digest of the charge that counts for an entry: what ran once that is known, else what was planned."""
     return str(row["executed"] or row["planned"])
 
 
 def find(connection: sa.Connection, entry_id: int) -> Entry | None:
-    """One entry; see `Ledger.entry`."""
+    """Return one entry; see `Ledger.entry`."""
     table, budgets = schema.entries, schema.budgets
     row = connection.execute(sa.select(table).where(table.c.id == entry_id)).mappings().first()
     if row is None:
@@ -180,7 +180,7 @@ def find(connection: sa.Connection, entry_id: int) -> Entry | None:
 
 
 def newest(connection: sa.Connection, *, dataset: str | None, limit: int | None) -> list[Entry]:
-    """Entries, the newest first; see `Ledger.history`."""
+    """Return entries, the newest first; see `Ledger.history`."""
     table, budgets = schema.entries, schema.budgets
     query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
     known = {row["id"]: row for row in connection.execute(sa.select(budgets)).mappings()}

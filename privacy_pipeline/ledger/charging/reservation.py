@@ -170,7 +170,7 @@ def continued(engine: sa.Engine, request: Request, ticket: ResumeToken) -> Grant
 
 
 def _settles(rows: Sequence[sa.RowMapping], due: dict[int, str]) -> bool:
-    """Whether entries are the charges that are due, one for each budget."""
+    """Return whether entries are the charges that are due, one for each budget."""
     return bool(rows) and len(rows) == len(due) and {row["budget_id"]: row["plan_key"] for row in rows} == due
 
 

@@ -168,7 +168,7 @@ def _forget(made: Path) -> None:
 
 
 def _is_usable(engine: sa.Engine) -> bool:
-    """Whether there is a ledger whose tables can all be read; a server's database that holds none is usable too.
+    """Return whether there is a ledger whose tables can all be read; a server's database that holds none is usable too.
 
     Raises:
         BadInputError: it has an older format.

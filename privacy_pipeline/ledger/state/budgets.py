@@ -207,7 +207,7 @@ def _append(writer: Writer, kind: str, body: dict[str, Any], digests: UnitDigest
 def _own_budget(
     connection: sa.Connection, registration: Registration, digests: UnitDigests | None, *, disjoint: bool
 ) -> bool:
-    """Whether a further span gets a budget of its own. Either way no unit comes to lie under two budgets.
+    """Return whether a further span gets a budget of its own. Either way no unit comes to lie under two budgets.
 
     Raises:
         BadInputError: that is not proven.

@@ -193,7 +193,7 @@ class Charge:
     distance: float = 0.0
 
     def epsilon(self, delta: float) -> float:
-        """Epsilon at delta, by RDP at its best order."""
+        """Return epsilon at delta, by RDP at its best order."""
         return truncation.epsilon_of(self.values, self.distance, delta=delta)
 
 
@@ -209,13 +209,13 @@ class Price(Charge):
 
 
 def together(charges: Iterable[Charge]) -> Charge:
-    """Sum of charges as the ledger adds them, rounded up; it does not depend on their order."""
+    """Return the sum of charges as the ledger adds them, rounded up; it does not depend on their order."""
     total = sum_of(Sum.of(charge.values, charge.distance, 0.0) for charge in charges)
     return Charge(values=total.values, distance=total.distance)
 
 
 def price(event: DpEvent, relation: Relation) -> Price:
-    """Canonical text and Renyi vector of an event; computed once in a process for equal events.
+    """Return the canonical text and Renyi vector of an event; computed once in a process for equal events.
 
     Raises:
         AccountingError: RDP does not support the event: the ledger cannot add it.
@@ -239,7 +239,7 @@ _MOST_PRICES = 1000
 
 
 def plan_key(plan: ChargedPlan, event: str, *, charge: str = "") -> str:
-    """Part of the idempotency key: the plan's parameters and the event that they imply.
+    """Return the plan's part of the idempotency key: its parameters and the event that they imply.
 
     Args:
         plan: the plan.
@@ -251,6 +251,6 @@ def plan_key(plan: ChargedPlan, event: str, *, charge: str = "") -> str:
 
 
 def budget_key(row: Mapping[Any, Any]) -> str:
-    """Name of a budget: dataset, split and unit; the span too where it has a budget of its own."""
+    """Return the name of a budget: dataset, split and unit; the span too where it has a budget of its own."""
     span = f"/span-{row['span_key']}" if row["span_key"] else ""
     return f"{row['dataset']}/{row['split']}/{row['unit']}{span}"

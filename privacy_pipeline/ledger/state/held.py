@@ -69,7 +69,7 @@ def against_cap(held: float, cap: float) -> str:
 def used_part(
     spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
 ) -> float:
-    """Part of the cap's room that is used, between 0 and 1; above 1 where the cap is passed, infinite without a bound.
+    """Return the used part of the cap's room, from 0 to 1; above 1 where the cap is passed, infinite without a bound.
 
     An order takes part of epsilon by itself, whatever runs: `enforced_epsilon` is well above 0 after the smallest run.
     What of the rest is used grows with the runs alone, as do the shares of a policy.

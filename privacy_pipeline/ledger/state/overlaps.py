@@ -58,7 +58,7 @@ def require_one_budget(connection: sa.Connection, registration: Registration, di
 
 
 def has_eval_budget(connection: sa.Connection, dataset: str) -> bool:
-    """Whether the eval split of a dataset has a budget, open or closed."""
+    """Return whether the eval split of a dataset has a budget, open or closed."""
     table = schema.budgets
     query = sa.select(table.c.id).where(table.c.dataset == dataset, table.c.split == EVAL)
     return connection.scalar(query.limit(1)) is not None
@@ -99,7 +99,7 @@ def require_sides_apart(of: Registration, spans: list[UnitDigests | None]) -> No
 
 
 def _all_apart(spans: list[UnitDigests | None]) -> bool:
-    """Whether no unit is in two of the spans, or in two splits of one, whatever splits they are in."""
+    """Return whether no unit is in two of the spans, or in two splits of one, whatever splits they are in."""
     known = [span.units for span in spans if span is not None and span.units]
     parts = [part for units in known for part in units.values()]
     return len(known) == len(spans) and len(once(parts)) == sum(map(len, parts))
@@ -147,7 +147,7 @@ def _require_other_people(new: Registration, digests: UnitDigests, other: Regist
 
 
 def many_in_common(mine: Array, theirs: Array) -> bool:
-    """Whether two tables, given by the digests of their rows, count as the same people."""
+    """Return whether two tables, given by the digests of their rows, count as the same people."""
     return bool(len(mine) and len(theirs) and in_common(mine, theirs) > PART * min(len(mine), len(theirs)))
 
 

@@ -97,7 +97,7 @@ class Policy(BaseModel):
         return not any(self.shares.values())
 
     def to_json(self) -> str:
-        """As text for the budget's row. What older versions did not have is left out while it is not set."""
+        """Return the policy as text for the budget's row, without newer fields that are not set."""
         fields = type(self).model_fields
         document = {
             name: value
@@ -131,7 +131,7 @@ def load_policy(path: Path) -> Policy:
 
 
 def share_of(policy: Policy | None, purpose: str) -> float:
-    """Part of a budget that a purpose may use; all of it where the budget has no policy."""
+    """Return the part of a budget that a purpose may use; all of it where the budget has no policy."""
     if policy is None:
         return 1.0
     return next((share for name, share in policy.shares.items() if name == purpose), 0.0)

@@ -142,7 +142,7 @@ def check_name(dataset: str) -> None:
 
 
 def differences(old: Registration, new: Registration) -> list[str]:
-    """Names of the facts, the time of registration aside, in which two registrations differ."""
+    """Return the names of the facts, the time of registration aside, in which two registrations differ."""
     facts = ("dataset", "span", "unit", "contribution_bound", "relation", "splits", "columns", "digest", "id_space")
     found = [name for name in facts if getattr(old, name) != getattr(new, name)]
     unlike = old.division is not None and new.division is not None and old.division != new.division

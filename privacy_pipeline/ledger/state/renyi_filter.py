@@ -48,13 +48,13 @@ MOST_RUNS = 1_000_000
 
 
 def total(vectors: Iterable[Sequence[float]], *, length: int) -> tuple[float, ...]:
-    """Sum of Renyi vectors, order by order, rounded once: the sum does not depend on the order of the entries."""
+    """Return the sum of Renyi vectors, order by order, rounded once: it does not depend on the order of the entries."""
     columns = list(zip(*vectors, strict=True))
     return tuple(math.fsum(column) for column in columns) if columns else (0.0,) * length
 
 
 def allowance(order: float, *, epsilon: float, delta: float) -> float:
-    """Renyi divergence at `order` that still gives (epsilon, delta); negative or -inf where none does."""
+    """Return the Renyi divergence at `order` that still gives (epsilon, delta); negative or -inf where none does."""
     return epsilon - epsilon_at_order(order, 0.0, delta)
 
 
@@ -94,7 +94,7 @@ def floor_fixed(room: float) -> int:
 
 
 def runs_that_fit(spent: float, cost: float, *, room: float) -> int:
-    """How many runs of one cost fit beside what is spent, all at the filter's order.
+    """Return how many runs of one cost fit beside what is spent, all at the filter's order.
 
     Args:
         spent: divergence of all counted entries.

@@ -57,7 +57,7 @@ class Sum:
 
     @classmethod
     def of(cls, values: Sequence[float], distance: float, epsilon: float) -> Sum:
-        """One charge."""
+        """Return the sum of one charge."""
         return _one(tuple(values), distance, epsilon)
 
     def __add__(self, other: Sum) -> Sum:
@@ -116,12 +116,12 @@ class Totals:
         return sum_of(self.spent.values())
 
     def adding(self, purpose: str, charge: Sum) -> Totals:
-        """With one sum more for a purpose; `times(-1)` takes it back."""
+        """Return the totals with one sum more for a purpose; `times(-1)` takes it back."""
         spent = {**self.spent, purpose: self.spent.get(purpose, Sum()) + charge}
         return Totals(spent=spent, states=self.states, overruns=self.overruns)
 
     def moving(self, before: str | None, after: str, *, overrun: bool = False) -> Totals:
-        """With an entry that went from one state to another; from None where it is new.
+        """Return the totals with an entry that went from one state to another; from None where it is new.
 
         Raises:
             LedgerError: no entry is in that state: somebody edited the entry's row, to have it given back, say.
@@ -135,7 +135,7 @@ class Totals:
         return Totals(spent=self.spent, states=states, overruns=self.overruns + overrun)
 
     def to_json(self) -> str:
-        """As text for the budget's row; what is zero is left out, so that equal totals have one text."""
+        """Return the totals as text for the budget's row; zeros are left out, so that equal totals have one text."""
         spent = {
             purpose: [part.count, list(part.numbers), {str(i): n for i, n in enumerate(part.infinite) if n}]
             for purpose, part in self.spent.items()
@@ -170,7 +170,7 @@ class Totals:
 
 
 def sum_of(parts: Iterable[Sum]) -> Sum:
-    """Sum of sums; exact, so that it does not depend on their order."""
+    """Return the sum of sums; exact, so that it does not depend on their order."""
     total = Sum()
     for part in parts:
         total = total + part

@@ -67,13 +67,13 @@ class UnitDigests:
         return np.sort(joined(self.rows.values()))
 
     def tables(self) -> Iterator[tuple[str, str, Array]]:
-        """Kind (`unit` or `row`), split and digests of each table."""
+        """Yield kind (`unit` or `row`), split and digests of each table."""
         for kind, found in (("unit", self.units), ("row", self.rows)):
             for split in sorted(found):
                 yield kind, split, found[split]
 
     def to_record(self) -> dict[str, Any]:
-        """For the journal: number and root of each table."""
+        """Return the number and root of each table, for the journal."""
         stored: dict[str, Any] = {"key_id": self.key_id}
         for kind, split, digests in self.tables():
             stored.setdefault(kind, {})[split] = [len(digests), root(digests)]
@@ -89,14 +89,14 @@ def once(several: Iterable[Array]) -> Array:
 
 
 def joined(several: Iterable[Array]) -> Array:
-    """Several multisets as one."""
+    """Return several multisets as one."""
     import numpy as np
 
     return np.concatenate([np.empty(0, np.uint64), *several])
 
 
 def in_common(one: Array, other: Array) -> int:
-    """How many digests two multisets have in common."""
+    """Return how many digests two multisets have in common."""
     import numpy as np
 
     (first, n), (second, m) = (np.unique(each, return_counts=True) for each in (one, other))
@@ -105,26 +105,26 @@ def in_common(one: Array, other: Array) -> int:
 
 
 def are_same(one: Array, other: Array) -> bool:
-    """Whether two sorted sets are equal."""
+    """Return whether two sorted sets are equal."""
     import numpy as np
 
     return bool(np.array_equal(one, other))
 
 
 def _of_bytes(joined: bytes) -> Array:
-    """Digests from the bytes of a table, in their order."""
+    """Return digests from the bytes of a table, in their order."""
     import numpy as np
 
     return np.frombuffer(joined, _BIG_ENDIAN).astype(np.uint64)
 
 
 def root(digests: Array) -> str:
-    """SHA-256, hexadecimal, of sorted digests: what the journal holds of a table."""
+    """Return the SHA-256, hexadecimal, of sorted digests: what the journal holds of a table."""
     return hashlib.sha256(digests.astype(_BIG_ENDIAN).tobytes()).hexdigest()
 
 
 def digest_units(units: Iterable[str] | Mapping[str, Iterable[str]], secret: bytes) -> dict[str, Array]:
-    """Digests of units by their keys as texts; those that may well be one person's count as one key.
+    """Return digests of units by their keys as texts; those that may well be one person's count as one key.
 
     Args:
         units: keys as they are written: "07" and "7", or "Ann" and " ann", are the same. By split, where that is known.
@@ -145,7 +145,7 @@ def _digested(units: Iterable[str], secret: bytes) -> Array:
 
 
 def _hashed(units: Sequence[str], *, secret: bytes) -> bytes:
-    """HMAC-SHA256 (RFC 2104) of each unit. Both hashes have read the key in, so that a copy goes on from there."""
+    """Yield the HMAC-SHA256 (RFC 2104) of each unit. Both hashes have read the key; a copy goes on from there."""
     block, hashed = secret.ljust(64, b"\0"), []
     inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
     for unit in units:

@@ -25,7 +25,7 @@ _COPY = "copy it from where the ledger was first used, or from a backup, beside 
 
 
 def secret_file(url: sa.URL) -> Path:
-    """Where the secret of a ledger is: beside its signing key."""
+    """Return where the secret of a ledger is: beside its signing key."""
     return keys.key_file(url).with_name(_FILE)
 
 
@@ -77,13 +77,13 @@ def covering(url: sa.URL) -> Callable[[str], str]:
 
 
 def _noted(connection: sa.Connection) -> str | None:
-    """Id of the secret, as the ledger's settings have it."""
+    """Return the id of the secret, as the ledger's settings have it."""
     table = schema.meta
     return connection.scalar(sa.select(table.c.value).where(table.c.key == _SETTING))
 
 
 def _registered(connection: sa.Connection) -> set[str]:
-    """Ids of the secrets under which units and rows were registered before the settings had one."""
+    """Return the ids of the secrets under which units and rows were registered before the settings had one."""
     table = schema.journal
     bodies = map(json_value, connection.scalars(sa.select(table.c.body).where(table.c.kind.in_((REGISTER, BIND)))))
     parts = [part for body in bodies for part in (body.get("digests"), body.get("units")) if part is not None]
@@ -91,7 +91,7 @@ def _registered(connection: sa.Connection) -> set[str]:
 
 
 def _note(engine: sa.Engine, secret_id: str) -> str:
-    """Write down a secret's id, unless another client was faster; the id that is there now."""
+    """Write down a secret's id, unless another client was faster; return the id that is there now."""
     with schema.transaction(engine, write=True) as connection:
         noted = _noted(connection)
         if noted is None:

@@ -62,7 +62,7 @@ class Mark(BaseModel):
 
 
 def mark_file(connection: sa.Connection, url: sa.URL) -> Path:
-    """Where the mark of a ledger is; copies of a ledger, which share its first record, have one.
+    """Return where the mark of a ledger is; copies of a ledger, which share its first record, have one.
 
     It is in the folder that `ENVIRONMENT` names, else beside the key.
     """
@@ -92,7 +92,7 @@ def read(file: Path) -> Mark | None:
 
 
 def problem(connection: sa.Connection, mark: Mark, *, file: Path, present: PublicKey) -> str:
-    """Why the ledger is not the one that this host has seen, or is an older state of it; "" if it is neither.
+    """Return why the ledger is not the one that this host has seen, or is an older state of it; "" if it is neither.
 
     Args:
         connection: a transaction, begun after the mark was read: another process may be writing.
@@ -131,7 +131,7 @@ def seen(engine: sa.Engine) -> tuple[Path, Mark] | None:
 
 
 def put_back(engine: sa.Engine, current: Callable[[sa.Connection], PublicKey]) -> str:
-    """Why the ledger is older than this host has seen it, or another one; "" where it is neither, or nothing was seen.
+    """Return why the ledger is older than this host has seen it, or another one; "" if neither, or nothing was seen.
 
     Args:
         engine: of the ledger.
@@ -231,13 +231,13 @@ def _signed(seq: int, digest: str, key: SigningKey) -> bytes:
 
 
 def _made(file: Path, content: bytes) -> bool:
-    """Make the file, whole or not at all; False where there is one."""
+    """Make the file, whole or not at all; return False where there is one."""
     sweep(file)
     return not file.exists() and write_new(path=file, content=content)
 
 
 def _is_signed(mark: Mark, connection: sa.Connection, present: PublicKey) -> bool:
-    """Whether the present key signed it, or one that the ledger had before."""
+    """Return whether the present key signed it, or one that the ledger had before."""
     if mark.key_id == present.id:
         return present.verifies(mark.signature, mark.message)
     named = [PublicKey(str(json_value(body)["public_key"])) for (body,) in connection.execute(_NAMED)]

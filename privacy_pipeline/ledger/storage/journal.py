@@ -81,25 +81,25 @@ class Head:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and without blanks; infinities and NaN are refused."""
+    """Return JSON with sorted keys and without blanks; infinities and NaN are refused."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def record_hash(*, seq: int, at: str, kind: str, body: str, prev_hash: str) -> str:
-    """Hash of a record, hexadecimal."""
+    """Return the hash of a record, hexadecimal."""
     return hashlib.sha256(canonical([FORMAT, seq, at, kind, body, prev_hash]).encode()).hexdigest()
 
 
 def now() -> str:
-    """UTC, ISO 8601."""
+    """Return the present time, UTC, ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def trusted_state(connection: sa.Connection, *, since: str | None = None) -> str:
-    """SHA-256, hexadecimal, over all rows of budgets and registrations: caps, policies, totals, units and digests.
+    """Return the SHA-256, hexadecimal, over all rows of budgets and registrations.
 
-    It is what a reservation decides by, and small whatever the number of entries. In a ledger of format 4 it is over
-    the columns that there were then.
+    That is caps, policies, totals, units and digests: what a reservation decides by, and small whatever the number of
+    entries. In a ledger of format 4 it is over the columns that there were then.
 
     Args:
         connection: a transaction.
@@ -176,7 +176,7 @@ class Writer:
 
 
 def moved_to(connection: sa.Connection) -> str | None:
-    """Where a ledger was moved to; None where it was not.
+    """Return where a ledger was moved to; None where it was not.
 
     Raises:
         LedgerError: its last record is malformed.

@@ -51,7 +51,7 @@ class PublicKey:
         return hashlib.sha256(bytes.fromhex(self.hex)).hexdigest()[:16]
 
     def verifies(self, signature: str, message: bytes) -> bool:
-        """Whether the signature (hexadecimal) is this key's over the message."""
+        """Return whether the signature (hexadecimal) is this key's over the message."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -74,12 +74,12 @@ class SigningKey:
         return PublicKey(self.private.public_key().public_bytes_raw().hex())
 
     def sign(self, message: bytes) -> str:
-        """Signature, hexadecimal."""
+        """Return the signature, hexadecimal."""
         return self.private.sign(message).hex()
 
 
 def key_file(url: sa.URL) -> Path:
-    """Where the private key of a ledger is: named by the environment, else beside the SQLite file.
+    """Return where the private key of a ledger is: named by the environment, else beside the SQLite file.
 
     Raises:
         LedgerError: a ledger that is not a file needs the environment variable.

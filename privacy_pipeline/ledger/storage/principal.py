@@ -9,7 +9,7 @@ USER = "PRIVACY_PIPELINE_USER"
 
 
 def principal() -> str:
-    """PRIVACY_PIPELINE_USER, or the user of the operating system. A name, not a proof of identity."""
+    """Return PRIVACY_PIPELINE_USER, or the user of the operating system: a name, not a proof of identity."""
     if named := os.environ.get(USER):
         return named
     try:

@@ -134,7 +134,7 @@ def sqlite_file(url: sa.URL) -> Path | None:
 
 
 def _is_uri(url: sa.URL) -> bool:
-    """Whether SQLite takes the database's name for a URI, in which `%` spells characters."""
+    """Return whether SQLite takes the database's name for a URI, in which `%` spells characters."""
     given = url.query.get("uri", "")
     return isinstance(given, str) and given.lower() in ("true", "yes", "on", "y", "t", "1")
 
