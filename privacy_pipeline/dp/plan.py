@@ -227,7 +227,7 @@ class PrivacyPlan:
         return self.sampling.steps_per_epoch
 
     def epsilon(self) -> float:
-        """Headline epsilon at `delta`.
+        """Return the headline epsilon at `delta`.
 
         Raises:
             AccountingError: no accountant gives one.
@@ -236,7 +236,7 @@ class PrivacyPlan:
         return epsilon_of(self.event, delta=self.delta, relation=self.relation)
 
     def guarantee(self) -> Guarantee:
-        """Epsilon by both accountants, and the curve.
+        """Return epsilon by both accountants, and the curve.
 
         Raises:
             AccountingError: there is no finite epsilon.
@@ -282,7 +282,7 @@ class PrivacyPlan:
         }
 
     def digest(self) -> str:
-        """SHA-256 over the parameters."""
+        """Return the SHA-256 over the parameters."""
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
 
 

@@ -84,7 +84,7 @@ class AuditResult:
         return self.lower_bound <= self.upper_bound
 
     def to_json(self) -> dict[str, str | int | float]:
-        """As it is stored in a privacy record."""
+        """Return the audit as it is stored in a privacy record."""
         return dataclasses.asdict(self)
 
     def require_sound(self) -> None:

@@ -49,7 +49,7 @@ class AttackReading:
     true_positive_rates: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         rates = zip(FALSE_POSITIVE_RATES, self.true_positive_rates, strict=True)
         return {
             "kind": "loss threshold",

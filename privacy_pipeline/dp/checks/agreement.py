@@ -48,7 +48,7 @@ class Agreement:
     trained: Callable[..., Any] | None = None
 
     def wrong(self) -> str | None:
-        """Name of a variable whose norm or clipped sum comes out wrong for some unit; None if all are right.
+        """Return the name of a variable whose norm or clipped sum comes out wrong for some unit; None if all are right.
 
         The comparison is made in training mode. A model that is random there draws other masks for a unit alone than
         in a batch: it is compared in inference mode, unless it draws there too, and in training mode on batches of one
@@ -71,7 +71,7 @@ class Agreement:
             return self._compared(training, training=True, units=1)
 
     def _is_slow(self) -> bool:
-        """Whether layers run a second time, in which masks would be others: `program` refuses those that are random."""
+        """Return whether layers run twice, where masks would differ: `program` refuses those that are random."""
         return isinstance(self.keeping, BookKeeping) and bool(self.keeping.targets.slow)
 
     def _expected(self, *, training: bool) -> Traced:
@@ -105,7 +105,7 @@ class Agreement:
         return None
 
     def _run(self, training: bool) -> Callable[[Any, Any], Any]:
-        """Norms and sums of the clipper, as a function of (x, y)."""
+        """Return norms and sums of the clipper, as a function of (x, y)."""
         seed = tf.constant(_SEED, tf.int64)
         trained = self.trained
         if training and trained is not None:
@@ -131,7 +131,7 @@ class Agreement:
     def _differs(
         self, expected: Traced, x: Any, y: Any, norms: Sequence[NDArray[Any]], sums: Sequence[Any], units: int
     ) -> str | None:
-        """Name of the first variable that differs."""
+        """Return the name of the first variable that differs."""
         rows, rounding = self.keeping.rows, _HALF_ROUNDING if computes_in_half(self.model) else _ROUNDING
         right_sums = [np.zeros(variable.shape, np.float64) for variable in self.variables]
         for unit in range(units):

@@ -42,7 +42,7 @@ class Kind:
 
 
 def id_limits(model: Any, x: Any) -> list[int | None]:
-    """Ids that the smallest embedding or encoding takes that each input feeds, by leaf of `x`; None without one.
+    """Return ids that the smallest embedding or encoding takes that each input feeds, by leaf of `x`; None without one.
 
     Args:
         model: Keras model.
@@ -70,7 +70,7 @@ def id_limits(model: Any, x: Any) -> list[int | None]:
 
 
 def _ids_of(layer: Any) -> int | None:
-    """How many ids a layer takes, from 0."""
+    """Return how many ids a layer takes, from 0."""
     if isinstance(layer, tf.keras.layers.Embedding):
         return int(layer.input_dim)
     if isinstance(layer, tf.keras.layers.CategoryEncoding):
@@ -79,7 +79,7 @@ def _ids_of(layer: Any) -> int | None:
 
 
 def _sources(node: Any) -> Iterator[str]:
-    """Names of the model's inputs that reach a node of its graph through layers without weights."""
+    """Yield the names of the model's inputs that reach a node of its graph through layers without weights."""
     for tensor in tf.nest.flatten(node.keras_inputs):
         layer, number, _ = tensor._keras_history
         before = layer._inbound_nodes[number]
@@ -90,7 +90,7 @@ def _sources(node: Any) -> Iterator[str]:
 
 
 def _vocabulary(model: Any) -> tuple[bytes, ...]:
-    """Words that the model's own lookups know; a few letters without one."""
+    """Return words that the model's own lookups hold; a few letters without one."""
     known: list[bytes] = []
     for layer in model._flatten_layers():
         if isinstance(layer, tf.keras.layers.StringLookup):
@@ -99,7 +99,7 @@ def _vocabulary(model: Any) -> tuple[bytes, ...]:
 
 
 def _class_counts(outputs: Any, y: Any) -> list[int]:
-    """How many classes each leaf of the labels has, as the widths of the outputs show; 1 where these do not tell."""
+    """Return how many classes each leaf of the labels has, by the widths of the outputs; 1 if they do not show it."""
     shapes = [shape for shape in outputs if shape.rank is not None and shape.rank > 1 and shape[-1] is not None]
     leaves = tf.nest.flatten(y)
     if len(shapes) == len(leaves):
@@ -143,7 +143,7 @@ class MadeUp:
         return (*made, *labels)
 
     def batch(self, rows: Sequence[Row]) -> tuple[Any, Any]:
-        """Nests of tensors, (x, y), of some rows in their order."""
+        """Return nests of tensors, (x, y), of some rows in their order."""
         leaves = [_stacked(spec, [row[place] for row in rows]) for place, spec in enumerate((*self._x, *self._y))]
         x, y = tf.nest.pack_sequence_as(self._nest, leaves)
         return x, y
@@ -194,7 +194,7 @@ class MadeUp:
 
 
 def _shape(spec: Any, *, known: bool = True) -> list[Any]:
-    """Sizes of the axes of one row; the known ones alone, or all."""
+    """Return sizes of the axes of one row; the known ones alone, or all."""
     sizes = spec.shape[1:].as_list()
     return [size for size in sizes if size is not None] if known else sizes
 
@@ -206,7 +206,7 @@ def _floats(dtype: Any, shape: list[int], *, place: int, number: int, kind: Kind
 
 
 def _with_lengths(spec: Any, number: int, make: Any) -> Any:
-    """Values of one row: an array, or nested lists of as many positions as the row's number decides."""
+    """Return values of one row: an array, or nested lists of as many positions as the row's number decides."""
     if not isinstance(spec, tf.RaggedTensorSpec):
         return make([_UNKNOWN if size is None else size for size in _shape(spec, known=False)])
     inner = [_UNKNOWN if size is None else size for size in spec.shape[1 + spec.ragged_rank :]]
@@ -228,7 +228,7 @@ def _stacked(spec: Any, values: Sequence[Any]) -> Any:
 
 
 def computes_in_half(model: Any) -> bool:
-    """Whether some layer of a model computes in half precision."""
+    """Return whether some layer of a model computes in half precision."""
     return any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
 
 

@@ -94,7 +94,7 @@ def _last_line(message: str) -> str:
 
 
 def _draws_ahead(graph: Any) -> bool:
-    """Whether numbers are drawn along an axis ahead of the rows, so that a row's depend on how many rows there are."""
+    """Return whether numbers are drawn along an axis ahead of the rows, so that a row's depend on their number."""
     drawn = [op for op in graph.get_operations() if op.type.startswith("StatelessRandom") and op.outputs]
     shapes = [op.outputs[0].shape for op in drawn]
     return any(shape.rank is not None and None in shape.as_list()[1:] for shape in shapes)
@@ -163,7 +163,7 @@ class _Search:
         return None
 
     def _rows(self, kind: Kind) -> list[Row]:
-        """Rows of a batch whose classes are of unequal counts."""
+        """Return rows of a batch whose classes are of unequal counts."""
         taken = self.made.dimensions() | {size for shape in self.witness.outputs for size in shape.as_list()[1:]}
         count = next(size for size in range(_FEWEST, _FEWEST + len(taken) + 1) if size not in taken)
         return [self.made.row(number, _labelled(kind, int(number == 1))) for number in range(count)]
@@ -183,7 +183,7 @@ class _Search:
         return seen
 
     def _changes(self, base: int, rows: list[Row], before: Seen, repeatable: bool) -> Iterator[_Change]:
-        """Batches that differ from `rows` in one row, or in number and order of rows."""
+        """Yield batches that differ from `rows` in one row, or in number and order of rows."""
         count = len(rows)
         for place, number, other in self._replacements(base, count):
             if not (repeatable or other.poison):
@@ -202,7 +202,7 @@ class _Search:
                 yield _Change((list(order), list(range(len(order)))), True, (before, after))
 
     def _replacements(self, base: int, count: int) -> Iterator[tuple[int, int, Kind]]:
-        """Places, and number and kind of what comes there. The class is another one than the row's own."""
+        """Yield places, and number and kind of what comes there. The class is another one than the row's own."""
         kind = _BASES[base]
         far = replace(kind, scale=_LARGE if kind.scale < _LARGE else 1e-3)
         for place in range(count) if base == 0 else (base % count, count - 1):
@@ -215,7 +215,7 @@ class _Search:
                 yield place, count + 1 + place, replace(kind, missing=-1.0)
 
     def _orders(self, count: int) -> Iterator[Sequence[int]]:
-        """Which rows are in a batch, and in which order."""
+        """Yield which rows are in a batch, and in which order."""
         drawn = random_ops(self.witness.graph)
         if all(op.startswith(_PREFIX) for op in drawn) and not _draws_ahead(self.witness.graph):
             yield range(count - 1)
@@ -239,7 +239,7 @@ class _Search:
         return None
 
     def _influence(self, rows: Sequence[Row], place: int) -> Finding | None:
-        """Whether the gradient of one row's loss reaches other rows."""
+        """Return whether the gradient of one row's loss reaches other rows."""
         seen = self._see(rows, [float(row == place) for row in range(len(rows))])
         if seen is None:
             return None
@@ -281,7 +281,7 @@ def _finite_alone(change: _Change) -> _Change:
 
 
 def _begins(flags: Any, before: Sequence[int], after: Sequence[int], seen: Seen) -> bool:
-    """Whether tensors `after` are flagged and tensors `before`, all of which follow the batch, are not."""
+    """Return whether tensors `after` are flagged and tensors `before`, all of which follow the batch, are not."""
     known = all(np.isfinite(seen.forward[place, :, -1]).all() for place in before)
     return known and not any(flags[place] for place in before) and any(flags[place] for place in after)
 

@@ -58,7 +58,7 @@ def _crosses_examples(layer: Any) -> Problem | None:
 
 
 def _misstated(model: Any) -> Iterator[Problem]:
-    """Weights of another shape than their variables state, which whatever follows from shapes would rest on."""
+    """Yield weights of another shape than their variables state, which whatever follows from shapes would rest on."""
     for weight in (one for one in model.weights if isinstance(one, tf.Variable)):  # a table is none
         found = weight.read_value().shape
         if not weight.shape.is_compatible_with(found):
@@ -129,7 +129,7 @@ def _has_precision(layer: Any) -> Iterator[Problem]:
 
 
 def state_problems(model: Any) -> list[Problem]:
-    """Layers that hold what data taught them, or whose state training would move past any private update."""
+    """Return layers that hold what data taught them, or whose state training would move past any private update."""
     found: list[Problem] = []
     for layer in _layers(model):
         if isinstance(layer, _Layers.BatchNormalization):
@@ -141,7 +141,7 @@ def state_problems(model: Any) -> list[Problem]:
 
 
 def problems_of(model: Any) -> list[Problem]:
-    """All that the model's structure shows; see `validate`."""
+    """Return all that the model's structure shows; see `validate`."""
     found: list[Problem] = []
     for layer in _layers(model):
         crossing = _crosses_examples(layer)

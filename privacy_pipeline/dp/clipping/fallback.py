@@ -32,7 +32,7 @@ class NeedsWholeModelError(PipelineError):
 
 
 def chunk_size(variables: Sequence[Any], memory_cap: int) -> int:
-    """Examples whose gradients fit into `memory_cap` bytes together; at least one."""
+    """Return examples whose gradients fit into `memory_cap` bytes together; at least one."""
     bytes_each = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     return max(_SMALLEST_CHUNK, memory_cap // max(1, int(bytes_each)))
 
@@ -124,7 +124,7 @@ def _of_any_size(function: Callable[[Any], Any], values: Any) -> Callable[[Any],
 
 @unconverted
 def is_random(graph: Any, known: int = 0) -> bool:
-    """Whether ops that were added to a graph may give another result when they run again."""
+    """Return whether ops that were added to a graph may give another result when they run again."""
     for op in graph.get_operations()[known:]:
         if op.op_def is not None and op.op_def.is_stateful and op.type not in _REPEATABLE:
             return True
@@ -133,7 +133,7 @@ def is_random(graph: Any, known: int = 0) -> bool:
 
 @unconverted
 def has_custom_gradient(graph: Any, known: int) -> bool:
-    """Whether ops that were added to a graph, or functions they call, have a gradient that somebody wrote."""
+    """Return whether ops that were added to a graph, or functions they call, have a gradient that somebody wrote."""
     library = graph.as_graph_def().library
     if library.gradient:
         return True
@@ -154,7 +154,7 @@ def has_custom_gradient(graph: Any, known: int) -> bool:
 
 
 def _has_own_gradient(node: Any, functions: Collection[str]) -> bool:
-    """Whether a node's gradient is not TensorFlow's: set by name for this node, or registered for its type."""
+    """Return whether a node's gradient is not TensorFlow's: set by name for this node, or registered for its type."""
     named = node.attr["_gradient_op_type"].s.decode() if "_gradient_op_type" in node.attr else ""
     calls = node.op in functions or node.op in ("PartitionedCall", "StatefulPartitionedCall")
     if named and not (calls and _is_tensorflows(named)):  # TensorFlow names the gradients of its own calls
@@ -163,7 +163,7 @@ def _has_own_gradient(node: Any, functions: Collection[str]) -> bool:
 
 
 def _is_tensorflows(name: str) -> bool:
-    """Whether what is registered as a gradient, if anything is, is TensorFlow's own."""
+    """Return whether what is registered as a gradient, if anything is, is TensorFlow's own."""
     try:
         registered = ops.gradient_registry.lookup(name)
     except LookupError:
@@ -296,7 +296,7 @@ _APART: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
 def _keeps_apart(layer: Any, function: Callable[[Any], Any], values: Any, variables: Sequence[Any]) -> bool:
-    """Whether the vectorised form of a function of one row of a layer is proven to keep rows apart.
+    """Return whether the vectorised form of a function of one row of a layer is proven to keep rows apart.
 
     Vectorising loops takes seconds, so the answer is kept for the layer and the shapes of its values.
     """
@@ -322,5 +322,5 @@ def _proven(function: Callable[[Any], Any], values: Any, variables: Sequence[Any
 
 
 def _is_fixed(outer: Any) -> bool:
-    """Whether what a function takes from outside is a variable or a constant: nothing of the batch."""
+    """Return whether what a function takes from outside is a variable or a constant: nothing of the batch."""
     return not hasattr(outer, "graph") or outer.dtype.name == "resource" or outer.op.type == "Const"

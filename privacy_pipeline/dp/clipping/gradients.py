@@ -158,7 +158,7 @@ class BookKeeping:
         return parts
 
     def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """Squared norm of each unit's gradient of each variable, float64 [B] each."""
+        """Return the squared norm of each unit's gradient of each variable, float64 [B] each."""
         return self._norms(self.parts(x, y, training=training, present=present), x)
 
     def _norms(self, parts: Sequence[Part | None], x: Any) -> list[Any]:
@@ -171,7 +171,7 @@ class BookKeeping:
     def clipped(
         self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
     ) -> tuple[list[Any], Any]:
-        """Sum over the batch of the units' clipped gradients, and a count of those that stayed as they were.
+        """Return the sum over the batch of the units' clipped gradients, and a count of those that stayed as they were.
 
         Args:
             x: nest of inputs, [rows, ...]; rows of one unit follow one another.
@@ -201,7 +201,7 @@ class BookKeeping:
         return sums, count
 
     def norms_and_sums(self, x: Any, y: Any, *, training: bool, present: Any = None) -> tuple[list[Any], list[Any]]:
-        """Results of `squared_norms` and of `clipped_sum`, from one forward and one backward pass."""
+        """Return the results of `squared_norms` and `clipped_sum`, from one forward and one backward pass."""
         parts = self.parts(x, y, training=training, present=present)
         norms = self._norms(parts, x)
         return norms, self._clipped(parts, norms, present)[0]
@@ -212,7 +212,7 @@ class BookKeeping:
 
 
 def _counted(losses: Any, present: Any) -> Any:
-    """Losses, with 0, and a gradient of 0, for rows of padding."""
+    """Return the losses, with 0, and a gradient of 0, for rows of padding."""
     return losses if present is None else tf.where(present, losses, tf.zeros_like(losses))
 
 
@@ -256,7 +256,7 @@ class Vectorised:
         return self._groups
 
     def _gradients(self, units: Any, *, training: bool, first: Any = 0) -> list[Any]:
-        """Gradients of units; x, y and present are given as [units, rows, ...]."""
+        """Return gradients of units; x, y and present are given as [units, rows, ...]."""
 
         def one(unit: Any) -> list[Any]:
             own_x, own_y, own_present, number = unit
@@ -278,13 +278,13 @@ class Vectorised:
         return in_units((x, y, present), self.rows)
 
     def squared_norms(self, x: Any, y: Any, *, training: bool, present: Any = None) -> list[Any]:
-        """Squared norm of each unit's gradient of each variable, float64 [B] each; the batch at once."""
+        """Return the squared norm of each unit's gradient of each variable, float64 [B] each; the batch at once."""
         return [squared(gradient) for gradient in self._gradients(self._in_units(x, y, present), training=training)]
 
     def clipped(
         self, x: Any, y: Any, *, training: bool, present: Any = None, norm: Any = None, scale: float = 1.0
     ) -> tuple[list[Any], Any]:
-        """Sum over the batch of the units' clipped gradients; see `BookKeeping.clipped`."""
+        """Return the sum over the batch of the units' clipped gradients; see `BookKeeping.clipped`."""
         units = self._in_units(x, y, present)
         count = tf.shape(units[2])[0]
 

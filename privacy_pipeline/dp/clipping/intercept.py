@@ -39,7 +39,7 @@ class Targets:
 
 
 def _own(layer: Any, trained: frozenset[Any]) -> list[Any]:
-    """Variables that train and belong to the layer itself, not to a layer inside it."""
+    """Return variables that train and belong to the layer itself, not to a layer inside it."""
     inner = {weight.ref() for sub in _inside(layer) for weight in sub.trainable_weights}
     return [weight for weight in layer.trainable_weights if weight.ref() in trained and weight.ref() not in inner]
 
@@ -56,7 +56,7 @@ def find_targets(
     rows: int = 1,
     isolated: frozenset[int] = frozenset(),
 ) -> Targets:
-    """Decides for each layer of a built model which rule runs it.
+    """Decide for each layer of a built model which rule runs it.
 
     Args:
         model: the model.

@@ -27,7 +27,7 @@ def _of_rows(tensor: Any) -> bool:
 
 
 def _with_rows(tensors: Sequence[Any], rows: Sequence[Any]) -> list[Any]:
-    """All arguments of a call on one row: `rows` [...] as batches of one, the public ones as they are."""
+    """Return all arguments of a call on one row: `rows` [...] as batches of one, the public ones as they are."""
     remaining = iter(rows)
     return [_of_any_size(next(remaining)[None]) if _of_rows(tensor) else tensor for tensor in tensors]
 
@@ -53,7 +53,7 @@ def _each(function: _Function, values: Sequence[Any], specs: Sequence[Any]) -> l
 
 
 def _row_specs(function: _Function, tensors: Sequence[Any], name: str) -> list[Any]:
-    """Specs of one row of each result, from a throw-away trace on a batch."""
+    """Return specs of one row of each result, from a throw-away trace on a batch."""
     wanted = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in tensors]
     drawn = draws()
     traced = Traced(lambda *values: function(values), *wanted).concrete
@@ -100,7 +100,7 @@ def isolated_call(function: _Function, tensors: Sequence[Any], *, name: str) -> 
 
 
 def _gradients(function: _Function, given: Sequence[Any], upstream: Sequence[Any]) -> list[Any]:
-    """Gradients of the floating rows among the arguments, [batch, ...] each."""
+    """Return gradients of the floating rows among the arguments, [batch, ...] each."""
     values = [tensor for tensor in given if _of_rows(tensor)]
     floating = [tensor for tensor in values if tensor.dtype.is_floating]
     weights = [one for one in upstream if one is not None]

@@ -39,7 +39,7 @@ class Part(Protocol):
         """Squared L2 norm of each example's gradient, float64 [B]: the square of any float32 number is one there."""
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum of the gradients times `weights` [B], in the variable's shape. Weight 0 removes NaN and infinity too."""
+        """Return the sum under `weights` [B], in the variable's shape. Weight 0 removes NaN and infinity too."""
 
     def per_example(self) -> Any:
         """Return the gradients themselves, [B, *variable.shape]."""
@@ -50,19 +50,19 @@ def _by_example(weights: Any, rank: int) -> Any:
 
 
 def scaled(values: Any, weights: Any) -> Any:
-    """Rows of `values` [B, ...] times `weights` [B]; a row of weight 0 is 0 whatever it held."""
+    """Return rows of `values` [B, ...] times `weights` [B]; a row of weight 0 is 0 whatever it held."""
     return tf.math.multiply_no_nan(values, _by_example(weights, values.shape.rank))
 
 
 def kept(values: Any, weights: Any) -> Any:
-    """Rows of `values` [B, ...] whose weight is not 0, unchanged; the others as zeros."""
+    """Return rows of `values` [B, ...] whose weight is not 0, unchanged; the others as zeros."""
     # The first version of the op takes one flag a row and copies whole rows; `tf.where` would broadcast, at twice the
     # cost. It is the same work whatever the flags are.
     return tf.raw_ops.Select(condition=weights > 0, x=values, y=_zeros_like(values))
 
 
 def _zeros_like(values: Any) -> Any:
-    """Zeros of the shape of `values` [B, P]: for usual sizes a view of pages that are never written."""
+    """Return zeros of the shape of `values` [B, P]: for usual sizes a view of pages that are never written."""
     width = values.shape[1:].num_elements()
     if values.shape.rank != 2 or width is None or width * values.dtype.size > _WIDEST_ZEROS:
         return tf.zeros_like(values)
@@ -117,7 +117,7 @@ def _repairing(repair: _Repair) -> Iterator[None]:
 
 
 def _repaired(norms: Any, again: Callable[[], Any]) -> Any:
-    """Norms, or what `again` gives where one of them is not finite."""
+    """Return norms, or what `again` gives where one of them is not finite."""
     if _REPAIR[-1] is _Repair.NEVER:
         return norms
     if _REPAIR[-1] is _Repair.ALWAYS:
@@ -126,7 +126,7 @@ def _repaired(norms: Any, again: Callable[[], Any]) -> Any:
 
 
 def squared_norms_of(parts: Sequence[Part | None], units: Any) -> list[Any]:
-    """Squared norms of several parts, float64 [B] each; zeros for None.
+    """Return the squared norms of several parts, float64 [B] each; zeros for None.
 
     One branch serves all of them, which is much faster to trace than a branch each.
 
@@ -145,18 +145,18 @@ def squared_norms_of(parts: Sequence[Part | None], units: Any) -> list[Any]:
 
 
 def _largest(values: Any, axes: list[int]) -> Any:
-    """Largest size of the numbers of each row, 1 for rows of zeros; axes kept. Infinite over infinite is NaN."""
+    """Return the largest size of each row's numbers, 1 for rows of zeros; axes kept. Infinite over infinite is NaN."""
     largest = tf.reduce_max(tf.abs(values), axis=axes, keepdims=True)
     return tf.where(largest > 0, largest, tf.ones_like(largest))
 
 
 def squared(values: Any) -> Any:
-    """Squared L2 norm of each row of `values` [B, ...], float64 [B]."""
+    """Return the squared L2 norm of each row of `values` [B, ...], float64 [B]."""
     return tf.square(tf.cast(row_norms(values), tf.float64))
 
 
 def _lost(values: Any) -> Any:
-    """Most that underflow may take from a squared norm of the last axis of `values`.
+    """Return the most that underflow may take from a squared norm of the last axis of `values`.
 
     Squares below the smallest normal number may count as 0. As the norm of a gradient that is harmless; but a factor
     of a gradient may be as small as that while the other factor is huge, and the norm must not seem smaller than it is.
@@ -177,11 +177,11 @@ class VectorPart:
     gradients: Any
 
     def squared_norm(self) -> Any:
-        """Squared norms, [B]."""
+        """Return the squared norms, [B]."""
         return squared(self.gradients)
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum under weights [B], in the variable's shape."""
+        """Return the sum under weights [B], in the variable's shape."""
         rows = tf.shape(self.gradients)[0]
         # Where a kernel needs the same scaled gradients, TensorFlow computes them once. A product sums columns fastest.
         safe = scaled(self.gradients, weights)
@@ -208,12 +208,12 @@ class OuterPart:
     shape: Any
 
     def squared_norm(self) -> Any:
-        """Squared norms, [B]."""
+        """Return the squared norms, [B]."""
         inputs, outputs = squared(self.inputs), squared(self.outputs)
         return (inputs + _lost(self.inputs)) * (outputs + _lost(self.outputs))
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum under weights [B], in the variable's shape."""
+        """Return the sum under weights [B], in the variable's shape."""
         product = tf.matmul(kept(self.inputs, weights), scaled(self.outputs, weights), transpose_a=True)
         return tf.reshape(product, self.shape)
 
@@ -224,7 +224,7 @@ class OuterPart:
 
 
 def is_direct(positions: int | None, inputs: int, outputs: int) -> bool:
-    """Whether a linear map's gradients are better formed than left as inner products of T x T positions."""
+    """Return whether a linear map's gradients are better formed than left as inner products of T x T positions."""
     if positions is None:
         return False
     width, ghost = inputs * outputs, positions**2 * (inputs + outputs)
@@ -262,7 +262,7 @@ class MatrixPart:
         return self._cache["gradients"]
 
     def squared_norm(self) -> Any:
-        """Squared norms, [B]."""
+        """Return the squared norms, [B]."""
         if self._is_direct():
             return squared(self._gradients())
         found = tf.cast(self._ghost(self.inputs, self.outputs), tf.float64)
@@ -278,7 +278,7 @@ class MatrixPart:
 
     @staticmethod
     def _ghost(inputs: Any, outputs: Any) -> Any:
-        """Squared norms by inner products, in the dtype of the two sides, with room for what rounding may take."""
+        """Return squared norms by inner products, in the dtype of the two sides, with room for rounding."""
         left = tf.matmul(inputs, inputs, transpose_b=True)
         right = tf.matmul(outputs, outputs, transpose_b=True)
         lengths = [tf.sqrt(tf.linalg.diag_part(gram)) for gram in (left, right)]
@@ -289,7 +289,7 @@ class MatrixPart:
         return tf.maximum(tf.reduce_sum(left * right, axis=[1, 2]), 0.0) + room
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum under weights [B], in the variable's shape."""
+        """Return the sum under weights [B], in the variable's shape."""
         if self._is_direct():
             return tf.reshape(VectorPart(self._gradients()).weighted_sum(weights), self.shape)
         inputs, outputs = kept(self.inputs, weights), scaled(self.outputs, weights)
@@ -317,7 +317,7 @@ class EmbeddingPart:
     rows: int
 
     def squared_norm(self) -> Any:
-        """Squared norms, [B]."""
+        """Return the squared norms, [B]."""
         if self.ids.shape[1] == 1:
             return squared(self.outputs)
         # Gradients of the same row in the same example add up before they are squared.
@@ -329,7 +329,7 @@ class EmbeddingPart:
         return tf.math.unsorted_segment_sum(squared(rows), keys // self.rows, examples)
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum under weights [B], in the variable's shape."""
+        """Return the sum under weights [B], in the variable's shape."""
         flat = tf.reshape(scaled(self.outputs, weights), [-1, self.outputs.shape[2]])
         return tf.math.unsorted_segment_sum(flat, tf.reshape(self.ids, [-1]), self.rows)
 
@@ -356,12 +356,12 @@ class LazyPart:
     uses: tuple[Any, ...] = ()
 
     def squared_norm(self) -> Any:
-        """Squared norms, [B]."""
+        """Return the squared norms, [B]."""
         with _repairing(_Repair.EACH):  # inside loops of their own
             return tf.square(tf.cast(self.norm(), tf.float64))
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum under weights [B], in the variable's shape."""
+        """Return the sum under weights [B], in the variable's shape."""
         return self.weigh(weights)
 
     def per_example(self) -> Any:
@@ -371,7 +371,7 @@ class LazyPart:
 
 @unconverted
 def tensors_of_part(part: Part) -> list[Any]:
-    """Tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row.
+    """Return tensors [B, ...] that a part's norms and sums are computed from, each example's from its own row.
 
     Raises:
         TypeError: the part is not a dataclass that holds tensors.
@@ -393,7 +393,7 @@ def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:
 
 
 def combine(parts: Sequence[Part], *, same_layer: bool) -> Part:
-    """One part for a variable that was used several times: gradients add up before any norm is taken.
+    """Return one part for a variable that was used several times: gradients add up before any norm is taken.
 
     Args:
         parts: one for each use of the variable.

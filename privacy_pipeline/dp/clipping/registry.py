@@ -53,7 +53,7 @@ class LayerCall:
 
 
 def in_single(values: Any) -> Any:
-    """Half-precision values as float32; others unchanged.
+    """Return half-precision values as float32; others unchanged.
 
     Inputs that a rule captures and gradients that it is given are cast before products of them are formed, so that
     norms and weighted sums are of the same gradients, in float32, however roughly these came about.

@@ -23,7 +23,7 @@ def _channels_last(layer: Any) -> bool:
 
 
 def _patches(layer: Any, inputs: Any) -> tuple[Any, int]:
-    """Patches that the kernel saw, [B, T, K * C] with K kernel positions slow and C channels fast; and K.
+    """Return the patches that the kernel saw, [B, T, K * C] with K positions slow and C channels fast; and K.
 
     A convolution in one dimension is one in two with a height of 1.
     """
@@ -45,7 +45,7 @@ def _patches(layer: Any, inputs: Any) -> tuple[Any, int]:
 
 
 def _flat(outputs: Any) -> Any:
-    """[B, ..., F] as [B, T, F]."""
+    """Return [B, ..., F] as [B, T, F]."""
     count = outputs.shape[1:-1].num_elements()
     dynamic = tf.reduce_prod(tf.shape(outputs)[1:-1]) if count is None else count
     return tf.reshape(outputs, tf.stack([tf.shape(outputs)[0], dynamic, outputs.shape[-1]]))
@@ -63,7 +63,7 @@ class _Axis:
     outputs: int
 
     def places(self) -> Any:
-        """Places in the padded input, int64, [kernel, outputs]."""
+        """Return places in the padded input, int64, [kernel, outputs]."""
         return np.arange(self.kernel)[:, None] * self.dilation + np.arange(self.outputs)[None] * self.stride
 
 
@@ -79,7 +79,7 @@ def _axis(size: int, geometry: tuple[int, int, int], padding: str) -> _Axis:
 
 
 def _kernel_gradients(layer: Any, inputs: Any, outputs: Any) -> Any:
-    """Gradients of a kernel [kh, kw, C, F] for each example, [B, kh, F, kw * C].
+    """Return gradients of a kernel [kh, kw, C, F] for each example, [B, kh, F, kw * C].
 
     Patches are cut along the width, then whole rows of them are gathered for each row of the kernel: that copies long
     runs of memory, where `extract_patches` copies single pixels.
@@ -128,11 +128,11 @@ class _ConvolutionPart:
         return tf.reshape(tf.transpose(split, [0, 1, 3, 2]), [-1, *self.shape])
 
     def squared_norm(self) -> Any:
-        """Squared norms, [B]."""
+        """Return the squared norms, [B]."""
         return VectorPart(self.gradients).squared_norm()
 
     def weighted_sum(self, weights: Any) -> Any:
-        """Sum under weights [B], in the variable's shape."""
+        """Return the sum under weights [B], in the variable's shape."""
         summed = VectorPart(self.gradients).weighted_sum(weights)
         return self._ordered(tf.ensure_shape(summed, self.gradients.shape[1:]))[0]
 

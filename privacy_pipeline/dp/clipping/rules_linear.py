@@ -29,7 +29,7 @@ def linear_part(inputs: Any, outputs: Any, shape: Any) -> OuterPart | MatrixPart
 
 
 def _positions(values: Any) -> Any:
-    """[B, ..., P] as [B, T, P], with T static where it can be."""
+    """Return [B, ..., P] as [B, T, P], with T static where it can be."""
     if values.shape.rank == 3:
         return values
     middle = values.shape[1:-1].num_elements()
@@ -90,7 +90,7 @@ def _spread(equation: str, rank: int, out_rank: int) -> tuple[str, str, str]:
 
 
 def _einsum_supported(layer: Any) -> bool:
-    """Return the batch is the first axis of input and output, and no letter is summed within one operand."""
+    """Return whether the batch is the first axis of input and output, and no letter is summed within one operand."""
     left, right = layer.equation.replace(" ", "").split("->")
     first, kernel = left.split(",")
     known = all(letter in kernel + right or letter == "." for letter in first)

@@ -39,7 +39,7 @@ def by_unit(part: Part, rows: int) -> Part:
 
 
 def _as_positions(values: Any, rows: int) -> Any:
-    """[B, T, ...] as [B / rows, rows * T, ...], with T static where it can be."""
+    """Return [B, T, ...] as [B / rows, rows * T, ...], with T static where it can be."""
     shape = tf.shape(values)
     joined = tf.reshape(values, tf.concat([[shape[0] // rows, rows * shape[1]], shape[2:]], 0))
     known = None if values.shape[1] is None else rows * values.shape[1]
@@ -48,7 +48,7 @@ def _as_positions(values: Any, rows: int) -> Any:
 
 
 def in_units(nest: Any, rows: int) -> Any:
-    """Tensors [B, ...] as [B / rows, rows, ...]."""
+    """Return tensors [B, ...] as [B / rows, rows, ...]."""
 
     def split(values: Any) -> Any:
         found = tf.reshape(values, tf.concat([[-1, rows], tf.shape(values)[1:]], 0))

@@ -41,7 +41,7 @@ class Trail:
     _places: dict[int, int] = field(default_factory=dict)
 
     def add(self, nest: Any) -> list[int]:
-        """Places of a nest's tensors; those that are new are watched."""
+        """Return places of a nest's tensors; those that are new are watched."""
         found = []
         for value in tf.nest.flatten(nest):
             if not isinstance(value, (tf.Tensor, tf.RaggedTensor)) or value.dtype in (tf.variant, tf.resource):
@@ -110,7 +110,7 @@ def _plain(value: Any) -> Any:
 
 
 def _prints(values: NDArray[Any]) -> NDArray[Any]:
-    """Fingerprints of the rows of an array, float64 [rows, 4]."""
+    """Return fingerprints of the rows of an array, float64 [rows, 4]."""
     flat = values.reshape(len(values), -1).astype(np.float64)
     width = np.full([len(flat), 1], float(flat.shape[1]))
     # Numbers that are none, or too large, are the rule here: they are compared as such.
@@ -120,7 +120,7 @@ def _prints(values: NDArray[Any]) -> NDArray[Any]:
 
 @cache
 def _weights(width: int) -> NDArray[Any]:
-    """Two fixed rows of weights, [width, 2], such as no layer of a model has by chance."""
+    """Return two fixed rows of weights, [width, 2], such as no layer of a model has by chance."""
     return np.asarray(np.cos(np.arange(width)[:, None] * np.array(_TURNS) + _START))
 
 
@@ -172,7 +172,7 @@ class Witness:
         return losses, *tf.autograph.experimental.do_not_convert(_both)(tape, total, trail.tensors)
 
     def served(self, x: Any, y: Any) -> Any:
-        """Losses in inference mode, [batch]; random layers draw the same numbers each time.
+        """Return the losses in inference mode, [batch]; random layers draw the same numbers each time.
 
         `served_draws` is then how often they drew.
         """
@@ -215,7 +215,7 @@ class Witness:
 
 
 def _both(tape: Any, total: Any, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Tensors, and the gradients of a total by them; no rows where there is no gradient."""
+    """Return tensors, and the gradients of a total by them; no rows where there is no gradient."""
     floats = [value for value in tensors if isinstance(value, tf.Tensor) and value.dtype.is_floating]
     floating = {id(value) for value in floats}
     empty = tf.zeros([0, 1])
@@ -225,7 +225,7 @@ def _both(tape: Any, total: Any, tensors: Sequence[Any]) -> tuple[list[Any], lis
 
 
 def _gradients(tape: Any, total: Any, tensors: Sequence[Any], none: Any) -> list[Any]:
-    """Gradients of a total by each tensor; `none` for those behind an op that TensorFlow has no gradient of."""
+    """Return gradients of a total by each tensor; `none` for those behind an op that TensorFlow has no gradient of."""
     if not tensors:
         return []
     try:
@@ -236,7 +236,7 @@ def _gradients(tape: Any, total: Any, tensors: Sequence[Any], none: Any) -> list
 
 
 def _aligned(tensors: Sequence[Any], rows: int) -> NDArray[Any]:
-    """Fingerprints as one array [tensors, rows, 4], NaN for tensors whose first axis is not the batch."""
+    """Return fingerprints as one array [tensors, rows, 4], NaN for tensors whose first axis is not the batch."""
     found = np.full([len(tensors), rows, _SIZE + 1], np.nan)
     for place, value in enumerate(tensors):
         if value.shape[0] == rows:
@@ -269,13 +269,13 @@ def changed(before: Seen, after: Seen, *, relative: float, floor: float) -> tupl
 
 
 def _largest(prints: NDArray[Any]) -> NDArray[Any]:
-    """Largest finite norm of each row over all tensors, [rows]."""
+    """Return the largest finite norm of each row over all tensors, [rows]."""
     norms = np.where(np.isfinite(prints[..., _NORM]), prints[..., _NORM], 0.0)
     return np.asarray(np.max(norms, axis=0, initial=0.0))
 
 
 def _differ(one: NDArray[Any], two: NDArray[Any], room: NDArray[Any]) -> NDArray[Any]:
-    """Where two arrays differ by more than `room`, or one alone is finite."""
+    """Return where two arrays differ by more than `room`, or one alone is finite."""
     finite = np.isfinite(one), np.isfinite(two)
     both = finite[0] & finite[1]
     apart = np.abs(np.where(both, one, 0.0) - np.where(both, two, 0.0))

@@ -24,7 +24,7 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
 
 
 def aligned_zeros(shape: Sequence[int], dtype: Any) -> NDArray[Any]:
-    """As `aligned_empty`, filled with zeros; large ones take up no memory until they are written."""
+    """Return what `aligned_empty` does, filled with zeros; large ones take up no memory until they are written."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     return _aligned(np.zeros(size + ALIGNMENT, np.uint8), shape, dtype)

@@ -39,7 +39,7 @@ class RefusedOp:
 
 
 def refused_ops(graph: Any, *, writes: Collection[Any] = (), tables: Collection[Any] = ()) -> list[RefusedOp]:
-    """All ops of a graph, and of the functions it reaches, that the allow-list does not hold.
+    """Return all ops of a graph, and of the functions it reaches, that the allow-list does not hold.
 
     Args:
         graph: `tf.Graph` or the graph of a concrete function.
@@ -70,7 +70,7 @@ def refused_ops(graph: Any, *, writes: Collection[Any] = (), tables: Collection[
 
 
 def _is_stateful(walk: Walk, kind: str) -> bool:
-    """Whether an op has state, by TensorFlow's declaration, by what it takes, or because nothing is known of it."""
+    """Return whether an op has state, as TensorFlow declares, by what it takes, or because nothing is known of it."""
     from tensorflow.core.framework import types_pb2
     from tensorflow.python.framework import op_def_registry
 
@@ -102,7 +102,7 @@ def _is_seeded(node: Any) -> bool:
 
 
 def _resources(node: Any) -> list[int]:
-    """Which inputs of an op that writes variables are variables."""
+    """Return which inputs of an op that writes variables are variables."""
     from tensorflow.core.framework import types_pb2
     from tensorflow.python.framework import op_def_registry
 
@@ -149,7 +149,7 @@ def require_stateless(
 
 
 def state_of(optimizer: Any) -> list[Any]:
-    """Variables that an optimizer's update may write: slots, its count of steps, and the rate that a schedule gives.
+    """Return the variables that an optimizer's update may write: slots, count of steps, and the rate of a schedule.
 
     Keras keeps some of them out of an optimizer's `variables`.
     """
@@ -159,7 +159,7 @@ def state_of(optimizer: Any) -> list[Any]:
 
 
 def static_tables(model: Any) -> list[Any]:
-    """Tables that objects of a model hold and that are filled once, when they are made: `tf.lookup.StaticHashTable`.
+    """Return tables of a model's objects that are filled once, when they are made: `tf.lookup.StaticHashTable`.
 
     Args:
         model: Keras model. Layers whose tables were filled by `adapt` are for the validator to refuse.
@@ -170,7 +170,7 @@ def static_tables(model: Any) -> list[Any]:
 
 
 def _held(model: Any) -> list[Any]:
-    """All objects that a model tracks, and would save."""
+    """Return all objects that a model tracks, and would save."""
     from tensorflow.python.checkpoint.graph_view import ObjectGraphView
 
     return list(ObjectGraphView(model).breadth_first_traversal()[0])

@@ -72,7 +72,7 @@ class Walk:
         self._captured = {internal.op.name: external for external, internal in captures}
 
     def places(self) -> Iterator[Place]:
-        """All ops."""
+        """Yield all ops."""
         for function, nodes in self._nodes.items():
             for node in nodes.values():
                 yield Place(function, node)
@@ -82,7 +82,7 @@ class Walk:
         return name in self._arguments
 
     def path(self, place: Place) -> str:
-        """Name scopes of an op, with those of the calls that lead to it."""
+        """Return the name scopes of an op, with those of the calls that lead to it."""
         parts, seen = [place.node.name], {place.function}
         while place.function:
             calls = self._calls.get(place.function)
@@ -179,7 +179,7 @@ class Walk:
 
 
 def _called(node: Any) -> list[str]:
-    """Names of the functions that an op's attributes hold."""
+    """Return the names of the functions that an op's attributes hold."""
     found = []
     for value in node.attr.values():
         if value.HasField("func"):

@@ -208,7 +208,7 @@ def _undecorated(error: Exception) -> Exception:
 
 
 def op_types(graph: Any) -> Iterator[str]:
-    """Types of all ops of a graph and of the functions it calls."""
+    """Yield the types of all ops of a graph and of the functions it calls."""
     definition = graph.as_graph_def()
     for node in definition.node:
         yield node.op
@@ -218,5 +218,5 @@ def op_types(graph: Any) -> Iterator[str]:
 
 
 def random_ops(graph: Any) -> list[str]:
-    """Types of a graph's ops that draw random numbers, sorted."""
+    """Return the types of a graph's ops that draw random numbers, sorted."""
     return sorted({op for op in op_types(graph) if any(word in op for word in _RANDOM)})

@@ -118,7 +118,7 @@ class PrivacyHistory:
         return len({(phase.relation, phase.unit) for phase in self.phases}) > 1
 
     def epsilon(self, delta: float) -> float:
-        """Epsilon of all phases together, for a unit that took part in each of them.
+        """Return epsilon of all phases together, for a unit that took part in each of them.
 
         Args:
             delta: delta of the guarantee.
@@ -193,7 +193,7 @@ class PrivacyHistory:
 
 
 def _united(phases: Iterable[Phase]) -> tuple[Phase, ...]:
-    """Phases by their id, in the order in which they came first; the part with the most steps stands for a phase."""
+    """Return phases by their id, in the order of their first part; the part with the most steps stands for a phase."""
     found: dict[str, Phase] = {}
     for phase in phases:
         held = found.get(phase.id)

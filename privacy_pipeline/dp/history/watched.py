@@ -22,7 +22,7 @@ class Watched:
         self._prints = tf.function(self._each, autograph=False)
 
     def fingerprint(self) -> bytes:
-        """Of the values as they are now."""
+        """Return the fingerprints of the values as they are now."""
         found: bytes = self._prints().numpy().tobytes()
         return found
 

@@ -41,7 +41,7 @@ def require_flags(**given: Any) -> None:
 
 
 def is_one_of(value: Any, words: Sequence[str]) -> bool:
-    """Whether a value, from wherever it comes, is one of some words."""
+    """Return whether a value, from wherever it comes, is one of some words."""
     return isinstance(value, str) and value in words
 
 
@@ -79,7 +79,7 @@ class AdaptiveClipping:
         NOISE_STDDEV.require("count_noise", self.count_noise)
 
     def sum_multiplier(self, multiplier: float) -> float:
-        """Noise multiplier of the sum, for sum and count to cost together what `multiplier` costs.
+        """Return the noise multiplier of the sum, for sum and count to cost together what `multiplier` costs.
 
         A unit moves the sum by the norm at most, and the centred count by 1/2: its indicator counts as 1/2 or -1/2,
         and as 0 where the unit is absent (theorem 1 of the paper).
@@ -118,7 +118,7 @@ class Clipping:
         require(not (self.per_layer and self.adaptive), "adaptive clipping is for one norm", "leave per_layer out")
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return {
             "norm": self.norm,
             "per_layer": self.per_layer,
@@ -153,7 +153,7 @@ class Noise:
         require(self.bands is None or self.bands >= 1, f"bands must be 1 or more, found {self.bands}")
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return asdict(self)
 
 
@@ -185,5 +185,5 @@ class UserBound:
         return norm if self.clip == "sum" else norm / self.max_examples
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return asdict(self)

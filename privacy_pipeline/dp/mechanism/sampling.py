@@ -45,7 +45,7 @@ class _IndependentDraws:
         return max(1, math.floor(epochs / self.probability))
 
     def untruncated(self, *, noise_multiplier: float, steps: int) -> DpEvent:
-        """Composition of Poisson-sampled Gaussians, no batch cut."""
+        """Return the composition of Poisson-sampled Gaussians, no batch cut."""
         return poisson_gaussian(sampling_probability=self.probability, noise_multiplier=noise_multiplier, steps=steps)
 
 
@@ -65,11 +65,11 @@ class PoissonSampling(_IndependentDraws):
             raise BadInputError("the expected batch size must be probability * units")
 
     def event(self, *, noise_multiplier: float, steps: int) -> DpEvent:
-        """Composition of Poisson-sampled Gaussians."""
+        """Return the composition of Poisson-sampled Gaussians."""
         return self.untruncated(noise_multiplier=noise_multiplier, steps=steps)
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return {"scheme": "poisson", "probability": self.probability}
 
 
@@ -99,7 +99,7 @@ class TruncatedPoissonSampling(_IndependentDraws):
             raise BadInputError(f"truncate_at must be 1 or more, found {self.cap}")
 
     def event(self, *, noise_multiplier: float, steps: int) -> DpEvent:
-        """Composition of truncated Poisson-sampled Gaussians."""
+        """Return the composition of truncated Poisson-sampled Gaussians."""
         from dp_accounting import SelfComposedDpEvent
         from dp_accounting.dp_event import TruncatedSubsampledGaussianDpEvent
 
@@ -111,7 +111,7 @@ class TruncatedPoissonSampling(_IndependentDraws):
         return paid(steps * chance_of_a_cut(self.cap, self.units, self.probability), epsilon=epsilon)
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         return {"scheme": "truncated_poisson", "probability": self.probability, "cap": self.cap, "units": self.units}
 
 
@@ -160,11 +160,11 @@ class FixedPartition:
         return int(epochs) * self.steps_per_epoch
 
     def event(self, *, noise_multiplier: float, steps: int) -> DpEvent:
-        """One Gaussian for each pass that was begun."""
+        """Return one Gaussian for each pass that was begun."""
         return gaussian_passes(noise_multiplier=noise_multiplier, epochs=math.ceil(steps / self.steps_per_epoch))
 
     def parameters(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return JSON values."""
         scheme = "cyclic" if self.cyclic else "fixed_partition"
         return {"scheme": scheme, "batch_size": self.batch_size, "units": self.units}
 

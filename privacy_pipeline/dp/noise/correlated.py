@@ -40,18 +40,18 @@ _Flat = NDArray[np.float32]
 
 
 def tree_height(leaves: int) -> int:
-    """Most nodes above a leaf, itself included, of which a prefix sum makes use."""
+    """Return the most nodes above a leaf, itself included, of which a prefix sum makes use."""
     return leaves.bit_length()
 
 
 def banded_coefficients(bands: int) -> NDArray[np.float64]:
-    """First column of C, from the diagonal down, float64, [bands]; binom(2j, j) / 4^j."""
+    """Return the first column of C, from the diagonal down, float64, [bands]; binom(2j, j) / 4^j."""
     ratios = np.arange(1, bands, dtype=np.float64)
     return np.concatenate([[1.0], np.cumprod((2 * ratios - 1) / (2 * ratios))])
 
 
 def strategy_matrix(noise: Noise, *, steps: int, steps_per_epoch: int) -> NDArray[np.float64]:
-    """C, float64, [steps, steps]; for small numbers of steps, to check what is computed without it."""
+    """Return C, float64, [steps, steps]; for small numbers of steps, to check what is computed without it."""
     matrix = np.zeros((steps, steps))
     if noise.correlation == "banded":
         for place, value in enumerate(banded_coefficients(noise.bands or 1)[:steps]):
@@ -117,12 +117,12 @@ class CorrelatedNoise:
         return f"{self.base.generator}; correlated: {self.noise.correlation}{bands}"
 
     def draw(self, step: int, *, stddev: float) -> tuple[NDArray[np.float32], ...]:
-        """Noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
+        """Return the noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
         flat = self.flat(step, stddev=stddev)
         return tuple(part.reshape(shape) for part, shape in split_flat(flat, self.base.shapes))
 
     def flat(self, step: int, *, stddev: float) -> _Flat:
-        """Noise of a step for all variables in one array; see `GaussianNoise.flat`.
+        """Return the noise of a step for all variables in one array; see `GaussianNoise.flat`.
 
         Args:
             step: number of the step.

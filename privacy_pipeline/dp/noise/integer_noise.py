@@ -155,7 +155,7 @@ class IntegerNoise:
         )
 
     def draw(self, key: RunKey, purpose: str, step: int, size: int) -> NDArray[np.int64]:
-        """Numbers, int64, [size].
+        """Return numbers, int64, [size].
 
         Args:
             key: the run's key.

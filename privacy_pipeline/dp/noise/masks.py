@@ -25,7 +25,7 @@ from privacy_pipeline.dp.rowwise.proof import note_key
 
 
 def mask_seed(key: RunKey, step: int) -> NDArray[np.int64]:
-    """Seed of a step's masks, int64, [2]."""
+    """Return the seed of a step's masks, int64, [2]."""
     return np.frombuffer(key.derive(f"masks of step {step}", 16), np.int64)
 
 
@@ -173,7 +173,7 @@ def draw_again(draws: int) -> None:
 
 
 def unkeyed_randomness(graph: Any) -> list[str]:
-    """Names of a graph's ops that draw something that the key does not decide.
+    """Return the names of a graph's ops that draw something that the key does not decide.
 
     What keeps state is refused before, by the same list: `privacy_pipeline.dp.graphs.graph_state`.
 

@@ -24,7 +24,7 @@ _PLAIN, _HARDENED = "noise", "hardened noise"
 
 
 def keystream(key: bytes, step: int) -> Any:
-    """Encryptor of ChaCha20 (RFC 8439) for a step: 32 bits of block counter, then a nonce that is the step."""
+    """Return an encryptor of ChaCha20 (RFC 8439) for a step: 32 bits of block counter, then a nonce: the step."""
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
@@ -69,7 +69,7 @@ def box_muller_32(raw: bytes, *, stddev: float = 1.0, out: NDArray[np.float32] |
 
 
 def scaled(normal: NDArray[np.float32], stddev: float, *, out: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Numbers of unit scale times a standard deviation: the last step of every draw.
+    """Return numbers of unit scale times a standard deviation: the last step of every draw.
 
     Args:
         normal: numbers of unit scale, float32.
@@ -99,7 +99,7 @@ def _room(shape: tuple[int, ...]) -> int:
 
 
 def total_size(shapes: Sequence[tuple[int, ...]]) -> int:
-    """Numbers of a step's noise for variables of some shapes, in one array; a few go unused.
+    """Return the numbers of a step's noise for variables of some shapes, in one array; a few go unused.
 
     One tensor is handed to TensorFlow much faster than many, and each part begins where it can be used in place.
     """
@@ -107,7 +107,7 @@ def total_size(shapes: Sequence[tuple[int, ...]]) -> int:
 
 
 def split_flat(flat: Any, shapes: Sequence[tuple[int, ...]]) -> list[tuple[Any, tuple[int, ...]]]:
-    """Each variable's part of a step's noise, [numbers], with its shape.
+    """Return each variable's part of a step's noise, [numbers], with its shape.
 
     Args:
         flat: array or tensor, [total_size(shapes)].
@@ -144,12 +144,12 @@ class GaussianNoise:
         return f"ChaCha20 with a 256-bit key; {how}"
 
     def draw(self, step: int, *, stddev: float) -> tuple[NDArray[np.float32], ...]:
-        """Noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
+        """Return the noise of a step for each variable, float32, in the variables' shapes; see `flat`."""
         flat = self.flat(step, stddev=stddev)
         return tuple(part.reshape(shape) for part, shape in split_flat(flat, self.shapes))
 
     def flat(self, step: int, *, stddev: float) -> NDArray[np.float32]:
-        """Noise of a step for all variables, float32, [total_size(shapes)]; `split_flat` takes it apart.
+        """Return the noise of a step for all variables, float32, [total_size(shapes)]; `split_flat` takes it apart.
 
         Args:
             step: number of the step; no two steps share noise, and a step's noise can be drawn again.

@@ -58,7 +58,7 @@ def _definition(op_type: str) -> Any:
 
 
 def is_stateful(op_type: str) -> bool:
-    """Whether ops of a type have state or side effects, as TensorFlow declares; True for a type it does not know."""
+    """Return whether ops of a type have state or side effects, as TensorFlow declares; True for an unknown type."""
     known = _definition(op_type)
     return known is None or bool(known.is_stateful)
 
@@ -72,7 +72,7 @@ def _length(output: Any, attr: Mapping[str, Any]) -> int:
 
 
 def _outputs(node: Any, library: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Names and lengths of the outputs of an op, or of a function that is called by its own name."""
+    """Yield the names and lengths of the outputs of an op, or of a function that is called by its own name."""
     known = library[node.op].signature if node.op in library else _definition(node.op)
     for output in known.output_arg if known is not None else ():
         yield output.name, _length(output, node.attr)
@@ -144,7 +144,7 @@ def _stated(definition: Any, place: int) -> Any:
 
 
 def ancestors(body: Body, wanted: Sequence[Reference], known: Mapping[Reference, Any]) -> list[Node]:
-    """Nodes that some tensors are computed from, in an order in which they can be computed."""
+    """Return the nodes that some tensors are computed from, in an order in which they can be computed."""
     order: list[Node] = []
     done: set[str] = set()
     stack = [(name, False) for name, place in reversed(wanted) if (name, place) not in known]

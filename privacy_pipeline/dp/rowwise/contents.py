@@ -27,7 +27,7 @@ def array(numbers: Sequence[Any], shape: Sequence[int] | None = None) -> Any:
 
 
 def parsed(node: Node) -> Any:
-    """Whole numbers or truth values of a constant; None where they are many, and for other types.
+    """Return whole numbers or truth values of a constant; None where they are many, and for other types.
 
     Floats are not followed: TensorFlow rounds, flushes and compares them in ways of its own (sums by blocks, denormal
     numbers, NaN), and a branch must not be chosen by what another arithmetic gives.
@@ -86,7 +86,7 @@ def computed(call: OpCall) -> list[Any] | None:
 
 
 def _scalars(call: OpCall, arrays: list[Any]) -> list[Any]:
-    """Public scalars, with `OPAQUE` for a whole number that is not known, where another one is."""
+    """Return public scalars, with `OPAQUE` for a whole number that is not known, where another one is."""
     public = all(value.kind is Kind.PUBLIC and not value.key for value in call.inputs)
     if not call.whole_numbers() or not public or all(one is None for one in arrays):
         return arrays
@@ -125,7 +125,7 @@ def _not_wrapped(number: Any, most: int) -> Any:
 
 
 def _truncated(a: Any, b: Any) -> Any:
-    """Quotient rounded to zero: the same as rounded down where neither is negative."""
+    """Return the quotient rounded to zero: the same as rounded down where neither is negative."""
     if any(not depends(one) and one < 0 for one in (a, b)):
         raise ValueError
     return sizes.divide(a, b)
@@ -197,7 +197,7 @@ DECIDING = frozenset(
 
 @_computes("Select")
 def _select_v1(call: OpCall, arrays: list[Any]) -> Any:
-    """Return whether a vector chooses whole rows, which no honest size needs."""
+    """Return the choice for one shape or a scalar; a vector would choose whole rows, which no honest size needs."""
     condition, a, b = arrays
     same = condition.shape == a.shape == b.shape
     return _elementwise(_select, arrays) if same or (not condition.ndim and a.shape == b.shape) else None
@@ -205,7 +205,7 @@ def _select_v1(call: OpCall, arrays: list[Any]) -> Any:
 
 @_computes("Equal", "NotEqual")
 def _equal(call: OpCall, arrays: list[Any]) -> Any:
-    """Shapes that do not fit give one truth value where the op is asked to."""
+    """Return the comparison; None where the op may give one truth value for shapes that do not fit."""
     return None if call.takes_misfits() else _elementwise(_NUMBERS[call.type], arrays)
 
 
@@ -389,7 +389,7 @@ def _broadcast_args(call: OpCall, arrays: list[Any]) -> Any:
 
 @_computes("BroadcastGradientArgs")
 def _broadcast_gradient_args(call: OpCall, arrays: list[Any]) -> Any:
-    """Axes along which each of two shapes was spread; a `Count` stands for sizes other than 1.
+    """Return the axes along which each of two shapes was spread; a `Count` stands for sizes other than 1.
 
     Where there is one row, the axis of rows has size 1 too, and a sum along it changes nothing.
     """
@@ -451,12 +451,12 @@ def _created(call: OpCall, place: int) -> Value | None:
 
 
 def _filled(call: OpCall) -> Value | None:
-    """One number everywhere."""
+    """Return one number everywhere."""
     return _created(call, 0) if call.inputs[1].kind is Kind.PUBLIC else None
 
 
 def _drawn(call: OpCall) -> Value | None:
-    """Draws that do not depend on one another, from the step's seed or without any: masks of dropout."""
+    """Return draws that do not depend on one another, from the step's seed or without any: masks of dropout."""
     if any(value.kind is not Kind.PUBLIC for value in call.inputs[1:]):
         return None
     if call.type.startswith("Stateless") and call.inputs[1].key in ("", UNNAMED):
@@ -512,7 +512,7 @@ def _tiled(call: OpCall) -> Value | None:
 
 
 def _counted_up(call: OpCall) -> Value | None:
-    """Whole numbers from 0 in equal steps, a fixed number of them a row: places of rows."""
+    """Return whole numbers from 0 in equal steps, a fixed number of them a row: places of rows."""
     numbers = [call.constant(place) for place in range(3)]
     if any(one is None for one in numbers) or not call.whole_numbers("Tidx"):
         return None

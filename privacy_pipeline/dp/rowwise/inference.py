@@ -39,7 +39,7 @@ def _claims(op_type: str) -> bool:
 
 
 def _dtypes(node: Node) -> list[Any] | None:
-    """Types of an op's inputs."""
+    """Return the types of an op's inputs."""
     from tensorflow.python.framework import op_def_registry
 
     found: list[Any] = []
@@ -74,7 +74,7 @@ class Inference:
 
     @unconverted
     def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[Shape, ...]:
-        """Shape of each output of an op; None where nothing is known.
+        """Return the shape of each output of an op; None where nothing is known.
 
         Args:
             node: the op.

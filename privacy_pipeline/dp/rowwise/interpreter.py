@@ -145,7 +145,7 @@ class Interpreter:
         return self._bodies[function]
 
     def hands_on(self, loop: Node, place: int) -> bool:
-        """Whether the body of a loop does nothing with an argument but to hand it on to the next round."""
+        """Return whether the body of a loop does nothing with an argument but to hand it on to the next round."""
         body = self._body(loop.attr["body"].func.name)
         names = {body.arguments[place]}
         for node in body.nodes.values():
@@ -156,7 +156,7 @@ class Interpreter:
         return not any(one[0] in names for index, one in enumerate(body.returns) if index != place)
 
     def has_stand_in(self, function: str) -> bool:
-        """Whether TensorFlow may run another function in the place of one: Grappler does, for a device it names.
+        """Return whether TensorFlow may run another function in the place of one: Grappler does, for a device it names.
 
         Keras' recurrent layers have one for GPUs, around a kernel of cuDNN that keeps rows apart.
         """
@@ -168,14 +168,14 @@ class Interpreter:
         return not all(any(node.op.startswith("CudnnRNN") for node in one.node_def) for one in others)
 
     def drawn(self, key: str, what: str) -> bool:
-        """Note what is drawn from a key; whether it is the first thing that is, or the same once more.
+        """Note what is drawn from a key; return whether it is the first draw from it, or the same once more.
 
         Two draws of one key have the same numbers at the same places.
         """
         return self._drawn.setdefault(key, what) == what
 
     def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[tuple[Dim, ...] | None, ...]:
-        """Shape of each output of an op, as far as it follows from what is known of its inputs."""
+        """Return the shape of each output of an op, as far as it follows from what is known of its inputs."""
         return self._inference.shapes(node, inputs)
 
     def _outputs(self, call: OpCall) -> list[Value]:
@@ -200,7 +200,7 @@ class Interpreter:
         return call.unknown("it states a shape that is not proven")
 
     def _assumed(self, call: OpCall, output: int, value: Value) -> Value:
-        """Goes on behind an op without a rule as if it kept rows along the first axis, to find all such ops at once."""
+        """Go on behind an op without a rule as if it kept rows along the first axis, to find all such ops at once."""
         shape = call.node.shapes[output] if output < len(call.node.shapes) else None
         if value.kind is not Kind.UNKNOWN or value.is_list or not shape or shape[0] is not None:
             return value
@@ -300,7 +300,7 @@ def _without_hidden(value: Value) -> Value:
 
 
 def _compares_with_itself(call: OpCall) -> bool:
-    """Whether an op asks if one truth value equals itself, as `tf.recompute_grad` does to order what is computed."""
+    """Return whether an op asks if a truth value equals itself, as `tf.recompute_grad` does to order computations."""
     from tensorflow import dtypes
 
     if call.type != "Equal" or call.node.inputs[0] != call.node.inputs[1]:
@@ -309,7 +309,7 @@ def _compares_with_itself(call: OpCall) -> bool:
 
 
 def _bound(call: OpCall) -> tuple[int, Value] | None:
-    """Of a whole number and a bound that is known: the bound, and the number."""
+    """Return, of a whole number and a bound that is known, the bound and the number."""
     for place in (0, 1):
         numbers, other = call.constant(place), call.inputs[1 - place]
         known = numbers is not None and len(numbers) == 1 and type(numbers[0]) is int
@@ -319,13 +319,13 @@ def _bound(call: OpCall) -> tuple[int, Value] | None:
 
 
 def _at_least(call: OpCall, found: list[Value]) -> list[Value]:
-    """Return notes of a number that it is raised to a bound."""
+    """Return the values, with the note that each is raised to a bound."""
     bound = _bound(call)
     return found if bound is None else [replace(value, least=bound[0]) for value in found]
 
 
 def _cut(call: OpCall) -> Value | None:
-    """Return a number that is raised to a bound and cut to it is the bound, whatever the data are."""
+    """Return the bound for a number that is raised to it and cut to it, whatever the data are."""
     bound = _bound(call)
     if bound is None or bound[1].least is None or bound[1].least < bound[0]:
         return None
@@ -336,7 +336,7 @@ _FULL = ("StatelessRandomUniformFullIntV2", "StatelessRandomUniformFullInt")
 
 
 def _key_of(call: OpCall) -> str:
-    """Which key an op makes of a secret seed; empty where it makes none.
+    """Return which key an op makes of a secret seed; empty where it makes none.
 
     It derives one by whole numbers of the full range, hands one on, or joins one with known numbers, as folding does.
     Arithmetic may leave nothing of the secret, and a slice may leave the number alone. Keys of one name are equal.

@@ -29,7 +29,7 @@ LOSS = Owner("the loss", None)
 
 
 def is_atomic(layer: Any) -> bool:
-    """Whether a layer calls others in a loop of its own, or on a batch of another size: it is one part with them."""
+    """Return whether a layer calls others in its own loop, or on a batch of another size: it is one part with them."""
     import tensorflow as tf
 
     return isinstance(layer, (tf.keras.layers.RNN, tf.keras.layers.TimeDistributed))
@@ -78,7 +78,7 @@ _REDUCE = (
 
 
 def refusal(model: Any, offence: Offence) -> tuple[str, str]:
-    """Message and fix for a model that mixes rows."""
+    """Return the message and fix for a model that mixes rows."""
     owner = Owners(model).of(offence.op)
     where = f"model '{model.name}'" if owner is None else owner.name
     instead = next((fix for types, fix in _INSTEAD if offence.type.startswith(types)), _REDUCE)

@@ -112,7 +112,7 @@ def note_key(tensor: Any) -> None:
 
 
 def targets_of(graph: Any) -> list[Any]:
-    """Tensors of a graph that were noted."""
+    """Return the tensors of a graph that were noted."""
     return list(_NOTED.get(graph, []))
 
 
@@ -218,7 +218,7 @@ def _is_public(value: Value | None) -> bool:
 
 
 def _of_variable(tensor: Any) -> _Shape | None:
-    """Shape of the values of a variable, by its handle; None for other tensors, and where it may change."""
+    """Return the shape of the values of a variable, by its handle; None for other tensors, and where it may change."""
     from tensorflow.python.ops import handle_data_util
 
     held = handle_data_util.get_resource_handle_data(tensor) if tensor.dtype.name == "resource" else None

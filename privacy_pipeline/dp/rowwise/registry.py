@@ -23,19 +23,19 @@ class Evaluator(Protocol):
     offences: list[Offence]
 
     def call(self, function: str, arguments: Sequence[Value]) -> list[Value]:
-        """Values of what a function returns."""
+        """Return the values of what a function returns."""
         ...
 
     def has_stand_in(self, function: str) -> bool:
-        """Whether TensorFlow may run another function in the place of one."""
+        """Return whether TensorFlow may run another function in the place of one."""
         ...
 
     def drawn(self, key: str, what: str) -> bool:
-        """Note what is drawn from a key; whether it is the first thing that is, or the same once more."""
+        """Note what is drawn from a key; return whether it is the first draw from it, or the same once more."""
         ...
 
     def shapes(self, node: Node, inputs: Sequence[Value]) -> tuple[tuple[Dim, ...] | None, ...]:
-        """Shape of each output of an op, as far as it follows from what is known of its inputs."""
+        """Return the shape of each output of an op, as far as it follows from what is known of its inputs."""
         ...
 
 
@@ -66,7 +66,7 @@ class OpCall:
         return bool(self.node.attr[name].b) if name in self.node.attr else False
 
     def takes_misfits(self) -> bool:
-        """Whether a comparison gives one truth value where shapes do not fit, instead of failing."""
+        """Return whether a comparison gives one truth value where shapes do not fit, instead of failing."""
         return "incompatible_shape_error" in self.node.attr and not self.flag("incompatible_shape_error")
 
     def number(self, name: str) -> int:
@@ -82,28 +82,28 @@ class OpCall:
         return str(self.node.attr[name].s.decode()) if name in self.node.attr else ""
 
     def whole_numbers(self, attr: str = "T") -> bool:
-        """Whether the op works on integers, as computed indices are."""
+        """Return whether the op works on integers, as computed indices are."""
         from tensorflow import dtypes
 
         return attr in self.node.attr and bool(dtypes.as_dtype(self.node.attr[attr].type).is_integer)
 
     def constant(self, place: int) -> list[Any] | None:
-        """Numbers of an input that holds a vector or a scalar of known numbers, or None."""
+        """Return the numbers of an input that holds a vector or a scalar of known numbers, or None."""
         return None if hides_count(self.inputs[place]) else self.perhaps_constant(place)
 
     def perhaps_constant(self, place: int) -> list[Any] | None:
-        """As `constant`, of numbers too that may be others where there is one row."""
+        """Return what `constant` does, also for numbers that may differ where there is one row."""
         value = self.inputs[place]
         if value.content is None or (value.kind is Kind.PUBLIC and any(map(depends, value.content.flat))):
             return None  # public numbers of which some are not known
         return list(value.content.reshape(-1))
 
     def mixed(self, reason: str) -> Value:
-        """Says that the op mixes rows."""
+        """Note that the op mixes rows."""
         return self._offend(reason, mixes=True)
 
     def unknown(self, reason: str) -> Value:
-        """Says that no rule covers what the op does here."""
+        """Note that no rule covers what the op does here."""
         return self._offend(reason, mixes=False)
 
     def _offend(self, reason: str, *, mixes: bool) -> Value:
@@ -114,7 +114,7 @@ class OpCall:
         return Value(Kind.MIXED if mixes else Kind.UNKNOWN, self.static(0), offence=offence)
 
     def static(self, output: int) -> tuple[Dim, ...] | None:
-        """Shape of an output as TensorFlow infers it from what is known of the inputs."""
+        """Return the shape of an output as TensorFlow infers it from what is known of the inputs."""
         if self._shapes is None:
             self._shapes = self.evaluator.shapes(self.node, self.inputs)
         return self._shapes[output] if output < len(self._shapes) else None

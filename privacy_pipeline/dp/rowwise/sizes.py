@@ -39,7 +39,7 @@ Dim = int | Count | None  # None: a size that is not known, and does not depend 
 
 
 def depends(number: Number) -> bool:
-    """Whether a number depends on the number of rows."""
+    """Return whether a number depends on the number of rows."""
     return isinstance(number, (Count, _Opaque))
 
 
@@ -56,7 +56,7 @@ def _parts(number: Number) -> tuple[int, int] | None:
 
 
 def multiply(a: Number, b: Number) -> Number:
-    """Product."""
+    """Return the product."""
     if a == 0 or b == 0:
         return 0
     left, right = _parts(a), _parts(b)
@@ -66,7 +66,7 @@ def multiply(a: Number, b: Number) -> Number:
 
 
 def add(a: Number, b: Number) -> Number:
-    """Sum."""
+    """Return the sum."""
     left, right = _parts(a), _parts(b)
     if left is None or right is None:
         return OPAQUE
@@ -83,12 +83,12 @@ def negate(a: Number) -> Number:
 
 
 def subtract(a: Number, b: Number) -> Number:
-    """Difference."""
+    """Return the difference."""
     return add(a, negate(b))
 
 
 def divide(a: Number, b: Number) -> Number:
-    """Quotient, rounded down; exact where a `Count` is involved."""
+    """Return the quotient, rounded down; exact where a `Count` is involved."""
     left, right = _parts(a), _parts(b)
     if left is None or right is None or right[0] == 0:
         return OPAQUE
@@ -99,7 +99,7 @@ def divide(a: Number, b: Number) -> Number:
 
 
 def remainder(a: Number, b: Number) -> Number:
-    """Remainder of `divide`."""
+    """Return the remainder of `divide`."""
     if not depends(a) and not depends(b):
         return a % b if b != 0 else OPAQUE  # type: ignore[operator]
     quotient = divide(a, b)
@@ -127,7 +127,7 @@ def minimum(a: Number, b: Number) -> Number:
 
 
 def equal(a: Number, b: Number) -> Number:
-    """Whether two numbers are equal for every number of rows; `OPAQUE` where that depends on it."""
+    """Return whether two numbers are equal for every number of rows; `OPAQUE` where that depends on it."""
     if isinstance(a, _Opaque) or isinstance(b, _Opaque):
         return OPAQUE
     if isinstance(a, Count) and isinstance(b, Count):
@@ -139,7 +139,7 @@ def equal(a: Number, b: Number) -> Number:
 
 
 def less(a: Number, b: Number) -> Number:
-    """Whether `a` is less than `b`; `OPAQUE` where that depends on the number of rows."""
+    """Return whether `a` is less than `b`; `OPAQUE` where that depends on the number of rows."""
     if not depends(a) and not depends(b):
         return a < b  # type: ignore[operator]
     if isinstance(b, Count) and b.coefficient > 0 and isinstance(a, int) and a < 1:
@@ -150,7 +150,7 @@ def less(a: Number, b: Number) -> Number:
 
 
 def product(numbers: Any) -> Number:
-    """Product of some numbers; of none it is 1."""
+    """Return the product of some numbers; of none it is 1."""
     total: Number = 1
     for number in numbers:
         total = multiply(total, number)

@@ -28,14 +28,14 @@ class Cut:
     single: bool = False
 
     def whole(self, size: Dim) -> bool:
-        """Whether all places are taken, in their order."""
+        """Return whether all places are taken, in their order."""
         start = self.start is None or self.start == 0
         stop = self.stop is None or (self.stop == size and size is not None)
         return not self.single and self.step == 1 and start and stop
 
 
 def strided(call: OpCall, rank: int, first: int = 1) -> list[Cut] | None:
-    """Entries of a `StridedSlice` or of its gradient, in the order of the output; None where they are not known.
+    """Return entries of a `StridedSlice` or of its gradient, in the order of the output; None where they are not known.
 
     Args:
         call: the op.
@@ -83,7 +83,7 @@ def index_of(cuts: list[Cut]) -> tuple[Any, ...]:
 
 
 def size_of(cut: Cut, size: Dim) -> Dim:
-    """Size of the axis that an entry leaves; None where it is not known."""
+    """Return the size of the axis that an entry leaves; None where it is not known."""
     if cut.axis is None:
         return 1
     if cut.whole(size):

@@ -61,7 +61,7 @@ class Verdict:
         return f"examples stay apart: one example at a time where it is not proven{cost}: {parts}"
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in the record: without times, which depend on the machine."""
+        """Return the verdict as it is kept in the record: without times, which depend on the machine."""
         return {
             "verdict": self.kind,
             "one_by_one": [str(part) for part in self.slow],

@@ -86,7 +86,7 @@ class StepNoise:
         return self.plan.sum_multiplier / self.plan.expected_batch_size
 
     def flat(self, step: int, *, stddev: float) -> NDArray[np.float32]:
-        """Noise of the sum's form at any scale; see `GaussianNoise.flat`."""
+        """Return noise of the sum's form at any scale; see `GaussianNoise.flat`."""
         return self.source.flat(step, stddev=stddev)
 
     def of_step(self, step: int) -> NDArray[np.float32]:

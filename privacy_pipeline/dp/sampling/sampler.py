@@ -17,7 +17,7 @@ Indices = NDArray[np.int64]
 
 
 def poisson_sample(generator: np.random.Generator, *, units: int, probability: float) -> Indices:
-    """Units that a Poisson sample holds, ascending, int64; each is in it with `probability`, independently.
+    """Draw the units of a Poisson sample, ascending, int64; each is in it with `probability`, independently.
 
     The gaps between members of such a sample are geometric, so the work grows with the sample and not with the data.
 
@@ -87,13 +87,13 @@ class Sampler:
             )
 
     def generator(self, purpose: str, counter: int) -> np.random.Generator:
-        """Source of randomness for one purpose and step."""
+        """Return the source of randomness for one purpose and step."""
         key = int.from_bytes(self.key.derive(purpose, 16), "little")
         # The lowest word counts within a step; the step is in the next one.
         return np.random.Generator(np.random.Philox(key=key, counter=counter << 64))
 
     def batch(self, step: int) -> Indices:
-        """Units of a step, int64, [batch]; may be empty.
+        """Return the units of a step, int64, [batch]; may be empty.
 
         Args:
             step: from 0 to plan.steps - 1.
@@ -111,7 +111,7 @@ class Sampler:
         return self._poisson(scheme, step)
 
     def _order(self, epoch: int) -> Indices:
-        """Permutation of an epoch; the last one is kept."""
+        """Return the permutation of an epoch; the last one is kept."""
         if self._orders.get("epoch") != epoch:
             self._orders.update(epoch=epoch, order=self.generator("sampling", epoch).permutation(self.units))
         return np.asarray(self._orders["order"])

@@ -98,7 +98,7 @@ def given_data(
 
 
 def arrays_of(nest: Any, name: str) -> Nest:
-    """Arrays of NumPy for tables, columns, tensors and lists of numbers, in a nest of the same structure.
+    """Return arrays of NumPy for tables, columns, tensors and lists of numbers, in a nest of the same structure.
 
     Args:
         nest: the values; a list of numbers, or of lists of them, is one array.
@@ -139,7 +139,7 @@ def _array(values: Any, name: str) -> _Array:
 
 
 def _text_columns(values: Any, package: str) -> str:
-    """Which columns of a table of pandas are not numbers alone, for an error; their names are public."""
+    """Return which columns of a table of pandas are not numbers alone, for an error; their names are public."""
     if package != "pandas" or not hasattr(values, "dtypes") or not hasattr(values, "columns"):
         return ""
     wrong = [str(column) for column in values.columns if np.asarray(values[column]).dtype.kind not in "fiu"]
@@ -147,7 +147,7 @@ def _text_columns(values: Any, package: str) -> str:
 
 
 def _nullable(values: Any, package: str) -> str:
-    """Names of columns of numbers that pandas lets be missing, which NumPy makes objects of; their names are public."""
+    """Return the names, public, of pandas' number columns that may have missing values: NumPy makes objects of them."""
     if package != "pandas" or not hasattr(values, "dtypes"):
         return ""
     kinds = values.dtypes.items() if hasattr(values, "columns") else [(values.name, values.dtypes)]
@@ -245,7 +245,7 @@ class _Spool:
         self.rows += sizes.pop()
 
     def opened(self) -> Nest:
-        """All rows, memory-mapped."""
+        """Return all rows, memory-mapped."""
         for file in self.files:
             file.flush()
         arrays = [
@@ -257,7 +257,7 @@ class _Spool:
 
 
 def _parts(batch: Any) -> tuple[Any, ...]:
-    """(x, y, sample_weight) of a batch, as far as they are there. A list is taken for a tuple, as in Keras."""
+    """Return (x, y, sample_weight) of a batch, as far as they are there. A list is taken for a tuple, as in Keras."""
     part = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     while len(part) > 1 and part[-1] is None:
         part = part[:-1]
@@ -265,7 +265,7 @@ def _parts(batch: Any) -> tuple[Any, ...]:
 
 
 def _spooled(x: Iterable[Any], *, most: int | None) -> Given:
-    """Batches, read once."""
+    """Return batches, read once."""
     parts = 0
     spool, name = _Spool(), tempfile.gettempdir()
     for batch in _batches(x):

@@ -33,7 +33,7 @@ def map_nest(function: Any, nest: Nest) -> Nest:
 
 
 def leaves(nest: Nest, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Arrays of a nest with the path to each, such as "x.age" or "x.0"."""
+    """Yield arrays of a nest with the path to each, such as "x.age" or "x.0"."""
     if isinstance(nest, Mapping):
         for name in nest:
             yield from leaves(nest[name], f"{path}.{name}" if path else str(name))
@@ -163,7 +163,7 @@ class ExampleStore:
         return int(next(leaves(self.x))[1].shape[0])
 
     def digest(self) -> str:
-        """SHA-256 over all arrays, and whose they are; reads all of the data."""
+        """Return the SHA-256 over all arrays, and whose they are; reads all of the data."""
         digest = hashlib.sha256()
         users = {} if self.users is None else {"order": self.users.order, "offsets": self.users.offsets}
         for path, array in leaves({_X: self.x, _Y: self.y, "users": users}):
@@ -197,7 +197,7 @@ def as_array(values: Any) -> Array:
 
 
 def _take(array: Array, index: NDArray[np.int64]) -> Array:
-    """Rows in memory that TensorFlow can use in place; zeros where the number is -1."""
+    """Return rows in memory that TensorFlow can use in place; zeros where the number is -1."""
     rows: Array = aligned_empty([index.size, *array.shape[1:]], array.dtype)
     # "raise" would make `take` buffer its output. The numbers were checked; "clip" reads row 0 for -1.
     np.take(np.asarray(array), index, axis=0, out=rows, mode="clip")

@@ -70,7 +70,7 @@ class UserIndex:
         return int(self.offsets.size - 1)
 
     def pick(self, users: Indices, *, most: int, generator: np.random.Generator) -> tuple[Indices, Indices]:
-        """Examples of some users, at most `most` of each: all, or a random subset that depends on no other user.
+        """Return examples of some users, at most `most` of each: all, or a random subset that depends on no other user.
 
         Args:
             users: numbers of users, int64, [users].

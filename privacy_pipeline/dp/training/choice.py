@@ -95,14 +95,14 @@ class _Choice:
         return self._whole_model(reason, variables)
 
     def _by_layers(self) -> tuple[tuple[BookKeeping, Traced] | None, str]:
-        """Book-keeping and what was traced of it, or why the model's layers do not allow it."""
+        """Return book-keeping and what was traced of it, or why the model's layers do not allow it."""
         try:
             return self._kept_apart(), ""
         except NeedsWholeModelError as error:
             return None, str(error)
 
     def _disagreement(self, keeping: BookKeeping, trained: Traced) -> str | None:
-        """Why book-keeping is not right for the model; None if it is."""
+        """Return why book-keeping is not right for the model; None if it is."""
         try:
             wrong = self.probe.disagreement(keeping, self.model.trainable_variables, trained=trained)
         except NeedsWholeModelError as error:
@@ -152,7 +152,7 @@ class _Choice:
         return proof_of(traced.concrete.graph, x=self.x, y=self.y, unit=self.rows)
 
     def _kept_apart(self) -> tuple[BookKeeping, Traced]:
-        """Book-keeping in which every part that is not proven runs on one example at a time, and what was traced.
+        """Return book-keeping that runs every unproven part on one example at a time, and what was traced.
 
         Raises:
             NeedsWholeModelError: the part that is not proven is the whole model.
@@ -213,7 +213,7 @@ class _Choice:
         return run
 
     def _whole_model(self, reason: str, variables: Sequence[Any]) -> Vectorised:
-        """Gradients of the whole model for each unit, vectorised where that is proven and right."""
+        """Return gradients of the whole model for each unit, vectorised where that is proven and right."""
 
         def whole(one_by_one: bool) -> Vectorised:
             return Vectorised(
@@ -255,7 +255,7 @@ class _Choice:
         return verdict
 
     def _seconds(self, keeping: BookKeeping) -> float:
-        """Seconds of the norms of some made-up examples."""
+        """Return the seconds that the norms of some made-up examples take."""
         count = -(-_TIMED_ROWS // self.rows) * self.rows
         made = MadeUp(model=self.model, x=self.x, y=self.y)
         x, y = made.batch([made.row(number, Kind()) for number in range(count)])

@@ -69,7 +69,7 @@ class Execution:
         return event_made(self.plan, self.steps, seed_fixed=self.seed_fixed)
 
     def epsilon(self, delta: float | None = None) -> float:
-        """Epsilon of all that was done to the weights; infinite where no guarantee holds.
+        """Return the epsilon of all that was done to the weights; infinite where no guarantee holds.
 
         Args:
             delta: that of the guarantee; without it the plan's.

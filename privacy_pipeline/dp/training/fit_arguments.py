@@ -140,7 +140,7 @@ class Validation:
 
 
 def _sliceable(part: Any) -> Any:
-    """Arrays for tables of pandas and lists, whose rows are cut off as those of arrays."""
+    """Return arrays for tables of pandas and lists, whose rows are cut off as those of arrays."""
     return tf.nest.map_structure(lambda one: one if tf.is_tensor(one) else np.asarray(one), part)
 
 

@@ -57,7 +57,7 @@ def per_example_loss(loss: Any, *, loss_weights: Any = None, names: Sequence[str
 
 
 def output_names(model: Any) -> list[str]:
-    """Names of a model's outputs, in their order, where there are several and Keras has names for them."""
+    """Return the names of a model's outputs, in their order, where there are several and Keras has names for them."""
     made = getattr(model, "output", None) if getattr(model, "built", False) and model.outputs is not None else None
     if isinstance(made, Mapping):
         return list(made)
@@ -65,7 +65,7 @@ def output_names(model: Any) -> list[str]:
 
 
 def _single(function: Any, factor: float, labels: Any, outputs: Any, weights: Any) -> Any:
-    """One loss: of the output, or of each output of a model whose outputs have no names."""
+    """Return one loss: of the output, or of each output of a model whose outputs have no names."""
     if isinstance(outputs, (Mapping, list, tuple)):
         keys = list(outputs) if isinstance(outputs, Mapping) else range(len(outputs))
         labelled = {key: None if labels is None else _part(labels, key, (), "labels") for key in keys}
@@ -148,7 +148,7 @@ class ModelLosses:
     one_by_one: bool = False
 
     def __call__(self, x: Any, y: Any, training: bool) -> Any:
-        """Losses of a batch, [batch].
+        """Return the losses of a batch, [batch].
 
         Raises:
             BadInputError: the model or the loss raises an error while a graph is traced.

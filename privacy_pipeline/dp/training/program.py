@@ -24,7 +24,7 @@ _NORM_RANGE = 1e6  # an adaptive norm stays within this factor of its first valu
 
 
 def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]:
-    """Nests of `tf.TensorSpec` of a batch's x and y; shapes and dtypes are public."""
+    """Return nests of `tf.TensorSpec` of a batch's x and y; shapes and dtypes are public."""
 
     def make(nest: Any) -> Any:
         if isinstance(nest, dict):
@@ -37,7 +37,7 @@ def specs_of(store: ExampleStore, *, rows: int | None = None) -> tuple[Any, Any]
 
 
 def finite_norm(model: Any, steps: int) -> float:
-    """L2 norm of the trainable weights after a number of steps; the noise protects it.
+    """Return the L2 norm of the trainable weights after a number of steps; the noise protects it.
 
     Raises:
         PipelineError: it is not finite.
@@ -125,7 +125,7 @@ class Program:
         return [] if self.norm is None else [self.norm]
 
     def _clipped(self, x: Any, y: Any, present: Any, seed: Any) -> tuple[Sequence[Any], Any]:
-        """Clipped sum over the expected batch size, and count; the units' factors are divided, not the sums."""
+        """Return the clipped sum over the expected batch size, and count; the factors are divided, not the sums."""
         with keyed_masks(self._model, seed):
             return self._clipper.clipped(
                 x, y, training=True, present=present, norm=self.norm, scale=1.0 / self._expected
@@ -199,7 +199,7 @@ class Program:
         self._finish(normal)
 
     def _size(self, rows: int) -> int:
-        """Rows of a virtual batch: as few as can be, of about one size, and where their memory can be used in place."""
+        """Return the rows of a virtual batch: few, of about one size, and where their memory can be used in place."""
         step = math.lcm(_ROWS, self._clipper.rows)
         pieces = -(-rows // self._largest) or 1
         return min(self._largest, -(-rows // (pieces * step)) * step or step)

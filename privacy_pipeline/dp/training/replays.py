@@ -20,7 +20,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def _boot() -> str:
-    """Identity of the time since this machine was started; unlike any other where the system does not tell it."""
+    """Return the identity of this boot of the machine; unlike any other where the system does not give it."""
     try:
         return _BOOT.read_text().strip()
     except OSError:

@@ -110,7 +110,7 @@ def without_numbers(value: Value) -> Value:
 
 
 def aligned(call: OpCall, values: list[Value]) -> Value:
-    """Tensors that are spread against each other, as NumPy does: the axes of rows have to meet in one."""
+    """Return tensors that are spread against each other, as NumPy does: the axes of rows have to meet in one."""
     if any(value.shape is None or value.is_list for value in values):
         return call.unknown("a shape is not known")
     rank = max(value.rank for value in values)

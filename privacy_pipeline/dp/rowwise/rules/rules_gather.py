@@ -56,7 +56,7 @@ def gather(call: OpCall) -> Result:
 
 
 def _flat(call: OpCall, values: Value, indices: Value, axis: int, batch: int, shape: list[Dim]) -> Result:
-    """Rows laid out flat along the first axis, by indices that stay within each row's places."""
+    """Return rows laid out flat along the first axis, by indices that stay within each row's places."""
     own = values.layout is not None and (values.layout.outer, values.layout.inner) == (1, indices.span)
     if axis or batch or values.axis() != 0 or not own:
         return call.unknown("it computes with the place of rows")
@@ -106,7 +106,7 @@ def scatter(call: OpCall) -> Result:
 
 
 def _added_in_each_row(call: OpCall, values: Value, places: Value) -> Value:
-    """Parts of each row added up at public places: what a gather of public columns has for a gradient."""
+    """Return parts of each row added up at public places: what a gather of public columns has for a gradient."""
     many = call.inputs[2]
     behind = values.axis() - places.rank  # the axes of the places are the first ones of the values
     if values.kind is not Kind.ROWS or values.layout is None or places.shape is None or many.kind is not Kind.PUBLIC:

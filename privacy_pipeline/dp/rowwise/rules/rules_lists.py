@@ -51,7 +51,7 @@ def list_from_tensor(call: OpCall) -> Result:
 
 
 def _shape_of_data(call: OpCall, place: int) -> bool:
-    """Whether rows decide the shape that a list notes for its elements."""
+    """Return whether rows decide the shape that a list notes for its elements."""
     return call.inputs[place].kind not in (Kind.PUBLIC, Kind.COUNT)
 
 

@@ -22,7 +22,7 @@ def _first(call: OpCall, values: list[Value], *, reason: str) -> Value | None:
 
 
 def _windows(call: OpCall) -> bool:
-    """Whether windows and strides leave the batch alone."""
+    """Return whether windows and strides leave the batch alone."""
     for name in ("ksize", "strides", "ksizes", "rates"):
         numbers = call.numbers(name)
         if numbers and numbers[0] != 1:

@@ -73,7 +73,7 @@ def _product_shape(first: Value, second: Value, left: bool, right: bool, rank: i
 
 
 def _terms(call: OpCall) -> tuple[list[str], str] | None:
-    """Terms of an einsum with its dots replaced by capital letters that it does not use; None where it has others."""
+    """Return an einsum's terms, with dots replaced by capital letters that it does not use; None if it has others."""
     equation = call.text("equation").replace(" ", "")
     if "->" not in equation or any(value.shape is None for value in call.inputs):
         return None

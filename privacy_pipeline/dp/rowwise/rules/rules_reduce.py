@@ -118,7 +118,7 @@ _SECOND = ("MatrixSolve", "MatrixTriangularSolve", "MatrixSetDiag", "MatrixSetDi
 
 
 def _last_axes(call: OpCall) -> int:
-    """How many axes the op works on: several diagonals of a matrix have one more than a single one."""
+    """Return how many axes the op works on: several diagonals of a matrix have one more than a single one."""
     if call.type in ("MatrixDiagV2", "MatrixDiagV3"):
         diagonals = call.constant(1)
         return 1 if diagonals is not None and len(set(diagonals)) == 1 else 2
@@ -126,7 +126,7 @@ def _last_axes(call: OpCall) -> int:
 
 
 def _spreads(call: OpCall, value: Value, other: Value) -> bool:
-    """Whether the op spreads two tensors against each other from their last axes, so that equal axes do not meet."""
+    """Return whether the op spreads two tensors from their last axes, so that equal axes do not meet."""
     return call.type == "MatrixTriangularSolve" and value.rank != other.rank
 
 
@@ -156,7 +156,7 @@ def last_axes(call: OpCall) -> Result:
 
 
 def leaves_unset(call: OpCall) -> bool:
-    """Whether the op makes its first output alone: the others have any shape, whatever TensorFlow infers."""
+    """Return whether the op makes its first output alone: the others have any shape, whatever TensorFlow infers."""
     flag = {"Svd": "compute_uv", "SelfAdjointEigV2": "compute_v"}.get(call.type)
     return flag is not None and not call.flag(flag)
 

@@ -157,7 +157,7 @@ def _alike(call: OpCall, values: Sequence[Value]) -> Value | None:
 
 @rule("ConcatV2")
 def concat(call: OpCall) -> Result:
-    """Return joined along another axis; along their own, all rows follow one another again."""
+    """Return tensors joined along another axis; along their own, all rows follow one another again."""
     values, axis = call.inputs[:-1], call.constant(len(call.inputs) - 1)
     if axis is None or depends(axis[0]):
         return call.unknown("its axis is not known")
@@ -181,7 +181,7 @@ def concat(call: OpCall) -> Result:
 
 
 def _adds_nothing(value: Value, axis: int) -> bool:
-    """Whether a part that is joined along an axis has size 0 there."""
+    """Return whether a part that is joined along an axis has size 0 there."""
     return value.shape is not None and -value.rank <= axis < value.rank and value.shape[axis] == 0
 
 
