@@ -19,7 +19,7 @@ def spans_of(span: Span) -> tuple[int | None, ...]:
 
 
 def check_spans(spans: tuple[int, ...]) -> None:
-    """Refuses several spans that are not two or more ascending numbers, so that each set of spans has one form.
+    """Refuse several spans that are not two or more ascending numbers, so that each set of spans has one form.
 
     Raises:
         BadInputError: they are not, or the ledger has no room for their names.

@@ -1,4 +1,4 @@
-"""Truncated Poisson sampling for a Renyi filter, which does not know it: the untruncated event, and the rest.
+"""Truncated Poisson sampling for a Renyi filter, which does not support it: the untruncated event, and the rest.
 
 A truncated and an untruncated run on the same data agree unless a batch is cut, so their outputs differ in total
 variation by at most tau = steps * P(a batch is cut). If the untruncated run is (epsilon, delta)-DP, the truncated one

@@ -5,8 +5,8 @@ Repeat and select (Liu and Talwar 2019, "Private Selection from Private Candidat
 distribution, independently of the data, each trial is the same mechanism with fresh randomness, and the best output
 alone is released. A trial here is: draw hyperparameters uniformly, train, and score on rows that the guarantee is not
 about. The draw does not depend on the data, so given it the trial is a training, and with it the Renyi divergence is at
-most that of the worst training; hence all have to have one event. The number of trials has to stay secret: who knows it
-sees a fixed number of trials, which may cost up to their composition.
+most that of the worst training; hence all have to have one event. The number of trials has to stay secret: anyone who
+knows it sees a fixed number of trials, which may cost up to their composition.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def repeat_and_select(trial: DpEvent, *, mean: float, distribution: Distribution
         distribution: of the number: geometric on 1, 2, ..., or Poisson on 0, 1, ....
 
     Raises:
-        BadInputError: the mean is below 1, which the accountant does not know.
+        BadInputError: the mean is below 1, which the accountant does not support.
     """
     from dp_accounting.dp_event import RepeatAndSelectDpEvent
 

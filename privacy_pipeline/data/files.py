@@ -46,7 +46,7 @@ class ResolvedSource:
     digests: Mapping[Path, str] = field(default_factory=dict)
 
     def digest(self, secret: bytes) -> str:
-        """Return the digest of the data as it may leave (`covered_digests`): what runs, records and caches know it by.
+        """Return the data's digest as it may leave (`covered_digests`): its name in runs, records and caches.
 
         Args:
             secret: of the ledger, or of the workspace where there is none.
@@ -116,7 +116,7 @@ def _together(parts: Mapping[int, ResolvedSource]) -> ResolvedSource:
         if twice:
             raise BadInputError(
                 f"{twice[0]}: belongs to more than one of the spans {', '.join(map(str, parts))} ({split})",
-                fix="let the patterns in dataset.input tell the spans apart",
+                fix="let the patterns in dataset.input match different files for each span",
             )
     patterns = {split: " and ".join(part.patterns[split] for part in parts.values()) for split in splits}
     return ResolvedSource(span=tuple(parts), version=None, patterns=patterns, files=files, parts=parts)

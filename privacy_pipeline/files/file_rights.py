@@ -76,7 +76,7 @@ def private_file(file: Path) -> None:
 
 
 def refuse_if_others_may_change(file: Path, *, own: bool = False) -> None:
-    """Refuses a file that somebody else may change or replace: by its own rights, or by those of a folder above it.
+    """Refuse a file that somebody else may change or replace: by its own rights, or by those of a folder above it.
 
     Where a name is a link, what it points to counts too. A folder such as `/tmp`, where nobody can replace what another
     user made, does not make a file changeable. Higher folders may be open to the group that this user alone is in,
@@ -105,7 +105,7 @@ def refuse_if_others_may_change(file: Path, *, own: bool = False) -> None:
 
 
 def refuse_if_others_may_replace(folder: Path) -> None:
-    """Refuses a folder that another user made, or may put another one in place of.
+    """Refuse a folder that another user made, or may put another one in place of.
 
     Folders above it that are open to a group pass: its members share a project.
 
@@ -132,7 +132,7 @@ def _refuse_changeable(path: Path, mode: int) -> None:
 
 
 def _refuse_way(path: Path, *, own: bool, group: bool) -> None:
-    """Refuses a path on whose way others may put something else."""
+    """Refuse a path on whose way others may put something else."""
     for folder, entry in _way(path):
         above = folder.stat()
         mode = stat.S_IMODE(above.st_mode)
@@ -180,7 +180,7 @@ def _is_of_this_user_alone(group: int) -> bool:
 
 
 def refuse_if_others_may_read(file: Path) -> None:
-    """Refuses a file with a secret that somebody else may read or change; see `refuse_if_others_may_change`.
+    """Refuse a file with a secret that somebody else may read or change; see `refuse_if_others_may_change`.
 
     Args:
         file: the file; one that is not there is passed over.
@@ -201,7 +201,7 @@ def refuse_if_others_may_read(file: Path) -> None:
 
 
 def refuse_folder_of_others(folder: Path) -> None:
-    """Refuses a folder in which somebody else may put files in the place of ours; `/tmp` is none of these.
+    """Refuse a folder in which somebody else may put files in the place of ours; `/tmp` is not such a folder.
 
     Raises:
         OSError: it cannot be looked at.

@@ -1,7 +1,7 @@
 """Paths as TensorFlow, Beam and TFX have to be given them: without a character that they take for a pattern.
 
 These libraries read `*`, `?`, `[` and the backslash of any path as a pattern, also in the names of folders that they
-were given, and two of them know no escape. A path with such a character is therefore given to them through a symbolic
+were given, and two of them have no escape. A path with such a character is therefore given to them through a symbolic
 link in the user's data folder, whose own name is plain. This is the one home of the rule.
 """
 
@@ -40,14 +40,14 @@ def literal(path: Path) -> Path:
     if last is None:
         return path.absolute()
     target = Path(*parts[: last + 1])
-    # Libraries tell by the end of a file's name how it is compressed.
+    # Libraries read from the end of a file's name how it is compressed.
     suffix = target.suffix if _SUFFIX.fullmatch(target.suffix) else ""
     name = hashlib.sha256(os.fsencode(target)).hexdigest()[:24] + suffix
     return _link(name, target).joinpath(*parts[last + 1 :])
 
 
 def require_utf8(path: Path) -> None:
-    """Refuses a path that no file of a run could hold, nor TensorFlow open.
+    """Refuse a path that no file of a run could hold, nor TensorFlow open.
 
     Raises:
         BadInputError: a name in it is not UTF-8.

@@ -209,7 +209,7 @@ def leave(ledger: Ledger, *, data: Path, workspace: Path, tell: Callable[[str], 
         ledger: the ledger, which was compared with the pins that there are.
         data: folder of the data.
         workspace: the workspace; it is made where there is none.
-        tell: called with one sentence for each folder that cannot be written.
+        tell: function that gets one sentence for each folder that cannot be written.
     """
     make_folders(workspace)
     for folder in note(ledger, [real(workspace), real(data)]):

@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent ends, however that ends (prctl(2), PR_SET_PDEATHSIG).
+    """Ask the kernel to kill this process when its parent ends, however that ends (prctl(2), PR_SET_PDEATHSIG).
 
     Args:
         parent: process id of the parent; where it ended already, this process ends now.

@@ -267,5 +267,5 @@ def test_a_loss_of_the_outputs_alone_needs_no_labels() -> None:
     found = update(network(), X, loss=loss)
     wanted = right(network(), X, np.zeros(UNITS), loss=lambda y, p: tf.reduce_sum(tf.square(p), -1))
     np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
-    with pytest.raises(BadInputError, match="there are none"):
+    with pytest.raises(BadInputError, match="there are no labels"):
         update(network(), X, loss="mse")

@@ -25,7 +25,7 @@ def count_silos(*, source: ResolvedSource, dataset: DatasetConfig, column: str) 
         column: whose value names a row's silo.
 
     Returns:
-        None where only ExampleGen can tell: TFRecord files, and rows without a key that are split by their hash.
+        None where only ExampleGen can find them: TFRecord files, and rows without a key that are split by their hash.
 
     Raises:
         BadInputError: a row cannot be read, lacks its silo or key, or a unit has rows in two silos.

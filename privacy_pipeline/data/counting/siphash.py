@@ -1,4 +1,4 @@
-"""SipHash-2-4 of 64-bit numbers, many at once: a keyed function whose values say nothing without the key.
+"""SipHash-2-4 of 64-bit numbers, many at once: a keyed function whose values reveal nothing without the key.
 
 Aumasson and Bernstein 2012, "SipHash: a fast short-input PRF".
 """

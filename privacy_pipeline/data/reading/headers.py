@@ -46,7 +46,7 @@ def check_headers(
 
 
 def check_header(*, file: Path, header: list[str], wanted: Mapping[str, str]) -> None:
-    """Refuses a header that lacks a wanted column, or has a name twice.
+    """Refuse a header that lacks a wanted column, or has a name twice.
 
     Args:
         file: named in the error.

@@ -37,7 +37,7 @@ class ColumnProfile:
     Attributes:
         name: its name.
         kind: type that TFX's CsvExampleGen infers for it; "empty" also where all its numbers are NaN.
-        missing: rows without a value; in a column of numbers `NaN` is none.
+        missing: rows without a value; in a column of numbers `NaN` counts as missing.
         values: rows by value, for the first `MOST_VALUES` + 1 distinct values.
         low, high: range of the finite numbers in it.
     """

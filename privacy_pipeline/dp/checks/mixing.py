@@ -187,7 +187,7 @@ class _Search:
         count = len(rows)
         for place, number, other in self._replacements(base, count):
             if not (repeatable or other.poison):
-                continue  # other masks would hide what changes; numbers that are none pass them
+                continue  # other masks would hide what changes; NaN passes them
             after = self._see([*rows[:place], self.made.row(number, other), *rows[place + 1 :]])
             if after is None:
                 continue

@@ -228,7 +228,7 @@ def validate(model: Any, *, fix: bool = False) -> list[Problem] | Any:
 
 
 def require_private(model: Any) -> None:
-    """Refuses a model that has problems.
+    """Refuse a model that has problems.
 
     Raises:
         BadInputError: naming each layer, and what to use instead.

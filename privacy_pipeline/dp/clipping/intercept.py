@@ -183,7 +183,7 @@ def intercepted(targets: Targets, recorder: Recorder) -> Iterator[None]:
 
 
 def warn_of_fallback(what: str, why: str) -> None:
-    """Says once which layer, or model, falls back."""
+    """Warn once which layer, or model, falls back."""
     warnings.warn(
         f"{what}: {why}; its per-example gradients are computed by vectorised differentiation, which is slower "
         "(add a rule with privacy_pipeline.dp.clipping.registry.register_rule)",

@@ -6,7 +6,7 @@ Li et al. 2022, arXiv 2110.05679, section 4; Bu et al. 2023, "Differentially Pri
 Small Cost", arXiv 2210.00038, section 2, which names the one-backward form book-keeping).
 
 Letters in shapes: B examples, T positions, P inputs and Q outputs of a linear map, V rows and E columns of an
-embedding. All tensors are floats of the model's dtype unless said otherwise.
+embedding. All tensors are floats of the model's dtype unless stated otherwise.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Trail:
     """The tensors that pass between a model's layers, as they are traced.
 
     Attributes:
-        tape: told of each tensor, so that gradients reach it.
+        tape: watches each tensor, so that gradients reach it.
         tensors: in the order in which they were met.
         calls: layer, and places of its inputs and outputs in `tensors`, innermost layers first.
         outputs: static shapes of what the model gave.
@@ -113,7 +113,7 @@ def _prints(values: NDArray[Any]) -> NDArray[Any]:
     """Return fingerprints of the rows of an array, float64 [rows, 4]."""
     flat = values.reshape(len(values), -1).astype(np.float64)
     width = np.full([len(flat), 1], float(flat.shape[1]))
-    # Numbers that are none, or too large, are the rule here: they are compared as such.
+    # NaN and numbers that are too large are the rule here: they are compared as such.
     with np.errstate(all="ignore"):
         return np.concatenate([flat @ _weights(flat.shape[1]), np.linalg.norm(flat, axis=1, keepdims=True), width], 1)
 

@@ -77,7 +77,7 @@ class PrivacyHistory:
     Attributes:
         phases: private trainings.
         origin: what the weights were before the first phase: as their initializers made them ("initial"), made from
-            public data alone, as somebody said ("public"), or made from data that nothing protects ("none").
+            public data alone, as the user stated ("public"), or made from data that nothing protects ("none").
     """
 
     phases: tuple[Phase, ...] = ()

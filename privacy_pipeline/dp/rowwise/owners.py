@@ -1,4 +1,4 @@
-"""Which layer an op belongs to, and what to say of one that mixes rows."""
+"""Which layer an op belongs to, and the message about one that mixes rows."""
 
 from __future__ import annotations
 

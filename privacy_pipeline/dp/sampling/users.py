@@ -45,7 +45,7 @@ class UserIndex:
             owners: owner of each example, numbers or strings, [examples].
 
         Raises:
-            BadInputError: there is none, or not one for each.
+            BadInputError: there are no users, or not one for each example.
         """
         names = np.asarray(owners)
         if names.ndim != 1 or not names.size or names.dtype.kind not in "iuUSb":

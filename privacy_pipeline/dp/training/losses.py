@@ -22,7 +22,7 @@ def unreduced(loss: Any) -> _Loss:
         loss: name, function or Keras loss.
 
     Raises:
-        BadInputError: it is none of these.
+        BadInputError: it is not one of these.
     """
     found = _named(loss) if isinstance(loss, (str, Mapping)) else loss
     sparse = tf.keras.losses.SparseCategoricalCrossentropy
@@ -128,7 +128,7 @@ def of_output(loss: Any) -> Callable[[Any, Any, Any], Any]:
 
     def of_each(labels: Any, outputs: Any, weights: Any) -> Any:
         if labels is None and not own:
-            raise BadInputError("the loss compares with labels, and there are none", fix="fit(x, y)")
+            raise BadInputError("the loss compares with labels, and there are no labels", fix="fit(x, y)")
         return _one_output(function, labels, outputs, weights, summed=summed)
 
     return of_each

@@ -85,7 +85,7 @@ class PrivateSteps:
         """Return the steps of a plan.
 
         Raises:
-            BadInputError: the data does not hold the plan's number of units, or does not say whose an example is.
+            BadInputError: the data does not hold the plan's number of units, or does not state whose an example is.
             PipelineError: the step's graph is not the one that was proven.
         """
         shapes = [tuple(variable.shape) for variable in model.trainable_variables]

@@ -73,7 +73,7 @@ def exported(url: str, *, dataset: str | None = None) -> list[dict[str, Any]]:
         dataset: only of this dataset.
 
     Raises:
-        BadInputError: there is no ledger at the URL, or it does not know the dataset.
+        BadInputError: there is no ledger at the URL, or the dataset is not registered.
         LedgerError: the ledger cannot be read, or holds a damaged charge.
     """
     with schema.transaction(open_engine(url, create=False), write=False) as connection:

@@ -42,7 +42,7 @@ def receipts_in(document: Any) -> list[Receipt]:
     """Return the receipts in a privacy record, a DP evaluation or a run's summary, as JSON values.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is none of these.
+        KeyError, TypeError, ValueError, AttributeError: it is not one of these.
     """
     record, evaluation = document.get("record", document), document.get("dp_evaluation") or {}
     further = record.get("further_compositions") or []

@@ -15,7 +15,7 @@ from privacy_pipeline.ledger.storage import journal, schema
 from privacy_pipeline.ledger.storage.digest_secret import covering
 
 _BATCH = 500
-# Told beside, a secret's hash, what makes a record's hash tell nothing of it, and digests of people and rows.
+# Shown in fields of its own; a secret's hash; the salt that protects a record; digests of people and rows.
 _NOT_TOLD = frozenset({"principal", "token", "salt", "units", "digests"})
 SECRET = "secret"  # stands for the counts of a registration whose relation keeps them
 

@@ -1,4 +1,4 @@
-"""What the shares of a policy come to: parts of the Renyi divergence that the cap allows, told as epsilons."""
+"""What the shares of a policy come to: parts of the Renyi divergence that the cap allows, given as epsilons."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def add_missing(*which: sa.Table) -> None:
 
 
 def number_on(connection: sa.Connection, *names: str) -> None:
-    """Lets the ids of tables go on after the last one; PostgreSQL does not see ids that are given."""
+    """Let the ids of tables go on after the last one; PostgreSQL does not see ids that are given."""
     if connection.dialect.name != "postgresql":
         return
     for name in names:

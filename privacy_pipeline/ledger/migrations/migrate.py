@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def migrate(connection: sa.Connection, *, since: str, key: SigningKey | None = None) -> None:
-    """Brings a ledger from an older format to this one; `settle` has to follow.
+    """Bring a ledger from an older format to this one; `settle` has to follow.
 
     Args:
         connection: a write transaction; it is not committed here.

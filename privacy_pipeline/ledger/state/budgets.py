@@ -43,7 +43,7 @@ _BUDGET = (
 
 
 def check_cap(epsilon: float, delta: float) -> None:
-    """Refuses a cap that is out of range."""
+    """Refuse a cap that is out of range."""
     if not (epsilon > 0 and math.isfinite(epsilon)) or not 0 < delta < 1:
         raise BadInputError(f"a cap needs epsilon above 0 and delta between 0 and 1, found {epsilon!r} and {delta!r}")
 
@@ -68,7 +68,7 @@ def budget_row(registration: Registration, epsilon: float, delta: float) -> dict
 
 
 def check_budget(budget: sa.RowMapping, registration: Registration, epsilon: float, delta: float) -> None:
-    """Refuses a span of another unit, relation or cap than its dataset has."""
+    """Refuse a span of another unit, relation or cap than its dataset has."""
     if (budget["unit"], budget["relation"]) != (registration.unit, registration.relation.value):
         raise BadInputError(
             f"the spans of dataset {registration.dataset} share one budget, for unit {budget['unit']!r} under "
@@ -85,7 +85,7 @@ def check_budget(budget: sa.RowMapping, registration: Registration, epsilon: flo
 
 
 def refuse_foreign_data(connection: sa.Connection, registration: Registration) -> None:
-    """Refuses data that is registered under another name."""
+    """Refuse data that is registered under another name."""
     table = schema.registrations
     foreign = sa.select(table.c.dataset).where(
         table.c.digest == registration.digest, table.c.dataset != registration.dataset
@@ -174,7 +174,7 @@ def register(
     opened = budget_row(registration, epsilon, delta)
     if shared is not None:
         own = _own_budget(connection, registration, digests, disjoint=disjoint)
-        # The policy goes with it: a fresh budget is no way around shares, or around who may spend.
+        # The policy goes with it: a fresh budget must not get around shares, or around who may spend.
         opened = {**opened, "span_key": span_key(registration.span), "policy": shared["policy"]} if own else {}
     add_registration(writer, to_row(registration), opened or None, digests=digests)
 
@@ -284,7 +284,7 @@ def _change(
 
 
 def _require_provable(budget: Mapping[Any, Any], epsilon: float, delta: float) -> None:
-    """Refuses a change of what has to stay as it was before the first charge (`renyi_filter`).
+    """Refuse a change of what has to stay as it was before the first charge (`renyi_filter`).
 
     Raises:
         BadInputError: another delta, or a cap above the ceiling.

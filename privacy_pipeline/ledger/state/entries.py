@@ -109,7 +109,7 @@ class BudgetStatus:
             format 5 let the order or the delta be chosen after outputs were seen (`earlier_rules`).
         older: whether a version before format 5 registered a span of the dataset: digests in what it wrote are plain.
         unbound: whether such a span was not registered again since: its rows are compared with no other dataset's, and
-            no run is held to its division.
+            no run is checked against its division.
         alerts: parts of the cap's room at which the policy warns, and which `used` reaches.
         closed: whether no purpose may use anything: its policy has no `eval_epsilon` any more, or no shares.
     """

@@ -124,7 +124,7 @@ class Totals:
         """Return the totals with an entry that went from one state to another; from None where it is new.
 
         Raises:
-            LedgerError: no entry is in that state: somebody edited the entry's row, to have it given back, say.
+            LedgerError: no entry is in that state: somebody edited the entry's row, for example to have it given back.
         """
         states = dict(self.states)
         if before is not None:
