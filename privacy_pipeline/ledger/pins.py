@@ -178,25 +178,6 @@ def note(ledger: Ledger, folders: Sequence[Path], *, accept: Sequence[str] = ())
     return failed
 
 
-def start(grant: Grant, ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
-    """Start a grant, and note that in the pins that there are before any data is read.
-
-    So a ledger that is put back to before the charge is found even where the run was killed. Pins that cannot be
-    written were reported at the registration.
-
-    Args:
-        grant: of the ledger; it is about to be used.
-        ledger: the ledger, which was checked against the pins that there are.
-        data: folder of the data, or all folders that its files lie in.
-        workspace: the workspace, or the folder of the runs.
-
-    Raises:
-        BudgetRefusedError, LedgerError: see `Grant.start`.
-    """
-    grant.start()
-    note_again(ledger, data=data, workspace=workspace)
-
-
 def note_again(ledger: Ledger, *, data: Path | Sequence[Path], workspace: Path) -> None:
     """Bring the pins of data and of a workspace up to date; where there is none, none is made."""
     note(ledger, [file.parent for file in pinned(places(data=data, workspace=workspace))])

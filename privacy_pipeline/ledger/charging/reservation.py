@@ -126,8 +126,8 @@ def _write(
     return entries.add(journal, budget, fixed_columns, cost=cost, order=order, ceiling=ceiling), attempt
 
 
-def continued(engine: sa.Engine, request: Request, ticket: ResumeToken) -> Grant | None:
-    """Return the grant of an attempt that was started and killed, for a run that has its ticket and asks for the same.
+def continued(engine: sa.Engine, request: Request, resume_token: ResumeToken) -> Grant | None:
+    """Return the grant of a killed attempt, for a run that has its resume token and asks for the same.
 
     Nothing is charged: a replay under the same key adds the same noise to the same sums. The caller
     checks that the key is there and fits.

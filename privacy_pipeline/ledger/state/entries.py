@@ -83,8 +83,8 @@ class Entry:
 class BudgetStatus:
     """One budget at a glance; every epsilon is by RDP at the cap's delta.
 
-    `enforced_epsilon` counts against the cap, and what remains is the cap less that. For runs that are chosen after results
-    were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
+    `enforced_epsilon` counts against the cap, and what remains is the cap less that. For runs that are chosen after
+    results were seen only the cap itself is proven (`renyi_filter`), at its delta times `delta_factor`.
 
     Attributes:
         budget: key of the budget.
