@@ -1,4 +1,4 @@
-"""Names of the pipeline's nodes, in the order in which they are shown. No TFX in here."""
+"""Names of the pipeline's nodes, in the order in which they are shown. Imports no TFX."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EXACT_EVALUATION = ("Resolver", "Evaluator")
 
 
 def trains(config: PipelineConfig, *, from_nodes: Sequence[str], to_nodes: Sequence[str]) -> bool:
-    """Whether a run trains; a partial one may end before, or begin after.
+    """Whether a run trains; a partial run may end before the training, or begin after it.
 
     Args:
         config: the config.
@@ -47,7 +47,7 @@ def trains(config: PipelineConfig, *, from_nodes: Sequence[str], to_nodes: Seque
 
 
 def nodes_of(config: PipelineConfig) -> tuple[str, ...]:
-    """Return the nodes of a config's pipeline. A DP evaluation takes the place of the exact one and of its baseline."""
+    """Return the nodes of a config's pipeline. A DP evaluation replaces the exact one and its baseline."""
     kept = list(NODES)
     if config.preprocessing.dp is not None:
         kept.insert(kept.index(TRANSFORM), DP_STATISTICS)

@@ -26,6 +26,11 @@ def parties(tmp_path: Path) -> Path:
         (["serve", "x", "--parties", "{parties}"], "privacy-pipeline encrypted serve"),
         (["predict", "x.csv", "--parties", "{parties}"], "privacy-pipeline encrypted predict"),
         (["serve", "--encrypted", "x", "--parties", "{parties}"], "no run 'x'"),
+        (["serve", "--encrypted", "{empty}", "--parties", "{parties}"], "is not a model for private prediction"),
+        (
+            ["encrypted", "provide-weights", "{empty}", "--parties", "{parties}"],
+            "is not a model for private prediction",
+        ),
         (["predict", "--encrypted", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
         (["encrypted", "serve", "x", "--parties", "{parties}"], "no run 'x'"),
         (["encrypted", "serve", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),

@@ -442,4 +442,4 @@ def test_an_experiment_that_cannot_be_read_is_named(people):
     (point.folder / "privacy_record.json").write_text("{}")
     told = []
     found = evidence("people", ledger=point.config.ledger, workspaces=[point.config.folder], left_out=told.append)
-    assert found.runs == [] and len(found.unreadable) == 1 and "this is no privacy record" in told[0]
+    assert found.runs == [] and len(found.unreadable) == 1 and "this is not a privacy record" in told[0]

@@ -123,7 +123,7 @@ def test_files_that_are_deleted_in_mid_run(project: Project) -> None:
     for file in (rows, schema):
         shutil.move(kept / file.name, file)
     refused = project.cli("resume", project.run_id())
-    assert refused.code == 2 and "which ExampleGen made, is not there any more" in refused.error, refused.text
+    assert refused.code == 2 and "which ExampleGen made, is missing" in refused.error, refused.text
     again = project.cli("run", "config.yaml")
     assert again.code == 0, again.text
     _counts(project, [], entries={"committed": 1})

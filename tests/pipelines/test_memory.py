@@ -139,7 +139,7 @@ def test_nothing_is_started_or_charged(tmp_path: Path, monkeypatch: pytest.Monke
 def test_another_limit_is_a_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv(memory.ENVIRONMENT, given)
     config = write_project(tmp_path)
-    with pytest.raises(BadInputError, match=r"PRIVACY_PIPELINE_MEMORY: .* is no number of bytes"):
+    with pytest.raises(BadInputError, match=r"PRIVACY_PIPELINE_MEMORY: .* is not a number of bytes"):
         memory.require_fits(config, source.resolve(dataset=config.dataset))
 
 

@@ -274,7 +274,7 @@ def test_runs_are_chosen_by_age_and_by_dataset(filled: Filled, tmp_path: Path) -
     assert meant(dataset="things") == ["new", "old"]
     assert meant(dataset="things", older_than=1) == ["old"]
     assert meant(runs=("new",), dataset="others") == []
-    with pytest.raises(BadInputError, match="nothing says which runs are meant"):
+    with pytest.raises(BadInputError, match="no run is chosen"):
         meant()
     with pytest.raises(BadInputError, match="no run 'gone'"):
         meant(runs=("gone",))
@@ -422,7 +422,7 @@ def test_without_its_metadata_a_pipeline_goes_as_a_whole_or_not_at_all(filled: F
     filled.run("run-2")
     assert filled.workspace.metadata_path is not None
     filled.workspace.metadata_path.unlink()
-    with pytest.raises(BadInputError, match="nothing says what run run-2 uses"):
+    with pytest.raises(BadInputError, match="the files that run run-2 uses are unknown"):
         filled.remove(runs=("run-1",))
     filled.remove(dataset="things")
     assert [found for found in filled.planted() if "pushed" not in found] == []

@@ -1,4 +1,4 @@
-"""What a finished node has to say for itself, in a few words."""
+"""A few words on what a finished node did."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _COUNTABLE_BYTES = 256 * 2**20
 
 
 def describe(node: str, info: Any, *, counts: bool) -> str:
-    """One short line on what a node did, for the live view; empty where there is nothing to say.
+    """Return one short line on what a node did, for the live view; empty where there is nothing to report.
 
     Args:
         node: the node's name.
         info: TFX's ExecutionInfo of the finished node.
-        counts: tells how many rows there are, which add-or-remove-one keeps secret.
+        counts: whether to show the number of rows, which is secret under add-or-remove-one.
     """
     if node in ("ExampleGen", "Transform"):
         if not counts:

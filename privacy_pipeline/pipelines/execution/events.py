@@ -1,4 +1,4 @@
-"""What the worker process tells the command line: one JSON message an event."""
+"""The events that the worker process sends to the command line, as one JSON message each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the worker process of a run and keeps the run's state on disk in step with it. No TFX in here."""
+"""Run the worker process of a run, and keep the run's state on disk up to date. Imports no TFX."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""A run opens no port. TFX and Beam would open some that anyone who reaches the host can call without a password.
+"""Keep a run from opening ports. TFX and Beam would open ports that anyone who reaches the host can use, without a
+password.
 
-TFX's launcher serves updates of a node's execution in ML Metadata to every user of the host; nothing here sends any.
-Beam's workers in threads or processes of their own get rows and files from servers that listen on every interface.
+TFX's launcher opens a server for updates of a node's execution in ML Metadata to every user of the host; no component
+here sends such updates. Beam's workers in separate threads or processes get rows and files from servers that listen on
+every interface.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ _MODE = "in_memory"
 
 
 class _NoWatcher:
-    """Stands for TFX's server of updates, and serves none."""
+    """A stand-in for TFX's update server that opens no port."""
 
     address = ""
 
@@ -30,13 +32,13 @@ class _NoWatcher:
 
 
 def close(beam_args: Sequence[str]) -> None:
-    """Lets this process, and those that it forks, open none.
+    """Keep this process, and those that it forks, from opening a port.
 
     Args:
-        beam_args: options of Beam's, as the config has them.
+        beam_args: Beam's options, as in the config.
 
     Raises:
-        BadInputError: they ask for workers that take their rows from a port.
+        BadInputError: the options ask for workers that get their rows from a port.
     """
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import worker_handlers

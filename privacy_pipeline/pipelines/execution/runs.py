@@ -1,4 +1,4 @@
-"""Starting, resuming and skipping runs. No TFX in here: that is the worker's business."""
+"""Start, resume and skip runs. Imports no TFX: only the worker does."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def start(
         from_nodes, to_nodes: ends of a partial run; both empty for a whole one.
         on_start: called with the run's folder before TFX starts.
         on_event: called after each event of the worker.
-        note: called, before anything starts, with what a person should know although it is no error.
+        note: called before anything starts, with facts that a person should know although they are not errors.
 
     Raises:
         BadInputError: config, schema, files or rows are not usable.
-        BudgetRefusedError: the ledger would not grant the run; nothing was started.
+        BudgetRefusedError: the ledger would refuse the run; nothing was started.
     """
     _check_names([*from_nodes, *to_nodes], nodes_of(config))
     require_utf8(config_path.absolute())
@@ -118,10 +118,10 @@ def _new_run(
 
 @contextlib.contextmanager
 def _same_copy(workspace: Workspace, spec: RunSpec, source: ResolvedSource) -> Iterator[PrivateCopy]:
-    """Make a private copy of the files, which are those that the spec has the digest of.
+    """Make a private copy of the files whose digest the spec holds.
 
     Raises:
-        BadInputError: they changed since, or cannot be copied.
+        BadInputError: the files changed since then, or cannot be copied.
     """
     with private_copy.taken(source, below=workspace.reading) as copy:
         if copy.source.digest(data_secret(spec.config)) != spec.data_digest:
@@ -135,10 +135,10 @@ def _same_copy(workspace: Workspace, spec: RunSpec, source: ResolvedSource) -> I
 
 @reading_once()
 def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunState:
-    """Continues a run that failed or was killed; nodes that are done are not run again.
+    """Continue a run that failed or was killed; nodes that are done do not run again.
 
-    A training that had started charged its budget. It goes on under that charge if it left its key and a checkpoint
-    (see `components.trainer.attempts`); else training again is charged again.
+    A training that had started has charged its budget. It continues under that charge if it left its key and a
+    checkpoint (see `components.trainer.attempts`); otherwise it starts again and is charged again.
 
     Args:
         folder: the run.
@@ -180,16 +180,16 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
 
 
 def _refuse_lost_files(spec: RunSpec, state: RunState) -> None:
-    """Require what done nodes made: a node that is done is not run again in the same run, and others read it.
+    """Require the outputs of done nodes: a done node does not run again in the same run, and others read its outputs.
 
     Raises:
-        BadInputError: it is not.
+        BadInputError: an output is missing or incomplete.
     """
     done = {name for name, node in state.nodes.items() if node.status in spending.FINISHED}
     lost = metadata.without_files(metadata.connection_config(spec.config), run_id=spec.run_id) if done else {}
     for name in sorted(done & set(lost)):
         raise BadInputError(
-            f"run {spec.run_id} cannot be resumed: {lost[name]}, which {name} made, is not there any more or not whole",
+            f"run {spec.run_id} cannot be resumed: {lost[name]}, which {name} made, is missing or incomplete",
             fix="put it back; or start a new run, which takes what is whole from this one, and makes the rest again",
         )
 
@@ -217,14 +217,14 @@ def _executed(folder: RunFolder, state: RunState, spec: RunSpec, copy: PrivateCo
 
 
 def _with_bad_cells(folder: RunFolder, state: RunState, spec: RunSpec, source: ResolvedSource) -> RunState:
-    """Add to a failure over the data where in the files it comes from; TFX's own messages know no lines."""
+    """Add the place in the files to a failure over the data; TFX's own messages name no lines."""
     failure = state.failure
     if failure is None or failure.node not in _DATA_NODES or spec.features is None:
         return state
     try:
         cells = locate(source=source, dataset=spec.config.dataset, features=spec.features)
     except BadInputError:
-        return state  # the files are not what they were, and the failure is of what was read of them
+        return state  # the files changed, and the failure is about their earlier content
     if cells:
         where = [f"  {c.file}:{c.line}: {f'column {c.column!r}: ' if c.column else ''}{c.why}" for c in cells]
         failure.message = "\n".join([failure.message, "for example:", *where])
@@ -261,7 +261,7 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
 def _base_run(workspace: Workspace, spec: RunSpec) -> str:
     """Return the run whose results a partial run builds on: the newest one that executed the whole pipeline.
 
-    Its data has to be the data of today: else the ledger would be told of other data than what is trained on.
+    It must have read today's data: otherwise the ledger would record other data than the training reads.
     """
     for folder, state in reversed(readable_runs(workspace.root)):
         whole = state.status in ("done", "not_blessed") and not state.cached_from and not state.to_nodes
@@ -328,7 +328,7 @@ def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
         finished = known.status in ("done", "not_blessed")
         if finished and summary is not None and Path(summary.model_uri, "saved_model.pb").exists():
             decided = _decide_again(summary, folder.read_spec().config)
-            # Another verdict than the recorded one has to reach the Resolver and Pusher: run the pipeline.
+            # The verdict would differ from the recorded one, and Resolver and Pusher need it: run the pipeline.
             same = (decided.blessed, bool(decided.budget)) == (summary.blessed, bool(summary.budget_reasons))
             return folder if same else None
     return None
@@ -348,7 +348,7 @@ def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
 
 
 def _same_data(old: RunSpec, new: RunSpec) -> bool:
-    """Whether a run of today reads what an earlier one read, whose digest may still be a plain one."""
+    """Whether a run of today reads the same data as an earlier one, whose digest may still be unkeyed."""
     return covered_digests.are_same(old.data_digest, new.data_digest, data_secret(new.config))
 
 
@@ -380,7 +380,7 @@ def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, e
         for name in nodes_of(config):
             detail = before.nodes[name].detail if name in before.nodes else ""
             state.nodes[name] = NodeState(status="cached", seconds=0.0, detail=detail)
-        state.nodes[GATE].status = "done"  # decided anew, from the policy as it is now
+        state.nodes[GATE].status = "done"  # decided again, by the current policy
         state.cached_from = earlier.run_id
         state.report = before.report
         state.status = "done" if copied.blessed else "not_blessed"

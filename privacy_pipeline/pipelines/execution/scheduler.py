@@ -1,7 +1,7 @@
-"""Runs the nodes of a compiled pipeline, each in a forked child of a process that has TFX imported already.
+"""Run the nodes of a compiled pipeline, each in a forked child of a process that has already imported TFX.
 
-Why forks: TFX's own local runner executes one node after the other in one process, so that global state of TensorFlow
-leaks between nodes and nothing overlaps. A fork costs milliseconds where a new process pays for the imports again.
+Why forks: TFX's own local runner executes one node after another in one process, so that global state of TensorFlow
+leaks between nodes and nothing overlaps. A fork costs milliseconds; a new process would repeat the imports.
 The parent must not have started TensorFlow's runtime, nor hold a connection to ML Metadata.
 """
 
@@ -30,10 +30,10 @@ from privacy_pipeline.pipelines.workspace.metadata_handle import Handle
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 from privacy_pipeline.text.secret_text import masked
 
-# As the operating system and as SQLite below ML Metadata say it.
+# The words of the operating system, and of SQLite below ML Metadata.
 _FULL = ("No space left", "disk is full")
-_GOES_ON = ("ModelRun",)  # the curves of a training, which goes on too
-# How a process ends that gets no memory: by the kernel's killer, by a C++ library, by a page that cannot be had.
+_GOES_ON = ("ModelRun",)  # the curves of a training, which continues as well
+# How a process ends that runs out of memory: by the kernel's killer, by a C++ library, by a page it cannot get.
 _OF_MEMORY = (signal.SIGKILL, signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV)
 _NO_MEMORY = ("bad_alloc", "Cannot allocate memory")
 _LONGEST = 10_000  # a message has to fit the socket's buffer
@@ -50,9 +50,9 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit, 
     Args:
         pipeline: compiled pipeline, run id filled in.
         done: nodes that an earlier attempt of this run finished.
-        workers: nodes at a time.
-        emit: where events go.
-        counts: tells how many rows there are.
+        workers: number of nodes that run at the same time.
+        emit: receives the events.
+        counts: whether to show the number of rows.
 
     Returns:
         Whether every node succeeded.
@@ -72,7 +72,7 @@ def run_nodes(*, pipeline: Any, done: frozenset[str], workers: int, emit: Emit, 
                 process = _start(name, nodes[name], pipeline, emit, counts)
                 running[process.sentinel] = (name, process)
         if not running:
-            break  # what is left waits for nodes that failed
+            break  # the remaining nodes wait for nodes that failed
         for sentinel in multiprocessing.connection.wait(list(running)):
             name, process = running.pop(sentinel)
             process.join()
@@ -129,10 +129,10 @@ def _launch(name: str, node: Any, pipeline: Any) -> tuple[Any, bool]:
 
 
 class _Launcher(launcher.Launcher):
-    """Begins each execution in empty folders.
+    """Begin each execution in empty folders.
 
-    TFX goes on with the execution of a node that was killed, in the folders that it wrote to. What it left there would
-    be taken for a part of the result: half of a model, a file of examples that no list has.
+    TFX continues the execution of a node that was killed, in the folders that it wrote to. The files that it left there
+    would count as part of the result: half of a model, or a file of examples that is in no list.
     """
 
     def _run_executor(self, execution_info: Any) -> Any:
@@ -159,7 +159,7 @@ def _with_outputs(info: Any, connection: Any) -> Any:
 
 
 class failure_told:  # noqa: N801 (used as a function)
-    """Emits the failure of the block it guards; the exception goes on, so that its traceback reaches the log."""
+    """Emit the failure of the block it guards, and raise the exception again, so that its traceback reaches the log."""
 
     def __init__(self, node: str, emit: Emit) -> None:
         self._node = node
@@ -176,7 +176,7 @@ class failure_told:  # noqa: N801 (used as a function)
 
 
 def failure(node: str, error: BaseException) -> NodeFailed:
-    """Return the event that tells a person what went wrong in one line."""
+    """Return the event that describes a failure in one line."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, (PipelineError, OSError, MemoryError)):
         cause = cause.__cause__ or cause.__context__
@@ -210,7 +210,7 @@ def failure(node: str, error: BaseException) -> NodeFailed:
 
 
 def fd_emitter(fd: int) -> Emit:
-    """Send events through a SOCK_SEQPACKET socket: one message an event, so that children may share it."""
+    """Send events through a SOCK_SEQPACKET socket, one message per event, so that children can share it."""
 
     def emit(event: Event) -> None:
         if isinstance(event, NodeFailed) and len(event.message) > _LONGEST:

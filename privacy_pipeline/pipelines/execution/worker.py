@@ -34,7 +34,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
         parent: process id of the command; the worker ends with it.
 
     Returns:
-        0 where every node succeeded, else 1.
+        0 if every node succeeded, else 1.
     """
     die_with_parent(parent)
     sys.stdout, sys.stderr = Log(sys.stdout), Log(sys.stderr)
@@ -64,7 +64,7 @@ def main(run_dir: str, fd: int, parent: int) -> int:
         _require_same_code(spec)
         pipeline = compile_run(spec)
         tfx_cache.install(tfx_cache.CacheKeys.of(spec))
-    # What the imports made is never collected: the forked nodes need neither scan nor copy it.
+    # Never collect the objects of the imports, so that the forked nodes neither scan nor copy them.
     gc.freeze()
     gc.enable()
     emit(Loaded(seconds=time.monotonic() - began))
@@ -74,10 +74,10 @@ def main(run_dir: str, fd: int, parent: int) -> int:
 
 
 def _require_same_code(spec: RunSpec) -> None:
-    """Read the user's code, for this process and its forked children, and refuse another than what was checked.
+    """Read the user's code for this process and its forked children, and refuse code that differs from the checked one.
 
     Raises:
-        BadInputError: it changed.
+        BadInputError: the code changed.
     """
     from privacy_pipeline.pipelines.graph import cache_keys
 

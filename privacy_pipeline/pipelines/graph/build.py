@@ -70,7 +70,7 @@ def build(spec: RunSpec) -> Pipeline:
     ).with_id("ExampleValidator")
     noisy = _dp_statistics(spec, examples)
     for node in noisy:
-        node.add_upstream_node(validator)  # data that is refused costs nothing
+        node.add_upstream_node(validator)  # refused data costs no budget
     transform = _transform(spec, examples, schema, noisy)
     trainer = _trainer(spec, transform, noisy)
     trainer.add_upstream_node(validator)
@@ -87,7 +87,7 @@ def build(spec: RunSpec) -> Pipeline:
 
 def _example_gen(spec: RunSpec) -> BaseComponent:
     if spec.copied is None:
-        raise ValueError("a run reads a private copy of its data, and this one has none")
+        raise ValueError("the run has no private copy of its data")
     return example_gen(as_copied(spec.config.dataset, folder=spec.copied), digest=spec.data_digest)
 
 
@@ -96,7 +96,7 @@ def example_gen(dataset: DatasetConfig, *, digest: str) -> BaseComponent:
 
     Args:
         dataset: names files and splits, as `as_copied` gave them.
-        digest: of the files, which the examples will carry.
+        digest: digest of the files, which the examples will carry.
     """
     inputs = {"all": dataset.input} if isinstance(dataset.input, str) else {str(k): v for k, v in dataset.input.items()}
     splits = [example_gen_pb2.Input.Split(name=name, pattern=pattern) for name, pattern in sorted(inputs.items())]
@@ -115,7 +115,7 @@ def example_gen(dataset: DatasetConfig, *, digest: str) -> BaseComponent:
 
 def _split_config(dataset: DatasetConfig) -> example_gen_pb2.SplitConfig:
     buckets = dataset.hash_split or {}
-    # In this order the buckets are counted at registration.
+    # Registration counts the buckets in this order.
     splits = [example_gen_pb2.SplitConfig.Split(name=n, hash_buckets=buckets[n]) for n in SPLIT_ORDER if n in buckets]
     unit = dataset.privacy_unit
     feature = unit.key if isinstance(unit, KeyedUnit) else None
@@ -130,7 +130,7 @@ def _schema_gen(spec: RunSpec, workspace: Workspace, statistics: BaseComponent) 
 
 
 def _pinned(schema: Path, spec: RunSpec, workspace: Workspace) -> Path:
-    """Return a copy of the schema whose name tells its content: TFX's cache knows an imported file by its name
+    """Return a copy of the schema that is named by its digest: TFX's cache identifies an imported file by its name
     alone.
     """
     content = schema_bytes(schema)
@@ -160,14 +160,16 @@ def transform_config(spec: RunSpec) -> dict[str, str]:
 
 
 def _apart(config: PipelineConfig) -> str:
-    """Return what a build of the user's `preprocessing_fn` needs to know, as JSON; empty where none is made."""
+    """Return what a build of the user's `preprocessing_fn` needs, as JSON; empty where none is made."""
     if not config.model.is_built_apart or user_code.preprocessing_of(config.model.use) == FRAMEWORK_PREPROCESSING:
         return ""
     return Request.of(config).model_dump_json()
 
 
 def _preprocessing(spec: RunSpec) -> str:
-    """Dotted path of the preprocessing function: the user's, or the framework's for a public or inferred schema."""
+    """Return the dotted path of the preprocessing function: the user's, or the framework's for a public or inferred
+    schema.
+    """
     if spec.config.dataset.schema_path == "infer" and spec.config.model.use == "tabular":
         return INFERRED
     own = user_code.preprocessing_of(spec.config.model.use)
@@ -175,19 +177,18 @@ def _preprocessing(spec: RunSpec) -> str:
         return own
     if not spec.config.model.runs_beside_data:
         return crossed.PATH
-    return user_code.resolve(spec.config.model.use).preprocessing_fn  # TFX imports what it is named
+    return user_code.resolve(spec.config.model.use).preprocessing_fn  # TFX imports it by this name
 
 
 def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent]:
-    """Return the node that releases what the schema leaves out; none where it leaves nothing out."""
+    """Return the node that releases the ranges and domains that the schema leaves out; none where it is complete."""
     request = request_of(spec.config, features=spec.features, span=spec.span)
     if request is None:
         return []
     node = DpStatistics(
         examples=examples.outputs["examples"],
         request=request.model_dump_json(),
-        places=Places(data=tuple(folders_of(spec.config.dataset)), workspace=spec.config.workspace).model_dump_json(),
-        code=hash_of_framework(),  # the user's code has no part in it
+        code=hash_of_framework(),  # the user's code does not matter here
         lock=spec.lock,
         data_digest=spec.data_digest,
     )
@@ -279,14 +280,14 @@ def _encrypted_evaluator(spec: RunSpec, transform: BaseComponent, trainer: BaseC
 
 
 def _noisy_thresholds(section: EvaluationSection) -> dict[str, float]:
-    """Return what PrivacyGate holds against a DP evaluation; an exact one is judged by Evaluator."""
+    """Return the thresholds that PrivacyGate applies to a DP evaluation; Evaluator judges an exact one."""
     if section.dp is None:
         return {}
     return {name: bound.min for name, bound in section.thresholds.items() if bound.min is not None}
 
 
 def _private_thresholds(config: PipelineConfig) -> dict[str, Any]:
-    """Return what PrivacyGate holds against private predictions; none where the model is served plainly."""
+    """Return the thresholds that PrivacyGate applies to private predictions; none where the model is served plainly."""
     if config.training.encrypted is None:
         return {}
     return {name: bound.model_dump(mode="json") for name, bound in config.evaluation.thresholds.items()}
@@ -295,9 +296,7 @@ def _private_thresholds(config: PipelineConfig) -> dict[str, Any]:
 def _evaluation(
     spec: RunSpec, examples: BaseComponent, trainer: BaseComponent
 ) -> tuple[list[BaseNode], types.BaseChannel, types.BaseChannel | None]:
-    """Return the nodes that evaluate, their evaluation, and Evaluator's verdict, which a DP evaluation does not
-    give.
-    """
+    """Return the nodes that evaluate, their evaluation, and Evaluator's verdict (None for a DP evaluation)."""
     config = spec.config
     if config.evaluation.dp is not None:
         noisy = DpEvaluator(

@@ -29,7 +29,7 @@ def canonical(config: PipelineConfig) -> str:
 
 
 def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
-    """Return the config with everything fixed that cannot change a trained model.
+    """Return the config with every setting fixed that cannot change a trained model.
 
     TFX's cache key holds this view, so that a new threshold or slice does not train (and spend) again.
 
@@ -54,8 +54,8 @@ def training_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
 
 
 def evaluation_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
-    """Return the config with everything fixed that cannot change what a DP evaluation releases: its thresholds, above
-    all.
+    """Return the config with every setting fixed that cannot change what a DP evaluation releases, above all its
+    thresholds.
 
     Args:
         config: the whole config.
@@ -67,11 +67,12 @@ def evaluation_view(config: PipelineConfig, *, span: Span) -> PipelineConfig:
 
 
 def statistics_fingerprint(config: PipelineConfig, *, request: str, data_digest: str, lock: str) -> str:
-    """SHA-256 over all that DP statistics depend on: what is asked, the rows, and the code that reads and counts them.
+    """Return the SHA-256 over all that DP statistics depend on: the request, the rows, and the code that reads and
+    counts them.
 
     Args:
-        config: the config, of which the dataset's block says which rows there are.
-        request: what is asked, as JSON.
+        config: the config; its dataset section defines the rows.
+        request: the request, as JSON.
         data_digest: digest of the source files.
         lock: hash of the dependency lock.
     """
@@ -82,7 +83,8 @@ def statistics_fingerprint(config: PipelineConfig, *, request: str, data_digest:
 
 
 def packages_hash(config: PipelineConfig) -> str:
-    """SHA-256 over the installed packages that a run uses: with `training.encrypted`, those of its environment too.
+    """Return the SHA-256 over the installed packages that a run uses; with `training.encrypted`, also those of its
+    environment.
 
     Raises:
         BadInputError: the environment of encrypted inference is not set up.
@@ -95,7 +97,7 @@ def packages_hash(config: PipelineConfig) -> str:
 
 
 def code_hash(config: PipelineConfig) -> str:
-    """SHA-256 over the framework's and the user's code that shapes a model."""
+    """Return the SHA-256 over the framework's and the user's code that shapes a model."""
     user = ""
     if config.model.use != "tabular":
         user = hash_of_user_code(config.model.use, root=Path.cwd()) + hash_of_files(config)
@@ -103,7 +105,7 @@ def code_hash(config: PipelineConfig) -> str:
 
 
 def fingerprint(*, config: PipelineConfig, data_digest: str, schema_digest: str, code: str, lock: str) -> str:
-    """SHA-256 over all that a run (or, with `training_view`, a training) depends on.
+    """Return the SHA-256 over all that a run (or, with `training_view`, a training) depends on.
 
     Equal fingerprints mean that nothing changed.
     """

@@ -1,4 +1,4 @@
-"""Compiles a run to TFX's intermediate representation, with partial runs marked and our cache rules set."""
+"""Compile a run to TFX's intermediate representation, with partial runs marked and our cache rules set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compile_run(spec: RunSpec) -> Any:
 
 
 def _import_executors(pipeline: Any) -> None:
-    # Imported once here, every forked node finds them ready.
+    # Import them once here, so that every forked node has them.
     from tfx.orchestration.local import runner_utils
     from tfx.utils import import_utils
 

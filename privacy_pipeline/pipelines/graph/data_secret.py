@@ -1,4 +1,4 @@
-"""The secret under which a run's digest of its data is made."""
+"""The secret key of a run's data digest."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from privacy_pipeline.pipelines.workspace.workspace import Workspace
 
 
 def data_secret(config: PipelineConfig) -> bytes:
-    """Return the secret of the run's ledger; where there is no ledger, the workspace's own, made with its first run.
+    """Return the secret of the run's ledger; without a ledger, the workspace's own secret, made with its first run.
 
     Raises:
         BadInputError: the workspace's secret cannot be read or written.
         BudgetRefusedError: the data belongs to another ledger.
-        LedgerError: the ledger's secret cannot be read, or is another one.
+        LedgerError: the ledger's secret cannot be read, or differs from the expected one.
     """
     workspace = Workspace(config).root
     ledger = pins.open_pinned(config.ledger, data=folders_of(config.dataset), workspace=workspace)

@@ -14,7 +14,7 @@ _CLASSES = {"accuracy": "BinaryAccuracy", "auc": "AUC", "precision": "Precision"
 
 
 def eval_config(section: EvaluationSection) -> tfma.EvalConfig:
-    """All metrics on every slice, with the thresholds on the overall slice.
+    """Return an EvalConfig with all metrics on every slice, and the thresholds on the overall slice.
 
     TFMA reads raw examples: the model's `serving_default` predicts, and its `transform_features` gives the label.
     """
@@ -42,7 +42,7 @@ def _metrics(section: EvaluationSection) -> list[tfma.MetricConfig]:
 
 
 def _thresholds(bound: Threshold) -> list[tfma.PerSliceMetricThreshold]:
-    # A plain `threshold` would hold for every slice; the config's is about the whole eval split.
+    # A plain `threshold` would apply to every slice; the config's applies to the whole eval split.
     given: dict[str, Any] = {}
     if bound.min is not None:
         given["value_threshold"] = tfma.GenericValueThreshold(lower_bound={"value": bound.min})

@@ -1,7 +1,7 @@
-"""The files of a dataset as ExampleGen is given them: a private copy of the ones that were digested, and no others.
+"""The files of a dataset that ExampleGen reads: a private copy of the digested files, and no others.
 
 ExampleGen reads one span at a time, and its libraries match patterns in their own ways: they read hidden files, and
-take `[` in the name of a folder for a pattern. The copy has a folder for each split, and plain names.
+treat `[` in the name of a folder as a pattern. The copy has a folder for each split, and plain names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def as_copied(dataset: DatasetConfig, *, folder: Path) -> DatasetConfig:
 
     Args:
         dataset: the config's section.
-        folder: the copy's (`PrivateCopy.folder`).
+        folder: the folder of the copy (`PrivateCopy.folder`).
     """
     splits = [ALL] if isinstance(dataset.input, str) else [str(split) for split in dataset.input]
     patterns = {split: f"{split}/*" for split in splits}

@@ -1,8 +1,8 @@
-"""What TFX's cache knows a node by: content, code and versions, wherever the workspace lies.
+"""The keys by which TFX's cache identifies a node: content, code and versions, wherever the workspace lies.
 
-TFX alone knows input files by their sizes and times, artifacts by absolute paths, and its own components by their
-names: edited files of one size, or another version of a component, would be served the old result, and a workspace that
-was moved would lose its cache.
+By default TFX identifies input files by their sizes and times, artifacts by absolute paths, and its own components by
+their names: edited files of the same size, or another version of a component, would get the old result, and a moved
+workspace would lose its cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WORKSPACE, _PROJECT = "\0workspace\0", "\0project\0"
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKeys:
-    """Makes the parts of TFX's cache keys independent of places, and dependent on content.
+    """Parts of TFX's cache keys that depend on content, and not on places.
 
     Attributes:
         workspace: root of the workspace.
@@ -46,16 +46,16 @@ class CacheKeys:
 
     @classmethod
     def of(cls, spec: RunSpec) -> CacheKeys:
-        """Those of a run."""
+        """Return the keys of a run."""
         root = Workspace(spec.config).root
         return cls(workspace=root, project=Path.cwd(), data=spec.data_digest, code=hash_of_framework(), lock=spec.lock)
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return execution properties of a node as they count: without places, with digests of what TFX does not look
-        at.
+        """Return the execution properties of a node for its cache key: without places, with digests of what TFX
+        ignores.
 
         Args:
-            given: the properties, those that a driver added too.
+            given: the properties, with those that a driver added.
         """
         found = {name: self.without_places(value) for name, value in given.items() if name != PLACES}
         if FINGERPRINT_PROPERTY_NAME in found:  # of an ExampleGen: sizes and times of its files
@@ -63,11 +63,11 @@ class CacheKeys:
         return found | {"framework": self.code, "packages": self.lock}
 
     def artifacts(self, given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """Artifacts as they count: without places, without times of files."""
+        """Return the artifacts for a cache key: without places, without times of files."""
         return {name: [self._artifact(artifact) for artifact in found] for name, found in given.items()}
 
     def without_places(self, value: Any) -> Any:
-        """Return a value in which the folders of workspace and project have no name of their own."""
+        """Return a value in which placeholders stand for the folders of workspace and project."""
         if not isinstance(value, str):
             return value
         for place, name in ((self.workspace, _WORKSPACE), (self.project, _PROJECT)):
@@ -96,7 +96,7 @@ def _context(keys: CacheKeys, stock: Any, **given: Any) -> Any:
 
 
 def _outputs(stock: Any, **given: Any) -> Any:
-    """Return what an earlier execution left; None where a part of it is gone, so that the node runs again."""
+    """Return the outputs of an earlier execution; None where some are gone, so that the node runs again."""
     found = stock(**given)
     if found is None or all(is_whole(artifact) for outputs in found.values() for artifact in outputs):
         return found

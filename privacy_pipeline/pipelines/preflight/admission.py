@@ -1,4 +1,4 @@
-"""Whether a run may use its data at all: the ledger that the data belongs to, and the policy of its registration."""
+"""Decide whether a run may use its data at all, by the ledger that the data belongs to and by its policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.ledger import Ledger
     from privacy_pipeline.ledger.state.unit_digests import Array
 
-ATTACK = "attack"  # what the journal and policies name it by, in the place of a backend
+ATTACK = "attack"  # its name in the journal and in policies, in the place of a backend
 
 
 def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> Ledger | None:
@@ -30,11 +30,11 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
     Args:
         config: the run's config.
         span: the span that it takes.
-        digest: SHA-256 of its files; without it data under another name is not recognised, and where it was edited too,
-            `begin` alone recognises it.
+        digest: SHA-256 of its files; without it, data under another name is not recognised. Only `begin` recognises
+            data that was also edited.
 
     Returns:
-        The ledger; None where there is none, and nothing asks for one.
+        The ledger; None if there is none and nothing requires one.
 
     Raises:
         BadInputError: a pin is damaged, or the URL of the ledger is not usable.
@@ -49,10 +49,10 @@ def require_allowed(config: PipelineConfig, *, span: Span, digest: str = "") -> 
 
 
 def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str, trains: bool = True) -> None:
-    """Admits a run that is about to read its data; one without a guarantee is journalled where the data is registered.
+    """Admit a run that is about to read its data; journal it if it has no guarantee and the data is registered.
 
-    Data under a name and with files that nobody registered is known again by its rows. A partial run that does not
-    train is charged nothing, so that it is journalled too, whatever its config claims of a training.
+    Registered data under a new name and in new files is recognised by its rows. A partial run that does not train is
+    not charged, so it is journalled too, whatever its config claims about a training.
 
     Raises:
         BadInputError: a row cannot be read.
@@ -71,7 +71,7 @@ def begin(config: PipelineConfig, *, span: Span, digest: str, run_id: str, train
 def begin_attack(
     config: PipelineConfig, *, span: Span, digest: str, run_id: str, rows: Callable[[bytes], Array]
 ) -> None:
-    """Admits an attack on a run's model: it reads the training rows exactly, so it counts as a run without a guarantee.
+    """Admit an attack on a run's model: it reads the training rows exactly, so it counts as a run without a guarantee.
 
     Args:
         config, span, digest: of the run.
@@ -88,7 +88,7 @@ def begin_attack(
 
 
 def end(config: PipelineConfig) -> None:
-    """Note in the pins how far the ledger has come, so that an earlier state of it is recognised."""
+    """Note the ledger's current head in the pins, so that an earlier state of it is recognised."""
     data, workspace = real(config.dataset.path), Workspace(config).root
     folders = folders_of(config.dataset)
     ledger = pins.open_pinned(config.ledger, data=folders, workspace=workspace)
@@ -104,13 +104,13 @@ def pin(config: PipelineConfig, *, accept: Sequence[str] = ()) -> tuple[list[Pat
 
     Args:
         config: names both, and the ledger.
-        accept: ids of keys that took over from a lost one, and are known to be right.
+        accept: ids of keys that replaced a lost one and that a person has checked.
 
     Returns:
-        Folders that were pinned, and those that cannot be written.
+        The folders that were pinned, and those that cannot be written.
 
     Raises:
-        BudgetRefusedError: they belong to another ledger, or there is none.
+        BudgetRefusedError: they belong to another ledger, or there is no ledger.
         LedgerError: the ledger cannot be read.
     """
     data, workspace = real(config.dataset.path), Workspace(config).root

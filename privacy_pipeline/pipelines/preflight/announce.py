@@ -1,4 +1,4 @@
-"""The privacy class that a config promises. No TFX in here."""
+"""The privacy class that a config promises. Imports no TFX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 
 
 def announced_class(config: PipelineConfig) -> str:
-    """Return the privacy class that the config promises; PrivacyGate refuses a record that does not keep it."""
+    """Return the privacy class that the config promises; PrivacyGate refuses a record that does not reach it."""
     unit = config.dataset.privacy_unit
     private = config.training.claims_guarantee and config.training.seed is None
     relation = registry.relation_of(config)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is known of a run without having read its data.
+    """Facts about a run that are known before its data is read.
 
     Attributes:
         features: the feature plan; None where the schema is inferred.
         plan: the mechanism of the training; None for a backend without a guarantee.
         charges: what each node would spend, in the order of the pipeline.
         registration: the registered dataset.
-        journalled: whether the ledger will note the run though it claims no guarantee, since its dataset is registered.
+        journalled: whether the ledger will journal the run: it claims no guarantee, but its dataset is registered.
     """
 
     features: FeaturePlan | None
@@ -35,5 +35,5 @@ class Checked:
 
     @property
     def forecast(self) -> Forecast | None:
-        """What the ledger says of the training; None where nothing is to be paid for it."""
+        """The ledger's forecast of the training; None where the training costs nothing."""
         return next((charge.forecast for charge in self.charges if charge.ask.node == TRAINER), None)

@@ -1,4 +1,4 @@
-"""Whether the config's model can be converted for private prediction, known before any data is read."""
+"""Check before any data is read whether the config's model can be converted for private prediction."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from privacy_pipeline.errors import BadInputError
 
 
 def require_convertible(config: PipelineConfig, features: FeaturePlan | None) -> None:
-    """Refuses a config of the encrypted backend that could not be evaluated privately after its training.
+    """Refuse a config of the encrypted backend that could not be evaluated privately after its training.
 
-    A model whose inputs only your own `preprocessing_fn` knows is looked at by the trainer, before it reads data.
+    Where only your own `preprocessing_fn` determines the model's inputs, the trainer checks it before it reads data.
 
     Args:
         config: a config with `training.encrypted`.

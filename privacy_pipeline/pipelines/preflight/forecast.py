@@ -1,4 +1,6 @@
-"""How many more runs of a config fit its dataset's budget, and what noise fits the rest. Reads no data, no TFX."""
+"""Find how many more runs of a config fit its dataset's budget, and what noise fits the rest. Reads no data, imports no
+TFX.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +24,24 @@ if TYPE_CHECKING:
     from privacy_pipeline.ledger.state.registration import Registration
     from privacy_pipeline.pipelines.preflight.checked import Checked
 
-_TOLERANCE = 1e-3  # of the noise multiplier; noise is told with as many digits
-_LOWERED = 0.99  # a target epsilon that turns out not to fit is lowered by so much
+_TOLERANCE = 1e-3  # of the noise multiplier, which is reported with as many digits
+_LOWERED = 0.99  # factor that lowers a target epsilon that turns out not to fit
 _TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitting:
-    """A change of the config that the ledger would grant now, put to it as a plan of its own.
+    """A change of the config that the ledger would grant now; the ledger was asked about exactly this plan.
 
     Attributes:
         noise_multiplier: the least noise multiplier with which the runs fit, rounded up.
-        target_epsilon: what to ask for to get at least that noise: epsilon of one run at the config's own delta, by the
+        target_epsilon: the target that gives at least that noise: epsilon of one run at the config's own delta, by the
             accountant of its headline; None where no target was found that fits.
         delta: the config's delta.
         epsilon_run: what one such run costs, by RDP at the cap's delta.
-        epsilon_after: what is held against the cap after one such run.
+        epsilon_after: what counts against the cap after one such run.
         runs_that_fit: how many such runs fit; at least as many as were asked for.
-        override: the change, to be given as `--set`.
+        override: the change, as an argument of `--set`.
     """
 
     noise_multiplier: float
@@ -52,10 +54,10 @@ class Fitting:
 
 
 def fitting(config: PipelineConfig, checked: Checked, *, span: Span, runs: int = 1) -> Fitting | None:
-    """Return the least noise with which so many runs of a config fit into what remains of its budget.
+    """Return the least noise with which this many runs of a config fit into what remains of its budget.
 
-    Every candidate is weighed as a reservation would be, so that shares of a policy, the filter's order and what
-    truncation costs count.
+    Every candidate is weighed as a reservation would be, so that a policy's shares, the filter's order and the cost of
+    truncation count.
 
     Args:
         config: the config.
@@ -90,7 +92,7 @@ def fitting(config: PipelineConfig, checked: Checked, *, span: Span, runs: int =
 
 @dataclass(frozen=True, kw_only=True)
 class _Asking:
-    """A config's plans, put to the ledger."""
+    """Plans of a config that the ledger weighs."""
 
     config: PipelineConfig
     registration: Registration
@@ -126,9 +128,7 @@ class _Asking:
 
 
 def _stated(asking: _Asking, *, noise: float, runs: int) -> Fitting:
-    """Return the change as a target epsilon that the ledger was asked about; as a noise multiplier where there
-    is none.
-    """
+    """Return the change as a target epsilon that the ledger was asked about, or else as a noise multiplier."""
     from privacy_pipeline.accounting import accountants
 
     config = asking.config
@@ -153,7 +153,7 @@ def _stated(asking: _Asking, *, noise: float, runs: int) -> Fitting:
 
 
 def _target(asking: _Asking, epsilon: float, *, runs: int) -> tuple[float | None, Forecast | None]:
-    """Return the epsilon rounded down, or a little less, that was itself found to fit."""
+    """Return the epsilon rounded down, or a little less; the returned value itself was found to fit."""
     for _ in range(_TRIES):
         if not math.isfinite(epsilon) or epsilon <= 0:
             break
@@ -166,7 +166,7 @@ def _target(asking: _Asking, epsilon: float, *, runs: int) -> tuple[float | None
 
 
 def _rounded_down(value: float, digits: int = 3) -> float:
-    """With so many significant digits, never above the value."""
+    """Return the value rounded to this number of significant digits, never above the value."""
     text = f"{value:.{digits - 1}e}"
     if float(text) > value:
         text = f"{value - 10 ** (math.floor(math.log10(value)) - digits + 1):.{digits - 1}e}"
@@ -174,7 +174,7 @@ def _rounded_down(value: float, digits: int = 3) -> float:
 
 
 def noise_section(config: PipelineConfig) -> tuple[str, Any] | None:
-    """Path below `training` of the block that noise is set in, and the block; None where the backend has none."""
+    """Return the block that sets the noise, with its path below `training`; None where the backend has none."""
     training, backend = config.training, config.training.backend
     paths: list[str] = [backend]
     if training.federated is not None:
@@ -193,7 +193,7 @@ def _changed(
 ) -> PipelineConfig:
     found = noise_section(config)
     if found is None:
-        raise ValueError("looked at before")
+        raise ValueError("the caller checks this first")
     path, block = found
     changed = block.model_copy(update={"noise_multiplier": noise_multiplier, "target_epsilon": target_epsilon})
     backend, _, inner = path.partition(".")

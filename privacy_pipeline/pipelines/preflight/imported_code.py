@@ -17,12 +17,12 @@ _AT_START = ("sitecustomize", "usercustomize")  # Python imports them by itself 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedFile:
-    """A file of code that is not the framework's and not of an installed package.
+    """A file of code that belongs neither to the framework nor to an installed package.
 
     Attributes:
-        file: where it lies.
+        file: its path.
         why: what names it.
-        apart: whether it runs where there is neither data nor network.
+        apart: whether it runs in a place without data and network.
     """
 
     file: Path
@@ -30,12 +30,12 @@ class ImportedFile:
     apart: bool = False
 
     def to_json(self) -> dict[str, object]:
-        """For scripts."""
+        """Return plain values for scripts."""
         return {"file": str(self.file), "why": self.why, "apart": self.apart}
 
 
 def code_of_run(config: PipelineConfig) -> list[ImportedFile]:
-    """All of them, in the order in which they are met.
+    """Return all of them, in the order in which they are found.
 
     Args:
         config: the config.

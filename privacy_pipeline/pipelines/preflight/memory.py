@@ -1,6 +1,6 @@
-"""Whether a run fits into memory, told before it starts: a forecast from the size of its data, against what there is.
+"""Check before a run starts whether it fits into memory: compare a forecast from the size of its data with the limit.
 
-The forecast is above each peak that `benchmarks/memory.py` measured. The peak is of all processes of a run together.
+The forecast is above each peak that `benchmarks/memory.py` measured. The peak covers all processes of a run together.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def size_of(source: ResolvedSource, dataset: DatasetConfig) -> Size:
 
     Args:
         source: the files.
-        dataset: says what format they have.
+        dataset: names their format.
 
     Raises:
         BadInputError: a file cannot be read.
@@ -61,15 +61,15 @@ def size_of(source: ResolvedSource, dataset: DatasetConfig) -> Size:
 
 
 def forecast(size: Size) -> int:
-    """Bytes that a run needs at its peak, rather too many than too few."""
+    """Return the bytes that a run needs at its peak; rather too many than too few."""
     return _BASE + size.rows * (_PER_ROW + _PER_CELL * size.columns)
 
 
 def limit(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that the processes of this machine, or of this process's control groups, may use together.
+    """Return the bytes that the processes of this machine, or of this process's control groups, may use together.
 
     Args:
-        proc: where the kernel tells of processes and memory.
+        proc: where the kernel's process and memory files are mounted.
         cgroups: where control groups are mounted, of version 1, 2 or both.
     """
     for line in (proc / "meminfo").read_text().splitlines():
@@ -80,15 +80,15 @@ def limit(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup"))
 
 
 def require_fits(config: PipelineConfig, source: ResolvedSource, *, most: int | None = None) -> None:
-    """Refuses a run that would not fit; data that Beam sends to another machine is not looked at.
+    """Refuse a run that would not fit; data that Beam sends to another machine is not considered.
 
     Args:
-        config: the run's.
+        config: the run's config.
         source: its files.
-        most: bytes that it may use; those of the variable `ENVIRONMENT`, else `limit()`, by default.
+        most: bytes that it may use; by default the value of the variable `ENVIRONMENT`, else `limit()`.
 
     Raises:
-        BadInputError: the run needs more, or the variable is no number.
+        BadInputError: the run needs more, or the variable is not a number.
     """
     if any(given.startswith("--runner=") and "Direct" not in given for given in config.beam.args):
         return
@@ -110,7 +110,9 @@ def _named() -> int | None:
     if not given:
         return None
     if not given.isascii() or not given.isdecimal() or int(given) == 0:
-        raise BadInputError(f"{ENVIRONMENT}: {given!r} is no number of bytes", fix=f"export {ENVIRONMENT}=8000000000")
+        raise BadInputError(
+            f"{ENVIRONMENT}: {given!r} is not a number of bytes", fix=f"export {ENVIRONMENT}=8000000000"
+        )
     return int(given)
 
 
@@ -119,7 +121,7 @@ def _gib(size: int) -> str:
 
 
 def _lines(file: Path) -> int:
-    """Lines behind the first one; the last may have no end."""
+    """Count the lines after the first one; the last may lack a line break."""
     ends, last = 0, b"\n"
     try:
         with file.open("rb") as stream:
@@ -131,7 +133,7 @@ def _lines(file: Path) -> int:
 
 
 def _limits(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Limits of this process's control groups and of all above them."""
+    """Yield the limits of this process's control groups and of all groups above them."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except FileNotFoundError:
@@ -146,7 +148,7 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[int]:
             continue
         for root in roots:
             group = root / path.strip("/")
-            # Inside of a container the path may be the host's, of which only the root is mounted.
+            # Inside a container the path may be the host's, and only its root is mounted.
             for folder in (group, *group.parents):
                 if folder.is_relative_to(root):
                     yield from _limit_in(folder / name)
@@ -158,4 +160,4 @@ def _limit_in(file: Path) -> Iterator[int]:
     except OSError:
         return
     if text.isdecimal():
-        yield int(text)  # "max" is none; version 1 writes a number beyond every machine's
+        yield int(text)  # "max" means no limit; version 1 writes a number above the memory of any machine

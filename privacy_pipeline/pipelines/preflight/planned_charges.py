@@ -1,4 +1,4 @@
-"""What the nodes of a run will charge, known before any data is read. No TFX in here."""
+"""The charges of a run's nodes, known before any data is read. Imports no TFX."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
-    """What one node will ask of the ledger.
+    """The charge that one node will request from the ledger.
 
     Attributes:
         node: the node.
-        purpose: share of the budget that pays.
-        split: split whose units are charged.
+        purpose: the share of the budget that pays.
+        split: the split whose units are charged.
         plan: what is charged.
-        what: the spending in words, as the subject of a sentence.
-        fix: how it could be made to cost less.
+        what: the charge in words, as the subject of a sentence.
+        fix: how to make it cost less.
     """
 
     node: str
@@ -48,7 +48,7 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCharge:
-    """What one node will ask, and what the ledger says to it."""
+    """The charge that one node will request, with the ledger's forecast."""
 
     ask: Ask
     forecast: Forecast
@@ -57,7 +57,7 @@ class PlannedCharge:
 def asked(
     config: PipelineConfig, *, features: FeaturePlan | None, plan: MechanismPlan | None, registration: Registration
 ) -> list[Ask]:
-    """All that a run will ask of the ledger, in the order of its nodes.
+    """Return all charges that a run will request from the ledger, in the order of its nodes.
 
     Args:
         config: the config.
@@ -89,7 +89,7 @@ def asked(
 
 
 def slice_domains(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
-    """Public values of the columns that a DP evaluation slices by; columns without a domain are left out.
+    """Return the public values of the columns that a DP evaluation slices by; columns without a domain are left out.
 
     Raises:
         BadInputError: the schema cannot be read, or a domain in it is not usable.
@@ -102,12 +102,11 @@ def slice_domains(config: PipelineConfig) -> dict[str, tuple[str, ...]]:
 
 
 def forecast(ledger: Ledger, asks: Iterable[Ask], registration: Registration) -> tuple[PlannedCharge, ...]:
-    """Return what the ledger says to all of it; what comes first counts as spent for what is charged to the same split
-    after.
+    """Return the ledger's forecast for all charges; each one counts as spent for later charges to the same split.
 
     Args:
         ledger: the ledger.
-        asks: what will be asked, in this order.
+        asks: the charges, in the order in which they will be requested.
         registration: the registered dataset.
 
     Raises:

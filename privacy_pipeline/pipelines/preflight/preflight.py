@@ -1,4 +1,4 @@
-"""Everything that can be checked before TFX is imported: files, schema, columns, code and budget."""
+"""All checks that need no TFX: files, schema, columns, code and budget."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def check(config: PipelineConfig, *, span: Span, paid: Collection[str] = ()) -> 
         paid: nodes that an earlier run paid for.
 
     Raises:
-        BadInputError: something is missing or contradicts itself.
-        BudgetRefusedError: the dataset is not registered, or its budget does not hold this run.
+        BadInputError: something is missing, or the config contradicts itself.
+        BudgetRefusedError: the dataset is not registered, or this run does not fit its budget.
     """
     features = read_features(config)
     if config.model.use != "tabular":
-        user_code.defined_by(config.model.use)  # refuses what is not there or does not parse
+        user_code.defined_by(config.model.use)  # refuses a module that is missing or does not parse
         apart.require_possible(config)
     _check_slices(config)
     convertible.require_convertible(config, features)
@@ -138,12 +138,12 @@ def _check_registered_columns(features: FeaturePlan | None, registration: Regist
 
 
 def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
-    """Return the forecast of a plan as plain values; its own epsilon at its own delta, by PLD where that knows the
+    """Return the forecast of a plan as plain values; its own epsilon at its own delta, by PLD where PLD supports the
     event.
 
-    That of a tuning is for all of its trials; `epsilon_one_trial` beside it is what one alone would have claimed.
-    `epsilon_after` is what would be held against the cap, None where that has no finite bound. Where several budgets
-    would pay, that and what fits are of the one with the least room, and `budgets` has them all.
+    The epsilon of a tuning covers all of its trials; `epsilon_one_trial` is what a single trial would have claimed.
+    `epsilon_after` is what would count against the cap, None where it has no finite bound. Where several budgets
+    would pay, `epsilon_after` and the runs that fit are those of the one with the least room; `budgets` lists them all.
     """
     from privacy_pipeline.accounting import accountants
 
@@ -167,7 +167,7 @@ def forecast_facts(plan: ChargedPlan, forecast: Forecast) -> dict[str, object]:
 
 
 def _of_budget(forecast: Forecast) -> dict[str, object]:
-    """Return what one of several budgets would hold."""
+    """Return the forecast of one of several budgets."""
     return {
         "budget": forecast.budget,
         "epsilon_after": forecast.epsilon_after if math.isfinite(forecast.epsilon_after) else None,
@@ -180,11 +180,11 @@ def _of_budget(forecast: Forecast) -> dict[str, object]:
 def over_budget(
     config: PipelineConfig, checked: Checked, charge: PlannedCharge, *, span: Span, path: Path
 ) -> BudgetRefusedError:
-    """Return the refusal of a run that its dataset's budget does not hold: its cost, what remains, and what would fit.
+    """Return the refusal of a run that does not fit its dataset's budget: its cost, what remains, and what would fit.
 
     Args:
-        config: what was asked for.
-        checked: what is known of it.
+        config: the run's config.
+        checked: what the checks found.
         charge: its charge that does not fit.
         span: the span that the run would take.
         path: file of the config, for the next command to type.
@@ -207,7 +207,7 @@ def over_budget(
 
 def _would_hold(forecast: Forecast) -> str:
     return (
-        f"would take what is held against the cap to {against_cap(forecast.epsilon_after, forecast.cap)}; the cap is "
+        f"would raise what counts against the cap to {against_cap(forecast.epsilon_after, forecast.cap)}; the cap is "
         f"{forecast.cap:.3f}, {forecast.remaining:.3f} remain (RDP, delta {forecast.delta:.0e})"
         + (f"; {forecast.limit}" if forecast.limit else "")
     )
@@ -227,7 +227,7 @@ def _what_would_fit(config: PipelineConfig, checked: Checked, charge: PlannedCha
 
 
 def check_source(config: PipelineConfig, features: FeaturePlan | None) -> source.ResolvedSource:
-    """Find the files of the run's span and look at their first lines.
+    """Find the files of the run's span and check their first lines.
 
     Raises:
         BadInputError: a file is missing, unreadable or empty, or lacks a column.
@@ -256,18 +256,18 @@ def _check_headers(config: PipelineConfig, resolved: source.ResolvedSource, feat
 def look_through(
     config: PipelineConfig, resolved: source.ResolvedSource, features: FeaturePlan | None
 ) -> tuple[str, ...]:
-    """Read headers and all rows as ExampleGen will, and refuse here what a run would end with later.
+    """Read headers and all rows as ExampleGen will, and refuse here the rows that would make a run fail later.
 
     Args:
         config: the config.
-        resolved: its files; of a run, the private copy that ExampleGen reads.
-        features: the feature plan; None where the schema is inferred, and each row has only to be readable.
+        resolved: its files; for a run, the private copy that ExampleGen reads.
+        features: the feature plan; None where the schema is inferred, so that each row needs only to be readable.
 
     Returns:
-        What a person should know of the keys although it is no error.
+        What a person should know about the keys although it is not an error.
 
     Raises:
-        BadInputError: a row cannot be read, or is one that the schema does not allow; names file, line and column.
+        BadInputError: a row cannot be read, or the schema does not allow it; names file, line and column.
     """
     _check_headers(config, resolved, features)
     if features is None:
@@ -278,5 +278,5 @@ def look_through(
 
 
 def schema_digest(path: Path) -> str:
-    """SHA-256 of a schema file."""
+    """Return the SHA-256 of a schema file."""
     return hashlib.sha256(schema_reader.schema_bytes(path)).hexdigest()

@@ -1,4 +1,4 @@
-"""What is proven of a model's rows before a run, from config and schema alone. TensorFlow is imported only to look."""
+"""Examine a model's rows before a run, from config and schema alone. Imports TensorFlow only for that."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examined:
-    """What is known of a model's rows.
+    """The result of the examination.
 
     Attributes:
-        verdict: what is proven; None where nothing is clipped by the example, or where `later` says why.
-        later: why the model can be examined only when the run starts; empty where it was.
+        verdict: what is proven; None where nothing is clipped by the example, or for the reason in `later`.
+        later: why the model can be examined only when the run starts; empty where it was examined.
     """
 
     verdict: Verdict | None
     later: str = ""
 
     def __str__(self) -> str:
-        """One line; empty where there is nothing to say."""
+        """One line; empty where there is nothing to report."""
         if self.later:
             return f"examples stay apart: examined when the run starts, before any budget is reserved; {self.later}"
         return "" if self.verdict is None else str(self.verdict)
 
     def to_json(self) -> dict[str, Any] | None:
-        """For scripts."""
+        """Return plain values for scripts."""
         if self.later:
             from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED
 
@@ -69,7 +69,7 @@ def examine(config: PipelineConfig, checked: Checked) -> Examined:
 
 
 def _build(config: PipelineConfig, features: FeaturePlan | None) -> None:
-    """Build a model of the user's of which nothing is to be proven, where its inputs are known."""
+    """Build a user's model that needs no proof, where its inputs are known."""
     known = features is not None and _is_framework_preprocessing(config.model.use)
     if features is None or not known or user_code.BUILD not in user_code.defined_by(config.model.use):
         return

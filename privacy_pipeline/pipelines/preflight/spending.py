@@ -1,4 +1,4 @@
-"""What a run will spend, has spent, or need not spend because an earlier one did. No TFX in here."""
+"""What a run will spend, has spent, or need not spend because an earlier one did. Imports no TFX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FINISHED = ("done", "cached")
 
 
 def charged_again(folder: RunFolder) -> list[str]:
-    """Nodes that had begun, and that resuming a run repeats at the cost of privacy budget."""
+    """Return the nodes that had begun, and that a resumed run repeats at the cost of privacy budget."""
     state, config = folder.read_state(), folder.read_spec().config
     if not config.training.claims_guarantee:
         return []
@@ -45,14 +45,14 @@ def _can_continue(workspace: Workspace, state: RunState) -> bool:
 
 
 def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState, *, files: ResolvedSource) -> None:
-    """Refuses a run that would not get through with what the ledger has; nothing was started.
+    """Refuse a run that the ledger would refuse on its way; nothing was started.
 
     Args:
         workspace, spec, state: the run.
-        files: those that the digest in the spec is of: the private copy that the run reads.
+        files: the private copy that the run reads; the spec holds its digest.
 
     Raises:
-        BudgetRefusedError: it would be refused.
+        BudgetRefusedError: the ledger would refuse the run.
     """
     paid = [name for name in CHARGING if _is_paid(workspace, spec.config, state, name)]
     checked = preflight.check(spec.config, span=spec.span, paid=paid)
@@ -69,12 +69,11 @@ def refuse_over_budget(workspace: Workspace, spec: RunSpec, state: RunState, *, 
 
 
 def _refuse_other_units(config: PipelineConfig, registration: Registration, together: ResolvedSource) -> None:
-    """Check the units of one span against the registered ones, by content; counts those of several together.
+    """Check the units of one span against the registered ones, by content; count the units of several spans together.
 
-    Each of several spans was counted alone. Together they may come out otherwise: where a key is a number in one and a
-    text in another, where one person's key is written in two ways, or where the split of the config has changed; then
-    rows would be sampled, or held out, that were not registered so. The trainer would refuse too, but with the budget
-    spent.
+    Each span was counted alone. Together the counts may differ: where a key is a number in one span and a text in
+    another, where one person's key is written in two ways, or where the split of the config has changed. Rows would
+    then be sampled, or held out, otherwise than registered. The trainer would refuse too, but with the budget spent.
 
     Raises:
         BadInputError: the keys are not of one type.
@@ -100,7 +99,7 @@ def _refuse_other_units(config: PipelineConfig, registration: Registration, toge
 def _is_paid(workspace: Workspace, config: PipelineConfig, state: RunState, node: str) -> bool:
     """Whether a node is done, or will be served from cache or go on under its charge.
 
-    Should it turn out otherwise, the ledger is asked for a new charge then, and refuses what does not fit.
+    If it is not after all, the run requests a new charge from the ledger, which refuses what does not fit.
     """
     if state.nodes.get(node, NodeState()).status in FINISHED:
         return True
@@ -120,7 +119,7 @@ def executed_before(workspace: Workspace, state: RunState, node: str) -> bool:
 
 
 def record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
-    """Tells the ledger of what would have been charged, but was served from cache."""
+    """Record in the ledger what would have been charged, but was served from cache."""
     served = [name for name in CHARGING if state.nodes.get(name, NodeState()).status == "cached"]
     if not served or not config.training.claims_guarantee:
         return
@@ -131,7 +130,7 @@ def record_zero(folder: RunFolder, state: RunState, config: PipelineConfig) -> N
 
 
 def _paid_by(node: str, summary: RunSummary) -> int | None:
-    """Ledger entry that paid for what a node made."""
+    """Return the ledger entry that paid for a node's output."""
     if node == DP_STATISTICS:
         released = summary.record.preprocessing
         return released.ledger_entry if released is not None else None

@@ -1,4 +1,4 @@
-"""What a training audit trains: the config's own model, on rows drawn from the public schema. No data is read."""
+"""What a training audit trains: the config's own model, on rows drawn from the public schema. Reads no data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DTYPES = {"int": np.int64, "float": np.float32}
 
 
 def draw(column: Column, count: int, *, random: np.random.Generator) -> Any:
-    """Values of a column as a raw tensor [count]: uniform over the public domain or range, a normal where none is."""
+    """Return values of a column as a raw tensor [count]: uniform over the public domain or range, else normal."""
     if column.kind == "categorical":
         chosen = random.integers(0, len(column.domain), count)
         if column.dtype == "bytes":
@@ -42,7 +42,7 @@ def audited_model(config: PipelineConfig, features: FeaturePlan) -> AuditedModel
     columns.
 
     Raises:
-        BadInputError: the config has a preprocessing of its own, whose inputs cannot be made up here.
+        BadInputError: the config has its own preprocessing, whose inputs cannot be made up here.
     """
     from privacy_pipeline.dp.attacks.audit import AuditedModel
 
@@ -70,5 +70,5 @@ def audited_model(config: PipelineConfig, features: FeaturePlan) -> AuditedModel
 
 
 def most_canaries(asked: int, units: int | None) -> int:
-    """Canaries of a training audit: no more than half of the units, so that they are a part of the data."""
+    """Return the number of canaries of a training audit: at most half of the units, to keep them a part of the data."""
     return asked if units is None else max(2, min(asked, math.floor(units / 2)))

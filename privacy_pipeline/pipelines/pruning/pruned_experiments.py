@@ -1,7 +1,7 @@
-"""Runs of federated experiments in a workspace, as far as pruning needs them. No NumPy, no TensorFlow.
+"""Runs of federated experiments in a workspace, as far as pruning needs them. Imports neither NumPy nor TensorFlow.
 
-Their folders hold no rows: clients are read from the files into memory. Weights of a run without a guarantee may give
-rows away, and lie in its checkpoint; curves for TensorBoard are made of its rounds, which stay.
+Their folders hold no rows: clients are read from the files into memory. The weights of a run without a guarantee may
+reveal rows, and lie in its checkpoint. Curves for TensorBoard are made from its rounds, which stay.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from pathlib import Path
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.pipelines.workspace.experiments import Experiment, experiments
 
-# Files of a run's folder (`federated.experiments.run_folder`, which needs NumPy); each process that executes the run
-# shares the lock.
+# Files of a run's folder (`federated.experiments.run_folder`, which needs NumPy); all processes that execute the run
+# share the lock.
 _LOCK = "lock"
 _CHECKPOINT, _TENSORBOARD, _SUMMARY, _POINT = "checkpoint.npz", "tensorboard", "summary.json", "point.json"
 _DAY = 86_400
 
 
 def names(root: Path) -> set[str]:
-    """Names by which the runs are meant."""
+    """Return the names of the runs, by which they can be chosen."""
     return {one.name for one in _all(root)}
 
 
 def datasets(root: Path) -> set[str]:
-    """Names of the datasets that they train on."""
+    """Return the names of the datasets that they train on."""
     return {_dataset(one) for one in _all(root)} - {""}
 
 
 def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: float | None) -> list[Experiment]:
-    """Return the runs that are meant; see `pruning.Criteria`."""
+    """Return the chosen runs; see `pruning.Criteria`."""
     found = []
     for one in _all(root):
         if names and one.name not in names:
@@ -48,13 +48,13 @@ def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: 
 
 
 def files(experiment: Experiment) -> list[Path]:
-    """Return what goes of a run: its checkpoint, curves, and parts of files that a kill left."""
+    """Return the files of a run to remove: its checkpoint, curves, and partial files that a kill left."""
     fixed = (experiment.path / _CHECKPOINT, experiment.path / _TENSORBOARD)
     return [*(path for path in fixed if path.exists()), *sorted(experiment.path.glob(".*.*.*"))]
 
 
 def facts(experiment: Experiment) -> dict[str, str]:
-    """Return what is told of a run."""
+    """Return the report on a pruned run."""
     status = "done" if (experiment.path / _SUMMARY).exists() else "unfinished"
     return {
         "run_id": experiment.name,
@@ -66,10 +66,10 @@ def facts(experiment: Experiment) -> dict[str, str]:
 
 @contextlib.contextmanager
 def held_idle(root: Path) -> Iterator[None]:
-    """Keep the runs of experiments from being executed until the block ends; one that is started waits.
+    """Keep runs of experiments from executing until the block ends; a run that is started meanwhile waits.
 
     Raises:
-        PipelineError: one is being executed now.
+        PipelineError: a run is executing now.
     """
     with contextlib.ExitStack() as held:
         for one in _all(root):

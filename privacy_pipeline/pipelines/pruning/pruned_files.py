@@ -1,4 +1,4 @@
-"""Files and folders that go when a run is pruned, and what is taken out of the files that stay."""
+"""Files and folders that pruning a run removes, and the values that it removes from the files that stay."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from privacy_pipeline.pipelines.workspace.workspace import (
 )
 from privacy_pipeline.reports.record.summary import RunSummary
 
-# Of a run's folder. Whatever else is in it goes, also what a later version keeps there.
+# Files of a run's folder that stay. Everything else in it goes, also files that a later version keeps there.
 _KEPT = (STATE_FILE, SPEC_FILE, SUMMARY_FILE, audits.FILE, run_report.FOLDER, "lock")
 _OVERALL = "overall"
 _READING = (".reading", "federated/.reading")  # copies of data while they are read; each has a lock
-_STALE_SECONDS = 3600.0  # after which a folder without a state is of a start that was killed
+_STALE_SECONDS = 3600.0  # a folder without a state that is older is left from a killed start
 
 
 def of_run(folder: RunFolder) -> list[Path]:
-    """Return what goes of a run's folder: its log, attacks, and parts of files."""
+    """Return the files of a run's folder to remove: its log, attacks, and partial files."""
     return sorted(path for path in folder.path.iterdir() if path.name not in _KEPT)
 
 
 def never_begun(root: Path) -> list[Path]:
-    """Folders of runs that were killed before they had a state."""
+    """Return the folders of runs that were killed before they had a state."""
     runs = root / "runs"
     found = (
         [path for path in runs.iterdir() if path.is_dir() and RUN_NAME.fullmatch(path.name)] if runs.is_dir() else []
@@ -43,13 +43,13 @@ def never_begun(root: Path) -> list[Path]:
 
 
 def copies_left(root: Path) -> list[Path]:
-    """Return copies of data that processes left that were killed: those that nobody holds any more."""
+    """Return copies of data that killed processes left: those that no process holds any more."""
     found = [path for place in _READING for path in sorted((root / place).glob("*")) if path.is_dir()]
     return [path for path in found if not is_held(path / "lock")]
 
 
 def all_but(folder: Path, kept: Collection[Path]) -> list[Path]:
-    """Return the fewest paths below a folder that are all of it but for what is kept.
+    """Return the fewest paths that cover everything below a folder except what is kept.
 
     Links are not followed.
     """
@@ -71,21 +71,21 @@ def all_but(folder: Path, kept: Collection[Path]) -> list[Path]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of all files below a path; links count as themselves."""
+    """Return the bytes of all files below a path; links count as themselves."""
     if not path.is_dir() or path.is_symlink():
         return path.lstat().st_size if path.is_symlink() or path.exists() else 0
     return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(path) for name in names)
 
 
 def scrub(folder: RunFolder, state: RunState, spec: RunSpec) -> None:
-    """Take out of a run's own files what may be values of rows.
+    """Remove from a run's own files what may be values of rows.
 
-    Those are messages and details of nodes; metrics by slice, whose names are values; and the columns' public ranges
-    and domains, which a schema by `init` has read off the data.
+    These are messages and details of nodes; metrics by slice, whose names are values; and the columns' public ranges
+    and domains, which `init` reads off the data when it writes a schema.
 
     Args:
         folder: the run.
-        state: its state, which is changed; the caller writes it.
+        state: its state, which this function changes and the caller writes.
         spec: its spec.
     """
     for node in state.nodes.values():

@@ -1,8 +1,8 @@
-"""What ML Metadata holds of runs that are pruned: which files are whose, and texts that may quote rows.
+"""What ML Metadata holds of pruned runs: which files belong to which run, and texts that may quote rows.
 
-Nothing is deleted from it, so that lineage and one query over all runs (`RunMetrics`) stay. Properties of executions
-go, since failures quote rows and configs name values, and so do those of artifacts of all types but a few. A SQLite
-file is written anew afterwards: what was overwritten would still lie in its free pages.
+Nothing is deleted from it, so that lineage and the one query over all runs (`RunMetrics`) stay. Properties of
+executions go, since failures quote rows and configs name values; so do those of artifacts of all but a few types. A
+SQLite file is rewritten afterwards: the overwritten texts would otherwise stay in its free pages.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEPT = (
     "PrivacyRecord",
     "DatasetReport",
 )  # their properties are metrics over a whole split, and settings
-_PLACES = ("ModelBlessing", "PushedModel")  # theirs are a verdict, and paths
+_PLACES = ("ModelBlessing", "PushedModel")  # their properties are a verdict, and paths
 _TRIES_SECONDS = 60.0
 
 
@@ -36,10 +36,10 @@ class Used:
 
     Attributes:
         pipeline: its name; "" where ML Metadata has no execution of the run.
-        executions: numbers of its executions; folders are named by them.
+        executions: numbers of its executions, by which folders are named.
         files: folders of the artifacts that it made or was served from cache.
         pushed: names of the versions that it pushed.
-        is_here: whether it is of this workspace, and not of another one that shares ML Metadata.
+        is_here: whether it belongs to this workspace, and not to another one that shares ML Metadata.
     """
 
     pipeline: str
@@ -59,10 +59,10 @@ class Used:
 
 
 class MetadataOfRuns:
-    """The store of a config, as far as pruning needs it. It is not made where there is none.
+    """The store of a config, as far as pruning needs it. It is never created.
 
     Args:
-        config: a run's config, its workspace the one that is pruned.
+        config: a run's config, whose workspace is pruned.
 
     Raises:
         BadInputError: the store cannot be opened.
@@ -81,7 +81,7 @@ class MetadataOfRuns:
         except RuntimeError as error:
             raise BadInputError(
                 f"metadata: the store of the runs cannot be opened: {' '.join(str(error).split())[:300]}",
-                fix="make it reachable: it says which files are whose, and may quote rows itself",
+                fix="make it reachable: it records which files belong to which run, and may quote rows itself",
             ) from error
 
     @property
@@ -133,18 +133,18 @@ class MetadataOfRuns:
         return found
 
     def _path(self, uri: str) -> Path | None:
-        """Where an artifact lies in the workspace; None for one that is elsewhere."""
+        """Return the path of an artifact in the workspace; None for one that is elsewhere."""
         for root in (self.root, literal(self.root)):
             if uri.startswith(f"{root}/"):
                 return self.root / uri[len(str(root)) + 1 :]
         return None
 
     def forget(self, runs: Collection[str], *, living: Mapping[str, Used]) -> None:
-        """Remove from runs what may quote rows, but for artifacts that other runs use too.
+        """Remove the texts of runs that may quote rows, except those of artifacts that other runs use too.
 
         Args:
             runs: ids of the runs.
-            living: what the runs that stay use.
+            living: what the remaining runs use.
 
         Raises:
             PipelineError: the store cannot be written.
@@ -178,7 +178,7 @@ class MetadataOfRuns:
         self._store.put_artifacts(artifacts)
 
     def compact(self) -> None:
-        """Write a SQLite file anew, without what was overwritten in it. A server does that by itself, later.
+        """Rewrite a SQLite file without the overwritten texts. A server does that by itself, later.
 
         Raises:
             PipelineError: it cannot be written.
@@ -193,8 +193,8 @@ class MetadataOfRuns:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             raise PipelineError(
-                f"{self.file}: cannot be written anew ({error}), and its free pages may hold what was removed",
-                fix="free space, end what reads it, and type the same again",
+                f"{self.file}: cannot be rewritten ({error}), so its free pages may still hold what was removed",
+                fix="free space, end the programs that read it, and type the same again",
             ) from error
 
 

@@ -1,9 +1,9 @@
-"""Removes from a workspace all that holds rows, or values of rows, of the runs that are chosen.
+"""Remove from a workspace everything that holds rows, or values of rows, of the chosen runs.
 
-What stays of a run is its state, its privacy record, the metrics over a whole split, audits on made-up examples and
-the report of its budget. The ledger is not touched: what was spent stays spent. In the folders of the pipelines of the
-chosen runs everything goes that no other run uses, so what killed runs left goes too. A run is marked first and
-unmarked never: one whose removal was broken off is chosen by every later call.
+A pruned run keeps its state, its privacy record, the metrics over a whole split, audits on made-up examples and the
+report of its budget. The ledger is not touched: spent budget stays spent. In the pipeline folders of the chosen runs,
+everything goes that no other run uses, which includes what killed runs left. A run is marked first and never unmarked:
+every later call chooses a run whose removal was interrupted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RECORDS = "privacy_record"  # the trainer's output that stays
 
 @dataclass(frozen=True, kw_only=True)
 class Criteria:
-    """Which runs are meant; where several are given, all of them have to hold.
+    """Which runs to prune; a run must meet all criteria that are given.
 
     Attributes:
         runs: ids, or prefixes of them.
@@ -52,7 +52,7 @@ class Criteria:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A run that is pruned."""
+    """A run to prune."""
 
     run_id: str
     pipeline: str
@@ -68,8 +68,8 @@ class Plan:
         runs: the runs that were chosen.
         paths: files and folders that go.
         size: bytes in them.
-        shared: folders that chosen runs made and that stay, with the runs that use them too.
-        left: what else a person should know that stays.
+        shared: folders that chosen runs made and that stay, with the other runs that use them.
+        left: what else stays and a person should know of.
     """
 
     runs: tuple[Chosen, ...]
@@ -94,8 +94,7 @@ class Pruning:
         criteria: which runs.
 
     Raises:
-        BadInputError: nothing is named, a named run is not there, a run that is meant cannot be read, or ML Metadata
-            cannot be read.
+        BadInputError: no run is named, a named run does not exist, or a chosen run or ML Metadata cannot be read.
     """
 
     def __init__(self, root: Path, criteria: Criteria) -> None:
@@ -118,7 +117,7 @@ class Pruning:
         self._living_used = self._used_by_others(known)
 
     def _require_known(self, known: Sequence[_Run]) -> None:
-        """Refuses the name of a dataset that no run read: a slip of the pen must not look like a removal."""
+        """Refuse the name of a dataset that no run read: a typing error must not look like a removal."""
         wanted = self.criteria.dataset
         read = {run.spec.config.dataset.name for run in known} | pruned_experiments.datasets(self.root)
         if wanted is not None and wanted not in read:
@@ -152,7 +151,7 @@ class Pruning:
         return bool(wanted.runs) or not _is_done(state)
 
     def _opened(self) -> dict[str, MetadataOfRuns]:
-        """Store of the chosen runs, and of the others of their pipelines; all runs of a workspace mostly share one."""
+        """Return the stores of the chosen runs and of other runs of their pipelines; mostly there is one store."""
         found: dict[str, MetadataOfRuns] = {}
         for run in [*self._chosen.values(), *self._beside(self._pipelines)]:
             key = run.spec.config.metadata.model_dump_json()
@@ -160,19 +159,19 @@ class Pruning:
                 found[key] = MetadataOfRuns(run.spec.config)
             if run.folder.run_id not in self._chosen and not found[key].is_there:
                 raise BadInputError(
-                    f"ML Metadata of {self.root} is gone, so nothing says what run {run.folder.run_id} uses",
+                    f"ML Metadata of {self.root} is gone, so the files that run {run.folder.run_id} uses are unknown",
                     fix="restore it, or choose all runs of the pipeline",
                 )
         return found
 
     def _beside(self, pipelines: Collection[str]) -> list[_Run]:
-        """Return runs of pipelines that stay."""
+        """Return the remaining runs of pipelines."""
         return [run for run in self._living if run.spec.config.pipeline in pipelines]
 
     def _used_by_others(self, known: Sequence[_Run]) -> dict[str, Used]:
-        """Return what runs that stay use, those that cannot be read too.
+        """Return what the remaining runs use, also those that cannot be read.
 
-        One that was served as a whole uses what the earlier run made.
+        A run that was served as a whole uses what the earlier run made.
         """
         unread = {folder.run_id for folder in run_folders(self.root)} - {run.folder.run_id for run in known}
         pairs = [(name, name) for name in sorted(unread)]
@@ -186,7 +185,7 @@ class Pruning:
         return found
 
     def plan(self) -> Plan:
-        """Return what goes and what stays; nothing is removed."""
+        """Return what would be removed and what would stay; remove nothing."""
         paths: list[Path] = []
         for run in self._chosen.values():
             paths += pruned_files.of_run(run.folder)
@@ -216,7 +215,7 @@ class Pruning:
         )
 
     def _kept(self, folder: Path, pipeline: str) -> set[Path]:
-        """Return what stays of a pipeline's folder: what runs that stay use of it, and records."""
+        """Return what stays in a pipeline's folder: the files that remaining runs use, and records."""
         beside = self._beside([pipeline])
         kept = set(folder.glob(f"*/{_RECORDS}"))
         for one in self._living_used.values():
@@ -243,17 +242,17 @@ class Pruning:
                 self._left += [f"pushed model of run {name}, which may hold values of rows: {path}" for path in here]
                 continue
             found += here
-            found += sorted(folder.glob(".part-*"))  # of a push that was killed
+            found += sorted(folder.glob(".part-*"))  # left by a killed push
         return list(dict.fromkeys(found))
 
     def remove(self) -> Plan:
-        """Remove it, and mark the runs.
+        """Remove what is planned, and mark the runs.
 
         Returns:
             What was removed.
 
         Raises:
-            OSError, PipelineError: something cannot be removed. The same call again ends it.
+            OSError, PipelineError: a file cannot be removed. The same call again completes the removal.
         """
         found = self.plan()
         for run in self._chosen.values():
@@ -277,7 +276,7 @@ class Pruning:
 
 
 def plan(root: Path, criteria: Criteria) -> Plan:
-    """Return what would be removed; nothing is.
+    """Return what would be removed; remove nothing.
 
     Raises:
         BadInputError: see `Pruning`; or no criterion is given.
@@ -293,7 +292,7 @@ def remove(root: Path, criteria: Criteria) -> Plan:
 
     Raises:
         BadInputError, PipelineError: see `plan`.
-        OSError: something cannot be removed. The same call again ends it.
+        OSError: a file cannot be removed. The same call again completes the removal.
     """
     _require_criterion(criteria)
     with _alone(root):
@@ -313,7 +312,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 def _require_criterion(criteria: Criteria) -> None:
     if not criteria.runs and criteria.dataset is None and criteria.older_than is None:
-        raise BadInputError("nothing says which runs are meant", fix="--run RUN, --dataset NAME or --older-than DAYS")
+        raise BadInputError("no run is chosen", fix="--run RUN, --dataset NAME or --older-than DAYS")
 
 
 def _is_done(state: RunState) -> bool:

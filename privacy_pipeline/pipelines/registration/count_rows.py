@@ -1,7 +1,7 @@
-"""Counts the rows of each split where only ExampleGen can tell which row goes where.
+"""Count the rows of each split where only ExampleGen can assign rows to splits.
 
 A row without a key is split by the hash of its serialized example. The count runs ExampleGen's own code, so that the
-registered numbers are those of the pipeline; it does so in a process of its own, as TFX logs a lot and leaves threads.
+registered numbers are those of the pipeline. It runs in a separate process, because TFX logs a lot and leaves threads.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from privacy_pipeline.processes.programs import command_of, ending_with_us
 
 
 def count_hashed_rows(config: PipelineConfig, *, folder: Path) -> dict[str, SplitCount]:
-    """Run ExampleGen's splitting on Beam and count what falls where.
+    """Run ExampleGen's splitting on Beam and count the rows of each split.
 
     Args:
         config: names the dataset.
-        folder: of the private copy of its files, which is read.
+        folder: folder of the private copy of its files, which is read.
 
     Raises:
         BadInputError: a split would be empty.

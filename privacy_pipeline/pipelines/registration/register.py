@@ -1,4 +1,4 @@
-"""Registers a dataset with the ledger: its splits, units and digest."""
+"""Register a dataset with the ledger: its splits, units and digest."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ def register_dataset(
     distinct_rows: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> Registration:
-    """Count rows and units of every split, and write them down with the data's digest.
+    """Count rows and units of every split, and register them with the data's digest.
 
     Args:
         config: names the dataset, its files, split and privacy unit.
         epsilon: cap of the budget over all runs.
-        delta: delta at which the cap is held, between 0 and 1.
-        policy: applied with the registration, or nothing is registered; its cap is the one that is given.
-        disjoint: gives the span a budget of its own, if its units are proven to be in no other span.
-        existing_key: a ledger that is made takes the key that is there.
-        id_space: numbering that the units' keys belong to, where it is not the one of the ledger.
-        reason: why it is one of its own.
-        distinct_rows: why rows that occur in other datasets too are those of other people.
-        tell: called with what a person should know although it is not an error.
+        delta: delta at which the cap applies, between 0 and 1.
+        policy: applied with the registration, or nothing is registered; its cap is the given one.
+        disjoint: gives the span its own budget, if its units are proven to be in no other span.
+        existing_key: a new ledger uses the key that exists.
+        id_space: numbering of the units' keys, where it is not that of the ledger.
+        reason: why the keys have their own numbering.
+        distinct_rows: why rows that also occur in other datasets belong to other people.
+        tell: called with facts that a person should know although they are not errors.
 
     Raises:
         BadInputError: the cap is not usable, the policy is of another dataset or unit, files are missing, the stated
@@ -106,7 +106,7 @@ def _read(
     secret: bytes,
     tell: Callable[[str], None],
 ) -> tuple[Registration, source.Contents]:
-    """All that is registered of the data: every reading is one of the same copy."""
+    """All that is registered about the data; every reading is of the same copy."""
     unit = config.dataset.privacy_unit
     for note in preflight.look_through(config, copy.source, features):
         tell(note)
@@ -136,7 +136,7 @@ def _unit(config: PipelineConfig) -> str:
 
 
 def _check_policy(config: PipelineConfig, policy: Policy) -> None:
-    """Before the data is counted, which takes its time."""
+    """Check the policy before the data is counted, which takes time."""
     for field, said, known in (
         ("dataset", policy.dataset, config.dataset.name),
         ("unit", policy.unit, _unit(config)),
@@ -149,15 +149,15 @@ def _check_policy(config: PipelineConfig, policy: Policy) -> None:
 
 
 def _reasons(*, id_space: str, reason: str, distinct_rows: str) -> dict[str, str]:
-    """Return what somebody declares of the data, with the reasons; it is journalled.
+    """Return a person's declarations about the data, with the reasons; they are journalled.
 
     Raises:
-        BadInputError: a numbering of its own has no reason, or a reason says nothing of what it is for.
+        BadInputError: an own numbering has no reason, or a reason does not name its numbering.
     """
     if bool(id_space) != bool(reason.strip()):
         raise BadInputError(
-            "a numbering of keys of its own needs a name and a reason: the keys are then compared with no other's",
-            fix='--id-space hospital --reason "numbers of the hospital, which are no persons of the census"',
+            "a separate numbering of keys needs a name and a reason: its keys are not compared with other keys",
+            fix='--id-space hospital --reason "numbers of the hospital, which are not persons of the census"',
         )
     found = {"id_space": reason.strip(), "distinct_rows": distinct_rows.strip()}
     return {name: why for name, why in found.items() if why}

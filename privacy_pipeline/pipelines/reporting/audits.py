@@ -1,4 +1,4 @@
-"""Audits of a config's plan, or of a run's, and where their results are kept. No private data is read, none charged."""
+"""Audit the plan of a config or of a run, and keep the results. Reads no private data and charges nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plan_of_config(config: PipelineConfig) -> PrivacyPlan:
     """Return the plan that a config would run under, with the registered number of units.
 
     Raises:
-        BadInputError: the config claims no guarantee, or is trained by another engine than the one that is audited.
+        BadInputError: the config claims no guarantee, or trains with another engine than the audited one.
         BudgetRefusedError: the dataset is not registered.
     """
     _require_auditable(config)
@@ -35,13 +35,13 @@ def plan_of_config(config: PipelineConfig) -> PrivacyPlan:
     mechanism = preflight.check(config, span=span).plan
     if mechanism is None:
         raise _nothing_to_audit()
-    if mechanism.tuning is not None:  # the mechanism is that of each trial
+    if mechanism.tuning is not None:  # audit the mechanism of each trial
         config, mechanism = first_trial(config, mechanism)
     return private_plan.reserved_plan(config, mechanism)
 
 
 def plan_of_run(folder: RunFolder) -> PrivacyPlan:
-    """Return the plan of a finished run, made anew from its config and held against the one in its record.
+    """Return the plan of a finished run, made again from its config and compared with the one in its record.
 
     Raises:
         BadInputError: the run has no record yet, or claims no guarantee.
@@ -83,17 +83,17 @@ def _nothing_to_audit() -> BadInputError:
 def audit(
     config: PipelineConfig, plan: PrivacyPlan, *, canaries: int | None, confidence: float, training: bool
 ) -> list[AuditResult]:
-    """Audits a plan's mechanism and, on made-up rows, a training under it.
+    """Audit a plan's mechanism and, on made-up rows, a training under it.
 
     Args:
-        config: whose model is trained.
+        config: the config whose model is trained.
         plan: the plan.
-        canaries: of each audit; None for as many as suit it.
-        confidence: of each lower bound.
+        canaries: number of canaries of each audit; None for a number that suits it.
+        confidence: confidence of each lower bound.
         training: whether to train.
 
     Raises:
-        BadInputError: the plan or the model cannot be audited in this way.
+        BadInputError: this plan or model cannot be audited.
     """
     from privacy_pipeline.dp.attacks.audit import (
         MECHANISM_CANARIES,
@@ -126,7 +126,7 @@ def audit(
 
 
 def stored(folder: RunFolder) -> list[Stored]:
-    """Audits of a run that were made after it, oldest first.
+    """Return the audits of a run that were made after it, oldest first.
 
     Raises:
         BadInputError: the file cannot be read.
@@ -135,7 +135,7 @@ def stored(folder: RunFolder) -> list[Stored]:
 
 
 def of_run(folder: RunFolder) -> list[Stored]:
-    """All audits of a run: those in its record, then those that were made after it."""
+    """Return all audits of a run: those in its record, then those that were made after it."""
     summary = folder.read_summary()
     recorded = summary.record.audits if summary is not None else []
     return [*(entry for entry in recorded if isinstance(entry, dict)), *stored(folder)]

@@ -1,8 +1,8 @@
-"""A membership-inference reading of a run's model on the run's own splits, and where it is kept.
+"""Attack a run's model by membership inference on the run's own splits, and keep the reading.
 
-This reads the training split again and computes exact numbers from it, so no guarantee covers what it prints: the
-reading stays in the run's folder and goes into no record, report or metric. On registered data it is held against the
-policy, and journalled, as a run without a guarantee is.
+This reads the training split again and computes exact numbers from it, so no guarantee covers its output: the reading
+stays in the run's folder and goes into no record, report or metric. On registered data it is checked against the
+policy and journalled, like a run without a guarantee.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 FILE = "attacks.json"
 _BATCH = 4096
-_SMALLEST_SLICE = 50  # members and others each; below, an interval says nothing
+_SMALLEST_SLICE = 50  # of members and of others; with fewer, an interval is useless
 Losses = dict[str, "NDArray[np.float64]"]
 
 
 def attack(folder: RunFolder) -> tuple[list[AttackReading], list[str]]:
-    """Attacks a run's model, over all rows and over each slice of the config.
+    """Attack a run's model, over all rows and over each slice of the config.
 
     Args:
         folder: a finished run.
@@ -84,7 +84,7 @@ def attack(folder: RunFolder) -> tuple[list[AttackReading], list[str]]:
 
 
 def examples_behind(connection: Any, *, model_uri: str) -> Path:
-    """Folder of the raw examples that a model was made from, by the lineage in ML Metadata.
+    """Return the folder of the raw examples that a model was made from, by the lineage in ML Metadata.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.
@@ -104,7 +104,7 @@ def examples_behind(connection: Any, *, model_uri: str) -> Path:
         made = [e for e in store.get_events_by_artifact_ids([a.id for a in at]) if e.type == mlmd.Event.OUTPUT]
         used = store.get_events_by_execution_ids([event.execution_id for event in made])
         inputs = [event for event in used if event.type == mlmd.Event.INPUT]
-        # What was made from nothing in the pipeline was ingested.
+        # An artifact that was made from no other artifact was ingested.
         ingested = {e.artifact_id for e in made} - {
             e.artifact_id for e in made if e.execution_id in {event.execution_id for event in inputs}
         }
@@ -121,18 +121,18 @@ def examples_behind(connection: Any, *, model_uri: str) -> Path:
 
 
 def _digests(examples: Path, secret: bytes) -> NDArray[np.uint64]:
-    """Digests of the rows of all splits."""
+    """Return digests of the rows of all splits."""
     hasher = RowHasher(secret)
     files = sorted(path for path in examples.glob("Split-*/*") if path.is_file())
     return hasher.records([record for file in files for record in tfrecord.records(file=file)])
 
 
 def _losses(model_dir: Path, split: Path, features: FeaturePlan, columns: list[str]) -> Losses:
-    """Losses of a split's rows: "overall", and by slice."""
+    """Return the losses of a split's rows: "overall", and by slice."""
     import numpy as np
     import tensorflow as tf
 
-    # Not the probability that the model serves: float32 rounds it to 1 where losses still differ.
+    # Do not use the probability that the model serves: float32 rounds it to 1 where losses still differ.
     model = tf.keras.models.load_model(str(model_dir), compile=False)
     transform = tf.saved_model.load(str(model_dir)).signatures["transform_features"]
     held: dict[str, list[Any]] = {}
@@ -151,7 +151,7 @@ def _losses(model_dir: Path, split: Path, features: FeaturePlan, columns: list[s
 
 
 def _batches(split: Path, features: FeaturePlan, columns: list[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yield serialized rows, and their values of some columns as text."""
+    """Yield serialized rows, with their values of some columns as text."""
     import tensorflow as tf
 
     dtypes = {"int": tf.int64, "float": tf.float32, "bytes": tf.string}

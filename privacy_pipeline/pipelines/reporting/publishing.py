@@ -1,4 +1,4 @@
-"""Writes what of a dataset may leave, and nothing else: report, records of runs, entries of the ledger."""
+"""Write what may be published about a dataset, and nothing else: report, records of runs, entries of the ledger."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def publish(found: Evidence, *, ledger: str, folder: Path, runs: Collection[str]
     Args:
         found: what the dataset's report is made from.
         ledger: SQLAlchemy URL of the ledger.
-        folder: where to; new, or empty.
-        runs: ids of the runs whose records are written; all by default. The report is over all of them.
+        folder: the folder to write to; new, or empty.
+        runs: ids of the runs whose records are written; all by default. The report covers all runs.
 
     Returns:
         The files.
 
     Raises:
-        BadInputError: the folder holds something, or a run is not one of the dataset's.
+        BadInputError: the folder is not empty, or a run is not one of the dataset's.
         LedgerError: the ledger cannot be read.
     """
     _require_empty(folder)
@@ -69,7 +69,7 @@ def publish(found: Evidence, *, ledger: str, folder: Path, runs: Collection[str]
 def _require_empty(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInputError(
-            f"{folder} is not an empty folder: what is in it would be handed on with what is published",
+            f"{folder} is not an empty folder: its files would be handed on with what is published",
             fix="name a new folder",
         )
 

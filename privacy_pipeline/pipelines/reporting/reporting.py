@@ -1,4 +1,4 @@
-"""Gathers what a dataset's report is made from: the ledger, and every run in the given workspaces. No TFX in here."""
+"""Gather what a dataset's report is made from: the ledger, and every run in the given workspaces. Imports no TFX."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.reports.dataset.facts import ReportFacts
     from privacy_pipeline.reports.record.summary import RunSummary
 
-# Nodes that read rows, or what was made of them one by one, and leave something in the workspace.
+# Nodes that read rows, or data made from single rows, and leave files in the workspace.
 _READ_DATA = (
     "ExampleGen",
     "StatisticsGen",
@@ -38,19 +38,19 @@ def evidence(
     accepted: Collection[str] = (),
     left_out: Callable[[str], None] = lambda _: None,
 ) -> Evidence:
-    """Everything that a report on a dataset is made from, as of now.
+    """Return everything that a report on a dataset is made from, as of now.
 
     Args:
         dataset: registered name.
         ledger: SQLAlchemy URL of the ledger.
         workspaces: folders with runs.
-        facts: what the curator told.
-        accepted: ids of keys that took over from a lost one, and are known to be right.
+        facts: the curator's facts.
+        accepted: ids of keys that replaced a lost one and that a person has checked.
         left_out: called with the reason for each run folder that cannot be read; the report names them.
 
     Raises:
-        BadInputError: there is no ledger, or it does not know the dataset.
-        LedgerError: the ledger does not verify, or lacks what a run's record has a receipt of.
+        BadInputError: there is no ledger, or the dataset is not registered in it.
+        LedgerError: the ledger does not verify, or lacks a charge for which a run's record has a receipt.
     """
     from privacy_pipeline.ledger.audit.receipts import receipts_in
     from privacy_pipeline.pipelines.workspace.experiments import experiments
@@ -104,6 +104,6 @@ def _unrecorded(folder: RunFolder, dataset: str) -> UnrecordedRun | None:
     if folder.read_spec().config.dataset.name != dataset:
         return None
     state = folder.read_state()
-    executed = ("done", "running", "failed")  # what was served from cache made nothing new
+    executed = ("done", "running", "failed")  # a node that was served from cache made nothing new
     nodes = [name for name in _READ_DATA if name in state.nodes and state.nodes[name].status in executed]
     return UnrecordedRun(run_id=folder.run_id, status=state.status, nodes=nodes) if nodes else None

@@ -1,4 +1,4 @@
-"""The dataset's report as it was at the end of a run: an artifact of the run. No TFX in here."""
+"""The dataset's report as it was at the end of a run: an artifact of the run. Imports no TFX."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HTML, JSON = "report.html", "report.json"
 def add_report(folder: RunFolder, state: RunState, config: PipelineConfig) -> None:
     """Write the report of the run's dataset into the run's folder, and publish it to ML Metadata.
 
-    A run that did not finish, was partial, or is on a dataset without a budget has none. Where the report cannot be
-    made (the ledger does not verify, say), what the run did stands, and its state says why there is no report.
+    A run that did not finish, was partial, or is on a dataset without a budget has no report. If the report cannot be
+    made (for example, the ledger does not verify), the run still counts, and its state names the reason.
     """
     if state.status not in ("done", "not_blessed") or folder.read_summary() is None:
         return

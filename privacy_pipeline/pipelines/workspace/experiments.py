@@ -1,4 +1,4 @@
-"""Federated experiments in a workspace, for the dataset's report. Reads files alone; no TensorFlow, no TFX."""
+"""Federated experiments in a workspace, for the dataset's report. Reads files only; imports no TensorFlow, no TFX."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics
 _POINT, _ROUNDS, _SUMMARY, _RECORD = "point.json", "rounds.jsonl", "summary.json", "privacy_record.json"
 _METRICS = ("accuracy", "auc")
 _NODE = "FederatedTraining"
-_NOT_GATED = "an experiment is no candidate: no gate decided on it"
+_NOT_GATED = "an experiment is not a candidate: no gate decided on it"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """Experiment and run."""
+        """Name of experiment and run."""
         return f"{self.path.parent.name}-{self.path.name}"
 
     def dataset(self) -> str:
@@ -42,10 +42,10 @@ class Experiment:
         try:
             return str(self._json(_POINT)["config"]["data"]["dataset"]["name"])
         except (KeyError, TypeError) as error:
-            raise BadInputError(f"{self.path / _POINT}: this is no run of an experiment") from error
+            raise BadInputError(f"{self.path / _POINT}: this is not a run of an experiment") from error
 
     def summary(self) -> RunSummary | None:
-        """Return what a private run left, as a run's summary; None where it left no record.
+        """Return the result of a private run, as a run's summary; None where it left no record.
 
         Raises:
             BadInputError: a file cannot be read.
@@ -55,7 +55,7 @@ class Experiment:
         try:
             record = PrivacyRecord.model_validate(self._json(_RECORD))
         except ValidationError as error:
-            raise BadInputError(f"{self.path / _RECORD}: this is no privacy record") from error
+            raise BadInputError(f"{self.path / _RECORD}: this is not a privacy record") from error
         found = self._json(_SUMMARY) if (self.path / _SUMMARY).exists() else {}
         metrics = {name: value for name in _METRICS if isinstance(value := found.get(name), float)}
         return RunSummary(
@@ -73,7 +73,7 @@ class Experiment:
         )
 
     def without_record(self) -> UnrecordedRun | None:
-        """Return a run that trained without a guarantee, or was killed; None where it did not begin."""
+        """Return a run that trained without a guarantee, or was killed; None if it did not begin."""
         finished, began = (self.path / _SUMMARY).exists(), (self.path / _ROUNDS).exists()
         if not (finished or began):
             return None
@@ -89,8 +89,7 @@ class Experiment:
 
 
 def experiments(root: Path) -> Iterator[Experiment]:
-    """Yield runs of experiments in a workspace: in its folder `federated`, or where the folder itself is one of
-    experiments.
+    """Yield runs of experiments in a workspace's folder `federated`, or in the folder itself if it holds experiments.
 
     Args:
         root: a workspace, or the `folder` of experiments.

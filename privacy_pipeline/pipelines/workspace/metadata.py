@@ -1,4 +1,4 @@
-"""Connections to ML Metadata, and the query that compares runs. `ml_metadata` alone; no TFX in here."""
+"""Connections to ML Metadata, and the query that compares runs. Imports `ml_metadata`, but no TFX."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RESOLVER = "resolver.Resolver"  # ends the type of an execution whose outputs ar
 
 
 def connection_config(config: PipelineConfig) -> Any:
-    """Return an `ml_metadata` ConnectionConfig for the config's `metadata` section; a store that was moved is made to
-    follow.
+    """Return an `ml_metadata` ConnectionConfig for the config's `metadata` section; update the paths in a store that
+    was moved.
 
     Raises:
         BadInputError: the password's environment variable is not set, or the store cannot be read or written.
@@ -39,7 +39,7 @@ def connection_config(config: PipelineConfig) -> Any:
         return connection
     password = os.environ.get(metadata.password_env)
     if password is None:
-        # One that is not written as variables are may be the password, in the wrong place.
+        # A name that does not look like a variable may be the password, in the wrong place.
         shown = metadata.password_env if metadata.password_env.isupper() else "that it names"
         raise BadInputError(
             f"metadata.password_env: the environment variable {shown} is not set", fix="export it with the password"
@@ -61,7 +61,7 @@ def connection_config(config: PipelineConfig) -> Any:
 
 
 def _word(value: str) -> str:
-    """Return a value of PostgreSQL's connection string, into which ML Metadata writes it as it is."""
+    """Return a value as PostgreSQL's connection string needs it; ML Metadata inserts it unchanged."""
     if value and not re.search(r"[\s'\\]", value):
         return value
     escaped = re.sub(r"(['\\])", r"\\\1", value)
@@ -72,7 +72,7 @@ def require_usable(config: PipelineConfig) -> None:
     """Connect to a server of ML Metadata once, before a run starts; a file in the workspace needs no such check.
 
     Raises:
-        BadInputError: it cannot be reached or does not let the user in, or the password's variable is not set.
+        BadInputError: the server cannot be reached or refuses the user, or the password's variable is not set.
     """
     metadata = config.metadata
     if metadata.kind == "sqlite":
@@ -89,14 +89,14 @@ def require_usable(config: PipelineConfig) -> None:
 
 
 def run_metrics(connection: Any) -> list[dict[str, Any]]:
-    """Properties of every RunMetrics artifact: one query, one row a run."""
+    """Return the properties of every RunMetrics artifact: one query, one row per run."""
     store = store_of(connection)
     rows = store.get_artifacts_by_type("RunMetrics")
     return [{name: _value(value) for name, value in row.properties.items()} for row in rows]
 
 
 def copy_run_metrics(connection: Any, *, run_id: str, properties: dict[str, str | int | float]) -> None:
-    """Publish the metrics of a run in which nothing had to be executed, under the run's own context.
+    """Publish the metrics of a run in which no node had to run, under the run's own context.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.
@@ -125,7 +125,7 @@ def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> N
         connection: an `ml_metadata` ConnectionConfig.
         run_id: the run.
         uri: folder of the report's files.
-        dataset: what it is on.
+        dataset: name of the dataset.
     """
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
@@ -145,7 +145,7 @@ def publish_report(connection: Any, *, run_id: str, uri: str, dataset: str) -> N
 
 
 def without_files(connection: Any, *, run_id: str) -> dict[str, str]:
-    """Nodes of a run that are done and whose files are not all on the disk any more, with the folder of the first.
+    """Return the done nodes of a run whose files are no longer all on the disk, each with its first missing folder.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.

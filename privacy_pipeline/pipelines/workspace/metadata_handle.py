@@ -14,11 +14,11 @@ _TRIES = 10
 
 
 class Handle(metadata.Metadata):
-    """As TFX's own, which opens its store by itself and so knows nothing of `stored_text`."""
+    """TFX's own handle, but over `stored_text`: TFX's opens its store directly."""
 
     def __enter__(self) -> Handle:
         error: RuntimeError | None = None
-        for _ in range(_TRIES):  # a store that several nodes open for the first time makes its tables once
+        for _ in range(_TRIES):  # several nodes may open a new store at once, and one of them makes its tables
             try:
                 self._store = store_of(self._connection_config)
             except RuntimeError as failed:

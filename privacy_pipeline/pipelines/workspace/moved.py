@@ -1,8 +1,9 @@
-"""A workspace that was moved or copied: what its own files still say of its former place is read as of today's.
+"""Map the paths in a workspace that was moved or copied from its former place to its present one.
 
-Run folders are mapped when they are read. ML Metadata hands its URIs to TFX as they are, so they are rewritten in the
-workspace's own store, once after each move, before anything reads them. A store that others may share (a server, a file
-outside of the workspace) is left alone: what it names and is not there counts as gone.
+Paths in run folders are mapped when they are read. ML Metadata hands its URIs to TFX unchanged, so the URIs are
+rewritten in the workspace's own store, once after each move, before anything reads them. A store that other workspaces
+may share (a server, or a file outside the workspace) is left alone: files that it names and that are missing count as
+gone.
 """
 
 from __future__ import annotations
@@ -24,49 +25,50 @@ _HOLDING = ("pipelines", "runs")  # folders of a workspace that artifacts lie in
 
 
 def as_of_now(content: bytes, *, spec: bytes, folder: Path) -> bytes:
-    """Return a JSON file of a run in which the workspace's former folder is today's.
+    """Return a JSON file of a run with the workspace's former folder replaced by the present one.
 
     Args:
         content: the file.
-        spec: the run's spec, which says where its folder was.
-        folder: where it is, absolute: `<workspace>/runs/<run>`.
+        spec: the run's spec, which holds its former folder.
+        folder: its present folder, absolute: `<workspace>/runs/<run>`.
     """
     found = _RUN_DIR.search(spec)
     if found is None:
         return content
     before, now = os.path.dirname(os.path.dirname(json_value(found[1]))), str(folder.parents[1])
-    if before in ("", now) or before.startswith(f"{now}/"):  # nothing is moved to where it is a part of
+    if before in ("", now) or before.startswith(f"{now}/"):  # a path below the present folder is not mapped
         return content
-    begins, ends = rb"(?<![^\s\"'(:=,])", rb'(?=[/"])'  # a path, and no part of a longer one
+    begins, ends = rb"(?<![^\s\"'(:=,])", rb'(?=[/"])'  # a whole path, not a part of a longer one
     return re.sub(begins + re.escape(_escaped(before)) + ends, lambda _: _escaped(now), content)
 
 
 def follow(*, store: Path, root: Path) -> int:
-    """Make the URIs of a workspace's own store those of where the workspace lies now.
+    """Rewrite the URIs of a workspace's own store to where the workspace lies now.
 
-    Where one artifact's path below `pipelines` or `runs` exists in the workspace, all URIs beside it are taken for its
-    own: what was left behind, or removed since, is gone, and is not looked for in the former place.
+    If one artifact's path below `pipelines` or `runs` exists in the workspace, all URIs of the same former folder are
+    rewritten: files that were left behind, or removed since, count as gone and are not read from the former place.
 
     Args:
         store: the SQLite file of ML Metadata.
         root: the workspace, absolute.
 
     Returns:
-        How many were rewritten.
+        The number of rewritten URIs.
 
     Raises:
         BadInputError: the store cannot be read or written.
     """
     if not store.is_file() or root not in store.parents:
         return 0
-    root = literal(root)  # as the libraries are given it
+    root = literal(root)  # as the libraries get it
     try:
         with contextlib.closing(sqlite3.connect(store, timeout=60.0)) as connection, connection:
             moved = [(new, number) for number, new in _moved(connection, root)]
             connection.executemany("UPDATE Artifact SET uri = ? WHERE id = ?", moved)
     except sqlite3.Error as error:
         raise BadInputError(
-            f"{store}: cannot be followed to where its workspace lies now ({error})", fix="check the file's permissions"
+            f"{store}: its paths cannot be updated after the workspace moved ({error})",
+            fix="check the file's permissions",
         ) from error
     return len(moved)
 
@@ -82,7 +84,7 @@ def _moved(connection: sqlite3.Connection, root: Path) -> Iterator[tuple[int, st
 
 
 def _former(uri: str, root: Path) -> str | None:
-    """Where the workspace lay that a URI is of, if its artifact is in this one too; else None."""
+    """Return the former folder of the workspace in a URI, if the artifact is in this workspace too; else None."""
     parts = uri.split("/")
     for place in range(len(parts) - 1, 0, -1):
         if parts[place] in _HOLDING and os.path.exists(os.path.join(root, *parts[place:])):

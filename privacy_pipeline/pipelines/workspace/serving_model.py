@@ -1,4 +1,4 @@
-"""Which model a command means: a run, a pushed model, or a model's published side."""
+"""Find the model that a command names: by run, by pushed model, or by a model's published side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def find_model(name: str, *, workspace: Path) -> ServedModel:
     """Return the model of a blessed run, of a folder of pushed versions (the newest), or of one model's folder.
 
     Args:
-        name: run id, its prefix, a pipeline's name, or a folder; also a folder `published`, which has no weights.
+        name: a run id, its prefix, a pipeline's name, or a folder; also a folder `published`, which has no weights.
         workspace: where runs are.
 
     Raises:
-        BadInputError: there is none, it is not blessed, or it was not made for private prediction.
+        BadInputError: there is no model, it is not blessed, or it was not made for private prediction.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -31,7 +31,7 @@ def find_model(name: str, *, workspace: Path) -> ServedModel:
         folder = versions[-1]
     if not (folder / PUBLISHED).is_dir():
         raise BadInputError(
-            f"{folder}: is no model for private prediction",
+            f"{folder}: is not a model for private prediction",
             fix="train one with `training.backend: encrypted` (configs/adult_encrypted.yaml)",
         )
     return ServedModel(published=folder / PUBLISHED, private_model=folder / PRIVATE_MODEL)
@@ -42,7 +42,7 @@ def _of_run(name: str, workspace: Path) -> Path:
     summary = found.read_summary()
     if summary is None or not summary.blessed:
         raise BadInputError(
-            f"run {found.run_id} has no blessed model", fix=f"privacy-pipeline show {found.run_id} says why"
+            f"run {found.run_id} has no blessed model", fix=f"privacy-pipeline show {found.run_id} prints why"
         )
     if told := found.read_state().was_pruned:
         raise BadInputError(told, fix="run it again, or name the folder of a model")

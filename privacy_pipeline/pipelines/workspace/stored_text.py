@@ -1,7 +1,7 @@
-"""Texts that ML Metadata's database cannot hold, spelled so that it can, and read back as they were.
+"""Encode texts that ML Metadata's database cannot hold, and decode them when they are read.
 
-ML Metadata 1.15 quotes a text with a backslash twice for PostgreSQL, which then takes the rest of it for SQL; and a
-text of a database ends at a NUL. The other databases hold backslashes. This is the one home of the spelling.
+ML Metadata 1.15 quotes a text with a backslash twice for PostgreSQL, which then parses the rest of it as SQL; and a
+text in a database ends at a NUL. The other databases hold backslashes. Only this module encodes and decodes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# `~` marks a spelled character, as in RFC 6901; a text without any of the three is stored as it is.
+# `~` marks an encoded character, as in RFC 6901; a text without any of the three is stored unchanged.
 _SPELLED = {"~": "~0", "\\": "~1", "\0": "~2"}
 _READ = {spelled: character for character, spelled in _SPELLED.items()}
 _CHARACTERS, _SPELLINGS = re.compile(r"[~\\\0]"), re.compile("~[012]")
@@ -25,18 +25,18 @@ def spelled(text: str) -> str:
 
 
 def read(text: str) -> str:
-    """Return the text that `spelled` was given."""
+    """Return the original text of what `spelled` returned."""
     return _SPELLINGS.sub(lambda found: _READ[found[0]], text)
 
 
 def store_of(connection: Any) -> Any:
-    """Return the `MetadataStore` of a connection; nothing else of the framework opens one.
+    """Return the `MetadataStore` of a connection; no other function of the framework opens one.
 
     Args:
         connection: an `ml_metadata` ConnectionConfig.
 
     Raises:
-        RuntimeError: of `ml_metadata`; the database cannot be reached or used.
+        RuntimeError: raised by `ml_metadata`; the database cannot be reached or used.
     """
     from ml_metadata.metadata_store import metadata_store
 
@@ -44,7 +44,7 @@ def store_of(connection: Any) -> Any:
         return metadata_store.MetadataStore(connection)
 
     class Spelling(metadata_store.MetadataStore):
-        """Every call of the store passes through `_call`."""
+        """Store whose every call passes through `_call`."""
 
         def __init__(self, config: Any) -> None:
             with _client_held_back():
@@ -62,10 +62,10 @@ def store_of(connection: Any) -> Any:
 
 @contextmanager
 def _client_held_back() -> Iterator[None]:
-    """Keep what PostgreSQL's client prints off standard error, and add it to the error, which says nothing.
+    """Keep the output of PostgreSQL's client off standard error, and add it to the error, which has no details.
 
     Raises:
-        RuntimeError: of the block, with what the client printed.
+        RuntimeError: the block's error, with the output of the client.
     """
     with tempfile.TemporaryFile() as printed:
         kept = os.dup(2)
@@ -89,7 +89,7 @@ def change_texts(message: Any, change: Callable[[str], str]) -> None:
 
     Args:
         message: any message.
-        change: what becomes of a text.
+        change: maps a text to its new value.
     """
     if message.DESCRIPTOR.full_name.startswith("google.protobuf."):
         return
@@ -111,7 +111,7 @@ def _change_strings(message: Any, field: Any, value: Any, change: Callable[[str]
 
 
 def _change_map(found: Any, of_value: Any, change: Callable[[str], str]) -> None:
-    # All are taken out before one is put back: a new key may be another one's old key.
+    # Remove all keys before inserting the first: a new key may equal another one's old key.
     entries = []
     for key, value in found.items():
         if of_value.type == of_value.TYPE_MESSAGE:

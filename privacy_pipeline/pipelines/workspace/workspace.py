@@ -33,7 +33,7 @@ LOG_FILE = "log.txt"
 SUMMARY_FILE = "summary.json"
 PRUNING = "begun"
 
-_IN_USE = ".in_use"  # in the folder of the runs: each run that is executed shares it, and pruning has it alone
+_IN_USE = ".in_use"  # lock in the folder of the runs: executing runs share it, pruning holds it alone
 RUN_NAME = re.compile(r"\d{8}-r(\d+)-.*")
 NodeStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
 RunStatus = Literal["running", "done", "not_blessed", "failed", "interrupted"]
@@ -53,7 +53,7 @@ class NodeState(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why a run failed, and what to do about it."""
+    """The reason why a run failed, and what to do about it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ class RunState(BaseModel):
     backend: str
     fingerprint: str
     training_fingerprint: str
-    node_fingerprints: dict[str, str] = {}  # of the charging nodes beside the trainer
+    node_fingerprints: dict[str, str] = {}  # of the charging nodes other than the trainer
     started: str
     ended: str | None = None
     status: RunStatus = "running"
@@ -85,19 +85,19 @@ class RunState(BaseModel):
     from_nodes: list[str] = []
     to_nodes: list[str] = []
     report: str = ""  # file of the dataset's report as it was at the end of the run
-    report_problem: str = ""  # why there is none
-    pruned: str = ""  # the day on which all that holds rows was removed; PRUNING where that was broken off
+    report_problem: str = ""  # why there is no report
+    pruned: str = ""  # the day on which everything that holds rows was removed; PRUNING if that was interrupted
 
     @property
     def was_pruned(self) -> str:
-        """What to say of a run of which nothing is left that it made; "" of any other."""
+        """Message about a run whose outputs were removed; "" for any other run."""
         if not self.pruned:
             return ""
-        when = "and that was broken off: prune it again" if self.pruned == PRUNING else f"on {self.pruned}"
+        when = "and that was interrupted: prune it again" if self.pruned == PRUNING else f"on {self.pruned}"
         return f"run {self.run_id} was pruned {when}; its record and its charges stay"
 
     def fingerprint_of(self, node: str) -> str | None:
-        """Fingerprint of all that the result of a charging node depends on; None for a node that charges nothing."""
+        """Return the fingerprint of all inputs of a charging node's result; None for a node that charges nothing."""
         return self.training_fingerprint if node == TRAINER else self.node_fingerprints.get(node)
 
 
@@ -119,7 +119,7 @@ class RunSpec(BaseModel):
     from_nodes: list[str] = []
     to_nodes: list[str] = []
     base_run: str | None = None
-    copied: Path | None = None  # the private copy that ExampleGen reads; none of runs before it was made
+    copied: Path | None = None  # the private copy that ExampleGen reads; None for runs of older versions
 
 
 class RunFolder:
@@ -135,14 +135,14 @@ class RunFolder:
         return self.path.name
 
     def read_state(self) -> RunState:
-        """State on disk; a run whose process is gone reads as interrupted."""
+        """Return the state on disk; a run whose process is gone counts as interrupted."""
         state = self._read(RunState, STATE_FILE)
         if state.status == "running" and not self.is_locked():
             state.status = "interrupted"
         return state
 
     def write_state(self, state: RunState) -> None:
-        """Replace the state on disk in one step."""
+        """Replace the state on disk atomically."""
         _replace(self.path / STATE_FILE, state.model_dump_json(indent=2))
 
     def read_spec(self) -> RunSpec:
@@ -154,11 +154,11 @@ class RunFolder:
         _replace(self.path / SPEC_FILE, spec.model_dump_json(indent=2, by_alias=True))
 
     def read_summary(self) -> RunSummary | None:
-        """Summary of a run that got as far as RunMetrics."""
+        """Return the summary of a run that reached RunMetrics."""
         return self._read(RunSummary, SUMMARY_FILE) if (self.path / SUMMARY_FILE).exists() else None
 
     def _read(self, kind: type[_Model], name: str) -> _Model:
-        """Return a file of the run; paths in it are those of where the workspace lies now."""
+        """Return a file of the run, with paths of where the workspace lies now."""
         path, spec = self.path / name, self.path / SPEC_FILE
         try:
             known = spec.read_bytes() if spec.exists() else b""
@@ -166,11 +166,11 @@ class RunFolder:
         except (OSError, ValidationError) as error:
             raise BadInputError(
                 f"{path}: cannot be read as a {kind.__name__} of this version",
-                fix=f"remove the folder {path.parent} if the run is not needed any more",
+                fix=f"remove the folder {path.parent} if the run is no longer needed",
             ) from error
 
     def read_list(self, name: str) -> list[dict[str, Any]]:
-        """Entries of a JSON file that is kept beside the run; none where there is no file.
+        """Return the entries of a JSON file beside the run; none if there is no file.
 
         Raises:
             BadInputError: the file cannot be read.
@@ -181,7 +181,7 @@ class RunFolder:
         try:
             found: list[dict[str, Any]] = json_value(path.read_text())
         except ValueError as error:
-            raise BadInputError(f"{path}: is no JSON", fix="remove it; what it holds can be made again") from error
+            raise BadInputError(f"{path}: is not JSON", fix="remove it; what it holds can be made again") from error
         return found
 
     def write_summary(self, summary: RunSummary) -> None:
@@ -190,7 +190,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the operating system lets go when the process ends, however it ends.
+        """Lock the run for this process; the operating system releases the lock however the process ends.
 
         Raises:
             PipelineError: another process executes this run, or prunes the workspace.
@@ -224,9 +224,9 @@ def held_alone(root: Path) -> Iterator[None]:
     """Keep all runs from being executed in a workspace, until the block ends.
 
     Raises:
-        PipelineError: one is being executed now: it may read what the block removes.
+        PipelineError: a run is executing now and may read what the block removes.
     """
-    for folder in run_folders(root):  # those of an older version share no lock
+    for folder in run_folders(root):  # runs of an older version do not share the lock
         if folder.is_locked():
             raise PipelineError(f"run {folder.run_id} is in progress", fix="wait for it, or stop it first")
     with open(root / "runs" / _IN_USE, "a") as shared:
@@ -251,7 +251,7 @@ class Workspace:
 
     @property
     def reading(self) -> Path:
-        """Where a command keeps the private copy of the data that it reads."""
+        """Folder of the private copy of the data that a command reads."""
         return self.root / private_copy.FOLDER
 
     @property
@@ -261,7 +261,7 @@ class Workspace:
 
     @property
     def push_directory(self) -> Path:
-        """Where blessed models go."""
+        """Folder of the blessed models."""
         directory = self._config.push.directory
         return directory.absolute() if directory else self.root / "pushed" / self._config.pipeline
 
@@ -274,17 +274,19 @@ class Workspace:
         return metadata.path.absolute() if metadata.path else self.root / "metadata.db"
 
     def prepare(self) -> None:
-        """Make the folders and prove that they can be written, and that nobody else puts files there.
+        """Make the folders; check that they can be written, and that no other user can put files there.
 
         Raises:
-            BadInputError: they cannot, or somebody else may, or may put others in their place.
+            BadInputError: a folder cannot be written, or another user can write to it or replace it.
         """
         require_utf8(self.root)
         refuse_if_others_may_replace(self.root)
         here = Path.cwd()
         try:
             for folder in (self.runs, self.pipeline_root.parent, self.root):
-                if folder != here and folder not in here.parents:  # a project in its workspace keeps its rights
+                if (
+                    folder != here and folder not in here.parents
+                ):  # a project inside the workspace keeps its permissions
                     private_folder(folder)
                     refuse_folder_of_others(folder)
         except OSError as error:
@@ -294,9 +296,9 @@ class Workspace:
             require_room(folder, 0, fix="free space or give write permission, or set another `workspace`")
 
     def new_run(self) -> RunFolder:
-        """Return a fresh run folder with a name that sorts by time: the day, and the run's number on it.
+        """Return a new run folder with a name that sorts by time: the day, and the run's number on that day.
 
-        Reports name runs, and a time of day would tell how long the run before took (`published.without_times`).
+        Reports name runs, and a time of day would reveal how long the run before took (`published.without_times`).
         """
         self.runs.mkdir(parents=True, exist_ok=True)
         day = datetime.date.today().strftime("%Y%m%d")
@@ -315,7 +317,7 @@ def _cannot_write(folder: Path, error: OSError) -> BadInputError:
 
 
 def run_folders(root: Path) -> list[RunFolder]:
-    """Run folders of a workspace, oldest first."""
+    """Return the run folders of a workspace, oldest first."""
     runs = root / "runs"
     if not runs.is_dir():
         return []
@@ -323,7 +325,7 @@ def run_folders(root: Path) -> list[RunFolder]:
 
 
 def readable_runs(root: Path) -> list[tuple[RunFolder, RunState]]:
-    """Run folders with their states, oldest first; a broken folder must not stand in the way of the others."""
+    """Yield run folders with their states, oldest first; a broken folder does not block the others."""
     found = []
     for folder in run_folders(root):
         with contextlib.suppress(BadInputError):
@@ -372,4 +374,4 @@ def _replace(path: Path, text: str) -> None:
         part.write_text(text)
         os.replace(part, path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the error of a failed write lacks the path
