@@ -1,1 +1,1 @@
-"""The privacy record of a run, its summary, and what is rendered from them. No TensorFlow in here."""
+"""The privacy record of a run, its summary, and what is rendered from them. Imports no TensorFlow."""

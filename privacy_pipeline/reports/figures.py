@@ -1,8 +1,8 @@
 """The smallest parts of a report: numbers, quotes and privacy losses, each with the place it comes from.
 
 Sentences of a report are lists of parts. Plain strings in them are the report's own words and hold no numbers; every
-number is a `Figure` (or part of a `Loss`), and what others wrote is a `Quote`. So a number in a rendered page can be
-traced to a ledger entry or a record's field.
+number is a `Figure` (or part of a `Loss`), and words of others are a `Quote`. So each number of a rendered page can be
+traced to a ledger entry or to a field of a record.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class ReportPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-DAY, COVERED = "day", "covered"  # methods of quotes: a time without its hours, a digest as it may leave
+DAY, COVERED = "day", "covered"  # methods of quotes: a time without its hours, a digest that may be published
 _DAY_DIGITS = len("2030-01-31")
 
 
 class Source(ReportPart):
-    """Where a value comes from.
+    """The place that a value comes from.
 
     Attributes:
         place: kind of document.
         name: which one: an entry's number (or ranges of them), a run, a budget's key.
         field: dotted path in it.
-        method: what was computed from the field; empty where the value is taken as it is.
+        method: what was computed from the field; empty for the field's own value.
     """
 
     place: Place
@@ -59,13 +59,13 @@ class Source(ReportPart):
 
     @property
     def text(self) -> str:
-        """The source in one line."""
+        """Return the source in one line."""
         where = f"{self.place} {self.name}".strip()
         return ", ".join(part for part in (where, self.field, self.method) if part)
 
 
 class Figure(ReportPart):
-    """A number. Epsilons are shown rounded up; what is left of a budget, and lower bounds, are rounded down."""
+    """A number. Epsilons are shown rounded up; the rest of a budget and lower bounds are shown rounded down."""
 
     value: int | Annotated[float, Field(allow_inf_nan=False)]
     kind: Kind
@@ -88,7 +88,7 @@ class Figure(ReportPart):
 
 
 def _rounded_up(value: float) -> str:
-    """Two digits, not less than the value but for the rounding of a sum."""
+    """Return two digits, not less than the value except for the rounding of a sum."""
     text = f"{value:.1e}"
     if float(text) < value * (1 - 1e-9):
         exponent = math.floor(math.log10(value))
@@ -109,22 +109,22 @@ class Quote(ReportPart):
 
 
 def day(stamp: str, source: Source) -> Quote:
-    """Return a time as a report tells it: the day alone, since hours would tell how long the data took to be read.
+    """Return the day of a time, which is all that a report shows: hours would reveal how long reading the data took.
 
     Args:
         stamp: ISO 8601.
-        source: where it is.
+        source: where it comes from.
     """
     return Quote(quote=stamp[:_DAY_DIGITS], source=source.model_copy(update={"method": DAY}))
 
 
 class Loss(ReportPart):
-    """A privacy loss: epsilon never stands without its delta and the way it was found.
+    """A privacy loss: epsilon never appears without its delta and its basis.
 
     Attributes:
         epsilon: None where there is no finite bound.
         delta: delta at which epsilon holds.
-        basis: accountant, or what else stands behind it, e.g. "RDP", "cap".
+        basis: the accountant, or another basis, e.g. "RDP", "cap".
         missing: why there is no epsilon.
     """
 
@@ -145,7 +145,7 @@ Words = list[Part]
 
 
 class Statement(ReportPart):
-    """One sentence of the report; `known` is False where it says that something is not known."""
+    """One sentence of the report; `known` is False if its content is that something is not known."""
 
     words: Words
     known: bool = True
@@ -162,12 +162,12 @@ def pieces(part: Part) -> list[str | Quote | Figure]:
 
 
 def plain(words: Iterable[Part]) -> str:
-    """Words as one string."""
+    """Return words as one string."""
     return "".join(p if isinstance(p, str) else p.text for part in words for p in pieces(part))
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Entry numbers as short text: "1-3, 7"."""
+    """Return entry numbers as short text: "1-3, 7"."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:

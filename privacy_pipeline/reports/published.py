@@ -1,8 +1,9 @@
-"""What of a run's summary and of the ledger's entries may leave: an allow-list, field by field.
+"""The fields of a run's summary and of the ledger's entries that may be published: an allow-list.
 
-A field that is in neither list does not leave; a test fails for it. What may leave is public (it follows from config,
-registration and plan, which are made before a row is read), is charged to a budget, or is a verdict that the record
-lists as not covered. Numbers of rows and units are in plans and records under zero-out alone, where they are public.
+A field that is in neither list is not published, and a test fails for it. A published field is public (it follows from
+config, registration and plan, which are made before a row is read), is charged to a budget, or is a verdict that the
+record lists as not covered. Numbers of rows and units are in plans and records only under zero-out, where they are
+public.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ VERSION = 1
 Cover = Callable[[str], str]
 _DAY_DIGITS = len("2030-01-31")
 _EXACT = "exact, computed from the eval split without noise"
-_TIME = "a time tells how much data was read"
+_TIME = "a time reveals how much data was read"
 
 PUBLISHED: Mapping[type[BaseModel], frozenset[str]] = {
     RunSummary: frozenset({"run_id", "pipeline", "backend", "training_run", "blessed", "record", "dp_evaluation"}),
@@ -151,8 +152,8 @@ HELD_BACK: Mapping[type[BaseModel], Mapping[str, str]] = {
     RunSummary: {
         "evaluation_reasons": _EXACT,
         "reasons": "may quote exact metrics of the eval split",
-        "budget_reasons": "how much was left is in the report",
-        "slices": "exact where there is no dp_evaluation, which has the noisy ones",
+        "budget_reasons": "the report states how much was left",
+        "slices": "exact unless there is a dp_evaluation, which has the noisy ones",
         "model_uri": "a folder of the host",
         "tensorboard": "a folder of the host",
         "encrypted": "exact, computed from the eval split, and with times",
@@ -195,7 +196,7 @@ ENTRY = frozenset(
         "commit_hash",
     }
 )
-_WHO = "who works with the data is for the ledger's readers"
+_WHO = "only readers of the ledger may learn who works with the data"
 REPORT_HELD_BACK = {
     "changes.who": _WHO,
     "unprotected_runs.who": _WHO,
@@ -210,29 +211,29 @@ ENTRY_HELD_BACK = {
 SOMEBODY = "somebody"
 _TIMED_RUN = re.compile(r"\b(\d{8})-\d{6}-([0-9a-f]{4})\b")
 _Named = TypeVar("_Named", LedgerChange, UnprotectedRun)
-_DAYS = frozenset({"created", "reserved_at"})  # of these the day alone
+_DAYS = frozenset({"created", "reserved_at"})  # published as days
 
 
 def public_summary(summary: RunSummary, *, cover: Cover) -> dict[str, Any]:
-    """Return what may leave of a run: its record, the gate's verdict and the noisy evaluation, as JSON values.
+    """Return the published part of a run: its record, the gate's verdict and the noisy evaluation, as JSON values.
 
-    The record in it can be read as a `PrivacyRecord`, and `budget verify --receipt` finds its receipts.
+    Its record can be read as a `PrivacyRecord`, and `budget verify --receipt` finds the receipts in it.
 
     Args:
-        summary: the run's.
+        summary: the run's summary.
         cover: covers a digest that an older record holds plain.
     """
     return {"published_version": VERSION, **_public(summary, cover)}
 
 
 def public_entry(row: Mapping[str, Any], *, cover: Cover) -> dict[str, Any]:
-    """Return what may leave of a ledger entry, as `export.exported` gives it."""
+    """Return the published part of a ledger entry, given as `export.exported` returns it."""
     told = {name: value for name, value in row.items() if name in ENTRY}
     return {**told, "reserved_at": _day(told["reserved_at"]), "data_digest": cover(told["data_digest"])}
 
 
 def without_exact_metrics(summary: RunSummary) -> RunSummary:
-    """Return a run as a published report tells it: metrics are noisy, or left out."""
+    """Return a run for a published report: metrics are noisy, or left out."""
     if summary.dp_evaluation is not None:
         return summary
     none = SliceMetrics(name="overall", examples=None, metrics=dict.fromkeys(METRICS))
@@ -240,7 +241,7 @@ def without_exact_metrics(summary: RunSummary) -> RunSummary:
 
 
 def without_names(ledger: LedgerState) -> LedgerState:
-    """Return the ledger's part of a published report: who asked is for the ledger's readers."""
+    """Return the ledger's part of a published report, without the names of people who asked."""
 
     def nameless(found: Sequence[_Named]) -> list[_Named]:
         return [replace(one, principal=None if one.principal is None else SOMEBODY) for one in found]
@@ -249,14 +250,12 @@ def without_names(ledger: LedgerState) -> LedgerState:
 
 
 def without_times(text: str) -> str:
-    """Return a text in which ids of runs of version 0.1.0 have their day alone; they had the time of day to the
-    second.
-    """
+    """Return a text with only the day in ids of runs of version 0.1.0, which held the time of day to the second."""
     return _TIMED_RUN.sub(r"\1-\2", text)
 
 
 def held_back() -> dict[str, str]:
-    """Each field that does not leave, and why."""
+    """Return each field that is not published, with the reason."""
     found = {f"{kind.__name__}.{name}": why for kind, names in HELD_BACK.items() for name, why in names.items()}
     found |= {f"audit.{name}": why for name, why in AUDIT_HELD_BACK.items()}
     found |= {f"report.{name}": why for name, why in REPORT_HELD_BACK.items()}
@@ -264,7 +263,7 @@ def held_back() -> dict[str, str]:
 
 
 def _public(part: BaseModel, cover: Cover) -> dict[str, Any]:
-    allowed = PUBLISHED[type(part)]  # of a kind that is not listed nothing leaves
+    allowed = PUBLISHED[type(part)]  # nothing is published of a kind that is not listed
     told = {name: getattr(part, name) for name in type(part).model_fields if name in allowed}
     found = {name: _value(value, cover) for name, value in told.items()}
     if isinstance(part, parts.Versions):

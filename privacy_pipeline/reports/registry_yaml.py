@@ -1,7 +1,7 @@
 """A record for the OpenDP Deployments Registry, tier 3, as YAML.
 
-The registry's schema: repository opendp/deployments-registry-data. What is not known is written as such, and where the
-schema wants one of a list of words, left out. The fields that the registry demands are never made up.
+The registry's schema: repository opendp/deployments-registry-data. What is not known is written as such, or left out
+where the schema requires one of a list of words. The fields that the registry requires are never made up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from privacy_pipeline.reports.dataset.points_definition import RELATIONS
 from privacy_pipeline.reports.figures import Statement, plain
 
 NOT_KNOWN = "not known"
-# Facts without which the registry takes no record; all but the type of product only the curator can know.
+# Facts that the registry requires; only the curator can know them, except the type of product.
 DEMANDED = (
     "product",
     "curators",
@@ -35,14 +35,14 @@ def to_registry(report: DatasetReport) -> str:
     """Return the record as YAML, in the state "Draft".
 
     Raises:
-        BadInputError: facts that the registry demands are not given, or the budget has no finite epsilon.
+        BadInputError: facts that the registry requires are not given, or the budget has no finite epsilon.
     """
     report = report.visible()
     facts = report.facts
     missing = [name for name in DEMANDED if not getattr(facts, name)]
     if missing:
         raise BadInputError(
-            f"a registry record needs facts that only the curator knows: {', '.join(missing)}",
+            f"a registry record needs facts that only the curator can give: {', '.join(missing)}",
             fix="give them under `report:` in a YAML file, with --facts",
         )
     record = {
@@ -89,7 +89,7 @@ def _basic(report: DatasetReport) -> dict[str, Any]:
 
 
 def _privacy_loss(report: DatasetReport) -> dict[str, Any]:
-    """Of the budget of the training data; further budgets are told in the details."""
+    """Return the block of the training data's budget; the details name further budgets."""
     budgets = [b for b in report.budgets if b.split.quote == "train"] or report.budgets
     for budget in budgets:
         if budget.proven.epsilon is None:
@@ -97,14 +97,14 @@ def _privacy_loss(report: DatasetReport) -> dict[str, Any]:
             raise BadInputError(
                 f"budget {budget.key.quote}: no epsilon is proven ({why}): there is nothing to register"
             )
-    # Spans with budgets of their own have no unit in common: the worst of them speaks for all.
+    # Spans with their own budgets have no unit in common: the worst of them holds for all.
     epsilons = [float(b.proven.epsilon.text) for b in budgets if b.proven.epsilon]
     budget = budgets[0]
     return {
         "privacy_unit": _text([budget.unit.quote, *dict.fromkeys(run.unit_in_words.quote for run in report.runs)]),
         "privacy_unit_details": _point(report, 4),
         "privacy_parameters": {
-            # As shown everywhere else: rounded up, so that the record never states less than what is proven.
+            # Rounded up as everywhere else, so that the record never states less than what is proven.
             "epsilon": max(epsilons),
             "delta": max(b.proven.delta.value for b in budgets),
         },
@@ -120,7 +120,9 @@ def _privacy_loss(report: DatasetReport) -> dict[str, Any]:
 
 def _all_budgets(budgets: Iterable[BudgetView]) -> str:
     return "; ".join(
-        plain(["budget ", b.key, ": all runs together ", b.proven, ", held against the cap ", b.spent, ", cap ", b.cap])
+        plain(
+            ["budget ", b.key, ": all runs together ", b.proven, ", counted against the cap ", b.spent, ", cap ", b.cap]
+        )
         for b in budgets
     )
 

@@ -66,7 +66,7 @@ def test_a_private_run_needs_its_registration_and_is_charged(people: Path) -> No
     assert run["unit"] == "who"
     code, text = call("compare", path, "--markdown")
     assert "at delta 0.001, unit who, zero_out" in text
-    assert "not covered by any of them" in " ".join(text.split())
+    assert "No epsilon covers the evaluation" in " ".join(text.split())
     page = (people / "runs/small/comparison.html").read_text()
     assert "Accuracy against epsilon" in page
 

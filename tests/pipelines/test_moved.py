@@ -130,5 +130,5 @@ def test_no_store_and_a_damaged_one(tmp_path: Path) -> None:
     store = tmp_path / "metadata.db"
     assert moved.follow(store=store, root=tmp_path) == 0
     store.write_bytes(b"this is no database, of more than a page of its header" * 20)
-    with pytest.raises(BadInputError, match=r"metadata.db: cannot be followed"):
+    with pytest.raises(BadInputError, match=r"metadata.db: its paths cannot be updated"):
         moved.follow(store=store, root=tmp_path)

@@ -44,7 +44,7 @@ def test_a_run_that_read_the_data_and_failed_is_listed_as_not_covered(config: Pi
     ]
     report = dataset_report(found)
     scope = " ".join(plain(statement.words) for statement in report.checklist[7].statements)
-    assert "NOT covered: run run-1 (failed) has no record" in scope and "whoever can read that sees them" in scope
+    assert "NOT covered: run run-1 (failed) has no record" in scope and "anyone who can read that sees them" in scope
     first = " ".join(plain(statement.words) for statement in report.first_page[4].statements)
     assert "1 run(s) read this data and did not finish with a record" in first
     assert "run-1" in to_html(report) and "run-3" not in to_html(report)

@@ -176,7 +176,7 @@ def test_what_was_declared_at_registration_is_an_assumption(several_report: Data
     lines = [plain(s.words) for s in several_report.checklist[12].statements if "declared" in plain(s.words)]
     keys = "its keys number other people than those of other datasets (id space the shop)"
     assert [line.split(" declared")[0] for line in lines] == [
-        "NOT checked: whoever registered span " + span for span in ("1", "1", "2", "3")
+        "NOT checked: the person who registered span " + span for span in ("1", "1", "2", "3")
     ]
     assert all(keys in lines[at] and lines[at].endswith("given: members of a shop") for at in (0, 2, 3))
     assert "its rows that occur in other datasets too are those of other people" in lines[1]
@@ -231,7 +231,7 @@ def test_runs_without_a_guarantee_are_marked(report: DatasetReport) -> None:
 
 
 def test_what_is_not_covered_says_who_can_see_it(report: DatasetReport) -> None:
-    assert "statistics and anomalies: exact, on both splits; whoever can read the workspace sees them" in first_page(
+    assert "statistics and anomalies: exact, on both splits; anyone who can read the workspace sees them" in first_page(
         report
     )
 
@@ -308,7 +308,7 @@ def test_no_report_is_made_of_charges_that_say_less_than_the_events(evidence: Ev
     charges = dict(evidence.ledger.charges)
     charges[3] = charges[1]
     ledger = dataclasses.replace(evidence.ledger, charges=charges)
-    with pytest.raises(AccountingError, match="stored charges say"):
+    with pytest.raises(AccountingError, match="stored charges give"):
         dataset_report(dataclasses.replace(evidence, ledger=ledger))
 
 

@@ -153,7 +153,7 @@ def test_the_command_writes_all_formats(project: Path, tmp_path: Path, monkeypat
         (["things", "--ledger", "sqlite:///nowhere.db"], "there is no ledger"),
         (["things", "--facts", "none.yaml"], "no such file"),
         (["none.yaml"], "no such file"),
-        (["things", "--format", "registry", "--output", "-"], "needs facts that only the curator knows"),
+        (["things", "--format", "registry", "--output", "-"], "needs facts that only the curator can give"),
     ],
 )
 def test_bad_input_ends_with_exit_code_2(

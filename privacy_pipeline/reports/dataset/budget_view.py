@@ -25,7 +25,7 @@ from privacy_pipeline.reports.dataset.proven import WHATEVER, Proven, proven_bou
 from privacy_pipeline.reports.figures import Figure, Kind, Loss, Quote, Source, day, ranges
 from privacy_pipeline.reports.record.attack import FALSE_POSITIVE_RATES, true_positive_rate
 
-MOST_ENTRIES = 500  # listed; the burn-down has at most this many points too
+MOST_ENTRIES = 500  # listed entries, and also points of the burn-down, at most
 NO_BOUND = "no finite bound: an entry could not be accounted for"
 CURVE_DELTAS: tuple[float, ...] = (
     *(10.0 ** (-9 + half / 2) for half in range(15)),
@@ -36,14 +36,14 @@ HELD_SUM = "stored charges added, then epsilon at the filter's order"
 FILTER = "Renyi filter"
 TRUNCATED = "truncation costs more of delta than is kept for it"
 PLD_ALL = "PLD over the events of all entries"
-_AGREES = 1e-6  # relative; the search for epsilon under truncation ends that near
+_AGREES = 1e-6  # relative; precision of the search for epsilon under truncation
 
 
 def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
-    """One budget of the report.
+    """Return one budget of the report.
 
     Raises:
-        AccountingError: stored charges say less than the events cost, or PLD is above RDP.
+        AccountingError: stored charges are below the cost of the events, or PLD is above RDP.
     """
     entries = [entry for entry in ledger.entries if entry.budget == status.budget]
     counted = [entry for entry in entries if entry.state is not State.EXPIRED]
@@ -90,7 +90,7 @@ def budget_view(status: BudgetStatus, ledger: LedgerState) -> BudgetView:
 
 
 def _profile(status: BudgetStatus, counted: Sequence[Entry], spent: float) -> Profile:
-    """PLD over what ran; where an entry is not committed, over what it planned, which counts in full."""
+    """Return PLD over what ran; for an entry that is not committed, over what it planned, which counts in full."""
     nothing = Profile(epsilon=None, missing="nothing was spent", epsilon_rdp=0.0, curve=())
     if not counted:
         return nothing
@@ -102,7 +102,7 @@ def _profile(status: BudgetStatus, counted: Sequence[Entry], spent: float) -> Pr
     found = profile(events, relation=status.relation, delta=status.cap_delta, deltas=CURVE_DELTAS)
     if found.epsilon_rdp > spent * (1 + _AGREES) + _AGREES:
         raise AccountingError(
-            f"budget {status.budget}: the stored charges say epsilon {spent:.6g}, the stored events cost "
+            f"budget {status.budget}: the stored charges give epsilon {spent:.6g}, the stored events cost "
             f"{found.epsilon_rdp:.6g} by RDP at delta {status.cap_delta:g}",
             fix="the ledger was edited or is damaged; no report is made from it",
         )
@@ -163,7 +163,7 @@ def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence
     points, running = [], together([])
     for index, (entry, charge) in enumerate(zip(counted, charges, strict=True)):
         last = index == len(counted) - 1
-        # The last sum is the one that is stated as spent: rounded once, so that both are the same number.
+        # The last sum is also reported as spent: round it once, so that both are the same number.
         running = together(charges) if last else together((running, charge))
         if index not in kept:
             continue
@@ -202,7 +202,7 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
 
 
 def _held(status: BudgetStatus, total: Charge) -> float:
-    """Return what the filter holds against the cap, at its order of today."""
+    """Return what counts against the cap, at the filter's present order."""
     epsilon, delta = status.cap_epsilon, status.cap_delta
     return enforced_epsilon(total, order=status.filter_order, epsilon=epsilon, delta=delta, ceiling=status.ceiling)
 

@@ -1,4 +1,4 @@
-"""The 21 points that a report on differential privacy has to state, each answered or marked as not known.
+"""The 21 points that a report on differential privacy must address, each answered or marked as not known.
 
 After the OpenDP Deployments Registry's record, NIST SP 800-226 and "How to DP-fy ML" (Ponomareva et al. 2023, section
 5.3.3), with composition over runs, assurance and integrity added.
@@ -61,7 +61,7 @@ def checklist(
     unprotected: Sequence[UnprotectedView],
     key_lost: bool,
 ) -> list[Point]:
-    """All points with their statements."""
+    """Return all points with their statements."""
     material = Material(
         facts=facts,
         spans=spans,

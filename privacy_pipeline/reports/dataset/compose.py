@@ -1,4 +1,4 @@
-"""Puts a dataset's report together from the evidence."""
+"""Compose a dataset's report from the evidence."""
 
 from __future__ import annotations
 

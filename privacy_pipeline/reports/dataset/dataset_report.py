@@ -14,9 +14,9 @@ SCHEMA_ID = "urn:privacy-pipeline:dataset-report:4"
 
 
 class DeclarationView(ReportPart):
-    """What somebody declared of a span's people at registration, which nothing checks."""
+    """A declaration at registration about the people of a span, which nothing checks."""
 
-    what: Literal["id_space", "distinct_rows"] = Field(description="keys, or rows, that are those of other people")
+    what: Literal["id_space", "distinct_rows"] = Field(description="keys, or rows, that belong to other people")
     id_space: Quote | None = Field(description="numbering that the keys belong to")
     reason: Quote
 
@@ -61,7 +61,7 @@ class AttackReading(ReportPart):
     false_positive_rate: Figure
     true_positive_rate: Figure
     basis: str
-    when: Literal["now", "cap"] = Field(description="after what was spent, or should the whole cap be spent")
+    when: Literal["now", "cap"] = Field(description="after what was spent, or if the whole cap were spent")
 
 
 class EntryView(ReportPart):
@@ -78,11 +78,11 @@ class EntryView(ReportPart):
 
 
 class ChangeView(ReportPart):
-    """One journal record that changed the rules of a budget, or the key that signs."""
+    """One journal record that changed the rules of a budget, or the signing key."""
 
     number: Figure
     at: Quote
-    who: Quote | None = Field(description="who asked; None where the record does not say")
+    who: Quote | None = Field(description="who asked; None where the record does not name it")
     budget: Quote | None
     what: str
     cap: Loss | None = Field(description="the cap from here on")
@@ -100,8 +100,8 @@ class GroupReading(ReportPart):
 class BudgetView(ReportPart):
     """One budget: what it allows, what is spent, and what that means.
 
-    `proven` is true whatever was seen before a run was chosen. `spent` is what the filter holds against the cap, and
-    `left` the cap less that. `best_order` and `pld` are tighter, for a set of runs that was fixed beforehand.
+    `proven` is true whatever was seen before a run was chosen. `spent` is what the filter counts against the cap, and
+    `left` the cap less `spent`. `best_order` and `pld` are tighter, for a set of runs that was fixed beforehand.
     """
 
     key: Quote
@@ -170,10 +170,10 @@ class MechanismView(ReportPart):
 class RunView(ReportPart):
     """One run: utility and privacy.
 
-    `plain_digest` says that its record, of an earlier version, holds the digest of its data uncovered; it is not
-    repeated here. `marks` says what must not be overlooked, e.g. that the run has no guarantee. `receipt` is how the
-    record and the ledger entries that it names agree. A run that read several spans has them in `spans`, and in
-    `further_entries` what further budgets were charged. `threat_model` is that of encrypted inference, by aspect.
+    `plain_digest` is true if its record, of an earlier version, holds the digest of its data uncovered; the digest is
+    not repeated here. `marks` names what must not be overlooked, e.g. that the run has no guarantee. `receipt` states
+    how the record and the ledger entries that it names agree. `spans` lists the spans of a run that read several, and
+    `further_entries` the charges to further budgets. `threat_model` is that of encrypted inference, by aspect.
     """
 
     run: Quote
@@ -210,7 +210,7 @@ class RunView(ReportPart):
 
 
 class UnrecordedView(ReportPart):
-    """A run that read the data and left no record; what it made of them is exact and not covered."""
+    """A run that read the data and left no record; its results are exact and not covered."""
 
     run: Quote
     status: Quote
@@ -218,7 +218,7 @@ class UnrecordedView(ReportPart):
 
 
 class UnprotectedView(ReportPart):
-    """A run that claimed no guarantee, by the ledger's journal; the workspaces that were read hold nothing of it."""
+    """A run that claimed no guarantee, by the ledger's journal; the workspaces that were read do not hold it."""
 
     run: Quote
     backend: Quote
@@ -244,7 +244,7 @@ class Point(ReportPart):
 
 
 class DatasetReport(ReportPart):
-    """What is known, and what is not, of the privacy of one dataset over all its runs."""
+    """What is known, and what is not known, about the privacy of one dataset over all its runs."""
 
     report_version: Literal[4] = 4
     dataset: Quote
@@ -261,7 +261,7 @@ class DatasetReport(ReportPart):
     checklist: Annotated[list[Point], Field(min_length=21, max_length=21)]
 
     def visible(self) -> DatasetReport:
-        """Return the same report, in which each character that no reader would see is spelled out."""
+        """Return the same report with each invisible character spelled out."""
         held = self.model_dump()
         told = throughout(held)
         return self if told == held else DatasetReport.model_validate(told)

@@ -22,16 +22,16 @@ _TRIES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerState:
-    """A dataset's part of the ledger, all at one instant.
+    """A dataset's part of the ledger at one instant.
 
     Attributes:
         budgets: its budgets.
         entries: entries of all its budgets, the oldest first.
         charges: stored charge of each counted entry, by number.
-        changes: what changed its caps and policies, and the ledger's key, the oldest first.
+        changes: changes of its caps and policies, and of the ledger's key, the oldest first.
         registrations: its registered spans.
-        unprotected: runs without a guarantee that the journal holds, the oldest first.
-        keys_lost: keys that took over from one that was declared lost, signed by nobody else, and were accepted.
+        unprotected: runs without a guarantee in the journal, the oldest first.
+        keys_lost: accepted keys that replaced a key that was declared lost, and that no other key signed.
     """
 
     budgets: Sequence[BudgetStatus]
@@ -45,12 +45,12 @@ class LedgerState:
 
 @dataclass(frozen=True, kw_only=True)
 class UnrecordedRun:
-    """A run that read the data and left no record: it failed, was killed, was partial, or still goes on.
+    """A run that read the data and left no record: it failed, was killed, was partial, or is still running.
 
     Attributes:
         run_id: the run.
-        status: how it stands.
-        nodes: nodes that read the data, or what others made of it.
+        status: its status.
+        nodes: nodes that read the data, or outputs that others made from it.
     """
 
     run_id: str
@@ -67,7 +67,7 @@ class Evidence:
         ledger: the dataset's part of the ledger.
         runs: summaries of the runs on the dataset, oldest first.
         unreadable: run folders that could not be read: the report may lack their runs.
-        facts: what the curator told.
+        facts: the curator's facts.
         generated: day of the report, UTC, ISO 8601.
         unrecorded: runs that read the data and left no record.
     """
@@ -89,12 +89,12 @@ def read_ledger(
     Args:
         url: SQLAlchemy URL of the ledger.
         dataset: registered name.
-        receipts: of journal records that the ledger must hold, from the records of runs.
-        accepted: ids of keys that took over from a lost one, and are known to be right.
+        receipts: receipts of journal records that the ledger must hold, from the records of runs.
+        accepted: ids of keys that replaced a lost one and that a person has checked.
 
     Raises:
         BadInputError: there is no ledger, or the dataset is not in it.
-        LedgerError: the ledger cannot be read, was tampered with, or changed all the time while it was read.
+        LedgerError: the ledger cannot be read, was tampered with, or kept changing while it was read.
     """
     ledger = Ledger.open(url)
     keys_lost = _verified(ledger, receipts, accepted)
@@ -120,12 +120,12 @@ def read_ledger(
 
 
 def _verified(ledger: Ledger, receipts: Sequence[Receipt], accepted: Collection[str]) -> Sequence[str]:
-    """Verify the ledger; the accepted keys that took over from a lost one, which have to be told.
+    """Verify the ledger, and return the accepted keys that replaced a lost one, which the report must name.
 
     Raises:
-        LedgerError: the ledger is not what its writers wrote, or a key took over that nobody accepts.
+        LedgerError: the ledger is not what its writers wrote, or a key that was not accepted replaced another one.
     """
-    # The report prices all events anew itself.
+    # The report itself prices all events again.
     found = ledger.verify(receipts=receipts, accepted=accepted, reprice=False)
     if not found.ok:
         raise LedgerError(f"the ledger does not verify: {found.problems[0]}", fix="privacy-pipeline budget verify")

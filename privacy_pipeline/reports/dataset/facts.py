@@ -1,4 +1,4 @@
-"""Facts that only the curator knows. What is not given is "not known" in the report; nothing is guessed."""
+"""Facts that only the curator can give. What is not given is "not known" in the report; nothing is guessed."""
 
 from __future__ import annotations
 

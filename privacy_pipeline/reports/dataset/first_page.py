@@ -1,4 +1,4 @@
-"""The first page: for a reader who knows nothing of differential privacy."""
+"""The first page, for a reader who is new to differential privacy."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def first_page(
 
 
 _KEY_LOST = (
-    "A signing key of the ledger was declared lost, and another one took over, signed by nobody else. Whoever asked "
-    "for this report accepted it; whether nothing was changed at that time is "
+    "A signing key of the ledger was declared lost, and another one replaced it, without the signature of any other "
+    "key. The person who asked for this report accepted it; whether nothing was changed at that time is "
 )
 
 
@@ -66,9 +66,7 @@ def _protected(budget: BudgetView, runs: Sequence[RunView]) -> Statement:
 
 
 def _strength(budget: BudgetView) -> list[Statement]:
-    """Return the bound that holds without assumptions first; those that hold for runs fixed beforehand are named as
-    such.
-    """
+    """Return first the bound that holds without assumptions, then those that hold only for runs fixed beforehand."""
     found = [
         say(
             "Budget ",
@@ -145,14 +143,14 @@ def _left(budget: BudgetView) -> Statement:
         budget.key,
         ": allowed over all its runs together: ",
         budget.cap,
-        ". Held against it: ",
+        ". Counted against it: ",
         budget.spent,
         ". Left: epsilon ",
         budget.left,
         " at delta ",
         budget.cap.delta,
-        ". What is held is what grants or refuses a run; part of it is taken by the way of counting itself. Of the "
-        "rest, the runs used ",
+        ". The counted epsilon decides whether a run is granted; part of it is the price of the counting method. Of "
+        "the rest, the runs used ",
         *([budget.used] if budget.used else ["all"]),
         ". A run that needs more than what is left is refused.",
     )
@@ -165,7 +163,7 @@ def _without_guarantee(runs: Sequence[RunView]) -> list[Statement]:
     seeded = [run for run in open_runs if FIXED_SEED in run.marks]
     words: list[Part] = [
         count(len(open_runs), "runs without guarantee"),
-        " run(s) on this data trained without any guarantee. The budget says nothing about them, and their models may "
+        " run(s) on this data trained without any guarantee. The budget does not cover them, and their models may "
         "reveal single rows",
     ]
     if seeded:
@@ -195,7 +193,7 @@ def _unrecorded(unrecorded: Sequence[UnrecordedView]) -> list[Statement]:
         return []
     words = (
         " run(s) read this data and did not finish with a record. What they left (statistics, examples, perhaps a "
-        "model) is exact; whoever can read the workspace sees it."
+        "model) is exact; anyone who can read the workspace sees it."
     )
     return [say(count(len(unrecorded), "runs without a record"), words)]
 

@@ -1,4 +1,4 @@
-"""What a budget's bounds say for a group of units: a person with several rows, where the unit is a row."""
+"""What a budget's bounds mean for a group of units: a person with several rows, where the unit is a row."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NO_BOUND = "no bound for a group of that size"
 
 
 def group_reading(size: int, proven: Loss, total: Charge, status: BudgetStatus, numbers: str) -> GroupReading:
-    """One size of group.
+    """Return the reading for one size of group.
 
     Args:
         size: units of the group.
         proven: the budget's bound for one unit.
         total: sum of all counted entries.
         status: the budget.
-        numbers: their numbers, as a source names them.
+        numbers: the entries' numbers, as a source names them.
     """
     chosen = Source(place="report", field="group size", method="chosen")
     at = Figure(

@@ -69,7 +69,7 @@ def assumptions(material: Material) -> list[Statement]:
 
 
 def _declared(span: SpanView, declared: DeclarationView) -> Statement:
-    who: Words = ["whoever registered span ", span.span, " declared that "]
+    who: Words = ["the person who registered span ", span.span, " declared that "]
     if declared.id_space is None:
         what: Words = ["its rows that occur in other datasets too are those of other people"]
     else:
@@ -83,14 +83,14 @@ def composition(material: Material) -> list[Statement]:
     for budget in material.budgets:
         found += [
             say("budget ", budget.key, ", ", budget.counted, " counted entries: ", budget.proven),
-            say("held against the cap, as enforced: ", budget.spent),
+            say("counted against the cap, as enforced: ", budget.spent),
             say(
                 "the tighter views, for a set of runs fixed beforehand: ",
                 budget.best_order,
                 " at its best order; ",
                 budget.pld,
             ),
-            say("without composition, one would have said: ", budget.simple_addition),
+            say("without composition, the claim would be: ", budget.simple_addition),
             say("left of the cap: epsilon ", budget.left, " at delta ", budget.cap.delta),
         ]
         for state, number in budget.states.items():
@@ -226,11 +226,14 @@ def limitations(material: Material) -> list[Statement]:
     ]
 
 
-_KEY_LOST = "a signing key took over from one that was declared lost, signed by nobody else; whether that was right is "
+_KEY_LOST = (
+    "a signing key replaced one that was declared lost, without the signature of any other key; whether that was right "
+    "is "
+)
 
 
 def integrity(material: Material) -> list[Statement]:
-    """Whether record and ledger agree, and what that proves."""
+    """Return whether record and ledger agree, and what that proves."""
     charged = [run for run in material.trained if run.receipt != "none"]
     agree = [run for run in charged if run.receipt == "agrees"]
     found = [

@@ -8,8 +8,8 @@ from privacy_pipeline.reports.dataset.statements import Material, by_run, count,
 from privacy_pipeline.reports.figures import Part, Statement, Words
 
 PLAIN_DIGEST = (
-    "plain, and left out here: the record's digest of the data; it is not covered by a secret, and whoever knows all "
-    "rows but one can try that one against it"
+    "plain, and left out here: the record's digest of the data; it is not covered by a secret, and anyone who knows "
+    "all rows but one can test guesses of that one with it"
 )
 RELATIONS = {
     "zero_out": "two datasets are neighbours if one unit's rows are replaced by rows that contribute nothing, so the "
@@ -52,7 +52,7 @@ def versions(material: Material) -> list[Statement]:
 
 
 def _plain_digests(material: Material) -> list[Statement]:
-    """Return records of versions that did not cover digests, in one line."""
+    """Return the records of versions that did not cover digests, in one line."""
     found = [run for run in material.trained if run.plain_digest]
     if not found:
         return []
@@ -98,7 +98,7 @@ def parameters(material: Material) -> list[Statement]:
         found += [
             say("budget ", budget.key, ", all ", budget.counted, " counted entries together: ", budget.proven),
             say("if all runs were fixed beforehand: ", budget.best_order, "; ", budget.pld),
-            say("cap: ", budget.cap, "; held against it: ", budget.spent),
+            say("cap: ", budget.cap, "; counted against it: ", budget.spent),
             *[
                 say(
                     "an attack with false-positive rate ",
@@ -106,7 +106,7 @@ def parameters(material: Material) -> list[Statement]:
                     " has a true-positive rate of at most ",
                     reading.true_positive_rate,
                     f" ({reading.basis}; "
-                    + ("for what was spent" if reading.when == "now" else "should the whole cap be spent")
+                    + ("for what was spent" if reading.when == "now" else "if the whole cap were spent")
                     + ")",
                 )
                 for reading in budget.attack
@@ -130,7 +130,7 @@ def _delta_against_units(budget: BudgetView, material: Material) -> Statement:
 
 
 def _covered(budget: BudgetView, material: Material) -> list[SpanView]:
-    """Return the spans that pay from a budget: its own one, or all that have none of their own."""
+    """Return the spans that pay from a budget: its own span, or all spans without an own budget."""
 
     def own(key: str, span: SpanView) -> bool:
         return key.endswith(f"/{budget.split.quote}/{budget.unit.quote}/span-{span.span.quote}")
@@ -164,7 +164,7 @@ def trust(material: Material) -> list[Statement]:
         found += [
             say(
                 "encrypted inference hides a query and the model from the computing parties as long as they do not "
-                "collude beyond its threat model; it is no differential privacy and has no privacy loss of its own. "
+                "collude beyond its threat model; it is not differential privacy and has no privacy loss of its own. "
                 "What the model itself reveals is bounded by its training guarantee alone. A simulated protection "
                 "protects nothing"
             ),
@@ -188,7 +188,7 @@ def scope(material: Material) -> list[Statement]:
     if not (material.runs or material.unrecorded or material.unprotected):
         return [unknown("data accesses: ")]
     told = material.facts.preprocessing is not None
-    found = [fact(material.facts, "preprocessing", "preprocessing, as told by the curator")] if told else []
+    found = [fact(material.facts, "preprocessing", "preprocessing, as stated by the curator")] if told else []
     names = dict.fromkeys(access.what.quote for run in material.trained for access in run.accesses)
     for name in names:
         for covered in (True, False):
@@ -208,7 +208,7 @@ def scope(material: Material) -> list[Statement]:
             left.status,
             ") has no record; exact results of its nodes ",
             left.nodes,
-            " lie in the workspace, and whoever can read that sees them",
+            " lie in the workspace, and anyone who can read that sees them",
         )
         for left in material.unrecorded
     ]

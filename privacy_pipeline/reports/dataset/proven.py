@@ -1,10 +1,10 @@
-"""The bound of a budget that holds without any assumption on how runs were chosen: what a report states first.
+"""The bound of a budget that holds without any assumption on how runs were chosen, which a report states first.
 
-A run that is chosen after the results of earlier ones were seen is covered by the filter alone, and the filter proves
-its cap, not what is spent (`ledger.state.renyi_filter`). Caps may have been changed after results were seen: then the
-largest of them bounds every set of outcomes in which no cap was larger, at the one delta of the budget. Where an older
-version let the order or the delta be chosen again, the last delta is multiplied (`ledger.state.earlier_rules`). One
-entry alone was chosen before any result: there the epsilon of what ran holds as it is.
+Only the filter covers a run that is chosen after the results of earlier ones were seen, and the filter proves its cap,
+not what is spent (`ledger.state.renyi_filter`). Caps may have been changed after results were seen: then the largest of
+them bounds every set of outcomes in which no cap was larger, at the one delta of the budget. Where an older version let
+the order or the delta be chosen again, the last delta is multiplied (`ledger.state.earlier_rules`). A single entry was
+chosen before any result: there the epsilon of what ran holds.
 """
 
 from __future__ import annotations

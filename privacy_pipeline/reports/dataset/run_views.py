@@ -41,7 +41,7 @@ _NUMBERS: tuple[tuple[str, Kind], ...] = (
 
 
 def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
-    """One run of the report.
+    """Return one run of the report.
 
     Args:
         summary: the run's summary with its record.
@@ -123,7 +123,8 @@ def run_view(summary: RunSummary, entries: Mapping[int, Entry]) -> RunView:
 class _View:
     """Makes quotes and figures of the record that a run holds.
 
-    That of a cached training names the run that trained; but each run has its own, with its own evaluation in it.
+    The record of a cached training names the run that trained, but each run has its own record, with its own
+    evaluation.
     """
 
     def __init__(self, summary: RunSummary) -> None:
@@ -163,7 +164,7 @@ def _guarantee_rdp(view: _View, stated: Guarantee | None) -> Loss | None:
 
 
 def _threat_model(summary: RunSummary) -> dict[str, Quote]:
-    """Return what encrypted inference rests on in this run, as its evaluation states it."""
+    """Return the assumptions of encrypted inference in this run, as its evaluation states them."""
     if summary.encrypted is None:
         return {}
     stated = summary.encrypted.threat_model.model_dump()
@@ -205,9 +206,7 @@ def _mechanism(view: _View, mechanism: Mechanism | None, rows: Rows | None) -> M
 
 
 def _audit(view: _View, index: int, raw: JsonValue) -> AuditView | None:
-    """Return an audit that states a lower bound at a confidence beside an upper bound at a delta; None for anything
-    else.
-    """
+    """Return an audit with a lower bound at a confidence and an upper bound at a delta; None for any other audit."""
     if not isinstance(raw, dict):
         return None
     names = ("lower_bound", "upper_bound", "confidence", "delta")
@@ -229,7 +228,7 @@ def _audit(view: _View, index: int, raw: JsonValue) -> AuditView | None:
 
 
 def _receipt(record: PrivacyRecord, entries: Mapping[int, Entry]) -> Receipt:
-    """Whether the ledger still holds what the record says that it was charged to, at each budget."""
+    """Return whether the ledger still holds the charges that the record names, at each budget."""
     found = [_agreement(record, entries.get(charged.ledger_entry)) for charged in record.compositions]
     worst: tuple[Receipt, ...] = ("missing", "differs", "agrees")
     return next((receipt for receipt in worst if receipt in found), "none")
@@ -239,7 +238,7 @@ def _agreement(record: PrivacyRecord, entry: Entry | None) -> Receipt:
     if entry is None:
         return "missing"
     ran = entry.event if entry.executed_event is None else entry.executed_event
-    # A run with a fixed seed is charged too; its record still names the mechanism that ran.
+    # A run with a fixed seed is charged too, and its record still names the mechanism that ran.
     same = entry.run_id == record.run_id and record.mechanism is not None and record.mechanism.dp_event == ran
     return "agrees" if same and entry.state in (State.STARTED, State.COMMITTED) else "differs"
 

@@ -1,4 +1,4 @@
-"""Helpers that the first page and the checklist share: what they draw on, and how they say that it is not known."""
+"""Helpers that the first page and the checklist share: their sources, and statements that something is not known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privacy_pipeline.reports.figures import Figure, Part, Quote, Source, Statem
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What the points of the checklist draw on."""
+    """The sources for the points of the checklist."""
 
     facts: ReportFacts
     spans: Sequence[SpanView]
@@ -52,7 +52,7 @@ def unknown(*words: Part) -> Statement:
 
 
 def fact(facts: ReportFacts, field: str, label: str) -> Statement:
-    """Return what the curator told under a key of the facts file, or that it is not known."""
+    """Return the curator's statement under a key of the facts file, or that it is not known."""
     value = getattr(facts, field)
     texts = [str(item) for item in value] if isinstance(value, tuple) else [] if value is None else [str(value)]
     if not texts:
@@ -65,12 +65,12 @@ def fact(facts: ReportFacts, field: str, label: str) -> Statement:
 
 
 def count(number: int, what: str) -> Figure:
-    """Return a count that the report itself made over the workspace's runs."""
+    """Return a count that the report itself makes over the workspace's runs."""
     return Figure(value=number, kind="count", source=Source(place="workspace", field=what, method="count"))
 
 
 def distinct(runs: Iterable[RunView], words: Callable[[RunView], Words]) -> list[tuple[Words, list[Quote]]]:
-    """Return what the runs say, each saying once, with the runs that say it."""
+    """Return the statements of the runs, each one once, with the runs that make it."""
     found: dict[str, tuple[Words, list[Quote]]] = {}
     for run in runs:
         said = words(run)
@@ -80,7 +80,7 @@ def distinct(runs: Iterable[RunView], words: Callable[[RunView], Words]) -> list
 
 
 def by_run(runs: Iterable[RunView], words: Callable[[RunView], Words]) -> list[Statement]:
-    """One statement for each different thing that runs say, naming the runs."""
+    """Return one statement for each different statement of the runs, naming the runs."""
     return [
         Statement(words=[*said, *_in_runs(names)], known=not any(_says_not_known(part) for part in said))
         for said, names in distinct(runs, words)

@@ -1,4 +1,4 @@
-"""Builds the PrivacyRecord of a run from its plan and from what was executed."""
+"""Build the PrivacyRecord of a run from its plan and from what was executed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _ENCRYPTED_EVALUATION = (
     DataAccess(
         what="evaluation of private predictions",
         covered=False,
-        detail="accuracy and agreement are exact, on the eval split; whoever can read the workspace sees them",
+        detail="accuracy and agreement are exact, on the eval split; anyone who can read the workspace sees them",
     ),
 )
 
@@ -60,9 +60,9 @@ _ENCRYPTED_EVALUATION = (
 class RunFacts:
     """Where a record comes from: run, pipeline, and hashes of code, lock and data.
 
-    `begun` is before the training reads a row, so that the record does not tell how long that took.
-    `schema_is_public` says that no domain or range was read off the data (or left unreviewed since).
-    `statistics` is what was released of the train split before, to stand in for ranges and domains that are not public.
+    `begun` is before the training reads a row, so that the record does not reveal how long that took.
+    `schema_is_public` is True if no domain or range was read off the data (or all were reviewed since).
+    `statistics` was released from the train split before, in place of ranges and domains that are not public.
     """
 
     run_id: str
@@ -84,19 +84,19 @@ def build_record(
     composition: Composition | None,
     further: Sequence[Composition] = (),
 ) -> PrivacyRecord:
-    """States what the run guarantees.
+    """Return the record that states what the run guarantees.
 
     Args:
         config: the config that was run.
         facts: identity of the run.
         executed: what the backend counted while it ran.
         plan: the mechanism that was reserved; None for a run that claims nothing.
-        composition: the run among all that the ledger holds.
-        further: the same at each further budget that a run over several spans was charged to.
+        composition: the run among all runs in the ledger.
+        further: the same for each further budget that a run over several spans was charged to.
 
     Raises:
         AccountingError: the accountants contradict each other.
-        BadInputError: the config does not say through whom private predictions are evaluated, or the parties of its
+        BadInputError: the config does not state through whom private predictions are evaluated, or the parties of its
             folder cannot be read.
     """
     private = plan is not None and not executed.seed_fixed
@@ -156,7 +156,7 @@ def _unit_in_words(config: PipelineConfig) -> str:
 
 
 def _mechanism(plan: MechanismPlan, executed: Executed) -> Mechanism:
-    """Return what ran; of a tuning the chosen trial, but for the event, which is that of all of it."""
+    """Return what ran; for a tuning, the chosen trial with the event of the whole tuning."""
     if executed.tuning is not None and executed.tuning.plan is not None:
         chosen = executed.tuning.plan
         return _mechanism(chosen, dataclasses.replace(executed, event=executed.event or plan.event, tuning=None))
@@ -191,9 +191,9 @@ def _preprocessing(statistics: DpStatistics) -> Preprocessing:
 
 
 def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics | None) -> Guarantee:
-    """Return the guarantee of the executed event; for shuffled batches, what samples would have given stands beside it.
+    """Return the guarantee of the executed event; for shuffled batches, add the epsilon that samples would have given.
 
-    A model that was set up with DP statistics tells of them too: the guarantee is that of both events together.
+    A model that was set up with DP statistics reveals them too: its guarantee covers both events together.
     """
     if statistics is not None:
         from dp_accounting import ComposedDpEvent
@@ -261,7 +261,7 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
         DataAccess(
             what="exact readings of the training",
             covered=False,
-            detail=f"withheld, told to nobody: {', '.join(executed.withheld)}; how long a step takes is not hidden",
+            detail=f"withheld from everyone: {', '.join(executed.withheld)}; how long a step takes is not hidden",
         )
     ]
     return [
@@ -277,12 +277,12 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
         DataAccess(
             what="statistics and anomalies",
             covered=False,
-            detail="exact, on both splits; whoever can read the workspace sees them",
+            detail="exact, on both splits; anyone who can read the workspace sees them",
         ),
         DataAccess(
             what=EVALUATION_ACCESS,
             covered=False,
-            detail="exact, on the eval split; whoever can read the workspace sees them" + _shared_users(config),
+            detail="exact, on the eval split; anyone who can read the workspace sees them" + _shared_users(config),
         ),
         *_federation(config),
         *executed.accesses,
@@ -293,15 +293,15 @@ def _data_accesses(config: PipelineConfig, facts: RunFacts, executed: Executed, 
 
 
 def _code_accesses(config: PipelineConfig) -> list[DataAccess]:
-    """How code of a user's was run, which may write what it sees into a model."""
+    """Return how a user's code was run, which may write what it sees into a model."""
     section = config.model
     if section.runs_beside_data:
         return [
             DataAccess(
                 what=CODE_ACCESS,
                 covered=False,
-                detail=f"{NOT_CHECKED}: `{section.use}` ran beside the data, as `trust: reviewed` says it may; what "
-                "it read may be in the model",
+                detail=f"{NOT_CHECKED}: `{section.use}` ran beside the data, as `trust: reviewed` allows; what it read "
+                "may be in the model",
             )
         ]
     if not section.is_built_apart:
@@ -318,7 +318,7 @@ def _code_accesses(config: PipelineConfig) -> list[DataAccess]:
 
 
 def _schema_accesses(config: PipelineConfig, facts: RunFacts) -> list[DataAccess]:
-    """Where ranges, domains and preprocessing come from."""
+    """Return where ranges, domains and preprocessing come from."""
     schema, public, released = config.dataset.schema_path, facts.schema_is_public, facts.statistics
     fixed = not config.model.runs_beside_data and public
     source = "the schema's public ranges and domains" + (", and what was released with noise" if released else "")

@@ -1,4 +1,4 @@
-"""What a DP evaluation says, as the summary and the privacy record of a run hold it."""
+"""The result of a DP evaluation, as the summary and the privacy record of a run hold it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from privacy_pipeline.reports.record.summary import SliceMetrics
 
 
 def slices_of(evaluation: DpEvaluation) -> list[SliceMetrics]:
-    """Metrics of every slice with their intervals, the overall one first; a noisy number of rows is rounded.
+    """Return the metrics of every slice with their intervals, the overall slice first; a noisy row count is rounded.
 
     Args:
         evaluation: what was released.
@@ -29,7 +29,7 @@ def slices_of(evaluation: DpEvaluation) -> list[SliceMetrics]:
 def with_evaluation(record: PrivacyRecord, evaluation: DpEvaluation) -> PrivacyRecord:
     """Return the record with the evaluation among the data accesses that are covered.
 
-    The trainer cannot know how its model will be evaluated, and lists the evaluation as not covered.
+    The trainer cannot foresee how its model will be evaluated, and lists the evaluation as not covered.
 
     Args:
         record: the trainer's record.

@@ -13,7 +13,7 @@ from privacy_pipeline.text.shown_text import visible
 
 
 def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
-    """Names and values of the `RunMetrics` properties; what does not exist (an epsilon without DP) is left out."""
+    """Return the `RunMetrics` properties; a value that does not exist (an epsilon without DP) is left out."""
     record = summary.record
     overall = summary.overall
     found: dict[str, str | int | float | None] = {
@@ -35,7 +35,7 @@ def metric_properties(summary: RunSummary) -> dict[str, str | int | float]:
 
 
 def public_examples(summary: RunSummary, part: SliceMetrics) -> int | None:
-    """Rows of a slice of the eval split; None where the relation keeps their number and no noise was added to it."""
+    """Return the number of rows of a slice of the eval split; None where it is secret and has no noise."""
     if summary.dp_evaluation is not None:
         return part.examples
     (told,) = without_secret_counts([part], summary.record)
@@ -43,7 +43,7 @@ def public_examples(summary: RunSummary, part: SliceMetrics) -> int | None:
 
 
 def without_secret_counts(slices: Sequence[SliceMetrics], record: PrivacyRecord) -> list[SliceMetrics]:
-    """Exact slices without their numbers of rows, where the record's relation keeps those secret."""
+    """Return exact slices, without their numbers of rows where the record's relation keeps those secret."""
     if record.relation != Relation.ADD_OR_REMOVE_ONE.value:
         return list(slices)
     return [part.model_copy(update={"examples": None}) for part in slices]
@@ -58,9 +58,9 @@ _ANY_DOUBLE = Context(prec=400)  # digits, more than the largest double has
 
 
 def _up(number: float) -> float:
-    """Six significant digits and at most six decimals, rounded up: ML Metadata keeps no more of a float.
+    """Return six significant digits and at most six decimals, rounded up: ML Metadata keeps no more of a float.
 
-    It would round an epsilon down, and a small delta to 0. An infinite epsilon stays infinite.
+    ML Metadata would round an epsilon down, and a small delta to 0. An infinite epsilon stays infinite.
     """
     if math.isinf(number):
         return number

@@ -1,4 +1,4 @@
-"""The summary of a run: utility, slices and privacy side by side. Written by RunMetrics, read by the command line."""
+"""The summary of a run: utility, slices and privacy. RunMetrics writes it, and the command line reads it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class SliceMetrics(BaseModel):
 
 
 class RunSummary(BaseModel):
-    """What came out of one run.
+    """The result of one run.
 
     Attributes:
         evaluation_reasons: thresholds that were missed, or, after a DP evaluation, not shown to be met.
-        blessed: PrivacyGate's verdict, the one that counts.
+        blessed: PrivacyGate's verdict, which is the final one.
         reasons: why a model was not blessed.
-        budget_reasons: those among them that are the policy's or the ledger's.
+        budget_reasons: the reasons that come from the policy or the ledger.
         model_uri: folder of the SavedModel.
         record: the privacy record of the training that made the model, with how it was evaluated.
         dp_evaluation: what a DP evaluation released; None where the metrics are exact.
-        training_run: run that trained the model; another one than `run_id` where training came from the cache.
+        training_run: run that trained the model; differs from `run_id` where training came from the cache.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

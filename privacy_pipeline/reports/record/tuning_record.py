@@ -1,4 +1,4 @@
-"""What a record states of a tuning: what was tried, what it cost, and what the guarantee does not cover of it."""
+"""The part of a record on tuning: what was tried, what it cost, and what the guarantee does not cover."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def tuning_part(
 
 
 def one_trial(plan: MechanismPlan) -> tuple[float, Literal["pld", "rdp"]]:
-    """Return what one trial of a tuning, alone, would have claimed: epsilon at the plan's delta, and the accountant of
-    it.
-    """
+    """Return what a single trial of a tuning would have claimed: epsilon at the plan's delta, and its accountant."""
     event = trial_event(plan.event)
     bound = accountants.bound_of(event, delta=plan.delta, relation=plan.relation)
     return bound.epsilon, bound.accountant
@@ -71,12 +69,12 @@ _UNTRAINED = (
 
 
 def tuning_accesses(tuning: Tuning | None, guarantee: Guarantee | None, *, shared_users: str) -> list[DataAccess]:
-    """Return uses of the data by a tuning, or by whatever came before an untuned training.
+    """Return uses of the data by a tuning, or by choices before an untuned training.
 
     Args:
         tuning: the record's part.
         guarantee: the record's guarantee, which counts all trials.
-        shared_users: what is known of users with rows in both splits.
+        shared_users: what is known about users with rows in both splits.
     """
     if tuning is None:
         return [DataAccess(what=CHOICE, covered=False, detail=_EARLIER)]
@@ -102,21 +100,21 @@ def tuning_accesses(tuning: Tuning | None, guarantee: Guarantee | None, *, share
             DataAccess(
                 what="load of the machine while it tunes",
                 covered=False,
-                detail="it tells about the number of trials, to whoever watches the machine; with the number k known, "
-                "the guarantee is only that of k trials together",
+                detail="it reveals something about the number of trials to anyone who watches the machine; with the "
+                "number k known, the guarantee is only that of k trials together",
             )
         )
     return found
 
 
 def tuning_assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
-    """Return what the accounting of a tuning rests on."""
+    """Return the assumptions of the accounting of a tuning."""
     tuned, section = _tuned(executed), plan.tuning or {}
     found = [
         Assumption(
             name="all trials have one DpEvent",
             held=executed.event is not None and executed.event == plan.event,
-            detail="each trial's plan and each trial's execution were held against the event that was reserved",
+            detail="each trial's plan and each trial's execution were compared with the reserved event",
         )
     ]
     if section.get("distribution") is not None:
@@ -129,10 +127,10 @@ def tuning_assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumpti
         )
         found.append(
             Assumption(
-                name="how long the tuning took tells nothing of the number of trials",
+                name="how long the tuning took reveals nothing about the number of trials",
                 held=True,
-                detail=f"it took {section['minutes']:g} minutes, as the config says, whatever the number; trials that "
-                "take longer are ended, and hand out nothing",
+                detail=f"it took {section['minutes']:g} minutes, as the config states, whatever the number; trials "
+                "that take longer are ended, and hand out nothing",
             )
         )
     if not tuned.trained:
@@ -142,5 +140,5 @@ def tuning_assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumpti
 
 def _tuned(executed: Executed) -> Tuned:
     if executed.tuning is None:
-        raise ValueError("the config tunes, but what ran tells no choice")
+        raise ValueError("the config tunes, but the execution reports no choice")
     return executed.tuning

@@ -1,4 +1,4 @@
-"""Axes of a chart: from values to places, with ticks at round numbers."""
+"""Axes of a chart: map values to places, with ticks at round numbers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Scale:
     log: bool = False
 
     def part(self, value: float) -> float:
-        """Where a value lies between the ends, 0 to 1; values outside are moved to the nearer end."""
+        """Return where a value lies between the ends, 0 to 1; values outside are moved to the nearer end."""
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, max(value, self.low)))
         return min(1.0, (at - low) / (high - low))
 
     def ticks(self) -> list[float]:
-        """Round values on the axis."""
+        """Return round values on the axis."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             every = max(1, math.ceil((last - first) / 7))
@@ -47,12 +47,12 @@ class Plot:
     y: Scale
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Place of a pair of values."""
+        """Return the place of a pair of values."""
         right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
         return LEFT + self.x.part(x) * (right - LEFT), bottom - self.y.part(y) * (bottom - TOP)
 
     def add(self, *items: Item) -> None:
-        """Draws on top of what is there."""
+        """Draw on top of what is there."""
         self.drawing.items.extend(items)
 
 

@@ -1,4 +1,4 @@
-"""The charts of a report. What they show stands in its tables too; axis numbers are no results."""
+"""The charts of a report. Its tables hold the same values; axis numbers are not results."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LARGEST_CURVE_DELTA = 0.011
 
 
 def budget_bar(budget: BudgetView, name: str) -> Drawing:
-    """Spent against the cap, as one bar."""
-    description = plain(["Held against the cap: ", budget.spent, ". Cap: ", budget.cap, "."])
+    """Return what is spent of the cap, as one bar."""
+    description = plain(["Counted against the cap: ", budget.spent, ". Cap: ", budget.cap, "."])
     items: list[Item] = []
     cap = budget.cap.epsilon.value if budget.cap.epsilon else 1.0
     spent = cap if budget.spent.epsilon is None else budget.spent.epsilon.value
@@ -71,7 +71,7 @@ def delta_epsilon(budget: BudgetView, name: str) -> Drawing | None:
 
 
 def _places(days: Sequence[str]) -> list[float]:
-    """Where entries stand on the line of time, in days: those of one day are spread over it."""
+    """Return the places of entries on the time axis, in days: entries of one day are spread over it."""
     found: list[float] = []
     same = Counter(days)
     seen: Counter[str] = Counter()
@@ -142,7 +142,7 @@ def comparable(budget: BudgetView, runs: Sequence[RunView]) -> list[RunView]:
 
 
 def utility(budget: BudgetView, runs: Sequence[RunView], name: str, metric: str = "accuracy") -> Drawing | None:
-    """Return a metric against epsilon over the comparable runs; None where there is none."""
+    """Return a chart of a metric against epsilon over the comparable runs; None if there are none."""
     shown = [
         run for run in comparable(budget, runs) if metric in run.metrics and run.guarantee and run.guarantee.epsilon
     ]

@@ -14,7 +14,7 @@ Anchor = Literal["start", "middle", "end"]
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """A line through points; `dashed` and `fill` as named."""
+    """A line through points, which may be dashed or filled."""
 
     points: Sequence[tuple[float, float]]
     colour: str
@@ -25,7 +25,7 @@ class Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Dot:
-    """A round mark; `says` is read out, and shown where a pointer rests on it."""
+    """A round mark; a screen reader reads `says`, and a pointer that rests on the mark shows it."""
 
     x: float
     y: float
@@ -37,7 +37,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A line of text; its baseline is at `y`. `scale` marks numbers of an axis, which are no results."""
+    """A line of text with its baseline at `y`. `scale` marks numbers of an axis, which are not results."""
 
     x: float
     y: float

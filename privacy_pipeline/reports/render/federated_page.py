@@ -1,4 +1,4 @@
-"""The comparison of an experiment's runs as one HTML file: no scripts, nothing fetched."""
+"""The comparison of an experiment's runs as one HTML file, which has no scripts and fetches nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ svg { width: 100%; height: auto; display: block; margin: 1.2rem 0; }
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """One row of the table, as texts in the order of `HEAD`."""
+    """Return one row of the table, as texts in the order of `HEAD`."""
     low, _, middle, _, high = row.client_accuracy
     return (
         row.name,
@@ -34,12 +34,12 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{low:.2f} / {middle:.2f} / {high:.2f}",
         guarantee(row),
         f"{row.megabytes:.2f}",
-        "not told" if row.seconds is None else f"{row.seconds:.1f}",
+        "withheld" if row.seconds is None else f"{row.seconds:.1f}",
     )
 
 
 def guarantee(row: Row) -> str:
-    """Epsilon of each run alone, never without delta and unit; rounded up."""
+    """Return the epsilon of each run alone, rounded up, with delta and unit."""
     if row.epsilon is None:
         return "none"
     up = -(-row.epsilon * 1000 // 1) / 1000
@@ -47,7 +47,7 @@ def guarantee(row: Row) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return what has to be said beside the numbers."""
+    """Return the notes that the numbers need."""
     said = [
         "Accuracy and AUC are exact, on the eval split, whose clients are not those of the train split. ± is the "
         "standard deviation over seeds."
@@ -56,12 +56,12 @@ def notes(rows: Sequence[Row]) -> list[str]:
         said.append("AUC is not defined where all rows of the eval split have one class.")
     if any(row.epsilon is not None for row in rows):
         said.append(
-            "Each epsilon is that of one run alone; every seed and setting was charged to the ledger, which knows what "
-            "they spent together. Evaluation, and the choice among runs by it, are not covered by any of them."
+            "Each epsilon is that of one run alone; every seed and setting was charged to the ledger, which holds what "
+            "they spent together. No epsilon covers the evaluation, nor the choice among runs by it."
         )
         classes = {(row.unit, row.relation, row.delta) for row in rows if row.epsilon is not None}
         if len(classes) > 1:
-            said.append("The epsilons are of different units, relations or deltas: they cannot be compared.")
+            said.append("The epsilons have different units, relations or deltas: they cannot be compared.")
     said += [
         f"{row.name}: fine-tuned on each of {own.clients} clients of the eval split alone, with half of the client's "
         f"rows, accuracy on the other half goes from {own.before:.4f} to {own.after:.4f} (mean over clients); "
@@ -90,7 +90,7 @@ def federated_page(experiment: str, rows: Sequence[Row]) -> str:
 
 
 def drawings(rows: Sequence[Row]) -> list[Drawing]:
-    """All charts; that against epsilon only where a run has a guarantee, and only of one unit, relation and delta."""
+    """Return all charts; that against epsilon only if a run has a guarantee, and for one unit, relation and delta."""
     made = [
         _lines(rows, "rounds", "Accuracy against rounds", "rounds", lambda curve: [float(r) for r in curve.rounds]),
         _lines(
@@ -139,7 +139,7 @@ def _lines(rows: Sequence[Row], name: str, title: str, x_label: str, places: Cal
 
 
 def _spread(rows: Sequence[Row]) -> Drawing:
-    """For each setting a line from the 5 to the 95 % quantile over clients, thick between 25 and 75 %."""
+    """Return a chart with a line per setting from the 5 to the 95 % quantile over clients, thick from 25 to 75 %."""
     values = [value for row in rows for value in row.client_accuracy]
     chart = plot(
         name="spread",

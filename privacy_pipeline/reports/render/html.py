@@ -1,4 +1,4 @@
-"""The report as one HTML file: no scripts, nothing fetched, made to be printed too."""
+"""The report as one HTML file, which has no scripts, fetches nothing, and can be printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privacy_pipeline.text.shown_text import in_html
 
 
 def to_html(report: DatasetReport) -> str:
-    """Return the page. Each number is a `data` element with its exact value, and its source as title."""
+    """Return the page. Each number is a `data` element with its exact value, and with its source as title."""
     report = report.visible()
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup

@@ -18,7 +18,7 @@ _CURVE_ROWS = (1e-9, 1e-7, 1e-5, 1e-3, 1e-2)
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """A heading; level 1 is the report's title. `new_page` starts a page where there are pages."""
+    """A heading; level 1 is the report's title. `new_page` starts a page in paged formats."""
 
     level: int
     text: str
@@ -28,7 +28,7 @@ class Heading:
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A paragraph; `mark` is what the eye should catch: something missing, or a warning."""
+    """A paragraph; `mark` highlights it: something is missing, or a warning."""
 
     words: Words
     mark: str = ""
@@ -63,7 +63,7 @@ Block = Heading | Text | Bullets | Table | Chart
 
 
 def blocks(report: DatasetReport) -> list[Block]:
-    """All blocks of a report."""
+    """Return all blocks of a report."""
     made: list[Block] = [
         Heading(level=1, text=f"Privacy report: {report.dataset.quote}"),
         Text(words=["State of ", report.generated, ". Made from the budget ledger and the records of the runs."]),
@@ -85,7 +85,7 @@ def blocks(report: DatasetReport) -> list[Block]:
 
 
 def compact(loss: Loss | None) -> Words:
-    """Return a privacy loss in a cell: epsilon, delta and basis, never epsilon alone."""
+    """Return a privacy loss for a cell: epsilon with delta and basis, never epsilon alone."""
     if loss is None:
         return NONE
     if loss.epsilon is None:
@@ -109,12 +109,12 @@ def _totals(budget: BudgetView) -> Table:
     rows: list[tuple[str, Words]] = [
         ("proven, whatever was seen before a run was chosen", _or_why(budget.proven)),
         ("cap", compact(budget.cap)),
-        ("held against the cap, as enforced: the filter's fixed order", _or_why(budget.spent)),
+        ("counted against the cap, as enforced: the filter's fixed order", _or_why(budget.spent)),
         ("left of the cap", ["epsilon ", budget.left, " at delta ", budget.cap.delta]),
         ("used by the runs, of the room at that order", [budget.used] if budget.used else ["all"]),
         ("for runs fixed beforehand: RDP at its best order", _or_why(budget.best_order)),
         ("for runs fixed beforehand: PLD over all events", _or_why(budget.pld)),
-        ("what simple addition of epsilons would have said", compact(budget.simple_addition)),
+        ("by simple addition of epsilons", compact(budget.simple_addition)),
         ("changes of the cap or of the policy", [budget.cap_changes]),
         ("what the cap's delta is multiplied by in what is proven", [budget.delta_factor]),
         ("entries that executed more than they had planned", [budget.overruns]),
@@ -202,7 +202,7 @@ def _changes(changes: Sequence[ChangeView]) -> Table:
         about: Words = [change.budget] if change.budget else DASH
         rows.append([[change.number], [change.at], who, about, what, compact(change.cap) if change.cap else DASH])
     return Table(
-        caption="Changes of cap, policy and key, from the journal; a name is what the user said, no proof of identity",
+        caption="Changes of cap, policy and key, from the journal; a name is the user's word, not a proof of identity",
         head=("record", "time", "who", "budget", "what", "cap from here on (epsilon, delta)"),
         rows=rows,
         widths=(7, 19, 12, 17, 27, 18),
@@ -292,7 +292,7 @@ def _not_covered(report: DatasetReport) -> list[Block]:
         for left in report.unprotected_runs
     ]
     table = Table(
-        caption="Uses of the data that the guarantees do not cover, and who can see what came of them",
+        caption="Uses of the data that the guarantees do not cover, and who can see their results",
         head=("what", "detail, and who can see it", "runs"),
         rows=rows,
         widths=(2, 4, 2),
@@ -300,8 +300,8 @@ def _not_covered(report: DatasetReport) -> list[Block]:
     return [heading, table]
 
 
-_ELSEWHERE = "; the workspaces that were read do not say who sees what it released"
-_READERS = "; whoever can read the workspace sees them"
+_ELSEWHERE = "; the workspaces that were read do not show who sees what it released"
+_READERS = "; anyone who can read the workspace sees them"
 
 
 def _listed(names: Sequence[Quote]) -> Words:
@@ -333,7 +333,7 @@ def _sources(report: DatasetReport) -> list[Block]:
         [[figure], [Quote(quote=figure.source.text, source=figure.source)]] for figure in found.values()
     ]
     caption = (
-        "Numbers of the first page and the checklist. Those of the tables come from the entry or the run in their row."
+        "Numbers of the first page and the checklist. Numbers of a table come from the entry or the run in their row."
     )
     heading = Heading(level=2, text="Where the numbers come from", new_page=True)
     return [heading, Table(caption=caption, head=("number", "source"), rows=rows, widths=(1, 4))]

@@ -1,4 +1,4 @@
-"""The report as PDF, from the same blocks as the HTML. Fonts are embedded, nothing is looked up on the machine."""
+"""The report as PDF, from the same blocks as the HTML. Fonts are embedded; the machine's fonts are not used."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def to_pdf(report: DatasetReport) -> bytes:
     for block in made:
         try:
             _draw(pdf, block)
-        except ValueError as error:  # of a table, one row of which is longer than a page
+        except ValueError as error:  # a row of a table is longer than a page
             raise BadInputError(f"the report cannot be made a PDF: {error}", fix="ask for --format html") from error
     return bytes(pdf.output())
 
@@ -141,7 +141,7 @@ def _table(pdf: FPDF, table: Table) -> None:
     pdf.set_font(FONT, "", _SMALL)
     pdf.set_text_color(*_INK)
     pdf.set_draw_color(212, 218, 225)
-    pdf.set_fill_color(255, 255, 255)  # a table fills its cells with the colour that was used last
+    pdf.set_fill_color(255, 255, 255)  # a table fills its cells with the last used colour
     pdf.set_line_width(0.2)
     layout: Any = TableBordersLayout.HORIZONTAL_LINES
     with pdf.table(
