@@ -1,4 +1,4 @@
-"""One line where a budget has passed a level at which its policy warns."""
+"""One line for each budget that has passed an alert level of its policy."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def alert(status: BudgetStatus) -> str:
-    """Return the line of a budget; empty where no level is passed."""
+    """Return the line for a budget; empty where no level is passed."""
     if not status.alerts:
         return ""
     used = f"{status.used:.0%}" if math.isfinite(status.used) else "all"
     return (
         f"budget {status.budget}: the policy's alert level of {max(status.alerts):.0%} is passed: "
-        f"{used} of the room is used; epsilon {status.enforced_epsilon:.3f} is held against the cap of "
+        f"{used} of the room is used; epsilon {status.enforced_epsilon:.3f} counts against the cap of "
         f"{status.cap_epsilon:.3f}, {status.remaining_epsilon:.3f} remain"
     )
 
 
 def tell_alerts(statuses: list[BudgetStatus], *, told: list[BudgetStatus] | None = None) -> None:
-    """Print the lines to standard error, one for each budget; without those whose levels were told before."""
+    """Print the lines to standard error, one for each budget; omit levels that were printed before."""
     before = {status.budget: status.alerts for status in told or []}
     for status in statuses:
         line = alert(status)
@@ -35,7 +35,7 @@ def tell_alerts(statuses: list[BudgetStatus], *, told: list[BudgetStatus] | None
 
 
 class RunAlerts:
-    """Tells of the budget that a run is charged to, before the run and after it."""
+    """Alerts about the budget that a run is charged to, before the run and after it."""
 
     def __init__(self, config: PipelineConfig) -> None:
 
@@ -44,7 +44,7 @@ class RunAlerts:
         self._told: list[BudgetStatus] = []
 
     def tell(self) -> None:
-        """Says what is passed, and was not when it said so last."""
+        """Print the levels that were passed since the last call."""
         if not self._charged:
             return
         from privacy_pipeline.ledger.ledger import Ledger

@@ -19,7 +19,7 @@ _PIPELINE_PACKAGES = ("tfx", "tensorflow", "tensorflow-privacy", "apache-beam", 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     ok: bool
@@ -29,7 +29,7 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at interpreter, packages, data, disk, memory and the encrypted environment; changes nothing."""
+    """Check interpreter, packages, data, disk, memory and the encrypted environment; change nothing."""
     return [_python(), *_packages(), _demo_data(), _disk(), _memory(), _encrypted(), _randomness()]
 
 
@@ -53,7 +53,7 @@ def _packages() -> Iterator[Finding]:
 def _demo_data() -> Finding:
     if Path("data/adult/provenance.json").exists():
         return Finding("demo data", True, "data/adult", required=False)
-    return Finding("demo data", False, "data/adult is not there", "privacy-pipeline data adult", required=False)
+    return Finding("demo data", False, "data/adult does not exist", "privacy-pipeline data adult", required=False)
 
 
 def _disk() -> Finding:
@@ -65,7 +65,7 @@ def _memory() -> Finding:
     from privacy_pipeline.pipelines.preflight.memory import limit
 
     total = limit()
-    return Finding("memory", total > 3 * _GIB, f"{total / _GIB:.1f} GiB", "runs want at least 4 GiB")
+    return Finding("memory", total > 3 * _GIB, f"{total / _GIB:.1f} GiB", "runs need at least 4 GiB")
 
 
 def _encrypted() -> Finding:

@@ -28,7 +28,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_svg(table: Table, *, width: int = 110) -> str:
-    """Return the table as a self-contained SVG picture; it names no font that would have to be fetched.
+    """Return the table as a self-contained SVG picture, which fetches no font.
 
     Args:
         table: any table.
@@ -37,7 +37,7 @@ def to_svg(table: Table, *, width: int = 110) -> str:
     console = PlainConsole(record=True, width=width, file=io.StringIO())
     console.print(table)
     picture = console.export_svg(title=str(table.title or ""))
-    # Rich's picture asks a web font of another host; the viewer's own monospace font does as well.
+    # Rich's picture fetches a web font from another host; the viewer's own monospace font is enough.
     return re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)
 
 

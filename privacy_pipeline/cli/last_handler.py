@@ -1,4 +1,4 @@
-"""What a command says where it fails in a way that nobody foresaw: one line, a log, and where to report it."""
+"""Report an unexpected failure of a command: one line, a log, and where to report it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PACKAGE = "privacy_pipeline"
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command; an exception that it did not turn into an error of its own ends in one line and exit code 1.
+    """Run a command; an exception that it did not turn into its own error ends in one line and exit code 1.
 
     With `--debug` before the command, or PRIVACY_PIPELINE_DEBUG set, the traceback is shown instead.
     """
@@ -36,7 +36,7 @@ def run(command: Callable[[], None]) -> None:
         raise
     except KeyboardInterrupt:
         _tell("interrupted", "", ExitCode.ERROR)
-    except BaseException as error:  # noqa: BLE001 (the one place where everything is caught: nothing is done after it)
+    except BaseException as error:  # noqa: BLE001 (the only place that catches everything: nothing is done after it)
         if os.environ.get(VARIABLE):
             sys.stderr.write(_traceback(error))
             sys.exit(int(ExitCode.ERROR))
@@ -56,13 +56,13 @@ def _tell(message: str, fix: str, exit_code: ExitCode) -> NoReturn:
 
 
 def _unforeseen(error: BaseException) -> tuple[str, str]:
-    """Return what is said of it, and what to do."""
+    """Return the message of an exception, and what to do."""
     text = "".join(traceback.format_exception_only(type(error), error)).partition(": ")[2]  # also where str() fails
     said = "".join(c if c.isprintable() else " " for c in masked(text))[:300].strip()
     what = type(error).__name__ + (f": {said}" if said else "")
     return (
         f"{what} (an error of privacy-pipeline itself)",
-        f"report it with the file {_log(error)}, which may name files and values of yours; "
+        f"report it with the file {_log(error)}, which may hold names of your files and values; "
         f"{DEBUG} before the command shows where it happened",
     )
 

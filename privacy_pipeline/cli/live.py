@@ -27,7 +27,7 @@ _MARKS = {
 
 
 def node_text(name: str, node: NodeState) -> str:
-    """Return what is said of a node behind its name."""
+    """Return the text behind a node's name."""
     if node.status == "cached":
         spent = "; spends no budget" if name in CHARGING else ""
         return f"cached{spent}" + (f" ({node.detail})" if node.detail else "")
@@ -60,7 +60,7 @@ class RunView:
         return self
 
     def start(self, folder: RunFolder) -> None:
-        """Names the run and its log, and begins to show its nodes."""
+        """Print the run and its log, and begin to show its nodes."""
         self._folder = folder
         self._order = nodes_of(folder.read_spec().config)
         if self._quiet:
@@ -87,7 +87,7 @@ class RunView:
         return self._console.is_terminal and not self._quiet
 
     def on_event(self, event: events.Event, state: RunState) -> None:
-        """Take in one event of the worker."""
+        """Handle one event of the worker."""
         self._state = state
         if isinstance(event, events.Loaded):
             self._loaded = True

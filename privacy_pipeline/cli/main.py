@@ -1,4 +1,4 @@
-"""Entry point of `privacy-pipeline`. Imports stay light: `--help` answers in under a second."""
+"""Entry point of `privacy-pipeline`. Imports stay light, so that `--help` answers in under a second."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ app = typer.Typer(
 @app.callback(
     help="Privacy-preserving ML pipelines: one YAML file, swappable privacy backends, a budget ledger.\n\n"
     "Exit codes: 0 done, 1 error, 2 bad input or config, 3 not blessed, 4 budget refused. "
-    "`privacy-pipeline --debug COMMAND` shows the traceback of an error that nobody foresaw.",
+    "`privacy-pipeline --debug COMMAND` shows the traceback of an unexpected error.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
 )
 def _root(
     version: Annotated[
@@ -100,7 +103,7 @@ def main() -> None:
 
 
 def _usage_told(command: Callable[[], int | None]) -> int:
-    """Return the exit code of a command; arguments that it does not take are told as any other bad input is."""
+    """Return the exit code of a command; arguments that it does not accept are reported like any other bad input."""
     try:
         return command() or 0
     except typer.Abort:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # A pipe or a log file has no width of its own; tables need room.
 _WIDTH = None if sys.stdout is not None and sys.stdout.isatty() else 120
 
-# A path may hold what would be the name of an emoji.
+# A path may contain the name of an emoji.
 out = PlainConsole(highlight=False, emoji=False, width=_WIDTH)
 err = PlainConsole(stderr=True, highlight=False, emoji=False, width=_WIDTH)
 
@@ -44,7 +44,7 @@ def print_run(
 
 
 def print_report(state: RunState) -> None:
-    """Says where the report is that was made at the end of a run, or why there is none."""
+    """Print where the report from the end of a run is, or why there is none."""
     if state.report:
         out.print(f"[dim]report {escape(state.report)}[/]", soft_wrap=True)
     if state.report_problem:
@@ -64,8 +64,8 @@ def errors_as_exit_codes(*, as_json: bool, resume: Callable[[], str] | None = No
     """Turn an error that a person can act on into its message, the fix, and its exit code.
 
     Args:
-        as_json: tell it as JSON.
-        resume: gives the command that goes on with what was interrupted; "" where nothing was started.
+        as_json: print it as JSON.
+        resume: returns the command that continues what was interrupted; "" where nothing was started.
     """
     again = resume or (lambda: "")
     try:
@@ -89,7 +89,7 @@ def errors_as_exit_codes(*, as_json: bool, resume: Callable[[], str] | None = No
 
 
 def tell(*, message: str, fix: str, exit_code: int, as_json: bool, **more: str) -> None:
-    """Says what went wrong: as text on standard error, or as JSON on standard output."""
+    """Print what went wrong, as text on standard error or as JSON on standard output."""
     if as_json:
         print_json({"error": message, "fix": fix, "exit_code": exit_code, **more})
         return
@@ -110,10 +110,10 @@ def with_old_keys(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_line(line: str, *, err: bool = False) -> None:
-    """Print a line as it is, however long, to standard output or error; nothing in it is markup or a command."""
+    """Print a line unchanged, however long, to standard output or error; it contains neither markup nor commands."""
     typer.echo(visible(line, lines=True), err=err)
 
 
 def note(what: str) -> None:
-    """Tells, on standard error, what a person should know although it is not an error."""
+    """Print, on standard error, what a person should know although it is not an error."""
     err.print(f"[yellow]note:[/] {escape(what)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What is printed on a terminal: text is no markup, and only Rich itself sends control sequences."""
+"""Text for a terminal: it is never markup, and only Rich itself sends control sequences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privacy_pipeline.text.shown_text import visible
 
 
 class PlainConsole(Console):
-    """A console on which no text moves the cursor, turns the direction of reading or hides; see `shown_text`."""
+    """A console on which no text moves the cursor, changes the reading direction or hides; see `shown_text`."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield what is printed, piece by piece."""
@@ -22,13 +22,13 @@ class PlainConsole(Console):
 
 
 def escape(text: str) -> str:
-    """Return a text inside of Rich's markup, of which it is no part: also one that ends in backslashes."""
+    """Return a text escaped for Rich's markup, also a text that ends in backslashes."""
     text = visible(text, lines=True)
     ending = len(text) - len(text.rstrip("\\"))
-    # Rich reads backslashes before a tag alone, so these are followed by one that does nothing.
+    # Rich interprets backslashes only before a tag, so add a tag that does nothing.
     return _escape(text.rstrip("\\")) + ("\\" * (2 * ending) + "[none][/none]" if ending else "")
 
 
 def cell(text: str) -> str:
-    """Return the same for a cell of a table, or for a name inside of a line: it has no ends of lines."""
+    """Return the same for a cell of a table, or for a name inside a line: without line breaks."""
     return escape(visible(text))

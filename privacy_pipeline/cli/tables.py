@@ -1,4 +1,4 @@
-"""Tables of runs, metrics and privacy, made to be pasted into a report."""
+"""Tables of runs, metrics and privacy, which can be pasted into a report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def audit_text(audit: JsonValue) -> str:
-    """One audit in words, with its seconds; empty for what states no bounds."""
+    """Return one audit in words, with its seconds; empty for an audit without bounds."""
     if not isinstance(audit, dict) or not {"kind", "lower_bound", "upper_bound", "canaries"} <= set(audit):
         return ""
     took = audit.get("seconds")
@@ -78,7 +78,7 @@ def privacy_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
 
 
 def _tuning_rows(record: PrivacyRecord) -> list[tuple[str, str]]:
-    """Return what was tried, and beside the honest epsilon what one trial alone would have claimed."""
+    """Return what was tried, and what a single trial would have claimed, next to the true epsilon."""
     t, g = record.tuning, record.guarantee
     if t is None:
         return []
@@ -99,7 +99,7 @@ def _point(point: Mapping[str, JsonValue]) -> str:
 
 
 def metric_text(part: SliceMetrics, metric: str) -> str:
-    """Return a metric; with the ends of its interval where it is noisy."""
+    """Return a metric, with the ends of its interval if it is noisy."""
     text = number(part.metrics.get(metric))
     if metric not in part.intervals:
         return text
@@ -108,7 +108,7 @@ def metric_text(part: SliceMetrics, metric: str) -> str:
 
 
 def evaluation_text(summary: RunSummary) -> str:
-    """How the metrics came about, and what they cost."""
+    """Return how the metrics were computed, and what they cost."""
     found = summary.dp_evaluation
     if found is None:
         return "exact"
@@ -128,7 +128,7 @@ def privacy_cell(record: PrivacyRecord) -> str:
 
 
 def run_table(summary: RunSummary) -> Table:
-    """Metrics of a run, overall and by slice."""
+    """Return the metrics of a run, overall and by slice."""
     notes = [f"metrics are {evaluation_text(summary)}"] if summary.dp_evaluation is not None else []
     notes += [
         f"{metric} is not defined ({cell(part.name)}): {escape(why)}"
@@ -163,7 +163,7 @@ def privacy_table(record: PrivacyRecord) -> Table:
 
 
 def runs_table(rows: list[tuple[RunState, RunSummary | None]]) -> Table:
-    """All runs, newest last."""
+    """Return all runs, newest last."""
     table = Table(title="runs", title_justify="left")
     for column in ("run", "pipeline", "backend", "status"):
         table.add_column(column, no_wrap=column == "run")
@@ -187,7 +187,7 @@ def runs_table(rows: list[tuple[RunState, RunSummary | None]]) -> Table:
 
 
 def diff_table(left: RunSummary, right: RunSummary) -> Table:
-    """Two runs side by side: utility on every slice, then privacy."""
+    """Return two runs side by side: utility on every slice, then privacy."""
     table = Table(title=escape(f"{left.pipeline} against {right.pipeline}"), title_justify="left")
     table.add_column("")
     for side in (left, right):
@@ -209,7 +209,7 @@ def diff_table(left: RunSummary, right: RunSummary) -> Table:
     apart = left.record.privacy_class != right.record.privacy_class
     both = left.record.guarantee is not None and right.record.guarantee is not None
     for label in [*says, *(label for label in said if label not in says)]:
-        # In the table itself, so that it stays with the numbers wherever they are pasted.
+        # The note is in the table itself, so that it stays with the numbers wherever they are pasted.
         note = "other unit or relation: not comparable" if label.startswith("epsilon") and both and apart else ""
         table.add_row(cell(label), escape(said.get(label, "-")), escape(says.get(label, "-")), note)
     return table

@@ -1,4 +1,4 @@
-"""What a terminal can show: output that it cannot encode, or that nobody reads any more, ends no command."""
+"""Output to a terminal: text that it cannot encode, or that nobody reads any more, does not end a command."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _DRAWN = str.maketrans(
 
 
 def prepare() -> None:
-    """Make this process work in UTF-8, whatever the locale, and its output one that cannot end a command.
+    """Make this process work in UTF-8, whatever the locale, and keep its output from ending a command.
 
-    Where the locale is another one, Python begins again in its UTF-8 mode, since TensorFlow takes paths as UTF-8 alone.
-    The terminal keeps its own encoding; what that lacks falls back to ASCII.
+    With another locale, Python restarts in its UTF-8 mode, because TensorFlow accepts only paths in UTF-8. The terminal
+    keeps its own encoding; characters that it lacks fall back to ASCII.
     """
     _open_closed()
     if _needs_utf8():
@@ -52,10 +52,10 @@ def prepare() -> None:
 
 
 def exit_code(of_command: str | int | None) -> str | int | None:
-    """Flushes the output; says where it could not be written, and gives the exit code with which the process ends.
+    """Flush the output; report if it could not be written, and return the exit code of the process.
 
     Args:
-        of_command: exit code of the command, which was carried out whether its output was written or not.
+        of_command: exit code of the command, which ran whether its output was written or not.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -63,19 +63,19 @@ def exit_code(of_command: str | int | None) -> str | int | None:
     if lost is None:
         return of_command
     sys.stderr.write(
-        f"error: standard output cannot be written ({lost.strerror}); the command went on without it, and ended with "
+        f"error: standard output cannot be written ({lost.strerror}); the command continued without it, and ended with "
         f"exit code {of_command or 0}\n  fix: free space, or send the output elsewhere\n"
     )
     return of_command or int(ExitCode.ERROR)
 
 
 def _open_closed() -> None:
-    """Open streams that whoever started the process had closed: a file of ours would become standard output."""
+    """Open streams that were closed when the process started: a file of ours would become standard output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
 
@@ -100,7 +100,7 @@ class Unbroken:
         stream: a text stream with a file descriptor.
 
     Attributes:
-        lost: why something was dropped that somebody waits for; None where nothing was.
+        lost: why output was dropped that a reader waits for; None where nothing was dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -117,7 +117,7 @@ class Unbroken:
             return len(text)
 
     def flush(self) -> None:
-        """Flushes, or drops."""
+        """Flush, or drop."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -135,7 +135,7 @@ class Unbroken:
 
 
 def in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Error handler of a codec: drawings and signs in ASCII, all else as `backslashreplace` has it.
+    """Handle encoding errors: replace drawings and signs by ASCII, and anything else as `backslashreplace` does.
 
     Raises:
         UnicodeError: it is not about encoding.

@@ -219,7 +219,7 @@ def test_apply_tells_before_and_after_and_what_follows(project: Path) -> None:
     assert "adult/train/row: epsilon 3 at delta 1e-05 before, now epsilon 5 at delta 1e-05" in said
     assert "adult/eval/row: opened with epsilon 1" in said and "warning" not in said
     said = apply(0.1)
-    assert "warning: adult/train/row:" in said and "held already, above" in said
+    assert "warning: adult/train/row:" in said and "counted already, above" in said
     assert "adult/eval/row: epsilon 1 at delta 1e-05 before, now closed" in said
     assert "before" not in apply(0.1)
 
@@ -237,7 +237,7 @@ def test_migrate_accepts_imports_and_verify_says_what_is_missing(
     make_old_ledger("sqlite:///ledger/ledger.db", runs=["a"], version=2)
     refused = budget("verify")
     assert refused.exit_code == 1 and "not what its writers wrote" not in refused.output
-    assert "somebody has to accept" in refused.output
+    assert "a person has to accept" in refused.output
     assert budget("migrate").exit_code == 0 and budget("verify").exit_code == 1
     assert "1 entries" in budget("migrate", "--accept").output
     assert budget("verify").exit_code == 0

@@ -23,8 +23,8 @@ def parties(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "x", "--parties", "{parties}"], "privacy-pipeline encrypted serve"),
-        (["predict", "x.csv", "--parties", "{parties}"], "privacy-pipeline encrypted predict"),
+        (["serve", "x", "--parties", "{parties}"], "only encrypted serving and prediction are supported"),
+        (["predict", "x.csv", "--parties", "{parties}"], "only encrypted serving and prediction are supported"),
         (["serve", "--encrypted", "x", "--parties", "{parties}"], "no run 'x'"),
         (["serve", "--encrypted", "{empty}", "--parties", "{parties}"], "is not a model for private prediction"),
         (

@@ -125,7 +125,7 @@ def test_forecast_as_text_and_markdown(project: Path) -> None:
     text = call("budget", "forecast", str(project), "--runs", "4", *noise).output
     assert (
         "noise for 4 runs" in text
-        and "held against the cap: 0.000 of 0.700, 0.700 remain" in text
+        and "counted against the cap: 0.000 of 0.700, 0.700 remain" in text
         and "--set training.dp_sgd.noise" in text
     )
     table = call("budget", "forecast", str(project), "--markdown", *noise).output

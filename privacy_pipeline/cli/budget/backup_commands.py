@@ -32,19 +32,21 @@ def backup(
         out.print(
             f"[green]✓[/] {escape(str(file))}: up to record {head.seq}, signed by key {head.key_id}", soft_wrap=True
         )
-        out.print("  keep ledger_key.pem and ledger_units.key too, apart from it: without them it cannot be used")
+        out.print(
+            "  keep ledger_key.pem and ledger_units.key too, in another place: the copy cannot be used without them"
+        )
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `budget backup` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File from `budget backup`.")],
     ledger: LedgerUrl = DEFAULT_LEDGER,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this, nothing is written.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Put the ledger back from a backup, and say what would be lost; nothing that was spent is given back.
+    """Restore the ledger from a backup, and print what would be lost; nothing that was spent is given back.
 
-    What the present ledger recorded since is carried over where that can be read. Where it is not known, every budget
-    is charged without limit: it grants nothing any more.
+    Later records of the present ledger are carried over if they can be read. If they are not known, every budget is
+    charged without limit, so that it grants nothing any more.
     """
     from privacy_pipeline.ledger.copies.restoring import restore as restored
 
@@ -69,7 +71,7 @@ def _print(found: Restoring, *, restored: bool) -> None:
         err.print(f"[yellow]lost:[/] {escape(told)}", soft_wrap=True)
     if found.charged:
         err.print(
-            f"charged without limit, since it is not known what was spent: {escape(', '.join(found.charged))}; "
+            f"charged without limit, because it is not known what was spent: {escape(', '.join(found.charged))}; "
             "these budgets grant nothing any more",
             soft_wrap=True,
         )

@@ -37,31 +37,29 @@ def register(
     epsilon: Annotated[
         float | None, typer.Option(min=0.0, help="Cap of the dataset's budget over all runs.", show_default=False)
     ] = None,
-    delta: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Delta at which the cap is held (default: 1e-05).")
-    ] = None,
+    delta: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Delta of the cap (default: 1e-05).")] = None,
     policy: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Policy with the caps; applied with the registration or not.")
+        Path | None, typer.Option(metavar="FILE", help="Policy with the caps, applied together with the registration.")
     ] = None,
     disjoint: Annotated[
-        bool, typer.Option("--disjoint", help="A budget of its own for the span, if its units are in no other span.")
+        bool, typer.Option("--disjoint", help="Give the span its own budget, if its units are in no other span.")
     ] = False,
     existing_key: Annotated[
-        bool, typer.Option("--existing-key", help="A new ledger takes the key that was made for it beforehand.")
+        bool, typer.Option("--existing-key", help="A new ledger uses the key that was made for it beforehand.")
     ] = False,
     id_space: Annotated[
-        str, typer.Option(metavar="NAME", help="The keys number other units than the same keys of other datasets.")
+        str, typer.Option(metavar="NAME", help="The keys name other units than the same keys of other datasets.")
     ] = "",
-    reason: Annotated[str, typer.Option(metavar="WHY", help="Why; it is journalled.")] = "",
+    reason: Annotated[str, typer.Option(metavar="WHY", help="Reason, which is journalled.")] = "",
     distinct_rows: Annotated[
-        str, typer.Option(metavar="WHY", help="Why rows that other datasets hold too are those of other people.")
+        str, typer.Option(metavar="WHY", help="Why rows that other datasets hold too belong to other people.")
     ] = "",
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
     """Register the dataset of a config: its splits, its number of units, and its budget.
 
-    Reads the data once, to count it and to fix its digest. Splits cannot change after this.
+    Reads the data once, to count it and to fix its digest. The splits cannot change afterwards.
     """
     from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.pipelines.registration.register import register_dataset
@@ -93,19 +91,20 @@ def register(
             soft_wrap=True,
         )
         out.print(
-            "  keep a copy of ledger_key.pub away from the ledger: only then a forged ledger is found", soft_wrap=True
+            "  keep a copy of ledger_key.pub away from the ledger: without it a forged ledger cannot be found",
+            soft_wrap=True,
         )
 
 
 def _sizes(registration: Registration) -> str:
-    """Rows and units of each split in words, unless the relation keeps them."""
+    """Return the rows and units of each split in words, unless the relation keeps them secret."""
     if registration.public_splits is None:
         return f"{' and '.join(registration.splits)}, of sizes that {registration.relation.value} keeps secret"
     return ", ".join(f"{name} {c.rows:,} rows of {c.units:,} units" for name, c in registration.public_splits.items())
 
 
 def _cap(epsilon: float | None, delta: float | None, policy: Path | None) -> tuple[float, float, Policy | None]:
-    """Epsilon and delta from the options or from the policy, which has both."""
+    """Return epsilon and delta from the options or from the policy, which has both."""
     from privacy_pipeline.ledger.state.policy import load_policy
 
     if policy is None and epsilon is not None:
@@ -136,13 +135,13 @@ def status(
         budgets = opened.status(dataset=asked.dataset)
         if told := opened.put_back():
             err.print(
-                f"[bold red]not the newest:[/] {escape(told)}; more may be spent than stands here", soft_wrap=True
+                f"[bold red]not the newest:[/] {escape(told)}; more may be spent than is shown here", soft_wrap=True
             )
         if as_json:
             print_json([with_old_keys(dataclasses.asdict(b)) for b in budgets])
             return
         table = Table(title="budgets (epsilon at the cap's delta)", title_justify="left")
-        for column in ("dataset", "split", "unit", "held", "cap", "left", "used", "delta", "entries", "best order"):
+        for column in ("dataset", "split", "unit", "counted", "cap", "left", "used", "delta", "entries", "best order"):
             table.add_column(column, justify="left" if column in ("dataset", "split", "unit") else "right")
         for b in budgets:
             entries = ", ".join(f"{n} {state.value}" for state, n in b.entries.items() if n) or "none"
@@ -179,30 +178,30 @@ def status(
 
 
 _UNSALTED = (
-    "an older version registered data in journal record(s) {} without a salt, and told plain digests of it: rows can "
-    "be tried against both. Give nobody those hashes, nor records, reports or exports of that version; "
+    "an older version registered data in journal record(s) {} without a salt, and printed plain digests of it: both "
+    "allow guesses of rows to be tested. Give nobody those hashes, nor records, reports or exports of that version; "
     "`budget publish` writes what may be handed on"
 )
 _HELD = (
-    "held: all runs at the filter's Renyi order, which is what stands against the cap; part of it is taken by the "
-    "order itself.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
+    "counted: all runs at the filter's Renyi order, which counts against the cap; part of it is the price of that "
+    "order.\nused: the runs' part of the rest. best order: tighter, for runs that were fixed beforehand."
 )
 
 
 def _warnings(status: BudgetStatus) -> list[str]:
-    """Return what makes the cap less than it says."""
+    """Return the reasons why the cap bounds less than it states."""
     found = []
     if status.passed and math.isinf(status.enforced_epsilon):
-        found.append("no finite epsilon bounds what was spent, and nothing is granted (budget history tells why)")
+        found.append("no finite epsilon bounds what was spent, and nothing is granted (budget history shows why)")
     elif status.passed:
-        found.append("more is spent than the cap allows: nothing is granted, and the cap is no bound on what was done")
+        found.append("more is spent than the cap allows: nothing is granted, and the cap does not bound what was done")
     if status.overruns:
         found.append(f"{status.overruns} entries executed more than they had planned; that is charged")
     return found
 
 
 def _of_older_versions(budgets: Sequence[BudgetStatus]) -> list[str]:
-    """Return what no migration can keep, in a line for each dataset, and what to do."""
+    """Return what no migration can preserve and what to do, in a line for each dataset."""
     told = []
     for dataset in dict.fromkeys(one.dataset for one in budgets):
         mine = [one for one in budgets if one.dataset == dataset]
@@ -213,13 +212,13 @@ def _of_older_versions(budgets: Sequence[BudgetStatus]) -> list[str]:
                 "the filter's order or delta was chosen after results were seen, so what is proven holds for "
                 + " and for ".join(factors)
             )
-            fix.append("for a cap as it says, register later data with --disjoint")
+            fix.append("for a cap that holds as stated, register later data with --disjoint")
         if any(one.unbound for one in mine):
-            what.append("its rows are compared with no other dataset's, and no run is held to its division")
+            what.append("its rows are not compared with other datasets, and no run must keep its division")
             fix.append("register it again with its config and cap (budget register), which adds both")
         if any(one.older for one in mine):
             what.append("digests of its data in records and reports of that time are plain (SHA-256)")
-            fix.append("publish none of those, and make reports anew (budget report)")
+            fix.append("publish none of those, and make new reports (budget report)")
         if what:
             told.append(f"dataset {dataset} is of version 0.1.0 or older: {'; '.join(what)}. To do: {'; '.join(fix)}")
     return told

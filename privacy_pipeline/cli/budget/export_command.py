@@ -38,12 +38,13 @@ def export(
         typer.Option(metavar="FACTS", help="Write a Deployments Registry record instead, with the facts of this YAML."),
     ] = None,
     records: Annotated[
-        bool, typer.Option("--records", help="Every record of the journal instead, the oldest first (not as CSV).")
+        bool,
+        typer.Option("--records", help="Write every record of the journal instead, the oldest first (not as CSV)."),
     ] = False,
     workspace: Annotated[
         list[Path], typer.Option(help="With --registry: workspace with runs on the dataset; may be repeated.")
-    ] = [],  # noqa: B006 (typer wants a literal default)
-    ledger: LedgerOrDefault = None,
+    ] = [],  # noqa: B006 (typer needs a literal default)
+    ledger: LedgerUrl = DEFAULT_LEDGER,
 ) -> None:
     """Export all entries: what was charged, its event, epsilon alone and composed, and the journal's receipts."""
     if registry is not None:
@@ -60,11 +61,10 @@ def export(
 
     with errors_as_exit_codes(as_json=False):
         if workspace:
-            raise BadInputError("--workspace goes with --registry", fix="leave it out: entries are in the ledger alone")
+            raise BadInputError("--workspace needs --registry", fix="leave it out: only the ledger holds entries")
         if records and format_ is ExportFormat.CSV:
-            raise BadInputError("records of the journal are no table", fix="--format jsonl or json")
-        asked = named(target, ledger=ledger)
-        rows = (exported_records if records else exported)(asked.ledger, dataset=asked.dataset)
+            raise BadInputError("records of the journal do not form a table", fix="--format jsonl or json")
+        rows = exported_records(ledger, dataset=dataset) if records else exported(ledger, dataset=dataset)
         if format_ is ExportFormat.CSV:
             text = to_csv(rows)
         elif format_ is ExportFormat.JSON:

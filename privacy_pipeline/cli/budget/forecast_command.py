@@ -22,17 +22,15 @@ if TYPE_CHECKING:
 
 
 def forecast(
-    target: Target,
-    runs: Annotated[int, typer.Option(metavar="N", help="Find the noise with which so many runs fit.")] = 1,
+    config: ConfigPath,
+    runs: Annotated[int, typer.Option(metavar="N", help="Find the noise with which this many runs fit.")] = 1,
     set_: Overrides = [],  # noqa: B006
     workspace: WorkspacePath = Path("workspace"),
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
-    """Forecast how many more runs of a config fit its budget, and what noise fits the rest; read no data.
-
-    For a DATASET, the config is that of its newest run in the workspace.
-    """
+    """Print how many more runs of a config fit its budget, and what noise fits the rest; reads no data."""
+    from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.data import source
     from privacy_pipeline.pipelines.preflight import preflight
     from privacy_pipeline.pipelines.preflight.forecast import fitting
@@ -113,7 +111,7 @@ def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
     if "name" in budget:
         others = ", ".join(budget["others"])
         out.print(f"budget {budget['name']} has the least room; such a run is charged to {others} too", soft_wrap=True)
-    out.print(f"held against the cap: {held}, {left:.3f} remain; nothing was reserved", soft_wrap=True)
+    out.print(f"counted against the cap: {held}, {left:.3f} remain; nothing was reserved", soft_wrap=True)
     if fits:
         out.print(f"  {typed('run', config, '--set', fits['override'])}", soft_wrap=True, markup=False)
 

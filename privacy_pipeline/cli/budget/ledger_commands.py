@@ -94,19 +94,18 @@ def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
     out.print(f"  {escape(now.budget)}: {told}", soft_wrap=True)
     if now.passed:
         err.print(
-            f"[yellow]warning:[/] {escape(now.budget)}: {now.enforced_epsilon:.3f} is held already, above the new cap: "
+            f"[yellow]warning:[/] {escape(now.budget)}: {now.enforced_epsilon:.3f} is counted already, above the new cap: "
             "nothing more is granted",
             soft_wrap=True,
         )
 
 
 def history(
-    target: OptionalTarget = None,
-    ledger: LedgerOrDefault = None,
-    dataset: DatasetOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many entries.")] = 50,
+    ledger: LedgerUrl = DEFAULT_LEDGER,
+    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of entries.")] = 50,
     all_: Annotated[
-        bool, typer.Option("--all", help="Every record of the journal: also changes of caps, policies and keys.")
+        bool, typer.Option("--all", help="Show every record of the journal, also changes of caps, policies and keys.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -160,13 +159,13 @@ def _print_records(records: list[JournalRecord], *, as_json: bool) -> None:
 
 
 def expire(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run that is dead.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a dead run.")],
     ledger: LedgerUrl = DEFAULT_LEDGER,
     as_json: AsJson = False,
 ) -> None:
     """Give back what a dead run reserved and never started. What was started counts for ever.
 
-    Should the run be alive after all, it is refused before it reads any data.
+    If the run is still alive after all, it is refused before it reads any data.
     """
     from privacy_pipeline.ledger.ledger import Ledger
 
@@ -185,17 +184,17 @@ def verify(
     ledger: LedgerUrl = DEFAULT_LEDGER,
     receipt: Annotated[
         list[Path],
-        typer.Option(metavar="FILE|FOLDER", help="Privacy record whose receipt must hold, or a folder of such."),
-    ] = [],  # noqa: B006 (typer wants a literal default)
+        typer.Option(metavar="FILE|FOLDER", help="Privacy record whose receipt must hold, or a folder of records."),
+    ] = [],  # noqa: B006 (typer needs a literal default)
     public_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Public key kept apart (default: ledger_key.pub).")
     ] = None,
     accept_lost_key: Annotated[
-        list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+        list[str], typer.Option(metavar="ID", help="Key that replaced a lost one and that you have checked.")
     ] = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Verify the ledger: any edit, deletion, reordering or cut is found and named. Exit code 1 if something is."""
+    """Verify the ledger: find and name any edit, deletion, reordering or cut. Exit code 1 if there is one."""
     from privacy_pipeline.ledger.audit.receipts import read_receipts
     from privacy_pipeline.ledger.ledger import Ledger
     from privacy_pipeline.ledger.storage.keys import read_public
@@ -213,7 +212,7 @@ def verify(
 
 def rotate_key(
     ledger: LedgerUrl = DEFAULT_LEDGER,
-    lost: Annotated[bool, typer.Option("--lost", help="The present key is lost; `verify` will say so.")] = False,
+    lost: Annotated[bool, typer.Option("--lost", help="The present key is lost; `verify` will report it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Give the ledger a new signing key; the old one signs the change."""
@@ -226,13 +225,13 @@ def rotate_key(
             return
         out.print(f"[green]✓[/] key {new} signs from here on, in place of {old}; keep a copy of its ledger_key.pub")
         if lost:
-            out.print(f"  verify fails from now on, unless it is told --accept-lost-key {new}")
+            out.print(f"  verify fails from now on, unless you give it --accept-lost-key {new}")
 
 
 def migrate(
     ledger: LedgerUrl = DEFAULT_LEDGER,
     accept: Annotated[
-        bool, typer.Option("--accept", help="What was imported from format 1 or 2 is known to be right.")
+        bool, typer.Option("--accept", help="You have checked what was imported from format 1 or 2.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -254,7 +253,7 @@ def move(
     ledger: LedgerUrl = DEFAULT_LEDGER,
     as_json: AsJson = False,
 ) -> None:
-    """Move a ledger to another database, under the same key; both journals say so, and the old one grants no more."""
+    """Move a ledger to another database, under the same key; both journals record it; the old one grants no more."""
     from privacy_pipeline.ledger.copies.moving import move as moved
 
     with errors_as_exit_codes(as_json=as_json):
@@ -265,13 +264,13 @@ def move(
         out.print(
             f"[green]✓[/] the ledger is at {escape(to)}; set `ledger: {escape(to)}` in each config", soft_wrap=True
         )
-        out.print("  the key was copied where it lies beside the database; keep a copy of its .pub elsewhere")
+        out.print("  a key that lies beside the database was copied too; keep a copy of its .pub elsewhere")
 
 
 def pin(
     config: ConfigPath,
     accept_lost_key: Annotated[
-        list[str], typer.Option(metavar="ID", help="A key that took over from a lost one, and is known to be right.")
+        list[str], typer.Option(metavar="ID", help="Key that replaced a lost one and that you have checked.")
     ] = [],  # noqa: B006
     set_: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
@@ -303,6 +302,6 @@ def _print(found: Verification) -> None:
         keys = ", ".join(found.keys)
         out.print(f"[green]✓[/] {read}; head {found.head.seq} {found.head.hash}; keys {keys}", soft_wrap=True)
     elif set(found.problems) <= set(found.unaccepted):
-        err.print(f"[bold red]nothing was tampered with, but somebody has to accept the above[/] ({read})")
+        err.print(f"[bold red]nothing was tampered with, but a person has to accept the above[/] ({read})")
     else:
         err.print(f"[bold red]the ledger is not what its writers wrote[/] ({read})", soft_wrap=True)

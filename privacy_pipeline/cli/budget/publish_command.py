@@ -1,4 +1,4 @@
-"""`budget publish`: writes what of a dataset is meant to leave, and nothing else."""
+"""`budget publish`: writes what may be published about a dataset, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ def publish(
     target: Target,
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="A new or empty folder.")],
     run: Annotated[
-        list[str], typer.Option(metavar="RUN", help="Record of this run alone; may be repeated (default: all runs).")
-    ] = [],  # noqa: B006 (typer wants a literal default)
+        list[str],
+        typer.Option(metavar="RUN", help="Write only the record of this run; may be repeated (default: all runs)."),
+    ] = [],  # noqa: B006 (typer needs a literal default)
     facts: Facts = None,
     ledger: LedgerOrDefault = None,
     workspace: Workspaces = [],  # noqa: B006
     accept_lost_key: LostKeys = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Write what is meant to leave: the dataset's report, public records of its runs, and the ledger's entries.
+    """Write what may be published: the dataset's report, public records of its runs, and the ledger's entries.
 
-    Digests are covered; times of day, exact metrics and secret numbers of units are left out (held_back.json says why).
+    Digests are covered; times of day, exact metrics and secret numbers of units are left out (held_back.json has the
+    reasons).
     """
     with errors_as_exit_codes(as_json=as_json):
         from privacy_pipeline.pipelines.reporting.publishing import publish as written

@@ -36,13 +36,14 @@ _SUFFIX = {
 
 
 Facts = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="YAML of what only the curator knows (docs/guides/report.md).")
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML of facts that only the curator can give (docs/guides/report.md)."),
 ]
 Workspaces = Annotated[
     list[Path], typer.Option(help="Workspace with runs on the dataset; may be repeated.", show_default=False)
 ]
 LostKeys = Annotated[
-    list[str], typer.Option(metavar="ID", help="Key that took over from a lost one and is known to be right.")
+    list[str], typer.Option(metavar="ID", help="Key that replaced a lost one and that you have checked.")
 ]
 
 
@@ -50,14 +51,14 @@ def report(
     target: Target,
     format_: Annotated[ReportFormat, typer.Option("--format", help="What to write.")] = ReportFormat.HTML,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Where to; - is standard output.")
+        Path | None, typer.Option("--output", metavar="FILE", help="File to write; - is standard output.")
     ] = None,
     facts: Facts = None,
-    ledger: LedgerOrDefault = None,
-    workspace: Workspaces = [],  # noqa: B006 (typer wants a literal default)
+    ledger: LedgerUrl = None,
+    workspace: Workspaces = [],  # noqa: B006 (typer needs a literal default)
     accept_lost_key: LostKeys = [],  # noqa: B006
 ) -> None:
-    """Report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
+    """Write a report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
     with errors_as_exit_codes(as_json=False):
         found = evidence_of(target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key)
         from privacy_pipeline.reports.dataset.compose import dataset_report
@@ -96,7 +97,7 @@ def evidence_of(
 
     dataset, url, roots = where(target, ledger, workspaces)
 
-    def left_out(why: str) -> None:  # the report says that it may lack this run
+    def left_out(why: str) -> None:  # the report states that it may lack this run
         err.print(f"[yellow]left out:[/] {escape(why)}", soft_wrap=True)
 
     told = load_facts(facts) if facts else None
@@ -104,10 +105,14 @@ def evidence_of(
 
 
 def where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
-    """Return dataset, ledger and workspaces; options win over a config."""
-    found = named(target, ledger=ledger)
-    workspace = Path("workspace") if found.config is None else found.config.workspace
-    return str(found.dataset), found.ledger, workspaces or [workspace]
+    """Return dataset, ledger and workspaces; options take precedence over the config."""
+    path = Path(target)
+    if path.suffix not in (".yaml", ".yml"):
+        return target, ledger or "sqlite:///ledger/ledger.db", workspaces or [Path("workspace")]
+    from privacy_pipeline.config.loader import load_config
+
+    config = load_config(path)
+    return config.dataset.name, ledger or config.ledger, workspaces or [config.workspace]
 
 
 def _render(made: DatasetReport, format_: ReportFormat) -> bytes:

@@ -24,18 +24,19 @@ def audit(
         str, typer.Argument(metavar="RUN|CONFIG", help="A YAML file; or a run id, a prefix of it, or a pipeline.")
     ],
     workspace: WorkspacePath = Path("workspace"),
-    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
-    canaries: Annotated[int | None, typer.Option(min=2, help="Canaries of each audit.")] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Of each lower bound.")] = 0.95,
-    mechanism: Annotated[bool, typer.Option("--mechanism", help="Audit the mechanism alone: some seconds.")] = False,
+    set_: Overrides = [],  # noqa: B006 (typer needs a literal default)
+    canaries: Annotated[int | None, typer.Option(min=2, help="Number of canaries of each audit.")] = None,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.9999, help="Confidence of each lower bound.")] = 0.95,
+    mechanism: Annotated[bool, typer.Option("--mechanism", help="Audit only the mechanism, in some seconds.")] = False,
     attack: Annotated[
-        bool, typer.Option("--attack", help="Attack a run's model instead, on its own rows: a risk reading, exact.")
+        bool, typer.Option("--attack", help="Attack a run's model instead, on its own rows: an exact risk reading.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hold a plan's epsilon against an empirical lower bound; made-up data only, nothing is charged.
+    """Compare a plan's epsilon with an empirical lower bound, on made-up data only; nothing is charged.
 
-    With --attack: how well the loss of a run's model tells training rows from others, over all and by slice.
+    With --attack: measure how well the loss of a run's model separates training rows from others, over all and by
+    slice.
     """
     from privacy_pipeline.files.read_once import reading_once
     from privacy_pipeline.pipelines.reporting import audits
@@ -78,7 +79,7 @@ def _attack(name: str, workspace: Path, *, as_json: bool) -> None:
 
 
 def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
-    """Membership-inference readings as a table."""
+    """Return membership-inference readings as a table."""
     table = Table(title="membership inference by the loss (empirical, no guarantee)", title_justify="left")
     table.add_column("slice")
     rates = list(attacks[0]["true_positive_rate_at"]) if attacks else []
@@ -110,7 +111,7 @@ def _subject(name: str, workspace: Path, set_: list[str]) -> tuple[PipelineConfi
 
 
 def audits_table(audits: Sequence[Mapping[str, Any]]) -> Table:
-    """Audits as a table: lower and upper bound side by side, with their delta."""
+    """Return audits as a table: lower and upper bound side by side, with their delta."""
     table = Table(title="audits", title_justify="left")
     table.add_column("audit")
     for column in ("epsilon at least", "claimed at most", "delta", "confidence", "canaries", "right guesses"):

@@ -13,9 +13,9 @@ from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 PartiesFolder = Annotated[
-    Path, typer.Option("--parties", "--folder", help="What `init-parties` made, or what of it is on this host.")
+    Path, typer.Option("--parties", "--folder", help="Folder from `init-parties`, or the part of it on this host.")
 ]
-Parent = Annotated[int, typer.Option(hidden=True, help="Process with which it ends, however that ends.")]
+Parent = Annotated[int, typer.Option(hidden=True, help="Process whose end also ends this one.")]
 
 app = typer.Typer(
     help="Encrypted inference: parties, the service, private predictions.",
@@ -41,11 +41,11 @@ def init_parties(
 
 @app.command("add-client")
 def add_client(
-    name: Annotated[str, typer.Argument(help="Of the client: lower-case letters, digits, `.`, `_`, `-`.")],
+    name: Annotated[str, typer.Argument(help="Name of the client: lower-case letters, digits, `.`, `_`, `-`.")],
     folder: PartiesFolder,
     days: Annotated[int, typer.Option(min=1, max=36_500, help="How long its certificate is valid.")] = 90,
 ) -> None:
-    """Make a key and a certificate for one more client, which has limits of its own and can be revoked."""
+    """Make a key and a certificate for one more client, which has its own limits and can be revoked."""
     from privacy_pipeline.encrypted.transport import clients
 
     with errors_as_exit_codes(as_json=False):
@@ -55,10 +55,10 @@ def add_client(
 
 @app.command("revoke")
 def revoke(
-    name: Annotated[str, typer.Argument(help="Of the client, or of a party.")],
+    name: Annotated[str, typer.Argument(help="Name of the client or party.")],
     folder: PartiesFolder,
 ) -> None:
-    """Revoke the certificate of a client or a party; parties that run refuse it from its next connection on."""
+    """Revoke the certificate of a client or a party; running parties refuse it from its next connection on."""
     from privacy_pipeline.encrypted.transport import clients
 
     with errors_as_exit_codes(as_json=False):
@@ -85,11 +85,11 @@ def list_clients(folder: PartiesFolder, as_json: AsJson = False) -> None:
 def party(
     name: Annotated[str, typer.Argument(help="server0, server1 or server2.")],
     folder: PartiesFolder,
-    delay_ms: Annotated[float, typer.Option(min=0, help="For benchmarks: delay of what it sends and gets.")] = 0,
+    delay_ms: Annotated[float, typer.Option(min=0, help="For benchmarks: delay of what it sends and receives.")] = 0,
     rate_mbps: Annotated[float, typer.Option(min=0, help="For benchmarks: megabits a second to each peer.")] = 0,
     parent: Parent = 0,
 ) -> None:
-    """Run one server until it is told to end (Ctrl-C or SIGTERM)."""
+    """Run one server until Ctrl-C or SIGTERM."""
     import asyncio
 
     from privacy_pipeline.encrypted.server import party as parties
@@ -110,7 +110,7 @@ def provide_weights(
     workspace: WorkspacePath = Path("workspace"),
     parent: Parent = 0,
 ) -> None:
-    """Send shares of the weights to the servers whenever the driver asks, until it is told to end."""
+    """Send shares of the weights to the servers whenever the driver asks, until Ctrl-C or SIGTERM."""
     from privacy_pipeline.encrypted.serving import hosting
     from privacy_pipeline.pipelines.workspace.serving_model import find_model
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Federated simulation experiments.", no_args_is_help=True)
 Experiment = Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="YAML file of the experiment.")]
-Processes = Annotated[int, typer.Option("--processes", min=1, help="Runs at a time, each in a process of its own.")]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="Number of runs at the same time, each in its own process.")
+]
 
 
 @app.command()
@@ -32,7 +34,7 @@ def register(
     experiment: Experiment,
     epsilon: Annotated[float, typer.Option(help="Cap that all runs on the dataset together may reach.")],
     delta: Annotated[float, typer.Option(help="Delta of the cap.")],
-    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    set_: Overrides = [],  # noqa: B006 (typer needs a literal default)
     as_json: AsJson = False,
 ) -> None:
     """Register the experiment's dataset with the ledger: who its clients are, and what may be spent on them."""
@@ -59,7 +61,7 @@ def run(
     processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run an experiment as written, once for each seed; its grid is left aside."""
+    """Run an experiment as written, once for each seed, without its grid."""
     with errors_as_exit_codes(as_json=as_json):
         _, points = _load(experiment, [*set_, "sweep={}"])
         _run(experiment, points, processes=processes, as_json=as_json)
@@ -72,7 +74,7 @@ def sweep(
     processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Run every point of the experiment's grid, once for each seed. What is done already is not run again."""
+    """Run every point of the experiment's grid, once for each seed. Finished runs are not run again."""
     with errors_as_exit_codes(as_json=as_json):
         _, points = _load(experiment, set_)
         _run(experiment, points, processes=processes, as_json=as_json)
@@ -85,7 +87,7 @@ def resume(
     processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with the runs that were begun and are not done. A run with a guarantee starts anew and is charged again."""
+    """Continue the runs that were begun and are not done. A run with a guarantee starts again and is charged again."""
     from federated.experiments.binding import told_begun
     from federated.experiments.sweep import begun
 
@@ -150,7 +152,7 @@ def _load(experiment: Path, overrides: Sequence[str]) -> tuple[ExperimentConfig,
 
 
 def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
-    """Return the grid's points, and those of the experiment as written where they were begun."""
+    """Return the grid's points, and those of the experiment as written if they were begun."""
     from federated.experiments.binding import bound
     from federated.experiments.run_folder import POINT
 
@@ -167,7 +169,7 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
     from federated.experiments.tracking import track
     from privacy_pipeline.processes.die_with_parent import die_with_parent
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silence TensorFlow's start-up notes
     points = bound(points)
     for line in told_again(points):
         note(line)
@@ -204,7 +206,7 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
 
 
 def _note_keys(points: Sequence[Point]) -> None:
-    """Print, before anything starts, what a person should know of the keys; what is wrong with rows each run says."""
+    """Print, before anything starts, notes on the keys; each run reports what is wrong with its rows."""
     from federated.experiments.data import look_through, source_of
     from federated.experiments.run_folder import RunFolder
     from privacy_pipeline.errors import BadInputError
@@ -218,7 +220,7 @@ def _note_keys(points: Sequence[Point]) -> None:
 
 
 class _Progress:
-    """The runs and how far they are, drawn anew as they go."""
+    """The runs and their progress, redrawn as they continue."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self._status: dict[str, Status] = {}

@@ -53,7 +53,7 @@ def _row(state: RunState, summary: RunSummary | None) -> dict[str, object]:
     empty = dict.fromkeys(("accuracy", "auc", "epsilon", "delta", "unit", "relation", "accountant"))
     found = metric_properties(summary) if summary else {}
     if summary and summary.record.guarantee is not None:
-        found["delta"] = summary.record.guarantee.delta  # ML Metadata has it rounded up
+        found["delta"] = summary.record.guarantee.delta  # ML Metadata holds it rounded up
     head = {
         "run_id": state.run_id,
         "pipeline": state.pipeline,

@@ -18,13 +18,13 @@ config_app = typer.Typer(help="The config file format.", no_args_is_help=True)
 
 def init(
     csv: Annotated[Path, typer.Argument(metavar="CSV", help="A CSV file with a header.")],
-    label: Annotated[str, typer.Option(help="Column to predict; two values.")],
+    label: Annotated[str, typer.Option(help="Column to predict, with two values.")],
     name: Annotated[str | None, typer.Option(help="Name of dataset and pipeline (default: the file's name).")] = None,
     folder: Annotated[Path, typer.Option("--to", help="Folder for the config.")] = Path("configs"),
     force: Annotated[bool, typer.Option(help="Overwrite existing files.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a commented starter config and schema for a CSV of yours."""
+    """Write a commented starter config and schema for your own CSV."""
     from privacy_pipeline.data.starting.starter import write_starter
 
     with errors_as_exit_codes(as_json=as_json):
@@ -39,7 +39,7 @@ def init(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what is missing on this machine, and the command that fixes it."""
+    """Print what is missing on this machine, and the command that fixes it."""
     from privacy_pipeline.cli.doctor import diagnose
 
     findings = diagnose()

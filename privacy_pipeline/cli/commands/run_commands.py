@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 def run(
     config: ConfigPath,
-    set_: Overrides = [],  # noqa: B006 (typer wants a literal default)
+    set_: Overrides = [],  # noqa: B006 (typer needs a literal default)
     from_: Annotated[str | None, typer.Option("--from", metavar="NODE", help="First node of a partial run.")] = None,
     to: Annotated[str | None, typer.Option("--to", metavar="NODE", help="Last node of a partial run.")] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every node; a DP training spends again.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Run every node; a DP training spends budget again.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline."""
@@ -43,7 +45,7 @@ def run(
         loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
         alerts = RunAlerts(loaded)
 
-        def on_start(folder: RunFolder) -> None:  # after the budget was asked
+        def on_start(folder: RunFolder) -> None:  # after the budget was checked
             alerts.tell()
             view.start(folder)
 
@@ -82,7 +84,7 @@ def resume(
             for node in charged:
                 again = "training" if node == TRAINER else node
                 err.print(
-                    f"{again} starts anew and is charged again; what the interrupted one spent stays spent",
+                    f"{again} starts again and is charged again; what the interrupted one spent stays spent",
                     soft_wrap=True,
                 )
             view.start(folder)
@@ -109,7 +111,7 @@ def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> 
         checked = preflight.check(loaded, span=span)
         notes = preflight.look_through(loaded, preflight.check_source(loaded, checked.features), checked.features)
         plan, forecast = checked.plan, checked.forecast
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes are no results
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silence TensorFlow's start-up notes
         if checked.plan is not None and not as_json:
             err.print("[dim]examining whether the model keeps examples apart ...[/]", soft_wrap=True)
         examined = rows.examine(loaded, checked)
@@ -210,7 +212,8 @@ def _print_check(facts: dict[str, object]) -> None:
             soft_wrap=True,
         )
     out.print(
-        f"  held against the cap: {_held(forecast)} after this run (RDP); {forecast['runs_that_fit']} such run(s) fit",
+        f"  counted against the cap: {_held(forecast)} after this run (RDP); "
+        f"{forecast['runs_that_fit']} such run(s) fit",
         soft_wrap=True,
     )
     for one in forecast.get("budgets", []):
@@ -222,7 +225,7 @@ def _print_check(facts: dict[str, object]) -> None:
         said = charge["forecast"]
         out.print(
             f"  {charge['node']}: epsilon {said['epsilon']:.3f} at delta {said['delta']:.0e} ({said['accountant']}), "
-            f"purpose {charge['purpose']}; held against the cap of the {charge['split']} split: {_held(said)} after "
+            f"purpose {charge['purpose']}; counted against the cap of the {charge['split']} split: {_held(said)} after "
             f"it (RDP); {said['runs_that_fit']} such run(s) fit",
             soft_wrap=True,
         )
@@ -236,7 +239,7 @@ def _held(forecast: dict[str, Any]) -> str:
 
 
 def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
-    """Print the result and end with the exit code that tells it."""
+    """Print the result and end with its exit code."""
     if state.failure is not None:
         tell(
             message=state.failure.message,
@@ -255,7 +258,7 @@ def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
 
 
 def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
-    """How to go on: bad input is corrected first, and corrected data is another run's data."""
+    """Return the next command: after bad input it is a new run, because corrected data is other data."""
     from privacy_pipeline.cli.live import resume_command
 
     if state.failure is not None and state.failure.exit_code == ExitCode.BAD_INPUT:
@@ -273,10 +276,10 @@ def _print_result(folder: RunFolder, state: RunState, summary: RunSummary | None
     if state.cached_from:
         out.print(f"nothing changed since run {state.cached_from}:")
         for name, node in state.nodes.items():
-            text = "decided anew" if node.status == "done" else node_text(name, node)
+            text = "decided again" if node.status == "done" else node_text(name, node)
             out.print(f"  [green]=[/] {name:<17} {escape(text)}")
     if summary is None:
-        out.print(f"run {state.run_id}: done as far as it was asked to go")
+        out.print(f"run {state.run_id}: the requested part is done")
         return
     out.print(run_table(summary))
     out.print(privacy_table(summary.record))

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from privacy_pipeline.encrypted.client.client import Client
 
 _BUCKETS = "1,16,128,1024"
-Encrypted = Annotated[bool, typer.Option("--encrypted", help="By the parties of encrypted inference.")]
-PartiesFolder = Annotated[Path, typer.Option("--parties", help="What `encrypted init-parties` made.")]
+Encrypted = Annotated[bool, typer.Option("--encrypted", help="Use the parties of encrypted inference.")]
+PartiesFolder = Annotated[Path, typer.Option("--parties", help="Folder from `encrypted init-parties`.")]
 
 
 def serve(
     model: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a pushed or published model.")],
     parties: PartiesFolder,
-    local: Annotated[bool, typer.Option("--local", help="Start all parties on this machine, to try it out.")] = False,
-    buckets: Annotated[str, typer.Option(help="Batch sizes for which a graph is kept.")] = _BUCKETS,
+    encrypted: Encrypted = False,
+    local: Annotated[bool, typer.Option("--local", help="Start all parties on this machine, for a trial.")] = False,
+    buckets: Annotated[str, typer.Option(help="Batch sizes with a prepared graph.")] = _BUCKETS,
     batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one batch may take.")] = 60.0,
     workspace: WorkspacePath = Path("workspace"),
 ) -> None:
@@ -58,7 +59,7 @@ def predict(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one request may take.")] = 120.0,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the rows of a file privately: nobody but this process learns rows or predictions.
+    """Predict the rows of a file privately: only this process learns rows or predictions.
 
     The rows are transformed here and leave as secret shares; only the shares of the logits come back.
     """
@@ -102,8 +103,7 @@ def predict_as_before(
 
 def _require_encrypted(command: str, encrypted: bool) -> None:
     if not encrypted:
-        raise BadInputError(f"there is no plain `{command}`", fix=f"privacy-pipeline encrypted {command} ...")
-    note(f"`{command} --encrypted` is `encrypted {command}` now; the next release drops the old spelling")
+        raise BadInputError("only encrypted serving and prediction are supported", fix="add --encrypted")
 
 
 def _sizes(buckets: str) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ def _sizes(buckets: str) -> tuple[int, ...]:
 
     parts = [part.strip() for part in buckets.split(",")]
     if not all(part.isdecimal() and 0 < int(part) <= LARGEST_BUCKET for part in parts):
-        raise BadInputError(f"--buckets {buckets}: no numbers of rows", fix=f"for example --buckets {_BUCKETS}")
+        raise BadInputError(f"--buckets {buckets}: not numbers of rows", fix=f"for example --buckets {_BUCKETS}")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -127,7 +127,7 @@ def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console
     client = Client(folder=own.folder, addresses=own.addresses, published=found, seconds=timeout)
     with console.status("reading the rows"):
         checked = rows.check(file=file, published=found)
-        protection = asyncio.run(client.require_ready())  # known at once, and importing TensorFlow takes seconds
+        protection = asyncio.run(client.require_ready())  # check first, because importing TensorFlow takes seconds
     with console.status("transforming the rows"):
         inputs = rows.transform(checked, published=found)
     began = time.perf_counter()

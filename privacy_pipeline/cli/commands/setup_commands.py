@@ -1,4 +1,4 @@
-"""`setup` and `demo`, and how a command of the bare wheel comes to the environment that it needs."""
+"""`setup` and `demo`, and how a command of the bare wheel gets the environment that it needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONFIGS = ("adult_plain.yaml", "adult_dp_sgd.yaml", "schemas/adult.pbtxt")
 
 
 def setup(
-    kind: Annotated[str, typer.Argument(metavar="pipeline|encrypted", help="Which environment.")] = "pipeline",
+    kind: Annotated[str, typer.Argument(metavar="pipeline|encrypted", help="Environment to make.")] = "pipeline",
 ) -> None:
     """Make the environment of pipelines (TFX, the demo's data) or of encrypted inference, from hash-pinned locks."""
     from privacy_pipeline.environments import making
@@ -51,7 +51,7 @@ def demo(
 
 
 def hand_over() -> None:
-    """Go on in the environment of pipelines, where there is one and this is not it."""
+    """Continue in the environment of pipelines, if there is one and this process runs in another one."""
     if place.is_here("pipeline") or place.is_checkout() or sys.argv[1:2] == ["setup"]:
         return
     python = place.python("pipeline")
@@ -62,19 +62,19 @@ def hand_over() -> None:
 
 
 def explained() -> PipelineError | None:
-    """Return what to say where a package is missing because TFX is; None where TFX is here."""
+    """Return the error for a package that is missing together with TFX; None if TFX is installed."""
     return None if place.is_here("pipeline") else needed()
 
 
 def needed() -> PipelineError:
-    """Return what a command says that needs the environment of pipelines."""
+    """Return the error of a command that needs the environment of pipelines."""
     return BadInputError(
         "this command needs TFX and TensorFlow, which are not installed here", fix=place.how_to_set_up("pipeline")
     )
 
 
 def offer(error: PipelineError) -> None:
-    """Ask somebody at a terminal whether to set the environment up now; then go on in it."""
+    """Ask the user at a terminal whether to set the environment up now; then continue in it."""
     if place.is_checkout() or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     print_line(f"{error.message}.", err=True)

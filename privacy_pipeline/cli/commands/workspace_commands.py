@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="What runs leave on the disk.", no_args_is_help=True)
 _STAYS = (
     "what stays: state, record, metrics over the whole split and report of each run, and the ledger: "
-    "budget that was spent stays spent"
+    "spent budget stays spent"
 )
 
 
@@ -33,16 +33,16 @@ def prune(
     run: Annotated[list[str], typer.Option(metavar="RUN", help="Only this run; may be repeated.")] = [],  # noqa: B006
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Only runs on this dataset.")] = None,
     older_than: Annotated[
-        float | None, typer.Option(min=0, metavar="DAYS", help="Only runs that ended so many days ago.")
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only runs that ended at least this many days ago.")
     ] = None,
     keep_pushed: Annotated[bool, typer.Option("--keep-pushed", help="Leave pushed models where they are.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this, nothing is removed.")] = False,
     workspace: WorkspacePath = Path("workspace"),
     as_json: AsJson = False,
 ) -> None:
-    """Remove all that holds rows, or values of rows, of runs: copies, examples, models, logs, caches.
+    """Remove everything of runs that holds rows, or values of rows: copies, examples, models, logs, caches.
 
-    Record, report and charges of a run stay. The dataset's own files, outside of the workspace, are not touched.
+    Record, report and charges of a run stay. The dataset's own files, outside the workspace, are not touched.
     """
     from privacy_pipeline.pipelines.pruning import pruning
 
@@ -73,7 +73,7 @@ def _print_json(found: Plan, *, removed: bool) -> None:
 
 def _print(found: Plan, *, removed: bool) -> None:
     if not found.runs and not found.paths:
-        out.print("nothing to remove: no run that is meant has anything left")
+        out.print("nothing to remove: no chosen run has anything left")
     else:
         table = Table(title="runs", title_justify="left")
         for column in ("run", "pipeline", "dataset", "status"):
