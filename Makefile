@@ -17,17 +17,17 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
 	@echo "make test             all tests but the slow ones"
-	@echo "make test-slow        the slow ones"
+	@echo "make test-slow        the slow tests"
 	@echo "make kills            200 random kills (KILLS=200 SEED=1)"
 	@echo "make attack           the attacks of docs/attacking.md"
-	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
+	@echo "make audit            known advisories for the pinned versions (needs pypi.org or osv.dev)"
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
 	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
 	@echo "make sbom             bills of materials (CycloneDX) below dist/"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
-	@echo "make setup            the environment alone"
+	@echo "make setup            only the environment"
 	@echo "make setup-encrypted  the environment of encrypted inference"
-	@echo "make clean            removes environments, caches and the workspace; keeps data and ledger"
+	@echo "make clean            remove environments, caches and the workspace; keep data and ledger"
 
 $(UV):
 	@echo "fetching uv"
@@ -63,7 +63,7 @@ sbom: $(UV)
 	@$(SBOM) --extra pipeline --group demo --output-file dist/sbom-pipeline.json
 	@$(SBOM) --extra encrypted --output-file dist/sbom-encrypted.json
 
-# The end-to-end tests start processes of their own on every core; the rest takes one core a worker.
+# The end-to-end tests start their own processes on every core; the other tests use one core per worker.
 test: setup setup-encrypted
 	@$(RUN)/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/e2e tests
 	@$(RUN)/python -m pytest -m "not slow" tests/e2e

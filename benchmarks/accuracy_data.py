@@ -38,7 +38,7 @@ class Data:
 
 
 def adult() -> Data:
-    """Rows of adult.data for training, of adult.test for the figures; features as in configs/adult_*.yaml."""
+    """Return rows of adult.data for training, of adult.test for the figures; features as in configs/adult_*.yaml."""
     schema = ROOT / "configs" / "schemas" / "adult.pbtxt"
     plan = read_feature_plan(schema_path=schema, label="income", positive_class=">50K")
     kinds = {column.name: column.dtype for column in plan.columns} | {plan.label: plan.label_dtype}
@@ -61,7 +61,7 @@ def _adult_split(path: Path, kinds: dict[str, str], plan: Any) -> tuple[Any, Any
 
 
 def mnist_5k() -> Data:
-    """500 images of each digit, pixels in 0 to 1: of each digit the first 400 train and the last 100 test."""
+    """Return 500 images of each digit, pixels in 0 to 1: of each digit the first 400 train and the last 100 test."""
     package, member, sha256 = _MNIST
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

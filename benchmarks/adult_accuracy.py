@@ -3,7 +3,7 @@
     python benchmarks/adult_accuracy.py --repeats 3
 
 Runs `configs/adult_plain.yaml` once (its seed is fixed) and `configs/adult_dp_sgd.yaml` with fresh randomness each
-time, in a workspace and with a ledger of its own. Prints accuracy and AUC on the 1994 test file with their spread, and
+time, with its own workspace and ledger. Prints accuracy and AUC on the 1994 test file with their spread, and
 writes `benchmarks/results/adult_accuracy.json`.
 """
 
@@ -27,7 +27,7 @@ METRICS = ("accuracy", "auc")
 
 
 def run(config: str, folder: Path) -> dict[str, float]:
-    """One run from scratch; its overall metrics and, for a DP run, epsilon."""
+    """Run once from scratch; return the overall metrics and, for a DP run, epsilon."""
     command = [CLI, "run", f"configs/{config}", "--json", "--no-cache", *overrides(folder)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     summary = json.loads(done.stdout)["summary"]

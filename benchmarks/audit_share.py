@@ -3,7 +3,7 @@
     make demo
     python -m benchmarks.audit_share adult-dp-sgd
 
-Reads what runs have kept: seconds of the audit, and of the run from its start to its end.
+Reads the records of runs: seconds of the audit, and of the run from its start to its end.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ CLI = Path(sysconfig.get_paths()["scripts"]) / "privacy-pipeline"
 
 
 def row(run: str) -> str:
-    """One line of the table; exits where the run has no audit."""
+    """Return one line of the table; exit if the run has no audit."""
     shown = json.loads(subprocess.run([CLI, "show", run, "--json"], check=True, capture_output=True).stdout)
     audits = [audit for audit in shown["summary"]["record"]["audits"] if "seconds" in audit]
     if not audits:
-        sys.exit(f"run {run} has made no audit; its config says `audit: none`, or another engine than `native`")
+        sys.exit(f"run {run} has made no audit; its config has `audit: none`, or another engine than `native`")
     began, ended = (datetime.datetime.fromisoformat(shown["run"][key]) for key in ("started", "ended"))
     whole, audit = (ended - began).total_seconds(), sum(audit["seconds"] for audit in audits)
     return f"| {run} | {whole:.0f} | {audit:.1f} | {audit / whole:.1%} |"

@@ -1,11 +1,11 @@
-"""Speed of DP-SGD and of federated rounds in two checkouts of this project, in one call: in turns, window by window.
+"""Compare the speed of DP-SGD and of federated rounds in two checkouts of this project, in turns, window by window.
 
     python -m benchmarks.before_after --before ../another-checkout
     python -m benchmarks.before_after --before ../another-checkout --models federated-small --batch 20 200
 
-Each model trains once in each checkout, in a process of its own that waits while the other one works. A window is some
-steps; the ratio is that of the medians, with the middle half of the ratios of neighbouring windows. A federated model's
-step is a round, and its batch is the cohort.
+Each model trains once in each checkout, in a separate process that waits while the other one works. A window is some
+steps; the ratio is that of the medians, with the middle half of the ratios of neighbouring windows. A step of a
+federated model is a round, and its batch is the cohort.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Turns:
 
 
 def rounds(name: str, cohort: int, steps: int, windows: int) -> None:
-    """Like `worker`, for rounds of the fast engine: 1,000 clients (the convolutional model: 40) of 100 rows each."""
+    """Work like `worker`, for rounds of the fast engine: 1,000 clients (40 for the convolutional model) of 100 rows."""
     import numpy as np
 
     from benchmarks.federated_engines import Made, keras, loss
@@ -75,7 +75,7 @@ def rounds(name: str, cohort: int, steps: int, windows: int) -> None:
 
 
 def words() -> Any:
-    """Ten ids a row, of a table of 1,000."""
+    """Return rows of ten ids from a table of 1,000."""
     import tensorflow as tf
 
     layers = tf.keras.layers
@@ -85,7 +85,7 @@ def words() -> Any:
 
 
 def worker(name: str, batch: int, steps: int, windows: int) -> None:
-    """Trains, and prints the seconds of a window for each line that it reads."""
+    """Train, and print the seconds of a window for each line that it reads."""
     import tensorflow as tf
 
     from benchmarks.dp_sgd_models import make_loss, make_model
@@ -109,7 +109,7 @@ def worker(name: str, batch: int, steps: int, windows: int) -> None:
 
 
 def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Return a worker of one checkout, which has traced and warmed up."""
+    """Return a worker of one checkout that has traced and warmed up."""
     command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--worker", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     process = subprocess.Popen(
@@ -121,7 +121,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def window(process: subprocess.Popen[str]) -> float:
-    """Seconds of the next window."""
+    """Return the seconds of the next window."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()

@@ -1,11 +1,11 @@
-"""What several runs cost together: composed events against added epsilons, and what choosing the best of several costs.
+"""Compute what several runs cost together: composed events, added epsilons, and the choice of the best of several runs.
 
     python -m benchmarks.composition
 
 60,000 units, batches of 256 expected, delta 1e-5, zero-out: the three rows of TensorFlow Privacy's tutorial table.
-"Added" is what summing the epsilons of ten runs would say; its deltas add up too, to 1e-4, so it says less for more.
-"Best of 10" is one of a random number of runs, ten expected (geometric or Poisson: Papernot and Steinke 2022,
-"Hyperparameter Tuning with Renyi Differential Privacy"), at the price of all of it. "Each epoch once" is what is proven
+"Added" is the sum of the epsilons of ten runs; their deltas add up too, to 1e-4, so it is a weaker claim at a higher
+price. "Best of 10" is one of a random number of runs, ten expected (geometric or Poisson: Papernot and Steinke 2022,
+"Hyperparameter Tuning with Renyi Differential Privacy"), at the price of all runs. "Each epoch once" is what is proven
 where batches are dealt from a permutation; "microbatches" clip means of several examples, which doubles the
 sensitivity.
 """
@@ -30,12 +30,12 @@ ROWS = ((1.3, 15), (1.1, 60), (0.7, 45))
 
 
 def rdp_epsilon(event: DpEvent) -> float:
-    """Epsilon by RDP at `DELTA`."""
+    """Return epsilon by RDP at `DELTA`."""
     return epsilon_from_rdp(ORDERS, rdp_vector(event, Relation.ZERO_OUT)[1], DELTA)
 
 
 def measure(noise_multiplier: float, epochs: int) -> dict[str, float]:
-    """All readings of one training."""
+    """Return all readings of one training."""
     steps = epochs * UNITS // BATCH
     one = poisson_gaussian(sampling_probability=BATCH / UNITS, noise_multiplier=noise_multiplier, steps=steps)
     ten = SelfComposedDpEvent(one, RUNS)

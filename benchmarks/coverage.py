@@ -1,11 +1,11 @@
-"""How often each interval misses what it is about, and each gate errs, on small and skewed data.
+"""Measure how often each interval misses its true value, and each gate errs, on small and skewed data.
 
     python -m benchmarks.coverage [--samples N]
 
-Prints the worst case of each claim, and ends with 1 if a claim is exceeded by more than chance. The cases are rare and
+Prints the worst case of each claim, and exits with 1 if a claim is exceeded by more than chance. The cases are rare and
 nearly certain classes, values that are nearly all zero, ties, 5 to 100,000 rows, and noise from 0.3 rows to ten times
-the rows. Noise is discrete Gaussian, drawn by inversion. The numbers are those of the product's own functions. What has
-an exact value is computed and not simulated.
+the rows. Noise is discrete Gaussian, drawn by inversion. The numbers are those of the product's own functions. Exact
+values are computed and not simulated.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Case:
     Attributes:
         claim: what is claimed.
         most: chance of an error, at most, by the claim.
-        found: measured, or exact where `samples` is 0.
-        samples: how often it was tried.
-        where: which case it is.
+        found: the measured chance, or the exact one where `samples` is 0.
+        samples: number of samples.
+        where: the case in words.
         again: repeats this case with a generator and a number of samples.
     """
 
@@ -58,7 +58,7 @@ class Case:
     again: Callable[[Random, int], Iterator[Case]] | None = field(default=None, repr=False, compare=False)
 
     def looked_at_again(self, random: Random, samples: int) -> Case:
-        """Return the same case with other random numbers; itself where it is exact."""
+        """Return the same case with other random numbers, or itself if it is exact."""
         if self.again is None:
             return self
         return next(
@@ -74,7 +74,7 @@ class Case:
 
 
 def discrete_gaussian(random: Random, scale: float, size: Any) -> Floats:
-    """Discrete Gaussian noise by inversion."""
+    """Return discrete Gaussian noise by inversion."""
     reach = math.ceil(12 * scale) + 2
     numbers = np.arange(-reach, reach + 1)
     cumulated = np.cumsum(pmf(scale, reach))
@@ -82,22 +82,22 @@ def discrete_gaussian(random: Random, scale: float, size: Any) -> Floats:
 
 
 def pmf(scale: float, reach: int) -> Floats:
-    """Probabilities of discrete Gaussian noise from -reach to reach."""
+    """Return the probabilities of discrete Gaussian noise from -reach to reach."""
     weights = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * scale**2))
     return weights / weights.sum()
 
 
 def by_outcome(outcomes: Sequence[Floats], decide: Callable[..., NDArray[Any]]) -> NDArray[Any]:
-    """`decide` of each sample, asked once for equal ones."""
+    """Return `decide` of each sample; call it once for equal samples."""
     kinds, place = np.unique(np.stack(outcomes, axis=1), axis=0, return_inverse=True)
     return decide(*kinds.T)[place.reshape(-1)]
 
 
 def missed(hits: Floats, misses: Floats, share: float, *, sampling: Sampling) -> tuple[float, float]:
-    """How often the lower end lies above a share, and the upper one below it."""
+    """Return how often the lower end lies above a share, and the upper end below it."""
 
     def ends(h: Floats, m: Floats) -> NDArray[np.bool_]:
-        some = h + m > 0  # else nothing is said
+        some = h + m > 0  # else there is no interval
         found = np.zeros((h.size, 2), bool)
         found[some, 0] = drops(h[some], m[some], share, sampling=sampling, level=LEVEL_OF_AN_END)
         found[some, 1] = drops(m[some], h[some], 1 - share, sampling=sampling.swapped(), level=LEVEL_OF_AN_END)
@@ -114,7 +114,7 @@ NOISES = (0.3, 1.0, 5.0, 50.0)
 
 def ratios(random: Random, samples: int, *, shares: Iterable[float], rows: Iterable[int], noises: Iterable[float],
            cells: Iterable[int] = (1, 2), bounds: Iterable[int] = (1, 4)) -> Iterator[Case]:  # fmt: skip
-    """Accuracy (two counts each), precision and recall (one each), and the gate, which looks at the lower end alone."""
+    """Yield accuracy (two counts each), precision and recall (one each), and the gate, which uses the lower end."""
     for p, n, scale, count, bound in itertools.product(shares, rows, noises, cells, bounds):
         if bound > n:
             continue
@@ -137,7 +137,7 @@ def ratios(random: Random, samples: int, *, shares: Iterable[float], rows: Itera
 
 
 def values_of(kind: str, random: Random, shape: tuple[int, int]) -> tuple[Floats, float]:
-    """Values in [-1, 1], [samples, rows], and their mean."""
+    """Return values in [-1, 1], [samples, rows], and their mean."""
     if kind == "ends":
         return np.where(random.random(shape) < 0.02, 1.0, -1.0), -0.96
     if kind == "nearly all zero":
@@ -152,7 +152,7 @@ KINDS = ("ends", "nearly all zero", "one end, rarely near it", "uniform")
 
 def means(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
           kinds: Iterable[str] = KINDS) -> Iterator[Case]:  # fmt: skip
-    """Means of clamped values."""
+    """Yield means of clamped values."""
     for kind, n, scale in itertools.product(kinds, rows, noises):
         some = min(samples, max(500, 4_000_000 // n))
         values, mean = values_of(kind, random, (some, n))
@@ -166,7 +166,7 @@ def means(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable
 
 
 def counts(noises: Iterable[float]) -> Iterator[Case]:
-    """Rows of a slice, the sum of four noisy counts; exact."""
+    """Yield numbers of rows of a slice, the sum of four noisy counts; exact."""
     for scale in noises:
         reach = math.ceil(12 * scale) + 2
         one = pmf(scale, reach)
@@ -196,7 +196,7 @@ def totals(random: Random, samples: int, *, rows: Iterable[int], noises: Iterabl
 
 
 def histogram_values(kind: str, random: Random, rows: int) -> Floats:
-    """Values of a column whose range nobody knows."""
+    """Return values of a column whose range is unknown."""
     if kind == "nearly all zero":
         return np.where(random.random(rows) < 0.03, random.lognormal(3, 2, rows), 0.0)
     if kind == "ties":
@@ -211,7 +211,7 @@ HISTOGRAMS = ("nearly all zero", "ties", "one value", "normal")
 
 def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
                kinds: Iterable[str] = HISTOGRAMS) -> Iterator[Case]:  # fmt: skip
-    """Quantiles and ranges over powers of two of both signs."""
+    """Yield quantiles and ranges over powers of two of both signs."""
     query = Histogram(name="h", column="x", edges=estimates.logarithmic_edges())
     cells = query.cells
     for kind, n, scale in itertools.product(kinds, rows, noises):
@@ -255,7 +255,7 @@ def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Ite
 
 
 def _none_between(values: Floats, edges: Sequence[float], end: float, *, first: bool) -> bool:
-    """Whether the outermost interval of a range, or what lies beyond all edges, has no value."""
+    """Return whether the outermost interval of a range, or the part beyond all edges, has no value."""
     place = edges.index(end)
     low = -math.inf if first and place == 0 else edges[place] if first else edges[place - 1]
     high = edges[place + 1] if first else math.inf if place == len(edges) - 1 else edges[place]
@@ -263,7 +263,7 @@ def _none_between(values: Floats, edges: Sequence[float], end: float, *, first: 
 
 
 def losses(kind: str, random: Random, members: int, others: int) -> tuple[Floats, Floats, float]:
-    """Losses of both sides, and the AUC of their distributions."""
+    """Return losses of both sides, and the AUC of their distributions."""
     if kind == "nearly told apart":
         return random.uniform(0, 1, members), random.uniform(0.95, 1.95, others), 1 - 0.05**2 / 2
     if kind == "all alike but a few members":
@@ -278,7 +278,7 @@ LOSSES = ("nearly told apart", "all alike but a few members", "members below or 
 
 def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]],
          kinds: Iterable[str] = LOSSES) -> Iterator[Case]:  # fmt: skip
-    """AUC of the membership attack."""
+    """Yield the AUC of the membership attack."""
     for kind, (members, others) in itertools.product(kinds, sizes):
         some = min(samples, max(500, 20_000_000 // (members + others)))
         found, truth = np.empty(some), 0.0
@@ -294,7 +294,7 @@ def aucs(random: Random, samples: int, *, sizes: Iterable[tuple[int, int]],
 
 def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: Iterable[float] = (0.1, 1.0, 4.0),
            deltas: Iterable[float] = (0.0, 1e-5)) -> Iterator[Case]:  # fmt: skip
-    """Yield a sound mechanism is refused by its audit. Coins told by randomised response lose all that they may."""
+    """Yield how often an audit refuses a sound mechanism: randomised response, which uses up all of its epsilon."""
     for count, epsilon, delta in itertools.product(canaries, epsilons, deltas):
         errors = 0
         for _ in range(samples):
@@ -310,7 +310,7 @@ def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: I
 
 
 def chance_of_refusal(variance: float, numbers: int) -> float:
-    """Exact probability that the check of noise refuses a sound Skellam sum of this variance and length."""
+    """Return the exact probability that the check of noise refuses a sound Skellam sum of this variance and length."""
     reach = int(14 * math.sqrt(variance) + 16)
     k = np.arange(-reach, reach + 1)
     squares = np.zeros(reach**2 + 1)
@@ -324,7 +324,7 @@ def chance_of_refusal(variance: float, numbers: int) -> float:
 
 
 def _tail_of_sum(weights: Floats, numbers: int, limit: float, *, upper: bool) -> float:
-    """P(sum of `numbers` whole draws > limit), or <; tilted towards the limit, so that rounding loses little."""
+    """Return P(sum of `numbers` whole draws > limit), or <; tilted towards the limit, so that rounding loses little."""
     x = np.arange(weights.size)
     low, high = -5.0, 1.0
     for _ in range(80):
@@ -342,7 +342,7 @@ def _tail_of_sum(weights: Floats, numbers: int, limit: float, *, upper: bool) ->
 
 
 def checks_of_noise() -> Iterator[Case]:
-    """Chance of a sound run to be stopped; exact. Gaussian noise has the level by definition."""
+    """Yield the exact chance that a sound run is stopped. Gaussian noise has the level by definition."""
     for variance, numbers in itertools.product((0.25, 1.0, 4.0, 16.0), (256, 1024, 16384)):
         yield Case(claim="check of noise: a sound run with noise of whole numbers is stopped", most=5e-9,
                    found=chance_of_refusal(variance, numbers), samples=0,
@@ -350,13 +350,13 @@ def checks_of_noise() -> Iterator[Case]:
 
 
 def passes(ratio: float, draws: int) -> float:
-    """Chance of noise of `ratio` times the stated deviation to pass the check."""
+    """Return the chance that noise of `ratio` times the stated deviation passes the check."""
     low, high = (float(chi2.isf(side, draws)) for side in (1 - LEVEL / 2, LEVEL / 2))
     return float(chi2.cdf(high / ratio**2, draws) - chi2.cdf(low / ratio**2, draws))
 
 
 def least_off(draws: int, chance: float) -> float:
-    """Least deviation, in stated ones above 1 and as far below, that passes with a chance or less."""
+    """Return the least relative deviation from the stated noise, up or down, that passes with at most this chance."""
     low, high = 0.0, 2.0
     for _ in range(60):
         off = (low + high) / 2
@@ -380,7 +380,9 @@ def all_cases(samples: int) -> Iterator[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=1000, help="Of each case; of the worst ones ten times as many.")
+    parser.add_argument(
+        "--samples", type=int, default=1000, help="Samples of each case; ten times as many of the worst cases."
+    )
     samples = parser.parse_args().samples
     cases = list(all_cases(samples))
     print("| claim: chance of an error | at most | worst found | samples | cases | worst case |")

@@ -1,11 +1,11 @@
-"""Times of the demo's commands in this checkout and in another one, in turns.
+"""Measure the demo's commands in this checkout and in another one, in turns.
 
     python -m benchmarks.demo_times --against ../another-checkout --repeats 3
 
-Each checkout has an environment of its own below `.venv`. A turn registers Adult's census data and trains on it, plain
-and with DP-SGD, in a fresh folder; every command is a process of its own, imports counted. `wall` is what passes,
+Each checkout has its own environment below `.venv`. A turn registers Adult's census data and trains on it, plain and
+with DP-SGD, in a fresh folder; every command is a separate process, imports counted. `wall` is the elapsed time,
 `processor` the time of all processors that a command and its children take, which other programs on the machine change
-less. Medians of the turns, and the middle of the ratios of neighbouring turns.
+less. The table has medians of the turns, and the median of the ratios of neighbouring turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COMMANDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Took:
-    """Seconds of one command."""
+    """The seconds of one command."""
 
     wall: float
     processor: float
@@ -54,7 +54,7 @@ def run(command: list[str], folder: str) -> Took:
     """Run one command to its end.
 
     Raises:
-        RuntimeError: it fails; with what it printed.
+        RuntimeError: it fails; the message holds its output.
     """
     before, began = _processor(), time.perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

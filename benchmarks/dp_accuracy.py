@@ -5,8 +5,8 @@
 Each dataset and epsilon is trained from scratch once a seed with this package's engine, at the defaults of the `dp_sgd`
 backend (Poisson batches of an eighth of the data, 30 expected epochs, Adam at 0.01, clipping norm 0.3), delta 1e-5,
 unit example, zero-out. The baselines are plain Keras: Adult as in configs/adult_plain.yaml, MNIST-5k with the same
-network. Seeds are fixed so that the table can be made again, which is fine on public data and voids the guarantee on
-any other. Prints the table and writes benchmarks/results/dp_accuracy.json.
+network. Seeds are fixed so that the table can be reproduced, which is fine on public data and voids the guarantee on
+any other data. Prints the table and writes benchmarks/results/dp_accuracy.json.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Task:
         self._plain = {"epochs": epochs, "batch_size": batch}
 
     def accuracy(self, model: Any) -> float:
-        """Share of the test rows whose class is right."""
+        """Return the share of test rows with the right class."""
         logits = model.predict(self.data.test_x, batch_size=4096, verbose=0)
         guess = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
         return float(np.mean(guess == self.data.test_y))
 
     def plain(self, seed: int) -> float:
-        """Accuracy without privacy."""
+        """Return the accuracy without privacy."""
         tf.keras.utils.set_random_seed(seed)
         model = self._make(False)
         model.compile(tf.keras.optimizers.Adam(1e-3), self._loss)
@@ -81,7 +81,7 @@ class Task:
         return self.accuracy(model)
 
     def private(self, seed: int, plan: PrivacyPlan) -> float:
-        """Accuracy under a plan."""
+        """Return the accuracy under a plan."""
         tf.keras.utils.set_random_seed(seed)
         model = self._make(True)
         optimizer = tf.keras.optimizers.Adam(DP_DEFAULTS.learning_rate)
@@ -89,7 +89,7 @@ class Task:
         return self.accuracy(model)
 
     def plan(self, epsilon: float) -> PrivacyPlan:
-        """Return the plan that the backend's defaults make of a target epsilon."""
+        """Return the plan of the backend's defaults for a target epsilon."""
         units = len(self.data.y)
         return PrivacyPlan.calibrated(
             units=units,
@@ -102,7 +102,7 @@ class Task:
 
 
 def tasks() -> dict[str, Task]:
-    """By the name that the table gives them."""
+    """Return the datasets by their names in the table."""
     people, digits = adult(), mnist_5k()
     width = people.x.shape[1]
     binary = tf.keras.losses.BinaryCrossentropy(from_logits=True)
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Mean, lowest and highest."""
+    """Return mean, lowest and highest."""
     return f"{statistics.mean(values):.4f} ({min(values):.4f} to {max(values):.4f})"
 
 

@@ -1,13 +1,13 @@
-"""Examples a second of DP-SGD engines beside their own non-private baselines, all in one run, on made-up data.
+"""Compare DP-SGD engines with their own non-private baselines, by examples a second, in one run on made-up data.
 
     python -m benchmarks.dp_sgd                       # everything; makes the peers' environments at first use
     python -m benchmarks.dp_sgd --models mlp --batch 256 1024 --peers --engines "plain Keras" ours
     python -m benchmarks.dp_sgd --memory              # peak memory alone
 
 Engines on TensorFlow are timed after their graphs were built and warmed up; they take turns, and the best of the
-repeats counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in
-environments of their own below `benchmarks/.envs`, one after the other, in each mode; the best one is shown. Sampled
-examples are counted, not padding.
+repeats counts, since other work on a machine can only slow a run down. Opacus (PyTorch) and JAX-Privacy run in their
+own environments below `benchmarks/.envs`, one after the other, in each mode; the best one is shown. Sampled examples
+are counted, not padding.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "dp_sgd.json"
 PLAIN, OURS = "plain Keras", "ours"
 ENGINES = (PLAIN, OURS, "ours, truncated", "TF Privacy DPSequential", "TF Privacy vectorized")
-# TensorFlow Privacy's take seconds a step beyond this, and have no transformer.
+# TensorFlow Privacy's engines take seconds a step above this, and have no transformer.
 _TFP_MODELS, _TFP_BATCH = ("mnist-cnn", "mlp", "adult"), 256
-# Python that a peer needs, and its packages.
+# The Python version that a peer needs, and its packages.
 PEERS = {
     "opacus": ("==3.10.*", OPACUS),
     "jax_privacy": (">=3.11", ("jax-privacy==2.0.0", "jax==0.10.2", "jaxlib==0.10.2", "optax==0.2.8", "numpy==2.4.6")),
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 def measure(name: str, batch: int, *, engines: list[str], repeats: int, seconds: float) -> list[Row]:
-    """Examples a second of the TensorFlow engines on one model."""
+    """Return examples a second of the TensorFlow engines on one model."""
     from benchmarks.dp_sgd_models import ENGINES as MAKERS
 
     x, y = TASKS[name].data()
@@ -55,14 +55,14 @@ def measure(name: str, batch: int, *, engines: list[str], repeats: int, seconds:
     steps = {engine: int(min(400, max(2, seconds * speed / batch))) for engine, speed in best.items()}
     for turn in range(repeats):
         for engine, run in timed.items():
-            # Where a step takes a second, chance matters less, and two turns must do.
+            # If a step takes a second, chance matters less, and two turns are enough.
             if turn < 2 or best[engine] * seconds > 2 * batch:
                 best[engine] = max(best[engine], run(steps[engine]))
     return [{"model": name, "batch": batch, "engine": e, "examples_per_second": speed} for e, speed in best.items()]
 
 
 def measure_peer(peer: str, given: dict[str, Any]) -> list[Row]:
-    """Rows of a peer, in all its modes."""
+    """Return the rows of a peer, in all its modes."""
     version, packages = PEERS[peer]
     python = interpreter(peer, packages, python=version)
     command = [str(python), str(HERE / "peers" / f"{peer}_speed.py"), json.dumps(given)]
@@ -78,7 +78,7 @@ def measure_peer(peer: str, given: dict[str, Any]) -> list[Row]:
 
 
 def peak_memory(name: str, batch: int, engines: list[str]) -> list[Row]:
-    """Peak resident memory of a fresh process for each engine, 20 steps."""
+    """Return the peak resident memory of a fresh process for each engine, 20 steps."""
     rows = []
     for engine in engines:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.dp_sgd_memory", engine, name, str(batch)]
@@ -100,7 +100,7 @@ def best_modes(rows: list[Row]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: speeds, times against each engine's own baseline, and how many times as fast ours is."""
+    """Return Markdown: speeds, times over each engine's own baseline, and how many times as fast ours is."""
     lines = [
         "| model | batch | engine | examples/s | step time, of its own baseline | ours is x times as fast |",
         "|---|---:|---|---:|---:|---:|",
@@ -120,7 +120,7 @@ def table(rows: list[Row]) -> str:
 
 
 def memory_table(rows: list[Row]) -> str:
-    """Markdown: peak memory of whole processes."""
+    """Return Markdown: peak memory of whole processes."""
     lines = ["| model | batch | engine | peak memory, MiB | of plain Keras |", "|---|---:|---|---:|---:|"]
     plain = {row["model"]: row["peak_bytes"] for row in rows if row["engine"] == PLAIN}
     for row in rows:

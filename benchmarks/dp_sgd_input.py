@@ -1,9 +1,9 @@
-"""Wait for the next batch, as a share of step time, with 10 million examples on disk, memory-mapped.
+"""Measure the wait for the next batch, as a share of step time, with 10 million memory-mapped examples on disk.
 
     python -m benchmarks.dp_sgd_input
 
 Writes 64 float32 an example (2.4 GiB) to a folder that it removes afterwards, and trains a small network 64-256-256-10:
-the faster the step, the harder the feed. The wait is what passes between the end of one step and the beginning of the
+the faster the step, the harder the feed. The wait is the time between the end of one step and the beginning of the
 next. Warm: the file is in the page cache. Cold: the cache is dropped before each run, so that rows come from the disk.
 """
 
@@ -37,7 +37,7 @@ def chunks(examples: int) -> Iterator[tuple[Any, Any]]:
 
 
 class Waits(tf.keras.callbacks.Callback):
-    """Seconds between steps, and in all."""
+    """Measures seconds between steps, and in all."""
 
     sets_no_weights = True
 
@@ -47,7 +47,7 @@ class Waits(tf.keras.callbacks.Callback):
         self.begun = self.ended = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Note the time at which the batch is there."""
+        """Note the time at which the batch is ready."""
         if self.ended:
             self.waits.append(time.perf_counter() - self.ended)
 
@@ -59,7 +59,7 @@ class Waits(tf.keras.callbacks.Callback):
 
 
 def drop_cache(folder: Path) -> None:
-    """Asks the system to forget the pages of a folder's files."""
+    """Ask the system to drop the pages of a folder's files."""
     for file in folder.iterdir():
         handle = os.open(file, os.O_RDONLY)
         os.fsync(handle)
@@ -68,7 +68,7 @@ def drop_cache(folder: Path) -> None:
 
 
 def share_of_wait(store: ExampleStore, *, batch: int, steps: int) -> tuple[float, float]:
-    """Share of the time that is spent waiting, and seconds a step."""
+    """Return the share of the time that is spent waiting, and seconds a step."""
     layers = [tf.keras.layers.Dense(size, activation="relu") for size in (256, 256)]
     model = tf.keras.Sequential([tf.keras.layers.InputLayer((WIDTH,)), *layers, tf.keras.layers.Dense(CLASSES)])
     plan = PrivacyPlan.calibrated(
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000_000)
     parser.add_argument("--batch", nargs="+", type=int, default=[256, 1024, 4096])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--folder", type=Path, help="where to write; a temporary folder otherwise")
+    parser.add_argument("--folder", type=Path, help="folder to write to; a temporary one by default")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     rows = []

@@ -1,4 +1,4 @@
-"""Peak resident memory, in bytes, of 20 steps of an engine in this process: `dp_sgd.py` runs it afresh for each."""
+"""Print the peak resident memory, in bytes, of 20 steps of an engine in this process, one per call of `dp_sgd.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main() -> None:
     engine, name, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
     x, y = TASKS[name].data(25 * batch)
     ENGINES[engine](name, x, y, batch)(20)
-    # Not getrusage: its figure outlives exec, so that it may be the parent's.
+    # Do not use getrusage: its figure outlives exec, so that it may be the parent's.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) * 1024)
 

@@ -15,7 +15,7 @@ from privacy_pipeline.dp import ExampleStore, PrivacyPlan, make_private
 _Layers = tf.keras.layers
 _WARM_STEPS = 3
 
-# Examples a second over a number of steps.
+# Returns examples a second over a number of steps.
 Timed = Callable[[int], float]
 
 
@@ -55,19 +55,19 @@ SEQUENTIAL: dict[str, Callable[[], list[Any]]] = {
 
 
 def make_model(name: str) -> Any:
-    """Return a fresh model, not compiled."""
+    """Return a fresh model that is not compiled."""
     return tf.keras.Sequential(SEQUENTIAL[name]()) if name in SEQUENTIAL else _transformer()
 
 
 def make_loss(name: str, reduction: str = "auto") -> Any:
-    """Return the loss that goes with a model."""
+    """Return the loss for a model."""
     losses = tf.keras.losses
     kind = losses.BinaryCrossentropy if TASKS[name].classes == 1 else losses.SparseCategoricalCrossentropy
     return kind(from_logits=True, reduction=reduction)
 
 
 class Clock(tf.keras.callbacks.Callback):
-    """Seconds between the end of the warm-up and the end of the last batch."""
+    """Measures the seconds between the end of the warm-up and the end of the last batch."""
 
     sets_no_weights = True
 
@@ -77,7 +77,7 @@ class Clock(tf.keras.callbacks.Callback):
         self.begin = self.end = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Look at the clock."""
+        """Read the clock."""
         self.seen += 1
         self.end = time.perf_counter()
         if self.seen == _WARM_STEPS:
@@ -95,7 +95,7 @@ def _keras_fit(model: Any, x: Any, y: Any, batch: int) -> Timed:
 
 
 def plain(name: str, x: Any, y: Any, batch: int) -> Timed:
-    """Keras without privacy: batches in order, from memory."""
+    """Return Keras without privacy: batches in order, from memory."""
     model = make_model(name)
     model.compile("sgd", make_loss(name))
     return _keras_fit(model, x, y, batch)
@@ -116,7 +116,7 @@ def _ours(name: str, x: Any, y: Any, batch: int, sampling: str) -> Timed:
             sampling=sampling,
         )
         clock = Clock()
-        # Expected examples: what was drawn is no business of a caller, and over many steps the two agree.
+        # Count expected examples: the drawn numbers are hidden from callers, and over many steps the two agree.
         make_private(model, plan, optimizer="sgd", loss=make_loss(name)).fit(store, callbacks=[clock])
         return steps * batch / (clock.end - clock.begin)
 
@@ -134,7 +134,7 @@ def ours_truncated(name: str, x: Any, y: Any, batch: int) -> Timed:
 
 
 def tfp_sequential(name: str, x: Any, y: Any, batch: int) -> Timed:
-    """DPSequential as in TensorFlow Privacy's tutorial, without a layer registry."""
+    """Return DPSequential as in TensorFlow Privacy's tutorial, without a layer registry."""
     from tensorflow_privacy import DPSequential
 
     model = DPSequential(l2_norm_clip=1.0, noise_multiplier=1.0, num_microbatches=batch, layers=SEQUENTIAL[name]())
@@ -143,7 +143,7 @@ def tfp_sequential(name: str, x: Any, y: Any, batch: int) -> Timed:
 
 
 def tfp_vectorized(name: str, x: Any, y: Any, batch: int) -> Timed:
-    """TensorFlow Privacy's vectorised optimizer."""
+    """Return TensorFlow Privacy's vectorised optimizer."""
     from tensorflow_privacy import VectorizedDPKerasSGDOptimizer
 
     model = make_model(name)

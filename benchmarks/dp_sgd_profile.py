@@ -1,10 +1,10 @@
-"""Where a step of the DP-SGD engine goes, beside a step of plain Keras: milliseconds by part, and operations counted.
+"""Profile a step of the DP-SGD engine beside a step of plain Keras: milliseconds by part, and counted operations.
 
     python -m benchmarks.dp_sgd_profile                  # MLP and Adult at batch 256, 1,024 and 4,096
 
-"graph" is TensorFlow alone on a batch that lies ready, with nothing else running; batch rows, noise and sample are
-what a second thread prepares meanwhile on the same cores. "floor" is the least step on these cores, over plain's: the
-graph keeps all of them busy, so what is prepared adds its time over their number. Medians.
+"graph" is TensorFlow alone on a batch that is ready, with nothing else running; a second thread prepares batch rows,
+noise and sample meanwhile on the same cores. "floor" is the least step on these cores over plain's: the graph keeps all
+cores busy, so the preparation adds its time divided by their number. Medians.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TURNS = 60
 
 
 def _milliseconds(*parts: Callable[[], Any]) -> list[float]:
-    """Median time of each part; they take turns."""
+    """Return the median time of each part; the parts take turns."""
     taken: list[list[float]] = [[] for _ in parts]
     for turn in range(_TURNS + 5):
         for place, part in enumerate(parts):
@@ -45,7 +45,7 @@ def _milliseconds(*parts: Callable[[], Any]) -> list[float]:
 
 
 def _operations(function: Any, *specs: Any) -> float:
-    """Floating-point operations of a graph, by TensorFlow's own counts."""
+    """Return the floating-point operations of a graph, by TensorFlow's own counts."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2_as_graph
 
     graph = convert_variables_to_constants_v2_as_graph(tf.function(function).get_concrete_function(*specs))[1]
@@ -57,7 +57,7 @@ def _operations(function: Any, *specs: Any) -> float:
 
 
 def profile(name: str, batch: int) -> dict[str, float]:
-    """Milliseconds by part of a step, and millions of operations."""
+    """Return milliseconds by part of a step, and millions of operations."""
     x, y = TASKS[name].data()
     model = make_model(name)
     model.compile("sgd", make_loss(name))

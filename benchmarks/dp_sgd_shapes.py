@@ -1,4 +1,4 @@
-"""Shapes of the models and the made-up data of `dp_sgd.py`; NumPy alone, for peers in other environments."""
+"""Shapes of the models and the made-up data of `dp_sgd.py`; needs only NumPy, for peers in other environments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Task:
     tokens: bool = False
 
     def data(self, units: int = UNITS) -> tuple[Any, Any]:
-        """x, float32 or int32 [units, *shape], and y, int64 [units] (one class: float32 [units, 1])."""
+        """Return x, float32 or int32 [units, *shape], and y, int64 [units] (one class: float32 [units, 1])."""
         random = np.random.default_rng(0)
         if self.tokens:
             x: Any = random.integers(0, VOCABULARY, (units, *self.shape), dtype=np.int32)
@@ -46,7 +46,7 @@ TASKS = {
 
 
 def poisson_sample(random: np.random.Generator, units: int, probability: float) -> Any:
-    """Numbers of a Poisson sample, ascending, int64, [batch], from geometric gaps."""
+    """Return the numbers of a Poisson sample, ascending, int64, [batch], from geometric gaps."""
     most = int(units * probability + 8 * (units * probability) ** 0.5 + 16)
     found = np.cumsum(random.geometric(probability, most)) - 1
     return found[found < units]

@@ -4,18 +4,18 @@
     python benchmarks/encrypted.py --quick    # two networks, batch 1 and 1,024: at most ten minutes
 
 Same network, weights and rows everywhere, 16 fractional bits, and each answer is compared with NumPy's.
-Every engine runs in a process of its own, one after the other, in turns; of the turns' medians the best counts, since
-others may use the machine. Building, compiling and sharing the weights is not part of a call, sharing the rows and
-revealing the answer is.
+Every engine runs in a separate process, one after the other, in turns; the best of the turns' medians counts, since
+other programs may use the machine. A call includes sharing the rows and revealing the answer, but not building,
+compiling and sharing the weights.
 
-- ours: all parties in one process, masks drawn anew in every call. Rounds and bytes are counted on its graph, apart.
+- ours: all parties in one process, new masks in every call. Rounds and bytes are counted separately, on its graph.
 - stock: `tfe.keras.Sequential.predict` of TF-Encrypted 0.9.1 under its ABY3, in one process; its compiled calls reuse
-  their masks, so it saves work that has to be done.
+  their masks, so it omits necessary work.
 - spu: ABY3 of SPU 0.9.5 in its simulator (three threads and links in memory), compiled once, weights shared once.
 - crypten: CrypTen 0.4.1, two processes and a first party that deals all random numbers and so is trusted.
 
 The first three are simulations: no network is measured. A process may take `--limit` seconds and `--memory` GiB, and
-all of them `--minutes`; what does not fit is said in the table. Writes `results/encrypted.json`.
+all of them `--minutes`; the table marks what does not fit. Writes `results/encrypted.json`.
 """
 
 from __future__ import annotations
@@ -49,27 +49,26 @@ from privacy_pipeline.encrypted.sandbox import environment  # noqa: E402
 RESULT = HERE / "results" / "encrypted.json"
 BATCHES = (1, 128, 1024)
 QUICK = ("20-64-32-1", "Adult MLP")
-# The last three columns of numbers; no answer may be further from NumPy's.
+# No answer may differ from NumPy's by more.
 LARGEST_ERROR = 0.05
 SPU = ("spu==0.9.5",)
-# CrypTen asks for a package that long has another name, and that refuses to be installed unless told.
+# CrypTen requires a package under its old name, which refuses to be installed unless a variable allows it.
 CRYPTEN = ("crypten==0.4.1", "torch==1.13.1", "torchvision==0.14.1", "numpy==1.23.5")
 Row = dict[str, Any]
 
 
 def tf_encrypted(kind: str) -> list[str]:
-    """Command of ours or stock."""
+    """Return the command of ours or stock."""
     return [str(environment.interpreter()), str(HERE / "encrypted_engines.py"), kind]
 
 
 def peer(name: str, packages: tuple[str, ...]) -> list[str]:
-    """Command of a peer, whose environment is made if it is missing."""
+    """Return the command of a peer, whose environment is made if it is missing."""
     python = interpreter(name, packages, variables={"SKLEARN_ALLOW_DEPRECATED_SKLEARN_PACKAGE_INSTALL": "True"})
     return [str(python), str(HERE / "peers" / f"{name}_speed.py")]
 
 
-# An engine is a command that takes the folder of a job and prints one JSON row a batch size; parties in processes of
-# their own over a network would be one more.
+# An engine is a command that takes the folder of a job and prints one JSON row per batch size.
 ENGINES: dict[str, Callable[[], list[str]]] = {
     "ours": partial(tf_encrypted, "ours"),
     "stock": partial(tf_encrypted, "stock"),
@@ -86,8 +85,8 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--batches", nargs="+", type=int, default=None)
     parser.add_argument("--turns", type=int, default=None, help="2, or 1 with --quick")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of timed calls for one size")
-    parser.add_argument("--minutes", type=float, default=None, help="for everything: 120, or 10 with --quick")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of timed calls for one size")
+    parser.add_argument("--minutes", type=float, default=None, help="minutes for everything: 120, or 10 with --quick")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that a process may take")
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of addresses that a process may take")
     given = parser.parse_args()
@@ -108,7 +107,7 @@ def main() -> None:
             for turn in range(given.turns or (1 if given.quick else 2)):
                 for engine, command in commands.items():
                     limit = min(given.limit, end - time.monotonic())
-                    # What failed once is not tried again, and a second turn is no reason to take longer.
+                    # Do not try again what failed once, and do not take longer for a second turn.
                     if engine in failed or (turn and limit < given.limit):
                         continue
                     rows = measured(engine, command, Path(folder), batches, limit, given.memory)
@@ -121,12 +120,12 @@ def main() -> None:
 
 
 def prepare(name: str, batches: tuple[int, ...], folder: Path, seconds: float) -> None:
-    """Write the job of one network: model, rows, and what NumPy answers."""
+    """Write the job of one network: model, rows, and NumPy's answers."""
     model = network(name)
     model_format.save(model, folder / "model")
     for batch in batches:
         rows = rows_for(model, batch)
-        # A block at a time: the patches of a thousand pictures take gigabytes.
+        # Take one block at a time: the patches of a thousand pictures take gigabytes.
         blocks = [reference.evaluate(model, {"x": rows[i : i + 64]})[model.output] for i in range(0, batch, 64)]
         np.savez(folder / f"rows{batch}.npz", x=rows, expected=np.concatenate(blocks))
     (folder / "job.json").write_text(json.dumps({"batches": list(batches), "seconds": seconds}))
@@ -135,7 +134,7 @@ def prepare(name: str, batches: tuple[int, ...], folder: Path, seconds: float) -
 def measured(
     engine: str, command: list[str], folder: Path, batches: tuple[int, ...], limit: float, memory: float
 ) -> list[Row]:
-    """One process of an engine: a row for every batch size, `failed` where it gave none."""
+    """Run one process of an engine; return a row for every batch size, `failed` if it gave none."""
     if limit <= 0:
         return [{"batch": batch, "failed": "not measured: the time was up"} for batch in batches]
 
@@ -187,7 +186,7 @@ def write(rows: list[Row]) -> None:
 def table(
     names: tuple[str, ...], batches: tuple[int, ...], engines: list[str], best: dict[tuple[str, int, str], Row]
 ) -> list[str]:
-    """Lines of Markdown."""
+    """Return lines of Markdown."""
     lines = [
         "| network | batch | engine | ms a call | rows a second | ours is x times as fast | build s "
         "| rounds | MB a call | largest error |",

@@ -1,4 +1,4 @@
-"""Parties of private prediction as processes of this machine, for encrypted_parties.py: near to each other, or far."""
+"""Parties of private prediction as processes of this machine, for encrypted_parties.py: near to each other or far."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ class Deployment:
         lines = [f"{name}: {host}:{port}" for name, (host, port) in self.addresses.items()]
         (self.parties / "parties.yaml").write_text("\n".join(lines) + "\n")
         if addresses(self.parties) != self.addresses:
-            raise SystemExit("parties.yaml does not say what was written")
+            raise SystemExit("parties.yaml does not hold what was written")
         self._running: deployment.Deployment | None = None
 
     @property
     def driver(self) -> TimedDriver:
-        """What drives the servers."""
+        """The service that drives the servers."""
         return self.running.driver
 
     @property
     def running(self) -> deployment.Deployment:
-        """What is up.
+        """The running deployment.
 
         Raises:
-            PipelineError: nothing is.
+            PipelineError: nothing is running.
         """
         if self._running is None:
-            raise PipelineError("nothing is up")
+            raise PipelineError("no deployment is running")
         return self._running
 
     @contextlib.asynccontextmanager
     async def up(self) -> AsyncIterator[Client]:
-        """Yield a client of the ready service; at the end every process has ended."""
+        """Yield a client of the ready service; end every process at the end."""
         provider = Provider(
             folder=self.parties / PROVIDER, addresses=self.addresses, private_model=self.folder / "model"
         )
         digest = model_format.digest_of(self.folder / "model")
         command = driving.command(self.parties, speed=self.speed)  # its tunnels are as slow as the servers'
         async with contextlib.AsyncExitStack() as stack:
-            # A link for the service's orders to the share servers, and another one for what the client sends.
+            # One link is for the service's orders to the share servers, another one for what the client sends.
             orders = await stack.enter_async_context(self._slowed(SERVERS))
             requests = await stack.enter_async_context(self._slowed((*SERVERS, "driver")))
             setting = Setting(
@@ -103,7 +103,7 @@ class Deployment:
 
     @contextlib.asynccontextmanager
     async def _slowed(self, names: tuple[str, ...]) -> AsyncIterator[dict[str, Address]]:
-        """Addresses behind which parties are as far away as the setting says; nothing where it is a LAN."""
+        """Return addresses behind which parties are as far away as in the setting; nothing for a LAN."""
         found = {}
         async with contextlib.AsyncExitStack() as stack:
             for name in names if self.speed is not None else ():
@@ -120,7 +120,7 @@ def free_addresses() -> dict[str, Address]:
 
 @contextlib.asynccontextmanager
 async def slowed(target: Address, speed: Speed) -> AsyncIterator[Address]:
-    """Yield an address whose connections are carried to another one, as slowly as a tunnel of that speed."""
+    """Yield an address that forwards connections to another one, as slowly as a tunnel of that speed."""
     pace = Pace(speed)
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

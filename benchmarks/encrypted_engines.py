@@ -36,7 +36,7 @@ def ours(model: PrivateModel) -> Callable[[int], Made]:
 
 
 def count(model: PrivateModel, batches: list[int]) -> None:
-    """Read rounds and bytes of ours off graphs whose parties have devices of their own. Nothing is timed."""
+    """Read rounds and bytes of ours off graphs in which each party has its own device. Nothing is timed."""
     from privacy_pipeline.encrypted.worker.evaluate import separate_parties
 
     config = separate_parties()

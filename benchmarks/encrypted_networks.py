@@ -1,4 +1,4 @@
-"""Networks for benchmarks/encrypted.py, with made-up weights, and rows for them.
+"""Networks and rows for benchmarks/encrypted.py, with made-up weights.
 
 A to D are the MNIST networks of SecureML (Mohassel and Zhang, S&P 2017), MiniONN (Liu et al., CCS 2017), LeNet and
 Chameleon (Riazi et al., AsiaCCS 2018), as TF-Encrypted's own benchmarks define them.
@@ -41,7 +41,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], list[tuple[Any, ...]]]] = {
 
 
 def network(name: str) -> PrivateModel:
-    """Return the network, the same at every call."""
+    """Return the network, which is the same in every call."""
     shape, steps = NETWORKS[name]
     random = np.random.default_rng(0)
     layers: list[Layer] = []
@@ -65,7 +65,7 @@ def network(name: str) -> PrivateModel:
 
 
 def rows_for(model: PrivateModel, batch: int) -> Any:
-    """Uniform rows between 0 and 1."""
+    """Return uniform rows between 0 and 1."""
     return np.random.default_rng(batch).uniform(0, 1, (batch, *model.inputs[0].shape))
 
 
@@ -74,7 +74,7 @@ def _input(name: str) -> Input:
 
 
 def _layer(kind: str, given: list[Any], shape: tuple[int, ...]) -> tuple[dict[str, Any], tuple[int, ...] | None]:
-    """Operation with its settings, and shape of its kernel if it has one."""
+    """Return the operation with its settings, and the shape of its kernel if it has one."""
     if kind == CONV:
         filters, size, stride, padding = given
         config = {"strides": (stride, stride), "padding": padding}

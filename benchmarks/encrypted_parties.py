@@ -1,4 +1,4 @@
-"""How fast are private predictions where each party is a process of its own, in a LAN and in a WAN?
+"""How fast are private predictions if each party is a separate process, in a LAN and in a WAN?
 
     python benchmarks/encrypted_parties.py                                       # two networks, twelve minutes
     python benchmarks/encrypted_parties.py --networks "MNIST A" "MNIST D" --minutes 30
@@ -7,19 +7,19 @@ The parties are those of `serve --local`: three servers, each with its TensorFlo
 another one, and between them mutual TLS. Service, weights provider and client are this process, one after the other.
 Every answer is compared with NumPy's.
 
-- request: `Session.predict`, all of it but the connections: sharing, sending, run, fetching, joining.
+- request: `Session.predict` without the connections: sharing, sending, run, fetching, joining.
 - connect: `Client.session`, once for any number of requests: TLS connections to four parties, and a greeting.
-- run: the driver's part of it alone, from its order until the servers have their shares of the answer.
+- run: the driver's part of a request, from its order until the servers have their shares of the answer.
 - build: the graph of one batch size, once for a deployment. Start: from nothing until the servers hold their shares of
   the weights.
-- LAN: as this machine gives it. WAN: every link (between two servers, from the driver's TensorFlow, from the service,
-  from the client) has 40 ms of round trip and 352 Mbit/s in each direction, imitated above TCP
+- LAN: the loopback of this machine. WAN: every link (between two servers, from the driver's TensorFlow, from the
+  service, from the client) has 40 ms of round trip and 352 Mbit/s in each direction, imitated above TCP
   (`encrypted/transport/pace.py`).
-- rounds are counted on the graph; the servers' bytes by their tunnels, over all timed calls: what crossed between
-  servers, with gRPC's framing, before TLS. The client's are its shares and those of the answer.
+- rounds are counted on the graph. The servers' tunnels count the servers' bytes over all timed calls: what crossed
+  between servers, with gRPC's framing, before TLS. The client's bytes are its shares and those of the answer.
 - spu: `benchmarks/peers/spu_speed.py` with its three parties as processes over SPU's own sockets: no TLS, LAN only.
 
-A deployment may take `--limit` seconds, and all `--minutes`; what does not fit is said in the table. Writes
+A deployment may take `--limit` seconds, and all of them `--minutes`; the table marks what does not fit. Writes
 `results/encrypted_parties.json`.
 """
 
@@ -62,7 +62,7 @@ Row = dict[str, Any]
 async def deployed(
     folder: Path, speed: Speed | None, batches: tuple[int, ...], seconds: float, rows: dict[int, Row]
 ) -> None:
-    """Measures one deployment; `rows` gets one for each batch size as soon as it is known."""
+    """Measure one deployment; `rows` gets a row for each batch size as soon as it is measured."""
     deployment = Deployment(folder, model_format.load(folder / "model"), speed, batches)
     began = time.perf_counter()
     async with deployment.up() as client:
@@ -76,7 +76,7 @@ async def deployed(
 
 
 async def timed(deployment: Deployment, client: Client, batch: int, seconds: float) -> Row:
-    """Return requests of one batch size: medians, and what crossed in one."""
+    """Return requests of one batch size: medians, and the bytes of one request."""
     connects = []
     for _ in range(FEWEST):
         began = time.perf_counter()
@@ -87,7 +87,7 @@ async def timed(deployment: Deployment, client: Client, batch: int, seconds: flo
 
 
 async def requested(deployment: Deployment, session: Session, batch: int, seconds: float) -> Row:
-    """Return the same, of one session."""
+    """Return the same for one session."""
     with np.load(deployment.folder / f"rows{batch}.npz", allow_pickle=False) as archive:
         x, expected = archive["x"], archive["expected"]
     error = 0.0
@@ -121,17 +121,17 @@ async def requested(deployment: Deployment, session: Session, batch: int, second
 
 
 async def carried(deployment: Deployment) -> int:
-    """Bytes between the servers so far."""
+    """Return the bytes between the servers so far."""
     found = await deployment.running.carried()
     if found is None:
-        raise PipelineError("the servers are not of this machine")
+        raise PipelineError("the servers are not on this machine")
     return found
 
 
 def with_parties(
     folder: Path, speed: Speed | None, batches: tuple[int, ...], seconds: float, limit: float
 ) -> dict[int, Row]:
-    """Return a row for every batch size, `failed` where there is no right answer in time."""
+    """Return a row for every batch size, `failed` if there is no right answer in time."""
     if limit <= 0:
         return {batch: {"failed": "not measured: the time was up"} for batch in batches}
     rows: dict[int, Row] = {}
@@ -151,7 +151,7 @@ def with_parties(
         why = f"more than {limit:.0f} s"
     except PipelineError as error:
         why = f"failed: {error.message}"
-    end_on_sigterm()  # the event loop took its own handler with it
+    end_on_sigterm()  # the event loop removed its own handler at its end
     for row in rows.values():
         if not row["error"] < LARGEST_ERROR:
             row["failed"] = f"wrong by {row['error']:.2g}"
@@ -159,13 +159,13 @@ def with_parties(
 
 
 def with_spu(folder: Path, batches: tuple[int, ...], limit: float) -> dict[int, Row]:
-    """SPU's three processes; a row for every batch size."""
+    """Measure SPU's three processes; return a row for every batch size."""
     found = measured("spu", [*peer("spu", SPU), "processes"], folder, batches, limit, SPU_MEMORY)
     return {row["batch"]: row for row in found}
 
 
 def rounds(folder: Path, batches: tuple[int, ...], limit: float) -> dict[int, Row]:
-    """Return what the graphs hold."""
+    """Return the counts of the graphs."""
     counted = measured("count", tf_encrypted("count"), folder, batches, limit, SPU_MEMORY)
     return {row["batch"]: {"rounds": row["rounds"]} for row in counted if "rounds" in row}
 
@@ -180,8 +180,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["20-64-32-1", "Adult MLP"])
     parser.add_argument("--settings", nargs="+", choices=SPEEDS, default=list(SPEEDS))
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of timed requests for one batch size")
-    parser.add_argument("--minutes", type=float, default=12.0, help="for everything")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of timed requests for one batch size")
+    parser.add_argument("--minutes", type=float, default=12.0, help="minutes for everything")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds that one deployment may take")
     parser.add_argument("--spu", action=argparse.BooleanOptionalAction, default=True)
     given = parser.parse_args()
@@ -202,7 +202,7 @@ def main() -> None:
 def measurements(
     name: str, given: argparse.Namespace, batches: tuple[int, ...], end: float
 ) -> Iterator[tuple[str, str, dict[int, Row]]]:
-    """Return setting, engine and rows of everything that is measured with one network."""
+    """Yield setting, engine and rows of everything that is measured with one network."""
 
     def left() -> float:
         return min(given.limit, end - time.monotonic())
@@ -219,7 +219,7 @@ def measurements(
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Lines of Markdown."""
+    """Return lines of Markdown."""
     lines = [
         "| network | batch | setting | engine | connect ms | request ms | run ms | rows a second | calls | build s "
         "| start s | rounds | servers' MB | client's MB | largest error |",

@@ -1,10 +1,10 @@
-"""What does it cost to predict rows one at a time, as a DP evaluation does, against whole batches?
+"""What does it cost to predict rows one at a time, as a DP evaluation does, compared with whole batches?
 
     python benchmarks/evaluation_rows.py MODEL_DIR EVAL_FILES --rows 100000
 
 MODEL_DIR is a pushed model, EVAL_FILES a pattern of gzipped TFRecord files of raw examples; both lie in the workspace
-of a run. Each way runs in rounds of its own, one after the other; the best round counts. Prints a table; "told apart"
-are records that have unlike values among 4,096 and 4,095 equal rows.
+of a run. Each way runs in its own rounds, one after the other; the best round counts. Prints a table; "told apart"
+counts records that have unlike values among 4,096 and 4,095 equal rows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def ways(model: Any) -> dict[str, Way]:
 
 
 def seconds(way: Way, records: list[bytes], *, rounds: int) -> float:
-    """Best of several rounds over all records, after one over the first of them."""
+    """Return the best of several rounds over all records, after one over the first of them."""
     parts = [np.array(records[at : at + AT_ONCE], object) for at in range(0, len(records), AT_ONCE)]
     way(parts[0][:64])
     taken = []
@@ -70,7 +70,7 @@ def seconds(way: Way, records: list[bytes], *, rounds: int) -> float:
 
 
 def told_apart(way: Way, records: list[bytes]) -> int:
-    """How many of some records get more than one value among 4,096 and 4,095 copies of themselves."""
+    """Return how many of some records get more than one value among 4,096 and 4,095 copies of themselves."""
     told = 0
     for record in records[:_TOLD]:
         found = [way(np.array([record] * copies, object)) for copies in (AT_ONCE, AT_ONCE - 1)]
@@ -91,7 +91,7 @@ def main() -> None:
     larger = list(itertools.islice(itertools.cycle(records), arguments.rows))
     table = Table("way", "rows a second", f"seconds, {len(records):,}", f"seconds, {len(larger):,}", "told apart")
     for name, way in ways(tf.saved_model.load(arguments.model_dir)).items():
-        # One call a row is too slow to be repeated; its times are those of a 32nd of the rows.
+        # One call per row is too slow to be repeated; measure a 32nd of the rows.
         share = 32 if name == "one call a row" else 1
         taken = share * seconds(way, records[: len(records) // share], rounds=arguments.rounds)
         long = share * seconds(way, larger[: len(larger) // share], rounds=1)

@@ -3,8 +3,8 @@
     python benchmarks/federated.py [--seconds 5] [--turns 2] [--engines fast tff pfl flower]
 
 Same models, clients (5 batches of 20 examples each) and cohorts. Engines run one after the other, in turns, each in a
-process of its own; the best round counts, since others use the machine too. pfl-research and Flower run in environments
-below `benchmarks/.envs`, which are made once. Prints tables and writes `results/federated.json`.
+separate process; the best round counts, since other programs use the machine too. pfl-research and Flower run in
+environments below `benchmarks/.envs`, which are made once. Prints tables and writes `results/federated.json`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Row = dict[str, Any]
 
 
 def python_of(engine: str) -> list[str]:
-    """Command of an engine; a peer's environment is made if it is missing."""
+    """Return the command of an engine; a peer's environment is made if it is missing."""
     if engine not in PEERS:
         return [sys.executable, "-W", "ignore", "-m", "benchmarks.federated_engines"]
     return [str(interpreter(engine, PEERS[engine])), str(HERE / "peers" / f"{engine}_speed.py")]
 
 
 def measured(engine: str, model: str, clients: int, cohort: int, seconds: float) -> Row:
-    """Return an engine's best; PyTorch's threads get in each other's way on a busy machine, so pfl-research also gets
-    one.
+    """Return an engine's best; PyTorch's threads slow each other down on a busy machine, so pfl-research also runs with
+    one thread.
     """
     threads = os.cpu_count() or 1
     tried = [one_process(engine, model, clients, cohort, seconds, threads)]
@@ -54,7 +54,7 @@ def measured(engine: str, model: str, clients: int, cohort: int, seconds: float)
 
 
 def one_process(engine: str, model: str, clients: int, cohort: int, seconds: float, threads: int) -> Row:
-    """Run one process; whatever it leaves behind (stock TFF's worker) ends with its group."""
+    """Run one process; processes that it leaves behind (stock TFF's worker) end with its group."""
     given = {"engine": engine, "model": model, "clients": clients, "cohort": cohort, "seconds": seconds}
     command = [*python_of(engine), json.dumps({**given, "threads": threads, "rounds": 6})]
     row: Row = {"engine": engine, "model": model, "clients": clients, "cohort": cohort, "threads": threads}

@@ -1,12 +1,12 @@
-"""What does it cost in accuracy that data stays with its persons, and that each person gets a guarantee?
+"""What does it cost in accuracy to leave data with its persons, and to give each person a guarantee?
 
     python benchmarks/federated_accuracy.py            # 5 seeds, nlswork and RandHIE, about ten minutes on 2 cores
     python benchmarks/federated_accuracy.py --quick    # 1 seed, fewer rounds
 
 The same network on the same columns and the same persons: central (stochastic gradient descent over the pooled rows, no
 guarantee), federated averaging (one person is one client), and the same with user-level DP at epsilon 2, 4 and 8. Each
-private run is charged to a ledger of its own. Prints mean and standard deviation over seeds on persons that were not
-trained on, and writes `benchmarks/results/federated_accuracy.json`.
+private run is charged to its own ledger. Prints mean and standard deviation over seeds on persons that were not trained
+on, and writes `benchmarks/results/federated_accuracy.json`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def of_dataset(name: str, folder: Path, seeds: list[int], rounds: int) -> list[Row]:
-    """All rows of one dataset."""
+    """Return all rows of one dataset."""
     common = [
         f"data.dataset.path={folder / name}",
         f"data.dataset.schema={ROOT}/configs/schemas/{name}.pbtxt",
@@ -88,14 +88,14 @@ def of_dataset(name: str, folder: Path, seeds: list[int], rounds: int) -> list[R
 
 
 def row_of(method: str, dataset: str, point: Point) -> Row:
-    """One federated run."""
+    """Return the row of one federated run."""
     summary = run_point(point, build=build)
     names = ("accuracy", "auc", "epsilon", "delta", "unit", "clients_train", "rounds", "seconds")
     return {"dataset": dataset, "method": method, "seed": point.seed, **{n: summary.get(n) for n in names}}
 
 
 def central(config: ExperimentConfig, seed: int) -> Row:
-    """Return the same network on the pooled rows, shuffled, as one client with all of them: plain gradient descent."""
+    """Return the same network on the pooled, shuffled rows, as one client with all of them: plain gradient descent."""
     source, plan = source_of(config.data), feature_plan(config.data)
     persons = load_clients(config.data, split="train", source=source, plan=plan)
     order = np.random.default_rng(seed).permutation(persons.num_examples)
@@ -119,7 +119,7 @@ def central(config: ExperimentConfig, seed: int) -> Row:
 
 
 def show(rows: list[Row]) -> None:
-    """Print the table, also as Markdown would have it."""
+    """Print the table, also as Markdown."""
     table = Table("dataset", "training", "seeds", "accuracy", "AUC", "epsilon of a run, delta, unit")
     for dataset, method in dict.fromkeys((row["dataset"], row["method"]) for row in rows):
         group = [row for row in rows if (row["dataset"], row["method"]) == (dataset, method)]
@@ -131,7 +131,7 @@ def show(rows: list[Row]) -> None:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation over seeds."""
+    """Return mean and standard deviation over seeds."""
     if len(values) == 1:
         return f"{values[0]:.4f}"
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"

@@ -1,9 +1,9 @@
-r"""Seconds a round of one TensorFlow engine, in a process of its own.
+r"""Measure the seconds per round of one TensorFlow engine, in this process.
 
     python -m benchmarks.federated_engines \
         '{"engine": "fast", "model": "small", "clients": 1000, "cohort": 20, "seconds": 5}'
 
-`tff` is stock: its own context, its own FedAvg. Prints one JSON object.
+`tff` is stock TFF: its own context and its own FedAvg. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def loss(model: str) -> Any:
 
 
 class Made:
-    """The clients, as the fast engine takes them."""
+    """The clients, as the fast engine needs them."""
 
     def __init__(self, given: Task) -> None:
         self.features, self.labels = {"x": given.x}, given.y
@@ -63,7 +63,7 @@ class Made:
         self.offsets = np.arange(given.clients + 1, dtype=np.int64) * ROWS
 
     def examples_of(self, client: int) -> Any:
-        """Features and labels of one client."""
+        """Return features and labels of one client."""
         rows = slice(self.offsets[client], self.offsets[client + 1])
         return {"x": self.features["x"][rows]}, self.labels[rows]
 
@@ -86,7 +86,7 @@ def fast(model: str, given: Task, cohort: int, seconds: float) -> list[float]:
 
 
 def tff(model: str, given: Task, cohort: int, seconds: float) -> list[float]:
-    """Stock TensorFlow Federated."""
+    """Return stock TensorFlow Federated."""
     import tensorflow_federated as stock
 
     stock.backends.native.set_sync_local_cpp_execution_context()

@@ -1,4 +1,4 @@
-"""What every engine of `federated.py` computes: models' shapes, made-up clients, cohorts. NumPy alone."""
+"""The tasks of every engine of `federated.py`: shapes of models, made-up clients, cohorts. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Task:
     clients: int
 
     def rows(self, client: int) -> slice:
-        """Rows of one client."""
+        """Return the rows of one client."""
         return slice(client * ROWS, (client + 1) * ROWS)
 
 
 @functools.lru_cache(maxsize=1)
 def task(model: str, clients: int) -> Task:
-    """Made-up examples of so many clients, made once in a process."""
+    """Return made-up examples of this many clients, made once in a process."""
     random = np.random.default_rng(0)
     if model == "small":
         x = random.standard_normal((clients * ROWS, FEATURES), np.float32)
@@ -42,12 +42,12 @@ def task(model: str, clients: int) -> Task:
 
 
 def cohorts(clients: int, size: int) -> Callable[[int], npt.NDArray[np.int64]]:
-    """Clients of a round."""
+    """Return the clients of a round."""
     return lambda number: np.sort(np.random.default_rng(number).choice(clients, size, replace=False)).astype(np.int64)
 
 
 def seconds_a_round(run: Callable[[int], object], *, seconds: float, most: int = 200) -> list[float]:
-    """Return times of rounds after a first one, for about so long."""
+    """Return times of rounds after a first one, for about this long."""
     run(0)
     times: list[float] = []
     begin = time.perf_counter()

@@ -1,13 +1,13 @@
-"""The ledger under load: many entries, and many processes at once.
+"""Measure the ledger under load: many entries, and many processes at once.
 
     python -m benchmarks.ledger                     # 1 million entries (half an hour to make), 16 processes
     python -m benchmarks.ledger --entries 100000
     python -m benchmarks.ledger --against ../another-checkout --repeats 5      # reservations alone, in turns
     python -m benchmarks.ledger --mark --repeats 500    # what the mark beside the key costs a write, in turns
 
-Entries are written as a reservation writes them, each signed and chained, many to a transaction. Times are medians of
-five, by library calls in one process; those of commands are whole processes, imports counted. The 16 processes take
-turns on SQLite and, where it is installed, on a PostgreSQL server of the script's own.
+Entries are written as a reservation writes them, each signed and chained, many in one transaction. Times are medians of
+five library calls in one process; those of commands are whole processes, imports counted. The 16 processes run on
+SQLite and, where it is installed, on a PostgreSQL server that the script starts.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def reserve(ledger: Ledger, run_id: str, asked: MechanismPlan) -> Any:
 
 
 def fill(ledger: Ledger, count: int) -> float:
-    """Write reservations; seconds."""
+    """Write reservations; return seconds."""
     asked = plan()
     cost = price(asked.event, asked.relation)
     row, key = charges.row_of(charges.plan_text(asked), cost), plan_key(asked, cost.event)
@@ -120,7 +120,7 @@ def fill(ledger: Ledger, count: int) -> float:
 
 
 def seconds(action: Callable[[], Any], repeats: int = 5) -> float:
-    """Median time."""
+    """Return the median time."""
     taken = []
     for _ in range(repeats):
         begin = time.perf_counter()
@@ -130,7 +130,7 @@ def seconds(action: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def load(count: int) -> dict[str, float]:
-    """Return times of what people and runs ask, with so many entries."""
+    """Return times of what people and runs ask, with this many entries."""
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.db"
         ledger = create(url, epsilon=1e9)
@@ -158,7 +158,7 @@ def load(count: int) -> dict[str, float]:
 
 
 def commands(url: str) -> dict[str, float]:
-    """Seconds of whole commands on that ledger, with Adult registered in it beside the made-up dataset."""
+    """Return the seconds of whole commands on that ledger, with Adult registered beside the made-up dataset."""
     command = [str(Path(sys.executable).with_name("privacy-pipeline"))]
     ledger, config = ["--ledger", url], ["configs/adult_dp_sgd.yaml", "--set", f"ledger={url}"]
 
@@ -176,7 +176,7 @@ def commands(url: str) -> dict[str, float]:
 
 
 def race(url: str, *, processes: int, each: int) -> dict[str, float]:
-    """Many processes reserve against one budget that does not suffice for all of them."""
+    """Let many processes reserve from one budget that is not enough for all of them."""
     asked = plan(noise=3.0)
     alone = create(url, epsilon=3.0).forecast(asked, dataset="made-up", span=None, split="train")
     fits, barrier, granted = alone.runs_that_fit, FORK.Barrier(processes + 1), FORK.Value("i", 0)
@@ -220,9 +220,9 @@ def race(url: str, *, processes: int, each: int) -> dict[str, float]:
 
 
 def mark_cost(repeats: int) -> dict[str, float]:
-    """Median seconds of a write (a reservation, or giving it back) with this host's mark and without it, in turns.
+    """Return the median seconds of a write (a reservation, or its return) with this host's mark and without it.
 
-    Without it, the mark is neither read nor written, and writes are less safe; nothing else differs.
+    Both take turns. Without it, the mark is neither read nor written, and writes are less safe; nothing else differs.
     """
     taken: dict[str, list[float]] = {"with": [], "without": []}
     asked = plan()
@@ -281,11 +281,9 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--each", type=int, default=100, help="reservations that each process asks for")
-    parser.add_argument(
-        "--against", type=Path, metavar="CHECKOUT", help="another checkout; measures reservations alone"
-    )
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout; measure only reservations")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each checkout with --against")
-    parser.add_argument("--mark", action="store_true", help="measures what the mark beside the key costs, alone")
+    parser.add_argument("--mark", action="store_true", help="measure only what the mark beside the key costs")
     given = parser.parse_args()
     if given.mark:
         found = mark_cost(given.repeats)

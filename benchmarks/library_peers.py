@@ -35,7 +35,7 @@ MODELS = ("MLP", "CNN")
 
 
 def digits() -> dict[str, Any]:
-    """Images [rows, 8, 8, 1] in [0, 1] and classes, to train with and to test."""
+    """Return images [rows, 8, 8, 1] in [0, 1] and classes, for training and for test."""
     from sklearn.datasets import load_digits
 
     values, classes = load_digits(return_X_y=True)
@@ -45,7 +45,7 @@ def digits() -> dict[str, Any]:
 
 
 def layers(name: str) -> list[Any]:
-    """Of a network with ten logits."""
+    """Return the loss of a network with ten logits."""
     if name == "MLP":
         return [L.Input((8, 8, 1)), L.Flatten(), L.Dense(64, "relu"), L.Dense(10)]
     first = [L.Input((8, 8, 1)), L.Conv2D(16, 3, padding="same", activation="relu"), L.MaxPool2D()]
@@ -60,7 +60,7 @@ def plan(rows: int) -> PrivacyPlan:
 
 
 def ours(name: str, data: dict[str, Any], seed: int) -> tuple[float, float]:
-    """Accuracy and seconds."""
+    """Return accuracy and seconds."""
     began = time.perf_counter()
     tf.keras.utils.set_random_seed(seed)
     model = tf.keras.Sequential(layers(name))
@@ -71,7 +71,7 @@ def ours(name: str, data: dict[str, Any], seed: int) -> tuple[float, float]:
 
 
 def tensorflow_privacy(name: str, data: dict[str, Any], seed: int) -> tuple[float, float]:
-    """As in its tutorial: `DPSequential` on shuffled batches of one size."""
+    """Train as in its tutorial: `DPSequential` on shuffled batches of one size."""
     from tensorflow_privacy import DPSequential
 
     began = time.perf_counter()
@@ -85,7 +85,7 @@ def tensorflow_privacy(name: str, data: dict[str, Any], seed: int) -> tuple[floa
 
 
 def opacus(name: str, data: dict[str, Any], seeds: int) -> list[tuple[float, float]]:
-    """Accuracy and seconds of each seed, in an environment of its own."""
+    """Return accuracy and seconds of each seed, in Opacus' own environment."""
     python = interpreter("opacus", OPACUS)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "digits.npz"
@@ -102,7 +102,7 @@ def _accuracy(model: Any, data: dict[str, Any]) -> float:
 
 
 def row(library: str, name: str, found: list[tuple[float, float]]) -> dict[str, Any]:
-    """Return what is printed of some trainings, and kept."""
+    """Print and return the row of some trainings."""
     accuracies, seconds = zip(*found, strict=True)
     mean, median = statistics.mean(accuracies), statistics.median(seconds)
     print(

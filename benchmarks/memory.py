@@ -1,4 +1,4 @@
-"""How much memory does a whole run take at its peak, beside what `run` forecasts before it starts?
+"""How much memory does a whole run take at its peak, compared with the forecast of `run` before it starts?
 
     python benchmarks/memory.py --rows 20000 200000 --columns 6 24
 
@@ -27,7 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
 
 
 def write_project(folder: Path, *, rows: int, columns: int, backend: str) -> Path:
-    """Return a CSV file, its reviewed schema and a config; gives the config's path."""
+    """Write a CSV file, its reviewed schema and a config; return the config's path."""
     draw = random.Random(rows * columns)
     names = [f"c{number:02d}" for number in range(columns)]
     with open(folder / "made_up.csv", "w") as file:

@@ -1,4 +1,4 @@
-"""Measured over stated standard deviation of every mechanism's noise, over 12 decades of the clipping norm.
+"""Compare measured and stated standard deviation of every mechanism's noise over 12 decades of the clipping norm.
 
     python -m benchmarks.noise_scales                # the table, as Markdown
     python -m benchmarks.noise_scales --draws 1000000
@@ -47,7 +47,7 @@ _FEDERATED: dict[str, dict[str, Any]] = {
 
 
 def dense(norm: float, draws: int, options: dict[str, Any]) -> list[Deviation]:
-    """Deviations of the DP-SGD engine's noise."""
+    """Return deviations of the DP-SGD engine's noise."""
     plan = PrivacyPlan.calibrated(
         units=10 * _BATCH,
         expected_batch_size=_BATCH,
@@ -61,7 +61,7 @@ def dense(norm: float, draws: int, options: dict[str, Any]) -> list[Deviation]:
 
 
 def federated(norm: float, draws: int, options: dict[str, Any]) -> list[Deviation]:
-    """Deviations of the noise of federated rounds."""
+    """Return deviations of the noise of federated rounds."""
     plan = FederatedPlan.calibrated(
         clients=10 * _BATCH,
         clients_per_round=_BATCH,
@@ -77,7 +77,7 @@ def federated(norm: float, draws: int, options: dict[str, Any]) -> list[Deviatio
 
 
 def cell(found: list[Deviation]) -> str:
-    """Return the ratio of the sum's noise, with its interval; of the last measured step where noise is correlated."""
+    """Return the ratio of the sum's noise with its interval; for correlated noise, that of the last measured step."""
     from scipy.stats import chi2
 
     one = [one for one in found if "count" not in one.what][-1]
@@ -86,7 +86,7 @@ def cell(found: list[Deviation]) -> str:
 
 
 def table(kinds: dict[str, dict[str, Any]], measure: Callable[..., list[Deviation]], draws: int) -> list[str]:
-    """Lines of a Markdown table, a row a scale."""
+    """Return lines of a Markdown table, one row per scale."""
     lines = ["| clipping norm | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for norm in NORMS:
         # Correlated noise is measured in each of the first eight steps.

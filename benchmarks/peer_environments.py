@@ -1,4 +1,4 @@
-"""Environments of the peers that benchmarks compare with, below `benchmarks/.envs`; each is made once."""
+"""Environments of the peers in the benchmarks, below `benchmarks/.envs`; each is made once."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ OPACUS = ("opacus==1.6.0", "torch==2.14.1", "numpy==2.2.6")
 def interpreter(
     peer: str, packages: Sequence[str], *, python: str = "==3.10.*", variables: Mapping[str, str] | None = None
 ) -> Path:
-    """Python of a peer's environment, which is made if it is missing or holds other packages.
+    """Return the Python of a peer's environment, which is made if it is missing or holds other packages.
 
     Args:
         peer: name of its folder.
         packages: requirements.
-        python: a version as uv takes it.
-        variables: of the installation, where a package needs some.
+        python: a version in uv's notation.
+        variables: environment variables for the installation, if a package needs some.
     """
     folder = ENVIRONMENTS / peer
     done = folder / "packages"

@@ -1,4 +1,4 @@
-"""How long does a whole run take, against stock TFX with the same DAG on the same data, in the same session?
+"""How long does a whole run take, compared with stock TFX with the same DAG on the same data, in the same session?
 
     make bench        (or: python benchmarks/pipeline_overhead.py --repeats 3)
 
@@ -34,14 +34,14 @@ DP_CONFIG = ROOT / "configs" / "adult_dp_sgd.yaml"
 
 @dataclass(frozen=True)
 class Measured:
-    """Wall seconds and peak memory (proportional set size of the process tree, bytes) of one command."""
+    """The wall seconds and peak memory (proportional set size of the process tree, bytes) of one command."""
 
     seconds: float
     peak: int
 
 
 def measure(command: list[str], cwd: Path, allowed: tuple[int, ...] = (0,)) -> Measured:
-    """Run a command to its end; a failure ends the benchmark with the command's own words."""
+    """Run a command to its end; a failure ends the benchmark with the command's output."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT)
@@ -108,7 +108,7 @@ def prepare(folder: Path) -> Path:
 
 
 def one_round(project: Path, python: Path, number: int) -> dict[str, Measured]:
-    """Stock and ours in turn, each in a workspace of its own."""
+    """Run stock and ours in turn, each in its own workspace."""
     mine = ["--set", f"workspace=ours-{number}"]
     stock = [str(python), str(ROOT / "benchmarks" / "stock_tfx.py"), str(project), f"stock-{number}"]
     plain = [str(CLI), "run", str(CONFIG), *mine]
@@ -127,7 +127,7 @@ def one_round(project: Path, python: Path, number: int) -> dict[str, Measured]:
 
 
 def report(rounds: list[dict[str, Measured]]) -> dict[str, object]:
-    """Medians, and ratios paired round by round."""
+    """Print medians, and ratios paired round by round."""
     medians = {name: statistics.median(r[name].seconds for r in rounds) for name in rounds[0]}
     peaks = {name: max(r[name].peak for r in rounds) for name in rounds[0]}
     base = "stock TFX, first run"
@@ -151,7 +151,7 @@ def report(rounds: list[dict[str, Measured]]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats

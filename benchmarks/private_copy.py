@@ -1,12 +1,12 @@
-"""Disk and time that the private copy of a run's data costs, beside the reading of the files that a run makes anyway.
+"""Measure disk and time of the private copy of a run's data, compared with the reading that a run does anyway.
 
     python -m benchmarks.private_copy                       # 5 GB of CSV
     python -m benchmarks.private_copy --gigabytes 1
     python -m benchmarks.private_copy --folder /mnt/xfs     # on another file system
 
-`digest` reads the files alone, as a run did before there was a copy, and still does to find that nothing changed;
+`digest` only reads the files, as a run did before there was a copy, and still does to find that nothing changed;
 `copy` makes the copy and its digest; `survey` reads each row of the copy, as a run does before it starts. The disk is
-what `statvfs` says less while the copy is there, and after it is gone. The files are removed at the end.
+the decrease of free space by `statvfs` while the copy exists, and after it is gone. The files are removed at the end.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Rows a second and peak memory of the one reader and encoder, beside the former way: row by row, cell by cell.
+"""Measure the one reader and encoder by rows a second and peak memory, beside the former way: row by row, cell by cell.
 
     python -m benchmarks.reader                      # a million rows of Adult's columns
     python -m benchmarks.reader --rows 100000 --json reader.json
 
 Rows are made up from the public domains and ranges of `configs/schemas/adult.pbtxt`. Each way turns a file into the
-float vectors, labels and keys of an experiment, in a process of its own and on one core; imports are not counted, time
-is that of the processor. The former way is Python's `csv` with one look at each cell; `reading alone` makes no vectors.
-What both ways give for the first rows is compared, bit by bit.
+float vectors, labels and keys of an experiment, in a separate process and on one core; imports are not counted, time
+is that of the processor. The former way is Python's `csv`, which handles each cell; `reading alone` makes no vectors.
+The results of both ways for the first rows are compared, bit by bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FIRST = 2_000  # rows that are compared
 
 
 def plan() -> FeaturePlan:
-    """Adult's columns."""
+    """Return Adult's columns."""
     return read_feature_plan(schema_path=SCHEMA, label=LABEL, positive_class=">50K")
 
 
@@ -58,18 +58,18 @@ def write(file: Path, rows: int) -> None:
 
 
 def read_alone(file: Path) -> str:
-    """Cells as Arrow batches, and nothing else."""
+    """Read cells as Arrow batches, and nothing else."""
     return str(sum(cells.num_rows for cells in batches(file=file)))
 
 
 def read_now(file: Path) -> str:
-    """Return the way of an experiment: vectors, labels and keys of the clients."""
+    """Read as an experiment does: vectors, labels and keys of the clients."""
     store = clients_from_table(file, key=KEY, label=LABEL, plan=plan())
     return str(store.num_examples)
 
 
 def read_before(file: Path) -> str:
-    """Return the former way: a dictionary for each row, a look at each cell, a list for each vector."""
+    """Read in the former way: a dictionary for each row, a call for each cell, a list for each vector."""
     features = plan()
     keys, labels, vectors = [], [], []
     with file.open(newline="", encoding="utf-8") as stream:
@@ -105,7 +105,7 @@ def compared(file: Path) -> None:
             before.append(_vector(row, features))
     now = encode(features, next(batches(file=file)), name=str(file))[: len(before)]
     if hashlib.sha256(now.tobytes()).digest() != hashlib.sha256(np.array(before, np.float32).tobytes()).digest():
-        raise SystemExit("the two ways give other vectors: their times cannot be compared")
+        raise SystemExit("the two ways give different vectors: their times cannot be compared")
 
 
 WAYS: dict[str, Callable[[Path], str]] = {
@@ -116,10 +116,10 @@ WAYS: dict[str, Callable[[Path], str]] = {
 
 
 def _measured(way: str, file: Path, rows: int) -> dict[str, float]:
-    compared(file)  # loads what is imported on use
+    compared(file)  # loads lazy imports
     begin = time.process_time()
     if int(WAYS[way](file)) != rows:
-        raise SystemExit(f"{way}: another number of rows")
+        raise SystemExit(f"{way}: wrong number of rows")
     taken = time.process_time() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"rows a second a core": round(rows / taken), "peak MiB": round(peak)}

@@ -1,9 +1,9 @@
-"""Recomputes a pushed model's accuracy with TensorFlow alone, from the raw examples.
+"""Recompute a pushed model's accuracy with TensorFlow alone, from the raw examples.
 
     python benchmarks/recompute_accuracy.py MODEL_DIR EXAMPLES_DIR LABEL POSITIVE_CLASS
 
 MODEL_DIR is a pushed SavedModel, EXAMPLES_DIR a folder of gzipped TFRecord files with raw tf.Examples (the eval split
-below ExampleGen's `examples`). Nothing of this project is imported: what the pipeline states must hold without it.
+below ExampleGen's `examples`). Imports nothing of this project: what the pipeline states must hold without it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 
 def accuracy(*, model_dir: str, examples_dir: str, label: str, positive: str) -> tuple[float, int]:
-    """Share of examples whose probability is on the label's side of 0.5, and their number."""
+    """Return the share of examples whose probability is on the label's side of 0.5, and the number of examples."""
     predict = tf.saved_model.load(model_dir).signatures["serving_default"]
     name = next(iter(predict.structured_input_signature[1]))
     files = sorted(str(path) for path in Path(examples_dir).glob("*.gz"))

@@ -1,14 +1,14 @@
-"""Times of registration, `budget status` and a reservation by the number of units, in this checkout and in another one.
+"""Measure registration, `budget status` and a reservation by the number of units, in this checkout and in another one.
 
     python -m benchmarks.registration                                   # 5 thousand, 500 thousand and 5 million units
     python -m benchmarks.registration --units 5000 500000 --repeats 5
     python -m benchmarks.registration --against ../another-checkout --json times.json
 
-Two tables of made-up people: one whose unit is a row, one whose unit is a key. Each row is a person; a tenth of them is
-the eval split. Registration, status and verify are whole commands, imports counted; a reservation is by the library,
-from opening the ledger to the entry. `again` registers as many other people under another name, who are compared with
-all that are registered. `processor` is the time of all processors, which other programs on the machine change less.
-Checkouts take turns; times are medians.
+There are two tables of made-up people: one whose unit is a row, one whose unit is a key. Each row is a person; a tenth
+of them is the eval split. Registration, status and verify are whole commands, imports counted; a reservation is by the
+library, from opening the ledger to the entry. `again` registers as many other people under another name, who are
+compared with all registered people. `processor` is the time of all processors, which other programs on the machine
+change less. Checkouts take turns; times are medians.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ with Ledger.open(url).spend(**asked, run_id=str(begin)):
 
 
 def write_table(folder: Path, *, units: int, first: int, keyed: bool) -> None:
-    """One row for each person; without a key their number is not among the columns."""
+    """Return one row for each person; without a key, the person's number is not a column."""
     import numpy as np
     import pyarrow as pa
     from pyarrow import csv
@@ -98,7 +98,7 @@ def write_table(folder: Path, *, units: int, first: int, keyed: bool) -> None:
 
 
 def write_project(root: Path, *, units: int, keyed: bool) -> None:
-    """Two tables of other people, and a config for each."""
+    """Write two tables of different people, and a config for each."""
     kept = "".join(line for line in _SCHEMA.splitlines(True) if keyed or '"person"' not in line)
     root.mkdir()
     (root / "schema.pbtxt").write_text(kept)
@@ -109,7 +109,7 @@ def write_project(root: Path, *, units: int, keyed: bool) -> None:
 
 
 def command(checkout: Path, root: Path, *words: str) -> tuple[dict[str, float], str]:
-    """Run Python in a project's folder, with the code of a checkout: seconds, those of processors, memory; output."""
+    """Run Python in a project's folder with a checkout's code; return seconds, processor seconds, memory, output."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "TF_CPP_MIN_LOG_LEVEL": "3"}
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()
@@ -162,7 +162,7 @@ def main() -> None:
         for units in given.units:
             with tempfile.TemporaryDirectory() as folder:
                 root = Path(folder) / "project"
-                # In a process of its own: the memory of a command counts from that of the process that starts it.
+                # Use a separate process: a command's memory starts at that of the process that starts it.
                 writer = FORK.Process(
                     target=write_project, args=(root,), kwargs={"units": units, "keyed": unit == "key"}
                 )

@@ -1,9 +1,9 @@
-"""Seconds that the proof takes that examples stay apart, by model.
+"""Measure the seconds of the proof that examples stay apart, by model.
 
     python -m benchmarks.rows_proof
 
-Models are those of `dp_sgd.py`, and recurrent, attention and convolution models of the tests. Tracing is the graph of
-the per-example norms; the proof includes reading that graph; cached is the same call again.
+The models are those of `dp_sgd.py`, and recurrent, attention and convolution models of the tests. Tracing builds the
+graph of the per-example norms; the proof includes reading that graph; cached is the same call again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same DAG as stock TFX runs it: `python stock_tfx.py PROJECT_FOLDER WORKSPACE`. See `pipeline_overhead.py`."""
+"""Run the same DAG in stock TFX: `python stock_tfx.py PROJECT_FOLDER WORKSPACE`. See `pipeline_overhead.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = os.path.dirname(HERE)
 
 
 def pipeline(project: str, workspace: str) -> tfx.dsl.Pipeline:
-    """Stock components in the order of our pipeline; what is ours alone (gate, metrics) has no stock counterpart."""
+    """Return stock components in the order of our pipeline; our own ones (gate, metrics) have no stock counterpart."""
     from pathlib import Path
 
     config = load_config(Path(ROOT, "configs", "adult_plain.yaml"))

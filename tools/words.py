@@ -2,7 +2,8 @@
 
     python -m tools.words [PATH...]
 
-Each pattern has a better word beside it. Read are Markdown files, but for code, and comments and texts of Python files.
+Each pattern has a better word beside it. The script reads Markdown files without their code, and comments and texts of
+Python files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PERSON = (
     r"everybody|someone|anyone|nobody else|you|we|he|she|attacker|adversary|analyst|analysts|engineer|researcher|"
     r"people|student|neighbour|paper|law|GDPR|NIST"
 )
-_PEOPLE_ONLY = "only a person tells, says, knows or wants: prints, reports, names, states, gives; holds, records; needs"
+_PEOPLE_ONLY = "a verb for people: use prints, reports, names, states, gives; holds, records; needs"
 
 PATTERNS: tuple[tuple[str, str], ...] = (
     (r"(?<!there )\b(?:is|are|was|were) no (?!longer\b|more\b|less\b|fewer\b|other\b|way\b|\w+er than)", "is not a"),
@@ -46,7 +47,7 @@ _CODE = re.compile(r"``.*?``|`[^`]*`|https?://\S+")
 
 
 def main(arguments: list[str]) -> int:
-    """Return exit code 1 where a text has a word for which there is a better one."""
+    """Return exit code 1 if a text has a word for which there is a better one."""
     found = 0
     for path in _files([Path(name) for name in arguments] or [ROOT / name for name in READ]):
         for line, word, better in problems(path):
@@ -75,7 +76,7 @@ def _files(given: list[Path]) -> Iterator[Path]:
 
 
 def _of_markdown(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the whole page, its code blocks blanked."""
+    """Yield the whole page with its code blocks blanked."""
     kept, code = [], False
     for line in path.read_text(encoding="utf-8").split("\n"):
         fence = line.lstrip().startswith(("```", "~~~"))
@@ -85,7 +86,7 @@ def _of_markdown(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _of_python(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield comments, together where they follow one another, and every text of several words."""
+    """Yield each block of comments, and every text of several words."""
     source = path.read_text(encoding="utf-8")
     block: list[str] = []
     first = last = 0

@@ -20,7 +20,7 @@ PARTIES, CALLS = 2, 5
 
 
 def forward(model: PrivateModel, weights: dict[str, Any], x: Any) -> Any:
-    """Channels first, as in PyTorch."""
+    """Compute the network with channels first, as in PyTorch."""
     for layer in model.layers:
         if layer.op == "dense":
             x = x.matmul(weights[f"{layer.name}/kernel"]) + weights[f"{layer.name}/bias"]

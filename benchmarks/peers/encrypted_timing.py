@@ -1,4 +1,4 @@
-"""What every engine of benchmarks/encrypted.py does with its job: build, answer, be timed, print a row a batch size."""
+"""The job of every engine of benchmarks/encrypted.py: build, answer, take times, print a row per batch size."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def measure(
     """Print the rows.
 
     Args:
-        folder: of the job.
-        make: for a batch size, a function from rows to logits, and what else to put into the row.
-        calls: how many are timed, where several processes must agree; by default as many as the job's seconds hold.
+        folder: folder of the job.
+        make: returns for a batch size a function from rows to logits, and further entries of the row.
+        calls: number of timed calls, if several processes must agree; by default as many as fit the job's seconds.
     """
     job = json.loads((folder / "job.json").read_text())
     for batch in job["batches"]:

@@ -14,7 +14,7 @@ from federated_shapes import CLASSES, DENSE, FEATURES, FILTERS, HIDDEN, IMAGE
 
 
 class Net(nn.Module):
-    """Either model, with the methods that pfl-research asks for."""
+    """Either model, with the methods that pfl-research needs."""
 
     def __init__(self, model: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Net(nn.Module):
         return self.net(x if self.small else x.reshape(-1, IMAGE[2], IMAGE[0], IMAGE[1]))
 
     def loss(self, x: torch.Tensor, y: torch.Tensor, **_: object) -> torch.Tensor:
-        """Mean loss of a batch."""
+        """Return the mean loss of a batch."""
         logits = self(x)
         if self.small:
             return nn.functional.binary_cross_entropy_with_logits(logits[:, 0], y)

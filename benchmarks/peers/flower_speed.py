@@ -1,4 +1,4 @@
-"""Seconds a round of Flower's simulation, in the environment that `federated.py` makes. Prints one JSON object."""
+"""Measure seconds per round of Flower's simulation, in the environment from `federated.py`. Prints one JSON object."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Client(NumPyClient):
         self.net, self.x, self.y = Net(model), x, y
 
     def fit(self, parameters: list[Any], config: dict[str, Any]) -> Any:
-        """One epoch."""
+        """Train one epoch."""
         torch.set_num_threads(1)  # Ray runs as many clients at once as there are processors
         with torch.no_grad():
             for own, value in zip(self.net.parameters(), parameters, strict=True):

@@ -1,9 +1,9 @@
-"""Examples a second of JAX-Privacy and of plain JAX, in the environment that `dp_sgd.py` makes.
+"""Measure examples a second of JAX-Privacy and of plain JAX, in the environment that `dp_sgd.py` makes.
 
     python jax_privacy_speed.py '{"models": ["mlp"], "batch": [256], "threads": 2, "seconds": 1.0, "repeats": 3}'
 
-Writes one JSON object a line. Modes are microbatch sizes of `clipped_grad`; the whole batch at once takes seconds a
-step on a CPU. Batches hold exactly the expected number of examples, drawn anew each step: padding to a fixed shape,
+Writes one JSON object per line. Modes are microbatch sizes of `clipped_grad`; the whole batch at once takes seconds a
+step on a CPU. Batches hold exactly the expected number of examples, drawn again in each step: padding to a fixed shape,
 which Poisson sampling would need, is left out in JAX-Privacy's favour.
 """
 
@@ -112,7 +112,7 @@ VECTORS = {name: len(task.shape) == 1 and not task.tokens for name, task in TASK
 
 
 def step_of(name: str, mode: Any, x: Any, y: Any, batch: int) -> Callable[[], int]:
-    """Return a function that makes one step on a random batch, and gives its size; `mode` None is JAX without
+    """Return a function that makes one step on a random batch and returns its size; `mode` None is JAX without
     privacy.
     """
     params, apply = MAKERS[name]()

@@ -1,8 +1,8 @@
-"""Accuracy and seconds of Opacus on digits, in the environment that `library_peers.py` makes.
+"""Measure accuracy and seconds of Opacus on digits, in the environment that `library_peers.py` makes.
 
     python opacus_digits.py '{"data": "digits.npz", "model": "MLP", "seeds": 4, "epsilon": 3.0, "delta": 1e-5, ...}'
 
-Writes one JSON object a seed: `PrivacyEngine.make_private_with_epsilon` with its defaults.
+Writes one JSON object per seed: `PrivacyEngine.make_private_with_epsilon` with its defaults.
 """
 
 from __future__ import annotations

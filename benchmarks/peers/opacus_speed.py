@@ -1,10 +1,10 @@
-"""Examples a second of Opacus and of plain PyTorch, in the environment that `dp_sgd.py` makes.
+"""Measure examples a second of Opacus and of plain PyTorch, in the environment that `dp_sgd.py` makes.
 
     python opacus_speed.py '{"models": ["mlp"], "batch": [256], "threads": 2, "seconds": 1.0, "repeats": 3}'
 
-Writes one JSON object a line. Modes: per-sample gradients by hooks, by `functorch` ("ew" where a layer has an expanded
-weight), and ghost clipping. Batches are Poisson samples, indexed from tensors in memory: Opacus' own loader, which
-collates examples one by one, is left out in its favour.
+Writes one JSON object per line. Modes: per-sample gradients by hooks, by `functorch` ("ew" where a layer has an
+expanded weight), and ghost clipping. Batches are Poisson samples, indexed from tensors in memory: Opacus' own loader,
+which collates examples one by one, is left out in its favour.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.inner = nn.Sequential(nn.Linear(WIDTH, INNER), nn.ReLU(), nn.Linear(INNER, WIDTH))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """[B, T, WIDTH] to the same."""
+        """Map [B, T, WIDTH] to the same shape."""
         values = self.first(values + self.attention(values, values, values, need_weights=False)[0])
         return self.second(values + self.inner(values))
 
@@ -58,7 +58,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(WIDTH, 10)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[B, T] to logits [B, 10]."""
+        """Map [B, T] to logits [B, 10]."""
         return self.head(self.blocks(self.embedding(tokens)).mean(1))
 
 
@@ -93,7 +93,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
 
 
 def step_of(name: str, mode: str | None, x: torch.Tensor, y: torch.Tensor, batch: int) -> Callable[[], int]:
-    """Return a function that makes one step on a Poisson sample, and gives its size; `mode` None is plain PyTorch."""
+    """Return a function that makes one step on a Poisson sample and returns its size; `mode` None is plain PyTorch."""
     model = MAKERS[name]()
     criterion: Any = nn.BCEWithLogitsLoss() if TASKS[name].classes == 1 else nn.CrossEntropyLoss()
     optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.01)

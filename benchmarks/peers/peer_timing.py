@@ -1,4 +1,4 @@
-"""Times the modes of a peer, and its non-private baseline, in the peer's own environment."""
+"""Time the modes of a peer, and its non-private baseline, in the peer's own environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HOPELESS = 3.0
 
 
 def timed(step: Callable[[], int], *, seconds: float, repeats: int) -> float:
-    """Examples a second of a step that gives its number of examples: the best of some repeats."""
+    """Return examples a second of a step that returns its number of examples: the best of some repeats."""
     step()
     best = 0.0
     for _ in range(repeats):
@@ -34,7 +34,7 @@ def compare(
 
     Args:
         name: the model.
-        make: gives a step from a mode, or None for the baseline, and a batch size.
+        make: returns a step for a mode (None for the baseline) and a batch size.
         engines: names of the baseline and of the private engine.
         modes: modes of the private engine.
         given: batch sizes, seconds of a repeat, repeats.

@@ -1,4 +1,4 @@
-"""Seconds a round of pfl-research, in the environment that `federated.py` makes. Prints one JSON object."""
+"""Measure seconds per round of pfl-research, in the environment from `federated.py`. Prints one JSON object."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from federated_torch import Net
 
 
 class Clock(TrainingProcessCallback):
-    """Notes when a round ends; stops after so many seconds."""
+    """Notes when a round ends; stops after a number of seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.ends: list[float] = []

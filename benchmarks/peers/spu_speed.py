@@ -1,8 +1,8 @@
 """SPU's ABY3 for benchmarks/encrypted.py and encrypted_parties.py: spu_speed.py [processes] FOLDER.
 
-Three threads with links in memory, as in SPU's own simulator, which however would compile and share the weights again
-in every call; here that is done once, and the parties stay. With `processes` each party is one, linked to the others by
-SPU's sockets (brpc on this machine's loopback, no TLS); the client, who shares and joins, is this process.
+Three threads with links in memory, as in SPU's own simulator. The simulator would compile and share the weights again
+in every call; here this is done once, and the parties stay. With `processes` each party is a process, linked to the
+others by SPU's sockets (brpc on this machine's loopback, no TLS); the client, which shares and joins, is this process.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class Parties:
         )
 
     def each(self, function: Callable[[int], Any]) -> list[Any]:
-        """Return what a function of the rank gives, all at the same time."""
+        """Return the results of a function of the rank, computed for all ranks at the same time."""
         threads = [PropagatingThread(target=function, args=(rank,)) for rank in range(PARTIES)]
         for thread in threads:
             thread.start()
         return [thread.join() for thread in threads]
 
     def give(self, name: str, value: Any) -> None:
-        """Shares a value among the parties."""
+        """Share a value among the parties."""
         for runtime, share in zip(self.runtimes, self.io.make_shares(value, SECRET), strict=True):
             runtime.set_var(name, share)
 
@@ -110,7 +110,7 @@ class PartyProcesses:
             self.pipes.append(near)
 
     def give(self, name: str, value: Any) -> None:
-        """Shares a value among the parties."""
+        """Share a value among the parties."""
         for pipe, share in zip(self.pipes, self.io.make_shares(value, SECRET), strict=True):
             pipe.send((name, share))
 
@@ -122,7 +122,7 @@ class PartyProcesses:
 
 
 def party(rank: int, ports: list[int], setting: bytes, pipe: Connection) -> None:
-    """One process: takes shares, and runs what it is told until the client is gone."""
+    """Run one party: take shares, and run the client's orders until the client is gone."""
     described = libspu.link.Desc()
     for number, port in enumerate(ports):
         described.add_party(f"id_{number}", f"127.0.0.1:{port}")
