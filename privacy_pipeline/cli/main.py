@@ -26,12 +26,16 @@ COMMANDS = (
     Listed("runs", "commands.inspect_commands:runs", "List all runs with their utility and privacy."),
     Listed("show", "commands.inspect_commands:show", "Show one run."),
     Listed("diff", "commands.inspect_commands:diff", "Compare two runs."),
-    Listed("audit", "commands.audit_commands:audit", "Hold a plan's epsilon against an empirical lower bound."),
-    Listed("init", "commands.project_commands:init", "Write a commented starter config and schema for a CSV of yours."),
+    Listed(
+        "audit",
+        "commands.audit_commands:audit",
+        "Compare a plan's epsilon with an empirical lower bound, on made-up data only.",
+    ),
+    Listed("init", "commands.project_commands:init", "Write a commented starter config and schema for your own CSV."),
     Listed(
         "doctor",
         "commands.project_commands:doctor",
-        "Say what is missing on this machine, and the command that fixes it.",
+        "Print what is missing on this machine, and the command that fixes it.",
     ),
     Listed(
         "setup",
@@ -80,9 +84,6 @@ app = typer.Typer(
     help="Privacy-preserving ML pipelines: one YAML file, swappable privacy backends, a budget ledger.\n\n"
     "Exit codes: 0 done, 1 error, 2 bad input or config, 3 not blessed, 4 budget refused. "
     "`privacy-pipeline --debug COMMAND` shows the traceback of an unexpected error.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
 )
 def _root(
     version: Annotated[

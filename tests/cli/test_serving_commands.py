@@ -23,18 +23,16 @@ def parties(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["serve", "x", "--parties", "{parties}"], "only encrypted serving and prediction are supported"),
-        (["predict", "x.csv", "--parties", "{parties}"], "only encrypted serving and prediction are supported"),
+        (["serve", "x", "--parties", "{parties}"], "privacy-pipeline encrypted serve"),
+        (["predict", "x.csv", "--parties", "{parties}"], "privacy-pipeline encrypted predict"),
         (["serve", "--encrypted", "x", "--parties", "{parties}"], "no run 'x'"),
-        (["serve", "--encrypted", "{empty}", "--parties", "{parties}"], "is not a model for private prediction"),
+        (["predict", "--encrypted", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
+        (["encrypted", "serve", "x", "--parties", "{parties}"], "no run 'x'"),
+        (["encrypted", "serve", "{empty}", "--parties", "{parties}"], "is not a model for private prediction"),
         (
             ["encrypted", "provide-weights", "{empty}", "--parties", "{parties}"],
             "is not a model for private prediction",
         ),
-        (["predict", "--encrypted", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
-        (["encrypted", "serve", "x", "--parties", "{parties}"], "no run 'x'"),
-        (["encrypted", "serve", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
-        (["encrypted", "provide-weights", "{empty}", "--parties", "{parties}"], "is no model for private prediction"),
         (["encrypted", "predict", "x.csv", "--parties", "{parties}"], "architecture.json: No such file"),
     ],
 )

@@ -44,7 +44,7 @@ def export(
     workspace: Annotated[
         list[Path], typer.Option(help="With --registry: workspace with runs on the dataset; may be repeated.")
     ] = [],  # noqa: B006 (typer needs a literal default)
-    ledger: LedgerUrl = DEFAULT_LEDGER,
+    ledger: LedgerOrDefault = None,
 ) -> None:
     """Export all entries: what was charged, its event, epsilon alone and composed, and the journal's receipts."""
     if registry is not None:
@@ -64,7 +64,8 @@ def export(
             raise BadInputError("--workspace needs --registry", fix="leave it out: only the ledger holds entries")
         if records and format_ is ExportFormat.CSV:
             raise BadInputError("records of the journal do not form a table", fix="--format jsonl or json")
-        rows = exported_records(ledger, dataset=dataset) if records else exported(ledger, dataset=dataset)
+        asked = named(target, ledger=ledger)
+        rows = (exported_records if records else exported)(asked.ledger, dataset=asked.dataset)
         if format_ is ExportFormat.CSV:
             text = to_csv(rows)
         elif format_ is ExportFormat.JSON:

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
 
 
 def forecast(
-    config: ConfigPath,
+    target: Target,
     runs: Annotated[int, typer.Option(metavar="N", help="Find the noise with which this many runs fit.")] = 1,
     set_: Overrides = [],  # noqa: B006
     workspace: WorkspacePath = Path("workspace"),
     as_json: AsJson = False,
     as_markdown: AsMarkdown = False,
 ) -> None:
-    """Print how many more runs of a config fit its budget, and what noise fits the rest; reads no data."""
-    from privacy_pipeline.config.loader import load_config
+    """Print how many more runs of a config fit its budget, and what noise fits the rest; read no data.
+
+    For a DATASET, the config is that of its newest run in the workspace.
+    """
     from privacy_pipeline.data import source
     from privacy_pipeline.pipelines.preflight import preflight
     from privacy_pipeline.pipelines.preflight.forecast import fitting

@@ -24,17 +24,17 @@ COMMANDS = (
     ),
     Listed("backup", "budget.backup_commands:backup", "Copy the ledger while it is in use."),
     Listed(
-        "restore", "budget.backup_commands:restore", "Put the ledger back from a backup, and say what would be lost."
+        "restore", "budget.backup_commands:restore", "Restore the ledger from a backup, and print what would be lost."
     ),
     Listed(
         "forecast",
         "budget.forecast_command:forecast",
-        "Forecast how many more runs of a config fit its budget, and what noise fits the rest.",
+        "Print how many more runs of a config fit its budget, and what noise fits the rest.",
     ),
     Listed("export", "budget.export_command:export", "Export all entries."),
-    Listed("report", "budget.report_commands:report", "Report on a dataset over all its runs."),
+    Listed("report", "budget.report_commands:report", "Write a report on a dataset over all its runs."),
     Listed("report-schema", "budget.report_commands:report_schema", "Print the JSON Schema of the report."),
-    Listed("publish", "budget.publish_command:publish", "Write what is meant to leave."),
+    Listed("publish", "budget.publish_command:publish", "Write what may be published."),
 )
 
 app = typer.Typer(cls=group_of(COMMANDS), help="The privacy budget of each dataset.", no_args_is_help=True)

@@ -94,15 +94,16 @@ def _tell_change(before: BudgetStatus | None, now: BudgetStatus) -> None:
     out.print(f"  {escape(now.budget)}: {told}", soft_wrap=True)
     if now.passed:
         err.print(
-            f"[yellow]warning:[/] {escape(now.budget)}: {now.enforced_epsilon:.3f} is counted already, above the new cap: "
-            "nothing more is granted",
+            f"[yellow]warning:[/] {escape(now.budget)}: {now.enforced_epsilon:.3f} is counted already, above the new "
+            "cap: nothing more is granted",
             soft_wrap=True,
         )
 
 
 def history(
-    ledger: LedgerUrl = DEFAULT_LEDGER,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
+    target: OptionalTarget = None,
+    ledger: LedgerOrDefault = None,
+    dataset: DatasetOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Largest number of entries.")] = 50,
     all_: Annotated[
         bool, typer.Option("--all", help="Show every record of the journal, also changes of caps, policies and keys.")

@@ -54,7 +54,7 @@ def report(
         Path | None, typer.Option("--output", metavar="FILE", help="File to write; - is standard output.")
     ] = None,
     facts: Facts = None,
-    ledger: LedgerUrl = None,
+    ledger: LedgerOrDefault = None,
     workspace: Workspaces = [],  # noqa: B006 (typer needs a literal default)
     accept_lost_key: LostKeys = [],  # noqa: B006
 ) -> None:
@@ -106,13 +106,9 @@ def evidence_of(
 
 def where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str, str, list[Path]]:
     """Return dataset, ledger and workspaces; options take precedence over the config."""
-    path = Path(target)
-    if path.suffix not in (".yaml", ".yml"):
-        return target, ledger or "sqlite:///ledger/ledger.db", workspaces or [Path("workspace")]
-    from privacy_pipeline.config.loader import load_config
-
-    config = load_config(path)
-    return config.dataset.name, ledger or config.ledger, workspaces or [config.workspace]
+    found = named(target, ledger=ledger)
+    workspace = Path("workspace") if found.config is None else found.config.workspace
+    return str(found.dataset), found.ledger, workspaces or [workspace]
 
 
 def _render(made: DatasetReport, format_: ReportFormat) -> bytes:

@@ -28,7 +28,6 @@ PartiesFolder = Annotated[Path, typer.Option("--parties", help="Folder from `enc
 def serve(
     model: Annotated[str, typer.Argument(metavar="RUN|FOLDER", help="A run, or a pushed or published model.")],
     parties: PartiesFolder,
-    encrypted: Encrypted = False,
     local: Annotated[bool, typer.Option("--local", help="Start all parties on this machine, for a trial.")] = False,
     buckets: Annotated[str, typer.Option(help="Batch sizes with a prepared graph.")] = _BUCKETS,
     batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds that one batch may take.")] = 60.0,
@@ -103,7 +102,8 @@ def predict_as_before(
 
 def _require_encrypted(command: str, encrypted: bool) -> None:
     if not encrypted:
-        raise BadInputError("only encrypted serving and prediction are supported", fix="add --encrypted")
+        raise BadInputError(f"there is no plain `{command}`", fix=f"privacy-pipeline encrypted {command} ...")
+    note(f"`{command} --encrypted` is `encrypted {command}` now; the next release drops the old spelling")
 
 
 def _sizes(buckets: str) -> tuple[int, ...]:

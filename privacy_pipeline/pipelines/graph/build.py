@@ -188,6 +188,7 @@ def _dp_statistics(spec: RunSpec, examples: BaseComponent) -> list[BaseComponent
     node = DpStatistics(
         examples=examples.outputs["examples"],
         request=request.model_dump_json(),
+        places=Places(data=tuple(folders_of(spec.config.dataset)), workspace=spec.config.workspace).model_dump_json(),
         code=hash_of_framework(),  # the user's code does not matter here
         lock=spec.lock,
         data_digest=spec.data_digest,
