@@ -11,6 +11,7 @@ import typer
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.parameters import DEFAULT_LEDGER, AsJson, LedgerUrl
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.ledger.copies.backup import backup as copied
 
 if TYPE_CHECKING:
     from privacy_pipeline.ledger.copies.restoring import Restoring
@@ -22,8 +23,6 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Copy the ledger while it is in use: SQLite's own backup, or `pg_dump`. The keys are not in it."""
-    from privacy_pipeline.ledger.copies.backup import backup as copied
-
     with errors_as_exit_codes(as_json=as_json):
         head = copied(ledger, file)
         if as_json:

@@ -15,6 +15,8 @@ from privacy_pipeline.cli.output import errors_as_exit_codes, out
 from privacy_pipeline.cli.parameters import LedgerOrDefault, OptionalTarget, named
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.atomic import write_atomically
+from privacy_pipeline.ledger.audit.export import exported, exported_records, to_csv, to_json_lines
 from privacy_pipeline.text.shown_text import in_json
 
 
@@ -56,8 +58,6 @@ def export(
         form = report_commands.ReportFormat.REGISTRY
         report_commands.report(target, form, output or Path("-"), registry, ledger, workspace)
         return
-    from privacy_pipeline.files.atomic import write_atomically
-    from privacy_pipeline.ledger.audit.export import exported, exported_records, to_csv, to_json_lines
 
     with errors_as_exit_codes(as_json=False):
         if workspace:

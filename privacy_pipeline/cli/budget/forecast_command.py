@@ -11,7 +11,13 @@ from rich.table import Table
 
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json, print_table, with_old_keys
 from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides, Target, WorkspacePath, is_config
+from privacy_pipeline.config.loader import load_config
+from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.ledger.state.held import against_cap
+from privacy_pipeline.pipelines.preflight import preflight
+from privacy_pipeline.pipelines.preflight.forecast import fitting, noise_section
+from privacy_pipeline.pipelines.workspace.workspace import newest_config
 from privacy_pipeline.text.typed import typed
 
 if TYPE_CHECKING:
@@ -33,10 +39,6 @@ def forecast(
 
     For a DATASET, the config is that of its newest run in the workspace.
     """
-    from privacy_pipeline.data import source
-    from privacy_pipeline.pipelines.preflight import preflight
-    from privacy_pipeline.pipelines.preflight.forecast import fitting
-
     with errors_as_exit_codes(as_json=as_json):
         loaded = _config_of(target, workspace=workspace, overrides=set_)
         span = source.resolve(dataset=loaded.dataset).span
@@ -52,9 +54,6 @@ def forecast(
 
 
 def _config_of(target: str, *, workspace: Path, overrides: list[str]) -> PipelineConfig:
-    from privacy_pipeline.config.loader import load_config
-    from privacy_pipeline.pipelines.workspace.workspace import newest_config
-
     if is_config(target):
         return load_config(Path(target), overrides=overrides)
     if overrides:
@@ -63,8 +62,6 @@ def _config_of(target: str, *, workspace: Path, overrides: list[str]) -> Pipelin
 
 
 def _facts(config: PipelineConfig, checked: Checked, fits: Fitting | None, *, runs: int, span: Span) -> dict[str, Any]:
-    from privacy_pipeline.pipelines.preflight.forecast import noise_section
-
     plan, ahead = checked.plan, checked.forecast
     facts: dict[str, Any] = {"dataset": config.dataset.name, "span": span, "backend": config.training.backend}
     if plan is None or ahead is None:
@@ -96,8 +93,6 @@ def _facts(config: PipelineConfig, checked: Checked, fits: Fitting | None, *, ru
 
 
 def _print(facts: dict[str, Any], config: str, *, as_markdown: bool) -> None:
-    from privacy_pipeline.ledger.state.held import against_cap
-
     budget, run, fits = facts["budget"], facts["run"], facts["fitting"]
     table = Table(title=f"forecast for dataset {facts['dataset']} (RDP, delta {budget['delta']:.0e})")
     table.title_justify = "left"

@@ -23,7 +23,15 @@ from privacy_pipeline.cli.parameters import (
     named,
 )
 from privacy_pipeline.cli.shown import cell, escape
-from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.config.loader import load_config
+from privacy_pipeline.errors import BadInputError, ExitCode
+from privacy_pipeline.ledger.audit.receipts import read_receipts
+from privacy_pipeline.ledger.copies.moving import move as moved
+from privacy_pipeline.ledger.ledger import Ledger
+from privacy_pipeline.ledger.pins import not_left
+from privacy_pipeline.ledger.state.policy import STARTER, load_policy
+from privacy_pipeline.ledger.state.registration import check_name
+from privacy_pipeline.ledger.storage.keys import read_public
 from privacy_pipeline.spans import span_words
 from privacy_pipeline.text.typed import typed
 
@@ -41,10 +49,6 @@ def init(
     unit: Annotated[str, typer.Option(help="Privacy unit: row, or the key column.")] = "row",
 ) -> None:
     """Write a starter policy for a dataset's budget; an existing file is never overwritten."""
-    from privacy_pipeline.errors import BadInputError
-    from privacy_pipeline.ledger.state.policy import STARTER
-    from privacy_pipeline.ledger.state.registration import check_name
-
     with errors_as_exit_codes(as_json=False):
         check_name(dataset)
         if not unit or unit != unit.strip() or set(unit) & set(":#{}[]\n\"'"):
@@ -65,9 +69,6 @@ def apply(
     as_json: AsJson = False,
 ) -> None:
     """Apply a policy to the budget of a registered dataset. Later changes are counted and recorded."""
-    from privacy_pipeline.ledger.ledger import Ledger
-    from privacy_pipeline.ledger.state.policy import load_policy
-
     with errors_as_exit_codes(as_json=as_json):
         loaded, opened = load_policy(policy), Ledger.open(ledger)
         before = {status.budget: status for status in opened.status(loaded.dataset)}
@@ -111,8 +112,6 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """List what was charged, the newest first."""
-    from privacy_pipeline.ledger.ledger import Ledger
-
     with errors_as_exit_codes(as_json=as_json):
         asked = named(target or dataset, ledger=ledger)
         opened = Ledger.open(asked.ledger)
@@ -168,8 +167,6 @@ def expire(
 
     If the run is still alive after all, it is refused before it reads any data.
     """
-    from privacy_pipeline.ledger.ledger import Ledger
-
     with errors_as_exit_codes(as_json=as_json):
         opened = Ledger.open(ledger)
         expired = opened.expire_reserved(run)
@@ -196,10 +193,6 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Verify the ledger: find and name any edit, deletion, reordering or cut. Exit code 1 if there is one."""
-    from privacy_pipeline.ledger.audit.receipts import read_receipts
-    from privacy_pipeline.ledger.ledger import Ledger
-    from privacy_pipeline.ledger.storage.keys import read_public
-
     with errors_as_exit_codes(as_json=as_json):
         pinned = read_public(public_key) if public_key else None
         found = Ledger.open(ledger).verify(receipts=read_receipts(receipt), public_key=pinned, accepted=accept_lost_key)
@@ -217,8 +210,6 @@ def rotate_key(
     as_json: AsJson = False,
 ) -> None:
     """Give the ledger a new signing key; the old one signs the change."""
-    from privacy_pipeline.ledger.ledger import Ledger
-
     with errors_as_exit_codes(as_json=as_json):
         old, new = Ledger.open(ledger).rotate_key(lost=lost)
         if as_json:
@@ -237,8 +228,6 @@ def migrate(
     as_json: AsJson = False,
 ) -> None:
     """Bring an older ledger to the present format now; `verify` fails on an import until it is accepted."""
-    from privacy_pipeline.ledger.ledger import Ledger
-
     with errors_as_exit_codes(as_json=as_json):
         budgets = Ledger.migrate(ledger, accept=accept).status()
         if as_json:
@@ -255,8 +244,6 @@ def move(
     as_json: AsJson = False,
 ) -> None:
     """Move a ledger to another database, under the same key; both journals record it; the old one grants no more."""
-    from privacy_pipeline.ledger.copies.moving import move as moved
-
     with errors_as_exit_codes(as_json=as_json):
         moved(ledger, to)
         if as_json:
@@ -277,8 +264,6 @@ def pin(
     as_json: AsJson = False,
 ) -> None:
     """Note in the data's folder and in the workspace which ledger they belong to, as `register` does."""
-    from privacy_pipeline.config.loader import load_config
-    from privacy_pipeline.ledger.pins import not_left
     from privacy_pipeline.pipelines.preflight.admission import pin as pinned
 
     with errors_as_exit_codes(as_json=as_json):

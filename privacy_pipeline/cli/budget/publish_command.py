@@ -12,6 +12,7 @@ from privacy_pipeline.cli.budget.report_commands import Facts, LostKeys, Workspa
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.parameters import AsJson, LedgerOrDefault, Target
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.pipelines.reporting.publishing import publish as written
 
 
 def publish(
@@ -33,8 +34,6 @@ def publish(
     reasons).
     """
     with errors_as_exit_codes(as_json=as_json):
-        from privacy_pipeline.pipelines.reporting.publishing import publish as written
-
         _, url, _ = report_commands.where(target, ledger, workspace)
         found = report_commands.evidence_of(
             target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key

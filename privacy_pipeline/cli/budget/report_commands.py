@@ -12,6 +12,14 @@ import typer
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, out
 from privacy_pipeline.cli.parameters import LedgerOrDefault, Target, named
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.files.atomic import write_atomically, write_bytes_atomically
+from privacy_pipeline.pipelines.reporting.reporting import evidence
+from privacy_pipeline.reports.dataset.compose import dataset_report
+from privacy_pipeline.reports.dataset.facts import load_facts
+from privacy_pipeline.reports.dataset.schema import schema_text, to_json
+from privacy_pipeline.reports.registry_yaml import to_registry
+from privacy_pipeline.reports.render.html import to_html
+from privacy_pipeline.reports.render.pdf import to_pdf
 
 if TYPE_CHECKING:
     from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
@@ -61,14 +69,12 @@ def report(
     """Write a report on a dataset over all its runs: what is protected, how well, what is left, what is not covered."""
     with errors_as_exit_codes(as_json=False):
         found = evidence_of(target, facts=facts, ledger=ledger, workspaces=workspace, accepted=accept_lost_key)
-        from privacy_pipeline.reports.dataset.compose import dataset_report
 
         content = _render(dataset_report(found), format_)
         path = output or Path(f"privacy-report-{found.dataset}{_SUFFIX[format_]}")
         if str(path) == "-":
             sys.stdout.buffer.write(content)
             return
-        from privacy_pipeline.files.atomic import write_bytes_atomically
 
         write_bytes_atomically(path=path, content=content)
         out.print(f"[green]✓[/] {escape(str(path))}", soft_wrap=True)
@@ -78,9 +84,6 @@ def report_schema(
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Default: standard output.")] = None,
 ) -> None:
     """Print the JSON Schema of the report."""
-    from privacy_pipeline.files.atomic import write_atomically
-    from privacy_pipeline.reports.dataset.schema import schema_text
-
     with errors_as_exit_codes(as_json=False):
         if output is None:
             sys.stdout.write(schema_text())
@@ -92,9 +95,6 @@ def evidence_of(
     target: str, *, facts: Path | None, ledger: str | None, workspaces: list[Path], accepted: list[str]
 ) -> Evidence:
     """Return what a report on a dataset, or on that of a config, is made from; runs that cannot be read are named."""
-    from privacy_pipeline.pipelines.reporting.reporting import evidence
-    from privacy_pipeline.reports.dataset.facts import load_facts
-
     dataset, url, roots = where(target, ledger, workspaces)
 
     def left_out(why: str) -> None:  # the report states that it may lack this run
@@ -113,17 +113,10 @@ def where(target: str, ledger: str | None, workspaces: list[Path]) -> tuple[str,
 
 def _render(made: DatasetReport, format_: ReportFormat) -> bytes:
     if format_ is ReportFormat.PDF:
-        from privacy_pipeline.reports.render.pdf import to_pdf
-
         return to_pdf(made)
     if format_ is ReportFormat.JSON:
-        from privacy_pipeline.reports.dataset.schema import to_json
-
         return to_json(made).encode()
     if format_ is ReportFormat.REGISTRY:
-        from privacy_pipeline.reports.registry_yaml import to_registry
-
         return to_registry(made).encode()
-    from privacy_pipeline.reports.render.html import to_html
 
     return to_html(made).encode()

@@ -12,6 +12,11 @@ from rich.table import Table
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.parameters import AsJson, Overrides, WorkspacePath
 from privacy_pipeline.cli.shown import cell, escape
+from privacy_pipeline.config.loader import load_config
+from privacy_pipeline.dp.attacks.membership import STATEMENT
+from privacy_pipeline.files.read_once import reading_once
+from privacy_pipeline.pipelines.reporting import membership
+from privacy_pipeline.pipelines.workspace.workspace import find_run
 
 if TYPE_CHECKING:
     from privacy_pipeline.config.models import PipelineConfig
@@ -38,7 +43,6 @@ def audit(
     With --attack: measure how well the loss of a run's model separates training rows from others, over all and by
     slice.
     """
-    from privacy_pipeline.files.read_once import reading_once
     from privacy_pipeline.pipelines.reporting import audits
 
     with errors_as_exit_codes(as_json=as_json), reading_once():
@@ -61,10 +65,6 @@ def audit(
 
 
 def _attack(name: str, workspace: Path, *, as_json: bool) -> None:
-    from privacy_pipeline.dp.attacks.membership import STATEMENT
-    from privacy_pipeline.pipelines.reporting import membership
-    from privacy_pipeline.pipelines.workspace.workspace import find_run
-
     folder = find_run(workspace.absolute(), name)
     readings, small = membership.attack(folder)
     membership.keep(folder, readings)
@@ -98,9 +98,7 @@ def attacks_table(attacks: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _subject(name: str, workspace: Path, set_: list[str]) -> tuple[PipelineConfig, PrivacyPlan, RunFolder | None]:
-    from privacy_pipeline.config.loader import load_config
     from privacy_pipeline.pipelines.reporting import audits
-    from privacy_pipeline.pipelines.workspace.workspace import find_run
 
     if Path(name).is_file() or Path(name).suffix in (".yaml", ".yml"):
         config = load_config(Path(name), overrides=set_)

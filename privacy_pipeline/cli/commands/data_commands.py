@@ -13,6 +13,9 @@ from rich.table import Table
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.parameters import AsJson
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.data.datasets.adult import write_adult
+from privacy_pipeline.data.datasets.catalog import available
+from privacy_pipeline.data.datasets.panels import write_nlswork, write_randhie
 
 if TYPE_CHECKING:
     from privacy_pipeline.data.datasets.provenance import Provenance
@@ -26,8 +29,6 @@ def adult(
     as_json: AsJson = False,
 ) -> None:
     """Write UCI Adult (1994 census, 32,561 + 16,281 rows) as a CSV span with its provenance."""
-    from privacy_pipeline.data.datasets.adult import write_adult
-
     _write(write_adult, folder, as_json)
 
 
@@ -37,8 +38,6 @@ def nlswork(
     as_json: AsJson = False,
 ) -> None:
     """Write nlswork (4,711 women over 1968-1988, 28,534 rows) as a CSV span with its provenance."""
-    from privacy_pipeline.data.datasets.panels import write_nlswork
-
     _write(write_nlswork, folder, as_json)
 
 
@@ -48,8 +47,6 @@ def randhie(
     as_json: AsJson = False,
 ) -> None:
     """Write RandHIE (5,912 persons over up to 5 years, 20,190 rows) as a CSV span with its provenance."""
-    from privacy_pipeline.data.datasets.panels import write_randhie
-
     _write(write_randhie, folder, as_json)
 
 
@@ -67,8 +64,6 @@ def _write(write: Callable[..., Provenance], folder: Path, as_json: bool) -> Non
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the data sets that need no download."""
-    from privacy_pipeline.data.datasets.catalog import available
-
     entries = available()
     if as_json:
         print_json([dataclasses.asdict(entry) for entry in entries])

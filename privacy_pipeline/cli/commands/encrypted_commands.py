@@ -10,6 +10,11 @@ import typer
 from privacy_pipeline.cli.commands import serving_commands
 from privacy_pipeline.cli.output import errors_as_exit_codes, print_json, print_line
 from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
+from privacy_pipeline.encrypted.server import party as parties
+from privacy_pipeline.encrypted.serving import hosting
+from privacy_pipeline.encrypted.transport import certificates, clients
+from privacy_pipeline.encrypted.transport.pace import Speed
+from privacy_pipeline.pipelines.workspace.serving_model import find_model
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 PartiesFolder = Annotated[
@@ -32,8 +37,6 @@ def init_parties(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="How long the certificates are valid.")] = 90,
 ) -> None:
     """Make a key and a certificate for each party, and parties.yaml with their addresses."""
-    from privacy_pipeline.encrypted.transport import certificates
-
     with errors_as_exit_codes(as_json=False):
         certificates.init_parties(folder=folder, hosts=tuple(hosts.split(",")) if hosts else (), days=days)
     print_line(f"{folder}: each party needs parties.yaml and its own folder; keep ca/key.pem off their hosts")
@@ -46,8 +49,6 @@ def add_client(
     days: Annotated[int, typer.Option(min=1, max=36_500, help="How long its certificate is valid.")] = 90,
 ) -> None:
     """Make a key and a certificate for one more client, which has its own limits and can be revoked."""
-    from privacy_pipeline.encrypted.transport import clients
-
     with errors_as_exit_codes(as_json=False):
         own = clients.add_client(folder=folder, name=name, days=days)
     print_line(f"{own}: hand it to the client, for `encrypted predict --parties`; keep no copy of its key.pem")
@@ -59,8 +60,6 @@ def revoke(
     folder: PartiesFolder,
 ) -> None:
     """Revoke the certificate of a client or a party; running parties refuse it from its next connection on."""
-    from privacy_pipeline.encrypted.transport import clients
-
     with errors_as_exit_codes(as_json=False):
         lists = clients.revoke(folder=folder, name=name)
     print_line(f"{name}: revoked in {len(lists)} folders of {folder}; copy revoked.pem to parties on other hosts")
@@ -69,8 +68,6 @@ def revoke(
 @app.command("clients")
 def list_clients(folder: PartiesFolder, as_json: AsJson = False) -> None:
     """List the certificates of parties and clients: when each expires, and which are revoked."""
-    from privacy_pipeline.encrypted.transport import clients
-
     with errors_as_exit_codes(as_json=as_json):
         found = clients.issued(folder=folder)
     if as_json:
@@ -92,9 +89,6 @@ def party(
     """Run one server until Ctrl-C or SIGTERM."""
     import asyncio
 
-    from privacy_pipeline.encrypted.server import party as parties
-    from privacy_pipeline.encrypted.transport.pace import Speed
-
     speed = Speed(delay_ms=delay_ms, rate_mbps=rate_mbps) if delay_ms or rate_mbps else None
     if parent:
         die_with_parent(parent)
@@ -111,9 +105,6 @@ def provide_weights(
     parent: Parent = 0,
 ) -> None:
     """Send shares of the weights to the servers whenever the driver asks, until Ctrl-C or SIGTERM."""
-    from privacy_pipeline.encrypted.serving import hosting
-    from privacy_pipeline.pipelines.workspace.serving_model import find_model
-
     if parent:
         die_with_parent(parent)
     with errors_as_exit_codes(as_json=False):

@@ -13,9 +13,22 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from federated.experiments.binding import bound, told_again, told_begun
+from federated.experiments.charging.register import register_clients
+from federated.experiments.compare import compare as compare_runs
+from federated.experiments.compare import not_of_today, setting_name
+from federated.experiments.config import load_experiment
+from federated.experiments.data import look_through, source_of
+from federated.experiments.run_folder import POINT, RunFolder, finite
+from federated.experiments.sweep import begun, run_points
+from federated.experiments.tracking import track
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json, print_table, tell
 from privacy_pipeline.cli.parameters import AsJson, AsMarkdown, Overrides
 from privacy_pipeline.cli.shown import cell, escape
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.files.atomic import write_atomically
+from privacy_pipeline.processes.die_with_parent import die_with_parent
+from privacy_pipeline.reports.render.federated_page import HEAD, cells, federated_page, notes
 from privacy_pipeline.text.typed import typed
 
 if TYPE_CHECKING:
@@ -40,7 +53,6 @@ def register(
     """Register the experiment's dataset with the ledger: who its clients are, and what may be spent on them."""
     with errors_as_exit_codes(as_json=as_json):
         config, _ = _load(experiment, set_)
-        from federated.experiments.charging.register import register_clients
 
         registration = register_clients(config, epsilon=epsilon, delta=delta, tell=note)
         counts = {name: {"rows": s.rows, "clients": s.units} for name, s in registration.splits.items()}
@@ -88,9 +100,6 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue the runs that were begun and are not done. A run with a guarantee starts again and is charged again."""
-    from federated.experiments.binding import told_begun
-    from federated.experiments.sweep import begun
-
     with errors_as_exit_codes(as_json=as_json):
         known = _points_of(experiment, set_)
         points = begun(known)
@@ -113,11 +122,6 @@ def compare(
     """Compare the finished runs: a table, and one HTML page with the curves."""
     import dataclasses
 
-    from federated.experiments.compare import compare as compare_runs
-    from federated.experiments.compare import not_of_today
-    from privacy_pipeline.files.atomic import write_atomically
-    from privacy_pipeline.reports.render.federated_page import HEAD, cells, federated_page, notes
-
     with errors_as_exit_codes(as_json=as_json):
         config, _ = _load(experiment, set_)
         points = _points_of(experiment, set_)
@@ -127,8 +131,6 @@ def compare(
         page = html or config.folder / config.experiment / "comparison.html"
         write_atomically(path=page, text=federated_page(config.experiment, rows))
         if as_json:
-            from federated.experiments.run_folder import finite
-
             found = [finite(dataclasses.asdict(row)) for row in rows]
             print_json({"rows": found, "unfinished": len(missing), "notes": notes(rows), "page": str(page)})
             return
@@ -146,16 +148,11 @@ def compare(
 
 
 def _load(experiment: Path, overrides: Sequence[str]) -> tuple[ExperimentConfig, tuple[Point, ...]]:
-    from federated.experiments.config import load_experiment
-
     return load_experiment(experiment, overrides=overrides)
 
 
 def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
     """Return the grid's points, and those of the experiment as written if they were begun."""
-    from federated.experiments.binding import bound
-    from federated.experiments.run_folder import POINT
-
     _, grid = _load(experiment, overrides)
     _, plain = _load(experiment, [*overrides, "sweep={}"])
     known = {point.name for point in grid}
@@ -164,11 +161,6 @@ def _points_of(experiment: Path, overrides: Sequence[str]) -> list[Point]:
 
 
 def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: bool) -> None:
-    from federated.experiments.binding import bound, told_again
-    from federated.experiments.sweep import run_points
-    from federated.experiments.tracking import track
-    from privacy_pipeline.processes.die_with_parent import die_with_parent
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silence TensorFlow's start-up notes
     points = bound(points)
     for line in told_again(points):
@@ -207,10 +199,6 @@ def _run(experiment: Path, points: Sequence[Point], *, processes: int, as_json: 
 
 def _note_keys(points: Sequence[Point]) -> None:
     """Print, before anything starts, notes on the keys; each run reports what is wrong with its rows."""
-    from federated.experiments.data import look_through, source_of
-    from federated.experiments.run_folder import RunFolder
-    from privacy_pipeline.errors import BadInputError
-
     left = next((point for point in points if RunFolder(point.folder).summary() is None), None)
     if left is None:
         return
@@ -251,8 +239,6 @@ _SHOWN = 24  # rows of the progress view
 
 
 def _name(point: Point) -> str:
-    from federated.experiments.compare import setting_name
-
     return f"{setting_name(point.settings)}, seed {point.seed}"
 
 

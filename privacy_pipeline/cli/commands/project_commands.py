@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from privacy_pipeline.cli.doctor import diagnose
 from privacy_pipeline.cli.output import errors_as_exit_codes, out, print_json
 from privacy_pipeline.cli.parameters import AsJson
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.config.loader import config_json_schema
+from privacy_pipeline.data.starting.starter import write_starter
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.text.typed import typed
 
@@ -25,8 +28,6 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a commented starter config and schema for your own CSV."""
-    from privacy_pipeline.data.starting.starter import write_starter
-
     with errors_as_exit_codes(as_json=as_json):
         config, schema, notes = write_starter(csv=csv, folder=folder, label=label, name=name, force=force)
     if as_json:
@@ -40,8 +41,6 @@ def init(
 
 def doctor(as_json: AsJson = False) -> None:
     """Print what is missing on this machine, and the command that fixes it."""
-    from privacy_pipeline.cli.doctor import diagnose
-
     findings = diagnose()
     if as_json:
         print_json([{"what": f.what, "ok": f.ok, "detail": f.detail, "fix": f.fix} for f in findings])
@@ -58,6 +57,4 @@ def doctor(as_json: AsJson = False) -> None:
 @config_app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of the config file, for editors."""
-    from privacy_pipeline.config.loader import config_json_schema
-
     print_json(config_json_schema())

@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from privacy_pipeline.cli.alerts import RunAlerts
+from privacy_pipeline.cli.live import RunView, node_text, resume_command
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json, print_report, print_run, tell
 from privacy_pipeline.cli.parameters import AsJson, ConfigPath, Overrides, WorkspacePath
 from privacy_pipeline.cli.shown import cell, escape
+from privacy_pipeline.cli.tables import privacy_table, run_table
+from privacy_pipeline.config.loader import load_config
+from privacy_pipeline.data import source
 from privacy_pipeline.errors import ExitCode
+from privacy_pipeline.files.read_once import reading_once
+from privacy_pipeline.ledger.state.held import against_cap
+from privacy_pipeline.pipelines.execution import runs
 from privacy_pipeline.pipelines.nodes import TRAINER
+from privacy_pipeline.pipelines.preflight import preflight, rows, spending
+from privacy_pipeline.pipelines.preflight.announce import announced_class
+from privacy_pipeline.pipelines.preflight.imported_code import code_of_run
+from privacy_pipeline.pipelines.preflight.preflight import forecast_facts
+from privacy_pipeline.pipelines.workspace.workspace import find_run
 from privacy_pipeline.reports.record.properties import shown
 from privacy_pipeline.text.typed import typed
 
@@ -35,11 +48,6 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline."""
-    from privacy_pipeline.cli.alerts import RunAlerts
-    from privacy_pipeline.cli.live import RunView
-    from privacy_pipeline.config.loader import load_config
-    from privacy_pipeline.pipelines.execution import runs
-
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         loaded = load_config(config, overrides=[*set_, *(["cache=false"] if no_cache else [])])
@@ -69,12 +77,6 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a run that failed or was killed."""
-    from privacy_pipeline.cli.alerts import RunAlerts
-    from privacy_pipeline.cli.live import RunView
-    from privacy_pipeline.pipelines.execution import runs
-    from privacy_pipeline.pipelines.preflight import spending
-    from privacy_pipeline.pipelines.workspace.workspace import find_run
-
     view = RunView(out, quiet=as_json)
     with errors_as_exit_codes(as_json=as_json, resume=view.resume_command):
         folder = find_run(workspace.absolute(), name)
@@ -97,13 +99,6 @@ def resume(
 
 def check(config: ConfigPath, set_: Overrides = [], as_json: AsJson = False) -> None:  # noqa: B006
     """Validate a config and its rows, examine its model and forecast its privacy cost; nothing is spent."""
-    from privacy_pipeline.config.loader import load_config
-    from privacy_pipeline.data import source
-    from privacy_pipeline.files.read_once import reading_once
-    from privacy_pipeline.pipelines.preflight import preflight, rows
-    from privacy_pipeline.pipelines.preflight.announce import announced_class
-    from privacy_pipeline.pipelines.preflight.imported_code import code_of_run
-
     with errors_as_exit_codes(as_json=as_json), reading_once():
         loaded = load_config(config, overrides=set_)
         code = code_of_run(loaded)
@@ -155,8 +150,6 @@ def _print_code(code: list[ImportedFile]) -> None:
 
 
 def _beside(charge: PlannedCharge) -> dict[str, object]:
-    from privacy_pipeline.pipelines.preflight.preflight import forecast_facts
-
     ask = charge.ask
     return {
         "node": ask.node,
@@ -232,8 +225,6 @@ def _print_check(facts: dict[str, object]) -> None:
 
 
 def _held(forecast: dict[str, Any]) -> str:
-    from privacy_pipeline.ledger.state.held import against_cap
-
     after = forecast["epsilon_after"]
     return against_cap(math.inf if after is None else after, forecast["cap"])
 
@@ -259,17 +250,12 @@ def _finish(folder: RunFolder, state: RunState, *, as_json: bool) -> None:
 
 def _next_command(folder: RunFolder, state: RunState) -> dict[str, str]:
     """Return the next command: after bad input it is a new run, because corrected data is other data."""
-    from privacy_pipeline.cli.live import resume_command
-
     if state.failure is not None and state.failure.exit_code == ExitCode.BAD_INPUT:
         return {"then": typed("run", Path(state.config_path))}
     return {"resume": resume_command(folder)}
 
 
 def _print_result(folder: RunFolder, state: RunState, summary: RunSummary | None, *, as_json: bool) -> None:
-    from privacy_pipeline.cli.live import node_text
-    from privacy_pipeline.cli.tables import privacy_table, run_table
-
     if as_json:
         print_run(state, summary)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,11 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from privacy_pipeline.cli.output import err, errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.encrypted.client.client import Client
+from privacy_pipeline.encrypted.model import published
+from privacy_pipeline.encrypted.server import party
+from privacy_pipeline.encrypted.server.share_store import LARGEST_BUCKET
+from privacy_pipeline.encrypted.serving import hosting
+from privacy_pipeline.encrypted.worker.parties import CLIENT
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.pipelines.workspace.serving_model import find_model
 from privacy_pipeline.text.typed import typed
-
-if TYPE_CHECKING:
-    from privacy_pipeline.encrypted.client.client import Client
 
 _BUCKETS = "1,16,128,1024"
 Encrypted = Annotated[bool, typer.Option("--encrypted", help="Use the parties of encrypted inference.")]
@@ -37,9 +41,6 @@ def serve(
 
     Three servers hold shares of the weights and of every query; this process drives them and holds no share.
     """
-    from privacy_pipeline.encrypted.serving import hosting
-    from privacy_pipeline.pipelines.workspace.serving_model import find_model
-
     with errors_as_exit_codes(as_json=False, resume=lambda: ""):
         hosting.serve(
             model=find_model(model, workspace=workspace),
@@ -107,8 +108,6 @@ def _require_encrypted(command: str, encrypted: bool) -> None:
 
 
 def _sizes(buckets: str) -> tuple[int, ...]:
-    from privacy_pipeline.encrypted.server.share_store import LARGEST_BUCKET
-
     parts = [part.strip() for part in buckets.split(",")]
     if not all(part.isdecimal() and 0 < int(part) <= LARGEST_BUCKET for part in parts):
         raise BadInputError(f"--buckets {buckets}: not numbers of rows", fix=f"for example --buckets {_BUCKETS}")
@@ -117,10 +116,6 @@ def _sizes(buckets: str) -> tuple[int, ...]:
 
 def _predict(file: Path, parties: Path, output: Path, *, timeout: float, console: Console) -> dict[str, Any]:
     from privacy_pipeline.encrypted.client import predictions, rows
-    from privacy_pipeline.encrypted.client.client import Client
-    from privacy_pipeline.encrypted.model import published
-    from privacy_pipeline.encrypted.server import party
-    from privacy_pipeline.encrypted.worker.parties import CLIENT
 
     found = published.load(parties / published.FOLDER)
     own = party.load(name=CLIENT, folder=parties)

@@ -12,6 +12,7 @@ from rich.table import Table
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.cli.shown import escape
+from privacy_pipeline.pipelines.pruning import pruning
 
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.pruning.pruning import Plan
@@ -44,8 +45,6 @@ def prune(
 
     Record, report and charges of a run stay. The dataset's own files, outside the workspace, are not touched.
     """
-    from privacy_pipeline.pipelines.pruning import pruning
-
     with errors_as_exit_codes(as_json=as_json, resume=lambda: "type the same again"):
         criteria = pruning.Criteria(runs=tuple(run), dataset=dataset, older_than=older_than, keep_pushed=keep_pushed)
         do = pruning.remove if yes else pruning.plan
