@@ -68,7 +68,7 @@ def _laid_out(call: OpCall, value: Value, target: list[Any]) -> Value:
 
 @rule("Transpose", "ConjugateTranspose")
 def transpose(call: OpCall) -> Result:
-    """Return the axis of the rows goes along."""
+    """Carry the axis of the rows along."""
     value, order = call.inputs[0], call.constant(1)
     if (
         value.kind is not Kind.ROWS
