@@ -12,6 +12,8 @@ from pathlib import Path
 
 from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.environments.place import how_to_set_up
+from privacy_pipeline.errors import PipelineError
+from privacy_pipeline.processes.installed import require_own_packages
 
 _GIB = 2**30
 _PIPELINE_PACKAGES = ("tfx", "tensorflow", "tensorflow-privacy", "apache-beam", "ml-metadata")
@@ -30,7 +32,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Check interpreter, packages, data, disk, memory and the encrypted environment; change nothing."""
-    return [_python(), *_packages(), _demo_data(), _disk(), _memory(), _encrypted(), _randomness()]
+    return [_python(), *_packages(), _own_packages(), _demo_data(), _disk(), _memory(), _encrypted(), _randomness()]
 
 
 def _python() -> Finding:
@@ -48,6 +50,14 @@ def _packages() -> Iterator[Finding]:
             yield Finding(
                 package, False, "not installed: runs need it, budgets and reports do not", how_to_set_up("pipeline")
             )
+
+
+def _own_packages() -> Finding:
+    try:
+        require_own_packages()
+    except PipelineError as error:
+        return Finding("package federated", False, error.message, error.fix or "")
+    return Finding("package federated", True, "of privacy-pipeline alone")
 
 
 def _demo_data() -> Finding:

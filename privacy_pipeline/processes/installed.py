@@ -7,17 +7,61 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import platform
 import sysconfig
+from importlib import metadata
 from pathlib import Path
 
+from privacy_pipeline.errors import PipelineError
+
+_DISTRIBUTION = "privacy-pipeline"
 _PACKAGES = ("privacy_pipeline", "federated")
 
 
 @functools.cache
 def hash_of_framework() -> str:
-    """Return the SHA-256 over the sources of both packages (`framework_sources`); read once a process."""
+    """Return the SHA-256 over the sources of both packages (`framework_sources`); read once a process.
+
+    Raises:
+        PipelineError: another distribution has one of the packages (`require_own_packages`).
+    """
+    require_own_packages()
     return digest_of(framework_sources(Path(__file__).parents[2]))
+
+
+def require_own_packages() -> None:
+    """Refuse to go on where Python would import another `federated` than the one that belongs to this framework.
+
+    `federated` is a top-level package with a common name. A second distribution of that name writes its files over
+    ours, or lies before it on the path: then the code that runs is not the code that is hashed.
+
+    Raises:
+        PipelineError: the other folder or distribution, by name.
+    """
+    root = Path(__file__).resolve().parents[2]
+    found = {name: _top_levels(one) for one in metadata.distributions() if (name := one.metadata["Name"])}
+    for package in _PACKAGES:
+        others = [name for name, tops in found.items() if package in tops and name.replace("_", "-") != _DISTRIBUTION]
+        spec = importlib.util.find_spec(package)
+        origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
+        if origin != root / package:
+            raise PipelineError(
+                f"Python finds the package {package} in {origin}, not in {root}",
+                fix="remove that folder from PYTHONPATH, or install privacy-pipeline in an environment of its own",
+            )
+        if others:
+            raise PipelineError(
+                f"the distribution {', '.join(others)} has a package {package} too, and the two overwrite each other",
+                fix=f"pip uninstall {others[0]}, then install privacy-pipeline again",
+            )
+
+
+def _top_levels(distribution: metadata.Distribution) -> set[str]:
+    """Return the packages of ours that a distribution lists among its own."""
+    listed = (distribution.read_text("top_level.txt") or "").split()
+    record = distribution.read_text("RECORD") or ""
+    return {package for package in _PACKAGES if package in listed or f"\n{package}/" in f"\n{record}"}
 
 
 def framework_sources(root: Path) -> dict[str, bytes]:
