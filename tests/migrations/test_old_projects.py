@@ -114,7 +114,7 @@ def test_what_may_not_run_and_what_may(old_project: Path) -> None:
     told("budget", "register", "configs/federated.yaml", "--epsilon", "10")
     assert (old_project / "workspace/ledger_pin.json").exists()
     line = next(one for one in told("budget", "status").splitlines() if "dataset things is of version" in one)
-    assert "compared with no other" not in line and "plain (SHA-256)" in line
+    assert "not compared with other datasets" not in line and "plain (SHA-256)" in line
     assert Ledger.open(LEDGER).verify().ok
     told("check", "configs/private.yaml")
 
