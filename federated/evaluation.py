@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from federated.algorithms import registry
 from federated.contract import Array, Clients, FloatArray, IntArray, RoundState
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
+from privacy_pipeline.config.extensions import either
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError
@@ -154,9 +156,10 @@ def personalize(
     Raises:
         BadInputError: no client has two examples, or the algorithm has no local training.
     """
-    if algorithm.name in ("fedsgd", "mimelite"):
+    if not registry.of(algorithm).trains_alone:
+        able = either([name for name, other in registry.REGISTRY.items() if other.trains_alone])
         raise BadInputError(
-            f"personalization: `{algorithm.name}` has no local training of a client alone", fix="use fedavg or fedprox"
+            f"personalization: `{algorithm.name}` has no local training of a client alone", fix=f"use {able}"
         )
     offsets = np.asarray(clients.offsets)
     chosen = np.asarray(chosen, np.int64)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from federated.algorithms import registry
 from federated.contract import Array, Metrics, RoundState
 from federated.optimizers import Optimizer, learning_rate
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
@@ -15,10 +15,10 @@ _SERVER, _BASE = "server:", "base:"
 
 
 class Server:
-    """Server optimizer, and MimeLite's base optimizer, whose state the server keeps.
+    """Server optimizer, and the state that the server makes of an algorithm's second sum, if it has one.
 
     Args:
-        algorithm: names both.
+        algorithm: names the optimizers, and the algorithm.
         shapes: of the trainable weights.
     """
 
@@ -26,23 +26,24 @@ class Server:
         self._algorithm = algorithm
         self._shapes = shapes
         self._optimizer = Optimizer(algorithm.server_optimizer)
-        self._base = Optimizer(algorithm.client_optimizer) if algorithm.name == "mimelite" else None
+        self._base = Optimizer(algorithm.client_optimizer)
+        self._second_sum = registry.of(algorithm).second_sum
 
     def initial_state(self) -> dict[str, Array]:
         """Return the arrays before the first round."""
         state = {_SERVER + name: value for name, value in self._optimizer.initial_state(self._shapes).items()}
-        if self._base is not None:
-            base = self._base.initial_state(self._shapes)
+        if self._second_sum is not None:
+            base = self._second_sum.first(self._base, self._shapes)
             state.update({_BASE + name: value for name, value in base.items()})
         return state
 
     @staticmethod
-    def base_state(state: Mapping[str, Array]) -> dict[str, Array]:
-        """Return MimeLite's base optimizer state, without the prefix."""
+    def shared(state: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what the server sends beside the weights, without the prefix of its names."""
         return {name[len(_BASE) :]: value for name, value in state.items() if name.startswith(_BASE)}
 
     def step(
-        self, state: RoundState, update: list[Array], full_gradient: list[Array] | None
+        self, state: RoundState, update: list[Array], second: list[Array] | None
     ) -> tuple[tuple[Array, ...], dict[str, Array], Metrics]:
         """Return weights and server state after the round.
 
@@ -51,7 +52,7 @@ class Server:
         Args:
             state: before the round.
             update: aggregated change of each weight.
-            full_gradient: aggregated full gradients, of MimeLite.
+            second: mean of the second sum, of an algorithm that has one.
         """
         weights, server = state.weights, dict(state.server)
         rejected = not all(np.isfinite(value).all() for value in update)
@@ -61,8 +62,7 @@ class Server:
             after, moved = self._optimizer.step(own, weights, [-value for value in update], rate)
             weights = tuple(np.asarray(value, np.float32) for value in moved)
             server.update({_SERVER + name: np.asarray(value) for name, value in after.items()})
-        if self._base is not None and full_gradient is not None:
-            nothing: list[Any] = [np.zeros_like(value) for value in full_gradient]
-            after, _ = self._base.step(self.base_state(server), nothing, full_gradient, np.float32(0))
-            server.update({_BASE + name: np.asarray(value) for name, value in after.items()})
+        if self._second_sum is not None and second is not None:
+            base = self._second_sum.after(self._base, self.shared(server), second)
+            server.update({_BASE + name: np.asarray(value) for name, value in base.items()})
         return weights, server, {"update_rejected": float(rejected)}

@@ -18,6 +18,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from federated.experiments.inputs import Inputs
 from privacy_pipeline.config.dp_models import Delta, PositiveFloat
+from privacy_pipeline.config.extensions import algorithms, either
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.federated_privacy import (
     DistributedSection,
@@ -208,10 +209,11 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _a_client_can_train_alone(self) -> ExperimentConfig:
-        if self.evaluation.personalize and self.algorithm.name in ("fedsgd", "mimelite"):
+        if self.evaluation.personalize and not self.algorithm.rules.trains_alone:
+            able = either([name for name, rules in algorithms().items() if rules.trains_alone])
             raise ValueError(
                 f"`evaluation.personalize` fine-tunes on one client alone, which `{self.algorithm.name}` has no steps "
-                "for; take fedavg or fedprox, or drop it"
+                f"for; take {able}, or drop it"
             )
         return self
 
@@ -224,10 +226,11 @@ class ExperimentConfig(Section):
                 "with a `privacy` block the clients must be the dataset's privacy unit (`data.dataset.privacy_unit: "
                 "{key: COLUMN}`, no `data.clients`): a guarantee for synthetic clients or silos protects no person"
             )
-        if self.privacy is not None and (self.algorithm.name == "mimelite" or self.algorithm.engine != "fast"):
+        if self.privacy is not None and (not self.algorithm.rules.one_update or self.algorithm.engine != "fast"):
+            several = either([f"`{name}`" for name, rules in algorithms().items() if not rules.one_update])
             raise ValueError(
                 "`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted, and an "
-                "algorithm that sends one clipped update (not `mimelite`)"
+                f"algorithm that sends one clipped update (not {several})"
             )
         return self
 

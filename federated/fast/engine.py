@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from federated.aggregation import MeanAggregator
+from federated.algorithms import registry
 from federated.contract import Aggregator, AggregatorState, Clients, IntArray, RoundResult, RoundState, Tensor, Tensors
 from federated.fast.chunks import Chunk, Chunker
 from federated.fast.gradients import KerasGradients, StackedGradients
@@ -19,6 +20,7 @@ from federated.model import FederatedModel, label_spec
 from federated.optimizers import learning_rate
 from federated.server import Server
 from federated.state import require_stateless_pass
+from privacy_pipeline.config.extensions import either
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.graph_state import require_stateless
 from privacy_pipeline.dp.graphs.tracing import Traced, ran
@@ -44,8 +46,8 @@ class FastEngine:
         stacked: force (or forbid) stacking; default: where the model allows it.
 
     Raises:
-        BadInputError: features that do not fit the model; MimeLite with an aggregator of its own, which would leave the
-            full gradients outside of it; stacking asked for a model that cannot be stacked; a model or loss that keeps
+        BadInputError: features that do not fit the model; an aggregator for an algorithm with a second sum, which the
+            aggregator would not cover; stacking asked for a model that cannot be stacked; a model or loss that keeps
             state.
     """
 
@@ -58,12 +60,14 @@ class FastEngine:
         aggregator: Aggregator | None = None,
         stacked: bool | None = None,
     ) -> None:
-        if algorithm.name == "mimelite" and aggregator is not None and not isinstance(aggregator, MeanAggregator):
+        self._model, self._algorithm, self._rules = model, algorithm, registry.of(algorithm)
+        if not self._rules.one_update and aggregator is not None and not isinstance(aggregator, MeanAggregator):
+            able = [name for name, other in registry.REGISTRY.items() if other.one_update]
             raise BadInputError(
-                "federated.algorithm: `mimelite` also sends full gradients, which this aggregator does not cover",
-                fix="use fedavg, fedprox or fedsgd",
+                f"federated.algorithm: `{algorithm.name}` also sends {self._rules.sends_beside}, which this aggregator "
+                "does not cover",
+                fix=f"use {either(able)}",
             )
-        self._model, self._algorithm = model, algorithm
         labels = label_spec(clients.labels)
         require_stateless_pass(model, labels)
         proof = None if stacked is False else clients_apart(model, labels, batch_size=algorithm.batch_size)
@@ -72,7 +76,7 @@ class FastEngine:
             raise BadInputError("model: its layers, or its loss, cannot be stacked over clients", fix="drop `stacked`")
         mean = MeanAggregator(model.shapes, weighting=algorithm.weighting)
         self._aggregator: Aggregator = mean if aggregator is None else aggregator
-        self._full_gradients = mean
+        self._mean = mean
         self._server = Server(algorithm, model.shapes)
         largest = max(1, min(_LARGEST_CHUNK, _CHUNK_PARAMETERS // model.parameters)) if self.stacked else _LARGEST_CHUNK
         self._chunker = Chunker(model, clients, batch_size=algorithm.batch_size, largest=largest, rows=_CHUNK_ROWS)
@@ -80,7 +84,7 @@ class FastEngine:
         apart = self.stacked or (single(model) and stacked is None)
         self._overlapping = 2 if apart else 1
         gradients = StackedGradients(model) if apart else KerasGradients(model)
-        self._work = LocalWork(algorithm, gradients)
+        self._work = LocalWork(algorithm, self._rules.client_update, gradients)
         self._compiled: Any = None
 
     def initial_state(self) -> RoundState:
@@ -108,18 +112,18 @@ class FastEngine:
         if np.unique(cohort).size != len(cohort):  # its update would count, and be clipped, twice
             raise BadInputError("cohort: a client is in it twice", fix="name each client once")
         sending = np.ones(len(cohort), np.bool_) if present is None else np.asarray(present, np.bool_)
-        sums, full, totals = self._run_chunks(state, cohort, sending)
+        sums, beside, totals = self._run_chunks(state, cohort, sending)
         update, aggregator, metrics = self._aggregator.finish(dict(state.aggregator), sums, state.round_number)
-        full_gradient = None
-        if full is not None:
-            gradient, _, _ = self._full_gradients.finish({}, full, state.round_number)
-            full_gradient = [np.asarray(value) for value in gradient]
+        second = None
+        if beside is not None:
+            mean, _, _ = self._mean.finish({}, beside, state.round_number)
+            second = [np.asarray(value) for value in mean]
         if update is None:
             weights, server, more = state.weights, dict(state.server), {"update_rejected": 0.0}
         else:
-            weights, server, more = self._server.step(state, [np.asarray(value) for value in update], full_gradient)
+            weights, server, more = self._server.step(state, [np.asarray(value) for value in update], second)
         loss, seen, examples, sent = totals
-        size = 4 * self._model.parameters * (2 if self._algorithm.name == "mimelite" else 1)
+        size = self._rules.bytes_sent(self._model.parameters)
         return RoundResult(
             state=RoundState(
                 round_number=state.round_number + 1,
@@ -139,24 +143,24 @@ class FastEngine:
         self, state: RoundState, cohort: IntArray, sending: npt.NDArray[np.bool_]
     ) -> tuple[Tensors | None, Tensors | None, tuple[float, float, float, float]]:
         weights = [tf.constant(value) for value in state.weights]
-        base = {name: tf.constant(value) for name, value in self._server.base_state(state.server).items()}
+        shared = {name: tf.constant(value) for name, value in self._server.shared(state.server).items()}
         aggregator = {name: tf.convert_to_tensor(value) for name, value in state.aggregator.items()}
         rate = tf.constant(learning_rate(self._algorithm.client_optimizer, state.round_number), tf.float32)
         sums: Tensors | None = None
-        full: Tensors | None = None
+        beside: Tensors | None = None
         totals = np.zeros(4)
         for chunk in self._chunker.chunks(cohort, sending):
-            partial, gradients, numbers = self._call(weights, base, aggregator, rate, chunk)
+            partial, second, numbers = self._call(weights, shared, aggregator, rate, chunk)
             sums = partial if sums is None else [a + b for a, b in zip(sums, partial, strict=True)]
-            if gradients:
-                full = gradients if full is None else [a + b for a, b in zip(full, gradients, strict=True)]
+            if second:
+                beside = second if beside is None else [a + b for a, b in zip(beside, second, strict=True)]
             totals += numbers.numpy()
-        return sums, full, (totals[0], totals[1], totals[2], totals[3])
+        return sums, beside, (totals[0], totals[1], totals[2], totals[3])
 
     def _call(
         self,
         weights: Tensors,
-        base: dict[str, Tensor],
+        shared: dict[str, Tensor],
         aggregator: AggregatorState,
         rate: Tensor,
         chunk: Chunk,
@@ -165,7 +169,10 @@ class FastEngine:
         data = (inputs, tf.constant(chunk.labels), tf.constant(chunk.counts), tf.constant(chunk.present))
         if self._compiled is None:
             signature = (
-                *(tf.nest.map_structure(tf.TensorSpec.from_tensor, part) for part in (weights, base, aggregator, rate)),
+                *(
+                    tf.nest.map_structure(tf.TensorSpec.from_tensor, part)
+                    for part in (weights, shared, aggregator, rate)
+                ),
                 [tf.TensorSpec([None, None, None, *value.shape[3:]], value.dtype) for value in inputs],
                 tf.TensorSpec([None, None, None, *chunk.labels.shape[3:]], data[1].dtype),
                 tf.TensorSpec([None], tf.int32),
@@ -175,7 +182,7 @@ class FastEngine:
             compiled = Traced(graph, *signature)
             self._require_stateless(compiled.concrete.graph, graph, signature)
             self._compiled = compiled
-        return ran(lambda: self._compiled(weights, base, aggregator, rate, *data), where="a round")
+        return ran(lambda: self._compiled(weights, shared, aggregator, rate, *data), where="a round")
 
     def _require_stateless(self, traced: Any, graph: Any, signature: Any) -> None:
         """Refuse clients' work that keeps or shows rows.
@@ -184,7 +191,7 @@ class FastEngine:
         without it then.
         """
         if self._aggregator.every_report:
-            own, self._aggregator = self._aggregator, self._full_gradients
+            own, self._aggregator = self._aggregator, self._mean
             try:
                 traced = Traced(graph, *signature).concrete.graph
             finally:
@@ -193,37 +200,51 @@ class FastEngine:
         require_stateless(traced, model=self._model.keras, writes=variables, draws=False, part="a round")
 
     def _stacked_chunk(
-        self, weights: Tensors, base: Any, aggregator: Any, rate: Tensor, inputs: Tensors, labels: Tensor, *rest: Tensor
+        self,
+        weights: Tensors,
+        shared: Any,
+        aggregator: Any,
+        rate: Tensor,
+        inputs: Tensors,
+        labels: Tensor,
+        *rest: Tensor,
     ) -> tuple[Tensors, Tensors, Tensor]:
         chunk = ChunkTensors(inputs=inputs, labels=labels, counts=rest[0], present=rest[1])
-        result = self._work(weights, base, chunk, rate)
+        result = self._work(weights, shared, chunk, rate)
         return self._sums(aggregator, result, chunk)
 
     def _sequential_chunk(
-        self, weights: Tensors, base: Any, aggregator: Any, rate: Tensor, inputs: Tensors, labels: Tensor, *rest: Tensor
+        self,
+        weights: Tensors,
+        shared: Any,
+        aggregator: Any,
+        rate: Tensor,
+        inputs: Tensors,
+        labels: Tensor,
+        *rest: Tensor,
     ) -> tuple[Tensors, Tensors, Tensor]:
         chunk = ChunkTensors(inputs=inputs, labels=labels, counts=rest[0], present=rest[1])
 
         def one(client: Tensor) -> tuple[Tensors, Tensors, Tensor]:
             alone = chunk.one(client)
-            return self._sums(aggregator, self._work(weights, base, alone, rate), alone)
+            return self._sums(aggregator, self._work(weights, shared, alone, rate), alone)
 
         def body(client: Tensor, so_far: Any) -> Any:
             return client + 1, tf.nest.map_structure(tf.add, so_far, one(client))
 
         clients = tf.shape(chunk.counts)[0]
         first = (tf.constant(1), one(tf.constant(0)))
-        _, (sums, full, numbers) = tf.while_loop(
+        _, (sums, second, numbers) = tf.while_loop(
             lambda client, _: client < clients, body, first, parallel_iterations=self._overlapping
         )
-        return sums, full, numbers
+        return sums, second, numbers
 
     def _sums(self, aggregator: Any, result: LocalResult, chunk: ChunkTensors) -> tuple[Tensors, Tensors, Tensor]:
         present = chunk.present if self._aggregator.every_report else result.present
         sums = self._aggregator.partial(aggregator, result.updates, result.num_examples, present)
-        full: Tensors = []
-        if result.full_gradients:
-            full = self._full_gradients.partial({}, result.full_gradients, result.num_examples, result.present)
+        second: Tensors = []
+        if result.second:
+            second = self._mean.partial({}, result.second, result.num_examples, result.present)
         seen = result.num_examples * result.present
         counts = tf.cast(chunk.counts, tf.float32)
         numbers = tf.stack(
@@ -234,4 +255,4 @@ class FastEngine:
                 tf.reduce_sum(result.present),
             ]
         )
-        return sums, full, numbers
+        return sums, second, numbers

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from federated.algorithms.algorithm import LocalSteps, Pull, Sent
 from federated.contract import Tensor, Tensors
 from federated.fast.gradients import Gradients
 from federated.optimizers import Optimizer
@@ -47,80 +49,104 @@ class LocalResult:
     """What c clients send.
 
     Attributes:
-        updates: new weights minus old ones (for `fedsgd` minus the gradient), each [c, ...]; 0 where not finite.
-        full_gradients: mean gradients at the round's weights, each [c, ...]; of `mimelite` only.
+        updates: what the algorithm sends as the change of each weight, [c, ...]; 0 where not finite.
+        second: what it sends beside them, each [c, ...]; see `federated.algorithms.algorithm.SecondSum`.
         num_examples: float32 [c], epochs counted, as TFF does.
         present: float32 [c]; 0 also for a client whose update is not finite.
         losses: float32 [c], summed over the rows trained on.
     """
 
     updates: Tensors
-    full_gradients: Tensors
+    second: Tensors
     num_examples: Tensor
     present: Tensor
     losses: Tensor
 
 
 class LocalWork:
-    """Local training of FedAvg, FedProx and MimeLite, and the gradient of FedSGD.
+    """An algorithm's work of the clients of a chunk.
 
     Args:
-        algorithm: what to compute.
-        gradients: how.
+        section: the config's settings of the algorithm.
+        client_update: what the clients compute; see `federated.algorithms.algorithm.Algorithm`.
+        gradients: how gradients of a local batch come about.
     """
 
-    def __init__(self, algorithm: FederatedAlgorithm, gradients: Gradients) -> None:
-        self._algorithm = algorithm
-        self._gradients = gradients
-        self._optimizer = Optimizer(algorithm.client_optimizer, tf.math)
+    def __init__(
+        self,
+        section: FederatedAlgorithm,
+        client_update: Callable[[FederatedAlgorithm, LocalSteps], Sent],
+        gradients: Gradients,
+    ) -> None:
+        self._section, self._client_update, self._gradients = section, client_update, gradients
+        self._optimizer = Optimizer(section.client_optimizer, tf.math)
 
     def __call__(
-        self, weights: Tensors, base_state: dict[str, Tensor], chunk: ChunkTensors, learning_rate: Tensor
+        self, weights: Tensors, shared: dict[str, Tensor], chunk: ChunkTensors, learning_rate: Tensor
     ) -> LocalResult:
         """Run the clients of a chunk from the same weights.
 
         Args:
             weights: the round's, without a client axis.
-            base_state: MimeLite's optimizer state; else empty.
+            shared: what the server sends beside the weights, without its prefix.
             chunk: the examples.
             learning_rate: float32 scalar, of local steps.
         """
         clients = tf.shape(chunk.counts)[0]
         start = [tf.broadcast_to(w, tf.concat([[clients], w.shape], 0)) for w in weights]
         start = [tf.ensure_shape(s, [None, *w.shape]) for s, w in zip(start, weights, strict=True)]
-        epochs = self._algorithm.local_epochs
-        examples = tf.cast(chunk.counts * epochs, tf.float32)
-        full: Tensors = []
-        if self._algorithm.name in ("fedsgd", "mimelite"):
-            full, losses = self._full_gradient(start, chunk)
-        if self._algorithm.name == "fedsgd":
-            updates, full = [-gradient for gradient in full], []
-        else:
-            after, losses = self._train(start, base_state, chunk, learning_rate)
-            updates = [new - old for new, old in zip(after, start, strict=True)]
+        examples = tf.cast(chunk.counts * self._section.local_epochs, tf.float32)
+        steps = ChunkSteps(
+            start=start,
+            shared=shared,
+            chunk=chunk,
+            epochs=self._section.local_epochs,
+            learning_rate=learning_rate,
+            optimizer=self._optimizer,
+            gradients=self._gradients,
+        )
+        sent = self._client_update(self._section, steps)
         finite = tf.ones_like(chunk.present)
-        for update in updates:
+        for update in sent.updates:
             finite *= tf.cast(tf.reduce_all(tf.math.is_finite(_flat(update)), 1), tf.float32)
-        updates = [tf.where(_like(finite, update) > 0, update, 0.0) for update in updates]
-        losses = tf.where(finite > 0, losses, 0.0)
         return LocalResult(
-            updates=updates,
-            full_gradients=full,
+            updates=[tf.where(_like(finite, update) > 0, update, 0.0) for update in sent.updates],
+            second=sent.second,
             num_examples=examples,
             present=chunk.present * finite,
-            losses=losses,
+            losses=tf.where(finite > 0, sent.losses, 0.0),
         )
 
-    def _batch(self, chunk: ChunkTensors, step: Tensor) -> tuple[Tensors, Tensor, Tensor]:
-        rows = tf.shape(chunk.labels)[2]
-        number = step * rows + tf.range(rows)
-        mask = tf.cast(number[tf.newaxis, :] < chunk.counts[:, tf.newaxis], tf.float32)
-        return [tensor[step] for tensor in chunk.inputs], chunk.labels[step], mask
 
-    def _full_gradient(self, start: Tensors, chunk: ChunkTensors) -> tuple[Tensors, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class ChunkSteps:
+    """Local work of a chunk's clients, as `federated.algorithms.algorithm.LocalSteps` describes it.
+
+    Attributes:
+        start: the round's weights, each [c, ...].
+        shared: what the server sends beside them.
+        chunk: the examples.
+        epochs: passes over each client's examples.
+        learning_rate: float32 scalar, of local steps.
+        optimizer: of local steps.
+        gradients: of a local batch.
+    """
+
+    start: Tensors
+    shared: Mapping[str, Tensor]
+    chunk: ChunkTensors
+    epochs: int
+    learning_rate: Tensor
+    optimizer: Optimizer
+    gradients: Gradients
+
+    def full_gradient(self) -> tuple[Tensors, Tensor]:
+        """Return each client's mean gradient at `start`, each [c, ...], and its summed losses [c]."""
+        start, chunk = self.start, self.chunk
+
         def body(step: Tensor, sums: Tensors, losses: Tensor) -> tuple[Tensor, Tensors, Tensor]:
-            inputs, labels, mask = self._batch(chunk, step)
-            gradients, loss = self._gradients(start, inputs, labels, mask)
+            inputs, labels, mask = self._batch(step)
+            gradients, loss = self.gradients(start, inputs, labels, mask)
             rows = tf.reduce_sum(mask, 1)
             sums = [total + _like(rows, g) * g for total, g in zip(sums, gradients, strict=True)]
             return step + 1, sums, losses + loss
@@ -131,44 +157,48 @@ class LocalWork:
         rows = tf.cast(chunk.counts, tf.float32)
         return [tf.math.divide_no_nan(total, _like(rows, total)) for total in sums], losses
 
-    def _train(
-        self, start: Tensors, base_state: dict[str, Tensor], chunk: ChunkTensors, learning_rate: Tensor
-    ) -> tuple[Tensors, Tensor]:
-        proximal = self._algorithm.proximal_strength
-        stateful = bool(self._optimizer.slots or self._optimizer.counts_steps)
-        fixed = self._algorithm.name == "mimelite"
+    def train(self, *, pull: Pull | None = None, fixed: Mapping[str, Tensor] | None = None) -> tuple[Tensors, Tensor]:
+        """Make the local steps; see `federated.algorithms.algorithm.LocalSteps.train`."""
+        optimizer, start = self.optimizer, self.start
         # An epoch's missing batches leave plain SGD where it is (their gradient is 0), and nothing else.
-        masked = proximal is not None or stateful
-        state = {} if fixed else self._initial_state(start)
+        masked = pull is not None or bool(optimizer.slots or optimizer.counts_steps)
 
         def body(step: Tensor, weights: Tensors, state: Any, losses: Tensor) -> tuple[Tensor, Tensors, Any, Tensor]:
-            inputs, labels, mask = self._batch(chunk, step % steps)
-            gradients, loss = self._gradients(weights, inputs, labels, mask)
-            if proximal is not None:
-                pulled = zip(gradients, weights, start, strict=True)
-                gradients = [g + proximal * (w - w0) for g, w, w0 in pulled]
-            moved, updated = self._optimizer.step(base_state if fixed else state, weights, gradients, learning_rate)
-            after: Any = {} if fixed else moved
+            inputs, labels, mask = self._batch(step % steps)
+            gradients, loss = self.gradients(weights, inputs, labels, mask)
+            if pull is not None:
+                gradients = pull(gradients, weights, start)
+            held = state if fixed is None else dict(fixed)
+            moved, updated = optimizer.step(held, weights, gradients, self.learning_rate)
+            after: Any = moved if fixed is None else {}
             if masked:
                 active = tf.reduce_any(mask > 0, 1)
                 updated = [_where(active, new, old) for new, old in zip(updated, weights, strict=True)]
                 after = {name: _where(active, value, state[name]) for name, value in after.items()}
             return step + 1, updated, after, losses + loss
 
-        steps = tf.shape(chunk.labels)[0]
-        total = steps * self._algorithm.local_epochs
-        initial = (0, start, state, tf.zeros_like(chunk.present))
+        steps = tf.shape(self.chunk.labels)[0]
+        total = steps * self.epochs
+        first = self._initial_state() if fixed is None else {}
+        initial = (0, start, first, tf.zeros_like(self.chunk.present))
         _, weights, _, losses = _loop(lambda step, *_: step < total, body, initial)
         return weights, losses
 
-    def _initial_state(self, start: Tensors) -> dict[str, Tensor]:
+    def _batch(self, step: Tensor) -> tuple[Tensors, Tensor, Tensor]:
+        chunk = self.chunk
+        rows = tf.shape(chunk.labels)[2]
+        number = step * rows + tf.range(rows)
+        mask = tf.cast(number[tf.newaxis, :] < chunk.counts[:, tf.newaxis], tf.float32)
+        return [tensor[step] for tensor in chunk.inputs], chunk.labels[step], mask
+
+    def _initial_state(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = {}
-        for slot in self._optimizer.slots:
-            value = self._optimizer.initial if slot == "preconditioner" else 0.0
-            state.update({f"{slot}/{i}": tf.zeros_like(weight) + value for i, weight in enumerate(start)})
-        if self._optimizer.counts_steps:
+        for slot in self.optimizer.slots:
+            value = self.optimizer.initial if slot == "preconditioner" else 0.0
+            state.update({f"{slot}/{i}": tf.zeros_like(weight) + value for i, weight in enumerate(self.start)})
+        if self.optimizer.counts_steps:
             # One count a client: a client that has fewer batches skips the others of an epoch.
-            state["step"] = tf.zeros([tf.shape(start[0])[0]], tf.int32)
+            state["step"] = tf.zeros([tf.shape(self.start[0])[0]], tf.int32)
         return state
 
 

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from federated.algorithms import registry
+from federated.algorithms.algorithm import TffRules
 from federated.contract import Array, Clients, IntArray, RoundResult, RoundState
 from federated.model import FederatedModel, label_spec
 from federated.optimizers import learning_rate
 from federated.state import require_stateless_pass
 from federated.tff_engine.process import learning_process
 from federated.tff_engine.worker import TffWorker
+from privacy_pipeline.config.extensions import either
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.tracing import ran
 from privacy_pipeline.errors import BadInputError
@@ -35,8 +38,8 @@ class TffEngine:
         aggregator: a TFF aggregation factory for unweighted updates (`tff.aggregators`); None: the algorithm's mean.
 
     Raises:
-        BadInputError: an aggregator for an algorithm that TFF weighs by examples alone; a model whose outputs have a
-            mask; a model or loss that keeps state.
+        BadInputError: an algorithm that TFF does not run; an aggregator for an algorithm that TFF weighs by examples
+            alone; a model whose outputs have a mask; a model or loss that keeps state.
     """
 
     def __init__(
@@ -48,11 +51,13 @@ class TffEngine:
         worker: TffWorker,
         aggregator: Any = None,
     ) -> None:
-        if aggregator is not None and algorithm.name in ("fedsgd", "mimelite"):
+        rules = _rules_of(algorithm)
+        if aggregator is not None and not rules.aggregates:
+            able = [name for name, other in registry.REGISTRY.items() if other.tff is not None and other.tff.aggregates]
             raise BadInputError(
                 f"federated.algorithm: TFF's `{algorithm.name}` weighs clients by their examples, which the aggregator "
                 "does not allow",
-                fix="use fedavg or fedprox",
+                fix=f"use {either(able)}",
             )
         if getattr(model.keras.outputs[0], "_keras_mask", None) is not None:
             raise BadInputError(
@@ -60,10 +65,11 @@ class TffEngine:
                 fix="use `engine: fast`, or a layer that sums the positions up",
             )
         self._model, self._clients, self._algorithm, self._worker = model, clients, algorithm, worker
+        self._rules = rules
         require_stateless_pass(model, label_spec(clients.labels))
         spec = self._dataset(np.zeros(0, np.int64)).element_spec
         try:
-            self._process = learning_process(model, algorithm, spec, aggregator)
+            self._process = learning_process(model, algorithm, rules, spec, aggregator)
         finally:
             # TFF copies the model in graphs of TensorFlow 1, for which Keras changes the base classes of all models and
             # layers of this process, so that none could be called. A copy made outside of them changes them back.
@@ -98,7 +104,7 @@ class TffEngine:
         after = output.state
         weights = after.global_model_weights
         sizes = np.diff(self._clients.offsets)[sending]
-        size = 4 * self._model.parameters * (2 if self._algorithm.name == "mimelite" else 1)
+        size = registry.of(self._algorithm).bytes_sent(self._model.parameters)
         return RoundResult(
             state=RoundState(
                 round_number=state.round_number + 1,
@@ -133,8 +139,7 @@ class TffEngine:
         if server.schedule is not None:
             fields["finalizer"]["learning_rate"] = np.float32(learning_rate(server, round_number))
         if client.schedule is not None:
-            work = fields["client_work"]
-            holder = work[0] if self._algorithm.name == "mimelite" else work
+            holder = self._rules.client_rate(fields["client_work"])
             holder["learning_rate"] = np.float32(learning_rate(client, round_number))
 
     def _client(self, client: int) -> Any:
@@ -153,7 +158,14 @@ class TffEngine:
         if len(inputs) > 1:
             named = dict(zip(self._model.input_names, inputs, strict=True))
         batches = tf.data.Dataset.from_tensor_slices((named, labels)).batch(self._algorithm.batch_size)
-        return batches if self._algorithm.name == "fedsgd" else batches.repeat(self._algorithm.local_epochs)
+        return batches.repeat(self._algorithm.local_epochs)
+
+
+def _rules_of(algorithm: FederatedAlgorithm) -> TffRules:
+    rules = registry.of(algorithm).tff
+    if rules is None:
+        raise BadInputError(f"federated.algorithm: `{algorithm.name}` does not run on `engine: tff`", fix="use fast")
+    return rules
 
 
 def _leaves(state: Any) -> dict[str, Array]:

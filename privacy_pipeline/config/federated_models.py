@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from privacy_pipeline.config.extensions import AlgorithmName, AlgorithmRules, algorithms, either
 from privacy_pipeline.config.ranges import LearningRate
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -68,7 +78,7 @@ class OptimizerSection(_Section):
 class FederatedAlgorithm(_Section):
     """What a round computes."""
 
-    name: Literal["fedavg", "fedsgd", "fedprox", "mimelite"] = "fedavg"
+    name: Annotated[str, AlgorithmName] = "fedavg"
     engine: Annotated[
         Literal["fast", "tff"],
         Field(description="`fast`: many clients in one TensorFlow graph; `tff`: TensorFlow Federated's own runtime."),
@@ -83,16 +93,47 @@ class FederatedAlgorithm(_Section):
     ] = OptimizerSection(learning_rate=0.1)
     server_optimizer: OptimizerSection = OptimizerSection(learning_rate=1.0)
     proximal_strength: Annotated[PositiveFloat | None, Field(description="Of `fedprox`.")] = None
+    settings: Annotated[
+        dict[str, JsonValue],
+        Field(description="Of an algorithm that an extension adds, if it has settings of its own."),
+    ] = {}
+
+    @property
+    def rules(self) -> AlgorithmRules:
+        """The algorithm that the section names."""
+        return algorithms()[self.name]
 
     @model_validator(mode="after")
     def _fits(self) -> FederatedAlgorithm:
-        if (self.proximal_strength is not None) != (self.name == "fedprox"):
-            raise ValueError("`proximal_strength` goes with `name: fedprox`, and only with it")
-        if self.name == "fedsgd":
-            if self.local_epochs != 1:
-                raise ValueError("`name: fedsgd` takes one gradient a round; drop `local_epochs`")
-            if self.client_optimizer != type(self).model_fields["client_optimizer"].default:
-                raise ValueError("`name: fedsgd` has no local steps; drop `client_optimizer`")
-            if self.weighting == "uniform" and self.engine == "tff":
-                raise ValueError("TensorFlow Federated weighs `fedsgd` by examples; use `engine: fast` for `uniform`")
+        rules = self.rules
+        if (self.proximal_strength is not None) != ("proximal_strength" in rules.takes):
+            owners = [name for name, other in algorithms().items() if "proximal_strength" in other.takes]
+            raise ValueError(f"`proximal_strength` goes with `name: {either(owners)}`, and only with it")
+        if self.engine not in rules.engines:
+            raise ValueError(f"`name: {self.name}` runs on `engine: {either(list(rules.engines))}`")
+        self._require_own_settings()
+        problem = rules.problem(self)
+        if problem is not None:
+            raise ValueError(problem)
         return self
+
+    def _require_own_settings(self) -> None:
+        model = self.rules.settings
+        if model is None:
+            if self.settings:
+                raise ValueError(f"`name: {self.name}` has no `settings`; drop them")
+            return
+        try:
+            model.model_validate(self.settings, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, ("settings", *first["loc"])))
+            raise ValueError(f"`{key}` of `name: {self.name}`: {first['msg']}") from None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        # Names and digests of runs of algorithms without settings stay as they were before there were any.
+        written: dict[str, JsonValue] = write(self)
+        if not self.settings:
+            written.pop("settings", None)
+        return written

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy_pipeline.config.dp_models import AdaptiveSection, Delta, PositiveFloat
+from privacy_pipeline.config.extensions import algorithms, either
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.ranges import ClippingNorm, NoiseMultiplier
 
@@ -186,9 +187,10 @@ class SiloPrivacySection(SiloMechanism):
 
 
 def not_of_silos(algorithm: FederatedAlgorithm) -> str | None:
-    """Return why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
-    if algorithm.name != "fedavg":
-        return f"`silo_privacy` makes the local steps of `fedavg`, not of `{algorithm.name}`"
+    """Why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
+    if not algorithm.rules.in_silos:
+        able = either([f"`{name}`" for name, rules in algorithms().items() if rules.in_silos])
+        return f"`silo_privacy` makes the local steps of {able}, not of `{algorithm.name}`"
     if algorithm.engine != "fast":
         return "`silo_privacy` trains with the DP-SGD engine; drop `engine: tff`"
     fields = type(algorithm).model_fields
@@ -256,8 +258,10 @@ class FederatedSection(_Section):
                 "`privacy` protects clients, and made-up ones are nobody: drop `clients` and name the client's column "
                 "in `dataset.privacy_unit: {key: COLUMN}`, or drop `privacy`"
             )
-        if self.algorithm.name == "mimelite":
-            raise ValueError("`mimelite` sends a second sum from each client, which `privacy` does not noise; fedavg")
+        if not self.algorithm.rules.one_update:
+            raise ValueError(
+                f"`{self.algorithm.name}` sends a second sum from each client, which `privacy` does not noise; fedavg"
+            )
         if self.algorithm.engine != "fast":
             raise ValueError("`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted")
         if self.privacy.mechanism == "tree" and self.scheme != "cyclic":

@@ -1,0 +1,1 @@
+"""Federated algorithms: one module each, and one line each in `federated.algorithms.registry`."""
