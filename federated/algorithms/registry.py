@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import pkgutil
 from typing import TYPE_CHECKING
 
-from federated.algorithms.algorithm import Algorithm
-from federated.algorithms.fedavg import FEDAVG
-from federated.algorithms.fedprox import FEDPROX
-from federated.algorithms.fedsgd import FEDSGD
-from federated.algorithms.mimelite import MIMELITE
-
 if TYPE_CHECKING:
+    from federated.algorithms.algorithm import Algorithm
     from privacy_pipeline.config.federated_models import FederatedAlgorithm
 
-_ALL = (
-    FEDAVG,
-    FEDSGD,
-    FEDPROX,
-    MIMELITE,
+_FOLDER = "federated.algorithms"
+_ALGORITHMS = (
+    "fedavg:FEDAVG",
+    "fedsgd:FEDSGD",
+    "fedprox:FEDPROX",
+    "mimelite:MIMELITE",
 )
-REGISTRY = {algorithm.name: algorithm for algorithm in _ALL}
+_FOUND: tuple[Algorithm, ...] = tuple(pkgutil.resolve_name(f"{_FOLDER}.{place}") for place in _ALGORITHMS)
+REGISTRY = {algorithm.name: algorithm for algorithm in _FOUND}
 
 
 def of(section: FederatedAlgorithm) -> Algorithm:

@@ -15,8 +15,9 @@ from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
 from privacy_pipeline.reports.dataset.schema import to_json
 from privacy_pipeline.reports.registry_yaml import to_registry
 from privacy_pipeline.reports.render.html import to_html
-from privacy_pipeline.reports.render.layout import Heading, blocks
+from privacy_pipeline.reports.render.layout import Heading
 from privacy_pipeline.reports.render.pdf import _texts, to_pdf
+from privacy_pipeline.reports.render.sections.registry import blocks
 from privacy_pipeline.text.shown_text import throughout, visible
 from tests.test_shown_text import HOSTILE, unsafe
 

@@ -16,8 +16,9 @@ from privacy_pipeline.reports.dataset.dataset_report import DatasetReport
 from privacy_pipeline.reports.dataset.run_views import run_view
 from privacy_pipeline.reports.figures import Figure, Quote, ReportPart, Statement, plain
 from privacy_pipeline.reports.render.html import to_html
-from privacy_pipeline.reports.render.layout import Bullets, Chart, Table, Text, blocks
+from privacy_pipeline.reports.render.layout import Bullets, Chart, Table, Text
 from privacy_pipeline.reports.render.pdf import to_pdf
+from privacy_pipeline.reports.render.sections.registry import blocks
 from tests.reports import several_budgets
 from tests.reports.report_project import FACTS_YAML, summaries
 from tests.reports.trace import COUNTS, FURTHER, Files, untraced, walk
