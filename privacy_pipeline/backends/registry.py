@@ -1,19 +1,13 @@
-"""Which module holds which backend. A backend is added by its module and one line here."""
+"""Finds the backend of a config."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends.base import Backend
+from privacy_pipeline.backends.listed import BACKENDS, FOLDER
 from privacy_pipeline.config.models import PipelineConfig
-
-_BACKENDS = {
-    "plain": "privacy_pipeline.backends.plain:PlainBackend",
-    "dp_sgd": "privacy_pipeline.backends.dp_sgd:DpSgdBackend",
-    "encrypted": "privacy_pipeline.backends.encrypted:EncryptedBackend",
-    "federated": "privacy_pipeline.backends.federated:FederatedBackend",
-}
 
 
 def relation_of(config: PipelineConfig) -> Relation | None:
@@ -24,8 +18,8 @@ def relation_of(config: PipelineConfig) -> Relation | None:
 
 
 def names() -> list[str]:
-    """Return the names that a config may give as `training.backend`."""
-    return sorted(_BACKENDS)
+    """Names that a config may give as `training.backend`."""
+    return sorted(BACKENDS)
 
 
 def of(config: PipelineConfig) -> Backend:
@@ -43,6 +37,5 @@ def load(name: str) -> Backend:
     Raises:
         KeyError: no such backend.
     """
-    module, _, cls = _BACKENDS[name].partition(":")
-    backend: Backend = getattr(importlib.import_module(module), cls)()
+    backend: Backend = pkgutil.resolve_name(f"{FOLDER}.{BACKENDS[name].place}")()
     return backend

@@ -7,10 +7,11 @@ is a name that a config may give, and no import points up. The modules of a regi
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, JsonValue, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 
@@ -53,10 +54,70 @@ class AlgorithmRules(Protocol):
         ...
 
 
+class ListedBackend(Protocol):
+    """What the config asks of a backend's line; `privacy_pipeline.backends.listed.Listed` is one."""
+
+    @property
+    def settings(self) -> str | None:
+        """Module and model of its own settings, below `privacy_pipeline.backends`."""
+        ...
+
+
 def algorithms() -> Mapping[str, AlgorithmRules]:
     """Return the federated algorithms, by name, in the order of their registry."""
     found: Mapping[str, AlgorithmRules] = importlib.import_module("federated.algorithms.registry").REGISTRY
     return found
+
+
+def backends() -> Mapping[str, ListedBackend]:
+    """Return the lines of the backends, by name, in the order of their registry."""
+    found: Mapping[str, ListedBackend] = importlib.import_module("privacy_pipeline.backends.listed").BACKENDS
+    return found
+
+
+def settings_of_backend(name: str) -> type[BaseModel] | None:
+    """Return the model of a backend's own settings, None where it has none.
+
+    Args:
+        name: of a backend in the registry; its module is imported only if it has settings.
+    """
+    place = backends()[name].settings
+    if place is None:
+        return None
+    model: type[BaseModel] = pkgutil.resolve_name(f"privacy_pipeline.backends.{place}")
+    return model
+
+
+def require_settings(model: type[BaseModel] | None, given: Mapping[str, JsonValue], *, of: str) -> None:
+    """Refuse settings that the model of an extension does not accept.
+
+    Args:
+        model: of the settings; None where there are none.
+        given: what the config holds.
+        of: names the extension as the config does, e.g. `name: fedavg`.
+
+    Raises:
+        ValueError: there are settings and no model, or a value is missing, unknown or wrong; one line.
+    """
+    if model is None:
+        if given:
+            raise ValueError(f"`{of}` has no `settings`; drop them")
+        return
+    try:
+        model.model_validate(given, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, ("settings", *first["loc"])))
+        raise ValueError(f"`{key}` of `{of}`: {first['msg']}") from None
+
+
+def without_empty_settings(written: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a section as it is written: names and digests of sections without settings are what they always were.
+
+    Args:
+        written: all fields of the section.
+    """
+    return {key: value for key, value in written.items() if key != "settings" or value}
 
 
 def either(names: list[str]) -> str:
@@ -75,3 +136,12 @@ class AlgorithmName:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of the registry's names."""
         return core_schema.literal_schema(list(algorithms()))
+
+
+class BackendName:
+    """Annotation of a text that names a backend: one of a fixed list, as `Literal` checks it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of the registry's names."""
+        return core_schema.literal_schema(list(backends()))

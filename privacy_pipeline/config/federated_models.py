@@ -10,12 +10,18 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
-from privacy_pipeline.config.extensions import AlgorithmName, AlgorithmRules, algorithms, either
+from privacy_pipeline.config.extensions import (
+    AlgorithmName,
+    AlgorithmRules,
+    algorithms,
+    either,
+    require_settings,
+    without_empty_settings,
+)
 from privacy_pipeline.config.ranges import LearningRate
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -111,29 +117,12 @@ class FederatedAlgorithm(_Section):
             raise ValueError(f"`proximal_strength` goes with `name: {either(owners)}`, and only with it")
         if self.engine not in rules.engines:
             raise ValueError(f"`name: {self.name}` runs on `engine: {either(list(rules.engines))}`")
-        self._require_own_settings()
+        require_settings(rules.settings, self.settings, of=f"name: {self.name}")
         problem = rules.problem(self)
         if problem is not None:
             raise ValueError(problem)
         return self
 
-    def _require_own_settings(self) -> None:
-        model = self.rules.settings
-        if model is None:
-            if self.settings:
-                raise ValueError(f"`name: {self.name}` has no `settings`; drop them")
-            return
-        try:
-            model.model_validate(self.settings, strict=True)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(map(str, ("settings", *first["loc"])))
-            raise ValueError(f"`{key}` of `name: {self.name}`: {first['msg']}") from None
-
     @model_serializer(mode="wrap")
     def _without_empty_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        # Names and digests of runs of algorithms without settings stay as they were before there were any.
-        written: dict[str, JsonValue] = write(self)
-        if not self.settings:
-            written.pop("settings", None)
-        return written
+        return without_empty_settings(write(self))

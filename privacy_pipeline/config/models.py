@@ -18,12 +18,20 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, PositiveFloat
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
+from privacy_pipeline.config.extensions import (
+    BackendName,
+    require_settings,
+    settings_of_backend,
+    without_empty_settings,
+)
 from privacy_pipeline.config.federated_privacy import FederatedSection
 from privacy_pipeline.config.ranges import LearningRate
 from privacy_pipeline.config.tuning_models import TuningSection
@@ -170,7 +178,7 @@ class ModelSection(Section):
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
-    backend: Literal["plain", "dp_sgd", "federated", "encrypted"]
+    backend: Annotated[str, BackendName]
     epochs: Annotated[
         int,
         Field(
@@ -200,6 +208,9 @@ class TrainingSection(Section):
     federated: FederatedSection | None = None
     encrypted: EncryptedSection | None = None
     tuning: TuningSection | None = None
+    settings: Annotated[
+        dict[str, JsonValue], Field(description="Of a backend that has settings of its own, as extensions may add.")
+    ] = {}
 
     @property
     def claims_guarantee(self) -> bool:
@@ -226,7 +237,7 @@ class TrainingSection(Section):
         return {"epochs": DP_DEFAULTS.epochs, "learning_rate": DP_DEFAULTS.learning_rate, **value}
 
     @property
-    def trainer(self) -> Literal["plain", "dp_sgd", "federated"]:
+    def trainer(self) -> str:
         """What trains the model: the backend itself, or the one that `encrypted` names."""
         if self.backend == "encrypted":
             return self.encrypted.train_with if self.encrypted else "plain"
@@ -256,7 +267,12 @@ class TrainingSection(Section):
             self._not_of_federated()
         if self.dp_sgd is not None and self.dp_sgd.relation == "add_or_remove_one" and self.batch_size is None:
             raise ValueError("give `batch_size` under `relation: add_or_remove_one`: the data's size is secret")
+        require_settings(settings_of_backend(self.backend), self.settings, of=f"backend: {self.backend}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_settings(self, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        return without_empty_settings(write(self))
 
     @model_validator(mode="after")
     def _tuning_that_is_accounted(self) -> TrainingSection:

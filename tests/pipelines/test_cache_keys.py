@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from federated.algorithms.fedavg import FEDAVG
+from federated.algorithms.registry import REGISTRY
+from privacy_pipeline.config import models
 from privacy_pipeline.config.loader import load_config
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.pipelines.graph import cache_keys
@@ -134,6 +138,7 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
     "training.tuning.space.clipping_norm": ((SELECT,), "training.tuning.space.clipping_norm=[2.0]"),
     "training.tuning.space.hidden_units": ((SELECT,), "training.tuning.space.hidden_units=[[9]]"),
     "training.tuning.space.dropout": ((SELECT,), "training.tuning.space.dropout=[0.2]"),
+    "training.settings": ((), "training.settings={share: 0.2}"),
     "training.encrypted.train_with": (
         (ENCRYPTED,),
         "training={backend: encrypted, dp_sgd: {noise_multiplier: 1.0, delta: 1.0e-5},"
@@ -149,6 +154,7 @@ SHAPES_THE_MODEL: dict[str, tuple[tuple[str, ...], str]] = {
         f"training.federated.{key}": (federated(shared), f"training.federated.{change}")
         for key, shared, change in (
             ("algorithm.name", "", "algorithm.name=mimelite"),
+            ("algorithm.settings", "", "algorithm.settings={share: 0.2}"),
             ("algorithm.engine", "", "algorithm.engine=tff"),
             ("algorithm.weighting", "", "algorithm.weighting=uniform"),
             ("algorithm.batch_size", "", "algorithm.batch_size=7"),
@@ -261,6 +267,18 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield path
         for inner in below:
             yield from keys_of(inner, f"{path}.")
+
+
+class Settings(BaseModel):
+    """Settings of a backend or an algorithm that an extension adds."""
+
+    share: float = 0.1
+
+
+@pytest.fixture(autouse=True)
+def settings_of_extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(REGISTRY, "fedavg", dataclasses.replace(FEDAVG, settings=Settings))
+    monkeypatch.setattr(models, "settings_of_backend", lambda name: Settings)
 
 
 @pytest.fixture

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privacy_pipeline.accounting.plan import Purpose
+from privacy_pipeline.config.extensions import BackendName
 from privacy_pipeline.files.file_rights import refuse_if_others_may_change
 
-Backend = Literal["plain", "dp_sgd", "federated", "encrypted"]
+Backend = Annotated[str, BackendName]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Level = Annotated[float, Field(gt=0, le=1)]
 _SUM_ROUNDING = 1e-9
