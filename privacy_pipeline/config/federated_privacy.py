@@ -187,7 +187,7 @@ class SiloPrivacySection(SiloMechanism):
 
 
 def not_of_silos(algorithm: FederatedAlgorithm) -> str | None:
-    """Why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
+    """Return why an algorithm cannot run with DP-SGD inside the silos; None where it can."""
     if not algorithm.rules.in_silos:
         able = either([f"`{name}`" for name, rules in algorithms().items() if rules.in_silos])
         return f"`silo_privacy` makes the local steps of {able}, not of `{algorithm.name}`"
