@@ -16,6 +16,7 @@ from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.config.tuning_models import TuningSection
+from privacy_pipeline.dp.mechanism.listed import CORRELATIONS
 from privacy_pipeline.dp.mechanism.sampling import cap_for_extra_delta
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound
 from privacy_pipeline.errors import BadInputError, PipelineError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 BACKEND = "dp_sgd"
 _LARGEST_USUAL_CAP = 10.0  # epsilon of a budget at which the default truncation still costs nearly nothing
 _SCHEMES = {"shuffled": "fixed_partition"}
-_MECHANISMS = {"none": "DP-SGD (Gaussian)", "tree": "DP-FTRL (tree aggregation)", "banded": "DP-MF (banded matrix)"}
 
 
 def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: float | None = None) -> PrivacyPlan:
@@ -102,7 +102,7 @@ def mechanism_plan(config: PipelineConfig, plan: PrivacyPlan) -> MechanismPlan:
     parameters = plan.parameters()
     return MechanismPlan(
         backend=config.training.backend,
-        mechanism=_MECHANISMS[section.noise.correlation],
+        mechanism=CORRELATIONS[section.noise.correlation].title,
         unit=unit.key if isinstance(unit, KeyedUnit) else "row",
         contribution_bound=plan.users.max_examples if plan.users else 1,
         relation=plan.relation,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from privacy_pipeline.config.extensions import CorrelationName, correlations, either
 from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -54,13 +55,14 @@ class AdaptiveSection(_Section):
 class NoiseSection(_Section):
     """Noise that is correlated over the steps; it needs no sampling assumption."""
 
-    correlation: Literal["none", "tree", "banded"] = "none"
+    correlation: Annotated[str, CorrelationName] = "none"
     bands: Annotated[int | None, Field(ge=1, description="Bands of `banded`.")] = None
 
     @model_validator(mode="after")
     def _bands_of_banded(self) -> NoiseSection:
-        if (self.bands is not None) != (self.correlation == "banded"):
-            raise ValueError("`bands` goes with `correlation: banded`, and only with it")
+        banded = [name for name, listed in correlations().items() if listed.bands]
+        if (self.bands is not None) != (self.correlation in banded):
+            raise ValueError(f"`bands` goes with `correlation: {either(banded)}`, and only with it")
         return self
 
 

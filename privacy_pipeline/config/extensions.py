@@ -75,6 +75,22 @@ def backends() -> Mapping[str, ListedBackend]:
     return found
 
 
+class ListedCorrelation(Protocol):
+    """What the config asks of the line of a mechanism whose noise is correlated over the steps."""
+
+    @property
+    def bands(self) -> bool:
+        """Whether it takes `bands`."""
+        ...
+
+
+def correlations() -> Mapping[str, ListedCorrelation]:
+    """Return the lines of the mechanisms of DP-SGD's noise, by name, in the order of their registry."""
+    module = importlib.import_module("privacy_pipeline.dp.mechanism.listed")
+    found: Mapping[str, ListedCorrelation] = module.CORRELATIONS
+    return found
+
+
 def settings_of_backend(name: str) -> type[BaseModel] | None:
     """Return the model of a backend's own settings, None where it has none.
 
@@ -145,3 +161,12 @@ class BackendName:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of the registry's names."""
         return core_schema.literal_schema(list(backends()))
+
+
+class CorrelationName:
+    """Annotation of a text that names a mechanism of DP-SGD's noise: one of a fixed list, as `Literal` checks it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of the registry's names."""
+        return core_schema.literal_schema(list(correlations()))

@@ -17,8 +17,10 @@ from privacy_pipeline.accounting.renyi import AccountingError, rdp_vector
 from privacy_pipeline.dp import Noise, PrivacyPlan, make_private
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.mechanism.sampling import FixedPartition
-from privacy_pipeline.dp.noise.correlated import CorrelatedNoise, banded_coefficients, strategy_matrix, tree_height
+from privacy_pipeline.dp.noise.banded import banded_coefficients
+from privacy_pipeline.dp.noise.correlated import CorrelatedNoise, strategy_matrix
 from privacy_pipeline.dp.noise.noise import GaussianNoise
+from privacy_pipeline.dp.noise.tree import tree_height
 from privacy_pipeline.dp.sampling.feeding import Participation
 from privacy_pipeline.dp.sampling.sampler import Sampler
 from privacy_pipeline.errors import BadInputError, PipelineError

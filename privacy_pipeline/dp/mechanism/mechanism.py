@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from privacy_pipeline.config.extensions import either
 from privacy_pipeline.config.ranges import CLIPPING_NORM, LEARNING_RATE, NOISE_MULTIPLIER, NOISE_STDDEV, is_number
+from privacy_pipeline.dp.mechanism.listed import CORRELATIONS
 from privacy_pipeline.errors import BadInputError
-
-CORRELATIONS = ("none", "tree", "banded")
 
 
 def require(holds: bool, message: str, fix: str = "") -> None:
@@ -134,8 +134,8 @@ class Noise:
         multiplier: standard deviation over the clipping norm. With adaptive clipping, that of sum and count together.
             In `ranges.NOISE_MULTIPLIER`.
         hardened: draw it from ChaCha20, as a sum of four Gaussians, in float64 (see `noise.GaussianNoise`).
-        correlation: "none", "tree" or "banded"; see `correlated`.
-        bands: bands of "banded".
+        correlation: a name of `listed.CORRELATIONS`.
+        bands: of a mechanism that takes them.
     """
 
     multiplier: float
@@ -147,9 +147,13 @@ class Noise:
         NOISE_MULTIPLIER.require("noise_multiplier", self.multiplier)
         require_flags(hardened=self.hardened)
         require_whole(bands=self.bands)
-        known = ", ".join(CORRELATIONS)
-        require(is_one_of(self.correlation, CORRELATIONS), f"unknown noise correlation {self.correlation!r}", known)
-        require((self.bands is not None) == (self.correlation == "banded"), "bands go with correlation='banded'")
+        names = tuple(CORRELATIONS)
+        require(is_one_of(self.correlation, names), f"unknown noise correlation {self.correlation!r}", ", ".join(names))
+        banded = [name for name, listed in CORRELATIONS.items() if listed.bands]
+        require(
+            (self.bands is not None) == (self.correlation in banded),
+            f"bands go with correlation={either([repr(name) for name in banded])}",
+        )
         require(self.bands is None or self.bands >= 1, f"bands must be 1 or more, found {self.bands}")
 
     def parameters(self) -> dict[str, Any]:
