@@ -18,6 +18,18 @@ def _own_histories(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # of links to folders with odd names
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _distributions_once() -> Iterator[None]:
+    """Compute each privacy loss distribution once; modules that import the accountant themselves keep the library's."""
+    from dp_accounting import pld
+
+    from tests.pld_cache import RememberingAccountant
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pld, "PLDAccountant", RememberingAccountant)
+        yield
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark as slow all cases of a test but those that its `slow_but` names.
