@@ -89,6 +89,7 @@ def config_schema() -> dict[str, Any]:
 
 def test_the_config_schema_is_a_json_schema(config_schema: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(config_schema)
+    assert not jsonschema.Draft202012Validator(config_schema).is_valid({"pipeline": 1})
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (REPOSITORY / "configs").glob("*.yaml")))

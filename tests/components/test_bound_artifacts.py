@@ -85,8 +85,11 @@ def test_a_model_that_was_swapped_is_not_pushed(model: Any, tmp_path: Path, how:
 
 def test_a_model_of_an_earlier_version_is_pushed(model: Any, tmp_path: Path) -> None:
     model.set_string_custom_property(artifacts.MODEL_DIGEST, "")
-    (tmp_path / "model/Format-Serving/saved_model.pb").write_bytes(b"other")
+    folder = tmp_path / "model/Format-Serving"
+    (folder / "saved_model.pb").write_bytes(b"other")
     require_model(model)
+    pushed = push(model=folder, base=tmp_path / "pushed", check=lambda copy: require_model(model, copy))
+    assert (pushed / "saved_model.pb").read_bytes() == b"other"
 
 
 def test_a_push_removes_what_killed_ones_left(model: Any, tmp_path: Path) -> None:

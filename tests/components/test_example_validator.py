@@ -12,7 +12,7 @@ import pytest
 import tensorflow_data_validation as tfdv
 from google.protobuf import text_format
 from tensorflow_data_validation.statistics import stats_impl
-from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
 from privacy_pipeline.components.example_validator.executor import DataAnomaliesError, Executor
@@ -48,7 +48,8 @@ def statistics_of(rows: dict[str, list[Any]]) -> Any:
     return example_statistics(rows)
 
 
-def validate(folder: Path, *, inferred: int = 0, **splits: dict[str, list[Any]]) -> None:
+def validate(folder: Path, *, inferred: int = 0, **splits: dict[str, list[Any]]) -> dict[str, list[str]]:
+    """Return the columns of the anomalies that were written, by split."""
     schema, statistics, anomalies = (
         standard_artifacts.Schema(),
         standard_artifacts.ExampleStatistics(),
@@ -70,10 +71,15 @@ def validate(folder: Path, *, inferred: int = 0, **splits: dict[str, list[Any]])
         {"anomalies": [anomalies]},
         {"exclude_splits": json.dumps([]), "custom_validation_config": None, "inferred": inferred},
     )
+    written = {}
+    for name in splits:
+        found = anomalies_pb2.Anomalies.FromString(Path(anomalies.uri, f"Split-{name}", "SchemaDiff.pb").read_bytes())
+        written[name] = sorted(found.anomaly_info)
+    return written
 
 
 def test_data_that_keeps_the_schema_passes(tmp_path: Path) -> None:
-    validate(tmp_path, train=GOOD, eval=GOOD)
+    assert validate(tmp_path, train=GOOD, eval=GOOD) == {"train": [], "eval": []}
 
 
 def test_each_anomaly_is_a_line_that_names_split_column_and_value(tmp_path: Path) -> None:
@@ -113,5 +119,5 @@ def test_nan_is_missing_and_infinity_is_invalid(tmp_path: Path, column: str, val
 
 
 def test_nan_passes_where_a_value_may_be_missing(tmp_path: Path) -> None:
-    validate(tmp_path / "a", train={**GOOD, "height": [0.5, NAN, 2.5]})
-    validate(tmp_path / "b", inferred=1, train={**GOOD, "weight": [0.5, NAN, 2.5]})
+    assert validate(tmp_path / "a", train={**GOOD, "height": [0.5, NAN, 2.5]}) == {"train": []}
+    assert validate(tmp_path / "b", inferred=1, train={**GOOD, "weight": [0.5, NAN, 2.5]}) == {"train": []}

@@ -6,22 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.data.source import check_headers, resolve
+from privacy_pipeline.data.source import ResolvedSource, check_headers, resolve
 from privacy_pipeline.errors import BadInputError
 from tests.data.samples import dataset, put
 
 
-def check(tmp_path: Path, train: str | bytes, *, more: str | None = None, unit_key: str | None = None) -> None:
+def check(
+    tmp_path: Path, train: str | bytes, *, more: str | None = None, unit_key: str | None = None
+) -> ResolvedSource:
+    """Return the source whose headers were checked."""
     put(tmp_path / "span-1/train/a.csv", train)
     if more is not None:
         put(tmp_path / "span-1/train/b.csv", more)
     put(tmp_path / "span-1/eval/a.csv", "age,y\n1,0\n")
     section = dataset(tmp_path)
-    check_headers(source=resolve(dataset=section), dataset=section, columns=["age"], label="y", unit_key=unit_key)
+    source = resolve(dataset=section)
+    check_headers(source=source, dataset=section, columns=["age"], label="y", unit_key=unit_key)
+    return source
 
 
 def test_good_headers_pass(tmp_path: Path) -> None:
-    check(tmp_path, "age,y\r\n1,0\r\n", more="age,y\n")
+    source = check(tmp_path, "age,y\r\n1,0\r\n", more="age,y\n")
+    assert [path.name for path in source.files["train"]] == ["a.csv", "b.csv"]
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,9 @@ def test_blocks_that_do_not_go_together_are_refused(training: dict[str, Any]) ->
         PipelineConfig.model_validate(document)
 
 
-def test_other_backends_need_none_of_it() -> None:
+def test_other_backends_need_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(environment, "interpreter", lambda: looked.append("environment"))
+    monkeypatch.setattr(encrypted, "rehearse", lambda *given: looked.append("model"))
     require_convertible(make_config("plain"), FEATURES)
+    assert looked == []

@@ -75,4 +75,8 @@ def test_progress_of_a_component_is_an_event(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_a_runner_that_listens_progress_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(progress.PROGRESS_FD, raising=False)
-    progress.report(node="Trainer", done=1, total=2, unit="steps")
+    sent: list[bytes] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(progress.os, "write", lambda fd, text: sent.append(text))
+        progress.report(node="Trainer", done=1, total=2, unit="steps")
+    assert sent == []
