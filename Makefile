@@ -12,12 +12,13 @@ SETUP_ENCRYPTED := .venv-encrypted/.set-up
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: help setup setup-encrypted demo test test-slow kills attack audit lint bench clean locks sbom
+.PHONY: help setup setup-encrypted demo test test-slow test-slow-slice kills attack audit lint bench clean locks sbom
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
 	@echo "make test             all tests but the slow ones"
 	@echo "make test-slow        the slow tests"
+	@echo "make test-slow-slice  as many slow ones as fit a time, by the date (SLICE=1200 seconds)"
 	@echo "make kills            200 random kills (KILLS=200 SEED=1)"
 	@echo "make attack           the attacks of docs/attacking.md"
 	@echo "make audit            known advisories for the pinned versions (needs pypi.org or osv.dev)"
@@ -70,6 +71,10 @@ test: setup setup-encrypted
 
 test-slow: setup setup-encrypted
 	@$(RUN)/python -m pytest -m slow tests
+
+# Ends at its limit: what has not begun by then has its turn on another date.
+test-slow-slice: setup setup-encrypted
+	@$(RUN)/python -m pytest -p tests.slow_slice --slice-seconds $(or $(SLICE),1200) -m slow tests
 
 kills: setup setup-encrypted
 	@PRIVACY_PIPELINE_TEST_RANDOM_KILLS=$(or $(KILLS),200) PRIVACY_PIPELINE_TEST_SEED=$(or $(SEED),1) \
