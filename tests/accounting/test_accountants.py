@@ -164,6 +164,7 @@ def test_no_guarantee_no_epsilon(event: d.DpEvent) -> None:
         guarantee(event, delta=DELTA, relation=Relation.ZERO_OUT)
 
 
+@pytest.mark.slow
 def test_where_nothing_explains_a_disagreement_the_larger_bound_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = renyi.rdp_vector
 
@@ -208,6 +209,7 @@ def test_bad_vectors_and_deltas_are_refused() -> None:
             epsilon_from_rdp((2.0,), (value,), DELTA)
 
 
+@pytest.mark.slow_but("0.1-1", "1.0-10", "20.0-10")
 @pytest.mark.parametrize(("target", "epochs"), [(0.1, 1), (1.0, 10), (3.0, 50), (20.0, 10)])
 def test_calibration_meets_the_target_and_not_by_much(target: float, epochs: int) -> None:
     def make(noise: float) -> d.DpEvent:

@@ -46,6 +46,7 @@ def test_it_finds_what_bisection_finds(name: str, scale: float, target: float) -
     assert abs(found - plain) <= 2 * TOLERANCE
 
 
+@pytest.mark.slow_but("0.5")
 @pytest.mark.parametrize("target", [0.5, 3.0, 8.0])
 def test_a_slow_accountant_is_asked_at_most_eight_times(target: float) -> None:
     looked: list[float] = []

@@ -44,6 +44,7 @@ def test_no_less_than_a_gaussian_of_k_times_the_sensitivity(size: int) -> None:
     assert float(exact.get_epsilon(1e-5)) <= bound < 4 * float(exact.get_epsilon(1e-5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_no_less_than_the_mixture_of_gaussians_that_k_sampled_units_make(size: int) -> None:
     """Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD with Sampling via Mixture of Gaussians Mechanisms"."""

@@ -119,8 +119,12 @@ def test_kills_between_any_two_statements(tmp_path: Path, kills: int | None) -> 
     assert verify(ledger._engine).problems == []
 
 
-def test_kills_of_a_run_over_several_spans_leave_no_budget_behind(tmp_path: Path) -> None:
-    """Between any two statements: all budgets of the spans are charged before the first read, and by the same runs."""
+@pytest.mark.parametrize("each", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["a statement", "each once"])
+def test_kills_of_a_run_over_several_spans_leave_no_budget_behind(tmp_path: Path, each: bool) -> None:
+    """All budgets of the spans are charged before the first read, and by the same runs.
+
+    Kills come between any two statements, or once a statement: the spans repeat them, with other numbers.
+    """
     url, log = f"sqlite:///{tmp_path}/ledger/ledger.db", tmp_path / "reads"
     ledger = Ledger.open(url, create=True)
     for span in (1, 2, 3):
@@ -131,7 +135,8 @@ def test_kills_of_a_run_over_several_spans_leave_no_budget_behind(tmp_path: Path
     over_spans(ledger, "first", touch)  # stores what equal runs share
     statements = on_statement(ledger, 0, die)
     over_spans(ledger, "whole", touch)
-    numbers = [*range(1, len(statements) + 1)]
+    last = {statement: number for number, statement in enumerate(statements, start=1)}
+    numbers = [*range(1, len(statements) + 1)] if each else [*last.values()]
     random.Random(7).shuffle(numbers)
     for at in numbers:
         before = [status.spent_epsilon for status in ledger.status("adult")]

@@ -438,6 +438,7 @@ def test_composition_counts_what_came_before(ledger: Ledger) -> None:
     assert parts[-1].epsilon_after == spent(ledger)
 
 
+@pytest.mark.slow
 @given(
     requests=st.lists(
         st.tuples(

@@ -191,6 +191,17 @@ def stored(url: str) -> str:
     return str(value)
 
 
+@pytest.mark.slow_but(
+    "an edited entry",
+    "an added entry",
+    "an edited time",
+    "a deleted record",
+    "a cut tail",
+    "lowered totals",
+    "a changed cap",
+    "forgotten cap changes",
+    "another key of the ledger",
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_tampered_ledger_of_format_3_is_not_laundered(used: str, way: str) -> None:
     as_format_3(used)

@@ -95,6 +95,7 @@ def test_too_many_compositions_are_left_to_rdp() -> None:
     assert stated.accountant == "rdp" and "takes too long" in (stated.epsilon_missing or "")
 
 
+@pytest.mark.slow
 def test_valid_plans_are_not_refused() -> None:
     for probability, noise, steps, delta in [
         (0.1, 1.0, 1_000_000, 1e-5),
@@ -106,6 +107,7 @@ def test_valid_plans_are_not_refused() -> None:
         assert 0 < epsilon_of(event, delta=delta, relation=ZERO_OUT) <= by_rdp * 1.001
 
 
+@pytest.mark.slow_but("1e-13")
 @pytest.mark.parametrize("delta", [1e-5, 1e-13, 1e-20])
 def test_a_search_ends_whatever_its_probes_meet(delta: float) -> None:
     def event(noise: float) -> d.DpEvent:

@@ -95,6 +95,7 @@ def test_processes_that_create_at_once_make_one_ledger(fresh: str) -> None:
     assert status.cap_epsilon == 3.0
 
 
+@pytest.mark.slow_but("sqlite")
 def test_a_race_for_the_last_of_the_budget_never_overspends(ready: str) -> None:
     ledger = Ledger.open(ready)
     alone = ledger.forecast(make_plan(NOISE), dataset="adult", span=None, split="train").runs_that_fit
@@ -114,6 +115,7 @@ def test_room_for_one_is_given_to_one(ready: str) -> None:
     assert Ledger.open(ready).status()[0].spent_epsilon <= 3.0
 
 
+@pytest.mark.slow_but("postgresql")
 def test_two_live_processes_of_one_run_never_share_a_charge(ready: str) -> None:
     results = together([partial(train, ready, ["the-same-run"] * 5, 10.0, None)] * 4)
     assert [code for code, _ in results] == [0] * 4
@@ -123,6 +125,7 @@ def test_two_live_processes_of_one_run_never_share_a_charge(ready: str) -> None:
     assert sum(trained or 0 for _, trained in results) == committed >= 1
 
 
+@pytest.mark.slow_but("sqlite-reserved", "postgresql-committed")
 @pytest.mark.parametrize("state", [State.RESERVED, State.STARTED, State.COMMITTED])
 def test_a_process_that_is_killed(ready: str, state: State) -> None:
     ((code, _),) = together([partial(train, ready, ["victim"], NOISE, state)])

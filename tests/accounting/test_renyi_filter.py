@@ -44,6 +44,7 @@ def test_gaussian_runs_lose_nothing_against_the_best_order(runs: list[float], ca
     assert fits(order, together, cap) == (epsilon_from_rdp(ORDERS, together, DELTA) <= cap)
 
 
+@pytest.mark.slow
 @given(
     first=noises,
     later=st.lists(st.tuples(st.floats(0.001, 0.2), noises), max_size=4),

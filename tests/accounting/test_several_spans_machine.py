@@ -192,5 +192,13 @@ class SpansMachine(RuleBasedStateMachine):
             assert status.overruns == sum(query.noise < 0 for query in self.of(status.budget))
 
 
-TestSpansMachine = pytest.mark.timeout(300)(SpansMachine.TestCase)
-TestSpansMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+class TestFewSpans(SpansMachine.TestCase):  # type: ignore[name-defined, misc]
+    """A few sequences, for the fast suite."""
+
+    settings = settings(max_examples=6, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+class TestSpansMachine(SpansMachine.TestCase):  # type: ignore[name-defined, misc]
+    settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

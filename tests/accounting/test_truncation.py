@@ -69,6 +69,7 @@ def test_what_cannot_be_split_is_refused_by_the_accountant_as_before() -> None:
         price(d.PoissonSampledDpEvent(0.5, truncated(150)), Relation.ZERO_OUT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [120, 140, 160])
 def test_the_two_step_bound_is_never_below_the_accountants_own(cap: int) -> None:
     cost = price(truncated(cap), Relation.ZERO_OUT)

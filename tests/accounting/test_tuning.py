@@ -88,6 +88,7 @@ def p_value(draw: Callable[[], int], *, mean: int, distribution: Distribution, d
     return float(stats.chisquare(observed, np.array(expected) * sum(observed) / sum(expected)).pvalue)
 
 
+@pytest.mark.slow_but("2-geometric")
 @pytest.mark.parametrize("distribution", ["poisson", "geometric"])
 @pytest.mark.parametrize("mean", [2, 10])
 def test_the_number_of_trials_follows_its_distribution(distribution: Distribution, mean: int) -> None:

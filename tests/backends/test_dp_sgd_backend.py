@@ -80,6 +80,7 @@ def test_the_recorded_epsilon_is_that_of_the_event_by_hand(split: Any, relation:
     assert 0 < stated.epsilon < stated.epsilon_rdp
 
 
+@pytest.mark.slow
 def test_a_target_epsilon_sets_the_noise(split: Any) -> None:
     def noise(epochs: int) -> float:
         section = {"target_epsilon": 3.0, "noise_multiplier": None, "sampling": "shuffled"}
@@ -111,6 +112,7 @@ def test_under_add_or_remove_one_nothing_follows_from_the_number_of_units(split:
     assert (plans[0].steps, plans[0].relation) == (16, Relation.ADD_OR_REMOVE_ONE)
 
 
+@pytest.mark.slow
 def test_training_under_add_or_remove_one_takes_any_number_of_rows(split: Any, tmp_path: Path) -> None:
     section = {"relation": "add_or_remove_one", "sampling_probability": 0.125, "noise_multiplier": 2.0, "delta": 1e-5}
     executed = DpSgdBackend().train(make_inputs(split, tmp_path, dp_sgd=section))
@@ -267,6 +269,7 @@ def as_planned(split: Any, sampling: str) -> tuple[MechanismPlan, Executed]:
     )
 
 
+@pytest.mark.slow
 def test_an_audit_goes_into_what_was_executed(split: Any, tmp_path: Path) -> None:
     section = {"noise_multiplier": 2.0, "delta": 1e-5, "audit": "mechanism"}
     (audit,) = DpSgdBackend().train(make_inputs(split, tmp_path, dp_sgd=section)).audits

@@ -113,6 +113,7 @@ def trained(persons: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     return inputs, train(inputs)
 
 
+@pytest.mark.slow
 def test_the_record_says_whose_privacy_it_is_and_what_is_not_covered(trained: tuple[Any, Executed]) -> None:
     inputs, executed = trained
     record = build_record(config=inputs.config, facts=FACTS, executed=executed, plan=inputs.plan, composition=None)
@@ -179,6 +180,7 @@ def killing(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(federated_rounds.ClientSampler, "cohort", cohort)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -246,6 +248,7 @@ def test_a_row_without_a_key_is_refused(persons: Any, tmp_path: Path) -> None:
         train(inputs_of(bad, config(), tmp_path))
 
 
+@pytest.mark.slow
 def test_one_giant_client_is_cut_to_the_bound(persons: Any, tmp_path: Path) -> None:
     giant = rewritten(
         persons, tmp_path / "giant.gz", lambda number: b"p%d" % number if number < PERSONS - 1 else b"giant"

@@ -89,6 +89,7 @@ def test_the_plan_is_that_of_dp_sgd_over_all_silos() -> None:
     assert plan.engine_parameters["silos"] == SIZES and plan.engine_parameters["local_steps"] == 10
 
 
+@pytest.mark.slow
 def test_the_record_says_what_leaves_a_silo(split: Any, tmp_path: Path) -> None:
     asked = config(silo_privacy=privacy(local_steps=4))
     inputs = inputs_of(split, asked, tmp_path)

@@ -36,6 +36,7 @@ def make_inputs(split: Any, folder: Path, **training: Any) -> TrainingInputs:
     )
 
 
+@pytest.mark.slow
 def test_it_learns_counts_and_reports(split: Any, tmp_path: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     executed = PlainBackend().train(make_inputs(split, tmp_path, epochs=5, seed=1, steps=steps))
@@ -62,6 +63,7 @@ def test_the_saved_model_takes_raw_examples(split: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(unlabelled["features"], transformed["features"])
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_the_run(split: Any, tmp_path: Path) -> None:
     first, second = (PlainBackend().train(make_inputs(split, tmp_path / name, seed=7)) for name in "ab")
     assert first.history == second.history

@@ -75,7 +75,7 @@ def test_a_user_is_the_unit_that_is_sampled_and_bounded() -> None:
     assert plan_of(USERS, dataset=PERSON, users={"max_examples": 1}).contribution_bound == 1
 
 
-@pytest.mark.slow_but("sum")
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["sum", "each"])
 def test_users_are_counted_and_trained_on(split: Any, owned: tuple[str, ...], tmp_path: Path, clip: str) -> None:
     inputs = inputs_of(split, owned, tmp_path, units=USERS, dataset=PERSON, users={"clip": clip})
@@ -139,6 +139,7 @@ def test_truncation_is_planned_with_a_cap_that_costs_next_to_nothing() -> None:
     assert given.engine_parameters["sampling"]["cap"] == 200
 
 
+@pytest.mark.slow
 def test_truncated_samples_train(split: Any, tmp_path: Path) -> None:
     inputs = inputs_of(split, split.files, tmp_path, sampling="truncated_poisson")
     executed = DpSgdBackend().train(inputs)
@@ -146,6 +147,7 @@ def test_truncated_samples_train(split: Any, tmp_path: Path) -> None:
     assert executed.event == inputs.plan.event and executed.sampler == "truncated_poisson"
 
 
+@pytest.mark.slow
 def test_adaptive_clipping_is_in_the_plan_and_trains(split: Any, tmp_path: Path) -> None:
     inputs = inputs_of(split, split.files, tmp_path, adaptive={"count_noise": 10.0, "quantile": 0.6})
     assert inputs.plan is not None
@@ -154,6 +156,7 @@ def test_adaptive_clipping_is_in_the_plan_and_trains(split: Any, tmp_path: Path)
     assert DpSgdBackend().train(inputs).event == inputs.plan.event
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [{"correlation": "tree"}, {"correlation": "banded", "bands": 3}], ids=str)
 def test_correlated_noise_over_cyclic_batches_has_a_bound_and_trains(
     split: Any, tmp_path: Path, noise: dict[str, Any]

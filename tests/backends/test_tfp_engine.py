@@ -276,6 +276,7 @@ def moved_by_one_row(model: Any) -> float:
     return float(np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(*releases, strict=True)))) / 0.1
 
 
+@pytest.mark.slow_but("always-activation")
 @pytest.mark.parametrize("where", ["activation", "of a layer"])
 @pytest.mark.parametrize("counting", [False, True], ids=["always", "later"])
 def test_a_users_function_runs_on_single_examples(where: str, counting: bool) -> None:
@@ -319,6 +320,7 @@ def test_a_step_that_keeps_rows_is_refused() -> None:
         make_step(model, noise_multiplier=1.0, clipping_norm=1.0, expected=1.0, width=3)
 
 
+@pytest.mark.slow
 def test_a_seed_that_a_models_code_set_does_not_fix_the_noise() -> None:
     plan = PrivacyPlan.calibrated(
         units=16, expected_batch_size=16, steps=1, noise_multiplier=1.0, delta=1e-5, clipping_norm=1.0

@@ -114,6 +114,7 @@ def test_correlated_noise_without_a_bound_is_refused(split: Any, tmp_path: Path)
         make_inputs(split, tmp_path, dp_sgd=target)
 
 
+@pytest.mark.slow
 def test_the_chosen_trial_alone_leaves_a_selection(split: Any, tmp_path: Path, few: None) -> None:
     inputs = make_inputs(split, tmp_path)
     chosen = trials.run(dataclasses.replace(inputs, log_dir=None))
@@ -238,6 +239,7 @@ def test_each_begins_the_space_anew_where_there_are_more_trials(split: Any) -> N
     assert len(found) == 5 and sorted(found[:4]) == [0.1, 0.1, 0.2, 0.2]
 
 
+@pytest.mark.slow
 def test_a_plain_tuning_has_no_plan_and_no_event(split: Any, tmp_path: Path, few: None) -> None:
     inputs = plain_inputs(split, tmp_path, EACH)
     assert inputs.plan is None
@@ -246,6 +248,7 @@ def test_a_plain_tuning_has_no_plan_and_no_event(split: Any, tmp_path: Path, few
     assert len(executed.tuning.results) == 3 and executed.audits == ()
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_loses(split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit = PlainBackend.fit
     rates: list[float] = []
@@ -324,6 +327,7 @@ def test_the_audit_is_made_once(split: Any, tmp_path: Path, few: None) -> None:
     assert executed is not None and [audit["kind"] for audit in executed.audits] == ["mechanism"]
 
 
+@pytest.mark.slow
 def test_the_process_of_the_trials_hands_back_a_model_that_tells_no_number(split: Any, tmp_path: Path) -> None:
     """Names of layers and functions count up with every model of a process; those of an untuned one start anew."""
     inputs = make_inputs(split, tmp_path)

@@ -64,6 +64,7 @@ def finished_run(config: PipelineConfig) -> RunFolder:
     return folder
 
 
+@pytest.mark.slow
 def test_a_config_is_audited_without_its_data(project: tuple[Path, PipelineConfig]) -> None:
     path, config = project
     for file in (config.dataset.path).rglob("*.csv"):

@@ -85,6 +85,7 @@ def test_the_reports_help_is_light(project: Path) -> None:
     assert not modules & (HEAVY | {"dp_accounting", "fpdf", "jinja2"})
 
 
+@pytest.mark.slow_but("budget status --json-", "runs --json-", "diff run-1 run-1-")
 @pytest.mark.parametrize(
     ("command", "says"),
     [

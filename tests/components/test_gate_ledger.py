@@ -61,6 +61,7 @@ def test_a_private_record_without_an_entry_is_refused(url: str) -> None:
     assert "names no ledger entry" in reason
 
 
+@pytest.mark.slow_but("<lambda>-has another receipt1")
 @pytest.mark.parametrize(
     ("change", "says"),
     [

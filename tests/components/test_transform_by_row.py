@@ -67,6 +67,7 @@ def transformed(folder: Path, module: str, *, private: bool) -> list[dict[str, f
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("private", [True, False])
 def test_a_function_of_the_batch_is_one_of_the_row_in_a_private_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool

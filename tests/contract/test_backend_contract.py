@@ -42,7 +42,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
 ROWS, BATCH, EPOCHS = 600, 100, 2
 EXACT = re.compile(r"loss|accuracy|auc|precision|recall|error|gradient")
 
-pytestmark = pytest.mark.parametrize("name", SECTIONS, scope="module")
+OFTEN = ("plain", "dp_sgd", "encrypted", "federated", "federated.private")  # one of a kind; the others are slow
+
+pytestmark = pytest.mark.parametrize(
+    "name",
+    [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in SECTIONS],
+    scope="module",
+)
 
 
 def backend_of(name: str) -> str:
@@ -161,7 +167,7 @@ def test_the_units_key_changes_no_prediction(trained: Trained, split: Any) -> No
     np.testing.assert_array_equal(trained.predict(other.serialized()), trained.predict(split.serialized()))
 
 
-@pytest.mark.slow_but("dp_sgd", "federated.private")
+@pytest.mark.slow_but("federated.private")
 def test_the_units_key_changes_no_training(name: str, split: Any, tmp_path: Path) -> None:
     """With a fixed seed two trainings that differ in the keys alone make the same model."""
     rows = [tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(split.files, "GZIP").as_numpy_iterator()]
@@ -200,7 +206,7 @@ def test_what_ran_is_what_was_planned(name: str, trained: Trained) -> None:
         assert executed.withheld
 
 
-@pytest.mark.slow_but("dp_sgd", "federated.private")
+@pytest.mark.slow_but("federated.private")
 def test_a_fixed_seed_is_confessed(name: str, split: Any, tmp_path: Path) -> None:
     assert train(name, split, tmp_path, seed=1, epochs=1).executed.seed_fixed
 

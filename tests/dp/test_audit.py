@@ -113,6 +113,7 @@ def unsampled(**change: Any) -> PrivacyPlan:
     return PrivacyPlan.calibrated(**{**given_, "clipping_norm": 0.7, **change})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"hardened": True}], ids=["plain", "hardened"])
 def test_the_sound_mechanism_stays_below_its_epsilon(change: Any) -> None:
     """Significance: among 1,000 guesses or more, two thirds are right; for a bound above 1 it would take 87 %, which is
@@ -124,7 +125,7 @@ def test_the_sound_mechanism_stays_below_its_epsilon(change: Any) -> None:
     result.require_sound()
 
 
-@pytest.mark.slow_but("no noise", "clipping after averaging")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "twin",
     [twins.no_noise, lambda: twins.clipping_after_averaging(MECHANISM_CANARIES), twins.one_unclipped],
@@ -157,6 +158,7 @@ def test_the_plan_of_a_run_is_audited_without_its_sampling() -> None:
     assert "no private data" in result.statement
 
 
+@pytest.mark.slow_but("users' sums")
 @pytest.mark.parametrize(
     "change",
     [
@@ -201,6 +203,7 @@ def training_plan(**change: Any) -> PrivacyPlan:
     return PrivacyPlan.calibrated(**{**given_, "clipping_norm": 1.0, **change})
 
 
+@pytest.mark.slow_but("fixed_partition")
 @pytest.mark.parametrize("scheme", ["poisson", "fixed_partition"])
 def test_a_sound_training_stays_below_its_epsilon(scheme: str) -> None:
     result = audit_training(subject(), plan=training_plan(sampling=scheme), canaries=300, confidence=0.999)
@@ -216,6 +219,7 @@ def test_a_training_without_noise_is_noticed() -> None:
     assert not result.sound
 
 
+@pytest.mark.slow
 def test_the_control_is_that_noise_hides_the_same_canaries() -> None:
     made = training_plan(noise_multiplier=20.0)
     assert audit_training(subject(), plan=made, canaries=400, confidence=0.999).sound

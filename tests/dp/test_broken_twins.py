@@ -22,6 +22,7 @@ L = tf.keras.layers
 CERTAIN = 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -37,16 +38,12 @@ def test_the_engine_passes(options: dict[str, Any]) -> None:
     assert twins.failed(twins.run(**options)) == set()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_passes(tmp_path: Path) -> None:
     assert twins.failed(twins.run(resumed=tmp_path)) == set()
 
 
-@pytest.mark.slow_but(
-    "no_noise-caught_by0",
-    "clipping_after_averaging-caught_by2",
-    "one_unclipped-caught_by6",
-    "reused_after_resume-caught_by7",
-)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("twin", "caught_by"),
     [
@@ -98,6 +95,7 @@ def pure_noise(**options: Any) -> list[np.ndarray]:
     return np.split(seen.updates() / (1.7 * 0.4 / 10), ends, axis=1)
 
 
+@pytest.mark.slow_but("layers")
 @pytest.mark.parametrize("options", [{}, {"hardened": True}, {"per_layer": True}], ids=["plain", "hardened", "layers"])
 def test_every_variable_gets_its_noise(options: dict[str, Any]) -> None:
     parts = pure_noise(**options)

@@ -60,6 +60,7 @@ def test_conv2d_of_many_channels_uses_inner_products(make_case: Any, check_case:
     check_case(make_case([L.Conv2D(20, 3, strides=2)], (5, 5, 20), norm=5.0))
 
 
+@pytest.mark.slow_but("1-1-causal", "2-1-same", "1-2-valid")
 @pytest.mark.parametrize("padding", ["causal", "same", "valid"])
 @pytest.mark.parametrize(("strides", "dilation"), [(1, 1), (2, 1), (1, 2)])
 def test_conv1d(make_case: Any, check_case: Any, padding: str, strides: int, dilation: int) -> None:
@@ -78,6 +79,7 @@ def test_depthwise_convolution(make_case: Any, check_case: Any, padding: str, mu
     check_case(make_case([L.DepthwiseConv2D((2, 3), depth_multiplier=multiplier, padding=padding)], (5, 6, 3)))
 
 
+@pytest.mark.slow_but("True-True--1", "False-True-1", "True-False-axis2")
 @pytest.mark.parametrize("axis", [-1, 1, [1, 2]])
 @pytest.mark.parametrize(("center", "scale"), [(True, True), (False, True), (True, False)])
 def test_layer_normalization(make_case: Any, check_case: Any, axis: Any, center: bool, scale: bool) -> None:
@@ -89,7 +91,7 @@ def test_group_normalization(make_case: Any, check_case: Any, groups: int) -> No
     check_case(make_case([L.GroupNormalization(groups)], (4, 3, 6)))
 
 
-@pytest.mark.slow_but("options0-LSTM", "options1-GRU")
+@pytest.mark.slow_but("options1-GRU")
 @pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
 @pytest.mark.parametrize("options", [{}, {"return_sequences": True, "go_backwards": True}, {"use_bias": False}])
 def test_recurrent(make_case: Any, check_case: Any, kind: Any, options: dict[str, Any]) -> None:
@@ -107,12 +109,14 @@ def test_recurrent_under_a_mask(make_case: Any, check_case: Any, kind: Any) -> N
     check_case(make_case(layers, (6,), integers=4))
 
 
+@pytest.mark.slow_but("abc,cd->abd", "abc,bcd->abd")
 @pytest.mark.parametrize("equation", ["abc,cd->abd", "...x,xy->...y", "abc,bcd->abd", "abc,dc->abd"])
 def test_einsum_dense(make_case: Any, check_case: Any, equation: str) -> None:
     output = (3, 4) if equation != "...x,xy->...y" else 4
     check_case(make_case([L.EinsumDense(equation, output, bias_axes=equation[-1])], (3, 2)))
 
 
+@pytest.mark.slow
 def test_attention_with_shared_and_many_inputs(case_type: Any, check_case: Any) -> None:
     first, second = L.Input((5, 4), name="first"), L.Input((3, 4), name="second")
     mixed = L.MultiHeadAttention(2, 3)(first, second)
@@ -123,6 +127,7 @@ def test_attention_with_shared_and_many_inputs(case_type: Any, check_case: Any) 
     check_case(case_type(model, {"first": values(4, 5, 4), "second": values(4, 3, 4, seed=1)}, values(4, 2)))
 
 
+@pytest.mark.slow_but("<lambda>0")
 @pytest.mark.parametrize(
     "layer", [lambda: L.Conv2D(2, 2, padding="same"), lambda: L.Conv1D(2, 2, padding="same"), lambda: L.Dense(2)]
 )
@@ -142,6 +147,7 @@ def test_embedding_that_is_used_twice(case_type: Any, check_case: Any) -> None:
     check_case(case_type(model, x, values(4, 2)))
 
 
+@pytest.mark.slow_but("<lambda>-shape0")
 @pytest.mark.parametrize(
     ("layers", "shape"),
     [
@@ -181,6 +187,7 @@ def _choose(case: Any) -> Any:
     return choose_clipper(model=case.model, losses=case.losses, groups=case.groups, x=x, y=y, memory_cap=4096)
 
 
+@pytest.mark.slow
 def test_weights_used_past_their_layer_are_noticed(case_type: Any) -> None:
     model = Tied()
     x = tf.constant([[0, 1], [1, 2], [4, 4]])
@@ -214,6 +221,7 @@ def test_a_second_rule_is_refused() -> None:
         registry.register_rule(L.Dense)(lambda call: None)
 
 
+@pytest.mark.slow
 def test_rules_do_not_cover_subclasses(make_case: Any) -> None:
     class Double(L.Dense):
         def call(self, inputs: Any) -> Any:

@@ -73,6 +73,17 @@ def code_of(ours: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow_but(
+    "PrivacyEngine().make_private(..., noise_multiplier",
+    "DPKerasAdamOptimizer(l2_norm_clip=1.0, noise_multi",
+    "TreeAggregationQuery`, DP-FTRL",
+    "poisson_sampling=True",
+    "membership inference attacks",
+    "layer_registry.LayerRegistry.insert(...)",
+    "DistributedDPDDP",
+    "BoltOnModel",
+    "@register_grad_sampler(MyLayer)",
+)
 @pytest.mark.parametrize(("theirs", "ours"), lines(), ids=[theirs.strip("`")[:50] for theirs, _ in lines()])
 def test_a_line_runs(theirs: str, ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes = [code for code in code_of(ours) if code not in ("clipping.registry",)]

@@ -151,6 +151,7 @@ def test_what_fails_on_the_shapes_is_one_line(kind: str) -> None:
     assert "\n" not in found.value.message
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_other_weights_is_one_line() -> None:
     optimizer = tf.keras.optimizers.Adam(0.1)
     make_private(one(), PLAN, optimizer=optimizer, loss="mse").fit(X, Y)

@@ -43,6 +43,7 @@ def test_sum_and_count_cost_together_what_the_plan_says() -> None:
     assert made.digest() != without.digest()
 
 
+@pytest.mark.slow
 def test_a_target_epsilon_buys_both() -> None:
     made = plan(noise_multiplier=None, epsilon=1.0, steps=10)
     assert 0.99 < made.epsilon() <= 1.0
@@ -72,6 +73,7 @@ def model_of(made: PrivacyPlan, **options: Any) -> Any:
     return make_private(model, made, optimizer=optimizer, loss=lambda y, p: -y * p, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [2048, 7])
 def test_the_norm_finds_its_quantile(rows: int) -> None:
     """Norms are spread over (0, 5); nine tenths of them lie below 4.5."""

@@ -194,6 +194,7 @@ def test_a_unit_left_out_of_one_epoch_has_no_use_to_spare_in_the_next() -> None:
                 watcher.observe(5 + step, np.array(batch))
 
 
+@pytest.mark.slow_but("noise0")
 @pytest.mark.parametrize("noise", [noise_of("tree"), noise_of("banded", 3)])
 def test_training_runs_with_correlated_noise(noise: Noise) -> None:
     made = cyclic(5, 10, noise)

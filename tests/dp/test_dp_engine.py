@@ -58,6 +58,7 @@ def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
     return all(np.allclose(a, b, atol=1e-6) for a, b in zip(left, right, strict=True))
 
 
+@pytest.mark.slow
 def test_virtual_batches_change_nothing() -> None:
     whole = trained()
     assert same(whole, trained(virtual_batch_size=7))
@@ -65,11 +66,13 @@ def test_virtual_batches_change_nothing() -> None:
     assert not same(whole, trained(seed=4))
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing() -> None:
     """Truncated sampling at a cap that is never reached draws the same batches."""
     assert same(trained(), trained(plan={"sampling": "truncated_poisson", "truncate_at": 150}))
 
 
+@pytest.mark.slow
 def test_fixed_seed_repeats_and_is_marked() -> None:
     assert same(trained(), trained())
     private = make_private(network(), plan(), optimizer="sgd", loss=LOSS, seed=1)
@@ -80,6 +83,7 @@ def test_fixed_seed_repeats_and_is_marked() -> None:
     assert isinstance(execution.event, NonPrivateDpEvent)
 
 
+@pytest.mark.slow
 def test_unseeded_runs_differ_and_are_private() -> None:
     tf.keras.utils.set_random_seed(0)
     one = trained(seed=None)
@@ -132,6 +136,7 @@ def test_partition_counts_participation() -> None:
     assert execution.largest_participation == 3
 
 
+@pytest.mark.slow
 def test_steps_are_used_up_and_early_stops_are_accounted() -> None:
     class Stop(tf.keras.callbacks.Callback):
         def __init__(self) -> None:
@@ -191,7 +196,7 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.slow_but("SGD-pieces", "Adam-restarts")
+@pytest.mark.slow_but("SGD-pieces")
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("optimizer", [tf.keras.optimizers.SGD, tf.keras.optimizers.Adam])
 def test_a_schedule_moves_the_rate_and_nothing_else(kind: str, optimizer: Any) -> None:
@@ -201,6 +206,7 @@ def test_a_schedule_moves_the_rate_and_nothing_else(kind: str, optimizer: Any) -
     assert not np.array_equal(made.get_weights()[0], before[0])
 
 
+@pytest.mark.slow
 def test_an_optimizer_may_keep_what_it_does_not_list() -> None:
     assert make_private(network(), plan(steps=2), optimizer=tf.keras.optimizers.Nadam(0.1), loss=LOSS).fit(*data())
 
@@ -228,7 +234,7 @@ def test_a_plan_cannot_be_changed() -> None:
         private.plan = plan(noise_multiplier=3.0)  # type: ignore[misc]
 
 
-@pytest.mark.slow_but("on_train_batch_end")
+@pytest.mark.slow
 @pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_train_end"])
 def test_a_fit_within_a_fit_is_refused_and_the_object_goes_on(hook: str) -> None:
     private = make_private(network(), plan(), optimizer="sgd", loss=LOSS)
@@ -249,6 +255,7 @@ class Spike(tf.keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         return {}
 
 
+@pytest.mark.slow
 def test_diverged_weights_end_the_run() -> None:
     private = make_private(network(), plan(), optimizer=tf.keras.optimizers.SGD(Spike()), loss=LOSS)
     with pytest.raises(PipelineError, match="no longer finite"):
@@ -279,6 +286,7 @@ def test_store_on_disk(tmp_path: Path) -> None:
         ExampleStore.from_arrays(np.array(["a"]), np.array([1]))
 
 
+@pytest.mark.slow
 def test_learns_a_small_problem() -> None:
     x, y = data(4000)
     model = network()

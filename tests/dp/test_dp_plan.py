@@ -25,6 +25,7 @@ MNIST: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow_but("zero_out")
 @pytest.mark.parametrize("relation", list(Relation))
 def test_golden_epsilons(relation: Relation) -> None:
     numbers = dict(MNIST)
@@ -70,6 +71,7 @@ def test_shuffling_claims_no_amplification() -> None:
     assert canonical(plan.event_of(235)) == canonical(gaussian_passes(noise_multiplier=1.3, epochs=2))
 
 
+@pytest.mark.slow
 def test_calibration_meets_the_target_and_no_less() -> None:
     plan = PrivacyPlan.calibrated(**MNIST, epochs=15, epsilon=1.0)
     assert 0.99 < plan.epsilon() <= 1.0
@@ -146,6 +148,7 @@ def test_units_are_users_where_users_are_bounded() -> None:
     assert users.parameters()["unit"] == "user"
 
 
+@pytest.mark.slow
 def test_a_secret_number_of_units_enters_nothing() -> None:
     """Under add-or-remove-one, plan and execution are the same whatever the data holds; only the weights differ."""
     numbers = dict(MNIST, units=None, expected_batch_size=20, sampling_probability=0.1)

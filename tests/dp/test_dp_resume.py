@@ -25,6 +25,7 @@ L = tf.keras.layers
 LOSS = tf.keras.losses.BinaryCrossentropy(from_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -191,7 +192,7 @@ def test_going_on_in_one_process_is_the_same_run(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-@pytest.mark.slow_but("data", "rate", "rows")
+@pytest.mark.slow_but("rows")
 @pytest.mark.parametrize("change", ["data", "layer", "rate", "binding", "rows", "engine"])
 def test_noise_is_never_used_for_another_run(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     private(tmp_path).fit(*data(), callbacks=[Stop()])
@@ -212,6 +213,7 @@ def test_a_run_whose_state_is_gone_does_not_go_on(tmp_path: Path) -> None:
         begun.fit(*data())
 
 
+@pytest.mark.slow
 def test_randomness_that_the_key_does_not_decide_is_refused(tmp_path: Path) -> None:
     class Noisy(L.Layer):
         def __init__(self, draw: Callable[[Any], Any], **keras: Any) -> None:
@@ -289,7 +291,7 @@ class Annealed(L.Layer):
 class TestReplays:
     """A run that was broken off goes back to its checkpoint, and makes some of its steps again."""
 
-    @pytest.mark.slow_but("None-anneal", "set_rate-set_another_rate")
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("first", "second"),
         [
@@ -333,7 +335,7 @@ class TestReplays:
         for one, other in zip(*released, strict=True):
             np.testing.assert_array_equal(one, other)
 
-    @pytest.mark.slow_but("anneal", "None")
+    @pytest.mark.slow
     @pytest.mark.parametrize("change", [set_rate, anneal, None])
     def test_from_the_same_state_they_are_the_same(self, tmp_path: Path, change: Any) -> None:
         def run(folder: Path, *callbacks: Any) -> Any:
@@ -376,6 +378,7 @@ class TestReplays:
         with pytest.raises(StateMismatch, match="step 3 was made before"):
             begun.fit(*data())
 
+    @pytest.mark.slow_but("a 1 2")
     @pytest.mark.parametrize("content", [None, "", "a 1 2"])
     def test_lost_notes_end_the_run(self, tmp_path: Path, content: str | None) -> None:
         private(tmp_path).fit(*data(), callbacks=[Stop()])

@@ -85,6 +85,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...], int]] = {
 }
 
 
+@pytest.mark.slow_but("dense")
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_sums_of_users_equal_brute_force(make_case: Any, case_type: Any, name: str) -> None:
     layers, shape, integers = LAYERS[name]
@@ -100,6 +101,7 @@ def test_sums_of_users_equal_brute_force(make_case: Any, case_type: Any, name: s
             np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_used_twice_and_the_probe(case_type: Any) -> None:
     inputs, shared = L.Input((3, 4)), L.Dense(4, "tanh")
     model = tf.keras.Model(inputs, L.Dense(2)(L.Flatten()(shared(shared(inputs)))))
@@ -113,7 +115,7 @@ def test_a_layer_that_is_used_twice_and_the_probe(case_type: Any) -> None:
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow_but("1000.0")
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 1e3, 1e25])
 def test_a_user_moves_the_sum_by_the_norm_at_most(make_case: Any, case_type: Any, scale: float) -> None:
     layers, shape, _ = LAYERS["sequence"]
@@ -225,6 +227,7 @@ def expected_step(clip: str) -> np.ndarray:
     return total / 4
 
 
+@pytest.mark.slow_but("options0-sum")
 @pytest.mark.parametrize("clip", ["sum", "each"])
 @pytest.mark.parametrize("options", [{}, {"virtual_batch_size": 4}, {"virtual_batch_size": 1}])
 def test_a_step_of_training_is_the_mean_over_users(clip: str, options: dict[str, Any]) -> None:

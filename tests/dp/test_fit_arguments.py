@@ -67,6 +67,7 @@ def test_arguments_by_their_place_are_named() -> None:
     assert str(caught.value.fix) == "fit(x, y, batch_size=10, epochs=2, verbose=1)"
 
 
+@pytest.mark.slow_but("weights")
 @pytest.mark.parametrize("form", ["weights", "dataset"])
 def test_public_data_comes_in_the_forms_of_keras(form: str) -> None:
     weights = np.linspace(0.0, 2.0, len(PUBLIC[0])).astype(np.float32)
@@ -99,6 +100,7 @@ def test_callbacks_get_the_scores_of_public_data() -> None:
     assert logs.seen[-1]["val_mae"] == pytest.approx(right["mae"])
 
 
+@pytest.mark.slow
 def test_keras_early_stopping_ends_a_run_by_public_data() -> None:
     stop = tf.keras.callbacks.EarlyStopping(monitor="val_loss", min_delta=1e9, patience=1)
     execution = private().fit(X, Y, validation_data=PUBLIC, callbacks=[stop])
@@ -107,6 +109,7 @@ def test_keras_early_stopping_ends_a_run_by_public_data() -> None:
     assert private().fit(X, Y, validation_data=PUBLIC, callbacks=[stop]).steps in (4, 8)
 
 
+@pytest.mark.slow_but("False")
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_scheduler_changes_the_optimizer_that_makes_the_steps(compiled: bool) -> None:
     model = tf.keras.Sequential([L.Input((3,)), L.Dense(1)])
@@ -142,6 +145,7 @@ def test_a_model_that_is_not_compiled_cannot_be_scored() -> None:
         private(compiled=False).fit(X, Y, validation_data=PUBLIC)
 
 
+@pytest.mark.slow
 def test_progress_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     private().fit(X, Y)
     assert "Epoch" not in capsys.readouterr().out

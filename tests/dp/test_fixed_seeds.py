@@ -27,6 +27,7 @@ def data() -> tuple[Any, Any]:
     return generator.normal(size=(ROWS, WIDTH)).astype(np.float32), generator.normal(size=(ROWS, 1)).astype(np.float32)
 
 
+@pytest.mark.slow_but("1.0")
 @pytest.mark.parametrize("size", [1.0, 1e-6])
 def test_draws_by_place_are_refused_or_made_for_each_row_alone(size: float) -> None:
     model = model_of(lambda x: x * (1 + size * tf.random.stateless_normal(tf.shape(x), [1, 2])))
@@ -62,6 +63,7 @@ def global_seed() -> Iterator[None]:
     tf.random.set_seed(None)
 
 
+@pytest.mark.slow_but("truncated normal-None")
 @pytest.mark.parametrize("seed", [None, 5])
 @pytest.mark.parametrize("drawn", DRAWN)
 def test_the_key_of_a_step_draws_whatever_seed_the_code_gives(drawn: str, seed: int | None, global_seed: None) -> None:
@@ -91,6 +93,7 @@ def test_a_model_that_draws_and_mixes_where_it_is_served_is_refused(no_seed: Non
         clipper_of(model, "mean_squared_error", *data())
 
 
+@pytest.mark.slow_but("<lambda>1")
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 @pytest.mark.parametrize("draw", [lambda shape: tf.random.gamma(shape, 2.0), lambda shape: _in_a_loop(shape)])
 def test_draws_without_the_key_are_no_mixing_where_the_model_is_served(draw: Any, no_seed: None) -> None:

@@ -277,6 +277,9 @@ HONEST: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow_but(
+    "table", "vocabulary", "one-hot", "bins", "dropout", "images drawn", "frozen statistics", "attention", "U-net"
+)
 @pytest.mark.parametrize("name", HONEST)
 def test_honest_models_keep_nothing(name: str) -> None:
     model = HONEST[name]()
@@ -360,6 +363,7 @@ def test_a_loss_that_prints_is_refused() -> None:
         private.fit(np.ones([5, 4], np.float32), np.ones([5, 1], np.float32))
 
 
+@pytest.mark.slow_but("sgd")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
 def test_the_private_step_may_write_what_it_must(optimizer: str) -> None:
     model = tf.keras.Sequential([L.Input([4]), L.BatchNormalization(trainable=False), L.Dropout(0.5), L.Dense(1)])

@@ -98,7 +98,7 @@ WAYS: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
-@pytest.mark.slow_but(".h5", "checkpoint", "the same model")
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_second_training_composes_with_the_first(tmp_path: Path, way: str) -> None:
     model = network()
@@ -111,6 +111,7 @@ def test_a_second_training_composes_with_the_first(tmp_path: Path, way: str) -> 
     assert second.epsilon() > first.epsilon()
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_history_and_one_with_another_folder_asks(tmp_path: Path) -> None:
     model = network()
     trained(model)
@@ -154,6 +155,7 @@ class StopAfter(tf.keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True], ids=["stopped", "broken off"])
 def test_two_fits_of_a_plan_are_one_phase_that_grows(broken: bool) -> None:
     private = make_private(network(), plan(), optimizer="sgd", loss="mse")
@@ -167,6 +169,7 @@ def test_two_fits_of_a_plan_are_one_phase_that_grows(broken: bool) -> None:
     assert [phase.steps for phase in execution.privacy_history.phases] == [STEPS]
 
 
+@pytest.mark.slow
 def test_weights_of_a_broken_off_training_have_a_history() -> None:
     model = network()
     with pytest.raises(KeyboardInterrupt):
@@ -175,6 +178,7 @@ def test_weights_of_a_broken_off_training_have_a_history() -> None:
     assert trained(model).epsilon() == about(truth((1.0, 2), (1.0, STEPS)))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_epoch_has_the_history_so_far(tmp_path: Path) -> None:
     model = network()
     kept = tf.keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.weights.h5"), save_weights_only=True)
@@ -201,6 +205,7 @@ def by_load(model: Any) -> None:
     model.set_weights([value + 0.1 for value in model.get_weights()])
 
 
+@pytest.mark.slow_but("by_load")
 @pytest.mark.parametrize("how", [by_fit, by_hand, by_load])
 def test_weights_of_which_nothing_is_known_are_asked_for(how: Callable[[Any], None]) -> None:
     model = network()
@@ -222,6 +227,7 @@ def test_no_guarantee_covers_weights_that_nothing_protects() -> None:
     assert trained(model).epsilon() == math.inf  # nor what is made of them
 
 
+@pytest.mark.slow
 def test_weights_that_were_changed_between_fits_are_asked_for() -> None:
     model = network()
     private = make_private(model, plan(), optimizer="sgd", loss="mse")
@@ -232,6 +238,7 @@ def test_weights_that_were_changed_between_fits_are_asked_for() -> None:
     assert trained(model, history=execution.privacy_history).epsilon() == about(truth((1.0, 2), (1.0, STEPS)))
 
 
+@pytest.mark.slow
 def test_a_history_has_the_name_of_the_data_and_nothing_of_its_rows() -> None:
     told = []
     for factor in (1, 2):
@@ -242,6 +249,7 @@ def test_a_history_has_the_name_of_the_data_and_nothing_of_its_rows() -> None:
     assert told[0].data == "digits"
 
 
+@pytest.mark.slow
 def test_a_fixed_seed_is_the_first_thing_that_is_said() -> None:
     model = network()
     execution = trained(model, seed=1)
@@ -250,6 +258,7 @@ def test_a_fixed_seed_is_the_first_thing_that_is_said() -> None:
     assert trained(model).epsilon() == math.inf
 
 
+@pytest.mark.slow
 def test_what_was_made_cannot_be_set() -> None:
     private = make_private(network(), plan(), optimizer="sgd", loss="mse")
     execution = private.fit(*data())
@@ -261,6 +270,7 @@ def test_what_was_made_cannot_be_set() -> None:
     assert execution.epsilon() == about(truth((1.0, STEPS)))
 
 
+@pytest.mark.slow
 def test_thawing_between_two_fits_needs_another_training() -> None:
     model = network()
     model.layers[0].trainable = False
@@ -272,6 +282,7 @@ def test_thawing_between_two_fits_needs_another_training() -> None:
     assert trained(model).epsilon() == about(truth((1.0, 2), (1.0, STEPS)))
 
 
+@pytest.mark.slow
 def test_two_models_on_the_same_rows_compose_and_a_common_base_counts_once() -> None:
     one = network()
     base = trained(one)
@@ -315,6 +326,7 @@ def test_a_damaged_file_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch, t
         trained(model)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(history_store.FOLDER, str(tmp_path / "file" / "histories"))

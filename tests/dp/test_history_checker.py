@@ -323,6 +323,7 @@ def _binding(*, graph: Any, weights: Any, data: str, settings: Any) -> str:
     return hashlib.sha256(f"{data} {settings}".encode()).hexdigest()
 
 
+@pytest.mark.slow_but("0", "12", "24", "37", "49")
 @pytest.mark.parametrize("seed", range(50))
 def test_no_history_claims_less_than_was_released(recorder: Recorder, tmp_path: Path, seed: int) -> None:
     World(recorder, tmp_path, seed).run(8)

@@ -53,6 +53,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow_but("sparse-no mask", "a function-no mask")
 @pytest.mark.parametrize("mask", [True, False], ids=["mask", "no mask"])
 @pytest.mark.parametrize("kind", CASES)
 def test_loss_and_gradient_of_an_example_are_those_of_keras(kind: str, mask: bool) -> None:
@@ -106,6 +107,7 @@ def test_a_mask_that_no_value_of_the_loss_fits_is_one_line() -> None:
         ModelLosses(tokens(True), losses)(x, one_hot(y), True)
 
 
+@pytest.mark.slow
 def test_padding_does_not_turn_the_update_around() -> None:
     x, y = padded()
     model, other = tokens(True), tokens(True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
@@ -32,6 +33,7 @@ def first_draws(of_row: bool) -> Any:
     return drawn(tf.constant(SEEDS)).numpy()
 
 
+@pytest.mark.slow
 def test_no_two_keys_draw_the_same() -> None:
     """With 32 bits left of the key, five pairs are expected: none is found once in 100 times."""
     for of_row in (False, True):

@@ -32,7 +32,7 @@ def released(case_type: Any, ids: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     return np.array([norm.numpy() for norm in norms]), [value.numpy() for value in sums]
 
 
-@pytest.mark.slow_but("-1", "8", "2147483647")
+@pytest.mark.slow_but("2147483647")
 @pytest.mark.parametrize("bad", [WORDS, WORDS + 1, 2 * WORDS, -1, -WORDS, 2**31 - 1, -(2**31)])
 def test_an_id_out_of_range_counts_as_nothing_and_for_nobody_else(case_type: Any, bad: int) -> None:
     rows = [[0, 1], [1, 2], [3, 0]]
@@ -102,6 +102,7 @@ class Sub(L.Embedding):
     """Has no rule, so that TensorFlow's own lookup runs, which refuses on a CPU."""
 
 
+@pytest.mark.slow_but("label")
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="a GPU's kernels raise no error")
 @pytest.mark.parametrize("what", ["label", "id"])
 def test_an_error_of_a_step_shows_no_value(what: str) -> None:

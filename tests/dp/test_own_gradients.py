@@ -56,6 +56,7 @@ class Scale(L.Layer):
         return self.multiply(x, tf.convert_to_tensor(self.w))
 
 
+@pytest.mark.slow_but("by_decorator")
 @pytest.mark.parametrize("multiply", [by_decorator, by_name, by_name_within])
 def test_one_row_moves_the_sum_by_its_own_gradient(multiply: Any) -> None:
     model = tf.keras.Sequential([L.Input([WIDTH]), Scale(multiply), L.Dense(1, kernel_initializer="ones")])

@@ -68,6 +68,7 @@ class TestOneTraining:
             thread.join()
         assert len(made) == training.execution.steps == STEPS
 
+    @pytest.mark.slow
     def test_a_training_that_is_closed_lets_the_next_begin(self) -> None:
         made = private()
         made.begin(X, Y).close()
@@ -76,6 +77,7 @@ class TestOneTraining:
         assert made.fit(X, Y).steps == STEPS
 
 
+@pytest.mark.slow_but("model-copy", "training-pickle")
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
 @pytest.mark.parametrize("begun", [False, True], ids=["model", "training"])
 def test_what_holds_the_key_is_not_copied(way: Callable[[Any], Any], begun: bool) -> None:
@@ -137,6 +139,7 @@ class TestOneFolder:
         process.join()
         training.close()
 
+    @pytest.mark.slow
     def test_what_fails_lets_others_in(self, tmp_path: Path) -> None:
         with private(state_dir=tmp_path / "s").begin(X, Y) as training:
             training.step()
@@ -153,6 +156,7 @@ def partitioned(**more: Any) -> Any:
     return make_private(network(), fixed, optimizer="sgd", loss="mse")
 
 
+@pytest.mark.slow_but("fixed_partition")
 @pytest.mark.parametrize("sampling", ["fixed_partition", "cyclic"])
 def test_a_partition_is_of_one_order_of_the_data(sampling: str) -> None:
     made = partitioned(sampling=sampling)
@@ -163,6 +167,7 @@ def test_a_partition_is_of_one_order_of_the_data(sampling: str) -> None:
     assert made.fit(X, Y).largest_participation == 2
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_anew_of_any_data() -> None:
     made = private()
     with made.begin(X, Y) as training:
@@ -173,6 +178,7 @@ def test_samples_are_drawn_anew_of_any_data() -> None:
 class TestBetweenSteps:
     """A history that is asked for between two steps counts the steps that were made."""
 
+    @pytest.mark.slow_but("new")
     @pytest.mark.parametrize("given", [{}, {"history": "public"}], ids=["new", "public"])
     def test_a_model_is_saved_with_what_it_cost_so_far(self, tmp_path: Path, given: dict[str, Any]) -> None:
         made = private(**given)
@@ -195,6 +201,7 @@ class TestBetweenSteps:
         assert found == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_what_is_known_of_weights_counts_beside_what_somebody_says() -> None:
     model = network()
     trained(model)

@@ -80,13 +80,14 @@ REUSED: dict[str, Callable[[Any], Any]] = {
 
 
 class TestPartsOfModels:
-    @pytest.mark.slow_but("its array", "the layer, frozen")
+    @pytest.mark.slow
     @pytest.mark.parametrize("way", REUSED.values(), ids=REUSED)
     def test_a_part_that_was_trained_privately_brings_its_history(self, way: Callable[[Any], Any]) -> None:
         base = tokens()
         privately(base)
         assert privately(way(base)).epsilon() == about(truth(*TWO))
 
+    @pytest.mark.slow_but("the layer", "its array", "by a function")
     @pytest.mark.parametrize("way", REUSED.values(), ids=REUSED)
     def test_a_part_of_which_nothing_is_known_is_asked_for(self, way: Callable[[Any], Any]) -> None:
         base = tokens()
@@ -95,6 +96,7 @@ class TestPartsOfModels:
         with pytest.raises(BadInputError, match=f"embeddings:0.*{ASKED}"):
             privately(head)
 
+    @pytest.mark.slow
     def test_public_beside_a_part_that_is_known_erases_nothing(self) -> None:
         base = tokens()
         privately(base)
@@ -134,6 +136,7 @@ def test_an_empty_history_does_not_make_weights_new() -> None:
 
 
 class TestTwoOwners:
+    @pytest.mark.slow
     def test_trainings_of_the_same_weights_do_not_interleave(self) -> None:
         model = network()
         one, other = (make_private(model, plan(), optimizer="sgd", loss="mse") for _ in range(2))
@@ -164,6 +167,7 @@ class TestTwoOwners:
 
 
 class TestOptimizers:
+    @pytest.mark.slow
     def test_moments_of_an_earlier_training_count(self) -> None:
         model, adam = network(), K.optimizers.Adam(0.1)
         first = model.get_weights()
@@ -189,6 +193,7 @@ class TestOptimizers:
         with pytest.raises(BadInputError, match="the optimizer was used before"):
             make_private(again, plan(), optimizer=adam, loss="mse").fit(*data())
 
+    @pytest.mark.slow
     def test_one_without_moments_may_be_used_again(self) -> None:
         model, sgd = network(), K.optimizers.SGD(0.1)
         make_private(model, plan(), optimizer=sgd, loss="mse").fit(*data())
@@ -213,12 +218,14 @@ def moved(model: Any) -> Any:
 
 
 class TestWeightsThatOthersSet:
+    @pytest.mark.slow_but("on_train_begin")
     @pytest.mark.parametrize("when", ["on_train_begin", "on_epoch_begin", "on_train_batch_end", "on_epoch_end"])
     def test_unknown_ones_end_the_run_before_a_step(self, when: str) -> None:
         private = make_private(network(), plan(), optimizer="sgd", loss="mse")
         with pytest.raises(BadInputError, match="were set between two steps"):
             private.fit(*data(), callbacks=[Sets(when, moved)])
 
+    @pytest.mark.slow
     def test_unknown_ones_at_the_end_leave_no_guarantee(self) -> None:
         model = network()
         execution = make_private(model, plan(), optimizer="sgd", loss="mse").fit(
@@ -233,6 +240,7 @@ class TestWeightsThatOthersSet:
             private.fit(*data(), callbacks=[Sets("on_train_batch_end", moved)])
         assert private.fit(*data()).epsilon() == math.inf
 
+    @pytest.mark.slow_but("on_train_batch_end")
     @pytest.mark.parametrize("when", ["on_epoch_end", "on_train_batch_end"])
     def test_a_run_that_is_broken_off_has_set_none(self, when: str) -> None:
         """Whether callbacks are told of each step, or of epochs alone."""
@@ -246,6 +254,7 @@ class TestWeightsThatOthersSet:
             private.fit(*data(), callbacks=[K.callbacks.LambdaCallback(**{when: breaks_off})])
         assert math.isfinite(private.fit(*data()).epsilon())
 
+    @pytest.mark.slow
     def test_known_ones_count(self) -> None:
         base = network()
         trained(base)
@@ -279,6 +288,7 @@ class TestWeightsThatOthersSet:
             with pytest.raises(BadInputError, match="were set between two steps"):
                 training.step()
 
+    @pytest.mark.slow_but("plain")
     @pytest.mark.parametrize("protected", [True, False], ids=["private", "plain"])
     def test_a_backup_that_keras_restores_counts_or_is_refused(self, tmp_path: Path, protected: bool) -> None:
         def network_and_backup() -> tuple[Any, Any]:
@@ -305,6 +315,7 @@ class TestWeightsThatOthersSet:
                 make_private(model, plan()).fit(*data(), callbacks=[backup])
 
 
+@pytest.mark.slow_but("checkpoint")
 @pytest.mark.parametrize("whole", [True, False], ids=["SavedModel", "checkpoint"])
 def test_weights_that_keras_saves_over_older_ones_have_no_history(tmp_path: Path, whole: bool) -> None:
     model, path = network(), tmp_path / "m"
@@ -355,6 +366,7 @@ class TestOtherTrainingThanKeras:
             private.fit(*data())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_saved_model_has_the_optimizer_that_was_given(tmp_path: Path, name: str, compiled: bool) -> None:

@@ -233,6 +233,7 @@ clipping = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=12, derandomize=True, **quiet)
 @given(data=st.data(), **clipping)
 def test_random_functional_models(case_type: Any, data: Any, seed: int, norm: float, per_layer: bool) -> None:

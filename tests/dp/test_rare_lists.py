@@ -159,16 +159,7 @@ MIXING = {
 }
 
 
-@pytest.mark.slow_but(
-    "popped_and_stacked",
-    "rows_of_what_nobody_wrote",
-    "number_behind_what_nobody_wrote",
-    "list_that_no_round_fills",
-    "rank_of_a_list",
-    "least_number_of_a_loop",
-    "shape_of_either",
-    "rounds_behind_an_op_without_a_rule",
-)
+@pytest.mark.slow_but("shape_of_either", "least_number_of_a_loop")
 @pytest.mark.parametrize("name", MIXING)
 def test_one_row_moves_the_sum_by_what_it_may(name: str) -> None:
     require_bounded(tf.keras.Sequential([L.Input([WIDTH]), L.Lambda(MIXING[name]), dense()]), *data())
@@ -237,6 +228,7 @@ def prototypes() -> Any:
     return Prototypes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 @pytest.mark.parametrize("layer", [positions, prototypes])
 def test_a_layer_that_is_called_on_no_batch_trains_with_its_model(layer: Any) -> None:
@@ -261,6 +253,7 @@ def spread(x: Any) -> Any:
     return tf.reduce_sum(tf.broadcast_to(x[:, None], [tf.shape(x)[0], often, WIDTH]), 1)
 
 
+@pytest.mark.slow_but("repeated")
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 @pytest.mark.parametrize("function", [repeated, spread])
 def test_a_public_number_that_is_not_known_is_not_taken_for_that_of_rows(function: Any) -> None:
@@ -269,6 +262,7 @@ def test_a_public_number_that_is_not_known_is_not_taken_for_that_of_rows(functio
     assert kind_of(clipper_of(model, "mse", x, y)) in ("proven", "not_proven")
 
 
+@pytest.mark.slow
 def test_the_cases_mix() -> None:
     """Else they would show nothing."""
     x = data()[0]

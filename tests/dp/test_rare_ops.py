@@ -203,17 +203,7 @@ MIXING: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.slow_but(
-    "zeros_of_a_list",
-    "second_of_a_function",
-    "singular_values_of_constants",
-    "joined_with_what_is_empty",
-    "gradient in order: TanhGrad",
-    "gradient in order: InvGrad",
-    "stated by a branch",
-    "stated by a loop",
-    "rank of a handle",
-)
+@pytest.mark.slow_but("rank of a handle", "second_of_a_function", "joined_with_what_is_empty")
 @pytest.mark.parametrize("name", MIXING)
 def test_one_row_moves_the_sum_by_what_it_may(name: str) -> None:
     require_bounded(tf.keras.Sequential([L.Input([WIDTH]), MIXING[name](), dense()]), *data())
@@ -275,6 +265,7 @@ class Larger(L.Layer):
         return self.choose(tf.stack([made, made + 1e3 * rare * (made - tf.stop_gradient(made))], 1), x)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 @pytest.mark.parametrize("choose", [taken, sliced, repeated, by_rank])
 def test_numbers_that_are_others_for_one_row_say_nothing(choose: Any) -> None:
@@ -378,9 +369,7 @@ DRAWS = {
 }
 
 
-@pytest.mark.slow_but(
-    "first_of_two_draws", "seed_of_a_range_of_one_number", "first_by_an_older_op", "first_by_taken_apart", "one_draw"
-)
+@pytest.mark.slow_but("one_draw")
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 @pytest.mark.parametrize("draw", DRAWS, ids=lambda draw: draw.__name__)
 def test_a_draw_goes_by_a_secret_that_nothing_else_shows(draw: Any) -> None:

@@ -305,12 +305,14 @@ class Weighted(L.Layer):
 
 @pytest.mark.filterwarnings("ignore::privacy_pipeline.dp.clipping.intercept.FallbackWarning")
 class TestBounded:
+    @pytest.mark.slow_but("rows_chosen_by_a_vector", "spread_alike", "place_out_of_range", "list_of_zeros")
     @pytest.mark.parametrize("name", MIXING)
     def test_a_wrong_constant_or_shape(self, name: str) -> None:
         made = MIXING[name]
         layer = made() if isinstance(made, type) else L.Lambda(made)
         require_bounded(tf.keras.Sequential([L.Input([WIDTH]), layer, dense()]), *data())
 
+    @pytest.mark.slow_but("squeeze")
     @pytest.mark.parametrize("kind", ["squeeze", "spread"])
     def test_a_single_row(self, kind: str) -> None:
         def squeezed(x: Any) -> Any:
@@ -325,6 +327,7 @@ class TestBounded:
         layer = L.Lambda(squeezed if kind == "squeeze" else spread)
         require_bounded(tf.keras.Sequential([L.Input([WIDTH]), layer, dense()]), x, y)
 
+    @pytest.mark.slow
     def test_the_number_of_rows_as_a_label(self) -> None:
         def loss(labels: Any, outputs: Any) -> Any:
             rows = tf.shape(outputs)[0]
@@ -343,6 +346,7 @@ class TestBounded:
         x[1::2] *= -1
         require_bounded(tf.keras.Sequential([L.Input([WIDTH]), L.Lambda(by_place), dense()]), x, y)
 
+    @pytest.mark.slow
     def test_a_seed_that_keeps_nothing_of_the_secret(self) -> None:
         class Fixed(L.GaussianNoise):
             def call(self, x: Any, training: Any = None) -> Any:
@@ -360,6 +364,7 @@ class TestBounded:
         model = tf.keras.Sequential([L.Input([WIDTH]), Fixed(1.0), dense()])
         require_bounded(model, x * signs.astype(np.float32), y)
 
+    @pytest.mark.slow_but("count")
     @pytest.mark.parametrize("kind", ["place", "count"])
     def test_what_enters_a_loop_over_rows(self, kind: str) -> None:
         class ByPlace(L.Layer):
@@ -379,6 +384,7 @@ class TestBounded:
         made = ByPlace()([L.Dropout(1e-7)(given), more]) if kind == "place" else ByCount()([given, more])
         require_bounded(tf.keras.Model(given, dense()(made)), x, y)
 
+    @pytest.mark.slow_but("activation")
     @pytest.mark.parametrize("kind", ["activation", "weights"])
     def test_a_statistic_that_a_layer_takes_from_elsewhere(self, kind: str) -> None:
         model = Elsewhere(NoRule() if kind == "activation" else OwnGradient())
@@ -386,6 +392,7 @@ class TestBounded:
         model.inner.statistic = None
         require_bounded(model, *data())
 
+    @pytest.mark.slow
     def test_a_gradient_with_a_name_like_tensorflows(self) -> None:
         class Scale(Weighted):
             def call(self, x: Any) -> Any:

@@ -648,6 +648,7 @@ def moved(x: Any, moves: Sequence[Any]) -> Any:
     return x
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.one_of(_reshapes, _others), min_size=1, max_size=5))
 def test_chains_that_are_proven_keep_rows_apart(moves: list[Any]) -> None:

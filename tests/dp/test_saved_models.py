@@ -59,6 +59,7 @@ def of_another_machine(path: Path, *, whole: bool) -> Any:
     return model
 
 
+@pytest.mark.slow_but(".h5", "SavedModel", "weights.h5", "weights of old", "checkpoint")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_another_machine_takes_up_the_history(
     made: Any, tmp_path: Path, another_machine: Callable[[], None], kind: str
@@ -115,6 +116,7 @@ def test_weights_that_are_not_released_to_the_store_are_saved_with_their_history
     assert PrivacyHistory.load(tmp_path / "m.keras") == execution.privacy_history
 
 
+@pytest.mark.slow
 def test_a_seed_voids_the_guarantee_on_another_machine_too(tmp_path: Path, another_machine: Callable[[], None]) -> None:
     made = private_of(network(), seed=1)
     made.fit(*data())
@@ -138,6 +140,7 @@ def test_a_model_that_was_changed_since_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "m.keras").exists()
 
 
+@pytest.mark.slow
 def test_saving_again_replaces_model_and_history(tmp_path: Path) -> None:
     for name, more in (("m.keras", {}), ("m.h5", {}), ("m", {"save_format": "tf"})):
         made = private_of(network())
@@ -147,6 +150,7 @@ def test_saving_again_replaces_model_and_history(tmp_path: Path) -> None:
         assert PrivacyHistory.load(tmp_path / name) == execution.privacy_history
 
 
+@pytest.mark.slow
 def test_a_history_of_other_weights_is_refused(tmp_path: Path) -> None:
     first, second = private_of(network()), private_of(network())
     for made, name in ((first, "a"), (second, "b")):

@@ -102,6 +102,7 @@ def distance(left: list[np.ndarray], right: list[np.ndarray]) -> float:
     return float(np.sqrt(sum(np.square(a.astype(np.float64) - b).sum() for a, b in zip(left, right, strict=True))))
 
 
+@pytest.mark.slow_but("dense-per layer")
 @settings(max_examples=20, **quiet)
 @given(x=rows_of(WIDTH), y=rows_of(2), gone=st.integers(0, ROWS - 1))
 def test_one_unit_moves_the_sum_by_the_norm_at_most(released: Released, x: Any, y: Any, gone: int) -> None:
@@ -206,7 +207,7 @@ def neighbours(bad: float) -> tuple[Any, Any, Any]:
     return x, blank, y
 
 
-@pytest.mark.slow_but("usual", "huge", "infinite")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "options", "bad"),
     [

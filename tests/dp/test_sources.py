@@ -211,7 +211,7 @@ WEIGHTED: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.slow_but("examples", "classes of columns", "both")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WEIGHTED)
 def test_weights_are_those_of_keras(kind: str) -> None:
     labels, more = WEIGHTED[kind]
@@ -228,6 +228,7 @@ def test_weights_of_classes_of_one_hot_labels() -> None:
     np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_weights_that_a_dataset_brings_are_used() -> None:
     batches = tf.data.Dataset.from_tensor_slices((X, Y, W)).batch(10)
     found, wanted = update(network(), batches, loss=SPARSE), right(network(), X, Y, loss=SPARSE, sample_weight=W)
@@ -241,7 +242,7 @@ def two() -> Any:
     return tf.keras.Model(given, [L.Dense(1, name="a")(hidden), L.Dense(1, name="b")(hidden)])
 
 
-@pytest.mark.slow_but("mse-each", "['mse', 'mae']-one", "{'b': 'mse'}-none")
+@pytest.mark.slow_but("{'b': 'mse'}-none")
 @pytest.mark.parametrize("weights", [None, W, {"a": W, "b": W[::-1].copy()}], ids=["none", "one", "each"])
 @pytest.mark.parametrize("loss", ["mse", ["mse", "mae"], {"a": "mse", "b": "mae"}, {"b": "mse"}], ids=str)
 def test_several_outputs_are_weighted_as_by_keras(loss: Any, weights: Any) -> None:

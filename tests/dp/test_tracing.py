@@ -45,6 +45,7 @@ class OwnLoss(tf.keras.losses.Loss):
         return own_loss(labels, outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [own_loss, OwnLoss()], ids=["function", "object"])
 def test_a_users_code_is_converted_and_the_engines_is_not(monkeypatch: pytest.MonkeyPatch, loss: Any) -> None:
     seen: set[str] = set()
@@ -102,12 +103,14 @@ class TestNoGradient:
         )
         return make_private(model, plan, optimizer="sgd", loss=loss)
 
+    @pytest.mark.slow
     def test_before_the_weights_it_trains(self) -> None:
         x, y = np.random.default_rng(0).uniform(0, 1, (8, 4, 4, 1)).astype(np.float32), np.ones((8, 1), np.float32)
         private = self.private(self.model(L.RandomContrast(0.2)))
         assert private.examine(x, y).kind == "proven"
         assert private.fit(x, y).steps == 1
 
+    @pytest.mark.slow
     def test_after_weights_one_line_says_so(self) -> None:
         private = self.private(self.model(L.Conv2D(1, 1), L.RandomContrast(0.2)))
         with pytest.raises(BadInputError, match="before an op without a gradient: AdjustContrast"):
@@ -139,6 +142,7 @@ class Inner(L.Layer):
         return self.drop(x, training)
 
 
+@pytest.mark.slow
 def test_a_compiled_call_trains_and_stays_compiled() -> None:
     layer = Compiled()
     model = tf.keras.Sequential([L.Input((3,)), layer, L.Dense(1)])
@@ -148,6 +152,7 @@ def test_a_compiled_call_trains_and_stays_compiled() -> None:
     assert "call" not in vars(layer)
 
 
+@pytest.mark.slow
 def test_a_function_that_keeps_another_seed_is_one_line() -> None:
     model = tf.keras.Sequential([L.Input((3,)), Inner(), L.Dense(1)])
     plan = PrivacyPlan.calibrated(units=8, expected_batch_size=4, steps=2, epsilon=8.0, delta=1e-5, clipping_norm=1.0)
@@ -177,6 +182,7 @@ class WithNumpy(L.Layer):
 class TestUsersCode:
     """What a model or a loss raises is one line; its own error is the cause, with the lines of code."""
 
+    @pytest.mark.slow_but("NumPy")
     @pytest.mark.parametrize(
         ("loss", "cause", "words"),
         [
@@ -195,6 +201,7 @@ class TestUsersCode:
         assert "\n" not in str(raised.value)
         assert isinstance(raised.value.__cause__, cause)
 
+    @pytest.mark.slow
     def test_a_layer_is_named_with_what_it_raised(self) -> None:
         model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3)])
         model.add(WithNumpy(name="own"))

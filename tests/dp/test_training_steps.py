@@ -47,6 +47,7 @@ def test_steps_are_those_of_fit() -> None:
     assert training.execution.event == fitted.event
 
 
+@pytest.mark.slow
 def test_steps_that_were_made_are_accounted_and_the_others_remain() -> None:
     model = network()
     made = private(model)
@@ -73,6 +74,7 @@ def test_one_training_at_a_time() -> None:
     assert made.fit(X, Y).steps == STEPS
 
 
+@pytest.mark.slow
 def test_a_loop_that_fails_has_made_its_steps() -> None:
     model = network()
     made = private(model)

@@ -43,13 +43,10 @@ def run(lesson: Lesson, folder: Path) -> str:
 
 
 @pytest.mark.slow_but(
-    "Keras: the Sequential model",
     "Keras: image classification from scratch",
     "Keras: structured data, adapted layers",
     "Keras: variational autoencoder",
     "Keras: layers with `add_loss`",
-    "Keras: wide and deep",
-    "TensorFlow Privacy: classification on MNIST",
 )
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_model_of_a_tutorial(name: str, tmp_path: Path) -> None:

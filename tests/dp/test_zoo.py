@@ -70,6 +70,14 @@ def test_the_zoo_is_large_enough() -> None:
     assert sum(entry.fast for entry in HONEST) >= FAST_SHARE * len(HONEST)
 
 
+@pytest.mark.slow_but(
+    "mean_over_batch",
+    "batch_normalization_layer",
+    "space_to_batch",
+    "only_in_double_precision",
+    "string_lookup",
+    "loss_over_batch_sum",
+)
 @of([*MIXING, *HONEST])
 def test_zoo_entries_are_what_they_say(entry: Entry) -> None:
     if entry in MIXING:
@@ -78,6 +86,15 @@ def test_zoo_entries_are_what_they_say(entry: Entry) -> None:
         assert harness.mixes(entry, entry.made(), scales=(10.0,), rows=4) < 1e-4
 
 
+@pytest.mark.slow_but(
+    "mean_over_batch",
+    "batch_normalization_layer",
+    "only_beyond_20",
+    "statistic_in_an_activation",
+    "strings_joined_over_batch",
+    "loss_mean_over_labels_present",
+    "gather_by_data",
+)
 @of(MIXING)
 def test_mixing_is_refused_or_bounded(entry: Entry) -> None:
     taken, message = judged(entry.name)
@@ -89,6 +106,15 @@ def test_mixing_is_refused_or_bounded(entry: Entry) -> None:
         assert message
 
 
+@pytest.mark.slow_but(
+    "mean_over_batch",
+    "batch_normalization_layer",
+    "only_beyond_20",
+    "statistic_in_an_activation",
+    "strings_joined_over_batch",
+    "loss_mean_over_labels_present",
+    "gather_by_data",
+)
 @of(MIXING)
 def test_a_refusal_names_the_place_and_the_op(entry: Entry) -> None:
     """A layer of the model, or the loss, and the type of an op; the validator knows the layer's class alone."""
@@ -101,6 +127,7 @@ def test_a_refusal_names_the_place_and_the_op(entry: Entry) -> None:
     assert any(op_def_registry.get(word) is not None for word in words), message
 
 
+@pytest.mark.slow_but("string_lookup")
 @of(HONEST)
 def test_honest_models_train_as_by_hand(entry: Entry) -> None:
     taken, message = judged(entry.name)

@@ -21,6 +21,7 @@ def _refused(project: Project, *args: str) -> str:
     return ended.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", pytest.param("check", marks=pytest.mark.slow)])
 def test_a_run_over_the_budget_is_refused(project: Project, command: str) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "1")
@@ -57,6 +58,7 @@ def test_a_missing_ledger_refuses(project: Project) -> None:
     assert not (project.root / "ledger").exists()
 
 
+@pytest.mark.slow
 def test_data_that_changed_after_registration_is_refused(project: Project) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10")
     project.set_cell(project.train, 2, "age", "40")
@@ -80,6 +82,7 @@ def test_registering_twice_changes_nothing(project: Project) -> None:
     assert before["spent_epsilon"] == 0
 
 
+@pytest.mark.slow
 def test_check_forecasts_from_the_registered_units(project: Project) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10")
     facts = project.done("check", "configs/dp.yaml", "--json").json

@@ -31,6 +31,7 @@ def summary(project: Project, run_id: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_budget_that_does_not_hold_both_is_refused_with_both_costs(project: Project) -> None:
     without_ranges(project)
     project.done("budget", "register", CONFIG, "--epsilon", "3.2")  # enough for either

@@ -110,6 +110,7 @@ def test_show_gives_nodes_slices_and_record(shared: Shared) -> None:
     assert shown["summary"]["blessed"]
 
 
+@pytest.mark.slow
 def test_an_attack_reads_the_run_s_own_rows_and_goes_into_no_record(shared: Shared) -> None:
     answer = shared.project.done("audit", shared.dp_id, "--attack", "--json").json
     overall = answer["attacks"][0]
@@ -149,6 +150,7 @@ def test_run_prints_json_alone(shared: Shared) -> None:
         assert ended.err == ""
 
 
+@pytest.mark.slow_but("dp")
 @pytest.mark.parametrize("which", ["plain", "dp"])
 def test_the_pushed_model_gives_the_published_accuracy(
     shared: Shared, run_python: Callable[..., str], which: str

@@ -25,6 +25,7 @@ def build_model(context):
 """
 
 
+@pytest.mark.slow_but("dp")
 @pytest.mark.parametrize("name", ["plain", "dp"])
 def test_an_unchanged_run_is_served_from_cache_and_spends_nothing(shared: Shared, name: str) -> None:
     project = shared.project

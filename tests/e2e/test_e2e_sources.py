@@ -146,6 +146,7 @@ def test_a_run_from_a_node_takes_the_model_that_is_there(started: Background, sh
     assert ended.json["summary"]["slices"] == shared.plain.json["summary"]["slices"]
 
 
+@pytest.mark.slow
 def test_a_dp_run_waits_until_the_schema_is_reviewed(project: Project) -> None:
     (project.root / "people.csv").write_text(project.train.read_text())
     made = project.done("init", "people.csv", "--label", "income", "--json").json

@@ -29,6 +29,7 @@ def tuned(project: Project) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_check_states_the_whole_and_what_one_trial_would_have_claimed(tuned: Project) -> None:
     facts = tuned.done("check", "configs/dp.yaml", "--json").json
     ahead = facts["forecast"]
@@ -40,6 +41,7 @@ def test_check_states_the_whole_and_what_one_trial_would_have_claimed(tuned: Pro
     assert refused.code == 2 and "`epochs` changes what a trial costs" in refused.text
 
 
+@pytest.mark.slow
 def test_a_policy_without_a_share_for_tuning_refuses_it_before_anything_starts(tuned: Project) -> None:
     tuned.done("budget", "init", "adult", "--output", "policy.yaml")
     tuned.done("budget", "apply", "policy.yaml")

@@ -118,6 +118,7 @@ def test_the_converted_model_computes_what_keras_does(converted: Any, name: str)
     np.testing.assert_allclose(logits, logits_of(model, inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MODELS])
 def test_the_parties_compute_what_keras_does(converted: Any, program: Callable[..., Any], name: str) -> None:
     together = [other for other in MODELS if (other in SLOW) == (name in SLOW)]

@@ -78,6 +78,7 @@ def driver(encrypted_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             simulated.process.kill()
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_numpy(driver: Simulated) -> None:
     for number in range(3):
         inputs = np.random.default_rng(number).normal(size=(BUCKET, 4)) * 4
@@ -127,6 +128,7 @@ def test_it_ends_when_told_to_and_when_its_input_ends(encrypted_python: Path, dr
     assert driver.process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_a_share_that_could_leave_the_servers_and_a_server_that_draws_badly_are_refused(
     program: Callable[..., Any], tmp_path: Path
 ) -> None:

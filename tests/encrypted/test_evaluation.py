@@ -117,6 +117,7 @@ def test_a_record_states_what_the_folder_s_hosts_protect(
         record()
 
 
+@pytest.mark.slow
 def test_the_whole_split_is_evaluated_privately(encrypted_python: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     model, x = dense_model(), random.uniform(-1, 1, (ROWS, 2))

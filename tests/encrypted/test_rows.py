@@ -48,6 +48,7 @@ def write(path: Path, lines: list[dict[str, object]], names: list[str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rows_become_what_the_pipeline_trains_on(split: Split, public: Published, tmp_path: Path) -> None:  # noqa: F811
     """The label is not there, columns are in another order, and some sizes are missing."""
     lines = [{**row, "colour": row["colour"].decode(), "unused": "x"} for row in split.raw]

@@ -25,6 +25,7 @@ def test_it_would_on_ours_if_a_compiled_call_reused_its_keys(program: Callable[.
     np.testing.assert_allclose(found["reconstructed"], found["true"], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["ours", pytest.param("ours-keras", marks=pytest.mark.slow)])
 def test_the_same_server_recovers_noise_on_ours(program: Callable[..., Any], path: str) -> None:
     found = program("attack.py", path)
@@ -33,6 +34,7 @@ def test_the_same_server_recovers_noise_on_ours(program: Callable[..., Any], pat
     assert np.abs(found["reconstructed"]).min() > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [pytest.param("linear", marks=pytest.mark.slow), "relu"])
 def test_no_party_can_tell_two_queries_from_all_that_it_sees(program: Callable[..., Any], network: str) -> None:
     views = program("views.py", "ours", network, str(RUNS))
@@ -42,7 +44,7 @@ def test_no_party_can_tell_two_queries_from_all_that_it_sees(program: Callable[.
         assert view["largest"] < BOUND, party
 
 
-@pytest.mark.slow_but("mlp-deployed-messages1-21")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "how", "messages", "pads"),
     [
@@ -66,6 +68,7 @@ def test_every_message_to_a_server_is_under_a_pad_of_its_own(
     assert found["pads"] >= pads and found["not needed"] == []
 
 
+@pytest.mark.slow
 def test_a_pad_that_is_used_again_is_noticed(program: Callable[..., Any]) -> None:
     found = program("pads.py", "mlp", "reused")
     assert all(found["servers"][server]["without"] for server in ("server0", "server1"))
@@ -77,6 +80,7 @@ def test_so_are_narrow_pads_and_messages_by_way_of_nobody(program: Callable[...,
     assert program("pads.py", "mlp", "told")["refused"].endswith("is at no party")
 
 
+@pytest.mark.slow
 def test_the_positive_part_is_exact_over_its_whole_range(program: Callable[..., Any]) -> None:
     found = program("signs.py")
     for kind, off in (("opened", 0), ("truncated", 1), ("truncated by more", 1), ("by most", 1)):

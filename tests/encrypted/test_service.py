@@ -103,6 +103,7 @@ def test_a_failing_driver_is_one_error_and_the_service_comes_back(deployment: De
     run(deployment, body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_is_gone_or_hangs_is_named_in_time_and_comes_back(
     deployment: Deployment, sent: signal.Signals
@@ -205,6 +206,7 @@ def test_an_idle_service_notices_a_server_that_started_anew(deployment: Deployme
     run(deployment, body)
 
 
+@pytest.mark.slow
 def test_on_hosts_of_their_own_the_service_waits_for_a_party_to_return(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, supervised=False)
 

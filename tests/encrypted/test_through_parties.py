@@ -138,6 +138,7 @@ def test_parties_that_never_come_up_are_an_error_in_time(parties: Deployment, mo
     assert not servers.pids
 
 
+@pytest.mark.slow_but("Signals.SIGKILL-True")
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_fails_meanwhile_is_one_error(parties: Deployment, number: signal.Signals, remote: bool) -> None:

@@ -192,6 +192,7 @@ def test_numbers_that_wrap_around_are_counted_and_rare() -> None:
     assert 0.1 * DIMENSION < metrics["numbers_wrapped"] == int(state["numbers_wrapped"]) <= DIMENSION
 
 
+@pytest.mark.slow_but("discrete_gaussian")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_fine_grid_a_round_is_like_the_servers_gaussian(family: Any) -> None:
     plan, updates = plan_of(family, bits=24, least=COHORT), some(COHORT)

@@ -43,6 +43,7 @@ def test_a_resumed_run_ends_with_the_same_weights(people):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_a_private_run_of_the_real_engine(people):
     point = points(people, PRIVACY, **{"rounds: 6": "rounds: 3"})[0]
     register(people, point)

@@ -153,6 +153,7 @@ def test_a_copy_of_the_ledger_does_not_undo_a_run_that_was_killed(people):
         run_point(point, build=logistic.build)
 
 
+@pytest.mark.slow
 def test_noise_that_is_not_the_accounted_one_gives_the_budget_back(people, monkeypatch):
     point = points(people, PRIVACY)[0]
     ledger = register(people, point)
@@ -220,6 +221,7 @@ def test_what_the_mechanism_gave_out_is_committed_not_what_was_planned(people):
     assert entry.event == events.to_json(plan.event) and not (point.folder / "privacy_record.json").exists()
 
 
+@pytest.mark.slow
 def test_a_round_that_was_given_out_twice_has_no_bound(people):
     point = points(people, PRIVACY)[0]
     ledger = register(people, point)
@@ -433,6 +435,7 @@ def test_the_datasets_report_holds_private_plain_and_unfinished_experiments(peop
     assert evidence("people", ledger=private.config.ledger, workspaces=[workspace.parent / "none"]).runs == []
 
 
+@pytest.mark.slow
 def test_an_experiment_that_cannot_be_read_is_named(people):
     from privacy_pipeline.pipelines.reporting.reporting import evidence
 

@@ -61,6 +61,7 @@ def trained(model, clients, algorithm, *, rounds=10, cohort=EVERYONE, **options)
     return state
 
 
+@pytest.mark.slow_but("fedavg", "fedsgd", "fedprox")
 @pytest.mark.parametrize("name", ["fedavg", "two epochs", "uniform", "fedsgd", "fedprox"])
 def test_plain_numpy_gives_the_same_weights(name):
     algorithm = ALGORITHMS[name].model_copy(
@@ -75,6 +76,7 @@ def test_plain_numpy_gives_the_same_weights(name):
     np.testing.assert_allclose(state.weights[1], bias, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [n if n in ("mimelite", "local adam") else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS],
@@ -89,6 +91,7 @@ def test_stacked_and_one_by_one_agree(name):
     assert not np.allclose(stacked.weights[0], dense_model().weights()[0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_repeats_bit_by_bit_and_goes_on_from_a_saved_state():
     clients = made_clients(SIZES)
     whole = trained(dense_model(), clients, ALGORITHMS["mimelite"], rounds=4)

@@ -57,6 +57,7 @@ def keras_update(model: FederatedModel, x: Any, y: Any, rate: float) -> list[Any
     return [v.numpy() - rate * g.numpy() / len(x) for v, g in zip(variables, sums, strict=True)]
 
 
+@pytest.mark.slow_but("a number-without a mask")
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "without a mask"])
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_round_makes_keras_step(kind: str, masked: bool) -> None:

@@ -115,6 +115,7 @@ def on_tff(model: FederatedModel) -> Any:
     return TffEngine(model=model, clients=made_clients(SIZES), algorithm=ALGORITHM, worker=TffWorker())
 
 
+@pytest.mark.slow_but("layer-fast", "layer-on_tff", "loss-fast", "loss-on_tff", "draws-fast", "draws-on_tff")
 @pytest.mark.parametrize("engine", [fast, noised, on_tff])
 @pytest.mark.parametrize(
     ("layers", "loss", "message"),
@@ -143,6 +144,7 @@ def same(first: Any, second: Any) -> bool:
     return len(first) == len(second) > 0 and all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.slow_but("fast")
 @pytest.mark.parametrize("engine", [fast, noised])
 def test_frozen_statistics_stay_and_are_evaluated_with(engine: Any) -> None:
     model = made(frozen())
@@ -248,7 +250,7 @@ MIXING = {
 }
 
 
-@pytest.mark.slow_but("layer", "balanced", "scaled")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXING)
 def test_what_mixes_rows_of_a_client_does_not_mix_clients(name: str) -> None:
     loss, layers = MIXING[name]
@@ -256,6 +258,7 @@ def test_what_mixes_rows_of_a_client_does_not_mix_clients(name: str) -> None:
     assert moved_by_one_client(loss, *layers) <= 2.0 + 1e-5
 
 
+@pytest.mark.slow
 def test_stacked_a_mixing_loss_would_break_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("federated.fast.engine.clients_apart", lambda *_, **__: Proof((), 0))
     assert fast(made(loss=scaled)).stacked
@@ -284,7 +287,7 @@ STACKED = {
 }
 
 
-@pytest.mark.slow_but("own loss", "subclass", "own activation")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STACKED)
 def test_clients_that_are_proven_to_stay_apart_are_stacked(name: str) -> None:
     loss, layers = STACKED[name]
@@ -300,6 +303,15 @@ ROW_WISE = (
 )
 
 
+@pytest.mark.slow_but(
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalHinge",
+    "KLDivergence",
+    "MeanAbsolutePercentageError",
+    "MeanSquaredLogarithmicError",
+    "SparseCategoricalCrossentropy",
+)
 @pytest.mark.parametrize("kind", ROW_WISE)
 def test_keras_row_wise_losses_are_proven(kind: str) -> None:
     model = FederatedModel(
@@ -350,6 +362,7 @@ def of_classes(loss: Any, *, wrong: int) -> FastEngine:
     return FastEngine(model=model, clients=clients, algorithm=ALGORITHM, aggregator=private(model))
 
 
+@pytest.mark.slow_but("object")
 @pytest.mark.parametrize(
     "loss",
     [

@@ -20,6 +20,7 @@ def killed(folder: Path, *, kills: int, seed: int, mechanism: str) -> dict[str, 
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("kills", "mechanism"),

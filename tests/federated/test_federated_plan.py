@@ -41,6 +41,7 @@ def rdp_of_sampled_gaussian(q: float, z: float, order: int) -> float:
     return float(logsumexp(terms)) / (order - 1)
 
 
+@pytest.mark.slow_but("zero_out")
 @pytest.mark.parametrize("relation", list(Relation))
 def test_epsilon_of_poisson_samples_by_hand(relation: Relation) -> None:
     own = {} if relation is Relation.ZERO_OUT else {"clients": None, "sampling_probability": PER_ROUND / CLIENTS}
@@ -71,6 +72,7 @@ def test_epsilon_of_tree_aggregation_by_hand() -> None:
         plan_of(correlation="tree", rounds=20, noise_multiplier=None, epsilon=1.0)
 
 
+@pytest.mark.slow_but("shuffled-none")
 @pytest.mark.parametrize(("sampling", "correlation"), [("poisson", "none"), ("shuffled", "none"), ("cyclic", "tree")])
 def test_noise_is_the_least_that_meets_the_target(sampling: str, correlation: str) -> None:
     plan = plan_of(

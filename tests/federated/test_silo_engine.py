@@ -32,12 +32,14 @@ def long_plan() -> SiloPlan:
     return plan_of(rounds=STEPS, local_steps=1)
 
 
+@pytest.mark.slow
 def test_each_silo_draws_poisson_samples_of_its_own_records() -> None:
     engine = engine_of(long_plan())
     for place, units in enumerate(SIZES.values()):
         checks.check_samples(checks.samples_of(engine, place, STEPS), units=units, probability=Q)
 
 
+@pytest.mark.slow
 def test_fixed_size_samples_are_no_poisson_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     def batch(self: Any, step: int) -> np.ndarray:
         size = round(self.plan.sampling.expected)
@@ -49,6 +51,7 @@ def test_fixed_size_samples_are_no_poisson_samples(monkeypatch: pytest.MonkeyPat
         checks.check_samples(checks.samples_of(engine, 1, STEPS), units=120, probability=Q)
 
 
+@pytest.mark.slow
 def test_batches_of_one_size_for_all_silos_are_refused_by_the_check() -> None:
     """A twin that asks each silo for the same number of records: small silos would be sampled more."""
     engine = engine_of(long_plan())
@@ -59,6 +62,7 @@ def test_batches_of_one_size_for_all_silos_are_refused_by_the_check() -> None:
         checks.check_samples(checks.samples_of(engine, 0, STEPS), units=40, probability=Q)
 
 
+@pytest.mark.slow
 def test_silos_draw_independently_of_each_other() -> None:
     sizes = {"a": 60, "b": 60}
     engine = engine_of(plan_of(silos=sizes, rounds=STEPS, local_steps=1), records=records_of(sizes=sizes))
@@ -125,6 +129,7 @@ def stddev_of(place: int) -> float:
     return 1.0 * 0.5 / (Q * list(SIZES.values())[place])
 
 
+@pytest.mark.slow_but("0")
 @pytest.mark.parametrize("place", [0, 1])
 def test_each_silos_steps_have_the_noise_that_is_accounted(place: int) -> None:
     checks.check_noise(moves_of(long_plan(), place, 8), stddev=stddev_of(place))
@@ -146,6 +151,7 @@ def test_noise_that_is_used_again_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         checks.check_noise(moves_of(long_plan(), 0, 8), stddev=stddev_of(0))
 
 
+@pytest.mark.slow_but("optimizer0")
 @pytest.mark.parametrize("optimizer", [{"momentum": 0.9}, {"name": "adam"}])
 def test_without_noise_and_clipping_it_is_federated_averaging(
     optimizer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -218,6 +224,7 @@ def test_every_silo_takes_part_once_in_every_round() -> None:
         engine.run_round(state, everyone(engine), present=np.array([True, False, True]))
 
 
+@pytest.mark.slow
 def test_only_expected_numbers_are_told() -> None:
     engine = engine_of(plan_of())
     result = engine.run_round(engine.initial_state(), everyone(engine))

@@ -83,6 +83,7 @@ def call(*arguments: object) -> tuple[int, Any]:
     return result.exit_code, result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replaced", [pytest.param({}, marks=pytest.mark.slow), ROWS], ids=["persons", "rows"])
 def test_a_run_is_charged_as_dp_sgd_and_recorded(people: Path, replaced: dict[str, str]) -> None:
     point, unit = point_of(people, **replaced), "row" if replaced else "who"
@@ -114,6 +115,7 @@ def test_a_run_is_charged_as_dp_sgd_and_recorded(people: Path, replaced: dict[st
     assert [line["epsilon"] for line in lines if "epsilon" in line][-1] == pytest.approx(summary["epsilon"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_charged_again(people: Path) -> None:
     point = point_of(people)
     register_clients(point.config, epsilon=50, delta=1e-3)

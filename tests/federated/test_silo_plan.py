@@ -31,6 +31,7 @@ def central(**changed: Any) -> PrivacyPlan:
     return PrivacyPlan.calibrated(**given)
 
 
+@pytest.mark.slow
 def test_epsilon_is_that_of_dp_sgd_with_the_same_probability_noise_and_steps() -> None:
     plan = plan_of()
     assert (plan.rounds, plan.steps, plan.units) == (4, 12, 240)
@@ -52,6 +53,7 @@ def test_every_silo_runs_the_event_that_is_accounted() -> None:
     assert sum(plan.weight_of(place) for place in range(3)) == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_noise_is_calibrated_to_the_target() -> None:
     plan = plan_of(noise_multiplier=None, epsilon=2.0, rounds=None, epochs=3.0, local_steps=None)
     assert plan.base.noise.multiplier == central(noise_multiplier=None, epsilon=2.0, steps=30).noise.multiplier

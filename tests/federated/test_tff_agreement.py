@@ -83,6 +83,7 @@ def agree(worker, algorithm):
     assert not np.allclose(ours.weights[0], dense_model().weights()[0], atol=1e-3)
 
 
+@pytest.mark.slow_but("fedavg, momentum")
 @pytest.mark.parametrize("name", QUICK)
 def test_ten_rounds_agree_with_tff(worker, name):
     agree(worker, QUICK[name])
@@ -113,6 +114,7 @@ def test_an_error_of_a_round_shows_no_value(worker):
         error = error.__cause__ or error.__context__
 
 
+@pytest.mark.slow
 def test_tffs_own_fedprox_has_the_sign_of_the_proximal_term_wrong(worker, monkeypatch):
     """Why `engine: tff` builds FedProx from FedAvg; when this fails, TFF is repaired and the detour can go."""
     tff = pytest.importorskip("tensorflow_federated")
@@ -141,6 +143,7 @@ def test_keras_models_of_the_process_can_be_called_afterwards(worker):
     np.testing.assert_allclose(Evaluator(model, clients).evaluate(model.weights()).loss, before, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recurrent", ["SimpleRNN", "LSTM", "GRU"])
 def test_tff_runs_recurrent_layers_as_the_fast_engine_does(worker, recurrent):
     clients, algorithm = padded_clients([4, 7, 5]), FederatedAlgorithm(batch_size=4)

@@ -55,6 +55,7 @@ def gone(pid: int) -> bool:
     return not is_worker(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "kill"),
     [

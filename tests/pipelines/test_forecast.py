@@ -65,6 +65,7 @@ def proposed(path: Path, *, runs: int = 1, overrides: tuple[str, ...] = ()) -> F
     return fitting(config, preflight.check(config, span=1), span=1, runs=runs)
 
 
+@pytest.mark.slow
 def test_the_runs_that_fit_succeed_and_the_next_is_told_what_would_fit(project: Path) -> None:
     path = str(project)
     said = json.loads(call("budget", "forecast", path, "--json").stdout)
@@ -84,6 +85,7 @@ def test_the_runs_that_fit_succeed_and_the_next_is_told_what_would_fit(project: 
     assert call("budget", "verify").exit_code == 0
 
 
+@pytest.mark.slow_but("4")
 @pytest.mark.parametrize("runs", [1, 4])
 def test_so_many_runs_with_the_noise_fit_and_with_less_noise_they_do_not(project: Path, runs: int) -> None:
     train(project, name="first")

@@ -94,6 +94,7 @@ def test_rolling_windows_from_the_command_line(config: PipelineConfig, tmp_path:
     assert CliRunner().invoke(app, ["budget", "verify"]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_forecast_finds_noise_that_every_budget_holds(config: PipelineConfig) -> None:
     train(config, (1, 2))
     train(config, (2, 3))
