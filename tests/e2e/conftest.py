@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from privacy_pipeline.cli.main import app
 
 CLI = str(Path(sys.executable).with_name("privacy-pipeline"))
 REPOSITORY = Path(__file__).parents[2]
@@ -181,6 +184,21 @@ class Project:
         return {name: node["status"] for name, node in nodes.items()}
 
 
+@dataclass(frozen=True)
+class InProcess(Project):
+    """A project whose commands run in the process of the tests, which has imported them already."""
+
+    def cli(self, *args: str, prefix: Sequence[str] = (), timeout: float = 1_000) -> Ended:
+        assert not prefix
+        began, before = time.monotonic(), os.getcwd()
+        os.chdir(self.root)
+        try:
+            done = CliRunner().invoke(app, list(args), catch_exceptions=False)
+        finally:
+            os.chdir(before)
+        return Ended(done.exit_code, done.stdout, done.stderr, time.monotonic() - began)
+
+
 def _interruptible() -> None:
     """Ctrl-C reaches a command, also where the tests themselves run in the background, which ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -247,6 +265,12 @@ def new_project(tmp_path_factory: pytest.TempPathFactory, full_adult: Path) -> C
 @pytest.fixture
 def project(new_project: Callable[[], Project]) -> Project:
     return new_project()
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Callable[[Project], Project]:
+    """Give the same project with commands that run in this process."""
+    return lambda project: InProcess(project.root)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Bad input ends with exit code 2 and a line that names it; nothing is pushed, nothing of the user's changes."""
+"""Bad input ends with exit code 2 and a line that names it; nothing is pushed, nothing of the user's changes.
+
+One mistake of each kind goes through a command of its own (`by_command`), the others through this process.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,18 @@ def _user_files(project: Project) -> dict[Path, bytes]:
 
 
 @pytest.fixture
-def unharmed(project: Project) -> Iterator[Project]:
+def by_command(project: Project) -> Iterator[Project]:
     """A project in which the test breaks something first; after its commands nothing may be pushed or lost."""
     yield project
     assert project.pushed() == []
     assert project.pushed("adult-dp") == []
     assert project.entries() == []
+
+
+@pytest.fixture
+def unharmed(by_command: Project, in_process: Callable[[Project], Project]) -> Project:
+    """The same, whose commands run in this process."""
+    return in_process(by_command)
 
 
 def _refused(project: Project, *args: str) -> str:
@@ -39,11 +48,12 @@ def _refused(project: Project, *args: str) -> str:
     return ended.text
 
 
+@pytest.mark.slow_but("run")
 @pytest.mark.parametrize("command", ["run", "check"])
-def test_a_misspelt_key_is_named_with_its_line_and_the_nearest_key(unharmed: Project, command: str) -> None:
-    unharmed.edit("configs/plain.yaml", "  epochs: 1", "  epoch: 1")
-    text = _refused(unharmed, command, "configs/plain.yaml")
-    lines = (unharmed.root / "configs/plain.yaml").read_text().splitlines()
+def test_a_misspelt_key_is_named_with_its_line_and_the_nearest_key(by_command: Project, command: str) -> None:
+    by_command.edit("configs/plain.yaml", "  epochs: 1", "  epoch: 1")
+    text = _refused(by_command, command, "configs/plain.yaml")
+    lines = (by_command.root / "configs/plain.yaml").read_text().splitlines()
     assert f"configs/plain.yaml:{lines.index('  epoch: 1') + 1}" in text
     assert "unknown key 'epoch'" in text
     assert "did you mean 'epochs'?" in text
@@ -68,9 +78,9 @@ def test_a_negative_budget_is_refused(unharmed: Project) -> None:
     assert not (unharmed.root / "ledger").exists()
 
 
-def test_a_missing_column_is_named(unharmed: Project) -> None:
-    unharmed.edit(unharmed.train, "hours_per_week", "hours_a_week")
-    text = _refused(unharmed, "run", "configs/plain.yaml")
+def test_a_missing_column_is_named(by_command: Project) -> None:
+    by_command.edit(by_command.train, "hours_per_week", "hours_a_week")
+    text = _refused(by_command, "run", "configs/plain.yaml")
     assert "train/adult.csv: column 'hours_per_week' is missing" in text
     assert "hours_a_week" in text
 
@@ -116,20 +126,20 @@ def test_a_workspace_that_nobody_can_write_is_named(unharmed: Project) -> None:
 
 
 def test_a_workspace_without_write_permission_is_named(
-    unharmed: Project, can_mount: bool, on_tmpfs: Callable[[str], list[str]]
+    by_command: Project, can_mount: bool, on_tmpfs: Callable[[str], list[str]]
 ) -> None:
     if not can_mount:
         pytest.skip("no user namespaces with mounts here")
-    (unharmed.root / "workspace").mkdir()
-    ended = unharmed.cli("run", "configs/plain.yaml", prefix=on_tmpfs("ro"))
+    (by_command.root / "workspace").mkdir()
+    ended = by_command.cli("run", "configs/plain.yaml", prefix=on_tmpfs("ro"))
     assert ended.code == 2, ended.text
     assert "workspace/runs: cannot be written (Read-only file system)" in ended.text
     assert "Traceback" not in ended.text
 
 
-def test_json_tells_the_same_error(unharmed: Project) -> None:
-    unharmed.edit("configs/plain.yaml", "  epochs: 1", "  epochs: 0")
-    ended = unharmed.cli("run", "configs/plain.yaml", "--json")
+def test_json_tells_the_same_error(by_command: Project) -> None:
+    by_command.edit("configs/plain.yaml", "  epochs: 1", "  epochs: 0")
+    ended = by_command.cli("run", "configs/plain.yaml", "--json")
     assert ended.code == 2
     assert ended.json["exit_code"] == 2
     assert "training.epochs: must be at least 1 (got 0)" in ended.json["error"]

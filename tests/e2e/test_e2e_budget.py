@@ -66,6 +66,7 @@ def test_data_that_changed_after_registration_is_refused(project: Project) -> No
     assert "the files of dataset 'adult' are not the ones that were registered" in text
 
 
+@pytest.mark.slow
 def test_registered_data_under_another_name_is_not_a_fresh_budget(project: Project) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10")
     ended = project.cli("budget", "register", "configs/dp.yaml", "--epsilon", "10", "--set", "dataset.name=other")
@@ -74,6 +75,7 @@ def test_registered_data_under_another_name_is_not_a_fresh_budget(project: Proje
     assert len(project.done("budget", "status", "--json").json) == 1
 
 
+@pytest.mark.slow
 def test_registering_twice_changes_nothing(project: Project) -> None:
     project.done("budget", "register", "configs/dp.yaml", "--epsilon", "10")
     before = project.budget()

@@ -50,6 +50,7 @@ def test_an_unchanged_run_is_served_from_cache_and_spends_nothing(shared: Shared
     assert project.pushed(f"adult-{name}") == pushed
 
 
+@pytest.mark.slow
 def test_a_comment_in_the_yaml_does_not_retrain(shared: Shared) -> None:
     project = shared.project
     text = (project.root / "configs/dp.yaml").read_text()
