@@ -1,4 +1,4 @@
-"""The slice of the slow tests: its order, its end, and what it says."""
+"""The slice of the slow tests: its order, its end, and what it prints."""
 
 from __future__ import annotations
 

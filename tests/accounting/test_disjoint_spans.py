@@ -181,6 +181,7 @@ def test_an_edited_table_is_found_and_proves_nothing(opened: Ledger, tmp_path: P
 UNITS = st.sets(st.sampled_from("abcdef"), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(UNITS, st.booleans()), min_size=1, max_size=5), st.lists(st.integers(0, 4), max_size=6))
 def test_no_unit_ever_pays_from_two_budgets(spans: list[tuple[set[str], bool]], trained: list[int]) -> None:

@@ -95,7 +95,7 @@ def test_processes_that_create_at_once_make_one_ledger(fresh: str) -> None:
     assert status.cap_epsilon == 3.0
 
 
-@pytest.mark.slow_but("sqlite")
+@pytest.mark.slow
 def test_a_race_for_the_last_of_the_budget_never_overspends(ready: str) -> None:
     ledger = Ledger.open(ready)
     alone = ledger.forecast(make_plan(NOISE), dataset="adult", span=None, split="train").runs_that_fit
@@ -115,7 +115,7 @@ def test_room_for_one_is_given_to_one(ready: str) -> None:
     assert Ledger.open(ready).status()[0].spent_epsilon <= 3.0
 
 
-@pytest.mark.slow_but("postgresql")
+@pytest.mark.slow
 def test_two_live_processes_of_one_run_never_share_a_charge(ready: str) -> None:
     results = together([partial(train, ready, ["the-same-run"] * 5, 10.0, None)] * 4)
     assert [code for code, _ in results] == [0] * 4

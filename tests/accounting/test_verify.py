@@ -177,6 +177,18 @@ WAYS: dict[str, tuple[Callable[[str], None] | tuple[str, ...], str]] = {
 }
 
 
+@pytest.mark.slow_but(
+    "an edited entry",
+    "a deleted entry",
+    "an edited record",
+    "a deleted record",
+    "a cut tail",
+    "lowered totals",
+    "swapped records",
+    "a record of another key",
+    "an unset filter order",
+    "another key of the ledger",
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_tampering_is_found_and_named(used: str, way: str) -> None:
     assert check(used).ok

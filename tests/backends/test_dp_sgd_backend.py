@@ -188,6 +188,7 @@ def test_a_seed_is_recorded_and_repeats_the_run(split: Any, tmp_path: Path) -> N
     assert free[0].history != free[1].history
 
 
+@pytest.mark.slow
 def test_another_number_of_rows_than_registered_is_an_error(split: Any, tmp_path: Path) -> None:
     plan = DpSgdBackend().plan(config=split.config(**DP), units=ROWS + 1)
     with pytest.raises(PipelineError, match=rf"{ROWS} privacy units.*{ROWS + 1} units.*stays spent"):

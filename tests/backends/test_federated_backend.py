@@ -214,6 +214,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_key_is_never_used_on_other_data(persons: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_state, "CHECKPOINT_SECONDS", 0.0)
     inputs = inputs_of(persons, config(), tmp_path, state_dir=tmp_path / "state")
@@ -291,6 +292,7 @@ def test_impossible_clipping_and_too_few_clients_are_refused_before_any_data() -
         backend.plan(config=config(), units=19)
 
 
+@pytest.mark.slow
 def test_distributed_noise_runs_as_accounted_and_its_record_says_what_is_simulated(
     persons: Any, tmp_path: Path
 ) -> None:

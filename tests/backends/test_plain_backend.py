@@ -47,6 +47,7 @@ def test_it_learns_counts_and_reports(split: Any, tmp_path: Path) -> None:
     assert list((tmp_path / "logs").rglob("events*"))
 
 
+@pytest.mark.slow
 def test_the_saved_model_takes_raw_examples(split: Any, tmp_path: Path) -> None:
     PlainBackend().train(make_inputs(split, tmp_path, epochs=5, seed=1))
     model = tf.saved_model.load(str(tmp_path / "model"))
@@ -135,6 +136,7 @@ def test_planning_imports_no_tensorflow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_sequential_model_of_the_users_is_served_too(
     split: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_without_tuning_plans_keep_the_digest_they_had(split: Any) -> None:
     assert plan is not None and "tuning" not in plan.parameters()
 
 
+@pytest.mark.slow_but("geometric", "poisson")
 @pytest.mark.parametrize(
     "how", [SELECT, {**SELECT, "distribution": "poisson"}, EACH], ids=["geometric", "poisson", "each"]
 )

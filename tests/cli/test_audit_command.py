@@ -81,6 +81,7 @@ def test_a_config_is_audited_without_its_data(project: tuple[Path, PipelineConfi
     assert "epsilon at least" in text and "training" not in text.split("mechanism:")[0]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_audits_and_shows_them(project: tuple[Path, PipelineConfig]) -> None:
     _, config = project
     folder = finished_run(config)
@@ -94,6 +95,7 @@ def test_a_run_keeps_its_audits_and_shows_them(project: tuple[Path, PipelineConf
     assert len(json.loads(call("show", "run-1", "--json", *where).stdout)["audits"]) == 2
 
 
+@pytest.mark.slow
 def test_bounds_that_cross_fail_with_one_line(project: tuple[Path, PipelineConfig]) -> None:
     _, config = project
     folder = finished_run(config)

@@ -48,6 +48,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_model_that_keeps_examples_apart_is_said_to(project: Path) -> None:
     told = call("check", project)
     assert told.exit_code == 0 and "examples stay apart: proven for all" in told.output

@@ -30,6 +30,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     return subprocess.run([*RUN, *arguments], cwd=cwd, env=variables, capture_output=True, timeout=120, check=False)
 
 
+@pytest.mark.slow_but("C")
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_commands_end_as_ever(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "größe [1]"

@@ -231,6 +231,7 @@ def test_a_model_sees_one_row_at_a_time(tmp_path: Path, models: dict[str, str], 
     assert (probabilities > 0.5).all()  # what must not happen
 
 
+@pytest.mark.slow
 def test_one_row_less_moves_the_counts_by_one(tmp_path: Path, models: dict[str, str]) -> None:
     """4,096 and 4,095 equal rows, and a threshold that an analyst chose between two values of the same row."""
     together = tf.saved_model.load(models["Rounding"]).signatures["serving_default"]

@@ -94,6 +94,7 @@ def test_an_entry_that_was_never_committed_is_refused(url: str) -> None:
     assert "is started, not committed" in reason
 
 
+@pytest.mark.slow
 def test_a_ledger_that_was_replaced_is_refused(url: str) -> None:
     record = record_of(url)
     fresh = Path(url.removeprefix("sqlite:///")).parents[1] / "other"

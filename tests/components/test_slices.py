@@ -39,6 +39,7 @@ def evaluated(folder: Path, rows: list[tuple[str, int, float]], **thresholds: di
     return read_slices(str(folder))
 
 
+@pytest.mark.slow
 def test_what_a_slice_does_not_define_is_absent_with_its_reason(tmp_path: Path) -> None:
     slices = {part.name.removeprefix("town="): part for part in evaluated(tmp_path, ROWS)}
     assert slices["both"].undefined == slices["overall"].undefined == {}
@@ -62,6 +63,7 @@ def test_a_threshold_on_it_says_what_is_missing(tmp_path: Path, monkeypatch: pyt
     assert lacking in reasons and any(reason.startswith("accuracy 0.") for reason in reasons) and len(reasons) == 2
 
 
+@pytest.mark.slow
 def test_a_threshold_that_0_meets_is_not_met_by_what_is_not_defined(tmp_path: Path) -> None:
     """TFMA takes AUC of one class for 0, blesses what may be 0, and finds no decrease from 0 to 0."""
     rows = [row for row in ROWS if row[1] == 1]

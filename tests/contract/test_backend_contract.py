@@ -167,7 +167,7 @@ def test_the_units_key_changes_no_prediction(trained: Trained, split: Any) -> No
     np.testing.assert_array_equal(trained.predict(other.serialized()), trained.predict(split.serialized()))
 
 
-@pytest.mark.slow_but("federated.private")
+@pytest.mark.slow
 def test_the_units_key_changes_no_training(name: str, split: Any, tmp_path: Path) -> None:
     """With a fixed seed two trainings that differ in the keys alone make the same model."""
     rows = [tf.train.Example.FromString(r) for r in tf.data.TFRecordDataset(split.files, "GZIP").as_numpy_iterator()]

@@ -139,6 +139,7 @@ def test_broken_mechanisms_exceed_their_epsilon(twin: Callable[[], Any]) -> None
         result.require_sound()
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_run_is_audited_without_its_sampling() -> None:
     made = PrivacyPlan.calibrated(
         relation=Relation.ADD_OR_REMOVE_ONE,
@@ -158,7 +159,7 @@ def test_the_plan_of_a_run_is_audited_without_its_sampling() -> None:
     assert "no private data" in result.statement
 
 
-@pytest.mark.slow_but("users' sums")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -203,7 +204,7 @@ def training_plan(**change: Any) -> PrivacyPlan:
     return PrivacyPlan.calibrated(**{**given_, "clipping_norm": 1.0, **change})
 
 
-@pytest.mark.slow_but("fixed_partition")
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["poisson", "fixed_partition"])
 def test_a_sound_training_stays_below_its_epsilon(scheme: str) -> None:
     result = audit_training(subject(), plan=training_plan(sampling=scheme), canaries=300, confidence=0.999)

@@ -95,7 +95,7 @@ def pure_noise(**options: Any) -> list[np.ndarray]:
     return np.split(seen.updates() / (1.7 * 0.4 / 10), ends, axis=1)
 
 
-@pytest.mark.slow_but("layers")
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"hardened": True}, {"per_layer": True}], ids=["plain", "hardened", "layers"])
 def test_every_variable_gets_its_noise(options: dict[str, Any]) -> None:
     parts = pure_noise(**options)

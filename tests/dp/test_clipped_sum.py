@@ -48,7 +48,7 @@ def batch(seed: int, rows: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndar
     return x, random.normal(size=(rows, 2), scale=scale).astype(np.float32), np.ones(rows, bool)
 
 
-@pytest.mark.slow_but("flat")
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**6), rows=st.integers(2, 6), scale=st.sampled_from([1e-3, 1.0, 1e3, 1e6, 1e25]))
 def test_one_example_moves_the_sum_by_the_norm_at_most(summed: Any, seed: int, rows: int, scale: float) -> None:

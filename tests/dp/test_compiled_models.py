@@ -24,6 +24,7 @@ def two() -> Any:
     return tf.keras.Model(given, {"a": L.Dense(1, name="a")(given), "b": L.Dense(1, name="b")(given)})
 
 
+@pytest.mark.slow
 def test_the_compiled_weights_of_losses_count() -> None:
     model = two()
     model.compile(tf.keras.optimizers.SGD(1.0), loss={"a": "mse", "b": "mse"}, loss_weights={"a": 0.0, "b": 1.0})

@@ -98,6 +98,7 @@ def test_the_norm_learns_from_a_noisy_count() -> None:
     assert abs(moves.var() / variance - 1) < 5 * np.sqrt(2 / moves.size)
 
 
+@pytest.mark.slow
 def test_the_noise_follows_the_norm() -> None:
     """Noise on the gradient is the sum's multiplier times the norm of the step, not the first norm."""
     made = plan(count_noise=1e-3 + 0.5, learning_rate=0.2, steps=200, quantile=0.0, expected_batch_size=20)

@@ -158,6 +158,7 @@ def test_steps_are_used_up_and_early_stops_are_accounted() -> None:
         private.fit(*data())
 
 
+@pytest.mark.slow
 def test_inputs_by_name_several_outputs_and_loss_weights() -> None:
     one, two = L.Input((3,), name="one"), L.Input((2,), dtype="int32", name="two")
     joined = L.Concatenate()([one, L.Flatten()(L.Embedding(4, 2)(two))])

@@ -354,6 +354,7 @@ class TestReplays:
         for one, two in zip(whole, broken, strict=True):
             np.testing.assert_array_equal(one, two)
 
+    @pytest.mark.slow
     def test_a_rate_that_somebody_sets_between_two_fits(self, tmp_path: Path) -> None:
         begun = private(tmp_path)
         with pytest.raises(KeyboardInterrupt):
@@ -362,12 +363,14 @@ class TestReplays:
         with pytest.raises(StateMismatch, match="step 1 was made before"):
             begun.fit(*data())
 
+    @pytest.mark.slow
     def test_steps_that_were_not_made_may_start_from_anything(self, tmp_path: Path) -> None:
         begun = private(tmp_path)
         begun.fit(*data(), callbacks=[Stop()])
         begun._optimizer.learning_rate.assign(0.02)
         assert begun.fit(*data()).steps == 4
 
+    @pytest.mark.slow
     def test_after_a_restart_of_the_machine_each_step_may_have_been_made(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

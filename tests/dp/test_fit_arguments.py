@@ -134,6 +134,7 @@ def test_a_callback_that_freezes_a_layer_is_refused_by_name() -> None:
         made.fit(X, Y, callbacks=[freeze])
 
 
+@pytest.mark.slow
 def test_what_no_noise_protects_is_listed() -> None:
     assert private().fit(X, Y).not_covered == ()
     listed = private().fit(X, Y, callbacks=[Logs()], validation_data=PUBLIC).not_covered

@@ -205,7 +205,7 @@ def by_load(model: Any) -> None:
     model.set_weights([value + 0.1 for value in model.get_weights()])
 
 
-@pytest.mark.slow_but("by_load")
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [by_fit, by_hand, by_load])
 def test_weights_of_which_nothing_is_known_are_asked_for(how: Callable[[Any], None]) -> None:
     model = network()
@@ -218,6 +218,7 @@ def test_weights_of_which_nothing_is_known_are_asked_for(how: Callable[[Any], No
     assert trained(model, history="public").epsilon() == about(truth((1.0, STEPS)))
 
 
+@pytest.mark.slow
 def test_no_guarantee_covers_weights_that_nothing_protects() -> None:
     model = network()
     by_fit(model)
@@ -304,6 +305,7 @@ def test_one_epsilon_does_not_cover_two_units() -> None:
         execution.epsilon()
 
 
+@pytest.mark.slow
 def test_a_history_is_the_same_when_it_is_read_again(tmp_path: Path) -> None:
     history = trained(network()).privacy_history
     history.save(tmp_path / "h.json")

@@ -162,7 +162,7 @@ def test_inputs_by_name_reach_the_layer_of_that_name(case: str) -> None:
     assert not np.allclose(model.predict(given, verbose=0), before)
 
 
-@pytest.mark.slow_but("order1")
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("p", "q"), ("q", "p")])
 def test_outputs_by_name_meet_the_labels_of_that_name(order: tuple[str, str]) -> None:
     losses = {"p": "binary_crossentropy", "q": "mse"}

@@ -77,7 +77,7 @@ class TestOneTraining:
         assert made.fit(X, Y).steps == STEPS
 
 
-@pytest.mark.slow_but("model-copy", "training-pickle")
+@pytest.mark.slow_but("training-pickle")
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deepcopy", "pickle"])
 @pytest.mark.parametrize("begun", [False, True], ids=["model", "training"])
 def test_what_holds_the_key_is_not_copied(way: Callable[[Any], Any], begun: bool) -> None:
@@ -119,6 +119,7 @@ class TestOneFolder:
         training.close()
         assert training.execution.steps == STEPS
 
+    @pytest.mark.slow
     def test_another_process_is_refused(self, tmp_path: Path) -> None:
         training = private(state_dir=tmp_path / "s").begin(X, Y)
         context = multiprocessing.get_context("fork")

@@ -87,7 +87,7 @@ class TestPartsOfModels:
         privately(base)
         assert privately(way(base)).epsilon() == about(truth(*TWO))
 
-    @pytest.mark.slow_but("the layer", "its array", "by a function")
+    @pytest.mark.slow_but("the layer", "by a function")
     @pytest.mark.parametrize("way", REUSED.values(), ids=REUSED)
     def test_a_part_of_which_nothing_is_known_is_asked_for(self, way: Callable[[Any], Any]) -> None:
         base = tokens()
@@ -234,13 +234,14 @@ class TestWeightsThatOthersSet:
         assert execution.epsilon() == math.inf and str(execution).startswith("no guarantee")
         assert trained(model).epsilon() == math.inf
 
+    @pytest.mark.slow
     def test_nor_do_they_where_the_run_was_refused_and_goes_on(self) -> None:
         private = make_private(network(), plan(), optimizer="sgd", loss="mse")
         with pytest.raises(BadInputError, match="were set between two steps"):
             private.fit(*data(), callbacks=[Sets("on_train_batch_end", moved)])
         assert private.fit(*data()).epsilon() == math.inf
 
-    @pytest.mark.slow_but("on_train_batch_end")
+    @pytest.mark.slow
     @pytest.mark.parametrize("when", ["on_epoch_end", "on_train_batch_end"])
     def test_a_run_that_is_broken_off_has_set_none(self, when: str) -> None:
         """Whether callbacks are told of each step, or of epochs alone."""
@@ -264,6 +265,7 @@ class TestWeightsThatOthersSet:
         )
         assert execution.epsilon() == about(truth(*TWO))
 
+    @pytest.mark.slow
     def test_early_stopping_puts_the_best_epoch_back(self) -> None:
         model = network()
         model.compile("sgd", "mse")
@@ -272,6 +274,7 @@ class TestWeightsThatOthersSet:
         execution = make_private(model, plan()).fit(*data(), callbacks=[best], validation_data=public)
         assert execution.epsilon() <= truth(ONE) * (1 + 2e-3)
 
+    @pytest.mark.slow
     def test_a_plain_fit_in_a_callback_is_found(self) -> None:
         model = network()
         model.compile("sgd", "mse")

@@ -312,7 +312,7 @@ class TestBounded:
         layer = made() if isinstance(made, type) else L.Lambda(made)
         require_bounded(tf.keras.Sequential([L.Input([WIDTH]), layer, dense()]), *data())
 
-    @pytest.mark.slow_but("squeeze")
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["squeeze", "spread"])
     def test_a_single_row(self, kind: str) -> None:
         def squeezed(x: Any) -> Any:

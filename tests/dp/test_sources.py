@@ -221,6 +221,7 @@ def test_weights_are_those_of_keras(kind: str) -> None:
     assert np.abs(wanted - plain).max() > 0.05 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 def test_weights_of_classes_of_one_hot_labels() -> None:
     loss = tf.keras.losses.CategoricalCrossentropy(from_logits=True)
     found = update(network(), X, ONE_HOT, loss=loss, class_weight=BY_CLASS)

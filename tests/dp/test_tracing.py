@@ -209,6 +209,7 @@ class TestUsersCode:
             self.private(model).examine(tf.TensorSpec([None, 4]), tf.TensorSpec([None, 3]))
         assert "\n" not in str(raised.value)
 
+    @pytest.mark.slow
     def test_a_type_that_the_model_does_not_take_is_one_line(self) -> None:
         model = tf.keras.Sequential([tf.keras.Input((4,)), L.Dense(3)])
         with pytest.raises(BadInputError):

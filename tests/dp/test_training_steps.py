@@ -63,6 +63,7 @@ def test_steps_that_were_made_are_accounted_and_the_others_remain() -> None:
     assert private(model).fit(X, Y).epsilon() == pytest.approx(plan(steps=2 * STEPS).epsilon(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_training_at_a_time() -> None:
     made = private(network())
     with made.begin(X, Y) as training:
@@ -85,6 +86,7 @@ def test_a_loop_that_fails_has_made_its_steps() -> None:
     assert private(model).fit(X, Y).epsilon() == pytest.approx(plan(steps=1 + STEPS).epsilon(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_loop_resumes(tmp_path: Path) -> None:
     with private(network(), state_dir=tmp_path / "state").begin(X, Y) as training:
         for _ in range(3):

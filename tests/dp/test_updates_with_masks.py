@@ -252,10 +252,9 @@ def test_a_mask_moves_as_in_keras(kind: str) -> None:
 
 @pytest.mark.slow_but(
     "sparse-no weights-mask",
-    "sparse-of steps-mask",
-    "sparse, summed-of steps-no mask",
-    "squared-no weights-mask",
-    "squared-of steps-no mask",
+    "sparse-of steps-no mask",
+    "sparse, a class ignored-of steps-mask",
+    "squared-of steps-mask",
     "huber, not reduced-of steps-no mask",
 )
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "no mask"])
@@ -265,6 +264,7 @@ def test_weights_move_as_in_keras(kind: str, weights: str, masked: bool) -> None
     check(weighted(kind, weights, masked=masked))
 
 
+@pytest.mark.slow_but("numbers", "summed")
 @pytest.mark.parametrize("kind", CLASS_WEIGHTS)
 def test_weights_of_classes_move_as_in_keras(kind: str) -> None:
     check(by_class(kind))

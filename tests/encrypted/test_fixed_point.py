@@ -74,6 +74,7 @@ def test_there_are_forty_and_few_are_beyond_the_policy() -> None:
     assert all(proof.widest[0] in {layer.name for layer in MODELS[name].layers} for name, proof in proofs.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n if not slow else pytest.param(n, marks=pytest.mark.slow) for n, slow in PRIVATELY.items()]
 )

@@ -197,6 +197,7 @@ def test_a_provider_of_another_model_is_found_before_a_share_leaves(deployment: 
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_an_idle_service_notices_a_server_that_started_anew(deployment: Deployment) -> None:
     async def body() -> None:
         os.kill(deployment.local.pids["server2"], signal.SIGKILL)

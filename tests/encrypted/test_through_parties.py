@@ -74,6 +74,7 @@ async def already_running(parties: Deployment, servers: LocalParties) -> AsyncIt
         await servers.close()
 
 
+@pytest.mark.slow
 def test_local_servers_are_started_measured_and_ended(parties: Deployment) -> None:
     servers = servers_of(parties)
     times, logits = measured(parties, servers)

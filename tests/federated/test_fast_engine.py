@@ -61,7 +61,7 @@ def trained(model, clients, algorithm, *, rounds=10, cohort=EVERYONE, **options)
     return state
 
 
-@pytest.mark.slow_but("fedavg", "fedsgd", "fedprox")
+@pytest.mark.slow_but("fedavg", "fedprox")
 @pytest.mark.parametrize("name", ["fedavg", "two epochs", "uniform", "fedsgd", "fedprox"])
 def test_plain_numpy_gives_the_same_weights(name):
     algorithm = ALGORITHMS[name].model_copy(
@@ -203,6 +203,7 @@ def convolution_model():
     return FederatedModel(tf.keras.Sequential(stack), loss="mean_squared_error")
 
 
+@pytest.mark.slow
 def test_clients_that_overlap_agree_with_one_by_one():
     clients = made_clients(SIZES)
     overlapping = trained(convolution_model(), clients, ALGORITHMS["fedprox"], rounds=3)

@@ -305,11 +305,10 @@ ROW_WISE = (
 
 @pytest.mark.slow_but(
     "BinaryCrossentropy",
-    "CategoricalCrossentropy",
-    "CategoricalHinge",
-    "KLDivergence",
-    "MeanAbsolutePercentageError",
-    "MeanSquaredLogarithmicError",
+    "CategoricalFocalCrossentropy",
+    "Huber",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
     "SparseCategoricalCrossentropy",
 )
 @pytest.mark.parametrize("kind", ROW_WISE)
@@ -362,7 +361,7 @@ def of_classes(loss: Any, *, wrong: int) -> FastEngine:
     return FastEngine(model=model, clients=clients, algorithm=ALGORITHM, aggregator=private(model))
 
 
-@pytest.mark.slow_but("object")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loss",
     [

@@ -129,12 +129,13 @@ def stddev_of(place: int) -> float:
     return 1.0 * 0.5 / (Q * list(SIZES.values())[place])
 
 
-@pytest.mark.slow_but("0")
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1])
 def test_each_silos_steps_have_the_noise_that_is_accounted(place: int) -> None:
     checks.check_noise(moves_of(long_plan(), place, 8), stddev=stddev_of(place))
 
 
+@pytest.mark.slow
 def test_noise_that_the_silos_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     real = GaussianNoise.flat
     monkeypatch.setattr(

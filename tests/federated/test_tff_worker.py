@@ -103,6 +103,7 @@ def test_a_dead_worker_is_one_error(worker):
         doubled(4)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_in_time(impatient_worker):
     os.kill(impatient_worker.pid, signal.SIGSTOP)
     begin = time.monotonic()

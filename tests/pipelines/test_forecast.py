@@ -106,6 +106,7 @@ def test_a_share_of_the_policy_counts(project: Path) -> None:
     assert whole is not None and part is not None and part.noise_multiplier > 1.5 * whole.noise_multiplier
 
 
+@pytest.mark.slow
 def test_where_nothing_remains_nothing_is_proposed(project: Path) -> None:
     Ledger.open(load_config(project).ledger).apply_policy(
         Policy(dataset="things", epsilon=0.7, delta=1e-5, unit="row", shares={"train": 0.0})
@@ -142,6 +143,7 @@ def test_plain_runs_spend_nothing(tmp_path: Path) -> None:
         fitting(config, preflight.check(config, span=1), span=1, runs=0)
 
 
+@pytest.mark.slow
 def test_a_tuning_is_forecast_as_a_whole_from_its_own_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tuning = {"method": "each", "trials": 4, "space": {"learning_rate": [0.01, 0.1]}}

@@ -94,6 +94,7 @@ def test_a_file_without_the_silos_column_is_named(tmp_path: Path) -> None:
         preflight.check_source(config, preflight.read_features(config))
 
 
+@pytest.mark.slow
 def test_the_forecast_sets_noise_in_the_block_of_the_silos(tmp_path: Path) -> None:
     config = project(tmp_path)
     register_dataset(config=config, epsilon=4, delta=1e-5)

@@ -343,6 +343,7 @@ def test_a_ledger_without_what_a_record_has_a_receipt_of_is_refused(tmp_path: Pa
     assert len(found.runs) == 6
 
 
+@pytest.mark.slow
 def test_a_secret_number_of_units_is_told_nowhere(tmp_path: Path) -> None:
     url = make_project(tmp_path, relation=Relation.ADD_OR_REMOVE_ONE)
     runs = summaries(tmp_path, ["run-1", "run-2", "run-3"])
@@ -439,6 +440,7 @@ def test_a_stranger_is_no_dataset(project: Path) -> None:
         read_ledger(f"sqlite:///{project}/ledger/ledger.db", "nothing")
 
 
+@pytest.mark.slow
 def test_long_histories_are_thinned_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privacy_pipeline.reports.dataset.budget_view.MOST_ENTRIES", 3)
     url = make_project(tmp_path)

@@ -92,6 +92,7 @@ def test_the_training_file_is_not_there(place: Path) -> None:
     assert "model.files" in told.value.fix
 
 
+@pytest.mark.slow
 def test_a_model_of_built_in_layers_trains_as_it_does_in_place(split: Any, place: Path) -> None:
     (place / "own.py").write_text(OWN)
     weights = []
@@ -117,6 +118,7 @@ def test_weights_are_drawn_anew_for_each_training_and_the_examined_one_is_traine
     assert not np.array_equal(first[0], second[0])
 
 
+@pytest.mark.slow
 def test_preprocessing_crosses_as_a_graph(place: Path) -> None:
     (place / "prepared.py").write_text(PREPROCESSING)
     private = Private(data=place / "data", workspace=place / "workspace", ledger="sqlite:///ledger/ledger.db")

@@ -56,6 +56,9 @@ def crossed(model: Any) -> Any:
     return configs.model_of(header["config"], arrays)
 
 
+@pytest.mark.slow_but(
+    "layers0-kinds0", "layers1-kinds1", "layers2-kinds2", "layers5-kinds5", "layers6-kinds6", "layers7-kinds7"
+)
 @pytest.mark.parametrize(
     ("layers", "kinds"),
     [
@@ -224,6 +227,7 @@ def test_a_layer_of_an_absurd_size_is_never_allocated() -> None:
             configs.model_of(config, weights)
 
 
+@pytest.mark.slow
 def test_layers_are_of_this_keras_where_another_one_is_imported() -> None:
     """TensorFlow Federated imports `tf_keras`, whose classes Keras then finds under the same names."""
     script = (
