@@ -8,11 +8,17 @@ SBOM = $(UV) export --quiet --frozen --no-default-groups --format cyclonedx1.5 -
 LOCKS := privacy_pipeline/environments/locks
 SETUP := .venv/.set-up
 SETUP_ENCRYPTED := .venv-encrypted/.set-up
+SETUP_DOCS := .venv-docs/.set-up
+PAGES := build/pages
 
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
+<<<<<<< HEAD
 .PHONY: help setup setup-encrypted demo test test-slow test-slow-slice kills attack audit lint bench clean locks sbom
+=======
+.PHONY: help setup setup-encrypted demo test test-slow kills attack audit lint docs references bench clean locks sbom
+>>>>>>> 190305e (Build the documentation as a site, and run its blocks of code)
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
@@ -21,8 +27,15 @@ help:
 	@echo "make test-slow-slice  as many slow ones as fit a time, by the date (SLICE=1200 seconds)"
 	@echo "make kills            200 random kills (KILLS=200 SEED=1)"
 	@echo "make attack           the attacks of docs/attacking.md"
+<<<<<<< HEAD
 	@echo "make audit            known advisories for the pinned versions (needs pypi.org or osv.dev)"
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
+=======
+	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
+	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words, links"
+	@echo "make docs             the documentation as a site below build/site"
+	@echo "make references       the pages below docs/reference, from the models, the commands and the docstrings"
+>>>>>>> 190305e (Build the documentation as a site, and run its blocks of code)
 	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
 	@echo "make sbom             bills of materials (CycloneDX) below dist/"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
@@ -98,11 +111,29 @@ lint: setup
 	@$(RUN)/lint-imports
 	@$(RUN)/python -m tests.claims.check
 	@$(RUN)/python -m tools.words
+	@$(RUN)/python -m tools.links
+
+# Zensical takes no part in the locks of the product: it has an environment and a lock of its own.
+$(SETUP_DOCS): $(UV) tools/docs_lock.txt
+	@echo "setting up .venv-docs"
+	@$(UV) venv --quiet --clear --python $(shell cat .python-version) .venv-docs
+	@$(UV) pip sync --quiet --require-hashes --python .venv-docs/bin/python tools/docs_lock.txt
+	@touch $@
+
+docs: $(SETUP_DOCS)
+	@rm -rf $(PAGES) && mkdir -p $(PAGES)/benchmarks
+	@cp -r README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs $(PAGES)
+	@cp benchmarks/README.md $(PAGES)/benchmarks
+	@.venv-docs/bin/zensical build --strict --clean
+	@echo "build/site/index.html"
+
+references: setup
+	@$(RUN)/python -m tools.references
 
 bench: setup
 	@$(RUN)/python benchmarks/pipeline_overhead.py
 
 clean:
-	rm -rf .venv .venv-encrypted .tools workspace .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-encrypted .venv-docs .tools build workspace .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "kept: data/ (privacy-pipeline data adult) and ledger/ (spent budget stays spent)"
