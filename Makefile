@@ -32,11 +32,15 @@ help:
 	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
 =======
 	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
-	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words, links"
+	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
+	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
 	@echo "make docs             the documentation as a site below build/site"
 	@echo "make references       the pages below docs/reference, from the models, the commands and the docstrings"
+<<<<<<< HEAD
 >>>>>>> 190305e (Build the documentation as a site, and run its blocks of code)
 	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
+=======
+>>>>>>> cc09b63 (Show the officer what was charged, and merge what others mended)
 	@echo "make sbom             bills of materials (CycloneDX) below dist/"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
 	@echo "make setup            only the environment"

@@ -15,8 +15,8 @@ PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "d
 
 # Pages whose blocks a test of their own runs.
 RUN_BY = {
-    "docs/guides/python.md": "tests/test_notebook_guide.py",
-    "docs/extending.md": "tests/test_extending.py",
+    "docs/extending.md": "tests/docs/test_extending.py",
+    "docs/guides/python.md": "tests/test_from_python.py",
 }
 
 _SHELL = ("|", "||", "&&", ">", ";")
