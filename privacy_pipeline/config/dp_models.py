@@ -11,7 +11,7 @@ from privacy_pipeline.config.extensions import CorrelationName, correlations, ei
 from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Delta = Annotated[float, Field(gt=0, lt=1)]
+Delta = Annotated[float, Field(gt=0, lt=1, description="Delta of the guarantee, below 1 / number of units.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class _Section(BaseModel):
 class AdaptiveSection(_Section):
     """Adaptive clipping: the norm follows a quantile of the gradients' norms, itself learnt with noise."""
 
-    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    learning_rate: LearningRate = 0.2
+    quantile: Annotated[float, Field(gt=0, lt=1, description="Share of units that are to be left unclipped.")] = 0.5
+    learning_rate: Annotated[LearningRate, Field(description="Of the logarithm of the norm.")] = 0.2
     count_noise: Annotated[
         PositiveFloat, Field(description="Standard deviation of the noise on the number of unclipped units of a batch.")
     ]
@@ -55,7 +55,13 @@ class AdaptiveSection(_Section):
 class NoiseSection(_Section):
     """Noise that is correlated over the steps; it needs no sampling assumption."""
 
+<<<<<<< HEAD
     correlation: Annotated[str, CorrelationName] = "none"
+=======
+    correlation: Annotated[
+        Literal["none", "tree", "banded"], Field(description="`tree` is DP-FTRL; both need `sampling: cyclic`.")
+    ] = "none"
+>>>>>>> 6b5b4d8 (Describe the keys of the config that had only a type)
     bands: Annotated[int | None, Field(ge=1, description="Bands of `banded`.")] = None
 
     @model_validator(mode="after")
@@ -81,13 +87,19 @@ class UsersSection(_Section):
 class DpSgdSection(_Section):
     """DP-SGD. Give either `target_epsilon` or `noise_multiplier`."""
 
-    target_epsilon: PositiveFloat | None = None
-    noise_multiplier: NoiseMultiplier | None = None
+    target_epsilon: Annotated[
+        PositiveFloat | None, Field(description="Epsilon of the whole training, to which the noise is calibrated.")
+    ] = None
+    noise_multiplier: Annotated[
+        NoiseMultiplier | None, Field(description="Standard deviation of the noise of the sum over the clipping norm.")
+    ] = None
     delta: Delta
     clipping_norm: Annotated[
         ClippingNorm, Field(description="L2 bound of a unit's gradient; with `adaptive` the first one.")
     ] = DP_DEFAULTS.clipping_norm
-    engine: Literal["native", "tensorflow_privacy"] = "native"
+    engine: Annotated[
+        Literal["native", "tensorflow_privacy"], Field(description="`tensorflow_privacy` is for comparison.")
+    ] = "native"
     sampling: Annotated[
         Literal["poisson", "truncated_poisson", "shuffled", "cyclic"],
         Field(

@@ -65,7 +65,7 @@ class DatasetConfig(Section):
 
     name: Annotated[Name, Field(description="Name of the dataset in the ledger.")]
     path: Annotated[Path, Field(description="Folder that holds the spans.")]
-    format: Literal["csv", "tfrecord"] = "csv"
+    format: Annotated[Literal["csv", "tfrecord"], Field(description="Of the files.")] = "csv"
     input: Annotated[
         str | dict[Literal["train", "eval"], str],
         Field(
@@ -81,7 +81,9 @@ class DatasetConfig(Section):
         Literal["latest"] | _Number | Annotated[tuple[_Number, ...], Field(min_length=1)],
         Field(description="Span to train on; or a list of several that are read together, as one data set."),
     ] = "latest"
-    version: Literal["latest"] | Annotated[int, Field(ge=0)] = "latest"
+    version: Annotated[
+        Literal["latest"] | Annotated[int, Field(ge=0)], Field(description="Version of the span to train on.")
+    ] = "latest"
     schema_path: Annotated[
         Path | Literal["infer"],
         Field(
@@ -89,7 +91,7 @@ class DatasetConfig(Section):
             description="Curated public schema (TFDV text format), or `infer` for runs that claim no privacy.",
         ),
     ]
-    label: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, Field(min_length=1, description="Column to predict.")]
     positive_class: Annotated[str | int, Field(description="Value of the label that counts as positive.")]
     privacy_unit: PrivacyUnit = "row"
 
@@ -154,7 +156,7 @@ class ModelSection(Section):
         64,
         32,
     ]
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="After each hidden layer, in training.")] = 0.0
     params: Annotated[dict[str, JsonValue], Field(description="Handed to your functions as they are.")] = {}
     files: Annotated[
         list[Path], Field(description="Public files that your functions read: all they see beside your module.")
@@ -199,7 +201,7 @@ class TrainingSection(Section):
         LearningRate,
         Field(description=f"With dp_sgd the default is {DP_DEFAULTS.learning_rate:g}; federated has its own."),
     ] = 1e-3
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Annotated[Literal["adam", "sgd"], Field(description="Federated has two of its own.")] = "adam"
     seed: Annotated[
         int | None,
         Field(ge=0, description="Fixes initial weights and shuffling. In a DP run it voids the guarantee."),
@@ -309,7 +311,7 @@ class TrainingSection(Section):
 class Threshold(Section):
     """Bounds of one metric: an absolute one, and one against the last blessed model of the same privacy class."""
 
-    min: Annotated[float | None, Field(ge=0, le=1)] = None
+    min: Annotated[float | None, Field(ge=0, le=1, description="Least value that is accepted.")] = None
     max_decrease: Annotated[
         float | None, Field(ge=0, le=1, description="Largest drop below the last blessed model that is accepted.")
     ] = None
@@ -370,22 +372,26 @@ class EvaluationSection(Section):
 class PolicySection(Section):
     """What PrivacyGate demands beside the quality thresholds."""
 
-    max_epsilon: PositiveFloat | None = None
-    max_delta: Delta | None = None
+    max_epsilon: Annotated[
+        PositiveFloat | None, Field(description="Largest epsilon of a run that PrivacyGate accepts.")
+    ] = None
+    max_delta: Annotated[Delta | None, Field(description="Largest delta of a run that PrivacyGate accepts.")] = None
     encrypted: EncryptedPolicy = EncryptedPolicy()
 
 
 class PushSection(Section):
     """Where blessed models go, each in a numbered folder of its own."""
 
-    directory: Path | None = None
+    directory: Annotated[
+        Path | None, Field(description="Default: `pushed/`, then the name of the pipeline, in the workspace.")
+    ] = None
 
 
 class SqliteMetadata(Section):
     """ML Metadata in a SQLite file (default: `metadata.db` in the workspace)."""
 
     kind: Literal["sqlite"] = "sqlite"
-    path: Path | None = None
+    path: Annotated[Path | None, Field(description="The file.")] = None
 
 
 def _without_password(value: str) -> str:
@@ -434,7 +440,7 @@ class PipelineConfig(Section):
     evaluation: EvaluationSection
     policy: PolicySection = PolicySection()
     push: PushSection = PushSection()
-    workspace: Path = Path("workspace")
+    workspace: Annotated[Path, Field(description="Folder of runs, caches, models and metadata.")] = Path("workspace")
     metadata: Annotated[SqliteMetadata | ServerMetadata, Field(discriminator="kind")] = SqliteMetadata()
     ledger: Annotated[str, Field(description="SQLAlchemy URL of the budget ledger.")] = "sqlite:///ledger/ledger.db"
     beam: BeamSection = BeamSection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -22,8 +23,16 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def cell(text: str) -> str:
     """Return a text as a cell: one line, bars and angle brackets escaped where they are not code."""
     parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    plain = (part if part.startswith("`") else re.sub(r"<(?=\w)", "&lt;", part) for part in parts)
-    return "".join(plain).replace("|", "\\|")
+    return "".join(_code(part) if part.startswith("`") else _text(part) for part in parts)
+
+
+def _code(part: str) -> str:
+    """Return code in backticks as it is; with a bar as HTML, since pages and sites escape bars in code differently."""
+    return f"<code>{_text(html.escape(part[1:-1], quote=False))}</code>" if "|" in part else part
+
+
+def _text(part: str) -> str:
+    return re.sub(r"<(?=\w)", "&lt;", part).replace("|", "&#124;")
 
 
 def page(*parts: str) -> str:
