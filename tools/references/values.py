@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typing_extensions import TypeAliasType
@@ -35,11 +35,20 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
         annotation: of a field, or a part of one.
         metadata: what pydantic took out of its `Annotated`.
     """
+    named = _names(annotation, metadata)
+    if named:
+        return " or ".join(f"`{name}`" for name in named)
     found = list(_limits(metadata))
     # A range is narrower than the bound that comes with it.
     limits = ", ".join([limit for limit in found if limit.startswith("from ")] or found)
     text = _type(annotation)
     return f"{text}, {limits}" if limits else text
+
+
+def _names(annotation: Any, metadata: list[Any] | tuple[Any, ...]) -> list[str]:
+    """Return the values that an annotation with a schema of its own takes, such as the names of a registry."""
+    own = [one for one in metadata if isinstance(one, type) and hasattr(one, "__get_pydantic_core_schema__")]
+    return list(TypeAdapter(Annotated[annotation, own[0]]).json_schema().get("enum", ())) if own else []
 
 
 def _type(annotation: Any) -> str:
