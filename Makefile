@@ -14,11 +14,7 @@ PAGES := build/pages
 export UV_PYTHON_PREFERENCE ?= managed
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-<<<<<<< HEAD
-.PHONY: help setup setup-encrypted demo test test-slow test-slow-slice kills attack audit lint bench clean locks sbom
-=======
-.PHONY: help setup setup-encrypted demo test test-slow kills attack audit lint docs references bench clean locks sbom
->>>>>>> 190305e (Build the documentation as a site, and run its blocks of code)
+.PHONY: help setup setup-encrypted demo test test-slow test-slow-slice kills attack audit lint docs references bench clean locks sbom
 
 help:
 	@echo "make demo             real census data through the whole pipeline, plain and DP-SGD"
@@ -27,20 +23,11 @@ help:
 	@echo "make test-slow-slice  as many slow ones as fit a time, by the date (SLICE=1200 seconds)"
 	@echo "make kills            200 random kills (KILLS=200 SEED=1)"
 	@echo "make attack           the attacks of docs/attacking.md"
-<<<<<<< HEAD
 	@echo "make audit            known advisories for the pinned versions (needs pypi.org or osv.dev)"
-	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
-=======
-	@echo "make audit            known advisories for what the locks pin (needs pypi.org or osv.dev)"
-	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words"
-	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
+	@echo "make lint             ruff, mypy --strict, import-linter, docs/claims.md, words, links"
 	@echo "make docs             the documentation as a site below build/site"
 	@echo "make references       the pages below docs/reference, from the models, the commands and the docstrings"
-<<<<<<< HEAD
->>>>>>> 190305e (Build the documentation as a site, and run its blocks of code)
 	@echo "make locks            locks of the environments that the wheel makes, from uv.lock"
-=======
->>>>>>> cc09b63 (Show the officer what was charged, and merge what others mended)
 	@echo "make sbom             bills of materials (CycloneDX) below dist/"
 	@echo "make bench            speed against stock TFX (benchmarks/)"
 	@echo "make setup            only the environment"

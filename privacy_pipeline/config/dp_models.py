@@ -55,13 +55,9 @@ class AdaptiveSection(_Section):
 class NoiseSection(_Section):
     """Noise that is correlated over the steps; it needs no sampling assumption."""
 
-<<<<<<< HEAD
-    correlation: Annotated[str, CorrelationName] = "none"
-=======
     correlation: Annotated[
-        Literal["none", "tree", "banded"], Field(description="`tree` is DP-FTRL; both need `sampling: cyclic`.")
+        str, CorrelationName, Field(description="`tree` is DP-FTRL; both need `sampling: cyclic`.")
     ] = "none"
->>>>>>> 6b5b4d8 (Describe the keys of the config that had only a type)
     bands: Annotated[int | None, Field(ge=1, description="Bands of `banded`.")] = None
 
     @model_validator(mode="after")
