@@ -247,7 +247,7 @@ def _no_mark(*_: Any, **__: Any) -> None:
 _RACE = """
 import json, os, sys, tempfile
 from benchmarks.ledger import race
-from privacy_pipeline.accounting import keys
+from privacy_pipeline.ledger.storage import keys
 from tests.accounting.postgresql_server import program, server
 processes, each = map(int, sys.argv[1:])
 with tempfile.TemporaryDirectory() as folder:

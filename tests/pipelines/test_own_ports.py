@@ -13,7 +13,7 @@ _SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.pipelines import own_ports
+from privacy_pipeline.pipelines.execution import own_ports
 
 try:
     own_ports.close(sys.argv[3:])
