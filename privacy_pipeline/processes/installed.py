@@ -40,9 +40,10 @@ def require_own_packages() -> None:
         PipelineError: the other folder or distribution, by name.
     """
     root = Path(__file__).resolve().parents[2]
-    found = {name: _top_levels(one) for one in metadata.distributions() if (name := one.metadata["Name"])}
+    listing = [(one, tops) for one in metadata.distributions() if (tops := _top_levels(one))]
     for package in _PACKAGES:
-        others = [name for name, tops in found.items() if package in tops and name.replace("_", "-") != _DISTRIBUTION]
+        names = {str(one.metadata["Name"]) for one, tops in listing if package in tops}
+        others = sorted(name for name in names if name.replace("_", "-") != _DISTRIBUTION)
         spec = importlib.util.find_spec(package)
         origin = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
         if origin != root / package:
