@@ -479,7 +479,7 @@ class Ledger:
 
         Raises:
             BudgetRefusedError: the data is not registered, the plan does not fit the registration, or the policy does
-                not name the user who asks.
+                not allow this user to spend.
             AccountingError: the plan's event cannot be added by RDP.
         """
         cost = price(plan.event, plan.relation)

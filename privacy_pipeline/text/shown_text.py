@@ -57,7 +57,7 @@ def in_html(text: str) -> str:
 
 
 def in_json(document: str) -> str:
-    r"""Return a JSON document with such characters inside of its texts as `\uXXXX`, which means the same."""
+    r"""Return a JSON document with unseen characters in its strings escaped as `\uXXXX`; its value is the same."""
     return _IN_LINES.sub(lambda found: _utf16(found[0]), document)
 
 

@@ -87,7 +87,7 @@ class Past:
         """Return what is known of the weights as they are now, which a checkpoint is about to replace; empty where
         nothing is.
 
-        Anyone who holds the model has seen these weights, so the trainings that made them count too.
+        Anyone with access to the model can have read these weights, so the trainings that produced them count too.
         """
         return self._known(digest_of(self._model.weights)) or PrivacyHistory()
 

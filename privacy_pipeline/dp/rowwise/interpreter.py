@@ -19,9 +19,7 @@ from privacy_pipeline.dp.rowwise.contents import (
 )
 from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
-from privacy_pipeline.dp.rowwise.rules import (
-    rules_control,
-)
+from privacy_pipeline.dp.rowwise.rules import rules_control
 from privacy_pipeline.dp.rowwise.rules.rules_elementwise import claims_more, long_integers
 from privacy_pipeline.dp.rowwise.rules.rules_reduce import leaves_unset
 from privacy_pipeline.dp.rowwise.sizes import Count, Dim

@@ -74,7 +74,7 @@ class BudgetCheck:
         if self.truncations_that_fit == 0:
             return math.inf
         held, cap = self._held(self.after), float(self.budget["epsilon"])
-        # The filter counts in whole numbers, rounded against the one who asks; what that refuses is above the cap.
+        # The filter works in fixed point and rounds conservatively; a run that only this refuses is above the cap.
         return held if self.runs_by_order else max(held, math.nextafter(cap, math.inf))
 
     def _held(self, charge: Charge) -> float:

@@ -24,7 +24,7 @@ class Request:
     Attributes:
         dataset, span, split: what it asks to read; several spans are one request.
         data_digest: SHA-256 of the data.
-        run_id, node: who asks.
+        run_id, node: the run and the node that request the charge.
         plan: what it will do.
         purpose: share of the budget that pays.
         division: how it divides rows into splits; None where the caller does not state it.
