@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.cli.budget import budget_commands
+from privacy_pipeline.cli.budget import group
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.ledger import pins, write_transactions
 from privacy_pipeline.ledger.audit import verify
@@ -352,7 +352,7 @@ def test_reads_of_a_ledger_that_was_put_back_say_so(folder: Path) -> None:
     assert "put back" in opened(folder).put_back()
     with pytest.raises(PipelineError, match="put back"):
         opened(folder).require_newest()
-    told = CliRunner().invoke(budget_commands.app, ["status", "--ledger", f"sqlite:///{database(folder)}"])
+    told = CliRunner().invoke(group.app, ["status", "--ledger", f"sqlite:///{database(folder)}"])
     assert told.exit_code == 0 and "not the newest" in told.output
 
 
