@@ -17,6 +17,7 @@ from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInpu
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
 from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,10 +133,10 @@ def require_noise(plans: Sequence[PrivacyPlan], config: PipelineConfig) -> None:
         PipelineError: it is another one.
     """
     if config.training.dp_sgd is not None and config.training.dp_sgd.engine == "tensorflow_privacy":
-        from privacy_pipeline.backends import tfp_engine
+        from privacy_pipeline.backends.tfp import engine
 
         for plan in plans:
-            tfp_engine.require_noise(plan)
+            engine.require_noise(plan)
         return
     from privacy_pipeline.dp.checks import noise_check
 
@@ -161,19 +162,16 @@ def _under_plan(
     model: Any, plan: PrivacyPlan, config: PipelineConfig, *, state_dir: Path | None = None, binding: str = ""
 ) -> Any:
     """Return the model under its plan, by the engine that the config names; both have the same `examine` and `fit`."""
-    import tensorflow as tf
-
     from privacy_pipeline.backends import keras_io
 
     training = config.training
-    optimizer = keras_io.make_optimizer(training)
+    optimizer, loss = keras_io.make_optimizer(training), tasks.of(config.dataset).loss()
     if training.dp_sgd is not None and training.dp_sgd.engine == "tensorflow_privacy":
-        from privacy_pipeline.backends.tfp_engine import TfpModel
+        from privacy_pipeline.backends.tfp.engine import TfpModel
 
-        return TfpModel(model=model, plan=plan, optimizer=optimizer, seed=training.seed)
+        return TfpModel(model=model, plan=plan, optimizer=optimizer, loss=loss, seed=training.seed)
     from privacy_pipeline.dp import make_private
 
-    loss = tf.keras.losses.BinaryCrossentropy(from_logits=True)
     return make_private(
         model,
         plan,

@@ -22,6 +22,7 @@ from privacy_pipeline.config.models import PipelineConfig, TrainingSection
 from privacy_pipeline.data.schema.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
 from privacy_pipeline.dp.graphs.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from privacy_pipeline.data.schema.features import FeaturePlan
@@ -209,7 +210,7 @@ def model_of(
         model = user_code.resolve(section.use).build_model(context)
     else:
         model = apart.model(config, context, trained=trained)
-    require_usable(model, use=section.use, inputs=context.inputs)
+    require_usable(model, use=section.use, inputs=context.inputs, task=tasks.of(config.dataset))
     return model
 
 
@@ -247,12 +248,12 @@ def require_finite_weights(model: Any, *, epoch: int) -> None:
 def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, model_dir: Path) -> None:
     """Write a SavedModel that takes raw serialized tf.Examples.
 
-    Signatures: `serving_default` gives `probability` (float32, [batch, 1]); `transform_features` gives every
-    transformed feature, the label included (-1 for an example without one). The label and the privacy unit's key are
-    no part of what `serving_default` parses.
+    Signatures: `serving_default` gives what the task serves; `transform_features` gives every transformed feature, the
+    label included (-1 for an example without one). No label and no key of a privacy unit is part of what
+    `serving_default` parses.
 
     Args:
-        model: trained Keras model; its output is the logit.
+        model: trained Keras model of the task.
         transform_graph: the tf.Transform output that made its inputs.
         features: the columns that a raw example has.
         model_dir: where the SavedModel goes.
@@ -267,8 +268,8 @@ def save_model(model: Any, *, transform_graph: Path, features: FeaturePlan, mode
 
     def serve(examples: Any) -> dict[str, Any]:
         transformed = model.transform_layer(tf.io.parse_example(examples, columns))
-        logits = model({name: transformed[name] for name in model.input_names}, training=False)
-        return {"probability": tf.sigmoid(logits)}
+        outputs = model({name: transformed[name] for name in model.input_names}, training=False)
+        return tasks.of(features).served(outputs)
 
     def transform(examples: Any) -> dict[str, Any]:
         return dict(model.transform_layer(tf.io.parse_example(examples, labelled)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
@@ -70,14 +71,11 @@ class PlainBackend:
         rows = keras_io.read_rows(inputs.train_files, transform_graph=inputs.transform_graph)
         held_out = _held_out(inputs)
         model = keras_io.build_model(inputs)
+        task = tasks.of(inputs.config.dataset)
         model.compile(
             optimizer=keras_io.make_optimizer(training),
-            loss=tf.keras.losses.BinaryCrossentropy(from_logits=True),
-            # The output is a logit, so 0 and not 0.5 divides the classes.
-            metrics=[
-                tf.keras.metrics.BinaryAccuracy("accuracy", threshold=0.0),
-                tf.keras.metrics.AUC(name="auc", from_logits=True),
-            ],
+            loss=task.loss(),
+            metrics=task.curves(),
         )
         batch_size = training.batch(units=len(rows))
         batches = -(-len(rows) // batch_size)

@@ -35,6 +35,8 @@ from privacy_pipeline.backends.tuning import (
 from privacy_pipeline.config.tuning_models import Point, TuningSection
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.read_once import hold
+from privacy_pipeline.tasks import registry as tasks
+from privacy_pipeline.tasks.task import Score
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -146,14 +148,20 @@ def _trial(inputs: TrainingInputs, point: Point) -> tuple[float, list[Any], Exec
         shutil.rmtree(inputs.work_dir, ignore_errors=True)
     executed = dataclasses.replace(executed, tuning=Tuned(point=point, plan=plan))
     rows = keras_io.read_rows(inputs.eval_files, transform_graph=inputs.transform_graph)
-    return _score(model, rows, tuning_of(inputs.config).metric), model.get_weights(), executed
+    score = tasks.of(inputs.config.dataset).scores[tuning_of(inputs.config).metric]
+    return _score(model, rows, score), model.get_weights(), executed
 
 
-def _score(model: Any, rows: Any, metric: str) -> float:
+def _score(model: Any, rows: Any, score: Score) -> float:
     """Measure a model on the eval split, exactly; minus infinity where it gives something that is not a number.
 
-    What a row adds is a function of that row alone (`releases.single_rows`), and both metrics are functions of sums of
-    ones over rows: whether its logit is above 0, and between which of 200 thresholds its probability lies.
+    What a row adds is a function of that row alone (`releases.single_rows`), and the metrics are functions of sums of
+    ones over rows (`tasks.task.Score`).
+
+    Args:
+        model: of the trial.
+        rows: of the eval split.
+        score: of the task.
     """
     import numpy as np
     import tensorflow as tf
@@ -161,19 +169,18 @@ def _score(model: Any, rows: Any, metric: str) -> float:
     from privacy_pipeline.releases.single_rows import SingleRows, parts_of
 
     def values(inputs: Any) -> dict[str, Any]:
-        logits = model(inputs, training=False)
-        return {"accuracy": logits, "auc": tf.sigmoid(logits)}
+        outputs = model(inputs, training=False)
+        return {"outputs": outputs, "scored": score.of(outputs)}
 
-    kinds = {"accuracy": lambda: tf.keras.metrics.BinaryAccuracy(threshold=0.0), "auc": tf.keras.metrics.AUC}
     inputs = {name: rows.inputs[name] for name in model.input_names}
     spec = {name: tf.TensorSpec([None, *value.shape[1:]], value.dtype) for name, value in inputs.items()}
     values_of = SingleRows(values, spec, what="the model")
     parts = [values_of({name: value[part] for name, value in inputs.items()}) for part in parts_of(len(rows))]
-    found = {name: np.concatenate([part[name] for part in parts])[:, np.newaxis] for name in kinds}
-    if not np.isfinite(found["accuracy"]).all():
+    found = {name: np.concatenate([part[name] for part in parts])[:, np.newaxis] for name in parts[0]}
+    if not np.isfinite(found["outputs"]).all():
         return -math.inf
-    measure = kinds[metric]()
-    measure.update_state(rows.labels, found[metric])
+    measure = score.measure()
+    measure.update_state(rows.labels, found["scored"])
     return float(measure.result())
 
 

@@ -14,6 +14,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel, GetCoreSchemaHandler, JsonValue, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
+from privacy_pipeline.tasks.registry import REGISTRY as TASKS
+from privacy_pipeline.tasks.registry import metric_names
+
 
 class AlgorithmRules(Protocol):
     """What the config asks of a federated algorithm; `federated.algorithms.algorithm.Algorithm` is one."""
@@ -145,28 +148,60 @@ def either(names: list[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-class AlgorithmName:
-    """Annotation of a text that names a federated algorithm: one of a fixed list, as `Literal` checks it."""
+class ListedName:
+    """Base of annotations of a text that names one of a fixed list, which pydantic checks as it checks `Literal`."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the registry, in its order."""
+        raise NotImplementedError
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Return the schema of the registry's names."""
-        return core_schema.literal_schema(list(algorithms()))
+        return core_schema.literal_schema(cls.names())
 
 
-class BackendName:
-    """Annotation of a text that names a backend: one of a fixed list, as `Literal` checks it."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema of the registry's names."""
-        return core_schema.literal_schema(list(backends()))
-
-
-class CorrelationName:
-    """Annotation of a text that names a mechanism of DP-SGD's noise: one of a fixed list, as `Literal` checks it."""
+class AlgorithmName(ListedName):
+    """Annotation of a text that names a federated algorithm."""
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema of the registry's names."""
-        return core_schema.literal_schema(list(correlations()))
+    def names(cls) -> list[str]:
+        """Return the names of the federated algorithms."""
+        return list(algorithms())
+
+
+class BackendName(ListedName):
+    """Annotation of a text that names a backend."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the backends."""
+        return list(backends())
+
+
+class CorrelationName(ListedName):
+    """Annotation of a text that names a mechanism of DP-SGD's noise."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the mechanisms."""
+        return list(correlations())
+
+
+class MetricName(ListedName):
+    """Annotation of a text that names a metric of a task."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all tasks' metrics."""
+        return list(dict.fromkeys(metric_names().values()))
+
+
+class ScoreName(ListedName):
+    """Annotation of a text that names a score of a task's trials."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all tasks' scores."""
+        return list(dict.fromkeys(name for task in TASKS.values() for name in task.scores))

@@ -28,6 +28,7 @@ from privacy_pipeline.config.dp_models import DP_DEFAULTS, Delta, DpSgdSection, 
 from privacy_pipeline.config.encrypted_models import EncryptedPolicy, EncryptedSection
 from privacy_pipeline.config.extensions import (
     BackendName,
+    MetricName,
     require_settings,
     settings_of_backend,
     without_empty_settings,
@@ -104,6 +105,11 @@ class DatasetConfig(Section):
         if twice:
             raise ValueError(f"span {twice[0]} is named twice: its rows would be read twice")
         return tuple(sorted(span)) if len(span) > 1 else span[0]
+
+    @property
+    def task(self) -> str:
+        """Name of the task, which is that of every dataset: one of the label's values is the positive class."""
+        return "binary"
 
     @property
     def named_span(self) -> Span:
@@ -323,7 +329,7 @@ class Threshold(Section):
         return self
 
 
-Metric = Literal["accuracy", "auc", "precision", "recall"]
+Metric = Annotated[str, MetricName]
 
 
 def _as_list(value: object) -> object:

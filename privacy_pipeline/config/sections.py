@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from privacy_pipeline.config.extensions import ListedName
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.config.source import KeyPath
 
@@ -90,5 +91,7 @@ def _keys(branch: Any) -> list[str]:
     if _is_section(branch):
         return [field.alias or name for name, field in branch.model_fields.items()]
     if get_origin(branch) is dict:
-        return [str(value) for value in get_args(get_args(branch)[0])]
+        key = get_args(branch)[0]
+        listed = [how.names() for how in get_args(key) if isinstance(how, type) and issubclass(how, ListedName)]
+        return listed[0] if listed else [str(value) for value in get_args(key)]
     return []

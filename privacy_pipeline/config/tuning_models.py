@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy_pipeline.config.dp_models import PositiveFloat
+from privacy_pipeline.config.extensions import ScoreName
 from privacy_pipeline.config.ranges import ClippingNorm, LearningRate
 
 Point = dict[str, Any]  # hyperparameters of one trial, by name
@@ -91,9 +92,7 @@ class TuningSection(_Section):
     distribution: Annotated[
         Literal["poisson", "geometric"] | None, Field(description="Of the number of trials of `repeat_and_select`.")
     ] = None
-    metric: Annotated[
-        Literal["accuracy", "auc"], Field(description="Score of a trial, exact and on the eval split.")
-    ] = "accuracy"
+    metric: Annotated[str, ScoreName, Field(description="Score of a trial, exact and on the eval split.")] = "accuracy"
     minutes: Annotated[
         PositiveFloat | None,
         Field(

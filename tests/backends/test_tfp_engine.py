@@ -10,9 +10,12 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from privacy_pipeline.backends.tfp_engine import TfpModel, clips_fast, private_step, require_private, without_state
+from privacy_pipeline.backends.tfp.engine import TfpModel
+from privacy_pipeline.backends.tfp.models import clips_fast, require_private, without_state
+from privacy_pipeline.backends.tfp.step import private_step
 from privacy_pipeline.dp import ExampleStore, PrivacyPlan
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks.binary import BINARY
 
 WIDTH = 5
 ALMOST_NO_NOISE = 1e-9
@@ -50,6 +53,7 @@ def make_step(model: Any, *, noise_multiplier: float, clipping_norm: float, expe
     return private_step(
         model,
         tf.keras.optimizers.SGD(1.0),
+        loss=BINARY.loss(),
         clipping_norm=clipping_norm,
         noise_multiplier=noise_multiplier,
         expected_batch_size=expected,
@@ -220,7 +224,7 @@ def under_a_plan(model: Any) -> TfpModel:
     plan = PrivacyPlan.calibrated(
         units=16, expected_batch_size=8, steps=2, noise_multiplier=1.0, delta=1e-5, clipping_norm=1.0
     )
-    return TfpModel(model=model, plan=plan, optimizer=tf.keras.optimizers.SGD(0.1), seed=None)
+    return TfpModel(model=model, plan=plan, optimizer=tf.keras.optimizers.SGD(0.1), loss=BINARY.loss(), seed=None)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,9 @@ def test_a_seed_that_a_models_code_set_does_not_fix_the_noise() -> None:
         for run in range(2):
             tf.keras.utils.set_random_seed(7)
             model = perceptron()
-            TfpModel(model=model, plan=plan, optimizer=tf.keras.optimizers.SGD(1.0), seed=seed).fit(store)
+            TfpModel(model=model, plan=plan, optimizer=tf.keras.optimizers.SGD(1.0), loss=BINARY.loss(), seed=seed).fit(
+                store
+            )
             found[seed, run] = model.get_weights()[0]
     assert not np.array_equal(found[None, 0], found[None, 1])
     np.testing.assert_array_equal(found[3, 0], found[3, 1])

@@ -26,6 +26,7 @@ from privacy_pipeline.backends.dp_sgd import DpSgdBackend
 from privacy_pipeline.backends.plain import PlainBackend
 from privacy_pipeline.backends.tuning import TunedBackend
 from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.tasks.binary import BINARY
 
 ROWS = 600
 SPACE = {"learning_rate": [0.01, 0.05], "clipping_norm": [0.5, 1.0], "hidden_units": [[4], [8, 4]]}
@@ -282,9 +283,12 @@ def test_a_model_that_gives_no_numbers_has_the_lowest_score(split: Any) -> None:
     hidden = tf.keras.layers.Concatenate()([tf.keras.layers.Flatten()(x) for x in inputs.values()])
     dense = tf.keras.layers.Dense(1)
     model = tf.keras.Model(list(inputs.values()), dense(hidden))
-    assert 0 <= trials._score(model, rows, "accuracy") <= 1 and 0 <= trials._score(model, rows, "auc") <= 1
+    assert (
+        0 <= trials._score(model, rows, BINARY.scores["accuracy"]) <= 1
+        and 0 <= trials._score(model, rows, BINARY.scores["auc"]) <= 1
+    )
     dense.bias.assign([float("nan")])
-    assert trials._score(model, rows, "accuracy") == float("-inf")
+    assert trials._score(model, rows, BINARY.scores["accuracy"]) == float("-inf")
 
 
 def test_equal_rows_add_alike_to_a_score() -> None:
@@ -303,7 +307,7 @@ def test_equal_rows_add_alike_to_a_score() -> None:
         together = model(np.full((4095, 1), size)).numpy() > 0
         assert 0 < together.sum() < 4095  # what must not happen
         rows = keras_io.Rows(inputs={"x": np.full((4095, 1), size)}, labels=np.ones((4095, 1), np.float32))
-        assert trials._score(model, rows, "accuracy") in (0.0, 1.0)
+        assert trials._score(model, rows, BINARY.scores["accuracy"]) in (0.0, 1.0)
         bias.assign(0.0)
 
 

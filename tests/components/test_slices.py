@@ -15,6 +15,7 @@ from privacy_pipeline.components.slices import read_slices, undefined
 from privacy_pipeline.config.models import EvaluationSection
 from privacy_pipeline.pipelines.graph.eval_config import eval_config
 from privacy_pipeline.reports.record.summary import SliceMetrics
+from privacy_pipeline.tasks.binary import BINARY
 from tests.reports.records import make_summary, plain_record
 
 ROWS = [  # town, label, probability
@@ -29,7 +30,7 @@ def evaluated(folder: Path, rows: list[tuple[str, int, float]], **thresholds: di
     section = EvaluationSection.model_validate(
         {"slices": [["town"]], "thresholds": thresholds or {"accuracy": {"min": 0.1}}}
     )
-    config = eval_config(section)
+    config = eval_config(section, task=BINARY)
     (model,) = config.model_specs
     model.signature_name = ""
     model.ClearField("preprocessing_function_names")

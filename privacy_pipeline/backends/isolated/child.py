@@ -79,11 +79,12 @@ def _model(task: dict[str, Any]) -> bytes:
 
     from privacy_pipeline.backends.isolated.crossing.trace import crossing_model
     from privacy_pipeline.backends.models.usable import require_usable
+    from privacy_pipeline.tasks import registry as tasks
 
     if task["seed"] is not None:
         tf.keras.utils.set_random_seed(task["seed"])
     model = _code(task).build_model(context)
-    require_usable(model, use=task["use"], inputs=context.inputs)
+    require_usable(model, use=task["use"], inputs=context.inputs, task=tasks.of(context.features))
     config, weights = crossing_model(model)
     return frames.pack({"config": config}, weights)
 

@@ -57,6 +57,11 @@ class FeaturePlan(BaseModel):
     silo: str | None = None
 
     @property
+    def task(self) -> str:
+        """Name of the task, which is that of every dataset: one of the label's values is the positive class."""
+        return "binary"
+
+    @property
     def unknown(self) -> tuple[str, ...]:
         """Names of the columns without a domain or range."""
         return tuple(column.name for column in self.columns if column.is_unknown)

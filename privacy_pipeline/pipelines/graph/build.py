@@ -48,6 +48,7 @@ from privacy_pipeline.pipelines.preflight.planned_charges import slice_domains
 from privacy_pipeline.pipelines.workspace.metadata import connection_config
 from privacy_pipeline.pipelines.workspace.workspace import RunSpec, Workspace
 from privacy_pipeline.processes.installed import hash_of_framework
+from privacy_pipeline.tasks import registry as tasks
 
 INFERRED = "privacy_pipeline.components.transform.inferred.preprocessing_fn"
 
@@ -320,6 +321,6 @@ def _evaluation(
         examples=examples.outputs["examples"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
-        eval_config=eval_config(config.evaluation),
+        eval_config=eval_config(config.evaluation, task=tasks.of(config.dataset)),
     )
     return [baseline, evaluator], evaluator.outputs["evaluation"], evaluator.outputs["blessing"]

@@ -8,13 +8,11 @@ import tensorflow_model_analysis as tfma
 
 from privacy_pipeline.config.models import EvaluationSection, Threshold
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
-
-_COUNTS = ("TruePositives", "FalsePositives", "TrueNegatives", "FalseNegatives", "ExampleCount")
-_CLASSES = {"accuracy": "BinaryAccuracy", "auc": "AUC", "precision": "Precision", "recall": "Recall"}
+from privacy_pipeline.tasks.task import Task
 
 
-def eval_config(section: EvaluationSection) -> tfma.EvalConfig:
-    """Return an EvalConfig with all metrics on every slice, and the thresholds on the overall slice.
+def eval_config(section: EvaluationSection, *, task: Task) -> tfma.EvalConfig:
+    """Return an EvalConfig with all metrics of a task on every slice, and the thresholds on the overall slice.
 
     TFMA reads raw examples: the model's `serving_default` predicts, and its `transform_features` gives the label.
     """
@@ -22,23 +20,26 @@ def eval_config(section: EvaluationSection) -> tfma.EvalConfig:
         model_specs=[
             tfma.ModelSpec(
                 signature_name="serving_default",
-                prediction_key="probability",
+                prediction_key=task.prediction,
                 label_key=LABEL_FEATURE,
                 preprocessing_function_names=["transform_features"],
             )
         ],
         slicing_specs=[tfma.SlicingSpec()] + [tfma.SlicingSpec(feature_keys=keys) for keys in section.slices],
-        metrics_specs=[tfma.MetricsSpec(metrics=_metrics(section))],
+        metrics_specs=[tfma.MetricsSpec(metrics=_metrics(section, task))],
     )
 
 
-def _metrics(section: EvaluationSection) -> list[tfma.MetricConfig]:
+def _metrics(section: EvaluationSection, task: Task) -> list[tfma.MetricConfig]:
     bounds: dict[str, Threshold] = {str(name): bound for name, bound in section.thresholds.items()}
     configured = [
-        tfma.MetricConfig(class_name=cls, per_slice_thresholds=_thresholds(bounds[name]) if name in bounds else [])
-        for name, cls in _CLASSES.items()
+        tfma.MetricConfig(
+            class_name=metric.tfma_class,
+            per_slice_thresholds=_thresholds(bounds[metric.name]) if metric.name in bounds else [],
+        )
+        for metric in task.metrics
     ]
-    return [*configured, *(tfma.MetricConfig(class_name=name) for name in _COUNTS)]
+    return [*configured, *(tfma.MetricConfig(class_name=name) for name in task.counts)]
 
 
 def _thresholds(bound: Threshold) -> list[tfma.PerSliceMetricThreshold]:

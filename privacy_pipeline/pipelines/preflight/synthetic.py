@@ -16,6 +16,7 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data.schema.encoded import FEATURES, width_of
 from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     from privacy_pipeline.dp.attacks.audit import AuditedModel
@@ -58,13 +59,10 @@ def audited_model(config: PipelineConfig, features: FeaturePlan) -> AuditedModel
         encoded = [encode(column, draw(column, count, random=random)) for column in features.columns]
         return {FEATURES: tf.concat(encoded, axis=1).numpy()}
 
-    def loss(labels: Any, logits: Any) -> Any:
-        return tf.keras.losses.binary_crossentropy(labels, logits, from_logits=True)
-
     return AuditedModel(
         build=lambda: keras_io.model_of(config, features=features, specs=specs, trained=True),
         optimizer=lambda: keras_io.make_optimizer(config.training),
-        loss=loss,
+        loss=tasks.of(features).row_losses,
         rows=rows,
     )
 

@@ -23,6 +23,7 @@ from privacy_pipeline.pipelines.preflight import admission
 from privacy_pipeline.pipelines.workspace.metadata import connection_config
 from privacy_pipeline.pipelines.workspace.stored_text import store_of
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder
+from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,8 +140,8 @@ def _losses(model_dir: Path, split: Path, features: FeaturePlan, columns: list[s
     for records, values in _batches(split, features, columns):
         transformed = transform(examples=records)
         labels = tf.cast(tf.reshape(transformed[LABEL_FEATURE], [-1, 1]), tf.float32)
-        logits = model({name: transformed[name] for name in model.input_names}, training=False)
-        losses = tf.keras.losses.binary_crossentropy(labels, logits, from_logits=True).numpy().astype(np.float64)
+        outputs = model({name: transformed[name] for name in model.input_names}, training=False)
+        losses = tasks.of(features).row_losses(labels, outputs).numpy().astype(np.float64)
         held.setdefault("overall", []).append(losses)
         for column, found in values.items():
             for value in np.unique(found):

@@ -7,9 +7,10 @@ from pydantic import BaseModel, ConfigDict
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.encrypted.evaluation.measured import EncryptedEvaluation
 from privacy_pipeline.releases.evaluation import DpEvaluation
+from privacy_pipeline.tasks.registry import metric_names
 
 # TFMA's name of a metric, and ours.
-METRIC_NAMES = {"binary_accuracy": "accuracy", "auc": "auc", "precision": "precision", "recall": "recall"}
+METRIC_NAMES = metric_names()
 METRICS = tuple(METRIC_NAMES.values())
 
 

@@ -1,0 +1,1 @@
+"""TensorFlow Privacy as an engine of DP-SGD, beside our own."""

@@ -1,0 +1,91 @@
+"""Two classes: the model gives one logit, of the positive class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks.task import Metric, Score
+
+
+def _as_it_is(outputs: Any) -> Any:
+    return outputs
+
+
+def _sign_accuracy() -> Any:
+    import tensorflow as tf
+
+    return tf.keras.metrics.BinaryAccuracy(threshold=0.0)
+
+
+def _probability(outputs: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.sigmoid(outputs)
+
+
+def _auc() -> Any:
+    import tensorflow as tf
+
+    return tf.keras.metrics.AUC()  # by 200 thresholds
+
+
+class Binary:
+    """Cross-entropy of one logit; the model serves its sigmoid."""
+
+    name = "binary"
+    metrics = (
+        Metric(name="accuracy", tfma_class="BinaryAccuracy", tfma_name="binary_accuracy"),
+        Metric(name="auc", tfma_class="AUC", tfma_name="auc"),
+        Metric(name="precision", tfma_class="Precision", tfma_name="precision"),
+        Metric(name="recall", tfma_class="Recall", tfma_name="recall"),
+    )
+    counts = ("TruePositives", "FalsePositives", "TrueNegatives", "FalseNegatives", "ExampleCount")
+    prediction = "probability"
+    scores: Mapping[str, Score] = {
+        "accuracy": Score(of=_as_it_is, measure=_sign_accuracy),
+        "auc": Score(of=_probability, measure=_auc),
+    }
+
+    def require_model(self, model: Any, *, what: str) -> None:
+        """Refuse a model that does not end in one logit.
+
+        Raises:
+            BadInputError: it has another output, or a sigmoid at the end.
+        """
+        import tensorflow as tf
+
+        if tuple(model.output_shape) != (None, 1):
+            raise BadInputError(f"{what} has output shape {model.output_shape}, not (None, 1)", fix="end in Dense(1)")
+        if getattr(model.layers[-1], "activation", None) is tf.keras.activations.sigmoid:
+            raise BadInputError(f"{what} ends in a sigmoid; backends expect the logit", fix="drop the last activation")
+
+    def loss(self) -> Any:
+        """Return the mean cross-entropy."""
+        import tensorflow as tf
+
+        return tf.keras.losses.BinaryCrossentropy(from_logits=True)
+
+    def row_losses(self, labels: Any, outputs: Any) -> Any:
+        """Return the cross-entropy of each row."""
+        import tensorflow as tf
+
+        return tf.keras.losses.binary_crossentropy(labels, outputs, from_logits=True)
+
+    def curves(self) -> list[Any]:
+        """Return accuracy and AUC."""
+        import tensorflow as tf
+
+        return [
+            # The output is a logit, so 0 and not 0.5 divides the classes.
+            tf.keras.metrics.BinaryAccuracy("accuracy", threshold=0.0),
+            tf.keras.metrics.AUC(name="auc", from_logits=True),
+        ]
+
+    def served(self, outputs: Any) -> dict[str, Any]:
+        """Return the probability of the positive class: float32, [batch, 1]."""
+        return {self.prediction: _probability(outputs)}
+
+
+BINARY = Binary()

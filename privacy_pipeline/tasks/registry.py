@@ -1,0 +1,36 @@
+"""Which tasks there are. A task is added by its module and one line here. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import Protocol
+
+from privacy_pipeline.tasks.task import Task
+
+_FOLDER = "privacy_pipeline.tasks"
+_TASKS = ("binary:BINARY",)
+_FOUND: tuple[Task, ...] = tuple(pkgutil.resolve_name(f"{_FOLDER}.{place}") for place in _TASKS)
+REGISTRY = {task.name: task for task in _FOUND}
+
+
+class HasTask(Protocol):
+    """What names a task: the config's dataset, or a feature plan."""
+
+    @property
+    def task(self) -> str:
+        """Name of a task in the registry."""
+        ...
+
+
+def of(named: HasTask) -> Task:
+    """Return the task of a dataset.
+
+    Args:
+        named: the config's dataset, or its feature plan.
+    """
+    return REGISTRY[named.task]
+
+
+def metric_names() -> dict[str, str]:
+    """Return our name of each metric, by the name that TensorFlow Model Analysis gives its result."""
+    return {metric.tfma_name: metric.name for task in REGISTRY.values() for metric in task.metrics}

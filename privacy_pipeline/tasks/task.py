@@ -1,0 +1,97 @@
+"""The protocol of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric of the exact evaluation.
+
+    Attributes:
+        name: in configs, records and tables.
+        tfma_class: TensorFlow Model Analysis computes it.
+        tfma_name: what TensorFlow Model Analysis calls the result.
+    """
+
+    name: str
+    tfma_class: str
+    tfma_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How a tuning scores a trial: a Keras metric, exact, as a function of sums of ones over rows.
+
+    Attributes:
+        of: gives a float32 [batch, 1] tensor of the metric's input from the model's output.
+        measure: makes a Keras metric.
+    """
+
+    of: Callable[[Any], Any]
+    measure: Callable[[], Any]
+
+
+class Task(Protocol):
+    """What the parts of a pipeline ask of a task. `outputs` is what the model returns: float32, [batch, width]."""
+
+    @property
+    def name(self) -> str:
+        """Name in configs."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Metrics of the exact evaluation, in the order of tables."""
+        ...
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Counts, as classes of TensorFlow Model Analysis, by which a slice shows which metrics it defines."""
+        ...
+
+    @property
+    def prediction(self) -> str:
+        """Key of `served` that the evaluation reads."""
+        ...
+
+    @property
+    def scores(self) -> Mapping[str, Score]:
+        """Scores that `training.tuning.metric` may name."""
+        ...
+
+    def require_model(self, model: Any, *, what: str) -> None:
+        """Refuse a model whose output is not that of the task.
+
+        Args:
+            model: a functional or built sequential Keras model.
+            what: starts the message.
+
+        Raises:
+            BadInputError: it is not.
+        """
+        ...
+
+    def loss(self) -> Any:
+        """Return the Keras loss of outputs and labels: the mean over a batch."""
+        ...
+
+    def row_losses(self, labels: Any, outputs: Any) -> Any:
+        """Return the loss of each row: float32, [batch].
+
+        Args:
+            labels: float32, [batch, 1].
+            outputs: of the model.
+        """
+        ...
+
+    def curves(self) -> list[Any]:
+        """Return the Keras metrics that a training without a guarantee shows after each epoch."""
+        ...
+
+    def served(self, outputs: Any) -> dict[str, Any]:
+        """Return what the signature `serving_default` gives for outputs."""
+        ...

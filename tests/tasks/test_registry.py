@@ -1,0 +1,60 @@
+"""Tasks are objects of a registry, which the parts of a pipeline ask."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from privacy_pipeline.errors import BadInputError
+from privacy_pipeline.tasks import registry
+from privacy_pipeline.tasks.binary import BINARY
+
+LABELS = np.array([[0.0], [1.0], [1.0], [0.0]], np.float32)
+OUTPUTS = np.array([[-2.0], [3.0], [-0.5], [0.25]], np.float32)
+
+
+@pytest.mark.parametrize("task", registry.REGISTRY.values(), ids=lambda task: task.name)
+def test_the_loss_is_the_mean_of_the_row_losses(task: registry.Task) -> None:
+    rows = task.row_losses(LABELS, OUTPUTS).numpy()
+    assert rows.shape == (4,)
+    assert float(task.loss()(LABELS, OUTPUTS)) == pytest.approx(rows.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("task", registry.REGISTRY.values(), ids=lambda task: task.name)
+def test_what_is_evaluated_is_served_and_names_are_distinct(task: registry.Task) -> None:
+    assert task.prediction in task.served(tf.constant(OUTPUTS))
+    assert len({metric.name for metric in task.metrics}) == len(task.metrics)
+    assert set(task.scores) <= {metric.name for metric in task.metrics}
+
+
+def test_scores_of_two_classes() -> None:
+    scores = BINARY.scores
+    found = {}
+    for name, score in scores.items():
+        measure = score.measure()
+        measure.update_state(LABELS, score.of(tf.constant(OUTPUTS)))
+        found[name] = float(measure.result())
+    assert found["accuracy"] == 0.5
+    assert found["auc"] == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (tf.keras.layers.Dense(2), r"output shape \(None, 2\), not \(None, 1\)"),
+        (tf.keras.layers.Dense(1, "sigmoid"), "ends in a sigmoid"),
+    ],
+)
+def test_a_model_that_does_not_end_in_one_logit_is_refused(last: tf.keras.layers.Layer, message: str) -> None:
+    model = tf.keras.Sequential([tf.keras.layers.Input((3,)), last])
+    with pytest.raises(BadInputError, match=message):
+        BINARY.require_model(model, what="model: build_model of 'mine'")
+
+
+def test_the_registry_imports_no_tensorflow() -> None:
+    script = "import sys, privacy_pipeline.tasks.registry; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
