@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from federated.privacy.encoding import padded_size, squared_norm_bound
 from privacy_pipeline.dp.mechanism.mechanism import require
-from privacy_pipeline.dp.noise.integer_noise import DISTANCE, Family
+from privacy_pipeline.dp.noise.integer_families import FAMILIES
+from privacy_pipeline.dp.noise.integer_noise import DISTANCE
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # Names of what the aggregator counts over the rounds.
 RELEASED, WRAPPED = "rounds_released", "numbers_wrapped"
-FAMILIES: tuple[Family, ...] = ("skellam", "discrete_gaussian")
 # Deviations of a number of the sum that fit into the modulus on either side; past 6, two in 10^9 numbers wrap around.
 DEVIATIONS = 6.0
 _BITS = (6, 32)
@@ -41,7 +41,7 @@ class DistributedSettings:
         bits: of each number that a client sends.
     """
 
-    family: Family
+    family: str
     dimension: int
     min_clients: int | None = None
     bits: int = 16
@@ -68,7 +68,7 @@ class DistributedNoise:
         squared_norm: bound of the squared L2 norm of an encoded update, in squared steps; enforced.
     """
 
-    family: Family
+    family: str
     dimension: int
     bits: int
     clients: int
@@ -150,10 +150,7 @@ class DistributedNoise:
         """
         from dp_accounting import SelfComposedDpEvent
 
-        from privacy_pipeline.accounting import integer_noise as sums
-
-        kind = sums.SkellamSumDpEvent if self.family == "skellam" else sums.DiscreteGaussianSumDpEvent
-        one = kind(
+        one = FAMILIES[self.family].sum_event(
             share_variance=self.share_variance,
             shares=self.min_clients if shares is None else shares,
             dimension=self.dimension,

@@ -20,7 +20,7 @@ from privacy_pipeline.dp.checks import noise_check
 from privacy_pipeline.dp.checks.noise_check import DRAWS, Deviation, measured
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.noise.correlated import row_lengths
-from privacy_pipeline.dp.noise.integer_noise import Family
+from privacy_pipeline.dp.noise.integer_families import FAMILIES
 
 _CORRELATED_ROUNDS = 8
 _COUNTS = 256
@@ -65,28 +65,10 @@ def distributed_deviations(plan: FederatedPlan, noise: DistributedNoise) -> list
     update, _, _ = aggregator.finish(aggregator.initial_state(), sums, 0)
     if update is None:
         raise ValueError("a round in which enough clients report releases its sum")
-    variance, excess = moments(noise.family, noise.share_variance)
+    variance, excess = FAMILIES[noise.family].moments(noise.share_variance)
     total = noise.min_clients * variance
     stated = math.sqrt(total) / noise.scale / plan.expected_clients
     return [measured("noise of the update", np.asarray(update[0]), stated, excess=excess / noise.min_clients)]
-
-
-def moments(family: Family, parameter: float) -> tuple[float, float]:
-    """Return variance and excess kurtosis of integer noise, in float64, apart from the sampler's tables.
-
-    Skellam (Skellam 1946): v and 1 / v. Discrete Gaussian: sums over exp(-k^2 / (2 v)).
-
-    Args:
-        family: "skellam" or "discrete_gaussian".
-        parameter: v.
-    """
-    if family == "skellam":
-        return parameter, 1 / parameter
-    numbers = np.arange(1.0, 12 * math.sqrt(parameter) + 12)
-    weights = np.exp(-np.square(numbers) / (2 * parameter))
-    total = 1 + 2 * float(weights.sum())
-    second, fourth = (2 * float((weights * numbers**power).sum()) / total for power in (2, 4))
-    return second, fourth / second**2 - 3
 
 
 def require_noise(plan: FederatedPlan | SiloPlan) -> tuple[Deviation, ...]:

@@ -94,6 +94,36 @@ def correlations() -> Mapping[str, ListedCorrelation]:
     return found
 
 
+class ListedProtection(Protocol):
+    """What the config asks of the line of a mechanism that protects clients; see `federated.privacy.listed.Listed`."""
+
+    @property
+    def sampling(self) -> tuple[str, ...]:
+        """How clients may be drawn, the default first."""
+        ...
+
+    @property
+    def integers(self) -> bool:
+        """Whether the clients add whole numbers, which need `distributed`."""
+        ...
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the clipping norm may adapt."""
+        ...
+
+    @property
+    def experiments(self) -> tuple[str, ...]:
+        """How experiments may draw clients, the default first; empty where they cannot."""
+        ...
+
+
+def protections() -> Mapping[str, ListedProtection]:
+    """Return the lines of the mechanisms that protect clients, by name, in the order of their registry."""
+    found: Mapping[str, ListedProtection] = importlib.import_module("federated.privacy.listed").MECHANISMS
+    return found
+
+
 def settings_of_backend(name: str) -> type[BaseModel] | None:
     """Return the model of a backend's own settings, None where it has none.
 
@@ -187,6 +217,24 @@ class CorrelationName(ListedName):
     def names(cls) -> list[str]:
         """Return the names of the mechanisms."""
         return list(correlations())
+
+
+class ProtectionName(ListedName):
+    """Annotation of a text that names a mechanism that protects clients."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the mechanisms."""
+        return list(protections())
+
+
+class ExperimentProtectionName(ListedName):
+    """Annotation of a text that names a mechanism that protects clients in experiments."""
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of the mechanisms that experiments account for."""
+        return [name for name, listed in protections().items() if listed.experiments]
 
 
 class MetricName(ListedName):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from privacy_pipeline.config.dp_models import AdaptiveSection, Delta, PositiveFloat
-from privacy_pipeline.config.extensions import algorithms, either
+from privacy_pipeline.config.extensions import ProtectionName, algorithms, either, protections
 from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.config.ranges import ClippingNorm, NoiseMultiplier
 
@@ -41,9 +41,6 @@ class AttendanceSection(_Section):
 
     dropout: Annotated[float, Field(ge=0, lt=1, description="Chance of a client to drop out of a round.")] = 0.0
     straggler: Annotated[float, Field(ge=0, lt=1, description="Chance of one left to report too late.")] = 0.0
-
-
-DISTRIBUTED = ("skellam", "discrete_gaussian")
 
 
 class DistributedSection(_Section):
@@ -89,14 +86,16 @@ def check_distributed(
     Raises:
         ValueError: they do not; one line.
     """
-    if (distributed is not None) != (mechanism in DISTRIBUTED):
-        raise ValueError("`distributed` goes with `mechanism: skellam` and `mechanism: discrete_gaussian`, always")
+    listed = protections()
+    if (distributed is not None) != listed[mechanism].integers:
+        theirs = " and ".join(f"`mechanism: {name}`" for name, one in listed.items() if one.integers)
+        raise ValueError(f"`distributed` goes with {theirs}, always")
     if distributed is None:
         return
-    if sampling == "poisson":
+    if sampling not in listed[mechanism].sampling:
         raise ValueError(
-            f"`mechanism: {mechanism}` has no bound for `sampling: poisson`, whose rounds have no fixed number of "
-            "noise shares: use `shuffled` or `cyclic`"
+            f"`mechanism: {mechanism}` has no bound for `sampling: {sampling}`, whose rounds have no fixed number of "
+            f"noise shares: use {either([f'`{name}`' for name in listed[mechanism].sampling])}"
         )
     if adaptive:
         raise ValueError(f"`adaptive` releases a count that the noise of `mechanism: {mechanism}` does not cover")
@@ -116,7 +115,8 @@ class FederatedPrivacySection(_Section):
     ] = None
     delta: Delta
     mechanism: Annotated[
-        Literal["gaussian", "tree", "skellam", "discrete_gaussian"],
+        str,
+        ProtectionName,
         Field(
             description="Noise of each round; `tree` is DP-FTRL, which needs `sampling: cyclic`; `skellam` and "
             "`discrete_gaussian` are added by the clients and need `distributed`."
@@ -137,9 +137,10 @@ class FederatedPrivacySection(_Section):
     def _fits(self) -> FederatedPrivacySection:
         if (self.target_epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("give exactly one of `target_epsilon` and `noise_multiplier`")
-        if self.adaptive is not None and self.mechanism == "tree":
+        listed = protections()[self.mechanism]
+        if self.adaptive is not None and not listed.adaptive and not listed.integers:
             raise ValueError(f"`adaptive` changes the norm that `mechanism: {self.mechanism}` spreads its noise over")
-        if self.hardened and self.mechanism in DISTRIBUTED:
+        if self.hardened and listed.integers:
             raise ValueError(f"`hardened` does nothing in `mechanism: {self.mechanism}`, whose noise is whole numbers")
         return self
 
@@ -231,8 +232,7 @@ class FederatedSection(_Section):
             return self.sampling
         if self.privacy is None:
             return "shuffled"
-        other = {"tree": "cyclic", "skellam": "shuffled", "discrete_gaussian": "shuffled"}
-        return other.get(self.privacy.mechanism, "poisson")
+        return protections()[self.privacy.mechanism].sampling[0]
 
     @model_validator(mode="after")
     def _silos_fit(self) -> FederatedSection:
@@ -264,10 +264,13 @@ class FederatedSection(_Section):
             )
         if self.algorithm.engine != "fast":
             raise ValueError("`privacy` needs `engine: fast`, whose sampling and noise are those that are accounted")
-        if self.privacy.mechanism == "tree" and self.scheme != "cyclic":
-            raise ValueError("`mechanism: tree` has a bound for `sampling: cyclic` only")
+        mechanism = self.privacy.mechanism
+        allowed = protections()[mechanism]
+        if self.scheme not in allowed.sampling and not allowed.integers:
+            only = either([f"`sampling: {name}`" for name in allowed.sampling])
+            raise ValueError(f"`mechanism: {mechanism}` has a bound for {only} only")
         check_distributed(
-            mechanism=self.privacy.mechanism,
+            mechanism=mechanism,
             distributed=self.privacy.distributed,
             sampling=self.scheme,
             adaptive=self.privacy.adaptive is not None,

@@ -7,6 +7,7 @@ config and is refused if it differs from the one that was reserved.
 from __future__ import annotations
 
 from federated.privacy.distributed_noise import DistributedSettings
+from federated.privacy.listed import MECHANISMS
 from federated.privacy.plan import Attendance, CohortPlan, FederatedPlan
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.accounting.renyi import AccountingError
@@ -16,14 +17,6 @@ from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 BACKEND = "federated"
-_MECHANISMS = {
-    "gaussian": "user-level DP (Gaussian noise on the sum of clipped client updates)",
-    "tree": "user-level DP-FTRL (tree aggregation of clipped client updates)",
-    "skellam": "user-level distributed DP (Skellam noise of the clients; secure aggregation: simulated)",
-    "discrete_gaussian": (
-        "user-level distributed DP (discrete Gaussian noise of the clients; secure aggregation: simulated)"
-    ),
-}
 
 
 def section_of(config: PipelineConfig) -> FederatedSection:
@@ -83,7 +76,7 @@ def federated_plan(
         noise_multiplier=noise,
         delta=privacy.delta,
         clipping_norm=privacy.clipping_norm,
-        correlation="tree" if privacy.mechanism == "tree" else "none",
+        correlation=MECHANISMS[privacy.mechanism].correlation,
         adaptive=AdaptiveClipping(**privacy.adaptive.model_dump()) if privacy.adaptive else None,
         hardened=privacy.hardened,
         attendance=_attendance(section),
@@ -92,7 +85,7 @@ def federated_plan(
 
 
 def _distributed(privacy: FederatedPrivacySection) -> DistributedSettings | None:
-    if privacy.mechanism == "gaussian" or privacy.mechanism == "tree" or privacy.distributed is None:
+    if privacy.distributed is None:
         return None
     return DistributedSettings(family=privacy.mechanism, **privacy.distributed.model_dump())
 
@@ -117,7 +110,7 @@ def mechanism_plan(config: PipelineConfig, plan: FederatedPlan) -> MechanismPlan
     parameters = plan.parameters()
     return MechanismPlan(
         backend=BACKEND,
-        mechanism=_MECHANISMS[_privacy(config).mechanism],
+        mechanism=MECHANISMS[_privacy(config).mechanism].title,
         unit=unit.key,
         contribution_bound=unit.contribution_bound,
         relation=plan.relation,

@@ -21,26 +21,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.mechanism.mechanism import require
+from privacy_pipeline.dp.noise.integer_families import FAMILIES
 from privacy_pipeline.dp.noise.noise import keystream
 
-Family = Literal["skellam", "discrete_gaussian"]
 DISTANCE = 2.0**-200
 LARGEST_VARIANCE = 2.0**31
 
 _TAIL_BITS = 240
-_POINT = 320  # bits behind the point of a weight
 _BITS = 256
 _FIRST = 64
 _REST_BYTES = (_BITS - _FIRST) // 8
@@ -61,16 +57,12 @@ class _Table:
     first: NDArray[np.uint64]
 
 
-def _last(family: Family, variance: float) -> int:
+def _last(family: str, variance: float) -> int:
     """Return a number that is reached, upwards, with a chance below 2^-240."""
     wanted = _TAIL_BITS * math.log(2)
 
     def rare(number: int) -> bool:
-        if family == "discrete_gaussian":
-            return (number - 1) ** 2 / (2 * variance) > wanted
-        tilt = math.asinh(number / variance)
-        # cosh(tilt) - 1, written so that it does not cancel
-        return number * tilt - 2 * variance * math.sinh(tilt / 2) ** 2 > wanted
+        return FAMILIES[family].tail(number, variance) > wanted
 
     high = 2
     while not rare(high):
@@ -82,40 +74,10 @@ def _last(family: Family, variance: float) -> int:
     return high
 
 
-def _gaussian_weights(variance: float, last: int) -> list[int]:
-    """exp(-k^2 / (2 variance)) for k from 0 to last, times 2^320."""
-    with localcontext() as context:
-        context.prec = 130
-        base = (-1 / (2 * Decimal(variance))).exp()
-        ratio, square = (int(value * (1 << _POINT)) for value in (base, base * base))
-    weights = [1 << _POINT]
-    for _ in range(last):
-        weights.append(weights[-1] * ratio >> _POINT)
-        ratio = ratio * square >> _POINT
-    return weights
-
-
-def _skellam_weights(variance: float, last: int) -> list[int]:
-    """Return a multiple of the modified Bessel functions I_k(variance) for k from 0 to last."""
-    numerator, denominator = variance.as_integer_ratio()
-    above, weights = 0, [1 << _POINT]
-    for k in range(last, 0, -1):
-        below = above + 2 * k * denominator * weights[-1] // numerator
-        above = weights[-1]
-        weights.append(below)
-    return weights[::-1]
-
-
-_WEIGHTS: dict[Family, Callable[[float, int], list[int]]] = {
-    "skellam": _skellam_weights,
-    "discrete_gaussian": _gaussian_weights,
-}
-
-
 @lru_cache(maxsize=4)
-def _table(family: Family, variance: float) -> _Table:
+def _table(family: str, variance: float) -> _Table:
     # Discrete Gaussian weights of small variances fall below 2^-320 before the last number.
-    half = [weight for weight in _WEIGHTS[family](variance, _last(family, variance)) if weight]
+    half = [weight for weight in FAMILIES[family].weights(variance, _last(family, variance)) if weight]
     total = 2 * sum(half) - half[0]
     sums = accumulate(half[:0:-1] + half[:-1])
     edges = [(value << _BITS) // total for value in sums]
@@ -136,11 +98,11 @@ class IntegerNoise:
         BadInputError: the variance is out of range.
     """
 
-    family: Family
+    family: str
     variance: float
 
     def __post_init__(self) -> None:
-        require(self.family in _WEIGHTS, f"unknown noise of whole numbers {self.family!r}", ", ".join(_WEIGHTS))
+        require(self.family in FAMILIES, f"unknown noise of whole numbers {self.family!r}", ", ".join(FAMILIES))
         allowed = 0 < self.variance <= LARGEST_VARIANCE
         require(allowed, f"the variance must lie in (0, {LARGEST_VARIANCE:g}], found {self.variance!r}")
 
