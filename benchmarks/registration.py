@@ -62,7 +62,7 @@ known = Ledger.open(url).registration(name, None)
 units = known.splits["train"].units
 plan = MechanismPlan(
     backend="dp_sgd", mechanism="DP-SGD (Gaussian)", unit=known.unit, contribution_bound=1, relation=Relation.ZERO_OUT,
-    sampler=Sampler.FULL_PASS, units=units, epochs=1, batch_size=100, steps=units // 100, clipping_norm=1.0,
+    sampler=Sampler.SHUFFLED, units=units, epochs=1, batch_size=100, steps=units // 100, clipping_norm=1.0,
     noise_multiplier=50.0, delta=1e-5, event=gaussian_passes(noise_multiplier=50.0, epochs=1),
 )
 price(plan.event, plan.relation)

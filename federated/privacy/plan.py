@@ -19,7 +19,7 @@ from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.truncation import paid
-from privacy_pipeline.dp.mechanism.sampling import FixedPartition, Sampling, scheme_of
+from privacy_pipeline.dp.mechanism.sampling import Asked, FixedPartition, Sampling, scheme_of
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan
 from privacy_pipeline.errors import BadInputError
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 UNIT = "client"
 SAMPLINGS = ("poisson", "shuffled", "cyclic")
-_SCHEMES = {"shuffled": "fixed_partition"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +86,8 @@ class CohortPlan:
     ) -> CohortPlan:
         """Return a plan; the arguments are those of `FederatedPlan.calibrated`."""
         _check_cohort(sampling, clients=clients, per_round=clients_per_round)
-        scheme = scheme_of(
-            _SCHEMES.get(sampling, sampling),
-            batch=float(clients_per_round),
-            probability=clients_per_round / clients,
-            units=clients,
-            epochs=epochs,
-            steps=rounds,
-            cap=None,
-        )
+        chance = clients_per_round / clients
+        scheme = scheme_of(sampling, Asked(batch=float(clients_per_round), probability=chance, units=clients, cap=None))
         rounds = scheme.steps(epochs=float(epochs or 0.0)) if rounds is None else rounds
         return cls(clients=clients, rounds=rounds, sampling=scheme, attendance=attendance or Attendance())
 
@@ -213,7 +205,7 @@ class FederatedPlan:
             noise_multiplier=1.0 if searched else noise_multiplier,
             delta=delta,
             clipping_norm=clipping_norm,
-            sampling=_SCHEMES.get(sampling, sampling),
+            sampling=sampling,
             correlation=correlation,
             bands=bands,
             adaptive=adaptive,

@@ -34,7 +34,7 @@ class Relation(str, Enum):
 class Sampler(str, Enum):
     """How batches are drawn."""
 
-    FULL_PASS = "fixed_partition"  # every unit in one batch of each epoch; shuffled independently of the data
+    SHUFFLED = "fixed_partition"  # every unit in one batch of each epoch; the value is in digests and records
     POISSON = "poisson"
     TRUNCATED_POISSON = "truncated_poisson"  # Poisson samples cut to a largest batch
     CYCLIC = "cyclic"  # the same partition in every epoch, for correlated noise
@@ -121,7 +121,7 @@ class MechanismPlan:
     def __post_init__(self) -> None:
         if (self.units is None) != (self.relation is Relation.ADD_OR_REMOVE_ONE):
             raise ValueError("the number of units is public under the zero-out relation, and only there")
-        if self.sampler is Sampler.FULL_PASS and self.relation is not Relation.ZERO_OUT:
+        if self.sampler is Sampler.SHUFFLED and self.relation is not Relation.ZERO_OUT:
             # Adding a row would move others to other batches; only a row that is blanked leaves the partition as it is.
             raise ValueError("a fixed partition into batches has a guarantee under the zero-out relation only")
 

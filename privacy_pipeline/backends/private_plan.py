@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 BACKEND = "dp_sgd"
 _LARGEST_USUAL_CAP = 10.0  # epsilon of a budget at which the default truncation still costs nearly nothing
-_SCHEMES = {"shuffled": "fixed_partition"}
 
 
 def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier: float | None = None) -> PrivacyPlan:
@@ -57,7 +56,7 @@ def privacy_plan(config: PipelineConfig, *, units: int | None, noise_multiplier:
         delta=section.delta,
         clipping_norm=section.clipping_norm,
         relation=relation,
-        sampling=_SCHEMES.get(section.sampling, section.sampling),
+        sampling=section.sampling,
         per_layer=section.per_layer,
         truncate_at=section.truncate_at or _default_cap(config, units),
         hardened=section.hardened,

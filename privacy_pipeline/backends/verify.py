@@ -51,7 +51,7 @@ def require_executed_as_planned(plan: MechanismPlan, executed: Executed) -> None
             raise PipelineError(f"{ran} {name} ran, but {planned} were accounted; the model is not handed out")
     if executed.event is None or canonical(executed.event) != canonical(plan.event):
         raise PipelineError("what ran has another DpEvent than what was accounted; the model is not handed out")
-    once = plan.sampler is Sampler.FULL_PASS or plan.sampler is Sampler.CYCLIC
+    once = plan.sampler is Sampler.SHUFFLED or plan.sampler is Sampler.CYCLIC
     if once and (executed.largest_participation is None or executed.largest_participation > 1):
         raise PipelineError(
             f"a unit was in {executed.largest_participation} batches of one epoch, but 1 was accounted; the model is "

@@ -27,7 +27,7 @@ from privacy_pipeline.dp.mechanism.mechanism import (
 )
 from privacy_pipeline.dp.mechanism.mechanism import require as _require
 from privacy_pipeline.dp.mechanism.mechanism import require_positive as _positive
-from privacy_pipeline.dp.mechanism.sampling import Sampling, TruncatedPoissonSampling, probability_of, scheme_of
+from privacy_pipeline.dp.mechanism.sampling import Asked, Sampling, TruncatedPoissonSampling, probability_of, scheme_of
 from privacy_pipeline.dp.noise.correlated import correlated_event, why_unbounded
 
 __all__ = ["AdaptiveClipping", "Clipping", "Noise", "PrivacyPlan", "UserBound"]
@@ -128,7 +128,7 @@ class PrivacyPlan:
             delta: delta of the guarantee.
             clipping_norm: L2 bound of one unit's contribution.
             units: number of units; under ADD_OR_REMOVE_ONE leave it out.
-            expected_batch_size: expected number of units of a batch; for "fixed_partition" the exact one.
+            expected_batch_size: expected number of units of a batch; for "shuffled" and "cyclic" the exact one.
             sampling_probability: needed under ADD_OR_REMOVE_ONE, where it may not be computed from the data; else
                 it follows from `expected_batch_size` and `units`.
             epochs: expected passes over the data; give this or `steps`.
@@ -136,8 +136,8 @@ class PrivacyPlan:
             epsilon: target; give this or `noise_multiplier`.
             noise_multiplier: standard deviation of the noise over the clipping norm.
             relation: neighbouring relation.
-            sampling: "poisson", "truncated_poisson", "fixed_partition" (shuffled; no amplification is claimed) or
-                "cyclic" (shuffled once).
+            sampling: "poisson", "truncated_poisson", "shuffled" (each unit once an epoch; no amplification is
+                claimed) or "cyclic" (shuffled once).
             truncate_at: largest batch of "truncated_poisson"; without it 5 standard deviations above the mean.
             per_layer: see `Clipping`.
             hardened: see `Noise`.
@@ -161,9 +161,7 @@ class PrivacyPlan:
         batch = float(expected_batch_size or 0.0)
         _positive("expected_batch_size", batch)
         probability = probability_of(sampling_probability, batch=batch, units=units, relation=relation)
-        scheme = scheme_of(
-            sampling, batch=batch, probability=probability, units=units, epochs=epochs, steps=steps, cap=truncate_at
-        )
+        scheme = scheme_of(sampling, Asked(batch=batch, probability=probability, units=units, cap=truncate_at))
         if steps is None:
             steps = scheme.steps(epochs=float(epochs or 0.0))
 

@@ -34,7 +34,7 @@ def make_plan(
         unit=unit,
         contribution_bound=1,
         relation=relation,
-        sampler=Sampler.FULL_PASS if relation is Relation.ZERO_OUT else Sampler.POISSON,
+        sampler=Sampler.SHUFFLED if relation is Relation.ZERO_OUT else Sampler.POISSON,
         units=units if relation is Relation.ZERO_OUT else None,
         epochs=epochs,
         batch_size=100,

@@ -60,7 +60,7 @@ def test_the_plan_follows_from_config_and_registration(split: Any) -> None:
 
 def test_a_shuffled_plan_claims_no_amplification(split: Any) -> None:
     plan = plan_of(split, 650, epochs=3, dp_sgd={"sampling": "shuffled"})
-    assert (plan.steps, plan.sampler) == (18, Sampler.FULL_PASS)
+    assert (plan.steps, plan.sampler) == (18, Sampler.SHUFFLED)
     assert plan.event == gaussian_passes(noise_multiplier=2.0, epochs=3)
 
 

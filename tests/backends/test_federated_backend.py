@@ -135,7 +135,7 @@ def test_the_record_says_that_clients_are_made_up(split: Any, tmp_path: Path) ->
     made = config(clients={"clients": 30})
     inputs = inputs_of(split, made, tmp_path)
     executed = train(inputs)
-    assert inputs.plan is None and executed.event is None and executed.sampler == Sampler.FULL_PASS.value
+    assert inputs.plan is None and executed.event is None and executed.sampler == Sampler.SHUFFLED.value
     record = build_record(config=made, facts=FACTS, executed=executed, plan=None, composition=None)
     assert record.training_guarantee == "none" and record.guarantee is None
     (clients,) = (access for access in record.data_accesses if access.what == "clients")
@@ -300,7 +300,7 @@ def test_distributed_noise_runs_as_accounted_and_its_record_says_what_is_simulat
     inputs = inputs_of(persons, shared, tmp_path)
     executed = train(inputs)
     assert inputs.plan is not None and executed.event == inputs.plan.event
-    assert executed.sampler == Sampler.FULL_PASS.value and executed.largest_participation == 1
+    assert executed.sampler == Sampler.SHUFFLED.value and executed.largest_participation == 1
     assert set(executed.history) == {"weights_norm", "rounds_released", "numbers_wrapped"}
     assert 0 < executed.history["rounds_released"][0] <= executed.history["rounds_released"][1] <= 12
     record = build_record(config=shared, facts=FACTS, executed=executed, plan=inputs.plan, composition=None)

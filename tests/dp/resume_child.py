@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "tree": {"optimizer": "sgd", "plan": {"sampling": "cyclic", "correlation": "tree", "expected_batch_size": 30}},
     "banded": {"optimizer": "sgd", "plan": {"sampling": "cyclic", "correlation": "banded", "bands": 4}},
     "fallback": {"optimizer": "sgd", "dropout": 0.3, "whole": True, "plan": {"hardened": True}},
-    "partition": {"optimizer": "rmsprop", "plan": {"sampling": "fixed_partition", "steps": STEPS}},
+    "partition": {"optimizer": "rmsprop", "plan": {"sampling": "shuffled", "steps": STEPS}},
 }
 
 

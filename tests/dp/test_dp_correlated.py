@@ -142,7 +142,7 @@ def test_both_accountants_give_the_gaussian_epsilon() -> None:
     assert banded.guarantee().epsilon_pld is not None
 
 
-@pytest.mark.parametrize("sampling", ["poisson", "fixed_partition", "truncated_poisson"])
+@pytest.mark.parametrize("sampling", ["poisson", "shuffled", "truncated_poisson"])
 def test_where_no_bound_exists_epsilon_is_unknown(sampling: str) -> None:
     made = cyclic(5, 10, noise_of("tree"), sampling=sampling, expected_batch_size=10)
     assert isinstance(made.event, UnsupportedDpEvent)

@@ -128,9 +128,7 @@ def test_empty_batches_take_a_noisy_step() -> None:
 
 
 def test_partition_counts_participation() -> None:
-    private = make_private(
-        network(), plan(steps=None, epochs=3, sampling="fixed_partition"), optimizer="sgd", loss=LOSS
-    )
+    private = make_private(network(), plan(steps=None, epochs=3, sampling="shuffled"), optimizer="sgd", loss=LOSS)
     execution = private.fit(*data())
     assert execution.steps == 30
     assert execution.largest_participation == 3

@@ -64,7 +64,7 @@ def test_truncation_at_five_deviations_costs_next_to_nothing() -> None:
 
 
 def test_shuffling_claims_no_amplification() -> None:
-    plan = PrivacyPlan.calibrated(**MNIST, epochs=15, noise_multiplier=1.3, sampling="fixed_partition")
+    plan = PrivacyPlan.calibrated(**MNIST, epochs=15, noise_multiplier=1.3, sampling="shuffled")
     assert plan.steps == 15 * 234
     assert canonical(plan.event) == canonical(gaussian_passes(noise_multiplier=1.3, epochs=15))
     assert plan.epsilon() > 10
@@ -102,8 +102,8 @@ def test_fewer_steps_are_accounted_as_fewer() -> None:
         ({"delta": 1.0}, "delta"),
         ({"sampling": "shuffle"}, "unknown sampling"),
         ({"truncate_at": 3}, "truncated_poisson"),
-        ({"sampling": "fixed_partition", "expected_batch_size": 2.5}, "whole number"),
-        ({"sampling": "fixed_partition", "epochs": 1.5}, "whole epochs"),
+        ({"sampling": "shuffled", "expected_batch_size": 2.5}, "whole number"),
+        ({"sampling": "shuffled", "epochs": 1.5}, "whole epochs"),
     ],
 )
 def test_nonsense_is_refused(change: dict[str, Any], message: str) -> None:
@@ -164,8 +164,15 @@ def test_a_secret_number_of_units_enters_nothing() -> None:
     assert told[0] == told[1] == told[2]
     assert plan.parameters()["units"] is None
     assert plan.noise_stddev == 1.0 / 20
-    for wrong in ("truncated_poisson", "fixed_partition", "cyclic"):
+    for wrong in ("truncated_poisson", "shuffled", "cyclic"):
         with pytest.raises(BadInputError, match="accounted"):
             PrivacyPlan.calibrated(
                 **numbers, steps=4, noise_multiplier=1.0, relation=Relation.ADD_OR_REMOVE_ONE, sampling=wrong
             )
+
+
+def test_the_former_name_of_shuffled_works_with_a_line() -> None:
+    with pytest.warns(FutureWarning, match="sampling='fixed_partition' is sampling='shuffled' now"):
+        former = PrivacyPlan.calibrated(**MNIST, epochs=15, noise_multiplier=1.3, sampling="fixed_partition")
+    assert former == PrivacyPlan.calibrated(**MNIST, epochs=15, noise_multiplier=1.3, sampling="shuffled")
+    assert former.parameters()["sampling"]["scheme"] == "fixed_partition"  # records and digests of before

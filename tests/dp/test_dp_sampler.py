@@ -63,7 +63,7 @@ def test_another_probability_is_noticed(wrong: float) -> None:
 
 
 def test_shuffling_is_noticed() -> None:
-    made = Sampler(plan(sampling="fixed_partition"), RunKey.from_system(), UNITS)
+    made = Sampler(plan(sampling="shuffled"), RunKey.from_system(), UNITS)
     assert {"sizes", "counts", "steps"} <= set(looks_poisson(made.batch, 0.05))
 
 
@@ -108,7 +108,7 @@ def test_steps_repeat_and_keys_differ() -> None:
 
 
 def test_partition_uses_each_unit_once_an_epoch() -> None:
-    made = plan(25, steps=40, sampling="fixed_partition")
+    made = plan(25, steps=40, sampling="shuffled")
     sampler = Sampler(made, RunKey.from_system(), UNITS)
     for epoch in range(2):
         dealt = np.concatenate([sampler.batch(epoch * 20 + place) for place in range(20)])

@@ -217,7 +217,7 @@ def neighbours(bad: float) -> tuple[Any, Any, Any]:
         ({}, {"virtual_batch_size": 3}, np.nan),
         ({"per_layer": True}, {}, np.nan),
         ({"sampling": "truncated_poisson", "truncate_at": 15}, {}, np.nan),
-        ({"sampling": "fixed_partition", "expected_batch_size": 8}, {}, np.nan),
+        ({"sampling": "shuffled", "expected_batch_size": 8}, {}, np.nan),
     ],
     ids=["usual", "huge", "infinite", "virtual batches", "per layer", "truncated", "partition"],
 )

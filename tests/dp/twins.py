@@ -264,7 +264,7 @@ def skips_empty_batches() -> Any:
 
 def shuffling() -> Any:
     """Deals each epoch's batches from a permutation, and calls that Poisson sampling."""
-    dealt = plan(sampling="fixed_partition")
+    dealt = plan(sampling="shuffled")
 
     def make(original: Any) -> Any:
         return lambda self, step: original(Sampler(dealt, self.key, self.units), step)

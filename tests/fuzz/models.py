@@ -162,7 +162,7 @@ _PLAN = {
 }
 _OF_PLAN = {
     "relation": (*Relation, "zero_out", None),
-    "sampling": ("poisson", "truncated_poisson", "fixed_partition", "cyclic", "x", None, 1),
+    "sampling": ("poisson", "truncated_poisson", "shuffled", "cyclic", "x", None, 1),
     "correlation": ("none", "banded", "tree", "x", None),
     "truncate_at": (None, 60, 1, 0, 10**9, 2.5),
     "bands": (None, 1, 2, 10**6, 0),

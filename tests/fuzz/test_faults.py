@@ -228,7 +228,7 @@ PLAN = {
         {"epochs": 10**400},
         {"epochs": float("nan")},
         {"epochs": float("nan"), "sampling": "truncated_poisson"},
-        {"epochs": float("inf"), "sampling": "fixed_partition"},
+        {"epochs": float("inf"), "sampling": "shuffled"},
         {"clipping_norm": 10**400},
         {"clipping_norm": "1"},
         {"noise_multiplier": None, "epsilon": float("nan")},

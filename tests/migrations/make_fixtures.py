@@ -205,7 +205,7 @@ def fill_ledger(url: str) -> dict[str, Any]:
             unit=unit,
             contribution_bound=1,
             relation=Relation.ZERO_OUT,
-            sampler=Sampler.FULL_PASS,
+            sampler=Sampler("fixed_partition"),
             units=600,
             epochs=1,
             batch_size=100,

@@ -57,7 +57,7 @@ def make_plan(**changes: Any) -> MechanismPlan:
         unit="row",
         contribution_bound=1,
         relation=Relation.ZERO_OUT,
-        sampler=Sampler.FULL_PASS,
+        sampler=Sampler.SHUFFLED,
         units=UNITS,
         epochs=2,
         batch_size=100,

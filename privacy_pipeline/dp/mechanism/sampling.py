@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
@@ -165,11 +168,10 @@ class FixedPartition:
 
     def parameters(self) -> dict[str, Any]:
         """Return JSON values."""
-        scheme = "cyclic" if self.cyclic else "fixed_partition"
+        scheme = "cyclic" if self.cyclic else "fixed_partition"  # records and digests keep the first name of "shuffled"
         return {"scheme": scheme, "batch_size": self.batch_size, "units": self.units}
 
 
-_SCHEMES = "poisson, truncated_poisson, fixed_partition or cyclic"
 Sampling = PoissonSampling | TruncatedPoissonSampling | FixedPartition
 
 
@@ -204,33 +206,61 @@ def probability_of(given: float | None, *, batch: float, units: int | None, rela
     return batch / float(units or 1)
 
 
-def scheme_of(
-    name: str,
-    *,
-    batch: float,
-    probability: float,
-    units: int | None,
-    epochs: float | None,
-    steps: int | None,
-    cap: int | None,
-) -> Sampling:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a plan gives its sampling.
+
+    Attributes:
+        batch: expected number of units of a batch.
+        probability: chance of a unit to be in a batch.
+        units: number of units; None where it is secret.
+        cap: largest batch of truncated samples; None for the default.
+    """
+
+    batch: float
+    probability: float
+    units: int | None
+    cap: int | None
+
+
+def _poisson(asked: Asked) -> Sampling:
+    return PoissonSampling(probability=asked.probability, expected=asked.batch)
+
+
+def _truncated(asked: Asked) -> Sampling:
+    units, batch, probability = asked.units, asked.batch, asked.probability
+    require(units is not None, "truncation is accounted for a public number of units only", "use zero-out")
+    spread = math.sqrt(batch * (1 - min(1.0, probability)))
+    cap = asked.cap or math.ceil(batch + 5 * spread)
+    return TruncatedPoissonSampling(probability=probability, expected=batch, cap=cap, units=int(units or 0))
+
+
+def _partition(asked: Asked, *, cyclic: bool) -> Sampling:
+    require(asked.units is not None, "a fixed partition is accounted under zero-out only")
+    require(asked.batch == int(asked.batch), "a fixed partition has batches of a whole number of units")
+    return FixedPartition(batch_size=int(asked.batch), units=int(asked.units or 0), cyclic=cyclic)
+
+
+# A scheme is added by what makes it, and one line here.
+SCHEMES: Mapping[str, Callable[[Asked], Sampling]] = {
+    "poisson": _poisson,
+    "truncated_poisson": _truncated,
+    "shuffled": partial(_partition, cyclic=False),
+    "cyclic": partial(_partition, cyclic=True),
+}
+_FORMER = {"fixed_partition": "shuffled"}
+
+
+def scheme_of(name: str, asked: Asked) -> Sampling:
     """Return the sampling of a plan, by name; see `PrivacyPlan.calibrated`.
 
     Raises:
         BadInputError: an unknown name, or numbers that do not go with it.
     """
-    require(isinstance(name, str), f"unknown sampling {name!r}", _SCHEMES)
-    require(cap is None or name == "truncated_poisson", "truncate_at is for sampling='truncated_poisson'")
-    if name == "poisson":
-        return PoissonSampling(probability=probability, expected=batch)
-    if name == "truncated_poisson":
-        require(units is not None, "truncation is accounted for a public number of units only", "use zero-out")
-        spread = math.sqrt(batch * (1 - min(1.0, probability)))
-        return TruncatedPoissonSampling(
-            probability=probability, expected=batch, cap=cap or math.ceil(batch + 5 * spread), units=int(units or 0)
-        )
-    if name in ("fixed_partition", "cyclic"):
-        require(units is not None, "a fixed partition is accounted under zero-out only")
-        require(batch == int(batch), "a fixed partition has batches of a whole number of units")
-        return FixedPartition(batch_size=int(batch), units=int(units or 0), cyclic=name == "cyclic")
-    raise BadInputError(f"unknown sampling {name!r}", fix=_SCHEMES)
+    if isinstance(name, str) and name in _FORMER:
+        warnings.warn(f"sampling={name!r} is sampling={_FORMER[name]!r} now", FutureWarning, stacklevel=4)
+        name = _FORMER[name]
+    known = ", ".join(SCHEMES)
+    require(isinstance(name, str) and name in SCHEMES, f"unknown sampling {name!r}", known)
+    require(asked.cap is None or name == "truncated_poisson", "truncate_at is for sampling='truncated_poisson'")
+    return SCHEMES[name](asked)

@@ -203,7 +203,7 @@ def _guarantee(plan: MechanismPlan, executed: Executed, statistics: DpStatistics
     poisson = None
     # Noise that clients share has no bound under Poisson samples, and a tuning is more than its trial.
     other = plan.tuning is not None or "distributed" in plan.engine_parameters
-    if plan.sampler is Sampler.FULL_PASS and plan.units is not None and not other:
+    if plan.sampler is Sampler.SHUFFLED and plan.units is not None and not other:
         poisson = events.poisson_gaussian(
             sampling_probability=min(1.0, plan.batch_size / plan.units),
             noise_multiplier=plan.noise_multiplier,
@@ -242,7 +242,7 @@ def _assumptions(plan: MechanismPlan, executed: Executed) -> list[Assumption]:
 
 
 def _sampling_assumption(plan: MechanismPlan, executed: Executed) -> Assumption:
-    if plan.sampler in (Sampler.FULL_PASS, Sampler.CYCLIC):
+    if plan.sampler in (Sampler.SHUFFLED, Sampler.CYCLIC):
         most = executed.largest_participation
         return Assumption(
             name="each unit is in at most one batch of an epoch",
