@@ -57,6 +57,14 @@ class Loader(yaml.SafeLoader):
         require_shallow(len(self.indents))
         return bool(super().add_indent(column))
 
+    def fetch_more_tokens(self) -> Any:
+        """Read on to the next token. The scanner leaves numbers in escapes and `%YAML` lines to Python."""
+        try:
+            return super().fetch_more_tokens()
+        except (ValueError, OverflowError):
+            what = "a number behind \\U (at most \\U0010FFFF) or %YAML is out of range"
+            raise UnfitError(what, line=self.line + 1) from None
+
     def compose_node(self, *args: Any) -> yaml.Node | None:
         """Return the next node; all are counted, and a list or mapping is nothing else by its tag."""
         self._values += 1

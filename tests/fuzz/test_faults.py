@@ -59,11 +59,19 @@ def refused(file: Path, content: bytes | str) -> str:
         ("-" + "1" * 400, "an integer has more than 64 bits"),
         (r'"\ud800"', "half of a surrogate pair"),
         (r'"a\0"', r"a text holds \0"),
+        (r'"\U00110000"', "a number behind"),
+        (r'"\UFFFFFFFF"', "a number behind"),
     ],
 )
 def test_a_scalar_that_its_tag_or_python_cannot_take(tmp_path: Path, value: str, why: str) -> None:
     message = refused(tmp_path / "x.yaml", f"a: 1\nb: {value}\n")
     assert message.startswith(f"{tmp_path}/x.yaml:2: ") and why in message
+
+
+@pytest.mark.parametrize("version", ["1." + "1" * 5_000, "9" * 5_000 + ".1"])
+def test_a_version_of_yaml_with_too_many_digits(tmp_path: Path, version: str) -> None:
+    message = refused(tmp_path / "x.yaml", f"%YAML {version}\n---\na: 1\n")
+    assert message.startswith(f"{tmp_path}/x.yaml:1: a number behind")
 
 
 def test_a_tag_that_fits_is_read(tmp_path: Path) -> None:
@@ -111,6 +119,7 @@ def test_an_override_is_held_to_the_same(tmp_path: Path) -> None:
         ("a." * 3_000 + "b=1", "is nested too deeply"),
         ("a=!!bool abc", "'abc' is not a valid bool"),
         ('a="\\ud800"', "half of a surrogate pair"),
+        ('a="\\U00110000"', "a number behind"),
         ("a=0x" + "f" * 5_000, "more than 64 bits"),
     ):
         with pytest.raises(BadInputError, match=why):
