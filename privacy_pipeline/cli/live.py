@@ -13,7 +13,8 @@ from rich.table import Table
 from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.pipelines.execution import events
 from privacy_pipeline.pipelines.nodes import CHARGING, NODES, nodes_of
-from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, RunState
+from privacy_pipeline.pipelines.workspace.run_state import NodeState, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from privacy_pipeline.text.typed import typed
 
 _MARKS = {

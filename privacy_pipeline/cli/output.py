@@ -18,7 +18,7 @@ from privacy_pipeline.errors import LONGEST_MESSAGE, ExitCode, PipelineError, br
 from privacy_pipeline.text.shown_text import in_json, visible
 
 if TYPE_CHECKING:
-    from privacy_pipeline.pipelines.workspace.workspace import RunState
+    from privacy_pipeline.pipelines.workspace.run_state import RunState
     from privacy_pipeline.reports.record.summary import RunSummary
 
 # A pipe or a log file has no width of its own; tables need room.

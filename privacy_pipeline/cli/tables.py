@@ -9,7 +9,7 @@ from rich.table import Table
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.cli.shown import cell, escape
-from privacy_pipeline.pipelines.workspace.workspace import RunState
+from privacy_pipeline.pipelines.workspace.run_state import RunState
 from privacy_pipeline.reports.record.properties import public_examples, shown
 from privacy_pipeline.reports.record.summary import METRICS, RunSummary, SliceMetrics
 from privacy_pipeline.reports.record.tuning_record import procedure

@@ -18,7 +18,8 @@ from privacy_pipeline.cli.budget import group
 from privacy_pipeline.cli.lazy import Listed
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.encrypted.sandbox import environment
-from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder
+from privacy_pipeline.pipelines.workspace.run_state import NodeState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.cli.test_tables import make_state
 from tests.reports.records import dp_record, make_summary, plain_record
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.cli import tables
-from privacy_pipeline.pipelines.workspace.workspace import RunState
+from privacy_pipeline.pipelines.workspace.run_state import RunState
 from tests.reports.records import dp_record, make_summary, plain_record
 
 

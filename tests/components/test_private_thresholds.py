@@ -16,7 +16,7 @@ from privacy_pipeline.config.models import Threshold
 from privacy_pipeline.encrypted.evaluation import evaluation, measured
 from privacy_pipeline.encrypted.model.fixed_point import Proof
 from privacy_pipeline.encrypted.model.threat_model import simulated
-from privacy_pipeline.pipelines.graph.build import _private_thresholds
+from privacy_pipeline.pipelines.graph.after_training import _private_thresholds
 from tests.components.test_gate_decision import encrypted_evaluation
 from tests.reports.records import make_config
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.pipelines.workspace.workspace import RunSpec
+from privacy_pipeline.pipelines.workspace.run_state import RunSpec
 
 ROWS = 200
 DIGEST = "d" * 64

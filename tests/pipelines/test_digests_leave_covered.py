@@ -19,7 +19,7 @@ from privacy_pipeline.ledger.charging import entries
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.storage import journal
 from privacy_pipeline.ledger.storage.journal import canonical, record_hash
-from privacy_pipeline.pipelines.execution import runs
+from privacy_pipeline.pipelines.execution import earlier_runs, runs
 from privacy_pipeline.pipelines.graph import cache_keys
 from privacy_pipeline.pipelines.preflight.preflight import check_source, read_features
 from privacy_pipeline.pipelines.registration.register import register_dataset
@@ -120,9 +120,9 @@ def test_spec_fingerprints_and_cache_keys_hold_none(config: PipelineConfig, dige
 def test_a_run_whose_spec_has_the_plain_digest_is_known_again(config: PipelineConfig) -> None:
     """Specs of earlier versions have it; other data is still other data."""
     spec, plain = _spec(config), source.resolve(dataset=config.dataset).plain_digest()
-    runs._refuse_changed(spec.model_copy(update={"data_digest": plain}), spec)
+    earlier_runs.refuse_changed(spec.model_copy(update={"data_digest": plain}), spec)
     with pytest.raises(BadInputError, match="data, or the ledger"):
-        runs._refuse_changed(spec.model_copy(update={"data_digest": "e" * 64}), spec)
+        earlier_runs.refuse_changed(spec.model_copy(update={"data_digest": "e" * 64}), spec)
 
 
 def test_without_a_ledger_the_workspace_has_the_secret(tmp_path: Path, digests: dict[str, str]) -> None:

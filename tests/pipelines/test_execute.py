@@ -13,7 +13,8 @@ import pytest
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.pipelines.execution import events, execute
 from privacy_pipeline.pipelines.nodes import NODES
-from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, RunState
+from privacy_pipeline.pipelines.workspace.run_state import NodeState, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from privacy_pipeline.processes.programs import command_of
 from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import make_summary, plain_record

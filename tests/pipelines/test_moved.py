@@ -13,7 +13,8 @@ from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.literal_paths import literal
 from privacy_pipeline.pipelines.workspace import moved
 from privacy_pipeline.pipelines.workspace.metadata import connection_config
-from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, Workspace
+from privacy_pipeline.pipelines.workspace.run_state import NodeState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace
 from tests.pipelines.projects import make_spec, write_project
 from tests.pipelines.test_workspace import make_state
 from tests.reports.records import dp_record, make_summary

@@ -23,10 +23,11 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.literal_paths import literal
 from privacy_pipeline.pipelines.execution import runs
 from privacy_pipeline.pipelines.preflight import spending
-from privacy_pipeline.pipelines.pruning import pruned_metadata, pruning
-from privacy_pipeline.pipelines.pruning.pruning import Criteria
+from privacy_pipeline.pipelines.pruning import pruned_metadata, pruning, pruning_plan
+from privacy_pipeline.pipelines.pruning.pruning_plan import Criteria
 from privacy_pipeline.pipelines.workspace import serving_model
-from privacy_pipeline.pipelines.workspace.workspace import Failure, NodeState, RunFolder, Workspace
+from privacy_pipeline.pipelines.workspace.run_state import Failure, NodeState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace
 from privacy_pipeline.reports.record.summary import SliceMetrics
 from tests.pipelines.planted import found_below, needles
 from tests.pipelines.projects import make_spec, write_project
@@ -153,7 +154,7 @@ class Filled:
     def planted(self) -> list[str]:
         return found_below(self.workspace.root, NEEDLES)
 
-    def remove(self, **criteria: Any) -> pruning.Plan:
+    def remove(self, **criteria: Any) -> pruning_plan.Plan:
         return pruning.remove(self.workspace.root, Criteria(**criteria))
 
 

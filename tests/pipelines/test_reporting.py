@@ -9,7 +9,8 @@ import pytest
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.pipelines.reporting.reporting import evidence
-from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder
+from privacy_pipeline.pipelines.workspace.run_state import NodeState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from privacy_pipeline.reports.dataset.compose import dataset_report
 from privacy_pipeline.reports.figures import plain
 from privacy_pipeline.reports.render.html import to_html

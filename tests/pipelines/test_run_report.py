@@ -12,7 +12,8 @@ from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.pipelines.reporting.run_report import add_report
 from privacy_pipeline.pipelines.workspace import metadata
-from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
+from privacy_pipeline.pipelines.workspace.run_state import RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.cli.test_tables import make_state
 from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import make_summary, plain_record

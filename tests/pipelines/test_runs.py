@@ -19,7 +19,8 @@ from privacy_pipeline.pipelines.nodes import NODES, nodes_of
 from privacy_pipeline.pipelines.preflight import spending
 from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.pipelines.workspace import metadata
-from privacy_pipeline.pipelines.workspace.workspace import NodeState, RunFolder, RunState, Workspace
+from privacy_pipeline.pipelines.workspace.run_state import NodeState, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace
 from privacy_pipeline.reports.record.summary import RunSummary
 from tests.pipelines.projects import write_project
 from tests.reports.records import make_summary, plain_record

@@ -16,7 +16,8 @@ from privacy_pipeline.files.read_once import reading_once
 from privacy_pipeline.pipelines.execution import runs, worker
 from privacy_pipeline.pipelines.graph import build, cache_keys
 from privacy_pipeline.pipelines.preflight import preflight
-from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState, Workspace
+from privacy_pipeline.pipelines.workspace.run_state import RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace
 from tests.pipelines.projects import SCHEMA, make_spec, write_project
 
 MODEL = "import own_parts\ndef build_model(context): return own_parts.NAME\n"

@@ -19,7 +19,8 @@ from privacy_pipeline.pipelines.graph import build
 from privacy_pipeline.pipelines.preflight import preflight
 from privacy_pipeline.pipelines.registration import register as registering
 from privacy_pipeline.pipelines.registration.register import register_dataset
-from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
+from privacy_pipeline.pipelines.workspace.run_state import RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from tests.pipelines.projects import HASHED, KEYED, write_project, write_spans
 
 

@@ -14,15 +14,8 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.pipelines.workspace.workspace import (
-    Failure,
-    NodeState,
-    RunFolder,
-    RunState,
-    Workspace,
-    find_run,
-    run_folders,
-)
+from privacy_pipeline.pipelines.workspace.run_state import Failure, NodeState, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace, find_run, run_folders
 from tests.pipelines.projects import make_spec, write_project
 from tests.reports.records import dp_record, make_summary
 

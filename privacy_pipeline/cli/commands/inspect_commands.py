@@ -13,7 +13,7 @@ from privacy_pipeline.cli.shown import escape
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
-    from privacy_pipeline.pipelines.workspace.workspace import RunState
+    from privacy_pipeline.pipelines.workspace.run_state import RunState
     from privacy_pipeline.reports.record.summary import RunSummary
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Run id, a prefix of it, or a pipeline (its newest run).")]

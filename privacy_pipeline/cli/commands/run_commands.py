@@ -33,7 +33,8 @@ from privacy_pipeline.text.typed import typed
 if TYPE_CHECKING:
     from privacy_pipeline.pipelines.preflight.imported_code import ImportedFile
     from privacy_pipeline.pipelines.preflight.planned_charges import PlannedCharge
-    from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
+    from privacy_pipeline.pipelines.workspace.run_state import RunState
+    from privacy_pipeline.pipelines.workspace.workspace import RunFolder
     from privacy_pipeline.reports.record.summary import RunSummary
 
 

@@ -12,10 +12,10 @@ from rich.table import Table
 from privacy_pipeline.cli.output import errors_as_exit_codes, note, out, print_json
 from privacy_pipeline.cli.parameters import AsJson, WorkspacePath
 from privacy_pipeline.cli.shown import escape
-from privacy_pipeline.pipelines.pruning import pruning
+from privacy_pipeline.pipelines.pruning import pruning, pruning_plan
 
 if TYPE_CHECKING:
-    from privacy_pipeline.pipelines.pruning.pruning import Plan
+    from privacy_pipeline.pipelines.pruning.pruning_plan import Plan
 
 app = typer.Typer(help="What runs leave on the disk.", no_args_is_help=True)
 _STAYS = (
@@ -46,7 +46,9 @@ def prune(
     Record, report and charges of a run stay. The dataset's own files, outside the workspace, are not touched.
     """
     with errors_as_exit_codes(as_json=as_json, resume=lambda: "type the same again"):
-        criteria = pruning.Criteria(runs=tuple(run), dataset=dataset, older_than=older_than, keep_pushed=keep_pushed)
+        criteria = pruning_plan.Criteria(
+            runs=tuple(run), dataset=dataset, older_than=older_than, keep_pushed=keep_pushed
+        )
         do = pruning.remove if yes else pruning.plan
         found = do(workspace.absolute(), criteria)
     if as_json:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from privacy_pipeline.errors import ExitCode
 from privacy_pipeline.pipelines.execution import events
 from privacy_pipeline.pipelines.nodes import nodes_of
-from privacy_pipeline.pipelines.workspace.workspace import Failure, NodeState, RunFolder, RunState
+from privacy_pipeline.pipelines.workspace.run_state import Failure, NodeState, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 from privacy_pipeline.processes.programs import command_of
 
 OnEvent = Callable[[events.Event, RunState], None]

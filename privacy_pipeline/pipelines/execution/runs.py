@@ -7,45 +7,26 @@ import difflib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from privacy_pipeline import covered_digests
 from privacy_pipeline.components.dp_statistics.charged import request_of
-from privacy_pipeline.components.privacy_gate.decision import Decision, decide
-from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.config.models import PipelineConfig
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.private_copy import PrivateCopy
 from privacy_pipeline.data.schema.features import FeaturePlan
-from privacy_pipeline.data.source import ResolvedSource, folders_of, locate
+from privacy_pipeline.data.source import ResolvedSource, locate
 from privacy_pipeline.errors import BadInputError, ExitCode
 from privacy_pipeline.files.literal_paths import require_utf8
 from privacy_pipeline.files.read_once import reading_once
+from privacy_pipeline.pipelines.execution.earlier_runs import base_run, refuse_changed, serve_whole, unchanged_since
 from privacy_pipeline.pipelines.execution.events import Event, NodeEnded
 from privacy_pipeline.pipelines.execution.execute import OnEvent, execute, now
 from privacy_pipeline.pipelines.graph import cache_keys
 from privacy_pipeline.pipelines.graph.data_secret import data_secret
-from privacy_pipeline.pipelines.nodes import (
-    CHARGING,
-    DP_EVALUATOR,
-    DP_STATISTICS,
-    EXAMPLE_GEN,
-    GATE,
-    nodes_of,
-    trains,
-)
+from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, EXAMPLE_GEN, nodes_of, trains
 from privacy_pipeline.pipelines.preflight import admission, memory, preflight, spending
-from privacy_pipeline.pipelines.preflight.announce import announced_class
 from privacy_pipeline.pipelines.reporting import run_report
 from privacy_pipeline.pipelines.workspace import metadata
-from privacy_pipeline.pipelines.workspace.workspace import (
-    NodeState,
-    RunFolder,
-    RunSpec,
-    RunState,
-    Workspace,
-    readable_runs,
-)
-from privacy_pipeline.reports.record.properties import metric_properties
-from privacy_pipeline.reports.record.summary import RunSummary
+from privacy_pipeline.pipelines.workspace.run_state import NodeState, RunSpec, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace
 
 _DATA_NODES = ("ExampleGen", "StatisticsGen", "ExampleValidator", "Transform")
 
@@ -86,12 +67,12 @@ def start(
     metadata.require_usable(config)
     spec = _spec(config, source, features).model_copy(update={"from_nodes": from_nodes, "to_nodes": to_nodes})
     if from_nodes:
-        spec.base_run = _base_run(workspace, spec)
+        spec.base_run = base_run(workspace, spec)
     state = _state(spec, config_path)
-    earlier = _unchanged_since(workspace, state) if config.cache and not state.partial else None
+    earlier = unchanged_since(workspace, state) if config.cache and not state.partial else None
     if earlier is not None:
         folder = _new_run(workspace, spec, state)[0]
-        return folder, _nothing_to_do(config, folder, state, earlier)
+        return folder, serve_whole(config, folder, state, earlier)
     with _same_copy(workspace, spec, source) as copy:
         with copy.original_names():
             memory.require_fits(config, copy.source)
@@ -160,7 +141,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     features = preflight.read_features(spec.config)
     source = preflight.check_source(spec.config, features)
     today = _spec(spec.config, source, features)
-    _refuse_changed(spec, today)
+    refuse_changed(spec, today)
     spec = spec.model_copy(update={"data_digest": today.data_digest})
     workspace = Workspace(spec.config)
     workspace.prepare()
@@ -258,30 +239,6 @@ def _spec(config: PipelineConfig, source: ResolvedSource, features: FeaturePlan 
     )
 
 
-def _base_run(workspace: Workspace, spec: RunSpec) -> str:
-    """Return the run whose results a partial run builds on: the newest one that executed the whole pipeline.
-
-    It must have read today's data: otherwise the ledger would record other data than the training reads.
-    """
-    for folder, state in reversed(readable_runs(workspace.root)):
-        whole = state.status in ("done", "not_blessed") and not state.cached_from and not state.to_nodes
-        if not whole or state.pipeline != spec.config.pipeline:
-            continue
-        if state.was_pruned:
-            raise BadInputError(f"--from has nothing to build on: {state.was_pruned}", fix="run the whole pipeline")
-        base = folder.read_spec()
-        same = (base.span, base.features) == (spec.span, spec.features) and _same_data(base, spec)
-        if not same or base.config.dataset != spec.config.dataset:
-            raise BadInputError(
-                f"run {state.run_id}, which --from would build on, read other data or another schema",
-                fix="run the whole pipeline; nodes that did not change are served from cache",
-            )
-        return state.run_id
-    raise BadInputError(
-        f"--from needs an earlier whole run of pipeline {spec.config.pipeline!r}", fix="run the whole pipeline first"
-    )
-
-
 def _state(spec: RunSpec, config_path: Path) -> RunState:
     parts = {
         "data_digest": f"{spec.data_digest}, span {spec.span}, version {spec.version}",
@@ -317,77 +274,3 @@ def _node_fingerprints(spec: RunSpec, parts: dict[str, str]) -> dict[str, str]:
         view = cache_keys.evaluation_view(spec.config, span=spec.span)
         found[DP_EVALUATOR] = cache_keys.fingerprint(config=view, **parts)
     return found
-
-
-def _unchanged_since(workspace: Workspace, state: RunState) -> RunFolder | None:
-    """Return the newest executed run with the same fingerprint whose model is still there."""
-    for folder, known in reversed(readable_runs(workspace.root)):
-        if known.fingerprint != state.fingerprint or known.cached_from or known.partial or known.pruned:
-            continue
-        summary = folder.read_summary()
-        finished = known.status in ("done", "not_blessed")
-        if finished and summary is not None and Path(summary.model_uri, "saved_model.pb").exists():
-            decided = _decide_again(summary, folder.read_spec().config)
-            # The verdict would differ from the recorded one, and Resolver and Pusher need it: run the pipeline.
-            same = (decided.blessed, bool(decided.budget)) == (summary.blessed, bool(summary.budget_reasons))
-            return folder if same else None
-    return None
-
-
-def _decide_again(summary: RunSummary, config: PipelineConfig) -> Decision:
-    return decide(
-        evaluation_reasons=summary.evaluation_reasons,
-        record=summary.record,
-        expected_class=announced_class(config),
-        policy=config.policy,
-        ledger_reasons=[
-            *ledger_reasons(summary.record, summary.dp_evaluation, url=config.ledger),
-            *pin_reasons(url=config.ledger, data=folders_of(config.dataset), workspace=Workspace(config).root),
-        ],
-    )
-
-
-def _same_data(old: RunSpec, new: RunSpec) -> bool:
-    """Whether a run of today reads the same data as an earlier one, whose digest may still be unkeyed."""
-    return covered_digests.are_same(old.data_digest, new.data_digest, data_secret(new.config))
-
-
-def _refuse_changed(old: RunSpec, new: RunSpec) -> None:
-    changed = [
-        what
-        for what, same in (
-            ("data, or the ledger that it belongs to,", _same_data(old, new)),
-            ("schema", old.schema_digest == new.schema_digest),
-            ("code", old.code == new.code),
-            ("installed packages", old.lock == new.lock),
-        )
-        if not same
-    ]
-    if changed:
-        raise BadInputError(
-            f"run {old.run_id} cannot be resumed: {' and '.join(changed)} changed since it started",
-            fix="start a new run; what did not change is served from cache",
-        )
-
-
-def _nothing_to_do(config: PipelineConfig, folder: RunFolder, state: RunState, earlier: RunFolder) -> RunState:
-    summary = earlier.read_summary()
-    if summary is None:
-        raise BadInputError(f"run {earlier.run_id} lost its summary", fix="run again with --no-cache")
-    before = earlier.read_state()
-    copied = summary.model_copy(update={"run_id": folder.run_id})
-    with folder.lock():
-        for name in nodes_of(config):
-            detail = before.nodes[name].detail if name in before.nodes else ""
-            state.nodes[name] = NodeState(status="cached", seconds=0.0, detail=detail)
-        state.nodes[GATE].status = "done"  # decided again, by the current policy
-        state.cached_from = earlier.run_id
-        state.report = before.report
-        state.status = "done" if copied.blessed else "not_blessed"
-        state.ended = now()
-        properties = metric_properties(copied)
-        metadata.copy_run_metrics(metadata.connection_config(config), run_id=folder.run_id, properties=properties)
-        folder.write_summary(copied)
-        folder.write_state(state)
-    spending.record_zero(folder, state, config)
-    return state

@@ -21,7 +21,7 @@ from privacy_pipeline.processes.die_with_parent import die_with_parent
 from privacy_pipeline.text.secret_text import Log
 
 if TYPE_CHECKING:
-    from privacy_pipeline.pipelines.workspace.workspace import RunSpec
+    from privacy_pipeline.pipelines.workspace.run_state import RunSpec
 
 
 @reading_once()

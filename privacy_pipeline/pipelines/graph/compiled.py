@@ -8,7 +8,7 @@ from tfx.dsl.compiler import compiler, constants
 from tfx.orchestration.portable import partial_run_utils, runtime_parameter_utils
 
 from privacy_pipeline.pipelines.graph.build import build
-from privacy_pipeline.pipelines.workspace.workspace import RunSpec
+from privacy_pipeline.pipelines.workspace.run_state import RunSpec
 
 
 def compile_run(spec: RunSpec) -> Any:

@@ -19,7 +19,8 @@ from tfx.orchestration.portable import cache_utils
 
 from privacy_pipeline.components.artifacts import PLACES, is_whole
 from privacy_pipeline.files.literal_paths import literal
-from privacy_pipeline.pipelines.workspace.workspace import RunSpec, Workspace
+from privacy_pipeline.pipelines.workspace.run_state import RunSpec
+from privacy_pipeline.pipelines.workspace.workspace import Workspace
 from privacy_pipeline.processes.installed import hash_of_framework
 
 _INPUT_BASE = "input_base"  # where ExampleGen's files lie

@@ -12,14 +12,8 @@ from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.pipelines.nodes import CHARGING, DP_EVALUATOR, DP_STATISTICS, TRAINER
 from privacy_pipeline.pipelines.preflight import preflight
-from privacy_pipeline.pipelines.workspace.workspace import (
-    NodeState,
-    RunFolder,
-    RunSpec,
-    RunState,
-    Workspace,
-    readable_runs,
-)
+from privacy_pipeline.pipelines.workspace.run_state import NodeState, RunSpec, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace, readable_runs
 from privacy_pipeline.reports.record.summary import RunSummary
 
 if TYPE_CHECKING:

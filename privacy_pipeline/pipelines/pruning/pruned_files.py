@@ -8,14 +8,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from privacy_pipeline.pipelines.reporting import audits, run_report
+from privacy_pipeline.pipelines.workspace.run_state import RunSpec, RunState
 from privacy_pipeline.pipelines.workspace.workspace import (
     RUN_NAME,
     SPEC_FILE,
     STATE_FILE,
     SUMMARY_FILE,
     RunFolder,
-    RunSpec,
-    RunState,
     is_held,
 )
 from privacy_pipeline.reports.record.summary import RunSummary

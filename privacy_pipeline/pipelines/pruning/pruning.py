@@ -19,64 +19,11 @@ from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.pruning import pruned_experiments, pruned_files
 from privacy_pipeline.pipelines.pruning.pruned_metadata import MetadataOfRuns, Used
-from privacy_pipeline.pipelines.workspace.workspace import (
-    PRUNING,
-    RunFolder,
-    RunSpec,
-    RunState,
-    Workspace,
-    find_run,
-    held_alone,
-    run_folders,
-)
+from privacy_pipeline.pipelines.pruning.pruning_plan import Chosen, Criteria, Plan
+from privacy_pipeline.pipelines.workspace.run_state import PRUNING, RunSpec, RunState
+from privacy_pipeline.pipelines.workspace.workspace import RunFolder, Workspace, find_run, held_alone, run_folders
 
 _RECORDS = "privacy_record"  # the trainer's output that stays
-
-
-@dataclass(frozen=True, kw_only=True)
-class Criteria:
-    """Which runs to prune; a run must meet all criteria that are given.
-
-    Attributes:
-        runs: ids, or prefixes of them.
-        dataset: name of the dataset that they read.
-        older_than: days since they ended.
-        keep_pushed: leaves pushed models where they are.
-    """
-
-    runs: tuple[str, ...] = ()
-    dataset: str | None = None
-    older_than: float | None = None
-    keep_pushed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """A run to prune."""
-
-    run_id: str
-    pipeline: str
-    dataset: str
-    status: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a pruning removes.
-
-    Attributes:
-        runs: the runs that were chosen.
-        paths: files and folders that go.
-        size: bytes in them.
-        shared: folders that chosen runs made and that stay, with the other runs that use them.
-        left: what else stays and a person should know of.
-    """
-
-    runs: tuple[Chosen, ...]
-    paths: tuple[Path, ...]
-    size: int
-    shared: dict[Path, tuple[str, ...]]
-    left: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

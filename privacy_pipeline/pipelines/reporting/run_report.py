@@ -11,7 +11,8 @@ from privacy_pipeline.pipelines.reporting.reporting import evidence
 from privacy_pipeline.pipelines.workspace import metadata
 
 if TYPE_CHECKING:
-    from privacy_pipeline.pipelines.workspace.workspace import RunFolder, RunState
+    from privacy_pipeline.pipelines.workspace.run_state import RunState
+    from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 
 FOLDER = "report"
 HTML, JSON = "report.html", "report.json"
