@@ -19,7 +19,8 @@ from privacy_pipeline.backends.simulation.federated_clients import first_rows, r
 from privacy_pipeline.dp.training import run_state
 from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.reports.record.build import RunFacts, build_record
+from privacy_pipeline.reports.record.build import build_record
+from privacy_pipeline.reports.record.run_facts import RunFacts
 from tests.backends.conftest import ROWS, make_config
 
 OPTIMIZERS = {"client_optimizer": {"learning_rate": 0.5}, "server_optimizer": {"learning_rate": 1.0, "momentum": 0.5}}

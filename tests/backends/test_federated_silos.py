@@ -18,7 +18,8 @@ from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.training import run_state
 from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError, PipelineError
-from privacy_pipeline.reports.record.build import RunFacts, build_record
+from privacy_pipeline.reports.record.build import build_record
+from privacy_pipeline.reports.record.run_facts import RunFacts
 from tests.backends.conftest import ROWS, make_config, silo_sizes
 
 SIZES = silo_sizes()

@@ -15,7 +15,7 @@ from privacy_pipeline.components.trainer.executor import train_charged
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
-from privacy_pipeline.reports.record.build import RunFacts
+from privacy_pipeline.reports.record.run_facts import RunFacts
 
 ROWS, DIGEST = 600, "d" * 64
 MIXING = """

@@ -25,7 +25,7 @@ from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import Entry, State
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.ledger.state.registration import Registration, SplitCount
-from privacy_pipeline.reports.record.build import RunFacts
+from privacy_pipeline.reports.record.run_facts import RunFacts
 from privacy_pipeline.spans import Span, union_digest
 from tests.reports.records import UNITS, make_config, make_executed, make_plan
 from tests.reports.tuned import EACH, SELECT, tuned_executed, tuned_plan

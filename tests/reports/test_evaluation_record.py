@@ -13,7 +13,7 @@ from privacy_pipeline.cli import tables
 from privacy_pipeline.ledger.audit.receipts import read_receipts
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.reports.dataset.run_views import NOISY, run_view
-from privacy_pipeline.reports.record.build import EVALUATION_ACCESS
+from privacy_pipeline.reports.record.data_accesses import EVALUATION_ACCESS
 from privacy_pipeline.reports.record.dp_evaluation import slices_of, with_evaluation
 from privacy_pipeline.reports.record.properties import metric_properties
 from privacy_pipeline.reports.record.summary import RunSummary

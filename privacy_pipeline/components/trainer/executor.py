@@ -41,7 +41,8 @@ from privacy_pipeline.ledger.charging.sequence import charged
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.registration import division_of
 from privacy_pipeline.releases.statistics import DpStatistics
-from privacy_pipeline.reports.record.build import RunFacts, build_record
+from privacy_pipeline.reports.record.build import build_record
+from privacy_pipeline.reports.record.run_facts import RunFacts
 
 Compositions = tuple[Composition, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from privacy_pipeline.accounting.record import DataAccess, PrivacyRecord
 from privacy_pipeline.releases.evaluation import DpEvaluation
-from privacy_pipeline.reports.record.build import EVALUATION_ACCESS
+from privacy_pipeline.reports.record.data_accesses import EVALUATION_ACCESS
 from privacy_pipeline.reports.record.properties import shown
 from privacy_pipeline.reports.record.summary import SliceMetrics
 
