@@ -74,7 +74,7 @@ def test_registration_and_policy_are_one_transaction(tmp_path: Path, monkeypatch
     def fails(*_: Any) -> None:
         raise LedgerError("the disk is full")
 
-    monkeypatch.setattr("privacy_pipeline.ledger.ledger.apply_policy", fails)
+    monkeypatch.setattr("privacy_pipeline.ledger.registrations.apply_policy", fails)
     with pytest.raises(LedgerError, match="full"):
         ledger.register(make_registration(), epsilon=2.5, delta=1e-6, policy=policy)
     assert ledger.registration("adult", None) is None and ledger.status() == [] and ledger.verify().ok

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,21 +18,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.files.file_rights import make_folders, private_file, refuse_if_others_may_change
-from privacy_pipeline.ledger.audit.verify import Readable, readable, tampering
+from privacy_pipeline.ledger.audit.verify import tampering
 from privacy_pipeline.ledger.charging import charges, entries
 from privacy_pipeline.ledger.charging.entries import token_hash
 from privacy_pipeline.ledger.copies import backup
-from privacy_pipeline.ledger.copies.carrying import Tail, carry, tail_after
+from privacy_pipeline.ledger.copies.carrying import Tail, carry
 from privacy_pipeline.ledger.copies.moving import copy_table
+from privacy_pipeline.ledger.copies.present_ledger import FIRST_HASH, ledger_here, lost_records
+from privacy_pipeline.ledger.copies.restore_target import target
 from privacy_pipeline.ledger.migrations.columns import number_on
-from privacy_pipeline.ledger.opening import use_write_ahead_log
 from privacy_pipeline.ledger.state.entries import Price, budget_key
 from privacy_pipeline.ledger.state.registration import TRAIN
 from privacy_pipeline.ledger.storage import high_water, journal, keys, schema
 from privacy_pipeline.ledger.storage.journal import Head, Writer
 from privacy_pipeline.ledger.storage.keys import SigningKey
-from privacy_pipeline.ledger.storage.older_formats import READABLE
 from privacy_pipeline.ledger.storage.principal import principal
 from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION, metadata
 
@@ -71,17 +67,6 @@ class _NotWritten(Exception):  # noqa: N818 (no error: it undoes a transaction)
     """Ends a transaction that was a trial."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Present:
-    """The ledger that is there now, as far as it can be read."""
-
-    read: Readable
-    first: str | None
-    tail: Tail | None
-    goes_on: bool  # whether it holds all of the backup
-    behind: bool  # whether the backup holds all of it
-
-
 def restore(url: str, file: Path, *, write: bool) -> Restoring:
     """Restore a ledger from a backup.
 
@@ -100,7 +85,7 @@ def restore(url: str, file: Path, *, write: bool) -> Restoring:
     parsed = schema.parse(url)
     with backup.opened(file) as copy, schema.transaction(copy, write=False) as read:
         head = _checked(read, file)
-        with _target(parsed, write=write) as (engine, usable, aside):
+        with target(parsed, write=write) as (engine, usable, aside):
             try:
                 with schema.transaction(engine, write=True) as connection:
                     done, seal = _restored(connection, read, parsed, head, usable=usable)
@@ -124,76 +109,6 @@ def _checked(read: sa.Connection, file: Path) -> Head:
     return journal.read_head(read)
 
 
-@contextmanager
-def _target(url: sa.URL, *, write: bool) -> Iterator[tuple[sa.Engine, bool, Path | None]]:
-    """Yield the database to write to, whether a ledger can be read there, and where a damaged one is moved to.
-
-    A SQLite file that cannot be used is replaced by a new one that is whole before it has the ledger's name. One that
-    can is written in place: others may have it open.
-    """
-    file, engine = schema.sqlite_file(url), schema.connect(url)
-    usable = _is_usable(engine)
-    if file is None or usable:
-        if file is not None:
-            refuse_if_others_may_change(file, own=True)
-        yield engine, usable, None
-        return
-    make_folders(file.parent)
-    refuse_if_others_may_change(file, own=True)
-    made = file.with_name(f".{file.name}.restoring")
-    aside = file.with_name(f"{file.name}.damaged-{uuid.uuid4().hex[:8]}") if file.exists() else None
-    try:
-        _forget(made)
-        private_file(made)
-        fresh = schema.connect(sa.URL.create("sqlite", database=str(made)))
-        yield fresh, False, aside
-        if write:
-            fresh.dispose()
-            for end in ("", "-wal", "-shm"):
-                one = file.with_name(file.name + end)
-                if aside is not None and one.exists():
-                    one.rename(aside.with_name(aside.name + end))
-                else:
-                    one.unlink(missing_ok=True)  # of a file that is gone: it would be taken for the new one's
-            os.replace(made, file)
-            use_write_ahead_log(engine)
-    finally:
-        _forget(made)
-
-
-def _forget(made: Path) -> None:
-    """Remove what an attempt made, with the journal that a kill leaves."""
-    for end in ("", "-journal"):
-        made.with_name(made.name + end).unlink(missing_ok=True)
-
-
-def _is_usable(engine: sa.Engine) -> bool:
-    """Return whether there is a ledger whose tables can all be read; a server's database that holds none is usable too.
-
-    Raises:
-        BadInputError: it has an older format.
-        LedgerError: the server cannot be reached.
-    """
-    file = schema.sqlite_file(engine.url)
-    if file is not None and not file.is_file():
-        return False
-    try:
-        with schema.transaction(engine, write=False) as connection:
-            if not sa.inspect(connection).has_table(schema.journal.name):
-                return file is None
-            found = schema.stored_format(connection)
-            if found in READABLE:
-                raise BadInputError(f"the present ledger has format {found}", fix="budget migrate, first")
-            for table in metadata.sorted_tables:
-                for _ in connection.execute(sa.select(table), execution_options={"yield_per": 1000}):
-                    pass
-    except schema.LedgerError:
-        if file is None:
-            raise
-        return False
-    return found == SCHEMA_VERSION
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Seal:
     """The newest record, to be noted once it is committed."""
@@ -207,13 +122,13 @@ class _Seal:
 def _restored(
     connection: sa.Connection, read: sa.Connection, url: sa.URL, head: Head, *, usable: bool
 ) -> tuple[Restoring, _Seal]:
-    present = _present(connection, read, head) if usable else None
+    present = ledger_here(connection, read, head) if usable else None
     mark_file = high_water.mark_file(read, url)
-    if present is not None and present.first not in (None, read.scalar(_FIRST)):
+    if present is not None and present.first not in (None, read.scalar(FIRST_HASH)):
         raise BadInputError("the backup is of another ledger than the one that is there", fix="restore it elsewhere")
     mark = high_water.read(mark_file)
     high_water.require_writable(mark_file, is_there=mark is not None)
-    lost = _lost(connection, read, head, present, mark, on_server=schema.sqlite_file(url) is None)
+    lost = lost_records(connection, read, head, present, mark, on_server=schema.sqlite_file(url) is None)
     carried = present.tail if present is not None and present.goes_on else None
     _replace_tables(connection, read)
     if carried is not None and not _carried_over(connection, carried):
@@ -265,55 +180,6 @@ def _signing(url: sa.URL, expected: str, *, allow_other: bool) -> tuple[SigningK
         if not allow_other:
             raise
         return keys.load_any(path), expected
-
-
-def _present(connection: sa.Connection, read: sa.Connection, head: Head) -> _Present | None:
-    if not sa.inspect(connection).has_table(schema.journal.name):
-        metadata.create_all(connection)
-        return None
-    found = readable(connection)
-    here = connection.scalar(_HASH, {"seq": head.seq}) if found.seq >= head.seq else None
-    there = read.scalar(_HASH, {"seq": found.seq}) if found.seq <= head.seq else None
-    goes_on = here == head.hash
-    return _Present(
-        read=found,
-        first=connection.scalar(_FIRST) if found.seq else None,
-        tail=tail_after(connection, head.seq, last=found.seq) if goes_on else None,
-        goes_on=goes_on,
-        behind=there == found.hash,
-    )
-
-
-def _lost(
-    connection: sa.Connection,
-    read: sa.Connection,
-    head: Head,
-    present: _Present | None,
-    mark: high_water.Mark | None,
-    *,
-    on_server: bool,
-) -> tuple[str, ...]:
-    """Return what is lost, or cannot be ruled out; nothing where the end of what is kept is known to be the
-    ledger's.
-    """
-    goes_on = present is not None and present.goes_on
-    whole = present is not None and present.read.whole
-    place, end = (connection, present.read.seq) if present is not None and goes_on else (read, head.seq)
-    reaches = mark is not None and mark.seq <= end and place.scalar(_HASH, {"seq": mark.seq}) == mark.hash
-    if (goes_on and whole and (mark is None or reaches)) or (reaches and not on_server):
-        return ()
-    told = []
-    if mark is not None and not reaches:
-        told.append(f"this host has seen record {mark.seq} committed, and what is kept ends with record {end}")
-    if present is None:
-        told.append(f"there is no ledger that can be read, so what came after record {head.seq} is not known")
-    elif not goes_on and not present.behind:
-        told.append(f"the present ledger went another way than the backup; its records up to {present.read.seq} go")
-    elif goes_on and not whole:
-        told.append(f"the present journal can be followed up to record {present.read.seq} alone")
-    elif not told:
-        told.append(f"nothing shows that record {head.seq} was the ledger's last")
-    return tuple(told)
 
 
 def _replace_tables(connection: sa.Connection, read: sa.Connection) -> None:
@@ -374,8 +240,3 @@ def _kinds(tail: Tail | None) -> dict[str, int]:
     for row in tail.records if tail is not None else ():
         found[row["kind"]] = found.get(row["kind"], 0) + 1
     return found
-
-
-_TABLE = schema.journal
-_FIRST = sa.select(_TABLE.c.hash).where(_TABLE.c.seq == 1)
-_HASH = sa.select(_TABLE.c.hash).where(_TABLE.c.seq == sa.bindparam("seq"))
