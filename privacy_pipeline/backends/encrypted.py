@@ -88,7 +88,7 @@ def converted(model: Any, config: PipelineConfig, features: FeaturePlan) -> Priv
     Raises:
         BadInputError: a layer cannot be converted, or reaches what no scale holds.
     """
-    from privacy_pipeline.encrypted.model.convert import convert
+    from privacy_pipeline.encrypted.model.conversion.convert import convert
 
     section = config.training.encrypted
     if section is None:

@@ -14,13 +14,14 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.encrypted.transport import clients, frames, limits, tunnel
+from privacy_pipeline.encrypted.transport import clients, frames, joins, limits
 from privacy_pipeline.encrypted.transport.certificates import client_context, init_parties
 from privacy_pipeline.encrypted.transport.dialing import RefusedError, dial, listen
 from privacy_pipeline.encrypted.transport.frames import BadMessageError
 from privacy_pipeline.encrypted.transport.identities import CLIENT, REVOKED, Peer
+from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.sockets import to_unix
-from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, TunnelRecord, open_ingress
+from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, open_ingress
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.issuing import reissued
 
@@ -136,7 +137,7 @@ def test_a_revoked_client_is_refused_everywhere_and_the_others_are_not(parties: 
 def test_a_connection_that_is_open_ends_when_its_certificate_is_revoked(
     parties: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tunnel, "_REVOKED_SECONDS", 0.05)
+    monkeypatch.setattr(joins, "_REVOKED_SECONDS", 0.05)
     anna, bert = (clients.add_client(folder=parties, name=name) / CLIENT for name in ("anna", "bert"))
     record = TunnelRecord()
 

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.encrypted.model import model_format, reference
-from privacy_pipeline.encrypted.model.convert import convert
+from privacy_pipeline.encrypted.model.conversion.convert import convert
 from privacy_pipeline.errors import BadInputError
 
 keras = tf.keras.layers

@@ -18,17 +18,10 @@ from cryptography import x509
 from privacy_pipeline.encrypted.transport import certificates, relay, tunnel
 from privacy_pipeline.encrypted.transport.certificates import init_parties, tls_context
 from privacy_pipeline.encrypted.transport.identities import PARTIES
+from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.pace import Speed
 from privacy_pipeline.encrypted.transport.sockets import to_unix, unix_listener
-from privacy_pipeline.encrypted.transport.tunnel import (
-    SHARES,
-    TENSORFLOW,
-    Route,
-    TunnelRecord,
-    open_egress,
-    open_ingress,
-    probe,
-)
+from privacy_pipeline.encrypted.transport.tunnel import SHARES, TENSORFLOW, Route, open_egress, open_ingress, probe
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.encrypted.issuing import reissued
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy_pipeline.encrypted.model import weights_file
-from privacy_pipeline.encrypted.model.layer_shapes import LARGEST_CUT, LARGEST_FACTOR, require_scales, shape_of
+from privacy_pipeline.encrypted.model.layer_entries import input_from, layer_from, positive
+from privacy_pipeline.encrypted.model.layer_shapes import require_scales, shape_of
 from privacy_pipeline.encrypted.model.layers import Input, Layer, Shape
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import write_bytes_atomically
@@ -28,7 +27,6 @@ FORMAT, VERSION = "privacy-pipeline-private-model", 2
 ARCHITECTURE, WEIGHTS = "architecture.json", "weights.npz"
 LARGEST_FILE = 2**31  # bytes; a network that does not fit is refused before it is read
 _LARGEST_ARCHITECTURE = 1 << 24  # bytes
-_MOST_AXES = 8
 _EXPORT = "export the model again: run its pipeline"
 
 
@@ -197,65 +195,15 @@ def _parse(content: bytes, path: Path) -> tuple[PrivateModel, str]:
         if (found["format"], found["version"]) != (FORMAT, VERSION):
             raise ValueError(f"format {found['format']} version {found['version']}, not {FORMAT} {VERSION}")
         model = PrivateModel(
-            inputs=tuple(_input(entry) for entry in found["inputs"]),
-            layers=tuple(_layer(entry) for entry in found["layers"]),
+            inputs=tuple(input_from(entry) for entry in found["inputs"]),
+            layers=tuple(layer_from(entry) for entry in found["layers"]),
             output=str(found["output"]),
             weights={},
-            logit_error=None if found["logit_error"] is None else _positive(found["logit_error"]),
+            logit_error=None if found["logit_error"] is None else positive(found["logit_error"]),
         )
         return model, str(found["weights_sha256"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInputError(f"{path} is not a converted model: {error}"[:500], fix=_EXPORT) from error
-
-
-def _input(entry: Mapping[str, Any]) -> Input:
-    lower, upper = (tuple(float(end) for end in entry[side]) for side in ("lower", "upper"))
-    shape, sizes = _shape(entry["shape"]), {len(lower), len(upper)}
-    if sizes != {1} and sizes != {shape[-1] if shape else 1}:
-        raise ValueError(f"a range of {sorted(sizes)} numbers for {shape}")
-    if not all(-math.inf < low <= high < math.inf for low, high in zip(lower, upper, strict=True)):
-        raise ValueError("a range that is none")
-    return Input(
-        name=str(entry["name"]),
-        shape=shape,
-        vocabulary=_whole(entry["vocabulary"], 2**31),
-        lower=lower,
-        upper=upper,
-        scale=_positive(entry["scale"]),
-    )
-
-
-def _layer(entry: Mapping[str, Any]) -> Layer:
-    return Layer(
-        name=str(entry["name"]),
-        op=str(entry["op"]),
-        inputs=tuple(str(name) for name in entry["inputs"]),
-        config={str(key): tuple(value) if isinstance(value, list) else value for key, value in entry["config"].items()},
-        weights={str(role): _shape(shape) for role, shape in entry["weights"].items()},
-        scale=_positive(entry["scale"]),
-        cut=_whole(entry["cut"], LARGEST_CUT),
-        factor=_whole(entry["factor"], LARGEST_FACTOR),
-    )
-
-
-def _positive(value: Any) -> float:
-    found = float(value)
-    if not 0 < found < math.inf:
-        raise ValueError(f"{value} is not a positive number")
-    return found
-
-
-def _whole(value: Any, largest: int) -> int:
-    if type(value) is not int or not 0 <= value <= largest:
-        raise ValueError(f"{value} is not an integer from 0 to {largest}")
-    return value
-
-
-def _shape(value: Any) -> Shape:
-    shape = tuple(value)
-    if len(shape) > _MOST_AXES or not all(_whole(size, 2**31 - 1) for size in shape):
-        raise ValueError(f"{value} is not a shape")
-    return shape
 
 
 def _check(model: PrivateModel) -> dict[str, Shape]:

@@ -24,16 +24,10 @@ from privacy_pipeline.encrypted.sandbox.sandbox import Sandbox
 from privacy_pipeline.encrypted.server import share_server
 from privacy_pipeline.encrypted.transport.certificates import require_current
 from privacy_pipeline.encrypted.transport.dialing import Address, addresses
+from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.pace import Speed
 from privacy_pipeline.encrypted.transport.sockets import to_unix
-from privacy_pipeline.encrypted.transport.tunnel import (
-    SHARES,
-    TENSORFLOW,
-    Route,
-    TunnelRecord,
-    open_egress,
-    open_ingress,
-)
+from privacy_pipeline.encrypted.transport.tunnel import SHARES, TENSORFLOW, Route, open_egress, open_ingress
 from privacy_pipeline.encrypted.worker.parties import CLIENT, PORTS, PROVIDER, SERVERS
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.processes.programs import arguments_of

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.encrypted.model import shares
-from privacy_pipeline.encrypted.server.share_store import LARGEST_BUCKET, Sharing, Store
+from privacy_pipeline.encrypted.server.held_shares import Sharing
+from privacy_pipeline.encrypted.server.share_store import LARGEST_BUCKET, Store
 from privacy_pipeline.encrypted.transport import frames
 from privacy_pipeline.encrypted.transport.frames import BadMessageError, Header
 from privacy_pipeline.errors import PipelineError

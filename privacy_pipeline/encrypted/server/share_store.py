@@ -11,67 +11,21 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from privacy_pipeline.encrypted.model import model_format, shares
-from privacy_pipeline.encrypted.model.layers import Shape
-from privacy_pipeline.encrypted.model.model_format import ARCHITECTURE, PrivateModel
+from privacy_pipeline.encrypted.model.model_format import ARCHITECTURE
 from privacy_pipeline.encrypted.model.shares import Held, encoded_shape, half, input_stem, output_stem, weight_stem
+from privacy_pipeline.encrypted.server.held_shares import INT64, Answer, Request, Sharing, is_complete
 from privacy_pipeline.encrypted.transport.frames import BadMessageError
 from privacy_pipeline.encrypted.transport.limits import KEEPING_BYTES, LARGEST_WAITING, SHARE
 
 LARGEST_BUCKET = 1 << 16  # rows
 KEPT_SECONDS = 600.0  # a request or an answer that nobody comes for
 _SHARING, _PART = "sharing", "weights.part"
-_INT64 = 8  # bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """Weights that this server holds shares of.
-
-    Attributes:
-        identifier: of this one sharing: shares of two sharings do not fit together.
-        model: the architecture.
-        digest: sha256 of the architecture file.
-    """
-
-    identifier: str
-    model: PrivateModel
-    digest: str
-
-    def request_bytes(self, rows: int) -> int:
-        """Return the size of both shares of all inputs of this many rows."""
-        return 2 * _INT64 * rows * sum(math.prod(encoded_shape(one)) for one in self.model.inputs)
-
-    def output_shape(self) -> Shape:
-        """Return the shape of one row of the answer."""
-        return self.model.shapes()[self.model.output]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """Shares of one request's inputs by input name, each [rows, ...]."""
-
-    rows: int
-    held: Mapping[str, Held]
-    size: int  # bytes
-    owner: str
-    since: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    """Shares of the answer to one request, [rows, ...]."""
-
-    held: Held
-    size: int  # bytes
-    owner: str
-    since: float = field(default_factory=time.monotonic)
 
 
 class Store:
@@ -88,8 +42,8 @@ class Store:
         shutil.rmtree(folder / _PART, ignore_errors=True)
         self.reset()
         self.sharing = self._found()
-        self._requests: dict[str, _Request] = {}
-        self._answers: dict[str, _Answer] = {}
+        self._requests: dict[str, Request] = {}
+        self._answers: dict[str, Answer] = {}
         self._arriving: Counter[str] = Counter()  # bytes that came of requests that are not whole yet, by owner
         self._upload: Sharing | None = None
 
@@ -121,7 +75,7 @@ class Store:
         """
         for one in self._uploading(sharing).model.layers:
             if one.name == layer and role in one.weights:
-                return 2 * _INT64 * math.prod(one.weights[role])
+                return 2 * INT64 * math.prod(one.weights[role])
         raise BadMessageError("the model has no such weight")
 
     def put_weight(self, *, sharing: str, layer: str, role: str, content: bytes) -> None:
@@ -144,7 +98,7 @@ class Store:
         """
         upload = self._uploading(sharing)
         part = self.folder / _PART
-        if not _complete(part, upload.model):
+        if not is_complete(part, upload.model):
             raise BadMessageError("not all weights were sent")
         (part / "weights" / _SHARING).write_text(sharing)
         self.sharing = None
@@ -193,7 +147,7 @@ class Store:
         limit = time.monotonic() - KEPT_SECONDS
         self._requests = {name: one for name, one in self._requests.items() if one.since >= limit}
         self._answers = {name: one for name, one in self._answers.items() if one.since >= limit}
-        waiting: list[_Request | _Answer] = [*self._requests.values(), *self._answers.values()]
+        waiting: list[Request | Answer] = [*self._requests.values(), *self._answers.values()]
         of_all = self._arriving.total() + sum(one.size + KEEPING_BYTES for one in waiting)
         of_owner = self._arriving[owner] + sum(one.size + KEEPING_BYTES for one in waiting if one.owner == owner)
         if of_all > LARGEST_WAITING:
@@ -214,11 +168,11 @@ class Store:
         held, start = {}, 0
         for one in sharing.model.inputs:
             shape = (rows, *encoded_shape(one))
-            size = _INT64 * math.prod(shape)
+            size = INT64 * math.prod(shape)
             pair = [shares.from_bytes(content[at : at + size], shape) for at in (start, start + size)]
             held[one.name] = (pair[0], pair[1])
             start += 2 * size
-        self._requests[identifier] = _Request(rows=rows, held=held, size=len(content), owner=owner)
+        self._requests[identifier] = Request(rows=rows, held=held, size=len(content), owner=owner)
 
     def form(self, batch: str, *, bucket: int, requests: Sequence[tuple[str, int]]) -> list[str]:
         """Write the shares of a batch: the requests one after the other, then zeros.
@@ -262,7 +216,7 @@ class Store:
         bucket, requests = self._batches[batch]
         shape = self.sharing.output_shape()
         files = [half(self.folder / output_stem(batch), number) for number in range(2)]
-        if not all(file.is_file() and file.stat().st_size == _INT64 * bucket * math.prod(shape) for file in files):
+        if not all(file.is_file() and file.stat().st_size == INT64 * bucket * math.prod(shape) for file in files):
             raise BadMessageError("the batch has no answer")
         first, second = (shares.from_bytes(file.read_bytes(), (bucket, *shape)) for file in files)
         start = 0
@@ -270,7 +224,7 @@ class Store:
             held = (first[start : start + rows].copy(), second[start : start + rows].copy())
             request = self._requests.pop(name, None)
             if request is not None:  # else its client dropped it meanwhile
-                self._answers[name] = _Answer(held=held, size=2 * held[0].nbytes, owner=request.owner)
+                self._answers[name] = Answer(held=held, size=2 * held[0].nbytes, owner=request.owner)
             start += rows
         self.discard(batch)
 
@@ -301,18 +255,7 @@ class Store:
         if not (folder / _SHARING).is_file():
             return None
         model = model_format.load_architecture(folder)
-        if not _complete(self.folder, model):
+        if not is_complete(self.folder, model):
             return None
         sharing = (folder / _SHARING).read_text()
         return Sharing(identifier=sharing, model=model, digest=model_format.digest_of(folder))
-
-
-def _complete(folder: Path, model: PrivateModel) -> bool:
-    """Whether every weight has two files of the right size."""
-    for layer in model.layers:
-        for role, shape in layer.weights.items():
-            for number in range(2):
-                file = half(folder / weight_stem(layer.name, role), number)
-                if not file.is_file() or file.stat().st_size != _INT64 * math.prod(shape):
-                    return False
-    return True

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from privacy_pipeline.encrypted.sandbox.run_folder import run_folder
 from privacy_pipeline.encrypted.server import party
+from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.pace import Speed
-from privacy_pipeline.encrypted.transport.tunnel import TunnelRecord, probe
+from privacy_pipeline.encrypted.transport.tunnel import probe
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.processes.die_with_parent import die_with_parent

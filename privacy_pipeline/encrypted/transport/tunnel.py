@@ -11,13 +11,14 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from privacy_pipeline.encrypted.transport import frames, relay
 from privacy_pipeline.encrypted.transport.certificates import PartyContext, client_context, tls_context
 from privacy_pipeline.encrypted.transport.endpoints import Plain, Secured
-from privacy_pipeline.encrypted.transport.identities import Peer, Revocations, peer_in
+from privacy_pipeline.encrypted.transport.identities import Peer, peer_in
+from privacy_pipeline.encrypted.transport.joins import TunnelRecord, join, join_slowly, join_while_valid
 from privacy_pipeline.encrypted.transport.limits import Connections, most_connections
 from privacy_pipeline.encrypted.transport.pace import Pace, Speed
 from privacy_pipeline.encrypted.transport.sockets import Connect, connected
@@ -28,24 +29,7 @@ _HANDSHAKE_SECONDS = 10.0
 _DEAD_SECONDS = 20  # until a host that vanished counts as gone
 _ACCEPTED = b"accepted\n"
 _LONGEST_LINE = 200
-_KEPT_REFUSALS = 100
 _ACCEPT_PAUSE = 0.1  # seconds
-_REVOKED_SECONDS = 2.0  # between looks at the list of what is revoked, while a connection is open
-
-
-@dataclass
-class TunnelRecord:
-    """What passed: payload bytes each way, and why peers were refused (the latest hundred)."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
-    refused: list[str] = field(default_factory=list)
-    report: Callable[[str], None] = lambda reason: None
-
-    def refuse(self, reason: str) -> None:
-        """Keep a reason and report it."""
-        self.refused[:] = [*self.refused[1 - _KEPT_REFUSALS :], reason]
-        self.report(reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +92,7 @@ async def open_ingress(
             except PipelineError as error:
                 await _turn_away(remote, error, record)
                 return
-            await _join_while_valid(local, remote, record, peer=peer, revocations=context.revocations)
+            await join_while_valid(local, remote, record, peer=peer, revocations=context.revocations)
 
     return asyncio.create_task(_accept(listener, serve, record, most=most_connections()))
 
@@ -187,7 +171,7 @@ async def open_egress(
                 return
             undo.pop_all()
         local = Plain(local_socket)
-        await (_join(local, remote, record) if pace is None else _join_slowly(local, remote, record, pace))
+        await (join(local, remote, record) if pace is None else join_slowly(local, remote, record, pace))
 
     return asyncio.create_task(_accept(listener, serve, record))
 
@@ -283,45 +267,3 @@ async def _secured(peer: socket.socket, context: ssl.SSLContext, *, server: bool
             raise TimeoutError(f"no handshake within {_HANDSHAKE_SECONDS:g} s") from None
         undo.pop_all()
     return remote
-
-
-async def _join(local: Plain, remote: Secured, record: TunnelRecord) -> None:
-    """Carry both ways until either side ends; then end both."""
-
-    def count_out(size: int) -> None:
-        record.bytes_out += size
-
-    def count_in(size: int) -> None:
-        record.bytes_in += size
-
-    await relay.carry(local, remote, to_other=count_out, to_one=count_in)
-    if remote.trouble:
-        record.refuse(remote.trouble)
-
-
-async def _join_while_valid(
-    local: Plain, remote: Secured, record: TunnelRecord, *, peer: Peer, revocations: Revocations
-) -> None:
-    """Carry it, until the peer's certificate is revoked at the latest."""
-    joined = asyncio.create_task(_join(local, remote, record))
-    try:
-        while not (await asyncio.wait([joined], timeout=_REVOKED_SECONDS))[0]:
-            revocations.require_valid(peer)
-        await joined
-    except PipelineError as error:
-        record.refuse(error.message)
-    finally:
-        joined.cancel()
-        await asyncio.gather(joined, return_exceptions=True)
-
-
-async def _join_slowly(local: Plain, remote: Secured, record: TunnelRecord, pace: Pace) -> None:
-    """Carry it, with what slows it down between the local side and the tunnel."""
-    ours, theirs = socket.socketpair()
-    near, far = [await asyncio.open_connection(sock=one) for one in (local.socket, theirs)]
-    pacing = asyncio.create_task(pace.join(near, far))
-    try:
-        await _join(Plain(ours), remote, record)
-        await pacing  # what came is still under way
-    finally:
-        pacing.cancel()

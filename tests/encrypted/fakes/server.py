@@ -16,8 +16,9 @@ from pathlib import Path
 
 from privacy_pipeline.encrypted.server import share_server
 from privacy_pipeline.encrypted.transport.dialing import addresses
+from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.sockets import to_unix
-from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, TunnelRecord, open_ingress
+from privacy_pipeline.encrypted.transport.tunnel import SHARES, Route, open_ingress
 from privacy_pipeline.processes.die_with_parent import die_with_parent
 
 
