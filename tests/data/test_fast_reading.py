@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.data.counting import counts
+from privacy_pipeline.data.counting import split_files
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.counting.siphash import siphash
 from privacy_pipeline.data.reading import csv_rows, csv_table
@@ -117,7 +117,7 @@ def test_large_tables_have_the_digests_of_small_ones(tmp_path: Path, monkeypatch
     read, reader = [], KeyReader()
     for large in (2**40, 0):
         monkeypatch.setattr(csv_table, "_LARGE", large)
-        read.append(counts._read((tmp_path / "a.csv",), "person", RowHasher(SECRET), "csv"))
+        read.append(split_files.read_split((tmp_path / "a.csv",), "person", RowHasher(SECRET), "csv"))
     small, big = read
     assert big.rows == 3000 and list(big.keys) == list(small.keys)
     np.testing.assert_array_equal(big.digests, small.digests)
@@ -133,7 +133,7 @@ def test_a_row_without_a_key_is_named_whoever_read_it(tmp_path: Path, monkeypatc
     monkeypatch.setattr(csv_table, "_LARGE", 0)
     (tmp_path / "a.csv").write_text("person,x\n" + "1,2\n" * 20 + ",2\n" + "1,2\n" * 5)
     with pytest.raises(BadInputError, match=r"a\.csv:22: 'person' is empty"):
-        counts._read((tmp_path / "a.csv",), "person", None, "csv")
+        split_files.read_split((tmp_path / "a.csv",), "person", None, "csv")
 
 
 _KEYS = st.lists(

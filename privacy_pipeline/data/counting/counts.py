@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,12 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
 from privacy_pipeline.data.counting.row_digests import RowHasher
+from privacy_pipeline.data.counting.split_files import read_split
 from privacy_pipeline.data.files import ALL, ResolvedSource
-from privacy_pipeline.data.reading.csv_rows import read_header, rows
-from privacy_pipeline.data.reading.csv_table import Cells, batches, mapped
-from privacy_pipeline.data.reading.example_keys import KeyProblem, key_of
-from privacy_pipeline.data.reading.tfrecord import count_records, records
-from privacy_pipeline.data.schema.unit_keys import SPLIT_ORDER, KeyReader, Keys, UnitKeys, in_both, keys_of, split_of
+from privacy_pipeline.data.reading.csv_rows import read_header
+from privacy_pipeline.data.reading.csv_table import batches
+from privacy_pipeline.data.reading.tfrecord import count_records
+from privacy_pipeline.data.schema.unit_keys import SPLIT_ORDER, UnitKeys, in_both, split_of
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 __all__ = [
@@ -33,9 +31,6 @@ __all__ = [
     "split_of",
     "unit_keys",
 ]
-
-
-_RECORDS = 10_000  # that are held at once
 
 
 class NeedsExampleGen(PipelineError):  # noqa: N818 - names what is needed, not what is wrong
@@ -77,7 +72,7 @@ def read_contents(*, source: ResolvedSource, dataset: DatasetConfig, hasher: Row
         BadInputError: a row cannot be read or lacks its key, a unit is in both splits, or a split has no rows.
     """
     key = dataset.privacy_unit.key if isinstance(dataset.privacy_unit, KeyedUnit) else None
-    read = {split: _read(files, key, hasher, dataset.format) for split, files in source.files.items()}
+    read = {split: read_split(files, key, hasher, dataset.format) for split, files in source.files.items()}
     rows = {split: one.digests for split, one in read.items()}
     if key is None:
         same = {split: SplitCount(rows=one.rows, units=one.rows) for split, one in read.items()}
@@ -100,7 +95,7 @@ def row_digests(*, source: ResolvedSource, dataset: DatasetConfig, hasher: RowHa
         BadInputError: a row cannot be read.
     """
     files = tuple(file for split in sorted(source.files) for file in source.files[split])
-    return _read(files, None, hasher, dataset.format).digests
+    return read_split(files, None, hasher, dataset.format).digests
 
 
 def _checked(counts: dict[str, SplitCount] | None, dataset: DatasetConfig) -> dict[str, SplitCount] | None:
@@ -211,93 +206,8 @@ def by_split(read: Mapping[str, UnitKeys], dataset: DatasetConfig, key: str) -> 
     return typed
 
 
-@dataclass(frozen=True)
-class _Split:
-    """What the files of one split hold."""
-
-    keys: UnitKeys
-    rows: int
-    digests: NDArray[np.uint64]
-
-
 def _keys_of(files: tuple[Path, ...], key: str, dataset: DatasetConfig) -> UnitKeys:
-    return _read(files, key, None, dataset.format).keys
-
-
-def _read(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None, format_: str) -> _Split:
-    return (_read_csv if format_ == "csv" else _read_records)(files, key, hasher)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What some records hold; `keys` is None where one of them lacks its key, or nobody asks."""
-
-    rows: int
-    keys: Keys | None
-    digests: NDArray[np.uint64] | None
-
-
-def _read_csv(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
-    keys = KeyReader()
-    count, digests = 0, [np.empty(0, np.uint64)]
-    for file in files:
-        header = read_header(file=file)
-        if key is not None and key not in header:
-            raise BadInputError(f"{file}: column '{key}' is missing (it is dataset.privacy_unit.key)")
-        columns = header if hasher is not None else header[:1] if key is None else [key]
-        for part in mapped(partial(_part, key=key, hasher=hasher), file=file, columns=columns):
-            count += part.rows
-            if part.digests is not None:
-                digests.append(part.digests)
-            if key is not None:
-                if part.keys is None:
-                    raise _without_key(file, key, header.index(key))
-                keys.add(part.keys)
-    return _Split(keys.done(), count, np.concatenate(digests))
-
-
-def _part(cells: Cells, *, key: str | None, hasher: RowHasher | None) -> _Part:
-    written = None if key is None else keys_of(cells.column(key))
-    return _Part(cells.num_rows, written, None if hasher is None else hasher.table(cells))
-
-
-def _without_key(file: Path, key: str, index: int) -> BadInputError:
-    line = next(row.line for row in rows(file=file) if not row.cells[index])
-    return BadInputError(
-        f"{file}:{line}: '{key}' is empty: the row has no privacy unit", fix="give the row a key, or remove it"
-    )
-
-
-def _read_records(files: tuple[Path, ...], key: str | None, hasher: RowHasher | None) -> _Split:
-    """Return the same of TFRecord files, in which each key has its type."""
-    keys: dict[type, KeyReader] = {}
-    count, digests = 0, [np.empty(0, np.uint64)]
-    for file in files:
-        found, first = records(file=file), 1
-        while batch := list(itertools.islice(found, _RECORDS)):
-            count += len(batch)
-            if hasher is not None:
-                digests.append(hasher.records(batch))
-            values = [_key_of(file, first + at, record, key) for at, record in enumerate(batch)] if key else []
-            for kind in {type(value) for value in values}:
-                reader = keys.setdefault(kind, KeyReader(are_texts=kind is str))
-                reader.add([str(value) for value in values if type(value) is kind])
-            first += len(batch)
-    if len(keys) > 1:
-        raise BadInputError(
-            f"{files[0].parent}: '{key}' is an integer in some records and a text in others",
-            fix="write the keys of all records as one type",
-        )
-    return _Split(next(iter(keys.values()), KeyReader()).done(), count, np.concatenate(digests))
-
-
-def _key_of(file: Path, number: int, record: bytes, key: str) -> int | str:
-    try:
-        return key_of(record, key)
-    except KeyProblem as problem:
-        raise BadInputError(
-            f"{file}: record {number} {problem}", fix="give each row one key, an integer or a text, or remove it"
-        ) from None
+    return read_split(files, key, None, dataset.format).keys
 
 
 def _refuse_overlap(read: Mapping[str, UnitKeys], key: str) -> None:
