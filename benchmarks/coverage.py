@@ -28,6 +28,7 @@ from privacy_pipeline.dp.attacks.audit import bound_from_scores
 from privacy_pipeline.dp.attacks.membership import auc_of
 from privacy_pipeline.dp.checks.noise_check import DRAWS, LEVEL
 from privacy_pipeline.releases import estimates, noise
+from privacy_pipeline.releases.histograms import logarithmic_edges, quantile_interval, value_range
 from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
 from privacy_pipeline.releases.release import Noisy
 
@@ -212,7 +213,7 @@ HISTOGRAMS = ("nearly all zero", "ties", "one value", "normal")
 def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Iterable[float],
                kinds: Iterable[str] = HISTOGRAMS) -> Iterator[Case]:  # fmt: skip
     """Yield quantiles and ranges over powers of two of both signs."""
-    query = Histogram(name="h", column="x", edges=estimates.logarithmic_edges())
+    query = Histogram(name="h", column="x", edges=logarithmic_edges())
     cells = query.cells
     for kind, n, scale in itertools.product(kinds, rows, noises):
         values = np.sort(histogram_values(kind, random, n))
@@ -228,9 +229,9 @@ def histograms(random: Random, samples: int, *, rows: Iterable[int], noises: Ite
                 query=query, values=dict(zip(cells, added.tolist(), strict=True)), scale=scale, threshold=None
             )
             for share, truth in quantiles.items():
-                found = estimates.quantile_interval(noisy, share)
+                found = quantile_interval(noisy, share)
                 wrong[share] += not (found.low <= truth < found.high or truth == found.high == math.inf)
-            found_range = estimates.value_range(noisy)
+            found_range = value_range(noisy)
             low, high = found_range or (math.inf, -math.inf)
             empty += found_range is not None and (
                 _none_between(values, query.edges, low, first=True)

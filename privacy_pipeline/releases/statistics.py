@@ -12,7 +12,7 @@ from privacy_pipeline.accounting.record import Composition
 from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.state.registration import TRAIN, Registration
-from privacy_pipeline.releases import estimates
+from privacy_pipeline.releases import estimates, histograms
 from privacy_pipeline.releases.queries import Histogram, Query, Vocabulary
 from privacy_pipeline.releases.release import Noisy, Release, registered_release
 
@@ -64,7 +64,7 @@ def statistics_release(
     Raises:
         BadInputError: the numbers are out of range.
     """
-    edges = estimates.logarithmic_edges()
+    edges = histograms.logarithmic_edges()
     queries: list[Query] = [
         Histogram(name=column.name, column=column.name, edges=edges)
         if column.kind == "numeric"
@@ -99,7 +99,7 @@ def statistics_of(release: Release, answers: Mapping[str, Noisy], *, budget: str
     ranges, vocabularies = {}, {}
     for name, answer in answers.items():
         if isinstance(answer.query, Histogram):
-            found = estimates.value_range(answer)
+            found = histograms.value_range(answer)
             if found is None or not found[0] < found[1]:
                 raise _nothing(name, "range")
             ranges[name] = found

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from benchmarks import coverage
 from privacy_pipeline import confidence
 from privacy_pipeline.confidence import Sampling, drops, limits
-from privacy_pipeline.releases import estimates
+from privacy_pipeline.releases import estimates, histograms
 from privacy_pipeline.releases.evaluation import Estimate, missed_thresholds
 from privacy_pipeline.releases.queries import Histogram
 from privacy_pipeline.releases.release import Noisy
@@ -177,7 +177,7 @@ def old_quantile(noisy: Noisy, share: float) -> float:
 def nearly_all_zero(samples: int) -> list[Noisy]:
     """300 rows of which 290 are 0, over powers of two, with noise of 8 rows."""
     random = np.random.default_rng(5)
-    query = Histogram(name="h", column="x", edges=estimates.logarithmic_edges())
+    query = Histogram(name="h", column="x", edges=histograms.logarithmic_edges())
     held = query.contribution([{"x": 0.0 if row < 290 else 5.0} for row in range(300)])
     draws = coverage.discrete_gaussian(random, 8.0, (samples, len(query.cells))).astype(int).tolist()
     return [
@@ -199,14 +199,14 @@ def test_quantiles_of_data_that_is_nearly_all_zero() -> None:
         return float(np.mean([not -width <= find(one, share) <= 2 * width for one in answers]))  # type: ignore[operator]
 
     assert elsewhere(0.2, old_quantile) > 0.9
-    assert elsewhere(0.2, estimates.quantile) < 0.25  # 60 rows stand against noise of 62 on their sum
+    assert elsewhere(0.2, histograms.quantile) < 0.25  # 60 rows stand against noise of 62 on their sum
     for share in (0.2, 0.5, 0.9):
-        intervals = [estimates.quantile_interval(one, share) for one in answers]
+        intervals = [histograms.quantile_interval(one, share) for one in answers]
         held = sum(one.low <= 0.0 < one.high for one in intervals)
         case = coverage.Case(claim="", most=0.05, found=1 - held / len(answers), samples=len(answers), where="")
         assert not case.above_chance(1)
         assert all(one.low <= (one.value or 0.0) <= one.high for one in intervals)
-    clear = [estimates.quantile_interval(one, 0.5) for one in answers]
+    clear = [histograms.quantile_interval(one, 0.5) for one in answers]
     assert np.median([one.high for one in clear]) < 1e-3 and np.median([one.low for one in clear]) > -1e-3
 
 
@@ -217,7 +217,7 @@ def test_quantiles_and_ranges_on_ties_and_few_rows() -> None:
 def test_a_quantile_of_which_nothing_is_known_has_no_end() -> None:
     query = Histogram(name="h", column="x", edges=(0.0, 1.0))
     noisy = Noisy(query=query, values={"0": 1, "1": -2, "2": 3}, scale=10.0, threshold=None)
-    found = estimates.quantile_interval(noisy, 0.5)
+    found = histograms.quantile_interval(noisy, 0.5)
     assert (found.low, found.high) == (-math.inf, math.inf) and found.value is not None
 
 

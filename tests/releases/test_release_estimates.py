@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from privacy_pipeline.releases import estimates
+from privacy_pipeline.releases import estimates, histograms
 from privacy_pipeline.releases.estimates import Interval
 from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
 from privacy_pipeline.releases.release import Noisy
@@ -115,15 +115,15 @@ def histogram(values: np.ndarray, edges: tuple[float, ...], *, scale: float) -> 
 
 def test_quantiles_and_ranges_of_a_histogram() -> None:
     values = np.random.default_rng(1).uniform(20, 60, 10_000)
-    linear = histogram(values, estimates.linear_edges(0.0, 100.0, intervals=50), scale=10.0)
+    linear = histogram(values, histograms.linear_edges(0.0, 100.0, intervals=50), scale=10.0)
     for share in (0.1, 0.5, 0.9):
-        assert estimates.quantile(linear, share) == pytest.approx(20 + 40 * share, abs=2.5)
-        found = estimates.quantile_interval(linear, share)
+        assert histograms.quantile(linear, share) == pytest.approx(20 + 40 * share, abs=2.5)
+        found = histograms.quantile_interval(linear, share)
         assert found.low <= 20 + 40 * share <= found.high <= found.low + 8
-    assert estimates.value_range(linear) == (20.0, 60.0)
-    wide = histogram(values, estimates.logarithmic_edges(), scale=10.0)
-    assert estimates.value_range(wide) == (16.0, 64.0)
-    assert estimates.value_range(histogram(values[:3], estimates.logarithmic_edges(), scale=10.0)) is None
+    assert histograms.value_range(linear) == (20.0, 60.0)
+    wide = histogram(values, histograms.logarithmic_edges(), scale=10.0)
+    assert histograms.value_range(wide) == (16.0, 64.0)
+    assert histograms.value_range(histogram(values[:3], histograms.logarithmic_edges(), scale=10.0)) is None
 
 
 def test_a_vocabulary_is_ranked_by_count() -> None:
