@@ -64,7 +64,7 @@ def calibrate_noise_multiplier(
 
 
 def least_noise(meets: Callable[[float], bool], *, tolerance: float = 1e-3) -> float | None:
-    """Return the smallest noise multiplier, to within `tolerance`, that meets a condition; itself put to it. Bisection.
+    """Return the smallest noise multiplier, to within `tolerance`, that meets a condition; itself put to it.
 
     Args:
         meets: the condition; more noise must not break it.
@@ -73,21 +73,11 @@ def least_noise(meets: Callable[[float], bool], *, tolerance: float = 1e-3) -> f
     Returns:
         The noise multiplier, 2^-6 where even less would do; None where none up to 2^20 does.
     """
-    bracket = _bracket(meets)
-    if bracket is None:
-        return None
-    low, high = bracket
-    while high - low > tolerance and high > _LEAST_NOISE:
-        middle = (low + high) / 2
-        if meets(middle):
-            high = middle
-        else:
-            low = middle
-    return high
+    return least_noise_by_curve(lambda noise: 0.0 if meets(noise) else math.inf, target=1.0, tolerance=tolerance)
 
 
 def least_noise_by_curve(epsilon: Callable[[float], float], *, target: float, tolerance: float) -> float | None:
-    """Return what `least_noise` finds for "epsilon is at most the target", in fewer looks at a slow accountant.
+    """Return the smallest noise multiplier, to within `tolerance`, whose epsilon is at most the target, in few looks.
 
     Over a small range the logarithm of epsilon is nearly linear in that of the noise, so each look shows where the next
     one should be: a little to the side of the crossing that is not bounded yet. A look that leaves the bracket, or one
@@ -128,23 +118,3 @@ def _crossing(points: list[tuple[float, float]], aim: float) -> float | None:
     if slope >= -1e-3:
         return None
     return math.exp(min(x + (aim - y) / slope, math.log(_MOST_NOISE)))
-
-
-def _bracket(meets: Callable[[float], bool]) -> tuple[float, float] | None:
-    """Return two noise multipliers, a factor of 2 apart, of which only the larger one meets the condition.
-
-    Returns:
-        The two; both the least that is tried where that one meets it; None where no noise does.
-    """
-    noise = 1.0
-    if meets(noise):
-        while meets(noise / 2):
-            noise /= 2
-            if noise <= _LEAST_NOISE:
-                return noise, noise
-        return noise / 2, noise
-    while not meets(noise * 2):
-        noise *= 2
-        if noise >= _MOST_NOISE:
-            return None
-    return noise, noise * 2

@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state import renyi_filter
-from privacy_pipeline.ledger.state.entries import Charge, price, together
+from privacy_pipeline.ledger.state.entries import Cost, price, together
 from privacy_pipeline.ledger.state.held import against_cap, enforced_epsilon, filter_delta, used_part
 from tests.accounting.conftest import make_plan
 from tests.accounting.test_ledger import run, spend
@@ -24,8 +24,8 @@ from tests.accounting.test_ledger import run, spend
 CAP, DELTA = 3.0, 1e-5
 
 
-def gaussian(rho: float, distance: float = 0.0) -> Charge:
-    return Charge(values=tuple(order * rho for order in ORDERS), distance=distance)
+def gaussian(rho: float, distance: float = 0.0) -> Cost:
+    return Cost(values=tuple(order * rho for order in ORDERS), distance=distance)
 
 
 def test_what_is_held_is_what_decides(ledger: Ledger) -> None:
@@ -134,4 +134,4 @@ def test_truncation_within_its_share_is_covered_and_beyond_it_there_is_no_bound(
 def test_a_cap_without_room_at_the_order_is_used_up() -> None:
     spent = gaussian(0.01)
     assert math.isinf(used_part(spent, order=2.0, epsilon=0.5, delta=DELTA))
-    assert math.isinf(used_part(Charge(values=(math.inf,) * len(ORDERS)), order=2.0, epsilon=9.0, delta=DELTA))
+    assert math.isinf(used_part(Cost(values=(math.inf,) * len(ORDERS)), order=2.0, epsilon=9.0, delta=DELTA))

@@ -6,11 +6,11 @@ import sqlalchemy as sa
 
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
 from privacy_pipeline.ledger.opening import open_engine
-from privacy_pipeline.ledger.state.entries import COUNTED, Charge
+from privacy_pipeline.ledger.state.entries import COUNTED, Cost
 from privacy_pipeline.ledger.storage import schema
 
 
-def stored_charges(url: str, dataset: str) -> dict[int, Charge]:
+def stored_charges(url: str, dataset: str) -> dict[int, Cost]:
     """Return the charge of each counted entry of a dataset, by the entry's number, in ascending order.
 
     Args:

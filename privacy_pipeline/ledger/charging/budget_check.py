@@ -14,7 +14,7 @@ from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.ledger.charging import charges
 from privacy_pipeline.ledger.state import renyi_filter
 from privacy_pipeline.ledger.state.budgets import charge_of, totals_of
-from privacy_pipeline.ledger.state.entries import Charge, Price
+from privacy_pipeline.ledger.state.entries import Cost, Price
 from privacy_pipeline.ledger.state.held import enforced_epsilon, filter_delta
 from privacy_pipeline.ledger.state.policy import share_of, stored_policy
 from privacy_pipeline.ledger.state.totals import Sum, fixed
@@ -41,19 +41,19 @@ class BudgetCheck:
     budget: sa.RowMapping
     order: float
     ceiling: float | None
-    cost: Charge
+    cost: Cost
     total: Sum
     purpose: str
     share: float
     used: Sum
 
     @property
-    def spent(self) -> Charge:
+    def spent(self) -> Cost:
         """All counted entries together."""
         return charge_of(self.total)
 
     @property
-    def after(self) -> Charge:
+    def after(self) -> Cost:
         """What would be spent with the run."""
         return charge_of(self.total + Sum.of(self.cost.values, self.cost.distance, 0.0))
 
@@ -77,7 +77,7 @@ class BudgetCheck:
         # The filter works in fixed point and rounds conservatively; a run that only this refuses is above the cap.
         return held if self.runs_by_order else max(held, math.nextafter(cap, math.inf))
 
-    def _held(self, charge: Charge) -> float:
+    def _held(self, charge: Cost) -> float:
         cap = {"epsilon": self.budget["epsilon"], "delta": self.budget["delta"]}
         return enforced_epsilon(charge, order=self.order, ceiling=self.ceiling, **cap)
 

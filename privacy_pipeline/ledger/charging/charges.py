@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.renyi import ORDERS, ORDERS_VERSION
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.ledger.state.entries import Charge, Entry, Price, State, budget_key
+from privacy_pipeline.ledger.state.entries import Cost, Entry, Price, State, budget_key
 from privacy_pipeline.ledger.state.totals import Sum
 from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.journal import VERIFY
@@ -40,7 +40,7 @@ class StoredCharge:
     plan: Mapping[str, Any]
     event: JsonValue
     text: str
-    charge: Charge
+    charge: Cost
 
 
 def content_digest(row: Mapping[Any, Any]) -> str:
@@ -100,7 +100,7 @@ def stored(row: Mapping[Any, Any]) -> StoredCharge:
         raise schema.LedgerError("the ledger holds an RDP vector that this version cannot add")
     if not all(value >= 0 for value in (*values, distance)):
         raise damaged
-    return StoredCharge(plan=plan, event=event, text=row["event"], charge=Charge(values=values, distance=distance))
+    return StoredCharge(plan=plan, event=event, text=row["event"], charge=Cost(values=values, distance=distance))
 
 
 class Charges:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.ledger.charging.charges import Charges, counted_digest
 from privacy_pipeline.ledger.state.budgets import set_totals, totals_of
-from privacy_pipeline.ledger.state.entries import Charge, State
+from privacy_pipeline.ledger.state.entries import Cost, State
 from privacy_pipeline.ledger.state.totals import Sum
 from privacy_pipeline.ledger.storage import journal as kinds
 from privacy_pipeline.ledger.storage import schema
@@ -57,7 +57,7 @@ def add(
     budget: Mapping[Any, Any],
     fixed: Mapping[str, Any],
     *,
-    cost: Charge,
+    cost: Cost,
     order: float,
     ceiling: float | None = None,
 ) -> int:

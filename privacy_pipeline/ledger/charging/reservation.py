@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Charge:
+class _Due:
     """What one budget is to pay, and the entries that it paid for the same run, node and plan before.
 
     `idle` was reserved and never started: it has paid for nothing yet, and the same attempt goes on with it.
@@ -91,17 +91,17 @@ def reserve(engine: sa.Engine, request: Request) -> Grant:
     )
 
 
-def _charge(connection: sa.Connection, request: Request, budget: sa.RowMapping, cost: Price) -> _Charge:
+def _charge(connection: sa.Connection, request: Request, budget: sa.RowMapping, cost: Price) -> _Due:
     table, key = schema.entries, request.key(cost, budget)
     same = (table.c.run_id == request.run_id, table.c.node == request.node, table.c.plan_key == key)
     rows = connection.execute(sa.select(table).where(*same).order_by(table.c.attempt)).mappings().all()
     idle = next((row for row in rows if row["state"] == State.RESERVED.value and _same(row, request)), None)
     checked = check_budget(connection, budget, request.purpose, cost, without=idle)
-    return _Charge(key, checked, idle, max((int(row["attempt"]) for row in rows), default=0))
+    return _Due(key, checked, idle, max((int(row["attempt"]) for row in rows), default=0))
 
 
 def _write(
-    journal: Writer, request: Request, charge: _Charge, cost: Price, planned: str, *, token: str, attempt: int
+    journal: Writer, request: Request, charge: _Due, cost: Price, planned: str, *, token: str, attempt: int
 ) -> tuple[int, int]:
     """Return the entry of one charge, new or taken over; its number and attempt."""
     budget, secret = charge.checked.budget, token_hash(token)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, State, budget_key
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Cost, State, budget_key
 from privacy_pipeline.ledger.state.held import enforced_epsilon, used_part
 from privacy_pipeline.ledger.state.policy import stored_policy
 from privacy_pipeline.ledger.state.registration import TRAIN, Registration, from_row
@@ -107,9 +107,9 @@ def train_budgets(connection: sa.Connection, dataset: str) -> Sequence[sa.RowMap
     return connection.execute(query).mappings().all()
 
 
-def charge_of(total: Sum) -> Charge:
+def charge_of(total: Sum) -> Cost:
     """Return a sum as a charge."""
-    return Charge(values=total.values, distance=total.distance)
+    return Cost(values=total.values, distance=total.distance)
 
 
 def status_of(budget: Mapping[Any, Any]) -> BudgetStatus:

@@ -181,7 +181,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Charge:
+class Cost:
     """What the ledger adds up.
 
     Attributes:
@@ -198,7 +198,7 @@ class Charge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price(Charge):
+class Price(Cost):
     """Cost of an event, computed before the ledger is locked.
 
     Attributes:
@@ -208,10 +208,10 @@ class Price(Charge):
     event: str
 
 
-def together(charges: Iterable[Charge]) -> Charge:
+def together(charges: Iterable[Cost]) -> Cost:
     """Return the sum of charges as the ledger adds them, rounded up; it does not depend on their order."""
     total = sum_of(Sum.of(charge.values, charge.distance, 0.0) for charge in charges)
-    return Charge(values=total.values, distance=total.distance)
+    return Cost(values=total.values, distance=total.distance)
 
 
 def price(event: DpEvent, relation: Relation) -> Price:

@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.renyi import ORDERS
 from privacy_pipeline.ledger.state import renyi_filter
 
 if TYPE_CHECKING:
-    from privacy_pipeline.ledger.state.entries import Charge
+    from privacy_pipeline.ledger.state.entries import Cost
 
 _ROUNDING = 1e-9  # relative: what two runs pay for truncation is added in another order when compared with delta
 
@@ -27,7 +27,7 @@ def filter_delta(budget: Mapping[Any, Any]) -> float:
 
 
 def enforced_epsilon(
-    spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
+    spent: Cost, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
 ) -> float:
     """Return the epsilon that counts against a cap.
 
@@ -66,9 +66,7 @@ def against_cap(held: float, cap: float) -> str:
     return f"{up / 1000:.3f} of {whole / 1000:.3f}"
 
 
-def used_part(
-    spent: Charge, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None
-) -> float:
+def used_part(spent: Cost, *, order: float | None, epsilon: float, delta: float, ceiling: float | None = None) -> float:
     """Return the used part of the cap's room, from 0 to 1; above 1 where the cap is passed, infinite without a bound.
 
     An order takes part of epsilon by itself, whatever runs: `enforced_epsilon` is well above 0 after the smallest run.

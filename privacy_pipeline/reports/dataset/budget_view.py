@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.ledger.audit.profile import Profile, profile
-from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry, State, together
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Cost, Entry, State, together
 from privacy_pipeline.ledger.state.held import enforced_epsilon
 from privacy_pipeline.reports.dataset.dataset_report import (
     AttackReading,
@@ -109,7 +109,7 @@ def _profile(status: BudgetStatus, counted: Sequence[Entry], spent: float) -> Pr
     return found
 
 
-def _curves(total: Charge, found: Profile, numbers: str) -> list[Curve]:
+def _curves(total: Cost, found: Profile, numbers: str) -> list[Curve]:
     by_rdp = [(total.epsilon(delta), delta) for delta in CURVE_DELTAS]
     curves = [
         Curve(accountant="RDP", points=_points(by_rdp, _all(numbers, "rdp", "stored charges added, then epsilon")))
@@ -158,7 +158,7 @@ def _attack(status: BudgetStatus, curves: Sequence[Curve], numbers: str, proven:
     return readings
 
 
-def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence[Charge]) -> list[BurnPoint]:
+def _burn_down(status: BudgetStatus, counted: Sequence[Entry], charges: Sequence[Cost]) -> list[BurnPoint]:
     kept = set(_thinned(len(counted)))
     points, running = [], together([])
     for index, (entry, charge) in enumerate(zip(counted, charges, strict=True)):
@@ -201,7 +201,7 @@ def _entry(status: BudgetStatus, entry: Entry) -> EntryView:
     )
 
 
-def _held(status: BudgetStatus, total: Charge) -> float:
+def _held(status: BudgetStatus, total: Cost) -> float:
     """Return what counts against the cap, at the filter's present order."""
     epsilon, delta = status.cap_epsilon, status.cap_delta
     return enforced_epsilon(total, order=status.filter_order, epsilon=epsilon, delta=delta, ceiling=status.ceiling)

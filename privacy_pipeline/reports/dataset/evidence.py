@@ -10,7 +10,7 @@ from privacy_pipeline.ledger.audit.cap_history import LedgerChange, ledger_chang
 from privacy_pipeline.ledger.audit.stored import stored_charges
 from privacy_pipeline.ledger.charging.unprotected import UnprotectedRun
 from privacy_pipeline.ledger.ledger import Ledger
-from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry, State
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Cost, Entry, State
 from privacy_pipeline.ledger.state.registration import Registration
 from privacy_pipeline.ledger.storage.journal import Receipt
 from privacy_pipeline.ledger.storage.schema import REGISTER_FIX, LedgerError
@@ -36,7 +36,7 @@ class LedgerState:
 
     budgets: Sequence[BudgetStatus]
     entries: Sequence[Entry]
-    charges: Mapping[int, Charge]
+    charges: Mapping[int, Cost]
     changes: Sequence[LedgerChange]
     registrations: Sequence[Registration]
     keys_lost: Sequence[str] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from privacy_pipeline.accounting.group_privacy import group_epsilon, group_pair
-from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Cost
 from privacy_pipeline.reports.dataset.dataset_report import GroupReading
 from privacy_pipeline.reports.figures import Figure, Loss, Source
 
@@ -14,7 +14,7 @@ _LEMMA = "group property of (epsilon, delta)-DP"
 _NO_BOUND = "no bound for a group of that size"
 
 
-def group_reading(size: int, proven: Loss, total: Charge, status: BudgetStatus, numbers: str) -> GroupReading:
+def group_reading(size: int, proven: Loss, total: Cost, status: BudgetStatus, numbers: str) -> GroupReading:
     """Return the reading for one size of group.
 
     Args:

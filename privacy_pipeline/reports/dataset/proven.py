@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy_pipeline.ledger.audit.cap_history import LedgerChange, caps_of
-from privacy_pipeline.ledger.state.entries import BudgetStatus, Charge, Entry
+from privacy_pipeline.ledger.state.entries import BudgetStatus, Cost, Entry
 from privacy_pipeline.reports.figures import Figure, Loss, Source, ranges
 
 WHATEVER = "whatever was seen before a run was chosen"
@@ -39,7 +39,7 @@ class Proven:
 
 
 def proven_bound(
-    status: BudgetStatus, total: Charge, *, entries: Sequence[Entry], changes: Sequence[LedgerChange]
+    status: BudgetStatus, total: Cost, *, entries: Sequence[Entry], changes: Sequence[LedgerChange]
 ) -> Proven:
     """Return the bound of one budget.
 
@@ -79,7 +79,7 @@ def _why_not(status: BudgetStatus, starts: int, delta: float) -> str:
     return _USED_UP if delta >= 1 else ""
 
 
-def _single(status: BudgetStatus, total: Charge, entries: Sequence[Entry]) -> Loss:
+def _single(status: BudgetStatus, total: Cost, entries: Sequence[Entry]) -> Loss:
     at = Source(place="budget", name=status.budget, field="cap_delta")
     delta, epsilon = Figure(value=status.cap_delta, kind="delta", source=at), total.epsilon(status.cap_delta)
     numbers = ranges(entry.id for entry in entries)
