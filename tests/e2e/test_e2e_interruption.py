@@ -30,7 +30,7 @@ def _workers(project: Project) -> list[int]:
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            if "pipelines.worker" in command and str(project.root) in command and state != "Z":
+            if "pipelines.execution.worker" in command and str(project.root) in command and state != "Z":
                 found.append(int(folder.name))
     return found
 
