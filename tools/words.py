@@ -2,8 +2,8 @@
 
     python -m tools.words [PATH...]
 
-Each pattern has a better word beside it. The script reads Markdown files without their code, and comments and texts of
-Python files.
+Each pattern has a better word beside it. The script reads Markdown files without their code, comments and texts of
+Python files, and comments of configs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-READ = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs", "benchmarks", "privacy_pipeline", "federated", "tools")
+READ = (
+    *(
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "Makefile",
+        "docs",
+        "benchmarks",
+        "configs",
+        "examples",
+    ),
+    *("privacy_pipeline", "federated", "tools"),
+)
 _PERSON = (
     r"who|person|people|user|users|reviewer|officer|auditor|owner|author|reader|readers|somebody|nobody|anybody|"
     r"everybody|someone|anyone|nobody else|you|we|he|she|attacker|adversary|analyst|analysts|engineer|researcher|"
@@ -39,6 +52,16 @@ PATTERNS: tuple[tuple[str, str], ...] = (
         r",? who\b",
         "that, which: a machine is a thing",
     ),
+    (
+        r"\b(?:servers|processes|programs|nodes|runs|services|files|modules|drivers|machines|hosts|components|commands|"
+        r"threads|configs|ledgers|reports|records|messages|tests|parties) (?:want|know|tell|say)\b",
+        _PEOPLE_ONLY,
+    ),
+    (
+        r"(?<!you )(?<!who )(?<!people )(?<!we )(?<!nobody )\bdo(?:es)? not (?:say|know|tell|want)\b",
+        "does not state, has not, does not need",
+    ),
+    (r"\bbe it\b", "whether"),
     (r"\bshall\b", "must, or the present tense"),
     (r"\b(?:thereof|therein|wherein|whereof|hitherto|henceforth|heretofore)\b", "a plain word"),
 )
@@ -59,7 +82,8 @@ def main(arguments: list[str]) -> int:
 
 def problems(path: Path) -> Iterator[tuple[int, str, str]]:
     """Yield line, words and better words for each place in a file."""
-    texts = _of_markdown(path) if path.suffix == ".md" else _of_python(path)
+    read = {".md": _of_markdown, ".py": _of_python}.get(path.suffix, _of_comments)
+    texts = read(path)
     for first, text in texts:
         plain = _CODE.sub(lambda code: "`" + "x" * (len(code[0]) - 2) + "`", text)
         for pattern, better in _COMPILED:
@@ -70,7 +94,9 @@ def problems(path: Path) -> Iterator[tuple[int, str, str]]:
 def _files(given: list[Path]) -> Iterator[Path]:
     for path in given:
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix in (".py", ".md"))
+            yield from sorted(
+                file for file in path.rglob("*") if file.suffix in (".py", ".md", ".yaml", ".pbtxt", ".txt")
+            )
         else:
             yield path
 
@@ -83,6 +109,15 @@ def _of_markdown(path: Path) -> Iterator[tuple[int, str]]:
         code ^= fence
         kept.append("" if code or fence else line)
     yield 1, "\n".join(kept)
+
+
+def _of_comments(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the comments of a config, and what a Makefile prints."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        _, mark, comment = line.partition("#")
+        printed = re.search(r'@echo "(.*)"', line)
+        if printed or mark:
+            yield number, printed[1] if printed else comment
 
 
 def _of_python(path: Path) -> Iterator[tuple[int, str]]:

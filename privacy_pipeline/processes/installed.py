@@ -66,7 +66,7 @@ def _top_levels(distribution: metadata.Distribution) -> set[str]:
 
 
 def framework_sources(root: Path) -> dict[str, bytes]:
-    """All that the framework is made of: whatever a node imports is in it, be it named in a string or in a variable.
+    """All that the framework is made of: whatever a node imports is in it, also by a name in a string or variable.
 
     A list of what shapes a model would have to be kept by hand, and one was wrong before. The imports of a node reach
     nearly everything, the command line too, which the parties of encrypted inference are started by.

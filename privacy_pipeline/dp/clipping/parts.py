@@ -386,7 +386,7 @@ def tensors_of_part(part: Part) -> list[Any]:
 
 
 def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:
-    """Return a linear map's part with positions, be it one."""
+    """Return a linear map's part with positions, also if there is one only."""
     if isinstance(part, MatrixPart):
         return part
     return MatrixPart(part.inputs[:, None, :], part.outputs[:, None, :], part.shape)

@@ -56,6 +56,16 @@ def crossed(model: Any) -> Any:
     return configs.model_of(header["config"], arrays)
 
 
+@pytest.mark.parametrize("name", ["Concatenate", "Add", "Average", "Maximum", "Minimum", "Multiply"])
+def test_a_merging_layer_of_one_input_crosses(name: str) -> None:
+    def merged(x: Any) -> Any:
+        return getattr(tf.keras.layers, name)()([x])
+
+    model = model_with(merged, tf.keras.layers.Dense(2, "tanh"))
+    rows = np.random.default_rng(0).normal(size=(8, WIDTH)).astype(np.float32)
+    np.testing.assert_allclose(crossed(model)(rows), model(rows), rtol=1e-6)
+
+
 @pytest.mark.slow_but(
     "layers0-kinds0", "layers1-kinds1", "layers2-kinds2", "layers5-kinds5", "layers6-kinds6", "layers7-kinds7"
 )

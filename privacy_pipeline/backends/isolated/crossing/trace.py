@@ -21,6 +21,9 @@ from privacy_pipeline.errors import BadInputError
 
 _KEPT = 64  # rows that the taken-apart model is compared on
 _TOLERANCE = 1e-4
+_Layers = tf.keras.layers
+# Give a list of one input back as it is.
+_MERGING = (_Layers.Concatenate, _Layers.Add, _Layers.Average, _Layers.Maximum, _Layers.Minimum, _Layers.Multiply)
 
 
 def crossing_model(model: Any) -> tuple[dict[str, Any], list[NDArray[Any]]]:
@@ -67,6 +70,10 @@ def _by_layers(model: Any) -> Any:
             made[id(node.outputs)] = fresh
             continue
         inputs = [made[id(one)] for one in node.keras_inputs]
+        if type(layer) in _MERGING and len(inputs) == 1:
+            # Keras reads a list of one input back as the input itself, which such a layer then refuses.
+            made[id(node.outputs)] = inputs[0]
+            continue
         if id(layer) in graphs:
             place = called.setdefault(id(layer), 0)
             called[id(layer)] += 1
