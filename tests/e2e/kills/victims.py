@@ -43,17 +43,18 @@ def kill(who: str, *, mark: str, root: int, chance: random.Random) -> str:
 
 
 def orphans(mark: str, known: dict[int, str], *, seconds: float = 10.0) -> dict[int, str]:
-    """What lives on after some time, or nothing as soon as nothing does.
+    """What lives on after some time, or nothing as soon as two looks found nothing.
 
     Args:
         mark: of the command.
         known: processes that belonged to it and may carry no mark.
         seconds: how long to wait.
     """
-    limit = time.monotonic() + seconds
+    limit, empty = time.monotonic() + seconds, 0
     while True:
         found = running(mark) | {pid: line for pid, line in known.items() if _line(pid) == line}
-        if not found or time.monotonic() > limit:
+        empty = 0 if found else empty + 1
+        if empty == 2 or (found and time.monotonic() > limit):
             return found
         time.sleep(0.05)
 
