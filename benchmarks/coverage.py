@@ -24,7 +24,7 @@ from scipy.stats import binom, chi2, skellam
 
 from privacy_pipeline.accounting.release_plan import default_threshold_delta
 from privacy_pipeline.confidence import Sampling, drops, upper_quantile
-from privacy_pipeline.dp.attacks.audit import bound_from_scores
+from privacy_pipeline.dp.attacks.guessing_bounds import bound_from_scores
 from privacy_pipeline.dp.attacks.membership import auc_of
 from privacy_pipeline.dp.checks.noise_check import DRAWS, LEVEL
 from privacy_pipeline.releases import estimates, noise

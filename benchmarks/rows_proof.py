@@ -20,11 +20,12 @@ import tensorflow as tf
 
 from benchmarks.dp_sgd_models import make_loss, make_model
 from benchmarks.dp_sgd_shapes import TASKS
-from privacy_pipeline.dp.clipping.gradients import BookKeeping, make_groups
+from privacy_pipeline.dp.clipping.gradients import BookKeeping
+from privacy_pipeline.dp.clipping.groups import make_groups
 from privacy_pipeline.dp.graphs.tracing import Traced
 from privacy_pipeline.dp.noise.masks import keyed_masks
 from privacy_pipeline.dp.training.choice import proof_of
-from privacy_pipeline.dp.training.model_losses import per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import per_example_loss
 from tests.dp.zoo import honest_layers
 
 ZOO = ("lstm", "transformer_block", "u_net")

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from federated.contract import Array, Tensor
 from federated.state import require_no_state
-from privacy_pipeline.dp.training.losses import of_output
+from privacy_pipeline.dp.training.from_keras.losses import of_output
 from privacy_pipeline.errors import BadInputError
 
 

@@ -20,13 +20,8 @@ from federated.privacy.plan import Attendance, FederatedPlan
 from federated.silos.plan import SiloPlan
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.dp.attacks.audit import (
-    RUN_CANARIES,
-    AuditResult,
-    audit_mechanism,
-    bound_from_scores,
-    mechanism_plan,
-)
+from privacy_pipeline.dp.attacks.audit import RUN_CANARIES, AuditResult, audit_mechanism, mechanism_plan
+from privacy_pipeline.dp.attacks.guessing_bounds import bound_from_scores
 from privacy_pipeline.dp.graphs.randomness import RunKey
 
 if TYPE_CHECKING:

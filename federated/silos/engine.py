@@ -30,7 +30,7 @@ from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.sampling.store import ExampleStore
 from privacy_pipeline.dp.sampling.users import UserIndex
 from privacy_pipeline.dp.training.choice import Clipper
-from privacy_pipeline.dp.training.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.training.program import specs_of
 from privacy_pipeline.dp.training.steps import PrivateSteps, clipper_of, program_of
 from privacy_pipeline.errors import BadInputError, PipelineError

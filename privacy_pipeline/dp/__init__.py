@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from privacy_pipeline.dp.plan import AdaptiveClipping, Clipping, Noise, PrivacyPlan, UserBound
     from privacy_pipeline.dp.sampling.store import ExampleStore
     from privacy_pipeline.dp.sampling.users import UserIndex
-    from privacy_pipeline.dp.training.engine import PrivateModel, make_private
+    from privacy_pipeline.dp.training.engine import make_private
     from privacy_pipeline.dp.training.execution import Execution
+    from privacy_pipeline.dp.training.private_model import PrivateModel
     from privacy_pipeline.dp.training.run_state import RunState, StateMismatch, destroy_state, has_state
 
 __all__ = [
@@ -56,7 +57,7 @@ _HOME = {
     "Noise": "plan",
     "PrivacyHistory": "history.history",
     "PrivacyPlan": "plan",
-    "PrivateModel": "training.engine",
+    "PrivateModel": "training.private_model",
     "Problem": "checks.validator",
     "RunState": "training.run_state",
     "StateMismatch": "training.run_state",

@@ -22,11 +22,13 @@ from privacy_pipeline.dp.mechanism.mechanism import (
     Clipping,
     Noise,
     UserBound,
+    require,
     require_numbers,
+    require_parts,
+    require_positive,
+    require_relation,
     require_whole,
 )
-from privacy_pipeline.dp.mechanism.mechanism import require as _require
-from privacy_pipeline.dp.mechanism.mechanism import require_positive as _positive
 from privacy_pipeline.dp.mechanism.sampling import Asked, Sampling, TruncatedPoissonSampling, probability_of, scheme_of
 from privacy_pipeline.dp.noise.correlated import correlated_event, why_unbounded
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.record import Guarantee
-
 
 _MOST_RAISES = 20
 
@@ -50,8 +51,7 @@ class PrivacyPlan:
             `units` is None, and nothing here may have been computed from it.
         units: number of units in the training data, or None.
         sampling: how batches are drawn.
-        clipping: the bound.
-        noise: the noise.
+        clipping, noise: the bound of a unit's contribution, and the noise.
         steps: optimizer updates at most.
         delta: delta of the guarantee.
         users: what a user may contribute, if users are the privacy units; they are what is counted and sampled then.
@@ -70,29 +70,26 @@ class PrivacyPlan:
     users: UserBound | None = None
 
     def __post_init__(self) -> None:
-        _require_relation(self.relation)
-        _require(isinstance(self.sampling, Sampling), f"sampling is {self.sampling!r}, and not one of `sampling`")
-        _require(isinstance(self.clipping, Clipping), f"clipping is {self.clipping!r}, and not a Clipping")
-        _require(isinstance(self.noise, Noise), f"noise is {self.noise!r}, and not a Noise")
-        bound = self.users is None or isinstance(self.users, UserBound)
-        _require(bound, f"users is {self.users!r}, and not a UserBound")
+        require_relation(self.relation)
+        require(isinstance(self.sampling, Sampling), f"sampling is {self.sampling!r}, and not one of `sampling`")
+        require_parts(clipping=self.clipping, noise=self.noise, users=self.users)
         require_whole(steps=self.steps, units=self.units)
         require_numbers(delta=self.delta)
-        _require(self.steps is not None and self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
-        _require(self.delta is not None and 0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
+        require(self.steps is not None and self.steps >= 1, f"steps must be 1 or more, found {self.steps}")
+        require(self.delta is not None and 0 < self.delta < 1, f"delta must lie between 0 and 1, found {self.delta!r}")
         if self.relation is Relation.ZERO_OUT:
-            _require(
+            require(
                 self.units is not None and self.units >= 1, "under zero-out the number of units is public", "give units"
             )
         else:
-            _require(self.units is None, "under add-or-remove-one the number of units is secret", "leave units out")
+            require(self.units is None, "under add-or-remove-one the number of units is secret", "leave units out")
         self.sampling.check(units=self.units, steps=self.steps)
         if self.clipping.adaptive is not None:
             self.clipping.adaptive.sum_multiplier(self.noise.multiplier)
             independent = self.noise.correlation == "none"
-            _require(independent, "adaptive clipping changes the norm over which correlated noise is spread")
+            require(independent, "adaptive clipping changes the norm over which correlated noise is spread")
             whole = self.users is None or self.users.clip == "sum"
-            _require(whole, "adaptive clipping counts what is clipped, k times for a user", "use clip='sum'")
+            require(whole, "adaptive clipping counts what is clipped, k times for a user", "use clip='sum'")
         NOISE_STDDEV.require(
             "the noise on the mean gradient (noise_multiplier * clipping_norm / expected batch)",
             self.noise_stddev,
@@ -139,11 +136,8 @@ class PrivacyPlan:
             sampling: "poisson", "truncated_poisson", "shuffled" (each unit once an epoch; no amplification is
                 claimed) or "cyclic" (shuffled once).
             truncate_at: largest batch of "truncated_poisson"; without it 5 standard deviations above the mean.
-            per_layer: see `Clipping`.
-            hardened: see `Noise`.
-            correlation: see `Noise`.
-            bands: see `Noise`.
-            adaptive: see `Clipping`.
+            per_layer, adaptive: see `Clipping`.
+            hardened, correlation, bands: see `Noise`.
             users: makes users the privacy units; see `UserBound`. `units` and batches count users then.
 
         Raises:
@@ -154,12 +148,12 @@ class PrivacyPlan:
         require_numbers(delta=delta, clipping_norm=clipping_norm, epochs=epochs, epsilon=epsilon)
         require_numbers(expected_batch_size=expected_batch_size, noise_multiplier=noise_multiplier)
         require_numbers(sampling_probability=sampling_probability)
-        _require_relation(relation)
-        _require((epochs is None) != (steps is None), "give either epochs or steps")
-        _require((epsilon is None) != (noise_multiplier is None), "give either epsilon or noise_multiplier")
-        _require(expected_batch_size is not None, "give expected_batch_size")
+        require_relation(relation)
+        require((epochs is None) != (steps is None), "give either epochs or steps")
+        require((epsilon is None) != (noise_multiplier is None), "give either epsilon or noise_multiplier")
+        require(expected_batch_size is not None, "give expected_batch_size")
         batch = float(expected_batch_size or 0.0)
-        _positive("expected_batch_size", batch)
+        require_positive("expected_batch_size", batch)
         probability = probability_of(sampling_probability, batch=batch, units=units, relation=relation)
         scheme = scheme_of(sampling, Asked(batch=batch, probability=probability, units=units, cap=truncate_at))
         if steps is None:
@@ -196,7 +190,7 @@ class PrivacyPlan:
         """Return the DpEvent of the first `steps` steps. A pass that was begun counts in full."""
         from dp_accounting import NoOpDpEvent
 
-        _require(0 <= steps <= self.steps, f"the plan has {self.steps} steps, not {steps}")
+        require(0 <= steps <= self.steps, f"the plan has {self.steps} steps, not {steps}")
         if steps == 0:
             return NoOpDpEvent()
         if self.noise.correlation != "none":
@@ -284,11 +278,6 @@ class PrivacyPlan:
         return hashlib.sha256(json.dumps(self.parameters(), sort_keys=True).encode()).hexdigest()
 
 
-def _require_relation(relation: Any) -> None:
-    names = ", ".join(f"Relation.{one.name}" for one in Relation)
-    _require(isinstance(relation, Relation), f"relation is {relation!r}, and not one of {names}", "import Relation")
-
-
 def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) -> float:
     """Return the least noise multiplier that meets epsilon; for truncated sampling within 0.5 % of it."""
     some = with_noise(1.0)
@@ -305,5 +294,5 @@ def _least_noise(with_noise: Callable[[float], PrivacyPlan], *, epsilon: float) 
         if with_noise(noise).epsilon() <= epsilon:
             return noise
         noise *= 1.005
-    _require(not truncated, "no noise near that of untruncated sampling meets epsilon", "raise truncate_at")
+    require(not truncated, "no noise near that of untruncated sampling meets epsilon", "raise truncate_at")
     return noise

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised, make_groups
-from privacy_pipeline.dp.training.model_losses import per_example_loss
+from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised
+from privacy_pipeline.dp.clipping.groups import make_groups
+from privacy_pipeline.dp.training.from_keras.model_losses import per_example_loss
 
 TOLERANCE = 1e-5
 

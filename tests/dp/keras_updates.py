@@ -14,13 +14,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.clipping.gradients import BookKeeping, make_groups
+from privacy_pipeline.dp.clipping.gradients import BookKeeping
+from privacy_pipeline.dp.clipping.groups import make_groups
 from privacy_pipeline.dp.clipping.intercept import FallbackWarning
 from privacy_pipeline.dp.noise.noise import total_size
 from privacy_pipeline.dp.sampling.sources import Given, given_data
 from privacy_pipeline.dp.sampling.store import ExampleStore
 from privacy_pipeline.dp.training.choice import Clipper
-from privacy_pipeline.dp.training.model_losses import ModelLosses
+from privacy_pipeline.dp.training.from_keras.model_losses import ModelLosses
 from privacy_pipeline.dp.training.program import Program, specs_of
 from privacy_pipeline.dp.training.steps import clipper_of, program_of
 

@@ -20,10 +20,8 @@ from privacy_pipeline.dp.attacks.audit import (
     AuditResult,
     audit_mechanism,
     audit_training,
-    bound_from_scores,
-    epsilon_lower_bound,
-    guess_p_value,
 )
+from privacy_pipeline.dp.attacks.guessing_bounds import bound_from_scores, epsilon_lower_bound, guess_p_value
 from privacy_pipeline.dp.mechanism.mechanism import AdaptiveClipping, UserBound
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.dp import twins

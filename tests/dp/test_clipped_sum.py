@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.dp.clipping.gradients import Groups, _weights
+from privacy_pipeline.dp.clipping.groups import Groups, factors_of
 from privacy_pipeline.dp.clipping.parts import MatrixPart, OuterPart, VectorPart
 
 L = tf.keras.layers
@@ -110,7 +110,7 @@ def test_a_small_gradient_passes_unchanged(small: float) -> None:
         VectorPart(tf.fill([1, 6], small)),
     ):
         groups = Groups(members=(0,), norms=(1e-10,))
-        factors, count = _weights([part.squared_norm()], groups, None, None, 1.0, tf.float32)
+        factors, count = factors_of([part.squared_norm()], groups, None, None, 1.0, tf.float32)
         expected = np.ravel(part.per_example()[0].numpy())
         np.testing.assert_allclose(np.ravel(part.weighted_sum(factors[0])), expected, rtol=2e-6)
         assert float(count) == 0.5

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.training.model_losses import per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import per_example_loss
 from privacy_pipeline.errors import BadInputError
 
 L = tf.keras.layers

@@ -24,7 +24,7 @@ from dp_accounting import rdp
 from privacy_pipeline.dp import PrivacyHistory, PrivacyPlan, make_private
 from privacy_pipeline.dp.history import history, history_store
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED
-from privacy_pipeline.dp.training import engine
+from privacy_pipeline.dp.training import planned_model, private_model
 from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import BadInputError
 
@@ -308,11 +308,11 @@ def recorder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
     def program_of(*, model: Any, optimizer: Any, plan: PrivacyPlan, **rest: Any) -> Program:
         return Program(made, model, optimizer, plan.noise.multiplier)
 
-    monkeypatch.setattr(engine, "program_of", program_of)
-    monkeypatch.setattr(engine, "clipper_of", lambda **rest: Clipper())
-    monkeypatch.setattr(engine, "require_stateless", lambda graph, **rest: None)
-    monkeypatch.setattr(engine.noise_check, "require_noise", lambda plan: None)
-    monkeypatch.setattr(engine, "binding_of", _binding)
+    monkeypatch.setattr(planned_model, "program_of", program_of)
+    monkeypatch.setattr(planned_model, "clipper_of", lambda **rest: Clipper())
+    monkeypatch.setattr(private_model, "require_stateless", lambda graph, **rest: None)
+    monkeypatch.setattr(private_model.noise_check, "require_noise", lambda plan: None)
+    monkeypatch.setattr(planned_model, "binding_of", _binding)
     monkeypatch.setattr(history, "epsilon_of", epsilon_of)
     monkeypatch.setenv(history_store.FOLDER, str(tmp_path / "histories"))
     monkeypatch.setattr(history_store, "_KNOWN", {})

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.training.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.errors import BadInputError
 
 L, LOSSES = tf.keras.layers, tf.keras.losses

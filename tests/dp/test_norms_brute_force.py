@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from privacy_pipeline.dp.checks.validator import validate
-from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised, make_groups
+from privacy_pipeline.dp.clipping.gradients import BookKeeping, Vectorised
+from privacy_pipeline.dp.clipping.groups import make_groups
 from privacy_pipeline.dp.clipping.intercept import NeedsWholeModelError
 from privacy_pipeline.dp.noise.masks import keyed_masks, masks_of_row
-from privacy_pipeline.dp.training.model_losses import per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import per_example_loss
 
 L = tf.keras.layers
 ROWS, NORM = 4, 0.6

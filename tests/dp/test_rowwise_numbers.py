@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from privacy_pipeline.dp.rowwise import interpreter as _  # noqa: F401  (registers the rules)
 from privacy_pipeline.dp.rowwise.bodies import body_of_graph
-from privacy_pipeline.dp.rowwise.contents import _COMPUTE
+from privacy_pipeline.dp.rowwise.contents.computing import COMPUTE
 from privacy_pipeline.dp.rowwise.interpreter import Interpreter
 from privacy_pipeline.dp.rowwise.sizes import Count, depends
 from privacy_pipeline.dp.rowwise.values import Layout, rows
@@ -165,7 +165,7 @@ def calling(kind: str, given: dict[str, Any]) -> Callable[[], list[Any]]:
 
 
 def test_each_op_has_a_case() -> None:
-    assert set(_COMPUTE) == set(CASES)
+    assert set(COMPUTE) == set(CASES)
 
 
 @pytest.mark.slow_but(

@@ -17,7 +17,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from privacy_pipeline.dp import make_private
-from privacy_pipeline.dp.training.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.errors import BadInputError
 from tests.dp.keras_updates import (
     GUIDE,

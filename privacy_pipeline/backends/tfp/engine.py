@@ -22,7 +22,7 @@ from privacy_pipeline.dp.sampling.feeding import Participation
 from privacy_pipeline.dp.sampling.sampler import Sampler
 from privacy_pipeline.dp.sampling.store import ExampleStore
 from privacy_pipeline.dp.training.execution import Execution
-from privacy_pipeline.dp.training.model_losses import ModelLosses, per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import ModelLosses, per_example_loss
 from privacy_pipeline.dp.training.program import finite_norm, specs_of
 from privacy_pipeline.dp.training.steps import clipper_of
 
@@ -51,7 +51,7 @@ def require_noise(plan: PrivacyPlan) -> None:
 
 
 class TfpModel:
-    """A Keras model that TensorFlow Privacy trains under a plan; `fit` is that of `dp.training.engine.PrivateModel`.
+    """A Keras model that TensorFlow Privacy trains under a plan; `fit` is that of `dp.PrivateModel`.
 
     Args:
         model: functional Keras model with one output.

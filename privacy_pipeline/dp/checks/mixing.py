@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from privacy_pipeline.dp.checks.findings import BACKWARD, FORWARD, LOSS, Finding, instead_of
 from privacy_pipeline.dp.checks.made_up import Kind, MadeUp, Row, computes_in_half, varied
 from privacy_pipeline.dp.clipping.gradients import Losses
 from privacy_pipeline.dp.clipping.witness import Seen, Witness, changed, reached
@@ -36,20 +37,6 @@ _BASES = (
 )
 # Random ops that draw a row's numbers whatever rows come after it.
 _PREFIX = ("StatelessRandomUniform", "StatelessRandomNormal", "StatelessRandomGet")
-_LAYERS = tf.keras.layers
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A model that mixes rows.
-
-    Attributes:
-        reason: model and, where it can be determined, layer.
-        fix: what to do.
-    """
-
-    reason: str
-    fix: str
 
 
 @dataclass(frozen=True)
@@ -159,7 +146,7 @@ class _Search:
             for one, other in zip(alone, together[: len(compared)], strict=True):
                 floor = 1e-6 + _LOOSE_FLOOR * (kind.scale if kind.scale > 1 else 0.0)
                 if one.shape != (1,) or not _close(float(one[0]), float(other), floor=more * floor, more=more):
-                    return self._finding(None, "", _LOSS)
+                    return self._finding(None, "", LOSS)
         return None
 
     def _rows(self, kind: Kind) -> list[Row]:
@@ -232,10 +219,10 @@ class _Search:
         losses, forward, backward = changed(before, after, relative=relative, floor=floor)
         if forward.any() or losses:
             layer = next((c[0] for c in self.witness.calls if _begins(forward, c[1], c[2], before)), None)
-            return self._finding(layer, "forward", f"in training, {_LOSS if losses else _FORWARD}")
+            return self._finding(layer, "forward", f"in training, {LOSS if losses else FORWARD}")
         if backward.any():
             layer = next((c[0] for c in self.witness.calls if _begins(backward, c[2], c[1], before)), None)
-            return self._finding(layer, "backward", f"in training, {_BACKWARD}")
+            return self._finding(layer, "backward", f"in training, {BACKWARD}")
         return None
 
     def _influence(self, rows: Sequence[Row], place: int) -> Finding | None:
@@ -253,12 +240,7 @@ class _Search:
         named = "" if layer is None or layer is self.model else f", layer '{layer.name}' ({type(layer).__name__})"
         if layer is None and way:
             named = ", in its loss or between its layers"
-        return Finding(f"model '{self.model.name}'{named}: {what}", _instead(layer))
-
-
-_LOSS = "the loss of an example changes with the other examples of its batch"
-_FORWARD = "what a layer gives for an example changes with the other examples of its batch"
-_BACKWARD = "the gradient of an example changes with the other examples of its batch"
+        return Finding(f"model '{self.model.name}'{named}: {what}", instead_of(layer))
 
 
 def _labelled(kind: Kind, label: int) -> Kind:
@@ -284,20 +266,6 @@ def _begins(flags: Any, before: Sequence[int], after: Sequence[int], seen: Seen)
     """Return whether tensors `after` are flagged and tensors `before`, all of which follow the batch, are not."""
     known = all(np.isfinite(seen.forward[place, :, -1]).all() for place in before)
     return known and not any(flags[place] for place in before) and any(flags[place] for place in after)
-
-
-def _instead(layer: Any) -> str:
-    if isinstance(layer, _LAYERS.BatchNormalization):
-        return "use GroupNormalization or LayerNormalization"
-    if layer is None:
-        return (
-            "look for a layer or loss that reduces over the batch axis (axis 0); weigh classes by public constants, "
-            "not by their counts in the batch"
-        )
-    return (
-        f"make '{layer.name}' work on each example alone (reduce over axes 1 and up, as clip_by_norm(x, c, axes=[1])"
-        "), or use a layer that does: GroupNormalization for a batch norm, LayerNormalization for centring"
-    )
 
 
 def _close(found: float, expected: float, *, floor: float, more: float) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from privacy_pipeline.dp.checks.agreement import Agreement
-from privacy_pipeline.dp.checks.mixing import Finding, find_mixing
+from privacy_pipeline.dp.checks.findings import Finding
+from privacy_pipeline.dp.checks.mixing import find_mixing
 from privacy_pipeline.dp.clipping.gradients import BookKeeping, Losses, Vectorised
 from privacy_pipeline.dp.graphs.graph_state import require_stateless
 from privacy_pipeline.dp.graphs.tracing import Traced

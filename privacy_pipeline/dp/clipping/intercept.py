@@ -13,11 +13,12 @@ import tensorflow as tf
 
 # Importing the modules registers their rules.
 from privacy_pipeline.dp.clipping import rules_conv, rules_linear, rules_recurrent  # noqa: F401
-from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, local_rule
+from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
 from privacy_pipeline.dp.clipping.isolate import isolated_rule
-from privacy_pipeline.dp.clipping.parts import Part, combine
+from privacy_pipeline.dp.clipping.local_rule import local_rule
+from privacy_pipeline.dp.clipping.parts import Part
 from privacy_pipeline.dp.clipping.registry import LayerCall, MakeParts, Rule, in_single, rule_for
-from privacy_pipeline.dp.clipping.units import by_unit
+from privacy_pipeline.dp.clipping.units import by_unit, combine
 from privacy_pipeline.dp.rowwise.owners import is_atomic
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, is_random, tensors_of
-from privacy_pipeline.dp.clipping.parts import LazyPart, Part, kept, row_norms
+from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError, is_random
+from privacy_pipeline.dp.clipping.local_rule import tensors_of
+from privacy_pipeline.dp.clipping.parts import LazyPart, Part
 from privacy_pipeline.dp.clipping.registry import LayerCall
+from privacy_pipeline.dp.clipping.row_norms import kept, row_norms
 from privacy_pipeline.dp.graphs.tracing import Traced, as_it_is
 from privacy_pipeline.dp.noise.masks import draws
 from privacy_pipeline.dp.rowwise.proof import mark_isolated

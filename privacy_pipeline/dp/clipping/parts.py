@@ -11,25 +11,28 @@ embedding. All tensors are floats of the model's dtype unless stated otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
-from functools import cache
 from typing import Any, Protocol
 
 import tensorflow as tf
 
-from privacy_pipeline.dp.graphs.buffers import aligned_zeros, to_tensor
+from privacy_pipeline.dp.clipping.row_norms import (
+    Repair,
+    kept,
+    largest_sizes,
+    lost_to_underflow,
+    repaired,
+    repairing,
+    scaled,
+    squared,
+)
 from privacy_pipeline.dp.graphs.tracing import unconverted
 
 # One materialised gradient of P*Q numbers is written and read once more; this is what that costs in multiplications.
 _MEMORY_COST = 4
 # Room for rounding in inner products of inner products, in units of the float's epsilon; see `MatrixPart`.
 _GRAM_ROUNDING = 2.0
-# Rows of zeros that are kept at hand, and the most bytes that one may have: 128 MiB of addresses, none of memory.
-_ZERO_ROWS = 8192
-_WIDEST_ZEROS = 16384
 
 
 class Part(Protocol):
@@ -45,86 +48,6 @@ class Part(Protocol):
         """Return the gradients themselves, [B, *variable.shape]."""
 
 
-def _by_example(weights: Any, rank: int) -> Any:
-    return tf.reshape(weights, [-1] + [1] * (rank - 1))
-
-
-def scaled(values: Any, weights: Any) -> Any:
-    """Return rows of `values` [B, ...] times `weights` [B]; a row of weight 0 is 0 whatever it held."""
-    return tf.math.multiply_no_nan(values, _by_example(weights, values.shape.rank))
-
-
-def kept(values: Any, weights: Any) -> Any:
-    """Return rows of `values` [B, ...] whose weight is not 0, unchanged; the others as zeros."""
-    # The first version of the op takes one flag a row and copies whole rows; `tf.where` would broadcast, at twice the
-    # cost. It is the same work whatever the flags are.
-    return tf.raw_ops.Select(condition=weights > 0, x=values, y=_zeros_like(values))
-
-
-def _zeros_like(values: Any) -> Any:
-    """Return zeros of the shape of `values` [B, P]: for usual sizes a view of pages that are never written."""
-    width = values.shape[1:].num_elements()
-    if values.shape.rank != 2 or width is None or width * values.dtype.size > _WIDEST_ZEROS:
-        return tf.zeros_like(values)
-    rows = tf.shape(values)[0]
-    pages = _zero_pages(width, values.dtype.as_numpy_dtype)
-    return tf.cond(rows <= _ZERO_ROWS, lambda: pages[:rows], lambda: tf.zeros_like(values))
-
-
-@cache
-def _zero_pages(width: int, dtype: Any) -> Any:
-    with tf.init_scope():
-        return to_tensor(aligned_zeros([_ZERO_ROWS, width], dtype))
-
-
-def row_norms(values: Any) -> Any:
-    """L2 norm of each row of `values` [B, ...], [B], in their dtype; not finite where the row, or its norm, is not.
-
-    The squares are summed in that dtype, which is fast. Where one overflows, those of its row are summed again with the
-    row over its largest number; other rows keep their bits, so that no row's norm depends on another row. What
-    underflow takes, below 1e-19 in a number, is far below any clipping norm in range.
-    """
-    axes = list(range(1, values.shape.rank))
-    # One pass over memory; squaring first would write and read all squares.
-    norms = tf.math.reduce_euclidean_norm(values, axis=axes)
-
-    def again() -> Any:
-        largest = _largest(values, axes)
-        wide = tf.math.reduce_euclidean_norm(values / largest, axis=axes) * tf.reshape(largest, [-1])
-        return tf.where(tf.math.is_finite(norms), norms, wide)
-
-    return _repaired(norms, again)
-
-
-class _Repair(Enum):
-    """Where norms whose squares overflowed are formed again: in a branch of each, nowhere, or in any case."""
-
-    EACH = "each"
-    NEVER = "never"
-    ALWAYS = "always"
-
-
-_REPAIR = [_Repair.EACH]
-
-
-@contextmanager
-def _repairing(repair: _Repair) -> Iterator[None]:
-    _REPAIR.append(repair)
-    try:
-        yield
-    finally:
-        _REPAIR.pop()
-
-
-def _repaired(norms: Any, again: Callable[[], Any]) -> Any:
-    """Return norms, or what `again` gives where one of them is not finite."""
-    if _REPAIR[-1] is _Repair.NEVER:
-        return norms
-    if _REPAIR[-1] is _Repair.ALWAYS:
-        return again()
-    return tf.cond(tf.reduce_all(tf.math.is_finite(norms)), lambda: norms, again)
-
-
 def squared_norms_of(parts: Sequence[Part | None], units: Any) -> list[Any]:
     """Return the squared norms of several parts, float64 [B] each; zeros for None.
 
@@ -135,35 +58,13 @@ def squared_norms_of(parts: Sequence[Part | None], units: Any) -> list[Any]:
         units: number of units, int32 [1].
     """
 
-    def found(repair: _Repair) -> list[Any]:
-        with _repairing(repair):
+    def found(repair: Repair) -> list[Any]:
+        with repairing(repair):
             return [tf.zeros(units, tf.float64) if part is None else part.squared_norm() for part in parts]
 
-    usual = found(_Repair.NEVER)
+    usual = found(Repair.NEVER)
     finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(one)) for one in usual])
-    return list(tf.cond(finite, lambda: usual, lambda: found(_Repair.ALWAYS)))
-
-
-def _largest(values: Any, axes: list[int]) -> Any:
-    """Return the largest size of each row's numbers, 1 for rows of zeros; axes kept. Infinite over infinite is NaN."""
-    largest = tf.reduce_max(tf.abs(values), axis=axes, keepdims=True)
-    return tf.where(largest > 0, largest, tf.ones_like(largest))
-
-
-def squared(values: Any) -> Any:
-    """Return the squared L2 norm of each row of `values` [B, ...], float64 [B]."""
-    return tf.square(tf.cast(row_norms(values), tf.float64))
-
-
-def _lost(values: Any) -> Any:
-    """Return the most that underflow may take from a squared norm of the last axis of `values`.
-
-    Squares below the smallest normal number may count as 0. As the norm of a gradient that is harmless; but a factor
-    of a gradient may be as small as that while the other factor is huge, and the norm must not seem smaller than it is.
-    """
-    tiny = float(tf.experimental.numpy.finfo(values.dtype.as_numpy_dtype).tiny)
-    width = values.shape[-1]
-    return tiny * (tf.cast(tf.shape(values)[-1], tf.float64) if width is None else width)
+    return list(tf.cond(finite, lambda: usual, lambda: found(Repair.ALWAYS)))
 
 
 @dataclass(frozen=True)
@@ -210,7 +111,7 @@ class OuterPart:
     def squared_norm(self) -> Any:
         """Return the squared norms, [B]."""
         inputs, outputs = squared(self.inputs), squared(self.outputs)
-        return (inputs + _lost(self.inputs)) * (outputs + _lost(self.outputs))
+        return (inputs + lost_to_underflow(self.inputs)) * (outputs + lost_to_underflow(self.outputs))
 
     def weighted_sum(self, weights: Any) -> Any:
         """Return the sum under weights [B], in the variable's shape."""
@@ -240,7 +141,7 @@ class MatrixPart:
 
     The ghost form can cancel: a gradient that is small beside its terms may seem smaller than it is, and clipping
     would let it pass. The rounding it may suffer, at most a small multiple of eps * (sum_t |a_t||d_t|)^2, and what
-    underflow may take (see `_lost`), are added to the norm, so that the norm errs upwards.
+    underflow may take (see `lost_to_underflow`), are added to the norm, so that the norm errs upwards.
 
     Attributes:
         inputs: [B, T, P].
@@ -268,13 +169,13 @@ class MatrixPart:
         found = tf.cast(self._ghost(self.inputs, self.outputs), tf.float64)
 
         def again() -> Any:
-            sides = [(side, _largest(side, [1, 2])) for side in (self.inputs, self.outputs)]
+            sides = [(side, largest_sizes(side, [1, 2])) for side in (self.inputs, self.outputs)]
             scaled_down = self._ghost(*(side / largest for side, largest in sides))
             factors = [tf.square(tf.cast(tf.reshape(largest, [-1]), tf.float64)) for _, largest in sides]
             return tf.where(tf.math.is_finite(found), found, tf.cast(scaled_down, tf.float64) * factors[0] * factors[1])
 
         # A product of inner products leaves float32 long before the gradient does.
-        return _repaired(found, again)
+        return repaired(found, again)
 
     @staticmethod
     def _ghost(inputs: Any, outputs: Any) -> Any:
@@ -285,7 +186,7 @@ class MatrixPart:
         eps = tf.experimental.numpy.finfo(inputs.dtype.as_numpy_dtype).eps
         room = _GRAM_ROUNDING * float(eps) * tf.square(tf.reduce_sum(lengths[0] * lengths[1], axis=1))
         for other, values in ((lengths[0], outputs), (lengths[1], inputs)):
-            room += _lost(values) * tf.square(tf.reduce_sum(other, axis=1))
+            room += lost_to_underflow(values) * tf.square(tf.reduce_sum(other, axis=1))
         return tf.maximum(tf.reduce_sum(left * right, axis=[1, 2]), 0.0) + room
 
     def weighted_sum(self, weights: Any) -> Any:
@@ -341,7 +242,7 @@ class EmbeddingPart:
 
 @dataclass(frozen=True)
 class LazyPart:
-    """Gradients that functions compute, for what has no closed form (see `fallback`).
+    """Gradients that functions compute, for what has no closed form (see `local_rule`).
 
     Attributes:
         norm: gives norms as `row_norms` does, [B].
@@ -357,7 +258,7 @@ class LazyPart:
 
     def squared_norm(self) -> Any:
         """Return the squared norms, [B]."""
-        with _repairing(_Repair.EACH):  # inside loops of their own
+        with repairing(Repair.EACH):  # inside loops of their own
             return tf.square(tf.cast(self.norm(), tf.float64))
 
     def weighted_sum(self, weights: Any) -> Any:
@@ -390,24 +291,3 @@ def as_sequence(part: OuterPart | MatrixPart) -> MatrixPart:
     if isinstance(part, MatrixPart):
         return part
     return MatrixPart(part.inputs[:, None, :], part.outputs[:, None, :], part.shape)
-
-
-def combine(parts: Sequence[Part], *, same_layer: bool) -> Part:
-    """Return one part for a variable that was used several times: gradients add up before any norm is taken.
-
-    Args:
-        parts: one for each use of the variable.
-        same_layer: whether all uses are calls of one layer, so that their layouts agree.
-    """
-    if len(parts) == 1:
-        return parts[0]
-    linear = [part for part in parts if isinstance(part, (OuterPart, MatrixPart))]
-    if same_layer and len(linear) == len(parts):
-        sequences = [as_sequence(part) for part in linear]
-        joined = [tf.concat([getattr(part, side) for part in sequences], 1) for side in ("inputs", "outputs")]
-        return MatrixPart(joined[0], joined[1], sequences[0].shape)
-    lookups = [part for part in parts if isinstance(part, EmbeddingPart)]
-    if same_layer and len(lookups) == len(parts):
-        ids, outputs = (tf.concat([getattr(part, side) for part in lookups], 1) for side in ("ids", "outputs"))
-        return EmbeddingPart(ids, outputs, lookups[0].rows)
-    return VectorPart(tf.add_n([part.per_example() for part in parts]))

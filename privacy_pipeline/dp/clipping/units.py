@@ -1,7 +1,8 @@
-"""Gradients of units that own several examples: users."""
+"""Gradients that add up before a norm is taken: of the examples of a unit, and of the uses of a variable."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -56,3 +57,24 @@ def in_units(nest: Any, rows: int) -> Any:
         return found
 
     return tf.nest.map_structure(split, nest)
+
+
+def combine(parts: Sequence[Part], *, same_layer: bool) -> Part:
+    """Return one part for a variable that was used several times: gradients add up before any norm is taken.
+
+    Args:
+        parts: one for each use of the variable.
+        same_layer: whether all uses are calls of one layer, so that their layouts agree.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    linear = [part for part in parts if isinstance(part, (OuterPart, MatrixPart))]
+    if same_layer and len(linear) == len(parts):
+        sequences = [as_sequence(part) for part in linear]
+        joined = [tf.concat([getattr(part, side) for part in sequences], 1) for side in ("inputs", "outputs")]
+        return MatrixPart(joined[0], joined[1], sequences[0].shape)
+    lookups = [part for part in parts if isinstance(part, EmbeddingPart)]
+    if same_layer and len(lookups) == len(parts):
+        ids, outputs = (tf.concat([getattr(part, side) for part in lookups], 1) for side in ("ids", "outputs"))
+        return EmbeddingPart(ids, outputs, lookups[0].rows)
+    return VectorPart(tf.add_n([part.per_example() for part in parts]))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.config.extensions import either
 from privacy_pipeline.config.ranges import CLIPPING_NORM, LEARNING_RATE, NOISE_MULTIPLIER, NOISE_STDDEV, is_number
 from privacy_pipeline.dp.mechanism.listed import CORRELATIONS
@@ -48,6 +49,19 @@ def is_one_of(value: Any, words: Sequence[str]) -> bool:
 def require_positive(name: str, value: float) -> None:
     """Raise BadInputError unless a number is above 0 and finite."""
     require(value > 0 and math.isfinite(value), f"{name} must be a positive number, found {value!r}")
+
+
+def require_relation(relation: Any) -> None:
+    """Raise BadInputError unless something is a neighbouring relation."""
+    names = ", ".join(f"Relation.{one.name}" for one in Relation)
+    require(isinstance(relation, Relation), f"relation is {relation!r}, and not one of {names}", "import Relation")
+
+
+def require_parts(*, clipping: Any, noise: Any, users: Any) -> None:
+    """Raise BadInputError unless the parts of a plan are of their classes; `users` may be None."""
+    require(isinstance(clipping, Clipping), f"clipping is {clipping!r}, and not a Clipping")
+    require(isinstance(noise, Noise), f"noise is {noise!r}, and not a Noise")
+    require(users is None or isinstance(users, UserBound), f"users is {users!r}, and not a UserBound")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,20 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from privacy_pipeline.dp.rowwise.bodies import Body, Node, Reference, ancestors, body_of_function, is_stateful
-from privacy_pipeline.dp.rowwise.contents import (
-    CREATORS,
-    DECIDING,
-    array,
-    computed,
-    draws_alone,
-    is_computed,
-    is_drawn,
-    parsed,
-)
+from privacy_pipeline.dp.rowwise.contents.computing import array, computed, is_computed, parsed
+from privacy_pipeline.dp.rowwise.contents.creators import CREATORS, draws_alone, is_drawn
+from privacy_pipeline.dp.rowwise.contents.numbers import DECIDING
+from privacy_pipeline.dp.rowwise.idioms import at_least, compares_with_itself, cut_of, key_of
 from privacy_pipeline.dp.rowwise.inference import Inference
 from privacy_pipeline.dp.rowwise.registry import COUNTING, INDEXING, RAW, RULES, OpCall
 from privacy_pipeline.dp.rowwise.rules import rules_control
-from privacy_pipeline.dp.rowwise.rules.rules_elementwise import claims_more, long_integers
+from privacy_pipeline.dp.rowwise.rules.rules_elementwise import claims_more
 from privacy_pipeline.dp.rowwise.rules.rules_reduce import leaves_unset
 from privacy_pipeline.dp.rowwise.sizes import Count, Dim
 from privacy_pipeline.dp.rowwise.values import (
@@ -215,10 +209,10 @@ class Interpreter:
             return bad
         if call.type in RAW:
             return RULES[call.type](call)
-        if call.type == "Minimum" and (cut := _cut(call)) is not None:
+        if call.type == "Minimum" and (cut := cut_of(call)) is not None:
             return cut
         found = self._by_rules(call)
-        return _at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
+        return at_least(call, found) if call.type == "Maximum" and isinstance(found, list) else found
 
     def _bad_form(self, call: OpCall) -> Value | None:
         """Return what is wrong with lists where tensors are taken, tensors where lists are, and rows without their
@@ -239,7 +233,7 @@ class Interpreter:
         return op_type.startswith("TensorList") or op_type in _ON_LISTS or op_type in self.library
 
     def _by_rules(self, call: OpCall) -> Value | list[Value]:
-        if _compares_with_itself(call):
+        if compares_with_itself(call):
             return of_content(array([True], []))
         for kind in (Kind.MIXED, Kind.UNKNOWN):
             bad = next((value for value in call.inputs if value.kind is kind), None)
@@ -285,7 +279,7 @@ class Interpreter:
         if is_drawn(call.type) and not draws_alone(call):
             return call.unknown("it draws the numbers that another op draws from the same seed")
         kind = Kind.COUNT if counted else Kind.PUBLIC
-        key = _key_of(call) or (UNNAMED if any(value.key for value in call.inputs) else "")
+        key = key_of(call) or (UNNAMED if any(value.key for value in call.inputs) else "")
         held = call.inputs[0].held if call.type == "Identity" else None
         found = [Value(kind, call.static(output), key=key, held=held) for output in range(max(1, call.node.outputs))]
         if leaves_unset(call):
@@ -295,62 +289,3 @@ class Interpreter:
 
 def _without_hidden(value: Value) -> Value:
     return replace(value, content=None) if hides_count(value) else value
-
-
-def _compares_with_itself(call: OpCall) -> bool:
-    """Return whether an op asks if a truth value equals itself, as `tf.recompute_grad` does to order computations."""
-    from tensorflow import dtypes
-
-    if call.type != "Equal" or call.node.inputs[0] != call.node.inputs[1]:
-        return False
-    return call.inputs[0].shape == () and bool(dtypes.as_dtype(call.node.attr["T"].type).is_bool)
-
-
-def _bound(call: OpCall) -> tuple[int, Value] | None:
-    """Return, of a whole number and a bound that is known, the bound and the number."""
-    for place in (0, 1):
-        numbers, other = call.constant(place), call.inputs[1 - place]
-        known = numbers is not None and len(numbers) == 1 and type(numbers[0]) is int
-        if known and call.whole_numbers() and call.inputs[place].shape == other.shape == ():
-            return int(numbers[0]), other  # type: ignore[index]
-    return None
-
-
-def _at_least(call: OpCall, found: list[Value]) -> list[Value]:
-    """Return the values, with the note that each is raised to a bound."""
-    bound = _bound(call)
-    return found if bound is None else [replace(value, least=bound[0]) for value in found]
-
-
-def _cut(call: OpCall) -> Value | None:
-    """Return the bound for a number that is raised to it and cut to it, whatever the data are."""
-    bound = _bound(call)
-    if bound is None or bound[1].least is None or bound[1].least < bound[0]:
-        return None
-    return of_content(call.inputs[0 if call.inputs[1] is bound[1] else 1].content)
-
-
-_FULL = ("StatelessRandomUniformFullIntV2", "StatelessRandomUniformFullInt")
-
-
-def _key_of(call: OpCall) -> str:
-    """Return which key an op makes of a secret seed; empty where it makes none.
-
-    It derives one by whole numbers of the full range, hands one on, or joins one with known numbers, as folding does.
-    Arithmetic may leave nothing of the secret, and a slice may leave the number alone. Keys of one name are equal.
-    """
-    if any(value.key == UNNAMED for value in call.inputs):
-        return ""
-    if call.type in ("Identity", "StatelessRandomGetKeyCounter"):
-        return call.inputs[0].key
-    if call.type == "Cast":
-        keeps = call.whole_numbers("SrcT") and long_integers(call, "DstT")
-        return call.inputs[0].key if keeps else ""
-    if call.type in _FULL:
-        shape = call.constant(0)
-        return f"drawn {shape} of ({call.inputs[1].key})" if call.inputs[1].key and shape is not None else ""
-    if call.type == "Pack" and any(value.key for value in call.inputs):
-        numbers = [None if value.key else call.constant(place) for place, value in enumerate(call.inputs)]
-        parts = [value.key or number for value, number in zip(call.inputs, numbers, strict=True)]
-        return "" if None in parts else f"joined {parts}"
-    return ""

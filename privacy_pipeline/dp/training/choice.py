@@ -16,7 +16,8 @@ import tensorflow as tf
 from privacy_pipeline.dp.checks.made_up import Kind, MadeUp
 from privacy_pipeline.dp.checks.probe import Probe
 from privacy_pipeline.dp.clipping.fallback import NeedsWholeModelError
-from privacy_pipeline.dp.clipping.gradients import BookKeeping, Groups, Losses, Vectorised
+from privacy_pipeline.dp.clipping.gradients import BookKeeping, Losses, Vectorised
+from privacy_pipeline.dp.clipping.groups import Groups
 from privacy_pipeline.dp.clipping.intercept import warn_of_fallback
 from privacy_pipeline.dp.graphs.graph_state import require_stateless
 from privacy_pipeline.dp.graphs.tracing import Traced
@@ -25,7 +26,7 @@ from privacy_pipeline.dp.rowwise.owners import LOSS, Owners, refusal
 from privacy_pipeline.dp.rowwise.proof import Proof, note_targets, prove, targets_of
 from privacy_pipeline.dp.rowwise.values import Offence
 from privacy_pipeline.dp.rowwise.verdict import NOT_PROVEN, PROVEN, WHOLE_MODEL, SlowPart, Verdict
-from privacy_pipeline.dp.training.model_losses import ModelLosses
+from privacy_pipeline.dp.training.from_keras.model_losses import ModelLosses
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 Clipper = BookKeeping | Vectorised
@@ -42,8 +43,7 @@ def choose_clipper(
         model: built model.
         losses: gives the loss of each example.
         groups: clipping groups.
-        x: nest of `tf.TensorSpec` of the inputs.
-        y: nest of `tf.TensorSpec` of the labels.
+        x, y: nests of `tf.TensorSpec` of the inputs, and of the labels.
         memory_cap: bytes for per-example gradients where they are formed by the fallback.
         rows: examples of a unit, which are clipped as one.
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from privacy_pipeline.dp.clipping.gradients import make_groups
+from privacy_pipeline.dp.clipping.groups import make_groups
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.graphs.tracing import ran
 from privacy_pipeline.dp.plan import PrivacyPlan
 from privacy_pipeline.dp.sampling.feeding import Batch, Participation, Reader
 from privacy_pipeline.dp.sampling.store import ExampleStore
 from privacy_pipeline.dp.training.choice import Clipper, choose_clipper
-from privacy_pipeline.dp.training.keras_step import build_optimizer
+from privacy_pipeline.dp.training.from_keras.keras_step import build_optimizer
 from privacy_pipeline.dp.training.program import Program, specs_of
 
 Losses = Callable[[Any, Any, bool], Any]

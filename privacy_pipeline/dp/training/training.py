@@ -5,76 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from privacy_pipeline.dp.graphs.graph_state import require_unchanged, snapshot, state_of
-from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.history.history import Phase, PrivacyHistory
-from privacy_pipeline.dp.history.past import Past
 from privacy_pipeline.dp.history.watched import Watched
-from privacy_pipeline.dp.plan import PrivacyPlan
-from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.sampling.feeding import Batch
-from privacy_pipeline.dp.training.checkpoints import Checkpoints, deterministic_ops
+from privacy_pipeline.dp.training.checkpoints import deterministic_ops
 from privacy_pipeline.dp.training.execution import Execution, event_made
-from privacy_pipeline.dp.training.fit_arguments import optimizer_of_callbacks, require_same_trained
+from privacy_pipeline.dp.training.from_keras.fit_arguments import optimizer_of_callbacks, require_same_trained
 from privacy_pipeline.dp.training.ownership import Owner, Uncopied
-from privacy_pipeline.dp.training.program import Program, finite_norm
-from privacy_pipeline.dp.training.steps import PrivateSteps
+from privacy_pipeline.dp.training.program import finite_norm
+from privacy_pipeline.dp.training.setting import Progress, Setting
 from privacy_pipeline.errors import BadInputError
 
 SETS_NOTHING = "sets_no_weights"  # attribute of callbacks of this project that need not be watched
 _BETWEEN = "what code between the steps computes of private rows"
 _SAMPLING = "sampling: NumPy Philox4x64-10 with a 128-bit key"
-
-
-@dataclass
-class Progress:
-    """How far a plan has come under a key, over all trainings of it.
-
-    Attributes:
-        begun: steps that were made, or at least begun; a checkpoint goes back to where it was saved.
-        used: whether a step was made under the key, whatever a checkpoint goes back to.
-    """
-
-    begun: int = 0
-    used: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What a training is made of.
-
-    Attributes:
-        model: the Keras model.
-        plan: the plan.
-        key: the run's key.
-        optimizer: makes the updates.
-        program: the compiled steps.
-        steps: the steps of the data.
-        checkpoints: where the run keeps its progress; None without a `state_dir`.
-        verdict: what is proven of the model's rows.
-        past: finds and keeps the history of weights.
-        before: that of the weights the training began with.
-        replaced: that of the weights in the place of which a checkpoint was loaded.
-        data_name: what the history calls the data.
-        watched: whether code of the caller's runs between steps, which may set weights.
-    """
-
-    model: Any
-    plan: PrivacyPlan
-    key: RunKey
-    optimizer: Any
-    program: Program
-    steps: PrivateSteps
-    checkpoints: Checkpoints | None
-    verdict: Verdict
-    past: Past
-    before: PrivacyHistory
-    replaced: PrivacyHistory
-    data_name: str
-    watched: bool
 
 
 class Training(Uncopied):

@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from privacy_pipeline.dp import PrivacyPlan, make_private
-from privacy_pipeline.dp.clipping.gradients import make_groups
+from privacy_pipeline.dp.clipping.groups import make_groups
 from privacy_pipeline.dp.noise.masks import keyed_masks
 from privacy_pipeline.dp.training.choice import choose_clipper
-from privacy_pipeline.dp.training.model_losses import per_example_loss
+from privacy_pipeline.dp.training.from_keras.model_losses import per_example_loss
 from privacy_pipeline.errors import BadInputError
 from tests.dp.zoo.kit import Entry, Made
 

@@ -145,7 +145,7 @@ def table_find(call: OpCall) -> Result:
 
 @rule("RandomUniform", "RandomStandardNormal", "TruncatedNormal", "RandomUniformInt")
 def unkeyed_draw(call: OpCall) -> Result:
-    """Draws of a public shape; `contents` covers those with one number or more for each row."""
+    """Draws of a public shape; `contents.creators` covers those with one number or more for each row."""
     if call.with_rows():
         return call.unknown("its shape depends on the data")
     return call.public()

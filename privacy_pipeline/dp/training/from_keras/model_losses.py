@@ -11,7 +11,7 @@ import tensorflow as tf
 from privacy_pipeline.dp.checks.other_libraries import require_loss
 from privacy_pipeline.dp.graphs.tracing import told_as_users_code
 from privacy_pipeline.dp.rowwise.owners import LOSS_SCOPE
-from privacy_pipeline.dp.training.losses import of_output
+from privacy_pipeline.dp.training.from_keras.losses import of_output
 from privacy_pipeline.errors import BadInputError
 
 Loss = Callable[..., Any]
