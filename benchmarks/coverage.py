@@ -13,17 +13,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import binom, chi2, skellam
 
+from benchmarks.coverage_cases import LEVEL_OF_AN_END, Case, Floats, Random, discrete_gaussian, missed, pmf
+from benchmarks.noise_check_odds import chance_of_refusal, least_off
 from privacy_pipeline.accounting.release_plan import default_threshold_delta
-from privacy_pipeline.confidence import Sampling, drops, upper_quantile
+from privacy_pipeline.confidence import Sampling, upper_quantile
 from privacy_pipeline.dp.attacks.guessing_bounds import bound_from_scores
 from privacy_pipeline.dp.attacks.membership import auc_of
 from privacy_pipeline.dp.checks.noise_check import DRAWS, LEVEL
@@ -32,80 +30,7 @@ from privacy_pipeline.releases.histograms import logarithmic_edges, quantile_int
 from privacy_pipeline.releases.queries import UNIT_OF_FIXED_POINT, Histogram, Moments
 from privacy_pipeline.releases.release import Noisy
 
-Floats = NDArray[np.float64]
-Random = np.random.Generator
 _AGAIN = 3
-LEVEL_OF_AN_END = (1 - estimates.CONFIDENCE) / 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One case of a claim.
-
-    Attributes:
-        claim: what is claimed.
-        most: chance of an error, at most, by the claim.
-        found: the measured chance, or the exact one where `samples` is 0.
-        samples: number of samples.
-        where: the case in words.
-        again: repeats this case with a generator and a number of samples.
-    """
-
-    claim: str
-    most: float
-    found: float
-    samples: int
-    where: str
-    again: Callable[[Random, int], Iterator[Case]] | None = field(default=None, repr=False, compare=False)
-
-    def looked_at_again(self, random: Random, samples: int) -> Case:
-        """Return the same case with other random numbers, or itself if it is exact."""
-        if self.again is None:
-            return self
-        return next(
-            case for case in self.again(random, samples) if (case.claim, case.where) == (self.claim, self.where)
-        )
-
-    def above_chance(self, cases: int) -> bool:
-        """Whether chance alone gives this many errors in at most one of 1,000 tables with this many cases."""
-        if self.samples == 0:
-            return self.found > self.most * (1 + 1e-9)
-        errors = round(self.found * self.samples)
-        return bool(binom.sf(errors - 1, self.samples, self.most) < 1e-3 / cases)
-
-
-def discrete_gaussian(random: Random, scale: float, size: Any) -> Floats:
-    """Return discrete Gaussian noise by inversion."""
-    reach = math.ceil(12 * scale) + 2
-    numbers = np.arange(-reach, reach + 1)
-    cumulated = np.cumsum(pmf(scale, reach))
-    return numbers[np.minimum(np.searchsorted(cumulated, random.random(size)), numbers.size - 1)].astype(np.float64)
-
-
-def pmf(scale: float, reach: int) -> Floats:
-    """Return the probabilities of discrete Gaussian noise from -reach to reach."""
-    weights = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * scale**2))
-    return weights / weights.sum()
-
-
-def by_outcome(outcomes: Sequence[Floats], decide: Callable[..., NDArray[Any]]) -> NDArray[Any]:
-    """Return `decide` of each sample; call it once for equal samples."""
-    kinds, place = np.unique(np.stack(outcomes, axis=1), axis=0, return_inverse=True)
-    return decide(*kinds.T)[place.reshape(-1)]
-
-
-def missed(hits: Floats, misses: Floats, share: float, *, sampling: Sampling) -> tuple[float, float]:
-    """Return how often the lower end lies above a share, and the upper end below it."""
-
-    def ends(h: Floats, m: Floats) -> NDArray[np.bool_]:
-        some = h + m > 0  # else there is no interval
-        found = np.zeros((h.size, 2), bool)
-        found[some, 0] = drops(h[some], m[some], share, sampling=sampling, level=LEVEL_OF_AN_END)
-        found[some, 1] = drops(m[some], h[some], 1 - share, sampling=sampling.swapped(), level=LEVEL_OF_AN_END)
-        return found
-
-    low, high = by_outcome((hits, misses), ends).mean(axis=0)
-    return float(low), float(high)
 
 
 SHARES = (0.001, 0.01, 0.05, 0.2, 0.5, 0.9, 0.99)
@@ -310,60 +235,12 @@ def audits(random: Random, samples: int, *, canaries: Iterable[int], epsilons: I
                    again=partial(audits, canaries=(count,), epsilons=(epsilon,), deltas=(delta,)))  # fmt: skip
 
 
-def chance_of_refusal(variance: float, numbers: int) -> float:
-    """Return the exact probability that the check of noise refuses a sound Skellam sum of this variance and length."""
-    reach = int(14 * math.sqrt(variance) + 16)
-    k = np.arange(-reach, reach + 1)
-    squares = np.zeros(reach**2 + 1)
-    np.add.at(squares, k**2, skellam.pmf(k, variance / 2, variance / 2))
-    count = numbers / (1 + 1 / variance / 2)  # as `federated.privacy.noise_check` counts them
-    unit = variance * numbers / count
-    return sum(
-        _tail_of_sum(squares, numbers, limit * unit, upper=upper)
-        for limit, upper in ((float(chi2.isf(LEVEL / 2, count)), True), (float(chi2.ppf(LEVEL / 2, count)), False))
-    )
-
-
-def _tail_of_sum(weights: Floats, numbers: int, limit: float, *, upper: bool) -> float:
-    """Return P(sum of `numbers` whole draws > limit), or <; tilted towards the limit, so that rounding loses little."""
-    x = np.arange(weights.size)
-    low, high = -5.0, 1.0
-    for _ in range(80):
-        tilt = (low + high) / 2
-        tilted = np.exp(tilt * x - max(0.0, tilt * x[-1]) + np.log(np.maximum(weights, 1e-320)))
-        mean = (tilted * x).sum() / tilted.sum()
-        low, high = (tilt, high) if mean < limit / numbers else (low, tilt)
-    size = 1 << math.ceil(math.log2(2 * limit + 4 * weights.size))
-    spectrum = np.fft.rfft(tilted / tilted.sum(), size)
-    found = np.maximum(np.fft.irfft(spectrum**numbers, size), 0.0)
-    sums = np.arange(size)
-    log_scale = numbers * (math.log(tilted.sum()) + max(0.0, tilt * x[-1]))
-    kept = (sums > limit if upper else sums < limit) & (found > 1e-13)
-    return float(np.exp(np.log(found[kept]) + log_scale - tilt * sums[kept]).sum())
-
-
 def checks_of_noise() -> Iterator[Case]:
     """Yield the exact chance that a sound run is stopped. Gaussian noise has the level by definition."""
     for variance, numbers in itertools.product((0.25, 1.0, 4.0, 16.0), (256, 1024, 16384)):
         yield Case(claim="check of noise: a sound run with noise of whole numbers is stopped", most=5e-9,
                    found=chance_of_refusal(variance, numbers), samples=0,
                    where=f"variance {variance:g}, {numbers:,} numbers")  # fmt: skip
-
-
-def passes(ratio: float, draws: int) -> float:
-    """Return the chance that noise of `ratio` times the stated deviation passes the check."""
-    low, high = (float(chi2.isf(side, draws)) for side in (1 - LEVEL / 2, LEVEL / 2))
-    return float(chi2.cdf(high / ratio**2, draws) - chi2.cdf(low / ratio**2, draws))
-
-
-def least_off(draws: int, chance: float) -> float:
-    """Return the least relative deviation from the stated noise, up or down, that passes with at most this chance."""
-    low, high = 0.0, 2.0
-    for _ in range(60):
-        off = (low + high) / 2
-        passed = max(passes(1 + off, draws), passes(1 / (1 + off), draws))
-        low, high = (off, high) if passed > chance else (low, off)
-    return high
 
 
 def all_cases(samples: int) -> Iterator[Case]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
@@ -28,66 +27,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from privacy_pipeline.accounting.events import poisson_gaussian
-from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
+from benchmarks.made_up_ledger import DIGEST, create, plan, reserve
 from privacy_pipeline.ledger import write_transactions
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.charging import charges, entries
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.budgets import find_budget
 from privacy_pipeline.ledger.state.entries import plan_key, price
-from privacy_pipeline.ledger.state.registration import Registration, SplitCount
-from privacy_pipeline.ledger.storage import high_water, keys, schema
+from privacy_pipeline.ledger.storage import high_water, keys
 from tests.accounting.postgresql_server import program, server
 
 RESULTS = Path(__file__).parent / "results" / "ledger.json"
-UNITS, DIGEST, BATCH = 100_000, hashlib.sha256(b"made up").hexdigest(), 5_000
+BATCH = 5_000
 FORK = multiprocessing.get_context("fork")
-
-
-def plan(noise: float = 50.0) -> MechanismPlan:
-    """Return a small training."""
-    return MechanismPlan(
-        backend="dp_sgd",
-        mechanism="DP-SGD (Gaussian)",
-        unit="row",
-        contribution_bound=1,
-        relation=Relation.ZERO_OUT,
-        sampler=Sampler.POISSON,
-        units=UNITS,
-        epochs=1,
-        batch_size=100,
-        steps=1000,
-        clipping_norm=1.0,
-        noise_multiplier=noise,
-        delta=1e-5,
-        event=poisson_gaussian(sampling_probability=0.001, noise_multiplier=noise, steps=1000),
-    )
-
-
-def create(url: str, *, epsilon: float) -> Ledger:
-    """Return a ledger with one dataset."""
-    ledger = Ledger.open(url, create=True, existing_key=bool(keys.traces(schema.parse(url))))
-    registration = Registration(
-        dataset="made-up",
-        span=None,
-        unit="row",
-        contribution_bound=1,
-        relation=Relation.ZERO_OUT,
-        splits={"train": SplitCount(rows=UNITS, units=UNITS), "eval": SplitCount(rows=100, units=100)},
-        columns=("a",),
-        digest=DIGEST,
-        registered="2026-01-01T00:00:00+00:00",
-    )
-    ledger.register(registration, epsilon=epsilon, delta=1e-5)
-    return ledger
-
-
-def reserve(ledger: Ledger, run_id: str, asked: MechanismPlan) -> Any:
-    """Return a block that reserves."""
-    return ledger.spend(
-        dataset="made-up", span=None, data_digest=DIGEST, split="train", run_id=run_id, node="Trainer", plan=asked
-    )
 
 
 def fill(ledger: Ledger, count: int) -> float:
