@@ -52,7 +52,7 @@ def rounds(name: str, cohort: int, steps: int, windows: int) -> None:
     from federated.model import FederatedModel
     from federated.privacy.gaussian import GaussianAggregator
     from federated.privacy.plan import FederatedPlan
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp.graphs.randomness import RunKey
 
     kind = "cnn" if name == "federated-cnn" else "small"

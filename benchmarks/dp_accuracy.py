@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 from accuracy_data import Data, adult, mnist_5k
 
-from privacy_pipeline.config.models import DP_DEFAULTS
+from privacy_pipeline.config.models.dp import DP_DEFAULTS
 from privacy_pipeline.dp import PrivacyPlan, make_private
 
 EPSILONS = (1.0, 3.0, 8.0)

@@ -72,7 +72,7 @@ def fast(model: str, given: Task, cohort: int, seconds: float) -> list[float]:
     """Return the engine of this project."""
     from federated.fast.engine import FastEngine
     from federated.model import FederatedModel
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 
     algorithm = FederatedAlgorithm(batch_size=BATCH, client_optimizer=OptimizerSection(learning_rate=LEARNING_RATE))
     engine = FastEngine(model=FederatedModel(keras(model), loss=loss(model)), clients=Made(given), algorithm=algorithm)

@@ -13,7 +13,7 @@ import math
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import ORDERS
-from privacy_pipeline.config.dp_models import DP_DEFAULTS
+from privacy_pipeline.config.models.dp import DP_DEFAULTS
 from privacy_pipeline.dp import PrivacyPlan
 from privacy_pipeline.ledger.state.entries import price
 from privacy_pipeline.ledger.state.held import enforced_epsilon, filter_delta, used_part

@@ -7,7 +7,7 @@ from pathlib import Path
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.plain import PlainBackend
 from privacy_pipeline.components.transform.preprocessing import preprocessing_fn  # noqa: F401 (TFX calls it)
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import FeaturePlan
 
 

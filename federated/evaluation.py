@@ -15,7 +15,7 @@ from federated.contract import Array, Clients, FloatArray, IntArray, RoundState
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from privacy_pipeline.config.extensions import either
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError
 

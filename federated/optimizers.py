@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy_pipeline.config.federated_models import OptimizerSection, ScheduleSection
+from privacy_pipeline.config.models.federated import OptimizerSection, ScheduleSection
 
 State = dict[str, Any]
 _EPSILON = {"adam": 1e-7, "yogi": 1e-3, "adagrad": 1e-7, "sgd": 0.0}

@@ -9,7 +9,7 @@ import numpy as np
 from federated.algorithms import registry
 from federated.contract import Array, Metrics, RoundState
 from federated.optimizers import Optimizer, learning_rate
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 _SERVER, _BASE = "server:", "base:"
 

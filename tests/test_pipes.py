@@ -12,7 +12,7 @@ import pytest
 
 from federated.experiments.config import load_experiment
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data import files, private_copy
 from privacy_pipeline.data.reading import csv_rows, tfrecord
 from privacy_pipeline.data.schema.schema_reader import schema_bytes

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from federated.contract import Array, Tensor, Tensors
     from federated.optimizers import Optimizer
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 Pull = Callable[["Tensors", "Tensors", "Tensors"], "Tensors"]
 

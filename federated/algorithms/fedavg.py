@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from federated.algorithms.algorithm import Algorithm, LocalSteps, Sent, TffParts, TffRules, changes
 
 if TYPE_CHECKING:
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 
 def averaging_process(parts: TffParts) -> Any:

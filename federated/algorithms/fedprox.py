@@ -11,7 +11,7 @@ from federated.algorithms.fedavg import averaging_process
 
 if TYPE_CHECKING:
     from federated.contract import Tensors
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 
 def _strength(section: FederatedAlgorithm) -> float:

@@ -13,7 +13,7 @@ from federated.algorithms.algorithm import Algorithm, LocalSteps, SecondSum, Sen
 if TYPE_CHECKING:
     from federated.contract import Array
     from federated.optimizers import Optimizer
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 
 def _update(section: FederatedAlgorithm, local: LocalSteps) -> Sent:

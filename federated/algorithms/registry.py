@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from federated.algorithms.algorithm import Algorithm
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 _FOLDER = "federated.algorithms"
 _ALGORITHMS = (

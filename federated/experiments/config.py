@@ -17,18 +17,19 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit, Split
 from federated.experiments.inputs import Inputs
-from privacy_pipeline.config.dp_models import Delta, PositiveFloat
 from privacy_pipeline.config.extensions import algorithms, either
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.config.federated_privacy import (
+from privacy_pipeline.config.messages import explain
+from privacy_pipeline.config.models.base import Name, Section
+from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models.dp import Delta, PositiveFloat
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
+from privacy_pipeline.config.models.federated_privacy import (
     DistributedSection,
     SiloMechanism,
     check_distributed,
     not_of_silos,
 )
-from privacy_pipeline.config.messages import explain
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, Name, Section
-from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
+from privacy_pipeline.config.models.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 from privacy_pipeline.config.source import Document, Origin, apply_overrides, read_document
 from privacy_pipeline.config.yaml_text import DEEPEST
 from privacy_pipeline.errors import BadInputError

@@ -8,7 +8,7 @@ from federated.clients.store import ClientStore
 from federated.experiments.config import ByRule, DataSection
 from federated.silos.records import SiloRecords
 from federated.tables import clients_by_rule, clients_from_table, name_of, rows_of, silos_from_table
-from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.data.counting.survey import Survey, survey
 from privacy_pipeline.data.files import ResolvedSource, resolve
 from privacy_pipeline.data.schema.features import FeaturePlan

@@ -21,7 +21,7 @@ from federated.optimizers import learning_rate
 from federated.server import Server
 from federated.state import require_stateless_pass
 from privacy_pipeline.config.extensions import either
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.graph_state import require_stateless
 from privacy_pipeline.dp.graphs.tracing import Traced, ran
 from privacy_pipeline.errors import BadInputError

@@ -12,7 +12,7 @@ from federated.algorithms.algorithm import LocalSteps, Pull, Sent
 from federated.contract import Tensor, Tensors
 from federated.fast.gradients import Gradients
 from federated.optimizers import Optimizer
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 
 @dataclass(frozen=True, kw_only=True)

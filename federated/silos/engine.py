@@ -21,7 +21,7 @@ from federated.server import Server
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.accounting.events import canonical
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.dp.checks.validator import require_private
 from privacy_pipeline.dp.graphs.graph_state import require_stateless, state_of
 from privacy_pipeline.dp.graphs.randomness import KEY_BYTES, RunKey

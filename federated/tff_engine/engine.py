@@ -19,7 +19,7 @@ from federated.state import require_stateless_pass
 from federated.tff_engine.process import learning_process
 from federated.tff_engine.worker import TffWorker
 from privacy_pipeline.config.extensions import either
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.tracing import ran
 from privacy_pipeline.errors import BadInputError
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from federated.algorithms.algorithm import TffParts, TffRules
 from federated.model import FederatedModel
 from federated.optimizers import Optimizer, learning_rate
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 
 
 def learning_process(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
     from privacy_pipeline.accounting.plan import Purpose
-    from privacy_pipeline.config.models import PipelineConfig
-    from privacy_pipeline.config.tuning_models import TuningSection
+    from privacy_pipeline.config.models.pipeline import PipelineConfig
+    from privacy_pipeline.config.models.tuning import TuningSection
 
 Distribution = Literal["poisson", "geometric"]
 # Shape of the truncated negative binomial in dp_accounting's event: 1 is geometric, infinite is Poisson.

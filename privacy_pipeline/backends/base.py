@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from privacy_pipeline.accounting.record import Assumption, DataAccess
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent

@@ -15,7 +15,8 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.tasks import registry as tasks
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.backends.base import Audits, Backend, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.models import user_code
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.encoded import FEATURES, range_of
 
 if TYPE_CHECKING:

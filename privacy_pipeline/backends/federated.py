@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.simulation import federated_plan, federated_silos
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:

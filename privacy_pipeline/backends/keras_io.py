@@ -18,7 +18,8 @@ from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.backends.models import tabular, user_code
 from privacy_pipeline.backends.models.tabular import InputSpec, ModelContext
 from privacy_pipeline.backends.models.usable import require_usable
-from privacy_pipeline.config.models import PipelineConfig, TrainingSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.config.models.training import TrainingSection
 from privacy_pipeline.data.schema.features import LABEL_FEATURE, RESERVED, SILO_FEATURE, UNIT_KEY_FEATURE
 from privacy_pipeline.dp.graphs.tracing import as_it_is
 from privacy_pipeline.errors import BadInputError, PipelineError

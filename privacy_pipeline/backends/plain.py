@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.tasks import registry as tasks
 
 if TYPE_CHECKING:

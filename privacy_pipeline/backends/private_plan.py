@@ -13,9 +13,10 @@ from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.accounting.tuning import whole_event
-from privacy_pipeline.config.dp_models import DpSgdSection, UsersSection
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
-from privacy_pipeline.config.tuning_models import TuningSection
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.dp import DpSgdSection, UsersSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.config.models.tuning import TuningSection
 from privacy_pipeline.dp.mechanism.listed import CORRELATIONS
 from privacy_pipeline.dp.mechanism.sampling import cap_for_extra_delta
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound

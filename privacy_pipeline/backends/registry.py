@@ -7,7 +7,7 @@ import pkgutil
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends.base import Backend
 from privacy_pipeline.backends.listed import BACKENDS, FOLDER
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 
 def relation_of(config: PipelineConfig) -> Relation | None:

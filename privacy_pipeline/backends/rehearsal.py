@@ -16,7 +16,8 @@ from federated.silos.records import stated
 from privacy_pipeline.backends import encrypted, tuning
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.simulation import federated_silos
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.atomic import require_room
 

@@ -32,7 +32,7 @@ from privacy_pipeline.backends.tuning import (
     trial_plan,
     tuning_of,
 )
-from privacy_pipeline.config.tuning_models import Point, TuningSection
+from privacy_pipeline.config.models.tuning import Point, TuningSection
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.read_once import hold
 from privacy_pipeline.tasks import registry as tasks

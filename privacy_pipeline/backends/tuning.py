@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from privacy_pipeline.accounting.events import canonical
 from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.backends.base import Audits, Executed, KerasBackend, Specs, TrainingInputs, Tuned
-from privacy_pipeline.config.models import PipelineConfig
-from privacy_pipeline.config.tuning_models import Point, TuningSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.config.models.tuning import Point, TuningSection
 from privacy_pipeline.dp.rowwise.verdict import Verdict, least_proven
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.read_once import held

@@ -9,7 +9,7 @@ from privacy_pipeline.cli.output import err
 from privacy_pipeline.cli.shown import escape
 
 if TYPE_CHECKING:
-    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.config.models.pipeline import PipelineConfig
     from privacy_pipeline.ledger.state.entries import BudgetStatus
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the pipeline.")]
 Overrides = Annotated[

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from privacy_pipeline.config.messages import explain
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.config.source import apply_overrides, read_document
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.config.sections import holds, item, keys_at
 from privacy_pipeline.config.source import Document, KeyPath
 from privacy_pipeline.errors import BadInputError, brief

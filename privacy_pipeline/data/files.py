@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.bounded import open_plain

@@ -16,7 +16,7 @@ from privacy_pipeline.accounting.accountants import epsilon_of, guarantee
 from privacy_pipeline.accounting.calibration import calibrate_noise_multiplier
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.config.ranges import NOISE_STDDEV
+from privacy_pipeline.config.models.ranges import NOISE_STDDEV
 from privacy_pipeline.dp.mechanism.mechanism import (
     AdaptiveClipping,
     Clipping,

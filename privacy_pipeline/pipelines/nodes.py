@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 EXAMPLE_GEN = "ExampleGen"
 TRAINER = "Trainer"

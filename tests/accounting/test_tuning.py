@@ -17,7 +17,7 @@ from privacy_pipeline.accounting import accountants, events, renyi
 from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.tuning import Distribution, draw_number, repeat_and_select, trial_event, whole_event
-from privacy_pipeline.config.tuning_models import TuningSection
+from privacy_pipeline.config.models.tuning import TuningSection
 from privacy_pipeline.errors import BadInputError
 
 # TensorFlow Privacy's tutorial row: 60,000 units, batches of 256, noise 1.3, 15 epochs.

@@ -14,7 +14,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.pipelines.reporting import audits
 from privacy_pipeline.pipelines.workspace.workspace import RunFolder

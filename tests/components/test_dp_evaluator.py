@@ -29,7 +29,7 @@ from privacy_pipeline.components.dp_evaluator.charged import (
 from privacy_pipeline.components.dp_evaluator.executor import MODEL_ID, predicted_rows
 from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
 from privacy_pipeline.components.privacy_gate import executor as gate
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger import pins
 from privacy_pipeline.ledger.ledger import Ledger

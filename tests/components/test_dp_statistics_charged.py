@@ -21,7 +21,7 @@ from privacy_pipeline.components.dp_statistics.charged import (
     request_of,
 )
 from privacy_pipeline.components.dp_statistics.rows import RawRows, write_noisy_answers
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError

@@ -13,7 +13,7 @@ from tfx.types import standard_artifacts
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.components.artifacts import EncryptedEvaluationArtifact
 from privacy_pipeline.components.encrypted_evaluator import executor
-from privacy_pipeline.config.encrypted_models import EncryptedSection
+from privacy_pipeline.config.models.encrypted import EncryptedSection
 from privacy_pipeline.encrypted.evaluation import evaluation, through_parties
 from privacy_pipeline.encrypted.evaluation.measured import EVALUATION_FILE, BatchTimes, EncryptedEvaluation
 from privacy_pipeline.encrypted.model import published

@@ -9,7 +9,7 @@ import pytest
 
 from privacy_pipeline.accounting.record import PrivacyRecord
 from privacy_pipeline.components.privacy_gate.decision import decide
-from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.config.models.evaluation import PolicySection
 from privacy_pipeline.encrypted.evaluation.measured import EncryptedEvaluation
 from privacy_pipeline.encrypted.model.threat_model import simulated
 from privacy_pipeline.pipelines.preflight.announce import announced_class

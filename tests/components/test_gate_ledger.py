@@ -12,7 +12,7 @@ import pytest
 from privacy_pipeline.accounting.record import Preprocessing, PrivacyRecord
 from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
-from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.config.models.evaluation import PolicySection
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.reports.record.summary import RunSummary
 from tests.reports.records import plain_record

@@ -11,8 +11,8 @@ import pytest
 import tensorflow_model_analysis as tfma
 
 from privacy_pipeline.components.slices import read_baseline
-from privacy_pipeline.config.encrypted_models import EncryptedPolicy
-from privacy_pipeline.config.models import Threshold
+from privacy_pipeline.config.models.encrypted import EncryptedPolicy
+from privacy_pipeline.config.models.evaluation import Threshold
 from privacy_pipeline.encrypted.evaluation import evaluation, measured
 from privacy_pipeline.encrypted.model.fixed_point import Proof
 from privacy_pipeline.encrypted.model.threat_model import simulated

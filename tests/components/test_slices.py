@@ -12,7 +12,7 @@ import tensorflow_model_analysis as tfma
 from privacy_pipeline.cli.tables import run_table
 from privacy_pipeline.components.privacy_gate import executor
 from privacy_pipeline.components.slices import read_slices, undefined
-from privacy_pipeline.config.models import EvaluationSection
+from privacy_pipeline.config.models.evaluation import EvaluationSection
 from privacy_pipeline.pipelines.graph.eval_config import eval_config
 from privacy_pipeline.reports.record.summary import SliceMetrics
 from privacy_pipeline.tasks.binary import BINARY

@@ -15,7 +15,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs, Tuned
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons
 from privacy_pipeline.components.trainer import executor
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.dp.rowwise.verdict import NOT_EXAMINED, Verdict
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError

@@ -11,7 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from privacy_pipeline.config.loader import config_json_schema, load_config
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig, ServerMetadata
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.config.models.storage import ServerMetadata
 from privacy_pipeline.errors import BadInputError, ExitCode
 
 BASE = """\

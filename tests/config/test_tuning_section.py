@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 
 SELECT = {

@@ -16,7 +16,7 @@ import tensorflow as tf
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.backends import keras_io, registry
 from privacy_pipeline.backends.base import Executed, TrainingInputs
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
 from privacy_pipeline.dp.rowwise.verdict import PROVEN
 from privacy_pipeline.errors import BadInputError

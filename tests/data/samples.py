@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 
 
 def dataset(path: Path, **changes: object) -> DatasetConfig:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.reading.example_keys import KeyProblem, key_of
 from privacy_pipeline.data.schema.unit_keys import partition_bytes, split_of

@@ -14,7 +14,7 @@ import pytest
 
 from federated.experiments.data import look_through
 from federated.tables import clients_from_table
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.schema.encoder import Texts, categories, is_missing

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from federated.tables import clients_from_table
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.reading import csv_table

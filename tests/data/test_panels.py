@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federated.experiments.config import load_experiment
-from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.data.datasets import panels
 from privacy_pipeline.data.schema.schema_reader import read_feature_plan
 from privacy_pipeline.data.schema.unit_keys import split_of

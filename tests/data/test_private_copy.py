@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.data.private_copy import taken
 from privacy_pipeline.errors import BadInputError
@@ -120,7 +120,7 @@ def test_errors_name_the_file_that_a_person_corrects(dataset: DatasetConfig, tmp
 
 
 def source_key() -> Any:
-    from privacy_pipeline.config.models import KeyedUnit
+    from privacy_pipeline.config.models.dataset import KeyedUnit
 
     return KeyedUnit(key="person")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from privacy_pipeline.config.ranges import NOISE_STDDEV
+from privacy_pipeline.config.models.ranges import NOISE_STDDEV
 from privacy_pipeline.dp import PrivacyPlan, make_private
 from privacy_pipeline.dp.checks import noise_check
 from privacy_pipeline.dp.checks.noise_check import measured, plan_deviations, require_noise

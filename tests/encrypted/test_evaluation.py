@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.config.encrypted_models import EncryptedSection
+from privacy_pipeline.config.models.encrypted import EncryptedSection
 from privacy_pipeline.encrypted.evaluation import evaluation, measured, own_parties
 from privacy_pipeline.encrypted.model import model_format
 from privacy_pipeline.encrypted.model.fixed_point import Proof

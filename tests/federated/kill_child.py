@@ -28,7 +28,7 @@ def train(folder: Path, mechanism: str) -> None:
     from federated.clients.store import ClientStore
     from federated.privacy.plan import FederatedPlan
     from privacy_pipeline.backends.simulation.federated_rounds import Rounds, assign
-    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp.training import run_state
 
     run_state.CHECKPOINT_SECONDS = 0.02

@@ -13,7 +13,7 @@ from federated.model import FederatedModel
 from federated.silos.engine import SiloEngine
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 
 SIZES = {"east": 40, "north": 120, "west": 80}

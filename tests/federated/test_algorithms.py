@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from federated.algorithms import registry
 from federated.algorithms.fedavg import FEDAVG
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 
 
 class Settings(BaseModel):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.errors import BadInputError
 from tests.federated.fed_examples import dense_model, linear_model, made_clients
 

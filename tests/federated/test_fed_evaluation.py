@@ -3,7 +3,7 @@ import pytest
 
 from federated.evaluation import Evaluator, personalize
 from federated.fast.engine import FastEngine
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.errors import BadInputError
 from tests.federated.fed_examples import MadeClients, dense_model, made_clients
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from federated.evaluation import Evaluator
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 from tests.federated.fed_examples import MadeClients
 
 L = tf.keras.layers

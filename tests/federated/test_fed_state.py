@@ -19,7 +19,7 @@ from federated.privacy.gaussian import GaussianAggregator
 from federated.privacy.plan import FederatedPlan
 from federated.tff_engine.engine import TffEngine
 from federated.tff_engine.worker import TffWorker
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.rowwise.proof import Proof
 from privacy_pipeline.errors import BadInputError, PipelineError

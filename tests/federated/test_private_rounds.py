@@ -13,7 +13,7 @@ from scipy import stats
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from federated.privacy.gaussian import GaussianAggregator
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.errors import BadInputError
 from tests.federated.fed_examples import MadeClients

@@ -9,7 +9,7 @@ from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
 from federated.tff_engine.engine import TffEngine
 from federated.tff_engine.worker import TffWorker
-from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection, ScheduleSection
+from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection, ScheduleSection
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.federated.fed_examples import dense_model, made_clients
 from tests.federated.test_fed_masks import padded_clients, tagger

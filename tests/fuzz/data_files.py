@@ -10,7 +10,8 @@ from pathlib import Path
 from random import Random
 
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.config.models import DatasetConfig, PipelineConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.schema import schema_reader

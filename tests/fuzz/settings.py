@@ -14,7 +14,7 @@ import yaml
 
 from federated.experiments.config import load_experiment
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.encrypted.transport import dialing
 from privacy_pipeline.encrypted.transport.certificates import init_parties

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.workspace.run_state import RunSpec
 
 ROWS = 200

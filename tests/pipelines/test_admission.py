@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.components.privacy_gate.ledger_check import pin_reasons
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.unit_keys import partition_bytes
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger import pins

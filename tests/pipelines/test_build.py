@@ -12,7 +12,8 @@ from google.protobuf import json_format
 from tfx.proto import example_gen_pb2
 
 from privacy_pipeline.components.example_gen.executor import digest_in
-from privacy_pipeline.config.models import PipelineConfig, Threshold
+from privacy_pipeline.config.models.evaluation import Threshold
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.graph.build import build, example_gen
 from privacy_pipeline.pipelines.graph.compiled import compile_run

@@ -18,7 +18,7 @@ from federated.algorithms.fedavg import FEDAVG
 from federated.algorithms.registry import REGISTRY
 from privacy_pipeline.config import models
 from privacy_pipeline.config.loader import load_config
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.graph import cache_keys
 
 BASE = """

@@ -10,7 +10,7 @@ import pytest
 
 from privacy_pipeline.backends import encrypted, keras_io
 from privacy_pipeline.backends.models.tabular import InputSpec
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema import encoded
 from privacy_pipeline.data.schema.encoded import width_of
 from privacy_pipeline.data.schema.features import Column, FeaturePlan

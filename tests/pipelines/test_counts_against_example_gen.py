@@ -11,7 +11,7 @@ from tfx.orchestration import metadata
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.pipeline import Pipeline
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.graph.build import example_gen

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.audit.export import exported

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import price, together

@@ -11,7 +11,8 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from tfx.dsl.io import fileio
 
-from privacy_pipeline.config.models import DatasetConfig, PipelineConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.files.literal_paths import PATTERN, as_named
 from privacy_pipeline.pipelines.graph.example_files import as_copied

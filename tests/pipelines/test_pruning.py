@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.literal_paths import literal
 from privacy_pipeline.pipelines.execution import runs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.pipelines.reporting.reporting import evidence
 from privacy_pipeline.pipelines.workspace.run_state import NodeState

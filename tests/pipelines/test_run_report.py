@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.registration.register import register_dataset
 from privacy_pipeline.pipelines.reporting.run_report import add_report
 from privacy_pipeline.pipelines.workspace import metadata

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import DpEvaluationSection, PipelineConfig, PolicySection, Threshold
+from privacy_pipeline.config.models.evaluation import DpEvaluationSection, PolicySection, Threshold
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy

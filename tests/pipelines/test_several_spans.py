@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from privacy_pipeline.cli.main import app
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger

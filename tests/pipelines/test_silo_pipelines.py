@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.pipelines.preflight import preflight

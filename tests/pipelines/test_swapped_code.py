@@ -10,7 +10,7 @@ import pytest
 
 from privacy_pipeline.backends.isolated.visible import Private, visible
 from privacy_pipeline.components.trainer.executor import _schema_is_public
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.read_once import reading_once
 from privacy_pipeline.pipelines.execution import runs, worker

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import ResolvedSource
 from privacy_pipeline.data.source import resolve
 from privacy_pipeline.errors import BadInputError

@@ -11,7 +11,7 @@ from privacy_pipeline.accounting.events import gaussian_passes, poisson_gaussian
 from privacy_pipeline.accounting.plan import MechanismPlan, Relation, Sampler
 from privacy_pipeline.accounting.record import Composition, PrivacyRecord
 from privacy_pipeline.backends.base import Executed
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.reports.record.build import build_record
 from privacy_pipeline.reports.record.run_facts import RunFacts
 from privacy_pipeline.reports.record.summary import RunSummary, SliceMetrics

@@ -9,7 +9,7 @@ from privacy_pipeline.accounting.events import poisson_gaussian
 from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.tuning import whole_event
 from privacy_pipeline.backends.base import Executed, TrialScore, Tuned
-from privacy_pipeline.config.tuning_models import TuningSection
+from privacy_pipeline.config.models.tuning import TuningSection
 from tests.reports.records import poisson_executed, poisson_plan
 
 SPACE = {"learning_rate": [0.01, 0.05], "clipping_norm": [0.5, 1.0]}

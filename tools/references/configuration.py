@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from federated.experiments.config import ExperimentConfig
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.ledger.state.policy import Policy
 from privacy_pipeline.reports.dataset.facts import FactsFile
 from tools.markdown import anchor

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typing_extensions import TypeAliasType
 
-from privacy_pipeline.config.ranges import Range
+from privacy_pipeline.config.models.ranges import Range
 
 _PLAIN: dict[Any, str] = {
     str: "text",

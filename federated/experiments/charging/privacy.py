@@ -16,7 +16,7 @@ from federated.privacy.plan import Attendance, FederatedPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
 from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
-from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError

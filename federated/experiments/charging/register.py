@@ -10,7 +10,7 @@ from federated.experiments.config import ExperimentConfig
 from federated.experiments.data import feature_plan, look_through, source_of
 from federated.silos.records import stated
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.covered_digests import new_secret
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.counting.row_digests import RowHasher

@@ -15,7 +15,7 @@ from federated.silos.statement import MECHANISM, silo_accesses, silo_assumption
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
 from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism
-from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.dp.mechanism.mechanism import UserBound
 from privacy_pipeline.errors import BadInputError
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from privacy_pipeline.backends.isolated import process
 from privacy_pipeline.backends.isolated.visible import Private, Visible, visible
 from privacy_pipeline.backends.models import user_code
-from privacy_pipeline.config.models import ModelSection, PipelineConfig
+from privacy_pipeline.config.models.model import ModelSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:

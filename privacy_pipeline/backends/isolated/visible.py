@@ -17,7 +17,8 @@ from sqlalchemy.engine import make_url
 
 from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.backends.models.code_hash import sources_of
-from privacy_pipeline.config.models import ModelSection, PipelineConfig
+from privacy_pipeline.config.models.model import ModelSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.file_rights import real
 from privacy_pipeline.files.read_once import once

@@ -13,7 +13,7 @@ from federated.clients.store import ClientStore
 from federated.model import FederatedModel
 from federated.privacy.plan import FederatedPlan
 from federated.silos.plan import SiloPlan
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.tracing import Traced
 from privacy_pipeline.dp.training.checkpoints import graph_digest, machine_facts
 

@@ -12,8 +12,8 @@ from federated.clients.splits import IidSplit, LabelSkewSplit, QuantitySkewSplit
 from federated.clients.store import ClientStore
 from privacy_pipeline.backends.base import TrainingInputs
 from privacy_pipeline.backends.example_data import Examples, read_examples
-from privacy_pipeline.config.federated_privacy import SyntheticClientsSection
-from privacy_pipeline.config.models import KeyedUnit
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.federated_privacy import SyntheticClientsSection
 
 
 def read_clients(inputs: TrainingInputs, *, names: list[str]) -> tuple[ClientStore, int]:

@@ -11,8 +11,9 @@ from federated.privacy.listed import MECHANISMS
 from federated.privacy.plan import Attendance, CohortPlan, FederatedPlan
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.accounting.renyi import AccountingError
-from privacy_pipeline.config.federated_privacy import FederatedPrivacySection, FederatedSection
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.federated_privacy import FederatedPrivacySection, FederatedSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.dp.plan import AdaptiveClipping
 from privacy_pipeline.errors import BadInputError, PipelineError
 

@@ -24,7 +24,7 @@ from federated.silos.engine import SiloEngine
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
 from privacy_pipeline.backends.simulation.federated_binding import binding_of
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.rowwise.verdict import Verdict
 from privacy_pipeline.dp.training import run_state

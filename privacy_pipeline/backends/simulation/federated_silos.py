@@ -18,8 +18,9 @@ from federated.silos.records import SiloRecords, stated
 from federated.silos.statement import MECHANISM
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.backends.base import Executed, TrainingInputs
-from privacy_pipeline.config.federated_privacy import SiloPrivacySection
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.federated_privacy import SiloPrivacySection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.dp.mechanism.mechanism import UserBound
 from privacy_pipeline.errors import BadInputError, PipelineError
 

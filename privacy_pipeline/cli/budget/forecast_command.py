@@ -21,7 +21,7 @@ from privacy_pipeline.pipelines.workspace.workspace import newest_config
 from privacy_pipeline.text.typed import typed
 
 if TYPE_CHECKING:
-    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.config.models.pipeline import PipelineConfig
     from privacy_pipeline.pipelines.preflight.checked import Checked
     from privacy_pipeline.pipelines.preflight.forecast import Fitting
     from privacy_pipeline.spans import Span

@@ -19,7 +19,7 @@ from privacy_pipeline.pipelines.reporting import membership
 from privacy_pipeline.pipelines.workspace.workspace import find_run
 
 if TYPE_CHECKING:
-    from privacy_pipeline.config.models import PipelineConfig
+    from privacy_pipeline.config.models.pipeline import PipelineConfig
     from privacy_pipeline.dp.plan import PrivacyPlan
     from privacy_pipeline.pipelines.workspace.workspace import RunFolder
 

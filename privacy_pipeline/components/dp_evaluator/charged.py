@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger import pins

@@ -16,7 +16,9 @@ from tfx.utils import path_utils
 from privacy_pipeline.components.artifacts import require_data, require_model
 from privacy_pipeline.components.dp_evaluator.charged import EVALUATION_FILE, evaluate_charged, from_text
 from privacy_pipeline.components.dp_evaluator.predictions import PredictedRows, write_noisy_counts
-from privacy_pipeline.config.models import DpEvaluationSection, KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.evaluation import DpEvaluationSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.files.atomic import write_whole
 from privacy_pipeline.releases.evaluation import SPLIT
 from privacy_pipeline.releases.release import Noisy, Release

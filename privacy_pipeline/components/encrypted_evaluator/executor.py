@@ -13,7 +13,7 @@ from tfx.utils import io_utils, path_utils
 
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED, load_trained
-from privacy_pipeline.config.encrypted_models import EncryptedSection
+from privacy_pipeline.config.models.encrypted import EncryptedSection
 from privacy_pipeline.encrypted.evaluation import evaluation, measured, through_parties
 from privacy_pipeline.encrypted.model import published
 from privacy_pipeline.files.atomic import write_whole

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from privacy_pipeline.accounting.record import PrivacyRecord
-from privacy_pipeline.config.models import PolicySection
+from privacy_pipeline.config.models.evaluation import PolicySection
 from privacy_pipeline.encrypted.evaluation import measured
 from privacy_pipeline.encrypted.evaluation.measured import EncryptedEvaluation
 

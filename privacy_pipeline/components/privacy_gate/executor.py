@@ -20,7 +20,7 @@ from privacy_pipeline.components.privacy_gate.decision import decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS
 from privacy_pipeline.components.slices import read_baseline, read_slices
-from privacy_pipeline.config.models import PolicySection, Threshold
+from privacy_pipeline.config.models.evaluation import PolicySection, Threshold
 from privacy_pipeline.encrypted.evaluation.measured import EVALUATION_FILE, EncryptedEvaluation
 from privacy_pipeline.encrypted.evaluation.measured import missed_thresholds as missed_private
 from privacy_pipeline.files.atomic import write_whole

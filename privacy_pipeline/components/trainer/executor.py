@@ -28,7 +28,8 @@ from privacy_pipeline.components.dp_statistics.charged import plan_from, read_st
 from privacy_pipeline.components.trainer import attempts
 from privacy_pipeline.components.trainer.attempts import Attempt
 from privacy_pipeline.components.transform.inferred import observed_plan
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.data.schema.schema_reader import unreviewed

@@ -23,7 +23,8 @@ from privacy_pipeline.components.artifacts import bind_to_data, data_of
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
 from privacy_pipeline.components.transform.crossed import CROSSED
 from privacy_pipeline.components.transform.rows_alone import keeps_rows_apart
-from privacy_pipeline.config.models import ModelSection, PipelineConfig
+from privacy_pipeline.config.models.model import ModelSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 APART = "apart"  # the request of a build; empty where no code of a user's preprocesses, or beside the data

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data.files import ResolvedSource
 from privacy_pipeline.data.reading.csv_rows import Row, read_header, rows
 from privacy_pipeline.data.schema.encoder import LONGEST_CATEGORY, as_single, is_missing, spelled, too_long

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.counting.split_files import read_split
 from privacy_pipeline.data.files import ALL, ResolvedSource

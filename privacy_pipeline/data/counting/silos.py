@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
 from privacy_pipeline.data.files import ALL, ResolvedSource
 from privacy_pipeline.data.reading.csv_rows import read_header, rows
 from privacy_pipeline.data.reading.csv_table import batches

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data.counting.cells import first_bad
 from privacy_pipeline.data.counting.counts import SplitCount, by_split
 from privacy_pipeline.data.files import ResolvedSource

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data.files import ResolvedSource
 from privacy_pipeline.data.reading.csv_rows import check_header_of, has_rows, read_header
 from privacy_pipeline.errors import BadInputError

@@ -10,7 +10,13 @@ from typing import Any
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.config.extensions import either
-from privacy_pipeline.config.ranges import CLIPPING_NORM, LEARNING_RATE, NOISE_MULTIPLIER, NOISE_STDDEV, is_number
+from privacy_pipeline.config.models.ranges import (
+    CLIPPING_NORM,
+    LEARNING_RATE,
+    NOISE_MULTIPLIER,
+    NOISE_STDDEV,
+    is_number,
+)
 from privacy_pipeline.dp.mechanism.listed import CORRELATIONS
 from privacy_pipeline.errors import BadInputError
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.config.ranges import NOISE_STDDEV
+from privacy_pipeline.config.models.ranges import NOISE_STDDEV
 from privacy_pipeline.dp.graphs.buffers import ALIGNMENT, aligned_empty
 from privacy_pipeline.dp.graphs.randomness import RunKey
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy_pipeline.config.encrypted_models import EncryptedSection
+from privacy_pipeline.config.models.encrypted import EncryptedSection
 from privacy_pipeline.encrypted.evaluation import own_parties
 from privacy_pipeline.encrypted.evaluation.measured import BatchTimes, EncryptedEvaluation
 from privacy_pipeline.encrypted.model import fixed_point, model_format

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from privacy_pipeline.config.encrypted_models import EncryptedPolicy
-from privacy_pipeline.config.models import Threshold
+from privacy_pipeline.config.models.encrypted import EncryptedPolicy
+from privacy_pipeline.config.models.evaluation import Threshold
 from privacy_pipeline.encrypted.model.threat_model import ThreatModel
 
 EVALUATION_FILE = "encrypted_evaluation.json"

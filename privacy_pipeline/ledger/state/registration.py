@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privacy_pipeline.accounting.plan import Relation
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
 from privacy_pipeline.covered_digests import is_covered
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.bounded import json_value

@@ -7,7 +7,7 @@ from pathlib import Path
 from privacy_pipeline import covered_digests
 from privacy_pipeline.components.privacy_gate.decision import Decision, decide
 from privacy_pipeline.components.privacy_gate.ledger_check import ledger_reasons, pin_reasons
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.source import folders_of
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.execution.execute import now

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from privacy_pipeline.components.dp_statistics.charged import request_of
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.private_copy import PrivateCopy
 from privacy_pipeline.data.schema.features import FeaturePlan

@@ -18,7 +18,8 @@ from privacy_pipeline.components.privacy_gate.component import PrivacyGate
 from privacy_pipeline.components.pusher.component import AtomicPusher
 from privacy_pipeline.components.resolver.strategy import PRIVACY_CLASS, LatestBlessedOfClass
 from privacy_pipeline.components.run_metrics.component import RunMetrics
-from privacy_pipeline.config.models import EvaluationSection, PipelineConfig
+from privacy_pipeline.config.models.evaluation import EvaluationSection
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.source import folders_of
 from privacy_pipeline.pipelines.graph.cache_keys import evaluation_view
 from privacy_pipeline.pipelines.graph.eval_config import eval_config

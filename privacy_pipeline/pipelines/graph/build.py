@@ -23,7 +23,8 @@ from privacy_pipeline.components.trainer.component import PrivateTrainer
 from privacy_pipeline.components.transform import crossed
 from privacy_pipeline.components.transform.component import PublicTransform
 from privacy_pipeline.components.transform.executor import APART, FORBID_ANALYZERS, Request
-from privacy_pipeline.config.models import DatasetConfig, KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig, KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.schema_reader import schema_bytes
 from privacy_pipeline.data.source import SPLIT_ORDER, folders_of
 from privacy_pipeline.errors import BadInputError

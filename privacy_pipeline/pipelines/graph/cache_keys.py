@@ -8,16 +8,10 @@ from pathlib import Path
 
 from privacy_pipeline.backends.isolated.visible import hash_of_files
 from privacy_pipeline.backends.models.code_hash import hash_of_user_code
-from privacy_pipeline.config.models import (
-    BeamSection,
-    DatasetConfig,
-    EvaluationSection,
-    PipelineConfig,
-    PolicySection,
-    PushSection,
-    SqliteMetadata,
-    Threshold,
-)
+from privacy_pipeline.config.models.dataset import DatasetConfig
+from privacy_pipeline.config.models.evaluation import EvaluationSection, PolicySection, PushSection, Threshold
+from privacy_pipeline.config.models.pipeline import PipelineConfig
+from privacy_pipeline.config.models.storage import BeamSection, SqliteMetadata
 from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.processes.installed import distributions, environment_hash, hash_of_framework
 from privacy_pipeline.spans import Span

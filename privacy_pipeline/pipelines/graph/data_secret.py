@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.covered_digests import secret_in
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.ledger import pins

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow_model_analysis as tfma
 
-from privacy_pipeline.config.models import EvaluationSection, Threshold
+from privacy_pipeline.config.models.evaluation import EvaluationSection, Threshold
 from privacy_pipeline.data.schema.features import LABEL_FEATURE
 from privacy_pipeline.tasks.task import Task
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privacy_pipeline.config.models import DatasetConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
 from privacy_pipeline.data.files import ALL
 from privacy_pipeline.files.literal_paths import literal
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from privacy_pipeline.accounting.record import privacy_class
 from privacy_pipeline.backends import registry
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 
 def announced_class(config: PipelineConfig) -> str:

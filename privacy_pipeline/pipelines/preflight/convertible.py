@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from privacy_pipeline.backends.models import user_code
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.encoded import FEATURES, width_of
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.encrypted.evaluation import evaluation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from privacy_pipeline.accounting.calibration import least_noise
 from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.backends import registry
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.state.registration import TRAIN
 from privacy_pipeline.pipelines.nodes import TRAINER

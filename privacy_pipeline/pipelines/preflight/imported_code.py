@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privacy_pipeline.backends.models.code_hash import sources_of
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.encrypted.sandbox import environment
 
 _AT_START = ("sitecustomize", "usercustomize")  # Python imports them by itself wherever it finds them

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends import registry
-from privacy_pipeline.config.models import DatasetConfig, PipelineConfig
+from privacy_pipeline.config.models.dataset import DatasetConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import ResolvedSource, unreadable
 from privacy_pipeline.data.reading.csv_rows import read_header
 from privacy_pipeline.data.reading.tfrecord import records

@@ -10,7 +10,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.accounting.tuning import purpose_of
 from privacy_pipeline.components.dp_evaluator.charged import release_of
 from privacy_pipeline.components.dp_statistics import charged as dp_statistics
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema import schema_reader
 from privacy_pipeline.ledger.state.registration import EVAL, TRAIN
 from privacy_pipeline.pipelines.nodes import DP_EVALUATOR, DP_STATISTICS, TRAINER

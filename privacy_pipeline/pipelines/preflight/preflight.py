@@ -12,7 +12,8 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.isolated import apart
 from privacy_pipeline.backends.models import user_code
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.data.schema import schema_reader
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.models import user_code
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.models.tabular import InputSpec

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from privacy_pipeline.components.trainer import attempts
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BudgetRefusedError
 from privacy_pipeline.ledger.ledger import Ledger

@@ -12,7 +12,7 @@ from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.models import user_code
 from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.components.transform.preprocessing import encode
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.encoded import FEATURES, width_of
 from privacy_pipeline.data.schema.features import Column, FeaturePlan
 from privacy_pipeline.errors import BadInputError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.literal_paths import literal
 from privacy_pipeline.pipelines.workspace.metadata import RESOLVER, connection_config

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.backends import registry
 from privacy_pipeline.backends.simulation import federated_silos
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.covered_digests import new_secret
 from privacy_pipeline.data import private_copy, source
 from privacy_pipeline.data.counting.row_digests import RowHasher

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy_pipeline.backends import private_plan
 from privacy_pipeline.backends.tuning import at_point, first_trial
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import source
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.atomic import write_atomically

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.atomic import write_atomically
 from privacy_pipeline.pipelines.reporting.reporting import evidence

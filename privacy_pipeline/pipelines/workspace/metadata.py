@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.components import left_files
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.workspace import moved
 from privacy_pipeline.pipelines.workspace.stored_text import store_of

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.pipelines.nodes import TRAINER
 from privacy_pipeline.spans import Span

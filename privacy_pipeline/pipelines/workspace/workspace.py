@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data import private_copy
 from privacy_pipeline.errors import BadInputError, PipelineError
 from privacy_pipeline.files.atomic import require_room

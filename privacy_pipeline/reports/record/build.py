@@ -22,7 +22,8 @@ from privacy_pipeline.accounting.record import (
     Versions,
 )
 from privacy_pipeline.backends.base import Executed
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.encrypted.evaluation.evaluation import protection_of
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.record.data_accesses import data_accesses, shared_users

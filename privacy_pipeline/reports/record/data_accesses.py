@@ -8,7 +8,8 @@ import json
 from federated.silos.statement import silo_accesses
 from privacy_pipeline.accounting.record import DataAccess
 from privacy_pipeline.backends.base import Executed
-from privacy_pipeline.config.models import KeyedUnit, PipelineConfig
+from privacy_pipeline.config.models.dataset import KeyedUnit
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.releases.statistics import DpStatistics
 from privacy_pipeline.reports.record.properties import shown
 from privacy_pipeline.reports.record.run_facts import RunFacts

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from privacy_pipeline.accounting.plan import MechanismPlan
     from privacy_pipeline.accounting.record import Guarantee
     from privacy_pipeline.backends.base import Executed, Tuned
-    from privacy_pipeline.config.tuning_models import TuningSection
+    from privacy_pipeline.config.models.tuning import TuningSection
 
 CHOICE = "choice of hyperparameters"
 _EARLIER = "not known: earlier trials are in the ledger only if they were runs of this pipeline"

@@ -18,7 +18,7 @@ from privacy_pipeline.backends.isolated.visible import Private
 from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.backends.plain import PlainBackend
 from privacy_pipeline.components.transform.crossed import CROSSED, preprocessing_fn
-from privacy_pipeline.config.models import ModelSection
+from privacy_pipeline.config.models.model import ModelSection
 from privacy_pipeline.errors import BadInputError
 from tests.backends.conftest import PLAN, make_config
 from tests.backends.test_plain_backend import make_inputs

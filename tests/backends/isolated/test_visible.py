@@ -10,7 +10,7 @@ import pytest
 from privacy_pipeline.backends.isolated import environment
 from privacy_pipeline.backends.isolated.visible import Private, visible
 from privacy_pipeline.backends.models import user_code
-from privacy_pipeline.config.models import ModelSection
+from privacy_pipeline.config.models.model import ModelSection
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.ledger import pins
 

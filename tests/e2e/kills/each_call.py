@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.files.file_rights import keep_to_this_user
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.storage import keys

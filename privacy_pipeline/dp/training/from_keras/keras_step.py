@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from privacy_pipeline.config.ranges import LEARNING_RATE
+from privacy_pipeline.config.models.ranges import LEARNING_RATE
 from privacy_pipeline.dp.checks.other_libraries import other_model, other_optimizer, require_own_step
 from privacy_pipeline.dp.mechanism.mechanism import require, require_flags
 from privacy_pipeline.dp.plan import PrivacyPlan

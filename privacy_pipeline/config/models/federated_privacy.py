@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from privacy_pipeline.config.dp_models import AdaptiveSection, Delta, PositiveFloat
 from privacy_pipeline.config.extensions import ProtectionName, algorithms, either, protections
-from privacy_pipeline.config.federated_models import FederatedAlgorithm
-from privacy_pipeline.config.ranges import ClippingNorm, NoiseMultiplier
+from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.dp import AdaptiveSection, Delta, PositiveFloat
+from privacy_pipeline.config.models.federated import FederatedAlgorithm
+from privacy_pipeline.config.models.ranges import ClippingNorm, NoiseMultiplier
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SyntheticClientsSection(_Section):
+class SyntheticClientsSection(Section):
     """How rows are dealt out to made-up clients, for data whose rows belong to nobody."""
 
     rule: Annotated[
@@ -36,14 +33,14 @@ class SyntheticClientsSection(_Section):
         return self
 
 
-class AttendanceSection(_Section):
+class AttendanceSection(Section):
     """Clients that were drawn and do not report back; they contribute nothing."""
 
     dropout: Annotated[float, Field(ge=0, lt=1, description="Chance of a client to drop out of a round.")] = 0.0
     straggler: Annotated[float, Field(ge=0, lt=1, description="Chance of one left to report too late.")] = 0.0
 
 
-class DistributedSection(_Section):
+class DistributedSection(Section):
     """How clients encode their updates and share the noise; the secure aggregation of the sums is simulated."""
 
     dimension: Annotated[
@@ -106,7 +103,7 @@ def check_distributed(
         )
 
 
-class FederatedPrivacySection(_Section):
+class FederatedPrivacySection(Section):
     """User-level differential privacy. Give either `target_epsilon` or `noise_multiplier`."""
 
     target_epsilon: PositiveFloat | None = None
@@ -145,7 +142,7 @@ class FederatedPrivacySection(_Section):
         return self
 
 
-class SiloMechanism(_Section):
+class SiloMechanism(Section):
     """DP-SGD inside each silo: records are protected from the server and from the other silos. Give either
     `target_epsilon` or `noise_multiplier`.
     """
@@ -201,7 +198,7 @@ def not_of_silos(algorithm: FederatedAlgorithm) -> str | None:
     return None
 
 
-class FederatedSection(_Section):
+class FederatedSection(Section):
     """Federated training: `training.batch_size` clients a round, `training.epochs` expected rounds of each client."""
 
     algorithm: FederatedAlgorithm = FederatedAlgorithm()

@@ -6,11 +6,12 @@ import itertools
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from privacy_pipeline.config.dp_models import PositiveFloat
 from privacy_pipeline.config.extensions import ScoreName
-from privacy_pipeline.config.ranges import ClippingNorm, LearningRate
+from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.dp import PositiveFloat
+from privacy_pipeline.config.models.ranges import ClippingNorm, LearningRate
 
 Point = dict[str, Any]  # hyperparameters of one trial, by name
 
@@ -33,11 +34,7 @@ _CHANGE_THE_COST = (
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SpaceSection(_Section):
+class SpaceSection(Section):
     """Values to choose from, by hyperparameter. Only such as leave the privacy cost of a trial as it is."""
 
     learning_rate: Annotated[list[LearningRate] | None, Field(min_length=1)] = None
@@ -79,7 +76,7 @@ class SpaceSection(_Section):
         return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
-class TuningSection(_Section):
+class TuningSection(Section):
     """Several trainings with other hyperparameters, of which the best model is kept; all of it is one charge.
 
     `repeat_and_select` draws the number of trials, keeps it secret and lets out the best model alone, which costs far

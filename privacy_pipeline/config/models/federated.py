@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -22,17 +20,14 @@ from privacy_pipeline.config.extensions import (
     require_settings,
     without_empty_settings,
 )
-from privacy_pipeline.config.ranges import LearningRate
+from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.ranges import LearningRate
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ScheduleSection(_Section):
+class ScheduleSection(Section):
     """Learning rate over the rounds: `learning_rate` times a factor. Round r counts from 0."""
 
     kind: Annotated[
@@ -47,7 +42,7 @@ class ScheduleSection(_Section):
     warmup_rounds: Annotated[int, Field(ge=0, description="Rounds of linear rise to the full rate.")] = 0
 
 
-class OptimizerSection(_Section):
+class OptimizerSection(Section):
     """An optimizer with the formulas and defaults of `tff.learning.optimizers`."""
 
     name: Literal["sgd", "adam", "yogi", "adagrad"] = "sgd"
@@ -81,7 +76,7 @@ class OptimizerSection(_Section):
         return self
 
 
-class FederatedAlgorithm(_Section):
+class FederatedAlgorithm(Section):
     """What a round computes."""
 
     name: Annotated[str, AlgorithmName] = "fedavg"

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from privacy_pipeline.config.models.base import Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class EncryptedSection(_Section):
+class EncryptedSection(Section):
     """How the model is trained before it is converted, and where its private evaluation runs."""
 
     train_with: Annotated[
@@ -56,7 +54,7 @@ class EncryptedSection(_Section):
         return self
 
 
-class EncryptedPolicy(_Section):
+class EncryptedPolicy(Section):
     """How close the private predictions must be to the plain ones."""
 
     min_agreement: Annotated[

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from privacy_pipeline.config.extensions import CorrelationName, correlations, either
-from privacy_pipeline.config.ranges import ClippingNorm, LearningRate, NoiseMultiplier
+from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.ranges import ClippingNorm, LearningRate, NoiseMultiplier
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Delta = Annotated[float, Field(gt=0, lt=1, description="Delta of the guarantee, below 1 / number of units.")]
@@ -38,11 +39,7 @@ class DpDefaults:
 DP_DEFAULTS = DpDefaults()
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class AdaptiveSection(_Section):
+class AdaptiveSection(Section):
     """Adaptive clipping: the norm follows a quantile of the gradients' norms, itself learnt with noise."""
 
     quantile: Annotated[float, Field(gt=0, lt=1, description="Share of units that are to be left unclipped.")] = 0.5
@@ -52,7 +49,7 @@ class AdaptiveSection(_Section):
     ]
 
 
-class NoiseSection(_Section):
+class NoiseSection(Section):
     """Noise that is correlated over the steps; it needs no sampling assumption."""
 
     correlation: Annotated[
@@ -68,7 +65,7 @@ class NoiseSection(_Section):
         return self
 
 
-class UsersSection(_Section):
+class UsersSection(Section):
     """How a user with several examples is bounded."""
 
     max_examples: Annotated[
@@ -80,7 +77,7 @@ class UsersSection(_Section):
     ] = "sum"
 
 
-class DpSgdSection(_Section):
+class DpSgdSection(Section):
     """DP-SGD. Give either `target_epsilon` or `noise_multiplier`."""
 
     target_epsilon: Annotated[

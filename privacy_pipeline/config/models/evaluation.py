@@ -1,0 +1,92 @@
+"""The config's blocks on evaluation, on what PrivacyGate demands, and on where blessed models go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from privacy_pipeline.config.extensions import MetricName
+from privacy_pipeline.config.models.base import Section
+from privacy_pipeline.config.models.dp import Delta, PositiveFloat
+from privacy_pipeline.config.models.encrypted import EncryptedPolicy
+
+
+class Threshold(Section):
+    """Bounds of one metric: an absolute one, and one against the last blessed model of the same privacy class."""
+
+    min: Annotated[float | None, Field(ge=0, le=1, description="Least value that is accepted.")] = None
+    max_decrease: Annotated[
+        float | None, Field(ge=0, le=1, description="Largest drop below the last blessed model that is accepted.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Threshold:
+        if self.min is None and self.max_decrease is None:
+            raise ValueError("give `min`, `max_decrease` or both")
+        return self
+
+
+Metric = Annotated[str, MetricName]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class DpEvaluationSection(Section):
+    """Evaluation with noisy confusion counts, charged to the eval split's own units (policy: `eval_epsilon`)."""
+
+    epsilon: Annotated[PositiveFloat, Field(description="Epsilon of one evaluation: all counts of all slices.")]
+    delta: Delta
+    decision_threshold: Annotated[
+        float, Field(ge=0, lt=1, description="Probability above which a row counts as predicted positive.")
+    ] = 0.5
+
+
+class EvaluationSection(Section):
+    """Metrics, slices and the thresholds that a model has to meet."""
+
+    slices: Annotated[
+        list[Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]],
+        Field(description="Columns to slice by; a list of columns is a crossed slice."),
+    ] = []
+    thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
+    dp: Annotated[
+        DpEvaluationSection | None, Field(description="Evaluate with differential privacy; without it, exactly.")
+    ] = None
+
+    @model_validator(mode="after")
+    def _thresholds_that_noisy_counts_can_show(self) -> EvaluationSection:
+        if self.dp is None:
+            return self
+        if "auc" in self.thresholds:
+            raise ValueError(
+                "`dp` has no auc: it does not follow from confusion counts at one decision threshold; set thresholds "
+                "on accuracy, precision or recall"
+            )
+        for name, bound in self.thresholds.items():
+            if bound.max_decrease is not None:
+                raise ValueError(
+                    f"`dp` has no baseline to compare with: replace `max_decrease` of thresholds.{name} by `min`"
+                )
+        return self
+
+
+class PolicySection(Section):
+    """What PrivacyGate demands beside the quality thresholds."""
+
+    max_epsilon: Annotated[
+        PositiveFloat | None, Field(description="Largest epsilon of a run that PrivacyGate accepts.")
+    ] = None
+    max_delta: Annotated[Delta | None, Field(description="Largest delta of a run that PrivacyGate accepts.")] = None
+    encrypted: EncryptedPolicy = EncryptedPolicy()
+
+
+class PushSection(Section):
+    """Where blessed models go, each in a numbered folder of its own."""
+
+    directory: Annotated[
+        Path | None, Field(description="Default: `pushed/`, then the name of the pipeline, in the workspace.")
+    ] = None
