@@ -82,7 +82,7 @@ test-slow-slice: setup setup-encrypted
 
 kills: setup setup-encrypted
 	@PRIVACY_PIPELINE_TEST_RANDOM_KILLS=$(or $(KILLS),200) PRIVACY_PIPELINE_TEST_SEED=$(or $(SEED),1) \
-	  $(RUN)/python -m pytest -m slow tests/e2e/test_e2e_kills.py tests/pipelines/test_register_kills.py
+	  $(RUN)/python -m pytest -m slow tests/e2e/test_e2e_kills.py tests/pipelines/registration/test_register_kills.py
 
 attack: setup setup-encrypted
 	@$(RUN)/python -m tests.claims.attacks

@@ -35,7 +35,7 @@ from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.budgets import find_budget
 from privacy_pipeline.ledger.state.entries import plan_key, price
 from privacy_pipeline.ledger.storage import high_water, keys
-from tests.accounting.postgresql_server import program, server
+from tests.ledger.postgresql_server import program, server
 
 RESULTS = Path(__file__).parent / "results" / "ledger.json"
 BATCH = 5_000
@@ -200,7 +200,7 @@ _RACE = """
 import json, os, sys, tempfile
 from benchmarks.ledger import race
 from privacy_pipeline.ledger.storage import keys
-from tests.accounting.postgresql_server import program, server
+from tests.ledger.postgresql_server import program, server
 processes, each = map(int, sys.argv[1:])
 with tempfile.TemporaryDirectory() as folder:
     found = {"SQLite": race(f"sqlite:///{folder}/l.db", processes=processes, each=each)}

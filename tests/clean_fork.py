@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 CLEAN = multiprocessing.get_context("forkserver")
-CLEAN.set_forkserver_preload(["privacy_pipeline.ledger.ledger", "tests.accounting.priced"])
+CLEAN.set_forkserver_preload(["privacy_pipeline.ledger.ledger", "tests.ledger.priced"])
 
 
 def clean_process(target: Callable[..., Any], *args: Any) -> BaseProcess:

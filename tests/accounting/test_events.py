@@ -18,7 +18,7 @@ from privacy_pipeline.accounting.integer_noise import DiscreteGaussianSumDpEvent
 from privacy_pipeline.accounting.plan import Relation
 from privacy_pipeline.accounting.total_variation import TotalVariationDpEvent
 from privacy_pipeline.errors import BadInputError
-from tests.accounting.conftest import make_plan
+from tests.ledger.conftest import make_plan
 
 positive = st.floats(min_value=1e-3, max_value=1e6)
 probability = st.floats(min_value=0, max_value=1)

@@ -20,8 +20,8 @@ from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.entries import State, price
 from privacy_pipeline.ledger.storage.schema import LedgerError
 from privacy_pipeline.ledger.storage.tables import SCHEMA_VERSION
-from tests.accounting.conftest import DIGEST, UNITS, make_plan
-from tests.accounting.old_ledgers import make_old_ledger
+from tests.ledger.conftest import DIGEST, UNITS, make_plan
+from tests.ledger.old_ledgers import make_old_ledger
 
 PROBABILITY, NOISE, STEPS, DELTA = 0.1, 2.0, 50, 1e-5
 

@@ -14,9 +14,9 @@ from privacy_pipeline.cli.alerts import RunAlerts
 from privacy_pipeline.cli.main import app
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.state.policy import Policy
-from tests.accounting.conftest import make_plan, make_registration
-from tests.accounting.old_ledgers import make_old_ledger
-from tests.accounting.test_ledger import run, spend
+from tests.ledger.conftest import make_plan, make_registration
+from tests.ledger.old_ledgers import make_old_ledger
+from tests.ledger.test_ledger import run, spend
 from tests.pipelines.projects import write_project
 
 
@@ -189,7 +189,7 @@ def test_an_unknown_dataset_is_not_an_empty_answer(project: Path, command: tuple
 
 
 def test_expire_gives_back_what_a_dead_run_reserved(project: Path) -> None:
-    from tests.accounting.test_ledger import abandon
+    from tests.ledger.test_ledger import abandon
 
     ledger = Ledger.open("sqlite:///ledger/ledger.db")
     before = ledger.status()[0].spent_epsilon

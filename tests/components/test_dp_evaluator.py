@@ -40,7 +40,7 @@ from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.evaluation import DpEvaluation
 from privacy_pipeline.releases.queries import Row, cell_name
 from privacy_pipeline.releases.release import Noisy, Release
-from tests.accounting.conftest import DIGEST, make_registration
+from tests.ledger.conftest import DIGEST, make_registration
 from tests.pipelines.projects import write_project
 
 UNITS = 200  # of the eval split, as registered

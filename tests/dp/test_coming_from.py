@@ -138,7 +138,7 @@ def test_what_a_line_says_is_so(theirs: str) -> None:
 
 def test_a_line_without_code_is_held_by_another_test() -> None:
     silent = {theirs.strip("`") for theirs, ours in lines() if not code_of(ours) and "not offered" not in ours}
-    assert silent <= {*SAYS, "membership inference attacks"}  # tests/dp/test_membership.py
+    assert silent <= {*SAYS, "membership inference attacks"}  # tests/dp/attacks/test_membership.py
 
 
 def test_each_table_has_its_lines() -> None:

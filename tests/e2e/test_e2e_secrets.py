@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.accounting import postgresql_server
+from tests.ledger import postgresql_server
 from tests.pipelines import mariadb_server
 
 if TYPE_CHECKING:

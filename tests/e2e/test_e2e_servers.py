@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.accounting import postgresql_server
+from tests.ledger import postgresql_server
 from tests.pipelines import mariadb_server
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.accounting.postgresql_server import program
+from tests.ledger.postgresql_server import program
 
 _NOBODY = 65534
 

@@ -19,11 +19,11 @@ import pytest
 from privacy_pipeline.ledger.audit.verify import verify
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.ledger.storage.schema import LedgerError
-from tests.accounting.conftest import make_registration
-from tests.accounting.postgresql_server import program
-from tests.accounting.test_kills import COUNTED, on_statement, reads, run_once, touched
 from tests.hosts.postgresql import Server, server
 from tests.hosts.project import Project, wait_for, write_project
+from tests.ledger.conftest import make_registration
+from tests.ledger.postgresql_server import program
+from tests.ledger.test_kills import COUNTED, on_statement, reads, run_once, touched
 
 pytestmark = [
     pytest.mark.slow,
@@ -131,8 +131,8 @@ sys.path.insert(0, repository)
 import sqlalchemy as sa
 from privacy_pipeline.ledger.ledger import Ledger
 from privacy_pipeline.errors import PipelineError
-from tests.accounting.conftest import make_plan
-from tests.accounting.test_kills import touched
+from tests.ledger.conftest import make_plan
+from tests.ledger.test_kills import touched
 
 ledger = Ledger.open(url)
 registration = ledger.registration("things", 1)

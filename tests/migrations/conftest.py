@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from privacy_pipeline.ledger.storage import keys
-from tests.accounting.conftest import fresh, postgresql  # noqa: F401 - fixtures
+from tests.ledger.conftest import fresh, postgresql  # noqa: F401 - fixtures
 from tests.migrations.make_fixtures import ROOT
 
 HERE = Path(__file__).parent

@@ -333,7 +333,7 @@ def main() -> None:
     _dump_sqlite(ROOT)
     _pack(output / "ledger-sqlite.tar.xz", ROOT)
 
-    from tests.accounting.postgresql_server import program, server
+    from tests.ledger.postgresql_server import program, server
 
     dump, folder = program("pg_dump"), _fresh()
     os.environ["PRIVACY_PIPELINE_LEDGER_KEY"] = str(folder / "ledger_key.pem")

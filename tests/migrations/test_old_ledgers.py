@@ -19,8 +19,8 @@ from privacy_pipeline.ledger.state.entries import BudgetStatus, State
 from privacy_pipeline.ledger.state.registration import Division, Registration
 from privacy_pipeline.ledger.storage import schema
 from privacy_pipeline.ledger.storage.schema import LedgerError
-from tests.accounting.conftest import make_plan, make_registration
-from tests.accounting.old_ledgers import format_of
+from tests.ledger.conftest import make_plan, make_registration
+from tests.ledger.old_ledgers import format_of
 
 THINGS, EVAL, VISITS = "things/train/row", "things/eval/row", "visits/train/person"
 

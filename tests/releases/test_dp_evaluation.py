@@ -21,7 +21,7 @@ from privacy_pipeline.releases.evaluation import (
 )
 from privacy_pipeline.releases.queries import Row
 from privacy_pipeline.releases.release import Release
-from tests.accounting.conftest import make_registration
+from tests.ledger.conftest import make_registration
 from tests.releases.test_release_sensitivity import sums_of
 
 DOMAINS = {"sex": ("F", "M"), "race": ("a", "b", "c")}

@@ -20,7 +20,7 @@ from privacy_pipeline.releases.beam_sums import ExactSums
 from privacy_pipeline.releases.queries import Row
 from privacy_pipeline.releases.release import Release
 from privacy_pipeline.releases.statistics import PURPOSE, DpStatistics, filled, statistics_of, statistics_release
-from tests.accounting.conftest import DIGEST, make_registration
+from tests.ledger.conftest import DIGEST, make_registration
 from tests.releases.test_release_sensitivity import sums_of
 
 ROWS = 3000
