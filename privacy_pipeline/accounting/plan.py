@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from privacy_pipeline.errors import PipelineError
+
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
@@ -150,6 +152,17 @@ class MechanismPlan:
     def digest(self) -> str:
         """Return the SHA-256 over the parameters: part of the reservation's idempotency key."""
         return parameters_digest(self.parameters())
+
+    def require_same(self, again: MechanismPlan) -> None:
+        """Refuse to train under a plan that was made again from the config and is not this one, which was reserved.
+
+        Raises:
+            PipelineError: parameters or event differ.
+        """
+        if again.digest() != self.digest() or again.event != self.event:
+            raise PipelineError(
+                "the config gives another plan than the one whose cost was reserved; nothing was trained"
+            )
 
 
 def parameters_digest(parameters: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from privacy_pipeline.config.models.tuning import TuningSection
 from privacy_pipeline.dp.mechanism.listed import CORRELATIONS
 from privacy_pipeline.dp.mechanism.sampling import cap_for_extra_delta
 from privacy_pipeline.dp.plan import AdaptiveClipping, PrivacyPlan, UserBound
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -127,9 +127,7 @@ def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> PrivacyPl
         PipelineError: the config gives another plan than the one that was reserved.
     """
     plan = privacy_plan(config, units=mechanism.units, noise_multiplier=mechanism.noise_multiplier)
-    again = mechanism_plan(config, plan)
-    if again.digest() != mechanism.digest() or again.event != mechanism.event:
-        raise PipelineError("the config gives another plan than the one whose cost was reserved; nothing was trained")
+    mechanism.require_same(mechanism_plan(config, plan))
     return plan
 
 

@@ -15,7 +15,7 @@ from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.config.models.federated_privacy import FederatedPrivacySection, FederatedSection
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.dp.plan import AdaptiveClipping
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.errors import BadInputError
 
 BACKEND = "federated"
 
@@ -136,9 +136,7 @@ def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> Federated
         PipelineError: the config gives another plan than the one that was reserved.
     """
     plan = federated_plan(config, clients=mechanism.units, noise_multiplier=mechanism.noise_multiplier)
-    again = mechanism_plan(config, plan)
-    if again.digest() != mechanism.digest() or again.event != mechanism.event:
-        raise PipelineError("the config gives another plan than the one whose cost was reserved; nothing was trained")
+    mechanism.require_same(mechanism_plan(config, plan))
     return plan
 
 

@@ -121,9 +121,7 @@ def reserved_plan(config: PipelineConfig, mechanism: MechanismPlan) -> SiloPlan:
         PipelineError: the config gives another plan than the one that was reserved.
     """
     plan = silo_plan(config, units=mechanism.units, noise_multiplier=mechanism.noise_multiplier)
-    again = mechanism_plan(config, plan)
-    if again.digest() != mechanism.digest() or again.event != mechanism.event:
-        raise PipelineError("the config gives another plan than the one whose cost was reserved; nothing was trained")
+    mechanism.require_same(mechanism_plan(config, plan))
     return plan
 
 
