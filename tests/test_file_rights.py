@@ -314,6 +314,7 @@ def test_links_without_an_end_and_names_that_are_no_folders_change_nothing(tmp_p
     (tmp_path / "file").touch()
     for path in ("here/x", "file/x", "not/there/yet"):
         refuse_if_others_may_replace(tmp_path / path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "there"]
 
 
 @pytest.mark.parametrize("wait", ["pin", "secret"])

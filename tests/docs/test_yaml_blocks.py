@@ -61,11 +61,11 @@ def test_a_block_is_taken(page: str, block: Any, tmp_path: Path, monkeypatch: py
     file = tmp_path / "block.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False))
     if base == "facts":
-        load_facts(file)
+        assert load_facts(file)
     elif base == EXPERIMENT:
-        load_experiment(file)
+        assert load_experiment(file)
     else:
-        load_config(file)
+        assert load_config(file)
 
 
 def test_a_key_that_there_is_not_is_noticed(tmp_path: Path) -> None:

@@ -198,10 +198,12 @@ class TestRows:
         register(opened, "first", None, unit="row", rows={ALL: table(opened, people())})
         others = [[str(number), "0.5", "maybe"] for number in range(500, 600)]
         register(opened, "second", None, unit="row", rows={ALL: table(opened, [*others, *people(4)])})
+        assert opened.registration("second", None) is not None
 
     def test_equal_rows_count_as_often_as_both_have_them(self, opened: Ledger) -> None:
         register(opened, "first", None, unit="row", rows={ALL: table(opened, [["1", "yes"]] * 2 + people(98))})
         register(opened, "second", None, unit="row", rows={ALL: table(opened, [["1", "yes"]] * 50)})
+        assert opened.registration("second", None) is not None
 
     def test_a_reason_lets_them_be_other_people_and_stays(self, opened: Ledger) -> None:
         rows = {ALL: table(opened, people())}
