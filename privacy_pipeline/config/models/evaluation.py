@@ -52,7 +52,9 @@ class EvaluationSection(Section):
         list[Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]],
         Field(description="Columns to slice by; a list of columns is a crossed slice."),
     ] = []
-    thresholds: Annotated[dict[Metric, Threshold], Field(min_length=1)]
+    thresholds: Annotated[
+        dict[Metric, Threshold], Field(min_length=1, description="Bounds that a model has to meet, by metric.")
+    ]
     dp: Annotated[
         DpEvaluationSection | None, Field(description="Evaluate with differential privacy; without it, exactly.")
     ] = None

@@ -37,19 +37,19 @@ class ScheduleSection(Section):
             "`decay` at `rounds`, or decay^floor(r/rounds)."
         ),
     ]
-    rounds: Annotated[int, Field(ge=1)]
-    decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    rounds: Annotated[int, Field(ge=1, description="`rounds` of the factor.")]
+    decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="`decay` of the factor.")]
     warmup_rounds: Annotated[int, Field(ge=0, description="Rounds of linear rise to the full rate.")] = 0
 
 
 class OptimizerSection(Section):
     """An optimizer with the formulas and defaults of `tff.learning.optimizers`."""
 
-    name: Literal["sgd", "adam", "yogi", "adagrad"] = "sgd"
-    learning_rate: LearningRate
+    name: Annotated[Literal["sgd", "adam", "yogi", "adagrad"], Field(description="Of the optimizer.")] = "sgd"
+    learning_rate: Annotated[LearningRate, Field(description="Before the `schedule`.")]
     momentum: Annotated[float, Field(ge=0, lt=1, description="Of `sgd`.")] = 0.0
-    beta_1: Beta = 0.9
-    beta_2: Beta = 0.999
+    beta_1: Annotated[Beta, Field(description="Decay of the mean of gradients, of `adam` and `yogi`.")] = 0.9
+    beta_2: Annotated[Beta, Field(description="Decay of the mean of squares, of `adam` and `yogi`.")] = 0.999
     epsilon: Annotated[
         PositiveFloat | None, Field(description="Default: 1e-7 for `adam` and `adagrad`, 1e-3 for `yogi`.")
     ] = None
@@ -79,7 +79,7 @@ class OptimizerSection(Section):
 class FederatedAlgorithm(Section):
     """What a round computes."""
 
-    name: Annotated[str, AlgorithmName] = "fedavg"
+    name: Annotated[str, AlgorithmName, Field(description="Of the algorithm.")] = "fedavg"
     engine: Annotated[
         Literal["fast", "tff"],
         Field(description="`fast`: many clients in one TensorFlow graph; `tff`: TensorFlow Federated's own runtime."),
@@ -88,11 +88,13 @@ class FederatedAlgorithm(Section):
         Literal["examples", "uniform"], Field(description="Weight of a client's update in a mean without privacy.")
     ] = "examples"
     batch_size: Annotated[int, Field(ge=1, description="Rows of a local batch; the last one may be smaller.")] = 32
-    local_epochs: Annotated[int, Field(ge=1)] = 1
+    local_epochs: Annotated[int, Field(ge=1, description="Passes of a client over its rows in a round.")] = 1
     client_optimizer: Annotated[
         OptimizerSection, Field(description="Local steps; `mimelite` takes it as its base optimizer.")
     ] = OptimizerSection(learning_rate=0.1)
-    server_optimizer: OptimizerSection = OptimizerSection(learning_rate=1.0)
+    server_optimizer: Annotated[OptimizerSection, Field(description="Applies the combined update as a gradient.")] = (
+        OptimizerSection(learning_rate=1.0)
+    )
     proximal_strength: Annotated[PositiveFloat | None, Field(description="Of `fedprox`.")] = None
     settings: Annotated[
         dict[str, JsonValue],

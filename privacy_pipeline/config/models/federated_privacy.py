@@ -20,7 +20,7 @@ class SyntheticClientsSection(Section):
         Literal["iid", "label_skew", "quantity_skew"],
         Field(description="Equal shares at random; or shares of the classes, or sizes, from a Dirichlet distribution."),
     ] = "iid"
-    clients: Annotated[int, Field(ge=1)]
+    clients: Annotated[int, Field(ge=1, description="How many.")]
     alpha: Annotated[
         PositiveFloat | None, Field(description="Concentration of the Dirichlet distribution; less is more skew.")
     ] = None
@@ -106,7 +106,9 @@ def check_distributed(
 class FederatedPrivacySection(Section):
     """User-level differential privacy. Give either `target_epsilon` or `noise_multiplier`."""
 
-    target_epsilon: PositiveFloat | None = None
+    target_epsilon: Annotated[
+        PositiveFloat | None, Field(description="Epsilon of the whole training, to which the noise is calibrated.")
+    ] = None
     noise_multiplier: Annotated[
         NoiseMultiplier | None, Field(description="Standard deviation of the noise of the sum over the clipping norm.")
     ] = None
@@ -155,7 +157,9 @@ class SiloMechanism(Section):
             "Registering the dataset counts them and prints what to write here.",
         ),
     ]
-    target_epsilon: PositiveFloat | None = None
+    target_epsilon: Annotated[
+        PositiveFloat | None, Field(description="Epsilon of the whole training, to which the noise is calibrated.")
+    ] = None
     noise_multiplier: Annotated[
         NoiseMultiplier | None, Field(description="Standard deviation of each silo's noise over the clipping norm.")
     ] = None

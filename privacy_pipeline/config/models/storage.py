@@ -14,7 +14,7 @@ from privacy_pipeline.config.models.base import Section
 class SqliteMetadata(Section):
     """ML Metadata in a SQLite file (default: `metadata.db` in the workspace)."""
 
-    kind: Literal["sqlite"] = "sqlite"
+    kind: Annotated[Literal["sqlite"], Field(description="Of the database.")] = "sqlite"
     path: Annotated[Path | None, Field(description="The file.")] = None
 
 
@@ -35,11 +35,11 @@ def _variable(value: str) -> str:
 class ServerMetadata(Section):
     """ML Metadata in a MySQL or PostgreSQL server; the password comes from the environment."""
 
-    kind: Literal["mysql", "postgresql"]
-    host: Annotated[str, AfterValidator(_without_password)]
-    port: Annotated[int, Field(ge=1, le=65535)]
-    database: str
-    user: Annotated[str, AfterValidator(_without_password)]
+    kind: Annotated[Literal["mysql", "postgresql"], Field(description="Of the database.")]
+    host: Annotated[str, AfterValidator(_without_password), Field(description="Name or address of the server.")]
+    port: Annotated[int, Field(ge=1, le=65535, description="Of the server.")]
+    database: Annotated[str, Field(description="Name of the database, which must exist.")]
+    user: Annotated[str, AfterValidator(_without_password), Field(description="Who connects.")]
     password_env: Annotated[
         str, AfterValidator(_variable), Field(description="Environment variable that holds the password.")
     ]

@@ -23,7 +23,7 @@ from privacy_pipeline.config.models.tuning import TuningSection
 class TrainingSection(Section):
     """Which backend trains, and for how long."""
 
-    backend: Annotated[str, BackendName]
+    backend: Annotated[str, BackendName, Field(description="What trains; see the table of backends in the README.")]
     epochs: Annotated[
         int,
         Field(

@@ -37,13 +37,22 @@ _CHANGE_THE_COST = (
 class SpaceSection(Section):
     """Values to choose from, by hyperparameter. Only such as leave the privacy cost of a trial as it is."""
 
-    learning_rate: Annotated[list[LearningRate] | None, Field(min_length=1)] = None
-    optimizer: Annotated[list[Literal["adam", "sgd"]] | None, Field(min_length=1)] = None
+    learning_rate: Annotated[
+        list[LearningRate] | None, Field(min_length=1, description="Values of `training.learning_rate`.")
+    ] = None
+    optimizer: Annotated[
+        list[Literal["adam", "sgd"]] | None, Field(min_length=1, description="Values of `training.optimizer`.")
+    ] = None
     clipping_norm: Annotated[
         list[ClippingNorm] | None, Field(min_length=1, description="Noise follows the norm, so the cost stays.")
     ] = None
-    hidden_units: Annotated[list[list[Annotated[int, Field(ge=1)]]] | None, Field(min_length=1)] = None
-    dropout: Annotated[list[Annotated[float, Field(ge=0, lt=1)]] | None, Field(min_length=1)] = None
+    hidden_units: Annotated[
+        list[list[Annotated[int, Field(ge=1)]]] | None,
+        Field(min_length=1, description="Values of `model.hidden_units`: a list of lists."),
+    ] = None
+    dropout: Annotated[
+        list[Annotated[float, Field(ge=0, lt=1)]] | None, Field(min_length=1, description="Values of `model.dropout`.")
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -84,7 +93,10 @@ class TuningSection(Section):
     makes a fixed number, costs all of them, and may show the score of each.
     """
 
-    method: Literal["repeat_and_select", "each"]
+    method: Annotated[
+        Literal["repeat_and_select", "each"],
+        Field(description="A secret number of trials that shows the best one, or a fixed number that may show all."),
+    ]
     trials: Annotated[int, Field(ge=2, description="Mean number with `repeat_and_select`, exact number with `each`.")]
     distribution: Annotated[
         Literal["poisson", "geometric"] | None, Field(description="Of the number of trials of `repeat_and_select`.")
