@@ -72,9 +72,9 @@ class ReportFacts(ReportPart):
     preprocessing: Annotated[Text | None, Field(description="What was done to the data before the mechanism.")] = None
     tuning: Annotated[Text | None, Field(description="How hyperparameters were chosen.")] = None
     post_processing: Annotated[Text | None, Field(description="What is done to the results.")] = None
-    side_channels: Annotated[
-        Text | None, Field(description="Timing and other side channels, and what is done about them.")
-    ] = None
+    side_channels: Annotated[Text | None, Field(description="Timing and other side channels, and their treatment.")] = (
+        None
+    )
     access_control: Annotated[Text | None, Field(description="Who can reach data and results.")] = None
     code: Annotated[Text | None, Field(description="Where the code can be read.")] = None
     justification: Annotated[Text | None, Field(description="Why these parameters.")] = None
