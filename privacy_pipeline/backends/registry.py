@@ -14,7 +14,9 @@ def relation_of(config: PipelineConfig) -> Relation | None:
     """Return the neighbouring relation of a config's backend's guarantee; None where it states none."""
     if not config.training.claims_guarantee:
         return None
-    return Relation(config.training.dp_sgd.relation) if config.training.dp_sgd else Relation.ZERO_OUT
+    if config.training.dp_sgd is not None:
+        return Relation(config.training.dp_sgd.relation)
+    return BACKENDS[config.training.backend].relation or Relation.ZERO_OUT
 
 
 def names() -> list[str]:

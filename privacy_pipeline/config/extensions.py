@@ -65,6 +65,11 @@ class ListedBackend(Protocol):
         """Module and model of its own settings, below `privacy_pipeline.backends`."""
         ...
 
+    @property
+    def relation(self) -> object | None:
+        """Neighbouring relation of the guarantee that each of its runs claims; None where blocks decide, or none is."""
+        ...
+
 
 def algorithms() -> Mapping[str, AlgorithmRules]:
     """Return the federated algorithms, by name, in the order of their registry."""

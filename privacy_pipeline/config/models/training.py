@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, SerializerFunctionWrapHandler, model_seri
 
 from privacy_pipeline.config.extensions import (
     BackendName,
+    backends,
     require_settings,
     settings_of_backend,
     without_empty_settings,
@@ -62,7 +63,8 @@ class TrainingSection(Section):
         """Whether the training adds noise and asks the ledger; a fixed seed voids the guarantee, not the charge."""
         federated = self.federated
         user_level = federated is not None and federated.privacy is not None
-        return self.dp_sgd is not None or user_level or self.silo_column is not None
+        by_block = self.dp_sgd is not None or user_level or self.silo_column is not None
+        return by_block or backends()[self.backend].relation is not None
 
     @property
     def silo_column(self) -> str | None:
