@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from federated.tff_engine import closed
-from privacy_pipeline.encrypted.sandbox.run_folder import run_folder
+from privacy_pipeline.encrypted.run_folder import run_folder
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.processes.namespaces import FIX
 from privacy_pipeline.processes.programs import command_of

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from privacy_pipeline.encrypted import run_folder
 from privacy_pipeline.encrypted.model.threat_model import deployed_for_evaluation, on_one_host
-from privacy_pipeline.encrypted.sandbox import run_folder
 from privacy_pipeline.encrypted.worker.parties import SERVERS
 from tests.encrypted.deployment import APART, make_parties, on_hosts
 from tests.encrypted.processes import left_after, marked, running

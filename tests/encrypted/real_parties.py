@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy_pipeline.encrypted import run_folder
 from privacy_pipeline.encrypted.model import reference, shares
 from privacy_pipeline.encrypted.model.model_format import PrivateModel
-from privacy_pipeline.encrypted.sandbox import environment, run_folder
+from privacy_pipeline.encrypted.sandbox import environment
 from privacy_pipeline.encrypted.serving import driving
 from privacy_pipeline.encrypted.transport.certificates import init_parties
 from privacy_pipeline.encrypted.worker.parties import SERVERS

@@ -16,7 +16,7 @@ import pytest
 from federated.tff_engine import closed
 from federated.tff_engine import worker as worker_module
 from federated.tff_engine.worker import TffWorker
-from privacy_pipeline.encrypted.sandbox.run_folder import base_folder
+from privacy_pipeline.encrypted.run_folder import base_folder
 from privacy_pipeline.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from privacy_pipeline.computing_ops import ALLOWED
+from privacy_pipeline.encrypted.run_folder import run_folder
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.bounded import open_plain, read_bounded
 
@@ -52,7 +52,7 @@ def require_computing(transform: Path) -> None:
 def computing_copy(transform: Path) -> Iterator[Path]:
     """Yield a private copy of a published transform, which is what was checked and is to be loaded.
 
-    The published one may be swapped after it was checked.
+    The published one may be swapped after it was checked. The next command removes the copy of a killed one.
 
     Args:
         transform: folder of the tf.Transform output.
@@ -61,8 +61,8 @@ def computing_copy(transform: Path) -> Iterator[Path]:
         BadInputError: it could do more than to compute, or cannot be copied; names file and op.
     """
     _require_plain(transform)
-    with tempfile.TemporaryDirectory(prefix="privacy-pipeline-") as folder:
-        copy = Path(folder, "transform")
+    with run_folder("client") as folder:
+        copy = folder / "transform"
         try:
             shutil.copytree(transform, copy, symlinks=True, copy_function=_copied)
             require_computing(copy)

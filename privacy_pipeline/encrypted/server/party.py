@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from privacy_pipeline.encrypted.run_folder import base_folder, run_folder
 from privacy_pipeline.encrypted.sandbox import environment
-from privacy_pipeline.encrypted.sandbox.run_folder import base_folder, run_folder
 from privacy_pipeline.encrypted.sandbox.sandbox import Sandbox
 from privacy_pipeline.encrypted.server import share_server
 from privacy_pipeline.encrypted.transport.certificates import require_current

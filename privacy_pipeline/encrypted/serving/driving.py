@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from privacy_pipeline.encrypted.sandbox.run_folder import run_folder
+from privacy_pipeline.encrypted.run_folder import run_folder
 from privacy_pipeline.encrypted.server import party
 from privacy_pipeline.encrypted.transport.joins import TunnelRecord
 from privacy_pipeline.encrypted.transport.pace import Speed

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy_pipeline.encrypted.sandbox import run_folder
+from privacy_pipeline.encrypted import run_folder
 from tests.e2e.kills import victims
 from tests.e2e.kills.disk import Watch
 from tests.encrypted.processes import marked

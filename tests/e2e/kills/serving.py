@@ -13,8 +13,8 @@ from pathlib import Path
 
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED
+from privacy_pipeline.encrypted import run_folder
 from privacy_pipeline.encrypted.model import model_format, published
-from privacy_pipeline.encrypted.sandbox import run_folder
 from tests.backends.conftest import PLAN, Split
 from tests.e2e.kills import victims
 from tests.e2e.kills.commands import CLI, Ended, Place

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
+from privacy_pipeline.encrypted import run_folder
 from privacy_pipeline.encrypted.client import rows
 from privacy_pipeline.encrypted.model import published_graph
 from privacy_pipeline.encrypted.model.published import Published
@@ -162,3 +166,23 @@ def test_the_folder_holds_plain_files_of_a_bounded_size(public: Published) -> No
         stream.truncate(512 << 20)
     with pytest.raises(BadInputError, match="is larger than"):
         require_computing(public.transform)
+
+
+def test_the_copy_of_a_killed_client_is_removed_by_the_next_one(
+    public: Published,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setenv(run_folder.VARIABLE, str(memory))
+    script = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from privacy_pipeline.encrypted.model.published_graph import computing_copy\n"
+        "with computing_copy(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, public.transform], check=False)
+    assert done.returncode == -signal.SIGKILL and list(memory.rglob("saved_model.pb"))
+    with published_graph.computing_copy(public.transform) as copy:
+        assert [path.parents[1] for path in memory.rglob("saved_model.pb")] == [copy]
+    assert not list(memory.rglob("saved_model.pb"))

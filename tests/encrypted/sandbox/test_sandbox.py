@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from privacy_pipeline.encrypted.sandbox import environment, inside, run_folder
+from privacy_pipeline.encrypted import run_folder
+from privacy_pipeline.encrypted.sandbox import environment, inside
 from privacy_pipeline.encrypted.sandbox.sandbox import Sandbox
 from privacy_pipeline.encrypted.server import party
 from privacy_pipeline.encrypted.transport.certificates import init_parties

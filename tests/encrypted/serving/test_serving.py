@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from privacy_pipeline.backends import keras_io
 from privacy_pipeline.backends.encrypted import PRIVATE_MODEL, PUBLISHED
+from privacy_pipeline.encrypted import run_folder
 from privacy_pipeline.encrypted.client import rows
 from privacy_pipeline.encrypted.client.client import Client
 from privacy_pipeline.encrypted.model import model_format, published, reference
 from privacy_pipeline.encrypted.model.model_format import PrivateModel
-from privacy_pipeline.encrypted.sandbox import run_folder
 from privacy_pipeline.encrypted.transport.dialing import addresses
 from privacy_pipeline.errors import PipelineError
 from tests.backends.conftest import PLAN, Split, split  # noqa: F401 (a fixture)

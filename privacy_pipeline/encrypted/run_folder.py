@@ -1,4 +1,4 @@
-"""Folders of running parties: in memory, for their user alone, and gone when they end."""
+"""Folders of running parties and clients: in memory, for their user alone, and gone when they end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOCK = ".lock"
 
 
 def base_folder() -> Path:
-    """Return the folder of this user's parties on this machine, which nobody else can open.
+    """Return the folder of this user's parties and clients on this machine, which nobody else can open.
 
     It is in $PRIVACY_PIPELINE_STORES, else in memory where that can be had, else with other temporary files.
 
