@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from federated.algorithms.fedavg import FEDAVG
 from federated.algorithms.registry import REGISTRY
-from privacy_pipeline.config import models
 from privacy_pipeline.config.loader import load_config
+from privacy_pipeline.config.models import training
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.pipelines.graph import cache_keys
 
@@ -278,7 +278,7 @@ class Settings(BaseModel):
 @pytest.fixture(autouse=True)
 def settings_of_extensions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGISTRY, "fedavg", dataclasses.replace(FEDAVG, settings=Settings))
-    monkeypatch.setattr(models, "settings_of_backend", lambda name: Settings)
+    monkeypatch.setattr(training, "settings_of_backend", lambda name: Settings)
 
 
 @pytest.fixture
