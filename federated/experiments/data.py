@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from federated.clients.store import ClientStore
-from federated.experiments.config import ByRule, DataSection
+from federated.experiments.sections import ByRule, DataSection
 from federated.silos.records import SiloRecords
 from federated.tables import clients_by_rule, clients_from_table, name_of, rows_of, silos_from_table
 from privacy_pipeline.config.models.dataset import KeyedUnit
@@ -15,6 +16,21 @@ from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.data.schema.schema_reader import read_feature_plan
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError
 from privacy_pipeline.ledger.state.registration import Registration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Both splits, read and parsed as a whole.
+
+    Attributes:
+        train: clients to train on; the silos where those protect their records.
+        evaluation: clients of the eval split.
+        silos: the records of the silos, where those protect them.
+    """
+
+    train: ClientStore
+    evaluation: ClientStore
+    silos: SiloRecords | None = None
 
 
 def source_of(data: DataSection) -> ResolvedSource:

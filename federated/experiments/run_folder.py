@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
 import math
 import os
@@ -13,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from federated.contract import RoundState
+from federated.driver.checkpoints import OpenCheckpoint, state_from
 from federated.experiments.config import Point, point_from_json, point_to_json
 from privacy_pipeline.errors import BadInputError
-from privacy_pipeline.files.atomic import require_room, write_atomically, write_bytes_atomically
+from privacy_pipeline.files.atomic import require_room, write_atomically
 from privacy_pipeline.files.bounded import json_value
-from privacy_pipeline.files.bounded_arrays import read_archive
 
 POINT, ROUNDS, CHECKPOINT, SUMMARY, RECORD = (
     "point.json",
@@ -129,17 +126,14 @@ class RunFolder:
             raise BadInputError(f"{self.path / ROUNDS} lacks rounds that were made", fix="remove the run's folder")
         write_atomically(path=self.path / ROUNDS, text="".join(json.dumps(line) + "\n" for line in kept))
 
-    def save(self, state: RoundState) -> None:
-        """Write a checkpoint in the place of the last one."""
-        stream = io.BytesIO()
-        np.savez(stream, **_flat(state))
-        write_bytes_atomically(path=self.path / CHECKPOINT, content=stream.getvalue())
+    @property
+    def checkpoint(self) -> OpenCheckpoint:
+        """The checkpoint of a run without a guarantee."""
+        return OpenCheckpoint(path=self.path / CHECKPOINT)
 
     def restore(self) -> RoundState | None:
-        """Return the checkpoint, or None where there is none."""
-        if not (self.path / CHECKPOINT).exists():
-            return None
-        return _nested(read_archive(self.path / CHECKPOINT, fix="remove the run's folder"))
+        """Return the state of the checkpoint, or None where there is none."""
+        return state_from(*self.checkpoint.load()) if self.checkpoint.resumed else None
 
     def forget(self) -> None:
         """Remove what a run that starts over must not find."""
@@ -190,28 +184,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return found
-
-
-def _flat(state: RoundState) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"round": np.asarray(state.round_number)}
-    for kind, parts in (("weights", state.weights), ("non_trainable", state.non_trainable)):
-        arrays |= {f"{kind}/{place:04d}": np.asarray(part) for place, part in enumerate(parts)}
-    for kind, named in (("server", state.server), ("aggregator", state.aggregator)):
-        arrays |= {f"{kind}/{name}": np.asarray(part) for name, part in named.items()}
-    return arrays
-
-
-def _nested(arrays: Mapping[str, Any]) -> RoundState:
-    def listed(kind: str) -> tuple[Any, ...]:
-        return tuple(arrays[name] for name in sorted(arrays) if name.startswith(f"{kind}/"))
-
-    def named(kind: str) -> dict[str, Any]:
-        return {name[len(kind) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{kind}/")}
-
-    return RoundState(
-        round_number=int(arrays["round"]),
-        weights=listed("weights"),
-        non_trainable=listed("non_trainable"),
-        server=named("server"),
-        aggregator=named("aggregator"),
-    )

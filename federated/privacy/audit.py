@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from federated.privacy.cohort_plan import Attendance
 from federated.privacy.distributed import aggregator_of
 from federated.privacy.distributed_noise import DistributedNoise
-from federated.privacy.plan import Attendance, FederatedPlan
+from federated.privacy.plan import FederatedPlan
 from federated.silos.plan import SiloPlan
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation

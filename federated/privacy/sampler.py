@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from federated.privacy.plan import Attendance
+from federated.privacy.cohort_plan import Attendance
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.mechanism.sampling import FixedPartition, Sampling
 from privacy_pipeline.dp.sampling.sampler import Sampler

@@ -16,15 +16,16 @@ from privacy_pipeline.accounting.plan import MechanismPlan
 from privacy_pipeline.backends.base import Audits, Executed, Specs, TrainingInputs
 from privacy_pipeline.backends.simulation import federated_plan, federated_silos
 from privacy_pipeline.backends.verify import require_executed_as_planned, require_units
-from privacy_pipeline.config.models.pipeline import PipelineConfig
-from privacy_pipeline.errors import BadInputError, PipelineError
+from privacy_pipeline.config.models import PipelineConfig
+from privacy_pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
     from federated.clients.store import ClientStore
-    from federated.privacy.plan import CohortPlan, FederatedPlan
+    from federated.privacy.plan import FederatedPlan
+    from federated.privacy.sampler import Cohorts
     from federated.silos.plan import SiloPlan
     from federated.tff_engine.worker import TffWorker
-    from privacy_pipeline.backends.simulation.federated_rounds import Rounds
+    from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds
     from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
 
@@ -144,23 +145,24 @@ def _by_clients(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan | N
     if mechanism is not None:
         require_units(mechanism, units=clients.num_clients)
     with _worker(inputs.config) as worker:
-        rounds = _rounds(inputs, model, clients, plan, worker)
-        with _curves(inputs, rounds, steps=rounds.cohorts.rounds, of_round=1):
-            state = rounds.run()
+        cohorts: Cohorts = plan or federated_plan.cohort_plan(inputs.config, clients=clients.num_clients)
+        training = _training(inputs, model, clients, cohorts, plan, worker)
+        with _curves(inputs, training, steps=cohorts.rounds, of_round=1):
+            state = training.rounds.run()
         if worker is not None:  # TensorFlow Federated traces in graphs of TensorFlow 1, which a model does not survive
             model = keras_io.build_model(inputs, trained=False)
     assign(model, state)
-    return model, _executed(rounds, examples=examples, clients=clients, plan=plan)
+    return model, _executed(training, cohorts, examples=examples, clients=clients, plan=plan)
 
 
 def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> Executed:
     """Train by DP-SGD inside each silo, under the reserved plan."""
-    from privacy_pipeline.backends.simulation.federated_rounds import Rounds, assign
+    from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds, assign
 
     plan = federated_silos.reserved_plan(inputs.config, mechanism)
     records = federated_silos.read_silos(inputs, names=list(model.input_names), plan=plan)
     require_units(mechanism, units=sum(records.counts().values()))
-    rounds = Rounds.of_silos(
+    training = PipelineRounds.of_silos(
         model=model,
         records=records,
         algorithm=federated_plan.section_of(inputs.config).algorithm,
@@ -169,10 +171,10 @@ def _by_silos(inputs: TrainingInputs, model: Any, mechanism: MechanismPlan) -> E
         state_dir=inputs.state_dir,
         binding=inputs.binding,
     )
-    with _curves(inputs, rounds, steps=plan.steps, of_round=plan.local_steps):
-        state = rounds.run()
+    with _curves(inputs, training, steps=plan.steps, of_round=plan.local_steps):
+        state = training.rounds.run()
     assign(model, state)
-    return federated_silos.executed(rounds, records, plan)
+    return federated_silos.executed(training, records, plan)
 
 
 @contextmanager
@@ -187,13 +189,17 @@ def _worker(config: PipelineConfig) -> Iterator[TffWorker | None]:
         yield worker
 
 
-def _rounds(
-    inputs: TrainingInputs, model: Any, clients: ClientStore, plan: FederatedPlan | None, worker: TffWorker | None
-) -> Rounds:
-    from privacy_pipeline.backends.simulation.federated_rounds import Rounds
+def _training(
+    inputs: TrainingInputs,
+    model: Any,
+    clients: ClientStore,
+    cohorts: Cohorts,
+    plan: FederatedPlan | None,
+    worker: TffWorker | None,
+) -> PipelineRounds:
+    from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds
 
-    cohorts: FederatedPlan | CohortPlan = plan or federated_plan.cohort_plan(inputs.config, clients=clients.num_clients)
-    return Rounds.prepare(
+    return PipelineRounds.of_clients(
         model=model,
         clients=clients,
         algorithm=federated_plan.section_of(inputs.config).algorithm,
@@ -207,7 +213,7 @@ def _rounds(
 
 
 @contextmanager
-def _curves(inputs: TrainingInputs, rounds: Rounds, *, steps: int, of_round: int) -> Iterator[None]:
+def _curves(inputs: TrainingInputs, training: PipelineRounds, *, steps: int, of_round: int) -> Iterator[None]:
     """Report the steps made, `of_round` in each round, and write the curves for TensorBoard."""
     import tensorflow as tf
 
@@ -215,45 +221,47 @@ def _curves(inputs: TrainingInputs, rounds: Rounds, *, steps: int, of_round: int
 
     writer = keras_io.summary_writer(inputs.log_dir)
     progress = keras_io.Progress(inputs.report_progress, total=steps)
-    written = 0
+    written, history = 0, training.curves.history
 
     def told(done: int) -> None:
         nonlocal written
         progress.step(min(done * of_round, steps))
-        epochs = max((len(curve) for curve in rounds.history.values()), default=0)
+        epochs = max((len(curve) for curve in history.values()), default=0)
         with writer.as_default():
             for epoch in range(written, epochs):
-                for name, curve in rounds.history.items():
+                for name, curve in history.items():
                     tf.summary.scalar(f"epoch_{name}", curve[epoch], step=epoch + 1)
         written = epochs
 
-    rounds.told = told
+    training.curves.told = told
     try:
         yield
     finally:
         writer.close()
 
 
-def _executed(rounds: Rounds, *, examples: int, clients: ClientStore, plan: FederatedPlan | None) -> Executed:
+def _executed(
+    training: PipelineRounds, cohorts: Cohorts, *, examples: int, clients: ClientStore, plan: FederatedPlan | None
+) -> Executed:
     """Return what ran in the terms of the protocol.
 
     A run with a fixed seed is charged as if its noise were secret, but claims no guarantee at all; its record states
     this, as a plain run's does.
     """
-    sampling = rounds.cohorts.sampling
+    rounds, history, sampling = training.rounds, training.curves.history, cohorts.sampling
     share = getattr(sampling, "probability", 1 / sampling.steps_per_epoch)
-    fixed = rounds.key.seed_fixed
+    fixed, accounted = training.key.seed_fixed, rounds.accounted
     source = f"{_SAMPLING}, {'FROM A FIXED SEED, not private' if fixed else 'from the OS entropy'}"
     executed = Executed(
         steps=rounds.done,
         epochs=math.ceil(rounds.done * share - 1e-9),
         examples=examples,
         units=clients.num_clients,
-        largest_participation=rounds.watcher.largest,
+        largest_participation=None if rounds.watcher is None else rounds.watcher.largest,
         seed_fixed=fixed,
-        generator=f"noise: {rounds.noise or 'none'}; {source}",
+        generator=f"noise: {'none' if accounted is None else accounted.generator}; {source}",
         cryptographic=plan is not None and not fixed,
-        history=rounds.history,
+        history=history,
         sampler=rounds.sampler.name,
         resumed_at=rounds.resumed_at,
     )
@@ -263,12 +271,12 @@ def _executed(rounds: Rounds, *, examples: int, clients: ClientStore, plan: Fede
     from federated.privacy.distributed_noise import RELEASED, WRAPPED
     from federated.privacy.gaussian import WITHHELD
 
-    if rounds.done != plan.rounds:
-        raise PipelineError(f"{rounds.done} rounds ran, {plan.rounds} were accounted; the model is not handed out")
-    counted = {name: int(rounds.history[name][-1]) for name in (RELEASED, WRAPPED) if name in rounds.history}
+    accounted = rounds.spent()
+    accounted.require_whole()
+    counted = {name: int(history[name][-1]) for name in (RELEASED, WRAPPED) if name in history}
     return dataclasses.replace(
         executed,
-        event=plan.event_of(rounds.done),
+        event=accounted.executed(),
         withheld=WITHHELD,
         assumptions=tuple(distributed_record.assumptions(plan, released=counted.get(RELEASED))),
         accesses=tuple(distributed_record.accesses(plan, over=counted.get(WRAPPED))),

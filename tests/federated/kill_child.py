@@ -27,8 +27,8 @@ def train(folder: Path, mechanism: str) -> None:
 
     from federated.clients.store import ClientStore
     from federated.privacy.plan import FederatedPlan
-    from privacy_pipeline.backends.simulation.federated_rounds import Rounds, assign
-    from privacy_pipeline.config.models.federated import FederatedAlgorithm, OptimizerSection
+    from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds, assign
+    from privacy_pipeline.config.federated_models import FederatedAlgorithm, OptimizerSection
     from privacy_pipeline.dp.training import run_state
 
     run_state.CHECKPOINT_SECONDS = 0.02
@@ -48,7 +48,7 @@ def train(folder: Path, mechanism: str) -> None:
         noise_multiplier=1.0,
         **mechanism_of(mechanism),
     )
-    rounds = Rounds.prepare(
+    training = PipelineRounds.of_clients(
         model=model,
         clients=clients,
         algorithm=FederatedAlgorithm(server_optimizer=OptimizerSection(name="adam", learning_rate=0.01)),
@@ -58,15 +58,15 @@ def train(folder: Path, mechanism: str) -> None:
         state_dir=folder / "state",
         binding="",
     )
-    assign(model, rounds.run())
-    np.savez(folder / "partial.npz", *model.get_weights(), resumed=np.array(rounds.resumed_at or 0))
+    assign(model, training.rounds.run())
+    np.savez(folder / "partial.npz", *model.get_weights(), resumed=np.array(training.rounds.resumed_at or 0))
     os.replace(folder / "partial.npz", folder / "weights.npz")
 
 
 def mechanism_of(name: str) -> dict[str, Any]:
     """What the plan says of the noise: adaptive clipping with the server's, or shares of clients that may be absent."""
     from federated.privacy.distributed_noise import DistributedSettings
-    from federated.privacy.plan import Attendance
+    from federated.privacy.cohort_plan import Attendance
     from privacy_pipeline.dp.plan import AdaptiveClipping
 
     if name == "gaussian":

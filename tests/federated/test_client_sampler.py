@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from federated.privacy.plan import Attendance
+from federated.privacy.cohort_plan import Attendance
 from federated.privacy.sampler import Participation
 from privacy_pipeline.errors import BadInputError, PipelineError
 from tests.federated.privacy_checks import CLIENTS, PER_ROUND, ROUNDS, check_poisson, plan_of, sampler_of

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from federated.clients.encoding import width_of
 from federated.experiments.charging.record import BACKEND, Statement
-from federated.experiments.config import ExperimentConfig, PrivacySection
+from federated.experiments.config import ExperimentConfig
+from federated.experiments.sections import PrivacySection
 from federated.privacy import distributed_record
+from federated.privacy.cohort_plan import Attendance
 from federated.privacy.distributed_noise import RELEASED, WRAPPED, DistributedSettings
-from federated.privacy.plan import Attendance, FederatedPlan
+from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.plan import Relation, parameters_digest
 from privacy_pipeline.accounting.record import Assumption, DataAccess, Mechanism

@@ -6,9 +6,10 @@ config and is refused if it differs from the one that was reserved.
 
 from __future__ import annotations
 
+from federated.privacy.cohort_plan import Attendance, CohortPlan
 from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.listed import MECHANISMS
-from federated.privacy.plan import Attendance, CohortPlan, FederatedPlan
+from federated.privacy.plan import FederatedPlan
 from privacy_pipeline.accounting.plan import MechanismPlan, Sampler
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.config.models.dataset import KeyedUnit

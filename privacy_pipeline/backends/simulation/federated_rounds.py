@@ -1,77 +1,114 @@
-"""The rounds of a federated run: cohort by cohort, counted, kept on disk so that a killed run goes on."""
+"""The federated backend's use of the driver: its key and binding, its engine, and the curves that may be released."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from federated.clients.store import ClientStore
-from federated.contract import Engine, RoundState
+from federated.contract import Array, RoundState
+from federated.driver.binding import binding_of
+from federated.driver.protected import MakeAggregator, Secret, of_clients, of_silos
+from federated.driver.rounds import Made, Observer, Rounds
 from federated.fast.engine import FastEngine
 from federated.model import FederatedModel
-from federated.privacy.distributed import aggregator_of
 from federated.privacy.distributed_noise import RELEASED, WRAPPED
-from federated.privacy.plan import CohortPlan, FederatedPlan
+from federated.privacy.plan import FederatedPlan
 from federated.privacy.sampler import ClientSampler, Cohorts, Participation
 from federated.silos.engine import SiloEngine
 from federated.silos.plan import SiloPlan
 from federated.silos.records import SiloRecords
-from privacy_pipeline.backends.simulation.federated_binding import binding_of
-from privacy_pipeline.config.models.federated import FederatedAlgorithm
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
 from privacy_pipeline.dp.graphs.randomness import RunKey
 from privacy_pipeline.dp.rowwise.verdict import Verdict
-from privacy_pipeline.dp.training import run_state
-from privacy_pipeline.dp.training.checkpoints import deterministic_ops
-from privacy_pipeline.dp.training.run_state import RunState
 from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
+    from federated.contract import Engine
     from federated.tff_engine.worker import TffWorker
 
 
 @dataclass
-class Rounds:
-    """A run that is to be made. Made by `prepare`.
+class Curves(Observer):
+    """Curves of a training, one value an epoch; a checkpoint holds them too.
 
     Attributes:
-        cohorts: who takes part.
-        sampler: draws the clients of each round.
-        engine: makes a round.
-        watcher: counts who took part.
-        key: the run's key.
-        noise: what the noise comes from; None without privacy.
-        kept: where key and progress are kept; None for a run that cannot be continued.
-        history: curves, one value an epoch.
+        history: what may be released, by name: under a guarantee only what the noise covers.
         epoch: rounds of an epoch.
-        done: rounds made.
-        resumed_at: rounds that an earlier process had made.
         told: called after each round with the number of rounds made.
+    """
+
+    history: dict[str, list[float]]
+    epoch: int
+    told: Callable[[int], None] = field(default=lambda done: None, repr=False)
+    _losses: list[float] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, *names: str, epoch: int) -> Curves:
+        """Return empty curves of these names."""
+        return cls(history={name: [] for name in names}, epoch=epoch)
+
+    def restored(self, done: int, arrays: Mapping[str, Array]) -> None:
+        """Take up the curves of the last checkpoint."""
+        for name, curve in self.history.items():
+            curve[:] = arrays[f"history.{name}"].tolist()
+
+    def kept(self) -> Mapping[str, Array]:
+        """Return the curves, for a checkpoint."""
+        return {f"history.{name}": np.array(curve) for name, curve in self.history.items()}
+
+    def reported(self, done: int) -> None:
+        """Report the rounds that were made."""
+        self.told(done)
+
+    def made(self, made: Made) -> bool:
+        """Add to the curves at the end of an epoch.
+
+        Raises:
+            PipelineError: the training diverged.
+        """
+        if "loss" in self.history:
+            self._losses.append(made.result.metrics["loss"])
+        if made.done % self.epoch and not made.last:
+            return False
+        state, norm = made.result.state, made.before.aggregator.get("clipping_norm")
+        if not all(np.isfinite(value).all() for value in state.weights):
+            raise PipelineError(f"training diverged by round {made.done}", fix="lower the learning rates")
+        values = {
+            "loss": float(np.nanmean(self._losses)) if self._losses else float("nan"),
+            "weights_norm": float(np.sqrt(sum(float(np.sum(np.square(value))) for value in state.weights))),
+            "clipping_norm": 0.0 if norm is None else float(norm),
+            # Of all rounds so far, also of those before a kill.
+            **{name: float(state.aggregator.get(name, 0)) for name in (RELEASED, WRAPPED)},
+        }
+        for name, curve in self.history.items():
+            curve.append(values[name])
+        self._losses.clear()
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineRounds:
+    """The rounds of a pipeline's training. Made by `of_clients` or `of_silos`.
+
+    Attributes:
+        rounds: the driver's; it holds mechanism and plan under a guarantee.
+        curves: what it releases beside the model.
+        key: the run's key.
         rows: what is proven of the examples of a silo; None where clients are clipped.
     """
 
-    cohorts: Cohorts
-    sampler: ClientSampler
-    engine: Engine
-    watcher: Participation
+    rounds: Rounds
+    curves: Curves
     key: RunKey
-    noise: str | None
-    kept: RunState | None
-    history: dict[str, list[float]]
-    epoch: int
-    done: int = 0
-    resumed_at: int | None = None
     rows: Verdict | None = None
-    told: Callable[[int], None] = field(default=lambda done: None, repr=False)
 
     @classmethod
-    def prepare(
+    def of_clients(
         cls,
         *,
         model: Any,
@@ -83,8 +120,8 @@ class Rounds:
         state_dir: Path | None,
         binding: str,
         worker: TffWorker | None = None,
-    ) -> Rounds:
-        """Return a run, from its beginning or from the round at which its state shows that it was killed.
+    ) -> PipelineRounds:
+        """Return a training on clients, from its beginning or from the round at which its state shows a kill.
 
         Args:
             model: built Keras model; its output is a logit.
@@ -101,40 +138,34 @@ class Rounds:
             StateMismatch: `state_dir` holds the state of another run; it is destroyed.
             BadInputError: the data does not hold the plan's number of clients, or the model cannot be trained so.
         """
-        federated = as_federated(model)
-        key, kept = _key(seed), None
-        if state_dir is not None and plan is not None:
-            bound = binding_of(plan, algorithm, clients, federated, binding)
-            kept = RunState.open_or_create(state_dir, bound, key=key)
-            key = kept.key
-        engine: Engine
-        aggregator = None if plan is None else aggregator_of(plan=plan, key=key, shapes=federated.shapes)
+        federated, epoch = as_federated(model), cohorts.sampling.steps_per_epoch
+        if plan is None:
+            key, curves = Secret.take(seed=seed, state_dir=None, binding=str).key, Curves.of("loss", epoch=epoch)
+            rounds = Rounds(
+                rounds=cohorts.rounds,
+                sampler=ClientSampler(cohorts, key, clients.num_clients),
+                engine=_without_noise(federated, clients, algorithm, worker),
+                watcher=Participation(cohorts, clients.num_clients),
+                observer=curves,
+            )
+            return cls(rounds=rounds, curves=curves, key=key)
         if worker is not None:
-            if aggregator is not None:
-                raise BadInputError(
-                    "TensorFlow Federated's own noise is not what the plan accounts", fix="engine: fast"
-                )
-            from federated.tff_engine.engine import TffEngine
-
-            engine = TffEngine(model=federated, clients=clients, algorithm=algorithm, worker=worker)
-        else:
-            engine = FastEngine(model=federated, clients=clients, algorithm=algorithm, aggregator=aggregator)
-        private = ["weights_norm"]
-        if plan is not None and plan.base.clipping.adaptive is not None:
-            private.append("clipping_norm")
-        if plan is not None and plan.distributed is not None:
-            private += [RELEASED, WRAPPED]
-        return cls(
-            cohorts=cohorts,
-            sampler=ClientSampler(cohorts, key, clients.num_clients),
-            engine=engine,
-            watcher=Participation(cohorts, clients.num_clients),
-            key=key,
-            noise=None if aggregator is None else aggregator.generator,
-            kept=kept,
-            history={name: [] for name in (["loss"] if plan is None else private)},
-            epoch=cohorts.sampling.steps_per_epoch,
+            raise BadInputError("TensorFlow Federated's own noise is not what the plan accounts", fix="engine: fast")
+        secret = Secret.take(
+            seed=seed,
+            state_dir=state_dir,
+            binding=lambda: binding_of(plan=plan, algorithm=algorithm, clients=clients, model=federated, more=binding),
         )
+
+        def engine(aggregator: MakeAggregator) -> Engine:
+            return FastEngine(
+                model=federated, clients=clients, algorithm=algorithm, aggregator=aggregator(federated.shapes)
+            )
+
+        curves = Curves.of(*_released(plan), epoch=epoch)
+        rounds = of_clients(plan=plan, secret=secret, clients=clients.num_clients, engine=engine)
+        rounds.observer = curves
+        return cls(rounds=rounds, curves=curves, key=secret.key)
 
     @classmethod
     def of_silos(
@@ -147,11 +178,11 @@ class Rounds:
         seed: int | None,
         state_dir: Path | None,
         binding: str,
-    ) -> Rounds:
-        """Return a run in which each silo protects its own records, from its beginning or from where it was killed.
+    ) -> PipelineRounds:
+        """Return a training in which each silo protects its own records, from its beginning or where it was killed.
 
         Args:
-            model, algorithm, seed, state_dir, binding: as in `prepare`.
+            model, algorithm, seed, state_dir, binding: as in `of_clients`.
             records: the records of the silos.
             plan: the plan.
 
@@ -160,100 +191,45 @@ class Rounds:
             BadInputError: the model cannot be trained so.
             PipelineError: the records are not those of the plan.
         """
-        federated, silos = as_federated(model), records.clients.num_clients
-        key, kept = _key(seed), None
-        if state_dir is not None:
-            bound = binding_of(plan, algorithm, records.clients, federated, binding, owners=records.owners)
-            kept = RunState.open_or_create(state_dir, bound, key=key)
-            key = kept.key
-        cohorts = CohortPlan.of(clients=silos, clients_per_round=silos, rounds=plan.rounds)
-        engine = SiloEngine(model=federated, records=records, plan=plan, algorithm=algorithm, key=key)
-        return cls(
-            cohorts=cohorts,
-            sampler=ClientSampler(cohorts, key, silos),
-            engine=engine,
-            watcher=Participation(cohorts, silos),
-            key=key,
-            noise=engine.generator,
-            kept=kept,
-            history={"weights_norm": []},
-            epoch=max(1, round(1 / (plan.probability * plan.local_steps))),
-            rows=engine.verdict,
+        federated, silos = as_federated(model), records.clients
+        secret = Secret.take(
+            seed=seed,
+            state_dir=state_dir,
+            binding=lambda: binding_of(
+                plan=plan, algorithm=algorithm, clients=silos, model=federated, more=binding, owners=records.owners
+            ),
         )
+        verdicts: list[Verdict] = []
 
-    def run(self) -> RoundState:
-        """Run the rounds that are left; return the state after the last one.
+        def engine(plan: SiloPlan, key: RunKey) -> SiloEngine:
+            built = SiloEngine(model=federated, records=records, plan=plan, algorithm=algorithm, key=key)
+            verdicts.append(built.verdict)
+            return built
 
-        Raises:
-            PipelineError: the training diverged, or a client took part more often than is accounted for.
-        """
-        with nullcontext() if self.kept is None else deterministic_ops():
-            state = self._begin()
-            losses: list[float] = []
-            saved = time.monotonic()
-            while self.done < self.cohorts.rounds:
-                cohort = self.sampler.cohort(self.done)
-                # Before the data is used: a round that is broken off has been counted.
-                self.watcher.observe(self.done, cohort)
-                norm = state.aggregator.get("clipping_norm")
-                self.done += 1
-                result = self.engine.run_round(state, cohort)
-                state = result.state
-                if "loss" in self.history:
-                    losses.append(result.metrics["loss"])
-                last = self.done == self.cohorts.rounds
-                if self.done % self.epoch == 0 or last:
-                    self._end_epoch(state, losses, norm)
-                    losses = []
-                if self.kept is not None and (last or time.monotonic() - saved >= run_state.CHECKPOINT_SECONDS):
-                    self._save(state)
-                    saved = time.monotonic()
-                self.told(self.done)
-        return state
+        curves = Curves.of("weights_norm", epoch=max(1, round(1 / (plan.probability * plan.local_steps))))
+        rounds = of_silos(plan=plan, secret=secret, engine=engine)
+        rounds.observer = curves
+        return cls(rounds=rounds, curves=curves, key=secret.key, rows=verdicts[0])
 
-    def _begin(self) -> RoundState:
-        state = self.engine.initial_state()
-        if self.kept is None:
-            return state
-        if not self.kept.resumed:
-            self._save(state)
-            return state
-        self.done, arrays = self.kept.load()
-        self.resumed_at = self.done
-        for name, curve in self.history.items():
-            curve[:] = arrays[f"history.{name}"].tolist()
-        for past in range(self.done):
-            self.watcher.observe(past, self.sampler.cohort(past))
-        return RoundState(
-            round_number=self.done,
-            weights=tuple(arrays[f"weights.{place}"] for place in range(len(state.weights))),
-            non_trainable=tuple(arrays[f"non_trainable.{place}"] for place in range(len(state.non_trainable))),
-            server={name: arrays[f"server.{name}"] for name in state.server},
-            aggregator={name: arrays[f"aggregator.{name}"] for name in state.aggregator},
-        )
 
-    def _save(self, state: RoundState) -> None:
-        arrays: dict[str, NDArray[Any]] = {f"weights.{place}": value for place, value in enumerate(state.weights)}
-        arrays.update({f"non_trainable.{place}": value for place, value in enumerate(state.non_trainable)})
-        arrays.update({f"server.{name}": value for name, value in state.server.items()})
-        arrays.update({f"aggregator.{name}": value for name, value in state.aggregator.items()})
-        arrays.update({f"history.{name}": np.array(curve) for name, curve in self.history.items()})
-        if self.kept is not None:
-            self.kept.save(self.done, arrays)
+def _without_noise(
+    model: FederatedModel, clients: ClientStore, algorithm: FederatedAlgorithm, worker: TffWorker | None
+) -> Engine:
+    if worker is None:
+        return FastEngine(model=model, clients=clients, algorithm=algorithm)
+    from federated.tff_engine.engine import TffEngine
 
-    def _end_epoch(self, state: RoundState, losses: list[float], norm: Any) -> None:
-        """Add to the curves what may be released: with privacy, only what the noise covers."""
-        if not all(np.isfinite(value).all() for value in state.weights):
-            raise PipelineError(f"training diverged by round {self.done}", fix="lower the learning rates")
-        values = {
-            "loss": float(np.nanmean(losses)) if losses else float("nan"),
-            "weights_norm": float(np.sqrt(sum(float(np.sum(np.square(value))) for value in state.weights))),
-            "clipping_norm": 0.0 if norm is None else float(norm),
-            # Of all rounds so far, also of those before a kill.
-            **{name: float(state.aggregator.get(name, 0)) for name in (RELEASED, WRAPPED)},
-        }
-        for name, curve in self.history.items():
-            curve.append(values[name])
+    return TffEngine(model=model, clients=clients, algorithm=algorithm, worker=worker)
+
+
+def _released(plan: FederatedPlan) -> list[str]:
+    """Return the names of the curves that the noise covers."""
+    names = ["weights_norm"]
+    if plan.base.clipping.adaptive is not None:
+        names.append("clipping_norm")
+    if plan.distributed is not None:
+        names += [RELEASED, WRAPPED]
+    return names
 
 
 def assign(model: Any, state: RoundState) -> None:
@@ -271,7 +247,3 @@ def as_federated(model: Any) -> FederatedModel:
     import tensorflow as tf
 
     return FederatedModel(model, loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
-
-
-def _key(seed: int | None) -> RunKey:
-    return RunKey.from_system() if seed is None else RunKey.from_seed(seed)

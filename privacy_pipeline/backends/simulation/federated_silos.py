@@ -26,7 +26,7 @@ from privacy_pipeline.errors import BadInputError, PipelineError
 
 if TYPE_CHECKING:
     from privacy_pipeline.backends.models.tabular import InputSpec
-    from privacy_pipeline.backends.simulation.federated_rounds import Rounds
+    from privacy_pipeline.backends.simulation.federated_rounds import PipelineRounds
     from privacy_pipeline.data.schema.features import FeaturePlan
     from privacy_pipeline.dp.rowwise.verdict import Verdict
 
@@ -182,7 +182,7 @@ def read_silos(inputs: TrainingInputs, *, names: list[str], plan: SiloPlan) -> S
     return records
 
 
-def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
+def executed(training: PipelineRounds, records: SiloRecords, plan: SiloPlan) -> Executed:
     """Return what ran in the terms of the protocol; each silo made these steps.
 
     A run with a fixed seed is charged as if its noise were secret, but claims no guarantee at all; its record states
@@ -193,10 +193,10 @@ def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
     """
     from federated.silos.engine import WITHHELD
 
-    if rounds.done != plan.rounds:
-        raise PipelineError(f"{rounds.done} rounds ran, {plan.rounds} were accounted; the model is not handed out")
+    rounds, accounted = training.rounds, training.rounds.spent()
+    accounted.require_whole()
     steps = min(rounds.done * plan.local_steps, plan.steps)
-    fixed = rounds.key.seed_fixed
+    fixed = training.key.seed_fixed
     source = "FROM A FIXED SEED, not private" if fixed else "from the OS entropy"
     return Executed(
         steps=steps,
@@ -205,14 +205,14 @@ def executed(rounds: Rounds, records: SiloRecords, plan: SiloPlan) -> Executed:
         units=sum(records.counts().values()),
         largest_participation=None,
         seed_fixed=fixed,
-        generator=f"noise: {rounds.noise}; sampling: NumPy Philox4x64-10 with a 128-bit key; both {source}",
+        generator=f"noise: {accounted.generator}; sampling: NumPy Philox4x64-10 with a 128-bit key; both {source}",
         cryptographic=not fixed,
-        history=rounds.history,
-        event=plan.event_of(rounds.done),
+        history=training.curves.history,
+        event=accounted.executed(),
         sampler=Sampler.POISSON.value,
         withheld=WITHHELD,
         resumed_at=None if rounds.resumed_at is None else min(rounds.resumed_at * plan.local_steps, plan.steps),
-        rows=rounds.rows,
+        rows=training.rows,
     )
 
 

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from federated.clients.store import ClientStore
-from federated.model import FederatedModel
-from federated.privacy.plan import FederatedPlan
-from federated.silos.plan import SiloPlan
-from privacy_pipeline.config.models.federated import FederatedAlgorithm
-from privacy_pipeline.dp.graphs.tracing import Traced
-from privacy_pipeline.dp.training.checkpoints import graph_digest, machine_facts
+from privacy_pipeline.config.federated_models import FederatedAlgorithm
+
+if TYPE_CHECKING:
+    from federated.model import FederatedModel
+    from federated.privacy.plan import FederatedPlan
+    from federated.silos.plan import SiloPlan
 
 _DIGEST_ROWS = 1 << 16
 
 
 def binding_of(
+    *,
     plan: FederatedPlan | SiloPlan,
     algorithm: FederatedAlgorithm,
     clients: ClientStore,
-    model: FederatedModel,
     more: str,
-    *,
+    model: FederatedModel | None = None,
     owners: NDArray[np.int64] | None = None,
 ) -> str:
     """Return the digest of all that decides a run beside its key and the weights it starts from.
@@ -35,16 +35,18 @@ def binding_of(
         plan: the plan.
         algorithm: what a round computes.
         clients: the data.
-        model: the model.
         more: what the caller adds to that.
+        model: the model; None where `more` decides it.
         owners: number of the user who owns each row, [rows], where the plan looks at it.
     """
+    from privacy_pipeline.dp.training.checkpoints import graph_digest, machine_facts
+
     held = [
         plan.digest(),
         algorithm.model_dump_json(),
         _digest(clients, owners),
-        graph_digest(_forward(model)),
-        [list(shape) for shape in model.shapes],
+        None if model is None else graph_digest(_forward(model)),
+        None if model is None else [list(shape) for shape in model.shapes],
         more,
         machine_facts(),
     ]
@@ -53,6 +55,7 @@ def binding_of(
 
 def _forward(model: FederatedModel) -> Any:
     """Return the graph of the model alone: names of layers vary from call to call, what they compute does not."""
+    from privacy_pipeline.dp.graphs.tracing import Traced
 
     def forward(*inputs: Any) -> Any:
         return model.predict(list(inputs), training=True)
