@@ -27,6 +27,7 @@ from privacy_pipeline.data import private_copy
 from privacy_pipeline.data.counting.row_digests import RowHasher
 from privacy_pipeline.data.private_copy import PrivateCopy
 from privacy_pipeline.data.source import folders_of, row_digests
+from privacy_pipeline.dp import attempts
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.files.read_once import reading_once
 from privacy_pipeline.ledger import pins
@@ -47,8 +48,8 @@ _FILES_BYTES = 4 << 20  # summary, record and a comparison
 def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -> dict[str, Any]:
     """Run a point, or go on with it, and return its summary; a finished run of the same content is not run again.
 
-    Without a guarantee a killed run goes on from its last checkpoint, to the same weights. With one, its key died
-    with the process: it starts over, with new noise, and is charged again.
+    A killed run goes on from its last checkpoint, to the same weights; with a guarantee, under the charge that it has
+    (`federated.experiments.private_run`).
 
     Args:
         point: settings and seed; bound to its content here where it is not yet (`federated.experiments.binding`).
@@ -58,19 +59,23 @@ def run_point(point: Point, *, build: Build, report: Report = lambda *_: None) -
     Raises:
         BadInputError: the data, or the settings for this data, are not usable; nothing was charged.
         BudgetRefusedError: the ledger refuses; no row was read.
+        PipelineError: another process executes the run, or what ran is not what was planned.
     """
     (point,) = bound([point])
     folder = RunFolder(point.folder)
     done = folder.summary()
     if done is not None:
         folder.require(point)
+        attempts.clear(folder.path / attempts.ROOT)  # where a kill came between the summary and the end of the key
         return done
     with private_copy.taken(source_of(point.config.data), below=reading(point.config)) as copy, copy.original_names():
         require_unchanged(point, copy.source)
         folder.begin(point)
         with folder.in_progress():
             run = _Run(point, inputs_in(point), folder, build, report, copy)
-            summary = run_charged(run) if point.config.claims_guarantee else run.without_guarantee()
+            if point.config.claims_guarantee:
+                return run_charged(run)
+            summary = run.without_guarantee()
             folder.finish(summary)
     return summary
 

@@ -20,7 +20,7 @@ from privacy_pipeline.ledger.charging.budget_check import check_budget
 from privacy_pipeline.ledger.charging.entries import expire
 from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.charging.request import TRAINING, Request
-from privacy_pipeline.ledger.charging.reservation import continued, reserve
+from privacy_pipeline.ledger.charging.reservation import committed, continued, reserve
 from privacy_pipeline.ledger.charging.unprotected import Use, known_by_files, known_by_rows, record, require_allowed
 from privacy_pipeline.ledger.opening import open_engine
 from privacy_pipeline.ledger.registrations import LedgerRegistrations
@@ -138,6 +138,41 @@ class Ledger(LedgerRegistrations):
                 grant.release()
             raise
         grant.release()
+
+    def committed(
+        self,
+        *,
+        dataset: str,
+        span: Span,
+        data_digest: str,
+        split: str,
+        run_id: str,
+        node: str,
+        plan: ChargedPlan,
+        resume_token: ResumeToken,
+    ) -> int | None:
+        """Return the entry that a killed attempt of a run committed before its result was written.
+
+        Args:
+            dataset, span, data_digest, split, run_id, node, plan: as in `spend`.
+            resume_token: ticket of the attempt.
+
+        Returns:
+            The entry; None where it is not that of this very run, node, plan and data, or is not committed.
+
+        Raises:
+            AccountingError, LedgerError: see `spend`.
+        """
+        request = Request(
+            dataset=dataset,
+            span=span,
+            data_digest=self._plain(data_digest, self._union(dataset, span)),
+            split=split,
+            run_id=run_id,
+            node=node,
+            plan=plan,
+        )
+        return committed(self._engine, request, resume_token)
 
     def expire_reserved(self, run_id: str) -> int:
         """Give back what a dead run reserved and never started; it counts until then.

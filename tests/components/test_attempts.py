@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from privacy_pipeline.backends.base import Executed, TrainingInputs
-from privacy_pipeline.components.trainer import attempts
+from privacy_pipeline.dp import attempts
 from privacy_pipeline.dp.training.run_state import RunState, has_state
 from privacy_pipeline.errors import BudgetRefusedError, PipelineError
 from privacy_pipeline.ledger.ledger import Ledger
@@ -203,7 +203,7 @@ def test_two_processes_never_train_with_one_key(url: str, ledger: Ledger, root: 
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from privacy_pipeline.components.trainer import attempts\n"
+        "from privacy_pipeline.dp import attempts\n"
         "from tests.reports.records import make_plan\n"
         "with attempts.held(Path(sys.argv[1]), run_id='run-1', node='Trainer', plan=make_plan()):\n"
         "    print('held', flush=True)\n"

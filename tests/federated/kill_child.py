@@ -65,8 +65,8 @@ def train(folder: Path, mechanism: str) -> None:
 
 def mechanism_of(name: str) -> dict[str, Any]:
     """What the plan says of the noise: adaptive clipping with the server's, or shares of clients that may be absent."""
-    from federated.privacy.distributed_noise import DistributedSettings
     from federated.privacy.cohort_plan import Attendance
+    from federated.privacy.distributed_noise import DistributedSettings
     from privacy_pipeline.dp.plan import AdaptiveClipping
 
     if name == "gaussian":

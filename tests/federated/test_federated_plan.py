@@ -11,8 +11,8 @@ from scipy.optimize import brentq
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from federated.privacy.distributed_noise import DistributedSettings
 from federated.privacy.cohort_plan import Attendance
+from federated.privacy.distributed_noise import DistributedSettings
 from privacy_pipeline.accounting import events
 from privacy_pipeline.accounting.accountants import epsilon_of
 from privacy_pipeline.accounting.plan import Relation

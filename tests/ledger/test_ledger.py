@@ -25,7 +25,7 @@ from privacy_pipeline.accounting.plan import MechanismPlan, Relation
 from privacy_pipeline.accounting.renyi import AccountingError
 from privacy_pipeline.covered_digests import covered
 from privacy_pipeline.errors import BadInputError, BudgetRefusedError, PipelineError
-from privacy_pipeline.ledger.charging.grants import Grant
+from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 from privacy_pipeline.ledger.charging.request import Request
 from privacy_pipeline.ledger.charging.reservation import reserve
 from privacy_pipeline.ledger.ledger import Ledger
@@ -39,9 +39,17 @@ from tests.ledger.conftest import DIGEST, UNITS, make_plan, make_registration
 OTHER = "b" * 64
 
 
+REQUEST = {"dataset": "adult", "span": None, "data_digest": DIGEST, "split": "train", "run_id": "run-1"}
+
+
 def spend(ledger: Ledger, plan: MechanismPlan, **changes: Any) -> AbstractContextManager[Grant]:
-    request: dict[str, Any] = {"dataset": "adult", "span": None, "data_digest": DIGEST, "split": "train"}
-    return ledger.spend(**{**request, "run_id": "run-1", "node": "trainer", **changes}, plan=plan)
+    request: dict[str, Any] = {**REQUEST, "node": "trainer", **changes}
+    return ledger.spend(**request, plan=plan)
+
+
+def committed_by(ledger: Ledger, plan: MechanismPlan, resume_token: ResumeToken, **changes: Any) -> int | None:
+    request: dict[str, Any] = {**REQUEST, "node": "trainer", **changes}
+    return ledger.committed(**request, plan=plan, resume_token=resume_token)
 
 
 def run(ledger: Ledger, plan: MechanismPlan, **changes: Any) -> Grant:
@@ -673,6 +681,20 @@ def test_what_is_not_the_very_same_attempt_is_charged_anew(ledger: Ledger, chang
     counted = [e for e in ledger.entries("adult") if e.state in (State.STARTED, State.COMMITTED)]
     assert grant.entry_id in {e.id for e in counted}
     assert ledger.status()[0].spent_epsilon > min(e.epsilon for e in counted) or len(counted) == 1
+
+
+def test_a_commit_whose_result_was_not_written_is_found_by_its_ticket_alone(ledger: Ledger) -> None:
+    plan = make_plan()
+    killed = abandon(ledger, plan, start=True)
+    assert committed_by(ledger, plan, killed.resume_token) is None  # started, and not committed
+    killed.commit(plan.event)
+    assert committed_by(ledger, plan, killed.resume_token) == killed.entry_id
+    assert committed_by(ledger, plan, replace(killed.resume_token, token="0" * 32)) is None
+    assert committed_by(ledger, plan, replace(killed.resume_token, entry_id=99)) is None
+    assert committed_by(ledger, make_plan(noise=11.0), killed.resume_token) is None
+    for other in ({"run_id": "another"}, {"node": "another"}, {"data_digest": "e" * 64}):
+        assert committed_by(ledger, plan, killed.resume_token, **other) is None
+    assert len(ledger.entries("adult")) == 1
 
 
 def test_a_tickets_secret_is_in_no_repr(ledger: Ledger) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ from privacy_pipeline.accounting.record import (
     Randomness,
     Versions,
 )
+from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.spans import Span
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from federated.experiments.inputs import Inputs
 
 BACKEND = "federated"
+Audits = tuple[dict[str, str | int | float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def record_of(
     counted: Mapping[str, Any],
     composition: Composition,
     inputs: Inputs,
-    audits: Sequence[Mapping[str, str | int | float]] = (),
+    audits: Audits = (),
 ) -> PrivacyRecord:
     """Return the record of what a finished run guarantees.
 
@@ -75,9 +77,12 @@ def record_of(
         audits: what was found before the run began.
 
     Raises:
-        PipelineError: another number of rounds was made than planned, or a round was given out twice.
+        PipelineError: another number of rounds was made than planned, a round was given out twice, or the mechanism
+            has another plan than the one that is charged.
     """
     accounted.require_whole()
+    if accounted.plan is not charge.plan:
+        raise PipelineError("what ran was built from another plan than the charge: there is no guarantee to state")
     dataset, stated = config.data.dataset, charge.statement(config, counted)
     return PrivacyRecord(
         run_id=run_id,
@@ -100,6 +105,26 @@ def record_of(
         audits=[dict(audit) for audit in audits],
         versions=Versions(code=inputs.code, lock=inputs.packages, data=inputs.data, packages=_packages()),
     )
+
+
+def guaranteed(record: PrivacyRecord, charge: Charge, audits: Audits) -> dict[str, Any]:
+    """Return what the summary of a run states of its record.
+
+    Args:
+        record: the record.
+        charge: what ran.
+        audits: what was found before the run began; how long they took stays out.
+    """
+    guarantee, composition = record.guarantee, record.composition
+    return {
+        "epsilon": None if guarantee is None else guarantee.epsilon,
+        "delta": None if guarantee is None else guarantee.delta,
+        "accountant": None if guarantee is None else guarantee.accountant,
+        "unit": charge.unit,
+        "relation": charge.relation.value,
+        "ledger_entry": None if composition is None else composition.ledger_entry,
+        "audits": [{name: value for name, value in audit.items() if name != "seconds"} for audit in audits],
+    }
 
 
 def _packages() -> dict[str, str]:

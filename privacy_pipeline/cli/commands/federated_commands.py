@@ -99,7 +99,7 @@ def resume(
     processes: Processes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Continue the runs that were begun and are not done. A run with a guarantee starts again and is charged again."""
+    """Continue the runs that were begun and are not done, each under the charge that it has."""
     with errors_as_exit_codes(as_json=as_json):
         known = _points_of(experiment, set_)
         points = begun(known)

@@ -25,14 +25,14 @@ from privacy_pipeline.backends.models.tabular import InputSpec
 from privacy_pipeline.components import progress
 from privacy_pipeline.components.artifacts import RECORD_FILE, bind_model, require_data
 from privacy_pipeline.components.dp_statistics.charged import plan_from, read_statistics
-from privacy_pipeline.components.trainer import attempts
-from privacy_pipeline.components.trainer.attempts import Attempt
 from privacy_pipeline.components.transform.inferred import observed_plan
 from privacy_pipeline.config.models.dataset import KeyedUnit
 from privacy_pipeline.config.models.pipeline import PipelineConfig
 from privacy_pipeline.data.files import folders_of
 from privacy_pipeline.data.schema.features import FeaturePlan
 from privacy_pipeline.data.schema.schema_reader import unreviewed
+from privacy_pipeline.dp import attempts
+from privacy_pipeline.dp.attempts import Attempt
 from privacy_pipeline.dp.training.run_state import StateMismatch
 from privacy_pipeline.errors import PipelineError
 from privacy_pipeline.files.atomic import write_whole

@@ -140,11 +140,44 @@ def continued(engine: sa.Engine, request: Request, resume_token: ResumeToken) ->
         AccountingError: the plan's event cannot be added by RDP.
         LedgerError: the ledger cannot be read.
     """
+    found = _held(engine, request, resume_token, State.STARTED)
+    if found is None:
+        return None
+    rows, budget = found
+    return Grant(
+        engine=engine,
+        entry_ids=[int(row["id"]) for row in rows],
+        attempt=int(rows[0]["attempt"]),
+        budget=budget,
+        token=resume_token.token,
+        plan=request.plan,
+        continued=True,
+    )
+
+
+def committed(engine: sa.Engine, request: Request, resume_token: ResumeToken) -> int | None:
+    """Return the first entry of an attempt that was killed after its commit, for a run that asks for the same.
+
+    Returns:
+        The entry; None where the entries are not those of this run, node, plan and data, or are not committed.
+
+    Raises:
+        AccountingError: the plan's event cannot be added by RDP.
+        LedgerError: the ledger cannot be read.
+    """
+    found = _held(engine, request, resume_token, State.COMMITTED)
+    return None if found is None else resume_token.entry_id
+
+
+def _held(
+    engine: sa.Engine, request: Request, resume_token: ResumeToken, state: State
+) -> tuple[Sequence[sa.RowMapping], str] | None:
+    """Return the entries that a resume token holds in a state, and the first budget; None where they do not fit."""
     cost = price(request.plan.event, request.plan.relation)
     table = schema.entries
     held = {
         "token": token_hash(resume_token.token),
-        "state": State.STARTED.value,
+        "state": state.value,
         "run_id": request.run_id,
         "node": request.node,
         "data_digest": request.data_digest,
@@ -155,18 +188,9 @@ def continued(engine: sa.Engine, request: Request, resume_token: ResumeToken) ->
         rows = connection.execute(query).mappings().all()
         budgets = budgets_of(connection, request.dataset, split=request.split, span=request.span)
     due = {budget["id"]: request.key(cost, budget) for budget in budgets}
-    ids = [int(row["id"]) for row in rows]
-    if not _settles(rows, due) or resume_token.entry_id not in ids:
+    if not _settles(rows, due) or resume_token.entry_id not in [int(row["id"]) for row in rows]:
         return None
-    return Grant(
-        engine=engine,
-        entry_ids=ids,
-        attempt=int(rows[0]["attempt"]),
-        budget=budget_key(budgets[0]),
-        token=resume_token.token,
-        plan=request.plan,
-        continued=True,
-    )
+    return rows, budget_key(budgets[0])
 
 
 def _settles(rows: Sequence[sa.RowMapping], due: dict[int, str]) -> bool:

@@ -119,7 +119,7 @@ def resume(*, folder: RunFolder, on_start: OnStart, on_event: OnEvent) -> RunSta
     """Continue a run that failed or was killed; nodes that are done do not run again.
 
     A training that had started has charged its budget. It continues under that charge if it left its key and a
-    checkpoint (see `components.trainer.attempts`); otherwise it starts again and is charged again.
+    checkpoint (see `dp.attempts`); otherwise it starts again and is charged again.
 
     Args:
         folder: the run.

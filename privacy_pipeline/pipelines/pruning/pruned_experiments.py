@@ -19,6 +19,7 @@ from privacy_pipeline.pipelines.workspace.experiments import Experiment, experim
 # share the lock.
 _LOCK = "lock"
 _CHECKPOINT, _TENSORBOARD, _SUMMARY, _POINT = "checkpoint.npz", "tensorboard", "summary.json", "point.json"
+_ATTEMPTS = ".attempts"  # `dp.attempts.ROOT`, of a killed run with a guarantee: key, checkpoint and ticket
 _DAY = 86_400
 
 
@@ -48,9 +49,10 @@ def meant(root: Path, *, names: Sequence[str], dataset: str | None, older_than: 
 
 
 def files(experiment: Experiment) -> list[Path]:
-    """Return the files of a run to remove: its checkpoint, curves, and partial files that a kill left."""
+    """Return the files of a run to remove: its checkpoint, curves, the key of a killed one, partial files of a kill."""
     fixed = (experiment.path / _CHECKPOINT, experiment.path / _TENSORBOARD)
-    return [*(path for path in fixed if path.exists()), *sorted(experiment.path.glob(".*.*.*"))]
+    killed = [path for path in sorted((experiment.path / _ATTEMPTS).glob("*/*")) if path.name != _LOCK]
+    return [*(path for path in fixed if path.exists()), *killed, *sorted(experiment.path.glob(".*.*.*"))]
 
 
 def facts(experiment: Experiment) -> dict[str, str]:

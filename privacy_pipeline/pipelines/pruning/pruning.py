@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy_pipeline.components.trainer import attempts
+from privacy_pipeline.dp import attempts
 from privacy_pipeline.errors import BadInputError
 from privacy_pipeline.pipelines.pruning import pruned_experiments, pruned_files
 from privacy_pipeline.pipelines.pruning.pruned_metadata import MetadataOfRuns, Used

@@ -453,15 +453,19 @@ def test_checkpoints_of_experiments_go_and_their_rounds_stay(tmp_path: Path, nam
     (folder / "point.json").write_text(json.dumps(point))
     for kept in ("rounds.jsonl", "summary.json", "privacy_record.json", "lock"):
         (folder / kept).touch()
-    (folder / "tensorboard").mkdir()
-    for gone in ("checkpoint.npz", ".checkpoint.npz.x1y2", "tensorboard/events"):
+    for made in ("tensorboard", ".attempts/killed/engine"):
+        (folder / made).mkdir(parents=True)
+    (folder / ".attempts/killed/lock").touch()
+    for gone in ("checkpoint.npz", ".checkpoint.npz.x1y2", "tensorboard/events", ".attempts/killed/engine/key.json"):
         (folder / gone).write_bytes(BYTES)
     assert not pruning.remove(tmp_path, Criteria(older_than=1)).paths
     with (folder / "lock").open() as lock:
         _in_progress(lock, lambda: pruning.remove(tmp_path, Criteria(dataset="people")))
     found = pruning.remove(tmp_path, Criteria(dataset="people"))
     assert [run.run_id for run in found.runs] == ["sweep-abc-s0"]
+    assert [path.name for path in (folder / ".attempts").rglob("*")] == ["killed", "lock"]
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".attempts",
         "lock",
         "point.json",
         "privacy_record.json",

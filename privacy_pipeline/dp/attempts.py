@@ -21,7 +21,7 @@ from privacy_pipeline.files.bounded import json_value
 from privacy_pipeline.files.file_rights import make_folders
 
 if TYPE_CHECKING:
-    from privacy_pipeline.accounting.plan import MechanismPlan
+    from privacy_pipeline.accounting.plan import ChargedPlan
     from privacy_pipeline.ledger.charging.grants import Grant, ResumeToken
 
 ROOT = ".attempts"
@@ -75,11 +75,11 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def held(root: Path, *, run_id: str, node: str, plan: MechanismPlan) -> Iterator[Attempt]:
+def held(root: Path, *, run_id: str, node: str, plan: ChargedPlan) -> Iterator[Attempt]:
     """Hold the folder of an attempt for this process; the operating system lets go when the process ends.
 
     Args:
-        root: folder of all attempts of a pipeline.
+        root: folder of all attempts of a pipeline, or of one run of an experiment.
         run_id: the run.
         node: the node that trains.
         plan: the plan.
@@ -132,6 +132,18 @@ def wipe(root: Path, settled: Collection[int]) -> None:
         with _locked(folder) as locked:
             if locked:
                 Attempt(folder, str(ticket["run_id"])).destroy()
+
+
+def clear(root: Path) -> None:
+    """Destroy all attempts of a run whose result is written: none of them is needed any more.
+
+    Args:
+        root: folder of all attempts of one run. One that a process holds stays: it finds the result, and ends.
+    """
+    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+        with _locked(folder) as locked:
+            if locked:
+                Attempt(folder, "").destroy()
 
 
 def can_continue(root: Path, run_id: str) -> bool:
